@@ -1,0 +1,1 @@
+"""The algorithm, pure: tensors and frozen dataclasses in, the same out."""

@@ -1,0 +1,138 @@
+"""Every state and payload <-> safetensors bytes + JSON: the one place of serialisation.
+
+Frozen dataclasses, mappings, sequences, sets, scalars and tensors are written as one JSON tree in which a tensor
+stands as a reference, beside one safetensors file that holds the values. Reading builds only classes that were
+marked with :func:`serialisable`, so a file can name data but never code.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+__all__ = ["CodecError", "decode", "digest", "dumps", "encode", "loads", "serialisable"]
+
+T = TypeVar("T")
+_CLASSES: dict[str, type] = {}
+
+
+class CodecError(ValueError):
+    """The bytes are not what :func:`dumps` writes, or name a class that is not serialisable."""
+
+
+def serialisable(cls: type[T]) -> type[T]:
+    """Class decorator: lets frozen dataclasses be written and read.
+
+    Raises:
+        TypeError: not a frozen dataclass, or another class of that name is registered.
+    """
+    name = cls.__name__
+    params = getattr(cls, "__dataclass_params__", None)
+    if params is None or not params.frozen:
+        raise TypeError(f"{name} must be a frozen dataclass to be serialisable")
+    if name in _CLASSES and _CLASSES[name].__module__ != cls.__module__:
+        raise TypeError(f"two serialisable classes are called {name}: {_CLASSES[name].__module__} and {cls.__module__}")
+    _CLASSES[name] = cls
+    return cls
+
+
+def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
+    """Splits ``value`` into a JSON tree and the tensors it refers to.
+
+    A tensor that occurs several times as the same object is written once.
+
+    Raises:
+        TypeError: a part has no written form.
+    """
+    tensors: dict[str, Tensor] = {}
+    seen: dict[int, str] = {}
+
+    def walk(part: object) -> Any:
+        if part is None or isinstance(part, bool | int | str):
+            return part
+        if isinstance(part, float):
+            return part if math.isfinite(part) else {"$": "float", "value": repr(part)}
+        if isinstance(part, Tensor):
+            if id(part) not in seen:
+                seen[id(part)] = f"t{len(seen)}"
+                tensors[seen[id(part)]] = part.detach().cpu().contiguous()
+            return {"$": "tensor", "name": seen[id(part)]}
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            name = type(part).__name__
+            if _CLASSES.get(name) is not type(part):
+                raise TypeError(f"{name} is not marked serialisable")
+            fields = {item.name: walk(getattr(part, item.name)) for item in dataclasses.fields(part)}
+            return {"$": "class", "name": name, "fields": fields}
+        if isinstance(part, Mapping):
+            return {"$": "dict", "items": [[walk(key), walk(item)] for key, item in part.items()]}
+        if isinstance(part, tuple):
+            return {"$": "tuple", "items": [walk(item) for item in part]}
+        if isinstance(part, list):
+            return [walk(item) for item in part]
+        if isinstance(part, frozenset):
+            return {"$": "frozenset", "items": [walk(item) for item in sorted(part)]}
+        raise TypeError(f"a {type(part).__name__} has no written form")
+
+    return walk(value), tensors
+
+
+def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Inverse of :func:`encode`.
+
+    Raises:
+        CodecError: the tree is malformed, names a missing tensor or an unregistered class.
+    """
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    if isinstance(tree, list):
+        return [decode(item, tensors) for item in tree]
+    try:
+        kind = tree["$"]
+        if kind == "float":
+            return float(tree["value"])
+        if kind == "tensor":
+            return tensors[tree["name"]]
+        if kind == "tuple":
+            return tuple(decode(item, tensors) for item in tree["items"])
+        if kind == "frozenset":
+            return frozenset(decode(item, tensors) for item in tree["items"])
+        if kind == "dict":
+            return {decode(key, tensors): decode(item, tensors) for key, item in tree["items"]}
+        if kind == "class":
+            cls = _CLASSES[tree["name"]]
+            return cls(**{name: decode(item, tensors) for name, item in tree["fields"].items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CodecError(f"malformed state: {type(error).__name__} {error}") from error
+    raise CodecError(f"malformed state: unknown form {kind!r}")
+
+
+def dumps(value: object) -> bytes:
+    """One safetensors blob whose header holds the JSON tree."""
+    tree, tensors = encode(value)
+    return safetensors.torch.save(tensors, metadata={"fedlease": json.dumps(tree, ensure_ascii=True, allow_nan=False)})
+
+
+def loads(blob: bytes) -> Any:
+    """Inverse of :func:`dumps`.
+
+    Raises:
+        CodecError: not a blob that :func:`dumps` wrote.
+    """
+    try:
+        tensors = safetensors.torch.load(blob)
+        size = int.from_bytes(blob[:8], "little")
+        tree = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["fedlease"])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CodecError(f"not a fedlease state: {type(error).__name__} {error}") from error
+    return decode(tree, tensors)
+
+
+def digest(blob: bytes) -> str:
+    """SHA-256 of ``blob``, hexadecimal."""
+    return hashlib.sha256(blob).hexdigest()

@@ -1,0 +1,241 @@
+"""The words of the algorithm as frozen dataclasses: what methods and engines hand to each other.
+
+Tensors are addressed by names that do not depend on PEFT, see :class:`TensorName`:
+
+    <module path>/A/<expert>    LoRA A, (r, in)
+    <module path>/B/<expert>    LoRA B, (out, r)
+    <module path>/G             router, (2M - 1, in)
+    head/<parameter path>       a parameter of the task head
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from fedlease.core.codec import serialisable
+
+__all__ = [
+    "AdapterSpec",
+    "Allocation",
+    "Budget",
+    "ClientId",
+    "ClientModel",
+    "ClientTask",
+    "ClientUpdate",
+    "Mixer",
+    "Stage",
+    "TensorName",
+    "Tensors",
+    "head_names",
+]
+
+ClientId = str
+Tensors = Mapping[str, Tensor]
+Mixer = Literal["none", "top_m"]
+
+HEAD = "head"
+
+
+class TensorName(NamedTuple):
+    """A parsed tensor name.
+
+    Attributes:
+        module: dotted path of the adapted module, or ``"head"``.
+        kind: ``"A"``, ``"B"``, ``"G"``, or the parameter path of a head.
+        expert: expert id of an A or a B, else None.
+    """
+
+    module: str
+    kind: str
+    expert: int | None = None
+
+    def __str__(self) -> str:
+        parts = [self.module, self.kind]
+        if self.expert is not None:
+            parts.append(str(self.expert))
+        return "/".join(parts)
+
+    @classmethod
+    def parse(cls, name: str) -> "TensorName":
+        """Reads a name back.
+
+        Raises:
+            ValueError: the name has none of the four forms.
+        """
+        parts = name.split("/")
+        if len(parts) == 2 and (parts[0] == HEAD or parts[1] == "G"):
+            return cls(parts[0], parts[1])
+        if len(parts) == 3 and parts[1] in ("A", "B") and parts[2].isdecimal():
+            return cls(parts[0], parts[1], int(parts[2]))
+        raise ValueError(f"tensor name {name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<parameter>")
+
+
+def head_names(names: Mapping[str, object] | frozenset[str]) -> frozenset[str]:
+    """The names among ``names`` that belong to the task head."""
+    return frozenset(name for name in names if name.startswith(f"{HEAD}/"))
+
+
+@serialisable
+@dataclass(frozen=True)
+class AdapterSpec:
+    """The shape of an adapter, without its values.
+
+    Attributes:
+        r: LoRA rank, at least 1.
+        alpha: LoRA alpha; the update is scaled by alpha / r.
+        dropout: LoRA dropout in [0, 1), on the input of A; routing sees the input before it.
+        target_modules: full dotted paths of the adapted modules, sorted.
+        num_experts: M, at least 1.
+        own: the client's own expert, in 0 .. M - 1.
+        mixer: how experts are combined: ``none`` (the only expert, M = 1) or ``top_m`` (paper, adaptive top-M).
+        top_k: slots kept by ``top_m``; None keeps M.
+        renormalise: whether the kept weights are scaled to sum to 1.
+    """
+
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...]
+    num_experts: int = 1
+    own: int = 0
+    mixer: Mixer = "none"
+    top_k: int | None = None
+    renormalise: bool = True
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any field."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@serialisable
+@dataclass(frozen=True)
+class ClientModel:
+    """An adapter with its values, as a client trains or is evaluated with it.
+
+    Attributes:
+        spec: its shape.
+        tensors: every tensor of the adapter, and of the head where a head policy adds one.
+        candidates: alternatives to ``tensors``; the client takes the one with the lowest loss on its train rows.
+    """
+
+    spec: AdapterSpec
+    tensors: Tensors
+    candidates: tuple[Tensors, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass of local training with a fresh optimiser.
+
+    Attributes:
+        trainable: names of the tensors that learn.
+        epochs: passes over the client's train rows, at least 1.
+        experts: combine just these experts, weight 1 each; None uses the mixer of the spec.
+    """
+
+    trainable: frozenset[str]
+    epochs: int
+    experts: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ClientTask:
+    """What the server asks of one client in one round.
+
+    Attributes:
+        phase: ``"warmup"`` (every client is asked once) or a name of the method's choice (clients are sampled).
+        round: 0 for warm-up, then 1, 2, ...
+        model: what the client starts from.
+        stages: trained one after another.
+        upload: names that go back to the server. Trained and not uploaded means private.
+    """
+
+    phase: str
+    round: int
+    model: ClientModel
+    stages: tuple[Stage, ...]
+    upload: frozenset[str]
+
+    @property
+    def trainable(self) -> frozenset[str]:
+        """Every name that some stage trains."""
+        return frozenset().union(*(stage.trainable for stage in self.stages))
+
+    @property
+    def private(self) -> frozenset[str]:
+        """Trained and not uploaded: these stay with the client."""
+        return self.trainable - self.upload
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What one client sends back.
+
+    Attributes:
+        client: who.
+        phase: the task's phase.
+        round: the task's round.
+        num_examples: n_i, train rows of the client.
+        tensors: exactly the names in the task's ``upload``.
+        choice: index of the chosen candidate, or None.
+        metrics: training figures, ``loss`` among them.
+    """
+
+    client: ClientId
+    phase: str
+    round: int
+    num_examples: int
+    tensors: Tensors
+    choice: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@serialisable
+@dataclass(frozen=True)
+class Allocation:
+    """Which client trains which expert, and why (paper, phase 1).
+
+    Attributes:
+        num_experts: M.
+        assignment: client -> expert in 0 .. M - 1; experts are numbered by their smallest client.
+        silhouettes: k -> mean silhouette S(k), for every k that could be scored; {} when N < 3.
+        distances: (N, N) float64, rows and columns in the order of ``clients``.
+        clients: sorted.
+        warnings: plain sentences: singletons, nothing separates, modules without direction.
+    """
+
+    num_experts: int
+    assignment: dict[ClientId, int]
+    silhouettes: dict[int, float]
+    distances: Tensor
+    clients: list[ClientId]
+    warnings: tuple[str, ...] = ()
+
+    def members(self, expert: int) -> list[ClientId]:
+        """The clients of one expert, sorted."""
+        return [client for client in self.clients if self.assignment[client] == expert]
+
+
+@serialisable
+@dataclass(frozen=True)
+class Budget:
+    """How much every compared method may train: T = E + R x local epochs passes over each client's rows.
+
+    Attributes:
+        warmup_epochs: E, at least 1.
+        rounds: R, rounds after the warm-up, at least 0.
+        local_epochs: passes per round, at least 1.
+    """
+
+    warmup_epochs: int
+    rounds: int
+    local_epochs: int = 1
+
+    @property
+    def passes(self) -> int:
+        """T."""
+        return self.warmup_epochs + self.rounds * self.local_epochs

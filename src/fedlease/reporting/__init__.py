@@ -1,0 +1,1 @@
+"""Run folder, tables, terminal: everything that writes or prints."""

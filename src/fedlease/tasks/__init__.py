@@ -1,0 +1,1 @@
+"""What a client optimises and how it is scored."""
