@@ -1,5 +1,41 @@
-"""FedLEASE: federated fine-tuning with adaptive LoRA experts."""
+"""FedLEASE: federated fine-tuning with adaptive LoRA experts.
+
+    import fedlease
+
+    result = fedlease.run("quickstart")             # or fedlease.run({"data.path": "my-federation"})
+    model = fedlease.load(result.out, "topic-0")    # an ordinary PEFT model
+    tokenizer = fedlease.tokenizer(result.out)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from fedlease._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from fedlease.config import Settings
+    from fedlease.errors import FedLeaseError
+    from fedlease.runner import RunResult, run
+    from fedlease.use.predict import load, tokenizer
+
+__all__ = ["FedLeaseError", "RunResult", "Settings", "__version__", "load", "run", "tokenizer"]
+
+# Resolved on first use, so that ``import fedlease`` needs no torch.
+_WHERE = {
+    "FedLeaseError": "fedlease.errors",
+    "RunResult": "fedlease.runner",
+    "Settings": "fedlease.config",
+    "load": "fedlease.use.predict",
+    "run": "fedlease.runner",
+    "tokenizer": "fedlease.use.predict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fedlease' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -45,13 +45,15 @@ def serialisable(cls: type[T]) -> type[T]:
 def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
     """Splits ``value`` into a JSON tree and the tensors it refers to.
 
-    A tensor that occurs several times as the same object is written once.
+    A tensor that occurs several times as the same object is written once; different tensors over the same memory are
+    written one by one.
 
     Raises:
         TypeError: a part has no written form.
     """
     tensors: dict[str, Tensor] = {}
     seen: dict[int, str] = {}
+    storages: set[int] = set()
 
     def walk(part: object) -> Any:
         if part is None or isinstance(part, bool | int | str):
@@ -61,7 +63,11 @@ def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
         if isinstance(part, Tensor):
             if id(part) not in seen:
                 seen[id(part)] = f"t{len(seen)}"
-                tensors[seen[id(part)]] = part.detach().cpu().contiguous()
+                tensor = part.detach().cpu().contiguous()
+                memory = tensor.untyped_storage().data_ptr()
+                # safetensors refuses tensors that share memory.
+                tensors[seen[id(part)]] = tensor.clone() if memory in storages else tensor
+                storages.add(memory)
             return {"$": "tensor", "name": seen[id(part)]}
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
             name = type(part).__name__
@@ -88,27 +94,33 @@ def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     Raises:
         CodecError: the tree is malformed, names a missing tensor or an unregistered class.
     """
+    try:
+        return _build(tree, tensors)
+    except CodecError:
+        raise
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise CodecError(f"malformed state: {type(error).__name__} {error}") from error
+
+
+def _build(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     if isinstance(tree, list):
-        return [decode(item, tensors) for item in tree]
-    try:
-        kind = tree["$"]
-        if kind == "float":
-            return float(tree["value"])
-        if kind == "tensor":
-            return tensors[tree["name"]]
-        if kind == "tuple":
-            return tuple(decode(item, tensors) for item in tree["items"])
-        if kind == "frozenset":
-            return frozenset(decode(item, tensors) for item in tree["items"])
-        if kind == "dict":
-            return {decode(key, tensors): decode(item, tensors) for key, item in tree["items"]}
-        if kind == "class":
-            cls = _CLASSES[tree["name"]]
-            return cls(**{name: decode(item, tensors) for name, item in tree["fields"].items()})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CodecError(f"malformed state: {type(error).__name__} {error}") from error
+        return [_build(item, tensors) for item in tree]
+    kind = tree["$"]
+    if kind == "float":
+        return float(tree["value"])
+    if kind == "tensor":
+        return tensors[tree["name"]]
+    if kind == "tuple":
+        return tuple(_build(item, tensors) for item in tree["items"])
+    if kind == "frozenset":
+        return frozenset(_build(item, tensors) for item in tree["items"])
+    if kind == "dict":
+        return {_build(key, tensors): _build(item, tensors) for key, item in tree["items"]}
+    if kind == "class":
+        cls = _CLASSES[tree["name"]]
+        return cls(**{name: _build(item, tensors) for name, item in tree["fields"].items()})
     raise CodecError(f"malformed state: unknown form {kind!r}")
 
 

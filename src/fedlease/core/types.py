@@ -30,6 +30,7 @@ __all__ = [
     "Stage",
     "TensorName",
     "Tensors",
+    "HEAD",
     "head_names",
 ]
 

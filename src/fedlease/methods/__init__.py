@@ -1,6 +1,14 @@
 """Federated LoRA methods over one contract; :data:`METHODS` is the only table."""
 
-__all__ = ["METHODS"]
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedlease.core.types import Budget
+    from fedlease.methods.base import Method
+
+__all__ = ["METHODS", "make_method"]
 
 METHODS: dict[str, str] = {
     "fedit": "fedlease.methods.fedit:FedIT",
@@ -8,3 +16,23 @@ METHODS: dict[str, str] = {
     "local": "fedlease.methods.local:Local",
 }
 """Name -> ``module:class``; a class is imported when it is asked for."""
+
+
+def make_method(name: str, budget: "Budget", parameters: Mapping[str, Any] | None = None) -> "Method":
+    """Builds a method by name.
+
+    Args:
+        name: a key of :data:`METHODS`.
+        budget: E, R and local epochs.
+        parameters: values for fields of the method's dataclass; those it does not have are left out, so that one
+            set of settings serves every method.
+
+    Raises:
+        KeyError: no such method.
+    """
+    module, _, cls = METHODS[name].partition(":")
+    method = getattr(importlib.import_module(module), cls)
+    fields = method.__dataclass_fields__
+    known = {key: value for key, value in (parameters or {}).items() if key in fields}
+    made: Method = method(budget=budget, **known)
+    return made

@@ -1,0 +1,102 @@
+"""Where adapters, experts and routers start (paper, end of phase 1)."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedlease.core.aggregate import Weighting, weighted_mean
+from fedlease.core.routing import num_slots
+from fedlease.core.seeds import generator
+from fedlease.core.types import AdapterSpec, Allocation, ClientId, ClientModel, TensorName, Tensors
+
+__all__ = ["expert_tensors", "initial_adapter", "initial_router", "renumber", "seed_experts"]
+
+
+def initial_adapter(
+    shapes: Mapping[str, tuple[int, int]], *, r: int, alpha: float, dropout: float, seed: int
+) -> ClientModel:
+    """The one adapter every client starts from: A Kaiming-uniform with a = sqrt 5, B = 0.
+
+    The same A for all is what makes B comparable: B lives in the basis that A spans.
+
+    Args:
+        shapes: adapted module -> (in features, out features).
+        r: rank.
+        alpha: LoRA alpha.
+        dropout: LoRA dropout.
+        seed: root seed of the run.
+    """
+    tensors: dict[str, Tensor] = {}
+    for module in sorted(shapes):
+        features_in, features_out = shapes[module]
+        tensors[str(TensorName(module, "A", 0))] = _kaiming_uniform(r, features_in, seed, "lora_A", module)
+        tensors[str(TensorName(module, "B", 0))] = torch.zeros(features_out, r)
+    spec = AdapterSpec(r=r, alpha=alpha, dropout=dropout, target_modules=tuple(sorted(shapes)))
+    return ClientModel(spec, tensors)
+
+
+def initial_router(adapter: ClientModel, num_experts: int, seed: int) -> dict[str, Tensor]:
+    """G for every adapted module, Kaiming-uniform as released, the same for all clusters: {<module>/G: (2M - 1, in)}.
+
+    Not zero: with renormalised weights G = 0 keeps own slots only, the own weight is identically 1, and the
+    router's gradient is exactly zero.
+    """
+    return {
+        str(TensorName(module, "G")): _kaiming_uniform(
+            num_slots(num_experts),
+            adapter.tensors[str(TensorName(module, "A", 0))].shape[1],
+            seed,
+            "router",
+            module,
+        )
+        for module in adapter.spec.target_modules
+    }
+
+
+def seed_experts(
+    allocation: Allocation,
+    warmups: Mapping[ClientId, Tensors],
+    num_examples: Mapping[ClientId, int],
+    *,
+    weighting: Weighting = "num_examples",
+) -> tuple[dict[str, Tensor], ...]:
+    """Expert j starts as the mean of A and the mean of B over the clients of cluster j.
+
+    Args:
+        allocation: who belongs to which expert.
+        warmups: client -> its warm-up tensors, numbered as expert 0.
+        num_examples: client -> n_i.
+        weighting: uniform, or by n_i.
+
+    Returns:
+        One state per expert, numbered as expert 0: see :func:`renumber`.
+    """
+    return tuple(
+        weighted_mean(
+            [warmups[client] for client in members],
+            [1.0 if weighting == "uniform" else float(num_examples[client]) for client in members],
+        )
+        for members in map(allocation.members, range(allocation.num_experts))
+    )
+
+
+def renumber(tensors: Tensors, expert: int) -> dict[str, Tensor]:
+    """The A and B tensors of a single adapter under the id of one expert; other tensors keep their names."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        parsed = TensorName.parse(name)
+        renamed[str(parsed if parsed.expert is None else parsed._replace(expert=expert))] = tensor
+    return renamed
+
+
+def expert_tensors(tensors: Tensors, expert: int) -> dict[str, Tensor]:
+    """The A and B of one expert of a mixture, under their own names."""
+    return {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).expert == expert}
+
+
+def _kaiming_uniform(rows: int, features_in: int, seed: int, *purpose: str) -> Tensor:
+    # a = sqrt 5 makes the bound sqrt(6 / (1 + 5) / fan_in) = 1 / sqrt(fan_in).
+    bound = 1 / math.sqrt(features_in)
+    return torch.empty(rows, features_in).uniform_(-bound, bound, generator=generator(seed, *purpose))

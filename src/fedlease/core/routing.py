@@ -1,0 +1,82 @@
+"""Adaptive top-M selection: 2M - 1 router logits -> the weight of each of the M experts (paper, phase 2).
+
+Slots 0 .. M - 1 all point to the client's own expert, slots M .. 2M - 2 to the others in ascending order. The M
+largest slots are kept, so the own expert always takes part and between 1 and M distinct experts are used.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["expert_weights", "kept_slots", "num_slots"]
+
+
+def num_slots(num_experts: int) -> int:
+    """2M - 1, the router's output size."""
+    return 2 * num_experts - 1
+
+
+def kept_slots(logits: Tensor, top_k: int) -> Tensor:
+    """Marks the ``top_k`` largest slots; ties at the cut go to the lower slot, which favours the own expert.
+
+    ``torch.topk`` promises no order among equals, so it only supplies the value at the cut.
+
+    Args:
+        logits: (..., slots).
+        top_k: in 1 .. slots.
+
+    Returns:
+        (..., slots) bool with exactly ``top_k`` True in each row, where no logit is NaN.
+    """
+    cut = logits.topk(top_k, dim=-1).values[..., -1:]  # (..., 1)
+    above = logits > cut
+    equal = logits == cut
+    room = top_k - above.sum(-1, keepdim=True)
+    return above | (equal & (equal.cumsum(-1) <= room))
+
+
+def expert_weights(
+    logits: Tensor, own: int | Tensor, *, renormalise: bool = True, top_k: int | None = None
+) -> Tensor:
+    """The weight of every expert, per token.
+
+    Args:
+        logits: (..., 2M - 1), G x. They are routed in at least float32.
+        own: the own expert's id in 0 .. M - 1; or a LongTensor of ids that broadcasts against (...).
+        renormalise: scale the kept weights to sum 1; otherwise they are what the softmax over all slots gave.
+        top_k: slots kept, None keeps M. With fewer than M the own expert may be left out.
+
+    Returns:
+        (..., M); column e is expert e. Zero where no slot of an expert was kept.
+
+    Raises:
+        ValueError: the number of slots is even, or ``own`` or ``top_k`` is out of range.
+    """
+    slots = logits.shape[-1]
+    num_experts = (slots + 1) // 2
+    if slots % 2 == 0:
+        raise ValueError(f"logits must have 2M - 1 slots, an odd number, received {slots}")
+    top_k = num_experts if top_k is None else top_k
+    if not 1 <= top_k <= slots:
+        raise ValueError(f"top_k must be in 1 .. {slots}, received {top_k}")
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+
+    keep = kept_slots(logits, top_k)
+    if renormalise:
+        weights = logits.masked_fill(~keep, float("-inf")).softmax(-1)  # (..., 2M - 1)
+    else:
+        weights = logits.softmax(-1) * keep
+    own_weight = weights[..., :num_experts].sum(-1, keepdim=True)  # (..., 1)
+    others = weights[..., num_experts:]  # (..., M - 1)
+
+    if isinstance(own, Tensor):
+        if own.dtype != torch.long or bool(((own < 0) | (own >= num_experts)).any()):
+            raise ValueError(f"own must be a LongTensor of ids in 0 .. {num_experts - 1}")
+        compact = torch.cat([own_weight, others], -1)
+        ids = torch.arange(num_experts, device=logits.device)
+        own = own.unsqueeze(-1)
+        column = torch.where(ids == own, 0, ids + (ids < own).long())  # (..., M): where expert e lies in ``compact``
+        return compact.gather(-1, column.expand(compact.shape))
+    if not 0 <= own < num_experts:
+        raise ValueError(f"own must be in 0 .. {num_experts - 1}, received {own}")
+    return torch.cat([others[..., :own], own_weight, others[..., own:]], -1)

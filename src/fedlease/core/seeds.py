@@ -1,0 +1,18 @@
+"""One root seed; every use derives its own generator, so results do not depend on the order of execution."""
+
+import hashlib
+
+import torch
+
+__all__ = ["derive", "generator"]
+
+
+def derive(seed: int, *purpose: str | int) -> int:
+    """A 63-bit seed for one purpose, for example ``derive(0, "batches", client, round)``."""
+    text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in purpose)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A CPU generator of its own for one purpose."""
+    return torch.Generator().manual_seed(derive(seed, *purpose))

@@ -1,0 +1,302 @@
+"""The round loop on one machine: one resident base model, clients one after another, a checkpoint after every step."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fedlease.core.aggregate import check_update
+from fedlease.core.codec import digest, dumps
+from fedlease.core.seeds import derive
+from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
+from fedlease.data.federation import ClientData
+from fedlease.engines.checkpoint import Checkpoint, Saved
+from fedlease.engines.client_store import ClientStore
+from fedlease.engines.events import (
+    Allocated,
+    BatchTrained,
+    ClientFinished,
+    Listener,
+    MethodStarted,
+    StepFinished,
+    StepStarted,
+    UpdateRefused,
+)
+from fedlease.engines.local_step import LocalResult, Optimiser, evaluate, local_step
+from fedlease.engines.resident import ResidentModel
+from fedlease.errors import RunFailedError, UpdateRefusedError
+from fedlease.methods.base import WARMUP, Method
+from fedlease.tasks.classification import METRIC, Encoded, score
+
+__all__ = ["Client", "Engine", "Participation", "WorkCache"]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client's rows as the engine needs them."""
+
+    data: ClientData
+    train: Encoded
+    test: Encoded
+
+
+@dataclass(frozen=True)
+class Participation:
+    """Who takes part.
+
+    Attributes:
+        clients_per_round: asked each round, or None for all.
+        min_clients: fewer usable updates stop the run.
+        eval_every: under sampling, rounds between evaluations of everyone.
+    """
+
+    clients_per_round: int | None = None
+    min_clients: int = 1
+    eval_every: int = 1
+
+
+@dataclass
+class WorkCache:
+    """Results of first steps, so that methods that begin with the same work do it once per run.
+
+    The key is the content of the work: rows by client, start values, stages, round; not the method's name.
+    """
+
+    trained: dict[str, LocalResult] = field(default_factory=dict)
+    scored: dict[str, dict[str, float]] = field(default_factory=dict)
+    bare: dict[ClientId, float] = field(default_factory=dict)
+
+
+class Engine:
+    """Drives one method from its last checkpoint to its end.
+
+    Args:
+        resident: the base model.
+        clients: all clients, by id.
+        optimiser: of local training.
+        participation: who is asked.
+        checkpoint: where steps are kept.
+        listeners: told of every event.
+        cache: shared by the methods of a run.
+    """
+
+    def __init__(
+        self,
+        resident: ResidentModel,
+        clients: Mapping[ClientId, Client],
+        optimiser: Optimiser,
+        participation: Participation,
+        checkpoint: Checkpoint,
+        listeners: Sequence[Listener],
+        cache: WorkCache,
+    ) -> None:
+        self.resident = resident
+        self.clients = clients
+        self.optimiser = optimiser
+        self.participation = participation
+        self.checkpoint = checkpoint
+        self.listeners = listeners
+        self.cache = cache
+        self.store = ClientStore()
+        self.totals: dict[str, float] = {}
+
+    def run(self, name: str, method: Method, initial: ClientModel) -> Any:
+        """Runs a method to its end, from its checkpoint where there is one.
+
+        Args:
+            name: for events and files.
+            method: with its head policy.
+            initial: the adapter all clients start from.
+
+        Returns:
+            The method's last state; ``store`` and ``totals`` hold the rest.
+
+        Raises:
+            RunFailedError: too few usable updates in a step, or a checkpoint that cannot be written.
+        """
+        saved = self.checkpoint.load()
+        self.checkpoint.clean()
+        if saved is None:
+            rows = {client: len(self.clients[client].train) for client in sorted(self.clients)}
+            saved = Saved(name, 0, method.init(initial, rows, self.optimiser.seed), {})
+            self.checkpoint.commit(saved)
+        self.store = ClientStore({client: dict(slots) for client, slots in saved.private.items()})
+        self.totals = dict(saved.totals)
+        self._tell(MethodStarted(name, method.last_round, saved.step))
+        while not saved.finished:
+            saved = self._step(name, method, saved)
+        return saved.state
+
+    def _step(self, name: str, method: Method, saved: Saved) -> Saved:
+        state = saved.state
+        tasks = {client: task for client in sorted(self.clients) if (task := method.task(state, client)) is not None}
+        if not tasks:
+            finished = replace(saved, finished=True)
+            self.checkpoint.commit(finished)
+            return finished
+        asked = self._choose(tasks, state.round)
+        phase = WARMUP if state.round == 0 else next(t.phase for t in (tasks[c] for c in asked))
+        self._tell(StepStarted(name, phase, state.round, tuple(asked)))
+        started = time.perf_counter()
+        counted = {key: 0.0 for key in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")}
+        updates, refused, records = [], {}, {}
+        seconds = {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0}
+        kept: dict[ClientId, tuple[ClientTask, Tensors]] = {}
+        for client in asked:
+            task = tasks[client]
+            count_bytes(task, counted)
+            try:
+                result, metrics, spent = self._client(name, client, task)
+                seconds["train"] += result.seconds
+                seconds["evaluate"] += spent
+                records[client] = {**metrics, "steps": result.steps, "seconds": round(result.seconds, 3)}
+                check_update(task, client, result.update, expected_examples=len(self.clients[client].train))
+            except UpdateRefusedError as error:
+                refused[client] = error.reason
+                self._tell(UpdateRefused(name, task.phase, task.round, client, error.reason))
+                continue
+            updates.append(result.update)
+            kept[client] = (task, result.private)
+        self._enough(name, updates, refused, asked, state.round)
+        begun = time.perf_counter()
+        after = method.aggregate(state, updates, absent=frozenset(refused))
+        for client, (task, private) in kept.items():
+            self.store.put(client, task.model.spec, private)
+        self.store.forget_other_specs({client: method.model(after, client).spec for client in self.clients})
+        seconds["aggregate"] += time.perf_counter() - begun
+        if self.participation.clients_per_round is not None and after.round % self.participation.eval_every == 0:
+            begun = time.perf_counter()
+            for client in self.clients.keys() - set(asked):
+                records[client] = {"score": self.score(method, after, client)[METRIC]}
+            seconds["evaluate"] += time.perf_counter() - begun
+        for key, value in {**counted, **{f"seconds_{k}": v for k, v in seconds.items()}}.items():
+            self.totals[key] = self.totals.get(key, 0.0) + value
+        scores = [r["score"] for r in records.values() if "score" in r]
+        record = {
+            "step": saved.step + 1,
+            "method": name,
+            "phase": phase,
+            "round": state.round,
+            "mean_score": sum(scores) / len(scores) if scores else None,
+            "clients": {client: records[client] for client in sorted(records)},
+            "refused": refused,
+            **{key: int(value) for key, value in counted.items()},
+            "seconds": {**{k: round(v, 3) for k, v in seconds.items()}, "step": round(time.perf_counter() - started, 3)},
+        }
+        saved = Saved(name, saved.step + 1, after, self.store.slots, dict(self.totals))
+        self.checkpoint.commit(saved, record)
+        allocation = allocation_of(after)
+        if allocation is not None and allocation_of(state) is None:
+            self._tell(Allocated(name, allocation))
+        self._tell(StepFinished(name, record))
+        return saved
+
+    def score(self, method: Method, state: Any, client: ClientId) -> dict[str, float]:
+        """The client's personalised model on its own test rows."""
+        self.load(method.model(state, client), client)
+        return score(evaluate(self.resident, self.clients[client].test, self.optimiser.threads), self._labels(client))
+
+    def load(self, model: ClientModel, client: ClientId) -> None:
+        """Puts a client's model in place, its private tensors laid over."""
+        tensors = self.store.overlay(client, model.spec, model.tensors)
+        self.resident.load(model, len(self.clients[client].data.labels), tensors)
+
+    def _client(self, name: str, client: ClientId, task: ClientTask) -> tuple[LocalResult, dict[str, float], float]:
+        """Scores the received model, then trains it."""
+        tensors = self.store.overlay(client, task.model.spec, task.model.tensors)
+        key = self._key(client, task, tensors) if task.round <= 1 else ""
+        begun = time.perf_counter()
+        if key and key[:64] in self.cache.scored:
+            metrics = self.cache.scored[key[:64]]
+        else:
+            self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
+            logits = evaluate(self.resident, self.clients[client].test, self.optimiser.threads)
+            metrics = score(logits, self._labels(client))
+        spent = time.perf_counter() - begun
+        reused = key in self.cache.trained
+        if reused:
+            result = self.cache.trained[key]
+            result = replace(
+                result, update=replace(result.update, phase=task.phase, tensors=_only(result, task.upload)),
+                private=_only(result, task.private),
+            )
+        else:
+            self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
+            result = local_step(
+                self.resident,
+                client,
+                task,
+                self.clients[client].train,
+                self.optimiser,
+                lambda done, total, loss: self._tell(BatchTrained(name, client, done, total, loss)),
+            )
+        if key:
+            self.cache.scored[key[:64]] = metrics
+            self.cache.trained[key] = result
+        values = {"loss": result.update.metrics["loss"], "score": metrics[METRIC]}
+        self._tell(ClientFinished(name, task.phase, task.round, client, values, result.seconds, reused))
+        return result, values, spent
+
+    def _key(self, client: ClientId, task: ClientTask, tensors: Tensors) -> str:
+        """Content of the model received (first 64 digits), then of the training asked."""
+        model = digest(dumps((client, task.model.spec, dict(sorted(tensors.items())))))
+        stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
+        return model + digest(repr((task.round, stages)).encode())
+
+    def _choose(self, tasks: Mapping[ClientId, ClientTask], round_: int) -> list[ClientId]:
+        """Warm-up: the next wave, everyone in turn. Rounds: a sample that depends on seed and round alone."""
+        due, size = list(tasks), self.participation.clients_per_round
+        if size is None or size >= len(due):
+            return due
+        if round_ == 0:
+            return due[:size]
+        chosen = np.random.default_rng(derive(self.optimiser.seed, "participants", round_)).permutation(len(due))[:size]
+        return [due[i] for i in sorted(chosen.tolist())]
+
+    def _enough(
+        self,
+        name: str,
+        updates: Sequence[ClientUpdate],
+        refused: Mapping[ClientId, str],
+        asked: Sequence[ClientId],
+        round_: int,
+    ) -> None:
+        if round_ == 0 and self.participation.clients_per_round is not None:
+            return  # a refused client is asked again in a later wave
+        needed = min(self.participation.min_clients, len(asked))
+        if len(updates) < needed:
+            reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(refused.items()))
+            raise RunFailedError(
+                f"{name}, round {round_}: {len(updates)} usable updates, min_clients asks for {needed}. {reasons}"
+            )
+
+    def _labels(self, client: ClientId) -> tuple[int, ...]:
+        return self.clients[client].test.labels
+
+    def _tell(self, event: Any) -> None:
+        for listener in self.listeners:
+            listener(event)
+
+
+def allocation_of(state: Any) -> Allocation | None:
+    """The allocation inside a method's state, or None."""
+    inner = state.inner if "inner" in vars(state) else state
+    found: Allocation | None = vars(inner).get("allocation")
+    return found
+
+
+def count_bytes(task: ClientTask, totals: dict[str, float]) -> None:
+    """Adds what a task moves: down everything but private tensors, up what is uploaded; heads apart."""
+    heads = head_names(task.model.tensors)
+    for direction, names in (("down", task.model.tensors.keys() - task.private), ("up", task.upload)):
+        for name in names:
+            tensor = task.model.tensors[name]
+            prefix = "head_" if name in heads else ""
+            totals[f"{prefix}bytes_{direction}"] += tensor.numel() * tensor.element_size()
+
+
+def _only(result: LocalResult, names: frozenset[str]) -> Tensors:
+    everything = {**result.update.tensors, **result.private}
+    return {name: everything[name] for name in sorted(names)}

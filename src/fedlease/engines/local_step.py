@@ -1,0 +1,138 @@
+"""One client's work in one round: load, train the stages, give back. The same in every engine."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from fedlease.core.seeds import derive, generator
+from fedlease.core.types import ClientId, ClientTask, ClientUpdate, Tensors
+from fedlease.engines.batches import evaluation_batches, training_batches
+from fedlease.engines.resident import ResidentModel
+from fedlease.errors import UpdateRefusedError
+from fedlease.tasks import classification
+from fedlease.tasks.classification import Encoded
+
+__all__ = ["LocalResult", "Optimiser", "evaluate", "local_step"]
+
+EVALUATION_BATCH = 64
+OnBatch = Callable[[int, int, float], None]
+"""Receives steps done, steps in total, and the loss of the last."""
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """A fresh AdamW for every stage, constant learning rate.
+
+    Attributes:
+        lr: learning rate.
+        weight_decay: AdamW's.
+        batch_size: rows per step.
+        clip_norm: largest gradient norm, or None.
+        threads: CPU threads; other counts sum in another order.
+        seed: root seed of the run.
+    """
+
+    lr: float
+    weight_decay: float
+    batch_size: int
+    clip_norm: float | None
+    threads: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What local training leaves.
+
+    Attributes:
+        update: goes to the server.
+        private: stays with the client.
+        steps: optimiser steps.
+        seconds: of training.
+    """
+
+    update: ClientUpdate
+    private: Tensors
+    steps: int
+    seconds: float
+
+
+def local_step(
+    resident: ResidentModel,
+    client: ClientId,
+    task: ClientTask,
+    rows: Encoded,
+    optimiser: Optimiser,
+    on_batch: OnBatch | None = None,
+) -> LocalResult:
+    """Trains the stages of a task on what is loaded in ``resident``.
+
+    Args:
+        resident: with the task's model and the client's private tensors loaded.
+        client: whose rows.
+        task: what to train and what to upload.
+        rows: the client's train rows, tokenised.
+        optimiser: see :class:`Optimiser`.
+        on_batch: called after every step.
+
+    Raises:
+        UpdateRefusedError: the loss is NaN or infinite; nothing of this step may be used.
+    """
+    torch.set_num_threads(optimiser.threads)
+    started = time.perf_counter()
+    total = sum(stage.epochs for stage in task.stages) * math.ceil(len(rows) / optimiser.batch_size)
+    done, losses = 0, []
+    for number, stage in enumerate(task.stages):
+        parameters = resident.train_only(stage.trainable)
+        resident.restrict(stage.experts)
+        resident.model.train()
+        torch.manual_seed(derive(optimiser.seed, "dropout", client, task.round, number))
+        shuffle = generator(optimiser.seed, "batches", client, task.round, number)
+        adamw = torch.optim.AdamW(parameters, lr=optimiser.lr, weight_decay=optimiser.weight_decay, fused=True)
+        for epoch in range(stage.epochs):
+            losses = []
+            for batch in training_batches(rows.lengths, optimiser.batch_size, shuffle):
+                inputs, labels = classification.collate(rows, batch, resident.device)
+                loss = classification.loss(resident.logits(inputs), labels)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise UpdateRefusedError(client, f"loss is {value} in epoch {epoch + 1}, step {done + 1}")
+                loss.backward()
+                if optimiser.clip_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(parameters, optimiser.clip_norm)
+                adamw.step()
+                adamw.zero_grad(set_to_none=True)
+                losses.append(value * len(batch))
+                done += 1
+                if on_batch is not None:
+                    on_batch(done, total, value)
+        resident.restrict(None)
+    resident.model.eval()
+    resident.train_only(())
+    seconds = time.perf_counter() - started
+    update = ClientUpdate(
+        client=client,
+        phase=task.phase,
+        round=task.round,
+        num_examples=len(rows),
+        tensors=resident.read(task.upload),
+        metrics={"loss": math.fsum(losses) / len(rows)},
+    )
+    return LocalResult(update, resident.read(task.private), done, seconds)
+
+
+@torch.inference_mode()
+def evaluate(resident: ResidentModel, rows: Encoded, threads: int) -> torch.Tensor:
+    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order."""
+    torch.set_num_threads(threads)
+    resident.model.eval()
+    parts, order = [], []
+    for batch in evaluation_batches(rows.lengths, EVALUATION_BATCH):
+        inputs, _ = classification.collate(rows, batch, resident.device)
+        parts.append(resident.logits(inputs).float().cpu())
+        order.extend(batch)
+    logits = torch.cat(parts)
+    return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)

@@ -1,0 +1,106 @@
+"""The one base model in memory; adapters and heads of clients are swapped in and out."""
+
+from collections.abc import Iterable
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+
+import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
+from fedlease.core.types import AdapterSpec, ClientModel, Tensors, head_names
+from fedlease.models import BaseModel, new_head_modules
+from fedlease.peft_plugin.model import FedLeaseModel
+from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, snapshot
+
+__all__ = ["ResidentModel"]
+
+
+class ResidentModel:
+    """Holds one client's adapter and head at a time.
+
+    Args:
+        base: loaded once; its weights are never changed.
+        device: where it computes.
+        autocast: type of the products when the base is not float32; None computes in the base's own type.
+    """
+
+    def __init__(self, base: BaseModel, device: torch.device, autocast: torch.dtype | None = None) -> None:
+        self.device = device
+        self.autocast = autocast
+        self._base = base
+        self._base.model.to(device)
+        self._heads: dict[int, dict[str, nn.Module]] = {}
+        self._model: PeftModel | None = None
+        self._spec: AdapterSpec | None = None
+        self.parameters: dict[str, nn.Parameter] = {}
+
+    @property
+    def model(self) -> PeftModel:
+        """The PEFT model with what was loaded last.
+
+        Raises:
+            RuntimeError: nothing is loaded yet.
+        """
+        if self._model is None:
+            raise RuntimeError("load a client's model first")
+        return self._model
+
+    def head_modules(self, num_labels: int) -> dict[str, nn.Module]:
+        """The head for a number of labels, made on first use."""
+        if num_labels not in self._heads:
+            modules = new_head_modules(self._base, num_labels)
+            self._heads[num_labels] = {name: module.to(self.device) for name, module in modules.items()}
+        return self._heads[num_labels]
+
+    def load(self, model: ClientModel, num_labels: int, tensors: Tensors | None = None) -> None:
+        """Puts a client's adapter and head in place; the modules are rebuilt only when the shape changes.
+
+        Args:
+            model: spec and values.
+            num_labels: size of the client's label list.
+            tensors: other values of the same names, such as those with private ones laid over.
+        """
+        self._match(model.spec)
+        for name, module in self.head_modules(num_labels).items():
+            self._base.model.set_submodule(name, module)
+        values = model.tensors if tensors is None else tensors
+        parameters = dict(adapter_parameters(self.model))
+        if head_names(values):
+            parameters |= head_parameters(self._base.model, self._base.head_modules)
+        copy_into(parameters, values)
+        self.parameters = parameters
+
+    def train_only(self, names: Iterable[str]) -> list[nn.Parameter]:
+        """Switches gradients on for exactly these tensors and gives them in the order of their names."""
+        wanted = set(names)
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(name in wanted)
+        return [self.parameters[name] for name in sorted(wanted)]
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Copies of tensors, on the CPU."""
+        return snapshot(self.parameters, names)
+
+    def restrict(self, experts: tuple[int, ...] | None) -> None:
+        """Sums just these experts in place of the mixer; None goes back. No effect on a single adapter."""
+        if isinstance(self.model.base_model, FedLeaseModel):
+            self.model.base_model.restrict(experts)
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """(b, labels)."""
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output: Tensor = self.model(**inputs).logits
+        return output
+
+    def _match(self, spec: AdapterSpec) -> None:
+        if self._spec is not None and self._model is not None:
+            if spec == self._spec:
+                return
+            current = AdapterSpec(**{**vars(self._spec), "own": spec.own})
+            if current == spec and isinstance(self._model.base_model, FedLeaseModel):
+                self._model.base_model.set_own_expert(spec.own)
+                self._spec = spec
+                return
+            self._model.unload()
+        self._model = get_peft_model(self._base.model, peft_config_for(spec))  # type: ignore[arg-type]
+        self._spec = spec

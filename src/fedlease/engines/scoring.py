@@ -1,0 +1,102 @@
+"""The final scores of a method, by the evaluation contract: every client, own test rows, personalised model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedlease.core.types import ClientId, ClientModel
+from fedlease.engines.in_process import Engine, allocation_of
+from fedlease.engines.local_step import evaluate
+from fedlease.methods.base import Method
+from fedlease.peft_plugin.usage import record_usage
+from fedlease.tasks.classification import METRIC, majority_score, score
+
+__all__ = ["summarise"]
+
+
+def summarise(
+    engine: Engine, name: str, method: Method, state: Any, initial: Mapping[ClientId, ClientModel]
+) -> dict[str, Any]:
+    """The content of ``summary.json``, less what only the run knows (head policy, seed).
+
+    Args:
+        engine: that ran the method.
+        name: of the method.
+        method: with its head policy.
+        state: its last.
+        initial: client -> untrained adapter and head, for the bare base's score.
+    """
+    # Before the loop: scoring the bare base between mixtures would rebuild the adapter for every client.
+    bare = {client: _bare_base(engine, client, initial[client]) for client in sorted(engine.clients)}
+    per_client: dict[ClientId, dict[str, Any]] = {}
+    own_only: dict[ClientId, float] = {}
+    usage: dict[ClientId, Any] = {}
+    for client in sorted(engine.clients):
+        data, test = engine.clients[client].data, engine.clients[client].test
+        model = method.model(state, client)
+        engine.load(model, client)
+        with record_usage(engine.resident.model) as used:
+            logits = evaluate(engine.resident, test, engine.optimiser.threads)
+        per_client[client] = {
+            **score(logits, test.labels),
+            "num_test": len(test),
+            "task": data.task,
+            "majority": majority_score(data.train, data.test),
+            "bare_base": bare[client],
+        }
+        if model.spec.num_experts > 1:
+            usage[client] = used.summary()
+            engine.resident.restrict((model.spec.own,))
+            own_only[client] = score(evaluate(engine.resident, test, engine.optimiser.threads), test.labels)[METRIC]
+            engine.resident.restrict(None)
+            per_client[client]["own_expert"] = own_only[client]
+    allocation = allocation_of(state)
+    scores = {client: row[METRIC] for client, row in per_client.items()}
+    tasks = sorted({row["task"] for row in per_client.values()})
+    rows = sum(row["num_test"] for row in per_client.values())
+    worst = min(sorted(scores), key=lambda client: scores[client])
+    return {
+        "method": name,
+        "num_clients": len(per_client),
+        "num_experts": allocation.num_experts if allocation else None,
+        "assignment": dict(allocation.assignment) if allocation else {},
+        "silhouettes": {str(k): s for k, s in allocation.silhouettes.items()} if allocation else {},
+        "warnings": [*(allocation.warnings if allocation else ()), *_late_warnings(state)],
+        "metric": METRIC,
+        "per_client": per_client,
+        "per_task": {task: _mean([scores[c] for c in scores if per_client[c]["task"] == task]) for task in tasks},
+        "mean": _mean(list(scores.values())),
+        "weighted_mean": sum(scores[c] * per_client[c]["num_test"] for c in scores) / rows,
+        "worst_client": {"client": worst, METRIC: scores[worst]},
+        "mean_macro_f1": _mean([row["macro_f1"] for row in per_client.values()]),
+        "mean_mcc": _mean([row["mcc"] for row in per_client.values()]),
+        "own_expert_mean": _mean(list(own_only.values())) if own_only else None,
+        "majority_mean": _mean([row["majority"] for row in per_client.values()]),
+        "bare_base_mean": _mean([row["bare_base"] for row in per_client.values()]),
+        "expert_usage": usage,
+        "passes": method.budget.passes,
+        **{k: int(engine.totals.get(k, 0)) for k in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")},
+        "seconds": {
+            key.removeprefix("seconds_"): round(value, 2)
+            for key, value in engine.totals.items()
+            if key.startswith("seconds_")
+        },
+    }
+
+
+def _bare_base(engine: Engine, client: ClientId, model: ClientModel) -> float:
+    """The untrained model's score; the same for every method of a run, so it is computed once."""
+    if client not in engine.cache.bare:
+        engine.resident.load(model, len(engine.clients[client].data.labels))
+        test = engine.clients[client].test
+        engine.cache.bare[client] = score(evaluate(engine.resident, test, engine.optimiser.threads), test.labels)[METRIC]
+    return engine.cache.bare[client]
+
+
+def _late_warnings(state: Any) -> tuple[str, ...]:
+    inner = state.inner if "inner" in vars(state) else state
+    found: tuple[str, ...] = vars(inner).get("warnings", ())
+    return found
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,83 @@
+"""FedIT: one LoRA adapter for all, averaged over all clients (FedAvg on A and B).
+
+Zhang, Vahidian, Kuo, Li, Zhang, Yu, Wang, Chen: Towards Building the Federated GPT: Federated Instruction Tuning.
+ICASSP 2024. https://arxiv.org/abs/2305.05644
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fedlease.core.aggregate import Weighting, mean_update
+from fedlease.core.codec import serialisable
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
+from fedlease.methods.base import ab_names
+
+__all__ = ["FedIT", "FedITState"]
+
+
+@serialisable
+@dataclass(frozen=True)
+class FedITState:
+    """Where a FedIT run stands.
+
+    Attributes:
+        round: starts at 1: there is no warm-up.
+        adapter: the shared adapter.
+        clients: client -> n_i.
+    """
+
+    round: int
+    adapter: ClientModel
+    clients: Mapping[ClientId, int]
+
+
+@dataclass(frozen=True)
+class FedIT:
+    """Parameters of FedIT. It spends the whole budget T in rounds of ``local_epochs``, averaging after each.
+
+    Attributes:
+        budget: E, R and local epochs; only T and the local epochs matter here.
+        weights: how clients are weighted.
+    """
+
+    budget: Budget
+    weights: Weighting = "num_examples"
+
+    @property
+    def last_round(self) -> int:
+        """T / local epochs, rounded up; the last round may have fewer epochs."""
+        return -(-self.budget.passes // self.budget.local_epochs)
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedITState:
+        """The initial adapter is the first shared one."""
+        return FedITState(round=1, adapter=adapter, clients=dict(clients))
+
+    def task(self, state: FedITState, client: ClientId) -> ClientTask | None:
+        """Train the shared A and B, give both back."""
+        if state.round > self.last_round:
+            return None
+        names = ab_names(state.adapter)
+        left = self.budget.passes - (state.round - 1) * self.budget.local_epochs
+        stage = Stage(names, min(self.budget.local_epochs, left))
+        return ClientTask("federated", state.round, state.adapter, (stage,), upload=names)
+
+    def aggregate(
+        self, state: FedITState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> FedITState:
+        """Weighted mean of A and of B."""
+        adapter = state.adapter
+        if updates:
+            adapter = replace(adapter, tensors=mean_update(updates, weighting=self.weights))
+        return replace(state, round=state.round + 1, adapter=adapter)
+
+    def model(self, state: FedITState, client: ClientId) -> ClientModel:
+        """The shared adapter."""
+        return state.adapter
+
+    def admit(self, state: FedITState, client: ClientId, num_examples: int) -> FedITState:
+        """A late client shares from its first round on."""
+        return replace(state, clients={**state.clients, client: num_examples})
+
+    def group(self, state: FedITState, client: ClientId) -> int:
+        """All clients are one group."""
+        return 0

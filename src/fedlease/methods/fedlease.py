@@ -1,0 +1,206 @@
+"""FedLEASE: experts allocated by clustering LoRA B matrices, selected per layer and token by adaptive top-M.
+
+Wang, Bian, Zhang, Xu: Adaptive LoRA Experts Allocation and Selection for Federated Fine-Tuning. NeurIPS 2025.
+https://arxiv.org/abs/2509.15087
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from fedlease.core.aggregate import Weighting, mean_update
+from fedlease.core.allocate import Centres, Linkage, allocate, centres, place
+from fedlease.core.codec import serialisable
+from fedlease.core.experts import initial_router, renumber, seed_experts
+from fedlease.core.types import (
+    Allocation,
+    Budget,
+    ClientId,
+    ClientModel,
+    ClientTask,
+    ClientUpdate,
+    Stage,
+    TensorName,
+    Tensors,
+)
+from fedlease.errors import RunFailedError
+from fedlease.methods.base import WARMUP, ab_names, by_client, waits
+
+__all__ = ["FedLease", "FedLeaseState"]
+
+EXPERTS = "experts"
+
+
+@serialisable
+@dataclass(frozen=True)
+class FedLeaseState:
+    """Where a FedLEASE run stands.
+
+    Attributes:
+        round: 0 until the experts are allocated.
+        seed: root seed, for the router.
+        adapter: what every client starts from, late ones too.
+        clients: client -> n_i.
+        warmups: client -> its warm-up A and B; emptied by the allocation.
+        tries: client -> warm-ups that were refused.
+        allocation: None until every client has been asked.
+        centres: what places late clients; None until the allocation.
+        assignment: client -> expert, the allocation's and those placed since.
+        experts: one state per expert, numbered as expert 0.
+        routers: one router per cluster; empty dicts when M = 1.
+        warnings: plain sentences about late placements.
+    """
+
+    round: int
+    seed: int
+    adapter: ClientModel
+    clients: Mapping[ClientId, int]
+    warmups: Mapping[ClientId, Tensors] = field(default_factory=dict)
+    tries: Mapping[ClientId, int] = field(default_factory=dict)
+    allocation: Allocation | None = None
+    centres: Centres | None = None
+    assignment: Mapping[ClientId, int] = field(default_factory=dict)
+    experts: tuple[Tensors, ...] = ()
+    routers: tuple[Tensors, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FedLease:
+    """Parameters of FedLEASE.
+
+    Attributes:
+        budget: E, R and local epochs.
+        max_experts: M_max, at least 2.
+        min_silhouette: M = 1 when no S(k) is above it; -1 always splits, as in the paper.
+        linkage: of the clustering.
+        weights: how clients are weighted within a cluster.
+        renormalise: whether kept slot weights sum to 1; False leaves them as the softmax over all slots gave them.
+        top_k: slots kept; None keeps M, the adaptive selection.
+    """
+
+    budget: Budget
+    max_experts: int = 8
+    min_silhouette: float = 0.05
+    linkage: Linkage = "average"
+    weights: Weighting = "num_examples"
+    renormalise: bool = True
+    top_k: int | None = None
+
+    @property
+    def last_round(self) -> int:
+        """R."""
+        return self.budget.rounds
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedLeaseState:
+        """Everyone gets the same A, and B = 0."""
+        return FedLeaseState(round=0, seed=seed, adapter=adapter, clients=dict(clients))
+
+    def task(self, state: FedLeaseState, client: ClientId) -> ClientTask | None:
+        """Warm-up for a client without expert; else its own expert and its cluster's router."""
+        if state.round > self.last_round:
+            return None
+        if client not in state.assignment:
+            if state.allocation is None and not waits(client, state.warmups, state.tries):
+                return None
+            names = ab_names(state.adapter)
+            stage = Stage(names, self.budget.warmup_epochs)
+            return ClientTask(WARMUP, state.round, state.adapter, (stage,), upload=names)
+        model = self.model(state, client)
+        own = ab_names(model, model.spec.own) | {name for name in model.tensors if TensorName.parse(name).kind == "G"}
+        return ClientTask(EXPERTS, state.round, model, (Stage(own, self.budget.local_epochs),), upload=own)
+
+    def aggregate(
+        self, state: FedLeaseState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> FedLeaseState:
+        """Warm-up: collects, and allocates once everyone has answered. Rounds: means within each cluster."""
+        updates = by_client(updates)
+        if state.allocation is None:
+            warmups = {**state.warmups, **{update.client: update.tensors for update in updates}}
+            tries = {**state.tries, **{client: state.tries.get(client, 0) + 1 for client in absent}}
+            state = replace(state, warmups=warmups, tries=tries)
+            if any(waits(client, warmups, tries) for client in state.clients):
+                return state
+            return self._allocate(state)
+        state = self._place(state, [update for update in updates if update.phase == WARMUP])
+        experts, routers = list(state.experts), list(state.routers)
+        for expert in range(len(experts)):
+            members = [u for u in updates if u.phase == EXPERTS and state.assignment[u.client] == expert]
+            if not members:
+                continue  # a cluster without updates keeps its expert
+            mean = mean_update(members, weighting=self.weights)
+            routers[expert] = {name: mean[name] for name in routers[expert]}
+            experts[expert] = renumber({name: mean[name] for name in mean.keys() - routers[expert].keys()}, 0)
+        return replace(state, round=state.round + 1, experts=tuple(experts), routers=tuple(routers))
+
+    def model(self, state: FedLeaseState, client: ClientId) -> ClientModel:
+        """All M experts with the client's own marked, and its cluster's router; before that, its warm-up."""
+        if client not in state.assignment:
+            tensors = state.warmups.get(client, state.adapter.tensors)
+            return ClientModel(state.adapter.spec, tensors)
+        own = state.assignment[client]
+        if len(state.experts) == 1:
+            return ClientModel(state.adapter.spec, state.experts[0])
+        tensors = dict(state.routers[own])
+        for expert, values in enumerate(state.experts):
+            tensors.update(renumber(values, expert))
+        spec = replace(
+            state.adapter.spec,
+            num_experts=len(state.experts),
+            own=own,
+            mixer="top_m",
+            top_k=self.top_k,
+            renormalise=self.renormalise,
+        )
+        return ClientModel(spec, tensors)
+
+    def admit(self, state: FedLeaseState, client: ClientId, num_examples: int) -> FedLeaseState:
+        """A late client warms up when it is next asked, and is placed by that warm-up."""
+        return replace(state, clients={**state.clients, client: num_examples})
+
+    def group(self, state: FedLeaseState, client: ClientId) -> int:
+        """Its expert; before the allocation every client stands alone."""
+        if client in state.assignment:
+            return state.assignment[client]
+        return -1 - sorted(state.clients).index(client)
+
+    def _allocate(self, state: FedLeaseState) -> FedLeaseState:
+        if not state.warmups:
+            raise RunFailedError("no client's warm-up could be used: there is nothing to allocate experts from")
+        b = {client: _b_matrices(tensors) for client, tensors in state.warmups.items()}
+        allocation = allocate(
+            b, max_experts=self.max_experts, min_silhouette=self.min_silhouette, linkage=self.linkage
+        )
+        router: dict[str, Tensor] = {}
+        if allocation.num_experts > 1:
+            router = initial_router(state.adapter, allocation.num_experts, state.seed)
+        return replace(
+            state,
+            round=1,
+            warmups={},
+            allocation=allocation,
+            centres=centres(b, allocation),
+            assignment=dict(allocation.assignment),
+            experts=seed_experts(allocation, state.warmups, state.clients, weighting=self.weights),
+            routers=(router,) * allocation.num_experts,
+        )
+
+    def _place(self, state: FedLeaseState, late: Sequence[ClientUpdate]) -> FedLeaseState:
+        assignment, warnings = dict(state.assignment), list(state.warnings)
+        for update in late:
+            assert state.centres is not None  # set together with the allocation
+            placement = place(_b_matrices(update.tensors), state.centres)
+            assignment[update.client] = placement.expert
+            warnings.append(
+                f"client {update.client!r} came late and was placed with expert {placement.expert} "
+                f"at distance {placement.distances[placement.expert]:.3f}, margin {placement.margin:.3f}"
+                + (", farther than any of its members" if placement.unlike else "")
+            )
+        return replace(state, assignment=assignment, warnings=tuple(warnings))
+
+
+def _b_matrices(tensors: Tensors) -> dict[str, Any]:
+    parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
+    return {name.module: tensor for name, tensor in parsed.items() if name.kind == "B"}

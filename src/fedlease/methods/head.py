@@ -1,0 +1,166 @@
+"""The head policy, once for all methods: ``local``, ``shared`` or ``frozen``."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from fedlease.core.aggregate import Weighting, weighted_mean
+from fedlease.core.codec import serialisable
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
+from fedlease.errors import ConfigError
+from fedlease.methods.base import Method
+
+__all__ = ["Head", "HeadPolicy", "HeadState", "WithHead", "with_head"]
+
+HeadPolicy = Literal["local", "shared", "frozen"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One client's classifier before training.
+
+    Attributes:
+        labels: the client's own label list.
+        tensors: ``head/<parameter>`` -> value; equal for equal label counts.
+    """
+
+    labels: tuple[str, ...]
+    tensors: Tensors
+
+
+@serialisable
+@dataclass(frozen=True)
+class HeadState:
+    """The method's state and, when heads are shared, every client's current head."""
+
+    inner: Any
+    heads: Mapping[ClientId, Tensors]
+
+    @property
+    def round(self) -> int:
+        """The method's round."""
+        number: int = self.inner.round
+        return number
+
+
+@dataclass(frozen=True)
+class WithHead:
+    """A method whose tasks also train, or at least carry, a classifier head; made by :func:`with_head`.
+
+    Attributes:
+        method: the method itself; it never sees a head.
+        policy: ``local``: trained, never uploaded; ``shared``: averaged within the method's groups;
+            ``frozen``: left at its initial value, as in the authors' released code.
+        heads: client -> initial head.
+        weights: how shared heads are weighted, as the method weights its adapters.
+    """
+
+    method: Method
+    policy: HeadPolicy
+    heads: Mapping[ClientId, Head]
+    weights: Weighting = "num_examples"
+
+    @property
+    def budget(self) -> Budget:
+        """The method's."""
+        return self.method.budget
+
+    @property
+    def last_round(self) -> int:
+        """The method's."""
+        return self.method.last_round
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HeadState:
+        """The method's first state; shared heads start at their initial values."""
+        heads = {client: dict(self.heads[client].tensors) for client in sorted(clients)}
+        state = HeadState(self.method.init(adapter, clients, seed), heads if self.policy == "shared" else {})
+        self._check_groups(state)
+        return state
+
+    def task(self, state: HeadState, client: ClientId) -> ClientTask | None:
+        """The method's task, with the head among the tensors, trained and uploaded as the policy says."""
+        task = self.method.task(state.inner, client)
+        if task is None:
+            return None
+        names = frozenset(self.heads[client].tensors)
+        stages = task.stages
+        if self.policy != "frozen":
+            stages = tuple(replace(stage, trainable=stage.trainable | names) for stage in stages)
+        upload = task.upload | names if self.policy == "shared" else task.upload
+        return replace(task, model=self._with_head(state, client, task.model), stages=stages, upload=upload)
+
+    def aggregate(
+        self, state: HeadState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> HeadState:
+        """The method's aggregation; shared heads are averaged within each group."""
+        bare = [replace(update, tensors=_without_head(update.tensors)) for update in updates]
+        after = replace(state, inner=self.method.aggregate(state.inner, bare, absent))
+        if self.policy != "shared":
+            return after
+        current = {**state.heads, **{u.client: {n: u.tensors[n] for n in head_names(u.tensors)} for u in updates}}
+        after = replace(after, heads=current)
+        self._check_groups(after)
+        before_groups, groups = self._groups(state), self._groups(after)
+        answered = {update.client for update in updates}
+        heads = dict(current)
+        for members in groups:
+            # Where the groups themselves changed (allocation), the heads of all members meet for the first time.
+            voters = [client for client in members if client in answered or members not in before_groups]
+            if voters:
+                uniform = self.weights == "uniform"
+                weights = [1.0 if uniform else float(after.inner.clients[client]) for client in voters]
+                mean = weighted_mean([current[client] for client in voters], weights)
+                heads.update(dict.fromkeys(members, mean))
+        return replace(after, heads=heads)
+
+    def model(self, state: HeadState, client: ClientId) -> ClientModel:
+        """The method's model, with the head."""
+        return self._with_head(state, client, self.method.model(state.inner, client))
+
+    def admit(self, state: HeadState, client: ClientId, num_examples: int) -> HeadState:
+        """The method's; a late client's head must be in ``heads``."""
+        heads = {**state.heads, client: dict(self.heads[client].tensors)} if self.policy == "shared" else {}
+        return HeadState(self.method.admit(state.inner, client, num_examples), heads)
+
+    def group(self, state: HeadState, client: ClientId) -> int:
+        """The method's."""
+        return self.method.group(state.inner, client)
+
+    def _with_head(self, state: HeadState, client: ClientId, model: ClientModel) -> ClientModel:
+        head = state.heads[client] if self.policy == "shared" else self.heads[client].tensors
+        return replace(model, tensors={**model.tensors, **head})
+
+    def _groups(self, state: HeadState) -> list[list[ClientId]]:
+        groups: dict[int, list[ClientId]] = {}
+        for client in sorted(state.heads):
+            groups.setdefault(self.method.group(state.inner, client), []).append(client)
+        return list(groups.values())
+
+    def _check_groups(self, state: HeadState) -> None:
+        for members in self._groups(state):
+            first = members[0]
+            for client in members[1:]:
+                if self.heads[client].labels != self.heads[first].labels:
+                    raise ConfigError(
+                        f"head: 'shared' needs equal label lists within a group; client {first!r} has "
+                        f"{list(self.heads[first].labels)}, client {client!r} has {list(self.heads[client].labels)}; "
+                        "use head=local"
+                    )
+
+
+def with_head(
+    method: Method, policy: HeadPolicy, heads: Mapping[ClientId, Head], weights: Weighting = "num_examples"
+) -> WithHead:
+    """Gives a method heads under one policy, the same for all methods that are compared.
+
+    Raises:
+        ValueError: no such policy.
+    """
+    if policy not in get_args(HeadPolicy):
+        raise ValueError(f"policy must be one of {get_args(HeadPolicy)}, received {policy!r}")
+    return WithHead(method, policy, heads, weights)
+
+
+def _without_head(tensors: Tensors) -> dict[str, Any]:
+    heads = head_names(tensors)
+    return {name: tensor for name, tensor in tensors.items() if name not in heads}

@@ -1,0 +1,74 @@
+"""The configuration of the PEFT method FEDLEASE."""
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+from peft.config import PeftConfig
+
+from fedlease.core.types import Mixer
+from fedlease.peft_plugin.peft_type import FEDLEASE
+
+__all__ = ["FedLeaseConfig"]
+
+
+@dataclass
+class FedLeaseConfig(PeftConfig):
+    """M LoRA experts and a router in every adapted module; one expert is the client's own.
+
+    Only the own expert, the router and ``modules_to_save`` are trainable.
+
+    Attributes:
+        r: LoRA rank, at least 1.
+        lora_alpha: updates are scaled by lora_alpha / r.
+        lora_dropout: in [0, 1), on the input of the experts; the router sees the input before it.
+        num_experts: M, at least 1.
+        own_expert: in 0 .. M - 1.
+        target_modules: name endings, or a regular expression; None takes PEFT's LoRA default for the architecture.
+        exclude_modules: left out although ``target_modules`` matches.
+        mixer: ``top_m`` (paper, phase 2), or ``none`` for M = 1: plain LoRA without a router.
+        top_k: router slots kept; None keeps M.
+        renormalise: whether kept weights are scaled to sum 1.
+        modules_to_save: further modules that are trained and saved, such as a classifier.
+        layers_to_transform: only these layer numbers.
+        layers_pattern: name of the layer list, where ``layers_to_transform`` needs it.
+
+    Raises:
+        ValueError: a value is out of range; the message names the parameter and the value.
+    """
+
+    r: int = 8
+    lora_alpha: float = 16
+    lora_dropout: float = 0.0
+    num_experts: int = 4
+    own_expert: int = 0
+    target_modules: list[str] | set[str] | str | None = None
+    exclude_modules: list[str] | set[str] | str | None = None
+    mixer: str = "top_m"
+    top_k: int | None = None
+    renormalise: bool = True
+    modules_to_save: list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = FEDLEASE
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                setattr(self, name, set(value))
+        slots = 2 * self.num_experts - 1
+        rules = {
+            "r": (self.r >= 1, "at least 1"),
+            "lora_alpha": (self.lora_alpha > 0, "above 0"),
+            "lora_dropout": (0 <= self.lora_dropout < 1, "in [0, 1)"),
+            "num_experts": (self.num_experts >= 1, "at least 1"),
+            "own_expert": (0 <= self.own_expert < max(self.num_experts, 1), f"in 0 .. {self.num_experts - 1}"),
+            "mixer": (self.mixer in get_args(Mixer), f"one of {', '.join(get_args(Mixer))}"),
+            "top_k": (self.top_k is None or 1 <= self.top_k <= slots, f"None or in 1 .. {slots}"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"{name} must be {rule}, received {getattr(self, name)!r}")
+        if self.mixer == "none" and self.num_experts != 1:
+            raise ValueError(f"mixer 'none' needs num_experts = 1, received {self.num_experts}")

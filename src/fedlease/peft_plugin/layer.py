@@ -1,0 +1,194 @@
+"""The routed layer: a frozen linear module plus M LoRA experts weighted per token, in two matrix products."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
+from torch import Tensor, nn
+
+from fedlease.core.routing import expert_weights, num_slots
+from fedlease.peft_plugin.config import FedLeaseConfig
+
+__all__ = ["FedLeaseLayer", "WeightsListener"]
+
+WeightsListener = Callable[[Tensor], None]
+"""Receives the expert weights of one forward pass, (..., M)."""
+
+MERGE_REFUSED = (
+    "a FEDLEASE adapter cannot be merged: the weight of every expert depends on the token. "
+    "fedlease.peft_plugin.export.export_expert writes one expert as an ordinary LoRA adapter, which can be merged"
+)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What one adapter of a layer needs beside its parameters."""
+
+    num_experts: int
+    own: int
+    scaling: float
+    mixer: str
+    top_k: int | None
+    renormalise: bool
+
+
+class FedLeaseLayer(nn.Module, BaseTunerLayer):
+    """y = W0 x + (alpha / r) sum over experts e of w_e(x) B_e A_e x (paper, phase 2).
+
+    Experts are kept apart, ``fedlease_A[adapter][e]`` (r, in) and ``fedlease_B[adapter][e]`` (out, r), so that each is
+    frozen, saved and replaced by itself; the forward pass stacks them, which costs nothing beside the products.
+    Of the base layer only ``base_layer(x)`` and its in and out features are assumed.
+    """
+
+    adapter_layer_names = ("fedlease_A", "fedlease_B", "fedlease_router")
+    other_param_names = ("fedlease_dropout", "fedlease_settings", "fedlease_experts")
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: FedLeaseConfig) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.fedlease_A = nn.ModuleDict()
+        self.fedlease_B = nn.ModuleDict()
+        self.fedlease_router = nn.ParameterDict()
+        self.fedlease_dropout = nn.ModuleDict()
+        self.fedlease_settings: dict[str, _Settings] = {}
+        self.fedlease_experts: dict[str, tuple[int, ...] | None] = {}
+        self.on_weights: WeightsListener | None = None
+        target = self.get_base_layer()
+        features = _get_in_out_features(target)
+        if isinstance(target, nn.Embedding | nn.modules.conv._ConvNd | nn.MultiheadAttention) or None in features:
+            raise TypeError(
+                f"FEDLEASE adapts linear modules, received {type(target).__name__}; set target_modules to linear ones"
+            )
+        self.in_features, self.out_features = features
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: FedLeaseConfig, inference_mode: bool = False) -> None:
+        """Adds an adapter: A Kaiming-uniform and the same for all experts, B zero, router Kaiming-uniform."""
+        limit = min(self.in_features, self.out_features)
+        if config.r > limit:
+            raise ValueError(f"r must be at most the layer's smaller side, {limit}, received {config.r}")
+        first = nn.init.kaiming_uniform_(torch.empty(config.r, self.in_features), a=math.sqrt(5))
+        self.fedlease_A[adapter_name] = nn.ParameterList(
+            nn.Parameter(first.clone()) for _ in range(config.num_experts)
+        )
+        self.fedlease_B[adapter_name] = nn.ParameterList(
+            nn.Parameter(torch.zeros(self.out_features, config.r)) for _ in range(config.num_experts)
+        )
+        if config.mixer != "none":
+            router = torch.empty(num_slots(config.num_experts), self.in_features)
+            self.fedlease_router[adapter_name] = nn.Parameter(nn.init.kaiming_uniform_(router, a=math.sqrt(5)))
+        self.fedlease_dropout[adapter_name] = (
+            nn.Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
+        )
+        self.fedlease_settings[adapter_name] = _Settings(
+            num_experts=config.num_experts,
+            own=config.own_expert,
+            scaling=config.lora_alpha / config.r,
+            mixer=config.mixer,
+            top_k=config.top_k,
+            renormalise=config.renormalise,
+        )
+        self.fedlease_experts[adapter_name] = None
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Makes adapters active; of the active ones only own expert and router are trainable."""
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        self._freeze_foreign_experts()
+
+    def set_requires_grad(self, adapter_names: Any, requires_grad: bool = True) -> None:
+        """As PEFT's, but experts of others stay frozen."""
+        super().set_requires_grad(adapter_names, requires_grad)
+        self._freeze_foreign_experts()
+
+    def set_own_expert(self, own: int, adapter_name: str) -> None:
+        """Changes which expert is the client's own, and with it what is trainable.
+
+        Raises:
+            ValueError: not in 0 .. M - 1.
+        """
+        settings = self.fedlease_settings[adapter_name]
+        if not 0 <= own < settings.num_experts:
+            raise ValueError(f"own expert must be in 0 .. {settings.num_experts - 1}, received {own}")
+        self.fedlease_settings[adapter_name] = _Settings(**{**vars(settings), "own": own})
+        self.set_adapter(self.active_adapters)
+
+    def restrict(self, experts: tuple[int, ...] | None, adapter_name: str) -> None:
+        """Sums just these experts, weight 1 each and without routing; None goes back to the mixer."""
+        self.fedlease_experts[adapter_name] = experts
+
+    def _freeze_foreign_experts(self) -> None:
+        for name, settings in self.fedlease_settings.items():
+            for stack in (self.fedlease_A[name], self.fedlease_B[name]):
+                for expert, parameter in enumerate(stack):
+                    if expert != settings.own:
+                        parameter.requires_grad_(False)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(..., in) -> (..., out)."""
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return result
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.fedlease_A:
+                result = self._add_experts(result, x, adapter_name)
+        return result
+
+    def _add_experts(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
+        settings = self.fedlease_settings[adapter_name]
+        a = list(self.fedlease_A[adapter_name])  # M times (r, in)
+        b = torch.cat(list(self.fedlease_B[adapter_name]), 1)  # (out, M r)
+        dropout = self.fedlease_dropout[adapter_name]
+        only = self.fedlease_experts[adapter_name]
+        x = self._cast_input_dtype(x, b.dtype)
+        if settings.mixer == "none" or only is not None:
+            hidden = F.linear(dropout(x), torch.cat(a))  # (..., M r)
+            weights = self._constant_weights(hidden, only, settings.num_experts)  # (M,)
+        else:
+            router = self.fedlease_router[adapter_name]  # (2M - 1, in)
+            dropping = self.training and isinstance(dropout, nn.Dropout)
+            if dropping or x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
+                hidden = F.linear(dropout(x), torch.cat(a))
+                # The selection is a comparison of logits: in 16 bits near ties would flip.
+                with torch.autocast(x.device.type, enabled=False):
+                    logits = F.linear(x.float(), router.float())
+            else:
+                stacked = F.linear(x, torch.cat([*a, router]))  # one product: (..., M r + 2M - 1)
+                hidden, logits = stacked.split([b.shape[1], len(router)], -1)
+            weights = expert_weights(
+                logits, settings.own, renormalise=settings.renormalise, top_k=settings.top_k
+            )  # (..., M)
+            if self.on_weights is not None and not torch.is_grad_enabled():
+                self.on_weights(weights)
+        weights = (weights * settings.scaling).to(hidden.dtype)
+        hidden = (hidden.unflatten(-1, (settings.num_experts, -1)) * weights.unsqueeze(-1)).flatten(-2)
+        if hidden.dtype == b.dtype == result.dtype and result.dim() > 1:
+            # Adds while multiplying: one pass over (..., out) less than product, then sum.
+            return torch.addmm(result.flatten(0, -2), hidden.flatten(0, -2), b.T).view_as(result)
+        return result + F.linear(hidden, b).to(result.dtype)
+
+    @staticmethod
+    def _constant_weights(like: Tensor, experts: tuple[int, ...] | None, num_experts: int) -> Tensor:
+        chosen = range(num_experts) if experts is None else experts
+        return torch.tensor([float(e in chosen) for e in range(num_experts)], dtype=like.dtype, device=like.device)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refused.
+
+        Raises:
+            ValueError: always; the message names the exporter.
+        """
+        raise ValueError(MERGE_REFUSED)
+
+    def unmerge(self) -> None:
+        """Refused, like :meth:`merge`."""
+        raise ValueError(MERGE_REFUSED)
+
+    def __repr__(self) -> str:
+        return "fedlease." + super().__repr__()

@@ -1,0 +1,67 @@
+"""The PEFT tuner of FEDLEASE: puts routed layers in the place of linear modules."""
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+
+from fedlease.peft_plugin.config import FedLeaseConfig
+from fedlease.peft_plugin.layer import MERGE_REFUSED, FedLeaseLayer
+
+__all__ = ["FedLeaseModel"]
+
+
+class FedLeaseModel(BaseTuner):
+    """A model whose target modules are :class:`FedLeaseLayer`; made by ``peft.get_peft_model``."""
+
+    prefix = "fedlease_"
+    tuner_layer_cls = FedLeaseLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _create_and_replace(
+        self,
+        peft_config: FedLeaseConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
+    ) -> None:
+        try:
+            if isinstance(target, FedLeaseLayer):
+                target.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
+                return
+            layer = FedLeaseLayer(target, adapter_name, peft_config)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{current_key}: {error}") from error
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def routed_layers(self) -> dict[str, FedLeaseLayer]:
+        """Module path in the base model -> routed layer, in the order of the forward pass."""
+        return {name: module for name, module in self.model.named_modules() if isinstance(module, FedLeaseLayer)}
+
+    def set_own_expert(self, own: int, adapter_name: str = "default") -> None:
+        """Changes the own expert in every layer."""
+        for layer in self.routed_layers().values():
+            layer.set_own_expert(own, adapter_name)
+        self.peft_config[adapter_name].own_expert = own
+
+    def restrict(self, experts: tuple[int, ...] | None, adapter_name: str = "default") -> None:
+        """In every layer: just these experts, weight 1 each; None goes back to routing."""
+        for layer in self.routed_layers().values():
+            layer.restrict(experts, adapter_name)
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError(MERGE_REFUSED)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Refused.
+
+        Raises:
+            ValueError: always; the message names the exporter.
+        """
+        raise ValueError(MERGE_REFUSED)

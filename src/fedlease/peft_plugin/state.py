@@ -1,0 +1,91 @@
+"""The parameters of a PEFT model under our names: read off the layers, never by replacing parts of strings."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from fedlease.core.types import HEAD, AdapterSpec, TensorName, Tensors
+from fedlease.peft_plugin.config import FedLeaseConfig
+from fedlease.peft_plugin.layer import FedLeaseLayer
+
+__all__ = ["adapter_parameters", "copy_into", "head_parameters", "peft_config_for", "snapshot"]
+
+
+def peft_config_for(spec: AdapterSpec, **extra: object) -> "FedLeaseConfig | object":
+    """The PEFT configuration of a spec: stock ``LoraConfig`` for a single adapter, ours for a mixture.
+
+    Args:
+        spec: the adapter.
+        extra: further fields, such as ``task_type`` or ``modules_to_save``.
+    """
+    from peft import LoraConfig
+
+    common = {
+        "r": spec.r,
+        "lora_alpha": spec.alpha,
+        "lora_dropout": spec.dropout,
+        "target_modules": list(spec.target_modules),
+        **extra,
+    }
+    if spec.mixer == "none":
+        return LoraConfig(**common)  # type: ignore[arg-type]
+    return FedLeaseConfig(
+        num_experts=spec.num_experts,
+        own_expert=spec.own,
+        mixer=spec.mixer,
+        top_k=spec.top_k,
+        renormalise=spec.renormalise,
+        **common,  # type: ignore[arg-type]
+    )
+
+
+def adapter_parameters(model: PeftModel, adapter_name: str = "default") -> dict[str, nn.Parameter]:
+    """Our name -> parameter, for a stock LoRA adapter and for a FEDLEASE adapter, in the order of the modules."""
+    found: dict[str, nn.Parameter] = {}
+    for module, layer in model.get_base_model().named_modules():
+        if isinstance(layer, FedLeaseLayer) and adapter_name in layer.fedlease_A:
+            for kind, stacks in (("A", layer.fedlease_A), ("B", layer.fedlease_B)):
+                for expert, parameter in enumerate(stacks[adapter_name]):
+                    found[str(TensorName(module, kind, expert))] = parameter
+            if adapter_name in layer.fedlease_router:
+                found[str(TensorName(module, "G"))] = layer.fedlease_router[adapter_name]
+        elif isinstance(layer, LoraLayer) and adapter_name in layer.lora_A:
+            found[str(TensorName(module, "A", 0))] = layer.lora_A[adapter_name].weight
+            found[str(TensorName(module, "B", 0))] = layer.lora_B[adapter_name].weight
+    return found
+
+
+def head_parameters(model: nn.Module, head_modules: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Our name -> parameter, for the head modules of a base model; inside a PEFT model, those that are trained."""
+    found: dict[str, nn.Parameter] = {}
+    for name in head_modules:
+        module = model.get_submodule(name)
+        active = getattr(module, "modules_to_save", None)
+        module = active["default"] if active is not None else module
+        for path, parameter in module.named_parameters():
+            found[f"{HEAD}/{name}.{path}"] = parameter
+    return found
+
+
+@torch.no_grad()
+def copy_into(parameters: Mapping[str, nn.Parameter], tensors: Tensors) -> None:
+    """Copies values into parameters; the names must be the same on both sides.
+
+    Raises:
+        ValueError: a name is missing or unknown, or a shape differs; nothing is ignored.
+    """
+    if parameters.keys() != tensors.keys():
+        missing, extra = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
+        raise ValueError(f"tensors do not fit the model: missing {missing}, unknown {extra}")
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(parameter.shape)}")
+        parameter.copy_(tensors[name])
+
+
+def snapshot(parameters: Mapping[str, nn.Parameter], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Copies of some parameters on the CPU, names sorted."""
+    return {name: parameters[name].detach().to("cpu", copy=True) for name in sorted(names)}

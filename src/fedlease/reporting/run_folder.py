@@ -1,0 +1,175 @@
+"""The files of a run folder other than checkpoints: settings, environment, clients, allocation, summary."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from safetensors.torch import save
+
+from fedlease import __version__
+from fedlease.config import Settings
+from fedlease.core.allocate import Centres
+from fedlease.core.types import Allocation
+from fedlease.data.federation import Federation
+from fedlease.engines.checkpoint import FORMAT, write_atomically
+from fedlease.errors import RunFolderError
+
+__all__ = [
+    "method_folder",
+    "read_clients",
+    "read_json",
+    "read_settings",
+    "start_run",
+    "write_allocation",
+    "write_json",
+]
+
+PACKAGES = (
+    "accelerate", "datasets", "flwr-datasets", "numpy", "peft", "pydantic", "safetensors", "scikit-learn", "scipy",
+    "tokenizers", "torch", "transformers",
+)  # fmt: skip
+
+
+def start_run(out: Path, settings: Settings, federation: Federation, model_revision: str | None) -> None:
+    """Writes ``config.yaml``, ``environment.json`` and ``clients.json``.
+
+    ``config.yaml`` comes last: a folder with it can be resumed.
+
+    Raises:
+        RunFolderError: ``out`` already holds a run, or cannot be written.
+    """
+    if (out / "config.yaml").exists():
+        raise RunFolderError(f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        clients = {
+            client.id: {
+                "task": client.task,
+                "labels": list(client.labels),
+                "train_rows": len(client.train),
+                "valid_rows": len(client.valid),
+                "test_rows": len(client.test),
+            }
+            for client in federation
+        }
+        write_json(out / "clients.json", clients)
+        write_json(out / "environment.json", _environment(settings, federation, model_revision))
+        write_atomically(out / "config.yaml", settings.to_yaml().encode())
+    except OSError as error:
+        raise RunFolderError(f"out: {out} cannot be written: {error}") from error
+
+
+def method_folder(out: Path, settings: Settings, method: str) -> Path:
+    """The run folder itself for the main method, ``baselines/<method>`` for the others."""
+    return out if method == settings.method else out / "baselines" / method
+
+
+def read_settings(out: Path) -> Settings:
+    """The resolved settings of a run.
+
+    Raises:
+        RunFolderError: no run folder, damaged, or of another version.
+    """
+    path = out / "config.yaml"
+    if not path.is_file():
+        raise RunFolderError(f"{out} is not a run folder: it holds no config.yaml")
+    environment = read_json(out / "environment.json")
+    if environment.get("format") != FORMAT:
+        raise RunFolderError(
+            f"{out} was written in format {environment.get('format')} by fedlease {environment.get('fedlease')}; "
+            f"this is fedlease {__version__}, which reads format {FORMAT}"
+        )
+    try:
+        return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+
+
+def read_clients(out: Path) -> dict[str, dict[str, Any]]:
+    """Client -> task, labels and row counts."""
+    return read_json(out / "clients.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a run folder.
+
+    Raises:
+        RunFolderError: missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} is missing or damaged: {type(error).__name__} {error}") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} is damaged: expected a JSON object")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def write_allocation(folder: Path, allocation: Allocation, centres: Centres | None, tasks: Mapping[str, str]) -> None:
+    """Writes ``allocation.json`` and, with the mean warm-up vector of every cluster, ``allocation.safetensors``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if centres is not None:
+        metadata = {"modules": json.dumps(centres.modules), "reach": json.dumps([str(r) for r in centres.reach])}
+        blob = save({"units": centres.units, "zeros": centres.zeros}, metadata=metadata)
+        write_atomically(folder / "allocation.safetensors", blob)
+    write_json(
+        folder / "allocation.json",
+        {
+            "clients": allocation.clients,
+            "tasks": {client: tasks.get(client, "default") for client in allocation.clients},
+            "num_experts": allocation.num_experts,
+            "assignment": allocation.assignment,
+            "silhouettes": {str(k): score for k, score in allocation.silhouettes.items()},
+            "distances": allocation.distances.tolist(),
+            "warnings": list(allocation.warnings),
+        },
+    )
+
+
+def _environment(settings: Settings, federation: Federation, model_revision: str | None) -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "format": FORMAT,
+        "fedlease": __version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": settings.threads,
+        "device": settings.device,
+        "packages": versions,
+        "git": _git_state(),
+        "data_fingerprint": federation.fingerprint(),
+        "data_warnings": list(federation.warnings),
+        "model_revision": model_revision,
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and cleanliness of the working directory, where it is a git checkout."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.stdout.strip(), "clean": not status.stdout.strip()}

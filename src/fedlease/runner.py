@@ -1,0 +1,314 @@
+"""One run: settings -> federation, model, methods, engine -> run folder."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlease.config import Settings, resolve
+from fedlease.core.experts import initial_adapter
+from fedlease.core.types import Budget, ClientId, ClientModel
+from fedlease.data import load_federation
+from fedlease.data.federation import Federation
+from fedlease.engines.checkpoint import Checkpoint
+from fedlease.engines.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted
+from fedlease.engines.in_process import Client, Engine, Participation, WorkCache
+from fedlease.engines.local_step import Optimiser
+from fedlease.engines.resident import ResidentModel
+from fedlease.engines.scoring import summarise
+from fedlease.errors import ConfigError, RunFolderError
+from fedlease.methods import make_method
+from fedlease.methods.base import Method
+from fedlease.methods.head import Head, with_head
+from fedlease.models import ModelSource, initial_head, load_base, load_tokenizer, locate, target_shapes
+from fedlease.reporting.run_folder import (
+    method_folder,
+    read_json,
+    read_settings,
+    start_run,
+    write_allocation,
+    write_json,
+)
+from fedlease.tasks.classification import encode
+
+__all__ = ["Prepared", "RunResult", "build_method", "prepare", "resume", "run", "run_settings", "settle"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        out: its folder.
+        summaries: method -> content of its ``summary.json``, the main method first.
+    """
+
+    out: Path
+    summaries: dict[str, dict[str, Any]]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The main method's."""
+        return next(iter(self.summaries.values()))
+
+    def load(self, client: ClientId, method: str | None = None) -> Any:
+        """The client's personalised model as a ``PeftModel``; see :func:`fedlease.load`."""
+        from fedlease.use.predict import load
+
+        return load(self.out, client, method)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs before its first step.
+
+    Attributes:
+        settings: with threads, device and revision resolved.
+        federation: the rows.
+        clients: tokenised.
+        resident: the base model.
+        adapter: the common start.
+        heads: client -> initial head.
+        warnings: of the data, and of the tokeniser.
+    """
+
+    settings: Settings
+    federation: Federation
+    clients: Mapping[ClientId, Client]
+    resident: ResidentModel
+    adapter: ClientModel
+    heads: Mapping[ClientId, Head]
+    warnings: tuple[str, ...]
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | Settings | None = None,
+    *,
+    out: str | Path | None = None,
+    listeners: Sequence[Listener] = (),
+    **overrides: Any,
+) -> RunResult:
+    """Runs FedLEASE, or another method, from one call.
+
+    Args:
+        config: a YAML file, the name of a preset, dotted keys with values, or settings; None is the quickstart.
+        out: folder to write; None makes one in ``runs``.
+        listeners: told of every event.
+        **overrides: settings by name, with ``__`` for the dot: ``train__lr=1e-3``.
+
+    Raises:
+        InputError: something given is wrong; nothing was trained.
+        RunFailedError: the run cannot go on; ``resume`` goes on from its last step.
+    """
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    if isinstance(config, Settings):
+        settings = resolve(base=config, overrides=changes)
+    elif isinstance(config, Mapping):
+        settings = resolve(overrides={**config, **changes})
+    elif isinstance(config, Path) or (config is not None and config.endswith((".yaml", ".yml"))):
+        settings = resolve(Path(config), overrides=changes)
+    else:
+        settings = resolve(preset=config, overrides=changes)
+    return run_settings(settings, Path(out) if out is not None else default_out(settings), listeners)
+
+
+def default_out(settings: Settings) -> Path:
+    """``runs/<time>-<method>``, a folder that does not exist yet."""
+    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{settings.method}"
+    return next(path for n in count() if not (path := stem if n == 0 else Path(f"{stem}-{n}")).exists())
+
+
+def run_settings(settings: Settings, out: Path, listeners: Sequence[Listener] = ()) -> RunResult:
+    """Runs the method and its baselines into a new folder.
+
+    Raises:
+        InputError: settings, data or model are wrong, or ``out`` already holds a run; nothing was trained.
+        RunFailedError: the run cannot go on; ``resume`` goes on from its last step.
+    """
+    if (out / "config.yaml").exists():
+        raise RunFolderError(f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out")
+    settings = settle(settings)
+    federation = load_federation(settings.data, settings.seed)
+    source = locate(settings.model, settings.revision, out / "base", settings.seed)
+    prepared = prepare(settings, federation, source)
+    start_run(out, prepared.settings, federation, prepared.settings.revision)
+    return _run(out, prepared, listeners, resumed=False)
+
+
+def resume(out: Path, listeners: Sequence[Listener] = ()) -> RunResult:
+    """Goes on from the last complete step; a finished run is left as it is.
+
+    Raises:
+        RunFolderError: no run folder, damaged, or the rows are no longer those the run began with.
+    """
+    settings = read_settings(out)
+    summaries = _finished(out, settings)
+    if summaries is not None:
+        return RunResult(out, summaries)
+    federation = load_federation(settings.data, settings.seed)
+    expected = read_json(out / "environment.json").get("data_fingerprint")
+    if federation.fingerprint() != expected:
+        raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
+    source = locate(settings.model, settings.revision, out / "base", settings.seed)
+    return _run(out, prepare(settings, federation, source), listeners, resumed=True)
+
+
+def settle(settings: Settings) -> Settings:
+    """Resolves what depends on the machine: threads, device, an absolute data path.
+
+    Raises:
+        ConfigError: the device is not one of this machine.
+    """
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    data = settings.data
+    if data.path is not None:
+        data = data.model_copy(update={"path": data.path.expanduser().resolve()})
+    return settings.model_copy(update={"threads": threads, "device": device, "data": data})
+
+
+def prepare(settings: Settings, federation: Federation, source: ModelSource) -> Prepared:
+    """Loads the model, tokenises every row once, draws the initial adapter and heads.
+
+    Raises:
+        ModelError: the model cannot be had, or the adapter does not fit it.
+    """
+    torch.set_num_threads(settings.threads or 1)
+    tokenizer = load_tokenizer(source)
+    base = load_base(
+        source, dtype=settings.dtype, dropout=settings.train.base_dropout, pad_token_id=tokenizer.pad_token_id
+    )
+    if base.revision is not None:
+        settings = settings.model_copy(update={"revision": base.revision})
+    lora = settings.lora
+    shapes = target_shapes(base, lora.target_modules, lora.r)
+    adapter = initial_adapter(shapes, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=settings.seed)
+    autocast = torch.bfloat16 if settings.dtype == "bfloat16" else None
+    resident = ResidentModel(base, torch.device(settings.device), autocast)
+    clients = {
+        data.id: Client(
+            data,
+            encode(data.train, tokenizer, settings.data.max_tokens),
+            encode(data.test, tokenizer, settings.data.max_tokens),
+        )
+        for data in federation
+    }
+    heads = {
+        data.id: Head(data.labels, initial_head(resident.head_modules(len(data.labels)), settings.seed))
+        for data in federation
+    }
+    cut = sum(client.train.truncated + client.test.truncated for client in clients.values())
+    rows = sum(len(client.train) + len(client.test) for client in clients.values())
+    warnings = list(federation.warnings)
+    if cut:
+        warnings.append(f"{cut} of {rows} rows are longer than data.max_tokens = {settings.data.max_tokens} and were cut")
+    return Prepared(settings, federation, clients, resident, adapter, heads, tuple(warnings))
+
+
+def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> Method:
+    """A method under the budget, weighting and head policy of the settings."""
+    budget = Budget(settings.warmup.epochs, settings.rounds, settings.train.local_epochs)
+    parameters = {
+        "max_experts": settings.max_experts,
+        "min_silhouette": settings.min_silhouette,
+        "linkage": settings.linkage,
+        "weights": settings.weights,
+    }
+    return with_head(make_method(name, budget, parameters), settings.head, heads, settings.weights)
+
+
+def _run(out: Path, prepared: Prepared, listeners: Sequence[Listener], *, resumed: bool) -> RunResult:
+    settings = prepared.settings
+    _tell(
+        listeners,
+        RunStarted(
+            out=out,
+            settings=settings.model_dump(mode="json"),
+            tasks={data.id: data.task for data in prepared.federation},
+            train_rows={data.id: len(data.train) for data in prepared.federation},
+            test_rows={data.id: len(data.test) for data in prepared.federation},
+            warnings=prepared.warnings,
+            resumed=resumed,
+        ),
+    )
+    cache = WorkCache()
+    summaries = {}
+    for name in (settings.method, *settings.baselines):
+        summaries[name] = _run_method(out, prepared, name, listeners, cache)
+    _tell(listeners, RunFinished(out, summaries))
+    return RunResult(out, summaries)
+
+
+def _run_method(
+    out: Path, prepared: Prepared, name: str, listeners: Sequence[Listener], cache: WorkCache
+) -> dict[str, Any]:
+    settings = prepared.settings
+    folder = method_folder(out, settings, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "summary.json").is_file():
+        summary = read_json(folder / "summary.json")
+        _tell(listeners, MethodFinished(name, summary))
+        return summary
+    tasks = {data.id: data.task for data in prepared.federation}
+
+    def keep_allocation(event: Event) -> None:
+        if isinstance(event, Allocated):
+            write_allocation(folder, event.allocation, None, tasks)
+
+    engine = Engine(
+        prepared.resident,
+        prepared.clients,
+        _optimiser(settings),
+        Participation(settings.clients_per_round, settings.min_clients, settings.eval_every),
+        Checkpoint(folder),
+        (keep_allocation, *listeners),
+        cache,
+    )
+    method = build_method(settings, name, prepared.heads)
+    state = engine.run(name, method, prepared.adapter)
+    inner = vars(state.inner)
+    if inner.get("allocation") is not None:
+        write_allocation(folder, inner["allocation"], inner["centres"], tasks)
+    untrained = {
+        client: ClientModel(prepared.adapter.spec, {**prepared.adapter.tensors, **head.tensors})
+        for client, head in prepared.heads.items()
+    }
+    summary = summarise(engine, name, method, state, untrained)
+    summary = {"method": name, "seed": settings.seed, "head": settings.head, **summary}
+    write_json(folder / "summary.json", summary)
+    _tell(listeners, MethodFinished(name, summary))
+    return summary
+
+
+def _optimiser(settings: Settings) -> Optimiser:
+    return Optimiser(
+        lr=settings.train.lr,
+        weight_decay=settings.train.weight_decay,
+        batch_size=settings.train.batch_size,
+        clip_norm=settings.train.clip_norm,
+        threads=settings.threads or 1,
+        seed=settings.seed,
+    )
+
+
+def _finished(out: Path, settings: Settings) -> dict[str, dict[str, Any]] | None:
+    folders = {name: method_folder(out, settings, name) for name in (settings.method, *settings.baselines)}
+    if not all((folder / "summary.json").is_file() for folder in folders.values()):
+        return None
+    return {name: read_json(folder / "summary.json") for name, folder in folders.items()}
+
+
+def _tell(listeners: Sequence[Listener], event: Event) -> None:
+    for listener in listeners:
+        listener(event)

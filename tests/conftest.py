@@ -1,0 +1,32 @@
+"""Switches every library's telemetry off before it is imported, and makes runs repeatable."""
+
+import os
+
+os.environ.update(
+    FLWR_TELEMETRY_ENABLED="0",
+    FLWR_DISABLE_UPDATE_CHECK="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+# Deadlines measure the machine, not the code; derandomised runs give the same examples on every machine.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("-m") or ""
+    for item in items:
+        if item.get_closest_marker("hub") and "hub" not in wanted:
+            item.add_marker(pytest.mark.skip(reason="downloads; ask for it with -m hub"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no accelerator"))
