@@ -266,9 +266,9 @@ def _make_tiny(folder: Path, seed: int) -> None:
         token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])
     }
     bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
-    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    bytes_only.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    bytes_only.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    bytes_only.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],

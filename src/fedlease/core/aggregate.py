@@ -82,7 +82,9 @@ def mean_update(
     return weighted_mean(states, [1.0 if weighting == "uniform" else float(update.num_examples) for update in ordered])
 
 
-def check_update(task: ClientTask, client: ClientId, update: ClientUpdate, expected_examples: int | None = None) -> None:
+def check_update(
+    task: ClientTask, client: ClientId, update: ClientUpdate, expected_examples: int | None = None
+) -> None:
     """Refuses an update that is not what was asked for; one bad update would spoil its whole cluster.
 
     Args:

@@ -34,9 +34,7 @@ def kept_slots(logits: Tensor, top_k: int) -> Tensor:
     return above | (equal & (equal.cumsum(-1) <= room))
 
 
-def expert_weights(
-    logits: Tensor, own: int | Tensor, *, renormalise: bool = True, top_k: int | None = None
-) -> Tensor:
+def expert_weights(logits: Tensor, own: int | Tensor, *, renormalise: bool = True, top_k: int | None = None) -> Tensor:
     """The weight of every expert, per token.
 
     Args:
@@ -62,10 +60,8 @@ def expert_weights(
         logits = logits.float()
 
     keep = kept_slots(logits, top_k)
-    if renormalise:
-        weights = logits.masked_fill(~keep, float("-inf")).softmax(-1)  # (..., 2M - 1)
-    else:
-        weights = logits.softmax(-1) * keep
+    # (..., 2M - 1)
+    weights = logits.masked_fill(~keep, float("-inf")).softmax(-1) if renormalise else logits.softmax(-1) * keep
     own_weight = weights[..., :num_experts].sum(-1, keepdim=True)  # (..., 1)
     others = weights[..., num_experts:]  # (..., M - 1)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedlease.core.codec import serialisable
 
 __all__ = [
+    "HEAD",
     "AdapterSpec",
     "Allocation",
     "Budget",
@@ -30,7 +31,6 @@ __all__ = [
     "Stage",
     "TensorName",
     "Tensors",
-    "HEAD",
     "head_names",
 ]
 
@@ -72,7 +72,9 @@ class TensorName(NamedTuple):
             return cls(parts[0], parts[1])
         if len(parts) == 3 and parts[1] in ("A", "B") and parts[2].isdecimal():
             return cls(parts[0], parts[1], int(parts[2]))
-        raise ValueError(f"tensor name {name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<parameter>")
+        raise ValueError(
+            f"tensor name {name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<parameter>"
+        )
 
 
 def head_names(names: Mapping[str, object] | frozenset[str]) -> frozenset[str]:

@@ -13,7 +13,7 @@ BUCKET = 8
 def training_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:
     """One epoch: every row once, shuffled, rows of similar length together, batches in random order."""
     order = torch.randperm(len(lengths), generator=generator).tolist()
-    batches = []
+    batches: list[list[int]] = []
     for start in range(0, len(order), batch_size * BUCKET):
         bucket = sorted(order[start : start + batch_size * BUCKET], key=lambda i: lengths[i])
         batches.extend(bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size))

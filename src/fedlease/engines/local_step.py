@@ -84,7 +84,8 @@ def local_step(
     torch.set_num_threads(optimiser.threads)
     started = time.perf_counter()
     total = sum(stage.epochs for stage in task.stages) * math.ceil(len(rows) / optimiser.batch_size)
-    done, losses = 0, []
+    done = 0
+    losses: list[float] = []
     for number, stage in enumerate(task.stages):
         parameters = resident.train_only(stage.trainable)
         resident.restrict(stage.experts)

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.core.types import AdapterSpec, ClientModel, Tensors, head_names
 from fedlease.models import BaseModel, new_head_modules
 from fedlease.peft_plugin.model import FedLeaseModel
-from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, snapshot
+from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, snapshot, wrap
 
 __all__ = ["ResidentModel"]
 
@@ -102,5 +102,5 @@ class ResidentModel:
                 self._spec = spec
                 return
             self._model.unload()
-        self._model = get_peft_model(self._base.model, peft_config_for(spec))  # type: ignore[arg-type]
+        self._model = wrap(self._base.model, peft_config_for(spec))
         self._spec = spec

@@ -51,7 +51,7 @@ class FedLeaseConfig(PeftConfig):
     layers_pattern: list[str] | str | None = field(default=None)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = FEDLEASE
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)

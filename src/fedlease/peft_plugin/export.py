@@ -46,7 +46,7 @@ def export_expert(model: PeftModel, expert: int, folder: Path, adapter_name: str
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     LoraConfig(
         r=config.r,
-        lora_alpha=config.lora_alpha,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=config.lora_dropout,
         target_modules=sorted(set(targets)),
         modules_to_save=config.modules_to_save,

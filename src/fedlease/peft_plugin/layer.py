@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,8 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             raise TypeError(
                 f"FEDLEASE adapts linear modules, received {type(target).__name__}; set target_modules to linear ones"
             )
-        self.in_features, self.out_features = features
+        self.in_features: int = features[0]  # type: ignore[assignment]
+        self.out_features: int = features[1]  # type: ignore[assignment]
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
@@ -119,13 +120,21 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         self.fedlease_settings[adapter_name] = _Settings(**{**vars(settings), "own": own})
         self.set_adapter(self.active_adapters)
 
+    def stack_a(self, adapter_name: str) -> list[Tensor]:
+        """A of every expert, M times (r, in)."""
+        return list(cast(nn.ParameterList, self.fedlease_A[adapter_name]))
+
+    def stack_b(self, adapter_name: str) -> list[Tensor]:
+        """B of every expert, M times (out, r)."""
+        return list(cast(nn.ParameterList, self.fedlease_B[adapter_name]))
+
     def restrict(self, experts: tuple[int, ...] | None, adapter_name: str) -> None:
         """Sums just these experts, weight 1 each and without routing; None goes back to the mixer."""
         self.fedlease_experts[adapter_name] = experts
 
     def _freeze_foreign_experts(self) -> None:
         for name, settings in self.fedlease_settings.items():
-            for stack in (self.fedlease_A[name], self.fedlease_B[name]):
+            for stack in (self.stack_a(name), self.stack_b(name)):
                 for expert, parameter in enumerate(stack):
                     if expert != settings.own:
                         parameter.requires_grad_(False)
@@ -142,8 +151,8 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
 
     def _add_experts(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
         settings = self.fedlease_settings[adapter_name]
-        a = list(self.fedlease_A[adapter_name])  # M times (r, in)
-        b = torch.cat(list(self.fedlease_B[adapter_name]), 1)  # (out, M r)
+        a = self.stack_a(adapter_name)  # M times (r, in)
+        b = torch.cat(self.stack_b(adapter_name), 1)  # (out, M r)
         dropout = self.fedlease_dropout[adapter_name]
         only = self.fedlease_experts[adapter_name]
         x = self._cast_input_dtype(x, b.dtype)

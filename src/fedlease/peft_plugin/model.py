@@ -1,7 +1,8 @@
 """The PEFT tuner of FEDLEASE: puts routed layers in the place of linear modules."""
 
-from typing import Any
+from typing import Any, cast
 
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
@@ -17,11 +18,11 @@ class FedLeaseModel(BaseTuner):
 
     prefix = "fedlease_"
     tuner_layer_cls = FedLeaseLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]
         self,
-        peft_config: FedLeaseConfig,
+        peft_config: PeftConfig,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -29,11 +30,12 @@ class FedLeaseModel(BaseTuner):
         current_key: str,
         **kwargs: Any,
     ) -> None:
+        config = cast(FedLeaseConfig, peft_config)
         try:
             if isinstance(target, FedLeaseLayer):
-                target.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
+                target.update_layer(adapter_name, config, inference_mode=config.inference_mode)
                 return
-            layer = FedLeaseLayer(target, adapter_name, peft_config)
+            layer = FedLeaseLayer(target, adapter_name, config)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{current_key}: {error}") from error
         if adapter_name not in self.active_adapters:
@@ -48,7 +50,7 @@ class FedLeaseModel(BaseTuner):
         """Changes the own expert in every layer."""
         for layer in self.routed_layers().values():
             layer.set_own_expert(own, adapter_name)
-        self.peft_config[adapter_name].own_expert = own
+        cast(FedLeaseConfig, self.peft_config[adapter_name]).own_expert = own
 
     def restrict(self, experts: tuple[int, ...] | None, adapter_name: str = "default") -> None:
         """In every layer: just these experts, weight 1 each; None goes back to routing."""

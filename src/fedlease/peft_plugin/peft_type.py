@@ -15,7 +15,7 @@ def _add_member(name: str) -> PeftType:
     member = str.__new__(PeftType, name)
     member._name_ = name
     member._value_ = name
-    member._sort_order_ = len(PeftType)
+    member._sort_order_ = len(PeftType)  # type: ignore[attr-defined]
     PeftType._member_map_[name] = member
     PeftType._member_names_.append(name)
     PeftType._value2member_map_[name] = member

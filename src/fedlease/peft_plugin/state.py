@@ -1,9 +1,11 @@
 """The parameters of a PEFT model under our names: read off the layers, never by replacing parts of strings."""
 
+import warnings
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
@@ -11,19 +13,17 @@ from fedlease.core.types import HEAD, AdapterSpec, TensorName, Tensors
 from fedlease.peft_plugin.config import FedLeaseConfig
 from fedlease.peft_plugin.layer import FedLeaseLayer
 
-__all__ = ["adapter_parameters", "copy_into", "head_parameters", "peft_config_for", "snapshot"]
+__all__ = ["adapter_parameters", "copy_into", "head_parameters", "peft_config_for", "snapshot", "wrap"]
 
 
-def peft_config_for(spec: AdapterSpec, **extra: object) -> "FedLeaseConfig | object":
+def peft_config_for(spec: AdapterSpec, **extra: Any) -> PeftConfig:
     """The PEFT configuration of a spec: stock ``LoraConfig`` for a single adapter, ours for a mixture.
 
     Args:
         spec: the adapter.
         extra: further fields, such as ``task_type`` or ``modules_to_save``.
     """
-    from peft import LoraConfig
-
-    common = {
+    common: dict[str, Any] = {
         "r": spec.r,
         "lora_alpha": spec.alpha,
         "lora_dropout": spec.dropout,
@@ -31,15 +31,24 @@ def peft_config_for(spec: AdapterSpec, **extra: object) -> "FedLeaseConfig | obj
         **extra,
     }
     if spec.mixer == "none":
-        return LoraConfig(**common)  # type: ignore[arg-type]
+        return LoraConfig(**common)
     return FedLeaseConfig(
         num_experts=spec.num_experts,
         own_expert=spec.own,
         mixer=spec.mixer,
         top_k=spec.top_k,
         renormalise=spec.renormalise,
-        **common,  # type: ignore[arg-type]
+        **common,
     )
+
+
+def wrap(model: nn.Module, config: PeftConfig) -> PeftModel:
+    """``peft.get_peft_model``, without the warning that PEFT causes in newer transformers and no user can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        wrapped = get_peft_model(model, config)
+    assert isinstance(wrapped, PeftModel)
+    return wrapped
 
 
 def adapter_parameters(model: PeftModel, adapter_name: str = "default") -> dict[str, nn.Parameter]:
@@ -47,14 +56,14 @@ def adapter_parameters(model: PeftModel, adapter_name: str = "default") -> dict[
     found: dict[str, nn.Parameter] = {}
     for module, layer in model.get_base_model().named_modules():
         if isinstance(layer, FedLeaseLayer) and adapter_name in layer.fedlease_A:
-            for kind, stacks in (("A", layer.fedlease_A), ("B", layer.fedlease_B)):
-                for expert, parameter in enumerate(stacks[adapter_name]):
-                    found[str(TensorName(module, kind, expert))] = parameter
+            for kind, stack in (("A", layer.stack_a(adapter_name)), ("B", layer.stack_b(adapter_name))):
+                for expert, parameter in enumerate(stack):
+                    found[str(TensorName(module, kind, expert))] = cast(nn.Parameter, parameter)
             if adapter_name in layer.fedlease_router:
                 found[str(TensorName(module, "G"))] = layer.fedlease_router[adapter_name]
         elif isinstance(layer, LoraLayer) and adapter_name in layer.lora_A:
-            found[str(TensorName(module, "A", 0))] = layer.lora_A[adapter_name].weight
-            found[str(TensorName(module, "B", 0))] = layer.lora_B[adapter_name].weight
+            found[str(TensorName(module, "A", 0))] = cast(nn.Parameter, layer.lora_A[adapter_name].weight)
+            found[str(TensorName(module, "B", 0))] = cast(nn.Parameter, layer.lora_B[adapter_name].weight)
     return found
 
 

@@ -141,7 +141,7 @@ def write_allocation(folder: Path, allocation: Allocation, centres: Centres | No
 
 
 def _environment(settings: Settings, federation: Federation, model_revision: str | None) -> dict[str, Any]:
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

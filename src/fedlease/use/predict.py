@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.core.types import ClientId
@@ -12,7 +12,7 @@ from fedlease.engines.client_store import ClientStore
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.methods.head import Head
 from fedlease.models import initial_head, load_base, load_tokenizer, locate, new_head_modules
-from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for
+from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
 from fedlease.reporting.run_folder import method_folder, read_clients, read_settings
 from fedlease.runner import build_method
 
@@ -63,8 +63,7 @@ def load(run_folder: str | Path, client: ClientId, method: str | None = None) ->
     config.id2label = dict(enumerate(labels[client]))
     config.label2id = {label: i for i, label in enumerate(labels[client])}
     peft_config = peft_config_for(model.spec, task_type="SEQ_CLS", modules_to_save=list(base.head_modules))
-    wrapped = get_peft_model(base.model, peft_config)  # type: ignore[arg-type]
-    assert isinstance(wrapped, PeftModel)
+    wrapped = wrap(base.model, peft_config)
     copy_into(
         {**adapter_parameters(wrapped), **head_parameters(wrapped.get_base_model(), base.head_modules)}, tensors
     )

@@ -96,9 +96,7 @@ class TestAgainstTheLoop:
     def test_every_top_k(self, top_k: int) -> None:
         logits = torch.randn(20, 7, generator=torch.Generator().manual_seed(top_k)).round()
         for renormalise in (True, False):
-            expected = [
-                equations.weights(row, 1, 4, renormalise=renormalise, top_k=top_k) for row in logits.tolist()
-            ]
+            expected = [equations.weights(row, 1, 4, renormalise=renormalise, top_k=top_k) for row in logits.tolist()]
             got = expert_weights(logits, 1, top_k=top_k, renormalise=renormalise)
             torch.testing.assert_close(got, torch.tensor(expected), atol=1e-6, rtol=0)
 

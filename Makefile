@@ -1,0 +1,23 @@
+.DEFAULT_GOAL := help
+.PHONY: help install check test docs clean
+
+help:  ## list the chores
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
+
+install:  ## install the package with everything that developing needs, into the active environment
+	python -m pip install -c constraints.txt -e '.[quickstart,dev]'
+
+check:  ## lint, format and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+test:  ## all tests that need neither the network nor an accelerator
+	pytest
+
+docs:  ## build the site into site/; warnings are errors
+	mkdocs build --strict
+
+clean:  ## remove what the other chores leave behind
+	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

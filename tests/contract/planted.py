@@ -1,0 +1,36 @@
+"""A federation small enough to derive results by hand: two modules, planted groups, no model."""
+
+from dataclasses import replace
+
+import torch
+
+from fedlease.core.experts import initial_adapter
+from fedlease.core.seeds import generator
+from fedlease.core.types import ClientModel, ClientTask, ClientUpdate, Tensors
+
+SHAPES = {"layer.0.query": (6, 4), "layer.10.value": (6, 6)}
+CLIENTS = {f"{group}{number}": 10 * (number + 1) for group in "ab" for number in range(3)}
+"""Two groups of three clients with 10, 20 and 30 rows."""
+
+
+def adapter(seed: int = 0) -> ClientModel:
+    """The common start: rank 2 on two modules."""
+    return initial_adapter(SHAPES, r=2, alpha=4, dropout=0.0, seed=seed)
+
+
+def train(client: str, task: ClientTask, rows: int, seed: int = 0) -> ClientUpdate:
+    """Stands for local training: moves every trainable tensor in a direction of the client's group, plus noise."""
+    group = client[0]
+    moved: dict[str, torch.Tensor] = {}
+    for name in sorted(task.upload):
+        start = task.model.tensors[name]
+        direction = torch.randn(start.shape, generator=generator(seed, "direction", group, name.rsplit("/", 1)[0]))
+        noise = torch.randn(start.shape, generator=generator(seed, "noise", client, task.round, name))
+        moved[name] = start + direction + 0.05 * noise
+    return ClientUpdate(client, task.phase, task.round, rows, moved, metrics={"loss": 0.5})
+
+
+def constant(update: ClientUpdate, value: float) -> ClientUpdate:
+    """The same update with every tensor filled with one value."""
+    filled: Tensors = {name: torch.full_like(tensor, value) for name, tensor in update.tensors.items()}
+    return replace(update, tensors=filled)

@@ -1,0 +1,230 @@
+"""The contract suite: every method of METHODS passes every test here."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fedlease.core.aggregate import check_update
+from fedlease.core.codec import dumps, loads
+from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName
+from fedlease.methods import METHODS, make_method
+from fedlease.methods.base import WARMUP, Method
+from fedlease.methods.head import Head, with_head
+from tests.contract.planted import CLIENTS, adapter, train
+
+BUDGET = Budget(warmup_epochs=2, rounds=3, local_epochs=1)
+
+EXPECTED_UPLOAD = {"fedlease": {"A", "B", "G"}, "fedit": {"A", "B"}, "local": set()}
+"""Kinds of tensors a method uploads after its warm-up. A new method adds a row."""
+
+
+def heads(policy: str) -> dict[str, Head]:
+    tensors = {"head/classifier.weight": torch.zeros(2, 6), "head/classifier.bias": torch.zeros(2)}
+    return {client: Head(("no", "yes"), {k: v.clone() for k, v in tensors.items()}) for client in CLIENTS}
+
+
+def built(name: str, head: str | None) -> Method:
+    method = make_method(name, BUDGET)
+    return method if head is None else with_head(method, head, heads(head))  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=[None, "local", "shared", "frozen"], ids=lambda head: f"head-{head}")
+def head(request: pytest.FixtureRequest) -> str | None:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=sorted(METHODS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def step(method: Method, state: Any, seed: int = 0, skip: frozenset[str] = frozenset()) -> tuple[Any, list[ClientTask]]:
+    """One step with all clients."""
+    tasks = {client: task for client in sorted(CLIENTS) if (task := method.task(state, client)) is not None}
+    updates = [train(client, task, CLIENTS[client], seed) for client, task in tasks.items() if client not in skip]
+    return method.aggregate(state, updates, absent=skip & tasks.keys()), list(tasks.values())
+
+
+def play(method: Method, steps: int, seed: int = 0) -> list[Any]:
+    """The states of a run."""
+    states = [method.init(adapter(seed), CLIENTS, seed)]
+    for _ in range(steps):
+        states.append(step(method, states[-1], seed)[0])
+    return states
+
+
+def test_the_table_of_expected_uploads_names_every_method() -> None:
+    assert EXPECTED_UPLOAD.keys() == METHODS.keys()
+
+
+def test_state_round_trips_through_safetensors_and_json(name: str, head: str | None) -> None:
+    for state in play(built(name, head), 3):
+        blob = dumps(state)
+        again = loads(blob)
+        assert type(again) is type(state)
+        assert dumps(again) == blob
+
+
+def test_a_restored_state_gives_the_same_next_state(name: str, head: str | None) -> None:
+    method = built(name, head)
+    state = play(method, 2)[-1]
+    assert dumps(step(method, loads(dumps(state)))[0]) == dumps(step(method, state)[0])
+
+
+def test_arguments_are_left_unchanged(name: str, head: str | None) -> None:
+    method = built(name, head)
+    for state in play(method, 3):
+        before = dumps(state)
+        tasks = {client: task for client in CLIENTS if (task := method.task(state, client)) is not None}
+        updates = [train(client, task, CLIENTS[client]) for client, task in tasks.items()]
+        copies = copy.deepcopy(updates)
+        method.aggregate(state, updates)
+        for client in CLIENTS:
+            method.model(state, client)
+            method.group(state, client)
+        assert dumps(state) == before
+        assert [update.client for update in updates] == [update.client for update in copies]
+        for update, copied in zip(updates, copies, strict=True):
+            assert update.tensors.keys() == copied.tensors.keys()
+            assert all(torch.equal(update.tensors[n], copied.tensors[n]) for n in copied.tensors)
+
+
+def test_the_same_seed_gives_the_same_states_and_another_does_not(name: str, head: str | None) -> None:
+    method = built(name, head)
+    first, again, other = (dumps(play(method, 3, seed)[-1]) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_the_order_of_arrival_changes_no_bit(name: str, head: str | None) -> None:
+    method = built(name, head)
+    for state in play(method, 2):
+        tasks = {client: task for client in CLIENTS if (task := method.task(state, client)) is not None}
+        updates = [train(client, task, CLIENTS[client]) for client, task in tasks.items()]
+        assert dumps(method.aggregate(state, updates)) == dumps(method.aggregate(state, updates[::-1]))
+
+
+def test_upload_holds_only_trained_tensors_of_the_model(name: str, head: str | None) -> None:
+    method = built(name, head)
+    for state in play(method, 3):
+        for client in CLIENTS:
+            task = method.task(state, client)
+            assert task is not None
+            assert task.upload <= task.trainable <= task.model.tensors.keys()
+            assert task.stages and all(stage.epochs >= 1 for stage in task.stages)
+
+
+def test_uploaded_kinds_are_those_of_the_paper(name: str) -> None:
+    method = built(name, None)
+    state = play(method, 1)[-1]
+    for client in CLIENTS:
+        task = method.task(state, client)
+        assert task is not None
+        assert {TensorName.parse(tensor).kind for tensor in task.upload} == EXPECTED_UPLOAD[name]
+
+
+def test_the_head_follows_its_policy(name: str, head: str | None) -> None:
+    method = built(name, head)
+    for state in play(method, 2):
+        task = method.task(state, "a0")
+        assert task is not None
+        named = {tensor for tensor in task.model.tensors if tensor.startswith("head/")}
+        assert bool(named) == (head is not None)
+        assert (named <= task.trainable) == (head != "frozen" or not named)
+        assert (task.upload & named == named) == (head == "shared" or not named)
+        assert (task.private & named == named) == (head == "local" or not named)
+
+
+def test_models_have_every_tensor_of_their_spec(name: str, head: str | None) -> None:
+    method = built(name, head)
+    for state in play(method, 4):
+        for client in CLIENTS:
+            model = method.model(state, client)
+            parsed = [TensorName.parse(tensor) for tensor in model.tensors]
+            for module in model.spec.target_modules:
+                for kind in "AB":
+                    found = {p.expert for p in parsed if (p.module, p.kind) == (module, kind)}
+                    assert found == set(range(model.spec.num_experts))
+                routers = [p for p in parsed if (p.module, p.kind) == (module, "G")]
+                assert len(routers) == (model.spec.num_experts > 1)
+
+
+def test_every_client_trains_exactly_the_budget(name: str, head: str | None) -> None:
+    method = built(name, head)
+    state, passes = method.init(adapter(), CLIENTS, 0), dict.fromkeys(CLIENTS, 0)
+    for _ in range(20):
+        for client in CLIENTS:
+            task = method.task(state, client)
+            passes[client] += sum(stage.epochs for stage in task.stages) if task else 0
+        state, asked = step(method, state)
+        if not asked:
+            break
+    assert passes == dict.fromkeys(CLIENTS, BUDGET.passes)
+
+
+def test_rounds_advance_by_one_and_without_updates_nothing_else_moves(name: str, head: str | None) -> None:
+    method = built(name, head)
+    state = play(method, 2)[-1]
+    after = method.aggregate(state, [])
+    assert after.round == state.round + 1
+    for client in CLIENTS:
+        before, kept = method.model(state, client), method.model(after, client)
+        assert before.spec == kept.spec
+        assert all(torch.equal(before.tensors[n], kept.tensors[n]) for n in before.tensors)
+
+
+def test_a_client_whose_first_task_is_refused_is_asked_again_and_then_joins_late(name: str, head: str | None) -> None:
+    method = built(name, head)
+    state = method.init(adapter(), CLIENTS, 0)
+    first = method.task(state, "a1")
+    assert first is not None
+    if first.phase != WARMUP:
+        pytest.skip(f"{name} has no warm-up")
+    state, _ = step(method, state, skip=frozenset({"a1"}))
+    again = method.task(state, "a1")
+    assert again is not None and again.phase == WARMUP
+    assert method.task(state, "a0") is None, "the others wait"
+    state = method.aggregate(state, [], absent={"a1"})
+    assert state.round == 1, "two refusals are enough"
+    late = method.task(state, "a1")
+    assert late is not None and late.phase == WARMUP
+    state, _ = step(method, state)
+    joined = method.task(state, "a1")
+    assert joined is not None and joined.phase != WARMUP
+
+
+def test_a_late_client_is_admitted_and_trains(name: str) -> None:
+    method = make_method(name, BUDGET)
+    state = method.admit(play(method, 2)[-1], "b9", 5)
+    task = method.task(state, "b9")
+    assert task is not None
+    state = method.aggregate(state, [train("b9", task, 5)])
+    if name == "fedlease":
+        assert state.assignment["b9"] == state.assignment["b0"], "placed with its own group"
+    assert method.model(state, "b9").spec.num_experts == method.model(state, "b0").spec.num_experts
+
+
+def test_an_update_of_a_task_passes_the_checks_and_a_spoilt_one_does_not(name: str, head: str | None) -> None:
+    method = built(name, head)
+    for state in play(method, 2):
+        task = method.task(state, "a0")
+        assert task is not None
+        update = train("a0", task, CLIENTS["a0"])
+        check_update(task, "a0", update, expected_examples=CLIENTS["a0"])
+        spoilt: ClientUpdate = replace(update, round=update.round + 1)
+        with pytest.raises(Exception, match="expected"):
+            check_update(task, "a0", spoilt)
+
+
+def test_after_the_last_round_nobody_is_asked(name: str, head: str | None) -> None:
+    method = built(name, head)
+    state = method.init(adapter(), CLIENTS, 0)
+    for _ in range(20):
+        state, asked = step(method, state)
+        if not asked:
+            break
+    assert state.round > method.last_round
+    assert all(method.task(state, client) is None for client in CLIENTS)

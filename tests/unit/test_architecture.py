@@ -1,0 +1,275 @@
+"""What holds for the source as a whole: one-way imports, no pickle, sorted exports; each rule is tried on a bad file."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fedlease
+from fedlease.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+SRC = ROOT / "src"
+PACKAGE = SRC / "fedlease"
+
+SCIENCE = {"torch", "numpy", "scipy", "sklearn", "safetensors"}
+
+# Layer -> the only parts of fedlease it may import. Written-out lists, so that a new part is forbidden until allowed.
+MAY_IMPORT = {
+    "core": {"core", "errors"},
+    "peft_plugin": {"core", "errors", "peft_plugin"},
+    "methods": {"core", "errors", "methods"},
+}
+# Layer -> parts of fedlease it must not import: whatever stands above it.
+MUST_NOT_IMPORT = {
+    "engines": {"use", "cli", "run", "runner", "experiments"},
+    "use": {"cli"},
+    "data": {"methods", "engines", "use", "cli", "run", "runner", "experiments"},
+    "tasks": {"methods", "engines", "use", "cli", "run", "runner", "experiments"},
+    "models": {"methods", "engines", "use", "cli", "run", "runner", "experiments"},
+    "reporting": {"methods", "use", "cli", "run", "runner", "experiments"},
+}
+THIRD_PARTY = {"core": SCIENCE, "methods": SCIENCE}
+
+PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "jsonpickle"}
+PICKLE_CALLS = {("torch", "load"), ("torch", "save"), ("joblib", "load"), ("joblib", "dump")}
+
+SOFT_LIMIT = 300
+"""Lines; the design asks for files that are read in one sitting."""
+
+
+def modules(root: Path = PACKAGE) -> list[Path]:
+    return sorted(root.rglob("*.py"))
+
+
+def imports(source: str, package: str = "fedlease") -> Iterator[str]:
+    """Every dotted name imported anywhere, inside functions and ``if TYPE_CHECKING`` too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, node.module] if node.module else parent)
+            else:
+                base = node.module or ""
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
+
+
+def layer_of(path: Path, root: Path = PACKAGE) -> str:
+    return path.relative_to(root).parts[0].removesuffix(".py")
+
+
+def package_of(path: Path, root: Path = PACKAGE) -> str:
+    return ".".join(["fedlease", *path.relative_to(root).parts[:-1]])
+
+
+def import_faults(layer: str, source: str, package: str = "fedlease") -> list[str]:
+    faults = []
+    for name in imports(source, package):
+        top, _, rest = name.partition(".")
+        if top == "fedlease":
+            part = rest.split(".")[0]
+            if layer in MAY_IMPORT and part not in MAY_IMPORT[layer]:
+                faults.append(f"{layer} must not import fedlease.{part}")
+            if part in MUST_NOT_IMPORT.get(layer, set()):
+                faults.append(f"{layer} must not import fedlease.{part}")
+        elif layer in THIRD_PARTY and top not in THIRD_PARTY[layer] | set(sys.stdlib_module_names):
+            faults.append(f"{layer} must not import {top}")
+    return faults
+
+
+def pickle_faults(source: str) -> list[str]:
+    faults = [f"imports {name}" for name in imports(source) if name.split(".")[0] in PICKLES]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if (node.value.id, node.attr) in PICKLE_CALLS:
+                faults.append(f"calls {node.value.id}.{node.attr}")
+        elif isinstance(node, ast.keyword) and node.arg in ("weights_only", "allow_pickle"):
+            faults.append(f"passes {node.arg}")
+        elif isinstance(node, ast.ImportFrom) and node.module in ("torch", "torch.serialization"):
+            faults += [f"imports {node.module}.{a.name}" for a in node.names if a.name in ("load", "save")]
+        elif isinstance(node, ast.Call):
+            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            first = node.args[0] if node.args else None
+            if called in ("import_module", "__import__") and isinstance(first, ast.Constant) and first.value in PICKLES:
+                faults.append(f"imports {first.value}")
+    return faults
+
+
+def exports(source: str) -> list[str] | None:
+    """The literal ``__all__`` of a module; None where there is none."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    return None
+
+
+def export_key(name: str) -> tuple[int, str]:
+    """The order that ruff's RUF022 keeps: CONSTANTS, then Classes, then functions."""
+    return (0 if name.isupper() else 1 if name.lstrip("_")[:1].isupper() else 2, name)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+class TestEveryModule:
+    def test_imports_go_one_way(self, path: Path) -> None:
+        assert import_faults(layer_of(path), path.read_text(), package_of(path)) == []
+
+    def test_nothing_is_pickled(self, path: Path) -> None:
+        assert pickle_faults(path.read_text()) == []
+
+    def test_exports_are_sorted_and_unique(self, path: Path) -> None:
+        names = exports(path.read_text()) or []
+        assert names == sorted(set(names), key=export_key)
+
+    def test_every_export_exists(self, path: Path) -> None:
+        names = exports(path.read_text())
+        if names is None:
+            assert layer_of(path) != "core" or path.name == "__init__.py", "a module of the core states its __all__"
+            return
+        parts = path.relative_to(SRC).with_suffix("").parts
+        module = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+        assert [name for name in names if not hasattr(module, name)] == []
+
+    def test_is_short_enough_to_read(self, path: Path) -> None:
+        assert len(path.read_text().splitlines()) <= SOFT_LIMIT
+
+
+class TestTheTestsThemselves:
+    def test_the_source_is_found(self) -> None:
+        assert {"core", "methods", "engines", "peft_plugin", "data", "errors", "config"} <= set(
+            map(layer_of, modules())
+        )
+        assert len(modules()) > 20
+
+    @pytest.mark.parametrize(
+        ("layer", "source"),
+        [
+            ("core", "import fedlease.config"),
+            ("core", "from fedlease import config"),
+            ("core", "from fedlease.methods import METHODS"),
+            ("core", "import torch, transformers"),
+            ("core", "def f():\n    import peft"),
+            ("core", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fedlease.data import federation"),
+            ("core", "from ..data.federation import Row"),
+            ("core", "from .. import config"),
+            ("methods", "from fedlease.engines.events import Event"),
+            ("methods", "from fedlease.data.federation import Row"),
+            ("methods", "import peft"),
+            ("peft_plugin", "from fedlease.methods.base import Method"),
+            ("engines", "from fedlease.use.predict import predict"),
+            ("engines", "from fedlease import cli"),
+            ("use", "import fedlease.cli"),
+            ("data", "from fedlease.methods.fedit import FedIT"),
+            ("reporting", "from fedlease.run import run"),
+        ],
+    )
+    def test_a_planted_wrong_import_is_found(self, layer: str, source: str, tmp_path: Path) -> None:
+        planted = tmp_path / "fedlease" / layer / "bad.py"
+        planted.parent.mkdir(parents=True)
+        planted.write_text(f'"""Planted."""\n\n{source}\n')
+        (path,) = modules(tmp_path / "fedlease")
+        root = tmp_path / "fedlease"
+        assert import_faults(layer_of(path, root), path.read_text(), package_of(path, root)) != []
+
+    @pytest.mark.parametrize(
+        ("layer", "source"),
+        [
+            (
+                "core",
+                "import math\nimport torch\nfrom scipy.cluster import hierarchy\nfrom fedlease.core.types import Stage",
+            ),
+            ("core", "from .types import Stage\nfrom ..errors import InputError"),
+            ("methods", "from fedlease.core.types import Stage\nfrom fedlease.methods.base import Method"),
+            ("engines", "import peft\nfrom fedlease.methods import METHODS\nfrom fedlease.peft_plugin import layer"),
+            ("cli", "from fedlease.use import predict\nimport typer"),
+        ],
+    )
+    def test_right_imports_pass(self, layer: str, source: str) -> None:
+        assert import_faults(layer, source, f"fedlease.{layer}") == []
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "import pickle",
+            "def f():\n    from dill import loads",
+            "from joblib import load",
+            "import torch\ntorch.load('x')",
+            "import torch\nread = torch.load",
+            "import torch\ntorch.save({}, 'x')",
+            "from torch import load",
+            "from torch.serialization import save",
+            "f('x', weights_only=True)",
+            "np.load('x', allow_pickle=False)",
+            "import importlib\nimportlib.import_module('pickle')",
+            "__import__('marshal')",
+        ],
+    )
+    def test_a_planted_pickle_is_found(self, source: str) -> None:
+        assert pickle_faults(source) != []
+
+    def test_harmless_loads_pass(self) -> None:
+        assert pickle_faults("import json, torch\njson.loads('1')\nsafetensors.torch.load(b'')\ntorch.ones(1)") == []
+
+    def test_a_planted_export_is_found(self) -> None:
+        names = exports("__all__ = ['b', 'a', 'A']\n")
+        assert names == ["b", "a", "A"]
+        assert sorted(names, key=export_key) == ["A", "a", "b"]
+        assert sorted(["make", "Zeta", "HEAD", "Alpha"], key=export_key) == ["HEAD", "Alpha", "Zeta", "make"]
+        assert exports("x = 1") is None
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_of_the_table_can_be_imported(name: str) -> None:
+    module, _, cls = METHODS[name].partition(":")
+    assert cls in importlib.import_module(module).__all__
+    assert (PACKAGE / "methods" / f"{name.replace('-', '_')}.py").exists()
+    assert list(METHODS) == sorted(METHODS)
+
+
+def imported_by(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+class TestLazyImport:
+    HEAVY = frozenset({"torch", "transformers", "peft", "sklearn", "scipy", "datasets", "pandas"})
+
+    def test_importing_the_package_imports_nothing_heavy(self) -> None:
+        assert not imported_by("import fedlease; fedlease.__version__; from fedlease import methods") & self.HEAVY
+
+    def test_the_test_can_fail(self) -> None:
+        assert "torch" in imported_by("import fedlease.core.types") & self.HEAVY
+
+
+def test_the_newest_entry_of_the_changelog_is_the_version() -> None:
+    found = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert found[0] == fedlease.__version__
+
+
+def test_the_citation_states_the_version() -> None:
+    assert f"\nversion: {fedlease.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_every_dependency_has_a_constraint() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = {
+        re.split(r"[\[<>=~! ]", requirement)[0].lower().replace("_", "-")
+        for requirement in [*project["dependencies"], *extras["quickstart"], *extras["dev"]]
+    }
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {line.partition("==")[0] for line in lines}
+    assert wanted <= pinned
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[0-9][0-9a-z.]*", line) for line in lines)
