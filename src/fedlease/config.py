@@ -1,17 +1,28 @@
 """The settings of a run: typed, checked all at once, with presets, read from and written to YAML."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedlease.config_faults import nearest, sentences
 from fedlease.errors import ConfigError
+from fedlease.methods import METHODS
 
-__all__ = ["DataSettings", "LoraSettings", "Settings", "TrainSettings", "WarmupSettings", "preset_names", "resolve"]
+__all__ = [
+    "ColumnSettings",
+    "DataSettings",
+    "LoraSettings",
+    "Settings",
+    "TrainSettings",
+    "WarmupSettings",
+    "preset_names",
+    "preset_text",
+    "resolve",
+]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -156,26 +167,6 @@ class Settings(_Section):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
 
-    @model_validator(mode="after")
-    def _methods_exist(self) -> "Settings":
-        from fedlease.methods import METHODS  # a table of strings: no torch
-
-        faults = [
-            f"{key}: unknown method {name!r}{_nearest(name, METHODS)}"
-            for key, names in (("method", (self.method,)), ("baselines", self.baselines))
-            for name in names
-            if name not in METHODS
-        ]
-        if self.method in self.baselines:
-            faults.append(f"baselines: {self.method!r} is the method itself")
-        if len(set(self.baselines)) < len(self.baselines):
-            faults.append(f"baselines: a method is named twice in {list(self.baselines)}")
-        if self.data.source in ("folder",) and self.data.path is None:
-            faults.append("data.path: is required for data.source 'folder': the folder or file that holds your rows")
-        if faults:
-            raise ValueError("\n".join(faults))
-        return self
-
     def to_yaml(self) -> str:
         """The settings as YAML that :func:`resolve` reads back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -185,3 +176,153 @@ def preset_names() -> list[str]:
     """Names of the shipped presets, sorted."""
     folder = resources.files("fedlease") / "presets"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """The YAML of a preset.
+
+    Raises:
+        ConfigError: no such preset; the message names the nearest.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"preset: unknown preset {name!r}{nearest(name, preset_names())}")
+    return (resources.files("fedlease") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def resolve(
+    path: Path | None = None,
+    *,
+    preset: str | None = None,
+    base: Settings | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+) -> Settings:
+    """Settings from layers: a preset, then a YAML file, then single values.
+
+    Without ``path``, ``preset`` and ``base`` the preset ``quickstart`` is taken. Giving ``data.path`` alone makes the
+    rows of a preset that brings its own (``quickstart``, ``smoke``) give way to yours.
+
+    Args:
+        path: a YAML file; its key ``preset`` may name what it builds on.
+        preset: name of a shipped preset.
+        base: settings to start from, in the place of a preset.
+        overrides: ``key.sub=value`` strings, or dotted keys with values.
+
+    Raises:
+        ConfigError: every fault that was found, one sentence each.
+    """
+    changes, faults = _parse(overrides)
+    from_file = _read_yaml(path) if path is not None else {}
+    named = from_file.pop("preset", None)
+    if preset is None and isinstance(named, str):
+        preset = named
+    elif named is not None and not isinstance(named, str):
+        faults.append(f"preset: must be a name, received {named!r}")
+    if preset is None and path is None and base is None:
+        preset = "quickstart"
+    layers: dict[str, Any] = base.model_dump(mode="json") if base is not None else {}
+    if preset is not None:
+        try:
+            layers = _merge(layers, yaml.safe_load(preset_text(preset)))
+        except ConfigError as error:
+            raise ConfigError([*error.faults, *faults]) from None
+    mine = from_file
+    for key, value in changes.items():
+        try:
+            mine = _merge(mine, _nest(key, value))
+        except TypeError as error:
+            faults.append(str(error))
+    layers = _merge(_make_room_for_own_rows(layers, mine), mine)
+    faults += _cross_faults(layers)
+    try:
+        settings = Settings.model_validate(layers)
+    except ValidationError as error:
+        raise ConfigError([*sentences(error, Settings), *faults]) from None
+    if faults:
+        raise ConfigError(faults)
+    return settings
+
+
+def _make_room_for_own_rows(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    own, given = mine.get("data"), layers.get("data")
+    if not isinstance(own, Mapping) or not isinstance(given, Mapping) or own.get("path") is None or "source" in own:
+        return dict(layers)
+    if given.get("source") == "quickstart":
+        # Its row counts and lengths are made for its own corpora.
+        return {**layers, "data": {"source": "folder"}}
+    if given.get("source") == "synthetic":
+        return {**layers, "data": {**given, "source": "folder"}}
+    return dict(layers)
+
+
+def _cross_faults(raw: Mapping[str, Any]) -> list[str]:
+    """Rules between settings, and names that only tables know; on raw values, so that all faults come together."""
+    faults = []
+    method, baselines = raw.get("method", "fedlease"), raw.get("baselines") or ()
+    names = [("method", method)]
+    if isinstance(baselines, Sequence) and not isinstance(baselines, str):
+        names += [("baselines", name) for name in baselines]
+        for name in sorted({str(name) for name in baselines if list(baselines).count(name) > 1}):
+            faults.append(f"baselines: {name!r} is named twice")
+        if method in baselines:
+            faults.append(f"baselines: {method!r} is the method itself")
+    faults += [
+        f"{key}: unknown method {name!r}{nearest(str(name), METHODS)}" for key, name in names if name not in METHODS
+    ]
+    data = raw.get("data")
+    data = data if isinstance(data, Mapping) else {}
+    if data.get("source", "folder") == "folder" and data.get("path") is None:
+        faults.append("data.path: is required when data.source is 'folder': the folder or file that holds your rows")
+    sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
+    if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled:
+        faults.append(f"min_clients: must be at most clients_per_round = {sampled}, received {needed}")
+    return faults
+
+
+def _parse(overrides: Mapping[str, Any] | Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    if isinstance(overrides, Mapping):
+        return dict(overrides), []
+    changes, faults = {}, []
+    for item in overrides:
+        key, sign, text = item.partition("=")
+        if not sign or not key.strip():
+            faults.append(f"--set: must be key=value, received {item!r}")
+            continue
+        try:
+            changes[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            faults.append(f"{key.strip()}: the value is no YAML: {text!r}")
+    return changes, faults
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    nested: dict[str, Any] = value
+    return nested
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config: {path} is not UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"config: {path}, line {line}: {error.problem}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"config: {path} must hold settings as 'key: value' lines, received a {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}

@@ -36,7 +36,7 @@ from fedlease.reporting.run_folder import (
 )
 from fedlease.tasks.classification import encode
 
-__all__ = ["Prepared", "RunResult", "build_method", "prepare", "resume", "run", "run_settings", "settle"]
+__all__ = ["Prepared", "RunResult", "build_method", "default_out", "optimiser_of", "prepare", "resume", "run", "run_settings", "settle"]
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _run_method(
     engine = Engine(
         prepared.resident,
         prepared.clients,
-        _optimiser(settings),
+        optimiser_of(settings),
         Participation(settings.clients_per_round, settings.min_clients, settings.eval_every),
         Checkpoint(folder),
         (keep_allocation, *listeners),
@@ -291,7 +291,8 @@ def _run_method(
     return summary
 
 
-def _optimiser(settings: Settings) -> Optimiser:
+def optimiser_of(settings: Settings) -> Optimiser:
+    """The training settings as the local step takes them."""
     return Optimiser(
         lr=settings.train.lr,
         weight_decay=settings.train.weight_decay,

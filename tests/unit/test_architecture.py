@@ -1,4 +1,4 @@
-"""What holds for the source as a whole: one-way imports, no pickle, sorted exports; each rule is tried on a bad file."""
+"""What holds for the source as a whole: one-way imports, no pickle, sorted exports; each rule meets a planted fault."""
 
 import ast
 import importlib
@@ -25,14 +25,16 @@ MAY_IMPORT = {
     "peft_plugin": {"core", "errors", "peft_plugin"},
     "methods": {"core", "errors", "methods"},
 }
+# What stands on top of everything.
+TOP = {"checking", "cli", "experiments", "run", "runner", "use"}
 # Layer -> parts of fedlease it must not import: whatever stands above it.
 MUST_NOT_IMPORT = {
-    "engines": {"use", "cli", "run", "runner", "experiments"},
+    "engines": TOP,
     "use": {"cli"},
-    "data": {"methods", "engines", "use", "cli", "run", "runner", "experiments"},
-    "tasks": {"methods", "engines", "use", "cli", "run", "runner", "experiments"},
-    "models": {"methods", "engines", "use", "cli", "run", "runner", "experiments"},
-    "reporting": {"methods", "use", "cli", "run", "runner", "experiments"},
+    "data": {"methods", "engines", *TOP},
+    "tasks": {"methods", "engines", *TOP},
+    "models": {"methods", "engines", *TOP},
+    "reporting": {"methods", *(TOP - {"checking"})},
 }
 THIRD_PARTY = {"core": SCIENCE, "methods": SCIENCE}
 
@@ -140,7 +142,8 @@ class TestEveryModule:
         assert [name for name in names if not hasattr(module, name)] == []
 
     def test_is_short_enough_to_read(self, path: Path) -> None:
-        assert len(path.read_text().splitlines()) <= SOFT_LIMIT
+        lines = path.read_text().count("\n")
+        assert lines <= SOFT_LIMIT
 
 
 class TestTheTestsThemselves:
@@ -167,6 +170,7 @@ class TestTheTestsThemselves:
             ("peft_plugin", "from fedlease.methods.base import Method"),
             ("engines", "from fedlease.use.predict import predict"),
             ("engines", "from fedlease import cli"),
+            ("engines", "from fedlease.runner import run"),
             ("use", "import fedlease.cli"),
             ("data", "from fedlease.methods.fedit import FedIT"),
             ("reporting", "from fedlease.run import run"),

@@ -45,6 +45,11 @@ class ResidentModel:
             raise RuntimeError("load a client's model first")
         return self._model
 
+    @property
+    def base_parameters(self) -> int:
+        """Number of frozen parameters, its own head among them."""
+        return sum(p.numel() for name, p in self._base.model.named_parameters() if "lora_" not in name)
+
     def head_modules(self, num_labels: int) -> dict[str, nn.Module]:
         """The head for a number of labels, made on first use."""
         if num_labels not in self._heads:

@@ -70,6 +70,12 @@ class TestDistances:
         expected = [[equations.distance(loop[i], loop[j]) for j in clients] for i in clients]
         torch.testing.assert_close(d, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=0)
 
+    def test_below_a_millionth_counts_as_identical(self) -> None:
+        # 1 - cos(angle) is angle^2 / 2: .001 rad gives 5e-7, .002 rad gives 2e-6.
+        _, d = distances(vectors(a=[1.0, 0.0], b=[1.0, 0.001], c=[1.0, -0.001]))
+        assert d[0, 1] == d[0, 2] == 0
+        assert d[1, 2].item() == pytest.approx(2e-6, rel=0.01)
+
     def test_rounding_in_float32_is_no_distance(self) -> None:
         g = torch.Generator().manual_seed(0)
         base = torch.randn(64, 8, generator=g)

@@ -1,0 +1,111 @@
+"""MkDocs hook: writes the tables of settings and presets from ``Settings`` and the shipped YAML files.
+
+``python docs/settings_table.py`` prints both.
+"""
+
+import types
+from collections.abc import Iterator
+from importlib import resources
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from fedlease.config import Settings, preset_names
+
+SETTINGS = "<!-- settings-table -->"
+PRESETS = "<!-- presets-table -->"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Called by MkDocs for every page."""
+    for marker, write in ((SETTINGS, settings_table), (PRESETS, presets_table)):
+        if marker in markdown:
+            markdown = markdown.replace(marker, write())
+    return markdown
+
+
+def presets_table() -> str:
+    """What each shipped file says about itself: its leading comment, after the commands."""
+    rows = ["| Name | What it is |", "| --- | --- |"]
+    for name in preset_names():
+        text = (resources.files("fedlease") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+        comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+        prose = " ".join(comment[comment.index("") + 1 :]).replace("|", "\\|")
+        rows.append(f"| `{name}` | {prose} |")
+    return "\n".join(rows)
+
+
+def settings_table(model: type[BaseModel] = Settings) -> str:
+    """One Markdown section per group of settings."""
+    groups: dict[str, list[str]] = {}
+    for key, field in fields(model):
+        group = key.rpartition(".")[0]
+        meaning = " ".join((field.description or "").replace("``", "`").split())
+        cells = (f"`{key}`", f"`{default(field)}`", kind(field.annotation, field.metadata), meaning)
+        groups.setdefault(group, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    head = ["| Key | Default | Value | Meaning |", "| --- | --- | --- | --- |"]
+    titles = {"": "## The run", **{group: f"## `{group}`" for group in groups if group}}
+    return "\n\n".join("\n".join([titles[group], "", *head, *rows]) for group, rows in groups.items())
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted key and field; plain settings before nested groups."""
+    nested = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            nested.append((name, field.annotation))
+        else:
+            yield prefix + name, field
+    for name, section in nested:
+        yield from fields(section, f"{prefix}{name}.")
+
+
+def default(field: FieldInfo) -> str:
+    """As it is written in YAML."""
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "required"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return str(value)
+
+
+def kind(annotation: Any, metadata: Any = ()) -> str:
+    """The type in words, with its range."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *more = get_args(annotation)
+        return kind(inner, [*metadata, *more])
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join("`null`" if part is type(None) else kind(part, metadata) for part in get_args(annotation))
+    if origin is tuple:
+        return f"list of {kind(get_args(annotation)[0])}"
+    names = {int: "integer", float: "number", str: "text", bool: "`true`, `false`"}
+    name = names.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
+    return f"{name} {' and '.join(bounds(metadata))}".strip()
+
+
+def bounds(metadata: Any) -> Iterator[str]:
+    """Ranges in words."""
+    for rule in metadata:
+        if isinstance(rule, FieldInfo):
+            yield from bounds(rule.metadata)
+        elif isinstance(rule, annotated_types.Ge):
+            yield f">= {rule.ge:g}"
+        elif isinstance(rule, annotated_types.Gt):
+            yield f"> {rule.gt:g}"
+        elif isinstance(rule, annotated_types.Le):
+            yield f"<= {rule.le:g}"
+        elif isinstance(rule, annotated_types.Lt):
+            yield f"< {rule.lt:g}"
+
+
+if __name__ == "__main__":
+    print(presets_table(), settings_table(), sep="\n\n")

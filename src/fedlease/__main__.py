@@ -1,0 +1,5 @@
+"""``python -m fedlease``."""
+
+from fedlease.cli import main
+
+main()

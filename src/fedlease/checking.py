@@ -1,0 +1,123 @@
+"""``fedlease check``: settings, data and model are sound; what the run will cost."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from fedlease.config import Settings
+from fedlease.core.types import Budget, TensorName
+from fedlease.data import load_federation
+from fedlease.engines.local_step import local_step
+from fedlease.estimate import (
+    ASSUMED_EXPERTS,
+    CheckReport,
+    adapter_parameters,
+    estimate_method,
+    router_parameters,
+)
+from fedlease.methods.fedit import FedIT
+from fedlease.methods.head import with_head
+from fedlease.models import locate
+from fedlease.runner import Prepared, optimiser_of, prepare, settle
+from fedlease.tasks.classification import Encoded
+
+__all__ = ["check_settings"]
+
+PROBE_BATCHES = 3
+
+
+def check_settings(settings: Settings) -> CheckReport:
+    """Loads everything a run would load, trains a few batches of one client and throws them away.
+
+    Raises:
+        InputError: what a run would have raised before its first step.
+    """
+    settings = settle(settings)
+    federation = load_federation(settings.data, settings.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        source = locate(settings.model, settings.revision, Path(folder), settings.seed)
+        prepared = prepare(settings, federation, source)
+        seconds_per_row = _probe(prepared)
+    adapter = prepared.adapter
+    shapes = {
+        module: (
+            adapter.tensors[str(TensorName(module, "A", 0))].shape[1],
+            adapter.tensors[str(TensorName(module, "B", 0))].shape[0],
+        )
+        for module in adapter.spec.target_modules
+    }
+    clients = prepared.clients
+    experts = min(ASSUMED_EXPERTS, len(clients), settings.max_experts)
+    one_expert = adapter_parameters(shapes, adapter.spec.r)
+    router = router_parameters(shapes, experts)
+    methods = (settings.method, *settings.baselines)
+    estimates = [
+        estimate_method(
+            name,
+            settings,
+            num_clients=len(clients),
+            train_rows=sum(len(client.train) for client in clients.values()),
+            test_rows=sum(len(client.test) for client in clients.values()),
+            adapter=one_expert,
+            router=router,
+            num_experts=experts,
+            seconds_per_row=seconds_per_row,
+            shared_warmup=position > 0,
+        )
+        for position, name in enumerate(methods)
+    ]
+    tokens = [length for client in clients.values() for length in client.train.lengths]
+    heads = [sum(t.numel() for t in head.tensors.values()) for head in prepared.heads.values()]
+    return CheckReport(
+        settings=prepared.settings,
+        tasks={data.id: data.task for data in federation},
+        labels={data.id: data.labels for data in federation},
+        train_rows={data.id: len(data.train) for data in federation},
+        test_rows={data.id: len(data.test) for data in federation},
+        mean_tokens=sum(tokens) / len(tokens),
+        truncated=sum(client.train.truncated for client in clients.values()),
+        warnings=prepared.warnings,
+        base_parameters=prepared.resident.base_parameters,
+        adapter_parameters=one_expert,
+        router_parameters=router,
+        head_parameters=max(heads),
+        assumed_experts=experts,
+        memory_bytes=_peak_memory() + 8 * len(clients) * (one_expert + max(heads)),
+        estimates=estimates,
+    )
+
+
+def _probe(prepared: Prepared) -> float:
+    """Seconds per row of training, on a few batches of the client with the most rows."""
+    settings = prepared.settings
+    client = max(prepared.clients, key=lambda name: len(prepared.clients[name].train))
+    rows = _first(prepared.clients[client].train, PROBE_BATCHES * settings.train.batch_size)
+    method = with_head(FedIT(Budget(1, 0)), "frozen", prepared.heads)
+    task = method.task(method.init(prepared.adapter, {name: 1 for name in prepared.clients}, settings.seed), client)
+    assert task is not None  # FedIT's first round asks everyone
+    labels = len(prepared.clients[client].data.labels)
+    prepared.resident.load(task.model, labels)
+    warm = _first(rows, min(2, len(rows)))
+    local_step(prepared.resident, client, task, warm, optimiser_of(settings))
+    begun = time.perf_counter()
+    local_step(prepared.resident, client, task, rows, optimiser_of(settings))
+    return (time.perf_counter() - begun) / len(rows)
+
+
+def _first(rows: Encoded, count: int) -> Encoded:
+    columns = {name: column[:count] for name, column in rows.columns.items()}
+    return Encoded(columns, rows.labels[:count], rows.padding, rows.left, 0)
+
+
+def _peak_memory() -> int:
+    """Peak of this process so far, which has just done what a run does; on a GPU, that of the device's allocator."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated()
+    if os.name == "posix":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return 0
