@@ -1,10 +1,10 @@
 """FedLEASE: federated fine-tuning with adaptive LoRA experts.
 
-    import fedlease
+import fedlease
 
-    result = fedlease.run("quickstart")             # or fedlease.run({"data.path": "my-federation"})
-    model = fedlease.load(result.out, "topic-0")    # an ordinary PEFT model
-    tokenizer = fedlease.tokenizer(result.out)
+result = fedlease.run("quickstart")             # or fedlease.run({"data.path": "my-federation"})
+model = fedlease.load(result.out, "topic-0")    # an ordinary PEFT model
+tokenizer = fedlease.tokenizer(result.out)
 """
 
 import importlib

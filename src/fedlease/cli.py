@@ -33,7 +33,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Config = Annotated[Path | None, typer.Argument(help="Settings in YAML. Without it: the quickstart.", show_default=False)]
+Config = Annotated[
+    Path | None, typer.Argument(help="Settings in YAML. Without it: the quickstart.", show_default=False)
+]
 Preset = Annotated[str | None, typer.Option(help="A shipped set of settings; see `fedlease presets`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write; default: a new one in runs/.")]

@@ -45,7 +45,7 @@ class ColumnSettings(_Section):
     client: str = "client"
     """The client, when ``data.path`` is one file."""
     split: str = "split"
-    """``train`` or ``test``, when ``data.path`` is one file; without it ``data.test_fraction`` of each client is held out."""
+    """``train`` or ``test``, when ``data.path`` is one file; without it ``data.test_fraction`` is held out."""
     task: str = "task"
     """What a client's rows are about, one value per client, for per-task scores; may be absent."""
 
@@ -324,5 +324,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"config: {path} must hold settings as 'key: value' lines, received a {type(content).__name__}")
+        raise ConfigError(
+            f"config: {path} must hold settings as 'key: value' lines, received a {type(content).__name__}"
+        )
     return {str(key): value for key, value in content.items()}

@@ -190,9 +190,7 @@ def initial_head(modules: Mapping[str, nn.Module], seed: int, std: float = 0.02)
     return tensors
 
 
-def target_shapes(
-    base: BaseModel, target_modules: Sequence[str] | None, r: int
-) -> dict[str, tuple[int, int]]:
+def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int) -> dict[str, tuple[int, int]]:
     """Adapted module -> (in features, out features).
 
     Args:
@@ -262,9 +260,7 @@ def _make_tiny(folder: Path, seed: int) -> None:
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {
-        token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])
-    }
+    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_only.decoder = decoders.ByteLevel()

@@ -36,7 +36,18 @@ from fedlease.reporting.run_folder import (
 )
 from fedlease.tasks.classification import encode
 
-__all__ = ["Prepared", "RunResult", "build_method", "default_out", "optimiser_of", "prepare", "resume", "run", "run_settings", "settle"]
+__all__ = [
+    "Prepared",
+    "RunResult",
+    "build_method",
+    "default_out",
+    "optimiser_of",
+    "prepare",
+    "resume",
+    "run",
+    "run_settings",
+    "settle",
+]
 
 
 @dataclass(frozen=True)
@@ -131,7 +142,9 @@ def run_settings(settings: Settings, out: Path, listeners: Sequence[Listener] = 
         RunFailedError: the run cannot go on; ``resume`` goes on from its last step.
     """
     if (out / "config.yaml").exists():
-        raise RunFolderError(f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out")
+        raise RunFolderError(
+            f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
+        )
     settings = settle(settings)
     federation = load_federation(settings.data, settings.seed)
     source = locate(settings.model, settings.revision, out / "base", settings.seed)
@@ -212,7 +225,9 @@ def prepare(settings: Settings, federation: Federation, source: ModelSource) -> 
     rows = sum(len(client.train) + len(client.test) for client in clients.values())
     warnings = list(federation.warnings)
     if cut:
-        warnings.append(f"{cut} of {rows} rows are longer than data.max_tokens = {settings.data.max_tokens} and were cut")
+        warnings.append(
+            f"{cut} of {rows} rows are longer than data.max_tokens = {settings.data.max_tokens} and were cut"
+        )
     return Prepared(settings, federation, clients, resident, adapter, heads, tuple(warnings))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from contract.planted import CLIENTS, adapter, train
 
 from fedlease.core.aggregate import check_update
 from fedlease.core.codec import dumps, loads
@@ -13,7 +14,6 @@ from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName
 from fedlease.methods import METHODS, make_method
 from fedlease.methods.base import WARMUP, Method
 from fedlease.methods.head import Head, with_head
-from tests.contract.planted import CLIENTS, adapter, train
 
 BUDGET = Budget(warmup_epochs=2, rounds=3, local_epochs=1)
 

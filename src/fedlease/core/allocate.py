@@ -156,6 +156,7 @@ def place(b: Mapping[str, Tensor], known: Centres) -> Placement:
     if units.shape[1] != known.units.shape[1]:
         raise ValueError(f"B has {units.shape[1]} values, the run's clusters have {known.units.shape[1]}")
     d = (1 - (known.units @ units[0] + known.zeros @ zeros[0]) / len(known.modules)).clamp(0, 2)
+    d[d < IDENTICAL] = 0
     ordered = d.sort().values
     expert = int(d.argmin())
     finite = [reach for reach in known.reach if reach == reach]  # NaN marks a singleton

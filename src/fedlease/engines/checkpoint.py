@@ -15,6 +15,8 @@ from fedlease import __version__
 from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
+from fedlease.methods import method_class
+from fedlease.methods.head import HeadState
 
 __all__ = ["FORMAT", "Checkpoint", "Saved", "write_atomically"]
 
@@ -29,7 +31,7 @@ class Saved:
     Attributes:
         method: name.
         step: steps (warm-up waves and rounds) behind it.
-        state: the method's.
+        state: the method's, in most runs a :class:`~fedlease.methods.head.HeadState` around it.
         private: client -> slot -> tensors, see ``ClientStore``.
         totals: running sums: bytes, seconds, steps.
         finished: no round is left.
@@ -37,7 +39,7 @@ class Saved:
 
     method: str
     step: int
-    state: Any
+    state: HeadState | Any
     private: Mapping[ClientId, Mapping[str, Tensors]]
     totals: Mapping[str, float] = field(default_factory=dict)
     finished: bool = False
@@ -67,6 +69,7 @@ class Checkpoint:
             return None
         manifest = self._read_manifest()
         try:
+            method_class(manifest["method"])  # only classes that have been imported can be read
             state = self._read(manifest["state"])
             private = {
                 client: {slot: self._read(entry) for slot, entry in slots.items()}

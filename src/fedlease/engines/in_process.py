@@ -183,7 +183,10 @@ class Engine:
             "clients": {client: records[client] for client in sorted(records)},
             "refused": refused,
             **{key: int(value) for key, value in counted.items()},
-            "seconds": {**{k: round(v, 3) for k, v in seconds.items()}, "step": round(time.perf_counter() - started, 3)},
+            "seconds": {
+                **{k: round(v, 3) for k, v in seconds.items()},
+                "step": round(time.perf_counter() - started, 3),
+            },
         }
         saved = Saved(name, saved.step + 1, after, self.store.slots, dict(self.totals))
         self.checkpoint.commit(saved, record)
@@ -219,7 +222,8 @@ class Engine:
         if reused:
             result = self.cache.trained[key]
             result = replace(
-                result, update=replace(result.update, phase=task.phase, tensors=_only(result, task.upload)),
+                result,
+                update=replace(result.update, phase=task.phase, tensors=_only(result, task.upload)),
                 private=_only(result, task.private),
             )
         else:
@@ -263,9 +267,9 @@ class Engine:
         asked: Sequence[ClientId],
         round_: int,
     ) -> None:
-        if round_ == 0 and self.participation.clients_per_round is not None:
-            return  # a refused client is asked again in a later wave
         needed = min(self.participation.min_clients, len(asked))
+        if round_ == 0 and len(asked) < len(self.clients):
+            return  # a wave, or a second try: whoever is refused joins later
         if len(updates) < needed:
             reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(refused.items()))
             raise RunFailedError(

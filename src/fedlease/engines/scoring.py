@@ -88,7 +88,9 @@ def _bare_base(engine: Engine, client: ClientId, model: ClientModel) -> float:
     if client not in engine.cache.bare:
         engine.resident.load(model, len(engine.clients[client].data.labels))
         test = engine.clients[client].test
-        engine.cache.bare[client] = score(evaluate(engine.resident, test, engine.optimiser.threads), test.labels)[METRIC]
+        engine.cache.bare[client] = score(evaluate(engine.resident, test, engine.optimiser.threads), test.labels)[
+            METRIC
+        ]
     return engine.cache.bare[client]
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from fedlease.core.types import Budget
     from fedlease.methods.base import Method
 
-__all__ = ["METHODS", "make_method"]
+__all__ = ["METHODS", "make_method", "method_class"]
 
 METHODS: dict[str, str] = {
     "fedit": "fedlease.methods.fedit:FedIT",
@@ -16,6 +16,16 @@ METHODS: dict[str, str] = {
     "local": "fedlease.methods.local:Local",
 }
 """Name -> ``module:class``; a class is imported when it is asked for."""
+
+
+def method_class(name: str) -> Any:
+    """Imports a method's class, and with it makes its state readable.
+
+    Raises:
+        KeyError: no such method.
+    """
+    module, _, cls = METHODS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)
 
 
 def make_method(name: str, budget: "Budget", parameters: Mapping[str, Any] | None = None) -> "Method":
@@ -30,8 +40,7 @@ def make_method(name: str, budget: "Budget", parameters: Mapping[str, Any] | Non
     Raises:
         KeyError: no such method.
     """
-    module, _, cls = METHODS[name].partition(":")
-    method = getattr(importlib.import_module(module), cls)
+    method = method_class(name)
     fields = method.__dataclass_fields__
     known = {key: value for key, value in (parameters or {}).items() if key in fields}
     made: Method = method(budget=budget, **known)

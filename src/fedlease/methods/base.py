@@ -45,9 +45,7 @@ class Method(Protocol):
     def task(self, state: Any, client: ClientId) -> ClientTask | None:
         """What to ask of a client now; None when there is nothing for it this round."""
 
-    def aggregate(
-        self, state: Any, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> Any:
+    def aggregate(self, state: Any, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()) -> Any:
         """The next state. Without updates the tensors stay and the round advances.
 
         Args:

@@ -170,9 +170,7 @@ class FedLease:
         if not state.warmups:
             raise RunFailedError("no client's warm-up could be used: there is nothing to allocate experts from")
         b = {client: _b_matrices(tensors) for client, tensors in state.warmups.items()}
-        allocation = allocate(
-            b, max_experts=self.max_experts, min_silhouette=self.min_silhouette, linkage=self.linkage
-        )
+        allocation = allocate(b, max_experts=self.max_experts, min_silhouette=self.min_silhouette, linkage=self.linkage)
         router: dict[str, Tensor] = {}
         if allocation.num_experts > 1:
             router = initial_router(state.adapter, allocation.num_experts, state.seed)

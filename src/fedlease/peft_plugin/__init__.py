@@ -10,7 +10,15 @@ from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.peft_type import FEDLEASE
 from fedlease.peft_plugin.usage import ExpertUsage, record_usage
 
-__all__ = ["FEDLEASE", "ExpertUsage", "FedLeaseConfig", "FedLeaseLayer", "FedLeaseModel", "export_expert", "record_usage"]
+__all__ = [
+    "FEDLEASE",
+    "ExpertUsage",
+    "FedLeaseConfig",
+    "FedLeaseLayer",
+    "FedLeaseModel",
+    "export_expert",
+    "record_usage",
+]
 
 if FEDLEASE not in PEFT_TYPE_TO_CONFIG_MAPPING:
     register_peft_method(name="fedlease", config_cls=FedLeaseConfig, model_cls=FedLeaseModel)

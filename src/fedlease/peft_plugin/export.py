@@ -3,10 +3,13 @@
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
+from transformers.pytorch_utils import Conv1D
 
 from fedlease.core.types import TensorName
 from fedlease.peft_plugin.config import FedLeaseConfig
+from fedlease.peft_plugin.layer import FedLeaseLayer
 from fedlease.peft_plugin.state import adapter_parameters
 
 __all__ = ["export_expert"]
@@ -37,11 +40,13 @@ def export_expert(model: PeftModel, expert: int, folder: Path, adapter_name: str
         if parsed.expert == expert:
             tensors[f"base_model.model.{parsed.module}.lora_{parsed.kind}.weight"] = parameter.detach().cpu().clone()
             targets.append(parsed.module)
-    for saved in config.modules_to_save or []:
-        for path, module in model.get_base_model().named_modules():
-            if path.split(".")[-1] == saved and hasattr(module, "modules_to_save"):
-                for key, value in module.modules_to_save[adapter_name].named_parameters():
-                    tensors[f"base_model.model.{path}.{key}"] = value.detach().cpu().clone()
+    conv1d = False  # GPT-2 keeps its weights transposed, and LoRA must know before it merges
+    for path, module in model.get_base_model().named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
+            for key, value in module.modules_to_save[adapter_name].state_dict().items():
+                tensors[f"base_model.model.{path}.{key}"] = value.detach().cpu().clone()
+        elif isinstance(module, FedLeaseLayer) and path in targets:
+            conv1d = conv1d or isinstance(module.get_base_layer(), Conv1D)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     LoraConfig(
@@ -50,6 +55,7 @@ def export_expert(model: PeftModel, expert: int, folder: Path, adapter_name: str
         lora_dropout=config.lora_dropout,
         target_modules=sorted(set(targets)),
         modules_to_save=config.modules_to_save,
+        fan_in_fan_out=conv1d,
         task_type=config.task_type,
         inference_mode=True,
         base_model_name_or_path=config.base_model_name_or_path,

@@ -1,8 +1,9 @@
 """The routed layer: a frozen linear module plus M LoRA experts weighted per token, in two matrix products."""
 
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -36,6 +37,25 @@ class _Settings:
     renormalise: bool
 
 
+def _features(module: nn.Module) -> tuple[int, int]:
+    """In and out features of a linear module, a quantised or foreign one included."""
+    features: tuple[int | None, int | None] = (
+        getattr(module, "in_features", None),
+        getattr(module, "out_features", None),
+    )
+    if isinstance(module, nn.Embedding | nn.modules.conv._ConvNd | nn.MultiheadAttention):
+        features = (None, None)
+    elif None in features:
+        with warnings.catch_warnings():  # PEFT warns of every type it does not know; the error below says more.
+            warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
+            features = _get_in_out_features(module)
+    if features[0] is None or features[1] is None:
+        raise TypeError(
+            f"FEDLEASE adapts linear modules, received {type(module).__name__}; set target_modules to linear ones"
+        )
+    return features[0], features[1]
+
+
 class FedLeaseLayer(nn.Module, BaseTunerLayer):
     """y = W0 x + (alpha / r) sum over experts e of w_e(x) B_e A_e x (paper, phase 2).
 
@@ -57,14 +77,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         self.fedlease_settings: dict[str, _Settings] = {}
         self.fedlease_experts: dict[str, tuple[int, ...] | None] = {}
         self.on_weights: WeightsListener | None = None
-        target = self.get_base_layer()
-        features = _get_in_out_features(target)
-        if isinstance(target, nn.Embedding | nn.modules.conv._ConvNd | nn.MultiheadAttention) or None in features:
-            raise TypeError(
-                f"FEDLEASE adapts linear modules, received {type(target).__name__}; set target_modules to linear ones"
-            )
-        self.in_features: int = features[0]  # type: ignore[assignment]
-        self.out_features: int = features[1]  # type: ignore[assignment]
+        self.in_features, self.out_features = _features(self.get_base_layer())
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
@@ -74,9 +87,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         if config.r > limit:
             raise ValueError(f"r must be at most the layer's smaller side, {limit}, received {config.r}")
         first = nn.init.kaiming_uniform_(torch.empty(config.r, self.in_features), a=math.sqrt(5))
-        self.fedlease_A[adapter_name] = nn.ParameterList(
-            nn.Parameter(first.clone()) for _ in range(config.num_experts)
-        )
+        self.fedlease_A[adapter_name] = nn.ParameterList(nn.Parameter(first.clone()) for _ in range(config.num_experts))
         self.fedlease_B[adapter_name] = nn.ParameterList(
             nn.Parameter(torch.zeros(self.out_features, config.r)) for _ in range(config.num_experts)
         )
@@ -109,7 +120,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         self._freeze_foreign_experts()
 
     def set_own_expert(self, own: int, adapter_name: str) -> None:
-        """Changes which expert is the client's own, and with it what is trainable.
+        """Changes which expert is the client's own; it becomes trainable where the former one was.
 
         Raises:
             ValueError: not in 0 .. M - 1.
@@ -117,8 +128,10 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         settings = self.fedlease_settings[adapter_name]
         if not 0 <= own < settings.num_experts:
             raise ValueError(f"own expert must be in 0 .. {settings.num_experts - 1}, received {own}")
-        self.fedlease_settings[adapter_name] = _Settings(**{**vars(settings), "own": own})
-        self.set_adapter(self.active_adapters)
+        self.fedlease_settings[adapter_name] = replace(settings, own=own)
+        for stack in (self.stack_a(adapter_name), self.stack_b(adapter_name)):
+            stack[own].requires_grad_(stack[settings.own].requires_grad)
+        self._freeze_foreign_experts()
 
     def stack_a(self, adapter_name: str) -> list[Tensor]:
         """A of every expert, M times (r, in)."""
@@ -129,7 +142,14 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         return list(cast(nn.ParameterList, self.fedlease_B[adapter_name]))
 
     def restrict(self, experts: tuple[int, ...] | None, adapter_name: str) -> None:
-        """Sums just these experts, weight 1 each and without routing; None goes back to the mixer."""
+        """Sums just these experts, weight 1 each and without routing; None goes back to the mixer.
+
+        Raises:
+            ValueError: an expert is not in 0 .. M - 1.
+        """
+        num_experts = self.fedlease_settings[adapter_name].num_experts
+        if experts is not None and not set(experts) <= set(range(num_experts)):
+            raise ValueError(f"experts must be in 0 .. {num_experts - 1}, received {experts}")
         self.fedlease_experts[adapter_name] = experts
 
     def _freeze_foreign_experts(self) -> None:
@@ -173,7 +193,8 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             weights = expert_weights(
                 logits, settings.own, renormalise=settings.renormalise, top_k=settings.top_k
             )  # (..., M)
-            if self.on_weights is not None and not torch.is_grad_enabled():
+            # Reentrant checkpointing runs its first pass without gradients, but in training mode.
+            if self.on_weights is not None and not self.training and not torch.is_grad_enabled():
                 self.on_weights(weights)
         weights = (weights * settings.scaling).to(hidden.dtype)
         hidden = (hidden.unflatten(-1, (settings.num_experts, -1)) * weights.unsqueeze(-1)).flatten(-2)

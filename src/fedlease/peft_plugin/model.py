@@ -47,15 +47,21 @@ class FedLeaseModel(BaseTuner):
         return {name: module for name, module in self.model.named_modules() if isinstance(module, FedLeaseLayer)}
 
     def set_own_expert(self, own: int, adapter_name: str = "default") -> None:
-        """Changes the own expert in every layer."""
-        for layer in self.routed_layers().values():
+        """Changes the own expert in every layer of an adapter."""
+        for layer in self._layers_of(adapter_name):
             layer.set_own_expert(own, adapter_name)
         cast(FedLeaseConfig, self.peft_config[adapter_name]).own_expert = own
 
     def restrict(self, experts: tuple[int, ...] | None, adapter_name: str = "default") -> None:
-        """In every layer: just these experts, weight 1 each; None goes back to routing."""
-        for layer in self.routed_layers().values():
+        """In every layer of an adapter: just these experts, weight 1 each; None goes back to routing."""
+        for layer in self._layers_of(adapter_name):
             layer.restrict(experts, adapter_name)
+
+    def _layers_of(self, adapter_name: str) -> list[FedLeaseLayer]:
+        """Adapters of one model may sit on different modules."""
+        if adapter_name not in self.peft_config:
+            raise ValueError(f"no adapter {adapter_name!r}, this model has {sorted(self.peft_config)}")
+        return [layer for layer in self.routed_layers().values() if adapter_name in layer.fedlease_settings]
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(MERGE_REFUSED)

@@ -84,7 +84,7 @@ def copy_into(parameters: Mapping[str, nn.Parameter], tensors: Tensors) -> None:
     """Copies values into parameters; the names must be the same on both sides.
 
     Raises:
-        ValueError: a name is missing or unknown, or a shape differs; nothing is ignored.
+        ValueError: a name is missing or unknown, or a shape differs; nothing is ignored, and then nothing is copied.
     """
     if parameters.keys() != tensors.keys():
         missing, extra = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
@@ -92,6 +92,7 @@ def copy_into(parameters: Mapping[str, nn.Parameter], tensors: Tensors) -> None:
     for name, parameter in parameters.items():
         if parameter.shape != tensors[name].shape:
             raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(parameter.shape)}")
+    for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
 
 

@@ -1,5 +1,6 @@
 """Which experts a model uses, per layer: counted in evaluation, without padding."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,8 +32,10 @@ class ExpertUsage:
     def add(self, module: str, weights: Tensor) -> None:
         """Counts (..., M) weights of one forward pass, leaving out tokens that the attention mask marks as padding."""
         flat = weights.detach().flatten(0, -2)  # (tokens, M)
-        if self.mask is not None and self.mask.numel() == len(flat):
-            flat = flat[self.mask.flatten().bool()]
+        if self.mask is not None and weights.dim() == 3 and len(self.mask) == len(weights):
+            mask = self.mask[:, -weights.shape[1] :]  # With a cache only the newest tokens pass, the mask covers all.
+            if mask.numel() == len(flat):
+                flat = flat[mask.flatten().bool()]
         self.weights[module] = self.weights.get(module, 0) + flat.double().sum(0).cpu()
         self.distinct[module] = self.distinct.get(module, 0.0) + float((flat > 0).sum())
         self.tokens[module] = self.tokens.get(module, 0) + len(flat)
@@ -61,8 +64,10 @@ def record_usage(model: PeftModel) -> Iterator[ExpertUsage]:
         yield usage
         return
 
+    signature = inspect.signature(tuner.model.forward)
+
     def remember_mask(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        mask = kwargs.get("attention_mask")
+        mask = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
         usage.mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
 
     handle = tuner.model.register_forward_pre_hook(remember_mask, with_kwargs=True)

@@ -47,7 +47,9 @@ def start_run(out: Path, settings: Settings, federation: Federation, model_revis
         RunFolderError: ``out`` already holds a run, or cannot be written.
     """
     if (out / "config.yaml").exists():
-        raise RunFolderError(f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out")
+        raise RunFolderError(
+            f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         clients = {

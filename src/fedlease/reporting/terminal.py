@@ -87,7 +87,8 @@ class Terminal:
         settings = event.settings
         rows = sum(event.train_rows.values())
         self.console.print(
-            f"[bold]{'Resuming' if event.resumed else 'Running'}[/] {settings['method']} on {escape(settings['model'])}: "
+            f"[bold]{'Resuming' if event.resumed else 'Running'}[/] {settings['method']} "
+            f"on {escape(settings['model'])}: "
             f"{len(event.tasks)} clients, {len(set(event.tasks.values()))} tasks, {rows} train rows, "
             f"seed {settings['seed']}, {settings['threads']} threads, {settings['device']}, "
             f"heads {settings['head']}",

@@ -64,9 +64,7 @@ def load(run_folder: str | Path, client: ClientId, method: str | None = None) ->
     config.label2id = {label: i for i, label in enumerate(labels[client])}
     peft_config = peft_config_for(model.spec, task_type="SEQ_CLS", modules_to_save=list(base.head_modules))
     wrapped = wrap(base.model, peft_config)
-    copy_into(
-        {**adapter_parameters(wrapped), **head_parameters(wrapped.get_base_model(), base.head_modules)}, tensors
-    )
+    copy_into({**adapter_parameters(wrapped), **head_parameters(wrapped.get_base_model(), base.head_modules)}, tensors)
     wrapped.eval()
     return wrapped
 

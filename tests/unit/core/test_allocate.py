@@ -339,6 +339,18 @@ class TestPlace:
         assert not placement.unlike  # one client says nothing about how far clients lie apart
         assert placement.distances == pytest.approx((2.0,))
 
+    def test_a_newcomer_like_identical_members_is_not_unlike(self) -> None:
+        # Rounding alone must not put it farther than members whose own distances count as 0.
+        g = torch.Generator().manual_seed(0)
+        base = torch.randn(64, 8, generator=g)
+        b = {f"c{i}": {"q": base * (1 + 1e-7 * torch.randn(64, 8, generator=g))} for i in range(4)}
+        known = centres(b, allocate(b))
+        assert known.reach == (0.0,)
+        newcomer = {"q": base * (1 + 1e-4 * torch.randn(64, 8, generator=g))}
+        placement = place(newcomer, known)
+        assert (placement.distances, placement.unlike) == ((0.0,), False)
+        assert place({"q": base.flip(0)}, known).unlike
+
     def test_zero_modules_agree_with_the_share_of_zero_members(self) -> None:
         v = torch.ones(2, 1)
         b = {

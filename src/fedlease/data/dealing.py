@@ -1,0 +1,208 @@
+"""How a pool of rows becomes clients: dealt first, split into train, validation and test afterwards.
+
+The order matters: a client's train and test rows come out of the same share, so they share its distribution.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fedlease.config import DataSettings
+from fedlease.core.seeds import derive
+from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.errors import DataError
+
+__all__ = ["Pool", "deal_evenly", "drop_duplicates", "federation", "generator", "hold_out", "make_client", "split_sizes"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows of one task that belong to no client yet.
+
+    Attributes:
+        task: name of the task.
+        labels: label names; ``Row.label`` indexes them. Every client of the task gets this list.
+        rows: without duplicates, in source order.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def generator(seed: int, *purpose: str | int) -> random.Random:
+    """A generator of its own for one purpose, for example ``generator(0, "valid", client)``."""
+    return random.Random(derive(seed, "data", *purpose))
+
+
+def drop_duplicates(rows: Iterable[Row], seen: set[tuple[str, str | None]] | None = None) -> tuple[tuple[Row, ...], int]:
+    """Keeps the first row of each (text, pair) and says how many were dropped.
+
+    Without it a text could be dealt to train and to test. Label and place do not count: two rows of one text with
+    different labels are one row.
+
+    Args:
+        rows: rows in source order.
+        seen: texts already taken; grows by the kept ones.
+    """
+    taken = set() if seen is None else seen
+    kept: list[Row] = []
+    total = 0
+    for row in rows:
+        total += 1
+        if (row.text, row.pair) not in taken:
+            taken.add((row.text, row.pair))
+            kept.append(row)
+    return tuple(kept), total - len(kept)
+
+
+def hold_out(rows: Sequence[Row], count: int, random_: random.Random) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """Splits rows at random into (kept, held), both in their given order.
+
+    The last row of a label is never held out, so that held rows carry no label unknown to the kept ones; fewer than
+    ``count`` rows are held when that, or the wish to keep one row, leaves no others.
+    """
+    left = Counter(row.label for row in rows)
+    held: set[int] = set()
+    for index in random_.sample(range(len(rows)), len(rows)):
+        if len(held) >= count:
+            break
+        if left[rows[index].label] > 1:
+            left[rows[index].label] -= 1
+            held.add(index)
+    kept = tuple(row for index, row in enumerate(rows) if index not in held)
+    return kept, tuple(row for index, row in enumerate(rows) if index in held)
+
+
+def make_client(
+    client: str,
+    pool_labels: tuple[str, ...],
+    train: Sequence[Row],
+    test: Sequence[Row],
+    *,
+    task: str,
+    valid_fraction: float,
+    seed: int,
+    valid: Sequence[Row] = (),
+) -> ClientData:
+    """Builds a client and takes its validation rows out of its train rows.
+
+    ``valid_fraction`` of the train rows, rounded, at least one when the fraction is above 0 and a row can be spared
+    (each label keeps a train row). Given ``valid`` rows are used instead.
+    """
+    kept, held = tuple(train), tuple(valid)
+    if valid_fraction > 0 and not held:
+        kept, held = hold_out(train, max(1, round(valid_fraction * len(train))), generator(seed, "valid", client))
+    return ClientData(client, task, pool_labels, kept, held, tuple(test))
+
+
+def split_sizes(share: int, settings: DataSettings) -> tuple[int, int]:
+    """How many of ``share`` rows of one client are (train, test) rows.
+
+    A given ``train_rows`` or ``test_rows`` is taken as it is, even where the share does not hold it; what is not given
+    is the rest of the share, and without either ``test_fraction`` of the share is test rows.
+    """
+    train, test = settings.train_rows, settings.test_rows
+    if train is None and test is None:
+        test = min(max(1, round(share * settings.test_fraction)), max(share - 1, 0))
+    if test is None:
+        test = share - (train or 0)
+    if train is None:
+        train = share - test
+    return train, test
+
+
+def deal_evenly(pool: Pool, settings: DataSettings, seed: int) -> tuple[list[ClientData], list[str]]:
+    """Deals a shuffled pool to ``clients_per_task`` clients called ``<task>-0``, ``<task>-1``, ...
+
+    Clients hold disjoint rows. Where the pool is too small, ``share_rows`` first sets a test pool apart from a train
+    pool and then lets clients overlap within each, so that no test row is anyone's train row.
+
+    Raises:
+        DataError: rows run out.
+    """
+    count = settings.clients_per_task
+    rows = list(pool.rows)
+    generator(seed, "deal", pool.task).shuffle(rows)
+    share = len(rows) // count
+    train, test = split_sizes(share, settings)
+    if train >= 1 and test >= 1 and train + test <= share:
+        shares = [rows[index * share : (index + 1) * share] for index in range(count)]
+        parts = [(part[:train], part[train : train + test]) for part in shares]
+        warnings: list[str] = []
+    elif settings.share_rows:
+        parts, warnings = _overlapping(pool.task, rows, settings)
+    else:
+        raise DataError(_ran_out(pool.task, len(rows), settings))
+    clients = [
+        make_client(f"{pool.task}-{index}", pool.labels, *part, task=pool.task, valid_fraction=settings.valid_fraction, seed=seed)
+        for index, part in enumerate(parts)
+    ]
+    return clients, warnings
+
+
+def _overlapping(task: str, rows: list[Row], settings: DataSettings) -> tuple[list[tuple[list[Row], list[Row]]], list[str]]:
+    count = settings.clients_per_task
+    train, test = settings.train_rows, settings.test_rows
+    if test is None:
+        test = max(1, round((len(rows) // count) * settings.test_fraction))
+    if train is None:
+        train = max(1, len(rows) // count - test)
+    if train + test > len(rows):
+        raise DataError(_ran_out(task, len(rows), settings))
+    wanted = round(len(rows) * test / (train + test))
+    in_test = min(max(wanted, test), count * test, len(rows) - train)
+    test_pool, train_pool = rows[:in_test], rows[in_test:]
+    # consecutive windows of a ring: a client never holds a row twice, and overlaps are as few as they can be
+    parts = [(_window(train_pool, index * train, train), _window(test_pool, index * test, test)) for index in range(count)]
+    shared = sum(max(0, count * size - len(ring)) for size, ring in ((train, train_pool), (test, test_pool)))
+    return parts, [f"task {task!r}: {len(rows)} rows for {count} clients, so {shared} places are filled by shared rows"]
+
+
+def _window(ring: list[Row], start: int, size: int) -> list[Row]:
+    return [ring[(start + offset) % len(ring)] for offset in range(size)]
+
+
+def _ran_out(task: str, available: int, settings: DataSettings) -> str:
+    train, test = settings.train_rows, settings.test_rows
+    need = f"{train or 'at least 1'} train and {test or 'at least 1'} test rows"
+    remedy = (
+        "a client cannot hold a row twice: ask for fewer rows"
+        if settings.share_rows
+        else "ask for fewer rows or clients, or set data.share_rows=true"
+    )
+    return (
+        f"task {task!r}: rows run out: {settings.clients_per_task} clients (data.clients_per_task) x {need} "
+        f"(data.train_rows, data.test_rows), but there are {available} distinct rows; {remedy}"
+    )
+
+
+def federation(clients: Sequence[ClientData], warnings: Iterable[str]) -> Federation:
+    """Puts clients together, checks that there is something to learn and warns of single-label clients.
+
+    Raises:
+        DataError: two clients of one id, or a task whose clients know, or hold, one label only.
+    """
+    counts = Counter(client.id for client in clients)
+    faults = [f"client {client!r}: the id occurs {count} times" for client, count in counts.items() if count > 1]
+    notes = list(warnings)
+    by_task: dict[str, list[ClientData]] = {}
+    for client in clients:
+        by_task.setdefault(client.task, []).append(client)
+    for task, members in by_task.items():
+        held = {member.id: sorted({member.labels[row.label] for row in member.train}) for member in members}
+        union = sorted(set().union(*held.values()))
+        if len(union) == 1:
+            faults.append(f"task {task!r}: every row has the label {union[0]!r}; at least two labels are needed")
+        elif all(len(member.labels) == 1 for member in members):
+            faults.append(f"task {task!r}: each of its {len(members)} clients knows one label only; there is nothing to learn")
+        else:
+            notes += [
+                f"client {member!r}: all train rows have the label {labels[0]!r}"
+                for member, labels in held.items()
+                if len(labels) == 1
+            ]
+    if faults:
+        raise DataError(faults)
+    return Federation.of(clients, notes)

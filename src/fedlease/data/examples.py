@@ -1,0 +1,180 @@
+"""Turns the records of a table into examples by the column mapping: the checks of single values."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlease.config import ColumnSettings
+from fedlease.data.federation import Row
+from fedlease.data.tables import Faults, Record, Table
+
+__all__ = ["Example", "client_id_fault", "folded", "label_list", "read_examples", "to_rows"]
+
+_WHOLE = re.compile(r"([+-]?\d+)\.0+")
+_HOSTILE = re.compile(r"[/\\\x00-\x1f\x7f]")
+_LONGEST_ID = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One checked row whose label is still a name.
+
+    Attributes:
+        path: the file it comes from.
+        line: where in the file.
+        text: never empty.
+        pair: second text or None.
+        label: name of the label; numbers are written as text.
+        client: value of the client column, ``""`` without one.
+        split: value of the split column, ``""`` without one.
+        task: value of the task column, ``"default"`` without one.
+    """
+
+    path: Path
+    line: int
+    text: str
+    pair: str | None
+    label: str
+    client: str
+    split: str
+    task: str
+
+
+def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_one_file: bool) -> list[Example]:
+    """The usable rows of a table; what is wrong with the others is added to ``faults``.
+
+    Args:
+        table: what a file holds.
+        columns: names of the columns.
+        faults: collects.
+        in_one_file: whether client and split are columns of this file instead of names of folders and files.
+    """
+    has = set(table.columns)
+    pair = columns.text_pair or ("text_pair" if "text_pair" in has else None)
+    required = [("text", columns.text), ("label", columns.label)]
+    required += [("text_pair", columns.text_pair)] if columns.text_pair else []
+    absent = [(key, name) for key, name in required if name not in has]
+    for key, name in absent if table.records else ():
+        there = ", ".join(map(repr, table.columns))
+        faults.add(f"{table.path}: no column {name!r}; it has {there}: set data.columns.{key}")
+    if absent:
+        return []
+
+    def optional(record: Record, name: str, default: str) -> str:
+        if name not in has:
+            return default
+        value = record.values.get(name)
+        return default if value is None or value == "" else _name(value, table.typed) or default
+
+    examples = []
+    for record in table.records:
+
+        def fault(column: str, rule: str, line: int = record.line) -> None:
+            faults.at(table.path, line, column, rule)
+
+        text = _text(record, columns.text, fault)
+        second = _text(record, pair, fault, required=False) if pair else None
+        label = _name(record.values.get(columns.label), table.typed)
+        if label is None:
+            fault(columns.label, _name_fault(record.values.get(columns.label), columns.label in record.values))
+        if text is not None and label is not None:
+            client = optional(record, columns.client, "") if in_one_file else ""
+            split = optional(record, columns.split, "") if in_one_file else ""
+            task = optional(record, columns.task, "default")
+            examples.append(Example(table.path, record.line, text, second, label, client, split, task))
+    return examples
+
+
+def _text(record: Record, column: str, fault: Callable[[str, str], None], *, required: bool = True) -> str | None:
+    value = record.values.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        if required:
+            missing = column not in record.values
+            fault(column, "is missing" if missing else f"a text must not be empty, got {value!r}")
+        return None
+    if not isinstance(value, str):
+        fault(column, f"a text must be a string, got {value!r}")
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        fault(column, f"a text must be valid Unicode, got a lone surrogate at position {error.start}")
+        return None
+    return value
+
+
+def _name(value: object, typed: bool) -> str | None:
+    """A label or client as text: 1, 1.0 and (in CSV) "1.0" are all "1"; true is "true"."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str) or not value.strip() or not _encodable(value):
+        return None
+    whole = None if typed else _WHOLE.fullmatch(value)
+    return whole[1] if whole else value
+
+
+def _encodable(value: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _name_fault(value: object, present: bool) -> str:
+    if not present:
+        return "is missing"
+    if value is None or value == "":
+        return f"a label must not be empty, got {value!r}"
+    return f"a label must be a name or a number, got {value!r}"
+
+
+def label_list(names: Iterable[str]) -> tuple[str, ...]:
+    """Distinct labels: sorted as numbers where all are numbers, else as text."""
+    distinct = sorted(set(names))
+    try:
+        return tuple(sorted(distinct, key=float))
+    except ValueError:
+        return tuple(distinct)
+
+
+def to_rows(
+    examples: Iterable[Example], labels: tuple[str, ...], client: str, column: str, faults: Faults
+) -> tuple[Row, ...]:
+    """Rows with label indices; a label outside ``labels`` is a fault that names where and what is known."""
+    index = {label: position for position, label in enumerate(labels)}
+    rows = []
+    for example in examples:
+        if example.label in index:
+            rows.append(Row(example.text, example.pair, index[example.label]))
+        else:
+            known = ", ".join(map(repr, labels))
+            rule = f"client {client!r} has no train row with the label {example.label!r}; its labels are {known}"
+            faults.at(example.path, example.line, column, rule)
+    return tuple(rows)
+
+
+def client_id_fault(client: str) -> str | None:
+    """Why a client id cannot name a folder, or None when it can.
+
+    Ids become names of folders and files in the run folder, on file systems that may ignore case.
+    """
+    if client.startswith("."):
+        return "must not start with a dot"
+    if _HOSTILE.search(client):
+        return "must not hold /, \\, NUL or another control character"
+    if len(client.encode()) > _LONGEST_ID:
+        return f"must not be longer than {_LONGEST_ID} bytes, it has {len(client.encode())}"
+    if client != client.strip():
+        return "must not start or end with a space"
+    return None
+
+
+def folded(client: str) -> str:
+    """What a file system that ignores case and Unicode form may take the id for."""
+    return unicodedata.normalize("NFC", client).casefold()

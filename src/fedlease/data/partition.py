@@ -1,0 +1,155 @@
+"""Deals pools of rows to clients: evenly, or with label skew.
+
+``natural`` deals each task evenly. ``task-and-label`` deals each task to its own clients with labels skewed over them.
+``dirichlet`` pools all tasks, which must share one label list, and skews labels over all clients. The skew is the
+Dirichlet partition of Yurochkin et al., "Bayesian Nonparametric Federated Learning of Neural Networks", ICML 2019,
+https://arxiv.org/abs/1905.12022, by the package flwr-datasets: for each label, the shares of the clients are drawn
+from Dirichlet(alpha).
+"""
+
+import warnings
+from collections.abc import Sequence
+
+from fedlease.config import DataSettings
+from fedlease.core.seeds import derive
+from fedlease.data.dealing import Pool, deal_evenly, drop_duplicates, generator, make_client, split_sizes
+from fedlease.data.federation import ClientData, Row
+from fedlease.errors import DataError, MissingPackageError
+
+__all__ = ["MIN_ROWS", "deal", "dirichlet_shares"]
+
+MIN_ROWS = 5
+"""Rows, train and test together, that a label-skewed client holds at least."""
+
+POOLED = "pooled"
+"""Task name of several tasks dealt as one."""
+
+
+def deal(pools: Sequence[Pool], settings: DataSettings, seed: int) -> tuple[list[ClientData], list[str]]:
+    """Deals pools to clients by ``settings.partition``.
+
+    Under label skew the sizes of clients vary. ``train_rows`` and ``test_rows`` are then upper limits: a client that
+    holds fewer rows is split in their proportion, and a warning names it. Rows are never shared.
+
+    Returns:
+        The clients and plain warnings.
+
+    Raises:
+        DataError: rows run out, label lists differ, or no draw gives every client enough rows.
+        MissingPackageError: flwr-datasets is needed and not installed.
+    """
+    clients: list[ClientData] = []
+    notes: list[str] = []
+    if settings.partition == "natural":
+        for pool in pools:
+            dealt, warned = deal_evenly(pool, settings, seed)
+            clients += dealt
+            notes += warned
+        return clients, notes
+    count = settings.clients_per_task
+    if settings.partition == "dirichlet":
+        count *= len(pools)
+        pools = [_merged(pools, notes)]
+    for pool in pools:
+        dealt, warned = _deal_skewed(pool, count, settings, seed)
+        clients += dealt
+        notes += warned
+    return clients, notes
+
+
+def _merged(pools: Sequence[Pool], notes: list[str]) -> Pool:
+    if len({pool.labels for pool in pools}) > 1:
+        lists = "; ".join(f"{pool.task}: {', '.join(pool.labels)}" for pool in pools)
+        raise DataError(
+            f"data.partition: 'dirichlet' pools all tasks, which then need one label list, and they have several "
+            f"({lists}); configure tasks of one label list or use 'task-and-label'"
+        )
+    rows, dropped = drop_duplicates(row for pool in pools for row in pool.rows)
+    if dropped:
+        notes.append(f"{dropped} rows dropped that occur in several tasks")
+    return Pool(pools[0].task if len(pools) == 1 else POOLED, pools[0].labels, rows)
+
+
+def _deal_skewed(pool: Pool, count: int, settings: DataSettings, seed: int) -> tuple[list[ClientData], list[str]]:
+    clients, notes = [], []
+    shares = dirichlet_shares(pool, count, settings.alpha, derive(seed, "data", "dirichlet", pool.task))
+    for index, share in enumerate(shares):
+        client = f"{pool.task}-{index}"
+        rows = list(share)
+        generator(seed, "deal", pool.task, client).shuffle(rows)
+        train, test = _capped(len(rows), settings)
+        short = [
+            f"{got} of {wanted} {name} rows"
+            for name, got, wanted in (("train", train, settings.train_rows), ("test", test, settings.test_rows))
+            if wanted is not None and got < wanted
+        ]
+        if short:
+            notes.append(f"client {client!r} is short: it has {' and '.join(short)}")
+        clients.append(
+            make_client(
+                client,
+                pool.labels,
+                rows[:train],
+                rows[train : train + test],
+                task=pool.task,
+                valid_fraction=settings.valid_fraction,
+                seed=seed,
+            )
+        )
+    return clients, notes
+
+
+def _capped(size: int, settings: DataSettings) -> tuple[int, int]:
+    train, test = split_sizes(size, settings)
+    if train < 1 or test < 1 or train + test > size:
+        both = settings.train_rows is not None and settings.test_rows is not None
+        fraction = test / (train + test) if both else settings.test_fraction
+        test = min(max(1, round(size * fraction)), size - 1)
+        train = size - test
+    return train, test
+
+
+def dirichlet_shares(pool: Pool, count: int, alpha: float, seed: int) -> list[tuple[Row, ...]]:
+    """Splits a pool into ``count`` disjoint shares with Dirichlet(alpha) label skew.
+
+    Every row is in one share and every share holds at least :data:`MIN_ROWS` rows.
+
+    Raises:
+        DataError: too few rows, or no draw gave every share enough of them.
+        MissingPackageError: flwr-datasets is not installed.
+    """
+    try:
+        from flwr_datasets.partitioner import DirichletPartitioner
+    except ImportError as error:
+        raise MissingPackageError(
+            "flwr-datasets", "label skew (data.partition)", "pip install 'fedlease[partition]'"
+        ) from error
+    from datasets import Dataset
+
+    if len(pool.rows) < count * MIN_ROWS:
+        raise DataError(
+            f"task {pool.task!r}: rows run out: {count} clients x at least {MIN_ROWS} rows, "
+            f"but there are {len(pool.rows)} distinct rows; ask for fewer clients (data.clients_per_task)"
+        )
+    partitioner = DirichletPartitioner(
+        num_partitions=count,
+        partition_by="label",
+        alpha=float(alpha),
+        min_partition_size=MIN_ROWS,
+        shuffle=False,
+        seed=seed % 2**32,
+    )
+    partitioner.dataset = Dataset.from_dict(
+        {"index": list(range(len(pool.rows))), "label": [row.label for row in pool.rows]}
+    )
+    with warnings.catch_warnings():
+        # the package warns at every repeated draw, which is how it meets the minimum
+        warnings.simplefilter("ignore")
+        try:
+            parts = [partitioner.load_partition(index)["index"] for index in range(count)]
+        except ValueError as error:
+            raise DataError(
+                f"data.alpha: no draw of Dirichlet({alpha}) gives each of {count} clients of task {pool.task!r} at "
+                f"least {MIN_ROWS} of {len(pool.rows)} rows; use a larger data.alpha or fewer clients"
+            ) from error
+    return [tuple(pool.rows[index] for index in part) for part in parts]

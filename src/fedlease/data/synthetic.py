@@ -1,0 +1,104 @@
+"""Planted federations: tasks that are known to differ, without any external text.
+
+Task k writes with its own words and labels by its own rule: a signal word anywhere (k mod 4 = 0), the first word (1),
+the last word (2), or one of three signal words anywhere (3). Sentences have at most 24 characters, so that a tiny
+byte-level model learns them in seconds.
+"""
+
+import random
+import string
+
+from fedlease.config import DataSettings
+from fedlease.data.dealing import federation, generator, make_client
+from fedlease.data.federation import Federation, Row
+from fedlease.errors import DataError
+
+__all__ = ["NUM_TASKS", "load", "planted"]
+
+NUM_TASKS = 4
+TRAIN_ROWS = 32
+TEST_ROWS = 16
+
+_WORDS = 3
+_FILLERS = 16
+_SIGNALS = 3
+_LIMIT = 500
+_RULES = ("anywhere", "first", "last", "anywhere")
+
+
+def load(settings: DataSettings, seed: int) -> Federation:
+    """A planted federation of :data:`NUM_TASKS` tasks."""
+    return planted(settings, seed)
+
+
+def planted(settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS) -> Federation:
+    """Makes ``clients_per_task`` clients for each of ``num_tasks`` tasks called ``planted-0``, ``planted-1``, ...
+
+    Labels are balanced, rows are distinct within a task and over its clients. ``train_rows`` defaults to 32 and
+    ``test_rows`` to 16. The rows depend on ``clients_per_task``, ``train_rows``, ``test_rows``, ``valid_fraction`` and
+    the seed only.
+
+    Raises:
+        DataError: more rows are asked for than there are distinct sentences to be sure of.
+    """
+    if settings.partition != "natural":
+        raise DataError(f"data.partition: data.source 'synthetic' has 'natural' clients only, got {settings.partition!r}")
+    train, test = settings.train_rows or TRAIN_ROWS, settings.test_rows or TEST_ROWS
+    needed = settings.clients_per_task * (train + test)
+    if needed > _LIMIT * 2:
+        raise DataError(
+            f"data.source: 'synthetic' has at most {_LIMIT * 2} rows per task, got {settings.clients_per_task} clients "
+            f"(data.clients_per_task) x ({train} + {test}) rows (data.train_rows, data.test_rows)"
+        )
+    clients = []
+    used: set[str] = set()
+    for number in range(num_tasks):
+        task = f"planted-{number}"
+        labels = ("low", "middle", "high") if number % 4 == 3 else ("low", "high")
+        random_ = generator(seed, "planted", number)
+        vocabulary = _vocabulary(number, used, random_)
+        taken: set[str] = set()
+        for index in range(settings.clients_per_task):
+            splits = [
+                [_sentence(vocabulary, place % len(labels), _RULES[number % 4], taken, random_) for place in range(size)]
+                for size in (train, test)
+            ]
+            clients.append(
+                make_client(
+                    f"{task}-{index}",
+                    labels,
+                    *splits,
+                    task=task,
+                    valid_fraction=settings.valid_fraction,
+                    seed=seed,
+                )
+            )
+    return federation(clients, ())
+
+
+def _vocabulary(number: int, used: set[str], random_: random.Random) -> list[str]:
+    """Words of one task: first :data:`_SIGNALS` x 3 signal words, then fillers; no word belongs to two tasks."""
+    letters = [string.ascii_lowercase[(number * 6 + offset) % 26] for offset in range(6)]
+    words: list[str] = []
+    while len(words) < 3 * _SIGNALS + _FILLERS:
+        word = "".join(random_.choice(letters) for _ in range(4))
+        if word not in used:
+            used.add(word)
+            words.append(word)
+    return words
+
+
+def _sentence(vocabulary: list[str], label: int, rule: str, taken: set[str], random_: random.Random) -> Row:
+    signals, fillers = vocabulary[: 3 * _SIGNALS], vocabulary[3 * _SIGNALS :]
+    while True:
+        words = random_.choices(fillers, k=_WORDS)
+        place = {"first": 0, "last": _WORDS}.get(rule, random_.randrange(_WORDS + 1))
+        words.insert(place, signals[label * _SIGNALS + random_.randrange(_SIGNALS)])
+        if rule != "anywhere":
+            # a signal word of another label elsewhere makes place count, not presence alone
+            other = _WORDS if rule == "first" else 0
+            words[other] = signals[random_.randrange(2) * _SIGNALS + random_.randrange(_SIGNALS)]
+        text = " ".join(words)
+        if text not in taken:
+            taken.add(text)
+            return Row(text, None, label)

@@ -1,0 +1,71 @@
+"""Tokenising, batching and scoring of classification rows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedlease.data.federation import Row
+from fedlease.models import load_tokenizer, locate
+from fedlease.tasks.classification import collate, encode, loss, majority_score, score
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("base")
+    return load_tokenizer(locate("tiny-random", None, folder, 0))
+
+
+def test_rows_are_cut_and_counted(tokenizer: Any) -> None:
+    """[CLS], one token per byte, [SEP]: 2 + 3 and 2 + 9 tokens; at most 8 leaves one row cut."""
+    encoded = encode([Row("abc", None, 0), Row("abcdefghi", None, 1)], tokenizer, 8)
+    assert encoded.lengths == [5, 8]
+    assert encoded.truncated == 1
+    assert encoded.labels == (0, 1)
+
+
+def test_a_pair_becomes_one_input_with_two_segments(tokenizer: Any) -> None:
+    encoded = encode([Row("ab", "cde", 0)], tokenizer, 32)
+    assert encoded.lengths == [3 + 2 + 3]
+    assert list(encoded.columns["token_type_ids"][0]) == [0] * 4 + [1] * 4
+
+
+def test_no_rows_are_no_batch(tokenizer: Any) -> None:
+    assert len(encode([], tokenizer, 8)) == 0
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_is_masked_on_the_tokenizers_side(left: bool, tokenizer: Any) -> None:
+    encoded = encode([Row("a", None, 0), Row("abcd", None, 1)], tokenizer, 32)
+    encoded = type(encoded)(encoded.columns, encoded.labels, encoded.padding, left, 0)
+    inputs, labels = collate(encoded, [1, 0], torch.device("cpu"))
+    assert labels.tolist() == [1, 0]
+    short = [0, 0, 0, 1, 1, 1] if left else [1, 1, 1, 0, 0, 0]
+    assert inputs["attention_mask"].tolist() == [[1] * 6, short]
+    assert inputs["input_ids"].shape == (2, 6)
+    padded = inputs["input_ids"][1][inputs["attention_mask"][1] == 0]
+    assert padded.tolist() == [tokenizer.pad_token_id] * 3
+
+
+def test_scores_by_hand() -> None:
+    """Truth 0 0 1 1, guesses 0 1 1 1: accuracy 3/4; F1 of 0 is 2/3, of 1 is 4/5; MCC = 2 / sqrt(1 * 3 * 2 * 2)."""
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0], [0.0, 2.0]])
+    result = score(logits, [0, 0, 1, 1])
+    assert result["accuracy"] == 0.75
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert result["mcc"] == pytest.approx(2 / 12**0.5)
+    right, wrong = torch.log1p(torch.exp(torch.tensor(-2.0))), torch.log1p(torch.exp(torch.tensor(2.0)))
+    assert result["loss"] == pytest.approx(float((3 * right + wrong) / 4))
+
+
+def test_loss_of_16_bit_logits_is_computed_in_32(tokenizer: Any) -> None:
+    logits = torch.tensor([[100.0, 100.5]], dtype=torch.bfloat16)
+    assert loss(logits, torch.tensor([0])).dtype == torch.float32
+
+
+def test_majority_is_counted_on_train_and_scored_on_test() -> None:
+    rows = [Row("a", None, label) for label in (1, 1, 0)]
+    assert majority_score(rows, [Row("a", None, label) for label in (1, 0, 0, 0)]) == 0.25
+    tie = [Row("a", None, label) for label in (0, 1)]
+    assert majority_score(tie, [Row("a", None, 0)]) == 1.0
