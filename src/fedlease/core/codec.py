@@ -76,7 +76,13 @@ def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
             fields = {item.name: walk(getattr(part, item.name)) for item in dataclasses.fields(part)}
             return {"$": "class", "name": name, "fields": fields}
         if isinstance(part, Mapping):
-            return {"$": "dict", "items": [[walk(key), walk(item)] for key, item in part.items()]}
+            # Equal mappings give equal bytes, whatever order they were built in.
+            items = (
+                sorted(part.items(), key=lambda item: item[0])
+                if all(isinstance(key, str) for key in part)
+                else part.items()
+            )
+            return {"$": "dict", "items": [[walk(key), walk(item)] for key, item in items]}
         if isinstance(part, tuple):
             return {"$": "tuple", "items": [walk(item) for item in part]}
         if isinstance(part, list):

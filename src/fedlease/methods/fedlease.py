@@ -132,7 +132,7 @@ class FedLease:
                 continue  # a cluster without updates keeps its expert
             mean = mean_update(members, weighting=self.weights)
             routers[expert] = {name: mean[name] for name in routers[expert]}
-            experts[expert] = renumber({name: mean[name] for name in mean.keys() - routers[expert].keys()}, 0)
+            experts[expert] = renumber({name: mean[name] for name in sorted(mean.keys() - routers[expert].keys())}, 0)
         return replace(state, round=state.round + 1, experts=tuple(experts), routers=tuple(routers))
 
     def model(self, state: FedLeaseState, client: ClientId) -> ClientModel:

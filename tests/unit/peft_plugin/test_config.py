@@ -1,0 +1,78 @@
+"""The configuration: what it refuses, and that it survives JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import PeftConfig
+
+from fedlease.peft_plugin import FEDLEASE, FedLeaseConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"r": 0}, "r must be at least 1, received 0"),
+        ({"lora_alpha": 0}, "lora_alpha must be above 0, received 0"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be above 0, received nan"),
+        ({"lora_dropout": 1.0}, "lora_dropout must be in [0, 1), received 1.0"),
+        ({"lora_dropout": -0.1}, "lora_dropout must be in [0, 1), received -0.1"),
+        ({"num_experts": 0}, "num_experts must be at least 1, received 0"),
+        ({"num_experts": 3, "own_expert": 3}, "own_expert must be in 0 .. 2, received 3"),
+        ({"own_expert": -1}, "own_expert must be in 0 .. 3, received -1"),
+        ({"mixer": "top_n"}, "mixer must be one of "),
+        ({"num_experts": 3, "top_k": 0}, "top_k must be None or in 1 .. 5, received 0"),
+        ({"num_experts": 3, "top_k": 6}, "top_k must be None or in 1 .. 5, received 6"),
+        ({"mixer": "none", "num_experts": 2}, "mixer 'none' needs num_experts = 1, received 2"),
+    ],
+)
+def test_values_out_of_range_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        FedLeaseConfig(**settings)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": 1, "num_experts": 1},
+        {"num_experts": 3, "own_expert": 2, "top_k": 5},
+        {"num_experts": 1, "mixer": "none"},
+        {"lora_dropout": 0.99},
+    ],
+)
+def test_values_at_the_edge_are_accepted(settings: dict[str, Any]) -> None:
+    config = FedLeaseConfig(**settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_config_survives_json(tmp_path: Path) -> None:
+    config = FedLeaseConfig(
+        r=3,
+        lora_alpha=6.5,
+        lora_dropout=0.25,
+        num_experts=5,
+        own_expert=4,
+        target_modules=["value", "query"],
+        exclude_modules=["layer.0.attention.self.query"],
+        top_k=2,
+        renormalise=False,
+        modules_to_save=["classifier"],
+        layers_to_transform=[0, 1],
+        layers_pattern="layer",
+        task_type="SEQ_CLS",
+    )
+    config.save_pretrained(str(tmp_path))
+    for loaded in (PeftConfig.from_pretrained(str(tmp_path)), FedLeaseConfig.from_pretrained(str(tmp_path))):
+        assert isinstance(loaded, FedLeaseConfig)
+        assert loaded.peft_type == FEDLEASE
+        # PEFT saves for inference, and lists where we hold sets.
+        expected = config.to_dict() | {"inference_mode": True}
+        assert loaded.to_dict() == expected
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "FEDLEASE"
+
+
+def test_regular_expression_of_targets_stays_a_string(tmp_path: Path) -> None:
+    FedLeaseConfig(target_modules=r".*\.query").save_pretrained(str(tmp_path))
+    assert FedLeaseConfig.from_pretrained(str(tmp_path)).target_modules == r".*\.query"
