@@ -1,6 +1,7 @@
 """One run: settings -> federation, model, methods, engine -> run folder."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -177,7 +178,9 @@ def settle(settings: Settings) -> Settings:
     Raises:
         ConfigError: the device is not one of this machine.
     """
-    threads = settings.threads or len(os.sched_getaffinity(0))
+    # Affinity counts the cores this process may use; only Linux tells.
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    threads = settings.threads or cores
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -205,6 +205,8 @@ def write_atomically(path: Path, blob: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    if os.name != "posix":
+        return  # elsewhere a folder cannot be opened to be synced
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

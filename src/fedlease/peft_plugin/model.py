@@ -1,5 +1,6 @@
 """The PEFT tuner of FEDLEASE: puts routed layers in the place of linear modules."""
 
+from itertools import chain
 from typing import Any, cast
 
 from peft import PeftConfig
@@ -41,6 +42,20 @@ class FedLeaseModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """As PEFT does it for LoRA: only devices are matched, the base layer keeps its own weights, if it has any.
+
+        ``BaseTuner`` copies ``child.weight``, which a classification head and some quantised layers do not have.
+        """
+        setattr(parent, child_name, new_module)
+        if isinstance(new_module, FedLeaseLayer):
+            base_layer = new_module.get_base_layer()
+            anchor = next(chain(base_layer.parameters(), base_layer.buffers()), None)
+            for name, module in new_module.named_children():
+                on_meta = any(parameter.is_meta for parameter in module.parameters())
+                if anchor is not None and name.startswith(self.prefix) and not on_meta:
+                    module.to(anchor.device)
 
     def routed_layers(self) -> dict[str, FedLeaseLayer]:
         """Module path in the base model -> routed layer, in the order of the forward pass."""

@@ -9,10 +9,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
+from unit.peft_plugin import tiny
 
 from fedlease.peft_plugin import export_expert
 from fedlease.peft_plugin.state import wrap
-from unit.peft_plugin import tiny
 
 
 def alone(model: PeftModel, expert: int, ids: torch.Tensor) -> torch.Tensor:

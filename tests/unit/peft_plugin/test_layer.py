@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from unit.peft_plugin import tiny
 
 from fedlease.core.routing import expert_weights
 from fedlease.peft_plugin import FedLeaseConfig, FedLeaseLayer
-from unit.peft_plugin import tiny
 
 CASES = [
     (num_experts, own, renormalise)
@@ -25,7 +25,7 @@ def parts(routed: FedLeaseLayer) -> dict[str, Any]:
         "linear": routed.base_layer,
         "a": routed.stack_a("default"),
         "b": routed.stack_b("default"),
-        "router": routed.fedlease_router["default"] if "default" in routed.fedlease_router else None,
+        "router": dict(routed.fedlease_router.items()).get("default"),
         "own": settings.own,
         "scaling": settings.scaling,
         "top_k": settings.top_k,
@@ -202,9 +202,7 @@ def test_eval_has_no_dropout_and_train_has_it_again() -> None:
     [(1, 0, True, 0), (2, 1, True, 0), (4, 2, True, 0), (4, 0, False, 0), (4, 3, True, 0.3), (8, 5, False, 0.3)],
 )
 def test_gradients_are_those_of_the_loop(num_experts: int, own: int, renormalise: bool, dropout: float) -> None:
-    routed = tiny.layer(
-        num_experts=num_experts, own_expert=own, renormalise=renormalise, lora_dropout=dropout
-    ).train()
+    routed = tiny.layer(num_experts=num_experts, own_expert=own, renormalise=renormalise, lora_dropout=dropout).train()
     if dropout:
         routed.fedlease_dropout["default"] = KnownMask(dropout)
     x, target = inputs(3, 6, 12).requires_grad_(), inputs(3, 6, 10, seed=9)

@@ -13,10 +13,10 @@ from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import register_peft_method
 from safetensors.torch import load_file
+from unit.peft_plugin import tiny
 
 import fedlease.peft_plugin as plugin
 from fedlease.peft_plugin import peft_type
-from unit.peft_plugin import tiny
 
 
 def test_type_is_found_by_name_value_and_attribute() -> None:

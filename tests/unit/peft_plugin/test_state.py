@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from torch import nn
+from unit.peft_plugin import tiny
 
 from fedlease.core.types import AdapterSpec, TensorName
 from fedlease.peft_plugin import FedLeaseConfig
@@ -17,7 +18,6 @@ from fedlease.peft_plugin.state import (
     snapshot,
     wrap,
 )
-from unit.peft_plugin import tiny
 
 SELF = "bert.encoder.layer.{}.attention.self.{}"
 

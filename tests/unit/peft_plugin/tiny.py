@@ -70,6 +70,14 @@ def load(model: nn.Module, folder: Path, **settings: Any) -> PeftModel:
     return PeftModel.from_pretrained(model, str(folder), **settings).eval()
 
 
+def checkpoint(model: PeftModel, *, reentrant: bool) -> None:
+    """Switches gradient checkpointing on; transformers 5 renames the method."""
+    model.enable_input_require_grads()
+    plain = model.get_base_model()
+    enable = getattr(plain, "activation_checkpointing_enable", None) or plain.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+
+
 def tokens(rows: int = 3, length: int = 5, *, seed: int = 1) -> Tensor:
     """(rows, length) ids of ordinary words."""
     return torch.randint(3, 40, (rows, length), generator=torch.Generator().manual_seed(seed))
@@ -99,9 +107,7 @@ def slot_experts(num_experts: int, own: int) -> list[int]:
     return [own] * num_experts + [e for e in range(num_experts) if e != own]
 
 
-def loop_weights(
-    slot_logits: Tensor, num_experts: int, own: int, top_k: int | None, renormalise: bool
-) -> Tensor:
+def loop_weights(slot_logits: Tensor, num_experts: int, own: int, top_k: int | None, renormalise: bool) -> Tensor:
     """The paper's equations for one token at a time: (tokens, 2M - 1) -> weight of every slot."""
     keep_count = num_experts if top_k is None else top_k
     rows = []
@@ -153,4 +159,5 @@ def loop_forward(
 
 def relative(actual: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest expected value."""
-    return float((actual.float() - expected.float()).abs().max() / expected.float().abs().max())
+    actual, expected = actual.detach().float(), expected.detach().float()
+    return float((actual - expected).abs().max() / expected.abs().max())
