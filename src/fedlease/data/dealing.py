@@ -13,7 +13,16 @@ from fedlease.core.seeds import derive
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.errors import DataError
 
-__all__ = ["Pool", "deal_evenly", "drop_duplicates", "federation", "generator", "hold_out", "make_client", "split_sizes"]
+__all__ = [
+    "Pool",
+    "deal_evenly",
+    "drop_duplicates",
+    "federation",
+    "generator",
+    "hold_out",
+    "make_client",
+    "split_sizes",
+]
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,9 @@ def generator(seed: int, *purpose: str | int) -> random.Random:
     return random.Random(derive(seed, "data", *purpose))
 
 
-def drop_duplicates(rows: Iterable[Row], seen: set[tuple[str, str | None]] | None = None) -> tuple[tuple[Row, ...], int]:
+def drop_duplicates(
+    rows: Iterable[Row], seen: set[tuple[str, str | None]] | None = None
+) -> tuple[tuple[Row, ...], int]:
     """Keeps the first row of each (text, pair) and says how many were dropped.
 
     Without it a text could be dealt to train and to test. Label and place do not count: two rows of one text with
@@ -136,13 +147,22 @@ def deal_evenly(pool: Pool, settings: DataSettings, seed: int) -> tuple[list[Cli
     else:
         raise DataError(_ran_out(pool.task, len(rows), settings))
     clients = [
-        make_client(f"{pool.task}-{index}", pool.labels, *part, task=pool.task, valid_fraction=settings.valid_fraction, seed=seed)
+        make_client(
+            f"{pool.task}-{index}",
+            pool.labels,
+            *part,
+            task=pool.task,
+            valid_fraction=settings.valid_fraction,
+            seed=seed,
+        )
         for index, part in enumerate(parts)
     ]
     return clients, warnings
 
 
-def _overlapping(task: str, rows: list[Row], settings: DataSettings) -> tuple[list[tuple[list[Row], list[Row]]], list[str]]:
+def _overlapping(
+    task: str, rows: list[Row], settings: DataSettings
+) -> tuple[list[tuple[list[Row], list[Row]]], list[str]]:
     count = settings.clients_per_task
     train, test = settings.train_rows, settings.test_rows
     if test is None:
@@ -155,7 +175,9 @@ def _overlapping(task: str, rows: list[Row], settings: DataSettings) -> tuple[li
     in_test = min(max(wanted, test), count * test, len(rows) - train)
     test_pool, train_pool = rows[:in_test], rows[in_test:]
     # consecutive windows of a ring: a client never holds a row twice, and overlaps are as few as they can be
-    parts = [(_window(train_pool, index * train, train), _window(test_pool, index * test, test)) for index in range(count)]
+    parts = [
+        (_window(train_pool, index * train, train), _window(test_pool, index * test, test)) for index in range(count)
+    ]
     shared = sum(max(0, count * size - len(ring)) for size, ring in ((train, train_pool), (test, test_pool)))
     return parts, [f"task {task!r}: {len(rows)} rows for {count} clients, so {shared} places are filled by shared rows"]
 
@@ -196,7 +218,9 @@ def federation(clients: Sequence[ClientData], warnings: Iterable[str]) -> Federa
         if len(union) == 1:
             faults.append(f"task {task!r}: every row has the label {union[0]!r}; at least two labels are needed")
         elif all(len(member.labels) == 1 for member in members):
-            faults.append(f"task {task!r}: each of its {len(members)} clients knows one label only; there is nothing to learn")
+            faults.append(
+                f"task {task!r}: each of its {len(members)} clients knows one label only; there is nothing to learn"
+            )
         else:
             notes += [
                 f"client {member!r}: all train rows have the label {labels[0]!r}"

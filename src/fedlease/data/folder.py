@@ -251,9 +251,8 @@ def _capped(
     for split, limit in (("train", settings.train_rows), ("test", settings.test_rows)):
         size = len(rows[split])
         if limit is not None and size > limit:
-            # the rows held out are those not used, so that a label with train rows keeps one where the limit allows
-            kept, _ = hold_out(rows[split], size - limit, generator(seed, "limit", split, client))
-            rows[split] = kept[:limit]
+            picked = generator(seed, "limit", split, client).sample(range(size), limit)
+            rows[split] = tuple(rows[split][index] for index in sorted(picked))
         elif limit is not None and size < limit:
             note(f"client {client!r} is short: it has {size} of {limit} {split} rows (data.{split}_rows)")
     both = {(row.text, row.pair) for row in rows["train"]}

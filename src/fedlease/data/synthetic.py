@@ -22,7 +22,7 @@ TEST_ROWS = 16
 _WORDS = 3
 _FILLERS = 16
 _SIGNALS = 3
-_LIMIT = 500
+_LIMIT = 4000
 _RULES = ("anywhere", "first", "last", "anywhere")
 
 
@@ -42,12 +42,14 @@ def planted(settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS) -> Fe
         DataError: more rows are asked for than there are distinct sentences to be sure of.
     """
     if settings.partition != "natural":
-        raise DataError(f"data.partition: data.source 'synthetic' has 'natural' clients only, got {settings.partition!r}")
+        raise DataError(
+            f"data.partition: data.source 'synthetic' has 'natural' clients only, got {settings.partition!r}"
+        )
     train, test = settings.train_rows or TRAIN_ROWS, settings.test_rows or TEST_ROWS
     needed = settings.clients_per_task * (train + test)
-    if needed > _LIMIT * 2:
+    if needed > _LIMIT:
         raise DataError(
-            f"data.source: 'synthetic' has at most {_LIMIT * 2} rows per task, got {settings.clients_per_task} clients "
+            f"data.source: 'synthetic' has at most {_LIMIT} rows per task, got {settings.clients_per_task} clients "
             f"(data.clients_per_task) x ({train} + {test}) rows (data.train_rows, data.test_rows)"
         )
     clients = []
@@ -60,7 +62,10 @@ def planted(settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS) -> Fe
         taken: set[str] = set()
         for index in range(settings.clients_per_task):
             splits = [
-                [_sentence(vocabulary, place % len(labels), _RULES[number % 4], taken, random_) for place in range(size)]
+                [
+                    _sentence(vocabulary, place % len(labels), _RULES[number % 4], taken, random_)
+                    for place in range(size)
+                ]
                 for size in (train, test)
             ]
             clients.append(
@@ -94,10 +99,6 @@ def _sentence(vocabulary: list[str], label: int, rule: str, taken: set[str], ran
         words = random_.choices(fillers, k=_WORDS)
         place = {"first": 0, "last": _WORDS}.get(rule, random_.randrange(_WORDS + 1))
         words.insert(place, signals[label * _SIGNALS + random_.randrange(_SIGNALS)])
-        if rule != "anywhere":
-            # a signal word of another label elsewhere makes place count, not presence alone
-            other = _WORDS if rule == "first" else 0
-            words[other] = signals[random_.randrange(2) * _SIGNALS + random_.randrange(_SIGNALS)]
         text = " ".join(words)
         if text not in taken:
             taken.add(text)

