@@ -21,7 +21,7 @@ from fedlease.estimate import (
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.head import with_head
 from fedlease.models import locate
-from fedlease.runner import Prepared, optimiser_of, prepare, settle
+from fedlease.prepare import Prepared, optimiser_of, prepare, settle
 from fedlease.tasks.classification import Encoded
 
 __all__ = ["check_settings"]

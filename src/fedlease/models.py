@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fedlease.core.seeds import derive, generator
+from fedlease.core.seeds import generator
 from fedlease.core.types import HEAD
 from fedlease.errors import MissingPackageError, ModelError
+from fedlease.tiny_model import make_tiny
 
 __all__ = [
     "BaseModel",
@@ -72,12 +74,16 @@ def locate(name: str, revision: str | None, base_folder: Path, seed: int) -> Mod
     """Finds a base model without loading it; makes the tiny random one in ``base_folder``.
 
     Raises:
-        ModelError: a path that is no model folder.
+        ModelError: a path that is no model folder, or a ``base_folder`` that cannot be written.
         MissingPackageError: the package of a short name is not installed.
     """
     if name == TINY:
         if not (base_folder / "config.json").is_file():
-            _make_tiny(base_folder, seed)
+            try:
+                with _quiet():
+                make_tiny(base_folder, seed)
+            except OSError as error:
+                raise ModelError(f"model: {base_folder} cannot be written: {error.strerror}") from error
         return ModelSource(name, str(base_folder))
     if name in PACKAGES:
         package, module, command = PACKAGES[name]
@@ -144,7 +150,7 @@ def load_base(source: ModelSource, *, dtype: str, dropout: bool, pad_token_id: i
                 trust_remote_code=False,
                 dtype=getattr(torch, dtype),
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable(source, "model", error) from error
     model.requires_grad_(False)
     model.eval()
@@ -252,49 +258,3 @@ def _unavailable(source: ModelSource, part: str, error: Exception) -> ModelError
             f"model: no {part} for {source.name!r}: not a folder, and the hub did not give it ({known}): {first_line}"
         )
     return ModelError(f"model: the {part} in {source.location} cannot be loaded: {first_line}")
-
-
-def _make_tiny(folder: Path, seed: int) -> None:
-    """A random two-layer encoder over bytes: learns planted signals in seconds, means nothing."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
-    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_only.decoder = decoders.ByteLevel()
-    bytes_only.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bytes_only,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=512,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=512,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.2,
-        pad_token_id=0,
-    )
-    state = torch.random.get_rng_state()
-    torch.manual_seed(derive(seed, "tiny-random"))
-    model = BertForSequenceClassification(config)
-    torch.random.set_rng_state(state)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _quiet():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)

@@ -24,7 +24,7 @@ MIN_CONFIDENCE = 0.6
 
 _COMMAND = "pip install 'fedlease[quickstart]'"
 _PARAGRAPH = re.compile(r"\n\s*\n")
-_SENTENCE = re.compile(r"(?<=[.!?])[\"']?\s+(?=[\"'A-Z0-9])")
+_SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"']))\s+(?=[\"'A-Z0-9])")
 _RETWEET = re.compile(r"^\s*(?:(?:rt|mt)\b\s*)?(?:@\w+:?\s*)*", re.IGNORECASE)
 _LINK = re.compile(r"https?:?/*\S*")
 

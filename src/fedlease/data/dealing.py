@@ -52,12 +52,8 @@ def drop_duplicates(
 
     Without it a text could be dealt to train and to test. Label and place do not count: two rows of one text with
     different labels are one row.
-
-    Args:
-        rows: rows in source order.
-        seen: texts already taken; grows by the kept ones.
     """
-    taken = set() if seen is None else seen
+    taken: set[tuple[str, str | None]] = set()
     kept: list[Row] = []
     total = 0
     for row in rows:

@@ -36,7 +36,7 @@ MAX_WORDS = 40
 """Longer passages are cut, since a step takes as long as its longest row."""
 
 _MIN_WORDS = 8
-_PER_ARTICLE = 12
+_PER_ARTICLE = 20
 _PAIRED = ("headline", "lead")
 
 
@@ -101,7 +101,7 @@ def _deal_articles(
     when that is more; ``topic`` can make many rows of an article and gets the rest.
     """
     need = count * sum(_articles_needed(size) for size in sizes)
-    share = min(max(need / len(news), 1 / 3), 0.45)
+    share = min(max(need / len(news), 1 / 3), 0.46)
     dealt: dict[str, list[list[Article]]] = {task: [[] for _ in range(count)] for task in TASKS if task != "sentiment"}
     turn = dict.fromkeys(dealt, 0)
     for topic in TOPICS:
@@ -118,8 +118,9 @@ def _deal_articles(
 
 
 def _articles_needed(size: int) -> int:
-    # five more than half the rows, since a topic with one article in a split has no wrong headline to offer
-    return (size + 1) // 2 + len(TOPICS)
+    # more than half the rows: a topic with one article in a split has no wrong headline, and a few first sentences are
+    # too short
+    return round(0.52 * size) + len(TOPICS)
 
 
 def _split(members: list[Article], task: str, sizes: tuple[int, int]) -> tuple[list[Article], list[Article]]:

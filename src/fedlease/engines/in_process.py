@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from fedlease.core.aggregate import check_update
 from fedlease.core.codec import digest, dumps
-from fedlease.core.seeds import derive
-from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
+from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.data.federation import ClientData
 from fedlease.engines.checkpoint import Checkpoint, Saved
 from fedlease.engines.client_store import ClientStore
@@ -25,12 +22,13 @@ from fedlease.engines.events import (
     UpdateRefused,
 )
 from fedlease.engines.local_step import LocalResult, Optimiser, evaluate, local_step
+from fedlease.engines.participation import Participation
 from fedlease.engines.resident import ResidentModel
-from fedlease.errors import RunFailedError, UpdateRefusedError
+from fedlease.errors import UpdateRefusedError
 from fedlease.methods.base import WARMUP, Method
 from fedlease.tasks.classification import METRIC, Encoded, score
 
-__all__ = ["Client", "Engine", "Participation", "WorkCache"]
+__all__ = ["Client", "Engine", "WorkCache", "allocation_of"]
 
 
 @dataclass(frozen=True)
@@ -40,21 +38,6 @@ class Client:
     data: ClientData
     train: Encoded
     test: Encoded
-
-
-@dataclass(frozen=True)
-class Participation:
-    """Who takes part.
-
-    Attributes:
-        clients_per_round: asked each round, or None for all.
-        min_clients: fewer usable updates stop the run.
-        eval_every: under sampling, rounds between evaluations of everyone.
-    """
-
-    clients_per_round: int | None = None
-    min_clients: int = 1
-    eval_every: int = 1
 
 
 @dataclass
@@ -136,7 +119,7 @@ class Engine:
             finished = replace(saved, finished=True)
             self.checkpoint.commit(finished)
             return finished
-        asked = self._choose(tasks, state.round)
+        asked = self.participation.choose(tasks, state.round, self.optimiser.seed)
         phase = WARMUP if state.round == 0 else next(t.phase for t in (tasks[c] for c in asked))
         self._tell(StepStarted(name, phase, state.round, tuple(asked)))
         started = time.perf_counter()
@@ -159,7 +142,7 @@ class Engine:
                 continue
             updates.append(result.update)
             kept[client] = (task, result.private)
-        self._enough(name, updates, refused, asked, state.round)
+        self.participation.require(name, state.round, len(updates), refused, asked, len(self.clients))
         begun = time.perf_counter()
         after = method.aggregate(state, updates, absent=frozenset(refused))
         for client, (task, private) in kept.items():
@@ -248,33 +231,6 @@ class Engine:
         model = digest(dumps((client, task.model.spec, dict(sorted(tensors.items())))))
         stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
         return model + digest(repr((task.round, stages)).encode())
-
-    def _choose(self, tasks: Mapping[ClientId, ClientTask], round_: int) -> list[ClientId]:
-        """Warm-up: the next wave, everyone in turn. Rounds: a sample that depends on seed and round alone."""
-        due, size = list(tasks), self.participation.clients_per_round
-        if size is None or size >= len(due):
-            return due
-        if round_ == 0:
-            return due[:size]
-        chosen = np.random.default_rng(derive(self.optimiser.seed, "participants", round_)).permutation(len(due))[:size]
-        return [due[i] for i in sorted(chosen.tolist())]
-
-    def _enough(
-        self,
-        name: str,
-        updates: Sequence[ClientUpdate],
-        refused: Mapping[ClientId, str],
-        asked: Sequence[ClientId],
-        round_: int,
-    ) -> None:
-        needed = min(self.participation.min_clients, len(asked))
-        if round_ == 0 and len(asked) < len(self.clients):
-            return  # a wave, or a second try: whoever is refused joins later
-        if len(updates) < needed:
-            reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(refused.items()))
-            raise RunFailedError(
-                f"{name}, round {round_}: {len(updates)} usable updates, min_clients asks for {needed}. {reasons}"
-            )
 
     def _labels(self, client: ClientId) -> tuple[int, ...]:
         return self.clients[client].test.labels

@@ -32,10 +32,9 @@ class ExpertUsage:
     def add(self, module: str, weights: Tensor) -> None:
         """Counts (..., M) weights of one forward pass, leaving out tokens that the attention mask marks as padding."""
         flat = weights.detach().flatten(0, -2)  # (tokens, M)
-        if self.mask is not None and weights.dim() == 3 and len(self.mask) == len(weights):
-            mask = self.mask[:, -weights.shape[1] :]  # With a cache only the newest tokens pass, the mask covers all.
-            if mask.numel() == len(flat):
-                flat = flat[mask.flatten().bool()]
+        # While generating from a cache, only new tokens pass: none is padding, and the mask is longer than they are.
+        if self.mask is not None and self.mask.numel() == len(flat):
+            flat = flat[self.mask.flatten().bool()]
         self.weights[module] = self.weights.get(module, 0) + flat.double().sum(0).cpu()
         self.distinct[module] = self.distinct.get(module, 0.0) + float((flat > 0).sum())
         self.tokens[module] = self.tokens.get(module, 0) + len(flat)

@@ -13,8 +13,8 @@ from fedlease.errors import ConfigError, RunFolderError
 from fedlease.methods.head import Head
 from fedlease.models import initial_head, load_base, load_tokenizer, locate, new_head_modules
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
+from fedlease.prepare import build_method
 from fedlease.reporting.run_folder import method_folder, read_clients, read_settings
-from fedlease.runner import build_method
 
 __all__ = ["load", "tokenizer"]
 

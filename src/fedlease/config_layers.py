@@ -1,0 +1,153 @@
+"""Reads settings from YAML files and from ``key=value`` words, and lays one set of values over another."""
+
+import re
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedlease.errors import ConfigError
+
+__all__ = ["dump_yaml", "merge", "parse_overrides", "parse_yaml", "read_yaml", "unfold"]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars, and no key twice.
+
+    YAML 1.1 reads ``1e-3`` as text, ``no`` as false, ``0123`` as octal and ``2024-01-01`` as a date.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own form)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would not read back as text."""
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+):
+    for _side in (_Loader, _Dumper):
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+
+
+def parse_yaml(text: str) -> Any:
+    """The content of a YAML text.
+
+    Raises:
+        yaml.YAMLError: no YAML, or a key given twice.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except ValueError as error:
+        raise yaml.YAMLError(f"a value cannot be read: {error}") from error  # a number of thousands of digits
+
+
+def dump_yaml(content: Any) -> str:
+    """YAML that :func:`parse_yaml` reads back to the same content."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path, presets: Collection[str] = ()) -> dict[str, Any]:
+    """The settings of a file, by their dotted or nested keys.
+
+    Args:
+        path: the file.
+        presets: names that a caller may have meant in the place of a file.
+
+    Raises:
+        ConfigError: it cannot be read; names file and, where there is one, line.
+    """
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except IsADirectoryError:
+        raise ConfigError(f"config: {path} is a folder; your own rows are given by --set data.path={path}") from None
+    except OSError as error:
+        hint = f"; did you mean --preset {path}?" if str(path) in presets else ""
+        raise ConfigError(f"config: {path} cannot be read: {error.strerror}{hint}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config: {path} is not UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"config: {path}{where}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config: {path} is no YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"config: {path}, line 1: must hold settings as 'key: value' lines, received a {type(content).__name__}"
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def parse_overrides(
+    overrides: Mapping[str, Any] | Sequence[str], text_settings: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Dotted keys with values, and the faults of words that have none.
+
+    Args:
+        overrides: ``key=value`` words, or the mapping itself.
+        text_settings: keys whose value is taken as written, so that a folder may be called ``2024``.
+    """
+    if isinstance(overrides, Mapping):
+        return {str(key): value for key, value in overrides.items()}, []
+    changes: dict[str, Any] = {}
+    faults = []
+    for item in overrides:
+        key, sign, text = (part.strip() for part in item.partition("="))
+        if not sign or not key:
+            faults.append(f"--set: must be key=value, received {item!r}")
+            continue
+        if not text:
+            faults.append(f"{key}: --set needs a value, received {item!r}; write {key}=null for none")
+            continue
+        try:
+            value = parse_yaml(text)
+        except yaml.YAMLError:
+            if key not in text_settings:
+                faults.append(f"{key}: the value is no YAML, received {text!r}")
+                continue
+            value = text
+        if key in text_settings and value is not None and not isinstance(value, str):
+            value = text
+        changes[key] = value
+    return changes, faults
+
+
+def unfold(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings: ``{"lora.r": 4}`` is ``{"lora": {"r": 4}}``."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = merge(nested, value)
+    return nested
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, group by group; lists are replaced whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        mine = merged.get(key)
+        merged[key] = merge(mine, value) if isinstance(value, Mapping) and isinstance(mine, Mapping) else value
+    return merged

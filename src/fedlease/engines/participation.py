@@ -1,0 +1,60 @@
+"""Who is asked in a step, and how many usable answers it needs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedlease.core.seeds import derive
+from fedlease.core.types import ClientId, ClientTask
+from fedlease.errors import RunFailedError
+
+__all__ = ["Participation"]
+
+
+@dataclass(frozen=True)
+class Participation:
+    """Who takes part.
+
+    Attributes:
+        clients_per_round: asked each round, or None for all.
+        min_clients: fewer usable updates stop the run.
+        eval_every: under sampling, rounds between evaluations of everyone.
+    """
+
+    clients_per_round: int | None = None
+    min_clients: int = 1
+    eval_every: int = 1
+
+    def choose(self, tasks: Mapping[ClientId, ClientTask], round_: int, seed: int) -> list[ClientId]:
+        """Warm-up: the next wave, everyone in turn. Rounds: a sample that depends on seed and round alone."""
+        due, size = list(tasks), self.clients_per_round
+        if size is None or size >= len(due):
+            return due
+        if round_ == 0:
+            return due[:size]
+        chosen = np.random.default_rng(derive(seed, "participants", round_)).permutation(len(due))[:size]
+        return [due[i] for i in sorted(chosen.tolist())]
+
+    def require(
+        self,
+        method: str,
+        round_: int,
+        usable: int,
+        refused: Mapping[ClientId, str],
+        asked: Sequence[ClientId],
+        num_clients: int,
+    ) -> None:
+        """Stops a run whose step has too few usable updates.
+
+        Raises:
+            RunFailedError: fewer than ``min_clients``; the message holds every refusal's reason.
+        """
+        needed = min(self.min_clients, len(asked))
+        if round_ == 0 and len(asked) < num_clients:
+            return  # a wave, or a second try: whoever is refused joins later
+        if usable < needed:
+            reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(refused.items()))
+            raise RunFailedError(
+                f"{method}, round {round_}: {usable} usable updates, min_clients asks for {needed}. {reasons}"
+            )

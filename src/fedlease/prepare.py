@@ -1,0 +1,133 @@
+"""What a run needs before its first step: settings settled, rows tokenised, model, adapter and heads in place."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from fedlease.config import Settings
+from fedlease.core.experts import initial_adapter
+from fedlease.core.types import Budget, ClientId, ClientModel
+from fedlease.data.federation import Federation
+from fedlease.engines.in_process import Client
+from fedlease.engines.local_step import Optimiser
+from fedlease.engines.resident import ResidentModel
+from fedlease.errors import ConfigError
+from fedlease.methods import make_method
+from fedlease.methods.base import Method
+from fedlease.methods.head import Head, with_head
+from fedlease.models import ModelSource, initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.tasks.classification import encode
+
+__all__ = ["Prepared", "build_method", "optimiser_of", "prepare", "settle"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs before its first step.
+
+    Attributes:
+        settings: with threads, device and revision resolved.
+        federation: the rows.
+        clients: tokenised.
+        resident: the base model.
+        adapter: the common start.
+        heads: client -> initial head.
+        warnings: of the data, and of the tokeniser.
+    """
+
+    settings: Settings
+    federation: Federation
+    clients: Mapping[ClientId, Client]
+    resident: ResidentModel
+    adapter: ClientModel
+    heads: Mapping[ClientId, Head]
+    warnings: tuple[str, ...]
+
+
+def settle(settings: Settings) -> Settings:
+    """Resolves what depends on the machine: threads, device, an absolute data path.
+
+    Raises:
+        ConfigError: the device is not one of this machine.
+    """
+    # Affinity counts the cores this process may use; only Linux tells.
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    threads = settings.threads or cores
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    data = settings.data
+    if data.path is not None:
+        data = data.model_copy(update={"path": data.path.expanduser().resolve()})
+    return settings.model_copy(update={"threads": threads, "device": device, "data": data})
+
+
+def prepare(settings: Settings, federation: Federation, source: ModelSource) -> Prepared:
+    """Loads the model, tokenises every row once, draws the initial adapter and heads.
+
+    Raises:
+        ModelError: the model cannot be had, or the adapter does not fit it.
+    """
+    torch.set_num_threads(settings.threads or 1)
+    tokenizer = load_tokenizer(source)
+    base = load_base(
+        source, dtype=settings.dtype, dropout=settings.train.base_dropout, pad_token_id=tokenizer.pad_token_id
+    )
+    if base.revision is not None:
+        settings = settings.model_copy(update={"revision": base.revision})
+    lora = settings.lora
+    shapes = target_shapes(base, lora.target_modules, lora.r)
+    adapter = initial_adapter(shapes, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=settings.seed)
+    autocast = torch.bfloat16 if settings.dtype == "bfloat16" else None
+    resident = ResidentModel(base, torch.device(settings.device), autocast)
+    clients = {
+        data.id: Client(
+            data,
+            encode(data.train, tokenizer, settings.data.max_tokens),
+            encode(data.test, tokenizer, settings.data.max_tokens),
+        )
+        for data in federation
+    }
+    heads = {
+        data.id: Head(data.labels, initial_head(resident.head_modules(len(data.labels)), settings.seed))
+        for data in federation
+    }
+    cut = sum(client.train.truncated + client.test.truncated for client in clients.values())
+    rows = sum(len(client.train) + len(client.test) for client in clients.values())
+    warnings = list(federation.warnings)
+    if cut:
+        warnings.append(
+            f"{cut} of {rows} rows are longer than data.max_tokens = {settings.data.max_tokens} and were cut"
+        )
+    return Prepared(settings, federation, clients, resident, adapter, heads, tuple(warnings))
+
+
+def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> Method:
+    """A method under the budget, weighting and head policy of the settings."""
+    budget = Budget(settings.warmup.epochs, settings.rounds, settings.train.local_epochs)
+    parameters = {
+        "max_experts": settings.max_experts,
+        "min_silhouette": settings.min_silhouette,
+        "linkage": settings.linkage,
+        "weights": settings.weights,
+    }
+    return with_head(make_method(name, budget, parameters), settings.head, heads, settings.weights)
+
+
+def optimiser_of(settings: Settings) -> Optimiser:
+    """The training settings as the local step takes them."""
+    return Optimiser(
+        lr=settings.train.lr,
+        weight_decay=settings.train.weight_decay,
+        batch_size=settings.train.batch_size,
+        clip_norm=settings.train.clip_norm,
+        threads=settings.threads or 1,
+        seed=settings.seed,
+    )

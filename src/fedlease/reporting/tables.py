@@ -1,0 +1,167 @@
+"""Tables for people: the allocation, the results, what a run will cost."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape as escape_markup
+from rich.table import Table
+
+from fedlease.core.types import Allocation
+from fedlease.estimate import CheckReport
+
+__all__ = [
+    "allocation_table",
+    "escape",
+    "human_bytes",
+    "human_seconds",
+    "percent",
+    "render_check",
+    "render_results",
+    "results_table",
+]
+
+
+def allocation_table(allocation: Allocation, tasks: Mapping[str, str]) -> Table:
+    """Experts with their clients and tasks, and S(k) with the chosen M."""
+    scores = ", ".join(
+        f"[bold]{k}: {s:.3f}[/]" if k == allocation.num_experts else f"{k}: {s:.3f}"
+        for k, s in allocation.silhouettes.items()
+    )
+    table = Table(title=f"{allocation.num_experts} experts allocated", caption=f"silhouette by k: {scores or 'none'}")
+    table.add_column("expert", justify="right")
+    table.add_column("clients")
+    table.add_column("their tasks")
+    for expert in range(allocation.num_experts):
+        members = allocation.members(expert)
+        named = [tasks.get(client, "default") for client in members]
+        counts = ", ".join(f"{escape(task)} x {named.count(task)}" for task in sorted(set(named)))
+        table.add_row(str(expert), escape(", ".join(members)), counts)
+    return table
+
+
+def results_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Tasks by methods, on the clients' own test rows."""
+    first = next(iter(summaries.values()))
+    table = Table(title=f"{first['metric']} in % on each client's own test rows")
+    table.add_column("")
+    for method in summaries:
+        table.add_column(method, justify="right")
+    table.add_column("majority class", justify="right")
+    for task in first["per_task"]:
+        rows = [row["majority"] for row in first["per_client"].values() if row["task"] == task]
+        cells = [percent(summary["per_task"].get(task)) for summary in summaries.values()]
+        table.add_row(escape(task), *cells, percent(sum(rows) / len(rows)))
+    table.add_section()
+    table.add_row(
+        "mean over clients",
+        *(f"[bold]{percent(summary['mean'])}[/]" for summary in summaries.values()),
+        percent(first["majority_mean"]),
+    )
+    table.add_row("mean by test rows", *(percent(s["weighted_mean"]) for s in summaries.values()), "")
+    worst = [s["worst_client"] for s in summaries.values()]
+    table.add_row("worst client", *(f"{percent(w[first['metric']])} {escape(w['client'])}" for w in worst), "")
+    own = [s.get("own_expert_mean") for s in summaries.values()]
+    if any(value is not None for value in own):
+        table.add_row("own expert only", *(percent(value) for value in own), "")
+    table.add_row("untrained", *(percent(s["bare_base_mean"]) for s in summaries.values()), "")
+    table.add_section()
+    table.add_row("adapters up", *(human_bytes(s["bytes_up"]) for s in summaries.values()), "")
+    table.add_row("adapters down", *(human_bytes(s["bytes_down"]) for s in summaries.values()), "")
+    for name, key in (("heads up", "head_bytes_up"), ("heads down", "head_bytes_down")):
+        if any(summary.get(key) for summary in summaries.values()):
+            table.add_row(name, *(human_bytes(summary.get(key) or 0) for summary in summaries.values()), "")
+    table.add_row("training time", *(human_seconds(s["seconds"].get("train", 0)) for s in summaries.values()), "")
+    return table
+
+
+def render_results(out: Path, summaries: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """The results, what they were reached with, and what to type next."""
+    console.print(results_table(summaries))
+    for line in _footer(out, summaries):
+        console.print(line, soft_wrap=True)
+
+
+def render_check(report: CheckReport, console: Console) -> None:
+    """What ``fedlease check`` prints."""
+    table = Table(title="clients")
+    for column in ("client", "task", "labels", "train", "test"):
+        table.add_column(column, justify="right" if column in ("train", "test") else "left")
+    for client, task in report.tasks.items():
+        labels = ", ".join(report.labels[client][:6]) + (" ..." if len(report.labels[client]) > 6 else "")
+        rows = (str(report.train_rows[client]), str(report.test_rows[client]))
+        table.add_row(escape(client), escape(task), escape(labels), *rows)
+    console.print(table)
+    for warning in report.warnings:
+        console.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
+    console.print(
+        f"{report.mean_tokens:.0f} tokens per row; base {report.base_parameters:,} parameters, one expert "
+        f"{report.adapter_parameters:,}, routers {report.router_parameters:,}, head {report.head_parameters:,}",
+        soft_wrap=True,
+    )
+    console.print(f"Peak memory about {human_bytes(report.memory_bytes)}.")
+    costs = Table(title=f"estimates, taking {report.assumed_experts} experts")
+    for column in ("method", "up", "down", "time"):
+        costs.add_column(column, justify="left" if column == "method" else "right")
+    for cost in report.estimates:
+        up, down = human_bytes(cost.bytes_up), human_bytes(cost.bytes_down)
+        costs.add_row(cost.method, up, down, human_seconds(cost.seconds))
+    console.print(costs)
+    console.print("[green]Settings and data are sound.[/]")
+
+
+def escape(text: str) -> str:
+    """Text of unknown origin, as it can be printed: neither markup nor control sequences take effect."""
+    return escape_markup("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def human_bytes(count: float) -> str:
+    """1,234,567 -> ``1.2 MB``; decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        digits = 0 if unit == "B" else 1
+        if round(abs(count), digits) < 1000:
+            return f"{count:.{digits}f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """75 -> ``1 min 15 s``."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(value: float | None) -> str:
+    """0.876 -> ``87.6``."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _footer(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    first = next(iter(summaries.values()))
+    client = next(iter(first["per_client"]))
+    lines = []
+    if first.get("assignment"):
+        tasks = {name: row["task"] for name, row in first["per_client"].items()}
+        if len(set(tasks.values())) > 1:
+            from sklearn.metrics import adjusted_rand_score
+
+            order = sorted(first["assignment"].keys() & tasks.keys())
+            index = adjusted_rand_score([tasks[c] for c in order], [first["assignment"][c] for c in order])
+            lines.append(
+                f"{first['num_experts']} experts for {len(set(tasks.values()))} tasks; "
+                f"agreement of the groups with the tasks (adjusted Rand index): {index:.2f}"
+            )
+    lines.append(
+        f"All methods: {first['passes']} passes over each client's rows, heads {first['head']}, seed {first['seed']}."
+    )
+    lines.append(f"Run folder: {escape(str(out))}")
+    # Quoted first and escaped then: the other way round, the quoting doubles the escaping's backslashes.
+    call = f"fedlease.load({str(out)!r}, {client!r})"
+    again = f"fedlease run {shlex.quote(str(out / 'config.yaml'))} --set seed={first['seed'] + 1}"
+    lines.append(f"The same on another seed: {escape(again)}")
+    lines.append(f'Next: python -c "import fedlease; print({escape(call)})"')
+    return lines

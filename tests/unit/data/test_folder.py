@@ -1,0 +1,418 @@
+"""Own files: what is read, and the text of every fault."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from fedlease.config import ColumnSettings, DataSettings
+from fedlease.data import load_federation, source_of
+from fedlease.data.federation import Federation
+from fedlease.errors import DataError
+
+GOOD = [{"text": f"row {number}", "label": number % 2} for number in range(6)]
+TEST = [{"text": "new 0", "label": 0}, {"text": "new 1", "label": 1}]
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    elif ".csv" in path.name:
+        buffer = io.StringIO(newline="")
+        writer = csv.DictWriter(buffer, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        content = buffer.getvalue().encode()
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def client(root: Path, name: str = "a", train: Sequence[dict[str, Any]] = GOOD, test: Sequence[Any] = TEST) -> Path:
+    write(root / name / "train.jsonl", train)
+    write(root / name / "test.jsonl", test)
+    return root
+
+
+def load(path: Path, seed: int = 0, **options: Any) -> Federation:
+    return load_federation(DataSettings(path=path, **options), seed)
+
+
+def faults(path: Path, **options: Any) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        load(path, **options)
+    return list(caught.value.faults)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "csv.gz", "parquet"])
+def test_every_file_type_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / "a" / f"train.{suffix}", GOOD)
+    write(tmp_path / "a" / f"test.{suffix}", TEST)
+    (member,) = load(tmp_path)
+    assert (member.id, member.task, member.labels) == ("a", "default", ("0", "1"))
+    assert [(row.text, row.pair, row.label) for row in member.train] == [(f"row {i}", None, i % 2) for i in range(6)]
+    assert [row.text for row in member.test] == ["new 0", "new 1"]
+
+
+def test_clients_are_sorted_and_have_their_own_label_lists(tmp_path: Path) -> None:
+    client(
+        tmp_path, "b", [{"text": "x", "label": "pos"}, {"text": "y", "label": "neg"}], [{"text": "z", "label": "neg"}]
+    )
+    client(tmp_path, "a", [{"text": str(n), "label": n} for n in (10, 9, 2)], [{"text": "t", "label": 9}])
+    federation = load(tmp_path)
+    assert list(federation.clients) == ["a", "b"]
+    assert federation.clients["a"].labels == ("2", "9", "10")  # numbers by value, not by digits
+    assert federation.clients["b"].labels == ("neg", "pos")
+    assert federation.clients["a"].test[0].label == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([True, False], ("false", "true")),
+        ([1.0, 2], ("1", "2")),
+        ([0.5, 1.5], ("0.5", "1.5")),
+        (["1.0", "1"], ("1", "1.0")),
+    ],
+)
+def test_label_values_become_names(tmp_path: Path, values: list[Any], labels: tuple[str, ...]) -> None:
+    rows = [{"text": f"t{value}", "label": value} for value in values]
+    (member,) = load(client(tmp_path, train=rows, test=rows[:1]))
+    assert member.labels == labels
+
+
+def test_csv_numbers_written_as_floats_are_whole_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "a/train.csv", [{"text": "x", "label": "1.0"}, {"text": "y", "label": "0.0"}])
+    write(tmp_path / "a/test.csv", [{"text": "z", "label": "1"}])
+    (member,) = load(tmp_path)
+    assert member.labels == ("0", "1")
+    assert member.test[0].label == 1
+
+
+def test_columns_are_mapped_and_a_pair_is_found_by_name(tmp_path: Path) -> None:
+    rows = [{"q": f"q{n}", "a": f"a{n}", "y": n, "about": "qa"} for n in range(2)]
+    columns = ColumnSettings(text="q", text_pair="a", label="y", task="about")
+    (member,) = load(client(tmp_path / "mapped", train=rows, test=rows[:1]), columns=columns)
+    assert (member.train[0].text, member.train[0].pair, member.task) == ("q0", "a0", "qa")
+    paired = [{"text": f"x{n}", "text_pair": f"p{n}", "label": n} for n in range(2)]
+    (member,) = load(client(tmp_path / "default", train=paired, test=paired[:1]))
+    assert [row.pair for row in member.train] == ["p0", "p1"]
+
+
+def test_blank_lines_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:
+    client(tmp_path)
+    body = b"\xef\xbb\xbf" + b'{"text": "x", "label": 0}\r\n\r\n  \n{"text": "y", "label": 1}'
+    (tmp_path / "a/train.jsonl").write_bytes(body)
+    (member,) = load(tmp_path)
+    assert [row.text for row in member.train] == ["x", "y"]
+
+
+def test_valid_files_are_used_instead_of_a_fraction(tmp_path: Path) -> None:
+    write(client(tmp_path) / "a/valid.jsonl", [{"text": "v", "label": 1}])
+    (member,) = load(tmp_path, valid_fraction=0.5)
+    assert [row.text for row in member.valid] == ["v"]
+    assert len(member.train) == 6
+
+
+def test_valid_fraction_comes_out_of_train(tmp_path: Path) -> None:
+    (member,) = load(client(tmp_path), valid_fraction=0.34)
+    assert len(member.valid) == 2  # round(0.34 * 6)
+    assert sorted(row.text for row in (*member.train, *member.valid)) == [f"row {n}" for n in range(6)]
+    assert len(load(tmp_path, valid_fraction=0.01).clients["a"].valid) == 1  # at least one
+
+
+def test_row_limits_take_a_seeded_sample_and_short_clients_are_named(tmp_path: Path) -> None:
+    client(tmp_path, train=[{"text": f"row {n}", "label": n % 2} for n in range(60)])
+    first = load(tmp_path, train_rows=30, test_rows=5)
+    assert (len(first.clients["a"].train), len(first.clients["a"].test)) == (30, 2)
+    assert first.warnings == ("client 'a' is short: it has 2 of 5 test rows (data.test_rows)",)
+    assert first.fingerprint() == load(tmp_path, train_rows=30, test_rows=5).fingerprint()
+    assert first.fingerprint() != load(tmp_path, seed=1, train_rows=30, test_rows=5).fingerprint()
+
+
+def test_one_client_of_one_label_and_leaked_rows_are_warnings(tmp_path: Path) -> None:
+    client(tmp_path, "a")
+    client(tmp_path, "b", [{"text": "x", "label": 1}], [{"text": "x", "label": 1}])
+    assert load(tmp_path).warnings == (
+        "client 'b': 1 test rows are also train rows",
+        "client 'b': all train rows have the label '1'",
+    )
+
+
+def test_a_task_of_one_label_is_an_error(tmp_path: Path) -> None:
+    one = [{"text": "x", "label": "yes", "task": "t"}]
+    client(client(tmp_path / "same", "a", one, one), "b", one, one)
+    assert faults(tmp_path / "same") == ["task 't': every row has the label 'yes'; at least two labels are needed"]
+    other = [{"text": "x", "label": "no", "task": "t"}]
+    client(client(tmp_path / "each", "a", one, one), "b", other, other)
+    assert faults(tmp_path / "each") == [
+        "task 't': each of its 2 clients knows one label only; there is nothing to learn"
+    ]
+
+
+def test_all_faults_are_reported_with_file_line_and_column(tmp_path: Path) -> None:
+    client(tmp_path)
+    lines = [
+        b'{"text": "ok", "label": 0}',
+        b'{"text": "ok 2", "label": 1}',
+        b'{"text": " ", "label": 0}',
+        b"",
+        b'{"text": 5, "label": 0}',
+        b'{"label": 0}',
+        b'{"text": "x"}',
+        b'{"text": "x", "label": null}',
+        b'{"text": "x", "label": [1]}',
+        b'{"text": "x", "label": NaN}',
+        b'{"text": "x", ',
+        b'{"text": "\xff", "label": 0}',
+        b"[1]",
+        b'{"text": "a\\ud800", "label": 0}',
+    ]
+    (tmp_path / "a/train.jsonl").write_bytes(b"\n".join(lines))
+    write(tmp_path / "a/test.jsonl", [{"text": "t", "label": 0}, {"text": "t", "label": 7}])
+    train, test = tmp_path / "a/train.jsonl", tmp_path / "a/test.jsonl"
+    found = faults(tmp_path)
+    malformed = next(fault for fault in found if "malformed" in fault)
+    assert malformed.startswith(f"{train}, line 11: malformed JSON: ")
+    assert sorted(set(found) - {malformed}) == sorted(
+        [
+            f"{train}, line 3, column 'text': a text must not be empty, got ' '",
+            f"{train}, line 5, column 'text': a text must be a string, got 5",
+            f"{train}, line 6, column 'text': is missing",
+            f"{train}, line 7, column 'label': is missing",
+            f"{train}, line 8, column 'label': a label must not be empty, got None",
+            f"{train}, line 9, column 'label': a label must be a name or a number, got [1]",
+            f"{train}, line 10, column 'label': a label must be a name or a number, got nan",
+            f"{train}, line 12: not UTF-8 (byte 0xff at position 10)",
+            f"{train}, line 13: a JSON object is needed, got list",
+            f"{train}, line 14, column 'text': a text must be valid Unicode, got a lone surrogate at position 1",
+            f"{test}, line 2, column 'label': client 'a' has no train row with the label '7'; its labels are '0', '1'",
+        ]
+    )
+
+
+def test_only_twenty_faults_are_listed(tmp_path: Path) -> None:
+    client(tmp_path, train=[*GOOD, *({"text": "", "label": 0} for _ in range(25))])
+    found = faults(tmp_path)
+    assert len(found) == 21
+    assert found[-1] == "... and 5 more faults"
+
+
+def test_csv_lines_count_cells_that_span_lines(tmp_path: Path) -> None:
+    client(tmp_path)
+    (tmp_path / "a/train.jsonl").unlink()
+    file = tmp_path / "a/train.csv"
+    file.write_text('text,label\n"two\nlines",0\nok,1\n,1\nx\n', newline="")
+    assert faults(tmp_path) == [
+        f"{file}, line 6: 1 cells, but the header has 2",
+        f"{file}, line 5, column 'text': a text must not be empty, got ''",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"text,label\nx,0\n\xe9,1\n", ", line 3: not UTF-8 (byte 0xe9)"),
+        (b"text,label,text\nx,0,y\n", ", line 1: columns named twice: 'text'"),
+        (b'text,label\n"x,0\n', ", line 2: malformed CSV: unexpected end of data"),
+    ],
+)
+def test_unreadable_csv_names_the_line(tmp_path: Path, content: bytes, rule: str) -> None:
+    client(tmp_path)
+    (tmp_path / "a/train.jsonl").unlink()
+    (tmp_path / "a/train.csv").write_bytes(content)
+    assert faults(tmp_path) == [f"{tmp_path / 'a/train.csv'}{rule}"]
+
+
+def test_csv_cells_may_be_longer_than_the_modules_limit(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    write(tmp_path / "a/train.csv", [{"text": "x" * 200_000, "label": 0}, {"text": "y", "label": 1}])
+    write(tmp_path / "a/test.csv", TEST)
+    assert len(load(tmp_path).clients["a"].train[0].text) == 200_000
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("name", ["train.jsonl.gz", "train.parquet"])
+def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+    client(tmp_path)
+    (tmp_path / "a/train.jsonl").unlink()
+    (tmp_path / "a" / name).write_bytes(b"garbage")
+    (fault,) = faults(tmp_path)
+    assert fault.startswith(f"{tmp_path / 'a' / name}: cannot be read")
+
+
+def test_parquet_faults_name_the_row(tmp_path: Path) -> None:
+    client(tmp_path)
+    (tmp_path / "a/train.jsonl").unlink()
+    file = write(tmp_path / "a/train.parquet", [*GOOD, {"text": None, "label": 0}])
+    assert faults(tmp_path) == [f"{file}, row 7, column 'text': a text must not be empty, got None"]
+
+
+def test_a_missing_column_names_those_that_exist(tmp_path: Path) -> None:
+    client(tmp_path, train=[{"sentence": "x", "label": 0}])
+    assert faults(tmp_path) == [
+        f"{tmp_path}/a/train.jsonl: no column 'text'; it has 'sentence', 'label': set data.columns.text"
+    ]
+
+
+def test_missing_empty_doubled_and_unknown_files(tmp_path: Path) -> None:
+    write(tmp_path / "a/train.jsonl", GOOD)
+    client(tmp_path, "b")
+    (tmp_path / "b/test.jsonl").write_text("\n")
+    write(client(tmp_path, "c") / "c/train.csv", GOOD)
+    client(tmp_path, "d")
+    (tmp_path / "d/train.jsonl").rename(tmp_path / "d/train.tsv")
+    others = ".jsonl.gz, .csv, .csv.gz, .parquet"
+    assert faults(tmp_path) == [
+        f"client 'a': no test rows: {tmp_path}/a has no test.jsonl (or {others})",
+        f"client 'b': {tmp_path}/b/test.jsonl has no rows",
+        f"client 'c': train rows are in several files: {tmp_path}/c/train.csv, {tmp_path}/c/train.jsonl",
+        f"{tmp_path}/d/train.tsv: file type '.tsv' is not one of .jsonl, {others}",
+    ]
+
+
+def test_wrong_paths(tmp_path: Path) -> None:
+    assert faults(tmp_path / "nowhere") == [f"data.path: '{tmp_path}/nowhere' does not exist"]
+    expected = f"expected {tmp_path}/<client>/train.jsonl and test.jsonl (or .jsonl.gz, .csv, .csv.gz, .parquet)"
+    assert faults(tmp_path) == [f"data.path: '{tmp_path}' is empty; {expected}, or one file with a client column"]
+    write(tmp_path / "train.jsonl", GOOD)
+    assert faults(tmp_path)[0].startswith(f"data.path: '{tmp_path}' holds train.jsonl and no client folders; expected")
+
+
+def test_client_ids_must_be_safe_names(tmp_path: Path) -> None:
+    names = [".hidden", "a/b", "a\\b", "nul\0", "x" * 101, " pad", "Same", "same"]
+    rows = [
+        {"text": f"{name} {split}", "label": 0, "client": name, "split": split}
+        for name in names
+        for split in ("train", "test")
+    ]
+    file = write(tmp_path / "rows.jsonl", rows)
+    hostile = "an id must not hold /, \\, NUL or another control character"
+    assert faults(file) == [
+        "client '.hidden': an id must not start with a dot",
+        f"client 'a/b': {hostile}",
+        f"client 'a\\\\b': {hostile}",
+        f"client 'nul\\x00': {hostile}",
+        f"client '{'x' * 101}': an id must not be longer than 100 bytes, it has 101",
+        "client ' pad': an id must not start or end with a space",
+        "clients 'Same', 'same': ids must differ by more than case",
+    ]
+
+
+def test_hidden_folders_without_rows_and_stray_files_are_passed_over(tmp_path: Path) -> None:
+    client(tmp_path)
+    (tmp_path / ".git").mkdir()
+    write(tmp_path / "extra.csv", GOOD)
+    write(tmp_path / "a/more.jsonl", GOOD)
+    federation = load(tmp_path)
+    assert list(federation.clients) == ["a"]
+    assert federation.warnings == (
+        f"{tmp_path}: extra.csv beside the client folders are not read",
+        "client 'a': more.jsonl are not read; names are train, valid and test",
+    )
+    client(tmp_path, ".secret")
+    assert faults(tmp_path) == ["client '.secret': an id must not start with a dot"]
+
+
+def test_a_client_has_one_task_and_pairs_everywhere_or_nowhere(tmp_path: Path) -> None:
+    client(
+        tmp_path,
+        train=[{"text": "x", "text_pair": "y", "label": 0, "task": "s"}, {"text": "z", "label": 1, "task": "t"}],
+    )
+    found = faults(tmp_path)
+    file = tmp_path / "a/train.jsonl"
+    assert f"{file}, line 2, column 'task': client 'a' must have one task, got 'default', 's', 't'" in found
+    assert (
+        f"{file}, line 2, column 'text_pair': client 'a' has a second text in other rows, but it is empty here" in found
+    )
+
+
+def rows_of(clients: Sequence[str], count: int = 20) -> list[dict[str, Any]]:
+    return [{"who": name, "text": f"{name} {n}", "label": n % 3} for name in clients for n in range(count)]
+
+
+def test_one_file_is_split_by_its_split_column(tmp_path: Path) -> None:
+    rows = [{**row, "split": ["train", "train", "test", "validation"][n % 4]} for n, row in enumerate(rows_of("ab"))]
+    rows = [{**row, "label": 0 if n < 4 else row["label"]} for n, row in enumerate(rows)]
+    federation = load(write(tmp_path / "all.csv", rows), columns=ColumnSettings(client="who"))
+    assert [(len(c.train), len(c.valid), len(c.test)) for c in federation] == [(10, 5, 5)] * 2
+
+
+def test_one_file_without_splits_holds_out_a_fraction_of_each_client(tmp_path: Path) -> None:
+    rows = rows_of(["a", "b"])
+    file = write(tmp_path / "all.jsonl", [*rows, rows[0]])
+    options: dict[str, Any] = {"columns": ColumnSettings(client="who"), "test_fraction": 0.25}
+    federation = load(file, **options)
+    for member in federation:
+        assert (len(member.train), len(member.test)) == (15, 5)
+        assert not {row.text for row in member.train} & {row.text for row in member.test}
+        assert {row.text.split()[0] for row in (*member.train, *member.test)} == {member.id}
+    assert federation.warnings == ("client 'a': 1 duplicate rows dropped before the split into train and test",)
+    assert federation.fingerprint() == load(file, **options).fingerprint()
+    assert federation.fingerprint() != load(file, seed=1, **options).fingerprint()
+
+
+def test_a_held_out_row_never_carries_the_only_example_of_a_label(tmp_path: Path) -> None:
+    rows = [{"client": "a", "text": f"t{n}", "label": "rare" if n == 0 else "common"} for n in range(4)]
+    file = write(tmp_path / "all.jsonl", rows)
+    for seed in range(8):
+        (member,) = load(file, seed=seed, test_fraction=0.7)
+        assert "t0" in {row.text for row in member.train}
+    single = [{"client": "a", "text": f"t{n}", "label": n} for n in range(2)]
+    assert faults(write(tmp_path / "few.jsonl", single)) == [
+        "client 'a': no test rows: its 2 rows have 2 labels, "
+        "and each label needs a train row before one can be held out"
+    ]
+
+
+def test_faults_of_one_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "all.jsonl", [{"text": "x", "label": 0, "client": "", "split": "train"}])
+    assert faults(file) == [f"{file}, line 1, column 'client': a client must have a name, got an empty value"]
+    write(file, [{"text": "x", "label": 0, "client": "a", "split": "tset"}])
+    assert faults(file) == [f"{file}, line 1, column 'split': a split must be train, valid or test, got 'tset'"]
+    write(file, [{"text": "x", "label": 0, "client": "a", "split": "test"}])
+    assert faults(file) == [f"client 'a': no train rows in {file} (column 'split')"]
+    file.write_text("")
+    assert faults(file) == [f"data.path: {file} has no rows"]
+    write(file, [{"text": "x", "label": 0}])
+    assert faults(file) == [
+        f"{file}: no column 'client'; set data.columns.client to the column that names the client "
+        f"(it has 'text', 'label'), or data.partition=dirichlet to deal the rows to clients"
+    ]
+
+
+def test_partition_deals_one_file_without_clients(tmp_path: Path) -> None:
+    pytest.importorskip("flwr_datasets")
+    rows = [{"text": f"t{n}", "label": n % 2, "task": "xy"[n % 2 == 0]} for n in range(200)]
+    rows = [{**row, "label": n // 2 % 2} for n, row in enumerate(rows)]
+    file = write(tmp_path / "all.jsonl", rows)
+    both = load(file, partition="task-and-label", clients_per_task=2, alpha=1.0)
+    assert list(both.clients) == ["x-0", "x-1", "y-0", "y-1"]
+    pooled = load(file, partition="dirichlet", clients_per_task=2, alpha=1.0)
+    assert list(pooled.clients) == [f"pooled-{n}" for n in range(4)]
+    for federation in (both, pooled):
+        assert sum(len(c.train) + len(c.test) for c in federation) == 200
+    assert faults(file, partition="dirichlet", columns=ColumnSettings(client="task")) == [
+        f"data.partition: 'dirichlet' deals rows to clients, but {file} has a client column 'task'; "
+        "use 'natural', or name another column in data.columns.client"
+    ]
+    assert faults(client(tmp_path / "dir"), partition="dirichlet")[0].startswith(
+        "data.partition: 'dirichlet' deals one file"
+    )
+
+
+@pytest.mark.parametrize("source", ["quickstart", "synthetic", "folder"])
+def test_a_path_means_own_files_for_sources_that_read_none(tmp_path: Path, source: Any) -> None:
+    settings = DataSettings(source=source, path=client(tmp_path))
+    assert source_of(settings) == "folder"
+    assert list(load_federation(settings, 0).clients) == ["a"]
