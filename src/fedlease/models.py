@@ -81,7 +81,7 @@ def locate(name: str, revision: str | None, base_folder: Path, seed: int) -> Mod
         if not (base_folder / "config.json").is_file():
             try:
                 with _quiet():
-                make_tiny(base_folder, seed)
+                    make_tiny(base_folder, seed)
             except OSError as error:
                 raise ModelError(f"model: {base_folder} cannot be written: {error.strerror}") from error
         return ModelSource(name, str(base_folder))
