@@ -1,6 +1,7 @@
 """``fedlease check``: settings, data and model are sound; what the run will cost."""
 
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,7 +51,8 @@ def check_settings(settings: Settings) -> CheckReport:
         for module in adapter.spec.target_modules
     }
     clients = prepared.clients
-    experts = min(ASSUMED_EXPERTS, len(clients), settings.max_experts)
+    # The silhouette scores 2 .. N - 1 groups.
+    experts = max(1, min(ASSUMED_EXPERTS, len(clients) - 1, settings.max_experts)) if len(clients) > 2 else 1
     one_expert = adapter_parameters(shapes, adapter.spec.r)
     router = router_parameters(shapes, experts)
     methods = (settings.method, *settings.baselines)
@@ -119,5 +121,6 @@ def _peak_memory() -> int:
     if os.name == "posix":
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kibibytes elsewhere
     return 0

@@ -1,14 +1,16 @@
 """The exceptions of fedlease.
 
-FedLeaseError
-├── InputError              the caller gave something wrong: exit code 2, one line per fault
-│   ├── ConfigError         settings: an unknown key, a value outside its range
-│   ├── DataError           rows: a missing file or column, an empty text, an unknown label
-│   ├── ModelError          the base model: not found, no such target module, rank too large
-│   ├── MissingPackageError an optional package is not installed; the message holds the command
-│   └── RunFolderError      not a run folder, damaged, or of another version
-├── RunFailedError          a run that had started cannot go on: exit code 1
-└── UpdateRefusedError      one client's update is not used this round; caught by the engines
+Each inherits from the one it hangs on:
+
+    FedLeaseError
+    ├── InputError              the caller gave something wrong: exit code 2, one line per fault
+    │   ├── ConfigError         settings: an unknown key, a value outside its range
+    │   ├── DataError           rows: a missing file or column, an empty text, an unknown label
+    │   ├── ModelError          the base model: not found, no such target module, rank too large
+    │   ├── MissingPackageError an optional package is not installed; the message holds the command
+    │   └── RunFolderError      not a run folder, damaged, or of another version
+    ├── RunFailedError          a run that had started cannot go on: exit code 1
+    └── UpdateRefusedError      one client's update is not used this round; caught by the engines
 """
 
 from collections.abc import Sequence

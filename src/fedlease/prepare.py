@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -18,10 +19,10 @@ from fedlease.errors import ConfigError
 from fedlease.methods import make_method
 from fedlease.methods.base import Method
 from fedlease.methods.head import Head, with_head
-from fedlease.models import ModelSource, initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.models import SHORT_NAMES, ModelSource, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.tasks.classification import encode
 
-__all__ = ["Prepared", "build_method", "optimiser_of", "prepare", "settle"]
+__all__ = ["Prepared", "build_method", "check_methods", "optimiser_of", "prepare", "settle"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Prepared:
 
 
 def settle(settings: Settings) -> Settings:
-    """Resolves what depends on the machine: threads, device, an absolute data path.
+    """Resolves what depends on the machine: threads, device, absolute paths of data and model.
 
     Raises:
         ConfigError: the device is not one of this machine.
@@ -66,7 +67,11 @@ def settle(settings: Settings) -> Settings:
     data = settings.data
     if data.path is not None:
         data = data.model_copy(update={"path": data.path.expanduser().resolve()})
-    return settings.model_copy(update={"threads": threads, "device": device, "data": data})
+    # A run is resumed and loaded from wherever one stands.
+    model = settings.model
+    if model not in SHORT_NAMES and Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().resolve())
+    return settings.model_copy(update={"threads": threads, "device": device, "data": data, "model": model})
 
 
 def prepare(settings: Settings, federation: Federation, source: ModelSource) -> Prepared:
@@ -119,6 +124,18 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         "weights": settings.weights,
     }
     return with_head(make_method(name, budget, parameters), settings.head, heads, settings.weights)
+
+
+def check_methods(prepared: Prepared) -> None:
+    """Lets every method of the run make its first state, which is where heads that cannot be shared are refused.
+
+    Raises:
+        ConfigError: a method and its settings do not fit the clients.
+    """
+    settings = prepared.settings
+    rows = {client: len(prepared.clients[client].train) for client in sorted(prepared.clients)}
+    for name in (settings.method, *settings.baselines):
+        build_method(settings, name, prepared.heads).init(prepared.adapter, rows, settings.seed)
 
 
 def optimiser_of(settings: Settings) -> Optimiser:

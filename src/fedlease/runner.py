@@ -1,5 +1,6 @@
 """One run: settings -> federation, model, methods, engine -> run folder."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +18,7 @@ from fedlease.engines.participation import Participation
 from fedlease.engines.scoring import summarise
 from fedlease.errors import RunFolderError
 from fedlease.models import locate
-from fedlease.prepare import Prepared, build_method, optimiser_of, prepare, settle
+from fedlease.prepare import Prepared, build_method, check_methods, optimiser_of, prepare, settle
 from fedlease.reporting.run_folder import (
     method_folder,
     read_json,
@@ -104,9 +105,12 @@ def run_settings(settings: Settings, out: Path, listeners: Sequence[Listener] = 
         )
     settings = settle(settings)
     federation = load_federation(settings.data, settings.seed)
-    source = locate(settings.model, settings.revision, out / "base", settings.seed)
-    prepared = prepare(settings, federation, source)
-    start_run(out, prepared.settings, federation, prepared.settings.revision)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Nothing is written to ``out`` before everything that can be checked is sound.
+        made = Path(scratch) / "base"
+        prepared = prepare(settings, federation, locate(settings.model, settings.revision, made, settings.seed))
+        check_methods(prepared)
+        start_run(out, prepared.settings, federation, made if made.is_dir() else None)
     return _run(out, prepared, listeners, resumed=False)
 
 

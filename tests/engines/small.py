@@ -52,7 +52,7 @@ def own_rows(folder: Path, clients: tuple[str, ...] = ("one", "two", "three", "f
         (folder / client).mkdir(parents=True)
         for split, count in (("train", train), ("test", 4)):
             rows = [
-                {"text": f"{client} says {'yes' if i % 2 else 'no'} {i}", "label": "no yes".split()[i % 2]}
+                {"text": f"{client} says {'yes' if i % 2 else 'no'} {i}", "label": ["no", "yes"][i % 2]}
                 for i in range(count)
             ]
             (folder / client / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -8,10 +8,12 @@ import pytest
 import torch
 from engines.small import own_rows, rounds_of, scores_of, small_run, small_settings, tensors_of
 
+import fedlease
 from fedlease.core.codec import loads
 from fedlease.engines import in_process, local_step
 from fedlease.engines.events import Allocated, ClientFinished, Event, StepStarted, UpdateRefused
-from fedlease.errors import ConfigError, RunFailedError, RunFolderError, UpdateRefusedError
+from fedlease.errors import ConfigError, ModelError, RunFailedError, RunFolderError, UpdateRefusedError
+from fedlease.tiny_model import make_tiny
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,8 @@ def test_head_policies_end_to_end(head: str, tmp_path: Path) -> None:
 def test_sharing_heads_of_unequal_label_lists_is_refused(tmp_path: Path) -> None:
     """The planted federation has a task with three labels; fedit's one group holds it and the others."""
     with pytest.raises(ConfigError, match=r"head: 'shared' needs equal label lists within a group"):
-        small_run(tmp_path / "r", method="fedit", baselines=(), head="shared")
+        small_run(tmp_path / "r", baselines=["fedit"], head="shared")
+    assert not (tmp_path / "r").exists(), "refused before anything is written"
 
 
 def test_sampling_asks_everyone_once_and_then_samples(tmp_path: Path) -> None:
@@ -199,6 +202,33 @@ def test_too_few_usable_updates_stop_the_run_with_the_reasons(tmp_path: Path, mo
     poison(monkeypatch, "planted-0-0", {1}, "nan")
     with pytest.raises(RunFailedError, match=r"round 1: 7 usable updates, min_clients asks for 8. planted-0-0: "):
         small_run(tmp_path / "r", baselines=(), min_clients=8)
+
+
+def test_a_round_that_fails_leaves_its_reasons_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, "planted-0-0", {0}, "loss")
+    with pytest.raises(RunFailedError, match="round 0"):
+        small_run(tmp_path / "r", baselines=(), min_clients=8)
+    (line,) = rounds_of(tmp_path / "r")
+    assert line["round"] == 0
+    assert line["refused"] == {"planted-0-0": "loss is nan in epoch 1, step 1"}
+
+
+def test_a_model_made_for_a_refused_run_is_not_used_by_the_next(tmp_path: Path) -> None:
+    """The tiny model depends on the seed; one left behind by a run that never began would change the next."""
+    with pytest.raises(ModelError, match=r"lora\.r: must be at most 32"):
+        small_run(tmp_path / "r", lora__r=999)
+    again = small_run(tmp_path / "r", seed=3, baselines=(), rounds=0)
+    other = small_run(tmp_path / "other", seed=3, baselines=(), rounds=0)
+    weights = "base/model.safetensors"
+    assert (again.out / weights).read_bytes() == (other.out / weights).read_bytes()
+
+
+def test_a_model_folder_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tiny(tmp_path / "here" / "model", 0)
+    monkeypatch.chdir(tmp_path / "here")
+    out = small_run(tmp_path / "r", model="./model", baselines=(), rounds=0).out
+    monkeypatch.chdir("/")
+    assert fedlease.load(out, "planted-0-0").config.id2label
 
 
 def test_out_that_holds_a_run_is_left_alone(finished: tuple[Path, list[Event], dict[str, Any]]) -> None:

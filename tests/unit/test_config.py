@@ -145,7 +145,10 @@ class TestValues:
         assert Settings.model_validate(parse_yaml(settings.to_yaml())) == settings
         assert Settings.model_validate(yaml.safe_load(settings.to_yaml())) == settings
 
-    @given(st.from_regex(re.compile(r"[-+.0-9eE_:xo~nulltrefasy]{1,8}", re.ASCII), fullmatch=True))
+    @pytest.mark.parametrize(
+        "text",
+        ["1e3", "12e4567", "1e-3", ".5E3", "no", "0123456", "0x1f", "2024-01-01", "1:30", "~", "null", "true", ""],
+    )
     def test_text_that_looks_like_something_else_stays_text(self, text: str) -> None:
         assert parse_yaml(dump_yaml([text])) == yaml.safe_load(dump_yaml([text])) == [text]
 

@@ -85,6 +85,10 @@ class TestSeconds:
         without, scored = estimate("local", settings(), test_rows=0), estimate("local", settings())
         assert scored.seconds - without.seconds == pytest.approx(5 * 30 / 3)
 
+    def test_experts_are_scored_once_more_on_their_own(self) -> None:
+        mixed, single = (estimate("fedlease", settings(), num_experts=m).seconds for m in (4, 1))
+        assert mixed - single == pytest.approx(30 / 3)
+
 
 @pytest.mark.parametrize("sample", [None, 3])
 def test_estimated_bytes_are_the_bytes_a_run_counts(tmp_path: Path, sample: int | None) -> None:

@@ -96,7 +96,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 def test_words_are_no_model(tmp_path: Path) -> None:
     said = message(locate, "a model", None, tmp_path, 0)
-    assert said == "model: 'a model' is neither a folder, a hub id nor one of ['minilm', 'tiny-random']"
+    assert said == "model: 'a model' is neither a folder, a hub id nor one of minilm, tiny-random"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

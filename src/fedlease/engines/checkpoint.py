@@ -149,6 +149,17 @@ class Checkpoint:
             if path != self.manifest and path.name not in _named_files(manifest):
                 path.unlink()
 
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Appends a line about a step that failed; it stays until the run is resumed.
+
+        Raises:
+            RunFailedError: it cannot be written.
+        """
+        try:
+            self._append(json.dumps(record, ensure_ascii=False))
+        except OSError as error:
+            raise RunFailedError(f"{self.rounds} cannot be written: {error}; it was to hold {dict(record)}") from error
+
     def _append(self, line: str) -> None:
         # Cut first: a commit that failed earlier may have left a line behind.
         lines = self.rounds.read_bytes().split(b"\n")[: self._lines] if self.rounds.is_file() else []

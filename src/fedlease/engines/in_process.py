@@ -24,7 +24,7 @@ from fedlease.engines.events import (
 from fedlease.engines.local_step import LocalResult, Optimiser, evaluate, local_step
 from fedlease.engines.participation import Participation
 from fedlease.engines.resident import ResidentModel
-from fedlease.errors import UpdateRefusedError
+from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.methods.base import WARMUP, Method
 from fedlease.tasks.classification import METRIC, Encoded, score
 
@@ -142,7 +142,12 @@ class Engine:
                 continue
             updates.append(result.update)
             kept[client] = (task, result.private)
-        self.participation.require(name, state.round, len(updates), refused, asked, len(self.clients))
+        head = {"step": saved.step + 1, "method": name, "phase": phase, "round": state.round, "refused": refused}
+        try:
+            self.participation.require(name, state.round, len(updates), refused, asked, len(self.clients))
+        except RunFailedError:
+            self.checkpoint.note(head)
+            raise
         begun = time.perf_counter()
         after = method.aggregate(state, updates, absent=frozenset(refused))
         for client, (task, private) in kept.items():
@@ -151,20 +156,16 @@ class Engine:
         seconds["aggregate"] += time.perf_counter() - begun
         if self.participation.clients_per_round is not None and after.round % self.participation.eval_every == 0:
             begun = time.perf_counter()
-            for client in self.clients.keys() - set(asked):
+            for client in sorted(self.clients.keys() - set(asked)):
                 records[client] = {"score": self.score(method, after, client)[METRIC]}
             seconds["evaluate"] += time.perf_counter() - begun
         for key, value in {**counted, **{f"seconds_{k}": v for k, v in seconds.items()}}.items():
             self.totals[key] = self.totals.get(key, 0.0) + value
         scores = [r["score"] for r in records.values() if "score" in r]
         record = {
-            "step": saved.step + 1,
-            "method": name,
-            "phase": phase,
-            "round": state.round,
+            **head,
             "mean_score": sum(scores) / len(scores) if scores else None,
             "clients": {client: records[client] for client in sorted(records)},
-            "refused": refused,
             **{key: int(value) for key, value in counted.items()},
             "seconds": {
                 **{k: round(v, 3) for k, v in seconds.items()},

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -38,10 +39,16 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def start_run(out: Path, settings: Settings, federation: Federation, model_revision: str | None) -> None:
-    """Writes ``config.yaml``, ``environment.json`` and ``clients.json``.
+def start_run(out: Path, settings: Settings, federation: Federation, base: Path | None = None) -> None:
+    """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and copies a model made for this run.
 
     ``config.yaml`` comes last: a folder with it can be resumed.
+
+    Args:
+        out: the run folder.
+        settings: resolved.
+        federation: the rows, for their fingerprint.
+        base: folder of a base model that exists nowhere else, or None.
 
     Raises:
         RunFolderError: ``out`` already holds a run, or cannot be written.
@@ -52,6 +59,8 @@ def start_run(out: Path, settings: Settings, federation: Federation, model_revis
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if base is not None:
+            shutil.copytree(base, out / "base", dirs_exist_ok=True)
         clients = {
             client.id: {
                 "task": client.task,
@@ -63,7 +72,7 @@ def start_run(out: Path, settings: Settings, federation: Federation, model_revis
             for client in federation
         }
         write_json(out / "clients.json", clients)
-        write_json(out / "environment.json", _environment(settings, federation, model_revision))
+        write_json(out / "environment.json", _environment(settings, federation))
         write_atomically(out / "config.yaml", settings.to_yaml().encode())
     except OSError as error:
         raise RunFolderError(f"out: {out} cannot be written: {error}") from error
@@ -142,7 +151,7 @@ def write_allocation(folder: Path, allocation: Allocation, centres: Centres | No
     )
 
 
-def _environment(settings: Settings, federation: Federation, model_revision: str | None) -> dict[str, Any]:
+def _environment(settings: Settings, federation: Federation) -> dict[str, Any]:
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -163,7 +172,7 @@ def _environment(settings: Settings, federation: Federation, model_revision: str
         "git": _git_state(),
         "data_fingerprint": federation.fingerprint(),
         "data_warnings": list(federation.warnings),
-        "model_revision": model_revision,
+        "model_revision": settings.revision,
     }
 
 

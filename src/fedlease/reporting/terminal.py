@@ -9,7 +9,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -35,6 +34,8 @@ __all__ = ["Terminal"]
 REFRESH = 0.1
 """Seconds between updates of the batch line."""
 
+BAR = 10
+"""Characters; leaves room for the batch line on a terminal of 80."""
 
 SPEED_WINDOW = 3600.0
 """Seconds that the remaining time is judged by; a round may take many minutes."""
@@ -122,13 +123,12 @@ class Terminal:
             self.console.print(f"{event.method}: begins" if not event.done else f"{event.method}: goes on")
             return
         self._progress = Progress(
-            SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=BAR),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}"),
             console=self.console,
             transient=True,
@@ -146,6 +146,7 @@ class Terminal:
             self._progress.reset(
                 self._clients,
                 total=self._asked,
+                note="",
                 description=f"{event.phase} {event.round or ''}".strip(),
             )
             # Counted from here: methods begin at round 0 or 1, and warm-up waves share a round.
@@ -155,7 +156,7 @@ class Terminal:
         now = time.monotonic()
         if self._progress is not None and (now - self._drawn > REFRESH or event.done == event.total):
             self._drawn = now
-            note = f"{escape(event.client)} step {event.done}/{event.total} loss {event.loss:.3f}"
+            note = f"{escape(event.client)} {event.done}/{event.total} loss {event.loss:.3f}"
             self._progress.update(self._clients, note=note)
 
     def _client(self, event: ClientFinished) -> None:
