@@ -12,6 +12,7 @@ import fedlease
 from fedlease.core.codec import loads
 from fedlease.engines import in_process, local_step
 from fedlease.engines.events import Allocated, ClientFinished, Event, StepStarted, UpdateRefused
+from fedlease.engines.resident import ResidentModel
 from fedlease.errors import ConfigError, ModelError, RunFailedError, RunFolderError, UpdateRefusedError
 from fedlease.tiny_model import make_tiny
 
@@ -202,6 +203,29 @@ def test_too_few_usable_updates_stop_the_run_with_the_reasons(tmp_path: Path, mo
     poison(monkeypatch, "planted-0-0", {1}, "nan")
     with pytest.raises(RunFailedError, match=r"round 1: 7 usable updates, min_clients asks for 8. planted-0-0: "):
         small_run(tmp_path / "r", baselines=(), min_clients=8)
+
+
+def test_a_private_tensor_that_is_not_finite_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local training uploads nothing: what would spoil only the client itself must not be kept either."""
+    honest = ResidentModel.read
+
+    def read(self: ResidentModel, names: Any) -> dict[str, torch.Tensor]:
+        tensors = honest(self, names)
+        if any(name.endswith("/B/0") for name in tensors):
+            tensors["head/classifier.bias"] = torch.full((2,), float("inf"))
+        return tensors
+
+    monkeypatch.setattr(ResidentModel, "read", read)
+    with pytest.raises(RunFailedError, match=r"head/classifier\.bias holds values that are NaN or infinite"):
+        small_run(tmp_path / "r", method="local", baselines=())
+
+
+def test_a_base_in_16_bits_runs_and_learns_in_32(tmp_path: Path) -> None:
+    out = small_run(tmp_path / "r", dtype="bfloat16", baselines=(), rounds=1).out
+    manifest = json.loads((out / "state" / "manifest.json").read_text())
+    state = loads((out / "state" / manifest["state"]["file"]).read_bytes())
+    assert {t.dtype for expert in state.inner.experts for t in expert.values()} == {torch.float32}
+    assert all(bool((t != 0).any()) for expert in state.inner.experts for t in expert.values())
 
 
 def test_a_round_that_fails_leaves_its_reasons_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,11 @@ class Engine:
         updates, refused, records = [], {}, {}
         seconds = {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0}
         kept: dict[ClientId, tuple[ClientTask, Tensors]] = {}
+        if self.participation.scores_everyone(state.round):
+            begun = time.perf_counter()
+            for client in sorted(self.clients.keys() - set(asked)):
+                records[client] = {"score": self.score(method, state, client)[METRIC]}
+            seconds["evaluate"] += time.perf_counter() - begun
         for client in asked:
             task = tasks[client]
             count_bytes(task, counted)
@@ -154,11 +159,6 @@ class Engine:
             self.store.put(client, task.model.spec, private)
         self.store.forget_other_specs({client: method.model(after, client).spec for client in self.clients})
         seconds["aggregate"] += time.perf_counter() - begun
-        if self.participation.clients_per_round is not None and after.round % self.participation.eval_every == 0:
-            begun = time.perf_counter()
-            for client in sorted(self.clients.keys() - set(asked)):
-                records[client] = {"score": self.score(method, after, client)[METRIC]}
-            seconds["evaluate"] += time.perf_counter() - begun
         for key, value in {**counted, **{f"seconds_{k}": v for k, v in seconds.items()}}.items():
             self.totals[key] = self.totals.get(key, 0.0) + value
         scores = [r["score"] for r in records.values() if "score" in r]
@@ -194,15 +194,16 @@ class Engine:
         """Scores the received model, then trains it."""
         tensors = self.store.overlay(client, task.model.spec, task.model.tensors)
         key = self._key(client, task, tensors) if task.round <= 1 else ""
+        reused = key in self.cache.trained
         begun = time.perf_counter()
-        if key and key[:64] in self.cache.scored:
+        if not reused:
+            self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
+        if reused or key[:64] in self.cache.scored:
             metrics = self.cache.scored[key[:64]]
         else:
-            self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
             logits = evaluate(self.resident, self.clients[client].test, self.optimiser.threads)
             metrics = score(logits, self._labels(client))
         spent = time.perf_counter() - begun
-        reused = key in self.cache.trained
         if reused:
             result = self.cache.trained[key]
             result = replace(
@@ -211,7 +212,6 @@ class Engine:
                 private=_only(result, task.private),
             )
         else:
-            self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
             result = local_step(
                 self.resident,
                 client,

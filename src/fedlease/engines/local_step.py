@@ -113,6 +113,11 @@ def local_step(
         resident.restrict(None)
     resident.model.eval()
     resident.train_only(())
+    private = resident.read(task.private)
+    for name, tensor in private.items():
+        # Uploads are checked by whoever receives them; nobody else sees these.
+        if not bool(torch.isfinite(tensor).all()):
+            raise UpdateRefusedError(client, f"{name} holds values that are NaN or infinite after training")
     seconds = time.perf_counter() - started
     update = ClientUpdate(
         client=client,
@@ -122,7 +127,7 @@ def local_step(
         tensors=resident.read(task.upload),
         metrics={"loss": math.fsum(losses) / len(rows)},
     )
-    return LocalResult(update, resident.read(task.private), done, seconds)
+    return LocalResult(update, private, done, seconds)
 
 
 @torch.inference_mode()

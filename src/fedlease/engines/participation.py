@@ -26,6 +26,10 @@ class Participation:
     min_clients: int = 1
     eval_every: int = 1
 
+    def scores_everyone(self, round_: int) -> bool:
+        """Whether clients that are not asked are scored too; without sampling there are none."""
+        return self.clients_per_round is not None and round_ > 0 and round_ % self.eval_every == 0
+
     def choose(self, tasks: Mapping[ClientId, ClientTask], round_: int, seed: int) -> list[ClientId]:
         """Warm-up: the next wave, everyone in turn. Rounds: a sample that depends on seed and round alone."""
         due, size = list(tasks), self.clients_per_round

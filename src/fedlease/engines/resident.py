@@ -66,6 +66,7 @@ class ResidentModel:
             tensors: other values of the same names, such as those with private ones laid over.
         """
         self._match(model.spec)
+        self.restrict(None)
         for name, module in self.head_modules(num_labels).items():
             self._base.model.set_submodule(name, module)
         values = model.tensors if tensors is None else tensors
