@@ -49,13 +49,13 @@ class ColumnSettings(_Section):
     text: str = "text"
     """The text, or the first text of a pair."""
     text_pair: str | None = None
-    """The second text; None takes a column called ``text_pair`` when there is one."""
+    """The second text, which every file must then have; None takes a column called ``text_pair`` when there is one."""
     label: str = "label"
     """Label names or numbers."""
     client: str = "client"
     """The client, when ``data.path`` is one file."""
     split: str = "split"
-    """``train`` or ``test``, when ``data.path`` is one file; without it ``data.test_fraction`` is held out."""
+    """``train``, ``valid`` or ``test``, when ``data.path`` is one file; else ``data.test_fraction`` is held out."""
     task: str = "task"
     """What a client's rows are about, one value per client, for per-task scores; may be absent."""
 
@@ -73,21 +73,23 @@ class DataSettings(_Section):
     """GLUE tasks, for ``source: glue``."""
     partition: Literal["natural", "dirichlet", "task-and-label"] = "natural"
     """``natural``: clients as they are (glue: ``clients_per_task`` each); ``dirichlet``: label skew over clients of all
-    tasks pooled, one label list; ``task-and-label``: ``clients_per_task`` each, labels skewed within a task."""
+    tasks pooled, one label list; ``task-and-label``: ``clients_per_task`` each, labels skewed within a task. The last
+    two also deal one file of your own without a client column."""
     alpha: Annotated[float, Field(gt=0)] = 0.5
     """Dirichlet concentration; smaller is more skewed."""
     clients_per_task: Positive = 4
     """Clients per task, for ``glue``, ``quickstart`` and ``synthetic``."""
     train_rows: Positive | None = None
-    """Train rows per client; None takes all. Fewer available rows are an error unless ``share_rows``."""
+    """Train rows per client. For your own files and under label skew a cap, elsewhere an exact number whose absence is
+    an error unless ``share_rows``. None takes all; ``quickstart`` then takes 150 and ``synthetic`` 32."""
     test_rows: Positive | None = None
-    """Test rows per client; None takes all."""
+    """Test rows per client, as ``train_rows``; without a number ``quickstart`` takes 100 and ``synthetic`` 16."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of a client's rows held out for test where the data does not say."""
     valid_fraction: Fraction = 0.0
     """Share of a client's train rows held out for choices such as the learning rate."""
     share_rows: bool = False
-    """Whether clients may hold the same rows when there are not enough."""
+    """Whether clients of ``glue`` may hold the same rows when there are not enough; test rows stay apart from train."""
     max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128
     """Longer inputs are cut on the right and counted."""
 
