@@ -163,7 +163,8 @@ class Settings(_Section):
     max_experts: Annotated[int, Field(ge=2)] = 8
     """M_max."""
     min_silhouette: Annotated[float, Field(ge=-1, le=1)] = 0.05
-    """M = 1 when no S(k) is above this; -1 always splits, as the paper does."""
+    """M = 1 when no S(k) is above this; -1 always splits, as the paper does. 0.05 keeps noise together; after short
+    warm-ups the splits of a single task reach 0.15."""
     linkage: Literal["average", "complete", "single"] = "average"
     """Of the agglomerative clustering."""
     weights: Literal["num_examples", "uniform"] = "num_examples"

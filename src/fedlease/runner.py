@@ -119,11 +119,13 @@ def resume(out: Path, listeners: Sequence[Listener] = ()) -> RunResult:
 
     Raises:
         RunFolderError: no run folder, damaged, or the rows are no longer those the run began with.
+        ConfigError: the run's device is not one of this machine.
     """
     settings = read_settings(out)
     summaries = _finished(out, settings)
     if summaries is not None:
         return RunResult(out, summaries)
+    settings = settle(settings)
     federation = load_federation(settings.data, settings.seed)
     expected = read_json(out / "environment.json").get("data_fingerprint")
     if federation.fingerprint() != expected:

@@ -47,7 +47,8 @@ def load(run_folder: str | Path, client: ClientId, method: str | None = None) ->
         raise RunFolderError(f"{out}: {name} has not completed a step yet, there is nothing to load")
 
     source = locate(settings.model, settings.revision, out / "base", settings.seed)
-    base = load_base(source, dtype=settings.dtype, dropout=settings.train.base_dropout)
+    padding = load_tokenizer(source).pad_token_id
+    base = load_base(source, dtype=settings.dtype, dropout=settings.train.base_dropout, pad_token_id=padding)
     labels = {c: tuple(str(label) for label in entry["labels"]) for c, entry in clients.items()}
     modules = new_head_modules(base, len(labels[client]))
     head = Head(labels[client], initial_head(modules, settings.seed))
