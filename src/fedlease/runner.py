@@ -13,7 +13,7 @@ from fedlease.core.types import ClientId, ClientModel
 from fedlease.data import load_federation
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted
-from fedlease.engines.in_process import Engine, WorkCache
+from fedlease.engines.in_process import Engine, WorkCache, fields_of
 from fedlease.engines.participation import Participation
 from fedlease.engines.scoring import summarise
 from fedlease.errors import RunFolderError
@@ -183,7 +183,7 @@ def _run_method(
     )
     method = build_method(settings, name, prepared.heads)
     state = engine.run(name, method, prepared.adapter)
-    inner = vars(state.inner)
+    inner = fields_of(state)
     if inner.get("allocation") is not None:
         write_allocation(folder, inner["allocation"], inner["centres"], tasks)
     untrained = {

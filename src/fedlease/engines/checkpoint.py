@@ -60,7 +60,7 @@ class Checkpoint:
         self._lines = 0
 
     def load(self) -> Saved | None:
-        """The last complete step, or None before the first. Removes what an interrupted step left behind.
+        """The last complete step, or None before the first. Changes nothing on disk; see :meth:`clean`.
 
         Raises:
             RunFolderError: the manifest or a file it names is damaged, missing, or of another version.

@@ -26,9 +26,10 @@ from fedlease.engines.participation import Participation
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.methods.base import WARMUP, Method
+from fedlease.methods.head import HeadState
 from fedlease.tasks.classification import METRIC, Encoded, score
 
-__all__ = ["Client", "Engine", "WorkCache", "allocation_of"]
+__all__ = ["Client", "Engine", "WorkCache", "allocation_of", "fields_of"]
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,12 @@ class Engine:
     def score(self, method: Method, state: Any, client: ClientId) -> dict[str, float]:
         """The client's personalised model on its own test rows."""
         self.load(method.model(state, client), client)
-        return score(evaluate(self.resident, self.clients[client].test, self.optimiser.threads), self._labels(client))
+        return self.measure(client)
+
+    def measure(self, client: ClientId) -> dict[str, float]:
+        """What is loaded now, on the client's own test rows."""
+        test = self.clients[client].test
+        return score(evaluate(self.resident, test, self.optimiser.threads), test.labels)
 
     def load(self, model: ClientModel, client: ClientId) -> None:
         """Puts a client's model in place, its private tensors laid over."""
@@ -198,11 +204,7 @@ class Engine:
         begun = time.perf_counter()
         if not reused:
             self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
-        if reused or key[:64] in self.cache.scored:
-            metrics = self.cache.scored[key[:64]]
-        else:
-            logits = evaluate(self.resident, self.clients[client].test, self.optimiser.threads)
-            metrics = score(logits, self._labels(client))
+        metrics = self.cache.scored[key[:64]] if reused or key[:64] in self.cache.scored else self.measure(client)
         spent = time.perf_counter() - begun
         if reused:
             result = self.cache.trained[key]
@@ -233,18 +235,20 @@ class Engine:
         stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
         return model + digest(repr((task.round, stages)).encode())
 
-    def _labels(self, client: ClientId) -> tuple[int, ...]:
-        return self.clients[client].test.labels
-
     def _tell(self, event: Any) -> None:
         for listener in self.listeners:
             listener(event)
 
 
+def fields_of(state: Any) -> dict[str, Any]:
+    """The fields of a method's own state, without the wrapper that heads add."""
+    fields: dict[str, Any] = vars(state.inner if isinstance(state, HeadState) else state)
+    return fields
+
+
 def allocation_of(state: Any) -> Allocation | None:
     """The allocation inside a method's state, or None."""
-    inner = state.inner if "inner" in vars(state) else state
-    found: Allocation | None = vars(inner).get("allocation")
+    found: Allocation | None = fields_of(state).get("allocation")
     return found
 
 

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlease.core.types import ClientId, ClientModel
-from fedlease.engines.in_process import Engine, allocation_of
-from fedlease.engines.local_step import evaluate
+from fedlease.engines.in_process import Engine, allocation_of, fields_of
 from fedlease.methods.base import Method
 from fedlease.peft_plugin.usage import record_usage
-from fedlease.tasks.classification import METRIC, majority_score, score
+from fedlease.tasks.classification import METRIC, majority_score
 
 __all__ = ["summarise"]
 
@@ -35,9 +34,9 @@ def summarise(
         model = method.model(state, client)
         engine.load(model, client)
         with record_usage(engine.resident.model) as used:
-            logits = evaluate(engine.resident, test, engine.optimiser.threads)
+            metrics = engine.measure(client)
         per_client[client] = {
-            **score(logits, test.labels),
+            **metrics,
             "num_test": len(test),
             "task": data.task,
             "majority": majority_score(data.train, data.test),
@@ -46,7 +45,7 @@ def summarise(
         if model.spec.num_experts > 1:
             usage[client] = used.summary()
             engine.resident.restrict((model.spec.own,))
-            own_only[client] = score(evaluate(engine.resident, test, engine.optimiser.threads), test.labels)[METRIC]
+            own_only[client] = engine.measure(client)[METRIC]
             engine.resident.restrict(None)
             per_client[client]["own_expert"] = own_only[client]
     allocation = allocation_of(state)
@@ -60,7 +59,7 @@ def summarise(
         "num_experts": allocation.num_experts if allocation else None,
         "assignment": dict(allocation.assignment) if allocation else {},
         "silhouettes": {str(k): s for k, s in allocation.silhouettes.items()} if allocation else {},
-        "warnings": [*(allocation.warnings if allocation else ()), *_late_warnings(state)],
+        "warnings": [*(allocation.warnings if allocation else ()), *fields_of(state).get("warnings", ())],
         "metric": METRIC,
         "per_client": per_client,
         "per_task": {task: _mean([scores[c] for c in scores if per_client[c]["task"] == task]) for task in tasks},
@@ -87,17 +86,8 @@ def _bare_base(engine: Engine, client: ClientId, model: ClientModel) -> float:
     """The untrained model's score; the same for every method of a run, so it is computed once."""
     if client not in engine.cache.bare:
         engine.resident.load(model, len(engine.clients[client].data.labels))
-        test = engine.clients[client].test
-        engine.cache.bare[client] = score(evaluate(engine.resident, test, engine.optimiser.threads), test.labels)[
-            METRIC
-        ]
+        engine.cache.bare[client] = engine.measure(client)[METRIC]
     return engine.cache.bare[client]
-
-
-def _late_warnings(state: Any) -> tuple[str, ...]:
-    inner = state.inner if "inner" in vars(state) else state
-    found: tuple[str, ...] = vars(inner).get("warnings", ())
-    return found
 
 
 def _mean(values: list[float]) -> float:
