@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install check test docs clean
+.PHONY: help install check test docs bench clean
 
 help:  ## list the chores
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
@@ -17,6 +17,9 @@ test:  ## all tests that need neither the network nor an accelerator
 
 docs:  ## build the site into site/; warnings are errors
 	mkdocs build --strict
+
+bench:  ## measure speed and memory on a quiet machine, about 20 minutes; rewrites benchmarks/README.md
+	python benchmarks/run_all.py
 
 clean:  ## remove what the other chores leave behind
 	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

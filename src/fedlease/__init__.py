@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedlease.config import Settings
     from fedlease.errors import FedLeaseError
     from fedlease.runner import RunResult, run
-    from fedlease.use.predict import load, tokenizer
+    from fedlease.use.load import load, tokenizer
 
 __all__ = ["FedLeaseError", "RunResult", "Settings", "__version__", "load", "run", "tokenizer"]
 
@@ -25,9 +25,9 @@ _WHERE = {
     "FedLeaseError": "fedlease.errors",
     "RunResult": "fedlease.runner",
     "Settings": "fedlease.config",
-    "load": "fedlease.use.predict",
+    "load": "fedlease.use.load",
     "run": "fedlease.runner",
-    "tokenizer": "fedlease.use.predict",
+    "tokenizer": "fedlease.use.load",
 }
 
 

@@ -15,6 +15,7 @@ from fedlease.engines.local_step import local_step
 from fedlease.estimate import (
     ASSUMED_EXPERTS,
     CheckReport,
+    Rows,
     adapter_parameters,
     estimate_method,
     router_parameters,
@@ -22,7 +23,7 @@ from fedlease.estimate import (
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.head import with_head
 from fedlease.models import locate
-from fedlease.prepare import Prepared, optimiser_of, prepare, settle
+from fedlease.prepare import Prepared, build_method, optimiser_of, participation_of, prepare, settle
 from fedlease.tasks.classification import Encoded
 
 __all__ = ["check_settings"]
@@ -55,21 +56,20 @@ def check_settings(settings: Settings) -> CheckReport:
     experts = max(1, min(ASSUMED_EXPERTS, len(clients) - 1, settings.max_experts)) if len(clients) > 2 else 1
     one_expert = adapter_parameters(shapes, adapter.spec.r)
     router = router_parameters(shapes, experts)
-    methods = (settings.method, *settings.baselines)
+    done: set[tuple[object, ...]] = set()
     estimates = [
         estimate_method(
             name,
-            settings,
-            num_clients=len(clients),
-            train_rows=sum(len(client.train) for client in clients.values()),
-            test_rows=sum(len(client.test) for client in clients.values()),
-            adapter=one_expert,
-            router=router,
+            build_method(settings, name, prepared.heads),
+            adapter,
+            {client: Rows(len(rows.train), len(rows.test)) for client, rows in clients.items()},
+            participation_of(settings),
+            seed=settings.seed,
             num_experts=experts,
             seconds_per_row=seconds_per_row,
-            shared_warmup=position > 0,
+            done=done,
         )
-        for position, name in enumerate(methods)
+        for name in (settings.method, *settings.baselines)
     ]
     tokens = [length for client in clients.values() for length in client.train.lengths]
     heads = [sum(t.numel() for t in head.tensors.values()) for head in prepared.heads.values()]

@@ -1,11 +1,25 @@
-"""What a run will cost, by arithmetic: bytes exactly, time and memory from one measured step."""
+"""What a run will cost: every method is played through with made-up updates, and what it asks for is counted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedlease.config import Settings
+import torch
 
-__all__ = ["CheckReport", "MethodEstimate", "adapter_parameters", "estimate_method", "router_parameters"]
+from fedlease.config import Settings
+from fedlease.core.seeds import generator
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate
+from fedlease.engines.in_process import count_bytes
+from fedlease.engines.participation import Participation
+from fedlease.methods.base import WARMUP, Method
+
+__all__ = [
+    "CheckReport",
+    "MethodEstimate",
+    "Rows",
+    "adapter_parameters",
+    "estimate_method",
+    "router_parameters",
+]
 
 ASSUMED_EXPERTS = 4
 """M is only known after the warm-up; estimates take this many, or fewer where there are fewer clients."""
@@ -81,51 +95,88 @@ def router_parameters(shapes: Mapping[str, tuple[int, int]], num_experts: int) -
     return 0 if num_experts == 1 else sum((2 * num_experts - 1) * features_in for features_in, _ in shapes.values())
 
 
+@dataclass(frozen=True)
+class Rows:
+    """How many rows a client has."""
+
+    train: int
+    test: int
+
+
 def estimate_method(
-    method: str,
-    settings: Settings,
+    name: str,
+    method: Method,
+    adapter: ClientModel,
+    clients: Mapping[ClientId, Rows],
+    participation: Participation,
     *,
-    num_clients: int,
-    train_rows: int,
-    test_rows: int,
-    adapter: int,
-    router: int,
+    seed: int,
     num_experts: int,
     seconds_per_row: float,
-    shared_warmup: bool,
+    done: set[tuple[object, ...]] | None = None,
 ) -> MethodEstimate:
-    """One method's bytes and seconds.
+    """Plays a method from its first task to its last and counts bytes, rows trained and rows scored.
+
+    Warm-ups are made up so that clients fall into ``num_experts`` groups; later updates are what was received.
 
     Args:
-        method: name.
-        settings: budget and participation.
-        num_clients: N.
-        train_rows: over all clients.
-        test_rows: over all clients.
-        adapter: parameters of one expert.
-        router: parameters of one client's routers.
-        num_experts: assumed M.
-        seconds_per_row: of one training step, per row.
-        shared_warmup: an earlier method of the run does the same warm-up.
+        name: of the method.
+        method: with its head policy.
+        adapter: the common start.
+        clients: id -> rows.
+        participation: who is asked.
+        seed: root seed of the run.
+        num_experts: groups to make up.
+        seconds_per_row: of one training step, per row; scoring takes a third of it.
+        done: first tasks that earlier methods of the run did, which are not done again; this method's are added.
     """
-    rounds, warmup, epochs = settings.rounds, settings.warmup.epochs, settings.train.local_epochs
-    asked = min(settings.clients_per_round or num_clients, num_clients)
-    share = asked / num_clients
-    passes = warmup + rounds * epochs
-    up = down = 0
-    trained = warmup + rounds * epochs * share
-    scored = 1 + rounds * share + 1
-    if method == "fedlease":
-        up = num_clients * adapter + rounds * asked * (adapter + router)
-        down = num_clients * adapter + rounds * asked * (num_experts * adapter + router)
-        scored += num_experts > 1
-    elif method == "fedit":
-        rounds_of_fedit = -(-passes // epochs)
-        up = down = rounds_of_fedit * asked * adapter
-        trained = passes * share
-        scored = rounds_of_fedit * share + 1
-    if shared_warmup and method != "fedit":
-        trained -= warmup
-        scored -= 1
-    seconds = seconds_per_row * (trained * train_rows + scored * test_rows / BACKWARD)
-    return MethodEstimate(method, up * BYTES, down * BYTES, seconds)
+    done = set() if done is None else done
+    order = sorted(clients)
+    counted = {key: 0.0 for key in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")}
+    kept: set[ClientId] = set()  # clients with tensors of their own, which no longer train from the common start
+    trained = scored = 0
+    state = method.init(adapter, {client: clients[client].train for client in order}, seed)
+    while tasks := {client: task for client in order if (task := method.task(state, client)) is not None}:
+        asked = participation.choose(tasks, state.round, seed)
+        if participation.scores_everyone(state.round):
+            scored += sum(clients[client].test for client in order if client not in asked)
+        updates = []
+        for client in asked:
+            task = tasks[client]
+            count_bytes(task, counted)
+            updates.append(_made_up(client, order.index(client) % num_experts, task, clients[client].train))
+            scored += len(task.model.candidates) * clients[client].train
+            start = client not in kept and task.round <= 1 and _is_start(task, adapter)
+            if task.private:
+                kept.add(client)
+            work = (client, task.round, tuple((tuple(sorted(stage.trainable)), stage.epochs) for stage in task.stages))
+            if start and work in done:
+                continue
+            if start:
+                done.add(work)
+            trained += sum(stage.epochs for stage in task.stages) * clients[client].train
+            scored += clients[client].test
+        state = method.aggregate(state, updates)
+    for client in order:
+        model = method.model(state, client)
+        scored += clients[client].test * (2 if model.spec.num_experts > 1 else 1)
+        scored += len(model.candidates) * clients[client].train
+    seconds = seconds_per_row * (trained + scored / BACKWARD)
+    return MethodEstimate(name, int(counted["bytes_up"]), int(counted["bytes_down"]), seconds)
+
+
+def _made_up(client: ClientId, group: int, task: ClientTask, rows: int) -> ClientUpdate:
+    tensors = {name: task.model.tensors[name] for name in sorted(task.upload)}
+    if task.phase == WARMUP:
+        tensors = {
+            name: torch.randn(tensor.shape, generator=generator(0, "estimate", group, name))
+            for name, tensor in tensors.items()
+        }
+    choice = group % len(task.model.candidates) if task.model.candidates else None
+    return ClientUpdate(client, task.phase, task.round, rows, tensors, choice)
+
+
+def _is_start(task: ClientTask, adapter: ClientModel) -> bool:
+    """Whether the client trains from the common start, as other methods' first tasks do."""
+    same = [tensor is task.model.tensors.get(name) for name, tensor in adapter.tensors.items()]
+    return task.model.spec == adapter.spec and all(same)

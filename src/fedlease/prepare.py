@@ -14,6 +14,7 @@ from fedlease.core.types import Budget, ClientId, ClientModel
 from fedlease.data.federation import Federation
 from fedlease.engines.in_process import Client
 from fedlease.engines.local_step import Optimiser
+from fedlease.engines.participation import Participation
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import ConfigError
 from fedlease.methods import make_method
@@ -22,7 +23,16 @@ from fedlease.methods.head import Head, with_head
 from fedlease.models import SHORT_NAMES, ModelSource, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.tasks.classification import encode
 
-__all__ = ["Prepared", "build_method", "check_methods", "optimiser_of", "prepare", "settle"]
+__all__ = [
+    "Prepared",
+    "build_method",
+    "check_methods",
+    "optimiser_of",
+    "participation_of",
+    "prepare",
+    "settle",
+    "usable_device",
+]
 
 
 @dataclass(frozen=True)
@@ -57,13 +67,7 @@ def settle(settings: Settings) -> Settings:
     # Affinity counts the cores this process may use; only Linux tells.
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     threads = settings.threads or cores
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    device = usable_device(settings.device)
     data = settings.data
     if data.path is not None:
         data = data.model_copy(update={"path": data.path.expanduser().resolve()})
@@ -72,6 +76,21 @@ def settle(settings: Settings) -> Settings:
     if model not in SHORT_NAMES and Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())
     return settings.model_copy(update={"threads": threads, "device": device, "data": data, "model": model})
+
+
+def usable_device(device: str) -> str:
+    """The device meant by ``device``; ``auto`` takes an accelerator where there is one.
+
+    Raises:
+        ConfigError: it is not one of this machine.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def prepare(settings: Settings, federation: Federation, source: ModelSource) -> Prepared:
@@ -136,6 +155,11 @@ def check_methods(prepared: Prepared) -> None:
     rows = {client: len(prepared.clients[client].train) for client in sorted(prepared.clients)}
     for name in (settings.method, *settings.baselines):
         build_method(settings, name, prepared.heads).init(prepared.adapter, rows, settings.seed)
+
+
+def participation_of(settings: Settings) -> Participation:
+    """Who is asked each round."""
+    return Participation(settings.clients_per_round, settings.min_clients, settings.eval_every)
 
 
 def optimiser_of(settings: Settings) -> Optimiser:

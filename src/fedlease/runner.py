@@ -14,11 +14,11 @@ from fedlease.data import load_federation
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted
 from fedlease.engines.in_process import Engine, WorkCache, fields_of
-from fedlease.engines.participation import Participation
 from fedlease.engines.scoring import summarise
 from fedlease.errors import RunFolderError
 from fedlease.models import locate
-from fedlease.prepare import Prepared, build_method, check_methods, optimiser_of, prepare, settle
+from fedlease.prepare import Prepared, build_method, check_methods, optimiser_of, participation_of, prepare, settle
+from fedlease.reporting.report import write_report
 from fedlease.reporting.run_folder import (
     method_folder,
     read_json,
@@ -50,7 +50,7 @@ class RunResult:
 
     def load(self, client: ClientId, method: str | None = None) -> Any:
         """The client's personalised model as a ``PeftModel``; see :func:`fedlease.load`."""
-        from fedlease.use.predict import load
+        from fedlease.use.load import load
 
         return load(self.out, client, method)
 
@@ -152,6 +152,7 @@ def _run(out: Path, prepared: Prepared, listeners: Sequence[Listener], *, resume
     summaries = {}
     for name in (settings.method, *settings.baselines):
         summaries[name] = _run_method(out, prepared, name, listeners, cache)
+    write_report(out)
     _tell(listeners, RunFinished(out, summaries))
     return RunResult(out, summaries)
 
@@ -176,7 +177,7 @@ def _run_method(
         prepared.resident,
         prepared.clients,
         optimiser_of(settings),
-        Participation(settings.clients_per_round, settings.min_clients, settings.eval_every),
+        participation_of(settings),
         Checkpoint(folder),
         (keep_allocation, *listeners),
         cache,

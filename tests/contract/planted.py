@@ -27,7 +27,9 @@ def train(client: str, task: ClientTask, rows: int, seed: int = 0) -> ClientUpda
         direction = torch.randn(start.shape, generator=generator(seed, "direction", group, name.rsplit("/", 1)[0]))
         noise = torch.randn(start.shape, generator=generator(seed, "noise", client, task.round, name))
         moved[name] = start + direction + 0.05 * noise
-    return ClientUpdate(client, task.phase, task.round, rows, moved, metrics={"loss": 0.5})
+    # The groups choose different candidates, where there are any.
+    choice = "ab".index(group) % len(task.model.candidates) if task.model.candidates else None
+    return ClientUpdate(client, task.phase, task.round, rows, moved, choice, metrics={"loss": 0.5})
 
 
 def constant(update: ClientUpdate, value: float) -> ClientUpdate:

@@ -17,7 +17,15 @@ from fedlease.methods.head import Head, with_head
 
 BUDGET = Budget(warmup_epochs=2, rounds=3, local_epochs=1)
 
-EXPECTED_UPLOAD = {"fedlease": {"A", "B", "G"}, "fedit": {"A", "B"}, "local": set()}
+EXPECTED_UPLOAD = {
+    "fedalt": {"A", "B"},
+    "fedlease": {"A", "B", "G"},
+    "fedit": {"A", "B"},
+    "fedsa-lora": {"A"},
+    "ffa-lora": {"B"},
+    "ifca": {"A", "B"},
+    "local": set(),
+}
 """Kinds of tensors a method uploads after its warm-up. A new method adds a row."""
 
 

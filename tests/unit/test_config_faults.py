@@ -5,6 +5,9 @@ import pytest
 from fedlease.config import Settings, resolve
 from fedlease.config_faults import nearest, setting_names
 from fedlease.errors import ConfigError
+from fedlease.methods import METHODS
+
+VALID = ", ".join(sorted(METHODS))
 
 
 def faults_of(*words: str, preset: str = "smoke") -> tuple[str, ...]:
@@ -22,7 +25,7 @@ def test_all_faults_come_at_once_and_the_message_has_one_line_each() -> None:
         "lora.r: must be a whole number, received 'x'",
         "lora.rank: no such setting; did you mean 'lora.r'?",
         "max_experts: must be at least 2, received 1",
-        "method: unknown method 'fedlese'; did you mean 'fedlease'? valid: fedit, fedlease, local",
+        f"method: unknown method 'fedlese'; did you mean 'fedlease'? valid: {VALID}",
         "train.lr: must be below 1, received 2",
     ]
     assert str(caught.value).splitlines() == list(caught.value.faults)

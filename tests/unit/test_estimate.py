@@ -1,31 +1,43 @@
 """Costs by arithmetic: golden sizes of the paper, bytes by hand, and bytes as a real run counts them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engines.small import small_run, small_settings
 
-from fedlease.config import Settings, resolve
-from fedlease.estimate import MethodEstimate, adapter_parameters, estimate_method, router_parameters
+from fedlease.checking import check_settings
+from fedlease.core.experts import initial_adapter
+from fedlease.core.types import Budget
+from fedlease.engines.participation import Participation
+from fedlease.estimate import MethodEstimate, Rows, adapter_parameters, estimate_method, router_parameters
+from fedlease.methods import METHODS, make_method
 
 # Query and value of RoBERTa-large's 24 layers and of LLaMA-2-7B's 32: (in, out).
 ROBERTA_LARGE = {f"{layer}.{name}": (1024, 1024) for layer in range(24) for name in ("query", "value")}
 LLAMA_2_7B = {f"{layer}.{name}": (4096, 4096) for layer in range(32) for name in ("q", "v")}
 
 
-def settings(**changes: Any) -> Settings:
-    """Warm-up of 2 epochs, 3 rounds of 1 epoch."""
-    values = {"warmup.epochs": 2, "rounds": 3, "train.local_epochs": 1}
-    return resolve(preset="smoke", overrides={**values, **{k.replace("__", "."): v for k, v in changes.items()}})
+ADAPTER = initial_adapter({"l.q": (3, 4)}, r=1, alpha=1, dropout=0, seed=0)
+"""7 parameters; routers at M = 4 have (2 * 4 - 1) * 3 = 21."""
+CLIENTS = {f"c{i}": Rows(10, 3) for i in range(10)}
+"""10 clients with 100 train and 30 test rows in all."""
 
 
-def estimate(method: str, given: Settings, **changes: Any) -> MethodEstimate:
-    """10 clients with 100 train and 30 test rows in all; an adapter of 7 parameters, routers of 5; M = 4."""
-    arguments: dict[str, Any] = dict(
-        num_clients=10, train_rows=100, test_rows=30, adapter=7, router=5, num_experts=4, seconds_per_row=1.0
+BUDGET = Budget(2, 3, 1)
+
+
+def estimate(name: str, budget: Budget = BUDGET, sample: int | None = None, **changes: Any) -> MethodEstimate:
+    """Without heads; groups of 4; a second per row."""
+    arguments: dict[str, Any] = dict(seed=0, num_experts=4, seconds_per_row=1.0)
+    clients = changes.pop("clients", CLIENTS)
+    return estimate_method(
+        name, make_method(name, budget), ADAPTER, clients, Participation(sample), **{**arguments, **changes}
     )
-    return estimate_method(method, given, **{**arguments, "shared_warmup": False, **changes})
+
+
+UNSCORED = {client: Rows(rows.train, 0) for client, rows in CLIENTS.items()}
 
 
 class TestParameters:
@@ -46,67 +58,76 @@ class TestParameters:
 
 class TestBytes:
     def test_fedlease_sends_all_experts_down_and_one_up(self) -> None:
-        cost = estimate("fedlease", settings())
+        cost = estimate("fedlease")
         # 4 bytes each. Warm-up: 10 adapters both ways; 3 rounds x 10 clients: own + router up, 4 experts + router down.
-        assert cost.bytes_up == 4 * (10 * 7 + 3 * 10 * (7 + 5))
-        assert cost.bytes_down == 4 * (10 * 7 + 3 * 10 * (4 * 7 + 5))
+        assert cost.bytes_up == 4 * (10 * 7 + 3 * 10 * (7 + 21))
+        assert cost.bytes_down == 4 * (10 * 7 + 3 * 10 * (4 * 7 + 21))
 
     def test_warm_up_asks_everyone_and_rounds_ask_the_sample(self) -> None:
-        cost = estimate("fedlease", settings(clients_per_round=2))
-        assert cost.bytes_up == 4 * (10 * 7 + 3 * 2 * (7 + 5))
+        assert estimate("fedlease", sample=2).bytes_up == 4 * (10 * 7 + 3 * 2 * (7 + 21))
 
     def test_a_sample_larger_than_the_federation_is_the_federation(self) -> None:
-        assert estimate("fedlease", settings(clients_per_round=99)) == estimate("fedlease", settings())
+        alone = replace(estimate("fedlease", sample=99), seconds=0)
+        assert alone == replace(estimate("fedlease"), seconds=0)
 
     def test_fedit_spends_the_whole_budget_in_rounds(self) -> None:
         # T = 2 + 3 passes, one a round; and T = 2 + 3 x 2 = 8 passes, two a round.
-        assert estimate("fedit", settings()).bytes_up == 4 * 5 * 10 * 7
-        both = estimate("fedit", settings(train__local_epochs=2))
+        assert estimate("fedit").bytes_up == 4 * 5 * 10 * 7
+        both = estimate("fedit", Budget(2, 3, 2))
         assert (both.bytes_up, both.bytes_down) == (4 * 4 * 10 * 7, 4 * 4 * 10 * 7)
 
+    def test_half_an_adapter_goes_up_where_half_is_sent(self) -> None:
+        # A has 3 parameters, B 4.
+        assert estimate("fedsa-lora").bytes_up == 4 * 5 * 10 * 3
+        assert estimate("ffa-lora").bytes_up == 4 * 5 * 10 * 4
+
+    def test_ifca_sends_every_candidate_down(self) -> None:
+        cost = estimate("ifca")
+        assert cost.bytes_up == 4 * (10 * 7 + 3 * 10 * 7)
+        assert cost.bytes_down == 4 * (10 * 7 + 3 * 10 * 4 * 7)
+
     def test_local_sends_nothing(self) -> None:
-        cost = estimate("local", settings())
+        cost = estimate("local")
         assert (cost.bytes_up, cost.bytes_down) == (0, 0)
 
 
 class TestSeconds:
-    def test_methods_compared_train_the_same_passes(self) -> None:
-        free = {"test_rows": 0}
-        seconds = {name: estimate(name, settings(), **free).seconds for name in ("fedlease", "fedit", "local")}
+    @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"ifca"}))
+    def test_methods_compared_train_the_same_passes(self, name: str) -> None:
         # T = 2 + 3 x 1 passes over 100 rows, one second a row.
-        assert seconds == {"fedlease": 500.0, "fedit": 500.0, "local": 500.0}
+        assert estimate(name, clients=UNSCORED).seconds == 500
+
+    def test_choosing_is_counted(self) -> None:
+        # Each of 4 candidates scores all 100 train rows in 3 rounds and at the end.
+        assert estimate("ifca", clients=UNSCORED).seconds == pytest.approx(500 + 4 * 100 * 4 / 3)
 
     def test_a_warm_up_done_before_is_not_done_again(self) -> None:
-        alone, shared = (estimate("local", settings(), test_rows=0, shared_warmup=flag) for flag in (False, True))
-        assert alone.seconds - shared.seconds == 2 * 100
+        done: set[tuple[object, ...]] = set()
+        estimate("fedlease", done=done)
+        alone, shared = estimate("local"), estimate("local", done=done)
+        # Two passes over 100 rows, and scoring the 30 test rows of the untrained model.
+        assert alone.seconds - shared.seconds == pytest.approx(2 * 100 + 30 / 3)
+        assert estimate("fedit", done=done) == estimate("fedit")
 
     def test_scoring_is_a_third_of_training(self) -> None:
         # local: scored on receipt of warm-up and of 3 rounds, and at the end; 30 test rows, a third of a second each.
-        without, scored = estimate("local", settings(), test_rows=0), estimate("local", settings())
+        without, scored = estimate("local", clients=UNSCORED), estimate("local")
         assert scored.seconds - without.seconds == pytest.approx(5 * 30 / 3)
 
     def test_experts_are_scored_once_more_on_their_own(self) -> None:
-        mixed, single = (estimate("fedlease", settings(), num_experts=m).seconds for m in (4, 1))
+        mixed, single = (estimate("fedlease", num_experts=m).seconds for m in (4, 1))
         assert mixed - single == pytest.approx(30 / 3)
 
 
 @pytest.mark.parametrize("sample", [None, 3])
 def test_estimated_bytes_are_the_bytes_a_run_counts(tmp_path: Path, sample: int | None) -> None:
-    given = small_settings(clients_per_round=sample, baselines=["fedit", "local"])
-    result = small_run(tmp_path / "run", clients_per_round=sample, baselines=["fedit", "local"])
+    methods = sorted(METHODS.keys() - {"fedlease"})
+    given = small_settings(clients_per_round=sample, baselines=methods)
+    result = small_run(tmp_path / "run", clients_per_round=sample, baselines=methods)
     experts = result.summary["num_experts"]
-    assert experts > 1
-    model = result.load(next(iter(result.summary["per_client"]))).base_model.model
-    config = model.config
-    width, layers = config.hidden_size, config.num_hidden_layers
-    shapes = {f"{layer}.{name}": (width, width) for layer in range(layers) for name in ("query", "value")}
-    for method, summary in result.summaries.items():
-        cost = estimate(
-            method,
-            given,
-            num_clients=summary["num_clients"],
-            adapter=adapter_parameters(shapes, given.lora.r),
-            router=router_parameters(shapes, experts),
-            num_experts=experts,
-        )
-        assert (cost.bytes_up, cost.bytes_down) == (summary["bytes_up"], summary["bytes_down"]), method
+    report = check_settings(given.model_copy(update={"max_experts": max(2, experts)}))
+    for cost in report.estimates:
+        summary = result.summaries[cost.method]
+        if cost.method != "fedlease" or experts == report.assumed_experts:
+            assert (cost.bytes_up, cost.bytes_down) == (summary["bytes_up"], summary["bytes_down"]), cost.method
+    assert {cost.method for cost in report.estimates} == METHODS.keys()

@@ -95,7 +95,7 @@ def check_update(
 
     Raises:
         UpdateRefusedError: wrong client, phase, round, names, shapes or dtypes, values that are not finite, or a
-            sample count that is no positive integer, absurd, or not the announced one.
+            sample count that is no positive integer, absurd, or not the announced one, or a choice of no candidate.
     """
 
     def refuse(reason: str) -> UpdateRefusedError:
@@ -112,6 +112,10 @@ def check_update(
         raise refuse(f"num_examples must be an integer in 1 .. {MAX_EXAMPLES}, received {count!r}")
     if expected_examples is not None and count != expected_examples:
         raise refuse(f"num_examples is {count}, the client announced {expected_examples}")
+    choices = range(len(task.model.candidates))
+    if update.choice not in choices if choices else update.choice is not None:
+        rule = f"in 0 .. {len(choices) - 1}" if choices else "None, there are no candidates"
+        raise refuse(f"choice must be {rule}, received {update.choice!r}")
     if update.tensors.keys() != task.upload:
         missing = sorted(task.upload - update.tensors.keys())
         extra = sorted(update.tensors.keys() - task.upload)

@@ -11,7 +11,7 @@ from fedlease.core.routing import num_slots
 from fedlease.core.seeds import generator
 from fedlease.core.types import AdapterSpec, Allocation, ClientId, ClientModel, TensorName, Tensors
 
-__all__ = ["expert_tensors", "initial_adapter", "initial_router", "renumber", "seed_experts"]
+__all__ = ["b_matrices", "expert_tensors", "initial_adapter", "initial_router", "renumber", "seed_experts"]
 
 
 def initial_adapter(
@@ -89,6 +89,12 @@ def renumber(tensors: Tensors, expert: int) -> dict[str, Tensor]:
         parsed = TensorName.parse(name)
         renamed[str(parsed if parsed.expert is None else parsed._replace(expert=expert))] = tensor
     return renamed
+
+
+def b_matrices(tensors: Tensors) -> dict[str, Tensor]:
+    """Module -> B of a single adapter, (out, r): what allocation and placement compare."""
+    parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
+    return {name.module: tensor for name, tensor in parsed.items() if name.kind == "B"}
 
 
 def expert_tensors(tensors: Tensors, expert: int) -> dict[str, Tensor]:

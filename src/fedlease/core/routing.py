@@ -7,7 +7,9 @@ largest slots are kept, so the own expert always takes part and between 1 and M 
 import torch
 from torch import Tensor
 
-__all__ = ["expert_weights", "kept_slots", "num_slots"]
+from fedlease.core.types import Mixer
+
+__all__ = ["expert_weights", "kept_slots", "mix", "num_slots"]
 
 
 def num_slots(num_experts: int) -> int:
@@ -76,3 +78,23 @@ def expert_weights(logits: Tensor, own: int | Tensor, *, renormalise: bool = Tru
     if not 0 <= own < num_experts:
         raise ValueError(f"own must be in 0 .. {num_experts - 1}, received {own}")
     return torch.cat([others[..., :own], own_weight, others[..., own:]], -1)
+
+
+def mix(logits: Tensor, mixer: Mixer, own: int | Tensor, renormalise: bool = True, top_k: int | None = None) -> Tensor:
+    """The weight of every expert under a mixer with a router, (..., M).
+
+    Args:
+        logits: G x; (..., 2M - 1) for ``top_m``, (..., M) for ``softmax``. Weights are at least float32.
+        mixer: ``top_m`` or ``softmax``.
+        own: see :func:`expert_weights`; ``softmax`` does not look at it, nor at what follows.
+        renormalise: see :func:`expert_weights`.
+        top_k: see :func:`expert_weights`.
+
+    Raises:
+        ValueError: the mixer has no router, or as :func:`expert_weights`.
+    """
+    if mixer == "top_m":
+        return expert_weights(logits, own, renormalise=renormalise, top_k=top_k)
+    if mixer == "softmax":
+        return (logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits).softmax(-1)
+    raise ValueError(f"mixer {mixer!r} has no router")

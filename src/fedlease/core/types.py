@@ -4,7 +4,7 @@ Tensors are addressed by names that do not depend on PEFT, see :class:`TensorNam
 
     <module path>/A/<expert>    LoRA A, (r, in)
     <module path>/B/<expert>    LoRA B, (out, r)
-    <module path>/G             router, (2M - 1, in)
+    <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax
     head/<parameter path>       a parameter of the task head
 """
 
@@ -36,7 +36,7 @@ __all__ = [
 
 ClientId = str
 Tensors = Mapping[str, Tensor]
-Mixer = Literal["none", "top_m"]
+Mixer = Literal["none", "top_m", "softmax"]
 
 HEAD = "head"
 
@@ -94,7 +94,8 @@ class AdapterSpec:
         target_modules: full dotted paths of the adapted modules, sorted.
         num_experts: M, at least 1.
         own: the client's own expert, in 0 .. M - 1.
-        mixer: how experts are combined: ``none`` (the only expert, M = 1) or ``top_m`` (paper, adaptive top-M).
+        mixer: how experts are combined: ``none`` (the only expert, M = 1), ``top_m`` (paper, adaptive top-M) or
+            ``softmax`` (all of them, weights softmax(G x)).
         top_k: slots kept by ``top_m``; None keeps M.
         renormalise: whether the kept weights are scaled to sum to 1.
     """

@@ -11,7 +11,7 @@ from fedlease.config import ColumnSettings
 from fedlease.data.federation import Row
 from fedlease.data.tables import Faults, Record, Table
 
-__all__ = ["Example", "client_id_fault", "folded", "label_list", "read_examples", "to_rows"]
+__all__ = ["Example", "client_id_fault", "folded", "label_list", "read_examples", "read_inputs", "to_rows"]
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 _HOSTILE = re.compile(r"[/\\\x00-\x1f\x7f]")
@@ -86,6 +86,38 @@ def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_o
             task = optional(record, columns.task, "default")
             examples.append(Example(table.path, record.line, text, second, label, client, split, task))
     return examples
+
+
+def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
+    """The texts of a table whose labels are not known or not asked for; every label is 0.
+
+    Args:
+        table: what a file holds.
+        columns: names of the columns.
+        faults: collects what cannot be used; a table with any fault gives fewer rows than it has.
+        pairs: whether a second text is needed; None takes one where the table has the column.
+    """
+    pair = columns.text_pair or "text_pair"
+    if pairs is None:
+        pairs = pair in table.columns
+    wanted = [("text", columns.text), *([("text_pair", pair)] if pairs else [])]
+    there = ", ".join(map(repr, table.columns)) or "no columns"
+    for key, name in wanted:
+        if name not in table.columns:
+            faults.add(f"{table.path}: no column {name!r}; it has {there} (the run's data.columns.{key})")
+    if any(name not in table.columns for _, name in wanted):
+        return []
+    rows = []
+    for record in table.records:
+
+        def fault(column: str, rule: str, line: int = record.line) -> None:
+            faults.at(table.path, line, column, rule)
+
+        text = _text(record, columns.text, fault)
+        second = _text(record, pair, fault) if pairs else None
+        if text is not None and (second is not None or not pairs):
+            rows.append(Row(text, second, 0))
+    return rows
 
 
 def _text(record: Record, column: str, fault: Callable[[str, str], None], *, required: bool = True) -> str | None:

@@ -7,24 +7,22 @@ A file without a client column is dealt to clients by ``data.partition``. Client
 ``data.train_rows`` and ``data.test_rows`` are upper limits, above which a seeded sample is taken.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from fedlease.config import DataSettings
-from fedlease.data.dealing import Pool, drop_duplicates, federation, generator, hold_out, make_client
-from fedlease.data.examples import Example, client_id_fault, folded, label_list, read_examples, to_rows
-from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.assemble import SPLITS, Splits, assemble
+from fedlease.data.dealing import Pool, drop_duplicates, federation
+from fedlease.data.examples import Example, client_id_fault, label_list, read_examples, to_rows
+from fedlease.data.federation import ClientData, Federation
 from fedlease.data.partition import deal
-from fedlease.data.tables import SUFFIXES, Faults, read_table, split_name
+from fedlease.data.tables import SUFFIXES, Faults, Table, read_table, split_name
 from fedlease.errors import DataError
 
-__all__ = ["load"]
+__all__ = ["load", "load_client", "write_folder"]
 
-SPLITS = ("train", "valid", "test")
 _ALIASES = {"validation": "valid", "dev": "valid"}
-
-Splits = dict[str, list[Example]]
 
 
 def load(settings: DataSettings, seed: int) -> Federation:
@@ -50,7 +48,60 @@ def load(settings: DataSettings, seed: int) -> Federation:
     clients: dict[str, Splits] = {}
     for folder in sorted(_client_folders(path, faults, notes)):
         clients[folder.name] = _read_client(folder, settings, faults, notes)
-    return _assemble(clients, settings, seed, faults, notes)
+    return assemble(clients, settings, seed, faults, notes)
+
+
+def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
+    """Writes clients in the form that :func:`load` reads: ``path/<client>/{train,valid,test}.jsonl``.
+
+    Args:
+        federation: clients; validation rows are written where there are any.
+        path: a folder that is made.
+
+    Raises:
+        DataError: ``path`` exists.
+    """
+    if path.exists():
+        raise DataError(f"path: {path} exists; choose another folder")
+    for client in federation:
+        folder = path / client.id
+        folder.mkdir(parents=True)
+        for split, rows in (("train", client.train), ("valid", client.valid), ("test", client.test)):
+            lines = []
+            for row in rows:
+                pair = {} if row.pair is None else {"text_pair": row.pair}
+                content = {"text": row.text, **pair, "label": client.labels[row.label], "task": client.task}
+                lines.append(json.dumps(content, ensure_ascii=False) + "\n")
+            if lines:
+                (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def load_client(path: Path, client: str, settings: DataSettings, seed: int) -> ClientData:
+    """Reads one client from a folder with train and test files, or from one file that holds its rows.
+
+    Args:
+        path: ``PATH/train.*`` and ``test.*``; or a file with a split column, or else with rows that are split here.
+        client: its id, whatever the folder is called.
+        settings: columns, limits and fractions; ``settings.path`` is not looked at.
+        seed: root seed.
+
+    Raises:
+        DataError: every fault of every file.
+    """
+    faults, notes = Faults(), list[str]()
+    if not path.exists():
+        raise DataError(f"data: {str(path)!r} does not exist")
+    if path.is_dir():
+        if not _split_files(path):
+            raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {_others()})")
+        splits = _read_client(path, settings, faults, notes)
+        return assemble({client: splits}, settings, seed, faults, notes).clients[client]
+    table = _table_with_rows(path, faults)
+    has_split = settings.columns.split in table.columns
+    examples = read_examples(table, settings.columns, faults, in_one_file=True)
+    clients = _by_split({client: examples}, has_split, path, settings, faults)
+    return assemble(clients, settings, seed, faults, notes, split_here=not has_split).clients[client]
 
 
 def _client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Path]:
@@ -109,12 +160,7 @@ def _others() -> str:
 
 def _load_file(path: Path, settings: DataSettings, seed: int) -> Federation:
     faults, notes = Faults(), list[str]()
-    table = read_table(path, faults)
-    if table is not None and not table.records and not faults.found:
-        faults.add(f"data.path: {path} has no rows")
-    if table is None or not table.records:
-        faults.check()
-        raise AssertionError("unreachable: a file without rows is a fault")
+    table = _table_with_rows(path, faults)
     columns = settings.columns
     dealt = settings.partition != "natural"
     if columns.client not in table.columns and not dealt:
@@ -131,23 +177,45 @@ def _load_file(path: Path, settings: DataSettings, seed: int) -> Federation:
     if dealt:
         faults.check()
         return _deal_file(examples, columns.split in table.columns, settings, seed, notes)
-    clients: dict[str, Splits] = {}
+    by_client: dict[str, list[Example]] = {}
     has_split = columns.split in table.columns
     for example in examples:
         if columns.client in table.columns and not example.client:
             faults.at(path, example.line, columns.client, "a client must have a name, got an empty value")
-            continue
-        split = _ALIASES.get(example.split, example.split) if has_split else "train"
-        if split not in SPLITS:
-            rule = f"a split must be train, valid or test, got {example.split!r}"
-            faults.at(path, example.line, columns.split, rule)
-            continue
-        clients.setdefault(example.client, {"train": [], "test": []}).setdefault(split, []).append(example)
-    for client, splits in clients.items() if has_split else ():
-        for split in ("train", "test"):
+        else:
+            by_client.setdefault(example.client, []).append(example)
+    clients = _by_split(by_client, has_split, path, settings, faults)
+    return assemble(clients, settings, seed, faults, notes, split_here=not has_split)
+
+
+def _table_with_rows(path: Path, faults: Faults) -> Table:
+    table = read_table(path, faults)
+    if table is not None and not table.records and not faults.found:
+        faults.add(f"data.path: {path} has no rows")
+    if table is None or not table.records:
+        faults.check()
+        raise AssertionError("unreachable: a file without rows is a fault")
+    return table
+
+
+def _by_split(
+    by_client: dict[str, list[Example]], has_split: bool, path: Path, settings: DataSettings, faults: Faults
+) -> dict[str, Splits]:
+    column = settings.columns.split
+    clients: dict[str, Splits] = {}
+    for client, examples in by_client.items():
+        splits = clients[client] = {"train": [], "test": []}
+        for example in examples:
+            split = _ALIASES.get(example.split, example.split) if has_split else "train"
+            if split in SPLITS:
+                splits.setdefault(split, []).append(example)
+            else:
+                rule = f"a split must be train, valid or test, got {example.split!r}"
+                faults.at(path, example.line, column, rule)
+        for split in ("train", "test") if has_split else ():
             if not splits[split] and not faults.found:
-                faults.add(f"client {client!r}: no {split} rows in {path} (column {columns.split!r})")
-    return _assemble(clients, settings, seed, faults, notes, split_here=not has_split)
+                faults.add(f"client {client!r}: no {split} rows in {path} (column {column!r})")
+    return clients
 
 
 def _deal_file(
@@ -172,100 +240,3 @@ def _deal_file(
     faults.check()
     clients, warned = deal(pools, settings, seed)
     return federation(clients, notes + warned)
-
-
-def _assemble(
-    clients: dict[str, Splits],
-    settings: DataSettings,
-    seed: int,
-    faults: Faults,
-    notes: list[str],
-    *,
-    split_here: bool = False,
-) -> Federation:
-    for client in clients:
-        rule = client_id_fault(client)
-        if rule:
-            faults.add(f"client {client!r}: an id {rule}")
-    for form, count in Counter(map(folded, clients)).items():
-        if count > 1:
-            same = ", ".join(repr(client) for client in sorted(clients) if folded(client) == form)
-            faults.add(f"clients {same}: ids must differ by more than case")
-    built = [
-        _build(client, splits, settings, seed, faults, notes, split_here=split_here)
-        for client, splits in sorted(clients.items())
-    ]
-    faults.check()
-    return federation(built, notes)
-
-
-def _build(
-    client: str,
-    splits: Splits,
-    settings: DataSettings,
-    seed: int,
-    faults: Faults,
-    notes: list[str],
-    *,
-    split_here: bool,
-) -> ClientData:
-    every = [example for split in SPLITS for example in splits.get(split, [])]
-    tasks = sorted({example.task for example in every})
-    if len(tasks) > 1:
-        where = next(example for example in every if example.task != every[0].task)
-        rule = f"client {client!r} must have one task, got {', '.join(map(repr, tasks))}"
-        faults.at(where.path, where.line, settings.columns.task, rule)
-    if len({example.pair is None for example in every}) > 1:
-        where = next(example for example in every if example.pair is None)
-        rule = f"client {client!r} has a second text in other rows, but it is empty here"
-        faults.at(where.path, where.line, settings.columns.text_pair or "text_pair", rule)
-    labels = label_list(example.label for example in splits.get("train", []))
-    rows: dict[str, tuple[Row, ...]] = {}
-    for split in SPLITS:
-        # without readable train rows there is no label list to hold the others against, and that fault is reported
-        known = splits.get(split, []) if labels else []
-        rows[split] = to_rows(known, labels, client, settings.columns.label, faults)
-    if split_here and not faults.found:
-        rows["train"], dropped = drop_duplicates(rows["train"])
-        if dropped:
-            notes.append(f"client {client!r}: {dropped} duplicate rows dropped before the split into train and test")
-        count = max(1, round(len(rows["train"]) * settings.test_fraction))
-        rows["train"], rows["test"] = hold_out(rows["train"], count, generator(seed, "test", client))
-        if not rows["test"]:
-            faults.add(
-                f"client {client!r}: no test rows: its {len(rows['train'])} rows have {len(labels)} labels, "
-                f"and each label needs a train row before one can be held out"
-            )
-    return _capped(client, tasks[0] if tasks else "default", labels, rows, settings, seed, notes.append)
-
-
-def _capped(
-    client: str,
-    task: str,
-    labels: tuple[str, ...],
-    rows: dict[str, tuple[Row, ...]],
-    settings: DataSettings,
-    seed: int,
-    note: Callable[[str], None],
-) -> ClientData:
-    for split, limit in (("train", settings.train_rows), ("test", settings.test_rows)):
-        size = len(rows[split])
-        if limit is not None and size > limit:
-            picked = generator(seed, "limit", split, client).sample(range(size), limit)
-            rows[split] = tuple(rows[split][index] for index in sorted(picked))
-        elif limit is not None and size < limit:
-            note(f"client {client!r} is short: it has {size} of {limit} {split} rows (data.{split}_rows)")
-    both = {(row.text, row.pair) for row in rows["train"]}
-    leaked = sum((row.text, row.pair) in both for row in rows["test"])
-    if leaked:
-        note(f"client {client!r}: {leaked} test rows are also train rows")
-    return make_client(
-        client,
-        labels,
-        rows["train"],
-        rows["test"],
-        task=task,
-        valid_fraction=settings.valid_fraction,
-        seed=seed,
-        valid=rows["valid"],
-    )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedlease.errors import DataError
 
-__all__ = ["SUFFIXES", "Faults", "Record", "Table", "read_table", "split_name"]
+__all__ = ["SUFFIXES", "Faults", "Record", "Table", "parse_table", "read_table", "split_name"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Known file types."""
@@ -102,8 +102,20 @@ def read_table(path: Path, faults: Faults) -> Table | None:
     except (OSError, EOFError, zlib.error) as error:
         faults.add(f"{path}: cannot be read: {error}")
         return None
+    return parse_table(path, content, faults, csv=suffix.startswith(".csv"))
+
+
+def parse_table(path: Path, content: bytes, faults: Faults, *, csv: bool) -> Table | None:
+    """Reads JSON Lines or CSV that is in memory.
+
+    Args:
+        path: where it came from, for faults.
+        content: UTF-8, with or without a byte order mark.
+        faults: collects.
+        csv: CSV with a header, else JSON Lines.
+    """
     content = content.removeprefix(b"\xef\xbb\xbf")
-    if suffix.startswith(".csv"):
+    if csv:
         return _read_csv(path, content, faults)
     records = tuple(_jsonl_records(path, content, faults))
     return Table(path, tuple(dict.fromkeys(name for record in records for name in record.values)), records, True)

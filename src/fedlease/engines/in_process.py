@@ -10,6 +10,7 @@ from fedlease.core.codec import digest, dumps
 from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.data.federation import ClientData
 from fedlease.engines.checkpoint import Checkpoint, Saved
+from fedlease.engines.choice import choose
 from fedlease.engines.client_store import ClientStore
 from fedlease.engines.events import (
     Allocated,
@@ -141,6 +142,8 @@ class Engine:
                 seconds["train"] += result.seconds
                 seconds["evaluate"] += spent
                 records[client] = {**metrics, "steps": result.steps, "seconds": round(result.seconds, 3)}
+                if result.update.choice is not None:
+                    records[client]["choice"] = result.update.choice
                 check_update(task, client, result.update, expected_examples=len(self.clients[client].train))
             except UpdateRefusedError as error:
                 refused[client] = error.reason
@@ -191,17 +194,26 @@ class Engine:
         test = self.clients[client].test
         return score(evaluate(self.resident, test, self.optimiser.threads), test.labels)
 
-    def load(self, model: ClientModel, client: ClientId) -> None:
-        """Puts a client's model in place, its private tensors laid over."""
-        tensors = self.store.overlay(client, model.spec, model.tensors)
+    def load(self, model: ClientModel, client: ClientId) -> int | None:
+        """Puts a client's model in place, private tensors laid over; of candidates its choice, which is returned."""
+        tensors, choice = self._received(model, client)
         self.resident.load(model, len(self.clients[client].data.labels), tensors)
+        return choice
+
+    def _received(self, model: ClientModel, client: ClientId) -> tuple[Tensors, int | None]:
+        tensors = self.store.overlay(client, model.spec, model.tensors)
+        if not model.candidates:
+            return tensors, None
+        rows, labels = self.clients[client].train, len(self.clients[client].data.labels)
+        choice = choose(self.resident, model, tensors, labels, rows, self.optimiser.threads)
+        return {**tensors, **model.candidates[choice]}, choice
 
     def _client(self, name: str, client: ClientId, task: ClientTask) -> tuple[LocalResult, dict[str, float], float]:
         """Scores the received model, then trains it."""
-        tensors = self.store.overlay(client, task.model.spec, task.model.tensors)
+        begun = time.perf_counter()
+        tensors, choice = self._received(task.model, client)
         key = self._key(client, task, tensors) if task.round <= 1 else ""
         reused = key in self.cache.trained
-        begun = time.perf_counter()
         if not reused:
             self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
         metrics = self.cache.scored[key[:64]] if reused or key[:64] in self.cache.scored else self.measure(client)
@@ -225,6 +237,7 @@ class Engine:
         if key:
             self.cache.scored[key[:64]] = metrics
             self.cache.trained[key] = result
+        result = replace(result, update=replace(result.update, choice=choice))
         values = {"loss": result.update.metrics["loss"], "score": metrics[METRIC]}
         self._tell(ClientFinished(name, task.phase, task.round, client, values, result.seconds, reused))
         return result, values, spent
@@ -253,8 +266,11 @@ def allocation_of(state: Any) -> Allocation | None:
 
 
 def count_bytes(task: ClientTask, totals: dict[str, float]) -> None:
-    """Adds what a task moves: down everything but private tensors, up what is uploaded; heads apart."""
+    """Adds what a task moves: down all but private tensors, every candidate; up what is uploaded; heads apart."""
     heads = head_names(task.model.tensors)
+    # The model's own tensors are one of the candidates.
+    for candidate in task.model.candidates[1:]:
+        totals["bytes_down"] += sum(tensor.numel() * tensor.element_size() for tensor in candidate.values())
     for direction, names in (("down", task.model.tensors.keys() - task.private), ("up", task.upload)):
         for name in names:
             tensor = task.model.tensors[name]

@@ -15,11 +15,13 @@ from fedlease.errors import UpdateRefusedError
 from fedlease.tasks import classification
 from fedlease.tasks.classification import Encoded
 
-__all__ = ["LocalResult", "Optimiser", "evaluate", "local_step"]
+__all__ = ["LocalResult", "OnRows", "Optimiser", "evaluate", "local_step"]
 
 EVALUATION_BATCH = 64
 OnBatch = Callable[[int, int, float], None]
 """Receives steps done, steps in total, and the loss of the last."""
+OnRows = Callable[[int, int], None]
+"""Receives rows done and rows in total."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,15 @@ def local_step(
 
 
 @torch.inference_mode()
-def evaluate(resident: ResidentModel, rows: Encoded, threads: int) -> torch.Tensor:
-    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order."""
+def evaluate(resident: ResidentModel, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> torch.Tensor:
+    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order.
+
+    Args:
+        resident: with a client's model loaded.
+        rows: tokenised, at least one.
+        threads: CPU threads.
+        on_rows: called after every batch.
+    """
     torch.set_num_threads(threads)
     resident.model.eval()
     parts, order = [], []
@@ -140,5 +149,7 @@ def evaluate(resident: ResidentModel, rows: Encoded, threads: int) -> torch.Tens
         inputs, _ = classification.collate(rows, batch, resident.device)
         parts.append(resident.logits(inputs).float().cpu())
         order.extend(batch)
+        if on_rows is not None:
+            on_rows(len(order), len(rows))
     logits = torch.cat(parts)
     return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)

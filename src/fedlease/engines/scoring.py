@@ -32,7 +32,7 @@ def summarise(
     for client in sorted(engine.clients):
         data, test = engine.clients[client].data, engine.clients[client].test
         model = method.model(state, client)
-        engine.load(model, client)
+        choice = engine.load(model, client)
         with record_usage(engine.resident.model) as used:
             metrics = engine.measure(client)
         per_client[client] = {
@@ -42,6 +42,8 @@ def summarise(
             "majority": majority_score(data.train, data.test),
             "bare_base": bare[client],
         }
+        if choice is not None:
+            per_client[client]["choice"] = choice
         if model.spec.num_experts > 1:
             usage[client] = used.summary()
             engine.resident.restrict((model.spec.own,))

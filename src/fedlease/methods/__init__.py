@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "make_method", "method_class"]
 
 METHODS: dict[str, str] = {
+    "fedalt": "fedlease.methods.fedalt:FedALT",
     "fedit": "fedlease.methods.fedit:FedIT",
     "fedlease": "fedlease.methods.fedlease:FedLease",
+    "fedsa-lora": "fedlease.methods.fedsa_lora:FedSALoRA",
+    "ffa-lora": "fedlease.methods.ffa_lora:FFALoRA",
+    "ifca": "fedlease.methods.ifca:IFCA",
     "local": "fedlease.methods.local:Local",
 }
 """Name -> ``module:class``; a class is imported when it is asked for."""

@@ -6,11 +6,11 @@ ICASSP 2024. https://arxiv.org/abs/2305.05644
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fedlease.core.aggregate import Weighting, mean_update
 from fedlease.core.codec import serialisable
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
-from fedlease.methods.base import ab_names
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName
 
 __all__ = ["FedIT", "FedITState"]
 
@@ -35,10 +35,17 @@ class FedITState:
 class FedIT:
     """Parameters of FedIT. It spends the whole budget T in rounds of ``local_epochs``, averaging after each.
 
+    Methods that differ only in which of A and B are trained and sent are subclasses that say just that.
+
     Attributes:
+        TRAINED: kinds of tensors that learn.
+        SENT: kinds that are uploaded and averaged; what is trained and not sent stays with the client.
         budget: E, R and local epochs; only T and the local epochs matter here.
         weights: how clients are weighted.
     """
+
+    TRAINED: ClassVar[frozenset[str]] = frozenset("AB")
+    SENT: ClassVar[frozenset[str]] = frozenset("AB")
 
     budget: Budget
     weights: Weighting = "num_examples"
@@ -53,25 +60,26 @@ class FedIT:
         return FedITState(round=1, adapter=adapter, clients=dict(clients))
 
     def task(self, state: FedITState, client: ClientId) -> ClientTask | None:
-        """Train the shared A and B, give both back."""
+        """Train what is trained of the shared adapter, give back what is sent."""
         if state.round > self.last_round:
             return None
-        names = ab_names(state.adapter)
         left = self.budget.passes - (state.round - 1) * self.budget.local_epochs
-        stage = Stage(names, min(self.budget.local_epochs, left))
-        return ClientTask("federated", state.round, state.adapter, (stage,), upload=names)
+        stage = Stage(_kinds(state.adapter, self.TRAINED), min(self.budget.local_epochs, left))
+        sent = _kinds(state.adapter, self.SENT)
+        return ClientTask("federated", state.round, state.adapter, (stage,), upload=sent)
 
     def aggregate(
         self, state: FedITState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedITState:
-        """Weighted mean of A and of B."""
+        """Weighted mean of what is sent; the rest stays as it is."""
         adapter = state.adapter
         if updates:
-            adapter = replace(adapter, tensors=mean_update(updates, weighting=self.weights))
+            mean = mean_update(updates, weighting=self.weights)
+            adapter = replace(adapter, tensors={**adapter.tensors, **mean})
         return replace(state, round=state.round + 1, adapter=adapter)
 
     def model(self, state: FedITState, client: ClientId) -> ClientModel:
-        """The shared adapter."""
+        """The shared adapter; the engine lays over it what the client keeps."""
         return state.adapter
 
     def admit(self, state: FedITState, client: ClientId, num_examples: int) -> FedITState:
@@ -81,3 +89,7 @@ class FedIT:
     def group(self, state: FedITState, client: ClientId) -> int:
         """All clients are one group."""
         return 0
+
+
+def _kinds(model: ClientModel, kinds: frozenset[str]) -> frozenset[str]:
+    return frozenset(name for name in model.tensors if TensorName.parse(name).kind in kinds)

@@ -6,14 +6,13 @@ https://arxiv.org/abs/2509.15087
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from torch import Tensor
 
 from fedlease.core.aggregate import Weighting, mean_update
 from fedlease.core.allocate import Centres, Linkage, allocate, centres, place
 from fedlease.core.codec import serialisable
-from fedlease.core.experts import initial_router, renumber, seed_experts
+from fedlease.core.experts import b_matrices, initial_router, renumber, seed_experts
 from fedlease.core.types import (
     Allocation,
     Budget,
@@ -169,7 +168,7 @@ class FedLease:
     def _allocate(self, state: FedLeaseState) -> FedLeaseState:
         if not state.warmups:
             raise RunFailedError("no client's warm-up could be used: there is nothing to allocate experts from")
-        b = {client: _b_matrices(tensors) for client, tensors in state.warmups.items()}
+        b = {client: b_matrices(tensors) for client, tensors in state.warmups.items()}
         allocation = allocate(b, max_experts=self.max_experts, min_silhouette=self.min_silhouette, linkage=self.linkage)
         router: dict[str, Tensor] = {}
         if allocation.num_experts > 1:
@@ -189,7 +188,7 @@ class FedLease:
         assignment, warnings = dict(state.assignment), list(state.warnings)
         for update in late:
             assert state.centres is not None  # set together with the allocation
-            placement = place(_b_matrices(update.tensors), state.centres)
+            placement = place(b_matrices(update.tensors), state.centres)
             assignment[update.client] = placement.expert
             warnings.append(
                 f"client {update.client!r} came late and was placed with expert {placement.expert} "
@@ -197,8 +196,3 @@ class FedLease:
                 + (", farther than any of its members" if placement.unlike else "")
             )
         return replace(state, assignment=assignment, warnings=tuple(warnings))
-
-
-def _b_matrices(tensors: Tensors) -> dict[str, Any]:
-    parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
-    return {name.module: tensor for name, tensor in parsed.items() if name.kind == "B"}

@@ -25,7 +25,8 @@ class FedLeaseConfig(PeftConfig):
         own_expert: in 0 .. M - 1.
         target_modules: name endings, or a regular expression; None takes PEFT's LoRA default for the architecture.
         exclude_modules: left out although ``target_modules`` matches.
-        mixer: ``top_m`` (paper, phase 2), or ``none`` for M = 1: plain LoRA without a router.
+        mixer: ``top_m`` (paper, phase 2), ``softmax`` over all experts, or ``none`` for M = 1: plain LoRA without a
+            router.
         top_k: router slots kept; None keeps M.
         renormalise: whether kept weights are scaled to sum 1.
         modules_to_save: further modules that are trained and saved, such as a classifier.

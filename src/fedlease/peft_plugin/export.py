@@ -1,24 +1,44 @@
-"""One expert as an ordinary LoRA folder that stock PEFT reads without fedlease."""
+"""One adapter as an ordinary LoRA folder that stock PEFT reads without fedlease."""
 
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fedlease.core.types import TensorName
+from fedlease.core.types import HEAD, TensorName, Tensors
 from fedlease.peft_plugin.config import FedLeaseConfig
 from fedlease.peft_plugin.layer import FedLeaseLayer
 from fedlease.peft_plugin.state import adapter_parameters
 
-__all__ = ["export_expert"]
+__all__ = ["export_expert", "keeps_weights_transposed", "write_lora"]
+
+
+def write_lora(folder: Path, tensors: Tensors, **config: Any) -> None:
+    """Writes ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Args:
+        folder: made when missing.
+        tensors: A and B of one expert, and the head's where it is to be saved, under our names.
+        config: fields of ``LoraConfig`` other than ``target_modules``.
+    """
+    written, targets = {}, set()
+    for name, tensor in tensors.items():
+        parsed = TensorName.parse(name)
+        path = parsed.kind if parsed.module == HEAD else f"{parsed.module}.lora_{parsed.kind}.weight"
+        written[f"base_model.model.{path}"] = tensor.detach().cpu().clone()
+        if parsed.expert is not None:
+            targets.add(parsed.module)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(written, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    LoraConfig(target_modules=sorted(targets), inference_mode=True, **config).save_pretrained(str(folder))
 
 
 def export_expert(model: PeftModel, expert: int, folder: Path, adapter_name: str = "default") -> None:
-    """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` of one expert.
-
-    A trained classifier (``modules_to_save``) goes along, for a causal model there is none.
+    """Writes one expert of a mixture, with its trained classifier (``modules_to_save``) where there is one.
 
     Args:
         model: with a FEDLEASE adapter.
@@ -34,29 +54,30 @@ def export_expert(model: PeftModel, expert: int, folder: Path, adapter_name: str
         raise ValueError(f"adapter {adapter_name!r} is {type(config).__name__}, expected FedLeaseConfig")
     if not 0 <= expert < config.num_experts:
         raise ValueError(f"expert must be in 0 .. {config.num_experts - 1}, received {expert}")
-    tensors, targets = {}, []
-    for name, parameter in adapter_parameters(model, adapter_name).items():
-        parsed = TensorName.parse(name)
-        if parsed.expert == expert:
-            tensors[f"base_model.model.{parsed.module}.lora_{parsed.kind}.weight"] = parameter.detach().cpu().clone()
-            targets.append(parsed.module)
-    conv1d = False  # GPT-2 keeps its weights transposed, and LoRA must know before it merges
-    for path, module in model.get_base_model().named_modules():
+    parameters = adapter_parameters(model, adapter_name)
+    tensors = {name: p for name, p in parameters.items() if TensorName.parse(name).expert == expert}
+    base = model.get_base_model()
+    for path, module in base.named_modules():
         if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
             for key, value in module.modules_to_save[adapter_name].state_dict().items():
-                tensors[f"base_model.model.{path}.{key}"] = value.detach().cpu().clone()
-        elif isinstance(module, FedLeaseLayer) and path in targets:
-            conv1d = conv1d or isinstance(module.get_base_layer(), Conv1D)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    LoraConfig(
+                tensors[str(TensorName(HEAD, f"{path}.{key}"))] = value
+    write_lora(
+        folder,
+        tensors,
         r=config.r,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=sorted(set(targets)),
         modules_to_save=config.modules_to_save,
-        fan_in_fan_out=conv1d,
+        fan_in_fan_out=keeps_weights_transposed(base, {TensorName.parse(name).module for name in parameters}),
         task_type=config.task_type,
-        inference_mode=True,
         base_model_name_or_path=config.base_model_name_or_path,
-    ).save_pretrained(str(folder))
+    )
+
+
+def keeps_weights_transposed(base: nn.Module, targets: set[str]) -> bool:
+    """Whether an adapted module keeps its weight as (in, out), as GPT-2 does; LoRA must know before it merges."""
+    for path in targets:
+        module = base.get_submodule(path)
+        if isinstance(module.get_base_layer() if isinstance(module, FedLeaseLayer) else module, Conv1D):
+            return True
+    return False

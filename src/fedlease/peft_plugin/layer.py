@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
-from fedlease.core.routing import expert_weights, num_slots
+from fedlease.core.routing import mix, num_slots
+from fedlease.core.types import Mixer
 from fedlease.peft_plugin.config import FedLeaseConfig
 
 __all__ = ["FedLeaseLayer", "WeightsListener"]
@@ -32,7 +33,7 @@ class _Settings:
     num_experts: int
     own: int
     scaling: float
-    mixer: str
+    mixer: Mixer
     top_k: int | None
     renormalise: bool
 
@@ -92,7 +93,8 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             nn.Parameter(torch.zeros(self.out_features, config.r)) for _ in range(config.num_experts)
         )
         if config.mixer != "none":
-            router = torch.empty(num_slots(config.num_experts), self.in_features)
+            slots = num_slots(config.num_experts) if config.mixer == "top_m" else config.num_experts
+            router = torch.empty(slots, self.in_features)
             self.fedlease_router[adapter_name] = nn.Parameter(nn.init.kaiming_uniform_(router, a=math.sqrt(5)))
         self.fedlease_dropout[adapter_name] = (
             nn.Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
@@ -101,7 +103,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             num_experts=config.num_experts,
             own=config.own_expert,
             scaling=config.lora_alpha / config.r,
-            mixer=config.mixer,
+            mixer=cast(Mixer, config.mixer),
             top_k=config.top_k,
             renormalise=config.renormalise,
         )
@@ -190,9 +192,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             else:
                 stacked = F.linear(x, torch.cat([*a, router]))  # one product: (..., M r + 2M - 1)
                 hidden, logits = stacked.split([b.shape[1], len(router)], -1)
-            weights = expert_weights(
-                logits, settings.own, renormalise=settings.renormalise, top_k=settings.top_k
-            )  # (..., M)
+            weights = mix(logits, settings.mixer, settings.own, settings.renormalise, settings.top_k)  # (..., M)
             # Reentrant checkpointing runs its first pass without gradients, but in training mode.
             if self.on_weights is not None and not self.training and not torch.is_grad_enabled():
                 self.on_weights(weights)

@@ -18,15 +18,17 @@ from safetensors.torch import save
 from fedlease import __version__
 from fedlease.config import Settings
 from fedlease.core.allocate import Centres
-from fedlease.core.types import Allocation
+from fedlease.core.types import Allocation, ClientId
 from fedlease.data.federation import Federation
 from fedlease.engines.checkpoint import FORMAT, write_atomically
 from fedlease.errors import RunFolderError
 
 __all__ = [
     "method_folder",
+    "newcomer_folder",
     "read_clients",
     "read_json",
+    "read_newcomers",
     "read_settings",
     "start_run",
     "write_allocation",
@@ -65,6 +67,7 @@ def start_run(out: Path, settings: Settings, federation: Federation, base: Path 
             client.id: {
                 "task": client.task,
                 "labels": list(client.labels),
+                "pairs": any(row.pair is not None for row in client.train),
                 "train_rows": len(client.train),
                 "valid_rows": len(client.valid),
                 "test_rows": len(client.test),
@@ -107,6 +110,17 @@ def read_settings(out: Path) -> Settings:
 def read_clients(out: Path) -> dict[str, dict[str, Any]]:
     """Client -> task, labels and row counts."""
     return read_json(out / "clients.json")
+
+
+def newcomer_folder(out: Path, client: ClientId) -> Path:
+    """``onboarded/<client>``; ids are checked to be folder names when they are first read."""
+    return out / "onboarded" / client
+
+
+def read_newcomers(out: Path) -> dict[ClientId, dict[str, Any]]:
+    """Client -> content of its ``onboarding.json``, for clients that joined after the run; sorted."""
+    found = [read_json(path) for path in sorted((out / "onboarded").glob("*/onboarding.json"))]
+    return {str(entry["client"]): entry for entry in sorted(found, key=lambda entry: str(entry["client"]))}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ __all__ = [
     "human_seconds",
     "percent",
     "render_check",
+    "render_onboarding",
     "render_results",
     "results_table",
 ]
@@ -112,6 +113,34 @@ def render_check(report: CheckReport, console: Console) -> None:
     console.print("[green]Settings and data are sound.[/]")
 
 
+def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
+    """Where a newcomer was placed and what it gained.
+
+    Args:
+        content: of its ``onboarding.json``.
+        console: where to.
+    """
+    where = Table(title="distance of its warm-up to those of each expert's clients")
+    for expert in range(len(content["distances"])):
+        where.add_column(f"expert {expert}", justify="right")
+    where.add_row(*(f"{'[bold]' if e == content['expert'] else ''}{d:.3f}" for e, d in enumerate(content["distances"])))
+    console.print(where)
+    margin = "" if content["margin"] is None else f", nearer than the next by {content['margin']:.3f}"
+    console.print(f"Client {escape(content['client'])} is placed with expert {content['expert']}{margin}.")
+    scores = Table(title=f"{content['metric']} in % on its {content['test_rows']} test rows")
+    scores.add_column("")
+    scores.add_column("", justify="right")
+    for name, value in content["scores"].items():
+        scores.add_row(escape(name), percent(value))
+    console.print(scores)
+    if content["unlike"]:
+        console.print(
+            "[yellow]note[/] it is unlike any expert: farther from the nearest than each of that expert's own clients "
+            "is from the others. Its own warm-up, or a run with it, may serve it better.",
+            soft_wrap=True,
+        )
+
+
 def escape(text: str) -> str:
     """Text of unknown origin, as it can be printed: neither markup nor control sequences take effect."""
     return escape_markup("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
@@ -158,7 +187,7 @@ def _footer(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines.append(
         f"All methods: {first['passes']} passes over each client's rows, heads {first['head']}, seed {first['seed']}."
     )
-    lines.append(f"Run folder: {escape(str(out))}")
+    lines.append(f"Run folder: {escape(str(out))}, explained in {escape(str(out / 'report.html'))}")
     # Quoted first and escaped then: the other way round, the quoting doubles the escaping's backslashes.
     call = f"fedlease.load({str(out)!r}, {client!r})"
     again = f"fedlease run {shlex.quote(str(out / 'config.yaml'))} --set seed={first['seed'] + 1}"

@@ -1,81 +1,159 @@
-"""A finished run's models: the personalised model of a client, as it was evaluated."""
+"""Labels and probabilities for rows that have none yet, by the model of one client."""
 
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-
-import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.core.types import ClientId
-from fedlease.engines.checkpoint import Checkpoint
-from fedlease.engines.client_store import ClientStore
-from fedlease.errors import ConfigError, RunFolderError
-from fedlease.methods.head import Head
-from fedlease.models import initial_head, load_base, load_tokenizer, locate, new_head_modules
-from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
-from fedlease.prepare import build_method
-from fedlease.reporting.run_folder import method_folder, read_clients, read_settings
+from fedlease.data.examples import read_inputs
+from fedlease.data.federation import Row
+from fedlease.data.tables import Faults, Table, parse_table, read_table, split_name
+from fedlease.engines.checkpoint import write_atomically
+from fedlease.engines.local_step import OnRows, evaluate
+from fedlease.errors import DataError
+from fedlease.use.open_run import KnownClient, OpenRun
 
-__all__ = ["load", "tokenizer"]
+__all__ = ["STDIN", "Prediction", "predict", "predict_file", "read_rows", "written"]
+
+STDIN = Path("-")
+COLUMNS = ("prediction", "probability", "probabilities")
 
 
-def load(run_folder: str | Path, client: ClientId, method: str | None = None) -> PeftModel:
-    """The personalised model of one client, in evaluation mode on the CPU.
+@dataclass(frozen=True)
+class Prediction:
+    """What a client's model says of one row.
 
-    Labels are in ``model.config.id2label``. It is an ordinary PEFT model: ``save_pretrained`` writes an adapter that
-    ``PeftModel.from_pretrained`` reads after ``import fedlease.peft_plugin``.
+    Attributes:
+        label: the most probable.
+        probabilities: label -> probability, in the order of the client's labels; they sum to 1.
+    """
+
+    label: str
+    probabilities: Mapping[str, float]
+
+    @property
+    def probability(self) -> float:
+        """Of ``label``."""
+        return self.probabilities[self.label]
+
+
+def predict(run: OpenRun, client: ClientId, rows: Sequence[Row], on_rows: OnRows | None = None) -> list[Prediction]:
+    """Predictions in the order of the rows; their labels are not looked at.
 
     Args:
-        run_folder: of a finished run, or of one that is still going: then its last step is taken.
-        client: id of a client of the run.
-        method: one of the run's methods; None takes the main one.
+        run: opened run folder.
+        client: whose model.
+        rows: texts.
+        on_rows: told after every batch.
 
     Raises:
-        RunFolderError: no run folder, damaged, or before its first step.
-        ConfigError: the run has no such client or method.
+        ConfigError: the run has no such client.
     """
-    out = Path(run_folder)
-    settings = read_settings(out)
-    clients = read_clients(out)
-    name = method or settings.method
-    if name not in (settings.method, *settings.baselines):
-        raise ConfigError(f"method: the run has {[settings.method, *settings.baselines]}, received {name!r}")
-    if client not in clients:
-        raise ConfigError(f"client: the run has {sorted(clients)}, received {client!r}")
-    saved = Checkpoint(method_folder(out, settings, name)).load()
-    if saved is None:
-        raise RunFolderError(f"{out}: {name} has not completed a step yet, there is nothing to load")
-
-    source = locate(settings.model, settings.revision, out / "base", settings.seed)
-    padding = load_tokenizer(source).pad_token_id
-    base = load_base(source, dtype=settings.dtype, dropout=settings.train.base_dropout, pad_token_id=padding)
-    labels = {c: tuple(str(label) for label in entry["labels"]) for c, entry in clients.items()}
-    modules = new_head_modules(base, len(labels[client]))
-    head = Head(labels[client], initial_head(modules, settings.seed))
-    # Only this client's head is looked at; the others stand for their label lists.
-    heads = {c: head if c == client else Head(labels[c], {}) for c in labels}
-    model = build_method(settings, name, heads).model(saved.state, client)
-    store = ClientStore({c: dict(slots) for c, slots in saved.private.items()})
-    tensors = store.overlay(client, model.spec, model.tensors)
-
-    for module_name, module in modules.items():
-        base.model.set_submodule(module_name, module)
-    config: Any = base.model.config
-    config.id2label = dict(enumerate(labels[client]))
-    config.label2id = {label: i for i, label in enumerate(labels[client])}
-    peft_config = peft_config_for(model.spec, task_type="SEQ_CLS", modules_to_save=list(base.head_modules))
-    wrapped = wrap(base.model, peft_config)
-    copy_into({**adapter_parameters(wrapped), **head_parameters(wrapped.get_base_model(), base.head_modules)}, tensors)
-    wrapped.eval()
-    return wrapped
+    known = run.load(client)
+    if not rows:
+        return []
+    logits = evaluate(run.resident, run.encode(rows), run.threads, on_rows)
+    predictions = []
+    for values in logits.double().softmax(-1).tolist():
+        best = max(range(len(values)), key=values.__getitem__)
+        predictions.append(Prediction(known.labels[best], dict(zip(known.labels, values, strict=True))))
+    return predictions
 
 
-def tokenizer(run_folder: str | Path) -> Any:
-    """The tokenizer of a run's base model.
+def predict_file(
+    run: OpenRun, client: ClientId, file: Path, out: Path | None = None, on_rows: OnRows | None = None
+) -> str:
+    """Reads rows, predicts, and writes every row back with what was predicted.
+
+    Args:
+        run: opened run folder.
+        client: whose model.
+        file: JSON Lines, CSV or Parquet with the run's text columns, or ``-``: JSON Lines or CSV on standard input.
+        out: ``.jsonl`` or ``.csv``; None writes nothing.
+        on_rows: told after every batch.
+
+    Returns:
+        The written rows; JSON Lines unless ``out`` is CSV.
 
     Raises:
-        RunFolderError: no run folder, or damaged.
+        ConfigError: the run has no such client.
+        DataError: the rows cannot be used, or ``out`` exists, is of another type or cannot be written; nothing is
+            written then.
     """
-    out = Path(run_folder)
-    settings = read_settings(out)
-    return load_tokenizer(locate(settings.model, settings.revision, out / "base", settings.seed))
+    suffix = ".jsonl" if out is None else split_name(out)[1]
+    if out is not None and suffix not in (".jsonl", ".csv"):
+        raise DataError(f"out: must end in .jsonl or .csv, received {out}")
+    if out is not None and out.exists():
+        raise DataError(f"out: {out} exists; choose another file")
+    table, rows = read_rows(run, run.client(client), file)
+    predictions = predict(run, client, rows, on_rows)
+    text = written(table, predictions, as_csv=suffix == ".csv")
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(out, text.encode())
+        except OSError as error:
+            raise DataError(f"out: {out} cannot be written: {error}") from error
+    return text
+
+
+def read_rows(run: OpenRun, known: KnownClient, file: Path) -> tuple[Table, list[Row]]:
+    """The rows of a file, with or without a label column.
+
+    Raises:
+        DataError: every fault of the file.
+    """
+    faults = Faults()
+    if file == STDIN:
+        content = sys.stdin.buffer.read()
+        as_json = content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
+        table = parse_table(Path("standard input"), content, faults, csv=not as_json)
+    elif not file.is_file():
+        raise DataError(f"{file}: no such file")
+    else:
+        table = read_table(file, faults)
+    if table is not None and not table.records and not faults.found:
+        faults.add(f"{table.path} has no rows")
+    if table is None or not table.records:
+        faults.check()
+        raise AssertionError("unreachable: a file without rows is a fault")
+    taken = [name for name in COLUMNS if name in table.columns]
+    if taken:
+        faults.add(f"{table.path}: has a column {', '.join(map(repr, taken))} already, which would be overwritten")
+    rows = read_inputs(table, run.settings.data.columns, faults, pairs=known.pairs)
+    faults.check()
+    return table, rows
+
+
+def written(table: Table, predictions: Sequence[Prediction], *, as_csv: bool) -> str:
+    """The rows of a table with ``prediction``, ``probability`` and ``probabilities`` added.
+
+    In CSV there is one column ``probability of <label>`` per label in the place of ``probabilities``.
+    """
+    rows = list(_merged(table, predictions))
+    if not as_csv:
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    target = io.StringIO(newline="")
+    labels = list(predictions[0].probabilities)
+    header = [*table.columns, "prediction", "probability", *(f"probability of {label}" for label in labels)]
+    writer = csv.writer(target)
+    writer.writerow(header)
+    for row in rows:
+        values = [row.get(column) for column in (*table.columns, "prediction", "probability")]
+        writer.writerow([*values, *(row["probabilities"][label] for label in labels)])
+    return target.getvalue()
+
+
+def _merged(table: Table, predictions: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
+    for record, prediction in zip(table.records, predictions, strict=True):
+        yield {
+            **record.values,
+            "prediction": prediction.label,
+            "probability": round(prediction.probability, 6),
+            "probabilities": {label: round(value, 6) for label, value in prediction.probabilities.items()},
+        }

@@ -15,6 +15,7 @@ import pytest
 from fedlease.config import ColumnSettings, DataSettings
 from fedlease.data import load_federation, source_of
 from fedlease.data.federation import Federation
+from fedlease.data.folder import load_client, write_folder
 from fedlease.errors import DataError
 
 GOOD = [{"text": f"row {number}", "label": number % 2} for number in range(6)]
@@ -416,3 +417,63 @@ def test_a_path_means_own_files_for_sources_that_read_none(tmp_path: Path, sourc
     settings = DataSettings(source=source, path=client(tmp_path))
     assert source_of(settings) == "folder"
     assert list(load_federation(settings, 0).clients) == ["a"]
+
+
+def test_one_client_is_read_from_a_folder_of_any_name(tmp_path: Path) -> None:
+    write(tmp_path / "whatever" / "train.jsonl", GOOD)
+    write(tmp_path / "whatever" / "test.csv", TEST)
+    found = load_client(tmp_path / "whatever", "clinic", DataSettings(), 0)
+    assert (found.id, found.labels, len(found.train), len(found.test)) == ("clinic", ("0", "1"), 6, 2)
+
+
+def test_one_client_in_one_file_is_split_by_its_column_or_here(tmp_path: Path) -> None:
+    rows = [{**row, "split": "train"} for row in GOOD] + [{**row, "split": "test"} for row in TEST]
+    found = load_client(write(tmp_path / "a.jsonl", rows), "clinic", DataSettings(), 0)
+    assert ([row.text for row in found.train], [row.text for row in found.test]) == (
+        [row["text"] for row in GOOD],
+        [row["text"] for row in TEST],
+    )
+    # Ten rows, a fifth held out; no column "client" is asked for.
+    more = [{"text": f"row {number}", "label": number % 2} for number in range(10)]
+    found = load_client(write(tmp_path / "b.jsonl", more), "clinic", DataSettings(), 0)
+    assert (len(found.train), len(found.test)) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "has no rows"),
+        ([{**row, "split": "train"} for row in GOOD], "no test rows in .* \\(column 'split'\\)"),
+        ([{**row, "split": "later"} for row in GOOD], "a split must be train, valid or test, got 'later'"),
+    ],
+)
+def test_faults_of_one_clients_file(rows: list[dict[str, Any]], said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=said):
+        load_client(write(tmp_path / "a.jsonl", rows), "clinic", DataSettings(), 0)
+
+
+def test_one_client_needs_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        load_client(tmp_path / "absent", "clinic", DataSettings(), 0)
+    with pytest.raises(DataError, match=r"holds no train\.jsonl and test\.jsonl"):
+        load_client(tmp_path, "clinic", DataSettings(), 0)
+    write(tmp_path / "train.jsonl", GOOD)
+    with pytest.raises(DataError, match="no test rows"):
+        load_client(tmp_path, "clinic", DataSettings(), 0)
+
+
+@pytest.mark.parametrize("source", ["quickstart", "synthetic"])
+def test_what_is_written_is_read_back(source: Any, tmp_path: Path) -> None:
+    settings = DataSettings(source=source, clients_per_task=2, train_rows=20, test_rows=10, valid_fraction=0.2)
+    federation = load_federation(settings, 0)
+    again = load_federation(DataSettings(path=write_folder(federation, tmp_path / "new")), 0)
+    assert list(again.clients) == list(federation.clients)
+    for client, other in zip(federation, again, strict=True):
+        assert other.task == client.task and set(other.labels) == set(client.labels)
+        for split in ("train", "valid", "test"):
+            mine, theirs = getattr(client, split), getattr(other, split)
+            assert [(r.text, r.pair, client.labels[r.label]) for r in mine] == [
+                (r.text, r.pair, other.labels[r.label]) for r in theirs
+            ]
+    with pytest.raises(DataError, match="new exists; choose another folder"):
+        write_folder(federation, tmp_path / "new")

@@ -12,6 +12,8 @@ from fedlease.errors import ConfigError
 from fedlease.methods import METHODS, make_method
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.fedlease import FedLease
+from fedlease.methods.fedsa_lora import FedSALoRA
+from fedlease.methods.ffa_lora import FFALoRA
 from fedlease.methods.head import Head, with_head
 from fedlease.methods.local import Local
 
@@ -47,6 +49,48 @@ def test_fedit_spends_the_whole_budget_in_rounds(budget: Budget, epochs: list[in
         spent.append(task.stages[0].epochs)
         state = method.aggregate(state, [])
     assert spent == epochs and sum(spent) == budget.passes
+
+
+def test_ffa_lora_moves_b_alone() -> None:
+    """Constants 1 .. 6 with rows 10, 20, 30, 10, 20, 30 average to 23 / 6 in B; A keeps every bit."""
+    method = FFALoRA(Budget(1, 1))
+    start = adapter()
+    state = method.init(start, CLIENTS, 0)
+    updates = []
+    for i, (client, rows) in enumerate(sorted(CLIENTS.items())):
+        task = method.task(state, client)
+        assert task is not None and task.trainable == task.upload
+        updates.append(constant(train(client, task, rows), i + 1.0))
+    model = method.model(method.aggregate(state, updates), "a0")
+    for name, tensor in model.tensors.items():
+        expected = start.tensors[name] if "/A/" in name else torch.full_like(tensor, 23 / 6)
+        assert torch.allclose(tensor, expected) and torch.equal(tensor, start.tensors[name]) == ("/A/" in name)
+
+
+def test_fedsa_lora_averages_a_and_keeps_b_private() -> None:
+    method = FedSALoRA(Budget(1, 1), weights="uniform")
+    start = adapter()
+    state = method.init(start, CLIENTS, 0)
+    updates = []
+    for i, (client, rows) in enumerate(sorted(CLIENTS.items())):
+        task = method.task(state, client)
+        assert task is not None
+        assert {name.split("/")[1] for name in task.private} == {"B"}
+        updates.append(constant(train(client, task, rows), i + 1.0))
+    model = method.model(method.aggregate(state, updates), "a0")
+    for name, tensor in model.tensors.items():
+        # (1 + .. + 6) / 6; the server's B stays zero, the client's own is laid over it by the engine.
+        assert torch.equal(tensor, torch.full_like(tensor, 3.5) if "/A/" in name else torch.zeros_like(tensor))
+
+
+@pytest.mark.parametrize(
+    ("method", "share"), [(FFALoRA, (4 + 6) * 2), (FedSALoRA, (6 + 6) * 2), (FedIT, (10 + 12) * 2)]
+)
+def test_uploads_are_the_papers_arithmetic(method: Any, share: int) -> None:
+    """Modules (in 6, out 4) and (6, 6) at r = 2: B has out x r values, A r x in."""
+    made = method(Budget(1, 1))
+    task = made.task(made.init(adapter(), CLIENTS, 0), "a0")
+    assert sum(task.model.tensors[name].numel() for name in task.upload) == share
 
 
 def test_local_shares_nothing() -> None:

@@ -1,96 +1,139 @@
-"""What is loaded predicts exactly what was evaluated, in a fresh process too."""
+"""Predictions are those of the loaded model, row by row, and bad rows write nothing."""
 
+import csv
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from engines.small import SMALL, small_run
+from engines.small import own_rows, small_run
 
 import fedlease
-from fedlease.config import resolve
-from fedlease.data import load_federation
-from fedlease.errors import ConfigError, RunFolderError
+from fedlease.data.federation import Row
+from fedlease.errors import ConfigError, DataError
+from fedlease.use.open_run import OpenRun
+from fedlease.use.predict import STDIN, predict, predict_file
+
+TEXTS = ["zib", "a much longer text than the others here", "kulo mab", "nee nee nee"]
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("run") / "r").out
+def run(tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
+    return OpenRun(small_run(tmp_path_factory.mktemp("run") / "r", baselines=[]).out)
 
 
-FRESH = """
-import json, sys, torch, fedlease
-out, client, method, texts = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-torch.set_num_threads(1)
-model, tokenizer = fedlease.load(out, client, method), fedlease.tokenizer(out)
-with torch.inference_mode():
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=24, return_tensors="pt")
-    best = model(**batch).logits.argmax(-1).tolist()
-print(json.dumps([model.config.id2label[i] for i in best]))
-"""
+@pytest.fixture(scope="module")
+def pair_run(tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
+    folder = tmp_path_factory.mktemp("pairs")
+    own_rows(folder / "data")
+    for file in sorted((folder / "data").rglob("*.jsonl")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({**row, "text_pair": "other"}) + "\n" for row in rows))
+    return OpenRun(small_run(folder / "r", baselines=[], rounds=0, data__path=str(folder / "data")).out)
 
 
-@pytest.mark.parametrize("method", ["fedlease", "fedit", "local"])
-def test_a_fresh_process_predicts_what_was_evaluated(method: str, out: Path) -> None:
-    federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
-    folder = out if method == "fedlease" else out / "baselines" / method
-    summary = json.loads((folder / "summary.json").read_text())
-    client = federation.clients["planted-1-1"]
-    texts = json.dumps([row.text for row in client.test])
-    command = [sys.executable, "-W", "ignore", "-c", FRESH, str(out), client.id, method, texts]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    predicted = json.loads(done.stdout)
-    right = sum(label == client.labels[row.label] for label, row in zip(predicted, client.test, strict=True))
-    assert right / len(client.test) == summary["per_client"][client.id]["accuracy"]
+def lines(file: Path, rows: list[dict[str, object]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
-def test_every_client_of_every_method_scores_as_in_its_summary(out: Path) -> None:
-    federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
-    tokenizer = fedlease.tokenizer(out)
-    for method in ("fedlease", "fedit", "local"):
-        folder = out if method == "fedlease" else out / "baselines" / method
-        summary = json.loads((folder / "summary.json").read_text())
-        for client in federation:
-            model = fedlease.load(out, client.id, method)
-            assert not model.training
-            batch = tokenizer(
-                [row.text for row in client.test], padding=True, truncation=True, max_length=24, return_tensors="pt"
-            )
-            with torch.inference_mode():
-                best = model(**batch).logits.argmax(-1).tolist()
-            right = sum(guess == row.label for guess, row in zip(best, client.test, strict=True))
-            assert right / len(client.test) == summary["per_client"][client.id]["accuracy"], (method, client.id)
+def test_predictions_are_the_loaded_models_softmax(run: OpenRun) -> None:
+    client = "planted-1-0"
+    found = predict(run, client, [Row(text, None, 0) for text in TEXTS])
+    model, tokenizer = fedlease.load(run.out, client), fedlease.tokenizer(run.out)
+    for text, prediction in zip(TEXTS, found, strict=True):
+        batch = tokenizer([text], truncation=True, max_length=24, return_tensors="pt")
+        with torch.inference_mode():
+            expected = model(**batch).logits[0].softmax(-1)
+        labels = list(model.config.id2label.values())
+        assert list(prediction.probabilities) == labels
+        assert list(prediction.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
+        assert prediction.label == labels[int(expected.argmax())]
+        assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-12)
+        assert prediction.probability == max(prediction.probabilities.values())
 
 
-def test_a_loaded_model_is_saved_and_read_back_by_peft(out: Path, tmp_path: Path) -> None:
-    from peft import PeftModel
-
-    from fedlease.models import load_base, locate
-
-    model = fedlease.load(out, "planted-0-0")
-    model.save_pretrained(tmp_path / "adapter")
-    base = load_base(locate(str(out / "base"), None, out, 0), dtype="float32", dropout=False).model
-    again = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
-    ids = torch.arange(4, 24).view(2, 10)
-    with torch.inference_mode():
-        assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+def test_clients_differ(run: OpenRun) -> None:
+    rows = [Row(text, None, 0) for text in TEXTS]
+    first, second = (predict(run, client, rows) for client in ("planted-0-0", "planted-1-1"))
+    assert [p.probability for p in first] != [p.probability for p in second]
 
 
-def test_labels_are_the_clients_own(out: Path) -> None:
-    federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
-    assert len({client.labels for client in federation}) > 1
-    for client in federation:
-        config = fedlease.load(out, client.id).config
-        assert config.id2label == dict(enumerate(client.labels))
-        assert config.label2id == {label: i for i, label in enumerate(client.labels)}
+def test_jsonl_keeps_its_columns_and_order(run: OpenRun, tmp_path: Path) -> None:
+    file = lines(tmp_path / "in.jsonl", [{"id": i, "text": text} for i, text in enumerate(TEXTS)])
+    told: list[tuple[int, int]] = []
+    text = predict_file(run, "planted-0-0", file, on_rows=lambda done, total: told.append((done, total)))
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [(row["id"], row["text"]) for row in rows] == list(enumerate(TEXTS))
+    for row in rows:
+        assert row["probability"] == row["probabilities"][row["prediction"]]
+    assert told[-1] == (4, 4)
 
 
-def test_unknown_client_method_and_folder_are_named(out: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"client: the run has \['planted-0-0'.*received 'nobody'"):
-        fedlease.load(out, "nobody")
-    with pytest.raises(ConfigError, match=r"method: the run has \['fedlease', 'fedit', 'local'\], received 'ifca'"):
-        fedlease.load(out, "planted-0-0", "ifca")
-    with pytest.raises(RunFolderError, match="is not a run folder"):
-        fedlease.load(tmp_path, "planted-0-0")
+def test_a_csv_out_has_a_column_per_label(run: OpenRun, tmp_path: Path) -> None:
+    file = tmp_path / "in.csv"
+    file.write_text('id,text\n7,"a, b"\n8,"two\nlines"\n')
+    out = tmp_path / "new" / "out.csv"
+    predict_file(run, "planted-0-0", file, out)
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert [(row["id"], row["text"]) for row in rows] == [("7", "a, b"), ("8", "two\nlines")]
+    labels = run.client("planted-0-0").labels
+    for row in rows:
+        assert sum(float(row[f"probability of {label}"]) for label in labels) == pytest.approx(1, abs=1e-5)
+        assert float(row["probability"]) == float(row[f"probability of {row['prediction']}"])
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"text": "zib"}\n{"text": "mab"}\n', b"text\nzib\nmab\n", b"\xef\xbb\xbftext\nzib\nmab\n"]
+)
+def test_standard_input_is_json_lines_or_csv(content: bytes, run: OpenRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    found = [json.loads(line) for line in predict_file(run, "planted-0-0", STDIN).splitlines()]
+    assert [row["text"] for row in found] == ["zib", "mab"]
+    expected = predict(run, "planted-0-0", [Row("zib", None, 0), Row("mab", None, 0)])
+    assert [row["prediction"] for row in found] == [prediction.label for prediction in expected]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"note": "x"}], r"no column 'text'; it has 'note' \(the run's data\.columns\.text\)"),
+        ([{"text": "x"}, {"text": " "}], r"line 2, column 'text': a text must not be empty"),
+        ([{"text": "x"}, {"text": 5}], r"line 2, column 'text': a text must be a string, got 5"),
+        ([{"text": "x", "prediction": "y"}], r"has a column 'prediction' already, which would be overwritten"),
+        ([], r"has no rows"),
+    ],
+)
+def test_bad_rows_are_named_and_nothing_is_written(
+    rows: list[dict[str, object]], said: str, run: OpenRun, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(DataError, match=said):
+        predict_file(run, "planted-0-0", lines(tmp_path / "in.jsonl", rows), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_pair_task_needs_the_second_text(pair_run: OpenRun, tmp_path: Path) -> None:
+    assert pair_run.client("one").pairs is True
+    with pytest.raises(DataError, match=r"no column 'text_pair'"):
+        predict_file(pair_run, "one", lines(tmp_path / "a.jsonl", [{"text": "x"}]))
+    with pytest.raises(DataError, match=r"line 1, column 'text_pair': is missing"):
+        predict_file(pair_run, "one", lines(tmp_path / "b.jsonl", [{"text": "x"}, {"text": "x", "text_pair": "y"}]))
+    text = predict_file(pair_run, "one", lines(tmp_path / "c.jsonl", [{"text": "x", "text_pair": "y"}]))
+    assert json.loads(text)["prediction"] in pair_run.client("one").labels
+
+
+def test_faults_of_the_call(run: OpenRun, tmp_path: Path) -> None:
+    file = lines(tmp_path / "in.jsonl", [{"text": "x"}])
+    with pytest.raises(ConfigError, match="received 'nobody'"):
+        predict_file(run, "nobody", file)
+    with pytest.raises(DataError, match="no such file"):
+        predict_file(run, "planted-0-0", tmp_path / "absent.jsonl")
+    with pytest.raises(DataError, match=r"out: must end in \.jsonl or \.csv, received .*out\.txt"):
+        predict_file(run, "planted-0-0", file, tmp_path / "out.txt")
+    (tmp_path / "there.csv").write_text("mine")
+    with pytest.raises(DataError, match=r"there\.csv exists"):
+        predict_file(run, "planted-0-0", file, tmp_path / "there.csv")
+    assert (tmp_path / "there.csv").read_text() == "mine"

@@ -1,0 +1,162 @@
+"""The routed layer against a plain LoRA layer, the frozen linear module alone, and a loop over slots.
+
+    python benchmarks/layer.py [--smoke] [--json FILE]
+
+Forward and backward, with gradients to own A and B, router and input. The frozen linear module's forward and input
+gradient is the floor: no adapter can be cheaper.
+"""
+
+from collections.abc import Callable
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from measure import Times, interleave, peak_tensor_bytes, use_all_cores
+from output import Report, Table, at_least, at_most, entry
+from peft import LoraConfig
+from peft.tuners.lora import Linear as PlainLora
+from torch import Tensor, nn
+
+from fedlease.peft_plugin import FedLeaseConfig, FedLeaseLayer
+
+ADAPTER = "default"
+DROPOUT = 0.1
+VARIANTS = ("floor", "plain", "routed", "loop")
+
+
+class SlotLoop(nn.Module):
+    """The same sum written the obvious way: one LoRA product per slot, the own expert's once for each of its M slots.
+
+    It uses the parameters of a routed layer, so both compute the same numbers.
+    """
+
+    def __init__(self, layer: FedLeaseLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        settings = layer.fedlease_settings[ADAPTER]
+        a, b, router = layer.stack_a(ADAPTER), layer.stack_b(ADAPTER), layer.fedlease_router[ADAPTER]
+        others = [expert for expert in range(settings.num_experts) if expert != settings.own]
+        expert_of_slot = [settings.own] * settings.num_experts + others
+        logits = F.linear(x, router)  # (..., 2M - 1)
+        kept = logits.topk(settings.num_experts, dim=-1).indices
+        weights = torch.full_like(logits, float("-inf")).scatter(-1, kept, logits.gather(-1, kept)).softmax(-1)
+        result: Tensor = layer.base_layer(x)
+        dropped = layer.fedlease_dropout[ADAPTER](x)
+        for slot, expert in enumerate(expert_of_slot):
+            update = F.linear(F.linear(dropped, a[expert]), b[expert])
+            result = result + settings.scaling * weights[..., slot, None] * update
+        return result
+
+
+def build(width: int, num_experts: int, r: int, dropout: float) -> dict[str, nn.Module]:
+    """The variants, over one and the same frozen linear module."""
+    torch.manual_seed(0)
+    base = nn.Linear(width, width).requires_grad_(False)
+    config = FedLeaseConfig(r=r, num_experts=num_experts, own_expert=num_experts - 1, lora_dropout=dropout)
+    routed = FedLeaseLayer(base, ADAPTER, config)
+    plain = PlainLora(base, ADAPTER, config=LoraConfig(r=r, lora_alpha=16, lora_dropout=dropout), r=r, lora_alpha=16)
+    with torch.no_grad():
+        # B starts at zero, where the gradients of A and of the router are zero too.
+        for b in [*routed.stack_b(ADAPTER), plain.lora_B[ADAPTER].weight]:
+            b.normal_(0, 0.02)
+    return {"floor": base, "plain": plain, "routed": routed, "loop": SlotLoop(routed)}
+
+
+def step(module: nn.Module, rows: int, tokens: int, width: int) -> Callable[[], None]:
+    """One forward and backward pass over fixed input with a fixed gradient of the output."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(rows, tokens, width, generator=generator).requires_grad_()
+    gradient = torch.randn(rows, tokens, width, generator=generator)
+    learning = [x, *(parameter for parameter in module.parameters() if parameter.requires_grad)]
+
+    def run() -> None:
+        for tensor in learning:
+            tensor.grad = None
+        module(x).backward(gradient)
+
+    return run
+
+
+def measure(smoke: bool) -> Report:
+    cores = use_all_cores()
+    rows, tokens = (2, 8) if smoke else (16, 64)
+    widths = (32,) if smoke else (384, 768, 1024, 2048)
+    numbers = (2, 4) if smoke else (2, 4, 8)
+    cells = [(*shape, 0.0) for shape in product(widths, numbers, (4,) if smoke else (4, 8))]
+    cells += [(width, 4, 4, DROPOUT) for width in ((32,) if smoke else (384, 768, 1024))]
+    times: dict[tuple[int, int, int, float], Times] = {}
+    lines, memory, raw = [], [], []
+    for cell in cells:
+        width, num_experts, r, dropout = cell
+        steps = {n: step(m, rows, tokens, width) for n, m in build(width, num_experts, r, dropout).items()}
+        passes = 3 if smoke else 41 if width < 1024 else 21
+        times[cell] = timed = interleave(steps, passes, warmup=1 if smoke else 4)
+        peaks = {name: peak_tensor_bytes(run) for name, run in steps.items()}
+        named = [str(value) for value in cell]
+        lines.append(
+            [
+                *named,
+                timed.of("floor").text(2, 1e3),
+                timed.ratio("plain", "floor").text(),
+                timed.of("routed").text(2, 1e3),
+                timed.ratio("routed", "plain").text(),
+                timed.ratio("loop", "routed").text(1),
+                f"{timed.ratio_above('floor', 'loop', 'routed'):.1f}",
+            ]
+        )
+        memory.append([*named, *(f"{peaks[name] / 2**20:.1f}" for name in VARIANTS)])
+        raw.append({"cell": cell, "seconds": timed.seconds, "peak_bytes": peaks})
+    sizes = ["width", "M", "r", "dropout"]
+    tables = [
+        Table(
+            f"One layer, forward and backward: {rows} x {tokens} tokens, float32, {cores} threads",
+            [*sizes, "floor, ms", "plain / floor", "routed, ms", "routed / plain", "loop / routed", "above floor"],
+            lines,
+            [
+                "Floor: forward and input gradient of the frozen linear module. Median (quartiles), interleaved. "
+                "Above floor: what the loop adds to the floor, over what the routed layer adds to it.",
+            ],
+        ),
+        Table(
+            "One layer, peak memory in MiB",
+            [*sizes, *VARIANTS],
+            memory,
+            ["Tensor memory alive at once beyond weights and input; output and gradients are counted."],
+        ),
+    ]
+    dry = {shape[:3]: timed for shape, timed in times.items() if shape[3] == 0}
+
+    def ratios(name: str, other: str, m: int, r: tuple[int, ...], least: int) -> list[float]:
+        picked = [t for (width, n, rank), t in dry.items() if n == m and rank in r and width >= least and not smoke]
+        return [timed.ratio(name, other).median for timed in picked]
+
+    targets = [
+        at_most(
+            "routed layer, M = 4, r = 4, width >= 768: at most 1.10 x plain LoRA (largest)",
+            ratios("routed", "plain", 4, (4,), 768),
+            1.10,
+        ),
+        at_least(
+            "routed layer, M = 4: at least 3.5 x faster than the loop (smallest)",
+            ratios("loop", "routed", 4, (4, 8), 0),
+            3.5,
+        ),
+        at_least(
+            "routed layer, M = 8: at least 7 x faster than the loop (smallest)",
+            ratios("loop", "routed", 8, (4, 8), 0),
+            7.0,
+        ),
+        at_most(
+            "plain LoRA layer, r = 4: at most 1.3 x the frozen layer (largest)",
+            ratios("plain", "floor", 4, (4,), 0),
+            1.3,
+        ),
+    ]
+    return Report("What does a routed layer cost?", tables, targets, {"cells": raw})
+
+
+if __name__ == "__main__":
+    entry("layer", measure)

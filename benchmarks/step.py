@@ -1,0 +1,178 @@
+"""One training step of a model with routed layers, against plain LoRA, the frozen model and the bare products.
+
+    python benchmarks/step.py [--smoke] [--json FILE]
+
+The frozen model runs forward and gives the gradient of its embeddings; the bare products are the matrix products that
+this takes, with nothing between them. No training step with adapters in every layer can be faster than either.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import Times, interleave, peak_tensor_bytes, use_all_cores
+from output import Report, Table, at_most, entry
+from torch import Tensor, nn
+
+from fedlease.core.types import AdapterSpec
+from fedlease.models import BaseModel, load_base, locate, target_shapes
+from fedlease.peft_plugin.state import head_parameters, peft_config_for, wrap
+
+VARIANTS = ("products", "frozen", "plain", "routed")
+Batch = dict[str, Tensor]
+
+
+def base_model(name: str) -> BaseModel:
+    with tempfile.TemporaryDirectory() as folder:
+        return load_base(locate(name, None, Path(folder), 0), dtype="float32", dropout=False)
+
+
+def batch_of(base: BaseModel, rows: int, tokens: int) -> Batch:
+    """Random tokens without padding."""
+    vocabulary = base.model.config.vocab_size  # type: ignore[union-attr]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(min(1000, vocabulary // 2), vocabulary, (rows, tokens), generator=generator)
+    labels = torch.arange(rows) % 2
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def adapted_step(base: BaseModel, num_experts: int, r: int, batch: Batch) -> Callable[[], None]:
+    """Forward, backward and AdamW with own expert, router and head; one expert is plain LoRA as PEFT makes it."""
+    targets = tuple(sorted(target_shapes(base, None, r)))
+    spec = AdapterSpec(r, 16.0, 0.0, targets, num_experts, 0, "top_m" if num_experts > 1 else "none")
+    torch.manual_seed(0)
+    model = wrap(base.model, peft_config_for(spec)).train()
+    for name, parameter in model.named_parameters():
+        if "_B." in name:
+            nn.init.normal_(parameter, 0, 0.02)
+    for parameter in head_parameters(base.model, base.head_modules).values():
+        parameter.requires_grad_(True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adamw = torch.optim.AdamW(trained, lr=1e-6, fused=True)
+
+    def run() -> None:
+        model(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
+
+    return run
+
+
+def embeddings_of(base: BaseModel) -> nn.Module:
+    return base.model.get_submodule(f"{base.model.base_model_prefix}.embeddings")
+
+
+def frozen_step(base: BaseModel, batch: Batch) -> Callable[[], None]:
+    """Forward, and the gradient of the embeddings' output."""
+    embeddings_of(base).register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+
+    def run() -> None:
+        base.model(**batch).loss.backward()
+
+    return run
+
+
+def products_step(base: BaseModel, batch: Batch) -> Callable[[], None]:
+    """The products of :func:`frozen_step` into memory that is already there: linear modules and attention."""
+    shapes: list[tuple[int, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda m, inputs, output: shapes.append((inputs[0].numel() // m.in_features, m.weight))
+        )
+        for module in base.model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    with torch.no_grad():
+        base.model(**batch)
+    for hook in hooks:
+        hook.remove()
+    config: Any = base.model.config
+    rows, tokens = batch["input_ids"].shape
+    heads = rows * config.num_attention_heads
+    inner = config.hidden_size // config.num_attention_heads
+    memory: dict[tuple[Any, ...], Tensor] = {}
+
+    def space(role: str, *shape: int) -> Tensor:
+        # Layers share their buffers, which keeps this a floor: nothing is allocated, and caches stay warm.
+        return memory.setdefault((role, *shape), torch.randn(*shape))
+
+    calls: list[tuple[Any, Tensor, Tensor, Tensor]] = []
+    for count, weight in shapes:
+        features_out, features_in = weight.shape
+        x, y = space("x", count, features_in), space("y", count, features_out)
+        calls += [(torch.mm, x, weight.t(), y), (torch.mm, y, weight, space("dx", count, features_in))]
+    for _ in range(config.num_hidden_layers):
+        wide, tall = space("wide", heads, tokens, inner), space("tall", heads, inner, tokens)
+        square, mixed = space("square", heads, tokens, tokens), space("mixed", heads, tokens, inner)
+        # Forward: scores and mixture. Backward: gradients of q, k, v and of the scores.
+        calls += [(torch.bmm, wide, tall, square)] * 2 + [(torch.bmm, square, wide, mixed)] * 4
+
+    def run() -> None:
+        with torch.no_grad():
+            for product, left, right, out in calls:
+                product(left, right, out=out)
+
+    return run
+
+
+def measure(smoke: bool) -> Report:
+    cores = use_all_cores()
+    name, rows, lengths = ("tiny-random", 2, (8,)) if smoke else ("minilm", 16, (28, 96))
+    num_experts, r = 4, 8
+    lines, raw = [], []
+    times: dict[int, Times] = {}
+    for tokens in lengths:
+        bases = [base_model(name) for _ in VARIANTS]
+        batch = batch_of(bases[0], rows, tokens)
+        steps = {
+            "products": products_step(bases[0], batch),
+            "frozen": frozen_step(bases[1], batch),
+            "plain": adapted_step(bases[2], 1, r, batch),
+            "routed": adapted_step(bases[3], num_experts, r, batch),
+        }
+        times[tokens] = timed = interleave(steps, 3 if smoke else 31, warmup=1 if smoke else 4)
+        peaks = {variant: peak_tensor_bytes(run) for variant, run in steps.items()}
+        for variant in VARIANTS:
+            lines.append(
+                [
+                    str(tokens),
+                    variant,
+                    timed.of(variant).text(1, 1e3),
+                    timed.ratio(variant, "products").text(),
+                    timed.ratio(variant, "frozen").text(),
+                    timed.ratio(variant, "plain").text(),
+                    f"{peaks[variant] / 2**20:.1f}",
+                ]
+            )
+        raw.append({"tokens": tokens, "seconds": timed.seconds, "peak_bytes": peaks})
+    table = Table(
+        f"One training step of {name}: {rows} rows, M = {num_experts}, r = {r}, float32, {cores} threads",
+        ["tokens", "variant", "ms", "/ products", "/ frozen", "/ plain", "peak MiB"],
+        lines,
+        [
+            "Adapters on query and value projections. plain, routed: forward, backward, clipping, AdamW. frozen: "
+            "forward, gradient of the embeddings' output. products: frozen's matrix products alone, into given memory. "
+            "Peak: tensor memory alive at once beyond weights, optimiser state and input.",
+        ],
+    )
+    judged = [] if smoke else list(times.values())
+    targets = [
+        at_most(
+            "whole step, M = 4: at most 1.25 x the plain LoRA step (largest)",
+            [timed.ratio("routed", "plain").median for timed in judged],
+            1.25,
+        ),
+        at_most(
+            "plain LoRA step: at most 1.3 x the frozen model's forward and input gradient (largest)",
+            [timed.ratio("plain", "frozen").median for timed in judged],
+            1.3,
+        ),
+    ]
+    return Report("What does routing cost in a whole training step?", [table], targets, {"cells": raw})
+
+
+if __name__ == "__main__":
+    entry("step", measure)

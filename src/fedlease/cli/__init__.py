@@ -1,0 +1,54 @@
+"""The command line: parses, calls, prints."""
+
+import os
+import sys
+import traceback
+import warnings
+
+from fedlease._version import __version__
+from fedlease.cli import runs, use  # noqa: F401  registers the commands
+from fedlease.cli.shared import INTERRUPTED, Interrupted, app
+from fedlease.errors import InputError, RunFailedError
+
+__all__ = ["QUIET_LIBRARIES", "app", "main"]
+
+QUIET_LIBRARIES = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def main() -> None:
+    """Entry point: every error becomes an exit code here, and only here."""
+    for key, value in QUIET_LIBRARIES.items():
+        os.environ.setdefault(key, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)
+    try:
+        app()
+    except InputError as error:
+        _complain(*error.faults)
+        sys.exit(2)
+    except RunFailedError as error:
+        _complain(f"the run failed: {error}")
+        sys.exit(1)
+    except Interrupted as error:
+        begun = (error.folder / "config.yaml").is_file()
+        _complain(f"interrupted; go on with: fedlease resume {error.folder}" if begun else "interrupted; nothing begun")
+        sys.exit(INTERRUPTED)
+    except SystemExit as error:
+        if error.code == INTERRUPTED:
+            _complain("interrupted")
+        raise
+    except Exception:
+        traceback.print_exc()
+        _complain(f"this is a fault of fedlease {__version__}: please report it with the lines above")
+        sys.exit(1)
+
+
+def _complain(*sentences: str) -> None:
+    for sentence in sentences:
+        # One line each, whatever a file name or a library's message holds.
+        print(f"fedlease: {' '.join(sentence.splitlines())}", file=sys.stderr)

@@ -1,0 +1,138 @@
+"""Commands that start, continue and check runs, and list what is shipped."""
+
+import ast
+import importlib.util
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedlease.cli.shared import Interrupted, Json, Quiet, RunFolder, app, stdout_for_json
+
+__all__ = ["check", "methods", "presets", "resume", "run_command"]
+
+Config = Annotated[
+    Path | None, typer.Argument(help="Settings in YAML. Without it: the quickstart.", show_default=False)
+]
+Preset = Annotated[str | None, typer.Option(help="A shipped set of settings; see `fedlease presets`.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to write; default: a new one in runs/.")]
+
+
+class Tracker(StrEnum):
+    """Where figures are streamed to while a run goes on."""
+
+    NONE = "none"
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+
+
+Log = Annotated[Tracker, typer.Option(help="Stream figures while the run goes on.")]
+
+
+@app.command("run")
+def run_command(
+    config: Config = None,
+    preset: Preset = None,
+    set_: Set = None,
+    out: Out = None,
+    log: Log = Tracker.NONE,
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Run a method and its baselines into a run folder. Without arguments: the quickstart."""
+    from fedlease.config import resolve
+
+    settings = resolve(config, preset=preset, overrides=set_ or ())
+    from fedlease.runner import default_out, run_settings
+
+    folder = out or default_out(settings)
+    _watched(lambda listeners: run_settings(settings, folder, listeners), folder, log, quiet, json_)
+
+
+@app.command()
+def resume(folder: RunFolder, log: Log = Tracker.NONE, quiet: Quiet = False, json_: Json = False) -> None:
+    """Go on with an interrupted run from its last complete step."""
+    from fedlease import runner
+
+    _watched(lambda listeners: runner.resume(folder, listeners), folder, log, quiet, json_)
+
+
+@app.command()
+def check(config: Config = None, preset: Preset = None, set_: Set = None, json_: Json = False) -> None:
+    """Check settings, data and model without training; estimate time, memory and bytes."""
+    from fedlease.config import resolve
+
+    settings = resolve(config, preset=preset, overrides=set_ or ())
+    from fedlease.checking import check_settings
+
+    with stdout_for_json(json_):
+        report = check_settings(settings)
+    if json_:
+        import dataclasses
+
+        content = dataclasses.asdict(report) | {"settings": report.settings.model_dump(mode="json")}
+        typer.echo(json.dumps(content))
+        return
+    from rich.console import Console
+
+    from fedlease.reporting.tables import render_check
+
+    render_check(report, Console())
+
+
+@app.command()
+def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YAML.")] = None) -> None:
+    """List the shipped sets of settings, or print one."""
+    from fedlease.config import preset_names, preset_text
+
+    if name is not None:
+        typer.echo(preset_text(name), nl=False)
+        return
+    for preset in preset_names():
+        comment = [line.removeprefix("#").strip() for line in preset_text(preset).splitlines() if line.startswith("#")]
+        prose = " ".join(comment[comment.index("") + 1 :])
+        typer.echo(f"{preset:15} {prose.split('. ')[0].rstrip('.')}.")
+
+
+@app.command()
+def methods() -> None:
+    """List the federated methods."""
+    from fedlease.methods import METHODS
+
+    for name, where in sorted(METHODS.items()):
+        spec = importlib.util.find_spec(where.partition(":")[0])
+        text = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
+        typer.echo(f"{name:15} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")
+
+
+def _watched(call: Callable[[list[Any]], Any], folder: Path, log: Tracker, quiet: bool, json_: bool) -> None:
+    from rich.console import Console
+
+    from fedlease.reporting.tables import render_results
+    from fedlease.reporting.terminal import Terminal
+    from fedlease.reporting.trackers import tracker
+
+    console = Console(stderr=json_)
+    terminal = Terminal(console)
+    listeners: list[Any] = [] if quiet else [terminal]
+    # Made before the run, so that a missing package stops it before anything is trained.
+    stream = tracker(log.value, folder) if log is not Tracker.NONE else None
+    if stream is not None:
+        listeners.append(stream)
+    try:
+        with stdout_for_json(json_):
+            result = call(listeners)
+    except KeyboardInterrupt:
+        raise Interrupted(folder) from None
+    finally:
+        terminal.close()
+        if stream is not None:
+            stream.close()
+    if json_:
+        typer.echo(json.dumps({"out": str(result.out), "summaries": result.summaries}))
+    elif not terminal.finished:
+        render_results(result.out, result.summaries, console)

@@ -1,0 +1,89 @@
+"""The application object, and what several commands say in the same words."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlease._version import __version__
+
+__all__ = [
+    "INTERRUPTED",
+    "Client",
+    "Device",
+    "Interrupted",
+    "Json",
+    "MethodName",
+    "Quiet",
+    "RunFolder",
+    "app",
+    "progress",
+    "stdout_for_json",
+]
+
+INTERRUPTED = 130
+"""Exit code, also typer's, of what Ctrl-C ended."""
+
+app = typer.Typer(
+    name="fedlease",
+    help="Fine-tune language models across organisations that share neither data nor task.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, all else on standard error.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="DIR")]
+Client = Annotated[str, typer.Option("--client", metavar="ID", help="A client of the run.")]
+MethodName = Annotated[str | None, typer.Option("--method", help="One of the run's methods; default: the main one.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; default: the run's, or else the CPU.")]
+
+
+class Interrupted(Exception):
+    """Ctrl-C while a run was on; typer would turn KeyboardInterrupt itself into a bare exit.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(str(folder))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"fedlease {__version__}")
+        raise typer.Exit
+
+
+def stdout_for_json(json_: bool) -> contextlib.AbstractContextManager[object]:
+    """Keeps what libraries print apart from the one JSON object."""
+    return contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per description on standard error, where that is a terminal; call with description, done and total."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
+
+        def tell(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bars.add_task(description, total=total)
+            bars.update(tasks[description], completed=done, total=total)
+
+        yield tell

@@ -1,0 +1,143 @@
+"""Commands on a run that is there: report, predict, export, onboard, serve."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlease.cli.shared import Client, Device, Json, MethodName, Quiet, RunFolder, app, progress, stdout_for_json
+
+__all__ = ["export", "onboard", "predict", "report", "serve"]
+
+
+class Form(StrEnum):
+    """What stands for a client's mixture in one adapter."""
+
+    FOLDED = "folded"
+    OWN = "own"
+
+
+@app.command()
+def report(
+    folder: RunFolder,
+    pictures: Annotated[Path | None, typer.Option(help="Also write the figures as SVG into this folder.")] = None,
+) -> None:
+    """Write report.html anew: one page that explains the run, without network."""
+    from fedlease.reporting.report import write_pictures, write_report
+
+    typer.echo(str(write_report(folder)))
+    for path in write_pictures(folder, pictures) if pictures is not None else ():
+        typer.echo(str(path))
+
+
+@app.command()
+def predict(
+    folder: RunFolder,
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet with the run's text columns; - reads stdin.")],
+    client: Client,
+    out: Annotated[Path | None, typer.Option(help="A new .jsonl or .csv file; default: standard output.")] = None,
+    method: MethodName = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Predict labels and probabilities with one client's model."""
+    from fedlease.use.open_run import OpenRun
+    from fedlease.use.predict import predict_file
+
+    with stdout_for_json(True), progress(quiet) as tell:
+        run = OpenRun(folder, method, device)
+        text = predict_file(run, client, file, out, lambda done, total: tell(client, done, total))
+    typer.echo(text if out is None else str(out), nl=out is not None)
+
+
+@app.command()
+def export(
+    folder: RunFolder,
+    out: Annotated[Path, typer.Argument(help="A new folder.", metavar="OUT")],
+    client: Annotated[str | None, typer.Option("--client", metavar="ID", help="This client's model.")] = None,
+    expert: Annotated[int | None, typer.Option("--expert", metavar="K", help="This expert, as it is.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every expert and every client.")] = False,
+    form: Annotated[Form, typer.Option(help="Of a client's model: the mixture folded, or its own expert.")] = (
+        Form.FOLDED
+    ),
+    rank: Annotated[int | None, typer.Option(help="Rank of a folded adapter; default: experts x r.")] = None,
+    scores: Annotated[bool, typer.Option("--scores/--no-scores", help="Measure on the rows of the run.")] = True,
+    method: MethodName = None,
+    device: Device = None,
+) -> None:
+    """Export to ordinary PEFT LoRA folders, with model card and measured loss."""
+    from fedlease.errors import ConfigError
+
+    if sum((client is not None, expert is not None, everything)) != 1:
+        raise ConfigError("export: exactly one of --client, --expert and --all is needed")
+    from fedlease.use.export import Exporter
+    from fedlease.use.open_run import OpenRun
+
+    with stdout_for_json(True):
+        exporter = Exporter(OpenRun(folder, method, device), scores=scores)
+        if client is not None:
+            exporter.client(client, out, form=form.value, rank=rank)
+        elif expert is not None:
+            exporter.expert(expert, out)
+        else:
+            exporter.everything(out, form=form.value, rank=rank)
+    typer.echo(str(out))
+
+
+@app.command()
+def onboard(
+    folder: RunFolder,
+    client: Annotated[str, typer.Option("--client", metavar="ID", help="The newcomer's id.")],
+    data: Annotated[Path, typer.Option(help="Its folder with train and test files, or one file.")],
+    epochs: Annotated[int | None, typer.Option(help="Local training once placed; default: what the run did.")] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Bring a new client into a finished run: warm up, place, train locally, compare."""
+    from fedlease.use.onboard import onboard as bring_in
+    from fedlease.use.open_run import OpenRun
+
+    with stdout_for_json(json_), progress(quiet) as tell:
+        run = OpenRun(folder, device=device)
+        found = bring_in(run, client, data, epochs, lambda phase, done, total, _: tell(phase, done, total))
+    if json_:
+        typer.echo((found.folder / "onboarding.json").read_text(encoding="utf-8"), nl=False)
+        return
+    from rich.console import Console
+
+    from fedlease.reporting.tables import render_onboarding
+
+    render_onboarding(json.loads((found.folder / "onboarding.json").read_text(encoding="utf-8")), Console())
+
+
+@app.command()
+def serve(
+    folder: RunFolder,
+    host: Annotated[str, typer.Option(help="Address to listen on. There is no authentication.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    max_body: Annotated[int, typer.Option(help="Largest request, in bytes.", min=1)] = 1_000_000,
+    max_rows: Annotated[int, typer.Option(help="Most rows in a request.", min=1)] = 256,
+    max_batch: Annotated[int, typer.Option(help="Most rows computed together.", min=1)] = 64,
+    wait_ms: Annotated[float, typer.Option(help="How long a batch waits for company.", min=0)] = 5.0,
+    method: MethodName = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Answer predict requests for every client of a run over HTTP."""
+    from fedlease.use.serve import serve as listen
+
+    listen(
+        folder,
+        host=host,
+        port=port,
+        method=method,
+        device=device,
+        max_body_bytes=max_body,
+        max_rows=max_rows,
+        max_batch=max_batch,
+        wait_ms=wait_ms,
+        quiet=quiet,
+    )

@@ -1,0 +1,32 @@
+"""Which of several candidate adapters a client takes: the one with the lowest loss on its train rows."""
+
+import torch
+
+from fedlease.core.types import ClientModel, Tensors
+from fedlease.engines.local_step import evaluate
+from fedlease.engines.resident import ResidentModel
+from fedlease.tasks import classification
+from fedlease.tasks.classification import Encoded
+
+__all__ = ["choose"]
+
+
+def choose(
+    resident: ResidentModel, model: ClientModel, tensors: Tensors, num_labels: int, rows: Encoded, threads: int
+) -> int:
+    """Index of the best candidate; the smaller on a tie.
+
+    Args:
+        resident: is left with the last candidate loaded.
+        model: with candidates.
+        tensors: the model's, private ones laid over; a candidate replaces those of its names.
+        num_labels: of the client.
+        rows: its train rows.
+        threads: CPU threads.
+    """
+    labels = torch.tensor(rows.labels)
+    losses = []
+    for candidate in model.candidates:
+        resident.load(model, num_labels, {**tensors, **candidate})
+        losses.append(float(classification.loss(evaluate(resident, rows, threads), labels)))
+    return min(range(len(losses)), key=losses.__getitem__)

@@ -1,0 +1,103 @@
+"""FedALT: an adapter of one's own beside the frozen mean of everyone else's, mixed per token by a learned mixer.
+
+Bian, Wang, Zhang, Xu: FedALT: Federated Fine-Tuning through Adaptive Local Training with Rest-of-World LoRA.
+AAAI 2026. https://arxiv.org/abs/2503.11880
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from fedlease.core.aggregate import weighted_mean
+from fedlease.core.codec import serialisable
+from fedlease.core.experts import renumber
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
+from fedlease.methods.base import ab_names
+
+__all__ = ["FedALT", "FedALTState"]
+
+OWN, REST = 0, 1
+
+
+@serialisable
+@dataclass(frozen=True)
+class FedALTState:
+    """Where a FedALT run stands.
+
+    Attributes:
+        round: starts at 1: there is no warm-up.
+        adapter: what every client starts from.
+        clients: client -> n_i.
+        individuals: client -> its A and B, of those that have trained.
+        warnings: plain sentences.
+    """
+
+    round: int
+    adapter: ClientModel
+    clients: Mapping[ClientId, int]
+    individuals: Mapping[ClientId, Tensors] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FedALT:
+    """Parameters of FedALT. It spends the whole budget T in rounds of ``local_epochs``.
+
+    Attributes:
+        budget: E, R and local epochs; only T and the local epochs matter here.
+    """
+
+    budget: Budget
+
+    @property
+    def last_round(self) -> int:
+        """T / local epochs, rounded up; the last round may have fewer epochs."""
+        return -(-self.budget.passes // self.budget.local_epochs)
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedALTState:
+        """Everyone starts from the same adapter; the rest of the world is that adapter too, and adds nothing yet."""
+        warnings: tuple[str, ...] = ()
+        if len(clients) == 2:
+            warnings = ("two clients: the mean of the others is the other client's adapter, handed over as it is",)
+        return FedALTState(round=1, adapter=adapter, clients=dict(clients), warnings=warnings)
+
+    def task(self, state: FedALTState, client: ClientId) -> ClientTask | None:
+        """Train the own adapter and the mixer; give the adapter back, keep the mixer."""
+        if state.round > self.last_round:
+            return None
+        model = self.model(state, client)
+        own = ab_names(model, OWN)
+        mixer = frozenset(name for name in model.tensors if TensorName.parse(name).kind == "G")
+        left = self.budget.passes - (state.round - 1) * self.budget.local_epochs
+        stage = Stage(own | mixer, min(self.budget.local_epochs, left))
+        return ClientTask("individual", state.round, model, (stage,), upload=own)
+
+    def aggregate(
+        self, state: FedALTState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> FedALTState:
+        """Only collects: nobody's own adapter is averaged."""
+        individuals = {**state.individuals, **{update.client: update.tensors for update in updates}}
+        return replace(state, round=state.round + 1, individuals=dict(sorted(individuals.items())))
+
+    def model(self, state: FedALTState, client: ClientId) -> ClientModel:
+        """Own adapter and rest of the world; the engine lays the client's own mixer over the initial one.
+
+        The mixer starts at 0: both weigh one half for every token.
+        """
+        start = state.adapter.tensors
+        others = [tensors for other, tensors in sorted(state.individuals.items()) if other != client]
+        rest = weighted_mean(others, [1.0] * len(others)) if others else start
+        tensors = {**renumber(state.individuals.get(client, start), OWN), **renumber(rest, REST)}
+        for module in state.adapter.spec.target_modules:
+            features_in = start[str(TensorName(module, "A", 0))].shape[1]
+            tensors[str(TensorName(module, "G"))] = torch.zeros(2, features_in)
+        return ClientModel(replace(state.adapter.spec, num_experts=2, own=OWN, mixer="softmax"), tensors)
+
+    def admit(self, state: FedALTState, client: ClientId, num_examples: int) -> FedALTState:
+        """A late client starts from the initial adapter beside the mean of all others."""
+        return replace(state, clients={**state.clients, client: num_examples})
+
+    def group(self, state: FedALTState, client: ClientId) -> int:
+        """Every client stands alone."""
+        return sorted(state.clients).index(client)

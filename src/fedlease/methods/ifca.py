@@ -1,0 +1,151 @@
+"""IFCA with LoRA: K adapters compete; every client trains the one that fits its rows best, each averaged by its users.
+
+Ghosh, Chung, Yin, Ramchandran: An Efficient Framework for Clustered Federated Learning. NeurIPS 2020.
+https://arxiv.org/abs/2006.04088
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from fedlease.core.aggregate import Weighting, mean_update, weighted_mean
+from fedlease.core.codec import serialisable
+from fedlease.core.seeds import generator
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
+from fedlease.errors import RunFailedError
+from fedlease.methods.base import WARMUP, ab_names, by_client, waits
+
+__all__ = ["IFCA", "IFCAState"]
+
+ROUNDS = "candidates"
+
+
+@serialisable
+@dataclass(frozen=True)
+class IFCAState:
+    """Where an IFCA run stands.
+
+    Attributes:
+        round: 0 until the candidates are made.
+        seed: root seed, for the partition that makes them.
+        adapter: what every client starts from.
+        clients: client -> n_i.
+        warmups: client -> its first A and B; emptied when the candidates are made.
+        warmed: clients whose first update was used.
+        tries: client -> first updates that were refused.
+        candidates: K states.
+        choices: client -> the candidate it chose last.
+    """
+
+    round: int
+    seed: int
+    adapter: ClientModel
+    clients: Mapping[ClientId, int]
+    warmups: Mapping[ClientId, Tensors] = field(default_factory=dict)
+    warmed: frozenset[ClientId] = frozenset()
+    tries: Mapping[ClientId, int] = field(default_factory=dict)
+    candidates: tuple[Tensors, ...] = ()
+    choices: Mapping[ClientId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IFCA:
+    """Parameters of IFCA.
+
+    With B = 0 all candidates are one function, so they cannot start from one adapter: they start as the means of
+    first updates over a random partition of the clients.
+
+    Attributes:
+        budget: E, R and local epochs.
+        num_candidates: K, usually the number of groups expected; at most one per client. 1 is FedIT after a warm-up.
+        weights: how clients are weighted.
+    """
+
+    budget: Budget
+    num_candidates: int = 4
+    weights: Weighting = "num_examples"
+
+    @property
+    def last_round(self) -> int:
+        """R."""
+        return self.budget.rounds
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> IFCAState:
+        """Everyone starts from the same adapter.
+
+        Raises:
+            ValueError: ``num_candidates`` is below 1.
+        """
+        if self.num_candidates < 1:
+            raise ValueError(f"num_candidates must be at least 1, received {self.num_candidates}")
+        return IFCAState(round=0, seed=seed, adapter=adapter, clients=dict(clients))
+
+    def task(self, state: IFCAState, client: ClientId) -> ClientTask | None:
+        """First a warm-up; then choose among the candidates, train the chosen one and give it back."""
+        if state.round > self.last_round:
+            return None
+        names = ab_names(state.adapter)
+        if client not in state.warmed:
+            if not state.candidates and not waits(client, state.warmups, state.tries):
+                return None
+            stage = Stage(names, self.budget.warmup_epochs)
+            return ClientTask(WARMUP, state.round, state.adapter, (stage,), upload=names)
+        if not state.candidates:
+            return None
+        stage = Stage(names, self.budget.local_epochs)
+        return ClientTask(ROUNDS, state.round, self.model(state, client), (stage,), upload=names)
+
+    def aggregate(
+        self, state: IFCAState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> IFCAState:
+        """The mean of every candidate over those who chose it; one that nobody chose stays as it is."""
+        updates = by_client(updates)
+        first = [update for update in updates if update.phase == WARMUP]
+        state = replace(state, warmed=state.warmed | {update.client for update in first})
+        if not state.candidates:
+            warmups = {**state.warmups, **{update.client: update.tensors for update in first}}
+            tries = {**state.tries, **{client: state.tries.get(client, 0) + 1 for client in absent}}
+            state = replace(state, warmups=warmups, tries=tries)
+            waiting = any(waits(client, warmups, tries) for client in state.clients)
+            return state if waiting else self._make_candidates(state)
+        candidates, choices = list(state.candidates), dict(state.choices)
+        for k in range(len(candidates)):
+            members = [update for update in updates if update.phase == ROUNDS and update.choice == k]
+            if members:
+                candidates[k] = mean_update(members, weighting=self.weights)
+            choices.update({update.client: k for update in members})
+        return replace(state, round=state.round + 1, candidates=tuple(candidates), choices=choices)
+
+    def model(self, state: IFCAState, client: ClientId) -> ClientModel:
+        """The candidates, and as its tensors the one that the client chose last."""
+        if not state.candidates:
+            return ClientModel(state.adapter.spec, state.warmups.get(client, state.adapter.tensors))
+        last = state.candidates[state.choices.get(client, 0)]
+        return ClientModel(state.adapter.spec, last, state.candidates)
+
+    def admit(self, state: IFCAState, client: ClientId, num_examples: int) -> IFCAState:
+        """A late client warms up, for its head's sake, and then chooses as all do."""
+        return replace(state, clients={**state.clients, client: num_examples})
+
+    def group(self, state: IFCAState, client: ClientId) -> int:
+        """The candidate it chose last; before the first choice every client stands alone."""
+        if client in state.choices:
+            return state.choices[client]
+        return -1 - sorted(state.clients).index(client)
+
+    def _make_candidates(self, state: IFCAState) -> IFCAState:
+        clients = sorted(state.warmups)
+        if not clients:
+            raise RunFailedError("no client's first update could be used: there is nothing to make candidates from")
+        order = torch.randperm(len(clients), generator=generator(state.seed, "ifca")).tolist()
+        count = min(self.num_candidates, len(clients))
+        parts = [[clients[i] for i in sorted(order[k::count])] for k in range(count)]
+        candidates = tuple(
+            weighted_mean(
+                [state.warmups[client] for client in part],
+                [1.0 if self.weights == "uniform" else float(state.clients[client]) for client in part],
+            )
+            for part in parts
+        )
+        return replace(state, round=1, warmups={}, candidates=candidates)

@@ -1,0 +1,242 @@
+"""Figures as plain plotly dictionaries, each with a sentence and a table that say the same; here: the allocation."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.spatial.distance import squareform
+
+from fedlease.reporting.report_data import Grouping, RunData
+
+__all__ = [
+    "DASHES",
+    "PALETTE",
+    "SYMBOLS",
+    "Figure",
+    "allocation_figures",
+    "axis",
+    "base_layout",
+    "clean",
+    "label",
+    "ordered_clients",
+]
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+"""Told apart with any colour vision, and on a light as on a dark ground."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hexagon")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+TICKS = 30
+"""More names along an axis cannot be read."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and what stands in for it.
+
+    Attributes:
+        id: unique in a page.
+        title: its caption's first words.
+        summary: one or two sentences that say what it shows.
+        data: plotly traces.
+        layout: plotly layout, without colours of ground and ink, which the page sets.
+        height: pixels.
+        header: column titles of the table with its data.
+        rows: that table.
+    """
+
+    id: str
+    title: str
+    summary: str
+    data: tuple[dict[str, Any], ...]
+    layout: dict[str, Any]
+    height: int
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def clean(text: str) -> str:
+    """Text of unknown origin without control characters and without marks that turn the reading direction."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def label(text: str, longest: int = 60) -> str:
+    """Text as plotly may draw it: plotly reads pseudo-HTML in every text, so that markup is escaped.
+
+    Long text loses its middle: names often begin alike and end in a number.
+    """
+    shown = clean(text)
+    if len(shown) > longest:
+        end = longest // 2
+        shown = f"{shown[: longest - end - 1]}\N{HORIZONTAL ELLIPSIS}{shown[-end:]}"
+    return html.escape(shown, quote=False)
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis with a title and the settings all axes share."""
+    return {"title": {"text": title, "standoff": 12}, "automargin": True, "zeroline": False, "fixedrange": True, **more}
+
+
+def base_layout(**more: Any) -> dict[str, Any]:
+    """A layout without a title (the page has it) and with the legend above the plot."""
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"}
+    return {"margin": {"l": 10, "r": 12, "t": 24, "b": 10}, "legend": legend, "hovermode": "closest", **more}
+
+
+def ordered_clients(grouping: Grouping, method: str) -> list[str]:
+    """Clients by expert, and within an expert so that near ones are neighbours."""
+    leaves = _tree(grouping, method)["leaves"] if len(grouping.clients) > 1 else [0]
+    rank = {grouping.clients[leaf]: place for place, leaf in enumerate(leaves)}
+    return sorted(grouping.clients, key=lambda client: (grouping.assignment[client], rank[client]))
+
+
+def allocation_figures(run: RunData) -> list[Figure]:
+    """Distances, dendrogram and silhouettes: those for which the run has data."""
+    grouping = run.grouping
+    if grouping is None or len(grouping.clients) < 2:
+        return []
+    figures = [_distances(run, grouping), _dendrogram(run, grouping)]
+    if grouping.silhouettes:
+        figures.append(_silhouettes(run, grouping))
+    return figures
+
+
+def _distances(run: RunData, grouping: Grouping) -> Figure:
+    order = ordered_clients(grouping, run.settings.linkage)
+    where = [grouping.clients.index(client) for client in order]
+    count = len(order)
+    z = [[round(grouping.distances[i][j], 4) if i != j else None for j in where] for i in where]
+    experts = [grouping.assignment[client] for client in order]
+    hover = [
+        [
+            f"{label(a)} (expert {experts[i]})<br>{label(b)} (expert {experts[j]})<br>distance "
+            f"{grouping.distances[where[i]][where[j]]:.3f}"
+            for j, b in enumerate(order)
+        ]
+        for i, a in enumerate(order)
+    ]
+    shapes = []
+    for expert in sorted(set(experts)):
+        first, last = experts.index(expert) - 0.5, count - 1 - experts[::-1].index(expert) + 0.5
+        box = {"type": "rect", "x0": first, "x1": last, "y0": first, "y1": last}
+        shapes.append({**box, "line": {"color": PALETTE[1], "width": 2}})
+    inner = [d for i, row in enumerate(z) for j, d in enumerate(row) if d is not None and experts[i] == experts[j]]
+    outer = [d for i, row in enumerate(z) for j, d in enumerate(row) if d is not None and experts[i] != experts[j]]
+    said = f"Distances between {count} clients, ordered by expert; outlined blocks are the experts' groups. "
+    said += f"Mean within groups {_mean(inner)}, between groups {_mean(outer)}." if outer else "There is one group."
+    step = -(-count // TICKS)
+    ticks = list(range(0, count, step))
+    names = [label(order[i], 18) for i in ticks]
+    side = {"tickmode": "array", "tickvals": ticks, "ticktext": names, "showgrid": False, "ticks": ""}
+    trace = {
+        "type": "heatmap", "z": z, "text": hover, "hoverinfo": "text", "xgap": 1 if count <= TICKS else 0,
+        "ygap": 1 if count <= TICKS else 0, "colorscale": "Cividis",
+        "colorbar": {"title": {"text": "distance", "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.9},
+    }  # fmt: skip
+    layout = base_layout(
+        xaxis=axis("", **side, tickangle=-60, range=[-0.5, count - 0.5], constrain="domain"),
+        yaxis=axis("", **side, range=[count - 0.5, -0.5], scaleanchor="x", constrain="domain"),
+        shapes=shapes,
+    )
+    rows = tuple((a, *(f"{grouping.distances[i][j]:.3f}" for j in where)) for a, i in zip(order, where, strict=True))
+    return Figure("distances", "Distances between clients", said, (trace,), layout, 620, ("client", *order), rows)
+
+
+def _dendrogram(run: RunData, grouping: Grouping) -> Figure:
+    tree = _tree(grouping, run.settings.linkage)
+    heights = sorted(max(ys) for ys in tree["dcoord"])
+    chosen, count = grouping.num_experts, len(grouping.clients)
+    cut = (heights[count - chosen - 1] + heights[count - chosen]) / 2 if 1 < chosen < count else None
+    names = [grouping.clients[leaf] for leaf in tree["leaves"]]
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    hover: list[str] = []
+    # Lying: leaves at the side, so that long names are read without turning the head.
+    for places, distances in zip(tree["icoord"], tree["dcoord"], strict=True):
+        xs += [*(round(float(d), 4) for d in distances), None]
+        ys += [*((place - 5) / 10 for place in places), None]
+        hover += [f"joined at {max(distances):.3f}"] * 5
+    traces: list[dict[str, Any]] = [
+        {"type": "scatter", "mode": "lines", "x": xs, "y": ys, "text": hover, "hoverinfo": "text", "showlegend": False,
+         "line": {"color": PALETTE[0], "width": 1.6}},
+    ]  # fmt: skip
+    experts = [grouping.assignment[name] for name in names]
+    for expert in sorted(set(experts)):
+        places = [place for place, found in enumerate(experts) if found == expert]
+        style = {"size": 8, "symbol": SYMBOLS[expert % len(SYMBOLS)], "color": PALETTE[expert % len(PALETTE)]}
+        traces.append(
+            {"type": "scatter", "mode": "markers", "x": [0.0] * len(places), "y": places, "marker": style,
+             "name": f"expert {expert}", "text": [f"{label(names[p])}, expert {expert}" for p in places],
+             "hoverinfo": "text", "cliponaxis": False},
+        )  # fmt: skip
+    shapes, notes = [], []
+    if cut is not None:
+        line = {"color": PALETTE[1], "width": 2, "dash": "dash"}
+        shapes = [{"type": "line", "x0": cut, "x1": cut, "yref": "paper", "y0": 0, "y1": 1, "line": line}]
+        text = f"cut: {chosen} experts"
+        notes = [
+            {"x": cut, "yref": "paper", "y": 0.01, "text": text, "showarrow": False, "xanchor": "left", "xshift": 4}
+        ]
+        notes[0] |= {"yanchor": "bottom"}
+    step = -(-count // TICKS)
+    ticks = list(range(0, count, step))
+    layout = base_layout(
+        xaxis=axis(f"distance at which groups join ({run.settings.linkage} linkage)", rangemode="tozero"),
+        yaxis=axis("", tickmode="array", tickvals=ticks, ticktext=[label(names[i], 18) for i in ticks], showgrid=False,
+                   range=[count - 0.4, -0.6], ticklabelstandoff=8),
+        shapes=shapes,
+        annotations=notes,
+    )  # fmt: skip
+    said = f"Clients joined step by step, nearest first, by {run.settings.linkage} linkage. "
+    said += (
+        f"Cut at {cut:.3f} the tree falls into {chosen} experts." if cut is not None else "It is not cut: one expert."
+    )
+    rows = tuple((f"{number}", f"{height:.3f}") for number, height in enumerate(heights, 1))
+    height = min(max(26 * count + 120, 260), 900)
+    return Figure("dendrogram", "Dendrogram and cut", said, tuple(traces), layout, height, ("join", "distance"), rows)
+
+
+def _silhouettes(run: RunData, grouping: Grouping) -> Figure:
+    scores, chosen = grouping.silhouettes, grouping.num_experts
+    ks = list(scores)
+    least = run.settings.min_silhouette
+    best = max(ks, key=lambda k: scores[k])
+    colours = [PALETTE[1] if k == chosen else PALETTE[0] for k in ks]
+    hatch = {"fillmode": "overlay", "solidity": 0.2, "shape": ["/" if k == chosen else "" for k in ks]}
+    bars = {
+        "type": "bar", "x": ks, "y": [round(scores[k], 4) for k in ks], "width": 0.6, "showlegend": False,
+        "marker": {"color": colours, "pattern": hatch},
+        "hovertext": [f"k = {k}: {scores[k]:.3f}" for k in ks], "hoverinfo": "text",
+        "text": [f"{scores[k]:.3f}" for k in ks], "textposition": "outside", "cliponaxis": False,
+    }  # fmt: skip
+    shapes, notes = [], []
+    if least > -1:
+        line = {"dash": "dash", "width": 1.5, "color": PALETTE[7]}
+        shapes = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": least, "y1": least, "line": line}]
+        notes = [{"xref": "paper", "x": 1, "y": least, "text": f"min_silhouette {least:g}", "showarrow": False}]
+        notes[0] |= {"xanchor": "right", "yanchor": "bottom", "bgcolor": "rgba(127,127,127,0.25)"}
+    layout = base_layout(
+        xaxis=axis("k, number of groups", dtick=1 if len(ks) <= 16 else 5, showgrid=False),
+        yaxis=axis("mean silhouette S(k)"),
+        shapes=shapes,
+        annotations=notes,
+    )
+    said = f"The mean silhouette is highest at k = {best}, with {scores[best]:.3f}. "
+    said += f"It chose M = {chosen}, the hatched bar." if chosen > 1 else "It is not above min_silhouette, so M = 1."
+    rows = tuple((str(k), f"{scores[k]:.4f}", "chosen" if k == chosen else "") for k in ks)
+    title = "Silhouette by number of groups"
+    return Figure("silhouettes", title, said, (bars,), layout, 320, ("k", "S(k)", ""), rows)
+
+
+def _tree(grouping: Grouping, method: str) -> dict[str, Any]:
+    matrix = np.asarray(grouping.distances, dtype=np.float64)
+    # Drawn, not clustered anew: the labels of the run come from the same linkage of the same distances.
+    tree: dict[str, Any] = dendrogram(linkage(squareform(matrix, checks=False), method=method), no_plot=True)
+    return tree
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.3f}" if values else "-"

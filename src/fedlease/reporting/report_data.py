@@ -1,0 +1,210 @@
+"""What a report is drawn from: a run, finished or not, as frozen values."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedlease.config import Settings
+
+__all__ = [
+    "ClientRows",
+    "Grouping",
+    "MethodRun",
+    "Newcomer",
+    "Point",
+    "RunData",
+    "Step",
+    "mean",
+]
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """What a client holds: its task and row counts."""
+
+    id: str
+    task: str
+    labels: int
+    train_rows: int
+    test_rows: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of ``rounds.jsonl``.
+
+    Attributes:
+        number: from 1.
+        phase: as the method calls it.
+        round: 0 is the warm-up.
+        scores: client -> score in [0, 1] of the model it received in this step.
+        refused: client -> reason.
+        bytes: ``bytes_up``, ``bytes_down``, ``head_bytes_up``, ``head_bytes_down``.
+        seconds: ``train``, ``evaluate``, ``aggregate`` and ``step``.
+        failed: the step had too few usable updates, and the run stopped.
+    """
+
+    number: int
+    phase: str
+    round: int
+    scores: Mapping[str, float]
+    refused: Mapping[str, str]
+    bytes: Mapping[str, int]
+    seconds: Mapping[str, float]
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """Scores after so many passes over each client's rows; not every client need be scored."""
+
+    passes: int
+    scores: Mapping[str, float]
+
+    @property
+    def mean(self) -> float | None:
+        """Plain mean over the clients scored here."""
+        return mean(self.scores.values())
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """One method of a run.
+
+    Attributes:
+        name: of the method.
+        steps: finished so far.
+        summary: content of ``summary.json``, or None while the method is not finished.
+        points: score curve by passes, the final scores last where the method is finished.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    summary: Mapping[str, Any] | None
+    points: tuple[Point, ...]
+
+    @property
+    def finals(self) -> dict[str, float]:
+        """Client -> final score; {} while not finished."""
+        if self.summary is None:
+            return {}
+        return {client: row[self.summary["metric"]] for client, row in self.summary["per_client"].items()}
+
+    @property
+    def mean(self) -> float | None:
+        """Plain mean of the final scores over clients."""
+        return mean(self.finals.values())
+
+    def total(self, key: str) -> int:
+        """Sum over the steps of one of the byte counts."""
+        return sum(step.bytes.get(key, 0) for step in self.steps)
+
+    def spent(self, phase: str) -> float:
+        """Sum over the steps of the seconds of ``train``, ``evaluate`` or ``aggregate``."""
+        return sum(step.seconds.get(phase, 0.0) for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Content of ``allocation.json``; ``distances`` is in the order of ``clients``."""
+
+    clients: tuple[str, ...]
+    num_experts: int
+    assignment: Mapping[str, int]
+    silhouettes: Mapping[int, float]
+    distances: tuple[tuple[float, ...], ...]
+    warnings: tuple[str, ...]
+
+    def members(self, expert: int) -> list[str]:
+        """The clients of one expert, in the order of ``clients``."""
+        return [client for client in self.clients if self.assignment[client] == expert]
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A client that was placed after the run; ``margin`` is None where it is infinite or unknown."""
+
+    id: str
+    task: str
+    expert: int
+    distances: tuple[float, ...]
+    margin: float | None
+    unlike: bool
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run folder.
+
+    Attributes:
+        name: of the folder, without its parents.
+        settings: resolved.
+        environment: content of ``environment.json``.
+        clients: by id, sorted.
+        methods: the main method first, then the baselines that have begun.
+        missing: methods of which there is nothing yet.
+        grouping: of the main method, or None where it has none (yet).
+        newcomers: placed after the run.
+    """
+
+    name: str
+    settings: Settings
+    environment: Mapping[str, Any]
+    clients: Mapping[str, ClientRows]
+    methods: tuple[MethodRun, ...]
+    missing: tuple[str, ...]
+    grouping: Grouping | None
+    newcomers: tuple[Newcomer, ...]
+
+    @property
+    def main(self) -> MethodRun:
+        """The method that the run is about."""
+        return self.methods[0]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of the clients, sorted."""
+        return tuple(sorted({client.task for client in self.clients.values()}))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every method has its final scores."""
+        return not self.missing and all(method.summary is not None for method in self.methods)
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """Clients that were not there when the others were allocated."""
+        if self.grouping is None:
+            return ()
+        return tuple(client for client in self.clients if client not in self.grouping.clients)
+
+    def experts(self) -> dict[str, int]:
+        """Client -> the expert it trains, where that is on file."""
+        if self.grouping is None:
+            return {}
+        known = dict(self.grouping.assignment)
+        known.update((self.main.summary or {}).get("assignment", {}))
+        return known
+
+    def usage(self) -> Mapping[str, Mapping[str, Any]]:
+        """Client -> module -> mean weights and experts per token; {} where nothing was routed."""
+        found: Mapping[str, Mapping[str, Any]] = (self.main.summary or {}).get("expert_usage") or {}
+        return found
+
+    def task_means(self, scores: Mapping[str, float]) -> dict[str, float | None]:
+        """Task -> plain mean of the scores of its clients."""
+        return {
+            task: mean(scores[client] for client in scores if client in self.clients and self.task(client) == task)
+            for task in self.tasks
+        }
+
+    def task(self, client: str) -> str:
+        """The task of a client."""
+        return self.clients[client].task
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Plain mean of numbers, or None of none."""
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None

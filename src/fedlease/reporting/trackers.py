@@ -1,0 +1,158 @@
+"""Listeners that stream the figures of a run to TensorBoard or Weights & Biases while it goes on."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedlease.engines.events import Allocated, Event, MethodFinished, RunStarted, StepFinished
+from fedlease.errors import ConfigError, MissingPackageError
+
+__all__ = ["TensorBoardTracker", "Tracker", "WandbTracker", "scalars", "tracker"]
+
+
+class Tracker(Protocol):
+    """A listener that holds something open."""
+
+    def __call__(self, event: Event) -> None:
+        """Streams what the event says."""
+
+    def close(self) -> None:
+        """Writes what is left."""
+
+
+def tracker(name: str, out: Path) -> Tracker:
+    """The tracker called ``name``.
+
+    Args:
+        name: ``tensorboard`` or ``wandb``.
+        out: the run folder.
+
+    Raises:
+        ConfigError: no such tracker.
+        MissingPackageError: its package is not installed.
+    """
+    if name == "tensorboard":
+        return TensorBoardTracker(out)
+    if name == "wandb":
+        return WandbTracker(out)
+    raise ConfigError(f"log: must be tensorboard or wandb, received {name!r}")
+
+
+def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
+    """Name, value and step of every figure in an event; names begin with the method.
+
+    Of a step: mean score, every client's score and loss, bytes, seconds, refused updates. Of the allocation: S(k) with
+    k as the step, and the number of experts. Of a finished method: final scores, per task too, and experts per token
+    of every adapted module.
+    """
+    if isinstance(event, StepFinished):
+        record, step = event.record, int(event.record["step"])
+        if record["mean_score"] is not None:
+            yield f"{event.method}/mean_score", record["mean_score"], step
+        for client, row in record["clients"].items():
+            for key in ("score", "loss"):
+                if key in row:
+                    yield f"{event.method}/{key}/{client}", row[key], step
+        for key in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down"):
+            yield f"{event.method}/{key}", record[key], step
+        for key, value in record["seconds"].items():
+            yield f"{event.method}/seconds/{key}", value, step
+        yield f"{event.method}/refused", len(record["refused"]), step
+    elif isinstance(event, Allocated):
+        for k, value in event.allocation.silhouettes.items():
+            yield f"{event.method}/silhouette", value, k
+        yield f"{event.method}/num_experts", event.allocation.num_experts, 0
+    elif isinstance(event, MethodFinished):
+        summary = event.summary
+        for key in ("mean", "weighted_mean", "own_expert_mean", "majority_mean", "bare_base_mean"):
+            if summary.get(key) is not None:
+                yield f"{event.method}/final/{key}", summary[key], 0
+        for task, value in summary["per_task"].items():
+            yield f"{event.method}/final/task/{task}", value, 0
+        for client, modules in summary["expert_usage"].items():
+            for module, entry in modules.items():
+                yield f"{event.method}/experts_per_token/{client}/{module}", entry["experts_per_token"], 0
+
+
+class TensorBoardTracker:
+    """Event files in ``<run folder>/tensorboard``; nothing leaves the machine.
+
+    Args:
+        out: the run folder.
+
+    Raises:
+        MissingPackageError: tensorboard is not installed.
+    """
+
+    def __init__(self, out: Path) -> None:
+        try:
+            self._module = importlib.import_module("torch.utils.tensorboard")
+        except ImportError as error:
+            raise MissingPackageError("tensorboard", "--log tensorboard", "pip install tensorboard") from error
+        self._folder = out / "tensorboard"
+        self._writer: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Writes the event's figures; the settings when the run starts."""
+        if isinstance(event, RunStarted):
+            self._writer = self._module.SummaryWriter(str(self._folder))
+            self._writer.add_text("settings", f"```\n{json.dumps(event.settings, indent=1)}\n```")
+        if self._writer is None:
+            return
+        for name, value, step in scalars(event):
+            self._writer.add_scalar(name, value, step)
+        if isinstance(event, Allocated):
+            self._writer.add_text(f"{event.method}/assignment", json.dumps(event.allocation.assignment, indent=1))
+        if isinstance(event, StepFinished | MethodFinished):
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandbTracker:
+    """A run of Weights & Biases; where it goes is wandb's business: ``WANDB_MODE=offline`` keeps it on this machine.
+
+    Client names, scores and settings are sent; rows and weights are not.
+
+    Args:
+        out: the run folder.
+
+    Raises:
+        MissingPackageError: wandb is not installed.
+    """
+
+    def __init__(self, out: Path) -> None:
+        try:
+            self._wandb = importlib.import_module("wandb")
+        except ImportError as error:
+            raise MissingPackageError("wandb", "--log wandb", "pip install wandb") from error
+        self._out = out
+        self._run: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Logs the event's figures, all of one step together."""
+        if isinstance(event, RunStarted):
+            self._run = self._wandb.init(
+                project="fedlease", name=self._out.name, dir=str(self._out), config=dict(event.settings)
+            )
+            self._run.define_metric("*", step_metric="step")
+        if self._run is None:
+            return
+        by_step: dict[int, dict[str, float]] = {}
+        for name, value, step in scalars(event):
+            by_step.setdefault(step, {})[name] = value
+        for step, values in by_step.items():
+            self._run.log({**values, "step": step})
+        if isinstance(event, Allocated):
+            rows = [[client, expert] for client, expert in event.allocation.assignment.items()]
+            self._run.log({f"{event.method}/assignment": self._wandb.Table(["client", "expert"], data=rows)})
+
+    def close(self) -> None:
+        """Ends the run."""
+        if self._run is not None:
+            self._run.finish()

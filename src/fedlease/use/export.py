@@ -1,0 +1,211 @@
+"""Experts and clients' models as ordinary LoRA folders that stock PEFT loads without fedlease."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from fedlease.core.fold import expert_alone, fold
+from fedlease.core.types import ClientId, ClientModel, head_names
+from fedlease.engines.local_step import evaluate
+from fedlease.errors import ConfigError
+from fedlease.peft_plugin.export import keeps_weights_transposed, write_lora
+from fedlease.peft_plugin.usage import record_usage
+from fedlease.reporting.run_folder import method_folder, read_json, write_json
+from fedlease.tasks.classification import METRIC, score
+from fedlease.use.model_card import model_card
+from fedlease.use.open_run import OpenRun
+from fedlease.use.rows import RowsOfRun
+
+__all__ = ["SCORES", "Exporter", "Form"]
+
+Form = Literal["folded", "own"]
+SCORES = "scores.json"
+
+
+class Exporter:
+    """Writes folders that ``peft.PeftModel.from_pretrained`` reads.
+
+    Every folder holds ``adapter_config.json``, ``adapter_model.safetensors``, a model card ``README.md`` and
+    ``scores.json``: what the routed model, the folded one and the own expert alone score on the client's test rows.
+
+    Args:
+        run: opened run folder.
+        scores: whether to measure; without the rows at hand the weights come from the run's summary, and scores stay
+            None.
+    """
+
+    def __init__(self, run: OpenRun, *, scores: bool = True) -> None:
+        self.run = run
+        self.rows = RowsOfRun(run) if scores else None
+
+    def client(self, client: ClientId, out: Path, *, form: Form = "folded", rank: int | None = None) -> Path:
+        """One client's model as one adapter with its head.
+
+        Args:
+            client: whose.
+            out: folder to make.
+            form: ``folded``: all experts with the client's average routing weights on its train rows; ``own``: its
+                own expert alone.
+            rank: of the folded adapter; None keeps experts x r, with which nothing but the routing is lost.
+
+        Raises:
+            ConfigError: no such client, ``out`` exists, or the rank is out of range.
+            DataError: the rows cannot be read.
+            RunFolderError: the rows have changed since the run.
+        """
+        with _new_folder(out) as folder:
+            self._client(client, folder, form, rank)
+        return out
+
+    def expert(self, expert: int, out: Path) -> Path:
+        """One expert as it is; with a head only where heads are shared within the expert's clients.
+
+        Raises:
+            ConfigError: no such expert (the message lists those that exist), or ``out`` exists.
+        """
+        with _new_folder(out) as folder:
+            self._expert(expert, folder)
+        return out
+
+    def everything(self, out: Path, *, form: Form = "folded", rank: int | None = None) -> Path:
+        """Every expert in ``out/expert-<k>`` and every client in ``out/client-<id>``; all of them or nothing.
+
+        Raises:
+            ConfigError: ``out`` exists, or the rank is out of range.
+        """
+        with _new_folder(out) as folder:
+            for expert in self.experts():
+                self._expert(expert, folder / f"expert-{expert}")
+            for client in self.run.clients:
+                self._client(client, folder / f"client-{client}", form, rank)
+        return out
+
+    def experts(self) -> dict[int, list[ClientId]]:
+        """Expert -> its clients; empty for a method without experts."""
+        found: dict[int, list[ClientId]] = {}
+        inner = getattr(self.run.saved.state, "inner", self.run.saved.state)
+        for client, expert in sorted(getattr(inner, "assignment", {}).items()):
+            found.setdefault(expert, []).append(client)
+        return dict(sorted(found.items()))
+
+    def _client(self, client: ClientId, folder: Path, form: Form, rank: int | None) -> None:
+        known, model = self.run.client(client), self.run.model(client)
+        weights, weights_from = self._weights(client, model)
+        try:
+            folded = fold(model, weights, rank)
+        except ValueError as error:
+            raise ConfigError(f"client {client!r}: {error}") from error
+        own = expert_alone(model, model.spec.own)
+        chosen = own if form == "own" else folded
+        scores: dict[str, float | None] = {"routed": None, "folded": None, "own_expert": None}
+        num_test = None
+        if self.rows is not None:
+            num_test = len(self.rows.of(client).test)
+            versions = {"routed": model, "folded": folded, "own_expert": own}
+            scores = {name: self._score(client, version) for name, version in versions.items()}
+        content = {
+            "client": client,
+            "task": known.task,
+            "labels": list(known.labels),
+            "form": form,
+            "metric": METRIC,
+            "num_test": num_test,
+            "scores": scores,
+            "rank": chosen.spec.r,
+            "experts": model.spec.num_experts,
+            "own_expert": model.spec.own,
+            "average_weights": weights,
+            "average_weights_from": weights_from,
+        }
+        self._write("client", folder, chosen, "SEQ_CLS", content)
+
+    def _expert(self, expert: int, folder: Path) -> None:
+        experts = self.experts()
+        if expert not in experts:
+            raise ConfigError(f"expert: the run has {list(experts) or 'no experts'}, received {expert}")
+        members = experts[expert]
+        first = self.run.model(members[0])
+        chosen = expert_alone(first, expert if first.spec.num_experts > 1 else 0)
+        labels = self.run.client(members[0]).labels if self.run.settings.head == "shared" else None
+        if labels is None:
+            heads = head_names(chosen.tensors)
+            chosen = ClientModel(chosen.spec, {n: t for n, t in chosen.tensors.items() if n not in heads})
+        scores: dict[ClientId, float | None] = dict.fromkeys(members)
+        if self.rows is not None:
+            for member in members:
+                model = self.run.model(member)
+                scores[member] = self._score(member, expert_alone(model, model.spec.own))
+        content = {
+            "expert": expert,
+            "clients": members,
+            "tasks": sorted({self.run.client(member).task for member in members}),
+            "labels": list(labels) if labels else None,
+            "metric": METRIC,
+            "scores_with_each_clients_own_head": scores,
+            "rank": chosen.spec.r,
+        }
+        self._write("expert", folder, chosen, "SEQ_CLS" if labels else None, content)
+
+    def _weights(self, client: ClientId, model: ClientModel) -> tuple[dict[str, list[float]], str | None]:
+        """Module -> average weight of every expert over the tokens of the client's rows, and which rows."""
+        if model.spec.num_experts == 1:
+            return {}, None
+        if self.rows is None:
+            path = method_folder(self.run.out, self.run.settings, self.run.method) / "summary.json"
+            usage = read_json(path).get("expert_usage", {}).get(client)
+            if usage is None:
+                raise ConfigError(
+                    f"client {client!r}: the run's summary holds no routing weights of it; export with its rows"
+                )
+            return {module: list(entry["weights"]) for module, entry in usage.items()}, "test rows of the run"
+        self.run.load(client)
+        with record_usage(self.run.resident.model) as used:
+            evaluate(self.run.resident, self.run.encode(self.rows.of(client).train), self.run.threads)
+        return {module: entry["weights"] for module, entry in used.summary().items()}, "train rows"
+
+    def _score(self, client: ClientId, model: ClientModel) -> float:
+        assert self.rows is not None
+        self.run.load(client, model)
+        test = self.run.encode(self.rows.of(client).test)
+        return score(evaluate(self.run.resident, test, self.run.threads), test.labels)[METRIC]
+
+    def _write(
+        self, kind: Literal["client", "expert"], folder: Path, model: ClientModel, task_type: str | None, content: Any
+    ) -> None:
+        source, spec = self.run.source, model.spec
+        write_lora(
+            folder,
+            model.tensors,
+            r=spec.r,
+            lora_alpha=spec.alpha,
+            lora_dropout=spec.dropout,
+            modules_to_save=sorted(self.run.base.head_modules) if head_names(model.tensors) else None,
+            fan_in_fan_out=keeps_weights_transposed(self.run.base.model, set(spec.target_modules)),
+            task_type=task_type,
+            base_model_name_or_path=source.public_name,
+            revision=source.revision,
+        )
+        write_json(folder / SCORES, content)
+        (folder / "README.md").write_text(model_card(kind, self.run, content), encoding="utf-8")
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that appears whole or not at all."""
+    if out.exists():
+        raise ConfigError(f"out: {out} exists; choose another folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise ConfigError(f"out: {out} cannot be written: {error}") from error
+    try:
+        scratch.chmod(0o755)
+        yield scratch
+        os.replace(scratch, out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,204 @@
+"""A new client in a finished run: warmed up, placed with an expert, trained locally, beside what it replaces."""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlease.core.allocate import Placement, place
+from fedlease.core.experts import b_matrices
+from fedlease.core.fold import expert_alone
+from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, TensorName, Tensors, head_names
+from fedlease.data.examples import client_id_fault, folded
+from fedlease.data.federation import ClientData, Federation
+from fedlease.data.folder import load_client
+from fedlease.engines.local_step import LocalResult, evaluate, local_step
+from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
+from fedlease.methods.base import WARMUP, ab_names
+from fedlease.prepare import optimiser_of
+from fedlease.reporting.report import write_report
+from fedlease.reporting.run_folder import newcomer_folder, write_json
+from fedlease.tasks.classification import METRIC, Encoded, majority_score, score
+from fedlease.use.newcomers import write_newcomer_model
+from fedlease.use.open_run import OpenRun
+
+__all__ = ["Onboarded", "onboard"]
+
+LOCAL = "onboard"
+OnBatch = Callable[[str, int, int, float], None]
+"""Receives the phase, steps done, steps in total, and the loss."""
+
+
+@dataclass(frozen=True)
+class Onboarded:
+    """How a new client came in.
+
+    Attributes:
+        folder: its files in the run folder.
+        placement: distances to the experts' warm-ups, margin, and whether it is unlike any.
+        scores: in order: majority class, untrained model, its own warm-up, every expert alone, the routed model on
+            arrival, the routed model after local training; accuracy on its test rows.
+    """
+
+    folder: Path
+    placement: Placement
+    scores: dict[str, float]
+
+
+def onboard(
+    run: OpenRun, client: ClientId, data: Path, epochs: int | None = None, on_batch: OnBatch | None = None
+) -> Onboarded:
+    """Adds a client to a finished run; what the other clients have stays as it is; the report is written
+    anew.
+
+    It warms up from the run's initial adapter, is placed with the expert to whose clients' warm-ups its own is nearest
+    (paper, distance of phase 1), gets that expert, its cluster's router and a head, and trains them on its own rows;
+    what it trains is its own copy.
+
+    Args:
+        run: opened run folder, of a method that allocates experts.
+        client: its id.
+        data: a folder with train and test files, or one file.
+        epochs: of local training after the placement; None takes ``rounds`` x ``train.local_epochs``, 0 trains none.
+        on_batch: called after every optimiser step.
+
+    Raises:
+        ConfigError: the id is taken or cannot be a folder name, the method allocates no experts, or ``epochs`` < 0.
+        DataError: every fault of the rows.
+        RunFailedError: its training diverged; nothing is written.
+    """
+    state = _allocated_state(run)
+    _check_id(run, client)
+    settings = run.settings
+    if epochs is None:
+        epochs = settings.rounds * settings.train.local_epochs
+    if epochs < 0:
+        raise ConfigError(f"epochs: must be at least 0, received {epochs}")
+    rows = load_client(data, client, settings.data, settings.seed)
+    work = _Newcomer(run, rows, on_batch)
+
+    start = ClientModel(state.adapter.spec, {**state.adapter.tensors, **run.initial_head(len(rows.labels))})
+    warm = work.train(start, WARMUP, ab_names(state.adapter), settings.warmup.epochs)
+    placement = place(b_matrices(warm.tensors), state.centres)
+    arrival = _with_expert(run, state, placement.expert, rows, warm)
+    spec = arrival.spec
+    own = ab_names(arrival, spec.own) | {name for name in arrival.tensors if TensorName.parse(name).kind == "G"}
+    trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
+
+    scores = {
+        "majority class": majority_score(rows.train, rows.test),
+        "untrained": work.score(start),
+        "own warm-up": work.score(warm),
+        **{f"expert {e} alone": work.score(expert_alone(arrival, e)) for e in range(spec.num_experts)},
+        "on arrival": work.score(arrival),
+        f"after {epochs} local epochs": work.score(trained),
+    }
+    content = {
+        "client": client,
+        "task": rows.task,
+        "labels": list(rows.labels),
+        "pairs": any(row.pair is not None for row in rows.train),
+        "train_rows": len(rows.train),
+        "valid_rows": len(rows.valid),
+        "test_rows": len(rows.test),
+        "data": str(data.resolve()),
+        "data_fingerprint": Federation.of([rows]).fingerprint(),
+        "expert": placement.expert,
+        "distances": list(placement.distances),
+        "margin": placement.margin if math.isfinite(placement.margin) else None,
+        "unlike": placement.unlike,
+        "epochs": epochs,
+        "metric": METRIC,
+        "scores": scores,
+    }
+    folder = newcomer_folder(run.out, client)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder.parent))
+    try:
+        scratch.chmod(0o755)
+        write_newcomer_model(scratch, trained)
+        write_json(scratch / "onboarding.json", content)
+        scratch.replace(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    write_report(run.out)
+    return Onboarded(folder, placement, scores)
+
+
+class _Newcomer:
+    """Trains and scores one client that the run does not know."""
+
+    def __init__(self, run: OpenRun, rows: ClientData, on_batch: OnBatch | None) -> None:
+        self.run = run
+        self.rows = rows
+        self.on_batch = on_batch
+        self.train_rows: Encoded = run.encode(rows.train)
+        self.test_rows: Encoded = run.encode(rows.test)
+        self.optimiser = replace(optimiser_of(run.settings), threads=run.threads)
+
+    def train(self, model: ClientModel, phase: str, names: frozenset[str], epochs: int) -> ClientModel:
+        """The model after ``epochs`` passes over these tensors, and over the head unless heads are frozen."""
+        if self.run.settings.head != "frozen":
+            names |= head_names(model.tensors)
+        # Round 0 draws the warm-up's batches as they would have been in the run.
+        number = 0 if phase == WARMUP else self.run.settings.rounds + 1
+        task = ClientTask(phase, number, model, (Stage(names, epochs),), upload=names)
+
+        def tell(done: int, total: int, loss: float) -> None:
+            if self.on_batch is not None:
+                self.on_batch(phase, done, total, loss)
+
+        self._load(model)
+        try:
+            result: LocalResult = local_step(
+                self.run.resident, self.rows.id, task, self.train_rows, self.optimiser, tell
+            )
+            for name, tensor in result.update.tensors.items():
+                if not bool(torch.isfinite(tensor).all()):
+                    raise UpdateRefusedError(self.rows.id, f"{name} holds values that are NaN or infinite")
+        except UpdateRefusedError as error:
+            raise RunFailedError(f"client {self.rows.id!r} was not onboarded: {phase}: {error.reason}") from error
+        return replace(model, tensors={**model.tensors, **result.update.tensors})
+
+    def score(self, model: ClientModel) -> float:
+        """Accuracy on the test rows."""
+        self._load(model)
+        logits = evaluate(self.run.resident, self.test_rows, self.run.threads)
+        return score(logits, self.test_rows.labels)[METRIC]
+
+    def _load(self, model: ClientModel) -> None:
+        self.run.resident.load(model, len(self.rows.labels))
+
+
+def _allocated_state(run: OpenRun) -> Any:
+    state = getattr(run.saved.state, "inner", run.saved.state)
+    if getattr(state, "centres", None) is None:
+        raise ConfigError(
+            f"method: {run.method!r} in {run.out} has allocated no experts, so a newcomer cannot be placed with one"
+        )
+    return state
+
+
+def _check_id(run: OpenRun, client: ClientId) -> None:
+    rule = client_id_fault(client)
+    if rule:
+        raise ConfigError(f"client: an id {rule}, received {client!r}")
+    same = [known for known in run.clients if folded(known) == folded(client)]
+    if same:
+        raise ConfigError(f"client: the run has a client {same[0]!r} already, received {client!r}")
+
+
+def _with_expert(run: OpenRun, state: Any, expert: int, rows: ClientData, warm: ClientModel) -> ClientModel:
+    """The model of an expert's clients, with the newcomer's warmed-up head, or the shared one where labels agree."""
+    members = [client for client, own in sorted(state.assignment.items()) if own == expert]
+    model: ClientModel = run.policy.method.model(state, members[0])
+    head: Tensors = {name: warm.tensors[name] for name in head_names(warm.tensors)}
+    if run.settings.head == "shared" and run.client(members[0]).labels == rows.labels:
+        shared = run.policy.model(run.saved.state, members[0]).tensors
+        head = {name: shared[name] for name in head}
+    return replace(model, tensors={**model.tensors, **head})

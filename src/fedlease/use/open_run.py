@@ -1,0 +1,183 @@
+"""A run folder opened for use: its base model loaded once, every client's personalised model at hand."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlease.core.types import ClientId, ClientModel, Tensors
+from fedlease.data.federation import Row
+from fedlease.engines.checkpoint import Checkpoint
+from fedlease.engines.client_store import ClientStore
+from fedlease.engines.resident import ResidentModel
+from fedlease.errors import ConfigError, RunFolderError
+from fedlease.methods.head import Head
+from fedlease.models import BaseModel, ModelSource, initial_head, load_base, load_tokenizer, locate
+from fedlease.prepare import build_method, usable_device
+from fedlease.reporting.run_folder import method_folder, read_clients, read_json, read_newcomers, read_settings
+from fedlease.tasks.classification import Encoded, encode
+from fedlease.use.newcomers import newcomer_model
+
+__all__ = ["KnownClient", "OpenRun"]
+
+
+@dataclass(frozen=True)
+class KnownClient:
+    """A client of a run.
+
+    Attributes:
+        id: its name.
+        task: what its rows are about.
+        labels: its own label list.
+        pairs: whether its rows have a second text; None where the run folder does not say.
+        newcomer: whether it was onboarded after the run.
+    """
+
+    id: ClientId
+    task: str
+    labels: tuple[str, ...]
+    pairs: bool | None
+    newcomer: bool
+
+
+class OpenRun:
+    """Reads a run folder; loads base model and tokeniser when they are first needed.
+
+    Args:
+        folder: of a finished run, or of one that is still going: then its last step is taken.
+        method: one of the run's methods; None takes the main one.
+        device: where models compute; None takes the run's where this machine has it, else the CPU.
+
+    Attributes:
+        out: the run folder.
+        settings: of the run.
+        method: name of the method whose models are used.
+        clients: id -> client, those of the run and newcomers, sorted.
+        saved: the method's last step.
+
+    Raises:
+        RunFolderError: no run folder, damaged, or before its first step.
+        ConfigError: the run has no such method, or the device is not one of this machine.
+    """
+
+    def __init__(self, folder: str | Path, method: str | None = None, device: str | None = None) -> None:
+        self.out = Path(folder)
+        self.settings = read_settings(self.out)
+        names = [self.settings.method, *self.settings.baselines]
+        self.method = method or self.settings.method
+        if self.method not in names:
+            raise ConfigError(f"method: the run has {names}, received {method!r}")
+        entries = read_clients(self.out)
+        # A newcomer was placed with an expert of the main method; the others do not know it.
+        newcomers = read_newcomers(self.out) if self.method == self.settings.method else {}
+        everyone = {**entries, **newcomers}
+        self.clients = {
+            client: KnownClient(
+                id=client,
+                task=str(everyone[client]["task"]),
+                labels=tuple(str(label) for label in everyone[client]["labels"]),
+                pairs=everyone[client].get("pairs"),
+                newcomer=client in newcomers,
+            )
+            for client in sorted(everyone)
+        }
+        saved = Checkpoint(method_folder(self.out, self.settings, self.method)).load()
+        if saved is None:
+            raise RunFolderError(f"{self.out}: {self.method} has not completed a step yet, there is nothing to load")
+        self.saved = saved
+        self.device = torch.device(usable_device(device) if device else self._device_of_run())
+        self._store = ClientStore({client: dict(slots) for client, slots in saved.private.items()})
+
+    def client(self, client: ClientId) -> KnownClient:
+        """One client.
+
+        Raises:
+            ConfigError: the run has no such client; the message lists those it has.
+        """
+        if client not in self.clients:
+            raise ConfigError(f"client: the run has {sorted(self.clients)}, received {client!r}")
+        return self.clients[client]
+
+    @property
+    def threads(self) -> int:
+        """CPU threads: those of the run, for the same bits, but not more than this machine has."""
+        return min(self.settings.threads or 1, os.cpu_count() or 1)
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """Where the base model is."""
+        return locate(self.settings.model, self.settings.revision, self.out / "base", self.settings.seed)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of the base model."""
+        return load_tokenizer(self.source)
+
+    def new_base(self) -> BaseModel:
+        """The base model, loaded anew."""
+        return load_base(
+            self.source,
+            dtype=self.settings.dtype,
+            dropout=self.settings.train.base_dropout,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+    @cached_property
+    def base(self) -> BaseModel:
+        """The base model inside :attr:`resident`."""
+        return self.new_base()
+
+    @cached_property
+    def resident(self) -> ResidentModel:
+        """The base model in which :meth:`load` puts one client's adapter and head at a time."""
+        autocast = torch.bfloat16 if self.settings.dtype == "bfloat16" else None
+        return ResidentModel(self.base, self.device, autocast)
+
+    @cached_property
+    def policy(self) -> Any:
+        """The method under the run's head policy."""
+        members = [client for client in self.clients.values() if not client.newcomer]
+        heads = {client.id: Head(client.labels, self.initial_head(len(client.labels))) for client in members}
+        return build_method(self.settings, self.method, heads)
+
+    def initial_head(self, num_labels: int) -> Tensors:
+        """What every head with this number of labels starts from."""
+        return initial_head(self.resident.head_modules(num_labels), self.settings.seed)
+
+    def model(self, client: ClientId) -> ClientModel:
+        """A client's personalised model as it was evaluated, head included.
+
+        Raises:
+            ConfigError: the run has no such client.
+            RunFolderError: a newcomer's files are damaged.
+        """
+        if self.client(client).newcomer:
+            return newcomer_model(self.out, client)
+        model: ClientModel = self.policy.model(self.saved.state, client)
+        tensors = self._store.overlay(client, model.spec, model.tensors)
+        if model.candidates:
+            # The choice is made on train rows, which are not at hand; the one it was scored with is on file.
+            summary = method_folder(self.out, self.settings, self.method) / "summary.json"
+            if summary.is_file():
+                tensors = {**tensors, **model.candidates[read_json(summary)["per_client"][client]["choice"]]}
+        return replace(model, tensors=tensors, candidates=())
+
+    def load(self, client: ClientId, model: ClientModel | None = None) -> KnownClient:
+        """Puts a client's model, or another one with its labels, in place in ``resident``."""
+        known = self.client(client)
+        self.resident.load(self.model(client) if model is None else model, len(known.labels))
+        return known
+
+    def encode(self, rows: Sequence[Row]) -> Encoded:
+        """Tokenises rows as the run did."""
+        return encode(rows, self.tokenizer, self.settings.data.max_tokens)
+
+    def _device_of_run(self) -> str:
+        try:
+            return usable_device(self.settings.device)
+        except ConfigError:
+            return "cpu"

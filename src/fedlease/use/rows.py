@@ -1,0 +1,48 @@
+"""The rows of a run's clients, read again and checked to be those of the run."""
+
+from functools import cached_property
+from pathlib import Path
+
+from fedlease.core.types import ClientId
+from fedlease.data import load_federation
+from fedlease.data.federation import ClientData, Federation
+from fedlease.data.folder import load_client
+from fedlease.errors import RunFolderError
+from fedlease.reporting.run_folder import read_json, read_newcomers
+from fedlease.use.open_run import OpenRun
+
+__all__ = ["RowsOfRun"]
+
+
+class RowsOfRun:
+    """Reads the federation of a run when it is first asked for a client.
+
+    Args:
+        run: opened run folder.
+    """
+
+    def __init__(self, run: OpenRun) -> None:
+        self.run = run
+
+    def of(self, client: ClientId) -> ClientData:
+        """One client's rows.
+
+        Raises:
+            ConfigError: the run has no such client.
+            DataError: rows cannot be read.
+            RunFolderError: the rows are no longer those that the client was trained and scored on.
+        """
+        if not self.run.client(client).newcomer:
+            return self._federation.clients[client]
+        entry = read_newcomers(self.run.out)[client]
+        data = load_client(Path(entry["data"]), client, self.run.settings.data, self.run.settings.seed)
+        if Federation.of([data]).fingerprint() != entry["data_fingerprint"]:
+            raise RunFolderError(f"{self.run.out}: the rows of client {client!r} have changed since it was onboarded")
+        return data
+
+    @cached_property
+    def _federation(self) -> Federation:
+        federation = load_federation(self.run.settings.data, self.run.settings.seed)
+        if federation.fingerprint() != read_json(self.run.out / "environment.json").get("data_fingerprint"):
+            raise RunFolderError(f"{self.run.out}: the rows have changed since the run")
+        return federation

@@ -1,0 +1,297 @@
+"""Predictions for every client of a run over HTTP: one base in memory, rows of concurrent requests in one batch."""
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import shlex
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from fedlease._version import __version__
+from fedlease.data.federation import Row
+from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError
+from fedlease.use.batcher import (
+    Batcher,
+    ClientPredictions,
+    ClientRows,
+    Failure,
+    Predictor,
+    QueueFullError,
+    Refusal,
+    SeveralClients,
+    SeveralPredictions,
+    read_requests,
+    rows_of,
+)
+from fedlease.use.open_run import KnownClient, OpenRun
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI, Request
+
+__all__ = ["make_app", "serve"]
+
+BODY_SECONDS = 30
+"""A body that has not arrived by then is given up."""
+DRAINED_BYTES, DRAIN_SECONDS = 16_000_000, 5
+"""Of a body that is too large, so that who sends it reads the answer and not a reset connection."""
+MAX_REQUESTS = 256
+"""Predict requests in progress at a time, those that are still arriving included."""
+STOP_SECONDS = 60
+"""For requests in progress when the server is asked to stop."""
+
+log = logging.getLogger(__name__)
+
+
+def make_app(
+    run: OpenRun,
+    *,
+    max_body_bytes: int = 1_000_000,
+    max_rows: int = 256,
+    max_batch: int = 64,
+    wait_ms: float = 5.0,
+    max_waiting: int | None = None,
+) -> "FastAPI":
+    """The application, with the base loaded and one row computed; its batcher is ``app.state.batcher``.
+
+    Args:
+        run: opened run folder.
+        max_body_bytes: largest body of a request.
+        max_rows: most rows in a request, over all its clients.
+        max_batch: most rows computed together.
+        wait_ms: how long a batch waits for company, in milliseconds.
+        max_waiting: most rows in the queue; None takes four full requests.
+
+    Raises:
+        MissingPackageError: fastapi is not installed.
+        ModelError: the base model cannot be had.
+    """
+    _import_packages()
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
+
+    predictor = Predictor(run)
+    first = next(iter(run.clients.values()))
+    predictor([(first.id, Row("warm", "up" if first.pairs else None, 0))])
+    waiting = 4 * max_rows if max_waiting is None else max_waiting
+    batcher = Batcher(predictor, max_batch=max_batch, wait_ms=wait_ms, max_waiting=waiting)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(batcher.close)
+
+    app = FastAPI(
+        title="fedlease", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan
+    )
+    app.state.batcher = batcher
+    in_progress = 0
+
+    @app.get("/health", summary="Whether it answers, and for what.")
+    async def health() -> dict[str, str | int]:
+        said = {"status": "ok", "run": run.out.resolve().name, "method": run.method, "version": __version__}
+        return {**said, "clients": len(run.clients)}
+
+    @app.get("/clients", summary="Every client with its labels.")
+    async def clients() -> dict[str, list[dict[str, Any]]]:
+        everyone = run.clients.values()
+        return {"clients": [{"id": c.id, "task": c.task, "labels": c.labels, "pairs": c.pairs} for c in everyone]}
+
+    schema = TypeAdapter(ClientRows | SeveralClients).json_schema(ref_template="#/components/schemas/{model}")
+    definitions = schema.pop("$defs")
+    failures: dict[int | str, Any] = {s: {"model": Failure} for s in (400, 404, 408, 413, 422, 500, 503)}
+
+    @app.post(
+        "/predict",
+        summary="Labels and probabilities of rows, by their clients' own models.",
+        responses={200: {"model": ClientPredictions | SeveralPredictions}, **failures},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+    )
+    async def predict(request: Request) -> JSONResponse:
+        nonlocal in_progress
+        in_progress += 1
+        try:
+            if in_progress > MAX_REQUESTS:
+                raise Refusal(503, "too many requests at a time", {"Retry-After": "1"})
+            asked, several = read_requests(await _body(request, max_body_bytes))
+            count = sum(len(one.rows) for one in asked)
+            if count > max_rows:
+                raise Refusal(422, f"rows: at most {max_rows} in a request, received {count}")
+            places = [f"requests.{i}." if several else "" for i in range(len(asked))]
+            rows = [row for one, where in zip(asked, places, strict=True) for row in rows_of(run, one, where)]
+            answers: list[list[float]] = await asyncio.wrap_future(batcher.submit(rows))
+            found = iter(answers)
+            results = [_answer(run.clients[one.client], [next(found) for _ in one.rows]) for one in asked]
+            return JSONResponse({"results": results} if several else results[0])
+        except QueueFullError:
+            return JSONResponse({"error": "too many rows wait"}, 503, {"Retry-After": "1"})
+        except Refusal as refusal:
+            return JSONResponse(refusal.content, refusal.status, refusal.headers)
+        except Exception as error:
+            _log_failure(error)
+            return JSONResponse({"error": "the server failed on this request; its log says where"}, 500)
+        finally:
+            in_progress -= 1
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        texts = {404: f"no such path: {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
+        more = {"paths": ["/health", "/clients", "/predict", "/openapi.json"]} if error.status_code == 404 else {}
+        content = {"error": texts.get(error.status_code, str(error.detail)), **more}
+        return JSONResponse(content, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "the server failed on this request; its log says where"}, 500)
+
+    app.openapi().setdefault("components", {}).setdefault("schemas", {}).update(definitions)
+    return app
+
+
+def serve(
+    out: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    method: str | None = None,
+    device: str | None = None,
+    max_body_bytes: int = 1_000_000,
+    max_rows: int = 256,
+    max_batch: int = 64,
+    wait_ms: float = 5.0,
+    quiet: bool = False,
+) -> None:
+    """Answers until SIGINT or SIGTERM; requests in progress are answered before it returns.
+
+    Args:
+        out: run folder.
+        host: address to listen on; there is no authentication.
+        port: 0 takes a free one.
+        method: one of the run's methods; None takes the main one.
+        device: where models compute; None takes the run's where this machine has it, else the CPU.
+        max_body_bytes, max_rows, max_batch, wait_ms: see :func:`make_app`.
+        quiet: print the address alone, without an example.
+
+    Raises:
+        ConfigError: the address cannot be listened on, or the run has no such method.
+        MissingPackageError: fastapi or uvicorn is not installed.
+        RunFolderError: no run folder, or damaged.
+        ModelError: the base model cannot be had.
+    """
+    _import_packages()
+    # The port is taken before the model is loaded: a wrong one is known at once. Who connects meanwhile waits.
+    with contextlib.closing(_listen(host, port)) as listener:
+        run = OpenRun(out, method, device)
+        limits = {"max_body_bytes": max_body_bytes, "max_rows": max_rows, "max_batch": max_batch}
+        app = make_app(run, **limits, wait_ms=wait_ms)
+        server = _server(app)
+
+        def stop(*_: object) -> None:
+            server.should_exit = True
+
+        # uvicorn raises what it caught once more when it has stopped; with the usual handlers that would end the
+        # process by the signal.
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+            print(url if quiet else f"Serving at {url}, for example: {_example(run, url)}", file=sys.stderr, flush=True)
+            server.run(sockets=[listener])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _server(app: "FastAPI") -> "uvicorn.Server":
+    import uvicorn
+
+    options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+    options |= {"proxy_headers": False, "http": "h11", "ws": "none", "loop": "asyncio"}
+    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=STOP_SECONDS, **options))
+
+
+def _import_packages() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError("fastapi", "fedlease serve", "pip install 'fedlease[serve]'") from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigError(f"host: {host!r} is not an address: {error.strerror}") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if sys.platform != "win32":  # where it means that two may listen
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port: {port} is in use on {host}; choose another, or 0 for any free one") from error
+        key = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
+        raise ConfigError(f"{key}: cannot listen on {host}, port {port}: {error.strerror}") from error
+    return listener
+
+
+def _example(run: OpenRun, url: str) -> str:
+    client = next(iter(run.clients.values()))
+    row = {"text": "...", **({"text_pair": "..."} if client.pairs else {})}
+    return f"curl -s {url}/predict -d {shlex.quote(json.dumps({'client': client.id, 'rows': [row]}))}"
+
+
+async def _body(request: "Request", limit: int) -> bytes:
+    from starlette.requests import ClientDisconnect
+
+    refusal = Refusal(413, f"the body must be at most {limit} bytes", {"Connection": "close"})
+    header = request.headers.get("content-length", "")
+    declared = int(header) if header.isdecimal() else 0
+    # Who waits for leave to send too much is told at once.
+    if declared > limit + DRAINED_BYTES or (declared > limit and "expect" in request.headers):
+        raise refusal
+    size, parts = 0, []
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS if declared > limit else BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size <= limit:
+                    parts.append(part)
+                elif size > limit + DRAINED_BYTES:
+                    break
+    except TimeoutError:
+        if max(size, declared) <= limit:
+            error = f"the body did not arrive within {BODY_SECONDS} s"
+            raise Refusal(408, error, {"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise Refusal(400, "the body broke off") from None
+    if max(size, declared) > limit:
+        raise refusal
+    return b"".join(parts)
+
+
+def _answer(known: KnownClient, found: Sequence[Sequence[float]]) -> dict[str, Any]:
+    predictions = []
+    for values in found:
+        best = max(range(len(values)), key=values.__getitem__)
+        probabilities = dict(zip(known.labels, values, strict=True))
+        predictions.append({"label": known.labels[best], "probability": values[best], "probabilities": probabilities})
+    return {"client": known.id, "predictions": predictions}
+
+
+def _log_failure(error: Exception) -> None:
+    """Where and what, but no message of foreign code: it may quote a row."""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    log.error("a request failed: %s\n%s", error if isinstance(error, FedLeaseError) else type(error).__name__, places)

@@ -1,0 +1,196 @@
+"""The page in a real browser: drawn, deaf to hostile names, usable by hand, on a phone and in the dark."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.reporting.report_folders import HOSTILE, bare, finished, hostile
+
+from fedlease.reporting.report import write_pictures, write_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+if CHROMIUM is None or DRIVER is None:
+    pytest.skip("chromium or chromedriver is not installed", allow_module_level=True)
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1200,900",
+)  # fmt: skip
+READY = "return document.documentElement.dataset.ready === 'yes'"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # Chromedriver must not hold the tests' own pipe: it would outlive a test that was killed.
+    service = webdriver.ChromeService(DRIVER, log_output=subprocess.DEVNULL)
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {"begun": bare, "finished": finished, "hostile": hostile}
+    return {name: write_report(make(tmp_path_factory.mktemp(name) / "run")) for name, make in made.items()}
+
+
+def show(browser: Any, page: Path, width: int = 1200, scheme: str = "light") -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    colours = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", colours)
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(page.as_uri())
+    for _ in range(100):
+        if browser.execute_script(READY):
+            return
+        browser.execute_async_script("setTimeout(arguments[0], 100)")
+    raise AssertionError("the page's script did not come to its end")
+
+
+def asked_for(browser: Any) -> list[str]:
+    """Addresses that the page asked for, itself left out."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    return [params["request"]["url"] for params in sent if params["request"]["url"] != params["documentURL"]]
+
+
+@pytest.mark.parametrize("name", ["begun", "finished", "hostile"])
+def test_a_page_is_drawn_without_errors_and_without_requests(browser: Any, pages: dict[str, Path], name: str) -> None:
+    show(browser, pages[name])
+    assert browser.get_log("browser") == []
+    assert all(url.startswith(("data:", "blob:")) for url in asked_for(browser))
+    resources = browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert all(url.startswith(("data:", "blob:")) for url in resources)
+    plots, drawn = browser.execute_script(
+        """const count = (selector) => document.querySelectorAll(selector).length;
+        return [count('.plot'), count('.plot .main-svg:first-child')]"""
+    )
+    # A finished FedLEASE run has ten figures; one that has just begun has none.
+    assert (plots, drawn) == ((0, 0) if name == "begun" else (10, 10))
+
+
+def test_the_test_sees_requests(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<html data-ready=yes><img src='other.png'>")
+    show(browser, tmp_path / "page.html")
+    assert [url.rsplit("/", 1)[1] for url in asked_for(browser)] == ["other.png"]
+    assert browser.get_log("browser") != []
+
+
+def test_hostile_names_stay_text(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["hostile"])
+    script = """
+      const plot = document.getElementById('plot-score-tasks');
+      const picker = document.querySelector('select.client-picker');
+      for (let i = 1; i < picker.options.length; i++) {
+        picker.value = picker.options[i].value;
+        picker.dispatchEvent(new Event('change'));
+        for (const other of document.querySelectorAll('.plot'))
+          if (!other.data[0].z) Plotly.Fx.hover(other, [{curveNumber: 0, pointNumber: 0}]);
+      }
+      return [typeof window.pwned, document.querySelectorAll('img, iframe, object').length,
+              document.querySelectorAll('script').length,
+              [...picker.options].slice(1).map((o) => o.textContent), plot.textContent]"""
+    pwned, images, scripts, names, drawn = browser.execute_script(script)
+    assert (pwned, images, scripts) == ("undefined", 0, 3)
+    assert set(names[:4]) >= set(HOSTILE[:3])
+    assert "<img src=x" in drawn
+    assert browser.get_log("browser") == []
+
+
+def test_a_column_sorts_both_ways_by_mouse_and_by_key(browser: Any, pages: dict[str, Path]) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, pages["finished"])
+    table = browser.find_element(By.XPATH, "//table[caption[contains(., 'by client')]]")
+    header = table.find_element(By.XPATH, ".//thead//th[contains(., 'fedlease')]")
+
+    def clients() -> list[str]:
+        return [cell.text for cell in table.find_elements(By.CSS_SELECTOR, "tbody th")]
+
+    assert clients() == ["a0", "a1", "b0", "b1"]
+    browser.execute_script("arguments[0].click()", header.find_element(By.TAG_NAME, "button"))
+    assert (header.get_attribute("aria-sort"), clients()) == ("ascending", ["b1", "b0", "a1", "a0"])
+    header.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+    assert (header.get_attribute("aria-sort"), clients()) == ("descending", ["a0", "a1", "b0", "b1"])
+
+
+def test_picking_a_client_changes_its_figures(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["finished"])
+    script = """
+      const usage = document.getElementById('plot-usage-client'), score = document.getElementById('plot-score-tasks');
+      const state = () => [usage.getAttribute('aria-label'), usage.data[0].hovertext[0], score.data.at(-1).visible,
+                           score.data.at(-1).y, document.querySelectorAll('tr.picked').length];
+      const before = state();
+      const picker = document.querySelectorAll('select.client-picker')[1];
+      picker.value = '3';
+      picker.dispatchEvent(new Event('change'));
+      return [before, state(), document.querySelector('select.client-picker').value]"""
+    before, after, other = browser.execute_script(script)
+    assert before[0].startswith("Usage by one client. a0:") and before[2] is False
+    assert after[0].startswith("Usage by one client. b1: experts per token from 1.00 to 2.00 over 2 modules")
+    assert after[1].startswith("b1<br>0 q<br>expert 0: weight 0.750")
+    # b1 was scored untrained, after the warm-up, after one round, and at the end.
+    assert after[2:] == [True, [25, 50, 50, 50], 1]
+    assert other == "3"
+
+
+@pytest.mark.parametrize("name", ["begun", "finished", "hostile"])
+def test_a_phone_does_not_scroll_sideways(browser: Any, pages: dict[str, Path], name: str) -> None:
+    show(browser, pages[name], width=360)
+    width, inner = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert inner == 360 and width <= inner
+
+
+def test_the_dark_scheme_reaches_page_and_figures(browser: Any, pages: dict[str, Path]) -> None:
+    script = """return [getComputedStyle(document.body).backgroundColor,
+                        document.getElementById('plot-silhouettes').layout.font.color]"""
+    show(browser, pages["finished"])
+    light = browser.execute_script(script)
+    # Changed while the page is open: figures follow.
+    colours = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", colours)
+    browser.execute_async_script("setTimeout(arguments[0], 300)")
+    dark = browser.execute_script(script)
+    assert light[0] != dark[0] and light[1] != dark[1]
+
+
+def test_print_is_light_and_fits_the_paper(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["finished"], scheme="dark")
+    browser.execute_script(
+        """window.seen = [];
+        const plot = document.getElementById('plot-score-means');
+        addEventListener('beforeprint', () => seen.push(plot.layout.width, plot.layout.font.color));
+        addEventListener('afterprint', () => seen.push(plot.layout.font.color));"""
+    )
+    browser.execute_cdp_cmd("Page.printToPDF", {})
+    width, printed, after = browser.execute_script("return window.seen")
+    # A4 less margins of 16 mm is 178 mm, 673 pixels.
+    assert width <= 673
+    assert (printed, after != printed) == ("#000", True)
+
+
+def test_pictures_are_drawn_on_white(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kaleido")
+    monkeypatch.setenv("BROWSER_PATH", os.environ.get("BROWSER_PATH", str(CHROMIUM)))
+    written = write_pictures(finished(tmp_path / "run"), tmp_path / "pictures")
+    assert [path.stem for path in written] == ["distances", "dendrogram", "silhouettes", "score-means", "usage-depth"]
+    for path in written:
+        ground = re.match(r"<svg [^>]*><rect [^>]*style=\"fill: rgb\(([0-9, ]*)\)", path.read_text())
+        assert ground is not None and ground[1] == "255, 255, 255"

@@ -1,0 +1,94 @@
+"""What is streamed is what the run folder holds."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from engines.small import rounds_of, small_run
+
+from fedlease.engines.events import Event
+from fedlease.errors import ConfigError
+from fedlease.reporting.trackers import scalars, tracker
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+    events: list[Event] = []
+    result = small_run(tmp_path_factory.mktemp("run") / "r", listeners=[events.append], baselines=["fedit"])
+    return result.out, events
+
+
+def found(events: list[Event]) -> dict[tuple[str, int], float]:
+    values: dict[tuple[str, int], float] = {}
+    for event in events:
+        for name, value, step in scalars(event):
+            assert (name, step) not in values, f"{name} is given twice for step {step}"
+            values[name, step] = value
+    return values
+
+
+def test_every_figure_of_every_step_is_given_once(run: tuple[Path, list[Event]]) -> None:
+    out, events = run
+    values = found(events)
+    for method, folder in (("fedlease", out), ("fedit", out / "baselines" / "fedit")):
+        for record in rounds_of(folder):
+            step = record["step"]
+            assert values[f"{method}/mean_score", step] == record["mean_score"]
+            assert values[f"{method}/bytes_up", step] == record["bytes_up"]
+            assert values[f"{method}/seconds/train", step] == record["seconds"]["train"]
+            assert values[f"{method}/refused", step] == 0
+            for client, row in record["clients"].items():
+                assert values[f"{method}/loss/{client}", step] == row["loss"]
+                assert values[f"{method}/score/{client}", step] == row["score"]
+        summary = json.loads((folder / "summary.json").read_text())
+        assert values[f"{method}/final/mean", 0] == summary["mean"]
+        for task, value in summary["per_task"].items():
+            assert values[f"{method}/final/task/{task}", 0] == value
+    allocation = json.loads((out / "allocation.json").read_text())
+    for k, value in allocation["silhouettes"].items():
+        assert values["fedlease/silhouette", int(k)] == value
+    assert values["fedlease/num_experts", 0] == allocation["num_experts"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_event_files_hold_them(run: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, events = run
+    stream = tracker("tensorboard", tmp_path)
+    for event in events:
+        stream(event)
+    stream.close()
+    read = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for (name, step), value in found(events).items():
+        points = {point.step: point.value for point in read.Scalars(name.replace(" ", "_"))}
+        assert points[step] == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_wandb_works_offline(run: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
+    _, events = run
+    stream = tracker("wandb", tmp_path)
+    for event in events:
+        stream(event)
+    stream.close()
+    files = list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 1
+    # The file is a log of records in which names stand as they are; a process of wandb's own writes it.
+    names = [b"fedlease/mean_score", b"fedit/final/mean"]
+    deadline = time.monotonic() + 30
+    while not all(name in files[0].read_bytes() for name in names):
+        assert time.monotonic() < deadline, "the figures did not reach the file"
+        time.sleep(0.2)
+
+
+def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="log: must be tensorboard or wandb, received 'csv'"):
+        tracker("csv", tmp_path)
