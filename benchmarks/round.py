@@ -157,7 +157,7 @@ def measure(smoke: bool) -> Report:
     name, tokens, r = ("tiny-random", 6, 4) if smoke else ("minilm", 28, 8)
     # Routed or not, rows per client, passes. More rows make training outweigh everything else.
     cells = [(True, 16, 1), (False, 16, 1)] if smoke else [(True, 32, 5), (True, 128, 2), (False, 32, 3)]
-    lines, raw, gained = [], [], []
+    lines, raw, gained, saved = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         source = locate(name, None, Path(folder), 0)
 
@@ -184,6 +184,8 @@ def measure(smoke: bool) -> Report:
                 )
             if routed and rows == 32:
                 gained.append(timed.ratio("reload", "resident").median)
+                ours, theirs = (spread(rounds[way].beside[1:]).median for way in ("resident", "reload"))
+                saved.append(theirs / ours)
             beside = {way: work.beside[1:] for way, work in rounds.items()}
             raw.append({"routed": routed, "rows": rows, "seconds": timed.seconds, "beside_training": beside})
     table = Table(
@@ -196,8 +198,9 @@ def measure(smoke: bool) -> Report:
             "set_adapter and delete_adapter per client. Every way ends in the same uploads (asserted).",
         ],
     )
-    target = at_least("round of 16 clients with 32 rows: at least 3 x faster than reloading the base", gained, 3.0)
-    return Report("What does one resident model save in a round?", [table], [target], {"cells": raw})
+    text = "round of 16 clients with 32 rows: at least 3 x faster than reloading the base"
+    targets = [at_least(f"{text}, training included", gained, 3.0), at_least(f"{text}, training left out", saved, 3.0)]
+    return Report("What does one resident model save in a round?", [table], targets, {"cells": raw})
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError
 
+from fedlease.config_data import ColumnSettings, DataSettings, Fraction, Positive, Section
 from fedlease.config_faults import cross_faults, nearest, sentences, text_setting_names
 from fedlease.config_layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
 from fedlease.errors import ConfigError
@@ -15,6 +15,8 @@ from fedlease.errors import ConfigError
 __all__ = [
     "ColumnSettings",
     "DataSettings",
+    "FedLeaseSettings",
+    "IFCASettings",
     "LoraSettings",
     "Settings",
     "TrainSettings",
@@ -24,77 +26,8 @@ __all__ = [
     "resolve",
 ]
 
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-GlueTask = Literal["sst2", "qnli", "mrpc", "qqp", "cola", "rte", "mnli", "wnli"]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Keeps true from being read as the number 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise PydanticCustomError("not_a_switch", "must not be true or false")
-        return value
-
-
-class ColumnSettings(_Section):
-    """Which columns of your files hold what."""
-
-    text: str = "text"
-    """The text, or the first text of a pair."""
-    text_pair: str | None = None
-    """The second text, which every file must then have; None takes a column called ``text_pair`` when there is one."""
-    label: str = "label"
-    """Label names or numbers."""
-    client: str = "client"
-    """The client, when ``data.path`` is one file."""
-    split: str = "split"
-    """``train``, ``valid`` or ``test``, when ``data.path`` is one file; else ``data.test_fraction`` is held out."""
-    task: str = "task"
-    """What a client's rows are about, one value per client, for per-task scores; may be absent."""
-
-
-class DataSettings(_Section):
-    """Where rows come from and how they are dealt to clients."""
-
-    source: Literal["folder", "glue", "quickstart", "synthetic"] = "folder"
-    """``folder``: your files; ``glue``: from the hub or from a folder of JSONL files; ``quickstart``; ``synthetic``."""
-    path: Path | None = None
-    """A federation folder ``DIR/<client>/{train,test}.*``, one file with a client column, or a folder of GLUE files."""
-    columns: ColumnSettings = ColumnSettings()
-    """Names of your columns."""
-    tasks: Annotated[tuple[GlueTask, ...], Field(min_length=1)] = ("sst2", "qnli", "mrpc", "qqp")
-    """GLUE tasks, for ``source: glue``."""
-    partition: Literal["natural", "dirichlet", "task-and-label"] = "natural"
-    """``natural``: clients as they are (glue: ``clients_per_task`` each); ``dirichlet``: label skew over clients of all
-    tasks pooled, one label list; ``task-and-label``: ``clients_per_task`` each, labels skewed within a task. The last
-    two also deal one file of your own without a client column."""
-    alpha: Annotated[float, Field(gt=0)] = 0.5
-    """Dirichlet concentration; smaller is more skewed."""
-    clients_per_task: Positive = 4
-    """Clients per task, for ``glue``, ``quickstart`` and ``synthetic``."""
-    train_rows: Positive | None = None
-    """Train rows per client. For your own files and under label skew a cap, elsewhere an exact number whose absence is
-    an error unless ``share_rows``. None takes all; ``quickstart`` then takes 150 and ``synthetic`` 32."""
-    test_rows: Positive | None = None
-    """Test rows per client, as ``train_rows``; without a number ``quickstart`` takes 100 and ``synthetic`` 16."""
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of a client's rows held out for test where the data does not say."""
-    valid_fraction: Fraction = 0.0
-    """Share of a client's train rows held out for choices such as the learning rate."""
-    share_rows: bool = False
-    """Whether clients of ``glue`` may hold the same rows when there are not enough; test rows stay apart from train."""
-    max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128
-    """Longer inputs are cut on the right and counted."""
-
-
-class LoraSettings(_Section):
+class LoraSettings(Section):
     """The adapter."""
 
     r: Positive = 8
@@ -107,14 +40,14 @@ class LoraSettings(_Section):
     """Name endings of the adapted modules; None: the attention query and value projections."""
 
 
-class WarmupSettings(_Section):
+class WarmupSettings(Section):
     """Phase 1."""
 
     epochs: Positive = 2
     """E, passes over each client's rows before allocation."""
 
 
-class TrainSettings(_Section):
+class TrainSettings(Section):
     """Local training; a fresh AdamW for every local task, constant learning rate."""
 
     lr: Annotated[float, Field(gt=0, lt=1)] = 1e-3
@@ -131,7 +64,39 @@ class TrainSettings(_Section):
     """Whether the frozen base keeps its own dropout while training; without it a CPU step is faster."""
 
 
-class Settings(_Section):
+class FedLeaseSettings(Section):
+    """Variants of FedLEASE, for ablations; the defaults are the paper's method."""
+
+    grouping: Literal["clusters", "clients", "random", "given"] = "clusters"
+    """``clusters`` (paper); ``clients``: one expert per client; ``random``: ``num_experts`` groups; ``given``."""
+    num_experts: Positive | None = None
+    """This M whatever the silhouettes say; None lets them choose."""
+    assignment: dict[str, int] | None = None
+    """Client -> group, for ``grouping: given``."""
+    signal: Literal["B", "A", "BA"] = "B"
+    """What of the warm-ups is compared."""
+    clustering: Literal["hierarchical", "spectral"] = "hierarchical"
+    """How clients are grouped by their distances."""
+    expert_start: Literal["cluster", "client"] = "cluster"
+    """First round from the cluster's mean, or from the client's own warm-up."""
+    routing: Literal["top-m", "own"] = "top-m"
+    """``own``: every client uses its own expert alone."""
+    top_k: Positive | None = None
+    """Router slots kept; None keeps M, the adaptive selection."""
+    renormalise: bool = True
+    """Whether kept weights sum to 1."""
+    router: Literal["cluster", "client"] = "cluster"
+    """Routers averaged in the cluster, or kept by the client."""
+
+
+class IFCASettings(Section):
+    """IFCA."""
+
+    num_candidates: Positive = 4
+    """K, adapters that compete."""
+
+
+class Settings(Section):
     """Everything that determines a run."""
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -163,12 +128,16 @@ class Settings(_Section):
     max_experts: Annotated[int, Field(ge=2)] = 8
     """M_max."""
     min_silhouette: Annotated[float, Field(ge=-1, le=1)] = 0.05
-    """M = 1 when no S(k) is above this; -1 always splits, as the paper does. 0.05 keeps noise together; after short
-    warm-ups the splits of a single task reach 0.15."""
+    """M = 1 when no S(k) is above this; -1 always splits, as the paper does. 0.05 keeps noise together and splits most
+    single tasks, which costs little; 0.15 keeps single tasks whole."""
     linkage: Literal["average", "complete", "single"] = "average"
     """Of the agglomerative clustering."""
     weights: Literal["num_examples", "uniform"] = "num_examples"
     """How updates are weighted in a mean."""
+    fedlease: FedLeaseSettings = FedLeaseSettings()
+    """Variants of FedLEASE."""
+    ifca: IFCASettings = IFCASettings()
+    """IFCA."""
     clients_per_round: Positive | None = None
     """Clients sampled each round; None asks all."""
     min_clients: Positive = 1

@@ -99,6 +99,15 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
         faults.append("data.path: is required when data.source is 'folder': the folder or file that holds your rows")
     if source in ("quickstart", "synthetic") and path is not None:
         faults.append(f"data.path: is not read when data.source is {source!r}; leave one of them out")
+    variant = raw.get("fedlease", {})
+    if isinstance(variant, Mapping):
+        grouping, given = variant.get("grouping", "clusters"), variant.get("assignment")
+        if grouping == "random" and variant.get("num_experts") is None:
+            faults.append("fedlease.num_experts: is required when fedlease.grouping is 'random'")
+        if grouping == "given" and given is None:
+            faults.append("fedlease.assignment: is required when fedlease.grouping is 'given': client -> group")
+        if grouping != "given" and given is not None:
+            faults.append(f"fedlease.assignment: is only read when fedlease.grouping is 'given', it is {grouping!r}")
     sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
     if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled >= 1:
         faults.append(f"min_clients: must be at most clients_per_round = {sampled}, received {needed}")

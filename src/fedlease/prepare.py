@@ -141,6 +141,8 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         "min_silhouette": settings.min_silhouette,
         "linkage": settings.linkage,
         "weights": settings.weights,
+        **dict(settings.fedlease),
+        **dict(settings.ifca),
     }
     return with_head(make_method(name, budget, parameters), settings.head, heads, settings.weights)
 

@@ -64,10 +64,11 @@ def show(browser: Any, page: Path, width: int = 1200, scheme: str = "light") -> 
 
 
 def asked_for(browser: Any) -> list[str]:
-    """Addresses that the page asked for, itself left out."""
+    """Addresses that the page asked for, itself left out; what the browser's own pages ask for does not count."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
-    return [params["request"]["url"] for params in sent if params["request"]["url"] != params["documentURL"]]
+    page = browser.current_url
+    return [url for params in sent if params["documentURL"] == page and (url := params["request"]["url"]) != page]
 
 
 @pytest.mark.parametrize("name", ["begun", "finished", "hostile"])

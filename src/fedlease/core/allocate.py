@@ -1,23 +1,28 @@
 """LoRA B matrices -> distances -> average linkage -> the silhouette picks M -> who trains which expert (phase 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
-from scipy.cluster.hierarchy import fcluster
-from scipy.cluster.hierarchy import linkage as build_linkage
-from scipy.spatial.distance import squareform
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
+from fedlease.core.clustering import Clustering, Linkage, best_k, cuts, silhouette
 from fedlease.core.codec import serialisable
 from fedlease.core.types import Allocation, ClientId
 
-__all__ = ["Centres", "Linkage", "Placement", "allocate", "centres", "distances", "place"]
+__all__ = [
+    "Centres",
+    "Clustering",
+    "Linkage",
+    "Placement",
+    "allocate",
+    "assign",
+    "centres",
+    "distances",
+    "place",
+    "product_distances",
+]
 
-Linkage = Literal["average", "complete", "single"]
 BMatrices = Mapping[ClientId, Mapping[str, Tensor]]
 
 IDENTICAL = 1e-6
@@ -25,7 +30,8 @@ IDENTICAL = 1e-6
 
 
 def distances(b: BMatrices) -> tuple[list[ClientId], Tensor]:
-    """d(i, j) = (1 / |L|) sum over modules l of (1 - cos(vec B_i^l, vec B_j^l)), for all pairs in one matrix product.
+    """d(i, j) = (1 / |L|) sum over modules l of (1 - cos(vec B_i^l, vec B_j^l)), for all pairs in one matrix product
+    per module.
 
     A module whose B is all zero has no direction: its distance is 0 to another zero B and 1 to a non-zero one.
 
@@ -38,16 +44,47 @@ def distances(b: BMatrices) -> tuple[list[ClientId], Tensor]:
     Raises:
         ValueError: no clients, no modules, modules or shapes that differ, or values that are not finite.
     """
-    clients, units, zeros = _unit_rows(b)
-    similarity = (units @ units.T + zeros @ zeros.T) / zeros.shape[1]
-    d = (1 - (similarity + similarity.T) / 2).clamp(0, 2)
-    d[d < IDENTICAL] = 0
-    d.fill_diagonal_(0)
-    return clients, d
+    clients = sorted(b)
+    similarity = torch.zeros(len(clients), len(clients), dtype=torch.float64)
+    modules = 0
+    for units, zeros in _unit_modules(b):
+        # Module by module, so that no more than one module of all clients is held in float64.
+        similarity.addmm_(units, units.T).addmm_(zeros, zeros.T)
+        modules += 1
+    return clients, _to_distances(similarity, modules)
+
+
+def product_distances(b: BMatrices, a: BMatrices) -> tuple[list[ClientId], Tensor]:
+    """As :func:`distances`, of the products B A, which are never formed: <B A, B' A'> = <B^T B', A A'^T>.
+
+    Args:
+        b: client -> module -> B, (out, r).
+        a: client -> module -> A, (r, in), with the same clients and modules.
+    """
+    clients = sorted(b)
+    count, modules = len(clients), sorted(b[clients[0]])
+    similarity = torch.zeros(count, count, dtype=torch.float64)
+    for module in modules:
+        stacked_b = torch.cat([b[client][module].double() for client in clients], 1)  # (out, N r)
+        stacked_a = torch.cat([a[client][module].double() for client in clients])  # (N r, in)
+        inner = (stacked_b.T @ stacked_b) * (stacked_a @ stacked_a.T)
+        inner = inner.view(count, -1, count, stacked_b.shape[1] // count).sum((1, 3))  # (N, N)
+        norms = inner.diagonal().sqrt()
+        zero = (norms == 0).double()
+        scale = 1 / norms.where(norms > 0, 1)
+        similarity += inner * torch.outer(scale, scale) + torch.outer(zero, zero)
+    return clients, _to_distances(similarity, len(modules))
 
 
 def allocate(
-    b: BMatrices, *, max_experts: int = 8, min_silhouette: float = 0.05, linkage: Linkage = "average"
+    b: BMatrices,
+    *,
+    max_experts: int = 8,
+    min_silhouette: float = 0.05,
+    linkage: Linkage = "average",
+    clustering: Clustering = "hierarchical",
+    num_experts: int | None = None,
+    d: Tensor | None = None,
 ) -> Allocation:
     """Groups the clients and picks the number of experts M.
 
@@ -60,6 +97,9 @@ def allocate(
         max_experts: M_max, at least 2.
         min_silhouette: in [-1, 1]; -1 splits always, as in the paper.
         linkage: of the agglomerative clustering.
+        clustering: ``hierarchical`` as in the paper, or ``spectral`` on the similarities 1 - d / 2.
+        num_experts: this M whatever the silhouettes say, in 1 .. N.
+        d: other distances between the sorted clients than those of B, (N, N) as :func:`distances` gives them.
 
     Raises:
         ValueError: as :func:`distances`, or a parameter is out of range.
@@ -68,21 +108,54 @@ def allocate(
         raise ValueError(f"max_experts must be at least 2, received {max_experts}")
     if not -1 <= min_silhouette <= 1:
         raise ValueError(f"min_silhouette must be in [-1, 1], received {min_silhouette}")
-    clients, d = distances(b)
+    clients = sorted(b)
+    if num_experts is not None and not 1 <= num_experts <= len(clients):
+        raise ValueError(f"num_experts must be in 1 .. {len(clients)}, the number of clients, received {num_experts}")
+    d = distances(b)[1] if d is None else d
     warnings = _zero_module_warnings(b)
     labels = {client: 0 for client in clients}
     silhouettes: dict[int, float] = {}
     if len(clients) >= 3 and bool((d > 0).any()):
-        cuts = _cuts(d, max_experts, linkage)
-        silhouettes = {k: score for k, (score, _) in cuts.items()}
-        best = _best_k(silhouettes)
-        if best is not None and (silhouettes[best] > min_silhouette or min_silhouette == -1):
-            labels = dict(zip(clients, cuts[best][1].tolist(), strict=True))
-        elif best is not None:
-            warnings.append(
-                f"no grouping separates the clients: the best silhouette is {silhouettes[best]:.3f} at k = {best}, "
-                f"not above min_silhouette = {min_silhouette}; one expert is trained by all"
-            )
+        scored = cuts(d, range(2, min(max_experts, len(clients) - 1) + 1), linkage, clustering)
+        silhouettes = {k: silhouette(d, cut) for k, cut in scored.items()}
+        best = best_k(silhouettes)
+        if num_experts is None and best is not None:
+            if silhouettes[best] > min_silhouette or min_silhouette == -1:
+                labels = dict(zip(clients, scored[best].tolist(), strict=True))
+            else:
+                warnings.append(
+                    f"no grouping separates the clients: the best silhouette is {silhouettes[best]:.3f} at k = {best}, "
+                    f"not above min_silhouette = {min_silhouette}; one expert is trained by all"
+                )
+    if num_experts is not None:
+        fixed = cuts(d, [num_experts], linkage, clustering)
+        if num_experts not in fixed:
+            raise ValueError(f"num_experts: ties among the clients leave no grouping into {num_experts}")
+        labels = dict(zip(clients, fixed[num_experts].tolist(), strict=True))
+    return _allocation(labels, silhouettes, d, warnings)
+
+
+def assign(b: BMatrices, labels: Mapping[ClientId, int]) -> Allocation:
+    """An allocation that was decided elsewhere; distances are still those of B, and no silhouette is taken.
+
+    Args:
+        b: client -> module -> B of its warm-up.
+        labels: client -> any number; equal numbers share an expert. Clients without a warm-up are left out.
+
+    Raises:
+        ValueError: as :func:`distances`, or a client has no label.
+    """
+    clients, d = distances(b)
+    missing = sorted(set(clients) - labels.keys())
+    if missing:
+        raise ValueError(f"labels are missing for clients {missing}")
+    return _allocation({client: labels[client] for client in clients}, {}, d, _zero_module_warnings(b))
+
+
+def _allocation(
+    labels: Mapping[ClientId, int], silhouettes: dict[int, float], d: Tensor, warnings: list[str]
+) -> Allocation:
+    clients = sorted(labels)
     assignment = _number_by_smallest_client(labels)
     num_experts = max(assignment.values()) + 1
     for expert in range(num_experts if num_experts > 1 else 0):
@@ -130,16 +203,20 @@ class Placement:
 
 def centres(b: BMatrices, allocation: Allocation) -> Centres:
     """The mean warm-up vectors of every cluster; see :class:`Centres`."""
-    clients, units, zeros = _unit_rows(b)
+    clients = sorted(b)
     rows = [[clients.index(client) for client in allocation.members(e)] for e in range(allocation.num_experts)]
     reach = []
     for members in rows:
         inner = allocation.distances[members][:, members]
         reach.append(float(inner.sum(1).max()) / (len(members) - 1) if len(members) > 1 else float("nan"))
+    units, zeros = [], []
+    for unit, zero in _unit_modules(b):
+        units.append(torch.stack([unit[members].mean(0) for members in rows]))
+        zeros.append(torch.stack([zero[members].mean(0) for members in rows]))
     return Centres(
         modules=tuple(sorted(next(iter(b.values())))),
-        units=torch.stack([units[members].mean(0) for members in rows]),
-        zeros=torch.stack([zeros[members].mean(0) for members in rows]),
+        units=torch.cat(units, 1),
+        zeros=torch.cat(zeros, 1),
         reach=tuple(reach),
     )
 
@@ -152,10 +229,11 @@ def place(b: Mapping[str, Tensor], known: Centres) -> Placement:
     """
     if tuple(sorted(b)) != known.modules:
         raise ValueError(f"B must hold the modules of the run, received {sorted(b)}, expected {list(known.modules)}")
-    _, units, zeros = _unit_rows({"newcomer": b})
-    if units.shape[1] != known.units.shape[1]:
-        raise ValueError(f"B has {units.shape[1]} values, the run's clusters have {known.units.shape[1]}")
-    d = (1 - (known.units @ units[0] + known.zeros @ zeros[0]) / len(known.modules)).clamp(0, 2)
+    parts = list(_unit_modules({"newcomer": b}))
+    unit, zero = torch.cat([part[0] for part in parts], 1)[0], torch.cat([part[1] for part in parts], 1)[0]
+    if len(unit) != known.units.shape[1]:
+        raise ValueError(f"B has {len(unit)} values, the run's clusters have {known.units.shape[1]}")
+    d = (1 - (known.units @ unit + known.zeros @ zero) / len(known.modules)).clamp(0, 2)
     d[d < IDENTICAL] = 0
     ordered = d.sort().values
     expert = int(d.argmin())
@@ -165,57 +243,42 @@ def place(b: Mapping[str, Tensor], known: Centres) -> Placement:
     return Placement(expert, tuple(d.tolist()), margin, unlike=float(d[expert]) > reach)
 
 
-def _unit_rows(b: BMatrices) -> tuple[list[ClientId], Tensor, Tensor]:
-    """Clients sorted; (N, D) float64 with every module's part at length 1 or 0; (N, |L|) indicator of zero modules."""
+def _to_distances(similarity: Tensor, modules: int) -> Tensor:
+    """1 - mean cosine, symmetric, in [0, 2], with rounding and the diagonal at 0."""
+    d = (similarity + similarity.T).mul_(-0.5 / modules).add_(1).clamp_(0, 2)
+    d[d < IDENTICAL] = 0
+    return d.fill_diagonal_(0)
+
+
+def _unit_modules(b: BMatrices) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per module in sorted order: (N, D_l) float64, rows of length 1 or 0; (N, 1) indicator of zero matrices."""
     if not b:
         raise ValueError("distances need at least one client, received none")
     clients = sorted(b)
     modules = sorted(b[clients[0]])
     if not modules:
         raise ValueError(f"distances need at least one module, client {clients[0]!r} has none")
-    rows, zeros = [], []
     for client in clients:
         if sorted(b[client]) != modules:
             raise ValueError(f"client {client!r} has modules {sorted(b[client])}, client {clients[0]!r} has {modules}")
-        parts = []
-        for module in modules:
-            matrix = b[client][module].detach().cpu().to(torch.float64)
-            if matrix.shape != b[clients[0]][module].shape:
+    for module in modules:
+        first = b[clients[0]][module]
+        rows = torch.empty(len(clients), first.numel(), dtype=torch.float64)
+        for row, client in zip(rows, clients, strict=True):
+            matrix = b[client][module].detach()
+            if matrix.shape != first.shape:
                 raise ValueError(
                     f"{module}: B of client {client!r} has shape {tuple(matrix.shape)}, "
-                    f"B of client {clients[0]!r} has {tuple(b[clients[0]][module].shape)}"
+                    f"B of client {clients[0]!r} has {tuple(first.shape)}"
                 )
-            if not bool(torch.isfinite(matrix).all()):
+            row.copy_(matrix.flatten())
+            if not bool(torch.isfinite(row).all()):
                 raise ValueError(f"{module}: B of client {client!r} holds values that are NaN or infinite")
-            # Scaled by the largest entry first, so that very small values do not underflow when squared.
-            largest = matrix.abs().max()
-            scaled = matrix / largest if largest > 0 else matrix
-            norm = scaled.norm()
-            parts.append((scaled / norm if norm > 0 else scaled).flatten())
-            zeros.append(1.0 if norm == 0 else 0.0)
-        rows.append(torch.cat(parts))
-    return clients, torch.stack(rows), torch.tensor(zeros, dtype=torch.float64).view(len(clients), len(modules))
-
-
-def _cuts(d: Tensor, max_experts: int, linkage: Linkage) -> dict[int, tuple[float, np.ndarray]]:
-    """k -> (S(k), labels), from one linkage; a k that ties make impossible is left out."""
-    matrix = d.numpy()
-    tree = build_linkage(squareform(matrix, checks=False), method=linkage)
-    cuts = {}
-    for k in range(2, min(max_experts, len(matrix) - 1) + 1):
-        labels = fcluster(tree, t=k, criterion="maxclust")
-        if len(set(labels.tolist())) == k:
-            cuts[k] = (float(silhouette_score(matrix, labels, metric="precomputed")), labels)
-    return cuts
-
-
-def _best_k(silhouettes: Mapping[int, float]) -> int | None:
-    best: int | None = None
-    for k in sorted(silhouettes):
-        # A gain within rounding is a tie, and a tie goes to the smaller k.
-        if best is None or silhouettes[k] > silhouettes[best] + 1e-12:
-            best = k
-    return best
+        # Scaled by the largest entry first, so that very small values do not underflow when squared.
+        largest = rows.abs().amax(1, keepdim=True)
+        rows /= largest.where(largest > 0, 1)
+        rows /= rows.norm(dim=1, keepdim=True).where(largest > 0, 1)
+        yield rows, (largest == 0).to(torch.float64)
 
 
 def _number_by_smallest_client(labels: Mapping[ClientId, int]) -> dict[ClientId, int]:

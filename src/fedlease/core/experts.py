@@ -11,7 +11,15 @@ from fedlease.core.routing import num_slots
 from fedlease.core.seeds import generator
 from fedlease.core.types import AdapterSpec, Allocation, ClientId, ClientModel, TensorName, Tensors
 
-__all__ = ["b_matrices", "expert_tensors", "initial_adapter", "initial_router", "renumber", "seed_experts"]
+__all__ = [
+    "a_matrices",
+    "b_matrices",
+    "expert_tensors",
+    "initial_adapter",
+    "initial_router",
+    "renumber",
+    "seed_experts",
+]
 
 
 def initial_adapter(
@@ -91,15 +99,24 @@ def renumber(tensors: Tensors, expert: int) -> dict[str, Tensor]:
     return renamed
 
 
+def a_matrices(tensors: Tensors) -> dict[str, Tensor]:
+    """Module -> A of a single adapter, (r, in)."""
+    return _of_kind(tensors, "A")
+
+
 def b_matrices(tensors: Tensors) -> dict[str, Tensor]:
     """Module -> B of a single adapter, (out, r): what allocation and placement compare."""
-    parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
-    return {name.module: tensor for name, tensor in parsed.items() if name.kind == "B"}
+    return _of_kind(tensors, "B")
 
 
 def expert_tensors(tensors: Tensors, expert: int) -> dict[str, Tensor]:
     """The A and B of one expert of a mixture, under their own names."""
     return {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).expert == expert}
+
+
+def _of_kind(tensors: Tensors, kind: str) -> dict[str, Tensor]:
+    parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
+    return {name.module: tensor for name, tensor in parsed.items() if name.kind == kind}
 
 
 def _kaiming_uniform(rows: int, features_in: int, seed: int, *purpose: str) -> Tensor:

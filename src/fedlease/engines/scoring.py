@@ -59,7 +59,8 @@ def summarise(
         "method": name,
         "num_clients": len(per_client),
         "num_experts": allocation.num_experts if allocation else None,
-        "assignment": dict(allocation.assignment) if allocation else {},
+        # The state's, not the allocation's: it knows clients that came late.
+        "assignment": dict(fields_of(state).get("assignment", {})),
         "silhouettes": {str(k): s for k, s in allocation.silhouettes.items()} if allocation else {},
         "warnings": [*(allocation.warnings if allocation else ()), *fields_of(state).get("warnings", ())],
         "metric": METRIC,

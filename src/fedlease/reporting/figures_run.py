@@ -188,7 +188,7 @@ def _of_client(run: RunData) -> Figure:
         xaxis=axis("mean weight per token", range=[0, 1.001]),
         yaxis=axis("", autorange="reversed", showgrid=False, type="category"),
     )
-    said = "Mean weight of each expert in every module of the client that is picked, with experts per token."
+    said = "Mean weight of each expert in every module of the client that is picked; at the right, experts per token."
     rows = []
     for client, modules in sorted(usage.items()):
         weights = [mean(m["weights"][e] for m in modules.values()) for e in range(experts)]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlease.core.routing import expert_weights
+from fedlease.core.routing import mix
 from fedlease.core.types import HEAD, AdapterSpec, ClientId, ClientModel, Mixer, TensorName, Tensors, head_names
 from fedlease.errors import ModelError
 from fedlease.models import BaseModel, new_head_modules
@@ -80,7 +80,7 @@ class MixedLinear(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.name, self.plan = name, plan
-        # By number: A of experts (r, in), B of experts (out, r), routers G (2M - 1, in).
+        # By number: A of experts (r, in), B of experts (out, r), routers G (slots, in).
         self.kept: dict[str, list[Tensor]] = {"A": [], "B": [], "G": []}
         self._stacked: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
@@ -118,11 +118,11 @@ class MixedLinear(nn.Module):
             if rule.mixer == "none":
                 target.scatter_(-1, columns, rule.scaling)
                 continue
-            routers = torch.stack([self.kept["G"][g] for g in part.routers])[part.router_of_row]  # (g, 2M - 1, in)
+            routers = torch.stack([self.kept["G"][g] for g in part.routers])[part.router_of_row]  # (g, slots, in)
             # The selection is a comparison of logits: in 16 bits near ties would flip.
             with torch.autocast(x.device.type, enabled=False):
                 logits = torch.bmm(x[part.rows].float(), routers.float().mT)
-            found = expert_weights(logits, part.own, renormalise=rule.renormalise, top_k=rule.top_k)
+            found = mix(logits, rule.mixer, part.own, rule.renormalise, rule.top_k)
             # Adds, for two experts of a client with the same content share a column.
             target.scatter_add_(-1, columns, found * rule.scaling)
         return weights

@@ -8,8 +8,8 @@ import torch
 from reference import equations
 from torch import Tensor
 
-from fedlease.core import allocate as module_under_test
-from fedlease.core.allocate import allocate, centres, distances, place
+from fedlease.core.allocate import allocate, assign, centres, distances, place, product_distances
+from fedlease.core.clustering import best_k
 
 
 def vectors(**clients: list[float]) -> dict[str, dict[str, Tensor]]:
@@ -208,10 +208,10 @@ class TestAllocate:
         assert allocation.silhouettes == {}
 
     def test_equal_silhouettes_go_to_the_smaller_k(self) -> None:
-        assert module_under_test._best_k({4: 0.25, 2: 0.1, 3: 0.25}) == 3
-        assert module_under_test._best_k({2: 0.1, 3: 0.25, 4: 0.25 + 1e-15}) == 3  # within rounding
-        assert module_under_test._best_k({2: 0.1, 3: 0.25, 4: 0.26}) == 4
-        assert module_under_test._best_k({}) is None
+        assert best_k({4: 0.25, 2: 0.1, 3: 0.25}) == 3
+        assert best_k({2: 0.1, 3: 0.25, 4: 0.25 + 1e-15}) == 3  # within rounding
+        assert best_k({2: 0.1, 3: 0.25, 4: 0.26}) == 4
+        assert best_k({}) is None
 
     def test_the_best_silhouette_must_be_above_the_threshold(self) -> None:
         b = at_angles(a=0, b=60, c=90, d=180)
@@ -376,3 +376,64 @@ class TestPlace:
         known = centres(b, allocate(b))
         with pytest.raises(dataclasses.FrozenInstanceError):
             known.reach = ()  # type: ignore[misc]
+
+
+class TestVariants:
+    def test_a_fixed_number_is_cut_whatever_the_silhouettes_say(self) -> None:
+        b = planted([3, 3, 3], spread=0.3)
+        free = allocate(b)
+        assert free.num_experts == 3
+        for m in range(1, 10):
+            fixed = allocate(b, num_experts=m, min_silhouette=1)
+            assert fixed.num_experts == m
+            assert fixed.silhouettes == free.silhouettes
+        assert allocate(b, num_experts=3).assignment == free.assignment
+        for bad in (0, 10):
+            with pytest.raises(ValueError, match=rf"num_experts must be in 1 \.\. 9, .* received {bad}"):
+                allocate(b, num_experts=bad)
+
+    def test_ties_that_leave_no_such_number_are_refused(self) -> None:
+        equal = {f"c{i}": {"q": torch.eye(4)[:, i : i + 1]} for i in range(4)}
+        with pytest.raises(ValueError, match="ties among the clients leave no grouping into 2"):
+            allocate(equal, num_experts=2)
+
+    def test_spectral_clustering_finds_planted_groups(self) -> None:
+        b = planted([4, 2, 5, 3], spread=0.5)
+        spectral, tree = allocate(b, clustering="spectral"), allocate(b)
+        assert spectral.assignment == tree.assignment
+        assert allocate(b, clustering="spectral").silhouettes == spectral.silhouettes
+
+    def test_distances_of_products_are_those_of_the_products_formed(self) -> None:
+        g = torch.Generator().manual_seed(3)
+        b, a, formed = {}, {}, {}
+        for client in ("x", "y", "z"):
+            b[client] = {m: torch.randn(5, 2, generator=g) for m in ("l.q", "l.v")}
+            a[client] = {m: torch.randn(2, 7, generator=g) for m in ("l.q", "l.v")}
+            if client == "z":
+                b[client]["l.v"] = torch.zeros(5, 2)
+            formed[client] = {m: b[client][m].double() @ a[client][m].double() for m in ("l.q", "l.v")}
+        clients, d = product_distances(b, a)
+        expected_clients, expected = distances(formed)
+        assert clients == expected_clients
+        assert torch.allclose(d, expected, atol=1e-9)
+
+    def test_other_distances_decide_when_they_are_given(self) -> None:
+        b = planted([3, 3], spread=0.2)
+        clients = sorted(b)
+        other = torch.ones(6, 6, dtype=torch.float64).fill_diagonal_(0)
+        for i, j in ((0, 5), (1, 4), (2, 3)):
+            other[i, j] = other[j, i] = 0.1
+        allocation = allocate(b, d=other)
+        pairs = {frozenset(allocation.members(e)) for e in range(allocation.num_experts)}
+        assert pairs == {frozenset({clients[i], clients[j]}) for i, j in ((0, 5), (1, 4), (2, 3))}
+        assert torch.equal(allocation.distances, other)
+
+    def test_an_assignment_from_elsewhere_is_numbered_like_any_other(self) -> None:
+        b = planted([2, 2], spread=0.2)
+        one, two, three, four = sorted(b)
+        allocation = assign(b, {one: 7, two: 3, three: 7, four: 9, "unknown": 1})
+        assert allocation.assignment == {one: 0, two: 1, three: 0, four: 2}
+        assert allocation.silhouettes == {} and torch.equal(allocation.distances, distances(b)[1])
+        assert len(allocation.warnings) == 2  # two clients alone
+        with pytest.raises(ValueError, match="labels are missing for clients"):
+            assign(b, {one: 0})

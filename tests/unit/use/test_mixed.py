@@ -15,18 +15,22 @@ from fedlease.core.types import AdapterSpec, ClientModel, TensorName, head_names
 from fedlease.data.federation import Row
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import ModelError
+from fedlease.methods import METHODS
 from fedlease.models import BaseModel, initial_head
 from fedlease.tasks.classification import collate
 from fedlease.use.mixed import MixedModel
 from fedlease.use.open_run import OpenRun
 
+TRAINED = sorted(METHODS)
 TEXTS = ["zib", "a much longer text than all of the others", "kulo mab", "nee nee nee"]
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("run") / "r").out
+    return small_run(
+        tmp_path_factory.mktemp("run") / "r", rounds=1, baselines=[m for m in TRAINED if m != "fedlease"]
+    ).out
 
 
 def batch_of(run: OpenRun, texts: list[str]) -> dict[str, Tensor]:
@@ -67,7 +71,7 @@ def counted(module: nn.Module) -> Iterator[list[int]]:
     handle.remove()
 
 
-@pytest.mark.parametrize("method", ["fedlease", "fedit", "local"])
+@pytest.mark.parametrize("method", TRAINED)
 def test_a_mixed_batch_gives_what_each_clients_own_model_gives(method: str, out: Path) -> None:
     run, reference = OpenRun(out, method), OpenRun(out, method)
     assert len({len(known.labels) for known in run.clients.values()}) > 1
@@ -231,7 +235,7 @@ def random_models(
     }
     spec = AdapterSpec(r=2, alpha=3.0, dropout=0.1, target_modules=tuple(targets), num_experts=3, mixer="top_m")
     models, num_labels = {}, {}
-    for i in range(8):
+    for i in range(9):
         tensors = dict(common)
         for name, m in targets.items():
             tensors[str(TensorName(name, "G"))] = normal(5, m.in_features)
@@ -247,6 +251,9 @@ def random_models(
         if i == 7:  # one expert, no routing
             own = replace(own, own=0, num_experts=1, mixer="none")
             tensors = {n: t for n, t in common.items() if n.endswith("/0")}
+        if i == 8:  # all experts, weighted by a plain softmax over as many slots
+            own = replace(own, mixer="softmax")
+            tensors.update({n: t[:3] for n, t in tensors.items() if n.endswith("/G")})
         count = 2 + i % 3
         client = f"c{i}"
         head = initial_head(resident.head_modules(count), seed=i, std=0.5)
@@ -262,7 +269,7 @@ def test_any_architecture_and_any_mixture_of_rules(
     resident = ResidentModel(base, CPU)
     models, num_labels = random_models(base, targets, resident)
     mixed = MixedModel(base, CPU, models.__getitem__, num_labels)
-    clients = [f"c{i}" for i in (5, 0, 7, 3, 1, 1, 4, 2, 6, 0, 7)]
+    clients = [f"c{i}" for i in (5, 0, 7, 3, 8, 1, 1, 4, 2, 6, 0, 8, 7)]
     lengths = [3 + 7 * i % 9 for i in range(len(clients))]
     ids = torch.randint(5, 40, (len(clients), max(lengths)), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
@@ -274,7 +281,7 @@ def test_any_architecture_and_any_mixture_of_rules(
         with torch.inference_mode():
             expected = resident.logits(alone)[0]
         torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=1e-5)
-    # Three in common, one trained on by c5; c6 and c7 have none of their own.
+    # Three in common, one trained on by c5; c6, c7 and c8 have none of their own.
     assert {len(layer.kept["A"]) for layer in mixed._layers.values()} == {4}
 
 
@@ -284,7 +291,7 @@ def test_bfloat16_agrees_to_its_own_precision() -> None:
     resident = ResidentModel(base, CPU, torch.bfloat16)
     models, num_labels = random_models(base, targets, resident)
     mixed = MixedModel(base, CPU, models.__getitem__, num_labels, torch.bfloat16)
-    ids = torch.randint(5, 40, (8, 6), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(5, 40, (len(models), 6), generator=torch.Generator().manual_seed(1))
     found = mixed.logits({"input_ids": ids}, list(models))
     for row, client in enumerate(models):
         resident.load(models[client], num_labels[client])

@@ -92,13 +92,14 @@
     const notes = names.map((name, m) => ({
       xref: "paper", x: 1, xanchor: "left", xshift: 6, y: name, showarrow: false, text: client.experts[m].toFixed(2),
     }));
-    notes.push({ xref: "paper", yref: "paper", x: 1, xanchor: "right", y: 0, yanchor: "top", yshift: -22, showarrow: false,
-      text: routed ? "at the right: experts per token" : "nothing was routed for this client" });
+    if (!routed) {
+      notes.push({ xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, text: "nothing was routed for this client" });
+    }
     Plotly.update(usageBox, {
       x: each.map((e) => client.weights.map((weights) => weights[e])),
       y: each.map(() => names),
       hovertext: each.map(hover),
-    }, { annotations: notes, "margin.r": 48, "margin.b": 48 });
+    }, { annotations: notes, "margin.r": 48 });
     const said = routed
       ? `${client.name.replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&")}: experts per token from ` +
         `${Math.min(...client.experts).toFixed(2)} to ${Math.max(...client.experts).toFixed(2)} over ${names.length} modules.`

@@ -1,0 +1,80 @@
+"""The settings of rows, and what all groups of settings have in common."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+__all__ = ["ColumnSettings", "DataSettings", "Fraction", "Positive", "Section"]
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+GlueTask = Literal["sst2", "qnli", "mrpc", "qqp", "cola", "rte", "mnli", "wnli"]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, without unknown keys, described by the texts under its fields."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Keeps true from being read as the number 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("not_a_switch", "must not be true or false")
+        return value
+
+
+class ColumnSettings(Section):
+    """Which columns of your files hold what."""
+
+    text: str = "text"
+    """The text, or the first text of a pair."""
+    text_pair: str | None = None
+    """The second text, which every file must then have; None takes a column called ``text_pair`` when there is one."""
+    label: str = "label"
+    """Label names or numbers."""
+    client: str = "client"
+    """The client, when ``data.path`` is one file."""
+    split: str = "split"
+    """``train``, ``valid`` or ``test``, when ``data.path`` is one file; else ``data.test_fraction`` is held out."""
+    task: str = "task"
+    """What a client's rows are about, one value per client, for per-task scores; may be absent."""
+
+
+class DataSettings(Section):
+    """Where rows come from and how they are dealt to clients."""
+
+    source: Literal["folder", "glue", "quickstart", "synthetic"] = "folder"
+    """``folder``: your files; ``glue``: from the hub or from a folder of JSONL files; ``quickstart``; ``synthetic``."""
+    path: Path | None = None
+    """A federation folder ``DIR/<client>/{train,test}.*``, one file with a client column, or a folder of GLUE files."""
+    columns: ColumnSettings = ColumnSettings()
+    """Names of your columns."""
+    tasks: Annotated[tuple[GlueTask, ...], Field(min_length=1)] = ("sst2", "qnli", "mrpc", "qqp")
+    """GLUE tasks, for ``source: glue``."""
+    partition: Literal["natural", "dirichlet", "task-and-label"] = "natural"
+    """``natural``: clients as they are (glue: ``clients_per_task`` each); ``dirichlet``: label skew over clients of all
+    tasks pooled, one label list; ``task-and-label``: ``clients_per_task`` each, labels skewed within a task. The last
+    two also deal one file of your own without a client column."""
+    alpha: Annotated[float, Field(gt=0)] = 0.5
+    """Dirichlet concentration; smaller is more skewed."""
+    clients_per_task: Positive = 4
+    """Clients per task, for ``glue``, ``quickstart`` and ``synthetic``."""
+    train_rows: Positive | None = None
+    """Train rows per client. For your own files and under label skew a cap, elsewhere an exact number whose absence is
+    an error unless ``share_rows``. None takes all; ``quickstart`` then takes 150 and ``synthetic`` 32."""
+    test_rows: Positive | None = None
+    """Test rows per client, as ``train_rows``; without a number ``quickstart`` takes 100 and ``synthetic`` 16."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of a client's rows held out for test where the data does not say."""
+    valid_fraction: Fraction = 0.0
+    """Share of a client's train rows held out for choices such as the learning rate."""
+    share_rows: bool = False
+    """Whether clients of ``glue`` may hold the same rows when there are not enough; test rows stay apart from train."""
+    max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128
+    """Longer inputs are cut on the right and counted."""

@@ -1,0 +1,61 @@
+"""Distances -> groups of every size, and how well each separates the clients."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster
+from scipy.cluster.hierarchy import linkage as build_linkage
+from scipy.spatial.distance import squareform
+from sklearn.cluster import SpectralClustering
+from sklearn.metrics import silhouette_score
+from torch import Tensor
+
+__all__ = ["Clustering", "Linkage", "best_k", "cuts", "silhouette"]
+
+Linkage = Literal["average", "complete", "single"]
+Clustering = Literal["hierarchical", "spectral"]
+Labels = NDArray[np.intp]
+
+
+def cuts(d: Tensor, ks: Iterable[int], linkage: Linkage, clustering: Clustering) -> dict[int, Labels]:
+    """k -> label of every client. A k that ties make impossible is left out.
+
+    Args:
+        d: (N, N) distances in [0, 2].
+        ks: numbers of groups, each in 1 .. N.
+        linkage: of the agglomerative clustering; one tree is cut for every k.
+        clustering: ``hierarchical``, or ``spectral`` on the similarities 1 - d / 2.
+    """
+    matrix = d.numpy()
+    found = {}
+    if clustering == "hierarchical" and len(matrix) > 1:
+        tree = build_linkage(squareform(matrix, checks=False), method=linkage)
+    for k in ks:
+        if k in (1, len(matrix)):
+            labels = np.arange(len(matrix)) if k > 1 else np.zeros(len(matrix), dtype=np.intp)
+        elif clustering == "hierarchical":
+            labels = fcluster(tree, t=k, criterion="maxclust")
+        else:
+            # cluster_qr draws nothing at random.
+            spectral = SpectralClustering(k, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
+            labels = spectral.fit_predict(1 - matrix / 2)
+        if len(set(labels.tolist())) == k:
+            found[k] = labels
+    return found
+
+
+def silhouette(d: Tensor, labels: Labels) -> float:
+    """Mean silhouette over the clients, in [-1, 1]; 2 to N - 1 groups."""
+    return float(silhouette_score(d.numpy(), labels, metric="precomputed"))
+
+
+def best_k(silhouettes: Mapping[int, float]) -> int | None:
+    """The k with the largest silhouette, the smaller on a tie; None without any."""
+    best: int | None = None
+    for k in sorted(silhouettes):
+        # A gain within rounding is a tie.
+        if best is None or silhouettes[k] > silhouettes[best] + 1e-12:
+            best = k
+    return best
