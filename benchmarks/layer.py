@@ -1,4 +1,4 @@
-"""The routed layer against a plain LoRA layer, the frozen linear module alone, and a loop over slots.
+"""The routed layer against a plain LoRA layer, the frozen linear module alone, and a loop over ranks and experts.
 
     python benchmarks/layer.py [--smoke] [--json FILE]
 
@@ -24,8 +24,8 @@ DROPOUT = 0.1
 VARIANTS = ("floor", "plain", "routed", "loop")
 
 
-class SlotLoop(nn.Module):
-    """The same sum written the obvious way: one LoRA product per slot, the own expert's once for each of its M slots.
+class PairLoop(nn.Module):
+    """The same sum written the obvious way: M x M, for every kept rank and every expert one masked LoRA product.
 
     It uses the parameters of a routed layer, so both compute the same numbers.
     """
@@ -39,15 +39,16 @@ class SlotLoop(nn.Module):
         settings = layer.fedlease_settings[ADAPTER]
         a, b, router = layer.stack_a(ADAPTER), layer.stack_b(ADAPTER), layer.fedlease_router[ADAPTER]
         others = [expert for expert in range(settings.num_experts) if expert != settings.own]
-        expert_of_slot = [settings.own] * settings.num_experts + others
-        logits = F.linear(x, router)  # (..., 2M - 1)
-        kept = logits.topk(settings.num_experts, dim=-1).indices
-        weights = torch.full_like(logits, float("-inf")).scatter(-1, kept, logits.gather(-1, kept)).softmax(-1)
+        expert_of_slot = torch.tensor([settings.own] * settings.num_experts + others)
+        best = F.linear(x, router).topk(settings.num_experts, dim=-1)  # of 2M - 1 slots
+        weights = best.values.softmax(-1)  # (..., M), by rank
+        experts = expert_of_slot[best.indices]  # (..., M)
         result: Tensor = layer.base_layer(x)
         dropped = layer.fedlease_dropout[ADAPTER](x)
-        for slot, expert in enumerate(expert_of_slot):
-            update = F.linear(F.linear(dropped, a[expert]), b[expert])
-            result = result + settings.scaling * weights[..., slot, None] * update
+        for rank in range(settings.num_experts):
+            for expert in range(settings.num_experts):
+                weight = weights[..., rank, None] * (experts[..., rank, None] == expert)
+                result = result + settings.scaling * weight * F.linear(F.linear(dropped, a[expert]), b[expert])
         return result
 
 
@@ -62,7 +63,7 @@ def build(width: int, num_experts: int, r: int, dropout: float) -> dict[str, nn.
         # B starts at zero, where the gradients of A and of the router are zero too.
         for b in [*routed.stack_b(ADAPTER), plain.lora_B[ADAPTER].weight]:
             b.normal_(0, 0.02)
-    return {"floor": base, "plain": plain, "routed": routed, "loop": SlotLoop(routed)}
+    return {"floor": base, "plain": plain, "routed": routed, "loop": PairLoop(routed)}
 
 
 def step(module: nn.Module, rows: int, tokens: int, width: int) -> Callable[[], None]:
