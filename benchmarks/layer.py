@@ -93,7 +93,7 @@ def measure(smoke: bool) -> Report:
     for cell in cells:
         width, num_experts, r, dropout = cell
         steps = {n: step(m, rows, tokens, width) for n, m in build(width, num_experts, r, dropout).items()}
-        passes = 3 if smoke else 41 if width < 1024 else 21
+        passes = 3 if smoke else 31 if width < 1024 else 15
         times[cell] = timed = interleave(steps, passes, warmup=1 if smoke else 4)
         peaks = {name: peak_tensor_bytes(run) for name, run in steps.items()}
         named = [str(value) for value in cell]

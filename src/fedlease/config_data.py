@@ -74,6 +74,8 @@ class DataSettings(Section):
     """Share of a client's rows held out for test where the data does not say."""
     valid_fraction: Fraction = 0.0
     """Share of a client's train rows held out for choices such as the learning rate."""
+    score_rows: Literal["test", "valid"] = "test"
+    """What scores are taken on; ``valid`` for choices such as the learning rate: test rows are then not looked at."""
     share_rows: bool = False
     """Whether clients of ``glue`` may hold the same rows when there are not enough; test rows stay apart from train."""
     max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128

@@ -1,5 +1,6 @@
 """One run: settings -> federation, model, methods, engine -> run folder."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.config import Settings, resolve
+from fedlease.core.codec import digest
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.data import load_federation
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted
-from fedlease.engines.in_process import Engine, WorkCache, fields_of
+from fedlease.engines.in_process import Engine, fields_of
 from fedlease.engines.scoring import summarise
+from fedlease.engines.work_cache import WorkCache
 from fedlease.errors import RunFolderError
 from fedlease.models import locate
 from fedlease.prepare import Prepared, build_method, check_methods, optimiser_of, participation_of, prepare, settle
@@ -92,8 +95,16 @@ def default_out(settings: Settings) -> Path:
     return next(path for n in count() if not (path := stem if n == 0 else Path(f"{stem}-{n}")).exists())
 
 
-def run_settings(settings: Settings, out: Path, listeners: Sequence[Listener] = ()) -> RunResult:
+def run_settings(
+    settings: Settings, out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None
+) -> RunResult:
     """Runs the method and its baselines into a new folder.
+
+    Args:
+        settings: of the run.
+        out: folder to write.
+        listeners: told of every event.
+        shared: folder of first steps that other runs may have done; None shares within the run only.
 
     Raises:
         InputError: settings, data or model are wrong, or ``out`` already holds a run; nothing was trained.
@@ -111,11 +122,16 @@ def run_settings(settings: Settings, out: Path, listeners: Sequence[Listener] = 
         prepared = prepare(settings, federation, locate(settings.model, settings.revision, made, settings.seed))
         check_methods(prepared)
         start_run(out, prepared.settings, federation, made if made.is_dir() else None)
-    return _run(out, prepared, listeners, resumed=False)
+    return _run(out, prepared, listeners, shared, resumed=False)
 
 
-def resume(out: Path, listeners: Sequence[Listener] = ()) -> RunResult:
+def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None) -> RunResult:
     """Goes on from the last complete step; a finished run is left as it is.
+
+    Args:
+        out: a run folder.
+        listeners: told of every event.
+        shared: as for :func:`run_settings`.
 
     Raises:
         RunFolderError: no run folder, damaged, or the rows are no longer those the run began with.
@@ -131,10 +147,12 @@ def resume(out: Path, listeners: Sequence[Listener] = ()) -> RunResult:
     if federation.fingerprint() != expected:
         raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
     source = locate(settings.model, settings.revision, out / "base", settings.seed)
-    return _run(out, prepare(settings, federation, source), listeners, resumed=True)
+    return _run(out, prepare(settings, federation, source), listeners, shared, resumed=True)
 
 
-def _run(out: Path, prepared: Prepared, listeners: Sequence[Listener], *, resumed: bool) -> RunResult:
+def _run(
+    out: Path, prepared: Prepared, listeners: Sequence[Listener], shared: Path | None, *, resumed: bool
+) -> RunResult:
     settings = prepared.settings
     _tell(
         listeners,
@@ -148,13 +166,20 @@ def _run(out: Path, prepared: Prepared, listeners: Sequence[Listener], *, resume
             resumed=resumed,
         ),
     )
-    cache = WorkCache()
+    cache = WorkCache(_context(prepared), shared)
     summaries = {}
     for name in (settings.method, *settings.baselines):
         summaries[name] = _run_method(out, prepared, name, listeners, cache)
     write_report(out)
     _tell(listeners, RunFinished(out, summaries))
     return RunResult(out, summaries)
+
+
+def _context(prepared: Prepared) -> str:
+    """All that a client's first step depends on beside the task it is given."""
+    settings = prepared.settings.model_dump(mode="json")
+    names = ("seed", "task", "model", "revision", "dtype", "data", "train", "threads", "device")
+    return digest(json.dumps([{name: settings[name] for name in names}, prepared.federation.fingerprint()]).encode())
 
 
 def _run_method(
@@ -192,6 +217,8 @@ def _run_method(
         for client, head in prepared.heads.items()
     }
     summary = summarise(engine, name, method, state, untrained)
+    # Row by row, apart from what people read: comparisons are paired by it.
+    write_json(folder / "correct.json", summary.pop("correct"))
     summary = {"method": name, "seed": settings.seed, "head": settings.head, **summary}
     write_json(folder / "summary.json", summary)
     _tell(listeners, MethodFinished(name, summary))

@@ -30,6 +30,7 @@ def test_a_run_writes_the_files_of_the_design(finished: tuple[Path, list[Event],
     expected = {
         "config.yaml", "environment.json", "clients.json", "allocation.json", "allocation.safetensors",
         "rounds.jsonl", "summary.json", "state", "base", "baselines", "report.html",
+            "correct.json",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == expected
     for method in ("fedit", "local"):
@@ -194,7 +195,9 @@ def test_a_client_that_fails_both_warmups_joins_late(tmp_path: Path, monkeypatch
     records = rounds_of(result.out)
     assert [r["round"] for r in records] == [0, 0, 1, 2, 3]
     assert [sorted(r["refused"]) for r in records[:2]] == [["planted-0-0"]] * 2
-    assert "planted-0-0" not in result.summary["assignment"], "the allocation was made without it"
+    allocation = json.loads((tmp_path / "r" / "allocation.json").read_text())
+    assert "planted-0-0" not in allocation["assignment"], "the allocation was made without it"
+    assert "planted-0-0" in result.summary["assignment"], "and it was placed since"
     assert any("planted-0-0" in warning and "came late" in warning for warning in result.summary["warnings"])
     assert "planted-0-0" in result.summary["per_client"]
 

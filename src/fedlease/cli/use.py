@@ -127,7 +127,7 @@ def serve(
     quiet: Quiet = False,
 ) -> None:
     """Answer predict requests for every client of a run over HTTP."""
-    from fedlease.use.serve import serve as listen
+    from fedlease.use.serving.serve import serve as listen
 
     listen(
         folder,

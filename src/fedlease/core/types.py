@@ -175,6 +175,7 @@ class ClientTask:
         return self.trainable - self.upload
 
 
+@serialisable
 @dataclass(frozen=True)
 class ClientUpdate:
     """What one client sends back.

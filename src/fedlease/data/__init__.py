@@ -36,6 +36,11 @@ def load_federation(settings: "DataSettings", seed: int) -> "Federation":
         DataError: the rows are not usable; holds every fault that was found.
         MissingPackageError: the source or partition needs a package that is not installed.
     """
+    federation = _load(settings, seed)
+    return _scored_on_valid(federation) if settings.score_rows == "valid" else federation
+
+
+def _load(settings: "DataSettings", seed: int) -> "Federation":
     source = source_of(settings)
     if source == "glue":
         from fedlease.data import glue
@@ -52,3 +57,17 @@ def load_federation(settings: "DataSettings", seed: int) -> "Federation":
     from fedlease.data import folder
 
     return folder.load(settings, seed)
+
+
+def _scored_on_valid(federation: "Federation") -> "Federation":
+    from dataclasses import replace
+
+    from fedlease.data.federation import Federation
+    from fedlease.errors import DataError
+
+    without = [client.id for client in federation if not client.valid]
+    if without:
+        raise DataError(
+            f"data.score_rows: 'valid' needs validation rows, clients {without} have none; set data.valid_fraction"
+        )
+    return Federation.of([replace(client, test=client.valid, valid=()) for client in federation], federation.warnings)

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from fedlease.core.aggregate import check_update
-from fedlease.core.codec import digest, dumps
 from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.data.federation import ClientData
 from fedlease.engines.checkpoint import Checkpoint, Saved
@@ -25,12 +26,13 @@ from fedlease.engines.events import (
 from fedlease.engines.local_step import LocalResult, Optimiser, evaluate, local_step
 from fedlease.engines.participation import Participation
 from fedlease.engines.resident import ResidentModel
+from fedlease.engines.work_cache import WorkCache
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.methods.base import WARMUP, Method
 from fedlease.methods.head import HeadState
 from fedlease.tasks.classification import METRIC, Encoded, score
 
-__all__ = ["Client", "Engine", "WorkCache", "allocation_of", "fields_of"]
+__all__ = ["Client", "Engine", "allocation_of", "fields_of"]
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,6 @@ class Client:
     data: ClientData
     train: Encoded
     test: Encoded
-
-
-@dataclass
-class WorkCache:
-    """Results of first steps, so that methods that begin with the same work do it once per run.
-
-    The key is the content of the work: rows by client, start values, stages, round; not the method's name.
-    """
-
-    trained: dict[str, LocalResult] = field(default_factory=dict)
-    scored: dict[str, dict[str, float]] = field(default_factory=dict)
-    bare: dict[ClientId, float] = field(default_factory=dict)
 
 
 class Engine:
@@ -163,6 +153,8 @@ class Engine:
             self.store.put(client, task.model.spec, private)
         self.store.forget_other_specs({client: method.model(after, client).spec for client in self.clients})
         seconds["aggregate"] += time.perf_counter() - begun
+        trained = max((_adapter_parameters(tasks[client]) for client in asked), default=0)
+        self.totals["trainable"] = max(self.totals.get("trainable", 0), trained)
         for key, value in {**counted, **{f"seconds_{k}": v for k, v in seconds.items()}}.items():
             self.totals[key] = self.totals.get(key, 0.0) + value
         scores = [r["score"] for r in records.values() if "score" in r]
@@ -191,8 +183,11 @@ class Engine:
 
     def measure(self, client: ClientId) -> dict[str, float]:
         """What is loaded now, on the client's own test rows."""
-        test = self.clients[client].test
-        return score(evaluate(self.resident, test, self.optimiser.threads), test.labels)
+        return score(self.logits(client), self.clients[client].test.labels)
+
+    def logits(self, client: ClientId) -> Tensor:
+        """What is loaded now on the client's own test rows, (n, labels)."""
+        return evaluate(self.resident, self.clients[client].test, self.optimiser.threads)
 
     def load(self, model: ClientModel, client: ClientId) -> int | None:
         """Puts a client's model in place, private tensors laid over; of candidates its choice, which is returned."""
@@ -212,20 +207,13 @@ class Engine:
         """Scores the received model, then trains it."""
         begun = time.perf_counter()
         tensors, choice = self._received(task.model, client)
-        key = self._key(client, task, tensors) if task.round <= 1 else ""
-        reused = key in self.cache.trained
-        if not reused:
+        key = self.cache.key(client, task, tensors)
+        kept = self.cache.get(key)
+        if kept is None:
             self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
-        metrics = self.cache.scored[key[:64]] if reused or key[:64] in self.cache.scored else self.measure(client)
+        metrics = self.measure(client) if kept is None else kept[1]
         spent = time.perf_counter() - begun
-        if reused:
-            result = self.cache.trained[key]
-            result = replace(
-                result,
-                update=replace(result.update, phase=task.phase, tensors=_only(result, task.upload)),
-                private=_only(result, task.private),
-            )
-        else:
+        if kept is None:
             result = local_step(
                 self.resident,
                 client,
@@ -234,19 +222,15 @@ class Engine:
                 self.optimiser,
                 lambda done, total, loss: self._tell(BatchTrained(name, client, done, total, loss)),
             )
-        if key:
-            self.cache.scored[key[:64]] = metrics
-            self.cache.trained[key] = result
+            self.cache.put(key, (result, metrics))
+        else:
+            result = kept[0]
+            update = replace(result.update, phase=task.phase, tensors=_only(result, task.upload))
+            result = replace(result, update=update, private=_only(result, task.private))
         result = replace(result, update=replace(result.update, choice=choice))
         values = {"loss": result.update.metrics["loss"], "score": metrics[METRIC]}
-        self._tell(ClientFinished(name, task.phase, task.round, client, values, result.seconds, reused))
+        self._tell(ClientFinished(name, task.phase, task.round, client, values, result.seconds, kept is not None))
         return result, values, spent
-
-    def _key(self, client: ClientId, task: ClientTask, tensors: Tensors) -> str:
-        """Content of the model received (first 64 digits), then of the training asked."""
-        model = digest(dumps((client, task.model.spec, dict(sorted(tensors.items())))))
-        stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
-        return model + digest(repr((task.round, stages)).encode())
 
     def _tell(self, event: Any) -> None:
         for listener in self.listeners:
@@ -276,6 +260,10 @@ def count_bytes(task: ClientTask, totals: dict[str, float]) -> None:
             tensor = task.model.tensors[name]
             prefix = "head_" if name in heads else ""
             totals[f"{prefix}bytes_{direction}"] += tensor.numel() * tensor.element_size()
+
+
+def _adapter_parameters(task: ClientTask) -> int:
+    return sum(task.model.tensors[name].numel() for name in task.trainable - head_names(task.model.tensors))
 
 
 def _only(result: LocalResult, names: frozenset[str]) -> Tensors:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fedlease.core.codec import serialisable
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import ClientId, ClientTask, ClientUpdate, Tensors
 from fedlease.engines.batches import evaluation_batches, training_batches
@@ -45,6 +46,7 @@ class Optimiser:
     seed: int
 
 
+@serialisable
 @dataclass(frozen=True)
 class LocalResult:
     """What local training leaves.

@@ -7,7 +7,7 @@ from fedlease.core.types import ClientId, ClientModel
 from fedlease.engines.in_process import Engine, allocation_of, fields_of
 from fedlease.methods.base import Method
 from fedlease.peft_plugin.usage import record_usage
-from fedlease.tasks.classification import METRIC, majority_score
+from fedlease.tasks.classification import METRIC, majority_score, score
 
 __all__ = ["summarise"]
 
@@ -29,12 +29,16 @@ def summarise(
     per_client: dict[ClientId, dict[str, Any]] = {}
     own_only: dict[ClientId, float] = {}
     usage: dict[ClientId, Any] = {}
+    correct: dict[ClientId, str] = {}
     for client in sorted(engine.clients):
         data, test = engine.clients[client].data, engine.clients[client].test
         model = method.model(state, client)
         choice = engine.load(model, client)
         with record_usage(engine.resident.model) as used:
-            metrics = engine.measure(client)
+            logits = engine.logits(client)
+        metrics = score(logits, test.labels)
+        right = [guess == label for guess, label in zip(logits.argmax(-1).tolist(), test.labels, strict=True)]
+        correct[client] = "".join("01"[r] for r in right)
         per_client[client] = {
             **metrics,
             "num_test": len(test),
@@ -75,7 +79,9 @@ def summarise(
         "majority_mean": _mean([row["majority"] for row in per_client.values()]),
         "bare_base_mean": _mean([row["bare_base"] for row in per_client.values()]),
         "expert_usage": usage,
+        "correct": correct,
         "passes": method.budget.passes,
+        "trainable_parameters": int(engine.totals.get("trainable", 0)),
         **{k: int(engine.totals.get(k, 0)) for k in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")},
         "seconds": {
             key.removeprefix("seconds_"): round(value, 2)

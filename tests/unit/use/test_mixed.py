@@ -18,8 +18,8 @@ from fedlease.errors import ModelError
 from fedlease.methods import METHODS
 from fedlease.models import BaseModel, initial_head
 from fedlease.tasks.classification import collate
-from fedlease.use.mixed import MixedModel
 from fedlease.use.open_run import OpenRun
+from fedlease.use.serving.mixed import MixedModel
 
 TRAINED = sorted(METHODS)
 TEXTS = ["zib", "a much longer text than all of the others", "kulo mab", "nee nee nee"]

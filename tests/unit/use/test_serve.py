@@ -19,9 +19,12 @@ from engines.small import own_rows, small_run
 
 import fedlease
 from fedlease.errors import ConfigError, RunFolderError
-from fedlease.use import serve as serving
-from fedlease.use.batcher import MAX_CHARACTERS, Batcher, QueueFullError
 from fedlease.use.open_run import OpenRun
+from fedlease.use.serving import app as application
+from fedlease.use.serving import serve as serving
+from fedlease.use.serving.app import make_app
+from fedlease.use.serving.batcher import Batcher, QueueFullError
+from fedlease.use.serving.requests import MAX_CHARACTERS
 
 pytest.importorskip("fastapi", reason="fedlease[serve] is not installed")
 pytest.importorskip("uvicorn", reason="fedlease[serve] is not installed")
@@ -30,11 +33,13 @@ httpx = pytest.importorskip("httpx", reason="fedlease[dev] is not installed")
 TEXTS = ["zib", "a much longer text than the others here", "kulo mab", "nee nee nee"]
 SECONDS = 20.0
 
+HOSTS = ("127.0.0.1", "localhost", "::1")
+
 
 @contextmanager
 def served(run: OpenRun, **limits: Any) -> Iterator[Any]:
     """A client of a server in a thread of this process; ``client.app`` is its application."""
-    app = serving.make_app(run, **limits)
+    app = make_app(run, **{"hosts": HOSTS, **limits})
     with serving._listen("127.0.0.1", 0) as listener:
         server = serving._server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -89,6 +94,23 @@ def assert_answers(answer: dict[str, Any], client: str, texts: list[str], expect
         assert list(prediction["probabilities"].values()) == pytest.approx(list(right.values()), abs=1e-5)
         assert prediction["label"] == max(right, key=right.__getitem__)
         assert prediction["probability"] == max(prediction["probabilities"].values())
+
+
+class TestHosts:
+    """A page whose own name resolves to this machine must not read what is answered here."""
+
+    def test_a_foreign_host_name_is_turned_away(self, client: Any) -> None:
+        answer = client.get("/clients", headers={"Host": "attacker.example:8000"})
+        assert answer.status_code == 400
+        assert answer.json() == {"error": "this server is not called 'attacker.example'"}
+
+    @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
+    def test_this_machines_own_names_are_answered(self, client: Any, host: str) -> None:
+        assert client.get("/health", headers={"Host": host}).status_code == 200
+
+    def test_without_a_list_every_name_is_answered(self, out: Path) -> None:
+        with served(OpenRun(out), hosts=None) as open_to_all:
+            assert open_to_all.get("/health", headers={"Host": "proxy.example"}).status_code == 200
 
 
 class TestAnswers:
@@ -263,7 +285,7 @@ class TestRefusals:
 
     def raw(self, client: Any, head: str, body: bytes = b"", *, end: bool = False) -> bytes:
         with socket.create_connection(("127.0.0.1", client.base_url.port), timeout=SECONDS) as connection:
-            connection.sendall(f"POST /predict HTTP/1.1\r\nHost: here\r\n{head}\r\n\r\n".encode() + body)
+            connection.sendall(f"POST /predict HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode() + body)
             if end:
                 connection.shutdown(socket.SHUT_WR)
             return connection.recv(65536)
@@ -282,8 +304,8 @@ class TestRefusals:
         assert client.get("/health").status_code == 200
 
     def test_a_body_that_does_not_arrive(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(serving, "BODY_SECONDS", 0.2)
-        monkeypatch.setattr(serving, "DRAIN_SECONDS", 0.2)
+        monkeypatch.setattr(application, "BODY_SECONDS", 0.2)
+        monkeypatch.setattr(application, "DRAIN_SECONDS", 0.2)
         assert self.raw(client, "Content-Length: 500", b"[1, 2").startswith(b"HTTP/1.1 408")
         assert self.raw(client, "Content-Length: 200000", b"[1, 2").startswith(b"HTTP/1.1 413")
 
@@ -299,7 +321,7 @@ class TestRefusals:
             full = client.post("/predict", json={"client": "planted-0-0", "rows": ROWS * 2})
             assert (full.status_code, full.json()) == (503, {"error": "too many rows wait"})
             assert full.headers["retry-after"] == "1"
-            monkeypatch.setattr(serving, "MAX_REQUESTS", 1)
+            monkeypatch.setattr(application, "MAX_REQUESTS", 1)
             busy = client.post("/predict", json=ONE)
             assert (busy.status_code, busy.json()) == (503, {"error": "too many requests at a time"})
             client.app.state.batcher.close()  # ends the waiting
@@ -386,7 +408,7 @@ class TestProcess:
     @pytest.mark.slow  # a fresh process imports everything anew
     def test_sigterm_answers_what_is_in_flight_and_ends_with_0(self, out: Path, expected: Any) -> None:
         code = (
-            "import sys, pathlib; from fedlease.use.serve import serve; "
+            "import sys, pathlib; from fedlease.use.serving.serve import serve; "
             "serve(pathlib.Path(sys.argv[1]), port=0, wait_ms=1500)"
         )
         command = [sys.executable, "-W", "ignore", "-c", code, str(out)]

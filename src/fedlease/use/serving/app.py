@@ -1,44 +1,34 @@
-"""Predictions for every client of a run over HTTP: one base in memory, rows of concurrent requests in one batch."""
+"""The application that answers predict requests for every client of a run."""
 
 import asyncio
 import contextlib
-import errno
-import json
 import logging
-import shlex
-import signal
-import socket
-import sys
 import traceback
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from fedlease._version import __version__
 from fedlease.data.federation import Row
-from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError
-from fedlease.use.batcher import (
-    Batcher,
+from fedlease.errors import FedLeaseError, MissingPackageError
+from fedlease.use.open_run import KnownClient, OpenRun
+from fedlease.use.serving.batcher import Batcher, Predictor, QueueFullError
+from fedlease.use.serving.requests import (
     ClientPredictions,
     ClientRows,
     Failure,
-    Predictor,
-    QueueFullError,
     Refusal,
     SeveralClients,
     SeveralPredictions,
     read_requests,
     rows_of,
 )
-from fedlease.use.open_run import KnownClient, OpenRun
 
 if TYPE_CHECKING:
-    import uvicorn
     from fastapi import FastAPI, Request
 
-__all__ = ["make_app", "serve"]
+__all__ = ["import_packages", "make_app"]
 
 BODY_SECONDS = 30
 """A body that has not arrived by then is given up."""
@@ -46,8 +36,6 @@ DRAINED_BYTES, DRAIN_SECONDS = 16_000_000, 5
 """Of a body that is too large, so that who sends it reads the answer and not a reset connection."""
 MAX_REQUESTS = 256
 """Predict requests in progress at a time, those that are still arriving included."""
-STOP_SECONDS = 60
-"""For requests in progress when the server is asked to stop."""
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +48,7 @@ def make_app(
     max_batch: int = 64,
     wait_ms: float = 5.0,
     max_waiting: int | None = None,
+    hosts: Collection[str] | None = None,
 ) -> "FastAPI":
     """The application, with the base loaded and one row computed; its batcher is ``app.state.batcher``.
 
@@ -70,12 +59,14 @@ def make_app(
         max_batch: most rows computed together.
         wait_ms: how long a batch waits for company, in milliseconds.
         max_waiting: most rows in the queue; None takes four full requests.
+        hosts: names under which it may be called; None allows any. A page in a browser that makes its own name resolve
+            to this machine is turned away by it.
 
     Raises:
         MissingPackageError: fastapi is not installed.
         ModelError: the base model cannot be had.
     """
-    _import_packages()
+    import_packages()
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException
@@ -95,6 +86,8 @@ def make_app(
         title="fedlease", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan
     )
     app.state.batcher = batcher
+    if hosts is not None:
+        app.add_middleware(_OnlyHosts, hosts=frozenset(hosts))
     in_progress = 0
 
     @app.get("/health", summary="Whether it answers, and for what.")
@@ -158,99 +151,17 @@ def make_app(
     return app
 
 
-def serve(
-    out: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    method: str | None = None,
-    device: str | None = None,
-    max_body_bytes: int = 1_000_000,
-    max_rows: int = 256,
-    max_batch: int = 64,
-    wait_ms: float = 5.0,
-    quiet: bool = False,
-) -> None:
-    """Answers until SIGINT or SIGTERM; requests in progress are answered before it returns.
-
-    Args:
-        out: run folder.
-        host: address to listen on; there is no authentication.
-        port: 0 takes a free one.
-        method: one of the run's methods; None takes the main one.
-        device: where models compute; None takes the run's where this machine has it, else the CPU.
-        max_body_bytes, max_rows, max_batch, wait_ms: see :func:`make_app`.
-        quiet: print the address alone, without an example.
+def import_packages() -> None:
+    """Tells what to install where fastapi or uvicorn is missing.
 
     Raises:
-        ConfigError: the address cannot be listened on, or the run has no such method.
-        MissingPackageError: fastapi or uvicorn is not installed.
-        RunFolderError: no run folder, or damaged.
-        ModelError: the base model cannot be had.
+        MissingPackageError: one of them is not installed.
     """
-    _import_packages()
-    # The port is taken before the model is loaded: a wrong one is known at once. Who connects meanwhile waits.
-    with contextlib.closing(_listen(host, port)) as listener:
-        run = OpenRun(out, method, device)
-        limits = {"max_body_bytes": max_body_bytes, "max_rows": max_rows, "max_batch": max_batch}
-        app = make_app(run, **limits, wait_ms=wait_ms)
-        server = _server(app)
-
-        def stop(*_: object) -> None:
-            server.should_exit = True
-
-        # uvicorn raises what it caught once more when it has stopped; with the usual handlers that would end the
-        # process by the signal.
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-            print(url if quiet else f"Serving at {url}, for example: {_example(run, url)}", file=sys.stderr, flush=True)
-            server.run(sockets=[listener])
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _server(app: "FastAPI") -> "uvicorn.Server":
-    import uvicorn
-
-    options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-    options |= {"proxy_headers": False, "http": "h11", "ws": "none", "loop": "asyncio"}
-    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=STOP_SECONDS, **options))
-
-
-def _import_packages() -> None:
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingPackageError("fastapi", "fedlease serve", "pip install 'fedlease[serve]'") from error
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise ConfigError(f"host: {host!r} is not an address: {error.strerror}") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if sys.platform != "win32":  # where it means that two may listen
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port: {port} is in use on {host}; choose another, or 0 for any free one") from error
-        key = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
-        raise ConfigError(f"{key}: cannot listen on {host}, port {port}: {error.strerror}") from error
-    return listener
-
-
-def _example(run: OpenRun, url: str) -> str:
-    client = next(iter(run.clients.values()))
-    row = {"text": "...", **({"text_pair": "..."} if client.pairs else {})}
-    return f"curl -s {url}/predict -d {shlex.quote(json.dumps({'client': client.id, 'rows': [row]}))}"
 
 
 async def _body(request: "Request", limit: int) -> bytes:
@@ -295,3 +206,23 @@ def _log_failure(error: Exception) -> None:
     """Where and what, but no message of foreign code: it may quote a row."""
     places = "".join(traceback.format_tb(error.__traceback__))
     log.error("a request failed: %s\n%s", error if isinstance(error, FedLeaseError) else type(error).__name__, places)
+
+
+class _OnlyHosts:
+    """Turns away requests for other host names."""
+
+    def __init__(self, app: Any, hosts: frozenset[str]) -> None:
+        self.app = app
+        self.hosts = hosts
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            header = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            name = header if header.endswith("]") else header.rsplit(":", 1)[0]
+            if name.strip("[]").lower() not in self.hosts:
+                from fastapi.responses import JSONResponse
+
+                response = JSONResponse({"error": f"this server is not called {name!r:.120}"}, 400)
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

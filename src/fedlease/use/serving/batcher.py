@@ -1,165 +1,25 @@
-"""From the bytes of requests to batches: what a request may hold, and how rows of several are computed together."""
+"""Rows of concurrent requests in one batch, whatever clients they belong to."""
 
-import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Annotated, Any, Generic, NoReturn, TypeVar
+from typing import Generic, TypeVar
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fedlease.core.types import ClientId
 from fedlease.data.federation import Row
 from fedlease.tasks.classification import collate
-from fedlease.use.mixed import MixedModel
 from fedlease.use.open_run import OpenRun
+from fedlease.use.serving.mixed import MixedModel
 
-__all__ = [
-    "MAX_CHARACTERS",
-    "Batcher",
-    "ClientPredictions",
-    "ClientRows",
-    "Failure",
-    "Predictor",
-    "QueueFullError",
-    "Refusal",
-    "SeveralClients",
-    "SeveralPredictions",
-    "read_requests",
-    "rows_of",
-]
+__all__ = ["Batcher", "Predictor", "QueueFullError"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-MAX_CHARACTERS = 50_000
-"""Of one text; what exceeds the run's ``data.max_tokens`` is cut off as in training."""
-FAULTS_TOLD = 10
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("a text must not be empty")
-    text.encode()  # a lone surrogate, which JSON can hold and no tokeniser takes, is a ValueError
-    return text
-
-
-Text = Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_not_blank)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class _InputRow(_Strict):
-    text: Text
-    text_pair: Text | None = None
-
-
-class ClientRows(_Strict):
-    """Rows for one client."""
-
-    client: str
-    rows: Annotated[list[_InputRow], Field(min_length=1)]
-
-
-class SeveralClients(_Strict):
-    """Rows for several clients in one request."""
-
-    requests: Annotated[list[ClientRows], Field(min_length=1)]
-
-
-class _Prediction(BaseModel):
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-
-
-class ClientPredictions(BaseModel):
-    """One client's answers, in the order of its rows."""
-
-    client: str
-    predictions: list[_Prediction]
-
-
-class SeveralPredictions(BaseModel):
-    """The answers to :class:`SeveralClients`, in its order."""
-
-    results: list[ClientPredictions]
-
-
-class Failure(BaseModel):
-    """What every error holds."""
-
-    error: str
-
-
-class Refusal(Exception):
-    """A request that is not answered with predictions: HTTP status, sentence, headers, and what else to tell."""
-
-    def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
-        self.status, self.content, self.headers = status, {"error": error, **more}, headers
-
-
-def read_requests(body: bytes) -> tuple[list[ClientRows], bool]:
-    """What a body asks for, and whether it does so in the form for several clients.
-
-    Raises:
-        Refusal: 400 for what is no JSON, 422 for JSON of another form.
-    """
-    data = _parsed(body)
-    several = isinstance(data, dict) and "requests" in data
-    try:
-        return (SeveralClients.model_validate(data).requests if several else [ClientRows.model_validate(data)]), several
-    except ValidationError as error:
-        faults = []
-        for fault in error.errors(include_url=False, include_input=False, include_context=False):
-            # A key that is no field is the sender's own: it may be long, and no Unicode.
-            where = ascii(".".join(map(str, fault["loc"])))[1:-1][:200]
-            faults.append(f"{where}: {fault['msg']}" if where else fault["msg"])
-        raise Refusal(422, faults[0], faults=faults[:FAULTS_TOLD], num_faults=len(faults)) from None
-
-
-def rows_of(run: OpenRun, asked: ClientRows, where: str) -> list[tuple[ClientId, Row]]:
-    """Rows as a model takes them.
-
-    Args:
-        run: opened run folder.
-        asked: for one client.
-        where: its place in the request, for messages.
-
-    Raises:
-        Refusal: 404 for an unknown client, 422 where a second text is missing or not wanted.
-    """
-    known = run.clients.get(asked.client)
-    if known is None:
-        some = list(run.clients)[:5]
-        raise Refusal(404, f"no such client: {asked.client!r:.120}; the run has {len(run.clients)}", clients=some)
-    pairs = known.pairs
-    for i, row in enumerate(asked.rows):
-        if pairs is not None and (row.text_pair is not None) != pairs:
-            rule = "is missing: the client's rows are pairs" if pairs else "must be absent: its rows are no pairs"
-            raise Refusal(422, f"{where}rows.{i}.text_pair: {rule}")
-    if pairs is None:
-        # As where rows are read from a file: one pair makes all of the client's rows pairs.
-        pairs = any(row.text_pair is not None for row in asked.rows)
-    return [(known.id, Row(row.text, (row.text_pair or "") if pairs else None, 0)) for row in asked.rows]
-
-
-def _parsed(body: bytes) -> Any:
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no JSON number")
-
-    try:
-        return json.loads(body.decode("utf-8"), parse_constant=refuse)
-    except UnicodeDecodeError as error:
-        raise Refusal(400, f"the body is not UTF-8: byte {error.start}") from None
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the body is not usable JSON: {error}") from None
 
 
 class Predictor:

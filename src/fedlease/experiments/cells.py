@@ -1,0 +1,147 @@
+"""One run per method and seed, each in its own folder; what is finished is not run again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedlease.config import Settings, resolve
+from fedlease.config_faults import nearest
+from fedlease.engines.events import Listener
+from fedlease.errors import ConfigError
+from fedlease.methods import METHODS
+from fedlease.prepare import build_method, settle
+from fedlease.reporting.run_folder import read_json, read_settings
+from fedlease.runner import resume, run_settings
+
+__all__ = ["Cell", "Variant", "plan", "run_cell", "variants_of"]
+
+SHARED = "shared"
+"""Folder of first steps that several cells begin with."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is compared: a method, with settings of its own where it has any.
+
+    Attributes:
+        name: names its folder and its row.
+        method: a key of ``METHODS``.
+        changes: dotted settings laid over the common ones.
+    """
+
+    name: str
+    method: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant on one seed.
+
+    Attributes:
+        variant: which.
+        seed: root seed.
+        settings: resolved.
+        folder: its run folder.
+    """
+
+    variant: Variant
+    seed: int
+    settings: Settings
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether its result is there."""
+        return (self.folder / "summary.json").is_file()
+
+
+def variants_of(methods: Sequence[str]) -> list[Variant]:
+    """Plain methods by name.
+
+    Raises:
+        ConfigError: none, one named twice, or an unknown one; the message names the nearest.
+    """
+    faults = [] if methods else ["methods: at least one is needed"]
+    faults += [f"methods: {name!r} is named twice" for name in sorted({m for m in methods if methods.count(m) > 1})]
+    faults += [f"methods: unknown method {name!r}{nearest(name, METHODS)}" for name in methods if name not in METHODS]
+    if faults:
+        raise ConfigError(faults)
+    return [Variant(name, name) for name in methods]
+
+
+def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], out: Path) -> list[Cell]:
+    """Every cell, seed by seed, so that after each seed all variants can be compared.
+
+    Raises:
+        ConfigError: seeds or names collide, or variants would get different budgets or heads.
+    """
+    faults = [] if seeds else ["seeds: at least one is needed"]
+    faults += [f"seeds: {seed} is given twice" for seed in sorted({s for s in seeds if seeds.count(s) > 1})]
+    faults += [f"seeds: must be at least 0, received {seed}" for seed in seeds if seed < 0]
+    names = [variant.name for variant in variants]
+    faults += [f"variants: {name!r} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    if faults:
+        raise ConfigError(faults)
+    cells = []
+    for seed in seeds:
+        for variant in variants:
+            changes = {**variant.changes, "method": variant.method, "baselines": [], "seed": seed}
+            resolved = settle(resolve(base=settings, overrides=changes))
+            cells.append(Cell(variant, seed, resolved, out / variant.name / f"seed-{seed}"))
+    _check_same_terms(cells)
+    return cells
+
+
+def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
+    """Runs, resumes or only reads a cell; the content of its ``summary.json``.
+
+    Args:
+        cell: which.
+        out: folder of the comparison.
+        listeners: told of every event.
+
+    Raises:
+        ConfigError: its folder holds a run with other settings.
+        InputError, RunFailedError: as for a run.
+    """
+    if (cell.folder / "config.yaml").is_file():
+        _check_same_settings(cell)
+        if not cell.finished:
+            resume(cell.folder, listeners, out / SHARED)
+    else:
+        run_settings(cell.settings, cell.folder, listeners, out / SHARED)
+    return read_json(cell.folder / "summary.json")
+
+
+def _check_same_terms(cells: Sequence[Cell]) -> None:
+    """Budget, head, rows and base must be the same for all that are compared."""
+    terms: dict[str, Callable[[Settings], object]] = {
+        "the budget T (warm-up epochs + rounds x local epochs)": lambda s: build_method(s, s.method, {}).budget.passes,
+        "head": lambda s: s.head,
+        "data": lambda s: s.data,
+        "model": lambda s: (s.model, s.revision, s.dtype),
+        "train.batch_size": lambda s: s.train.batch_size,
+    }
+    first = cells[0]
+    faults = []
+    for name, term in terms.items():
+        for cell in cells[1:]:
+            if term(cell.settings) != term(first.settings) and cell.seed == first.seed:
+                faults.append(
+                    f"{cell.variant.name} and {first.variant.name} cannot be compared: {name} differs, "
+                    f"{term(cell.settings)} and {term(first.settings)}"
+                )
+    if faults:
+        raise ConfigError(faults)
+
+
+def _check_same_settings(cell: Cell) -> None:
+    found, wanted = (s.model_dump(mode="json") for s in (read_settings(cell.folder), cell.settings))
+    # A hub model's revision is resolved when the run begins.
+    keys = [key for key in wanted if found.get(key) != wanted[key] and not (key == "revision" and wanted[key] is None)]
+    if keys:
+        raise ConfigError(
+            f"out: {cell.folder} holds a run with other settings ({', '.join(keys)}); choose another --out"
+        )

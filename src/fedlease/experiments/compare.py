@@ -1,0 +1,226 @@
+"""Runs every cell of a comparison and writes what can be said: JSON, CSV and Markdown."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedlease.config import Settings
+from fedlease.data.examples import client_id_fault
+from fedlease.engines.checkpoint import write_atomically
+from fedlease.engines.events import Listener
+from fedlease.errors import ConfigError, RunFolderError
+from fedlease.experiments.cells import Cell, Variant, plan, run_cell
+from fedlease.experiments.statistics import Correct, paired_difference, spread
+from fedlease.reporting.run_folder import read_json, write_json
+from fedlease.reporting.tables import human_bytes, human_seconds, percent
+
+__all__ = ["compare", "markdown", "summarised", "tune"]
+
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+OnCell = Callable[[Cell, Mapping[str, Any] | None], None]
+"""Receives a cell, and its summary once it is finished."""
+
+
+def compare(
+    settings: Settings,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    rates: Sequence[float] = (),
+    listeners: Sequence[Listener] = (),
+    on_cell: OnCell | None = None,
+) -> dict[str, Any]:
+    """Runs what is not there yet and writes ``compare.json``, ``compare.csv`` and ``compare.md``.
+
+    Args:
+        settings: common to all; method, baselines and seed are set per cell.
+        variants: the first is the one that the others are held against.
+        seeds: of the cells.
+        out: folder; cells are in ``out/<variant>/seed-<s>``.
+        rates: learning rates of which each variant gets its own, by validation rows of the first seed; empty: all use
+            that of the settings.
+        listeners: told of every event of every run.
+        on_cell: told before and after every cell.
+
+    Returns:
+        The content of ``compare.json``.
+
+    Raises:
+        ConfigError: the cells do not fit together, or ``out`` holds other ones.
+        InputError, RunFailedError: as for a run; finished cells stay.
+    """
+    chosen: dict[str, Any] = {}
+    rules = {variant.name: client_id_fault(variant.name) for variant in variants}
+    if faults := [f"variants: a name {rule}, received {name!r}" for name, rule in rules.items() if rule]:
+        raise ConfigError(faults)  # names are folders
+    plan(settings, variants, seeds, out)  # everything is checked before anything is trained
+    if rates:
+        tuned = [tune(settings, variant, seeds[0], out, rates, listeners, on_cell) for variant in variants]
+        variants = [variant for variant, _ in tuned]
+        chosen = {variant.name: scores for variant, scores in tuned}
+    cells = plan(settings, variants, seeds, out)
+    for cell in cells:
+        _run(cell, out, listeners, on_cell)
+    content = {**summarised(cells), "learning_rates": chosen}
+    write_json(out / "compare.json", content)
+    write_atomically(out / "compare.csv", _csv(content).encode())
+    write_atomically(out / "compare.md", markdown(content).encode())
+    return content
+
+
+def tune(
+    settings: Settings,
+    variant: Variant,
+    seed: int,
+    out: Path,
+    rates: Sequence[float] = LEARNING_RATES,
+    listeners: Sequence[Listener] = (),
+    on_cell: OnCell | None = None,
+) -> tuple[Variant, dict[str, float]]:
+    """The variant with the learning rate that scores best on validation rows, the smaller on a tie, and all scores.
+
+    Test rows are not read: the runs score on ``data.valid_fraction`` of every client's train rows.
+
+    Raises:
+        ConfigError: no validation rows are held out.
+    """
+    if settings.data.valid_fraction == 0:
+        raise ConfigError("data.valid_fraction: must be above 0 where a learning rate is chosen, received 0")
+    scores: dict[str, float] = {}
+    for rate in sorted(rates):
+        changes = {**variant.changes, "train.lr": rate, "data.score_rows": "valid"}
+        trial = replace(variant, name=f"{variant.name}/lr-{rate:g}", changes=changes)
+        (cell,) = plan(settings, [trial], [seed], out / "tuning")
+        scores[f"{rate:g}"] = _run(cell, out, listeners, on_cell)["mean"]
+    best = max(sorted(rates), key=lambda rate: scores[f"{rate:g}"])
+    return replace(variant, changes={**variant.changes, "train.lr": best}), scores
+
+
+def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What the finished cells say; the first variant is held against every other.
+
+    Raises:
+        RunFolderError: a cell is not finished, or its files are damaged.
+    """
+    by_variant: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_variant.setdefault(cell.variant.name, []).append(cell)
+    summaries = {name: [read_json(cell.folder / "summary.json") for cell in own] for name, own in by_variant.items()}
+    correct = {name: [_correct(cell) for cell in own] for name, own in by_variant.items()}
+    first = next(iter(by_variant))
+    rows = {}
+    for name, own in summaries.items():
+        tasks = sorted(own[0]["per_task"])
+        rows[name] = {
+            "method": own[0]["method"],
+            "changes": dict(by_variant[name][0].variant.changes),
+            "mean": asdict(spread([s["mean"] for s in own])),
+            "weighted_mean": asdict(spread([s["weighted_mean"] for s in own])),
+            "worst_client": asdict(spread([s["worst_client"][s["metric"]] for s in own])),
+            "per_task": {task: asdict(spread([s["per_task"][task] for s in own])) for task in tasks},
+            "own_expert_mean": [s.get("own_expert_mean") for s in own],
+            "num_experts": [s["num_experts"] for s in own],
+            "bytes_up": [s["bytes_up"] for s in own],
+            "bytes_down": [s["bytes_down"] for s in own],
+            "seconds": [sum(s["seconds"].values()) for s in own],
+            "trainable_parameters": own[0]["trainable_parameters"],
+            "curves": [_curve(cell, s["mean"]) for cell, s in zip(by_variant[name], own, strict=True)],
+        }
+    others = [name for name in rows if name != first]
+    differences = {name: asdict(paired_difference(correct[first], correct[name])) for name in others}
+    reference = summaries[first][0]
+    return {
+        "metric": reference["metric"],
+        "head": reference["head"],
+        "passes": reference["passes"],
+        "seeds": [cell.seed for cell in by_variant[first]],
+        "first": first,
+        "best_other": max(others, key=lambda name: rows[name]["mean"]["mean"]) if others else None,
+        "majority_mean": spread([s["majority_mean"] for s in summaries[first]]).mean,
+        "variants": rows,
+        "differences": differences,
+    }
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The comparison as a Markdown table with its reading."""
+    rows, seeds = content["variants"], content["seeds"]
+    tasks = list(next(iter(rows.values()))["per_task"])
+    lines = [
+        f"{content['metric']} in %, mean over clients on their own test rows, standard deviation over "
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}); {content['passes']} passes, heads {content['head']}; "
+        f"majority class {percent(content['majority_mean'])}.",
+        "",
+        f"| method | {' | '.join(tasks)} | mean | {content['first']} is above it by (95 % interval) | experts | up | "
+        "trained | time |",
+        "| --- |" + " ---: |" * (len(tasks) + 6),
+    ]
+    for name, row in rows.items():
+        gap = content["differences"].get(name)
+        above = f"{_points(gap['mean'])} ({_points(gap['low'])} to {_points(gap['high'])})" if gap else ""
+        experts = ", ".join("-" if m is None else str(m) for m in row["num_experts"])
+        lines.append(
+            f"| `{name}` | {' | '.join(_spread(row['per_task'][task]) for task in tasks)} | {_spread(row['mean'])} | "
+            f"{above} | {experts} | {human_bytes(float(np.mean(row['bytes_up'])))} | "
+            f"{row['trainable_parameters']:,} | {human_seconds(float(np.mean(row['seconds'])))} |"
+        )
+    if content["best_other"] is not None:
+        gap = content["differences"][content["best_other"]]
+        if gap["low"] > 0:
+            said = "is above it, and the interval does not reach zero"
+        elif gap["high"] < 0:
+            said = "is below it, and the interval does not reach zero"
+        else:
+            said = "cannot be told from it: the interval holds zero"
+        lines += ["", f"Best of the others: `{content['best_other']}`; `{content['first']}` {said}."]
+    return "\n".join(lines) + "\n"
+
+
+def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell | None) -> dict[str, Any]:
+    if on_cell is not None:
+        on_cell(cell, None)
+    summary = run_cell(cell, out, listeners)
+    if on_cell is not None:
+        on_cell(cell, summary)
+    return summary
+
+
+def _correct(cell: Cell) -> Correct:
+    content = read_json(cell.folder / "correct.json")
+    return {client: np.array([float(sign) for sign in signs]) for client, signs in content.items()}
+
+
+def _curve(cell: Cell, final: float) -> list[float | None]:
+    try:
+        lines = (cell.folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+        return [*(json.loads(line)["mean_score"] for line in lines), final]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{cell.folder / 'rounds.jsonl'} is missing or damaged: {error}") from error
+
+
+def _csv(content: Mapping[str, Any]) -> str:
+    """One line per variant, seed and task, and one per variant and seed for the mean."""
+    target = io.StringIO(newline="")
+    writer = csv.writer(target)
+    writer.writerow(["variant", "method", "seed", "task", content["metric"]])
+    for name, row in content["variants"].items():
+        for i, seed in enumerate(content["seeds"]):
+            for task, values in row["per_task"].items():
+                writer.writerow([name, row["method"], seed, task, values["values"][i]])
+            writer.writerow([name, row["method"], seed, "mean over clients", row["mean"]["values"][i]])
+    return target.getvalue()
+
+
+def _spread(value: Mapping[str, Any]) -> str:
+    return percent(value["mean"]) + ("" if value["deviation"] is None else f" ± {100 * value['deviation']:.1f}")
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"

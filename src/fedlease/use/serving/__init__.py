@@ -1,0 +1,1 @@
+"""Models of every client of a run behind one HTTP service."""

@@ -1,0 +1,112 @@
+"""Predictions for every client of a run over HTTP: one base in memory, until a signal ends it."""
+
+import contextlib
+import errno
+import json
+import shlex
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlease.errors import ConfigError
+from fedlease.use.open_run import OpenRun
+from fedlease.use.serving.app import import_packages, make_app
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+__all__ = ["serve"]
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+STOP_SECONDS = 60
+"""For requests in progress when the server is asked to stop."""
+
+
+def serve(
+    out: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    method: str | None = None,
+    device: str | None = None,
+    max_body_bytes: int = 1_000_000,
+    max_rows: int = 256,
+    max_batch: int = 64,
+    wait_ms: float = 5.0,
+    quiet: bool = False,
+) -> None:
+    """Answers until SIGINT or SIGTERM; requests in progress are answered before it returns.
+
+    Args:
+        out: run folder.
+        host: address to listen on; there is no authentication.
+        port: 0 takes a free one.
+        method: one of the run's methods; None takes the main one.
+        device: where models compute; None takes the run's where this machine has it, else the CPU.
+        max_body_bytes, max_rows, max_batch, wait_ms: see :func:`make_app`.
+        quiet: print the address alone, without an example.
+
+    Raises:
+        ConfigError: the address cannot be listened on, or the run has no such method.
+        MissingPackageError: fastapi or uvicorn is not installed.
+        RunFolderError: no run folder, or damaged.
+        ModelError: the base model cannot be had.
+    """
+    import_packages()
+    # The port is taken before the model is loaded: a wrong one is known at once. Who connects meanwhile waits.
+    with contextlib.closing(_listen(host, port)) as listener:
+        run = OpenRun(out, method, device)
+        limits = {"max_body_bytes": max_body_bytes, "max_rows": max_rows, "max_batch": max_batch}
+        app = make_app(run, **limits, wait_ms=wait_ms, hosts=LOOPBACK if host in LOOPBACK else None)
+        server = _server(app)
+
+        def stop(*_: object) -> None:
+            server.should_exit = True
+
+        # uvicorn raises what it caught once more when it has stopped; with the usual handlers that would end the
+        # process by the signal.
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+            print(url if quiet else f"Serving at {url}, for example: {_example(run, url)}", file=sys.stderr, flush=True)
+            server.run(sockets=[listener])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _server(app: "FastAPI") -> "uvicorn.Server":
+    import uvicorn
+
+    options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+    options |= {"proxy_headers": False, "http": "h11", "ws": "none", "loop": "asyncio"}
+    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=STOP_SECONDS, **options))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigError(f"host: {host!r} is not an address: {error.strerror}") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if sys.platform != "win32":  # where it means that two may listen
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port: {port} is in use on {host}; choose another, or 0 for any free one") from error
+        key = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
+        raise ConfigError(f"{key}: cannot listen on {host}, port {port}: {error.strerror}") from error
+    return listener
+
+
+def _example(run: OpenRun, url: str) -> str:
+    client = next(iter(run.clients.values()))
+    row = {"text": "...", **({"text_pair": "..."} if client.pairs else {})}
+    return f"curl -s {url}/predict -d {shlex.quote(json.dumps({'client': client.id, 'rows': [row]}))}"

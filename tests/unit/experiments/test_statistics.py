@@ -1,0 +1,75 @@
+"""Spread and paired intervals, on numbers whose answers are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fedlease.experiments.statistics import Correct, paired_difference, spread
+
+
+def rows(**clients: list[int]) -> Correct:
+    return {client: np.array(values, dtype=float) for client, values in clients.items()}
+
+
+def test_spread_is_mean_and_deviation_with_n_minus_one() -> None:
+    # Deviations -1, 0, 1: sum of squares 2, divided by 2.
+    found = spread([2.0, 3.0, 4.0])
+    assert (found.mean, found.deviation, found.values) == (3.0, 1.0, (2.0, 3.0, 4.0))
+    assert spread([0.5]).deviation is None
+
+
+def test_the_mean_difference_is_that_of_the_headline() -> None:
+    # Clients count alike whatever their rows: seed 1: (1/2 + 1/4) / 2 = 3/8; seed 2: (0 - 1/4) / 2 = -1/8; mean 1/8.
+    first = [rows(a=[1, 1], b=[1, 0, 0, 0]), rows(a=[1, 0], b=[0, 0, 0, 0])]
+    second = [rows(a=[1, 0], b=[0, 0, 0, 0]), rows(a=[0, 1], b=[0, 1, 0, 0])]
+    found = paired_difference(first, second)
+    assert found.mean == pytest.approx(1 / 8)
+    assert found.low <= found.mean <= found.high and found.seeds == 2
+
+
+def test_equal_results_differ_by_nothing() -> None:
+    same = [rows(a=[1, 0, 1], b=[0, 0, 1])] * 3
+    found = paired_difference(same, same)
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+
+
+def test_a_difference_on_every_row_has_no_spread() -> None:
+    found = paired_difference([rows(a=[1] * 9, b=[1] * 4)] * 2, [rows(a=[0] * 9, b=[0] * 4)] * 2)
+    assert (found.mean, found.low, found.high) == (1, 1, 1)
+
+
+def test_the_interval_of_one_seed_is_that_of_a_mean_of_rows() -> None:
+    # One client, n rows, half of them gained: a proportion with standard error sqrt(1/4 / n), normal for large n.
+    n = 400
+    gained = [rows(a=[1, 0] * (n // 2))]
+    found = paired_difference(gained, [rows(a=[0] * n)], draws=4000)
+    half = 1.96 * math.sqrt(0.25 / n)
+    assert found.low == pytest.approx(0.5 - half, abs=0.01)
+    assert found.high == pytest.approx(0.5 + half, abs=0.01)
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    n = 400
+    half = [1, 0] * (n // 2)
+    agreeing = paired_difference([rows(a=half)] * 2, [rows(a=[0] * n)] * 2)
+    apart = paired_difference([rows(a=[1] * n), rows(a=[0] * n)], [rows(a=[0] * n)] * 2)
+    assert agreeing.mean == apart.mean == 0.5
+    # Both seeds drawn alike happens with probability 1/2: the interval reaches both ends.
+    assert (apart.low, apart.high) == (0, 1)
+    assert agreeing.high - agreeing.low < 0.15
+
+
+def test_the_same_call_gives_the_same_interval() -> None:
+    first, second = [rows(a=[1, 0, 1] * 101)], [rows(a=[1, 1, 0] * 101)]
+    assert paired_difference(first, second) == paired_difference(first, second)
+    few = {paired_difference(first, second, seed=seed, draws=20).low for seed in range(5)}
+    assert len(few) > 1
+
+
+def test_results_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ValueError, match="same seeds, received 1 and 2"):
+        paired_difference([rows(a=[1])], [rows(a=[1])] * 2)
+    for other in (rows(a=[1, 0]), rows(b=[1])):
+        with pytest.raises(ValueError, match="same clients and test rows"):
+            paired_difference([rows(a=[1])], [other])
