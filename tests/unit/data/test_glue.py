@@ -8,7 +8,8 @@ from typing import Any, get_args
 import datasets
 import pytest
 
-from fedlease.config import DataSettings, GlueTask
+from fedlease.config import DataSettings
+from fedlease.config_data import GlueTask
 from fedlease.data import load_federation
 from fedlease.data.federation import Federation
 from fedlease.data.glue import TASKS
