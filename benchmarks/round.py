@@ -156,7 +156,7 @@ def measure(smoke: bool) -> Report:
     cores = use_all_cores()
     name, tokens, r = ("tiny-random", 6, 4) if smoke else ("minilm", 28, 8)
     # Routed or not, rows per client, passes. More rows make training outweigh everything else.
-    cells = [(True, 16, 1), (False, 16, 1)] if smoke else [(True, 32, 5), (True, 128, 2), (False, 32, 3)]
+    cells = [(True, 16, 1), (False, 16, 1)] if smoke else [(True, 32, 3), (True, 64, 2), (False, 32, 2)]
     lines, raw, gained, saved = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         source = locate(name, None, Path(folder), 0)

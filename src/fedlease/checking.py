@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from fedlease.estimate import (
     estimate_method,
     router_parameters,
 )
+from fedlease.methods import CENTRALISED
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.head import with_head
 from fedlease.models import locate
@@ -67,10 +69,13 @@ def check_settings(settings: Settings) -> CheckReport:
             seed=settings.seed,
             num_experts=experts,
             seconds_per_row=seconds_per_row,
-            done=done,
+            # Pooled work is nobody's first task.
+            done=done if name != CENTRALISED else None,
         )
         for name in (settings.method, *settings.baselines)
     ]
+    # Rows move, not adapters.
+    estimates = [replace(e, bytes_up=0, bytes_down=0) if e.method == CENTRALISED else e for e in estimates]
     tokens = [length for client in clients.values() for length in client.train.lengths]
     heads = [sum(t.numel() for t in head.tensors.values()) for head in prepared.heads.values()]
     return CheckReport(

@@ -96,6 +96,28 @@ class IFCASettings(Section):
     """K, adapters that compete."""
 
 
+class FedDPASettings(Section):
+    """FedDPA."""
+
+    blend: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of the local adapter."""
+    num_anchors: Positive = 5
+    """Train rows that an input is compared with."""
+
+
+class FedTreeLoRASettings(Section):
+    """FedTreeLoRA."""
+
+    window: Positive = 2
+    """K: a layer has at most K - 1 groups more than the one before."""
+    tau: Annotated[float, Field(ge=-1, le=1)] = 0.05
+    """The score a cut must beat to split the first time."""
+    outside: bool = True
+    """Whether the frozen mean of the other groups is mixed in; false is the grouping alone."""
+    distance: Literal["frobenius", "cosine"] = "frobenius"
+    """Between the B matrices of two clients."""
+
+
 class Settings(Section):
     """Everything that determines a run."""
 
@@ -138,6 +160,10 @@ class Settings(Section):
     """Variants of FedLEASE."""
     ifca: IFCASettings = IFCASettings()
     """IFCA."""
+    feddpa: FedDPASettings = FedDPASettings()
+    """FedDPA."""
+    fedtreelora: FedTreeLoRASettings = FedTreeLoRASettings()
+    """FedTreeLoRA."""
     clients_per_round: Positive | None = None
     """Clients sampled each round; None asks all."""
     min_clients: Positive = 1

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from fedlease.methods import METHODS
+from fedlease.methods import known_methods
 
 __all__ = ["cross_faults", "nearest", "sentences", "setting_names", "text_setting_names"]
 
@@ -83,7 +83,7 @@ def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 def cross_faults(raw: Mapping[str, Any]) -> list[str]:
     """Rules between settings, and names that only tables know; on raw values, so that all faults come together."""
-    faults = []
+    faults, known = [], known_methods()
     method, baselines = raw.get("method", "fedlease"), _names(raw.get("baselines"))
     data = raw.get("data", {})
     data = data if isinstance(data, Mapping) else {"source": None}
@@ -93,7 +93,7 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
     if method in baselines:
         faults.append(f"baselines: {method!r} is the method itself")
     for key, names in (("method", _names([method])), ("baselines", baselines)):
-        faults += [f"{key}: unknown method {n!r}{nearest(n, METHODS)}" for n in names if n not in METHODS]
+        faults += [f"{key}: unknown method {n!r}{nearest(n, known)}" for n in names if n not in known]
     source, path = data.get("source", "folder"), data.get("path")
     if source == "folder" and path is None:
         faults.append("data.path: is required when data.source is 'folder': the folder or file that holds your rows")

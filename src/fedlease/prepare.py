@@ -143,6 +143,8 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         "weights": settings.weights,
         **dict(settings.fedlease),
         **dict(settings.ifca),
+        **dict(settings.feddpa),
+        **dict(settings.fedtreelora),
     }
     return with_head(make_method(name, budget, parameters), settings.head, heads, settings.weights)
 

@@ -13,12 +13,15 @@ from fedlease.config import Settings, resolve
 from fedlease.core.codec import digest
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.data import load_federation
+from fedlease.engines.centralised import CentralisedEngine
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted
 from fedlease.engines.in_process import Engine, fields_of
+from fedlease.engines.participation import Participation
 from fedlease.engines.scoring import summarise
 from fedlease.engines.work_cache import WorkCache
 from fedlease.errors import RunFolderError
+from fedlease.methods import CENTRALISED
 from fedlease.models import locate
 from fedlease.prepare import Prepared, build_method, check_methods, optimiser_of, participation_of, prepare, settle
 from fedlease.reporting.report import write_report
@@ -198,11 +201,12 @@ def _run_method(
         if isinstance(event, Allocated):
             write_allocation(folder, event.allocation, None, tasks)
 
-    engine = Engine(
+    pooled = name == CENTRALISED
+    engine = (CentralisedEngine if pooled else Engine)(
         prepared.resident,
         prepared.clients,
         optimiser_of(settings),
-        participation_of(settings),
+        Participation() if pooled else participation_of(settings),
         Checkpoint(folder),
         (keep_allocation, *listeners),
         cache,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from engines.small import small_run
+from unit.reporting.comparisons import compared
+from unit.reporting.report_folders import put
 
 from fedlease.cli import QUIET_LIBRARIES, main
 
@@ -105,6 +107,12 @@ def test_report_names_its_page(shell: Shell, out: Path) -> None:
     done = shell("report", out)
     assert (done.code, done.out.strip()) == (0, str(out / "report.html"))
     assert (out / "report.html").read_text(encoding="utf-8").lower().startswith("<!doctype html>")
+
+
+def test_report_of_a_comparison_names_its_page(shell: Shell, tmp_path: Path) -> None:
+    put(tmp_path / "compare.json", compared())
+    done = shell("report", tmp_path)
+    assert (done.code, done.out.strip()) == (0, str(tmp_path / "compare.html"))
 
 
 def test_wrong_input_is_one_line_and_exit_code_2(shell: Shell, out: Path, rows: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from fedlease.config import DataSettings, LoraSettings, Settings, preset_names, 
 from fedlease.config_faults import setting_names, text_setting_names
 from fedlease.config_layers import dump_yaml, parse_yaml
 from fedlease.errors import ConfigError
-from fedlease.methods import METHODS
+from fedlease.methods import known_methods
 
-VALID = ", ".join(sorted(METHODS))
+VALID = ", ".join(known_methods())
 
 QUICK = "preset: quickstart\n"
 

@@ -6,7 +6,7 @@ import traceback
 import warnings
 
 from fedlease._version import __version__
-from fedlease.cli import compare, runs, use  # noqa: F401  registers the commands
+from fedlease.cli import compare, reproduce, runs, use  # noqa: F401  registers the commands
 from fedlease.cli.shared import INTERRUPTED, Interrupted, app
 from fedlease.errors import InputError, RunFailedError
 

@@ -100,10 +100,10 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YA
 
 @app.command()
 def methods() -> None:
-    """List the federated methods."""
-    from fedlease.methods import METHODS
+    """List the methods."""
+    from fedlease.methods import CENTRALISED, METHODS
 
-    for name, where in sorted(METHODS.items()):
+    for name, where in [*sorted(METHODS.items()), (CENTRALISED, "fedlease.engines.centralised")]:
         spec = importlib.util.find_spec(where.partition(":")[0])
         text = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
         typer.echo(f"{name:15} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")

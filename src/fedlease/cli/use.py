@@ -24,7 +24,7 @@ def report(
     folder: RunFolder,
     pictures: Annotated[Path | None, typer.Option(help="Also write the figures as SVG into this folder.")] = None,
 ) -> None:
-    """Write report.html anew: one page that explains the run, without network."""
+    """Write report.html anew: one page that explains the run, or the comparison (compare.html), without network."""
     from fedlease.reporting.report import write_pictures, write_report
 
     typer.echo(str(write_report(folder)))

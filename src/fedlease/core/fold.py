@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedlease.core.experts import expert_tensors, renumber
-from fedlease.core.types import HEAD, ClientModel, TensorName
+from fedlease.core.types import HEAD, AdapterSpec, ClientModel, TensorName
 
 __all__ = ["expert_alone", "fold"]
 
@@ -20,7 +20,7 @@ def expert_alone(model: ClientModel, expert: int) -> ClientModel:
     """
     if not 0 <= expert < model.spec.num_experts:
         raise ValueError(f"expert must be in 0 .. {model.spec.num_experts - 1}, received {expert}")
-    spec = replace(model.spec, num_experts=1, own=0, mixer="none", top_k=None, renormalise=True)
+    spec = _single(model.spec)
     return ClientModel(spec, {**renumber(expert_tensors(model.tensors, expert), 0), **_head(model)})
 
 
@@ -56,10 +56,12 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
         tensors[str(TensorName(module, "B", 0))] = b.float()
     r = full if rank is None else rank
     # alpha / r stays what it was.
-    scaled = replace(
-        spec, r=r, alpha=spec.alpha / spec.r * r, num_experts=1, own=0, mixer="none", top_k=None, renormalise=True
-    )
+    scaled = replace(_single(spec), r=r, alpha=spec.alpha / spec.r * r)
     return ClientModel(scaled, {**tensors, **_head(model)})
+
+
+def _single(spec: AdapterSpec) -> AdapterSpec:
+    return AdapterSpec(spec.r, spec.alpha, spec.dropout, spec.target_modules)
 
 
 def _truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -84,9 +84,10 @@ def mix(logits: Tensor, mixer: Mixer, own: int | Tensor, renormalise: bool = Tru
     """The weight of every expert under a mixer with a router, (..., M).
 
     Args:
-        logits: G x; (..., 2M - 1) for ``top_m``, (..., M) for ``softmax``. Weights are at least float32.
-        mixer: ``top_m`` or ``softmax``.
-        own: see :func:`expert_weights`; ``softmax`` does not look at it, nor at what follows.
+        logits: G x; (..., 2M - 1) for ``top_m``, (..., M) for ``softmax``; G itself, (..., 1), for ``scalar``.
+            Weights are at least float32.
+        mixer: ``top_m``, ``softmax`` or ``scalar``.
+        own: see :func:`expert_weights`; the others do not look at it, nor at what follows.
         renormalise: see :func:`expert_weights`.
         top_k: see :func:`expert_weights`.
 
@@ -95,6 +96,11 @@ def mix(logits: Tensor, mixer: Mixer, own: int | Tensor, renormalise: bool = Tru
     """
     if mixer == "top_m":
         return expert_weights(logits, own, renormalise=renormalise, top_k=top_k)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
     if mixer == "softmax":
-        return (logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits).softmax(-1)
+        return logits.softmax(-1)
+    if mixer == "scalar":
+        share = logits.sigmoid()  # (..., 1)
+        return torch.cat([share, 1 - share], -1)
     raise ValueError(f"mixer {mixer!r} has no router")

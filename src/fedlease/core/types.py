@@ -4,8 +4,9 @@ Tensors are addressed by names that do not depend on PEFT, see :class:`TensorNam
 
     <module path>/A/<expert>    LoRA A, (r, in)
     <module path>/B/<expert>    LoRA B, (out, r)
-    <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax
+    <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax, (1,) for scalar
     head/<parameter path>       a parameter of the task head
+    anchor/mean                 mean direction of a client's train rows, (hidden,), for the mixer instance
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from torch import Tensor
 from fedlease.core.codec import serialisable
 
 __all__ = [
+    "ANCHOR",
     "HEAD",
     "AdapterSpec",
     "Allocation",
@@ -36,17 +38,18 @@ __all__ = [
 
 ClientId = str
 Tensors = Mapping[str, Tensor]
-Mixer = Literal["none", "top_m", "softmax"]
+Mixer = Literal["none", "top_m", "softmax", "scalar", "instance"]
 
 HEAD = "head"
+ANCHOR = "anchor/mean"
 
 
 class TensorName(NamedTuple):
     """A parsed tensor name.
 
     Attributes:
-        module: dotted path of the adapted module, or ``"head"``.
-        kind: ``"A"``, ``"B"``, ``"G"``, or the parameter path of a head.
+        module: dotted path of the adapted module, ``"head"``, or ``"anchor"``.
+        kind: ``"A"``, ``"B"``, ``"G"``, the parameter path of a head, or ``"mean"``.
         expert: expert id of an A or a B, else None.
     """
 
@@ -65,15 +68,15 @@ class TensorName(NamedTuple):
         """Reads a name back.
 
         Raises:
-            ValueError: the name has none of the four forms.
+            ValueError: the name has none of the five forms.
         """
         parts = name.split("/")
-        if len(parts) == 2 and (parts[0] == HEAD or parts[1] == "G"):
+        if len(parts) == 2 and (parts[0] == HEAD or parts[1] == "G" or name == ANCHOR):
             return cls(parts[0], parts[1])
         if len(parts) == 3 and parts[1] in ("A", "B") and parts[2].isdecimal():
             return cls(parts[0], parts[1], int(parts[2]))
         raise ValueError(
-            f"tensor name {name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<parameter>"
+            f"tensor name {name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<parameter>, {ANCHOR}"
         )
 
 
@@ -95,9 +98,13 @@ class AdapterSpec:
         num_experts: M, at least 1.
         own: the client's own expert, in 0 .. M - 1.
         mixer: how experts are combined: ``none`` (the only expert, M = 1), ``top_m`` (paper, adaptive top-M) or
-            ``softmax`` (all of them, weights softmax(G x)).
+            ``softmax`` (all of them, weights softmax(G x)), ``scalar`` (two, weights s and 1 - s for every token, with
+            s = sigmoid(G)) or ``instance`` (two, one weight per input text, see ``blend``).
         top_k: slots kept by ``top_m``; None keeps M.
         renormalise: whether the kept weights are scaled to sum to 1.
+        blend: under ``instance`` expert 1 weighs blend x the similarity of the input to the client's train rows, in
+            training blend itself, and expert 0 the rest to 1.
+        anchors: train rows that this similarity is taken to.
     """
 
     r: int
@@ -109,6 +116,8 @@ class AdapterSpec:
     mixer: Mixer = "none"
     top_k: int | None = None
     renormalise: bool = True
+    blend: float = 0.5
+    anchors: int = 0
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any field."""
@@ -155,7 +164,7 @@ class ClientTask:
         round: 0 for warm-up, then 1, 2, ...
         model: what the client starts from.
         stages: trained one after another.
-        upload: names that go back to the server. Trained and not uploaded means private.
+        upload: names that go back to the server. Trained and not uploaded means private, and so is an anchor.
     """
 
     phase: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fedlease.core.types import AdapterSpec, ClientId, Tensors, head_names
+from fedlease.core.types import ANCHOR, AdapterSpec, ClientId, Tensors, head_names
 
 __all__ = ["ClientStore"]
 
@@ -37,9 +37,10 @@ class ClientStore:
             kept[HEAD_SLOT] = {name: tensors[name] for name in heads}
 
     def overlay(self, client: ClientId, spec: AdapterSpec, tensors: Tensors) -> Tensors:
-        """``tensors`` with the client's private ones laid over those of the same name."""
+        """``tensors`` with the client's private ones laid over those of the same name, and its anchor if it has one."""
         private = self.get(client, spec)
-        return {name: private.get(name, tensor) for name, tensor in tensors.items()}
+        anchor = {ANCHOR: private[ANCHOR]} if ANCHOR in private else {}
+        return {**{name: private.get(name, tensor) for name, tensor in tensors.items()}, **anchor}
 
     def forget_other_specs(self, keep: Mapping[ClientId, AdapterSpec]) -> None:
         """Drops adapters of specs that are no longer in use."""

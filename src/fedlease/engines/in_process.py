@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fedlease.core.aggregate import check_update
-from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, Tensors, head_names
+from fedlease.core.types import ANCHOR, Allocation, ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.data.federation import ClientData
 from fedlease.engines.checkpoint import Checkpoint, Saved
 from fedlease.engines.choice import choose
@@ -126,7 +126,7 @@ class Engine:
             seconds["evaluate"] += time.perf_counter() - begun
         for client in asked:
             task = tasks[client]
-            count_bytes(task, counted)
+            self._count(task, counted)
             try:
                 result, metrics, spent = self._client(name, client, task)
                 seconds["train"] += result.seconds
@@ -226,11 +226,16 @@ class Engine:
         else:
             result = kept[0]
             update = replace(result.update, phase=task.phase, tensors=_only(result, task.upload))
-            result = replace(result, update=update, private=_only(result, task.private))
+            result = replace(
+                result, update=update, private=_only(result, task.private | ({ANCHOR} & {*result.private}))
+            )
         result = replace(result, update=replace(result.update, choice=choice))
         values = {"loss": result.update.metrics["loss"], "score": metrics[METRIC]}
         self._tell(ClientFinished(name, task.phase, task.round, client, values, result.seconds, kept is not None))
         return result, values, spent
+
+    def _count(self, task: ClientTask, totals: dict[str, float]) -> None:
+        count_bytes(task, totals)
 
     def _tell(self, event: Any) -> None:
         for listener in self.listeners:

@@ -9,7 +9,7 @@ import torch
 
 from fedlease.core.codec import serialisable
 from fedlease.core.seeds import derive, generator
-from fedlease.core.types import ClientId, ClientTask, ClientUpdate, Tensors
+from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors
 from fedlease.engines.batches import evaluation_batches, training_batches
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import UpdateRefusedError
@@ -118,6 +118,8 @@ def local_step(
     resident.model.eval()
     resident.train_only(())
     private = resident.read(task.private)
+    if task.model.spec.anchors:
+        private[ANCHOR] = _anchor(resident, rows, task.model.spec.anchors, generator(optimiser.seed, "anchors", client))
     for name, tensor in private.items():
         # Uploads are checked by whoever receives them; nobody else sees these.
         if not bool(torch.isfinite(tensor).all()):
@@ -132,6 +134,13 @@ def local_step(
         metrics={"loss": math.fsum(losses) / len(rows)},
     )
     return LocalResult(update, private, done, seconds)
+
+
+def _anchor(resident: ResidentModel, rows: Encoded, count: int, rng: torch.Generator) -> torch.Tensor:
+    """Mean direction of a few train rows, (hidden,), the same rows in every round."""
+    chosen = sorted(torch.randperm(len(rows), generator=rng)[:count].tolist())
+    inputs, _ = classification.collate(rows, chosen, resident.device)
+    return resident.represent(inputs).mean(0).cpu()
 
 
 @torch.inference_mode()

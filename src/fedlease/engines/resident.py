@@ -1,13 +1,13 @@
 """The one base model in memory; adapters and heads of clients are swapped in and out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
-from fedlease.core.types import AdapterSpec, ClientModel, Tensors, head_names
+from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_names
 from fedlease.models import BaseModel, new_head_modules
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, snapshot, wrap
@@ -67,14 +67,21 @@ class ResidentModel:
         """
         self._match(model.spec)
         self.restrict(None)
-        for name, module in self.head_modules(num_labels).items():
-            self._base.model.set_submodule(name, module)
-        values = model.tensors if tensors is None else tensors
+        self.use_head(self.head_modules(num_labels))
+        values = dict(model.tensors if tensors is None else tensors)
+        anchor = values.pop(ANCHOR, None)
+        if isinstance(self.model.base_model, FedLeaseModel):
+            self.model.base_model.set_anchor(anchor)
         parameters = dict(adapter_parameters(self.model))
         if head_names(values):
             parameters |= head_parameters(self._base.model, self._base.head_modules)
         copy_into(parameters, values)
         self.parameters = parameters
+
+    def use_head(self, modules: Mapping[str, nn.Module]) -> None:
+        """Puts head modules in place; ``load`` puts its own."""
+        for name, module in modules.items():
+            self._base.model.set_submodule(name, module)
 
     def train_only(self, names: Iterable[str]) -> list[nn.Parameter]:
         """Switches gradients on for exactly these tensors and gives them in the order of their names."""
@@ -97,6 +104,12 @@ class ResidentModel:
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output: Tensor = self.model(**inputs).logits
         return output
+
+    def represent(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Unit directions of inputs, (b, hidden), see :meth:`fedlease.peft_plugin.model.FedLeaseModel.represent`."""
+        assert isinstance(self.model.base_model, FedLeaseModel)  # the mixer ``instance`` is ours
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            return self.model.base_model.represent(inputs)
 
     def _match(self, spec: AdapterSpec) -> None:
         if self._spec is not None and self._model is not None:

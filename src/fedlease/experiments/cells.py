@@ -9,7 +9,7 @@ from fedlease.config import Settings, resolve
 from fedlease.config_faults import nearest
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError
-from fedlease.methods import METHODS
+from fedlease.methods import known_methods
 from fedlease.prepare import build_method, settle
 from fedlease.reporting.run_folder import read_json, read_settings
 from fedlease.runner import resume, run_settings
@@ -26,7 +26,7 @@ class Variant:
 
     Attributes:
         name: names its folder and its row.
-        method: a key of ``METHODS``.
+        method: one of ``known_methods()``.
         changes: dotted settings laid over the common ones.
     """
 
@@ -65,7 +65,8 @@ def variants_of(methods: Sequence[str]) -> list[Variant]:
     """
     faults = [] if methods else ["methods: at least one is needed"]
     faults += [f"methods: {name!r} is named twice" for name in sorted({m for m in methods if methods.count(m) > 1})]
-    faults += [f"methods: unknown method {name!r}{nearest(name, METHODS)}" for name in methods if name not in METHODS]
+    known = known_methods()
+    faults += [f"methods: unknown method {name!r}{nearest(name, known)}" for name in methods if name not in known]
     if faults:
         raise ConfigError(faults)
     return [Variant(name, name) for name in methods]

@@ -1,4 +1,4 @@
-"""Runs every cell of a comparison and writes what can be said: JSON, CSV and Markdown."""
+"""Runs every cell of a comparison and writes what can be said: JSON, CSV, Markdown and a page."""
 
 import csv
 import io
@@ -17,6 +17,8 @@ from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.experiments.cells import Cell, Variant, plan, run_cell
 from fedlease.experiments.statistics import Correct, paired_difference, spread
+from fedlease.reporting.compare_page import write_compare_page
+from fedlease.reporting.report_reading import read_run
 from fedlease.reporting.run_folder import read_json, write_json
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
 
@@ -37,7 +39,7 @@ def compare(
     listeners: Sequence[Listener] = (),
     on_cell: OnCell | None = None,
 ) -> dict[str, Any]:
-    """Runs what is not there yet and writes ``compare.json``, ``compare.csv`` and ``compare.md``.
+    """Runs what is not there yet and writes ``compare.json``, ``.csv``, ``.md`` and ``.html``.
 
     Args:
         settings: common to all; method, baselines and seed are set per cell.
@@ -72,6 +74,7 @@ def compare(
     write_json(out / "compare.json", content)
     write_atomically(out / "compare.csv", _csv(content).encode())
     write_atomically(out / "compare.md", markdown(content).encode())
+    write_compare_page(content, out)
     return content
 
 
@@ -132,6 +135,7 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
             "seconds": [sum(s["seconds"].values()) for s in own],
             "trainable_parameters": own[0]["trainable_parameters"],
             "curves": [_curve(cell, s["mean"]) for cell, s in zip(by_variant[name], own, strict=True)],
+            "points": [_points_of(cell) for cell in by_variant[name]],
         }
     others = [name for name in rows if name != first]
     differences = {name: asdict(paired_difference(correct[first], correct[name])) for name in others}
@@ -140,6 +144,7 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
         "metric": reference["metric"],
         "head": reference["head"],
         "passes": reference["passes"],
+        "num_clients": reference["num_clients"],
         "seeds": [cell.seed for cell in by_variant[first]],
         "first": first,
         "best_other": max(others, key=lambda name: rows[name]["mean"]["mean"]) if others else None,
@@ -153,10 +158,12 @@ def markdown(content: Mapping[str, Any]) -> str:
     """The comparison as a Markdown table with its reading."""
     rows, seeds = content["variants"], content["seeds"]
     tasks = list(next(iter(rows.values()))["per_task"])
+    over = f"standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    if len(seeds) == 1:
+        over = f"seed {seeds[0]} alone"
     lines = [
-        f"{content['metric']} in %, mean over clients on their own test rows, standard deviation over "
-        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}); {content['passes']} passes, heads {content['head']}; "
-        f"majority class {percent(content['majority_mean'])}.",
+        f"{content['metric']} in %, mean over clients on their own test rows, {over}; {content['passes']} passes, "
+        f"heads {content['head']}; majority class {percent(content['majority_mean'])}.",
         "",
         f"| method | {' | '.join(tasks)} | mean | {content['first']} is above it by (95 % interval) | experts | up | "
         "trained | time |",
@@ -203,6 +210,12 @@ def _curve(cell: Cell, final: float) -> list[float | None]:
         return [*(json.loads(line)["mean_score"] for line in lines), final]
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"{cell.folder / 'rounds.jsonl'} is missing or damaged: {error}") from error
+
+
+def _points_of(cell: Cell) -> list[dict[str, Any]]:
+    """The same curve by passes over each client's rows, as the cell's report draws it: a warm-up is several passes."""
+    points = read_run(cell.folder).main.points
+    return [{"passes": point.passes, "mean": point.mean, "clients": len(point.scores)} for point in points]
 
 
 def _csv(content: Mapping[str, Any]) -> str:

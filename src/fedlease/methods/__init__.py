@@ -8,18 +8,28 @@ if TYPE_CHECKING:
     from fedlease.core.types import Budget
     from fedlease.methods.base import Method
 
-__all__ = ["METHODS", "make_method", "method_class"]
+__all__ = ["CENTRALISED", "METHODS", "known_methods", "make_method", "method_class"]
 
 METHODS: dict[str, str] = {
     "fedalt": "fedlease.methods.fedalt:FedALT",
+    "feddpa": "fedlease.methods.feddpa:FedDPA",
     "fedit": "fedlease.methods.fedit:FedIT",
     "fedlease": "fedlease.methods.fedlease:FedLease",
     "fedsa-lora": "fedlease.methods.fedsa_lora:FedSALoRA",
+    "fedtreelora": "fedlease.methods.fedtreelora:FedTreeLoRA",
     "ffa-lora": "fedlease.methods.ffa_lora:FFALoRA",
     "ifca": "fedlease.methods.ifca:IFCA",
     "local": "fedlease.methods.local:Local",
 }
 """Name -> ``module:class``; a class is imported when it is asked for."""
+
+CENTRALISED = "centralised"
+"""The ceiling, all rows pooled: no federated method, but an engine that leaves FedIT's state."""
+
+
+def known_methods() -> list[str]:
+    """What ``method`` and ``baselines`` may name, sorted."""
+    return sorted([CENTRALISED, *METHODS])
 
 
 def method_class(name: str) -> Any:
@@ -28,7 +38,7 @@ def method_class(name: str) -> Any:
     Raises:
         KeyError: no such method.
     """
-    module, _, cls = METHODS[name].partition(":")
+    module, _, cls = METHODS["fedit" if name == CENTRALISED else name].partition(":")
     return getattr(importlib.import_module(module), cls)
 
 
@@ -36,7 +46,7 @@ def make_method(name: str, budget: "Budget", parameters: Mapping[str, Any] | Non
     """Builds a method by name.
 
     Args:
-        name: a key of :data:`METHODS`.
+        name: one of :func:`known_methods`.
         budget: E, R and local epochs.
         parameters: values for fields of the method's dataclass; those it does not have are left out, so that one
             set of settings serves every method.

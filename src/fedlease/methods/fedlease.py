@@ -63,7 +63,7 @@ class FedLeaseState:
         experts: one state per expert, numbered as expert 0.
         routers: one router per cluster; empty dicts when M = 1 or nothing is routed.
         starts: client -> its warm-up, where its first round goes on from that.
-        warnings: plain sentences about late placements.
+        warnings: plain sentences about late placements, and about a ``top_k`` that the allocation leaves no room for.
     """
 
     round: int
@@ -102,7 +102,8 @@ class FedLease:
         routing: ``top-m`` (paper), or ``own``: every client with its own expert alone, grouping without mixing.
         router: averaged in the ``cluster`` (paper), or kept by the ``client``.
         renormalise: whether kept slot weights sum to 1; False leaves them as the softmax over all slots gave them.
-        top_k: slots kept; None keeps M, the adaptive selection. With 1 only the largest slot counts.
+        top_k: slots kept; None keeps M, the adaptive selection. With 1 only the largest slot counts. Where the
+            allocation leaves fewer than ``top_k`` slots, 2M - 1, all are kept and a warning says so.
     """
 
     budget: Budget
@@ -206,7 +207,7 @@ class FedLease:
             num_experts=len(state.experts),
             own=own,
             mixer="top_m",
-            top_k=self.top_k,
+            top_k=None if self.top_k is None else min(self.top_k, 2 * len(state.experts) - 1),
             renormalise=self.renormalise,
         )
         return ClientModel(spec, tensors)
@@ -227,8 +228,15 @@ class FedLease:
         b = {client: b_matrices(tensors) for client, tensors in state.warmups.items()}
         allocation = self._group(state, b)
         router: dict[str, Tensor] = {}
+        warnings = state.warnings
         if allocation.num_experts > 1 and self.routing == "top-m":
             router = initial_router(state.adapter, allocation.num_experts, state.seed)
+            slots = 2 * allocation.num_experts - 1
+            if self.top_k is not None and self.top_k > slots:
+                warnings += (
+                    f"fedlease.top_k: {self.top_k} slots were to be kept, but {allocation.num_experts} experts make "
+                    f"{slots}: all are kept",
+                )
         return replace(
             state,
             round=1,
@@ -239,6 +247,7 @@ class FedLease:
             assignment=dict(allocation.assignment),
             experts=seed_experts(allocation, state.warmups, state.clients, weighting=self.weights),
             routers=(router,) * allocation.num_experts,
+            warnings=warnings,
         )
 
     def _group(self, state: FedLeaseState, b: Mapping[ClientId, Mapping[str, Tensor]]) -> Allocation:

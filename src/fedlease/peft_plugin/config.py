@@ -25,10 +25,13 @@ class FedLeaseConfig(PeftConfig):
         own_expert: in 0 .. M - 1.
         target_modules: name endings, or a regular expression; None takes PEFT's LoRA default for the architecture.
         exclude_modules: left out although ``target_modules`` matches.
-        mixer: ``top_m`` (paper, phase 2), ``softmax`` over all experts, or ``none`` for M = 1: plain LoRA without a
-            router.
+        mixer: ``top_m`` (paper, phase 2); ``softmax`` over all experts; ``scalar`` (M = 2, one learned weight per
+            module); ``instance`` (M = 2, one weight per input, by its similarity to ``anchor``); or ``none`` for M = 1:
+            plain LoRA without a router.
         top_k: router slots kept; None keeps M.
         renormalise: whether kept weights are scaled to sum 1.
+        blend: in [0, 1], largest weight of expert 1 under ``instance``.
+        anchor: mean direction that inputs are compared with under ``instance``; None lets expert 0 work alone.
         modules_to_save: further modules that are trained and saved, such as a classifier.
         layers_to_transform: only these layer numbers.
         layers_pattern: name of the layer list, where ``layers_to_transform`` needs it.
@@ -47,6 +50,8 @@ class FedLeaseConfig(PeftConfig):
     mixer: str = "top_m"
     top_k: int | None = None
     renormalise: bool = True
+    blend: float = 0.5
+    anchor: list[float] | None = None
     modules_to_save: list[str] | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = field(default=None)
@@ -66,10 +71,12 @@ class FedLeaseConfig(PeftConfig):
             "num_experts": (self.num_experts >= 1, "at least 1"),
             "own_expert": (0 <= self.own_expert < max(self.num_experts, 1), f"in 0 .. {self.num_experts - 1}"),
             "mixer": (self.mixer in get_args(Mixer), f"one of {', '.join(get_args(Mixer))}"),
+            "blend": (0 <= self.blend <= 1, "in [0, 1]"),
             "top_k": (self.top_k is None or 1 <= self.top_k <= slots, f"None or in 1 .. {slots}"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise ValueError(f"{name} must be {rule}, received {getattr(self, name)!r}")
-        if self.mixer == "none" and self.num_experts != 1:
-            raise ValueError(f"mixer 'none' needs num_experts = 1, received {self.num_experts}")
+        needed = {"none": 1, "scalar": 2, "instance": 2}.get(self.mixer, self.num_experts)
+        if self.num_experts != needed:
+            raise ValueError(f"mixer {self.mixer!r} needs num_experts = {needed}, received {self.num_experts}")

@@ -36,6 +36,11 @@ class _Settings:
     mixer: Mixer
     top_k: int | None
     renormalise: bool
+    blend: float
+
+
+ROUTER_ROWS: dict[Mixer, Callable[[int], int]] = {"top_m": num_slots, "softmax": lambda m: m}
+"""Mixers that look at every token -> rows of G for M experts."""
 
 
 def _features(module: nn.Module) -> tuple[int, int]:
@@ -77,6 +82,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         self.fedlease_dropout = nn.ModuleDict()
         self.fedlease_settings: dict[str, _Settings] = {}
         self.fedlease_experts: dict[str, tuple[int, ...] | None] = {}
+        self.instance_shares: Tensor | None = None
         self.on_weights: WeightsListener | None = None
         self.in_features, self.out_features = _features(self.get_base_layer())
         self._active_adapter = adapter_name
@@ -92,10 +98,11 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         self.fedlease_B[adapter_name] = nn.ParameterList(
             nn.Parameter(torch.zeros(self.out_features, config.r)) for _ in range(config.num_experts)
         )
-        if config.mixer != "none":
-            slots = num_slots(config.num_experts) if config.mixer == "top_m" else config.num_experts
-            router = torch.empty(slots, self.in_features)
+        if rows := ROUTER_ROWS.get(cast(Mixer, config.mixer)):
+            router = torch.empty(rows(config.num_experts), self.in_features)
             self.fedlease_router[adapter_name] = nn.Parameter(nn.init.kaiming_uniform_(router, a=math.sqrt(5)))
+        elif config.mixer == "scalar":
+            self.fedlease_router[adapter_name] = nn.Parameter(torch.zeros(1))
         self.fedlease_dropout[adapter_name] = (
             nn.Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
         )
@@ -106,6 +113,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             mixer=cast(Mixer, config.mixer),
             top_k=config.top_k,
             renormalise=config.renormalise,
+            blend=config.blend,
         )
         self.fedlease_experts[adapter_name] = None
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -178,9 +186,9 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         dropout = self.fedlease_dropout[adapter_name]
         only = self.fedlease_experts[adapter_name]
         x = self._cast_input_dtype(x, b.dtype)
-        if settings.mixer == "none" or only is not None:
+        if settings.mixer not in ROUTER_ROWS or only is not None:
             hidden = F.linear(dropout(x), torch.cat(a))  # (..., M r)
-            weights = self._constant_weights(hidden, only, settings.num_experts)  # (M,)
+            weights = self._tokenless_weights(hidden, only, adapter_name)  # (M,), or (b, 1 .., M)
         else:
             router = self.fedlease_router[adapter_name]  # (2M - 1, in)
             dropping = self.training and isinstance(dropout, nn.Dropout)
@@ -193,9 +201,10 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
                 stacked = F.linear(x, torch.cat([*a, router]))  # one product: (..., M r + 2M - 1)
                 hidden, logits = stacked.split([b.shape[1], len(router)], -1)
             weights = mix(logits, settings.mixer, settings.own, settings.renormalise, settings.top_k)  # (..., M)
-            # Reentrant checkpointing runs its first pass without gradients, but in training mode.
-            if self.on_weights is not None and not self.training and not torch.is_grad_enabled():
-                self.on_weights(weights)
+        # Reentrant checkpointing runs its first pass without gradients, but in training mode.
+        listener = None if self.training or torch.is_grad_enabled() else self.on_weights
+        if listener is not None and settings.mixer != "none" and only is None:
+            listener(weights.expand(*x.shape[:-1], settings.num_experts))
         weights = (weights * settings.scaling).to(hidden.dtype)
         hidden = (hidden.unflatten(-1, (settings.num_experts, -1)) * weights.unsqueeze(-1)).flatten(-2)
         if hidden.dtype == b.dtype == result.dtype and result.dim() > 1:
@@ -203,10 +212,20 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             return torch.addmm(result.flatten(0, -2), hidden.flatten(0, -2), b.T).view_as(result)
         return result + F.linear(hidden, b).to(result.dtype)
 
-    @staticmethod
-    def _constant_weights(like: Tensor, experts: tuple[int, ...] | None, num_experts: int) -> Tensor:
-        chosen = range(num_experts) if experts is None else experts
-        return torch.tensor([float(e in chosen) for e in range(num_experts)], dtype=like.dtype, device=like.device)
+    def _tokenless_weights(self, hidden: Tensor, only: tuple[int, ...] | None, adapter_name: str) -> Tensor:
+        """Weights that no token changes; (b, 1 .., M) where they differ from input to input, else (M,)."""
+        settings = self.fedlease_settings[adapter_name]
+        if settings.mixer == "scalar" and only is None:
+            return mix(self.fedlease_router[adapter_name], "scalar", settings.own)
+        if settings.mixer == "instance" and only is None:
+            share = torch.full((1,), settings.blend, dtype=hidden.dtype, device=hidden.device)
+            if not self.training:
+                share = torch.zeros_like(share) if self.instance_shares is None else self.instance_shares
+                share = share.view(-1, *[1] * (hidden.dim() - 1))
+            return torch.cat([1 - share, share], -1)
+        chosen = range(settings.num_experts) if only is None else only
+        flags = [float(e in chosen) for e in range(settings.num_experts)]
+        return torch.tensor(flags, dtype=hidden.dtype, device=hidden.device)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refused.

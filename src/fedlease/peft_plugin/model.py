@@ -1,12 +1,15 @@
 """The PEFT tuner of FEDLEASE: puts routed layers in the place of linear modules."""
 
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, cast
 
+import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fedlease.peft_plugin.config import FedLeaseConfig
 from fedlease.peft_plugin.layer import MERGE_REFUSED, FedLeaseLayer
@@ -19,6 +22,7 @@ class FedLeaseModel(BaseTuner):
 
     prefix = "fedlease_"
     tuner_layer_cls = FedLeaseLayer
+    _hook: RemovableHandle | None = None
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _create_and_replace(  # type: ignore[override]
@@ -41,6 +45,8 @@ class FedLeaseModel(BaseTuner):
             raise type(error)(f"{current_key}: {error}") from error
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
+        if config.mixer == "instance" and self._hook is None:
+            self._hook = self.model.register_forward_pre_hook(self._weigh_instances, with_kwargs=True)
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
@@ -71,6 +77,56 @@ class FedLeaseModel(BaseTuner):
         """In every layer of an adapter: just these experts, weight 1 each; None goes back to routing."""
         for layer in self._layers_of(adapter_name):
             layer.restrict(experts, adapter_name)
+
+    def set_anchor(self, anchor: Tensor | None, adapter_name: str = "default") -> None:
+        """Inputs are compared with it under ``instance``: a mean of unit directions, (hidden,), kept in the config."""
+        config = cast(FedLeaseConfig, self.peft_config[adapter_name])
+        config.anchor = None if anchor is None else anchor.tolist()
+
+    @torch.no_grad()
+    def represent(self, kwargs: Mapping[str, Any], args: Sequence[Any] = (), adapter_name: str = "default") -> Tensor:
+        """Directions of inputs in the last hidden state, with expert 1 alone: (b, hidden), mean over tokens, length 1.
+
+        Args:
+            kwargs: of the base model's forward pass.
+            args: likewise.
+            adapter_name: an adapter with the mixer ``instance``.
+        """
+        before = {layer: layer.fedlease_experts[adapter_name] for layer in self._layers_of(adapter_name)}
+        self.restrict((1,), adapter_name)
+        try:
+            hidden = self.model(*args, **{**kwargs, "output_hidden_states": True, "return_dict": True}).hidden_states[
+                -1
+            ]
+        finally:
+            for layer, experts in before.items():
+                layer.restrict(experts, adapter_name)
+        mask = kwargs.get("attention_mask")
+        mask = hidden.new_ones(hidden.shape[:2]) if mask is None else mask.to(hidden.dtype)
+        # Scaling does not turn a direction: the sum over tokens does as well as their mean.
+        return nn.functional.normalize((hidden * mask.unsqueeze(-1)).sum(1).float(), dim=-1)
+
+    def _weigh_instances(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a forward pass: how much of expert 1 every input gets, blend x max(0, cos to the anchors, mean)."""
+        for name in self.active_adapters:
+            config = cast(FedLeaseConfig, self.peft_config[name])
+            layers = self._layers_of(name)
+            # Alone, or restricted (also by ``represent`` itself): nothing is weighed.
+            if config.mixer != "instance" or self.training or any(layer.fedlease_experts[name] for layer in layers):
+                continue
+            shares = None
+            if config.anchor is not None:
+                units = self.represent(kwargs, args, name)  # (b, hidden)
+                shares = config.blend * (units @ units.new_tensor(config.anchor)).clamp(min=0)
+            for layer in layers:
+                layer.instance_shares = shares
+
+    def unload(self) -> nn.Module:
+        """The base model without adapters."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        return super().unload()
 
     def _layers_of(self, adapter_name: str) -> list[FedLeaseLayer]:
         """Adapters of one model may sit on different modules."""

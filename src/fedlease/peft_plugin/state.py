@@ -38,6 +38,7 @@ def peft_config_for(spec: AdapterSpec, **extra: Any) -> PeftConfig:
         mixer=spec.mixer,
         top_k=spec.top_k,
         renormalise=spec.renormalise,
+        blend=spec.blend,
         **common,
     )
 

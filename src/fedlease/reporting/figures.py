@@ -1,89 +1,19 @@
 """Figures as plain plotly dictionaries, each with a sentence and a table that say the same; here: the allocation."""
 
-import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
+from fedlease.reporting.drawing import PALETTE, SYMBOLS, Figure, axis, base_layout, label
 from fedlease.reporting.report_data import Grouping, RunData
 
-__all__ = [
-    "DASHES",
-    "PALETTE",
-    "SYMBOLS",
-    "Figure",
-    "allocation_figures",
-    "axis",
-    "base_layout",
-    "clean",
-    "label",
-    "ordered_clients",
-]
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
-"""Told apart with any colour vision, and on a light as on a dark ground."""
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hexagon")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+__all__ = ["allocation_figures", "ordered_clients"]
 
 TICKS = 30
 """More names along an axis cannot be read."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure and what stands in for it.
-
-    Attributes:
-        id: unique in a page.
-        title: its caption's first words.
-        summary: one or two sentences that say what it shows.
-        data: plotly traces.
-        layout: plotly layout, without colours of ground and ink, which the page sets.
-        height: pixels.
-        header: column titles of the table with its data.
-        rows: that table.
-    """
-
-    id: str
-    title: str
-    summary: str
-    data: tuple[dict[str, Any], ...]
-    layout: dict[str, Any]
-    height: int
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def clean(text: str) -> str:
-    """Text of unknown origin without control characters and without marks that turn the reading direction."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def label(text: str, longest: int = 60) -> str:
-    """Text as plotly may draw it: plotly reads pseudo-HTML in every text, so that markup is escaped.
-
-    Long text loses its middle: names often begin alike and end in a number.
-    """
-    shown = clean(text)
-    if len(shown) > longest:
-        end = longest // 2
-        shown = f"{shown[: longest - end - 1]}\N{HORIZONTAL ELLIPSIS}{shown[-end:]}"
-    return html.escape(shown, quote=False)
-
-
-def axis(title: str, **more: Any) -> dict[str, Any]:
-    """An axis with a title and the settings all axes share."""
-    return {"title": {"text": title, "standoff": 12}, "automargin": True, "zeroline": False, "fixedrange": True, **more}
-
-
-def base_layout(**more: Any) -> dict[str, Any]:
-    """A layout without a title (the page has it) and with the legend above the plot."""
-    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"}
-    return {"margin": {"l": 10, "r": 12, "t": 24, "b": 10}, "legend": legend, "hovermode": "closest", **more}
 
 
 def ordered_clients(grouping: Grouping, method: str) -> list[str]:

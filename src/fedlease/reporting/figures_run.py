@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedlease.reporting.figures import DASHES, PALETTE, SYMBOLS, Figure, axis, base_layout, label
+from fedlease.reporting.drawing import PALETTE, Figure, axis, base_layout, in_percent, label, line_trace, majority_line
 from fedlease.reporting.report_data import RunData, mean
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
 from fedlease.reporting.usage_numbers import Depth, usage_by_depth, usage_sentence
@@ -40,7 +40,7 @@ def bytes_figure(run: RunData) -> Figure | None:
         everything = [step.bytes["bytes_down"] for step in method.steps]
         for key, name, place in (("bytes_up", "up", ""), ("bytes_down", "down", "2")):
             y = [step.bytes[key] for step in method.steps]
-            trace = _line(number, method.name, x, y, [human_bytes(v) for v in y], "step")
+            trace = line_trace(number, method.name, x, y, [human_bytes(v) for v in y], "step")
             traces.append({**trace, "xaxis": f"x{place}", "yaxis": f"y{place}", "showlegend": name == "up"})
         if method is run.main and everything != [step.bytes["bytes_up"] for step in method.steps]:
             texts = [f"if all were sent up: {human_bytes(v)}" for v in everything]
@@ -111,14 +111,16 @@ def _means(run: RunData) -> Figure:
     for number, method in enumerate(run.methods):
         curve = [(point.passes, point.mean, len(point.scores)) for point in method.points]
         texts = [f"{percent(y)} %, {count} of {len(run.clients)} clients" for _, y, count in curve]
-        trace = _line(number, method.name, [x for x, _, _ in curve], [_points(y) for _, y, _ in curve], texts, "passes")
+        trace = line_trace(
+            number, method.name, [x for x, _, _ in curve], [in_percent(y) for _, y, _ in curve], texts, "passes"
+        )
         trace["line"]["width"] = 3 if method is run.main else 1.8
         traces.append(trace)
         if curve:
             done = "ends at" if method.summary is not None else "stands at"
             said.append(f"{method.name} {done} {percent(curve[-1][1])} % after {curve[-1][0]} passes.")
         rows += [(method.name, str(x), percent(y), str(count)) for x, y, count in curve]
-    shapes, notes = _majority(run)
+    shapes, notes = majority_line((run.main.summary or {}).get("majority_mean"))
     layout = base_layout(
         xaxis=axis("passes over the rows", **_whole(run)),
         yaxis=axis(f"mean {_metric(run)}, %"),
@@ -137,7 +139,9 @@ def _by_task(run: RunData) -> Figure:
         if not curve:
             continue
         texts = [f"{percent(y)} %" for _, y in curve]
-        traces.append(_line(number, task, [x for x, _ in curve], [_points(y) for _, y in curve], texts, "passes"))
+        traces.append(
+            line_trace(number, task, [x for x, _ in curve], [in_percent(y) for _, y in curve], texts, "passes")
+        )
         said.append(f"{task} from {percent(curve[0][1])} to {percent(curve[-1][1])} %.")
     for client in run.clients:
         cells = [percent(point.scores.get(client)) for point in run.main.points]
@@ -160,7 +164,7 @@ def _overview(run: RunData, layers: tuple[Depth, ...]) -> Figure:
     for number, task in enumerate(run.tasks):
         x = [layer.name for layer in layers if task in layer.by_task]
         y = [round(layer.by_task[task], 3) for layer in layers if task in layer.by_task]
-        trace = _line(number, task, x, y, [f"{v:.2f} experts" for v in y], "layer")
+        trace = line_trace(number, task, x, y, [f"{v:.2f} experts" for v in y], "layer")
         trace["line"]["shape"] = "linear"
         traces.append(trace)
     layout = base_layout(
@@ -199,16 +203,6 @@ def _of_client(run: RunData) -> Figure:
     return Figure("usage-client", "Usage by one client", said, tuple(traces), layout, height, header, tuple(rows))
 
 
-def _line(number: int, name: str, x: list[Any], y: list[Any], texts: list[str], unit: str) -> dict[str, Any]:
-    shown = [f"{label(name)}<br>{unit} {label(str(at))}: {text}" for at, text in zip(x, texts, strict=True)]
-    return {
-        "type": "scatter", "mode": "lines+markers", "x": x, "y": y, "name": label(name, 30), "hovertext": shown,
-        "hoverinfo": "text", "cliponaxis": False,
-        "line": {"color": PALETTE[number % len(PALETTE)], "dash": DASHES[number % len(DASHES)], "width": 2},
-        "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
-    }  # fmt: skip
-
-
 def _bars(names: list[str], values: Mapping[str, list[float]], way: str) -> tuple[dict[str, Any], ...]:
     traces = []
     for number, (phase, seconds) in enumerate(values.items()):
@@ -227,16 +221,6 @@ def _hatched(number: int) -> dict[str, Any]:
     return {"color": PALETTE[number % len(PALETTE)], "pattern": pattern}
 
 
-def _majority(run: RunData) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    level = (run.main.summary or {}).get("majority_mean")
-    if level is None:
-        return [], []
-    line = {"dash": "dash", "width": 1.5, "color": PALETTE[7]}
-    shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 100 * level, "y1": 100 * level, "line": line}
-    note = {"xref": "paper", "x": 1, "xanchor": "right", "y": 100 * level, "yanchor": "bottom", "showarrow": False}
-    return [shape], [{**note, "text": f"majority class {percent(level)}"}]
-
-
 def _whole(run: RunData) -> dict[str, Any]:
     last = max((point.passes for method in run.methods for point in method.points), default=0)
     return {"dtick": 1} if last <= 20 else {}
@@ -244,10 +228,6 @@ def _whole(run: RunData) -> dict[str, Any]:
 
 def _metric(run: RunData) -> str:
     return label(next((str(m.summary["metric"]) for m in run.methods if m.summary is not None), "score"))
-
-
-def _points(value: float | None) -> float | None:
-    return None if value is None else round(100 * value, 2)
 
 
 def _phases(seconds: Mapping[str, float]) -> str:

@@ -1,24 +1,25 @@
 """``report.html``: a run folder as one page that needs no network, and its main figures as pictures."""
 
 import asyncio
-import json
 import os
-import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fedlease.engines.checkpoint import write_atomically
-from fedlease.errors import ConfigError, MissingPackageError
+from fedlease.errors import ConfigError, MissingPackageError, RunFolderError
 from fedlease.reporting import report_tables as tables
 from fedlease.reporting import report_words as words
 from fedlease.reporting.advice import advise
-from fedlease.reporting.figures import Figure, allocation_figures, clean, label
+from fedlease.reporting.compare_page import write_compare_page
+from fedlease.reporting.drawing import Figure, label
+from fedlease.reporting.figures import allocation_figures
 from fedlease.reporting.figures_run import bytes_figure, score_figures, seconds_figures, usage_figures
+from fedlease.reporting.rendering import render
 from fedlease.reporting.report_data import RunData
 from fedlease.reporting.report_reading import read_run
+from fedlease.reporting.run_folder import read_json
 from fedlease.reporting.usage_numbers import short_modules, usage_sentence
 
 __all__ = ["write_pictures", "write_report"]
@@ -30,8 +31,10 @@ WIDTH = 760
 def write_report(out: Path) -> Path:
     """Writes ``report.html`` into a run folder; the same folder gives the same bytes.
 
+    In the folder of a comparison it writes ``compare.html``, from ``compare.json``.
+
     Args:
-        out: the folder of a run that is finished, still going, or was interrupted.
+        out: the folder of a run that is finished, still going, or was interrupted, or of a comparison.
 
     Returns:
         The page.
@@ -40,6 +43,8 @@ def write_report(out: Path) -> Path:
         RunFolderError: not a run folder, damaged, or of another version.
         MissingPackageError: plotly or jinja2 is not installed.
     """
+    if _is_comparison(out):
+        return write_compare_page(read_json(out / "compare.json"), out)
     page = _render(read_run(out))
     path = out / "report.html"
     write_atomically(path, page.encode("utf-8", errors="replace"))
@@ -57,10 +62,12 @@ def write_pictures(out: Path, folder: Path) -> list[Path]:
         The pictures, those for which the run has data.
 
     Raises:
-        RunFolderError: not a run folder, damaged, or of another version.
+        RunFolderError: not a run folder, a comparison's, damaged, or of another version.
         MissingPackageError: kaleido is not installed.
         ConfigError: no Chromium or Chrome is found, or the folder cannot be written.
     """
+    if _is_comparison(out):
+        raise RunFolderError(f"{out} holds a comparison: pictures are drawn of one run, OUT/<method>/seed-<s>")
     run = read_run(out)
     try:
         import kaleido
@@ -98,27 +105,18 @@ def write_pictures(out: Path, folder: Path) -> list[Path]:
     return [folder / f"{name}.svg" for name in drawn]
 
 
+def _is_comparison(out: Path) -> bool:
+    return (out / "compare.json").is_file() and not (out / "config.yaml").exists()
+
+
 def _render(run: RunData) -> str:
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        package = (error.name or "plotly").partition(".")[0]
-        raise MissingPackageError(package, "a report", "pip install plotly jinja2") from error
-    files = resources.files("fedlease.reporting") / "page"
-    texts = {name: (files / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")}
-
-    def shown(value: Any) -> Any:
-        if not isinstance(value, str) or isinstance(value, Markup):
-            return value
-        return re.sub(r"(?<=\d) (?=%|[kMGT]?B\b)", "\N{NO-BREAK SPACE}", clean(value))
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
-    )
     figures = _figures(run)
-    return environment.from_string(texts["report.html"]).render(
+    return render(
+        "report.html",
+        figures,
+        _page_data(run),
+        kind="report",
+        source="the run folder",
         run=run,
         headline=words.headline(run),
         facts=words.facts(run),
@@ -132,12 +130,6 @@ def _render(run: RunData) -> str:
         bytes_table=tables.bytes_table(run),
         time_words=words.time_words(run),
         newcomer_table=tables.newcomer_table(run),
-        figures=figures,
-        # Markup: these are the package's own files, and JSON that holds no character with a meaning in HTML.
-        css=Markup(texts["report.css"]),
-        js=Markup(texts["report.js"]),
-        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
-        data=Markup(_embedded(_page_data(run, figures))),
     )
 
 
@@ -147,8 +139,8 @@ def _figures(run: RunData) -> dict[str, Figure]:
     return {figure.id: figure for figure in (*found, *([sizes] if sizes else []))}
 
 
-def _page_data(run: RunData, figures: dict[str, Figure]) -> dict[str, Any]:
-    """What the page's script needs: the figures, and by client what changes with the client picked."""
+def _page_data(run: RunData) -> dict[str, Any]:
+    """What changes with the client picked, by client."""
     usage = run.usage()
     modules = list(next((row for row in usage.values() if row), {}))
     clients = []
@@ -165,16 +157,9 @@ def _page_data(run: RunData, figures: dict[str, Figure]) -> dict[str, Any]:
             }
         )
     return {
-        "figures": {name: {"data": figure.data, "layout": figure.layout} for name, figure in figures.items()},
         "clients": clients,
         "modules": [label(name, 40) for name in short_modules(modules)],
     }
-
-
-def _embedded(content: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it can end the element or begin a comment."""
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _on_white(figure: Figure) -> dict[str, Any]:

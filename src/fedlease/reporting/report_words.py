@@ -6,7 +6,7 @@ from typing import Any
 from fedlease.reporting.report_data import MethodRun, RunData
 from fedlease.reporting.tables import human_seconds, percent
 
-__all__ = ["allocation_words", "facts", "headline", "score_words", "time_words"]
+__all__ = ["HEADS", "TIE", "allocation_words", "facts", "headline", "score_words", "time_words"]
 
 TIE = 0.0005
 """Scores nearer than this print alike."""

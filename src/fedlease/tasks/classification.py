@@ -79,7 +79,10 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def score(logits: Tensor, labels: Sequence[int]) -> dict[str, float]:
-    """Accuracy, macro-F1 over the labels that occur, Matthews correlation and mean loss of (n, labels) logits."""
+    """Accuracy, macro-F1 over the labels that occur, Matthews correlation and mean loss of (n, labels) logits.
+
+    The correlation is 0 where truth and prediction know one label between them: there is nothing to correlate.
+    """
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     predicted = logits.argmax(-1).tolist()
@@ -87,7 +90,7 @@ def score(logits: Tensor, labels: Sequence[int]) -> dict[str, float]:
     return {
         "accuracy": float(accuracy_score(truth, predicted)),
         "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0.0)),
-        "mcc": float(matthews_corrcoef(truth, predicted)),
+        "mcc": float(matthews_corrcoef(truth, predicted)) if len({*truth, *predicted}) > 1 else 0.0,
         "loss": float(loss(logits, torch.tensor(truth))),
     }
 

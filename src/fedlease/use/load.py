@@ -6,8 +6,9 @@ from typing import Any
 from peft import PeftModel
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
-from fedlease.core.types import ClientId, ClientModel
+from fedlease.core.types import ANCHOR, ClientId, ClientModel
 from fedlease.models import BaseModel, load_tokenizer, locate, new_head_modules
+from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
 from fedlease.reporting.run_folder import read_settings
 from fedlease.use.open_run import OpenRun
@@ -45,7 +46,11 @@ def _as_peft(base: BaseModel, model: ClientModel, labels: tuple[str, ...]) -> Pe
     peft_config = peft_config_for(model.spec, task_type="SEQ_CLS", modules_to_save=list(base.head_modules))
     wrapped = wrap(base.model, peft_config)
     heads = head_parameters(wrapped.get_base_model(), base.head_modules)
-    copy_into({**adapter_parameters(wrapped), **heads}, model.tensors)
+    tensors = dict(model.tensors)
+    anchor = tensors.pop(ANCHOR, None)
+    if isinstance(wrapped.base_model, FedLeaseModel):
+        wrapped.base_model.set_anchor(anchor)
+    copy_into({**adapter_parameters(wrapped), **heads}, tensors)
     wrapped.eval()
     return wrapped
 

@@ -46,6 +46,8 @@ class TestAdapterSpec:
             "mixer": "top_m",
             "top_k": 2,
             "renormalise": False,
+            "blend": 0.1,
+            "anchors": 3,
         }
         assert set(changes) == {field.name for field in dataclasses.fields(AdapterSpec)}
         prints = {dataclasses.replace(self.spec, **{name: value}).fingerprint() for name, value in changes.items()}

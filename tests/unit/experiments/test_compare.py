@@ -10,6 +10,7 @@ from engines.small import rounds_of, small_settings
 from fedlease.errors import ConfigError, DataError
 from fedlease.experiments.cells import Cell, Variant, plan, variants_of
 from fedlease.experiments.compare import compare, markdown, tune
+from fedlease.reporting.compare_page import compare_page
 from fedlease.runner import run_settings
 
 FAST = {"rounds": 1, "baselines": []}
@@ -44,6 +45,24 @@ def test_every_cell_is_a_run_folder_with_the_result_of_a_run(done: tuple[Path, d
     for key in ("mean", "per_client", "per_task", "bytes_up", "trainable_parameters"):
         assert cell[key] == alone[key]
     assert content["variants"]["local"]["mean"]["values"][1] == alone["mean"]
+
+
+def test_the_page_is_written_and_its_curves_are_over_passes(done: tuple[Path, dict[str, Any]]) -> None:
+    out, content = done
+    assert (out / "compare.html").read_text(encoding="utf-8") == compare_page(content)
+    # T = 2: one pass of warm-up and one round, or two rounds. Each point is scored before its pass.
+    for name in ("fedlease", "local", "fedit"):
+        row = content["variants"][name]
+        assert [[point["passes"] for point in seed] for seed in row["points"]] == [[0, 1, 2], [0, 1, 2]]
+        assert [[point["mean"] for point in seed] for seed in row["points"]] == row["curves"]
+        assert {point["clients"] for seed in row["points"] for point in seed} == {8} == {content["num_clients"]}
+
+
+def test_a_warm_up_is_as_many_passes_as_it_has_epochs(tmp_path: Path) -> None:
+    variants = [Variant("plain", "fedit"), Variant("warm", "fedlease", {"warmup.epochs": 2, "rounds": 0})]
+    content = compare(settings(), variants, [0], tmp_path / "c")
+    passes = {name: [point["passes"] for point in row["points"][0]] for name, row in content["variants"].items()}
+    assert passes == {"plain": [0, 1, 2], "warm": [0, 2]}
 
 
 def test_a_warm_up_that_cells_share_is_run_once(done: tuple[Path, dict[str, Any]]) -> None:

@@ -124,6 +124,15 @@ def test_variants_reach_the_spec() -> None:
     assert model.spec.renormalise is False and model.spec.top_k == 1
 
 
+def test_more_slots_than_the_experts_make_are_all_kept_and_said() -> None:
+    """Two experts make three slots."""
+    method = replace(METHOD, top_k=4)
+    state = allocated(method)
+    assert len(state.experts) == 2 and method.model(state, "a0").spec.top_k == 3
+    assert state.warnings == ("fedlease.top_k: 4 slots were to be kept, but 2 experts make 3: all are kept",)
+    assert allocated(replace(METHOD, top_k=3)).warnings == ()
+
+
 def test_no_warmup_at_all_is_a_named_failure() -> None:
     state = METHOD.init(adapter(), CLIENTS, 0)
     state = METHOD.aggregate(state, [], absent=set(CLIENTS))

@@ -2,12 +2,12 @@
 
 import builtins
 import html
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.reporting.page_text import data_block, embedded, fetched, own_text, plotly_texts
 from unit.reporting.report_folders import (
     CLIENTS,
     DISTANCES,
@@ -26,7 +26,8 @@ from unit.reporting.report_folders import (
 
 from fedlease.errors import ConfigError, MissingPackageError
 from fedlease.reporting import report
-from fedlease.reporting.figures import allocation_figures, label, ordered_clients
+from fedlease.reporting.drawing import label
+from fedlease.reporting.figures import allocation_figures, ordered_clients
 from fedlease.reporting.figures_run import bytes_figure, score_figures, seconds_figures
 from fedlease.reporting.report_data import RunData
 from fedlease.reporting.report_reading import read_run
@@ -40,16 +41,6 @@ def run(tmp_path: Path) -> RunData:
     return read_run(finished(tmp_path))
 
 
-def own_text(page: str) -> str:
-    """The page without plotly.js."""
-    scripts = re.findall(r"<script>.*?</script>", page, re.DOTALL)
-    return page.replace(max(scripts, key=len), "")
-
-
-def embedded(page: str) -> Any:
-    return json.loads(re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)[0])
-
-
 def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     first = report.write_report(finished(tmp_path)).read_bytes()
     assert report.write_report(tmp_path).read_bytes() == first
@@ -57,11 +48,11 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_nothing_is_fetched(tmp_path: Path) -> None:
-    page = own_text(report.write_report(finished(tmp_path)).read_text())
+    whole = report.write_report(finished(tmp_path)).read_text()
+    page = own_text(whole)
     assert len(page) < 200_000  # without plotly.js, so what is searched is the page itself
-    fetched = re.findall(r'\b(?:src|href|action|data|poster)\s*=\s*"([^"]*)"', page)
-    assert fetched
-    assert all(target.startswith("#") or target == "data:," for target in fetched)
+    assert fetched(whole)
+    assert all(target.startswith("#") or target == "data:," for target in fetched(whole))
     assert "default-src 'none'" in page
     assert "url(" not in page and "@import" not in page and "fetch(" not in page
 
@@ -98,26 +89,11 @@ def test_names_that_try_to_be_markup_stay_text(tmp_path: Path) -> None:
     assert "{{ 7 * 7 }}" in page  # printed, not computed
     assert "\x1b" not in page and "\u202e" not in page
     assert page.count("<script") - page.count("<script ") == len(re.findall(r"<script>", page))
-    block = re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)[0]
-    assert not set("<>&") & set(block)
+    assert not set("<>&") & set(data_block(page))
 
 
 def test_plotly_gets_no_markup_and_no_templates(tmp_path: Path) -> None:
-    content = embedded(report.write_report(hostile(tmp_path)).read_text())
-    texts: list[str] = []
-
-    def collect(value: Any) -> None:
-        if isinstance(value, dict):
-            assert not {"hovertemplate", "texttemplate"} & set(value)
-            for inner in value.values():
-                collect(inner)
-        elif isinstance(value, list):
-            for inner in value:
-                collect(inner)
-        elif isinstance(value, str):
-            texts.append(value)
-
-    collect(content)
+    texts = plotly_texts(report.write_report(hostile(tmp_path)).read_text())
     assert any("&lt;img" in text for text in texts)
     # The line break is the page's own; no other element is in any text.
     assert {tag for text in texts for tag in re.findall(r"<[^>]*>?", text)} <= {"<br>"}

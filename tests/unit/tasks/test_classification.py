@@ -59,6 +59,11 @@ def test_scores_by_hand() -> None:
     assert result["loss"] == pytest.approx(float((3 * right + wrong) / 4))
 
 
+def test_one_label_in_truth_and_guess_has_nothing_to_correlate() -> None:
+    result = score(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), [0, 0])
+    assert (result["accuracy"], result["macro_f1"], result["mcc"]) == (1.0, 1.0, 0.0)
+
+
 def test_loss_of_16_bit_logits_is_computed_in_32(tokenizer: Any) -> None:
     logits = torch.tensor([[100.0, 100.5]], dtype=torch.bfloat16)
     assert loss(logits, torch.tensor([0])).dtype == torch.float32

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const content = JSON.parse(document.getElementById("data").textContent);
+  const clients = content.clients ?? []; // a comparison has none
   const root = document.documentElement;
   const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage"]], doubleClick: false };
   const PRINT_WIDTH = 660;
@@ -40,9 +41,11 @@
     return layout;
   }
 
-  // On a phone names and the colour bar would leave no room for the plot.
+  // On a phone names, the legend and the colour bar would leave no room for the plot.
   function forNarrow(id, figure) {
     if (window.innerWidth >= 640) return;
+    const named = figure.data.filter((trace) => trace.name && trace.showlegend !== false && trace.visible !== false);
+    if (named.length > 3) box(id).style.height = parseInt(box(id).style.height) + 18 * (named.length - 3) + "px";
     for (const name of axes(figure.layout)) {
       const axis = figure.layout[name];
       if (axis.ticktext) axis.tickfont = { size: 9 };
@@ -118,7 +121,7 @@
   }
 
   function pick(value) {
-    const client = value === "" ? null : content.clients[Number(value)];
+    const client = value === "" ? null : clients[Number(value)];
     for (const picker of pickers) {
       if (value !== "" || picker.options[0].value === "") picker.value = value;
     }
@@ -136,10 +139,10 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     if (pickers.length && pickers[0].value !== "") pick(pickers[0].value);
   });
-  const firstRouted = content.clients.findIndex((client) => client.weights.length > 0);
+  const firstRouted = clients.findIndex((client) => client.weights.length > 0);
   if (firstRouted >= 0) {
     for (const picker of pickers) if (picker.options[0].value !== "") picker.value = String(firstRouted);
-    showUsage(content.clients[firstRouted]);
+    showUsage(clients[firstRouted]);
   }
   // A browser that restores what was picked before a reload fires no event.
   if (pickers.length && pickers[0].value !== "" && pickers[0].options[0].value === "") pick(pickers[0].value);

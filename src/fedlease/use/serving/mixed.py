@@ -118,13 +118,14 @@ class MixedLinear(nn.Module):
             if rule.mixer == "none":
                 target.scatter_(-1, columns, rule.scaling)
                 continue
-            routers = torch.stack([self.kept["G"][g] for g in part.routers])[part.router_of_row]  # (g, slots, in)
+            # (g, slots, in); a scalar, (g, 1), is the logit itself.
+            routers = torch.stack([self.kept["G"][g] for g in part.routers])[part.router_of_row].float()
             # The selection is a comparison of logits: in 16 bits near ties would flip.
             with torch.autocast(x.device.type, enabled=False):
-                logits = torch.bmm(x[part.rows].float(), routers.float().mT)
+                logits = routers.unsqueeze(1) if rule.mixer == "scalar" else x[part.rows].float() @ routers.mT
             found = mix(logits, rule.mixer, part.own, rule.renormalise, rule.top_k)
             # Adds, for two experts of a client with the same content share a column.
-            target.scatter_add_(-1, columns, found * rule.scaling)
+            target.scatter_add_(-1, columns, found.expand(columns.shape) * rule.scaling)
         return weights
 
 
@@ -251,6 +252,8 @@ class MixedModel:
         return self._clients[client]
 
     def _check(self, client: ClientId, spec: AdapterSpec, tensors: Tensors) -> None:
+        if spec.mixer == "instance":
+            raise ModelError(f"client {client!r}: mixer 'instance' takes two passes and cannot be computed with others")
         if not self._layers:
             self._r = spec.r
             for name in spec.target_modules:

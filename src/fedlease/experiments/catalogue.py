@@ -1,0 +1,276 @@
+"""The experiments by name: what each asks, which variants it compares, on which rows, and what was published.
+
+A value in ``changes`` may be a function of the settings that are common to all, so that "four times the rank" follows
+``--set lora.r``. Values that are not functions are what the experiment varies, and cannot be set from outside.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fedlease.config import Settings
+from fedlease.config_faults import nearest
+from fedlease.errors import ConfigError
+from fedlease.experiments.paper_numbers import EXPERTS, LABEL_SKEW, NLU_MAIN, NO_NUMBERS, OVERHEAD_WORDS, PaperRow
+
+__all__ = ["EXPERIMENTS", "SCALES", "Arm", "Experiment", "Part", "find", "find_scale"]
+
+SCALES: Mapping[str, str] = {"small": "glue-small", "paper": "paper-nlu"}
+"""Scale -> preset."""
+SMALL, PAPER = ("small",), ("paper",)
+BOTH = (*SMALL, *PAPER)
+
+SKEWED = ("mnli", "qnli", "sst2", "qqp")
+"""Tasks of FedTreeLoRA's table."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant.
+
+    Attributes:
+        name: names its folder and its row; ``fedlease`` is always the method as the preset has it.
+        method: one of ``known_methods()``.
+        changes: dotted settings of its own; a function is called with the common settings.
+        scales: where it takes part.
+    """
+
+    name: str
+    method: str = "fedlease"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    scales: tuple[str, ...] = BOTH
+
+
+@dataclass(frozen=True)
+class Part:
+    """A comparison on rows of its own.
+
+    Attributes:
+        name: names its folder; empty where there is one part only.
+        changes: as of :class:`Arm`, for all its variants.
+        scales: where it takes part.
+    """
+
+    name: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    scales: tuple[str, ...] = BOTH
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run under one name.
+
+    Attributes:
+        asks: the question, one line.
+        how: what is done and held equal, and where a reading of the paper was needed.
+        arms: variants; the first is the one that the others are held against.
+        parts: comparisons; results of different parts are on different rows.
+        paper: variant -> published figures.
+        paper_words: what was published beside them.
+        adds: a further table, of experts used per layer and task or of times.
+        over_parts: whether the mean over the parts is of interest, and is what ``paper`` holds.
+    """
+
+    asks: str
+    how: str
+    arms: tuple[Arm, ...]
+    parts: tuple[Part, ...] = (Part(),)
+    paper: Mapping[str, PaperRow] = field(default_factory=dict)
+    paper_words: str = NO_NUMBERS
+    adds: Literal["", "usage", "overhead"] = ""
+    over_parts: bool = False
+
+
+def _four_times_the_rank(settings: Settings) -> int:
+    return 4 * settings.lora.r
+
+
+def _all_clients(settings: Settings, shared_by: int = 1) -> int:
+    """Clients per task when the settings' clients are spread over ``shared_by`` tasks, at least 1."""
+    return max(1, settings.data.clients_per_task * len(settings.data.tasks) // shared_by)
+
+
+def _rounds_after(epochs: int) -> Callable[[Settings], int]:
+    """R that leaves T = E + R x local epochs as it is when E is ``epochs``."""
+
+    def rounds(settings: Settings) -> int:
+        local = settings.train.local_epochs
+        passes = settings.warmup.epochs + settings.rounds * local
+        left = passes - epochs
+        if left < 0 or left % local:
+            raise ConfigError(
+                f"rounds: a warm-up of {epochs} epochs and rounds of {local} cannot spend the budget T = {passes}; "
+                "change rounds or train.local_epochs, or leave the variant out with --only"
+            )
+        return left // local
+
+    return rounds
+
+
+def _warmup(epochs: int, scales: tuple[str, ...]) -> Arm:
+    changes = {"warmup.epochs": epochs, "rounds": _rounds_after(epochs)}
+    return Arm(f"warmup-{epochs}", changes=changes, scales=scales)
+
+
+def _tasks(name: str, *tasks: str) -> Part:
+    return Part(name, {"data.tasks": list(tasks), "data.clients_per_task": lambda s: _all_clients(s, len(tasks))})
+
+
+def _skewed(task: str, clients: Any, scales: tuple[str, ...]) -> Part:
+    changes = {"data.tasks": [task], "data.partition": "dirichlet", "data.clients_per_task": clients}
+    return Part(task, changes, scales)
+
+
+FULL = Arm("fedlease")
+FEDIT, LOCAL, TREE = (Arm(name, name) for name in ("fedit", "local", "fedtreelora"))
+FEDIT_R4X = Arm("fedit-r4x", "fedit", {"lora.r": _four_times_the_rank})
+OTHERS = tuple(Arm(name, name) for name in ("ffa-lora", "fedsa-lora", "feddpa", "ifca", "fedalt", "fedtreelora"))
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "nlu-main": Experiment(
+        "How does FedLEASE compare with every other method on four GLUE tasks?",
+        "The paper's main table for language understanding. `fedit-r4x` has four times the rank, so that four experts "
+        "have no more parameters than it; alpha stays as it is. `centralised` pools the rows and is no federated "
+        "method: a ceiling for one shared adapter.",
+        (FULL, FEDIT, FEDIT_R4X, *OTHERS, LOCAL, Arm("centralised", "centralised")),
+        paper=NLU_MAIN,
+        paper_words="The paper has FFA-LoRA below FedSA-LoRA's 84.60, and the silhouette picks four experts, one per "
+        "task.",
+    ),
+    "ablation-experts": Experiment(
+        "What do the allocation of experts and their adaptive selection each add?",
+        "`own-expert` allocates as the method does and mixes nothing; `single` is one expert for all after the same "
+        "warm-up; `single-r4x` has four times the rank; `one-per-client` gives every client an expert of its own, "
+        "which all clients may use.",
+        (
+            FULL,
+            Arm("own-expert", changes={"fedlease.routing": "own"}),
+            Arm("single-r4x", changes={"fedlease.num_experts": 1, "lora.r": _four_times_the_rank}),
+            Arm("single", changes={"fedlease.num_experts": 1}),
+            Arm("one-per-client", changes={"fedlease.grouping": "clients"}),
+        ),
+        paper=EXPERTS,
+        paper_words="",
+    ),
+    "ablation-topk": Experiment(
+        "Is the adaptive selection better than a fixed number of router slots?",
+        "`top-k` keeps k of the 2M - 1 slots, of which M stand for the own expert; `fedlease` keeps M. Where k "
+        "is above 2M - 1, all slots are kept.",
+        (FULL, *(Arm(f"top-{k}", changes={"fedlease.top_k": k}) for k in (1, 2, 3, 4))),
+    ),
+    "router-aggregation": Experiment(
+        "Should routers be averaged in the cluster, or stay with the client?",
+        "`router-client` keeps every router where it is trained; experts are averaged as before.",
+        (FULL, Arm("router-client", changes={"fedlease.router": "client"})),
+    ),
+    "warmup-epochs": Experiment(
+        "How long a warm-up does the allocation need, at the same total budget?",
+        "E epochs of warm-up, and as many rounds as leave T = E + R x local epochs as it is. At the paper's scale a "
+        "round has two epochs, so E is even there, and the paper's own is 10.",
+        (
+            *(_warmup(epochs, SMALL) for epochs in (2, 1, 4)),
+            *(_warmup(epochs, PAPER) for epochs in (10, 2, 4, 20)),
+        ),
+    ),
+    "rank": Experiment(
+        "How does the score depend on the rank?",
+        "Alpha stays as it is. The paper's rank is 4.",
+        tuple(Arm(f"rank-{r}", changes={"lora.r": r}) for r in (4, 2, 8, 16)),
+    ),
+    "clients": Experiment(
+        "Does it hold with fewer and with more clients?",
+        "Two, four and eight clients per task, with as many rows each: more clients, more rows in all. Where rows do "
+        "not suffice, take fewer per client (`--set data.train_rows=N`) or let clients share them "
+        "(`--set data.share_rows=true`).",
+        (FULL, FEDIT, LOCAL),
+        tuple(Part(f"clients-per-task-{n}", {"data.clients_per_task": n}) for n in (2, 4, 8)),
+    ),
+    "heterogeneity": Experiment(
+        "How much of the gain is due to tasks that differ?",
+        "The same number of clients on one task (QQP), on two (SST-2, QQP) and on four.",
+        (FULL, FEDIT, LOCAL),
+        (
+            _tasks("one-task", "qqp"),
+            _tasks("two-tasks", "sst2", "qqp"),
+            _tasks("four-tasks", "sst2", "qnli", "mrpc", "qqp"),
+        ),
+    ),
+    "max-experts": Experiment(
+        "Does the largest number of experts allowed matter?",
+        "M_max bounds the numbers of clusters that are scored, which are below the number of clients anyway: with the "
+        "eight clients of the small scale 8 is no bound.",
+        (
+            *(Arm(f"max-{m}", changes={"max_experts": m}) for m in (8, 2, 4)),
+            Arm("max-16", "fedlease", {"max_experts": 16}, PAPER),
+        ),
+    ),
+    "clustering": Experiment(
+        "Does it matter how clients are clustered by their distances?",
+        "`spectral` clusters on the affinity of the same distances; the silhouette picks M for both.",
+        (FULL, Arm("spectral", changes={"fedlease.clustering": "spectral"})),
+    ),
+    "task-and-label-skew": Experiment(
+        "Does it hold when labels are skewed within every task?",
+        "Clients of a task hold its labels in shares drawn from Dirichlet(0.5) (`data.alpha`), and row counts vary.",
+        (FULL, FEDIT, TREE, LOCAL),
+        (Part(changes={"data.partition": "task-and-label"}),),
+    ),
+    "label-skew": Experiment(
+        "What is left to gain when clients differ in their labels only?",
+        "One task at a time, all clients on it, labels in shares drawn from Dirichlet(0.5) (`data.alpha`). At the "
+        "paper's scale twenty clients on each of FedTreeLoRA's four tasks, whose published means stand beside; that "
+        "its twenty clients share one task at a time is our reading. At the small scale MNLI is left out. "
+        "`fedtreelora-grouping` mixes nothing in from outside a client's group.",
+        (FULL, TREE, Arm("fedtreelora-grouping", "fedtreelora", {"fedtreelora.outside": False}), FEDIT, LOCAL),
+        (*(_skewed(t, _all_clients, SMALL) for t in SKEWED[1:]), *(_skewed(t, 20, PAPER) for t in SKEWED)),
+        paper=LABEL_SKEW,
+        paper_words="Figures of FedTreeLoRA's paper, means over its four tasks. FedLEASE's own for label skew are not "
+        "known.",
+        over_parts=True,
+    ),
+    "signal": Experiment(
+        "Which of the warm-up's matrices tells tasks apart: B, A, or their product?",
+        "Clients are clustered by the same distance of other matrices; everything after that is the same.",
+        (FULL, *(Arm(f"signal-{s}", changes={"fedlease.signal": s}) for s in ("A", "BA"))),
+    ),
+    "expert-usage": Experiment(
+        "How many experts does a token use, per layer and per task?",
+        "Experts with a weight above zero per token of the test rows, mean over a task's clients and a layer's "
+        "modules.",
+        (FULL,),
+        paper_words="The paper says that deeper layers and harder tasks use more experts.",
+        adds="usage",
+    ),
+    "overhead": Experiment(
+        "What does FedLEASE cost beyond one shared adapter?",
+        "Seconds of the allocation and of a client's pass over its rows, bytes, trained parameters. Times are those of "
+        "the machine; run nothing else beside.",
+        (FULL, FEDIT, LOCAL),
+        paper_words=OVERHEAD_WORDS,
+        adds="overhead",
+    ),
+}
+"""Name -> experiment."""
+
+
+def find(name: str) -> Experiment:
+    """An experiment by name.
+
+    Raises:
+        ConfigError: no such experiment; the message names the nearest.
+    """
+    if name not in EXPERIMENTS:
+        hint = nearest(name, EXPERIMENTS) or ";"
+        raise ConfigError(f"experiment: unknown experiment {name!r}{hint} `fedlease reproduce` lists all")
+    return EXPERIMENTS[name]
+
+
+def find_scale(scale: str) -> str:
+    """The preset of a scale.
+
+    Raises:
+        ConfigError: no such scale; the message names the nearest.
+    """
+    if scale not in SCALES:
+        raise ConfigError(f"scale: unknown scale {scale!r}{nearest(scale, SCALES)}")
+    return SCALES[scale]

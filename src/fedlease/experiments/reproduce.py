@@ -1,0 +1,223 @@
+"""Runs an experiment of the catalogue: every part is a comparison, and one page sets ours beside the published."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fedlease.config import Settings, resolve
+from fedlease.config_faults import nearest, text_setting_names
+from fedlease.config_layers import parse_overrides
+from fedlease.data import load_federation
+from fedlease.engines.checkpoint import write_atomically
+from fedlease.engines.events import Listener
+from fedlease.errors import ConfigError
+from fedlease.experiments.catalogue import Arm, Experiment, Part, find, find_scale
+from fedlease.experiments.cells import Cell, Variant, plan
+from fedlease.experiments.compare import OnCell, compare
+from fedlease.experiments.reproduce_tables import markdown
+from fedlease.reporting.report_reading import read_run
+from fedlease.reporting.run_folder import read_json, write_json
+from fedlease.reporting.usage_numbers import usage_by_depth
+
+__all__ = ["PlannedPart", "Reproduction", "planned", "reproduce"]
+
+ELSEWHERE = {"method": "--only", "baselines": "--only", "seed": "--seeds", "preset": "--scale"}
+"""Settings that are not the caller's, and what chooses them."""
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """A comparison that is ready to be run.
+
+    Attributes:
+        name: of the part; empty where it is the only one.
+        settings: common to its variants.
+        variants: with functions of the settings evaluated.
+        folder: of the comparison.
+        cells: resolved.
+    """
+
+    name: str
+    settings: Settings
+    variants: tuple[Variant, ...]
+    folder: Path
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """An experiment on one scale, checked and not begun.
+
+    Attributes:
+        name: of the experiment.
+        scale: ``small`` or ``paper``.
+        seeds: of every cell.
+        out: folder.
+        changes: dotted settings given by the caller.
+        parts: comparisons.
+    """
+
+    name: str
+    scale: str
+    seeds: tuple[int, ...]
+    out: Path
+    changes: Mapping[str, Any]
+    parts: tuple[PlannedPart, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Of all parts, in the order in which they are run."""
+        return tuple(cell for part in self.parts for cell in part.cells)
+
+
+def planned(
+    name: str,
+    scale: str = "small",
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    data: Path | None = None,
+    changes: Mapping[str, Any] | Sequence[str] = (),
+    only: Sequence[str] = (),
+    out: Path | None = None,
+) -> Reproduction:
+    """Resolves every cell; reads no rows and loads no model.
+
+    Args:
+        name: a key of ``EXPERIMENTS``.
+        scale: a key of ``SCALES``.
+        seeds: of every cell.
+        data: folder of GLUE files; None takes the rows from the hub.
+        changes: settings laid over all variants, ``key=value`` strings or dotted keys with values.
+        only: names of variants; none means all.
+        out: folder; None is ``runs/reproduce/<name>-<scale>``.
+
+    Raises:
+        ConfigError: an unknown name, a setting that the experiment itself varies, or cells that do not fit together.
+    """
+    experiment, preset = find(name), find_scale(scale)
+    mine, faults = parse_overrides(changes, {*text_setting_names(Settings), "preset"})
+    if data is not None:
+        if "data.path" in mine:
+            faults.append("data.path: is given by --data and by --set; leave one of them out")
+        mine["data.path"] = str(data)
+    arms = [arm for arm in experiment.arms if scale in arm.scales]
+    parts = [part for part in experiment.parts if scale in part.scales]
+    faults += _not_the_callers(name, mine, [*arms, *parts])
+    names = [arm.name for arm in arms]
+    faults += [f"only: {name!r} has no variant {o!r}{nearest(o, names)}" for o in only if o not in names]
+    if faults:
+        raise ConfigError(faults)
+    arms = [arm for arm in arms if not only or arm.name in only]
+    settings = resolve(preset=preset, overrides=mine)
+    folder = out or Path("runs") / "reproduce" / f"{name}-{scale}"
+    ready = tuple(_part(settings, part, arms, seeds, folder) for part in parts)
+    return Reproduction(name, scale, tuple(seeds), folder, mine, ready)
+
+
+def reproduce(
+    ready: Reproduction, *, listeners: Sequence[Listener] = (), on_cell: OnCell | None = None
+) -> dict[str, Any]:
+    """Runs what is not there yet and writes ``reproduce.json`` and ``reproduce.md``, and each part's ``compare.*``.
+
+    Args:
+        ready: of :func:`planned`.
+        listeners: told of every event of every run.
+        on_cell: told before and after every cell.
+
+    Returns:
+        The content of ``reproduce.json``.
+
+    Raises:
+        InputError, RunFailedError: as for a comparison; finished cells stay.
+    """
+    experiment = find(ready.name)
+    if len(ready.parts) > 1:
+        # Rows that do not suffice for the last part are found out before the first is trained.
+        for part in ready.parts:
+            if not all(cell.finished for cell in part.cells):
+                load_federation(part.settings.data, ready.seeds[0])
+    parts = []
+    for part in ready.parts:
+        content = compare(part.settings, part.variants, ready.seeds, part.folder, listeners=listeners, on_cell=on_cell)
+        parts.append({"part": part.name, "comparison": content, **_added(experiment, part)})
+    content = {
+        "experiment": ready.name,
+        "scale": ready.scale,
+        "asks": experiment.asks,
+        "how": experiment.how,
+        "seeds": list(ready.seeds),
+        "changes": dict(ready.changes),
+        "parts": parts,
+        "means_over_parts": _means_over_parts(parts) if experiment.over_parts else {},
+        "paper": {name: asdict(row) for name, row in experiment.paper.items()},
+        "paper_words": experiment.paper_words,
+    }
+    write_json(ready.out / "reproduce.json", content)
+    write_atomically(ready.out / "reproduce.md", markdown(content).encode())
+    return content
+
+
+def _not_the_callers(name: str, mine: Mapping[str, Any], varied: Sequence[Arm | Part]) -> list[str]:
+    fixed = {key for entry in varied for key, value in entry.changes.items() if not callable(value)}
+    faults = []
+    for key in mine:
+        if key in ELSEWHERE:
+            faults.append(f"{key}: cannot be set here; it is chosen by {ELSEWHERE[key]}")
+        faults += [
+            f"{key}: cannot be set here; the experiment {name!r} sets {own}"
+            for own in sorted(fixed)
+            if own == key or own.startswith(f"{key}.")
+        ]
+    return faults
+
+
+def _part(settings: Settings, part: Part, arms: Sequence[Arm], seeds: Sequence[int], out: Path) -> PlannedPart:
+    common = resolve(base=settings, overrides=_values(part.changes, settings))
+    variants = tuple(Variant(arm.name, arm.method, _values(arm.changes, common)) for arm in arms)
+    folder = out / part.name if part.name else out
+    return PlannedPart(part.name, common, variants, folder, tuple(plan(common, variants, seeds, folder)))
+
+
+def _values(changes: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    return {key: value(settings) if callable(value) else value for key, value in changes.items()}
+
+
+def _means_over_parts(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    rows = [part["comparison"]["variants"] for part in parts]
+    return {name: fmean(row[name]["mean"]["mean"] for row in rows) for name in rows[0]}
+
+
+def _added(experiment: Experiment, part: PlannedPart) -> dict[str, Any]:
+    if experiment.adds == "usage":
+        return {"usage": _usage(part.cells)}
+    if experiment.adds == "overhead":
+        return {"overhead": {variant.name: _overhead(variant.name, part.cells) for variant in part.variants}}
+    return {}
+
+
+def _usage(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
+    """Layer -> task -> experts per token, mean over the seeds in which experts were routed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for cell in cells:
+        for layer in usage_by_depth(read_run(cell.folder)):
+            row = found.setdefault(layer.name, {})
+            for task, value in {**layer.by_task, "all": layer.overall}.items():
+                row.setdefault(task, []).append(value)
+    return {layer: {task: fmean(values) for task, values in row.items()} for layer, row in found.items()}
+
+
+def _overhead(variant: str, cells: Sequence[Cell]) -> dict[str, float | None]:
+    """Seconds of the allocation and of one client's pass over its rows, means over seeds."""
+    allocations, epochs = [], []
+    for cell in cells:
+        if cell.variant.name != variant:
+            continue
+        summary, run = read_json(cell.folder / "summary.json"), read_run(cell.folder)
+        epochs.append(summary["seconds"]["train"] / (summary["num_clients"] * summary["passes"]))
+        if summary["num_experts"] is not None:
+            # Updates are only collected before the last wave of the warm-up, which is nothing beside the allocation.
+            steps = [step for step in run.main.steps if step.round == 0 and not step.failed]
+            allocations.append(sum(step.seconds["aggregate"] for step in steps))
+    return {"allocation": fmean(allocations) if allocations else None, "local_epoch": fmean(epochs)}

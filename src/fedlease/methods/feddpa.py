@@ -1,0 +1,110 @@
+"""FedDPA: a global adapter for all and a local one per client, blended by how alike an input is to the client's rows.
+
+Yang, Long, Shen, Jiang, Blumenstein: Dual-Personalizing Adapter for Federated Foundation Models. NeurIPS 2024.
+https://arxiv.org/abs/2403.19211
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fedlease.core.aggregate import Weighting, mean_update
+from fedlease.core.codec import serialisable
+from fedlease.core.experts import renumber
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
+from fedlease.methods.base import ab_names
+
+__all__ = ["FedDPA", "FedDPAState"]
+
+GLOBAL, LOCAL = 0, 1
+
+
+@serialisable
+@dataclass(frozen=True)
+class FedDPAState:
+    """Where a FedDPA run stands.
+
+    Attributes:
+        round: starts at 1: there is no warm-up.
+        adapter: what every client's local adapter starts from.
+        shared: the global A and B, numbered as expert 0.
+        clients: client -> n_i.
+    """
+
+    round: int
+    adapter: ClientModel
+    shared: Tensors
+    clients: Mapping[ClientId, int]
+
+
+@dataclass(frozen=True)
+class FedDPA:
+    """Parameters of FedDPA, the form in which both adapters are trained in every round (FedDPA-T).
+
+    The local stage is work beyond the budget T, which counts passes for the adapter that is uploaded.
+
+    Attributes:
+        budget: E, R and local epochs; only T and the local epochs matter here.
+        blend: largest share of the local adapter, in [0, 1]; while it is trained its share is ``blend``. 0 is FedIT.
+        num_anchors: train rows that an input is compared with, at least 1.
+        weights: how clients are weighted.
+    """
+
+    budget: Budget
+    blend: float = 0.5
+    num_anchors: int = 5
+    weights: Weighting = "num_examples"
+
+    @property
+    def last_round(self) -> int:
+        """T / local epochs, rounded up; the last round may have fewer epochs."""
+        return -(-self.budget.passes // self.budget.local_epochs)
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedDPAState:
+        """Both adapters start from the same values.
+
+        Raises:
+            ValueError: a parameter is out of range.
+        """
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"blend must be in [0, 1], received {self.blend}")
+        if self.num_anchors < 1:
+            raise ValueError(f"num_anchors must be at least 1, received {self.num_anchors}")
+        return FedDPAState(1, adapter, adapter.tensors, dict(clients))
+
+    def task(self, state: FedDPAState, client: ClientId) -> ClientTask | None:
+        """Train the global adapter alone, then the local one beside the frozen global; give the global back."""
+        if state.round > self.last_round:
+            return None
+        model = self.model(state, client)
+        shared, local = ab_names(model, GLOBAL), ab_names(model, LOCAL)
+        epochs = min(self.budget.local_epochs, self.budget.passes - (state.round - 1) * self.budget.local_epochs)
+        stages = (Stage(shared, epochs, experts=(GLOBAL,)), Stage(local, epochs))
+        return ClientTask("dual", state.round, model, stages, upload=shared)
+
+    def aggregate(
+        self, state: FedDPAState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> FedDPAState:
+        """Weighted mean of the global adapter."""
+        shared = mean_update(updates, weighting=self.weights) if updates else state.shared
+        return replace(state, round=state.round + 1, shared=shared)
+
+    def model(self, state: FedDPAState, client: ClientId) -> ClientModel:
+        """Both adapters; the engine lays the client's own local one over the initial one, and adds its anchor."""
+        spec = replace(
+            state.adapter.spec,
+            num_experts=2,
+            own=LOCAL,
+            mixer="instance",
+            blend=self.blend,
+            anchors=self.num_anchors,
+        )
+        tensors = {**renumber(state.shared, GLOBAL), **renumber(state.adapter.tensors, LOCAL)}
+        return ClientModel(spec, tensors)
+
+    def admit(self, state: FedDPAState, client: ClientId, num_examples: int) -> FedDPAState:
+        """A late client shares from its first round on; until then it uses the global adapter alone."""
+        return replace(state, clients={**state.clients, client: num_examples})
+
+    def group(self, state: FedDPAState, client: ClientId) -> int:
+        """All clients are one group."""
+        return 0

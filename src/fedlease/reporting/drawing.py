@@ -1,0 +1,114 @@
+"""What all figures are made of: the form, colours that are told apart, text that plotly may draw, axes, lines."""
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+from fedlease.reporting.tables import percent
+
+__all__ = [
+    "DASHES",
+    "PALETTE",
+    "SYMBOLS",
+    "Figure",
+    "axis",
+    "base_layout",
+    "clean",
+    "in_percent",
+    "label",
+    "line_trace",
+    "majority_line",
+]
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+"""Told apart with any colour vision, and on a light as on a dark ground."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hexagon")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and what stands in for it.
+
+    Attributes:
+        id: unique in a page.
+        title: its caption's first words.
+        summary: one or two sentences that say what it shows.
+        data: plotly traces.
+        layout: plotly layout, without colours of ground and ink, which the page sets.
+        height: pixels.
+        header: column titles of the table with its data.
+        rows: that table.
+    """
+
+    id: str
+    title: str
+    summary: str
+    data: tuple[dict[str, Any], ...]
+    layout: dict[str, Any]
+    height: int
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def clean(text: str) -> str:
+    """Text of unknown origin without control characters and without marks that turn the reading direction."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def label(text: str, longest: int = 60) -> str:
+    """Text as plotly may draw it: plotly reads pseudo-HTML in every text, so that markup is escaped.
+
+    Long text loses its middle: names often begin alike and end in a number.
+    """
+    shown = clean(text)
+    if len(shown) > longest:
+        end = longest // 2
+        shown = f"{shown[: longest - end - 1]}\N{HORIZONTAL ELLIPSIS}{shown[-end:]}"
+    return html.escape(shown, quote=False)
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis with a title and the settings all axes share."""
+    return {"title": {"text": title, "standoff": 12}, "automargin": True, "zeroline": False, "fixedrange": True, **more}
+
+
+def base_layout(**more: Any) -> dict[str, Any]:
+    """A layout without a title (the page has it) and with the legend above the plot."""
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"}
+    return {"margin": {"l": 10, "r": 12, "t": 24, "b": 10}, "legend": legend, "hovermode": "closest", **more}
+
+
+def line_trace(number: int, name: str, x: list[Any], y: list[Any], texts: list[str], unit: str) -> dict[str, Any]:
+    """A line with markers in the style of the method or task of this number.
+
+    Args:
+        number: picks colour, dashes and symbol.
+        name: for legend and hover.
+        x: places.
+        y: values.
+        texts: what hovering says of each value.
+        unit: of ``x``.
+    """
+    shown = [f"{label(name)}<br>{unit} {label(str(at))}: {text}" for at, text in zip(x, texts, strict=True)]
+    return {
+        "type": "scatter", "mode": "lines+markers", "x": x, "y": y, "name": label(name, 30), "hovertext": shown,
+        "hoverinfo": "text", "cliponaxis": False,
+        "line": {"color": PALETTE[number % len(PALETTE)], "dash": DASHES[number % len(DASHES)], "width": 2},
+        "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
+    }  # fmt: skip
+
+
+def majority_line(level: float | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Shapes and annotations of a level line at the score of the most frequent class; none where it is unknown."""
+    if level is None:
+        return [], []
+    line = {"dash": "dash", "width": 1.5, "color": PALETTE[7]}
+    shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 100 * level, "y1": 100 * level, "line": line}
+    note = {"xref": "paper", "x": 1, "xanchor": "right", "y": 100 * level, "yanchor": "bottom", "showarrow": False}
+    return [shape], [{**note, "text": f"majority class {percent(level)}"}]
+
+
+def in_percent(value: float | None) -> float | None:
+    """A score in [0, 1] as plotly gets it."""
+    return None if value is None else round(100 * value, 2)
