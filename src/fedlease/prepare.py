@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,11 +21,13 @@ from fedlease.errors import ConfigError
 from fedlease.methods import make_method
 from fedlease.methods.base import Method
 from fedlease.methods.head import Head, with_head
-from fedlease.models import SHORT_NAMES, ModelSource, initial_head, load_base, load_tokenizer, target_shapes
-from fedlease.tasks.classification import encode
+from fedlease.model_sources import SHORT_NAMES, ModelSource
+from fedlease.models import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.tasks import make_task
 
 __all__ = [
     "Prepared",
+    "base_of",
     "build_method",
     "check_methods",
     "optimiser_of",
@@ -98,24 +101,25 @@ def prepare(settings: Settings, federation: Federation, source: ModelSource) -> 
 
     Raises:
         ModelError: the model cannot be had, or the adapter does not fit it.
+        ConfigError: rows may be longer than the model can read.
     """
     torch.set_num_threads(settings.threads or 1)
     tokenizer = load_tokenizer(source)
-    base = load_base(
-        source, dtype=settings.dtype, dropout=settings.train.base_dropout, pad_token_id=tokenizer.pad_token_id
-    )
+    base = base_of(settings, source, tokenizer, settings.device)
     if base.revision is not None:
         settings = settings.model_copy(update={"revision": base.revision})
     lora = settings.lora
     shapes = target_shapes(base, lora.target_modules, lora.r)
     adapter = initial_adapter(shapes, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=settings.seed)
     autocast = torch.bfloat16 if settings.dtype == "bfloat16" else None
-    resident = ResidentModel(base, torch.device(settings.device), autocast)
+    task = make_task(settings)
+    _check_length(settings, base, tokenizer)
+    resident = ResidentModel(base, torch.device(settings.device), autocast, task)
     clients = {
         data.id: Client(
             data,
-            encode(data.train, tokenizer, settings.data.max_tokens),
-            encode(data.test, tokenizer, settings.data.max_tokens),
+            task.encode(data.train, tokenizer),
+            task.encode(data.test, tokenizer),
         )
         for data in federation
     }
@@ -123,14 +127,40 @@ def prepare(settings: Settings, federation: Federation, source: ModelSource) -> 
         data.id: Head(data.labels, initial_head(resident.head_modules(len(data.labels)), settings.seed))
         for data in federation
     }
-    cut = sum(client.train.truncated + client.test.truncated for client in clients.values())
-    rows = sum(len(client.train) + len(client.test) for client in clients.values())
-    warnings = list(federation.warnings)
-    if cut:
-        warnings.append(
-            f"{cut} of {rows} rows are longer than data.max_tokens = {settings.data.max_tokens} and were cut"
+    cut = task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
+    return Prepared(settings, federation, clients, resident, adapter, heads, (*federation.warnings, *cut))
+
+
+def base_of(settings: Settings, source: ModelSource, tokenizer: Any, device: str) -> BaseModel:
+    """The base model as the settings want it.
+
+    Raises:
+        ModelError: it cannot be had, or is of another kind than the task needs.
+    """
+    return load_base(
+        source,
+        dtype=settings.dtype,
+        dropout=settings.train.base_dropout,
+        pad_token_id=tokenizer.pad_token_id,
+        task=settings.task,
+        quantisation=settings.base.quantisation,
+        checkpointing=settings.train.gradient_checkpointing,
+        device=device,
+    )
+
+
+def _check_length(settings: Settings, base: BaseModel, tokenizer: Any) -> None:
+    config: Any = base.model.config
+    # A tokeniser that knows no limit states an astronomical one; RoBERTa has two positions more than it can use.
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    limit = min(positions, tokenizer.model_max_length)
+    new = settings.generation.max_new_tokens if settings.task == "generation" else 0
+    if settings.data.max_tokens + new > limit:
+        more = f" and generation.max_new_tokens = {new}" if new else ""
+        raise ConfigError(
+            f"data.max_tokens: {settings.data.max_tokens}{more} are more than the {limit} tokens that model "
+            f"{settings.model!r} can read"
         )
-    return Prepared(settings, federation, clients, resident, adapter, heads, tuple(warnings))
 
 
 def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> Method:
@@ -163,7 +193,8 @@ def check_methods(prepared: Prepared) -> None:
 
 def participation_of(settings: Settings) -> Participation:
     """Who is asked each round."""
-    return Participation(settings.clients_per_round, settings.min_clients, settings.eval_every)
+    score_rounds = settings.task != "generation" or settings.generation.score_rounds
+    return Participation(settings.clients_per_round, settings.min_clients, settings.eval_every, score_rounds)
 
 
 def optimiser_of(settings: Settings) -> Optimiser:

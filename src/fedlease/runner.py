@@ -17,12 +17,11 @@ from fedlease.engines.centralised import CentralisedEngine
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted
 from fedlease.engines.in_process import Engine, fields_of
-from fedlease.engines.participation import Participation
 from fedlease.engines.scoring import summarise
 from fedlease.engines.work_cache import WorkCache
 from fedlease.errors import RunFolderError
 from fedlease.methods import CENTRALISED
-from fedlease.models import locate
+from fedlease.model_sources import locate
 from fedlease.prepare import Prepared, build_method, check_methods, optimiser_of, participation_of, prepare, settle
 from fedlease.reporting.report import write_report
 from fedlease.reporting.run_folder import (
@@ -118,11 +117,13 @@ def run_settings(
             f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
         )
     settings = settle(settings)
-    federation = load_federation(settings.data, settings.seed)
+    federation = load_federation(settings.data, settings.seed, settings.task)
     with tempfile.TemporaryDirectory() as scratch:
         # Nothing is written to ``out`` before everything that can be checked is sound.
         made = Path(scratch) / "base"
-        prepared = prepare(settings, federation, locate(settings.model, settings.revision, made, settings.seed))
+        prepared = prepare(
+            settings, federation, locate(settings.model, settings.revision, made, settings.seed, settings.task)
+        )
         check_methods(prepared)
         start_run(out, prepared.settings, federation, made if made.is_dir() else None)
     return _run(out, prepared, listeners, shared, resumed=False)
@@ -145,11 +146,11 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
     if summaries is not None:
         return RunResult(out, summaries)
     settings = settle(settings)
-    federation = load_federation(settings.data, settings.seed)
+    federation = load_federation(settings.data, settings.seed, settings.task)
     expected = read_json(out / "environment.json").get("data_fingerprint")
     if federation.fingerprint() != expected:
         raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
-    source = locate(settings.model, settings.revision, out / "base", settings.seed)
+    source = locate(settings.model, settings.revision, out / "base", settings.seed, settings.task)
     return _run(out, prepare(settings, federation, source), listeners, shared, resumed=True)
 
 
@@ -181,7 +182,7 @@ def _run(
 def _context(prepared: Prepared) -> str:
     """All that a client's first step depends on beside the task it is given."""
     settings = prepared.settings.model_dump(mode="json")
-    names = ("seed", "task", "model", "revision", "dtype", "data", "train", "threads", "device")
+    names = ("seed", "task", "model", "revision", "dtype", "base", "data", "train", "generation", "threads", "device")
     return digest(json.dumps([{name: settings[name] for name in names}, prepared.federation.fingerprint()]).encode())
 
 
@@ -206,7 +207,7 @@ def _run_method(
         prepared.resident,
         prepared.clients,
         optimiser_of(settings),
-        Participation() if pooled else participation_of(settings),
+        participation_of(settings).everyone() if pooled else participation_of(settings),
         Checkpoint(folder),
         (keep_allocation, *listeners),
         cache,
@@ -222,7 +223,10 @@ def _run_method(
     }
     summary = summarise(engine, name, method, state, untrained)
     # Row by row, apart from what people read: comparisons are paired by it.
-    write_json(folder / "correct.json", summary.pop("correct"))
+    write_json(folder / "row_scores.json", summary.pop("row_scores"))
+    samples = summary.pop("samples")
+    if samples:
+        write_json(folder / "samples.json", samples)
     summary = {"method": name, "seed": settings.seed, "head": settings.head, **summary}
     write_json(folder / "summary.json", summary)
     _tell(listeners, MethodFinished(name, summary))

@@ -1,30 +1,67 @@
-"""The tiny random model of the smoke preset and of the tests: no download, no text seen."""
+"""The tiny random models of the smoke preset and of the tests: no download, no text seen."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from fedlease.config_data import TaskName
 from fedlease.core.seeds import derive
 
 __all__ = ["make_tiny"]
 
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+"""A line per message, so that the few tokens of a test are those of its texts."""
 
-def make_tiny(folder: Path, seed: int) -> None:
-    """Writes a random two-layer encoder over bytes: it learns planted signals in seconds, and means nothing."""
+
+def make_tiny(folder: Path, seed: int, task: TaskName = "classification") -> None:
+    """Writes a random two-layer model over bytes: it learns planted signals in seconds, and means nothing.
+
+    Args:
+        folder: is made.
+        seed: of the weights.
+        task: an encoder for ``classification``, a decoder for ``generation``.
+    """
+    state = torch.random.get_rng_state()
+    torch.manual_seed(derive(seed, "tiny-random"))
+    model = _decoder() if task == "generation" else _encoder()
+    torch.random.set_rng_state(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    _tokenizer(task).save_pretrained(folder)
+
+
+def _vocabulary() -> dict[str, int]:
+    from tokenizers import pre_tokenizers
+
+    return {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+
+
+def _tokenizer(task: TaskName) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    vocabulary = _vocabulary()
     bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_only.decoder = decoders.ByteLevel()
+    if task == "generation":
+        return PreTrainedTokenizerFast(
+            tokenizer_object=bytes_only,
+            pad_token="[PAD]",
+            unk_token="[UNK]",
+            eos_token="[SEP]",
+            model_max_length=512,
+            padding_side="left",
+            chat_template=TEMPLATE,
+        )
     bytes_only.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=bytes_only,
         pad_token="[PAD]",
         unk_token="[UNK]",
@@ -33,22 +70,41 @@ def make_tiny(folder: Path, seed: int) -> None:
         model_max_length=512,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=512,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.2,
-        pad_token_id=0,
+
+
+def _encoder() -> Any:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(_vocabulary()),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=512,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.2,
+            pad_token_id=0,
+        )
     )
-    state = torch.random.get_rng_state()
-    torch.manual_seed(derive(seed, "tiny-random"))
-    model = BertForSequenceClassification(config)
-    torch.random.set_rng_state(state)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+
+
+def _decoder() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(_vocabulary()),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=512,
+            initializer_range=0.2,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=SPECIAL.index("[SEP]"),
+        )
+    )

@@ -2,23 +2,30 @@
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser.chromium import CHROMIUM, asked_for, show
-from unit.reporting.report_folders import HOSTILE, bare, finished, hostile
+from unit.reporting.report_folders import HOSTILE, bare, finished, generated, hostile, hostile_samples
 
 from fedlease.reporting.report import write_pictures, write_report
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {"begun": bare, "finished": finished, "hostile": hostile}
+    made = {
+        "begun": bare,
+        "finished": finished,
+        "hostile": hostile,
+        "generated": hostile_samples,
+        "unscored": partial(generated, scored=False),
+    }
     return {name: write_report(make(tmp_path_factory.mktemp(name) / "run")) for name, make in made.items()}
 
 
-@pytest.mark.parametrize("name", ["begun", "finished", "hostile"])
+@pytest.mark.parametrize("name", ["begun", "finished", "hostile", "generated", "unscored"])
 def test_a_page_is_drawn_without_errors_and_without_requests(browser: Any, pages: dict[str, Path], name: str) -> None:
     show(browser, pages[name])
     assert browser.get_log("browser") == []
@@ -61,6 +68,68 @@ def test_hostile_names_stay_text(browser: Any, pages: dict[str, Path]) -> None:
     assert browser.get_log("browser") == []
 
 
+def test_hostile_answers_are_read_as_text(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["generated"])
+    script = """
+      const section = document.getElementById('samples');
+      const folded = [...section.querySelectorAll('details')].map((client) => client.open);
+      section.querySelector('summary').click();
+      const texts = [...section.querySelectorAll('details[open] .prompt dd')].map((text) => text.innerText);
+      return [typeof window.pwned, document.querySelectorAll('img, iframe, object, b[onmouseover]').length,
+              document.querySelectorAll('script').length, folded, texts,
+              section.querySelectorAll('details[open] dl').length]"""
+    pwned, elements, scripts, folded, texts, rows = browser.execute_script(script)
+    assert (pwned, elements, scripts) == ("undefined", 0, 3)
+    assert folded == [False] * 4 and rows == 5
+    marked = "turn\N{REPLACEMENT CHARACTER}ed\N{REPLACEMENT CHARACTER}[31m"
+    assert texts == [*HOSTILE[:3], marked, "\"'><b onmouseover=window.pwned=1>"]
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize(("width", "across"), [(1200, 4), (360, 1)])
+def test_answers_stand_side_by_side_or_below_each_other(
+    browser: Any, pages: dict[str, Path], width: int, across: int
+) -> None:
+    show(browser, pages["generated"], width, "dark")
+    script = """
+      for (const client of document.querySelectorAll('#samples details')) client.open = true;
+      const cells = [...document.querySelectorAll('#samples dl')[1].querySelectorAll('div:not(.prompt)')];
+      const left = cells.map((cell) => cell.getBoundingClientRect().left);
+      return [left, document.documentElement.scrollWidth, innerWidth]"""
+    left, scroll, inner = browser.execute_script(script)
+    # Reference, untrained model, fedlease and fedit.
+    assert (len(left), len(set(left))) == (4, across)
+    assert scroll <= inner
+
+
+def test_unfolded_answers_are_printed(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["generated"])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    seen = """document.querySelector('#samples details').open = true;
+      return ['details[open] dl', 'details:not([open]) summary', '.print-only'].map(
+        (part) => document.querySelector('#samples ' + part).offsetHeight > 0)"""
+    assert browser.execute_script(seen) == [True, False, True]
+    seen = """for (const client of document.querySelectorAll('#samples details')) client.open = true;
+      return document.querySelector('#samples .print-only').offsetHeight"""
+    assert browser.execute_script(seen) == 0
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_a_client_is_picked_where_rounds_have_no_scores(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["unscored"])
+    script = """
+      const score = document.getElementById('plot-score-tasks');
+      const picker = document.querySelector('select.client-picker');
+      picker.value = '3';
+      picker.dispatchEvent(new Event('change'));
+      const picked = score.data.at(-1);
+      return [picked.x, picked.y, picked.hovertext, score.layout.xaxis.title.text]"""
+    # b1 ends at 50 % after five passes.
+    assert browser.execute_script(script) == [
+        ["b1"], [50], ["b1<br>passes 5: 50.0 %"], "final scores: rounds were not scored",
+    ]  # fmt: skip
+
+
 def test_a_column_sorts_both_ways_by_mouse_and_by_key(browser: Any, pages: dict[str, Path]) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -99,7 +168,7 @@ def test_picking_a_client_changes_its_figures(browser: Any, pages: dict[str, Pat
     assert other == "3"
 
 
-@pytest.mark.parametrize("name", ["begun", "finished", "hostile"])
+@pytest.mark.parametrize("name", ["begun", "finished", "hostile", "generated", "unscored"])
 def test_a_phone_does_not_scroll_sideways(browser: Any, pages: dict[str, Path], name: str) -> None:
     show(browser, pages[name], width=360)
     width, inner = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")

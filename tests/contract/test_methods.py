@@ -30,14 +30,27 @@ EXPECTED_UPLOAD = {
 }
 """Kinds of tensors a method uploads after its warm-up. A new method adds a row."""
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "fedlease+shrink": {"shrink": 0.25},
+    "fedlease+shrink-auto": {"shrink": "auto"},
+    "fedlease+product": {"average": "product", "shrink": 0.25},
+    "fedlease+reallocate": {"reallocate": 1},
+    "fedlease+router-own": {"router_start": "own"},
+}
+"""Method and parameters that change what is computed; they keep the contract of the method they vary."""
+
 
 def heads(policy: str) -> dict[str, Head]:
     tensors = {"head/classifier.weight": torch.zeros(2, 6), "head/classifier.bias": torch.zeros(2)}
     return {client: Head(("no", "yes"), {k: v.clone() for k, v in tensors.items()}) for client in CLIENTS}
 
 
+def made(name: str) -> Method:
+    return make_method(name.partition("+")[0], BUDGET, VARIANTS.get(name))
+
+
 def built(name: str, head: str | None) -> Method:
-    method = make_method(name, BUDGET)
+    method = made(name)
     return method if head is None else with_head(method, head, heads(head))  # type: ignore[arg-type]
 
 
@@ -46,7 +59,7 @@ def head(request: pytest.FixtureRequest) -> str | None:
     return request.param  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(params=sorted([*METHODS, *VARIANTS]))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -133,7 +146,7 @@ def test_uploaded_kinds_are_those_of_the_paper(name: str) -> None:
     for client in CLIENTS:
         task = method.task(state, client)
         assert task is not None
-        assert {TensorName.parse(tensor).kind for tensor in task.upload} == EXPECTED_UPLOAD[name]
+        assert {TensorName.parse(tensor).kind for tensor in task.upload} == EXPECTED_UPLOAD[name.partition("+")[0]]
 
 
 def test_the_head_follows_its_policy(name: str, head: str | None) -> None:
@@ -212,12 +225,12 @@ def test_a_client_whose_first_task_is_refused_is_asked_again_and_then_joins_late
 
 
 def test_a_late_client_is_admitted_and_trains(name: str) -> None:
-    method = make_method(name, BUDGET)
+    method = made(name)
     state = method.admit(play(method, 2)[-1], "b9", 5)
     task = method.task(state, "b9")
     assert task is not None
     state = method.aggregate(state, [train("b9", task, 5)])
-    if name == "fedlease":
+    if name.startswith("fedlease"):
         assert state.assignment["b9"] == state.assignment["b0"], "placed with its own group"
     assert method.model(state, "b9").spec.num_experts == method.model(state, "b0").spec.num_experts
 

@@ -10,13 +10,13 @@ from engines.small import rounds_of, small_run, tensors_of
 
 from fedlease.core.seeds import generator
 from fedlease.core.types import head_names
-from fedlease.engines.batches import training_batches
 from fedlease.engines.centralised import CentralisedEngine
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.errors import RunFailedError
 from fedlease.methods import METHODS, known_methods
 from fedlease.runner import resume
 from fedlease.tasks import classification
+from fedlease.tasks.batches import training_batches
 from fedlease.use.open_run import OpenRun
 
 
@@ -118,7 +118,7 @@ def test_interrupted_it_goes_on_to_the_same_tensors(tmp_path: Path, out: Path) -
         small_run(tmp_path / "r", [stop], method="centralised", baselines=[])
     resume(tmp_path / "r")
     assert tensors_of(tmp_path / "r") == tensors_of(out)
-    assert json.loads((tmp_path / "r/correct.json").read_text()) == json.loads((out / "correct.json").read_text())
+    assert json.loads((tmp_path / "r/row_scores.json").read_text()) == json.loads((out / "row_scores.json").read_text())
 
 
 @pytest.mark.parametrize("head", ["frozen", "shared"])

@@ -29,12 +29,12 @@ def test_a_run_writes_the_files_of_the_design(finished: tuple[Path, list[Event],
     out, _, _ = finished
     expected = {
         "config.yaml", "environment.json", "clients.json", "allocation.json", "allocation.safetensors",
-        "rounds.jsonl", "summary.json", "state", "base", "baselines", "report.html", "correct.json",
+        "rounds.jsonl", "summary.json", "state", "base", "baselines", "report.html", "row_scores.json",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == expected
     for method in ("fedit", "local"):
         names = {path.name for path in (out / "baselines" / method).iterdir()}
-        assert names == {"rounds.jsonl", "summary.json", "correct.json", "state"}
+        assert names == {"rounds.jsonl", "summary.json", "row_scores.json", "state"}
     assert not list(out.rglob("*.tmp"))
     manifest = json.loads((out / "state" / "manifest.json").read_text())
     named = {manifest["state"]["file"]} | {e["file"] for slots in manifest["clients"].values() for e in slots.values()}

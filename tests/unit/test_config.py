@@ -137,8 +137,9 @@ class TestValues:
         assert (found, type(found)) == (value, type(value))
 
     def test_text_settings_are_the_ones_without_choices(self) -> None:
+        columns = ("text", "text_pair", "label", "prompt", "response", "client", "split", "task")
         expected = {"data.path", "method", "model", "revision", "device"}
-        expected |= {f"data.columns.{name}" for name in ("text", "text_pair", "label", "client", "split", "task")}
+        expected |= {f"data.columns.{name}" for name in columns}
         assert set(text_setting_names(Settings)) == expected
 
     @given(model=st.text(min_size=1), lr=st.floats(0, 1, exclude_min=True, exclude_max=True), rows=st.integers(1))
@@ -189,7 +190,10 @@ class TestFaults:
             ("rounds=true", "rounds: must not be true or false, received True"),
             ("rounds=" + "x" * 99, "rounds: must be a whole number, received '" + "x" * 79 + " ..."),
             ("rounds=null", "rounds: must be a whole number, received None"),
-            ("task=generation", "task: must be classification, received 'generation'"),
+            (
+                "task=generate",
+                "task: must be one of classification, generation, received 'generate'; did you mean 'generation'?",
+            ),
             (
                 "baselines=[quux]",
                 f"baselines: unknown method 'quux'; valid: {VALID}",

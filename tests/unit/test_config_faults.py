@@ -4,6 +4,7 @@ import pytest
 
 from fedlease.config import Settings, resolve
 from fedlease.config_faults import nearest, setting_names
+from fedlease.config_layers import parse_yaml
 from fedlease.errors import ConfigError
 from fedlease.methods import known_methods
 
@@ -65,6 +66,11 @@ def test_an_unknown_preset_does_not_hide_the_faults_of_single_values() -> None:
             "data.source=folder",
             "data.path: is required when data.source is 'folder': the folder or file that holds your rows",
         ),
+        ("fedlease.shrink=1.5", "fedlease.shrink: must be auto or a number in 0 .. 1, received 1.5"),
+        ("fedlease.shrink=much", "fedlease.shrink: must be auto or a number in 0 .. 1, received 'much'"),
+        ("fedlease.shrink=.nan", "fedlease.shrink: must be auto or a number in 0 .. 1, received nan"),
+        ("fedlease.shrink=true", "fedlease.shrink: must not be true or false, received True"),
+        ("fedlease.reallocate=0", "fedlease.reallocate: must be at least 1, received 0"),
         ("learning_rate=1", "learning_rate: no such setting"),
         ("lr=1", "lr: no such setting; did you mean 'train.lr'?"),
         ("lora.target_module=[q]", "lora.target_module: no such setting; did you mean 'lora.target_modules'?"),
@@ -86,6 +92,20 @@ def test_fewer_clients_than_needed_cannot_be_sampled() -> None:
         "min_clients: must be at most clients_per_round = 2, received 3",
     )
     assert resolve(preset="smoke", overrides=["clients_per_round=3", "min_clients=3"]).min_clients == 3
+
+
+def test_only_clusters_can_be_formed_again() -> None:
+    assert faults_of("fedlease.reallocate=2", "fedlease.grouping=clients") == (
+        "fedlease.reallocate: needs fedlease.grouping = 'clusters', it is 'clients'",
+    )
+    assert resolve(preset="smoke", overrides=["fedlease.reallocate=2"]).fedlease.reallocate == 2
+
+
+def test_a_share_is_a_number_or_a_word_and_is_written_as_such() -> None:
+    for word in ("auto", 0.25, 0, 1):
+        settings = resolve(preset="smoke", overrides=[f"fedlease.shrink={word}"])
+        assert settings.fedlease.shrink == word
+        assert parse_yaml(settings.to_yaml())["fedlease"]["shrink"] == word
 
 
 def test_the_nearest_name_is_given_and_all_where_they_are_few() -> None:

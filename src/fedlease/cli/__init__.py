@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints."""
 
+import logging
 import os
 import sys
 import traceback
@@ -26,6 +27,8 @@ def main() -> None:
         os.environ.setdefault(key, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)
+    # Says on every import which of its kernels it did not find.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except InputError as error:

@@ -43,6 +43,7 @@ def compare(
 
     from fedlease.experiments import compare as experiment
     from fedlease.experiments.cells import Cell, variants_of
+    from fedlease.reporting.metric_words import of_metric
     from fedlease.reporting.tables import escape, percent
 
     console = Console(stderr=True)
@@ -50,7 +51,7 @@ def compare(
     def tell(cell: Cell, summary: Mapping[str, Any] | None) -> None:
         what = f"{escape(cell.variant.name)}, seed {cell.seed}"
         if summary is not None:
-            console.print(f"{what}: mean {summary['metric']} {percent(summary['mean'])} %")
+            console.print(f"{what}: mean {of_metric(summary['metric']).name} {percent(summary['mean'])} %")
         elif not cell.finished:
             console.print(f"{what}: runs")
 

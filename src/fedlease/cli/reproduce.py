@@ -17,7 +17,7 @@ __all__ = ["reproduce"]
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Of an experiment. Without it: a list.", metavar="NAME")] = None,
     scale: Annotated[str, typer.Option(help="small: MiniLM, minutes a cell; paper: the paper's setting.")] = "small",
-    data: Annotated[Path | None, typer.Option(help="Folder of GLUE files; default: rows of the hub.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of GLUE or FLAN files; default: rows of the hub.")] = None,
     seeds: Annotated[str, typer.Option(help="Whole numbers with commas between.")] = "0,1,2",
     out: Annotated[
         Path | None,
@@ -31,7 +31,7 @@ def reproduce(
 ) -> None:
     """Run an experiment of the paper by name, and print its numbers beside the published ones. Resumable."""
     from fedlease.errors import ConfigError
-    from fedlease.experiments.catalogue import EXPERIMENTS, find, find_scale
+    from fedlease.experiments.catalogue import EXPERIMENTS, find, preset_of
 
     if name is None or list_:
         if json_:
@@ -40,7 +40,7 @@ def reproduce(
         for key, experiment in EXPERIMENTS.items():
             typer.echo(f"{key:20} {experiment.asks}")
         return
-    find(name), find_scale(scale)  # before libraries that take seconds to load
+    preset_of(find(name), scale)  # before libraries that take seconds to load
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
@@ -50,6 +50,7 @@ def reproduce(
     from fedlease.experiments import reproduce as experiments
     from fedlease.experiments.cells import Cell
     from fedlease.experiments.reproduce_tables import markdown
+    from fedlease.reporting.metric_words import of_metric
     from fedlease.reporting.tables import escape, percent
 
     console = Console(stderr=True)
@@ -64,7 +65,8 @@ def reproduce(
         def tell(cell: Cell, summary: Mapping[str, Any] | None) -> None:
             what = escape(str(cell.folder.relative_to(ready.out)))
             if summary is not None:
-                console.print(f"{what}: mean {summary['metric']} {percent(summary['mean'])} %", soft_wrap=True)
+                name = of_metric(summary["metric"]).name
+                console.print(f"{what}: mean {name} {percent(summary['mean'])} %", soft_wrap=True)
             elif not cell.finished:
                 console.print(f"{what}: runs", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Commands on a run that is there: report, predict, export, onboard, serve."""
+"""Commands on a run that is there: report, predict, chat, export, onboard, serve."""
 
 import json
 from enum import StrEnum
@@ -9,7 +9,7 @@ import typer
 
 from fedlease.cli.shared import Client, Device, Json, MethodName, Quiet, RunFolder, app, progress, stdout_for_json
 
-__all__ = ["export", "onboard", "predict", "report", "serve"]
+__all__ = ["chat", "export", "onboard", "predict", "report", "serve"]
 
 
 class Form(StrEnum):
@@ -42,7 +42,7 @@ def predict(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Predict labels and probabilities with one client's model."""
+    """Predict labels and probabilities, or write answers, with one client's model."""
     from fedlease.use.open_run import OpenRun
     from fedlease.use.predict import predict_file
 
@@ -50,6 +50,24 @@ def predict(
         run = OpenRun(folder, method, device)
         text = predict_file(run, client, file, out, lambda done, total: tell(client, done, total))
     typer.echo(text if out is None else str(out), nl=out is not None)
+
+
+@app.command()
+def chat(
+    folder: RunFolder,
+    client: Client,
+    system: Annotated[str | None, typer.Option(help="What a system message says, if any.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; default: the run's.", min=1)] = None,
+    forget: Annotated[bool, typer.Option("--forget", help="Answer every line by itself.")] = False,
+    method: MethodName = None,
+    device: Device = None,
+) -> None:
+    """Talk to one client's language model: a line is a message, /reset begins anew, /quit or Ctrl-D ends."""
+    from fedlease.use.chat import Chat, talk
+    from fedlease.use.open_run import OpenRun
+
+    run = OpenRun(folder, method, device)
+    talk(Chat(run, client, system=system, max_new_tokens=max_new_tokens, remember=not forget))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from fedlease.core.seeds import generator
 from fedlease.core.types import AdapterSpec, Allocation, ClientId, ClientModel, TensorName, Tensors
 
 __all__ = [
+    "RouterStart",
     "a_matrices",
     "b_matrices",
     "expert_tensors",
@@ -20,6 +22,11 @@ __all__ = [
     "renumber",
     "seed_experts",
 ]
+
+RouterStart = Literal["random", "own"]
+
+MIRROR_SCALE = 16.0
+"""Of the mirrored rows. Kaiming-uniform logits of a layer-normalised x have a deviation of 1 / sqrt 3."""
 
 
 def initial_adapter(
@@ -45,22 +52,31 @@ def initial_adapter(
     return ClientModel(spec, tensors)
 
 
-def initial_router(adapter: ClientModel, num_experts: int, seed: int) -> dict[str, Tensor]:
-    """G for every adapted module, Kaiming-uniform as released, the same for all clusters: {<module>/G: (2M - 1, in)}.
+def initial_router(
+    adapter: ClientModel, num_experts: int, seed: int, start: RouterStart = "random"
+) -> dict[str, Tensor]:
+    """G for every adapted module, the same for all clusters: {<module>/G: (2M - 1, in)}.
 
-    Not zero: with renormalised weights G = 0 keeps own slots only, the own weight is identically 1, and the
-    router's gradient is exactly zero.
+    ``random`` is Kaiming-uniform, as released. Not zero: with renormalised weights G = 0 keeps own slots only, the own
+    weight is identically 1, and the router's gradient is exactly zero.
+
+    ``own`` starts from those values and makes mirrored pairs of the own slots: rows 0 .. P - 1, with P = floor(M / 2),
+    are scaled by ``MIRROR_SCALE``, and rows P .. 2P - 1 are their negatives. For any x one slot of a pair has the logit
+    |g x| and the other -|g x|, so without a bias, and whatever the mean of x, an own slot is well above the foreign
+    ones, whose logits are near 0. The losing slot of each pair drops out of the top M and leaves its place to a foreign
+    one: next to every token's own expert, which weighs nearly 1, some foreign expert is kept with a small weight, and
+    that is where the gradient of the router comes from.
     """
-    return {
-        str(TensorName(module, "G")): _kaiming_uniform(
-            num_slots(num_experts),
-            adapter.tensors[str(TensorName(module, "A", 0))].shape[1],
-            seed,
-            "router",
-            module,
-        )
-        for module in adapter.spec.target_modules
-    }
+    routers = {}
+    for module in adapter.spec.target_modules:
+        features = adapter.tensors[str(TensorName(module, "A", 0))].shape[1]
+        router = _kaiming_uniform(num_slots(num_experts), features, seed, "router", module)
+        if start == "own":
+            pairs = num_experts // 2
+            router[:pairs] *= MIRROR_SCALE
+            router[pairs : 2 * pairs] = -router[:pairs]
+        routers[str(TensorName(module, "G"))] = router
+    return routers
 
 
 def seed_experts(

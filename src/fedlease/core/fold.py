@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedlease.core.experts import expert_tensors, renumber
+from fedlease.core.refactor import truncate
 from fedlease.core.types import HEAD, AdapterSpec, ClientModel, TensorName
 
 __all__ = ["expert_alone", "fold"]
@@ -51,7 +52,7 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
         a = torch.cat([model.tensors[str(TensorName(module, "A", e))].double() for e in experts])  # (M r, in)
         b = torch.cat([w[e] * model.tensors[str(TensorName(module, "B", e))].double() for e in experts], 1)
         if rank is not None and rank < full:
-            a, b = _truncate(a, b, rank)
+            a, b = truncate(a, b, rank)
         tensors[str(TensorName(module, "A", 0))] = a.float()
         tensors[str(TensorName(module, "B", 0))] = b.float()
     r = full if rank is None else rank
@@ -62,15 +63,6 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
 
 def _single(spec: AdapterSpec) -> AdapterSpec:
     return AdapterSpec(spec.r, spec.alpha, spec.dropout, spec.target_modules)
-
-
-def _truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best (rank, in) and (out, rank) for b a; small decompositions only, never one of (out, in)."""
-    qb, rb = torch.linalg.qr(b)
-    qa, ra = torch.linalg.qr(a.T)
-    u, s, vh = torch.linalg.svd(rb @ ra.T, full_matrices=False)
-    root = s[:rank].sqrt()
-    return (root.unsqueeze(1) * vh[:rank]) @ qa.T, qb @ (u[:, :rank] * root)
 
 
 def _head(model: ClientModel) -> dict[str, Tensor]:

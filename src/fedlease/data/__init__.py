@@ -1,18 +1,21 @@
 """Where rows come from.
 
 :func:`load_federation` is the one entry. A source is one module, imported when it is asked for: ``folder`` (own
-files), ``glue``, ``quickstart`` and ``synthetic``; a new one is a module and one branch here.
+files), ``glue``, ``flan``, ``quickstart`` and ``synthetic``; a new one is a module and one branch here.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedlease.config import DataSettings
+    from fedlease.config_data import TaskName
     from fedlease.data.federation import Federation
 
 __all__ = ["load_federation", "source_of"]
 
 _WITHOUT_PATH = ("quickstart", "synthetic")
+_WITHOUT_RESPONSES = ("glue", "quickstart")
+_WITHOUT_LABELS = ("flan",)
 
 
 def source_of(settings: "DataSettings") -> str:
@@ -25,27 +28,34 @@ def source_of(settings: "DataSettings") -> str:
     return settings.source
 
 
-def load_federation(settings: "DataSettings", seed: int) -> "Federation":
+def load_federation(settings: "DataSettings", seed: int, task: "TaskName" = "classification") -> "Federation":
     """Reads or makes the rows of every client.
 
     Args:
         settings: where rows come from and how they are dealt.
-        seed: root seed; the same settings and seed give the same federation.
+        seed: root seed; the same settings, seed and task give the same federation.
+        task: what clients optimise: rows have labels for ``classification`` and responses for ``generation``.
 
     Raises:
-        DataError: the rows are not usable; holds every fault that was found.
+        DataError: the rows are not usable, with every fault that was found; or the source or the partition cannot
+            serve the task.
         MissingPackageError: the source or partition needs a package that is not installed.
     """
-    federation = _load(settings, seed)
+    federation = _load(settings, seed, task)
     return _scored_on_valid(federation) if settings.score_rows == "valid" else federation
 
 
-def _load(settings: "DataSettings", seed: int) -> "Federation":
+def _load(settings: "DataSettings", seed: int, task: "TaskName") -> "Federation":
     source = source_of(settings)
+    _check_task(source, settings, task)
     if source == "glue":
         from fedlease.data import glue
 
         return glue.load(settings, seed)
+    if source == "flan":
+        from fedlease.data import flan
+
+        return flan.load(settings, seed)
     if source == "quickstart":
         from fedlease.data import quickstart
 
@@ -53,10 +63,30 @@ def _load(settings: "DataSettings", seed: int) -> "Federation":
     if source == "synthetic":
         from fedlease.data import synthetic
 
-        return synthetic.load(settings, seed)
+        return synthetic.load(settings, seed, task)
     from fedlease.data import folder
 
-    return folder.load(settings, seed)
+    return folder.load(settings, seed, task)
+
+
+def _check_task(source: str, settings: "DataSettings", task: "TaskName") -> None:
+    from fedlease.errors import DataError
+
+    faults = []
+    if task == "generation" and source in _WITHOUT_RESPONSES:
+        faults.append(
+            f"data.source: {source!r} has labels and no responses, so task 'generation' cannot be trained on it; "
+            "use 'folder', 'flan' or 'synthetic'"
+        )
+    if task == "classification" and source in _WITHOUT_LABELS:
+        faults.append(f"data.source: {source!r} has responses and no labels; set task=generation to train on it")
+    if task == "generation" and settings.partition != "natural":
+        faults.append(
+            f"data.partition: {settings.partition!r} skews labels, and rows of task 'generation' have none; "
+            "use 'natural'"
+        )
+    if faults:
+        raise DataError(faults)
 
 
 def _scored_on_valid(federation: "Federation") -> "Federation":

@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Callable
 
 from fedlease.config import DataSettings
-from fedlease.data.dealing import drop_duplicates, federation, generator, hold_out, make_client
+from fedlease.config_data import TaskName
+from fedlease.data.dealing import drop_duplicates, federation, generator, hold_out, make_client, note_leaks
 from fedlease.data.examples import Example, client_id_fault, folded, label_list, to_rows
 from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.prompts import to_prompt_rows
 from fedlease.data.tables import Faults
 
 __all__ = ["SPLITS", "Splits", "assemble"]
@@ -23,6 +25,7 @@ def assemble(
     notes: list[str],
     *,
     split_here: bool = False,
+    task: TaskName = "classification",
 ) -> Federation:
     """Builds clients from the examples of their files.
 
@@ -33,6 +36,7 @@ def assemble(
         faults: what was found so far; more is added.
         notes: warnings so far; more are added.
         split_here: whether all rows are among ``train`` and test rows are to be held out of them.
+        task: what clients optimise; clients for generation have no labels.
 
     Raises:
         DataError: ``faults`` is not empty.
@@ -46,7 +50,7 @@ def assemble(
             same = ", ".join(repr(client) for client in sorted(clients) if folded(client) == form)
             faults.add(f"clients {same}: ids must differ by more than case")
     built = [
-        _build(client, splits, settings, seed, faults, notes, split_here=split_here)
+        _build(client, splits, settings, seed, faults, notes, split_here=split_here, task=task)
         for client, splits in sorted(clients.items())
     ]
     faults.check()
@@ -62,6 +66,7 @@ def _build(
     notes: list[str],
     *,
     split_here: bool,
+    task: TaskName,
 ) -> ClientData:
     every = [example for split in SPLITS for example in splits.get(split, [])]
     tasks = sorted({example.task for example in every})
@@ -73,12 +78,15 @@ def _build(
         where = next(example for example in every if example.pair is None)
         rule = f"client {client!r} has a second text in other rows, but it is empty here"
         faults.at(where.path, where.line, settings.columns.text_pair or "text_pair", rule)
-    labels = label_list(example.label for example in splits.get("train", []))
+    labels = () if task == "generation" else label_list(example.label for example in splits.get("train", []))
     rows: dict[str, tuple[Row, ...]] = {}
     for split in SPLITS:
-        # without readable train rows there is no label list to hold the others against, and that fault is reported
-        known = splits.get(split, []) if labels else []
-        rows[split] = to_rows(known, labels, client, settings.columns.label, faults)
+        examples = splits.get(split, [])
+        if task == "generation":
+            rows[split] = to_prompt_rows(examples)
+        else:
+            # without readable train rows there is no label list to hold the others against; that fault is reported
+            rows[split] = to_rows(examples if labels else [], labels, client, settings.columns.label, faults)
     if split_here and not faults.found:
         rows["train"], dropped = drop_duplicates(rows["train"])
         if dropped:
@@ -86,11 +94,16 @@ def _build(
         count = max(1, round(len(rows["train"]) * settings.test_fraction))
         rows["train"], rows["test"] = hold_out(rows["train"], count, generator(seed, "test", client))
         if not rows["test"]:
-            faults.add(
-                f"client {client!r}: no test rows: its {len(rows['train'])} rows have {len(labels)} labels, "
-                f"and each label needs a train row before one can be held out"
-            )
+            faults.add(f"client {client!r}: no test rows: {_none_to_spare(rows['train'], labels)}")
     return _capped(client, tasks[0] if tasks else "default", labels, rows, settings, seed, notes.append)
+
+
+def _none_to_spare(rows: tuple[Row, ...], labels: tuple[str, ...]) -> str:
+    if not labels:
+        return "it has one row, and that is needed for training"
+    return (
+        f"its {len(rows)} rows have {len(labels)} labels, and each label needs a train row before one can be held out"
+    )
 
 
 def _capped(
@@ -109,10 +122,7 @@ def _capped(
             rows[split] = tuple(rows[split][index] for index in sorted(picked))
         elif limit is not None and size < limit:
             note(f"client {client!r} is short: it has {size} of {limit} {split} rows (data.{split}_rows)")
-    both = {(row.text, row.pair) for row in rows["train"]}
-    leaked = sum((row.text, row.pair) in both for row in rows["test"])
-    if leaked:
-        note(f"client {client!r}: {leaked} test rows are also train rows")
+    note_leaks(client, rows["train"], rows["test"], note)
     return make_client(
         client,
         labels,

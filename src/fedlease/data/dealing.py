@@ -5,7 +5,7 @@ The order matters: a client's train and test rows come out of the same share, so
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fedlease.config import DataSettings
@@ -21,7 +21,9 @@ __all__ = [
     "generator",
     "hold_out",
     "make_client",
+    "note_leaks",
     "split_sizes",
+    "window",
 ]
 
 
@@ -45,21 +47,19 @@ def generator(seed: int, *purpose: str | int) -> random.Random:
     return random.Random(derive(seed, "data", *purpose))
 
 
-def drop_duplicates(
-    rows: Iterable[Row], seen: set[tuple[str, str | None]] | None = None
-) -> tuple[tuple[Row, ...], int]:
-    """Keeps the first row of each (text, pair) and says how many were dropped.
+def drop_duplicates(rows: Iterable[Row]) -> tuple[tuple[Row, ...], int]:
+    """Keeps the first row of each content and says how many were dropped.
 
     Without it a text could be dealt to train and to test. Label and place do not count: two rows of one text with
-    different labels are one row.
+    different labels are one row. Two responses to one prompt are two rows.
     """
-    taken: set[tuple[str, str | None]] = set()
+    taken: set[tuple[object, ...]] = set()
     kept: list[Row] = []
     total = 0
     for row in rows:
         total += 1
-        if (row.text, row.pair) not in taken:
-            taken.add((row.text, row.pair))
+        if row.content not in taken:
+            taken.add(row.content)
             kept.append(row)
     return tuple(kept), total - len(kept)
 
@@ -68,7 +68,8 @@ def hold_out(rows: Sequence[Row], count: int, random_: random.Random) -> tuple[t
     """Splits rows at random into (kept, held), both in their given order.
 
     The last row of a label is never held out, so that held rows carry no label unknown to the kept ones; fewer than
-    ``count`` rows are held when that, or the wish to keep one row, leaves no others.
+    ``count`` rows are held when that, or the wish to keep one row, leaves no others. For generation all rows count as
+    of one label.
     """
     left = Counter(row.label for row in rows)
     held: set[int] = set()
@@ -80,6 +81,14 @@ def hold_out(rows: Sequence[Row], count: int, random_: random.Random) -> tuple[t
             held.add(index)
     kept = tuple(row for index, row in enumerate(rows) if index not in held)
     return kept, tuple(row for index, row in enumerate(rows) if index in held)
+
+
+def note_leaks(client: str, train: Iterable[Row], test: Iterable[Row], note: Callable[[str], None]) -> None:
+    """Warns of test rows whose question, whatever the answer, is that of a train row."""
+    known = {row.question for row in train}
+    leaked = sum(row.question in known for row in test)
+    if leaked:
+        note(f"client {client!r}: {leaked} test rows are also train rows")
 
 
 def make_client(
@@ -172,13 +181,14 @@ def _overlapping(
     test_pool, train_pool = rows[:in_test], rows[in_test:]
     # consecutive windows of a ring: a client never holds a row twice, and overlaps are as few as they can be
     parts = [
-        (_window(train_pool, index * train, train), _window(test_pool, index * test, test)) for index in range(count)
+        (window(train_pool, index * train, train), window(test_pool, index * test, test)) for index in range(count)
     ]
     shared = sum(max(0, count * size - len(ring)) for size, ring in ((train, train_pool), (test, test_pool)))
     return parts, [f"task {task!r}: {len(rows)} rows for {count} clients, so {shared} places are filled by shared rows"]
 
 
-def _window(ring: list[Row], start: int, size: int) -> list[Row]:
+def window(ring: Sequence[Row], start: int, size: int) -> list[Row]:
+    """``size`` rows of a ring from ``start`` on; consecutive windows overlap as little as they can."""
     return [ring[(start + offset) % len(ring)] for offset in range(size)]
 
 
@@ -199,6 +209,8 @@ def _ran_out(task: str, available: int, settings: DataSettings) -> str:
 def federation(clients: Sequence[ClientData], warnings: Iterable[str]) -> Federation:
     """Puts clients together, checks that there is something to learn and warns of single-label clients.
 
+    Clients for generation have no labels, so nothing is said about theirs.
+
     Raises:
         DataError: two clients of one id, or a task whose clients know, or hold, one label only.
     """
@@ -207,7 +219,8 @@ def federation(clients: Sequence[ClientData], warnings: Iterable[str]) -> Federa
     notes = list(warnings)
     by_task: dict[str, list[ClientData]] = {}
     for client in clients:
-        by_task.setdefault(client.task, []).append(client)
+        if client.labels:
+            by_task.setdefault(client.task, []).append(client)
     for task, members in by_task.items():
         held = {member.id: sorted({member.labels[row.label] for row in member.train}) for member in members}
         union = sorted(set().union(*held.values()))

@@ -1,19 +1,18 @@
-"""Turns the records of a table into examples by the column mapping: the checks of single values."""
+"""Turns the records of a table into labelled examples by the column mapping, and examples into rows."""
 
-import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedlease.config import ColumnSettings
 from fedlease.data.federation import Row
-from fedlease.data.tables import Faults, Record, Table
+from fedlease.data.tables import Faults, Table
+from fedlease.data.values import name_fault, name_of, place_of, text_of
 
 __all__ = ["Example", "client_id_fault", "folded", "label_list", "read_examples", "read_inputs", "to_rows"]
 
-_WHOLE = re.compile(r"([+-]?\d+)\.0+")
 _HOSTILE = re.compile(r"[/\\\x00-\x1f\x7f]")
 _LONGEST_ID = 100
 
@@ -27,10 +26,12 @@ class Example:
         line: where in the file.
         text: never empty.
         pair: second text or None.
-        label: name of the label; numbers are written as text.
+        label: name of the label; numbers are written as text; ``""`` for generation.
         client: value of the client column, ``""`` without one.
         split: value of the split column, ``""`` without one.
         task: value of the task column, ``"default"`` without one.
+        response: the answer to the text, for generation.
+        turns: messages before the text, for generation.
     """
 
     path: Path
@@ -41,6 +42,8 @@ class Example:
     client: str
     split: str
     task: str
+    response: str | None = None
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_one_file: bool) -> list[Example]:
@@ -63,28 +66,20 @@ def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_o
     if absent:
         return []
 
-    def optional(record: Record, name: str, default: str) -> str:
-        if name not in has:
-            return default
-        value = record.values.get(name)
-        return default if value is None or value == "" else _name(value, table.typed) or default
-
     examples = []
     for record in table.records:
 
         def fault(column: str, rule: str, line: int = record.line) -> None:
             faults.at(table.path, line, column, rule)
 
-        text = _text(record, columns.text, fault)
-        second = _text(record, pair, fault, required=False) if pair else None
-        label = _name(record.values.get(columns.label), table.typed)
+        text = text_of(record, columns.text, fault)
+        second = text_of(record, pair, fault, required=False) if pair else None
+        label = name_of(record.values.get(columns.label), table.typed)
         if label is None:
-            fault(columns.label, _name_fault(record.values.get(columns.label), columns.label in record.values))
+            fault(columns.label, name_fault(record.values.get(columns.label), columns.label in record.values))
         if text is not None and label is not None:
-            client = optional(record, columns.client, "") if in_one_file else ""
-            split = optional(record, columns.split, "") if in_one_file else ""
-            task = optional(record, columns.task, "default")
-            examples.append(Example(table.path, record.line, text, second, label, client, split, task))
+            place = place_of(record, table, columns, in_one_file=in_one_file)
+            examples.append(Example(table.path, record.line, text, second, label, *place))
     return examples
 
 
@@ -113,57 +108,11 @@ def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs:
         def fault(column: str, rule: str, line: int = record.line) -> None:
             faults.at(table.path, line, column, rule)
 
-        text = _text(record, columns.text, fault)
-        second = _text(record, pair, fault) if pairs else None
+        text = text_of(record, columns.text, fault)
+        second = text_of(record, pair, fault) if pairs else None
         if text is not None and (second is not None or not pairs):
             rows.append(Row(text, second, 0))
     return rows
-
-
-def _text(record: Record, column: str, fault: Callable[[str, str], None], *, required: bool = True) -> str | None:
-    value = record.values.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        if required:
-            missing = column not in record.values
-            fault(column, "is missing" if missing else f"a text must not be empty, got {value!r}")
-        return None
-    if not isinstance(value, str):
-        fault(column, f"a text must be a string, got {value!r}")
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        fault(column, f"a text must be valid Unicode, got a lone surrogate at position {error.start}")
-        return None
-    return value
-
-
-def _name(value: object, typed: bool) -> str | None:
-    """A label or client as text: 1, 1.0 and (in CSV) "1.0" are all "1"; true is "true"."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return str(int(value)) if value.is_integer() else str(value)
-    if isinstance(value, int):
-        return str(value)
-    if not isinstance(value, str) or not value.strip() or not _encodable(value):
-        return None
-    whole = None if typed else _WHOLE.fullmatch(value)
-    return whole[1] if whole else value
-
-
-def _encodable(value: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _name_fault(value: object, present: bool) -> str:
-    if not present:
-        return "is missing"
-    if value is None or value == "":
-        return f"a label must not be empty, got {value!r}"
-    return f"a label must be a name or a number, got {value!r}"
 
 
 def label_list(names: Iterable[str]) -> tuple[str, ...]:

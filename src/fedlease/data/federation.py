@@ -1,6 +1,7 @@
 """What every data source gives: clients, each with its own labels and rows."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -14,14 +15,28 @@ class Row:
     """One example.
 
     Attributes:
-        text: never empty.
+        text: never empty; for generation the last message of the user.
         pair: second text of a sentence-pair task, or None.
-        label: index into the client's ``labels``.
+        label: index into the client's ``labels``; 0 for generation.
+        response: the answer that a model should give, never empty; None for classification and where it is not known.
+        turns: (role, content) of the messages before ``text``, oldest first; roles are system, user and assistant.
     """
 
     text: str
     pair: str | None
     label: int
+    response: str | None = None
+    turns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def question(self) -> tuple[object, ...]:
+        """Everything that a model is shown; a test row with the question of a train row is a leak."""
+        return self.turns, self.text, self.pair
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """Question and answer; rows of one content are duplicates, whatever their labels."""
+        return *self.question, self.response
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class ClientData:
     Attributes:
         id: the client's name, from the data (folder or column), never from a transport.
         task: what the client's rows are about, for per-task scores; unknown tasks are ``"default"``.
-        labels: label names; ``Row.label`` indexes them.
+        labels: label names; ``Row.label`` indexes them. Empty for generation.
         train: rows to train on.
         valid: rows for choices (learning rate, epochs); empty when ``data.valid_fraction`` is 0.
         test: rows for scores.
@@ -70,7 +85,7 @@ class Federation:
         return cls({client.id: client for client in ordered}, tuple(warnings))
 
     def fingerprint(self) -> str:
-        """SHA-256 over every id, task, label list and row: changes when any of them does."""
+        """SHA-256 over every id, task, label list and row (with its answer and turns): changes when any does."""
         digest = hashlib.sha256()
         for client in self:
             for part in (client.id, client.task, *client.labels):
@@ -78,5 +93,10 @@ class Federation:
             for name, rows in (("train", client.train), ("valid", client.valid), ("test", client.test)):
                 digest.update(f"\x1d{name}\x1d".encode())
                 for row in rows:
-                    digest.update(f"{row.text}\x1f{row.pair}\x1f{row.label}\x1e".encode())
+                    digest.update(f"{row.text}\x1f{row.pair}\x1f{row.label}{_answer(row)}\x1e".encode())
         return digest.hexdigest()
+
+
+def _answer(row: Row) -> str:
+    # nothing without an answer, so that run folders of classification keep the fingerprints that they have
+    return "" if row.response is None and not row.turns else f"\x1f{json.dumps([row.response, row.turns])}"

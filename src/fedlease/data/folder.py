@@ -4,19 +4,22 @@
     FILE                        with a client column, and a split column or else a seeded split
 
 A file without a client column is dealt to clients by ``data.partition``. Client rows are taken as they are:
-``data.train_rows`` and ``data.test_rows`` are upper limits, above which a seeded sample is taken.
+``data.train_rows`` and ``data.test_rows`` are upper limits, above which a seeded sample is taken. For classification
+rows have labels (:mod:`fedlease.data.examples`), for generation responses (:mod:`fedlease.data.prompts`).
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedlease.config import DataSettings
+from fedlease.config_data import TaskName
 from fedlease.data.assemble import SPLITS, Splits, assemble
 from fedlease.data.dealing import Pool, drop_duplicates, federation
 from fedlease.data.examples import Example, client_id_fault, label_list, read_examples, to_rows
-from fedlease.data.federation import ClientData, Federation
+from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.partition import deal
+from fedlease.data.prompts import read_prompt_examples, written_prompts
 from fedlease.data.tables import SUFFIXES, Faults, Table, read_table, split_name
 from fedlease.errors import DataError
 
@@ -25,8 +28,13 @@ __all__ = ["load", "load_client", "write_folder"]
 _ALIASES = {"validation": "valid", "dev": "valid"}
 
 
-def load(settings: DataSettings, seed: int) -> Federation:
+def load(settings: DataSettings, seed: int, task: TaskName = "classification") -> Federation:
     """Reads the federation at ``settings.path``.
+
+    Args:
+        settings: columns, limits, fractions, and the partition, which is ``natural`` for generation.
+        seed: root seed.
+        task: what clients optimise: whether rows have labels or responses.
 
     Raises:
         DataError: every fault of every file.
@@ -38,7 +46,7 @@ def load(settings: DataSettings, seed: int) -> Federation:
     if not path.exists():
         raise DataError(f"data.path: {str(path)!r} does not exist")
     if not path.is_dir():
-        return _load_file(path, settings, seed)
+        return _load_file(path, settings, seed, task)
     if settings.partition != "natural":
         raise DataError(
             f"data.partition: {settings.partition!r} deals one file without a client column to clients, "
@@ -47,8 +55,8 @@ def load(settings: DataSettings, seed: int) -> Federation:
     faults, notes = Faults(), list[str]()
     clients: dict[str, Splits] = {}
     for folder in sorted(_client_folders(path, faults, notes)):
-        clients[folder.name] = _read_client(folder, settings, faults, notes)
-    return assemble(clients, settings, seed, faults, notes)
+        clients[folder.name] = _read_client(folder, settings, faults, notes, task)
+    return assemble(clients, settings, seed, faults, notes, task=task)
 
 
 def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
@@ -67,17 +75,23 @@ def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
         folder = path / client.id
         folder.mkdir(parents=True)
         for split, rows in (("train", client.train), ("valid", client.valid), ("test", client.test)):
-            lines = []
-            for row in rows:
-                pair = {} if row.pair is None else {"text_pair": row.pair}
-                content = {"text": row.text, **pair, "label": client.labels[row.label], "task": client.task}
-                lines.append(json.dumps(content, ensure_ascii=False) + "\n")
+            written = _labelled(client, rows) if client.labels else written_prompts(rows)
+            lines = [json.dumps({**row, "task": client.task}, ensure_ascii=False) + "\n" for row in written]
             if lines:
                 (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     return path
 
 
-def load_client(path: Path, client: str, settings: DataSettings, seed: int) -> ClientData:
+def _labelled(client: ClientData, rows: Sequence[Row]) -> list[dict[str, str]]:
+    pairs: list[dict[str, str]] = [{} if row.pair is None else {"text_pair": row.pair} for row in rows]
+    return [
+        {"text": row.text, **pair, "label": client.labels[row.label]} for row, pair in zip(rows, pairs, strict=True)
+    ]
+
+
+def load_client(
+    path: Path, client: str, settings: DataSettings, seed: int, task: TaskName = "classification"
+) -> ClientData:
     """Reads one client from a folder with train and test files, or from one file that holds its rows.
 
     Args:
@@ -85,6 +99,7 @@ def load_client(path: Path, client: str, settings: DataSettings, seed: int) -> C
         client: its id, whatever the folder is called.
         settings: columns, limits and fractions; ``settings.path`` is not looked at.
         seed: root seed.
+        task: what clients optimise.
 
     Raises:
         DataError: every fault of every file.
@@ -95,13 +110,13 @@ def load_client(path: Path, client: str, settings: DataSettings, seed: int) -> C
     if path.is_dir():
         if not _split_files(path):
             raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {_others()})")
-        splits = _read_client(path, settings, faults, notes)
-        return assemble({client: splits}, settings, seed, faults, notes).clients[client]
+        splits = _read_client(path, settings, faults, notes, task)
+        return assemble({client: splits}, settings, seed, faults, notes, task=task).clients[client]
     table = _table_with_rows(path, faults)
     has_split = settings.columns.split in table.columns
-    examples = read_examples(table, settings.columns, faults, in_one_file=True)
+    examples = _examples(table, settings, faults, task, in_one_file=True)
     clients = _by_split({client: examples}, has_split, path, settings, faults)
-    return assemble(clients, settings, seed, faults, notes, split_here=not has_split).clients[client]
+    return assemble(clients, settings, seed, faults, notes, split_here=not has_split, task=task).clients[client]
 
 
 def _client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Path]:
@@ -126,7 +141,14 @@ def _split_files(folder: Path) -> list[Path]:
     return [entry for entry in sorted(folder.iterdir()) if entry.is_file() and split_name(entry)[0] in SPLITS]
 
 
-def _read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str]) -> Splits:
+def _examples(
+    table: Table, settings: DataSettings, faults: Faults, task: TaskName, *, in_one_file: bool
+) -> list[Example]:
+    read = read_prompt_examples if task == "generation" else read_examples
+    return read(table, settings.columns, faults, in_one_file=in_one_file)
+
+
+def _read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str], task: TaskName) -> Splits:
     by_split: dict[str, list[Path]] = {}
     for file in _split_files(folder):
         by_split.setdefault(split_name(file)[0], []).append(file)
@@ -145,7 +167,7 @@ def _read_client(folder: Path, settings: DataSettings, faults: Faults, notes: li
         elif files:
             before = len(faults.found)
             table = read_table(files[0], faults)
-            examples = read_examples(table, settings.columns, faults, in_one_file=False) if table else []
+            examples = _examples(table, settings, faults, task, in_one_file=False) if table else []
             if not examples and len(faults.found) == before:
                 faults.add(f"client {folder.name!r}: {files[0]} has no rows")
             result[split] = examples
@@ -158,7 +180,7 @@ def _others() -> str:
     return ", ".join(SUFFIXES[1:])
 
 
-def _load_file(path: Path, settings: DataSettings, seed: int) -> Federation:
+def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) -> Federation:
     faults, notes = Faults(), list[str]()
     table = _table_with_rows(path, faults)
     columns = settings.columns
@@ -173,7 +195,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int) -> Federation:
             f"data.partition: {settings.partition!r} deals rows to clients, but {path} has a client column "
             f"{columns.client!r}; use 'natural', or name another column in data.columns.client"
         )
-    examples = read_examples(table, columns, faults, in_one_file=True)
+    examples = _examples(table, settings, faults, task, in_one_file=True)
     if dealt:
         faults.check()
         return _deal_file(examples, columns.split in table.columns, settings, seed, notes)
@@ -185,7 +207,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int) -> Federation:
         else:
             by_client.setdefault(example.client, []).append(example)
     clients = _by_split(by_client, has_split, path, settings, faults)
-    return assemble(clients, settings, seed, faults, notes, split_here=not has_split)
+    return assemble(clients, settings, seed, faults, notes, split_here=not has_split, task=task)
 
 
 def _table_with_rows(path: Path, faults: Faults) -> Table:

@@ -1,14 +1,16 @@
 """Planted federations: tasks that are known to differ, without any external text.
 
 Task k writes with its own words and labels by its own rule: a signal word anywhere (k mod 4 = 0), the first word (1),
-the last word (2), or one of three signal words anywhere (3). Sentences have at most 24 characters, so that a tiny
-byte-level model learns them in seconds.
+the last word (2), or one of three signal words anywhere (3). For generation its rule gives a word instead: the signal
+word (0), the first word (1), the last word (2), or the class of the signal word (3). Sentences have at most 24
+characters and answers one word, so that a tiny byte-level model learns them in seconds.
 """
 
 import random
 import string
 
 from fedlease.config import DataSettings
+from fedlease.config_data import TaskName
 from fedlease.data.dealing import federation, generator, make_client
 from fedlease.data.federation import Federation, Row
 from fedlease.errors import DataError
@@ -24,19 +26,22 @@ _FILLERS = 16
 _SIGNALS = 3
 _LIMIT = 4000
 _RULES = ("anywhere", "first", "last", "anywhere")
+_CLASSES = ("low", "middle", "high")
 
 
-def load(settings: DataSettings, seed: int) -> Federation:
+def load(settings: DataSettings, seed: int, task: TaskName = "classification") -> Federation:
     """A planted federation of :data:`NUM_TASKS` tasks."""
-    return planted(settings, seed)
+    return planted(settings, seed, task=task)
 
 
-def planted(settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS) -> Federation:
+def planted(
+    settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS, *, task: TaskName = "classification"
+) -> Federation:
     """Makes ``clients_per_task`` clients for each of ``num_tasks`` tasks called ``planted-0``, ``planted-1``, ...
 
-    Labels are balanced, rows are distinct within a task and over its clients. ``train_rows`` defaults to 32 and
-    ``test_rows`` to 16. The rows depend on ``clients_per_task``, ``train_rows``, ``test_rows``, ``valid_fraction`` and
-    the seed only.
+    Labels (for generation: classes of signal words) are balanced, rows are distinct within a task and over its clients.
+    ``train_rows`` defaults to 32 and ``test_rows`` to 16. The rows depend on ``clients_per_task``, ``train_rows``,
+    ``test_rows``, ``valid_fraction``, the seed and the arguments only.
 
     Raises:
         DataError: more rows are asked for than there are distinct sentences to be sure of.
@@ -55,25 +60,27 @@ def planted(settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS) -> Fe
     clients = []
     used: set[str] = set()
     for number in range(num_tasks):
-        task = f"planted-{number}"
-        labels = ("low", "middle", "high") if number % 4 == 3 else ("low", "high")
+        name = f"planted-{number}"
+        labels = _CLASSES if number % 4 == 3 else ("low", "high")
         random_ = generator(seed, "planted", number)
         vocabulary = _vocabulary(number, used, random_)
         taken: set[str] = set()
         for index in range(settings.clients_per_task):
             splits = [
                 [
-                    _sentence(vocabulary, place % len(labels), _RULES[number % 4], taken, random_)
+                    _answered(vocabulary, place, number % 4, taken, random_)
+                    if task == "generation"
+                    else _sentence(vocabulary, place % len(labels), _RULES[number % 4], taken, random_)
                     for place in range(size)
                 ]
                 for size in (train, test)
             ]
             clients.append(
                 make_client(
-                    f"{task}-{index}",
-                    labels,
+                    f"{name}-{index}",
+                    () if task == "generation" else labels,
                     *splits,
-                    task=task,
+                    task=name,
                     valid_fraction=settings.valid_fraction,
                     seed=seed,
                 )
@@ -103,3 +110,16 @@ def _sentence(vocabulary: list[str], label: int, rule: str, taken: set[str], ran
         if text not in taken:
             taken.add(text)
             return Row(text, None, label)
+
+
+def _answered(vocabulary: list[str], place: int, rule: int, taken: set[str], random_: random.Random) -> Row:
+    """A sentence and the word that the rule of its task gives."""
+    kind = place % len(_CLASSES)
+    signals = vocabulary[: 3 * _SIGNALS]
+    if rule in (1, 2):
+        # sentences of signal words alone: the answer follows from the place and not from what the word is
+        text = _sentence(signals * 2, kind, "anywhere", taken, random_).text
+        return Row(text, None, 0, text.split()[0 if rule == 1 else -1])
+    text = _sentence(vocabulary, kind, "anywhere", taken, random_).text
+    signal = next(word for word in text.split() if word in signals)
+    return Row(text, None, 0, signal if rule == 0 else _CLASSES[kind])

@@ -16,7 +16,6 @@ from torch import nn
 
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import HEAD, ClientId, ClientTask, ClientUpdate, Tensors, head_names
-from fedlease.engines.batches import training_batches
 from fedlease.engines.checkpoint import Saved
 from fedlease.engines.events import BatchTrained, ClientFinished
 from fedlease.engines.in_process import Engine
@@ -25,8 +24,8 @@ from fedlease.engines.resident import ResidentModel
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import Method
 from fedlease.peft_plugin.state import copy_into, snapshot
-from fedlease.tasks import classification
-from fedlease.tasks.classification import METRIC, Encoded
+from fedlease.tasks.base import Encoded
+from fedlease.tasks.batches import training_batches
 
 __all__ = ["CentralisedEngine", "Pool", "pooled_step"]
 
@@ -66,7 +65,7 @@ class CentralisedEngine(Engine):
     def _client(self, name: str, client: ClientId, task: ClientTask) -> tuple[LocalResult, dict[str, float], float]:
         begun = time.perf_counter()
         self.load(task.model, client)
-        metrics = self.measure(client)
+        metrics = self._on_receipt(client)
         spent = time.perf_counter() - begun
         if not self._results:
             pools = {
@@ -80,7 +79,7 @@ class CentralisedEngine(Engine):
                 lambda c, done, total, loss: self._tell(BatchTrained(name, c, done, total, loss)),
             )
         result = self._results[client]
-        values = {"loss": result.update.metrics["loss"], "score": metrics[METRIC]}
+        values = {"loss": result.update.metrics["loss"], **self._score_in(metrics)}
         self._tell(ClientFinished(name, task.phase, task.round, client, values, result.seconds, False))
         return result, values, spent
 
@@ -133,8 +132,7 @@ def pooled_step(
         for i in torch.randperm(len(batches), generator=order).tolist():
             client, batch = batches[i]
             resident.use_head(heads[client])
-            inputs, labels = classification.collate(pools[client].rows, batch, resident.device)
-            loss = classification.loss(resident.logits(inputs), labels)
+            loss = resident.task.batch_loss(resident, pools[client].rows, batch)
             value = loss.item()
             if not math.isfinite(value):
                 raise RunFailedError(f"pooled training: loss is {value} on rows of {client!r} in epoch {epoch + 1}")

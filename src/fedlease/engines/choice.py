@@ -1,12 +1,8 @@
 """Which of several candidate adapters a client takes: the one with the lowest loss on its train rows."""
 
-import torch
-
 from fedlease.core.types import ClientModel, Tensors
-from fedlease.engines.local_step import evaluate
 from fedlease.engines.resident import ResidentModel
-from fedlease.tasks import classification
-from fedlease.tasks.classification import Encoded
+from fedlease.tasks.base import Encoded
 
 __all__ = ["choose"]
 
@@ -24,9 +20,8 @@ def choose(
         rows: its train rows.
         threads: CPU threads.
     """
-    labels = torch.tensor(rows.labels)
     losses = []
     for candidate in model.candidates:
         resident.load(model, num_labels, {**tensors, **candidate})
-        losses.append(float(classification.loss(evaluate(resident, rows, threads), labels)))
+        losses.append(resident.task.mean_loss(resident, rows, threads))
     return min(range(len(losses)), key=losses.__getitem__)

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from fedlease.core.aggregate import check_update
 from fedlease.core.types import ANCHOR, Allocation, ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.data.federation import ClientData
@@ -23,14 +21,14 @@ from fedlease.engines.events import (
     StepStarted,
     UpdateRefused,
 )
-from fedlease.engines.local_step import LocalResult, Optimiser, evaluate, local_step
+from fedlease.engines.local_step import LocalResult, Optimiser, local_step
 from fedlease.engines.participation import Participation
 from fedlease.engines.resident import ResidentModel
 from fedlease.engines.work_cache import WorkCache
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.methods.base import WARMUP, Method
 from fedlease.methods.head import HeadState
-from fedlease.tasks.classification import METRIC, Encoded, score
+from fedlease.tasks.base import Encoded, Measured
 
 __all__ = ["Client", "Engine", "allocation_of", "fields_of"]
 
@@ -122,7 +120,7 @@ class Engine:
         if self.participation.scores_everyone(state.round):
             begun = time.perf_counter()
             for client in sorted(self.clients.keys() - set(asked)):
-                records[client] = {"score": self.score(method, state, client)[METRIC]}
+                records[client] = {"score": self.score(method, state, client)}
             seconds["evaluate"] += time.perf_counter() - begun
         for client in asked:
             task = tasks[client]
@@ -176,18 +174,14 @@ class Engine:
         self._tell(StepFinished(name, record))
         return saved
 
-    def score(self, method: Method, state: Any, client: ClientId) -> dict[str, float]:
-        """The client's personalised model on its own test rows."""
+    def score(self, method: Method, state: Any, client: ClientId) -> float:
+        """The client's personalised model on its own test rows, by the headline metric."""
         self.load(method.model(state, client), client)
-        return self.measure(client)
+        return self.measure(client).metrics[self.resident.task.metric]
 
-    def measure(self, client: ClientId) -> dict[str, float]:
+    def measure(self, client: ClientId) -> Measured:
         """What is loaded now, on the client's own test rows."""
-        return score(self.logits(client), self.clients[client].test.labels)
-
-    def logits(self, client: ClientId) -> Tensor:
-        """What is loaded now on the client's own test rows, (n, labels)."""
-        return evaluate(self.resident, self.clients[client].test, self.optimiser.threads)
+        return self.resident.task.measure(self.resident, self.clients[client].test, self.optimiser.threads)
 
     def load(self, model: ClientModel, client: ClientId) -> int | None:
         """Puts a client's model in place, private tensors laid over; of candidates its choice, which is returned."""
@@ -211,7 +205,7 @@ class Engine:
         kept = self.cache.get(key)
         if kept is None:
             self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
-        metrics = self.measure(client) if kept is None else kept[1]
+        metrics = self._on_receipt(client) if kept is None else kept[1]
         spent = time.perf_counter() - begun
         if kept is None:
             result = local_step(
@@ -230,9 +224,16 @@ class Engine:
                 result, update=update, private=_only(result, task.private | ({ANCHOR} & {*result.private}))
             )
         result = replace(result, update=replace(result.update, choice=choice))
-        values = {"loss": result.update.metrics["loss"], "score": metrics[METRIC]}
+        values = {"loss": result.update.metrics["loss"], **self._score_in(metrics)}
         self._tell(ClientFinished(name, task.phase, task.round, client, values, result.seconds, kept is not None))
         return result, values, spent
+
+    def _on_receipt(self, client: ClientId) -> dict[str, float]:
+        """Scores of what is loaded, before it is trained; empty where rounds are not scored."""
+        return dict(self.measure(client).metrics) if self.participation.score_rounds else {}
+
+    def _score_in(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {"score": metrics[self.resident.task.metric]} if metrics else {}
 
     def _count(self, task: ClientTask, totals: dict[str, float]) -> None:
         count_bytes(task, totals)

@@ -10,19 +10,15 @@ import torch
 from fedlease.core.codec import serialisable
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors
-from fedlease.engines.batches import evaluation_batches, training_batches
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import UpdateRefusedError
-from fedlease.tasks import classification
-from fedlease.tasks.classification import Encoded
+from fedlease.tasks.base import Encoded
+from fedlease.tasks.batches import training_batches
 
-__all__ = ["LocalResult", "OnRows", "Optimiser", "evaluate", "local_step"]
+__all__ = ["LocalResult", "Optimiser", "local_step"]
 
-EVALUATION_BATCH = 64
 OnBatch = Callable[[int, int, float], None]
 """Receives steps done, steps in total, and the loss of the last."""
-OnRows = Callable[[int, int], None]
-"""Receives rows done and rows in total."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,7 @@ def local_step(
         for epoch in range(stage.epochs):
             losses = []
             for batch in training_batches(rows.lengths, optimiser.batch_size, shuffle):
-                inputs, labels = classification.collate(rows, batch, resident.device)
-                loss = classification.loss(resident.logits(inputs), labels)
+                loss = resident.task.batch_loss(resident, rows, batch)
                 value = loss.item()
                 if not math.isfinite(value):
                     raise UpdateRefusedError(client, f"loss is {value} in epoch {epoch + 1}, step {done + 1}")
@@ -139,28 +134,4 @@ def local_step(
 def _anchor(resident: ResidentModel, rows: Encoded, count: int, rng: torch.Generator) -> torch.Tensor:
     """Mean direction of a few train rows, (hidden,), the same rows in every round."""
     chosen = sorted(torch.randperm(len(rows), generator=rng)[:count].tolist())
-    inputs, _ = classification.collate(rows, chosen, resident.device)
-    return resident.represent(inputs).mean(0).cpu()
-
-
-@torch.inference_mode()
-def evaluate(resident: ResidentModel, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> torch.Tensor:
-    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order.
-
-    Args:
-        resident: with a client's model loaded.
-        rows: tokenised, at least one.
-        threads: CPU threads.
-        on_rows: called after every batch.
-    """
-    torch.set_num_threads(threads)
-    resident.model.eval()
-    parts, order = [], []
-    for batch in evaluation_batches(rows.lengths, EVALUATION_BATCH):
-        inputs, _ = classification.collate(rows, batch, resident.device)
-        parts.append(resident.logits(inputs).float().cpu())
-        order.extend(batch)
-        if on_rows is not None:
-            on_rows(len(order), len(rows))
-    logits = torch.cat(parts)
-    return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)
+    return resident.represent(rows.questions(chosen, resident.device)).mean(0).cpu()

@@ -1,7 +1,7 @@
 """Who is asked in a step, and how many usable answers it needs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,15 +20,21 @@ class Participation:
         clients_per_round: asked each round, or None for all.
         min_clients: fewer usable updates stop the run.
         eval_every: under sampling, rounds between evaluations of everyone.
+        score_rounds: whether models are scored before the end at all.
     """
 
     clients_per_round: int | None = None
     min_clients: int = 1
     eval_every: int = 1
+    score_rounds: bool = True
+
+    def everyone(self) -> "Participation":
+        """Without sampling."""
+        return replace(self, clients_per_round=None, min_clients=1)
 
     def scores_everyone(self, round_: int) -> bool:
         """Whether clients that are not asked are scored too; without sampling there are none."""
-        return self.clients_per_round is not None and round_ > 0 and round_ % self.eval_every == 0
+        return self.score_rounds and self.clients_per_round is not None and round_ > 0 and round_ % self.eval_every == 0
 
     def choose(self, tasks: Mapping[ClientId, ClientTask], round_: int, seed: int) -> list[ClientId]:
         """Warm-up: the next wave, everyone in turn. Rounds: a sample that depends on seed and round alone."""

@@ -1,6 +1,9 @@
 """The one base model in memory; adapters and heads of clients are swapped in and out."""
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -11,6 +14,8 @@ from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_
 from fedlease.models import BaseModel, new_head_modules
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, snapshot, wrap
+from fedlease.tasks.base import Inputs, Task
+from fedlease.tasks.classification import Classification
 
 __all__ = ["ResidentModel"]
 
@@ -22,16 +27,26 @@ class ResidentModel:
         base: loaded once; its weights are never changed.
         device: where it computes.
         autocast: type of the products when the base is not float32; None computes in the base's own type.
+        task: what is optimised and scored with it; None is classification.
     """
 
-    def __init__(self, base: BaseModel, device: torch.device, autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        device: torch.device,
+        autocast: torch.dtype | None = None,
+        task: Task | None = None,
+    ) -> None:
         self.device = device
         self.autocast = autocast
+        self.task: Task = task or Classification()
         self._base = base
-        self._base.model.to(device)
+        if not base.placed:
+            self._base.model.to(device)
         self._heads: dict[int, dict[str, nn.Module]] = {}
         self._model: PeftModel | None = None
         self._spec: AdapterSpec | None = None
+        self._arguments = inspect.signature(base.model.forward).parameters
         self.parameters: dict[str, nn.Parameter] = {}
 
     @property
@@ -99,13 +114,46 @@ class ResidentModel:
         if isinstance(self.model.base_model, FedLeaseModel):
             self.model.base_model.restrict(experts)
 
-    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """(b, labels)."""
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output: Tensor = self.model(**inputs).logits
-        return output
+    def for_scoring(self) -> None:
+        """Switches dropout off."""
+        self.model.eval()
 
-    def represent(self, inputs: dict[str, Tensor]) -> Tensor:
+    def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
+        """Of a classifier (b, labels); of a language model (b, tokens, vocabulary).
+
+        Args:
+            inputs: of the base model.
+            last: so many tokens at the end are enough, which spares the output layer the others; None takes all.
+        """
+        extra: dict[str, Any] = {}
+        if last is not None:
+            extra = {"use_cache": False}
+            if "logits_to_keep" in self._arguments:
+                extra["logits_to_keep"] = last
+            if "position_ids" in self._arguments:
+                # Counted from the first token of the text, not of the padding before it.
+                extra["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output: Tensor = self.model(**inputs, **extra).logits
+        return output if last is None else output[:, -last:]
+
+    def generate(self, inputs: Inputs, **options: Any) -> Tensor:
+        """Token ids of prompt and continuation, (b, tokens); the prompt is padded on the left."""
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            tokens: Tensor = self.model.generate(**inputs, **options)
+        return tokens
+
+    @contextmanager
+    def answering(self, questions: Inputs) -> Iterator[None]:
+        """While it is open, mixtures that weigh whole inputs weigh these, not what follows them."""
+        tuner = self.model.base_model
+        if not isinstance(tuner, FedLeaseModel):
+            yield
+            return
+        with tuner.weighing(questions):
+            yield
+
+    def represent(self, inputs: Inputs) -> Tensor:
         """Unit directions of inputs, (b, hidden), see :meth:`fedlease.peft_plugin.model.FedLeaseModel.represent`."""
         assert isinstance(self.model.base_model, FedLeaseModel)  # the mixer ``instance`` is ours
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):

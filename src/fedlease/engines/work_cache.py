@@ -7,6 +7,7 @@ from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.types import ClientId, ClientTask, Tensors
 from fedlease.engines.checkpoint import write_atomically
 from fedlease.engines.local_step import LocalResult
+from fedlease.tasks.base import Measured
 
 __all__ = ["FirstStep", "WorkCache"]
 
@@ -21,12 +22,12 @@ class WorkCache:
     Attributes:
         context: digest of all that the work depends on beside the task: rows, base model, optimiser, seed.
         folder: where results are kept beyond this process; None keeps them in memory only.
-        bare: client -> score of the untrained model.
+        bare: client -> how the untrained model does.
     """
 
     context: str = ""
     folder: Path | None = None
-    bare: dict[ClientId, float] = field(default_factory=dict)
+    bare: dict[ClientId, Measured] = field(default_factory=dict)
     _kept: dict[str, FirstStep] = field(default_factory=dict)
 
     def key(self, client: ClientId, task: ClientTask, tensors: Tensors) -> str | None:

@@ -5,80 +5,25 @@ A value in ``changes`` may be a function of the settings that are common to all,
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from fedlease.config import Settings
 from fedlease.config_faults import nearest
 from fedlease.errors import ConfigError
-from fedlease.experiments.paper_numbers import EXPERTS, LABEL_SKEW, NLU_MAIN, NO_NUMBERS, OVERHEAD_WORDS, PaperRow
+from fedlease.experiments.experiment import GENERATION, PAPER, SMALL, Arm, Experiment, Part
+from fedlease.experiments.paper_numbers import (
+    EXPERTS,
+    LABEL_SKEW,
+    NLG_MAIN,
+    NLG_WORDS,
+    NLU_MAIN,
+    OVERHEAD_WORDS,
+)
 
-__all__ = ["EXPERIMENTS", "SCALES", "Arm", "Experiment", "Part", "find", "find_scale"]
-
-SCALES: Mapping[str, str] = {"small": "glue-small", "paper": "paper-nlu"}
-"""Scale -> preset."""
-SMALL, PAPER = ("small",), ("paper",)
-BOTH = (*SMALL, *PAPER)
+__all__ = ["EXPERIMENTS", "find", "preset_of"]
 
 SKEWED = ("mnli", "qnli", "sst2", "qqp")
 """Tasks of FedTreeLoRA's table."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One variant.
-
-    Attributes:
-        name: names its folder and its row; ``fedlease`` is always the method as the preset has it.
-        method: one of ``known_methods()``.
-        changes: dotted settings of its own; a function is called with the common settings.
-        scales: where it takes part.
-    """
-
-    name: str
-    method: str = "fedlease"
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    scales: tuple[str, ...] = BOTH
-
-
-@dataclass(frozen=True)
-class Part:
-    """A comparison on rows of its own.
-
-    Attributes:
-        name: names its folder; empty where there is one part only.
-        changes: as of :class:`Arm`, for all its variants.
-        scales: where it takes part.
-    """
-
-    name: str = ""
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    scales: tuple[str, ...] = BOTH
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is run under one name.
-
-    Attributes:
-        asks: the question, one line.
-        how: what is done and held equal, and where a reading of the paper was needed.
-        arms: variants; the first is the one that the others are held against.
-        parts: comparisons; results of different parts are on different rows.
-        paper: variant -> published figures.
-        paper_words: what was published beside them.
-        adds: a further table, of experts used per layer and task or of times.
-        over_parts: whether the mean over the parts is of interest, and is what ``paper`` holds.
-    """
-
-    asks: str
-    how: str
-    arms: tuple[Arm, ...]
-    parts: tuple[Part, ...] = (Part(),)
-    paper: Mapping[str, PaperRow] = field(default_factory=dict)
-    paper_words: str = NO_NUMBERS
-    adds: Literal["", "usage", "overhead"] = ""
-    over_parts: bool = False
 
 
 def _four_times_the_rank(settings: Settings) -> int:
@@ -124,6 +69,7 @@ def _skewed(task: str, clients: Any, scales: tuple[str, ...]) -> Part:
 FULL = Arm("fedlease")
 FEDIT, LOCAL, TREE = (Arm(name, name) for name in ("fedit", "local", "fedtreelora"))
 FEDIT_R4X = Arm("fedit-r4x", "fedit", {"lora.r": _four_times_the_rank})
+CENTRALISED = Arm("centralised", "centralised")
 OTHERS = tuple(Arm(name, name) for name in ("ffa-lora", "fedsa-lora", "feddpa", "ifca", "fedalt", "fedtreelora"))
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -132,10 +78,19 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "The paper's main table for language understanding. `fedit-r4x` has four times the rank, so that four experts "
         "have no more parameters than it; alpha stays as it is. `centralised` pools the rows and is no federated "
         "method: a ceiling for one shared adapter.",
-        (FULL, FEDIT, FEDIT_R4X, *OTHERS, LOCAL, Arm("centralised", "centralised")),
+        (FULL, FEDIT, FEDIT_R4X, *OTHERS, LOCAL, CENTRALISED),
         paper=NLU_MAIN,
         paper_words="The paper has FFA-LoRA below FedSA-LoRA's 84.60, and the silhouette picks four experts, one per "
         "task.",
+    ),
+    "nlg-main": Experiment(
+        "How does FedLEASE compare with every other method on text generation?",
+        "The paper's other main table: four FLAN categories, two clients each, on LLaMA-2-7B in 8 bits, ROUGE-1. "
+        "Small: eight categories, two clients each, on SmolLM2-135M. Variants as in `nlu-main`.",
+        (FULL, FEDIT, FEDIT_R4X, *OTHERS, LOCAL, CENTRALISED),
+        paper=NLG_MAIN,
+        paper_words=NLG_WORDS,
+        presets=GENERATION,
     ),
     "ablation-experts": Experiment(
         "What do the allocation of experts and their adaptive selection each add?",
@@ -233,6 +188,24 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "Clients are clustered by the same distance of other matrices; everything after that is the same.",
         (FULL, *(Arm(f"signal-{s}", changes={"fedlease.signal": s}) for s in ("A", "BA"))),
     ),
+    "promising": Experiment(
+        "Which changes to the method look promising?",
+        "One change at a time, of our own but for `own-start`, which is what the authors' published code does: the "
+        "first round goes on from the client's own warm-up. `router-own`: routers begin with nearly all weight on the "
+        "own expert; `shrink`: a quarter of every expert is the mean of all clients; `shrink-auto`: as much as the "
+        "distances of the uploads say; `product-mean`: means of B A in the place of A and of B; `reallocate`: clients "
+        "are grouped again after every second round.",
+        (
+            FULL,
+            Arm("own-start", changes={"fedlease.expert_start": "client"}),
+            Arm("router-own", changes={"fedlease.router_start": "own"}),
+            Arm("shrink", changes={"fedlease.shrink": 0.25}),
+            Arm("shrink-auto", changes={"fedlease.shrink": "auto"}),
+            Arm("product-mean", changes={"fedlease.average": "product"}),
+            Arm("reallocate", changes={"fedlease.reallocate": 2}),
+            TREE,
+        ),
+    ),
     "expert-usage": Experiment(
         "How many experts does a token use, per layer and per task?",
         "Experts with a weight above zero per token of the test rows, mean over a task's clients and a layer's "
@@ -265,12 +238,12 @@ def find(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
-def find_scale(scale: str) -> str:
-    """The preset of a scale.
+def preset_of(experiment: Experiment, scale: str) -> str:
+    """The preset of an experiment at a scale.
 
     Raises:
         ConfigError: no such scale; the message names the nearest.
     """
-    if scale not in SCALES:
-        raise ConfigError(f"scale: unknown scale {scale!r}{nearest(scale, SCALES)}")
-    return SCALES[scale]
+    if scale not in experiment.presets:
+        raise ConfigError(f"scale: unknown scale {scale!r}{nearest(scale, experiment.presets)}")
+    return experiment.presets[scale]

@@ -16,8 +16,9 @@ from fedlease.engines.checkpoint import write_atomically
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.experiments.cells import Cell, Variant, plan, run_cell
-from fedlease.experiments.statistics import Correct, paired_difference, spread
+from fedlease.experiments.statistics import RowScores, paired_difference, spread
 from fedlease.reporting.compare_page import write_compare_page
+from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_reading import read_run
 from fedlease.reporting.run_folder import read_json, write_json
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
@@ -116,7 +117,7 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
     for cell in cells:
         by_variant.setdefault(cell.variant.name, []).append(cell)
     summaries = {name: [read_json(cell.folder / "summary.json") for cell in own] for name, own in by_variant.items()}
-    correct = {name: [_correct(cell) for cell in own] for name, own in by_variant.items()}
+    row_scores = {name: [_row_scores(cell) for cell in own] for name, own in by_variant.items()}
     first = next(iter(by_variant))
     rows = {}
     for name, own in summaries.items():
@@ -138,7 +139,7 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
             "points": [_points_of(cell) for cell in by_variant[name]],
         }
     others = [name for name in rows if name != first]
-    differences = {name: asdict(paired_difference(correct[first], correct[name])) for name in others}
+    differences = {name: asdict(paired_difference(row_scores[first], row_scores[name])) for name in others}
     reference = summaries[first][0]
     return {
         "metric": reference["metric"],
@@ -156,14 +157,15 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The comparison as a Markdown table with its reading."""
-    rows, seeds = content["variants"], content["seeds"]
+    rows, seeds, words = content["variants"], content["seeds"], of_metric(content["metric"])
     tasks = list(next(iter(rows.values()))["per_task"])
     over = f"standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
     if len(seeds) == 1:
         over = f"seed {seeds[0]} alone"
     lines = [
-        f"{content['metric']} in %, mean over clients on their own test rows, {over}; {content['passes']} passes, "
-        f"heads {content['head']}; majority class {percent(content['majority_mean'])}.",
+        f"{words.name} in %, mean over clients on their own test rows, {over}; {content['passes']} passes"
+        + (f", heads {content['head']}" if words.heads else "")
+        + f"; {words.naive} {percent(content['majority_mean'])}.",
         "",
         f"| method | {' | '.join(tasks)} | mean | {content['first']} is above it by (95 % interval) | experts | up | "
         "trained | time |",
@@ -199,9 +201,9 @@ def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell |
     return summary
 
 
-def _correct(cell: Cell) -> Correct:
-    content = read_json(cell.folder / "correct.json")
-    return {client: np.array([float(sign) for sign in signs]) for client, signs in content.items()}
+def _row_scores(cell: Cell) -> RowScores:
+    content = read_json(cell.folder / "row_scores.json")
+    return {client: np.array([float(value) for value in values]) for client, values in content.items()}
 
 
 def _curve(cell: Cell, final: float) -> list[float | None]:

@@ -13,9 +13,10 @@ from fedlease.data import load_federation
 from fedlease.engines.checkpoint import write_atomically
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError
-from fedlease.experiments.catalogue import Arm, Experiment, Part, find, find_scale
+from fedlease.experiments.catalogue import find, preset_of
 from fedlease.experiments.cells import Cell, Variant, plan
 from fedlease.experiments.compare import OnCell, compare
+from fedlease.experiments.experiment import Arm, Experiment, Part
 from fedlease.experiments.reproduce_tables import markdown
 from fedlease.reporting.report_reading import read_run
 from fedlease.reporting.run_folder import read_json, write_json
@@ -86,9 +87,9 @@ def planned(
 
     Args:
         name: a key of ``EXPERIMENTS``.
-        scale: a key of ``SCALES``.
+        scale: ``small`` or ``paper``.
         seeds: of every cell.
-        data: folder of GLUE files; None takes the rows from the hub.
+        data: folder of the rows; None takes the rows from the hub.
         changes: settings laid over all variants, ``key=value`` strings or dotted keys with values.
         only: names of variants; none means all.
         out: folder; None is ``runs/reproduce/<name>-<scale>``.
@@ -96,7 +97,8 @@ def planned(
     Raises:
         ConfigError: an unknown name, a setting that the experiment itself varies, or cells that do not fit together.
     """
-    experiment, preset = find(name), find_scale(scale)
+    experiment = find(name)
+    preset = preset_of(experiment, scale)
     mine, faults = parse_overrides(changes, {*text_setting_names(Settings), "preset"})
     if data is not None:
         if "data.path" in mine:
@@ -137,7 +139,7 @@ def reproduce(
         # Rows that do not suffice for the last part are found out before the first is trained.
         for part in ready.parts:
             if not all(cell.finished for cell in part.cells):
-                load_federation(part.settings.data, ready.seeds[0])
+                load_federation(part.settings.data, ready.seeds[0], part.settings.task)
     parts = []
     for part in ready.parts:
         content = compare(part.settings, part.variants, ready.seeds, part.folder, listeners=listeners, on_cell=on_cell)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fedlease.experiments import compare
+from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
 
 __all__ = ["markdown"]
@@ -49,6 +50,8 @@ def _combined(content: Mapping[str, Any]) -> list[str]:
     """All parts in one table; tasks stand in each part's own."""
     parts = content["parts"]
     first = parts[0]["comparison"]
+    words = of_metric(first["metric"])
+    heads = f", heads {first['head']}" if words.heads else ""
     rows = [
         (
             part["part"],
@@ -67,11 +70,11 @@ def _combined(content: Mapping[str, Any]) -> list[str]:
     count = len(content["seeds"])
     seeds = f"{count} seed{'s' * (count > 1)} ({', '.join(map(str, content['seeds']))})"
     header = ("part", "clients", "method", "mean", f"{first['first']} is above it by (95 % interval)", "worst client",
-              "majority class", "experts", "time")  # fmt: skip
+              words.naive, "experts", "time")  # fmt: skip
     return [
-        f"{first['metric']} in %, mean over clients on their own test rows, standard deviation over {seeds}; "
-        f"{first['passes']} passes, heads {first['head']}. Parts are on different rows: compare within them. Each has "
-        "a folder of its own, with scores by task.",
+        f"{words.name} in %, mean over clients on their own test rows, standard deviation over {seeds}; "
+        f"{first['passes']} passes{heads}. Parts are on different rows: compare within them. Each has a folder of its "
+        "own, with scores by task.",
         "",
         *_table(header, rows, left=("part", "method")),
     ]

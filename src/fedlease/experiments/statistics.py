@@ -10,8 +10,8 @@ from fedlease.core.seeds import derive
 
 __all__ = ["Difference", "Spread", "paired_difference", "spread"]
 
-Correct = Mapping[str, NDArray[np.float64]]
-"""Client -> one number per test row, 1 where it was right."""
+RowScores = Mapping[str, NDArray[np.float64]]
+"""Client -> one number per test row: 1 where it was right, or its ROUGE-1."""
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -37,7 +37,7 @@ class Difference:
     """How much one method is above another, on the same seeds, clients and rows.
 
     Attributes:
-        mean: of the mean accuracy over clients, averaged over seeds; in [-1, 1].
+        mean: of the mean score over clients, averaged over seeds; in [-1, 1].
         low: lower end of the 95 % interval.
         high: upper end.
         seeds: how many.
@@ -56,7 +56,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired_difference(
-    first: Sequence[Correct], second: Sequence[Correct], *, seed: int = 0, draws: int = DRAWS
+    first: Sequence[RowScores], second: Sequence[RowScores], *, seed: int = 0, draws: int = DRAWS
 ) -> Difference:
     """Percentile interval of the mean difference, drawing seeds, and within a seed every client's rows.
 

@@ -8,24 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from fedlease.core.aggregate import Weighting, mean_update
-from fedlease.core.allocate import (
-    Centres,
-    Clustering,
-    Linkage,
-    allocate,
-    assign,
-    centres,
-    distances,
-    place,
-    product_distances,
-)
+from fedlease.core.aggregate import Weighting
+from fedlease.core.allocate import Centres, Clustering, Linkage, assign, centres
 from fedlease.core.codec import serialisable
-from fedlease.core.experts import a_matrices, b_matrices, initial_router, renumber, seed_experts
-from fedlease.core.seeds import generator
+from fedlease.core.experts import RouterStart, b_matrices, renumber
 from fedlease.core.types import (
     Allocation,
     Budget,
@@ -39,6 +27,8 @@ from fedlease.core.types import (
 )
 from fedlease.errors import ConfigError, RunFailedError
 from fedlease.methods.base import WARMUP, ab_names, by_client, waits
+from fedlease.methods.fedlease_experts import Average, Shrink, expert_means, first_routers, router_means
+from fedlease.methods.fedlease_grouping import Grouping, Signal, check_grouping, group_clients, parted, place_late
 
 __all__ = ["FedLease", "FedLeaseState"]
 
@@ -57,13 +47,15 @@ class FedLeaseState:
         clients: client -> n_i.
         warmups: client -> its warm-up A and B; emptied by the allocation.
         tries: client -> warm-ups that were refused.
-        allocation: None until every client has been asked.
+        allocation: None until every client has been asked; under ``reallocate`` the last that changed a group.
         centres: what places late clients; None until the allocation.
         assignment: client -> expert, the allocation's and those placed since.
         experts: one state per expert, numbered as expert 0.
         routers: one router per cluster; empty dicts when M = 1 or nothing is routed.
         starts: client -> its warm-up, where its first round goes on from that.
-        warnings: plain sentences about late placements, and about a ``top_k`` that the allocation leaves no room for.
+        uploads: client -> the A and B it gave back last, its warm-up at first; kept for ``reallocate`` only.
+        origins: client -> its warm-up B, for the centres of new groups; kept for ``reallocate`` only.
+        warnings: plain sentences about late placements, new groups, and a ``top_k`` that does not go with the rest.
     """
 
     round: int
@@ -78,6 +70,8 @@ class FedLeaseState:
     experts: tuple[Tensors, ...] = ()
     routers: tuple[Tensors, ...] = ()
     starts: Mapping[ClientId, Tensors] = field(default_factory=dict)
+    uploads: Mapping[ClientId, Tensors] = field(default_factory=dict)
+    origins: Mapping[ClientId, Tensors] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -104,6 +98,14 @@ class FedLease:
         renormalise: whether kept slot weights sum to 1; False leaves them as the softmax over all slots gave them.
         top_k: slots kept; None keeps M, the adaptive selection. With 1 only the largest slot counts. Where the
             allocation leaves fewer than ``top_k`` slots, 2M - 1, all are kept and a warning says so.
+        average: a cluster's mean is taken of A and of B (``factors``, paper), or of their ``product``.
+        shrink: w in [0, 1]: every expert is (1 - w) x its cluster's mean + w x the mean of all that was uploaded with
+            it, the first experts too. 0 is the paper's mean, 1 one adapter for all; ``auto``: see
+            :func:`fedlease.methods.fedlease_experts.shrinkage`.
+        reallocate: after every so many rounds, but the last, clients are clustered again, by what they uploaded last.
+            None allocates once (paper).
+        router_start: ``random`` (as released), or ``own``: nearly all weight on the own expert, see
+            :func:`fedlease.core.experts.initial_router`.
     """
 
     budget: Budget
@@ -112,8 +114,8 @@ class FedLease:
     linkage: Linkage = "average"
     weights: Weighting = "num_examples"
     clustering: Clustering = "hierarchical"
-    signal: Literal["B", "A", "BA"] = "B"
-    grouping: Literal["clusters", "clients", "random", "given"] = "clusters"
+    signal: Signal = "B"
+    grouping: Grouping = "clusters"
     num_experts: int | None = None
     assignment: Mapping[ClientId, int] | None = None
     expert_start: Literal["cluster", "client"] = "cluster"
@@ -121,6 +123,10 @@ class FedLease:
     router: Literal["cluster", "client"] = "cluster"
     renormalise: bool = True
     top_k: int | None = None
+    average: Average = "factors"
+    shrink: Shrink = 0.0
+    reallocate: int | None = None
+    router_start: RouterStart = "random"
 
     @property
     def last_round(self) -> int:
@@ -131,18 +137,11 @@ class FedLease:
         """Everyone gets the same A, and B = 0.
 
         Raises:
-            ConfigError: the grouping and the clients do not fit.
+            ConfigError: the grouping and the clients do not fit, or a parameter is out of range.
         """
-        if self.grouping == "random" and self.num_experts is None:
-            raise ConfigError("fedlease.num_experts: is required when fedlease.grouping is 'random'")
-        if self.num_experts is not None and not 1 <= self.num_experts <= len(clients):
-            raise ConfigError(
-                f"fedlease.num_experts: must be in 1 .. {len(clients)}, the number of clients, "
-                f"received {self.num_experts}"
-            )
-        missing = sorted(clients.keys() - (self.assignment or {}).keys()) if self.grouping == "given" else []
-        if missing:
-            raise ConfigError(f"fedlease.assignment: names no group for clients {missing}")
+        check_grouping(self, clients)
+        if self.shrink != "auto" and not 0 <= self.shrink <= 1:
+            raise ConfigError(f"fedlease.shrink: must be 'auto' or in [0, 1], received {self.shrink!r}")
         return FedLeaseState(round=0, seed=seed, adapter=adapter, clients=dict(clients))
 
     def task(self, state: FedLeaseState, client: ClientId) -> ClientTask | None:
@@ -178,18 +177,25 @@ class FedLease:
                 return state
             return self._allocate(state)
         state = self._place(state, [update for update in updates if update.phase == WARMUP])
-        experts, routers = list(state.experts), list(state.routers)
-        for expert in range(len(experts)):
-            members = [u for u in updates if u.phase == EXPERTS and state.assignment[u.client] == expert]
-            if not members:
-                continue  # a cluster without updates keeps its expert
-            mean = mean_update(members, weighting=self.weights)
-            # A router that clients keep stays at its start here.
-            routers[expert] = {name: mean.get(name, tensor) for name, tensor in routers[expert].items()}
-            experts[expert] = renumber({name: mean[name] for name in sorted(mean.keys() - routers[expert].keys())}, 0)
-        trained = {update.client for update in updates if update.phase == EXPERTS}
-        starts = {client: tensors for client, tensors in state.starts.items() if client not in trained}
-        return replace(state, round=state.round + 1, experts=tuple(experts), routers=tuple(routers), starts=starts)
+        trained = [update for update in updates if update.phase == EXPERTS]
+        uploads = {
+            u.client: renumber({n: t for n, t in u.tensors.items() if TensorName.parse(n).kind in "AB"}, 0)
+            for u in trained
+        }
+        means = self._means(uploads, {u.client: u.num_examples for u in trained}, state.assignment)
+        after = replace(
+            state,
+            round=state.round + 1,
+            # A cluster without updates keeps its expert.
+            experts=tuple(means.get(expert, kept) for expert, kept in enumerate(state.experts)),
+            routers=router_means(trained, state.routers, state.assignment, self.weights),
+            starts={client: tensors for client, tensors in state.starts.items() if client not in uploads},
+        )
+        if self.reallocate is None:
+            return after
+        after = replace(after, uploads={**state.uploads, **uploads})
+        due = state.round % self.reallocate == 0 and state.round < self.last_round
+        return self._reallocate(after) if due and uploads else after
 
     def model(self, state: FedLeaseState, client: ClientId) -> ClientModel:
         """All M experts with the client's own marked, and its cluster's router; before that, its warm-up."""
@@ -226,63 +232,62 @@ class FedLease:
         if not state.warmups:
             raise RunFailedError("no client's warm-up could be used: there is nothing to allocate experts from")
         b = {client: b_matrices(tensors) for client, tensors in state.warmups.items()}
-        allocation = self._group(state, b)
-        router: dict[str, Tensor] = {}
-        warnings = state.warnings
-        if allocation.num_experts > 1 and self.routing == "top-m":
-            router = initial_router(state.adapter, allocation.num_experts, state.seed)
-            slots = 2 * allocation.num_experts - 1
-            if self.top_k is not None and self.top_k > slots:
-                warnings += (
-                    f"fedlease.top_k: {self.top_k} slots were to be kept, but {allocation.num_experts} experts make "
-                    f"{slots}: all are kept",
-                )
-        return replace(
+        allocation = group_clients(self, state.warmups, state.seed)
+        means = self._means(state.warmups, state.clients, allocation.assignment)
+        state = replace(
             state,
             round=1,
             warmups={},
             starts=dict(state.warmups) if self.expert_start == "client" else {},
+            uploads=dict(state.warmups) if self.reallocate else {},
+            origins=b if self.reallocate else {},
             allocation=allocation,
             centres=centres(b, allocation),
             assignment=dict(allocation.assignment),
-            experts=seed_experts(allocation, state.warmups, state.clients, weighting=self.weights),
-            routers=(router,) * allocation.num_experts,
-            warnings=warnings,
+            experts=tuple(means[expert] for expert in range(allocation.num_experts)),
         )
+        return self._with_new_routers(state)
 
-    def _group(self, state: FedLeaseState, b: Mapping[ClientId, Mapping[str, Tensor]]) -> Allocation:
-        clients = sorted(b)
-        if self.grouping == "clients":
-            return assign(b, {client: i for i, client in enumerate(clients)})
-        if self.grouping == "given":
-            return assign(b, dict(self.assignment or {}))
-        if self.grouping == "random":
-            order = torch.randperm(len(clients), generator=generator(state.seed, "random grouping")).tolist()
-            count = min(self.num_experts or 1, len(clients))
-            return assign(b, {clients[i]: place_ % count for place_, i in enumerate(order)})
-        d = None
-        if self.signal != "B":
-            a = {client: a_matrices(tensors) for client, tensors in state.warmups.items()}
-            d = (distances(a) if self.signal == "A" else product_distances(b, a))[1]
-        return allocate(
-            b,
-            max_experts=self.max_experts,
-            min_silhouette=self.min_silhouette,
-            linkage=self.linkage,
-            clustering=self.clustering,
-            num_experts=None if self.num_experts is None else min(self.num_experts, len(clients)),
-            d=d,
+    def _reallocate(self, state: FedLeaseState) -> FedLeaseState:
+        """New groups of what was uploaded last; as it is where the groups stay the same."""
+        allocation = group_clients(self, state.uploads, state.seed)
+        moved, before, now = parted(state.assignment, allocation.assignment), len(state.experts), allocation.num_experts
+        if not moved:
+            return state
+        said = (
+            f"after round {state.round - 1} the clients were grouped again: {before} experts became {now}, and "
+            f"{len(moved)} of {len(state.assignment)} clients are with others than before"
         )
+        means = self._means(state.uploads, state.clients, allocation.assignment)
+        state = replace(
+            state,
+            allocation=allocation,
+            # Late clients come with a warm-up, so what places them are still warm-ups.
+            centres=centres(state.origins, assign(state.origins, allocation.assignment)),
+            assignment=dict(allocation.assignment),
+            experts=tuple(means[expert] for expert in range(now)),
+            warnings=(*state.warnings, said + ("; routers start anew" if now != before and any(state.routers) else "")),
+        )
+        return state if now == before else self._with_new_routers(state)
+
+    def _with_new_routers(self, state: FedLeaseState) -> FedLeaseState:
+        routers, said = first_routers(self, state.adapter, len(state.experts), state.seed)
+        news = (said,) if said and said not in state.warnings else ()
+        return replace(state, routers=routers, warnings=(*state.warnings, *news))
+
+    def _means(
+        self, uploads: Mapping[ClientId, Tensors], rows: Mapping[ClientId, int], assignment: Mapping[ClientId, int]
+    ) -> dict[int, dict[str, Tensor]]:
+        return expert_means(uploads, rows, assignment, weighting=self.weights, average=self.average, shrink=self.shrink)
 
     def _place(self, state: FedLeaseState, late: Sequence[ClientUpdate]) -> FedLeaseState:
-        assignment, warnings = dict(state.assignment), list(state.warnings)
-        for update in late:
-            assert state.centres is not None  # set together with the allocation
-            placement = place(b_matrices(update.tensors), state.centres)
-            assignment[update.client] = placement.expert
-            warnings.append(
-                f"client {update.client!r} came late and was placed with expert {placement.expert} "
-                f"at distance {placement.distances[placement.expert]:.3f}, margin {placement.margin:.3f}"
-                + (", farther than any of its members" if placement.unlike else "")
-            )
-        return replace(state, assignment=assignment, warnings=tuple(warnings))
+        assert state.centres is not None  # set together with the allocation
+        placed, said = place_late(late, state.centres)
+        state = replace(state, assignment={**state.assignment, **placed}, warnings=(*state.warnings, *said))
+        if self.reallocate is None:
+            return state
+        return replace(
+            state,
+            uploads={**state.uploads, **{update.client: update.tensors for update in late}},
+            origins={**state.origins, **{update.client: b_matrices(update.tensors) for update in late}},
+        )

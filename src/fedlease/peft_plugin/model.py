@@ -1,6 +1,8 @@
 """The PEFT tuner of FEDLEASE: puts routed layers in the place of linear modules."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ class FedLeaseModel(BaseTuner):
     prefix = "fedlease_"
     tuner_layer_cls = FedLeaseLayer
     _hook: RemovableHandle | None = None
+    _weighed = False
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _create_and_replace(  # type: ignore[override]
@@ -92,6 +95,10 @@ class FedLeaseModel(BaseTuner):
             args: likewise.
             adapter_name: an adapter with the mixer ``instance``.
         """
+        # A cache that is filled here would be filled twice.
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("past_key_values", "logits_to_keep")}
+        if "use_cache" in inspect.signature(self.model.forward).parameters:
+            kwargs["use_cache"] = False
         before = {layer: layer.fedlease_experts[adapter_name] for layer in self._layers_of(adapter_name)}
         self.restrict((1,), adapter_name)
         try:
@@ -108,6 +115,10 @@ class FedLeaseModel(BaseTuner):
 
     def _weigh_instances(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a forward pass: how much of expert 1 every input gets, blend x max(0, cos to the anchors, mean)."""
+        cache = kwargs.get("past_key_values")
+        # While generating, later tokens keep what the prompt was given.
+        if self._weighed or (cache is not None and cache.get_seq_length() > 0):
+            return
         for name in self.active_adapters:
             config = cast(FedLeaseConfig, self.peft_config[name])
             layers = self._layers_of(name)
@@ -120,6 +131,20 @@ class FedLeaseModel(BaseTuner):
                 shares = config.blend * (units @ units.new_tensor(config.anchor)).clamp(min=0)
             for layer in layers:
                 layer.instance_shares = shares
+
+    @contextmanager
+    def weighing(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
+        """While it is open, every pass has the shares of this input: a text is weighed by its prompt.
+
+        Args:
+            kwargs: of the base model's forward pass, as many rows as later passes have.
+        """
+        self._weigh_instances(self.model, (), dict(kwargs))
+        self._weighed = True
+        try:
+            yield
+        finally:
+            self._weighed = False
 
     def unload(self) -> nn.Module:
         """The base model without adapters."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import RunData, mean
 
 __all__ = ["Advice", "advise"]
@@ -171,11 +172,12 @@ def _scores(run: RunData) -> Iterator[Advice]:
     finals, rows = run.main.finals, summary["per_client"]
     below = [c for c in sorted(finals) if rows[c].get("majority") is not None and finals[c] <= rows[c]["majority"]]
     if below:
+        words = of_metric(run.metric)
         yield Advice(
             "look",
             "No better than guessing",
-            f"For {_names(below)} the model scores no higher than always naming the most frequent class.",
-            "Give more rounds or rows, try another train.lr, and look at macro F1, which frequent classes do not help.",
+            f"For {_names(below)} the model scores no higher than always {words.naively}.",
+            f"Give more rounds or rows, try another train.lr, and {words.look}.",
         )
     own = summary.get("own_expert_mean")
     if own is not None and run.main.mean is not None and own > run.main.mean:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlease.errors import RunFolderError
+from fedlease.reporting.metric_words import MetricWords, of_metric
 
 __all__ = ["Comparison", "Gap", "MethodRow", "Score", "read_comparison"]
 
@@ -73,11 +74,11 @@ class Comparison:
     """A comparison.
 
     Attributes:
-        metric: its name.
+        metric: its key.
         head: policy for heads.
         passes: over each client's rows, the same for all methods.
         seeds: of the runs.
-        majority: mean score of naming the most frequent class.
+        majority: mean score of always naming the most frequent class, or giving the most frequent answer.
         clients: how many; None where the file does not say.
         methods: the first is the one that the others are held against.
         gaps: how much the first is above each other one.
@@ -105,6 +106,16 @@ class Comparison:
     def others(self) -> tuple[MethodRow, ...]:
         """All but the first."""
         return self.methods[1:]
+
+    @property
+    def words(self) -> MetricWords:
+        """How the metric and what stands beside it are called."""
+        return of_metric(self.metric)
+
+    @property
+    def rounds_scored(self) -> bool:
+        """Whether any method has a score before its end."""
+        return any(len(curve) > 1 for method in self.methods for curve in method.curves)
 
     @property
     def tasks(self) -> tuple[str, ...]:

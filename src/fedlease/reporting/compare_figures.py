@@ -11,10 +11,11 @@ from fedlease.reporting.drawing import (
     Figure,
     axis,
     base_layout,
+    final_axis,
     in_percent,
     label,
     line_trace,
-    majority_line,
+    naive_line,
 )
 from fedlease.reporting.tables import human_bytes, percent
 
@@ -43,29 +44,39 @@ def _curves(c: Comparison) -> Figure:
         texts = [f"{percent(y)} %" + (f", seeds {seeds[x]}" if len(c.seeds) > 1 else "") for x, y in mean.items()]
         trace = line_trace(number, m.name, list(mean), [in_percent(y) for y in mean.values()], texts, unit)
         trace["line"]["width"] = 3 if m is c.first else 1.8
+        name = trace["name"]
+        trace["x"] = trace["x"] if c.rounds_scored else [name] * len(mean)
         thick.append({**trace, "legendgroup": group})
         if len(c.seeds) > 1:
             for curve in m.curves:
                 y = [in_percent(curve[x]) for x in sorted(curve)]
+                x: list[Any] = sorted(curve) if c.rounds_scored else [name] * len(y)
                 thin.append(
-                    {"type": "scatter", "mode": "lines", "x": sorted(curve), "y": y, "hoverinfo": "skip",
+                    {"type": "scatter", "mode": "lines" if c.rounds_scored else "markers", "x": x, "y": y,
+                     "hoverinfo": "skip", "marker": {**trace["marker"], "size": 5},
                      "showlegend": False, "legendgroup": group, "opacity": FAINT,
                      "line": {**trace["line"], "width": 1, "dash": "solid"}},
                 )  # fmt: skip
-        if mean:
+        if len(mean) > 1:
             said.append(f"{m.name} goes from {percent(next(iter(mean.values())))} to {percent(mean[max(mean)])} %.")
+        elif mean:
+            said.append(f"{m.name} ends at {percent(mean[max(mean)])} %.")
         rows += [(m.name, str(x), percent(mean.get(x)), *(percent(k.get(x)) for k in m.curves)) for x in places]
+    shapes, notes = naive_line(c.majority, c.words.naive)
+    if not c.rounds_scored:
+        said.append("Rounds were not scored: these are the final scores.")
     if len(c.seeds) > 1:
-        said.append("Thick lines are means over seeds, thin ones the seeds.")
-    shapes, notes = majority_line(c.majority)
+        kinds = ("Thick lines", "thin ones") if c.rounds_scored else ("Large marks", "small ones")
+        said.append(f"{kinds[0]} are means over seeds, {kinds[1]} the seeds.")
     last = max((x for m in c.methods for curve in m.curves for x in curve), default=0)
+    places_axis = axis("passes over the rows" if c.by_passes else "steps", **({"dtick": 1} if last <= 20 else {}))
     layout = base_layout(
-        xaxis=axis("passes over the rows" if c.by_passes else "steps", **({"dtick": 1} if last <= 20 else {})),
-        yaxis=axis(f"mean {label(c.metric)}, %"),
+        xaxis=places_axis if c.rounds_scored else final_axis(),
+        yaxis=axis(f"mean {label(c.words.name)}, %"),
         shapes=shapes,
         annotations=notes,
     )
-    title = f"Mean over clients by {unit}"
+    title = f"Mean over clients by {unit}" if c.rounds_scored else "Mean over clients"
     header = ("method", unit, "mean, %", *(f"seed {seed}" for seed in c.seeds))
     return Figure("curves", title, " ".join(said), (*thin, *thick), layout, 420, header, tuple(rows))
 
@@ -88,7 +99,7 @@ def _by_task(c: Comparison) -> Figure:
         for place in range(len(names) - 1)
     ]
     layout = base_layout(
-        xaxis=axis(f"{label(c.metric)}, %"),
+        xaxis=axis(f"{label(c.words.name)}, %"),
         yaxis=_named([label(name, 24) for name in names]),
         shapes=between,
     )
@@ -161,7 +172,7 @@ def _against_bytes(c: Comparison) -> Figure:
     sent = [fmean(m.bytes_up) for m in c.methods]
     layout = base_layout(
         xaxis=axis("adapter bytes sent up by all clients", range=_around(sent), tickformat="~s", ticksuffix="B"),
-        yaxis=axis(f"mean {label(c.metric)}, %"),
+        yaxis=axis(f"mean {label(c.words.name)}, %"),
     )
     header = ("method", "up", "down", "mean, %")
     return Figure("bytes", "Score against bytes up", " ".join(said), tuple(traces), layout, 380, header, tuple(rows))

@@ -34,7 +34,7 @@ def score_table(c: Comparison) -> Table:
     differences = [f"{c.first.name} above it by (95 % interval)"] if c.others else []
     header = ("method", "mean", *differences, "worst client", *c.tasks)
     over = f", mean ± standard deviation over {len(c.seeds)} seeds" if len(c.seeds) > 1 else f", seed {c.seeds[0]}"
-    return Table(f"{c.metric} in % by method{over}", header, tuple(rows))
+    return Table(f"{c.words.name} in % by method{over}", header, tuple(rows))
 
 
 def cost_table(c: Comparison) -> Table:
@@ -69,7 +69,7 @@ def rate_table(c: Comparison) -> Table | None:
             chosen, scores = m.rate, c.rates[m.name]
             cells = (Cell(percent(scores.get(rate)), scores.get(rate), best=rate == chosen) for rate in tried)
             rows.append((Cell(m.name), Cell("-" if chosen is None else f"{chosen:g}", chosen), *cells))
-    caption = f"{c.metric} in % on validation rows of seed {c.seeds[0]}, by learning rate"
+    caption = f"{c.words.name} in % on validation rows of seed {c.seeds[0]}, by learning rate"
     return Table(caption, ("method", "chosen", *(f"{rate:g}" for rate in tried)), tuple(rows))
 
 

@@ -28,13 +28,13 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
     found = [
         ("Compared", ", ".join(m.name for m in c.methods)),
         ("Held against", c.first.name if c.others else ""),
-        ("Metric", f"{c.metric} in %, plain mean over clients on their own test rows"),
+        ("Metric", f"{c.words.name} in %, plain mean over clients on their own test rows"),
         ("Budget", f"{_count(c.passes, 'pass', 'passes')} over each client's train rows, the same for all"),
-        ("Heads", HEADS.get(c.head, c.head)),
+        ("Heads", HEADS.get(c.head, c.head) if c.words.heads else ""),
         ("Seeds", f"{len(c.seeds)}: {', '.join(map(str, c.seeds))}"),
         ("Clients", str(c.clients) if c.clients is not None else ""),
         ("Tasks", ", ".join(c.tasks)),
-        ("Majority class", f"{percent(c.majority)} %"),
+        (c.words.naive.capitalize(), f"{percent(c.majority)} %"),
         ("Learning rate", chosen),
     ]
     return [(name, value) for name, value in found if value]
@@ -43,7 +43,7 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
 def reading(c: Comparison) -> list[str]:
     """The result in plain words, also where it is not the first method's."""
     if not c.others:
-        said = [f"{c.first.name} reaches a mean {c.metric} of {spread(c.first.mean)} %. Nothing else was run."]
+        said = [f"{c.first.name} reaches a mean {c.words.name} of {spread(c.first.mean)} %. Nothing else was run."]
     else:
         said = [*_best(c), *_told_apart(c), _behind(c)]
     return [*said, _majority(c), _seeds(c)]
@@ -78,9 +78,9 @@ def _best(c: Comparison) -> list[str]:
     other = max(c.others, key=lambda m: m.mean.mean)
     gap = c.gaps[other.name]
     if len(best) > 1:
-        said = [f"{_listed([m.name for m in best])} share the highest mean {c.metric}, {percent(top)} %."]
+        said = [f"{_listed([m.name for m in best])} share the highest mean {c.words.name}, {percent(top)} %."]
     else:
-        said = [f"{best[0].name} has the highest mean {c.metric}: {spread(best[0].mean)} %."]
+        said = [f"{best[0].name} has the highest mean {c.words.name}: {spread(best[0].mean)} %."]
     apart = f"{points(gap.mean)} points (95 % interval {points(gap.low)} to {points(gap.high)})"
     if c.first not in best:
         stands = f"{c.first.name} gets {spread(c.first.mean)} %, {apart} against {other.name}."
@@ -129,7 +129,7 @@ def _behind(c: Comparison) -> str:
 
 def _majority(c: Comparison) -> str:
     low = [m.name for m in c.methods if m.mean.mean <= c.majority + TIE]
-    said = f"Always naming the most frequent class would get {percent(c.majority)} %"
+    said = f"Always {c.words.naively} would get {percent(c.majority)} %"
     return f"{said}; {_listed(low)} {'is' if len(low) == 1 else 'are'} no better than that." if low else f"{said}."
 
 

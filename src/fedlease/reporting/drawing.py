@@ -14,15 +14,17 @@ __all__ = [
     "axis",
     "base_layout",
     "clean",
+    "final_axis",
     "in_percent",
     "label",
     "line_trace",
-    "majority_line",
+    "naive_line",
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Told apart with any colour vision, and on a light as on a dark ground."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hexagon")
+JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
@@ -52,8 +54,11 @@ class Figure:
 
 
 def clean(text: str) -> str:
-    """Text of unknown origin without control characters and without marks that turn the reading direction."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Text of unknown origin without control characters and without marks that turn the reading direction.
+
+    The two joiners stay: Persian, Hindi and joined emoji are misspelt without them.
+    """
+    return "".join(c if c.isprintable() or c in JOINERS else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def label(text: str, longest: int = 60) -> str:
@@ -99,14 +104,19 @@ def line_trace(number: int, name: str, x: list[Any], y: list[Any], texts: list[s
     }  # fmt: skip
 
 
-def majority_line(level: float | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Shapes and annotations of a level line at the score of the most frequent class; none where it is unknown."""
+def naive_line(level: float | None, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Shapes and annotations of a level line at the score that needs no model; none where it is unknown."""
     if level is None:
         return [], []
     line = {"dash": "dash", "width": 1.5, "color": PALETTE[7]}
     shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 100 * level, "y1": 100 * level, "line": line}
     note = {"xref": "paper", "x": 1, "xanchor": "right", "y": 100 * level, "yanchor": "bottom", "showarrow": False}
-    return [shape], [{**note, "text": f"majority class {percent(level)}"}]
+    return [shape], [{**note, "text": f"{label(name)} {percent(level)}"}]
+
+
+def final_axis() -> dict[str, Any]:
+    """The axis of names that stands where passes would stand if rounds had been scored."""
+    return axis("final scores: rounds were not scored", type="category")
 
 
 def in_percent(value: float | None) -> float | None:

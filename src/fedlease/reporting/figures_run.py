@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedlease.reporting.drawing import PALETTE, Figure, axis, base_layout, in_percent, label, line_trace, majority_line
+from fedlease.reporting.drawing import (
+    PALETTE,
+    Figure,
+    axis,
+    base_layout,
+    final_axis,
+    in_percent,
+    label,
+    line_trace,
+    naive_line,
+)
+from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import RunData, mean
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
 from fedlease.reporting.usage_numbers import Depth, usage_by_depth, usage_sentence
@@ -12,6 +23,7 @@ __all__ = ["bytes_figure", "score_figures", "seconds_figures", "usage_figures"]
 
 PHASES = ("train", "evaluate", "aggregate")
 HATCHES = ("", "/", ".", "x", "\\", "-", "+", "|")
+UNSCORED = "Rounds were not scored: these are the final scores."
 
 
 def score_figures(run: RunData) -> list[Figure]:
@@ -115,15 +127,17 @@ def _means(run: RunData) -> Figure:
             number, method.name, [x for x, _, _ in curve], [in_percent(y) for _, y, _ in curve], texts, "passes"
         )
         trace["line"]["width"] = 3 if method is run.main else 1.8
-        traces.append(trace)
+        traces.append(_at_the_end(run, trace))
         if curve:
             done = "ends at" if method.summary is not None else "stands at"
             said.append(f"{method.name} {done} {percent(curve[-1][1])} % after {curve[-1][0]} passes.")
         rows += [(method.name, str(x), percent(y), str(count)) for x, y, count in curve]
-    shapes, notes = majority_line((run.main.summary or {}).get("majority_mean"))
+    shapes, notes = naive_line((run.main.summary or {}).get("majority_mean"), of_metric(run.metric).naive)
+    if not run.rounds_scored:
+        said.append(UNSCORED)
     layout = base_layout(
-        xaxis=axis("passes over the rows", **_whole(run)),
-        yaxis=axis(f"mean {_metric(run)}, %"),
+        xaxis=_passes_axis(run),
+        yaxis=axis(f"mean {label(of_metric(run.metric).name)}, %"),
         shapes=shapes,
         annotations=notes,
     )
@@ -139,10 +153,10 @@ def _by_task(run: RunData) -> Figure:
         if not curve:
             continue
         texts = [f"{percent(y)} %" for _, y in curve]
-        traces.append(
-            line_trace(number, task, [x for x, _ in curve], [in_percent(y) for _, y in curve], texts, "passes")
-        )
-        said.append(f"{task} from {percent(curve[0][1])} to {percent(curve[-1][1])} %.")
+        trace = line_trace(number, task, [x for x, _ in curve], [in_percent(y) for _, y in curve], texts, "passes")
+        traces.append(_at_the_end(run, trace))
+        first, last = percent(curve[0][1]), percent(curve[-1][1])
+        said.append(f"{task} from {first} to {last} %." if run.rounds_scored else f"{task} ends at {last} %.")
     for client in run.clients:
         cells = [percent(point.scores.get(client)) for point in run.main.points]
         rows.append((client, run.task(client), *cells))
@@ -151,8 +165,8 @@ def _by_task(run: RunData) -> Figure:
          "meta": "picked", "hoverinfo": "text", "hovertext": [], "line": {"width": 4}, "marker": {"size": 9}},
     )  # fmt: skip
     layout = base_layout(
-        xaxis=axis("passes over the rows", **_whole(run)),
-        yaxis=axis(f"{_metric(run)}, %"),
+        xaxis=_passes_axis(run),
+        yaxis=axis(f"{label(of_metric(run.metric).name)}, %"),
     )
     header = ("client", "task", *(f"{point.passes} passes" for point in run.main.points))
     title = f"{run.main.name} by task, and one client"
@@ -221,13 +235,16 @@ def _hatched(number: int) -> dict[str, Any]:
     return {"color": PALETTE[number % len(PALETTE)], "pattern": pattern}
 
 
-def _whole(run: RunData) -> dict[str, Any]:
+def _passes_axis(run: RunData) -> dict[str, Any]:
+    if not run.rounds_scored:
+        return final_axis()
     last = max((point.passes for method in run.methods for point in method.points), default=0)
-    return {"dtick": 1} if last <= 20 else {}
+    return axis("passes over the rows", **({"dtick": 1} if last <= 20 else {}))
 
 
-def _metric(run: RunData) -> str:
-    return label(next((str(m.summary["metric"]) for m in run.methods if m.summary is not None), "score"))
+def _at_the_end(run: RunData, trace: dict[str, Any]) -> dict[str, Any]:
+    """All methods have made the same passes: without curves their points would lie on each other."""
+    return trace if run.rounds_scored else {**trace, "x": [trace["name"]] * len(trace["x"])}
 
 
 def _phases(seconds: Mapping[str, float]) -> str:

@@ -34,7 +34,7 @@ def render(template: str, figures: Mapping[str, Figure], data: Mapping[str, Any]
     files = resources.files("fedlease.reporting") / "page"
     texts = {
         name: (files / name).read_text(encoding="utf-8")
-        for name in ("base.html", "parts.html", template, "report.css", "report.js")
+        for name in ("base.html", "parts.html", "samples.html", template, "report.css", "report.js")
     }
 
     def shown(value: Any) -> Any:

@@ -19,6 +19,7 @@ from fedlease.reporting.figures_run import bytes_figure, score_figures, seconds_
 from fedlease.reporting.rendering import render
 from fedlease.reporting.report_data import RunData
 from fedlease.reporting.report_reading import read_run
+from fedlease.reporting.report_samples import shown_samples
 from fedlease.reporting.run_folder import read_json
 from fedlease.reporting.usage_numbers import short_modules, usage_sentence
 
@@ -126,6 +127,7 @@ def _render(run: RunData) -> str:
         score_words=words.score_words(run),
         client_table=tables.client_table(run),
         task_table=tables.task_table(run),
+        samples=shown_samples(run),
         usage_words=usage_sentence(run),
         bytes_table=tables.bytes_table(run),
         time_words=words.time_words(run),
@@ -151,6 +153,8 @@ def _page_data(run: RunData) -> dict[str, Any]:
             {
                 "name": label(client, 30),
                 "x": [passes for passes, _ in points],
+                # Where the figure has names along its axis, not passes.
+                **({} if run.rounds_scored else {"at": [label(client, 30)] * len(points)}),
                 "y": [round(100 * score, 2) for _, score in points],
                 "weights": [routed[module]["weights"] for module in modules if module in routed],
                 "experts": [routed[module]["experts_per_token"] for module in modules if module in routed],

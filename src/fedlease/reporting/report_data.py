@@ -13,6 +13,7 @@ __all__ = [
     "Newcomer",
     "Point",
     "RunData",
+    "Sample",
     "Step",
     "mean",
 ]
@@ -134,6 +135,23 @@ class Newcomer:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A test row with what was answered to it, for reading.
+
+    Attributes:
+        prompt: of a conversation, its last message.
+        reference: the answer on file.
+        base: what the untrained model writes.
+        answers: method -> what it writes; a method that keeps no sample of this row is without one.
+    """
+
+    prompt: str
+    reference: str
+    base: str
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class RunData:
     """A run folder.
 
@@ -146,6 +164,7 @@ class RunData:
         missing: methods of which there is nothing yet.
         grouping: of the main method, or None where it has none (yet).
         newcomers: placed after the run.
+        samples: client -> some of its test rows with answers; {} where none are kept.
     """
 
     name: str
@@ -156,6 +175,7 @@ class RunData:
     missing: tuple[str, ...]
     grouping: Grouping | None
     newcomers: tuple[Newcomer, ...]
+    samples: Mapping[str, tuple[Sample, ...]]
 
     @property
     def main(self) -> MethodRun:
@@ -171,6 +191,22 @@ class RunData:
     def finished(self) -> bool:
         """Whether every method has its final scores."""
         return not self.missing and all(method.summary is not None for method in self.methods)
+
+    @property
+    def generates(self) -> bool:
+        """Whether clients learn to write answers; else they name classes."""
+        return self.settings.task == "generation"
+
+    @property
+    def rounds_scored(self) -> bool:
+        """Whether there are scores before the end."""
+        return not self.generates or self.settings.generation.score_rounds
+
+    @property
+    def metric(self) -> str:
+        """Key of the headline metric; before the first method has finished, what it will be."""
+        known = (str(method.summary["metric"]) for method in self.methods if method.summary is not None)
+        return next(known, "rouge1" if self.generates else "accuracy")
 
     @property
     def late(self) -> tuple[str, ...]:

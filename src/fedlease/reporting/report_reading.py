@@ -9,6 +9,7 @@ from typing import Any
 from fedlease.config import Settings
 from fedlease.errors import RunFolderError
 from fedlease.reporting.report_data import ClientRows, Grouping, MethodRun, Newcomer, Point, RunData, Step
+from fedlease.reporting.report_samples import read_samples
 from fedlease.reporting.run_folder import method_folder, read_clients, read_json, read_settings
 
 __all__ = ["read_run"]
@@ -44,6 +45,7 @@ def read_run(out: Path) -> RunData:
         missing=tuple(missing),
         grouping=_read_grouping(out / "allocation.json"),
         newcomers=_read_newcomers(out),
+        samples=read_samples({m.name: method_folder(out, settings, m.name) for m in methods}, clients),
     )
 
 

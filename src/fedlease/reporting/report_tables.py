@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from fedlease.reporting.metric_words import further_means, of_metric
 from fedlease.reporting.report_data import RunData
 from fedlease.reporting.tables import human_bytes, percent
 
@@ -15,6 +16,9 @@ __all__ = [
     "newcomer_table",
     "task_table",
 ]
+
+
+HEAD_BYTES = ("head_bytes_up", "head_bytes_down")
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,10 @@ def client_table(run: RunData) -> Table:
         plain = [summary.get("majority_mean"), summary.get("bare_base_mean"), *means]
         plain += [summary.get("own_expert_mean")] if own else []
         foot = [(Cell("mean"), *(Cell("") for _ in range(4)), *map(_score, plain))]
-    header = ("client", "task", "expert", "train rows", "test rows", "majority", "untrained", *(m.name for m in done))
-    return Table(
-        "Final scores by client, in %", (*header, "own expert only") if own else header, tuple(rows), tuple(foot)
-    )
+    words = of_metric(run.metric)
+    header = ("client", "task", "expert", "train rows", "test rows", words.naive, "untrained", *(m.name for m in done))
+    header = (*header, "own expert only") if own else header
+    return Table(f"Final {words.name} by client, in %", header, tuple(rows), tuple(foot))
 
 
 def task_table(run: RunData) -> Table | None:
@@ -106,10 +110,10 @@ def task_table(run: RunData) -> Table | None:
         (Cell("mean over clients"), Cell(str(len(run.clients)), 0), *(_score(m.mean) for m in done)),
         (Cell("weighted by test rows"), Cell(""), *(_score((m.summary or {}).get("weighted_mean")) for m in done)),
     ]
-    for key, name in (("mean_macro_f1", "mean macro F1"), ("mean_mcc", "mean MCC, x 100")):
-        if all((m.summary or {}).get(key) is not None for m in done):
-            foot.append((Cell(name), Cell(""), *(_score((m.summary or {})[key]) for m in done)))
-    return Table("Means by task, in %", ("task", "clients", *(m.name for m in done)), tuple(rows), tuple(foot))
+    for name, values in further_means([m.summary or {} for m in done]):
+        foot.append((Cell(name), Cell(""), *map(_score, values)))
+    header = ("task", "clients", *(m.name for m in done))
+    return Table(f"Mean {of_metric(run.metric).name} by task, in %", header, tuple(rows), tuple(foot))
 
 
 def bytes_table(run: RunData) -> Table | None:
@@ -118,13 +122,14 @@ def bytes_table(run: RunData) -> Table | None:
     if not timed:
         return None
     rows = []
+    headed = any(method.total(key) for method in timed for key in HEAD_BYTES)
     for method in timed:
         up, down = method.total("bytes_up"), method.total("bytes_down")
         saved = f"{100 * (1 - up / down):.0f} %" if down else "-"
-        heads = [method.total(key) for key in ("head_bytes_up", "head_bytes_down")]
+        heads = [method.total(key) for key in HEAD_BYTES] if headed else []
         cells = [Cell(method.name), *(Cell(human_bytes(v), v) for v in (up, down, down))]
         rows.append((*cells, Cell(saved, 1 - up / down if down else 0), *(Cell(human_bytes(v), v) for v in heads)))
-    header = ("method", "up", "down", "up if all were sent", "saved", "heads up", "heads down")
+    header = ("method", "up", "down", "up if all were sent", "saved", *(("heads up", "heads down") if headed else ()))
     return Table("Bytes of all clients and steps together", header, tuple(rows))
 
 

@@ -3,6 +3,7 @@
 from pathlib import PurePath
 from typing import Any
 
+from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import MethodRun, RunData
 from fedlease.reporting.tables import human_seconds, percent
 
@@ -22,17 +23,15 @@ def headline(run: RunData) -> list[str]:
     main, summary = run.main, run.main.summary
     if summary is None or main.mean is None:
         return [_standing(run)]
-    metric = summary["metric"]
-    said = [f"{main.name} reaches a mean {metric} of {percent(main.mean)} % over {_count(len(main.finals), 'client')}."]
+    metric, words = summary["metric"], of_metric(summary["metric"])
+    clients = _count(len(main.finals), "client")
+    said = [f"{main.name} reaches a mean {words.name} of {percent(main.mean)} % over {clients}."]
     for other in run.methods[1:]:
         if other.mean is not None:
             said.append(_compared(main, other))
     majority, bare = summary.get("majority_mean"), summary.get("bare_base_mean")
     if majority is not None and bare is not None:
-        said.append(
-            f"Always naming the most frequent class would get {percent(majority)} %, "
-            f"the untrained model {percent(bare)} %."
-        )
+        said.append(f"Always {words.naively} would get {percent(majority)} %, the untrained model {percent(bare)} %.")
     worst = summary.get("worst_client")
     if worst:
         said.append(f"The lowest client is {worst['client']}, with {percent(worst[metric])} %.")
@@ -49,6 +48,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     found = [
         ("Method", run.settings.method),
         ("Baselines", ", ".join(s.baselines) or "none"),
+        ("Task", _task(run)),
         ("Base model", _no_folder(s.model)),
         ("Model revision", str(env.get("model_revision") or "")),
         ("Adapter", f"LoRA of rank {s.lora.r}, alpha {s.lora.alpha:g}"),
@@ -56,7 +56,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Clients", f"{len(run.clients)}, {sampled}"),
         ("Train rows", f"{sum(rows):,} in all, {_span(rows)} per client"),
         ("Budget", epochs + f", warm-up {_count(s.warmup.epochs, 'epoch')}" + (f"; {passes} passes" if passes else "")),
-        ("Heads", HEADS[s.head]),
+        ("Heads", "" if run.generates else HEADS[s.head]),
         ("Optimiser", f"AdamW, learning rate {s.train.lr:g}, batches of {s.train.batch_size}"),
         ("Seed", str(s.seed)),
         ("Started", str(env.get("started", ""))),
@@ -101,6 +101,11 @@ def time_words(run: RunData) -> str:
 
 def score_words(run: RunData) -> str:
     """How the curves are to be read, and where they do not show everybody."""
+    if not run.rounds_scored:
+        return (
+            "Rounds are not scored in this run (generation.score_rounds is false), so that there are no curves: a "
+            "method's scores are those of its result, each client's model on its own test rows."
+        )
     partial = any(len(point.scores) < len(run.clients) for method in run.methods for point in method.points)
     said = "A step scores the model that a client received, on its own test rows, before training goes on. "
     said += "Curves are drawn over the passes made until then, so that methods with and without warm-up line up."
@@ -111,6 +116,8 @@ def score_words(run: RunData) -> str:
 
 def _standing(run: RunData) -> str:
     begun = f"{run.main.name} has no final scores yet"
+    if not run.rounds_scored:
+        return f"{begun}, and rounds are not scored in this run. {_count(len(run.main.steps), 'step')} done."
     if not run.main.points:
         return f"{begun}, and nothing has been scored."
     point = run.main.points[-1]
@@ -142,6 +149,14 @@ def _data(run: RunData) -> str:
     data = run.settings.data
     parts = [data.source, _no_folder(str(data.path)) if data.path else "", f"{_count(len(run.tasks), 'task')}"]
     return ", ".join([part for part in parts if part] + [f"cut at {data.max_tokens} tokens"])
+
+
+def _task(run: RunData) -> str:
+    name = of_metric(run.metric).name
+    if not run.generates:
+        return f"classification, scored by {name}"
+    longest = run.settings.generation.max_new_tokens
+    return f"text generation, answers of at most {_count(longest, 'token')}, scored by {name}"
 
 
 def _no_folder(name: str) -> str:

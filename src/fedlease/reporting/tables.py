@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fedlease.core.types import Allocation
 from fedlease.estimate import CheckReport
+from fedlease.reporting.metric_words import further_means, of_metric
 
 __all__ = [
     "allocation_table",
@@ -28,10 +29,11 @@ __all__ = [
 def allocation_table(allocation: Allocation, tasks: Mapping[str, str]) -> Table:
     """Experts with their clients and tasks, and S(k) with the chosen M."""
     scores = ", ".join(
-        f"[bold]{k}: {s:.3f}[/]" if k == allocation.num_experts else f"{k}: {s:.3f}"
+        f"[bold]{k}={s:.3f}[/]" if k == allocation.num_experts else f"{k}={s:.3f}"
         for k, s in allocation.silhouettes.items()
     )
-    table = Table(title=f"{allocation.num_experts} experts allocated", caption=f"silhouette by k: {scores or 'none'}")
+    experts = f"{allocation.num_experts} expert{'s' * (allocation.num_experts > 1)}"
+    table = Table(title=f"{experts} allocated", caption=f"silhouette by k: {scores or 'none'}")
     table.add_column("expert", justify="right")
     table.add_column("clients")
     table.add_column("their tasks")
@@ -46,11 +48,12 @@ def allocation_table(allocation: Allocation, tasks: Mapping[str, str]) -> Table:
 def results_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     """Tasks by methods, on the clients' own test rows."""
     first = next(iter(summaries.values()))
-    table = Table(title=f"{first['metric']} in % on each client's own test rows")
+    words = of_metric(first["metric"])
+    table = Table(title=f"{words.name} in % on each client's own test rows")
     table.add_column("")
     for method in summaries:
         table.add_column(method, justify="right")
-    table.add_column("majority class", justify="right")
+    table.add_column(words.naive, justify="right")
     for task in first["per_task"]:
         rows = [row["majority"] for row in first["per_client"].values() if row["task"] == task]
         cells = [percent(summary["per_task"].get(task)) for summary in summaries.values()]
@@ -68,6 +71,9 @@ def results_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     if any(value is not None for value in own):
         table.add_row("own expert only", *(percent(value) for value in own), "")
     table.add_row("untrained", *(percent(s["bare_base_mean"]) for s in summaries.values()), "")
+    table.add_section()
+    for name, values in further_means(list(summaries.values())):
+        table.add_row(name, *map(percent, values), "")
     table.add_section()
     table.add_row("adapters up", *(human_bytes(s["bytes_up"]) for s in summaries.values()), "")
     table.add_row("adapters down", *(human_bytes(s["bytes_down"]) for s in summaries.values()), "")
@@ -88,18 +94,21 @@ def render_results(out: Path, summaries: Mapping[str, Mapping[str, Any]], consol
 def render_check(report: CheckReport, console: Console) -> None:
     """What ``fedlease check`` prints."""
     table = Table(title="clients")
-    for column in ("client", "task", "labels", "train", "test"):
+    labelled = any(report.labels.values())
+    for column in ("client", "task", *(["labels"] if labelled else []), "train", "test"):
         table.add_column(column, justify="right" if column in ("train", "test") else "left")
     for client, task in report.tasks.items():
-        labels = ", ".join(report.labels[client][:6]) + (" ..." if len(report.labels[client]) > 6 else "")
+        known = report.labels[client]
+        labels = [escape(", ".join(known[:6]) + (" ..." if len(known) > 6 else ""))] if labelled else []
         rows = (str(report.train_rows[client]), str(report.test_rows[client]))
-        table.add_row(escape(client), escape(task), escape(labels), *rows)
+        table.add_row(escape(client), escape(task), *labels, *rows)
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
     console.print(
         f"{report.mean_tokens:.0f} tokens per row; base {report.base_parameters:,} parameters, one expert "
-        f"{report.adapter_parameters:,}, routers {report.router_parameters:,}, head {report.head_parameters:,}",
+        f"{report.adapter_parameters:,}, routers {report.router_parameters:,}"
+        + (f", head {report.head_parameters:,}" if report.head_parameters else ""),
         soft_wrap=True,
     )
     console.print(f"Peak memory about {human_bytes(report.memory_bytes)}.")
@@ -127,7 +136,7 @@ def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
     console.print(where)
     margin = "" if content["margin"] is None else f", nearer than the next by {content['margin']:.3f}"
     console.print(f"Client {escape(content['client'])} is placed with expert {content['expert']}{margin}.")
-    scores = Table(title=f"{content['metric']} in % on its {content['test_rows']} test rows")
+    scores = Table(title=f"{of_metric(content['metric']).name} in % on its {content['test_rows']} test rows")
     scores.add_column("")
     scores.add_column("", justify="right")
     for name, value in content["scores"].items():
@@ -184,9 +193,8 @@ def _footer(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{first['num_experts']} experts for {len(set(tasks.values()))} tasks; "
                 f"agreement of the groups with the tasks (adjusted Rand index): {index:.2f}"
             )
-    lines.append(
-        f"All methods: {first['passes']} passes over each client's rows, heads {first['head']}, seed {first['seed']}."
-    )
+    heads = f"heads {first['head']}, " if of_metric(first["metric"]).heads else ""
+    lines.append(f"All methods: {first['passes']} passes over each client's rows, {heads}seed {first['seed']}.")
     lines.append(f"Run folder: {escape(str(out))}, explained in {escape(str(out / 'report.html'))}")
     # Quoted first and escaped then: the other way round, the quoting doubles the escaping's backslashes.
     call = f"fedlease.load({str(out)!r}, {client!r})"

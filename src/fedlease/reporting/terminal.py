@@ -63,6 +63,7 @@ class Terminal:
         self._asked = 0
         self._answered = 0
         self._drawn = 0.0
+        self._scored = True
 
     def __call__(self, event: Event) -> None:
         """Receives one event."""
@@ -103,13 +104,15 @@ class Terminal:
     def _started(self, event: RunStarted) -> None:
         self.tasks = event.tasks
         settings = event.settings
+        generates = settings["task"] == "generation"
+        self._scored = not generates or settings["generation"]["score_rounds"]
         rows = sum(event.train_rows.values())
         self.console.print(
             f"[bold]{'Resuming' if event.resumed else 'Running'}[/] {settings['method']} "
             f"on {escape(settings['model'])}: "
             f"{len(event.tasks)} clients, {len(set(event.tasks.values()))} tasks, {rows} train rows, "
             f"seed {settings['seed']}, {settings['threads']} threads, {settings['device']}, "
-            f"heads {settings['head']}",
+            + ("text generation" if generates else f"heads {settings['head']}"),
             soft_wrap=True,
         )
         self.console.print(f"Run folder: {escape(str(event.out))}", soft_wrap=True)
@@ -174,8 +177,10 @@ class Terminal:
         name = f"{record['phase']}" + (f" {record['round']}" if record["round"] else "")
         losses = [row["loss"] for row in record["clients"].values() if "loss" in row]
         loss = f"train loss {sum(losses) / len(losses):.3f}, " if losses else ""
+        # A dash says that nobody was asked this time; where no round is scored there is nothing to say.
+        scored = f"score on receipt {percent(score)}, " if self._scored else ""
         self.console.print(
-            f"{record['method']} {name}: {loss}score on receipt {percent(score)}, "
+            f"{record['method']} {name}: {loss}{scored}"
             f"{human_bytes(record['bytes_up'])} up, {human_seconds(record['seconds']['step'])}",
             soft_wrap=True,
         )

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from fedlease.engines.events import Allocated, Event, MethodFinished, RunStarted, StepFinished
 from fedlease.errors import ConfigError, MissingPackageError
+from fedlease.reporting.metric_words import is_further_mean
 
 __all__ = ["TensorBoardTracker", "Tracker", "WandbTracker", "scalars", "tracker"]
 
@@ -44,8 +45,8 @@ def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
     """Name, value and step of every figure in an event; names begin with the method.
 
     Of a step: mean score, every client's score and loss, bytes, seconds, refused updates. Of the allocation: S(k) with
-    k as the step, and the number of experts. Of a finished method: final scores, per task too, and experts per token
-    of every adapted module.
+    k as the step, and the number of experts. Of a finished method: final scores, per task too, means of further
+    metrics, and experts per token of every adapted module. Metrics are called by their keys in the files.
     """
     if isinstance(event, StepFinished):
         record, step = event.record, int(event.record["step"])
@@ -69,6 +70,9 @@ def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
         for key in ("mean", "weighted_mean", "own_expert_mean", "majority_mean", "bare_base_mean"):
             if summary.get(key) is not None:
                 yield f"{event.method}/final/{key}", summary[key], 0
+        for key, value in summary.items():
+            if is_further_mean(key, value):
+                yield f"{event.method}/final/{key}", value, 0
         for task, value in summary["per_task"].items():
             yield f"{event.method}/final/task/{task}", value, 0
         for client, modules in summary["expert_usage"].items():

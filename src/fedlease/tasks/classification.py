@@ -1,8 +1,8 @@
 """Classification: a text or a pair of texts, one label of the client's own list."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,72 +10,102 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedlease.data.federation import Row
+from fedlease.tasks.base import Encoded, Inputs, Measured, Model, OnRows
+from fedlease.tasks.batches import evaluation_batches
 
-__all__ = ["METRIC", "Encoded", "collate", "encode", "loss", "majority_score", "score"]
+__all__ = ["Classification", "collate", "evaluate", "loss", "majority_score", "score"]
 
-METRIC = "accuracy"
-"""The headline metric."""
+EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Tokenised rows, made once per client.
+class Classification:
+    """Cross-entropy over the client's labels, scored by accuracy.
 
     Attributes:
-        columns: model input -> one list of ids per row, not padded.
-        labels: one per row.
-        padding: model input -> value that pads it.
-        left: whether padding goes to the left.
-        truncated: rows that were longer than the limit.
+        max_tokens: longer rows are cut on the right, of a pair the longer text first.
     """
 
-    columns: Mapping[str, Sequence[Sequence[int]]]
-    labels: tuple[int, ...]
-    padding: Mapping[str, int]
-    left: bool
-    truncated: int
+    max_tokens: int = 128
+    name: ClassVar[str] = "classification"
+    metric: ClassVar[str] = "accuracy"
+    peft_type: ClassVar[str] = "SEQ_CLS"
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def encode(self, rows: Sequence[Row], tokenizer: Any) -> Encoded:
+        """Tokenises texts or pairs of texts."""
+        padding = {"input_ids": int(tokenizer.pad_token_id), "attention_mask": 0, "token_type_ids": 0}
+        if not rows:
+            return Encoded({"input_ids": []}, (), padding, False, 0)
+        texts = [row.text for row in rows]
+        pairs = [row.pair or "" for row in rows] if any(row.pair is not None for row in rows) else None
+        encoding = tokenizer(texts, pairs, truncation=True, max_length=self.max_tokens, padding=False)
+        truncated = sum(bool(item.overflowing) for item in encoding.encodings or ())
+        columns = {name: values for name, values in encoding.items() if name in padding}
+        labels = tuple(row.label for row in rows)
+        return Encoded(columns, labels, padding, tokenizer.padding_side == "left", truncated)
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens per row."""
-        return [len(ids) for ids in self.columns["input_ids"]]
+    def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
+        """One sentence where rows were cut."""
+        cut, rows = sum(part.truncated for part in encoded), sum(map(len, encoded))
+        if not cut:
+            return []
+        return [f"{cut} of {rows} rows are longer than data.max_tokens = {self.max_tokens} and were cut"]
+
+    def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
+        """Mean cross-entropy of a batch."""
+        inputs, labels = collate(rows, indices, model.device)
+        return loss(model.logits(inputs), labels)
+
+    def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
+        """Mean cross-entropy of all rows."""
+        return float(loss(evaluate(model, rows, threads), torch.tensor(rows.labels)))
+
+    def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
+        """Accuracy, and what stands beside it; ``per_row`` is 1 where the label is right."""
+        logits = evaluate(model, rows, threads, on_rows)
+        guesses = logits.argmax(-1).tolist()
+        right = tuple(float(guess == label) for guess, label in zip(guesses, rows.labels, strict=True))
+        return Measured(score(logits, rows.labels), right)
+
+    def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
+        """None: a label is no text."""
+        return []
+
+    def naive(self, train: Sequence[Row], test: Sequence[Row]) -> float:
+        """Accuracy of the majority class."""
+        return majority_score(train, test)
 
 
-def encode(rows: Sequence[Row], tokenizer: Any, max_tokens: int) -> Encoded:
-    """Tokenises rows, cutting on the right what exceeds ``max_tokens``; of a pair, the longer text first."""
-    padding = {"input_ids": int(tokenizer.pad_token_id), "attention_mask": 0, "token_type_ids": 0}
-    if not rows:
-        return Encoded({"input_ids": []}, (), padding, False, 0)
-    texts = [row.text for row in rows]
-    pairs = [row.pair or "" for row in rows] if any(row.pair is not None for row in rows) else None
-    encoding = tokenizer(texts, pairs, truncation=True, max_length=max_tokens, padding=False)
-    truncated = sum(bool(item.overflowing) for item in encoding.encodings or ())
-    columns = {name: values for name, values in encoding.items() if name in padding}
-    labels = tuple(row.label for row in rows)
-    return Encoded(columns, labels, padding, tokenizer.padding_side == "left", truncated)
-
-
-def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tuple[Inputs, Tensor]:
     """One padded batch: model inputs (b, longest) and labels (b,)."""
-    width = max(len(rows.columns["input_ids"][i]) for i in indices)
-    inputs = {}
-    for name, column in rows.columns.items():
-        batch = np.full((len(indices), width), rows.padding[name], dtype=np.int64)
-        for line, i in enumerate(indices):
-            ids = column[i]
-            start = width - len(ids) if rows.left else 0
-            batch[line, start : start + len(ids)] = ids
-        inputs[name] = torch.from_numpy(batch).to(device)
-    labels = torch.tensor([rows.labels[i] for i in indices], device=device)
-    return inputs, labels
+    return rows.pad(indices, device), torch.tensor([rows.labels[i] for i in indices], device=device)
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of (b, labels) logits, in float32."""
     return F.cross_entropy(logits.float(), labels)
+
+
+@torch.inference_mode()
+def evaluate(model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Tensor:
+    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order.
+
+    Args:
+        model: with a client's adapter and head loaded.
+        rows: tokenised, at least one.
+        threads: CPU threads.
+        on_rows: called after every batch.
+    """
+    torch.set_num_threads(threads)
+    model.for_scoring()
+    parts, order = [], []
+    for batch in evaluation_batches(rows.lengths, EVALUATION_BATCH):
+        parts.append(model.logits(rows.pad(batch, model.device)).float().cpu())
+        order.extend(batch)
+        if on_rows is not None:
+            on_rows(len(order), len(rows))
+    logits = torch.cat(parts)
+    return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)
 
 
 def score(logits: Tensor, labels: Sequence[int]) -> dict[str, float]:

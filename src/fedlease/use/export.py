@@ -10,12 +10,10 @@ from typing import Any, Literal
 
 from fedlease.core.fold import expert_alone, fold
 from fedlease.core.types import ClientId, ClientModel, head_names
-from fedlease.engines.local_step import evaluate
 from fedlease.errors import ConfigError
 from fedlease.peft_plugin.export import keeps_weights_transposed, write_lora
 from fedlease.peft_plugin.usage import record_usage
 from fedlease.reporting.run_folder import method_folder, read_json, write_json
-from fedlease.tasks.classification import METRIC, score
 from fedlease.use.model_card import model_card
 from fedlease.use.open_run import OpenRun
 from fedlease.use.rows import RowsOfRun
@@ -112,7 +110,7 @@ class Exporter:
             "task": known.task,
             "labels": list(known.labels),
             "form": form,
-            "metric": METRIC,
+            "metric": self.run.task.metric,
             "num_test": num_test,
             "scores": scores,
             "rank": chosen.spec.r,
@@ -121,7 +119,7 @@ class Exporter:
             "average_weights": weights,
             "average_weights_from": weights_from,
         }
-        self._write("client", folder, chosen, "SEQ_CLS", content)
+        self._write("client", folder, chosen, self.run.task.peft_type, content)
 
     def _expert(self, expert: int, folder: Path) -> None:
         experts = self.experts()
@@ -144,11 +142,13 @@ class Exporter:
             "clients": members,
             "tasks": sorted({self.run.client(member).task for member in members}),
             "labels": list(labels) if labels else None,
-            "metric": METRIC,
+            "metric": self.run.task.metric,
             "scores_with_each_clients_own_head": scores,
             "rank": chosen.spec.r,
         }
-        self._write("expert", folder, chosen, "SEQ_CLS" if labels else None, content)
+        # A classification expert without a head is no classifier.
+        whole = labels is not None or self.run.settings.task != "classification"
+        self._write("expert", folder, chosen, self.run.task.peft_type if whole else None, content)
 
     def _weights(self, client: ClientId, model: ClientModel) -> tuple[dict[str, list[float]], str | None]:
         """Module -> average weight of every expert over the tokens of the client's rows, and which rows."""
@@ -164,14 +164,15 @@ class Exporter:
             return {module: list(entry["weights"]) for module, entry in usage.items()}, "test rows of the run"
         self.run.load(client)
         with record_usage(self.run.resident.model) as used:
-            evaluate(self.run.resident, self.run.encode(self.rows.of(client).train), self.run.threads)
+            # The loss alone takes every row through the model once, which is what the weights are counted in.
+            self.run.task.mean_loss(self.run.resident, self.run.encode(self.rows.of(client).train), self.run.threads)
         return {module: entry["weights"] for module, entry in used.summary().items()}, "train rows"
 
     def _score(self, client: ClientId, model: ClientModel) -> float:
         assert self.rows is not None
         self.run.load(client, model)
         test = self.run.encode(self.rows.of(client).test)
-        return score(evaluate(self.run.resident, test, self.run.threads), test.labels)[METRIC]
+        return self.run.task.measure(self.run.resident, test, self.run.threads).metrics[self.run.task.metric]
 
     def _write(
         self, kind: Literal["client", "expert"], folder: Path, model: ClientModel, task_type: str | None, content: Any

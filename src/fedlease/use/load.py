@@ -7,7 +7,8 @@ from peft import PeftModel
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.core.types import ANCHOR, ClientId, ClientModel
-from fedlease.models import BaseModel, load_tokenizer, locate, new_head_modules
+from fedlease.model_sources import locate
+from fedlease.models import BaseModel, load_tokenizer, new_head_modules
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
 from fedlease.reporting.run_folder import read_settings
@@ -34,16 +35,17 @@ def load(run_folder: str | Path, client: ClientId, method: str | None = None) ->
     run = OpenRun(run_folder, method, device="cpu")
     labels = run.client(client).labels
     model = run.model(client)
-    return _as_peft(run.new_base(), model, labels)
+    return _as_peft(run.new_base(), model, labels, run.task.peft_type)
 
 
-def _as_peft(base: BaseModel, model: ClientModel, labels: tuple[str, ...]) -> PeftModel:
+def _as_peft(base: BaseModel, model: ClientModel, labels: tuple[str, ...], peft_type: str) -> PeftModel:
     for name, module in new_head_modules(base, len(labels)).items():
         base.model.set_submodule(name, module)
     config: Any = base.model.config
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: i for i, label in enumerate(labels)}
-    peft_config = peft_config_for(model.spec, task_type="SEQ_CLS", modules_to_save=list(base.head_modules))
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+    peft_config = peft_config_for(model.spec, task_type=peft_type, modules_to_save=list(base.head_modules) or None)
     wrapped = wrap(base.model, peft_config)
     heads = head_parameters(wrapped.get_base_model(), base.head_modules)
     tensors = dict(model.tensors)
@@ -63,4 +65,4 @@ def tokenizer(run_folder: str | Path) -> Any:
     """
     out = Path(run_folder)
     settings = read_settings(out)
-    return load_tokenizer(locate(settings.model, settings.revision, out / "base", settings.seed))
+    return load_tokenizer(locate(settings.model, settings.revision, out / "base", settings.seed, settings.task))

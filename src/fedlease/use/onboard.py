@@ -17,13 +17,13 @@ from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, Tensor
 from fedlease.data.examples import client_id_fault, folded
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.folder import load_client
-from fedlease.engines.local_step import LocalResult, evaluate, local_step
+from fedlease.engines.local_step import LocalResult, local_step
 from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
 from fedlease.methods.base import WARMUP, ab_names
 from fedlease.prepare import optimiser_of
 from fedlease.reporting.report import write_report
 from fedlease.reporting.run_folder import newcomer_folder, write_json
-from fedlease.tasks.classification import METRIC, Encoded, majority_score, score
+from fedlease.tasks.base import Encoded
 from fedlease.use.newcomers import write_newcomer_model
 from fedlease.use.open_run import OpenRun
 
@@ -41,8 +41,8 @@ class Onboarded:
     Attributes:
         folder: its files in the run folder.
         placement: distances to the experts' warm-ups, margin, and whether it is unlike any.
-        scores: in order: majority class, untrained model, its own warm-up, every expert alone, the routed model on
-            arrival, the routed model after local training; accuracy on its test rows.
+        scores: in order: majority class or most frequent answer, untrained model, its own warm-up, every expert alone,
+            the routed model on arrival, the routed model after local training; headline metric on its test rows.
     """
 
     folder: Path
@@ -79,7 +79,7 @@ def onboard(
         epochs = settings.rounds * settings.train.local_epochs
     if epochs < 0:
         raise ConfigError(f"epochs: must be at least 0, received {epochs}")
-    rows = load_client(data, client, settings.data, settings.seed)
+    rows = load_client(data, client, settings.data, settings.seed, settings.task)
     work = _Newcomer(run, rows, on_batch)
 
     start = ClientModel(state.adapter.spec, {**state.adapter.tensors, **run.initial_head(len(rows.labels))})
@@ -91,7 +91,7 @@ def onboard(
     trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
 
     scores = {
-        "majority class": majority_score(rows.train, rows.test),
+        "majority class" if rows.labels else "most frequent answer": run.task.naive(rows.train, rows.test),
         "untrained": work.score(start),
         "own warm-up": work.score(warm),
         **{f"expert {e} alone": work.score(expert_alone(arrival, e)) for e in range(spec.num_experts)},
@@ -113,7 +113,7 @@ def onboard(
         "margin": placement.margin if math.isfinite(placement.margin) else None,
         "unlike": placement.unlike,
         "epochs": epochs,
-        "metric": METRIC,
+        "metric": run.task.metric,
         "scores": scores,
     }
     folder = newcomer_folder(run.out, client)
@@ -166,10 +166,9 @@ class _Newcomer:
         return replace(model, tensors={**model.tensors, **result.update.tensors})
 
     def score(self, model: ClientModel) -> float:
-        """Accuracy on the test rows."""
+        """The headline metric on the test rows."""
         self._load(model)
-        logits = evaluate(self.run.resident, self.test_rows, self.run.threads)
-        return score(logits, self.test_rows.labels)[METRIC]
+        return self.run.task.measure(self.run.resident, self.test_rows, self.run.threads).metrics[self.run.task.metric]
 
     def _load(self, model: ClientModel) -> None:
         self.run.resident.load(model, len(self.rows.labels))

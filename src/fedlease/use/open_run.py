@@ -16,10 +16,12 @@ from fedlease.engines.client_store import ClientStore
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.methods.head import Head
-from fedlease.models import BaseModel, ModelSource, initial_head, load_base, load_tokenizer, locate
-from fedlease.prepare import build_method, usable_device
+from fedlease.model_sources import ModelSource, locate
+from fedlease.models import BaseModel, initial_head, load_tokenizer
+from fedlease.prepare import base_of, build_method, usable_device
 from fedlease.reporting.run_folder import method_folder, read_clients, read_json, read_newcomers, read_settings
-from fedlease.tasks.classification import Encoded, encode
+from fedlease.tasks import make_task
+from fedlease.tasks.base import Encoded, Task
 from fedlease.use.newcomers import newcomer_model
 
 __all__ = ["KnownClient", "OpenRun"]
@@ -108,9 +110,15 @@ class OpenRun:
         return min(self.settings.threads or 1, os.cpu_count() or 1)
 
     @cached_property
+    def task(self) -> Task:
+        """What the clients optimise."""
+        return make_task(self.settings)
+
+    @cached_property
     def source(self) -> ModelSource:
         """Where the base model is."""
-        return locate(self.settings.model, self.settings.revision, self.out / "base", self.settings.seed)
+        settings = self.settings
+        return locate(settings.model, settings.revision, self.out / "base", settings.seed, settings.task)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -119,12 +127,7 @@ class OpenRun:
 
     def new_base(self) -> BaseModel:
         """The base model, loaded anew."""
-        return load_base(
-            self.source,
-            dtype=self.settings.dtype,
-            dropout=self.settings.train.base_dropout,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
+        return base_of(self.settings, self.source, self.tokenizer, str(self.device))
 
     @cached_property
     def base(self) -> BaseModel:
@@ -135,7 +138,7 @@ class OpenRun:
     def resident(self) -> ResidentModel:
         """The base model in which :meth:`load` puts one client's adapter and head at a time."""
         autocast = torch.bfloat16 if self.settings.dtype == "bfloat16" else None
-        return ResidentModel(self.base, self.device, autocast)
+        return ResidentModel(self.base, self.device, autocast, self.task)
 
     @cached_property
     def policy(self) -> Any:
@@ -174,7 +177,7 @@ class OpenRun:
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """Tokenises rows as the run did."""
-        return encode(rows, self.tokenizer, self.settings.data.max_tokens)
+        return self.task.encode(rows, self.tokenizer)
 
     def _device_of_run(self) -> str:
         try:

@@ -1,24 +1,27 @@
-"""Labels and probabilities for rows that have none yet, by the model of one client."""
+"""Labels and probabilities, or answers, for rows that have none yet, by the model of one client."""
 
 import csv
 import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedlease.core.types import ClientId
 from fedlease.data.examples import read_inputs
 from fedlease.data.federation import Row
+from fedlease.data.prompts import read_prompts
 from fedlease.data.tables import Faults, Table, parse_table, read_table, split_name
 from fedlease.engines.checkpoint import write_atomically
-from fedlease.engines.local_step import OnRows, evaluate
-from fedlease.errors import DataError
+from fedlease.errors import ConfigError, DataError
+from fedlease.tasks.base import OnRows
+from fedlease.tasks.classification import evaluate
+from fedlease.tasks.generation import Generation, write
 from fedlease.use.open_run import KnownClient, OpenRun
 
-__all__ = ["STDIN", "Prediction", "predict", "predict_file", "read_rows", "written"]
+__all__ = ["STDIN", "Answer", "Prediction", "answer", "predict", "predict_file", "read_rows", "written"]
 
 STDIN = Path("-")
 COLUMNS = ("prediction", "probability", "probabilities")
@@ -42,6 +45,38 @@ class Prediction:
         return self.probabilities[self.label]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a client's language model writes.
+
+    Attributes:
+        text: without the prompt.
+    """
+
+    text: str
+
+
+def answer(run: OpenRun, client: ClientId, rows: Sequence[Row], on_rows: OnRows | None = None) -> list[Answer]:
+    """Answers to prompts, in the order of the rows; their responses are not looked at.
+
+    Args:
+        run: opened run folder of a run with ``task: generation``.
+        client: whose model.
+        rows: prompts.
+        on_rows: told after every batch.
+
+    Raises:
+        ConfigError: the run has no such client, or is of another task.
+    """
+    if not isinstance(run.task, Generation):
+        raise ConfigError(f"task: {run.out} is a run of {run.settings.task!r}, which writes no answers")
+    run.load(client)
+    if not rows:
+        return []
+    encoded = run.task.encode([replace(row, response=None) for row in rows], run.tokenizer)
+    return [Answer(text) for text in write(run.resident, encoded, run.task, run.threads, on_rows)]
+
+
 def predict(run: OpenRun, client: ClientId, rows: Sequence[Row], on_rows: OnRows | None = None) -> list[Prediction]:
     """Predictions in the order of the rows; their labels are not looked at.
 
@@ -52,8 +87,10 @@ def predict(run: OpenRun, client: ClientId, rows: Sequence[Row], on_rows: OnRows
         on_rows: told after every batch.
 
     Raises:
-        ConfigError: the run has no such client.
+        ConfigError: the run has no such client, or is of another task.
     """
+    if run.settings.task != "classification":
+        raise ConfigError(f"task: {run.out} is a run of {run.settings.task!r}, which has no labels")
     known = run.load(client)
     if not rows:
         return []
@@ -91,7 +128,8 @@ def predict_file(
     if out is not None and out.exists():
         raise DataError(f"out: {out} exists; choose another file")
     table, rows = read_rows(run, run.client(client), file)
-    predictions = predict(run, client, rows, on_rows)
+    ask = answer if run.settings.task == "generation" else predict
+    predictions = ask(run, client, rows, on_rows)
     text = written(table, predictions, as_csv=suffix == ".csv")
     if out is not None:
         try:
@@ -122,16 +160,20 @@ def read_rows(run: OpenRun, known: KnownClient, file: Path) -> tuple[Table, list
     if table is None or not table.records:
         faults.check()
         raise AssertionError("unreachable: a file without rows is a fault")
-    taken = [name for name in COLUMNS if name in table.columns]
+    generation = run.settings.task == "generation"
+    taken = [name for name in (COLUMNS[:1] if generation else COLUMNS) if name in table.columns]
     if taken:
         faults.add(f"{table.path}: has a column {', '.join(map(repr, taken))} already, which would be overwritten")
-    rows = read_inputs(table, run.settings.data.columns, faults, pairs=known.pairs)
+    columns = run.settings.data.columns
+    rows = (
+        read_prompts(table, columns, faults) if generation else read_inputs(table, columns, faults, pairs=known.pairs)
+    )
     faults.check()
     return table, rows
 
 
-def written(table: Table, predictions: Sequence[Prediction], *, as_csv: bool) -> str:
-    """The rows of a table with ``prediction``, ``probability`` and ``probabilities`` added.
+def written(table: Table, predictions: Sequence[Prediction | Answer], *, as_csv: bool) -> str:
+    """The rows of a table with ``prediction``, and for labels ``probability`` and ``probabilities``, added.
 
     In CSV there is one column ``probability of <label>`` per label in the place of ``probabilities``.
     """
@@ -139,18 +181,23 @@ def written(table: Table, predictions: Sequence[Prediction], *, as_csv: bool) ->
     if not as_csv:
         return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     target = io.StringIO(newline="")
-    labels = list(predictions[0].probabilities)
-    header = [*table.columns, "prediction", "probability", *(f"probability of {label}" for label in labels)]
+    first = predictions[0]
+    labels = list(first.probabilities) if isinstance(first, Prediction) else []
+    plain = [*table.columns, "prediction", *(["probability"] if labels else [])]
     writer = csv.writer(target)
-    writer.writerow(header)
+    writer.writerow([*plain, *(f"probability of {label}" for label in labels)])
     for row in rows:
-        values = [row.get(column) for column in (*table.columns, "prediction", "probability")]
+        # CSV has no lists: a chat that came as one is written as JSON, as it may be read.
+        values = [json.dumps(v, ensure_ascii=False) if isinstance(v := row.get(c), list | dict) else v for c in plain]
         writer.writerow([*values, *(row["probabilities"][label] for label in labels)])
     return target.getvalue()
 
 
-def _merged(table: Table, predictions: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
+def _merged(table: Table, predictions: Sequence[Prediction | Answer]) -> Iterator[dict[str, Any]]:
     for record, prediction in zip(table.records, predictions, strict=True):
+        if isinstance(prediction, Answer):
+            yield {**record.values, "prediction": prediction.text}
+            continue
         yield {
             **record.values,
             "prediction": prediction.label,

@@ -34,15 +34,17 @@ class RowsOfRun:
         """
         if not self.run.client(client).newcomer:
             return self._federation.clients[client]
+        settings = self.run.settings
         entry = read_newcomers(self.run.out)[client]
-        data = load_client(Path(entry["data"]), client, self.run.settings.data, self.run.settings.seed)
+        data = load_client(Path(entry["data"]), client, settings.data, settings.seed, settings.task)
         if Federation.of([data]).fingerprint() != entry["data_fingerprint"]:
             raise RunFolderError(f"{self.run.out}: the rows of client {client!r} have changed since it was onboarded")
         return data
 
     @cached_property
     def _federation(self) -> Federation:
-        federation = load_federation(self.run.settings.data, self.run.settings.seed)
+        settings = self.run.settings
+        federation = load_federation(settings.data, settings.seed, settings.task)
         if federation.fingerprint() != read_json(self.run.out / "environment.json").get("data_fingerprint"):
             raise RunFolderError(f"{self.run.out}: the rows have changed since the run")
         return federation

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedlease.core.experts import expert_tensors, initial_adapter, initial_router, renumber, seed_experts
+from fedlease.core.experts import (
+    MIRROR_SCALE,
+    expert_tensors,
+    initial_adapter,
+    initial_router,
+    renumber,
+    seed_experts,
+)
+from fedlease.core.routing import expert_weights
 from fedlease.core.types import Allocation
 
 SHAPES = {"layer.1.v": (6, 4), "layer.0.q": (100, 8)}
@@ -114,3 +122,46 @@ class TestNames:
         assert set(expert_tensors(both, 1)) == {"layer.10.q/A/1"}
         assert set(expert_tensors(both, 10)) == {"layer.10.q/A/10"}
         assert expert_tensors(both, 0) == {}
+
+
+class TestRouterThatStartsAtTheOwnExpert:
+    """Tokens of a layer norm: mean 0 and variance 1 over 384 features, so |x| = sqrt 384."""
+
+    FEATURES = 384
+
+    def routed(self, num_experts: int, start: str = "own", shift: float = 0.0) -> tuple[Tensor, Tensor]:
+        """G, and the weights of 2,000 tokens, whose mean over tokens is ``shift`` of their length."""
+        draw = torch.Generator().manual_seed(1)
+        x = torch.randn(2000, self.FEATURES, generator=draw) + shift * torch.randn(self.FEATURES, generator=draw)
+        x = torch.nn.functional.layer_norm(x, (self.FEATURES,))
+        single = initial_adapter({"m": (self.FEATURES, 8)}, r=2, alpha=4, dropout=0, seed=0)
+        router = initial_router(single, num_experts, 0, start)["m/G"].requires_grad_()  # type: ignore[arg-type]
+        return router, expert_weights(x @ router.T, 0)
+
+    @pytest.mark.parametrize(("num_experts", "pairs"), [(2, 1), (3, 1), (4, 2), (5, 2), (8, 4)])
+    def test_own_slots_are_mirrored_pairs_and_all_others_as_at_random(self, num_experts: int, pairs: int) -> None:
+        own, _ = self.routed(num_experts)
+        random, _ = self.routed(num_experts, "random")
+        assert torch.equal(own[:pairs], MIRROR_SCALE * random[:pairs])
+        assert torch.equal(own[pairs : 2 * pairs], -own[:pairs])
+        assert torch.equal(own[2 * pairs :], random[2 * pairs :])
+
+    def test_the_own_weight_is_the_one_derived(self) -> None:
+        """M = 2 keeps the winner of the pair, |z| with z of deviation 16 / sqrt 3 = 9.24, and the foreign slot, near 0:
+        1 - E[1 / (1 + e^|z|)] = 1 - sqrt(2 / pi) ln 2 / 9.24 = .940, for ln 2 is the integral and the density of z at
+        0 counts alone."""
+        _, weights = self.routed(2)
+        assert weights[:, 0].mean().item() == pytest.approx(1 - math.sqrt(2 / math.pi) * math.log(2) / 9.24, abs=0.01)
+
+    @pytest.mark.parametrize("shift", [0.0, 1.0])
+    @pytest.mark.parametrize("num_experts", [2, 3, 4, 5, 8])
+    def test_nearly_all_weight_is_on_the_own_expert_and_the_gradient_is_alive(
+        self, num_experts: int, shift: float
+    ) -> None:
+        router, weights = self.routed(num_experts, shift=shift)
+        at_random = self.routed(num_experts, "random", shift)[1]
+        assert weights[:, 0].mean() > 0.85 > 0.8 > at_random[:, 0].mean()
+        # A foreign expert is kept for almost every token; those that keep own slots only teach nothing.
+        assert (weights[:, 1:].sum(1) > 0).double().mean() > 0.9
+        weights[:, 0].mean().backward()  # type: ignore[no-untyped-call]
+        assert router.grad is not None and router.grad[-1].norm() > 1e-4

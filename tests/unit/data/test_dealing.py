@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 
 from fedlease.config import DataSettings
-from fedlease.data.dealing import Pool, deal_evenly, drop_duplicates, federation, generator, hold_out, split_sizes
+from fedlease.data.dealing import (
+    Pool,
+    deal_evenly,
+    drop_duplicates,
+    federation,
+    generator,
+    hold_out,
+    note_leaks,
+    split_sizes,
+)
 from fedlease.data.federation import ClientData, Row
 from fedlease.errors import DataError
 
@@ -106,5 +115,36 @@ def test_holding_out_keeps_order_and_every_label() -> None:
 def test_two_clients_of_one_id_are_refused() -> None:
     rows = (Row("a", None, 0), Row("b", None, 1))
     member = ClientData("c", "t", ("no", "yes"), rows, (), rows)
+    with pytest.raises(DataError, match="client 'c': the id occurs 2 times"):
+        federation([member, member], ())
+
+
+def answered(*rows: tuple[str, str]) -> tuple[Row, ...]:
+    return tuple(Row(text, None, 0, response) for text, response in rows)
+
+
+def test_an_answer_makes_another_row_and_a_turn_too() -> None:
+    rows = [*answered(("a", "x"), ("a", "y"), ("a", "x")), Row("a", None, 0, "x", (("user", "b"),))]
+    assert drop_duplicates(rows) == ((rows[0], rows[1], rows[3]), 1)
+
+
+def test_any_answered_row_but_the_last_may_be_held_out() -> None:
+    rows = answered(*((f"t{n}", f"r{n}") for n in range(5)))
+    assert [len(part) for part in hold_out(rows, 2, generator(0, "x"))] == [3, 2]
+    assert [len(part) for part in hold_out(rows, 9, generator(0, "x"))] == [1, 4]
+
+
+def test_a_test_row_is_a_leak_by_its_question() -> None:
+    notes: list[str] = []
+    train = answered(("a", "x"), ("b", "x"))
+    note_leaks("c", train, answered(("a", "another"), ("b", "x"), ("d", "x")), notes.append)
+    note_leaks("c", train, [Row("a", None, 0, "x", (("user", "b"),))], notes.append)
+    assert notes == ["client 'c': 2 test rows are also train rows"]
+
+
+def test_nothing_is_said_of_the_labels_of_clients_without_labels() -> None:
+    rows = answered(("a", "x"), ("b", "x"))
+    member = ClientData("c", "t", (), rows, (), rows[:1])
+    assert federation([member], ()).warnings == ()
     with pytest.raises(DataError, match="client 'c': the id occurs 2 times"):
         federation([member, member], ())

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from fedlease.core.experts import initial_adapter
 from fedlease.core.types import AdapterSpec, ClientModel
-from fedlease.engines.batches import evaluation_batches, padding_share, training_batches
 from fedlease.engines.checkpoint import Checkpoint, Saved, write_atomically
 from fedlease.engines.client_store import ClientStore
 from fedlease.engines.resident import ResidentModel
 from fedlease.methods.local import LocalState
-from fedlease.models import initial_head, load_base, locate, target_shapes
+from fedlease.model_sources import locate
+from fedlease.models import initial_head, load_base, target_shapes
+from fedlease.tasks.batches import evaluation_batches, padding_share, training_batches
 
 SPEC = AdapterSpec(r=2, alpha=4, dropout=0.0, target_modules=("m",))
 

@@ -12,9 +12,9 @@ from engines.small import rounds_of
 from fedlease.config import resolve
 from fedlease.data.glue import TASKS
 from fedlease.errors import ConfigError, DataError
-from fedlease.experiments.catalogue import EXPERIMENTS, SCALES, find, find_scale
+from fedlease.experiments.catalogue import EXPERIMENTS, find, preset_of
 from fedlease.experiments.cells import Cell
-from fedlease.experiments.paper_numbers import EXPERTS, LABEL_SKEW, NLU_MAIN
+from fedlease.experiments.paper_numbers import EXPERTS, LABEL_SKEW, NLG_MAIN, NLU_MAIN
 from fedlease.experiments.reproduce import Reproduction, planned, reproduce
 from fedlease.experiments.reproduce_tables import markdown
 from fedlease.methods import known_methods
@@ -85,6 +85,8 @@ class TestPublishedFigures:
             "one-per-client": 80.69, "single": 82.00, "single-r4x": 83.84, "own-expert": 85.91, "fedlease": 87.76,
         }  # fmt: skip
         # FedTreeLoRA is above FedLEASE by 1.17.
+        gap = NLG_MAIN["fedtreelora"].mean - NLG_MAIN["fedlease"].mean
+        assert gap == pytest.approx(1.48)
         gap = LABEL_SKEW["fedtreelora"].mean - LABEL_SKEW["fedlease"].mean
         assert gap == pytest.approx(1.17) and LABEL_SKEW["fedtreelora-grouping"].mean == 91.40
 
@@ -97,13 +99,13 @@ class TestPublishedFigures:
         text = (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
         for name in EXPERIMENTS:
             assert f"`{name}`" in text, name
-        for row in (*NLU_MAIN.values(), *EXPERTS.values(), *LABEL_SKEW.values()):
+        for row in (*NLU_MAIN.values(), *NLG_MAIN.values(), *EXPERTS.values(), *LABEL_SKEW.values()):
             for value in (row.mean, *row.per_task.values()):
                 assert f"{value:.2f}" in text
 
 
 class TestPlans:
-    @pytest.mark.parametrize("scale", SCALES)
+    @pytest.mark.parametrize("scale", ["small", "paper"])
     @pytest.mark.parametrize("name", EXPERIMENTS)
     def test_every_experiment_plans_at_every_scale(self, name: str, scale: str, tmp_path: Path) -> None:
         ready = planned(name, scale, [0, 1], out=tmp_path / "r")
@@ -112,8 +114,10 @@ class TestPlans:
             arms = {cell.variant.name: cell for cell in part.cells if cell.seed == 0}
             assert {cell.variant.method for cell in arms.values()} <= set(known_methods())
             budgets = {build_method(c.settings, c.settings.method, {}).budget.passes for c in arms.values()}
-            # glue-small: 2 + 4 x 1; paper-nlu: 25 rounds of 2 epochs, 5 of them the warm-up.
-            assert budgets == {{"small": 6, "paper": 50}[scale]}
+            # glue-small: 2 + 4 x 1; paper-nlu: 25 rounds of 2 epochs, 5 of them the warm-up. flan-small: 2 + 2 x 1;
+            # paper-nlg: 10 rounds of 2 epochs, 2 of them the warm-up.
+            passes = {"small": 4, "paper": 20} if name == "nlg-main" else {"small": 6, "paper": 50}
+            assert budgets == {passes[scale]}
             # No two variants are the same run.
             assert len({c.settings.model_dump_json() for c in arms.values()}) == len(arms)
         assert list(tmp_path.iterdir()) == []
@@ -161,6 +165,22 @@ class TestPlans:
         both = planned("task-and-label-skew").parts[0].settings.data
         assert (both.partition, both.alpha, len(both.tasks), both.clients_per_task) == ("task-and-label", 0.5, 4, 2)
 
+    def test_promising_changes_are_one_each(self) -> None:
+        found = settings_of(planned("promising"))
+        plain = found.pop("fedlease")
+        assert found.pop("fedtreelora").fedlease == plain.fedlease
+        differing = {
+            name: {k: v for k, v in s.fedlease if getattr(plain.fedlease, k) != v} for name, s in found.items()
+        }
+        assert differing == {
+            "own-start": {"expert_start": "client"},
+            "router-own": {"router_start": "own"},
+            "shrink": {"shrink": 0.25},
+            "shrink-auto": {"shrink": "auto"},
+            "product-mean": {"average": "product"},
+            "reallocate": {"reallocate": 2},
+        }
+
     def test_parts_have_folders_of_their_own(self, tmp_path: Path) -> None:
         ready = planned("clients", out=tmp_path)
         assert [part.folder for part in ready.parts] == [tmp_path / f"clients-per-task-{n}" for n in (2, 4, 8)]
@@ -198,7 +218,7 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="unknown experiment 'nlu-mian'; did you mean 'nlu-main'\\? `fedl"):
             find("nlu-mian")
         with pytest.raises(ConfigError, match="unknown scale 'papr'; did you mean 'paper'"):
-            find_scale("papr")
+            preset_of(find("nlu-main"), "papr")
         with pytest.raises(ConfigError, match="'signal' has no variant 'signal-AB'; did you mean"):
             planned("signal", only=["signal-AB"])
 
@@ -287,7 +307,32 @@ class TestRuns:
         again = Heard()
         assert reproduce(ready, on_cell=again) == content and again.ran == []
 
+    def test_every_method_generates(self, tmp_path: Path) -> None:
+        for number, category in enumerate(("edit", "mood")):
+            rows = [
+                {"instruction": f"{category} {n}", "output": f"say {category} {n}", "task": "t", "category": category}
+                for n in range(40)
+            ]
+            for file, part in ((f"client_{number}", rows[:24]), (f"test_{category}", rows[24:])):
+                (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        changes = {**TINY, "data.max_tokens": 64, "data.test_rows": 4, "generation.max_new_tokens": 4}
+        ready = planned("nlg-main", data=tmp_path, changes=changes, seeds=[0], out=tmp_path / "r")
+        content = reproduce(ready)
+        compared = content["parts"][0]["comparison"]
+        assert set(compared["variants"]) == {*known_methods(), "fedit-r4x"} and compared["metric"] == "rouge1"
+        # A random model's words match none; what it learnt differs from method to method.
+        losses = {}
+        for cell in ready.cells:
+            rows = json.loads((cell.folder / "summary.json").read_text())["per_client"].values()
+            losses[cell.variant.name] = tuple(row["loss"] for row in rows)
+        # Four clients and four candidates: each has one to itself.
+        assert losses.pop("ifca") == losses["local"]
+        assert len(losses) == len(set(losses.values())) == 10 and all(min(row) > 0 for row in losses.values())
+        text = markdown(content)
+        assert "ROUGE-1" in text and "/ 61.71 |" in text and "63.19" in text and "accuracy" not in text
+
 
 def test_the_presets_of_both_scales_need_no_rows_to_be_planned() -> None:
-    for preset in SCALES.values():
-        assert resolve(preset=preset).data.source == "glue"
+    for name, experiment in EXPERIMENTS.items():
+        for preset in experiment.presets.values():
+            assert resolve(preset=preset).data.source == ("flan" if name == "nlg-main" else "glue")

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from fedlease.experiments.statistics import Correct, paired_difference, spread
+from fedlease.experiments.statistics import RowScores, paired_difference, spread
 
 
-def rows(**clients: list[int]) -> Correct:
+def rows(**clients: list[int]) -> RowScores:
     return {client: np.array(values, dtype=float) for client, values in clients.items()}
 
 

@@ -13,10 +13,10 @@ import fedlease
 from fedlease.core.types import ANCHOR, Budget
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.client_store import ClientStore
-from fedlease.engines.local_step import evaluate
 from fedlease.errors import ModelError
 from fedlease.methods.feddpa import FedDPA
 from fedlease.peft_plugin.model import FedLeaseModel
+from fedlease.tasks.classification import evaluate
 from fedlease.use.open_run import OpenRun
 from fedlease.use.serving.mixed import MixedModel
 
@@ -140,7 +140,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestEndToEnd:
     def test_loaded_models_predict_what_was_scored(self, run: Path) -> None:
         opened = OpenRun(run)
-        correct = json.loads((run / "correct.json").read_text())
+        correct = json.loads((run / "row_scores.json").read_text())
         summary = json.loads((run / "summary.json").read_text())
         from fedlease.data import load_federation
 

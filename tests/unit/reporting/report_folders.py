@@ -16,6 +16,7 @@ CLIENTS = {"a0": "news", "a1": "news", "b0": "mood", "b1": "mood"}
 DISTANCES = [[0, 0.2, 1, 1], [0.2, 0, 1, 1], [1, 1, 0, 0.4], [1, 1, 0.4, 0]]
 FINALS = {"a0": 0.9, "a1": 0.8, "b0": 0.6, "b1": 0.5}
 MODULES = ("m.layer.0.q", "m.layer.1.q")
+ROUGE = {"mean_rougeL": 0.375, "mean_exact_match": 0.125, "mean_answer_accuracy": 0.25}
 
 
 def put(path: Path, content: Any) -> None:
@@ -61,7 +62,12 @@ def allocation(
 
 
 def summary(
-    folder: Path, finals: dict[str, float], tasks: dict[str, str] = CLIENTS, experts: int = 2, **more: Any
+    folder: Path,
+    finals: dict[str, float],
+    tasks: dict[str, str] = CLIENTS,
+    experts: int = 2,
+    metric: str = "accuracy",
+    **more: Any,
 ) -> None:
     """Majority 0.5, untrained 0.25, own expert 0.1 below; layer 0 uses 2 experts per token, layer 1 one."""
     others = [0.25 / max(experts - 1, 1)] * (experts - 1)
@@ -76,17 +82,17 @@ def summary(
         for client in finals
     }
     rows = {
-        client: {"accuracy": score, "task": tasks[client], "num_test": 20, "majority": 0.5, "bare_base": 0.25}
+        client: {metric: score, "task": tasks[client], "num_test": 20, "majority": 0.5, "bare_base": 0.25}
         for client, score in finals.items()
     }
     if experts > 1:
         for row in rows.values():
-            row["own_expert"] = row["accuracy"] - 0.1
+            row["own_expert"] = row[metric] - 0.1
     mean = sum(finals.values()) / len(finals)
     worst = min(finals, key=lambda client: finals[client])
     content = {
-        "method": folder.name, "metric": "accuracy", "per_client": rows, "mean": mean, "weighted_mean": mean,
-        "worst_client": {"client": worst, "accuracy": finals[worst]}, "majority_mean": 0.5, "bare_base_mean": 0.25,
+        "method": folder.name, "metric": metric, "per_client": rows, "mean": mean, "weighted_mean": mean,
+        "worst_client": {"client": worst, metric: finals[worst]}, "majority_mean": 0.5, "bare_base_mean": 0.25,
         "own_expert_mean": mean - 0.1 if experts > 1 else None, "passes": 5, "assignment": {}, "warnings": [],
         "expert_usage": usage if experts > 1 else {}, **more,
     }  # fmt: skip
@@ -106,6 +112,39 @@ def finished(out: Path, **settings: Any) -> Path:
         folder = out / "baselines" / name
         steps(folder, [line(1, 1, quarter), line(2, 2, half)])
         summary(folder, {client: score + shift for client, score in FINALS.items()}, experts=1)
+    return out
+
+
+def sample(prompt: str, reference: str, base: str, answer: str) -> dict[str, str]:
+    return {"prompt": prompt, "reference": reference, "base": base, "answer": answer}
+
+
+def generated(out: Path, *, scored: bool = True, samples: bool = True, text: str = "Where is Oslo?") -> Path:
+    """FedLEASE and fedit on text generation, without heads; of every client the first test row is kept."""
+    bare(out, baselines=["fedit"], task="generation", **{"generation.score_rounds": scored})
+    rows = {"labels": [], "train_rows": 10, "valid_rows": 0, "test_rows": 20}
+    put(out / "clients.json", {client: {"task": task, **rows} for client, task in CLIENTS.items()})
+    quarter = dict.fromkeys(CLIENTS, 0.25)
+    allocation(out, DISTANCES, {"a0": 0, "a1": 0, "b0": 1, "b1": 1}, {"2": 0.7, "3": 0.3})
+    for name, folder, shift in (("fedlease", out, 0.0), ("fedit", out / "baselines" / "fedit", -0.1)):
+        lines = [{**line(1, 0, quarter), "head_bytes_up": 0}, {**line(2, 1, quarter), "head_bytes_up": 0}]
+        for row in (row for entry in lines for row in entry["clients"].values()):
+            if not scored:
+                del row["score"]
+        steps(folder, lines)
+        finals = {client: score + shift for client, score in FINALS.items()}
+        summary(folder, finals, experts=1 + (name == "fedlease"), metric="rouge1", **ROUGE)
+        if samples:
+            kept = sample(text, "In Norway.", "Oslo Oslo", f"{name} says Norway")
+            put(folder / "samples.json", {client: [kept] for client in CLIENTS})
+    return out
+
+
+def hostile_samples(out: Path) -> Path:
+    """Prompts and answers that try to be markup, templates, and to turn the reading direction."""
+    generated(out)
+    texts = [sample(text, text, text, text) for text in (*HOSTILE, "\"'><b onmouseover=window.pwned=1>")]
+    put(out / "samples.json", {client: texts for client in CLIENTS})
     return out
 
 

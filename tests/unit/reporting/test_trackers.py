@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from engines.small import rounds_of, small_run
 
-from fedlease.engines.events import Event
+from fedlease.engines.events import Event, MethodFinished, StepFinished
 from fedlease.errors import ConfigError
 from fedlease.reporting.trackers import scalars, tracker
 
@@ -43,6 +43,8 @@ def test_every_figure_of_every_step_is_given_once(run: tuple[Path, list[Event]])
                 assert values[f"{method}/score/{client}", step] == row["score"]
         summary = json.loads((folder / "summary.json").read_text())
         assert values[f"{method}/final/mean", 0] == summary["mean"]
+        for key in ("mean", "majority_mean", "mean_macro_f1", "mean_mcc"):
+            assert values[f"{method}/final/{key}", 0] == summary[key]
         for task, value in summary["per_task"].items():
             assert values[f"{method}/final/task/{task}", 0] == value
     allocation = json.loads((out / "allocation.json").read_text())
@@ -87,6 +89,18 @@ def test_wandb_works_offline(run: tuple[Path, list[Event]], tmp_path: Path, monk
     while not all(name in files[0].read_bytes() for name in names):
         assert time.monotonic() < deadline, "the figures did not reach the file"
         time.sleep(0.2)
+
+
+def test_a_step_without_scores_and_the_means_of_another_task_are_given_by_their_keys() -> None:
+    record = {
+        "step": 1, "mean_score": None, "clients": {"a": {"loss": 1.0}}, "bytes_up": 1, "bytes_down": 2,
+        "head_bytes_up": 0, "head_bytes_down": 0, "seconds": {"step": 1.0}, "refused": {},
+    }  # fmt: skip
+    summary = {"mean": 0.5, "mean_rougeL": 0.25, "per_task": {}, "expert_usage": {}}
+    values = found([StepFinished("fedlease", record), MethodFinished("fedlease", summary)])
+    assert values["fedlease/loss/a", 1] == 1.0
+    assert values["fedlease/final/mean_rougeL", 0] == 0.25
+    assert not any("score" in name for name, _ in values)
 
 
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:

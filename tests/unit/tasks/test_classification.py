@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from fedlease.data.federation import Row
-from fedlease.models import load_tokenizer, locate
-from fedlease.tasks.classification import collate, encode, loss, majority_score, score
+from fedlease.model_sources import locate
+from fedlease.models import load_tokenizer
+from fedlease.tasks.base import Encoded
+from fedlease.tasks.classification import Classification, collate, loss, majority_score, score
 
 
 @pytest.fixture(scope="module")
@@ -19,26 +21,26 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_rows_are_cut_and_counted(tokenizer: Any) -> None:
     """[CLS], one token per byte, [SEP]: 2 + 3 and 2 + 9 tokens; at most 8 leaves one row cut."""
-    encoded = encode([Row("abc", None, 0), Row("abcdefghi", None, 1)], tokenizer, 8)
+    encoded = Classification(8).encode([Row("abc", None, 0), Row("abcdefghi", None, 1)], tokenizer)
     assert encoded.lengths == [5, 8]
     assert encoded.truncated == 1
     assert encoded.labels == (0, 1)
 
 
 def test_a_pair_becomes_one_input_with_two_segments(tokenizer: Any) -> None:
-    encoded = encode([Row("ab", "cde", 0)], tokenizer, 32)
+    encoded = Classification(32).encode([Row("ab", "cde", 0)], tokenizer)
     assert encoded.lengths == [3 + 2 + 3]
     assert list(encoded.columns["token_type_ids"][0]) == [0] * 4 + [1] * 4
 
 
 def test_no_rows_are_no_batch(tokenizer: Any) -> None:
-    assert len(encode([], tokenizer, 8)) == 0
+    assert len(Classification(8).encode([], tokenizer)) == 0
 
 
 @pytest.mark.parametrize("left", [False, True])
 def test_padding_is_masked_on_the_tokenizers_side(left: bool, tokenizer: Any) -> None:
-    encoded = encode([Row("a", None, 0), Row("abcd", None, 1)], tokenizer, 32)
-    encoded = type(encoded)(encoded.columns, encoded.labels, encoded.padding, left, 0)
+    encoded = Classification(32).encode([Row("a", None, 0), Row("abcd", None, 1)], tokenizer)
+    encoded = Encoded(encoded.columns, encoded.labels, encoded.padding, left, 0)
     inputs, labels = collate(encoded, [1, 0], torch.device("cpu"))
     assert labels.tolist() == [1, 0]
     short = [0, 0, 0, 1, 1, 1] if left else [1, 1, 1, 0, 0, 0]

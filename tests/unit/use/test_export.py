@@ -16,8 +16,8 @@ from transformers import AutoModelForSequenceClassification
 from fedlease.core.fold import expert_alone, fold
 from fedlease.core.types import head_names
 from fedlease.data import load_federation
-from fedlease.engines.local_step import evaluate
 from fedlease.errors import ConfigError, RunFolderError
+from fedlease.tasks.classification import evaluate
 from fedlease.use.export import Exporter
 from fedlease.use.model_card import model_card
 from fedlease.use.open_run import OpenRun

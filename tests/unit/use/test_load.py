@@ -67,7 +67,8 @@ def test_every_client_of_every_method_scores_as_in_its_summary(out: Path) -> Non
 def test_a_loaded_model_is_saved_and_read_back_by_peft(out: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    from fedlease.models import load_base, locate
+    from fedlease.model_sources import locate
+    from fedlease.models import load_base
 
     model = fedlease.load(out, "planted-0-0")
     model.save_pretrained(tmp_path / "adapter")

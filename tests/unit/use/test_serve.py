@@ -407,11 +407,8 @@ class TestProcess:
 
     @pytest.mark.slow  # a fresh process imports everything anew
     def test_sigterm_answers_what_is_in_flight_and_ends_with_0(self, out: Path, expected: Any) -> None:
-        code = (
-            "import sys, pathlib; from fedlease.use.serving.serve import serve; "
-            "serve(pathlib.Path(sys.argv[1]), port=0, wait_ms=1500)"
-        )
-        command = [sys.executable, "-W", "ignore", "-c", code, str(out)]
+        serve = ["serve", str(out), "--port", "0", "--wait-ms", "1500"]
+        command = [sys.executable, "-W", "ignore", "-m", "fedlease", *serve]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             kill = threading.Timer(60, process.kill)
             kill.start()

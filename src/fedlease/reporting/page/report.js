@@ -115,7 +115,7 @@
     const at = scoreBox.data.findIndex((trace) => trace.meta === "picked");
     const ink = getComputedStyle(root).getPropertyValue("--ink").trim();
     Plotly.restyle(scoreBox, client
-      ? { visible: true, x: [client.x], y: [client.y], name: client.name, "line.color": ink, "marker.color": ink,
+      ? { visible: true, x: [client.at ?? client.x], y: [client.y], name: client.name, "line.color": ink, "marker.color": ink,
           hovertext: [client.y.map((y, i) => `${client.name}<br>passes ${client.x[i]}: ${y.toFixed(1)} %`)] }
       : { visible: false }, [at]);
   }

@@ -59,6 +59,11 @@ def serve(
     # The port is taken before the model is loaded: a wrong one is known at once. Who connects meanwhile waits.
     with contextlib.closing(_listen(host, port)) as listener:
         run = OpenRun(out, method, device)
+        if run.settings.task != "classification":
+            raise ConfigError(
+                f"task: {out} is a run of {run.settings.task!r}, this service answers classification only; "
+                f"try fedlease chat or predict, or export an expert for a server of language models"
+            )
         limits = {"max_body_bytes": max_body_bytes, "max_rows": max_rows, "max_batch": max_batch}
         app = make_app(run, **limits, wait_ms=wait_ms, hosts=LOOPBACK if host in LOOPBACK else None)
         server = _server(app)

@@ -1,0 +1,73 @@
+"""GGUF files as folders that transformers reads: converted once into the assets cache of the hub library."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from fedlease.errors import MissingPackageError, ModelError
+
+__all__ = ["CONVERT", "converted"]
+
+CONVERT = "pip install 'fedlease[generation]'"
+"""Installs what the conversion needs."""
+
+FORM = 1
+"""Counts changes of what is written."""
+
+
+def converted(name: str, file: Path) -> Path:
+    """The folder with the file's weights as bfloat16 safetensors, its configuration and its tokenizer.
+
+    Takes half a minute the first time; the folder is named after the content of the file.
+
+    Args:
+        name: of the model, for the folder.
+        file: a GGUF file with a causal language model.
+
+    Raises:
+        MissingPackageError: the package that reads GGUF is not installed.
+        ModelError: the file cannot be read, or the cache cannot be written.
+    """
+    from huggingface_hub import cached_assets_path
+
+    try:
+        with file.open("rb") as stream:
+            # The header, with every tensor's name and place, and the size tell files apart.
+            digest = hashlib.sha256(stream.read(1 << 20) + str(file.stat().st_size).encode()).hexdigest()[:16]
+        parent = cached_assets_path(library_name="fedlease", namespace="models", subfolder=name)
+        folder = parent / f"{digest}-{FORM}"
+        if (folder / "config.json").is_file():
+            return folder
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingPackageError("gguf", f"model {name!r}", CONVERT)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=parent))
+        try:
+            _convert(file, scratch)
+            if not folder.is_dir():  # somebody else may have been faster
+                os.replace(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise ModelError(f"model {name!r}: {file} cannot be converted: {error}") from error
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16)
+    # A model that was read from GGUF refuses to be saved; a twin with the same weights does not.
+    config = type(model.config).from_dict(
+        {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    )
+    twin = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    twin.load_state_dict(model.state_dict())
+    twin.tie_weights()
+    twin.save_pretrained(folder)

@@ -1,0 +1,42 @@
+"""Frozen bases in 8 or 4 bits; adapters and routers stay in float32."""
+
+import importlib.util
+from typing import Any
+
+import torch
+
+from fedlease.config_task import Quantisation
+from fedlease.errors import ConfigError, MissingPackageError
+
+__all__ = ["quantisation_config"]
+
+COMMAND = "pip install 'fedlease[quantised]'"
+DEVICES = {"int8": ("cpu", "cuda"), "nf4": ("cuda",)}
+"""On a CPU bitsandbytes packs 4-bit weights anew when they are first evaluated, and rounds their scales: the frozen
+base would not stay what it is."""
+
+
+def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> Any:
+    """What transformers' ``from_pretrained`` takes as ``quantization_config``; the weights are packed while they load.
+
+    Args:
+        quantisation: ``int8`` (LLM.int8) or ``nf4`` (4-bit normal floats).
+        dtype: of the products with 4-bit weights.
+        device: where the base will be.
+
+    Raises:
+        MissingPackageError: bitsandbytes is not installed.
+        ConfigError: it cannot be done on this device.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingPackageError("bitsandbytes", f"base.quantisation {quantisation!r}", COMMAND)
+    if device.split(":")[0] not in DEVICES[quantisation]:
+        known = " and ".join(DEVICES[quantisation])
+        raise ConfigError(f"base.quantisation: {quantisation!r} works on {known}, the run's device is {device!r}")
+    from transformers import BitsAndBytesConfig
+
+    if quantisation == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+    )

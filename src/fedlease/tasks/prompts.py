@@ -1,0 +1,92 @@
+"""Prompts as token ids: the tokenizer's chat template or a plain one, and what is cut when a prompt is too long."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fedlease.data.federation import Row
+from fedlease.errors import ConfigError
+
+__all__ = ["Prompts", "Template"]
+
+Template = Literal["auto", "chat", "plain"]
+NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Turns rows into prompts for one tokenizer.
+
+    The plain template is one line per message, ``User: <text>``, and ends with the line ``Assistant:``.
+
+    Attributes:
+        tokenizer: of the base model.
+        template: ``chat``, ``plain``, or ``auto``: ``chat`` where the tokenizer has a template.
+    """
+
+    tokenizer: Any
+    template: Template = "auto"
+
+    @property
+    def chat(self) -> bool:
+        """Whether the tokenizer's own template is used.
+
+        Raises:
+            ConfigError: ``chat`` is asked for and the tokenizer has none.
+        """
+        has = bool(getattr(self.tokenizer, "chat_template", None))
+        if self.template == "chat" and not has:
+            raise ConfigError("generation.template: 'chat' is asked for, but the tokenizer has no chat template")
+        return has if self.template == "auto" else self.template == "chat"
+
+    def text(self, row: Row) -> str:
+        """What the model reads before it answers."""
+        messages = [*row.turns, ("user", row.text)]
+        if not self.chat:
+            lines = [f"{NAMES[role]}: {content}\n" for role, content in messages]
+            return "".join(lines) + f"{NAMES['assistant']}:\n"
+        content: str = self.tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return content
+
+    def ids(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Token ids of whole prompts, one list per row."""
+        if not rows:
+            return []
+        # A chat template writes the tokens that begin a text itself.
+        encoding = self.tokenizer([self.text(row) for row in rows], add_special_tokens=not self.chat, padding=False)
+        return [list(ids) for ids in encoding["input_ids"]]
+
+    def within(self, row: Row, ids: list[int], limit: int) -> list[int]:
+        """A prompt of at most ``limit`` tokens: the oldest turns go first, then the end of the text.
+
+        What the template adds, and with it the place where the answer begins, always stays.
+
+        Args:
+            row: the prompt's.
+            ids: its tokens.
+            limit: tokens.
+
+        Raises:
+            ConfigError: the template and the system message alone are longer.
+        """
+        while len(ids) > limit:
+            oldest = next((i for i, (role, _) in enumerate(row.turns) if role != "system"), None)
+            if oldest is not None:
+                row = replace(row, turns=row.turns[:oldest] + row.turns[oldest + 1 :])
+            else:
+                words = self.tokenizer(row.text, add_special_tokens=False)["input_ids"]
+                kept = len(words) - (len(ids) - limit)
+                # Decoding and encoding again may give another token more: this ends, since at least one goes.
+                shorter = self.tokenizer.decode(words[: max(kept, 0)]).rstrip() if words else ""
+                if not row.text or kept <= 0 or len(shorter) >= len(row.text):
+                    raise ConfigError(
+                        f"data.max_tokens: no room for a prompt: the template and the system message alone take "
+                        f"{len(ids) - len(words)} tokens of {limit}"
+                    )
+                row = replace(row, text=shorter)
+            ids = self.ids([row])[0]
+        return ids

@@ -1,0 +1,96 @@
+"""Talking to a client's language model in the terminal."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from fedlease.core.types import ClientId
+from fedlease.data.federation import Row
+from fedlease.errors import ConfigError
+from fedlease.tasks.generation import Generation, write
+from fedlease.use.open_run import OpenRun
+
+__all__ = ["Chat", "talk"]
+
+OnText = Callable[[str], None]
+"""Receives an answer piece by piece."""
+
+
+class Chat:
+    """A conversation with one client's model; greedy, so that the same messages get the same answers.
+
+    What no longer fits the model's length is forgotten from the oldest message on.
+
+    Args:
+        run: opened run folder of a run with ``task: generation``.
+        client: whose model.
+        system: content of a system message; None has none.
+        max_new_tokens: longest answer; None takes the run's.
+        remember: whether earlier messages are part of the prompt.
+
+    Attributes:
+        turns: messages so far, (role, content).
+
+    Raises:
+        ConfigError: the run has no such client, or is of another task.
+    """
+
+    def __init__(
+        self,
+        run: OpenRun,
+        client: ClientId,
+        *,
+        system: str | None = None,
+        max_new_tokens: int | None = None,
+        remember: bool = True,
+    ) -> None:
+        if not isinstance(run.task, Generation):
+            raise ConfigError(f"task: {run.out} is a run of {run.settings.task!r}, there is nobody to talk to")
+        self.run = run
+        self._system: tuple[tuple[str, str], ...] = (("system", system),) if system else ()
+        self._task = replace(run.task, max_new_tokens=max_new_tokens or run.task.max_new_tokens)
+        self._remember = remember
+        self.turns: tuple[tuple[str, str], ...] = self._system
+        run.load(client)
+
+    def reset(self) -> None:
+        """Begins anew, with the system message."""
+        self.turns = self._system
+
+    def reply(self, text: str, on_text: OnText | None = None) -> str:
+        """The answer to a message.
+
+        Args:
+            text: not empty.
+            on_text: told the answer piece by piece, as it is written.
+        """
+        row = Row(text, None, 0, turns=self.turns)
+        rows = self._task.encode([row], self.run.tokenizer)
+        answer = write(self.run.resident, rows, self._task, self.run.threads, on_text=on_text)[0]
+        if self._remember:
+            self.turns = (*self.turns, ("user", text), ("assistant", answer))
+        return answer
+
+
+def talk(chat: Chat) -> None:
+    """Reads lines from standard input until it ends or says ``/quit``; prompts only where somebody types."""
+    typed = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("> " if typed else "").strip()
+        except EOFError:
+            if typed:
+                print()
+            return
+        if line == "/quit":
+            return
+        if line == "/reset":
+            chat.reset()
+        elif line:
+            chat.reply(line, lambda piece: print(_shown(piece), end="", flush=True))
+            print(flush=True)
+
+
+def _shown(text: str) -> str:
+    """Without characters that would steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,149 @@
+"""Groups that are formed again between rounds: six clients whose uploads a test writes itself."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from contract.planted import CLIENTS, adapter
+
+from fedlease.core.codec import dumps, loads
+from fedlease.core.experts import initial_router
+from fedlease.core.seeds import generator
+from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName
+from fedlease.errors import ConfigError
+from fedlease.methods.fedlease import FedLease, FedLeaseState
+from fedlease.methods.fedlease_grouping import parted
+
+ONE_LETTER = {client: client[0] for client in CLIENTS}
+METHOD = FedLease(Budget(2, 4), reallocate=1)
+
+
+def upload(client: str, task: ClientTask, letter: str) -> ClientUpdate:
+    """B in the direction of a letter, A filled with the digit of the client, routers with ones."""
+    tensors = {}
+    for name in sorted(task.upload):
+        module, kind, _ = TensorName.parse(name)
+        like = task.model.tensors[name]
+        noise = torch.randn(like.shape, generator=generator(0, client, task.round, name))
+        direction = torch.randn(like.shape, generator=generator(0, letter, module))
+        tensors[name] = direction + 0.05 * noise if kind == "B" else torch.full_like(like, float(client[1]))
+    return ClientUpdate(client, task.phase, task.round, CLIENTS.get(client, 5), tensors)
+
+
+def step(method: FedLease, state: FedLeaseState, letters: Mapping[str, str]) -> FedLeaseState:
+    tasks = {client: task for client in letters if (task := method.task(state, client)) is not None}
+    return method.aggregate(state, [upload(client, task, letters[client]) for client, task in tasks.items()])
+
+
+def allocated(method: FedLease = METHOD) -> FedLeaseState:
+    state = step(method, method.init(adapter(), CLIENTS, 0), ONE_LETTER)
+    assert state.assignment == {"a0": 0, "a1": 0, "a2": 0, "b0": 1, "b1": 1, "b2": 1}
+    return state
+
+
+MOVED = {**ONE_LETTER, "a2": "b"}
+THREE = {**ONE_LETTER, "a2": "c", "b2": "c"}
+
+
+def test_a_client_whose_upload_moved_changes_its_group() -> None:
+    state = allocated()
+    after = step(METHOD, state, MOVED)
+    assert after.assignment == {"a0": 0, "a1": 0, "a2": 1, "b0": 1, "b1": 1, "b2": 1}
+    assert after.allocation is not None and after.allocation.assignment == after.assignment
+    # A of expert 0: (10 x 0 + 20 x 1) / 30; of expert 1: (30 x 2 + 10 x 0 + 20 x 1 + 30 x 2) / 90.
+    for expert, mean in ((0, 20 / 30), (1, 140 / 90)):
+        a = after.experts[expert]["layer.0.query/A/0"]
+        assert torch.allclose(a, torch.full_like(a, mean))
+    assert after.warnings == (
+        "after round 1 the clients were grouped again: 2 experts became 2, and 6 of 6 clients are with others than "
+        "before",
+    )
+    # As many experts as before: routers stay, as the old clusters averaged them, (10 x 0 + 20 x 1 + 30 x 2) / 60.
+    for router in after.routers:
+        for tensor in router.values():
+            assert torch.allclose(tensor, torch.full_like(tensor, 80 / 60))
+    blob = dumps(after)
+    assert dumps(loads(blob)) == blob
+
+
+def test_with_another_number_of_experts_all_routers_start_anew() -> None:
+    after = step(METHOD, allocated(), THREE)
+    assert after.assignment == {"a0": 0, "a1": 0, "a2": 1, "b0": 2, "b1": 2, "b2": 1}
+    fresh = initial_router(adapter(), 3, 0)
+    assert len(after.experts) == 3
+    assert [dumps(router) for router in after.routers] == [dumps(fresh)] * 3
+    assert after.warnings[0].startswith("after round 1 the clients were grouped again: 2 experts became 3, and 6 of 6")
+    assert after.warnings[0].endswith("; routers start anew")
+    spec = METHOD.model(after, "a2").spec
+    assert (spec.num_experts, spec.own) == (3, 1)
+    # One group again, nothing but noise between them: no router that could start anew.
+    strict = replace(METHOD, min_silhouette=0.5)
+    one = step(strict, after, dict.fromkeys(CLIENTS, "a"))
+    assert len(one.experts) == 1 and one.routers == ({},)
+    assert strict.model(one, "a0").spec.mixer == "none"
+
+
+def test_groups_that_stay_are_left_as_they_are() -> None:
+    """No warning, the allocation of the warm-up, and exactly the state of a run that allocates once."""
+    once = FedLease(METHOD.budget)
+    state, other = allocated(), allocated(once)
+    for _ in range(2):
+        before = state.allocation
+        state, other = step(METHOD, state, ONE_LETTER), step(once, other, ONE_LETTER)
+        assert state.allocation is before and state.warnings == ()
+        assert dumps((state.experts, state.routers)) == dumps((other.experts, other.routers))
+    assert other.uploads == {} and other.origins == {}
+
+
+def test_it_happens_after_every_so_many_rounds_and_not_after_the_last() -> None:
+    second = FedLease(METHOD.budget, reallocate=2)
+    state = step(second, allocated(second), MOVED)
+    assert state.assignment["a2"] == 0
+    assert step(second, state, MOVED).assignment["a2"] == 1
+    last = FedLease(Budget(2, 1), reallocate=1)
+    assert step(last, allocated(last), MOVED).assignment["a2"] == 0
+
+
+def test_clients_who_were_not_asked_count_with_what_they_sent_last() -> None:
+    second = FedLease(METHOD.budget, reallocate=2)
+    state = step(second, allocated(second), MOVED)
+    state = step(second, state, {"a0": "a", "b0": "b"})
+    assert state.assignment["a2"] == 1
+    # Nobody at all: nothing moves.
+    third = FedLease(METHOD.budget, reallocate=1)
+    state = third.aggregate(allocated(third), [])
+    assert state.warnings == () and state.round == 2
+
+
+def test_late_clients_are_still_placed_by_warm_ups() -> None:
+    """After a2 went to group b, that group's warm-ups are those of a2 and of b's clients."""
+    state = step(METHOD, allocated(), MOVED)
+    state = METHOD.admit(METHOD.admit(state, "a9", 5), "b9", 5)
+    after = step(METHOD, state, {"a9": "a", "b9": "b", **MOVED})
+    assert (after.assignment["a9"], after.assignment["b9"]) == (after.assignment["a0"], after.assignment["b0"])
+    assert after.uploads.keys() == after.origins.keys() == after.assignment.keys()
+    assert {TensorName.parse(f"{name}/B/0").kind for name in after.origins["a9"]} == {"B"}
+    assert after.centres is not None and len(after.centres.units) == 2
+
+
+def test_companions_count_and_numbers_do_not() -> None:
+    assert parted({"a": 0, "b": 0, "c": 1}, {"a": 7, "b": 7, "c": 3}) == []
+    assert parted({"a": 0, "b": 0, "c": 1}, {"a": 0, "b": 1, "c": 2}) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"reallocate": 0}, "fedlease.reallocate: must be at least 1, received 0"),
+        (
+            {"reallocate": 1, "grouping": "clients"},
+            "fedlease.reallocate: needs fedlease.grouping = 'clusters', it is 'clients'",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(parameters: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        FedLease(METHOD.budget, **parameters).init(adapter(), CLIENTS, 0)
+    assert caught.value.faults == (said,)
