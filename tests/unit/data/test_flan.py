@@ -232,7 +232,7 @@ def test_an_unreachable_hub_suggests_a_folder(monkeypatch: pytest.MonkeyPatch) -
 ROWS = os.environ.get("FEDLEASE_FLAN_ROWS")
 
 
-@pytest.mark.skipif(ROWS is None, reason="FEDLEASE_FLAN_ROWS does not name a folder of FedDPA's FLAN files")
+@pytest.mark.skipif(not ROWS, reason="FEDLEASE_FLAN_ROWS does not name a folder of FedDPA's FLAN files")
 def test_real_files_are_dealt(tmp_path: Path) -> None:
     federation = load(Path(str(ROWS)), train_rows=100, test_rows=50)
     tasks = {client.task for client in federation}
@@ -241,7 +241,7 @@ def test_real_files_are_dealt(tmp_path: Path) -> None:
     assert len(rows) == len(set(rows)) == 2 * len(tasks) * 150
 
 
-@pytest.mark.skipif(ROWS is None, reason="FEDLEASE_FLAN_ROWS does not name a folder of FedDPA's FLAN files")
+@pytest.mark.skipif(not ROWS, reason="FEDLEASE_FLAN_ROWS does not name a folder of FedDPA's FLAN files")
 def test_real_files_are_clients_of_a_folder_too(tmp_path: Path) -> None:
     for number, file in enumerate(sorted(Path(str(ROWS)).glob("client_*"))):
         lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
