@@ -19,6 +19,7 @@ __all__ = [
     "ColumnSettings",
     "DataSettings",
     "FedLeaseSettings",
+    "FlowerSettings",
     "GenerationSettings",
     "IFCASettings",
     "LoraSettings",
@@ -99,6 +100,17 @@ class FedTreeLoRASettings(Section):
     """Between the B matrices of two clients."""
 
 
+class FlowerSettings(Section):
+    """Clients on other machines, over Flower; without effect where all are in one process."""
+
+    min_nodes: Positive = 2
+    """Clients that must have reported before the run begins."""
+    wait: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that the server waits for them."""
+    deadline: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds that a step waits for answers; whoever is later is left out of it."""
+
+
 class Settings(Section):
     """Everything that determines a run."""
 
@@ -150,6 +162,8 @@ class Settings(Section):
     """FedDPA."""
     fedtreelora: FedTreeLoRASettings = FedTreeLoRASettings()
     """FedTreeLoRA."""
+    flower: FlowerSettings = FlowerSettings()
+    """Clients on other machines."""
     clients_per_round: Positive | None = None
     """Clients sampled each round; None asks all."""
     min_clients: Positive = 1

@@ -47,5 +47,10 @@ class FedLeaseSettings(Section):
     shrink: Annotated[float | Literal["auto"], BeforeValidator(_share_or_auto)] = 0.0
     """Share of the mean over all clients in every expert, 0 to 1; ``auto``: by how sure the groups are. Ours, on
     trial."""
+    unlike: Literal["keep_out", "place"] = "keep_out"
+    """A client that comes after the start and whose warm-up is farther from every expert than that expert's own clients
+    are: it is kept out and reported, or placed with the nearest all the same."""
+    admitted: tuple[str, ...] = ()
+    """Late clients that are placed however unlike they are; may be given when a run is resumed over Flower."""
     reallocate: Positive | None = None
     """Clients are grouped again after every so many rounds; None groups once. Ours, on trial."""

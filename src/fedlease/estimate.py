@@ -8,7 +8,7 @@ import torch
 from fedlease.config import Settings
 from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate
-from fedlease.engines.in_process import count_bytes
+from fedlease.engines.fleet import count_bytes
 from fedlease.engines.participation import Participation
 from fedlease.methods.base import WARMUP, Method
 

@@ -1,6 +1,7 @@
 """Base models and tokenisers, loaded once; the heads and adaptable modules of a base."""
 
 import difflib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,15 @@ from fedlease.errors import ModelError
 from fedlease.model_sources import SHORT_NAMES, ModelSource, quiet
 from fedlease.quantise import quantisation_config
 
-__all__ = ["BaseModel", "initial_head", "load_base", "load_tokenizer", "new_head_modules", "target_shapes"]
+__all__ = [
+    "BaseModel",
+    "fingerprint",
+    "initial_head",
+    "load_base",
+    "load_tokenizer",
+    "new_head_modules",
+    "target_shapes",
+]
 
 
 KNOWN_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v"))
@@ -130,6 +139,24 @@ def load_base(
         )
     revision = getattr(config, "_commit_hash", None) if source.is_hub else None
     return BaseModel(model, heads, revision, placed=quantisation != "none")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, types and shapes of all parameters and up to 512 values of each, evenly spaced.
+
+    Tells other models, revisions and quantisations apart without reading gigabytes. The head of a classifier is left
+    out: it is drawn anew for every client.
+    """
+    digest = hashlib.sha256()
+    body = getattr(model, "base_model_prefix", "")
+    for name, parameter in sorted(model.named_parameters()):
+        if body and not name.startswith(f"{body}."):
+            continue
+        flat = parameter.detach().flatten()
+        some = flat[:: max(1, flat.numel() // 512)][:512].cpu()
+        plain = some.float() if some.is_floating_point() else some
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)} ".encode() + plain.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_causal(source: ModelSource, config: Any) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from fedlease.config import Settings
 from fedlease.core.experts import initial_adapter
 from fedlease.core.types import Budget, ClientId, ClientModel
-from fedlease.data.federation import Federation
-from fedlease.engines.in_process import Client
+from fedlease.data.federation import ClientData, Federation
+from fedlease.engines.client_work import Client
 from fedlease.engines.local_step import Optimiser
 from fedlease.engines.participation import Participation
 from fedlease.engines.resident import ResidentModel
@@ -21,15 +22,20 @@ from fedlease.errors import ConfigError
 from fedlease.methods import make_method
 from fedlease.methods.base import Method
 from fedlease.methods.head import Head, with_head
-from fedlease.model_sources import SHORT_NAMES, ModelSource
+from fedlease.model_sources import SHORT_NAMES, ModelSource, locate
 from fedlease.models import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.tasks import make_task
 
 __all__ = [
+    "Loaded",
     "Prepared",
+    "adapter_of",
     "base_of",
     "build_method",
     "check_methods",
+    "encoded",
+    "head_of",
+    "load_resident",
     "optimiser_of",
     "participation_of",
     "prepare",
@@ -96,6 +102,71 @@ def usable_device(device: str) -> str:
     return device
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A base model ready for clients.
+
+    Attributes:
+        settings: with the model's revision resolved.
+        base: the model.
+        tokenizer: the model's.
+        resident: the base with adapters to be swapped.
+    """
+
+    settings: Settings
+    base: BaseModel
+    tokenizer: Any
+    resident: ResidentModel
+
+
+def load_resident(settings: Settings, source: ModelSource | None = None) -> Loaded:
+    """Loads the base model of a run.
+
+    Args:
+        settings: with threads and device resolved.
+        source: of the model; None locates it. A model that is made on the way is the same for the same seed.
+
+    Raises:
+        ModelError: it cannot be had.
+        ConfigError: rows may be longer than it can read, or the device is not one of this machine.
+    """
+    torch.set_num_threads(settings.threads or 1)
+    with tempfile.TemporaryDirectory() as folder:
+        if source is None:
+            made = Path(folder) / "base"
+            source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
+        device = usable_device(settings.device)
+        tokenizer = load_tokenizer(source)
+        base = base_of(settings, source, tokenizer, device)
+    if base.revision is not None:
+        settings = settings.model_copy(update={"revision": base.revision})
+    _check_length(settings, base, tokenizer)
+    autocast = torch.bfloat16 if settings.dtype == "bfloat16" else None
+    return Loaded(settings, base, tokenizer, ResidentModel(base, torch.device(device), autocast, make_task(settings)))
+
+
+def encoded(loaded: Loaded, data: ClientData) -> Client:
+    """A client's rows, tokenised."""
+    task, tokenizer = loaded.resident.task, loaded.tokenizer
+    return Client(data, task.encode(data.train, tokenizer), task.encode(data.test, tokenizer))
+
+
+def adapter_of(loaded: Loaded) -> ClientModel:
+    """The adapter that all clients start from.
+
+    Raises:
+        ModelError: it does not fit the base model.
+    """
+    lora = loaded.settings.lora
+    shapes = target_shapes(loaded.base, lora.target_modules, lora.r)
+    return initial_adapter(shapes, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=loaded.settings.seed)
+
+
+def head_of(loaded: Loaded, labels: tuple[str, ...]) -> Head:
+    """The head that a client with these labels starts from."""
+    return Head(labels, initial_head(loaded.resident.head_modules(len(labels)), loaded.settings.seed))
+
+
 def prepare(settings: Settings, federation: Federation, source: ModelSource) -> Prepared:
     """Loads the model, tokenises every row once, draws the initial adapter and heads.
 
@@ -103,32 +174,14 @@ def prepare(settings: Settings, federation: Federation, source: ModelSource) -> 
         ModelError: the model cannot be had, or the adapter does not fit it.
         ConfigError: rows may be longer than the model can read.
     """
-    torch.set_num_threads(settings.threads or 1)
-    tokenizer = load_tokenizer(source)
-    base = base_of(settings, source, tokenizer, settings.device)
-    if base.revision is not None:
-        settings = settings.model_copy(update={"revision": base.revision})
-    lora = settings.lora
-    shapes = target_shapes(base, lora.target_modules, lora.r)
-    adapter = initial_adapter(shapes, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=settings.seed)
-    autocast = torch.bfloat16 if settings.dtype == "bfloat16" else None
-    task = make_task(settings)
-    _check_length(settings, base, tokenizer)
-    resident = ResidentModel(base, torch.device(settings.device), autocast, task)
-    clients = {
-        data.id: Client(
-            data,
-            task.encode(data.train, tokenizer),
-            task.encode(data.test, tokenizer),
-        )
-        for data in federation
-    }
-    heads = {
-        data.id: Head(data.labels, initial_head(resident.head_modules(len(data.labels)), settings.seed))
-        for data in federation
-    }
+    loaded = load_resident(settings, source)
+    adapter = adapter_of(loaded)
+    clients = {data.id: encoded(loaded, data) for data in federation}
+    heads = {data.id: head_of(loaded, data.labels) for data in federation}
+    task = loaded.resident.task
     cut = task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
-    return Prepared(settings, federation, clients, resident, adapter, heads, (*federation.warnings, *cut))
+    warnings = (*federation.warnings, *cut)
+    return Prepared(loaded.settings, federation, clients, loaded.resident, adapter, heads, warnings)
 
 
 def base_of(settings: Settings, source: ModelSource, tokenizer: Any, device: str) -> BaseModel:

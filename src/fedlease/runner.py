@@ -9,29 +9,21 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from fedlease.conduct import Parts, conduct, finished
 from fedlease.config import Settings, resolve
 from fedlease.core.codec import digest
-from fedlease.core.types import ClientId, ClientModel
+from fedlease.core.types import ClientId
 from fedlease.data import load_federation
-from fedlease.engines.centralised import CentralisedEngine
-from fedlease.engines.checkpoint import Checkpoint
-from fedlease.engines.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted
-from fedlease.engines.in_process import Engine, fields_of
-from fedlease.engines.scoring import summarise
+from fedlease.engines.centralised import PooledFleet
+from fedlease.engines.client_work import ClientWork
+from fedlease.engines.events import Listener
+from fedlease.engines.in_process import LocalFleet
 from fedlease.engines.work_cache import WorkCache
 from fedlease.errors import RunFolderError
 from fedlease.methods import CENTRALISED
 from fedlease.model_sources import locate
-from fedlease.prepare import Prepared, build_method, check_methods, optimiser_of, participation_of, prepare, settle
-from fedlease.reporting.report import write_report
-from fedlease.reporting.run_folder import (
-    method_folder,
-    read_json,
-    read_settings,
-    start_run,
-    write_allocation,
-    write_json,
-)
+from fedlease.prepare import Prepared, check_methods, optimiser_of, participation_of, prepare, settle
+from fedlease.reporting.run_folder import read_json, read_settings, start_run
 
 __all__ = ["RunResult", "default_out", "resume", "run", "run_settings"]
 
@@ -125,7 +117,9 @@ def run_settings(
             settings, federation, locate(settings.model, settings.revision, made, settings.seed, settings.task)
         )
         check_methods(prepared)
-        start_run(out, prepared.settings, federation, made if made.is_dir() else None)
+        cards = {data.id: data.card() for data in federation}
+        base = made if made.is_dir() else None
+        start_run(out, prepared.settings, cards, federation.fingerprint(), federation.warnings, base)
     return _run(out, prepared, listeners, shared, resumed=False)
 
 
@@ -142,7 +136,7 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
         ConfigError: the run's device is not one of this machine.
     """
     settings = read_settings(out)
-    summaries = _finished(out, settings)
+    summaries = finished(out, settings)
     if summaries is not None:
         return RunResult(out, summaries)
     settings = settle(settings)
@@ -158,25 +152,23 @@ def _run(
     out: Path, prepared: Prepared, listeners: Sequence[Listener], shared: Path | None, *, resumed: bool
 ) -> RunResult:
     settings = prepared.settings
-    _tell(
-        listeners,
-        RunStarted(
-            out=out,
-            settings=settings.model_dump(mode="json"),
-            tasks={data.id: data.task for data in prepared.federation},
-            train_rows={data.id: len(data.train) for data in prepared.federation},
-            test_rows={data.id: len(data.test) for data in prepared.federation},
-            warnings=prepared.warnings,
-            resumed=resumed,
-        ),
-    )
     cache = WorkCache(_context(prepared), shared)
-    summaries = {}
-    for name in (settings.method, *settings.baselines):
-        summaries[name] = _run_method(out, prepared, name, listeners, cache)
-    write_report(out)
-    _tell(listeners, RunFinished(out, summaries))
-    return RunResult(out, summaries)
+
+    def fleet(name: str) -> LocalFleet:
+        participation = participation_of(settings)
+        work = ClientWork(prepared.resident, optimiser_of(settings), participation.score_rounds, cache=cache)
+        return (PooledFleet if name == CENTRALISED else LocalFleet)(prepared.clients, work)
+
+    parts = Parts(
+        settings=settings,
+        cards={data.id: data.card() for data in prepared.federation},
+        warnings=prepared.warnings,
+        adapter=prepared.adapter,
+        heads=prepared.heads,
+        metric=prepared.resident.task.metric,
+        fleet=fleet,
+    )
+    return RunResult(out, conduct(out, parts, listeners, resumed=resumed))
 
 
 def _context(prepared: Prepared) -> str:
@@ -184,62 +176,3 @@ def _context(prepared: Prepared) -> str:
     settings = prepared.settings.model_dump(mode="json")
     names = ("seed", "task", "model", "revision", "dtype", "base", "data", "train", "generation", "threads", "device")
     return digest(json.dumps([{name: settings[name] for name in names}, prepared.federation.fingerprint()]).encode())
-
-
-def _run_method(
-    out: Path, prepared: Prepared, name: str, listeners: Sequence[Listener], cache: WorkCache
-) -> dict[str, Any]:
-    settings = prepared.settings
-    folder = method_folder(out, settings, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "summary.json").is_file():
-        summary = read_json(folder / "summary.json")
-        _tell(listeners, MethodFinished(name, summary))
-        return summary
-    tasks = {data.id: data.task for data in prepared.federation}
-
-    def keep_allocation(event: Event) -> None:
-        if isinstance(event, Allocated):
-            write_allocation(folder, event.allocation, None, tasks)
-
-    pooled = name == CENTRALISED
-    engine = (CentralisedEngine if pooled else Engine)(
-        prepared.resident,
-        prepared.clients,
-        optimiser_of(settings),
-        participation_of(settings).everyone() if pooled else participation_of(settings),
-        Checkpoint(folder),
-        (keep_allocation, *listeners),
-        cache,
-    )
-    method = build_method(settings, name, prepared.heads)
-    state = engine.run(name, method, prepared.adapter)
-    inner = fields_of(state)
-    if inner.get("allocation") is not None:
-        write_allocation(folder, inner["allocation"], inner["centres"], tasks)
-    untrained = {
-        client: ClientModel(prepared.adapter.spec, {**prepared.adapter.tensors, **head.tensors})
-        for client, head in prepared.heads.items()
-    }
-    summary = summarise(engine, name, method, state, untrained)
-    # Row by row, apart from what people read: comparisons are paired by it.
-    write_json(folder / "row_scores.json", summary.pop("row_scores"))
-    samples = summary.pop("samples")
-    if samples:
-        write_json(folder / "samples.json", samples)
-    summary = {"method": name, "seed": settings.seed, "head": settings.head, **summary}
-    write_json(folder / "summary.json", summary)
-    _tell(listeners, MethodFinished(name, summary))
-    return summary
-
-
-def _finished(out: Path, settings: Settings) -> dict[str, dict[str, Any]] | None:
-    folders = {name: method_folder(out, settings, name) for name in (settings.method, *settings.baselines)}
-    if not all((folder / "summary.json").is_file() for folder in folders.values()):
-        return None
-    return {name: read_json(folder / "summary.json") for name, folder in folders.items()}
-
-
-def _tell(listeners: Sequence[Listener], event: Event) -> None:
-    for listener in listeners:
-        listener(event)

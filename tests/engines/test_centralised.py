@@ -10,7 +10,7 @@ from engines.small import rounds_of, small_run, tensors_of
 
 from fedlease.core.seeds import generator
 from fedlease.core.types import head_names
-from fedlease.engines.centralised import CentralisedEngine
+from fedlease.engines.centralised import PooledFleet
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.errors import RunFailedError
 from fedlease.methods import METHODS, known_methods
@@ -59,18 +59,18 @@ def test_it_gets_the_budget_of_the_others_and_moves_no_adapter(out: Path) -> Non
 def test_a_pooled_round_is_the_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One round, against autograd over the same batches with one optimiser and the heads taken by hand."""
     seen: dict[str, Any] = {}
-    inner = CentralisedEngine._step
+    inner = PooledFleet.work
 
-    def spy(self: CentralisedEngine, name: str, method: Any, saved: Any) -> Any:
-        seen.setdefault("start", (self, method, saved))
-        return inner(self, name, method, saved)
+    def spy(self: PooledFleet, method: str, step: int, tasks: Any, tell: Any) -> Any:
+        seen.setdefault("start", (self, tasks))
+        return inner(self, method, step, tasks, tell)
 
-    monkeypatch.setattr(CentralisedEngine, "_step", spy)
+    monkeypatch.setattr(PooledFleet, "work", spy)
     out = small_run(tmp_path / "r", method="centralised", baselines=[], rounds=0, warmup__epochs=1).out
-    engine, method, saved = seen["start"]
-    found = {client: OpenRun(out).model(client).tensors for client in engine.clients}
+    fleet, tasks = seen["start"]
+    work = fleet.client_work
+    found = {client: OpenRun(out).model(client).tensors for client in fleet.clients}
 
-    tasks = {client: method.task(saved.state, client) for client in sorted(engine.clients)}
     first = next(iter(tasks.values()))
     values = {n: torch.nn.Parameter(t.clone()) for n, t in first.model.tensors.items() if n not in head_names({n: t})}
     heads = {
@@ -78,25 +78,25 @@ def test_a_pooled_round_is_the_plain_loop(tmp_path: Path, monkeypatch: pytest.Mo
         for client, task in tasks.items()
     }
     everything = [*values.values(), *(p for head in heads.values() for p in head.values())]
-    optimiser = engine.optimiser
+    optimiser = work.optimiser
     adamw = torch.optim.AdamW(everything, lr=optimiser.lr, weight_decay=optimiser.weight_decay)
     order = generator(optimiser.seed, "pooled", 1)
     batches = []
     for client in sorted(tasks):
         rng = generator(optimiser.seed, "batches", client, 1, 0)
-        rows = engine.clients[client].train
+        rows = fleet.clients[client].train
         batches += [(client, batch) for batch in training_batches(rows.lengths, optimiser.batch_size, rng)]
     for i in torch.randperm(len(batches), generator=order).tolist():
         client, batch = batches[i]
         current = {**values, **heads[client]}
-        engine.resident.load(tasks[client].model, len(engine.clients[client].data.labels), current)
-        engine.resident.train_only(current)
-        engine.resident.model.train()
-        inputs, labels = classification.collate(engine.clients[client].train, batch, torch.device("cpu"))
-        engine.resident.model.zero_grad()
-        classification.loss(engine.resident.logits(inputs), labels).backward()
+        work.resident.load(tasks[client].model, len(fleet.clients[client].data.labels), current)
+        work.resident.train_only(current)
+        work.resident.model.train()
+        inputs, labels = classification.collate(fleet.clients[client].train, batch, torch.device("cpu"))
+        work.resident.model.zero_grad()
+        classification.loss(work.resident.logits(inputs), labels).backward()
         for name, parameter in current.items():
-            parameter.grad = engine.resident.parameters[name].grad.clone()
+            parameter.grad = work.resident.parameters[name].grad.clone()
         if optimiser.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(current.values()), optimiser.clip_norm)
         adamw.step()

@@ -10,7 +10,7 @@ from engines.small import own_rows, rounds_of, scores_of, small_run, small_setti
 
 import fedlease
 from fedlease.core.codec import loads
-from fedlease.engines import in_process, local_step
+from fedlease.engines import client_work, local_step
 from fedlease.engines.events import Allocated, ClientFinished, Event, StepStarted, UpdateRefused
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import ConfigError, ModelError, RunFailedError, RunFolderError, UpdateRefusedError
@@ -166,7 +166,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, client: str, rounds: set[int], how: 
                 tensor.view(-1)[0] = float("nan") if how == "nan" else float("inf")
         return result
 
-    monkeypatch.setattr(in_process, "local_step", step)
+    monkeypatch.setattr(client_work, "local_step", step)
 
 
 @pytest.mark.parametrize("how", ["loss", "nan", "inf"])

@@ -3,14 +3,19 @@
 import ast
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedlease.cli.shared import Interrupted, Json, Quiet, RunFolder, app, stdout_for_json
+
+if TYPE_CHECKING:
+    from fedlease.config import Settings
+    from fedlease.engines.events import Listener
+    from fedlease.runner import RunResult
 
 __all__ = ["check", "methods", "presets", "resume", "run_command"]
 
@@ -30,6 +35,14 @@ class Tracker(StrEnum):
     WANDB = "wandb"
 
 
+class EngineName(StrEnum):
+    """What runs the clients."""
+
+    IN_PROCESS = "in-process"
+    FLOWER = "flower"
+
+
+Engine = Annotated[EngineName, typer.Option(help="flower: a simulation on this machine, one node per client.")]
 Log = Annotated[Tracker, typer.Option(help="Stream figures while the run goes on.")]
 
 
@@ -39,6 +52,7 @@ def run_command(
     preset: Preset = None,
     set_: Set = None,
     out: Out = None,
+    engine: Engine = EngineName.IN_PROCESS,
     log: Log = Tracker.NONE,
     quiet: Quiet = False,
     json_: Json = False,
@@ -50,14 +64,29 @@ def run_command(
     from fedlease.runner import default_out, run_settings
 
     folder = out or default_out(settings)
+    if engine is EngineName.FLOWER:
+        _watched(lambda listeners: _simulated(settings, folder, listeners, new=True), folder, log, quiet, json_)
+        return
     _watched(lambda listeners: run_settings(settings, folder, listeners), folder, log, quiet, json_)
 
 
 @app.command()
-def resume(folder: RunFolder, log: Log = Tracker.NONE, quiet: Quiet = False, json_: Json = False) -> None:
+def resume(
+    folder: RunFolder,
+    engine: Engine = EngineName.IN_PROCESS,
+    log: Log = Tracker.NONE,
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
     """Go on with an interrupted run from its last complete step."""
     from fedlease import runner
 
+    if engine is EngineName.FLOWER:
+        from fedlease.reporting.run_folder import read_settings
+
+        settings = read_settings(folder)
+        _watched(lambda listeners: _simulated(settings, folder, listeners, new=False), folder, log, quiet, json_)
+        return
     _watched(lambda listeners: runner.resume(folder, listeners), folder, log, quiet, json_)
 
 
@@ -136,3 +165,17 @@ def _watched(call: Callable[[list[Any]], Any], folder: Path, log: Tracker, quiet
         typer.echo(json.dumps({"out": str(result.out), "summaries": result.summaries}))
     elif not terminal.finished:
         render_results(result.out, result.summaries, console)
+
+
+def _simulated(settings: "Settings", folder: Path, listeners: "Sequence[Listener]", *, new: bool) -> "RunResult":
+    """A run over a Flower simulation on this machine."""
+    from fedlease.engines.flower.simulation import simulate
+    from fedlease.errors import RunFolderError
+    from fedlease.runner import RunResult
+
+    if new and (folder / "config.yaml").exists():
+        raise RunFolderError(
+            f"out: {folder} already holds a run; go on with: fedlease resume {folder} --engine flower, or choose "
+            "another --out"
+        )
+    return RunResult(folder, simulate(settings, folder, listeners))

@@ -140,6 +140,7 @@ class ClientModel:
     candidates: tuple[Tensors, ...] = ()
 
 
+@serialisable
 @dataclass(frozen=True)
 class Stage:
     """One pass of local training with a fresh optimiser.
@@ -155,6 +156,7 @@ class Stage:
     experts: tuple[int, ...] | None = None
 
 
+@serialisable
 @dataclass(frozen=True)
 class ClientTask:
     """What the server asks of one client in one round.

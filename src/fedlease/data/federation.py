@@ -5,9 +5,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from fedlease.core.codec import serialisable
 from fedlease.core.types import ClientId
 
-__all__ = ["ClientData", "Federation", "Row"]
+__all__ = ["ClientCard", "ClientData", "Federation", "Row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,45 @@ class ClientData:
     train: tuple[Row, ...]
     valid: tuple[Row, ...]
     test: tuple[Row, ...]
+
+    def card(self) -> "ClientCard":
+        """What others may know of it."""
+        return ClientCard(
+            id=self.id,
+            task=self.task,
+            labels=self.labels,
+            pairs=any(row.pair is not None for row in self.train),
+            train_rows=len(self.train),
+            valid_rows=len(self.valid),
+            test_rows=len(self.test),
+            fingerprint=Federation.of([self]).fingerprint(),
+        )
+
+
+@serialisable
+@dataclass(frozen=True)
+class ClientCard:
+    """What others know of a client; no rows.
+
+    Attributes:
+        id: the client's name.
+        task: what its rows are about.
+        labels: label names.
+        pairs: whether rows are pairs of texts.
+        train_rows: to train on.
+        valid_rows: for choices.
+        test_rows: for scores.
+        fingerprint: SHA-256 over all rows.
+    """
+
+    id: ClientId
+    task: str
+    labels: tuple[str, ...]
+    pairs: bool
+    train_rows: int
+    valid_rows: int
+    test_rows: int
+    fingerprint: str
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ over all clients; everything else is as in the other engine. It leaves FedIT's s
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,18 @@ from torch import nn
 
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import HEAD, ClientId, ClientTask, ClientUpdate, Tensors, head_names
-from fedlease.engines.checkpoint import Saved
-from fedlease.engines.events import BatchTrained, ClientFinished
-from fedlease.engines.in_process import Engine
+from fedlease.engines.client_work import Answer
+from fedlease.engines.events import BatchTrained, Listener
+from fedlease.engines.fleet import Outcome
+from fedlease.engines.in_process import LocalFleet
 from fedlease.engines.local_step import LocalResult, Optimiser
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import Method
 from fedlease.peft_plugin.state import copy_into, snapshot
 from fedlease.tasks.base import Encoded
 from fedlease.tasks.batches import training_batches
 
-__all__ = ["CentralisedEngine", "Pool", "pooled_step"]
+__all__ = ["Pool", "PooledFleet", "pooled_step"]
 
 
 @dataclass(frozen=True)
@@ -47,41 +47,41 @@ class Pool:
     num_labels: int
 
 
-class CentralisedEngine(Engine):
-    """Rounds of FedIT's length over pooled rows; one checkpoint each. No bytes are counted: rows move, not adapters."""
+class PooledFleet(LocalFleet):
+    """Everyone's rows in one place: one step trains on all of them. No bytes are counted: rows move, not adapters."""
 
-    _tasks: Mapping[ClientId, ClientTask]
-    _results: Mapping[ClientId, LocalResult]
+    def work(
+        self, method: str, step: int, tasks: Mapping[ClientId, ClientTask], tell: Listener
+    ) -> Iterator[tuple[ClientId, Outcome]]:
+        """Trains one adapter for all when the first client is asked for."""
+        work, results = self.client_work, dict[ClientId, LocalResult]()
+        for client, task in tasks.items():
+            begun = time.perf_counter()
+            work.load(self.clients[client], task.model)
+            score = work.headline(work.on_receipt(self.clients[client]))
+            spent = time.perf_counter() - begun
+            if not results:
+                pools = {
+                    c: Pool(
+                        t,
+                        work.store.overlay(c, t.model.spec, t.model.tensors),
+                        self.clients[c].train,
+                        self.clients[c].num_labels,
+                    )
+                    for c, t in tasks.items()
+                }
+                results = pooled_step(
+                    work.resident,
+                    pools,
+                    work.optimiser,
+                    lambda c, done, total, loss: tell(BatchTrained(method, c, done, total, loss)),
+                )
+            result = results[client]
+            self._pending[client] = result.private
+            yield client, Answer(result.update, score, result.steps, result.seconds, spent)
 
-    def _step(self, name: str, method: Method, saved: Saved) -> Saved:
-        found = {client: method.task(saved.state, client) for client in sorted(self.clients)}
-        self._tasks = {client: task for client, task in found.items() if task is not None}
-        self._results = {}
-        return super()._step(name, method, saved)
-
-    def _count(self, task: ClientTask, totals: dict[str, float]) -> None:
-        pass
-
-    def _client(self, name: str, client: ClientId, task: ClientTask) -> tuple[LocalResult, dict[str, float], float]:
-        begun = time.perf_counter()
-        self.load(task.model, client)
-        metrics = self._on_receipt(client)
-        spent = time.perf_counter() - begun
-        if not self._results:
-            pools = {
-                c: Pool(t, self._received(t.model, c)[0], self.clients[c].train, len(self.clients[c].data.labels))
-                for c, t in self._tasks.items()
-            }
-            self._results = pooled_step(
-                self.resident,
-                pools,
-                self.optimiser,
-                lambda c, done, total, loss: self._tell(BatchTrained(name, c, done, total, loss)),
-            )
-        result = self._results[client]
-        values = {"loss": result.update.metrics["loss"], **self._score_in(metrics)}
-        self._tell(ClientFinished(name, task.phase, task.round, client, values, result.seconds, False))
-        return result, values, spent
+    def count(self, task: ClientTask, client: ClientId, totals: dict[str, float]) -> None:
+        """Nothing."""
 
 
 def pooled_step(

@@ -7,9 +7,12 @@ from torch import Tensor
 
 from fedlease.core.types import ANCHOR, AdapterSpec, ClientId, Tensors, head_names
 
-__all__ = ["ClientStore"]
+__all__ = ["BOOK_SLOT", "HEAD_SLOT", "ClientStore"]
 
 HEAD_SLOT = "head"
+BOOK_SLOT = "elsewhere"
+"""What a server notes of a client that keeps its tensors on its own machine: ``accepted``, its last step whose update
+was used, and ``keeps``, 1 where it keeps anything."""
 
 
 @dataclass
@@ -41,6 +44,11 @@ class ClientStore:
         private = self.get(client, spec)
         anchor = {ANCHOR: private[ANCHOR]} if ANCHOR in private else {}
         return {**{name: private.get(name, tensor) for name, tensor in tensors.items()}, **anchor}
+
+    def is_elsewhere(self, client: ClientId) -> bool:
+        """Whether the client keeps tensors on another machine, so that what is here is not its model."""
+        book = self.slots.get(client, {}).get(BOOK_SLOT)
+        return book is not None and bool(book["keeps"])
 
     def forget_other_specs(self, keep: Mapping[ClientId, AdapterSpec]) -> None:
         """Drops adapters of specs that are no longer in use."""

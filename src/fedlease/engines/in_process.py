@@ -1,277 +1,94 @@
-"""The round loop on one machine: one resident base model, clients one after another, a checkpoint after every step."""
+"""All clients on one machine: one resident base model, clients one after another."""
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedlease.core.aggregate import check_update
-from fedlease.core.types import ANCHOR, Allocation, ClientId, ClientModel, ClientTask, Tensors, head_names
-from fedlease.data.federation import ClientData
-from fedlease.engines.checkpoint import Checkpoint, Saved
-from fedlease.engines.choice import choose
-from fedlease.engines.client_store import ClientStore
-from fedlease.engines.events import (
-    Allocated,
-    BatchTrained,
-    ClientFinished,
-    Listener,
-    MethodStarted,
-    StepFinished,
-    StepStarted,
-    UpdateRefused,
-)
-from fedlease.engines.local_step import LocalResult, Optimiser, local_step
-from fedlease.engines.participation import Participation
-from fedlease.engines.resident import ResidentModel
-from fedlease.engines.work_cache import WorkCache
-from fedlease.errors import RunFailedError, UpdateRefusedError
-from fedlease.methods.base import WARMUP, Method
-from fedlease.methods.head import HeadState
-from fedlease.tasks.base import Encoded, Measured
+from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors
+from fedlease.engines.client_store import BOOK_SLOT, ClientStore
+from fedlease.engines.client_work import Client, ClientWork, FinalScores
+from fedlease.engines.events import BatchTrained, Listener
+from fedlease.engines.fleet import Outcome, count_bytes
+from fedlease.errors import RunFolderError, UpdateRefusedError
 
-__all__ = ["Client", "Engine", "allocation_of", "fields_of"]
+__all__ = ["LocalFleet"]
 
 
-@dataclass(frozen=True)
-class Client:
-    """A client's rows as the engine needs them."""
-
-    data: ClientData
-    train: Encoded
-    test: Encoded
-
-
-class Engine:
-    """Drives one method from its last checkpoint to its end.
+class LocalFleet:
+    """Clients in this process; what they keep goes into the run's own checkpoint.
 
     Args:
-        resident: the base model.
-        clients: all clients, by id.
-        optimiser: of local training.
-        participation: who is asked.
-        checkpoint: where steps are kept.
-        listeners: told of every event.
-        cache: shared by the methods of a run.
+        clients: all of them, by id.
+        work: on the resident model.
     """
 
-    def __init__(
-        self,
-        resident: ResidentModel,
-        clients: Mapping[ClientId, Client],
-        optimiser: Optimiser,
-        participation: Participation,
-        checkpoint: Checkpoint,
-        listeners: Sequence[Listener],
-        cache: WorkCache,
-    ) -> None:
-        self.resident = resident
+    def __init__(self, clients: Mapping[ClientId, Client], work: ClientWork) -> None:
         self.clients = clients
-        self.optimiser = optimiser
-        self.participation = participation
-        self.checkpoint = checkpoint
-        self.listeners = listeners
-        self.cache = cache
-        self.store = ClientStore()
-        self.totals: dict[str, float] = {}
+        self.client_work = work
+        self._pending: dict[ClientId, Tensors] = {}
 
-    def run(self, name: str, method: Method, initial: ClientModel) -> Any:
-        """Runs a method to its end, from its checkpoint where there is one.
+    def rows(self) -> Mapping[ClientId, int]:
+        """Client -> train rows."""
+        return {client: len(own.train) for client, own in self.clients.items()}
 
-        Args:
-            name: for events and files.
-            method: with its head policy.
-            initial: the adapter all clients start from.
+    def work(
+        self, method: str, step: int, tasks: Mapping[ClientId, ClientTask], tell: Listener
+    ) -> Iterator[tuple[ClientId, Outcome]]:
+        """One client after another, each when it is asked for."""
+        for client, task in tasks.items():
 
-        Returns:
-            The method's last state; ``store`` and ``totals`` hold the rest.
+            def on_batch(done: int, total: int, loss: float, client: ClientId = client) -> None:
+                tell(BatchTrained(method, client, done, total, loss))
 
-        Raises:
-            RunFailedError: too few usable updates in a step, or a checkpoint that cannot be written.
-        """
-        saved = self.checkpoint.load()
-        self.checkpoint.clean()
-        if saved is None:
-            rows = {client: len(self.clients[client].train) for client in sorted(self.clients)}
-            saved = Saved(name, 0, method.init(initial, rows, self.optimiser.seed), {})
-            self.checkpoint.commit(saved)
-        self.store = ClientStore({client: dict(slots) for client, slots in saved.private.items()})
-        self.totals = dict(saved.totals)
-        self._tell(MethodStarted(name, method.last_round, saved.step))
-        while not saved.finished:
-            saved = self._step(name, method, saved)
-        return saved.state
-
-    def _step(self, name: str, method: Method, saved: Saved) -> Saved:
-        state = saved.state
-        tasks = {client: task for client in sorted(self.clients) if (task := method.task(state, client)) is not None}
-        if not tasks:
-            finished = replace(saved, finished=True)
-            self.checkpoint.commit(finished)
-            return finished
-        asked = self.participation.choose(tasks, state.round, self.optimiser.seed)
-        phase = WARMUP if state.round == 0 else next(t.phase for t in (tasks[c] for c in asked))
-        self._tell(StepStarted(name, phase, state.round, tuple(asked)))
-        started = time.perf_counter()
-        counted = {key: 0.0 for key in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")}
-        updates, refused, records = [], {}, {}
-        seconds = {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0}
-        kept: dict[ClientId, tuple[ClientTask, Tensors]] = {}
-        if self.participation.scores_everyone(state.round):
-            begun = time.perf_counter()
-            for client in sorted(self.clients.keys() - set(asked)):
-                records[client] = {"score": self.score(method, state, client)}
-            seconds["evaluate"] += time.perf_counter() - begun
-        for client in asked:
-            task = tasks[client]
-            self._count(task, counted)
             try:
-                result, metrics, spent = self._client(name, client, task)
-                seconds["train"] += result.seconds
-                seconds["evaluate"] += spent
-                records[client] = {**metrics, "steps": result.steps, "seconds": round(result.seconds, 3)}
-                if result.update.choice is not None:
-                    records[client]["choice"] = result.update.choice
-                check_update(task, client, result.update, expected_examples=len(self.clients[client].train))
+                answer, self._pending[client] = self.client_work.train(self.clients[client], task, on_batch)
             except UpdateRefusedError as error:
-                refused[client] = error.reason
-                self._tell(UpdateRefused(name, task.phase, task.round, client, error.reason))
+                yield client, error
                 continue
-            updates.append(result.update)
-            kept[client] = (task, result.private)
-        head = {"step": saved.step + 1, "method": name, "phase": phase, "round": state.round, "refused": refused}
-        try:
-            self.participation.require(name, state.round, len(updates), refused, asked, len(self.clients))
-        except RunFailedError:
-            self.checkpoint.note(head)
-            raise
-        begun = time.perf_counter()
-        after = method.aggregate(state, updates, absent=frozenset(refused))
-        for client, (task, private) in kept.items():
-            self.store.put(client, task.model.spec, private)
-        self.store.forget_other_specs({client: method.model(after, client).spec for client in self.clients})
-        seconds["aggregate"] += time.perf_counter() - begun
-        trained = max((_adapter_parameters(tasks[client]) for client in asked), default=0)
-        self.totals["trainable"] = max(self.totals.get("trainable", 0), trained)
-        for key, value in {**counted, **{f"seconds_{k}": v for k, v in seconds.items()}}.items():
-            self.totals[key] = self.totals.get(key, 0.0) + value
-        scores = [r["score"] for r in records.values() if "score" in r]
-        record = {
-            **head,
-            "mean_score": sum(scores) / len(scores) if scores else None,
-            "clients": {client: records[client] for client in sorted(records)},
-            **{key: int(value) for key, value in counted.items()},
-            "seconds": {
-                **{k: round(v, 3) for k, v in seconds.items()},
-                "step": round(time.perf_counter() - started, 3),
-            },
-        }
-        saved = Saved(name, saved.step + 1, after, self.store.slots, dict(self.totals))
-        self.checkpoint.commit(saved, record)
-        allocation = allocation_of(after)
-        if allocation is not None and allocation_of(state) is None:
-            self._tell(Allocated(name, allocation))
-        self._tell(StepFinished(name, record))
-        return saved
+            yield client, answer
 
-    def score(self, method: Method, state: Any, client: ClientId) -> float:
-        """The client's personalised model on its own test rows, by the headline metric."""
-        self.load(method.model(state, client), client)
-        return self.measure(client).metrics[self.resident.task.metric]
+    def accept(self, step: int, tasks: Mapping[ClientId, ClientTask], models: Mapping[ClientId, ClientModel]) -> None:
+        """Keeps the private tensors of accepted updates, and forgets those of shapes that are no longer in use."""
+        store = self.client_work.store
+        for client, task in tasks.items():
+            store.put(client, task.model.spec, self._pending[client])
+        self._pending = {}
+        store.forget_other_specs({client: model.spec for client, model in models.items()})
 
-    def measure(self, client: ClientId) -> Measured:
-        """What is loaded now, on the client's own test rows."""
-        return self.resident.task.measure(self.resident, self.clients[client].test, self.optimiser.threads)
+    def score(self, models: Mapping[ClientId, ClientModel]) -> Mapping[ClientId, float]:
+        """One client after another."""
+        return {client: self.client_work.score(self.clients[client], model) for client, model in models.items()}
 
-    def load(self, model: ClientModel, client: ClientId) -> int | None:
-        """Puts a client's model in place, private tensors laid over; of candidates its choice, which is returned."""
-        tensors, choice = self._received(model, client)
-        self.resident.load(model, len(self.clients[client].data.labels), tensors)
-        return choice
+    def finish(
+        self, models: Mapping[ClientId, ClientModel], untrained: Mapping[ClientId, ClientModel]
+    ) -> Mapping[ClientId, FinalScores]:
+        """One client after another."""
+        # Before the loop: scoring the bare base between mixtures would rebuild the adapter for every client.
+        for client in models:
+            self.client_work.bare(self.clients[client], untrained[client])
+        return {c: self.client_work.finish(self.clients[c], model, untrained[c]) for c, model in models.items()}
 
-    def _received(self, model: ClientModel, client: ClientId) -> tuple[Tensors, int | None]:
-        tensors = self.store.overlay(client, model.spec, model.tensors)
-        if not model.candidates:
-            return tensors, None
-        rows, labels = self.clients[client].train, len(self.clients[client].data.labels)
-        choice = choose(self.resident, model, tensors, labels, rows, self.optimiser.threads)
-        return {**tensors, **model.candidates[choice]}, choice
-
-    def _client(self, name: str, client: ClientId, task: ClientTask) -> tuple[LocalResult, dict[str, float], float]:
-        """Scores the received model, then trains it."""
-        begun = time.perf_counter()
-        tensors, choice = self._received(task.model, client)
-        key = self.cache.key(client, task, tensors)
-        kept = self.cache.get(key)
-        if kept is None:
-            self.resident.load(task.model, len(self.clients[client].data.labels), tensors)
-        metrics = self._on_receipt(client) if kept is None else kept[1]
-        spent = time.perf_counter() - begun
-        if kept is None:
-            result = local_step(
-                self.resident,
-                client,
-                task,
-                self.clients[client].train,
-                self.optimiser,
-                lambda done, total, loss: self._tell(BatchTrained(name, client, done, total, loss)),
-            )
-            self.cache.put(key, (result, metrics))
-        else:
-            result = kept[0]
-            update = replace(result.update, phase=task.phase, tensors=_only(result, task.upload))
-            result = replace(
-                result, update=update, private=_only(result, task.private | ({ANCHOR} & {*result.private}))
-            )
-        result = replace(result, update=replace(result.update, choice=choice))
-        values = {"loss": result.update.metrics["loss"], **self._score_in(metrics)}
-        self._tell(ClientFinished(name, task.phase, task.round, client, values, result.seconds, kept is not None))
-        return result, values, spent
-
-    def _on_receipt(self, client: ClientId) -> dict[str, float]:
-        """Scores of what is loaded, before it is trained; empty where rounds are not scored."""
-        return dict(self.measure(client).metrics) if self.participation.score_rounds else {}
-
-    def _score_in(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        return {"score": metrics[self.resident.task.metric]} if metrics else {}
-
-    def _count(self, task: ClientTask, totals: dict[str, float]) -> None:
+    def count(self, task: ClientTask, client: ClientId, totals: dict[str, float]) -> None:
+        """All that the task moves, as if the client were elsewhere."""
         count_bytes(task, totals)
 
-    def _tell(self, event: Any) -> None:
-        for listener in self.listeners:
-            listener(event)
+    def private(self) -> Mapping[ClientId, Mapping[str, Tensors]]:
+        """What every client keeps."""
+        return self.client_work.store.slots
 
+    def restore(self, private: Mapping[ClientId, Mapping[str, Any]]) -> None:
+        """Puts back what every client kept.
 
-def fields_of(state: Any) -> dict[str, Any]:
-    """The fields of a method's own state, without the wrapper that heads add."""
-    fields: dict[str, Any] = vars(state.inner if isinstance(state, HeadState) else state)
-    return fields
+        Raises:
+            RunFolderError: clients keep it themselves, on other machines.
+        """
+        elsewhere = sorted(client for client, slots in private.items() if BOOK_SLOT in slots)
+        if elsewhere:
+            raise RunFolderError(
+                f"client {elsewhere[0]!r} keeps a part of its model on its own machine, so the run cannot go on here: "
+                "start the Flower server with the same out again, or give --engine flower"
+            )
+        self.client_work.store = ClientStore({client: dict(slots) for client, slots in private.items()})
 
-
-def allocation_of(state: Any) -> Allocation | None:
-    """The allocation inside a method's state, or None."""
-    found: Allocation | None = fields_of(state).get("allocation")
-    return found
-
-
-def count_bytes(task: ClientTask, totals: dict[str, float]) -> None:
-    """Adds what a task moves: down all but private tensors, every candidate; up what is uploaded; heads apart."""
-    heads = head_names(task.model.tensors)
-    # The model's own tensors are one of the candidates.
-    for candidate in task.model.candidates[1:]:
-        totals["bytes_down"] += sum(tensor.numel() * tensor.element_size() for tensor in candidate.values())
-    for direction, names in (("down", task.model.tensors.keys() - task.private), ("up", task.upload)):
-        for name in names:
-            tensor = task.model.tensors[name]
-            prefix = "head_" if name in heads else ""
-            totals[f"{prefix}bytes_{direction}"] += tensor.numel() * tensor.element_size()
-
-
-def _adapter_parameters(task: ClientTask) -> int:
-    return sum(task.model.tensors[name].numel() for name in task.trainable - head_names(task.model.tensors))
-
-
-def _only(result: LocalResult, names: frozenset[str]) -> Tensors:
-    everything = {**result.update.tensors, **result.private}
-    return {name: everything[name] for name in sorted(names)}
+    def newcomers(self) -> Mapping[ClientId, int]:
+        """Nobody: late clients are onboarded in a finished run."""
+        return {}

@@ -15,7 +15,7 @@ from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Encoded
 from fedlease.tasks.batches import training_batches
 
-__all__ = ["LocalResult", "Optimiser", "local_step"]
+__all__ = ["LocalResult", "OnBatch", "Optimiser", "local_step"]
 
 OnBatch = Callable[[int, int, float], None]
 """Receives steps done, steps in total, and the loss of the last."""

@@ -5,17 +5,15 @@ https://arxiv.org/abs/2509.15087
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from fedlease.core.aggregate import Weighting
-from fedlease.core.allocate import Centres, Clustering, Linkage, assign, centres
-from fedlease.core.codec import serialisable
+from fedlease.core.allocate import Clustering, Linkage, assign, centres
 from fedlease.core.experts import RouterStart, b_matrices, renumber
 from fedlease.core.types import (
-    Allocation,
     Budget,
     ClientId,
     ClientModel,
@@ -29,50 +27,11 @@ from fedlease.errors import ConfigError, RunFailedError
 from fedlease.methods.base import WARMUP, ab_names, by_client, waits
 from fedlease.methods.fedlease_experts import Average, Shrink, expert_means, first_routers, router_means
 from fedlease.methods.fedlease_grouping import Grouping, Signal, check_grouping, group_clients, parted, place_late
+from fedlease.methods.fedlease_state import FedLeaseState
 
 __all__ = ["FedLease", "FedLeaseState"]
 
 EXPERTS = "experts"
-
-
-@serialisable
-@dataclass(frozen=True)
-class FedLeaseState:
-    """Where a FedLEASE run stands.
-
-    Attributes:
-        round: 0 until the experts are allocated.
-        seed: root seed, for the router.
-        adapter: what every client starts from, late ones too.
-        clients: client -> n_i.
-        warmups: client -> its warm-up A and B; emptied by the allocation.
-        tries: client -> warm-ups that were refused.
-        allocation: None until every client has been asked; under ``reallocate`` the last that changed a group.
-        centres: what places late clients; None until the allocation.
-        assignment: client -> expert, the allocation's and those placed since.
-        experts: one state per expert, numbered as expert 0.
-        routers: one router per cluster; empty dicts when M = 1 or nothing is routed.
-        starts: client -> its warm-up, where its first round goes on from that.
-        uploads: client -> the A and B it gave back last, its warm-up at first; kept for ``reallocate`` only.
-        origins: client -> its warm-up B, for the centres of new groups; kept for ``reallocate`` only.
-        warnings: plain sentences about late placements, new groups, and a ``top_k`` that does not go with the rest.
-    """
-
-    round: int
-    seed: int
-    adapter: ClientModel
-    clients: Mapping[ClientId, int]
-    warmups: Mapping[ClientId, Tensors] = field(default_factory=dict)
-    tries: Mapping[ClientId, int] = field(default_factory=dict)
-    allocation: Allocation | None = None
-    centres: Centres | None = None
-    assignment: Mapping[ClientId, int] = field(default_factory=dict)
-    experts: tuple[Tensors, ...] = ()
-    routers: tuple[Tensors, ...] = ()
-    starts: Mapping[ClientId, Tensors] = field(default_factory=dict)
-    uploads: Mapping[ClientId, Tensors] = field(default_factory=dict)
-    origins: Mapping[ClientId, Tensors] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +65,9 @@ class FedLease:
             None allocates once (paper).
         router_start: ``random`` (as released), or ``own``: nearly all weight on the own expert, see
             :func:`fedlease.core.experts.initial_router`.
+        unlike: ``keep_out``: a newcomer whose warm-up is farther from every expert than the expert's own clients are
+            waits outside; ``place``: it goes to the nearest, as do clients that were there at the start.
+        admitted: late clients that are placed however unlike they are, those kept out so far too.
     """
 
     budget: Budget
@@ -127,6 +89,8 @@ class FedLease:
     shrink: Shrink = 0.0
     reallocate: int | None = None
     router_start: RouterStart = "random"
+    unlike: Literal["keep_out", "place"] = "keep_out"
+    admitted: tuple[ClientId, ...] = ()
 
     @property
     def last_round(self) -> int:
@@ -146,7 +110,7 @@ class FedLease:
 
     def task(self, state: FedLeaseState, client: ClientId) -> ClientTask | None:
         """Warm-up for a client without expert; else its own expert and its cluster's router."""
-        if state.round > self.last_round:
+        if state.round > self.last_round or client in state.kept_out:
             return None
         if client not in state.assignment:
             if state.allocation is None and not waits(client, state.warmups, state.tries):
@@ -176,7 +140,7 @@ class FedLease:
             if any(waits(client, warmups, tries) for client in state.clients):
                 return state
             return self._allocate(state)
-        state = self._place(state, [update for update in updates if update.phase == WARMUP])
+        state = self._place(state, {update.client: update.tensors for update in updates if update.phase == WARMUP})
         trained = [update for update in updates if update.phase == EXPERTS]
         uploads = {
             u.client: renumber({n: t for n, t in u.tensors.items() if TensorName.parse(n).kind in "AB"}, 0)
@@ -200,7 +164,7 @@ class FedLease:
     def model(self, state: FedLeaseState, client: ClientId) -> ClientModel:
         """All M experts with the client's own marked, and its cluster's router; before that, its warm-up."""
         if client not in state.assignment:
-            tensors = state.warmups.get(client, state.adapter.tensors)
+            tensors = {**state.warmups, **state.kept_out}.get(client, state.adapter.tensors)
             return ClientModel(state.adapter.spec, tensors)
         own = state.assignment[client]
         if len(state.experts) == 1 or self.routing == "own":
@@ -220,7 +184,8 @@ class FedLease:
 
     def admit(self, state: FedLeaseState, client: ClientId, num_examples: int) -> FedLeaseState:
         """A late client warms up when it is next asked, and is placed by that warm-up."""
-        return replace(state, clients={**state.clients, client: num_examples})
+        newcomers = state.newcomers | {client}
+        return replace(state, clients={**state.clients, client: num_examples}, newcomers=newcomers)
 
     def group(self, state: FedLeaseState, client: ClientId) -> int:
         """Its expert; before the allocation every client stands alone."""
@@ -280,14 +245,22 @@ class FedLease:
     ) -> dict[int, dict[str, Tensor]]:
         return expert_means(uploads, rows, assignment, weighting=self.weights, average=self.average, shrink=self.shrink)
 
-    def _place(self, state: FedLeaseState, late: Sequence[ClientUpdate]) -> FedLeaseState:
+    def _place(self, state: FedLeaseState, late: Mapping[ClientId, Tensors]) -> FedLeaseState:
         assert state.centres is not None  # set together with the allocation
-        placed, said = place_late(late, state.centres)
-        state = replace(state, assignment={**state.assignment, **placed}, warnings=(*state.warnings, *said))
+        waiting = {client: tensors for client, tensors in state.kept_out.items() if client in self.admitted}
+        placed = place_late(self, {**waiting, **late}, state.newcomers, state.centres)
+        kept_out = {client: tensors for client, tensors in state.kept_out.items() if client not in waiting}
+        state = replace(
+            state,
+            assignment={**state.assignment, **placed.assignment},
+            kept_out={**kept_out, **placed.kept_out},
+            warnings=(*state.warnings, *placed.said),
+        )
         if self.reallocate is None:
             return state
+        taken = {client: tensors for client, tensors in late.items() if client in placed.assignment}
         return replace(
             state,
-            uploads={**state.uploads, **{update.client: update.tensors for update in late}},
-            origins={**state.origins, **{update.client: b_matrices(update.tensors) for update in late}},
+            uploads={**state.uploads, **taken},
+            origins={**state.origins, **{client: b_matrices(tensors) for client, tensors in taken.items()}},
         )

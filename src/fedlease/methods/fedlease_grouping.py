@@ -1,6 +1,7 @@
 """Which clients of FedLEASE train one expert: by clustering what they uploaded (paper), or as the variants say."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -8,13 +9,13 @@ import torch
 from fedlease.core.allocate import Centres, allocate, assign, distances, place, product_distances
 from fedlease.core.experts import a_matrices, b_matrices
 from fedlease.core.seeds import generator
-from fedlease.core.types import Allocation, ClientId, ClientUpdate, Tensors
+from fedlease.core.types import Allocation, ClientId, Tensors
 from fedlease.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedlease.methods.fedlease import FedLease
 
-__all__ = ["Grouping", "Signal", "check_grouping", "group_clients", "parted", "place_late"]
+__all__ = ["Grouping", "Placed", "Signal", "check_grouping", "group_clients", "parted", "place_late"]
 
 Grouping = Literal["clusters", "clients", "random", "given"]
 Signal = Literal["B", "A", "BA"]
@@ -75,23 +76,53 @@ def group_clients(method: "FedLease", uploads: Mapping[ClientId, Tensors], seed:
     )
 
 
-def place_late(late: Sequence[ClientUpdate], known: Centres) -> tuple[dict[ClientId, int], list[str]]:
-    """Late clients -> the experts whose warm-ups theirs are nearest to, and a sentence about each.
+@dataclass(frozen=True)
+class Placed:
+    """What became of late clients.
+
+    Attributes:
+        assignment: client -> expert.
+        kept_out: client -> its warm-up, of those unlike every expert.
+        said: a sentence about each.
+    """
+
+    assignment: Mapping[ClientId, int]
+    kept_out: Mapping[ClientId, Tensors]
+    said: tuple[str, ...]
+
+
+def place_late(
+    method: "FedLease", late: Mapping[ClientId, Tensors], newcomers: Collection[ClientId], known: Centres
+) -> Placed:
+    """Late clients go to the experts whose warm-ups theirs are nearest to; newcomers unlike all of them wait.
 
     Args:
-        late: warm-ups, from the same initial A.
+        method: see its ``unlike`` and ``admitted``.
+        late: client -> warm-up, from the same initial A.
+        newcomers: those of the run's clients that were not there at the start.
         known: of the clusters.
     """
-    assignment, said = {}, []
-    for update in late:
-        placement = place(b_matrices(update.tensors), known)
-        assignment[update.client] = placement.expert
+    assignment, kept_out, said = dict[ClientId, int](), dict[ClientId, Tensors](), []
+    for client, tensors in sorted(late.items()):
+        placement = place(b_matrices(tensors), known)
+        where = (
+            f"expert {placement.expert} at distance {placement.distances[placement.expert]:.3f}, margin "
+            f"{placement.margin:.3f}"
+        )
+        new = client in newcomers and client not in method.admitted
+        if placement.unlike and new and method.unlike == "keep_out":
+            kept_out[client] = tensors
+            said.append(
+                f"client {client!r} came late and is kept out: it is unlike every expert, nearest is {where}, farther "
+                "than any of its members; fedlease.admitted takes it in"
+            )
+            continue
+        assignment[client] = placement.expert
         said.append(
-            f"client {update.client!r} came late and was placed with expert {placement.expert} "
-            f"at distance {placement.distances[placement.expert]:.3f}, margin {placement.margin:.3f}"
+            f"client {client!r} came late and was placed with {where}"
             + (", farther than any of its members" if placement.unlike else "")
         )
-    return assignment, said
+    return Placed(assignment, kept_out, tuple(said))
 
 
 def parted(before: Mapping[ClientId, int], after: Mapping[ClientId, int]) -> list[ClientId]:

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fedlease import __version__
 from fedlease.config import Settings
 from fedlease.core.allocate import Centres
 from fedlease.core.types import Allocation, ClientId
-from fedlease.data.federation import Federation
+from fedlease.data.federation import ClientCard
 from fedlease.engines.checkpoint import FORMAT, write_atomically
 from fedlease.errors import RunFolderError
 
@@ -32,6 +32,7 @@ __all__ = [
     "read_settings",
     "start_run",
     "write_allocation",
+    "write_clients",
     "write_json",
 ]
 
@@ -41,7 +42,14 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def start_run(out: Path, settings: Settings, federation: Federation, base: Path | None = None) -> None:
+def start_run(
+    out: Path,
+    settings: Settings,
+    cards: Mapping[ClientId, ClientCard],
+    fingerprint: str,
+    warnings: Sequence[str] = (),
+    base: Path | None = None,
+) -> None:
     """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and copies a model made for this run.
 
     ``config.yaml`` comes last: a folder with it can be resumed.
@@ -49,7 +57,9 @@ def start_run(out: Path, settings: Settings, federation: Federation, base: Path 
     Args:
         out: the run folder.
         settings: resolved.
-        federation: the rows, for their fingerprint.
+        cards: what is known of every client.
+        fingerprint: of all rows.
+        warnings: of the data.
         base: folder of a base model that exists nowhere else, or None.
 
     Raises:
@@ -63,22 +73,17 @@ def start_run(out: Path, settings: Settings, federation: Federation, base: Path 
         out.mkdir(parents=True, exist_ok=True)
         if base is not None:
             shutil.copytree(base, out / "base", dirs_exist_ok=True)
-        clients = {
-            client.id: {
-                "task": client.task,
-                "labels": list(client.labels),
-                "pairs": any(row.pair is not None for row in client.train),
-                "train_rows": len(client.train),
-                "valid_rows": len(client.valid),
-                "test_rows": len(client.test),
-            }
-            for client in federation
-        }
-        write_json(out / "clients.json", clients)
-        write_json(out / "environment.json", _environment(settings, federation))
+        write_clients(out, cards)
+        write_json(out / "environment.json", _environment(settings, fingerprint, warnings))
         write_atomically(out / "config.yaml", settings.to_yaml().encode())
     except OSError as error:
         raise RunFolderError(f"out: {out} cannot be written: {error}") from error
+
+
+def write_clients(out: Path, cards: Mapping[ClientId, ClientCard]) -> None:
+    """Writes ``clients.json``."""
+    names = ("task", "labels", "pairs", "train_rows", "valid_rows", "test_rows")
+    write_json(out / "clients.json", {c: {name: getattr(card, name) for name in names} for c, card in cards.items()})
 
 
 def method_folder(out: Path, settings: Settings, method: str) -> Path:
@@ -165,7 +170,7 @@ def write_allocation(folder: Path, allocation: Allocation, centres: Centres | No
     )
 
 
-def _environment(settings: Settings, federation: Federation) -> dict[str, Any]:
+def _environment(settings: Settings, fingerprint: str, warnings: Sequence[str]) -> dict[str, Any]:
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -184,8 +189,8 @@ def _environment(settings: Settings, federation: Federation) -> dict[str, Any]:
         "device": settings.device,
         "packages": versions,
         "git": _git_state(),
-        "data_fingerprint": federation.fingerprint(),
-        "data_warnings": list(federation.warnings),
+        "data_fingerprint": fingerprint,
+        "data_warnings": list(warnings),
         "model_revision": settings.revision,
     }
 

@@ -156,10 +156,15 @@ class OpenRun:
 
         Raises:
             ConfigError: the run has no such client.
-            RunFolderError: a newcomer's files are damaged.
+            RunFolderError: a newcomer's files are damaged, or the client keeps a part of its model on its own machine.
         """
         if self.client(client).newcomer:
             return newcomer_model(self.out, client)
+        if self._store.is_elsewhere(client):
+            raise RunFolderError(
+                f"{self.out}: client {client!r} keeps a part of its model (such as its head) on its own machine, so it "
+                "cannot be put together here"
+            )
         model: ClientModel = self.policy.model(self.saved.state, client)
         tensors = self._store.overlay(client, model.spec, model.tensors)
         if model.candidates:

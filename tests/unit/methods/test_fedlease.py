@@ -7,9 +7,10 @@ import pytest
 import torch
 from contract.planted import CLIENTS, SHAPES, adapter, constant, train
 
-from fedlease.core.types import Budget, TensorName
+from fedlease.core.types import Budget, ClientUpdate, TensorName
 from fedlease.errors import RunFailedError
-from fedlease.methods.fedlease import FedLease, FedLeaseState
+from fedlease.methods.fedlease import FedLease
+from fedlease.methods.fedlease_state import FedLeaseState
 
 METHOD = FedLease(Budget(warmup_epochs=2, rounds=3))
 
@@ -141,11 +142,31 @@ def test_no_warmup_at_all_is_a_named_failure() -> None:
         METHOD.aggregate(state, [], absent=set(CLIENTS))
 
 
-def test_a_late_client_goes_to_its_group_and_one_unlike_any_is_said_to_be() -> None:
-    state = METHOD.admit(METHOD.admit(allocated(), "b9", 5), "z0", 5)
-    late = [train(client, METHOD.task(state, client), 5) for client in ("b9", "z0")]  # type: ignore[arg-type]
-    after = METHOD.aggregate(state, late)
+def late_two(method: FedLease) -> tuple[FedLeaseState, list[ClientUpdate]]:
+    """One newcomer like the b's, one like nobody."""
+    state = method.admit(method.admit(allocated(), "b9", 5), "z0", 5)
+    return state, [train(client, method.task(state, client), 5) for client in ("b9", "z0")]  # type: ignore[arg-type]
+
+
+def test_a_late_client_goes_to_its_group_and_one_unlike_any_is_kept_out() -> None:
+    after = METHOD.aggregate(*late_two(METHOD))
     assert after.assignment["b9"] == 1
-    assert "z0" in after.assignment
-    assert ["farther than any" in warning for warning in after.warnings if "'z0'" in warning] == [True]
+    assert "z0" not in after.assignment and after.kept_out.keys() == {"z0"}
+    assert [line for line in after.warnings if "'z0'" in line and "kept out: it is unlike every expert" in line]
     assert len(after.warnings) == 2 and "'b9'" in after.warnings[0]
+    # It has nothing to do, and its own warm-up in the meantime.
+    assert METHOD.task(after, "z0") is None
+    assert METHOD.model(after, "z0").tensors == after.kept_out["z0"]
+
+
+def test_who_is_kept_out_is_placed_once_admitted_or_from_the_start_where_so_set() -> None:
+    outside = METHOD.aggregate(*late_two(METHOD))
+    admitting = replace(METHOD, admitted=("z0",))
+    inside = admitting.aggregate(outside, [])
+    assert inside.kept_out == {} and inside.round == outside.round + 1
+    assert "was placed with expert" in inside.warnings[-1] and "farther than any" in inside.warnings[-1]
+    task = admitting.task(inside, "z0")
+    assert task is not None and task.phase == "experts"
+    placing = replace(METHOD, unlike="place")
+    after = placing.aggregate(*late_two(placing))
+    assert after.assignment["z0"] == inside.assignment["z0"] and after.kept_out == {}

@@ -1,0 +1,146 @@
+"""The methods of a run, one after another, into its folder: the server's side, wherever the clients are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlease.config import Settings
+from fedlease.core.types import ClientId, ClientModel
+from fedlease.data.federation import ClientCard
+from fedlease.engines.checkpoint import Checkpoint
+from fedlease.engines.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted
+from fedlease.engines.fleet import Fleet
+from fedlease.engines.rounds import RoundLoop, fields_of
+from fedlease.engines.scoring import summarise
+from fedlease.methods import CENTRALISED
+from fedlease.methods.head import Head
+from fedlease.prepare import build_method, participation_of
+from fedlease.reporting.report import write_report
+from fedlease.reporting.run_folder import (
+    method_folder,
+    read_clients,
+    read_json,
+    write_allocation,
+    write_clients,
+    write_json,
+)
+
+__all__ = ["Parts", "conduct", "finished"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the server's side of a run needs.
+
+    Attributes:
+        settings: resolved.
+        cards: client -> what is known of it. Clients that come late are added by their fleet.
+        warnings: of the data.
+        adapter: the common start.
+        heads: client -> initial head.
+        metric: the headline.
+        fleet: method -> its clients.
+    """
+
+    settings: Settings
+    cards: Mapping[ClientId, ClientCard]
+    warnings: tuple[str, ...]
+    adapter: ClientModel
+    heads: Mapping[ClientId, Head]
+    metric: str
+    fleet: Callable[[str], Fleet]
+
+
+def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resumed: bool) -> dict[str, dict[str, Any]]:
+    """Runs the method and its baselines from where they stand, and writes the report.
+
+    Args:
+        out: run folder, begun by :func:`fedlease.reporting.run_folder.start_run`.
+        parts: of the run.
+        listeners: told of every event.
+        resumed: whether the run was begun before.
+
+    Returns:
+        Method -> content of its ``summary.json``, the main method first.
+
+    Raises:
+        RunFailedError: the run cannot go on; it goes on from its last step when it is resumed.
+    """
+    settings = parts.settings
+    started = RunStarted(
+        out=out,
+        settings=settings.model_dump(mode="json"),
+        tasks={client: card.task for client, card in parts.cards.items()},
+        train_rows={client: card.train_rows for client, card in parts.cards.items()},
+        test_rows={client: card.test_rows for client, card in parts.cards.items()},
+        warnings=parts.warnings,
+        resumed=resumed,
+    )
+    _tell(listeners, started)
+    summaries = {name: _method(out, parts, name, listeners) for name in (settings.method, *settings.baselines)}
+    if read_clients(out).keys() != parts.cards.keys():
+        write_clients(out, dict(sorted(parts.cards.items())))
+    write_report(out)
+    _tell(listeners, RunFinished(out, summaries))
+    return summaries
+
+
+def finished(out: Path, settings: Settings) -> dict[str, dict[str, Any]] | None:
+    """The summaries of a run that is over, or None."""
+    folders = {name: method_folder(out, settings, name) for name in (settings.method, *settings.baselines)}
+    if not all((folder / "summary.json").is_file() for folder in folders.values()):
+        return None
+    return {name: read_json(folder / "summary.json") for name, folder in folders.items()}
+
+
+def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -> dict[str, Any]:
+    settings = parts.settings
+    folder = method_folder(out, settings, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "summary.json").is_file():
+        summary = read_json(folder / "summary.json")
+        _tell(listeners, MethodFinished(name, summary))
+        return summary
+
+    def tasks() -> dict[ClientId, str]:
+        return {client: card.task for client, card in parts.cards.items()}
+
+    def keep_allocation(event: Event) -> None:
+        if isinstance(event, Allocated):
+            write_allocation(folder, event.allocation, None, tasks())
+
+    fleet, participation = parts.fleet(name), participation_of(settings)
+    if name == CENTRALISED:
+        participation = participation.everyone()
+    loop = RoundLoop(fleet, participation, Checkpoint(folder), (keep_allocation, *listeners), settings.seed)
+    method = build_method(settings, name, parts.heads)
+    state = loop.run(name, method, parts.adapter)
+    inner = fields_of(state)
+    if inner.get("allocation") is not None:
+        write_allocation(folder, inner["allocation"], inner["centres"], tasks())
+    clients = sorted(fleet.rows())
+    untrained = {
+        client: ClientModel(parts.adapter.spec, {**parts.adapter.tensors, **parts.heads[client].tensors})
+        for client in clients
+    }
+    found = fleet.finish({client: method.model(state, client) for client in clients}, untrained)
+    loop.settle()
+    summary = summarise(name, method, state, parts.metric, tasks(), found, loop.totals)
+    summary["warnings"] += [
+        f"client {client!r} did not answer at the end and is not scored" for client in clients if client not in found
+    ]
+    # Row by row, apart from what people read: comparisons are paired by it.
+    write_json(folder / "row_scores.json", summary.pop("row_scores"))
+    samples = summary.pop("samples")
+    if samples:
+        write_json(folder / "samples.json", samples)
+    summary = {"method": name, "seed": settings.seed, "head": settings.head, **summary}
+    write_json(folder / "summary.json", summary)
+    _tell(listeners, MethodFinished(name, summary))
+    return summary
+
+
+def _tell(listeners: Sequence[Listener], event: Event) -> None:
+    for listener in listeners:
+        listener(event)

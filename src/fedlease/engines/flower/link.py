@@ -1,0 +1,224 @@
+"""The server's connection to nodes: which client is where, questions and answers, what has been sent already."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedlease import __version__
+from fedlease.core.types import ClientId
+from fedlease.data.examples import client_id_fault
+from fedlease.data.federation import ClientCard
+from fedlease.engines.flower.records import Hello, Introduction, Lacking, Packed, RecordError, Refusal, pack, unpack
+from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
+
+__all__ = ["Link"]
+
+SPARE = 2**20
+"""Bytes that a reply may have beyond the arrays expected in it."""
+
+POLL = 0.5
+"""Seconds between looks for new nodes."""
+
+log = logging.getLogger("flwr")
+
+
+@dataclass
+class Link:
+    """Nodes by the clients they are; a node id is the transport's and means nothing beyond it.
+
+    Attributes:
+        grid: of Flower.
+        settings: of the run, as JSON: goes out with every message.
+        model: fingerprint of the server's base model.
+        deadline: seconds that a question waits for answers.
+        cards: client -> what it said of itself.
+        nodes: client -> node.
+        held: client -> SHA-256 of the arrays it was sent last.
+    """
+
+    grid: Grid
+    settings: str
+    model: str
+    deadline: float
+    cards: dict[ClientId, ClientCard] = field(default_factory=dict)
+    nodes: dict[ClientId, int] = field(default_factory=dict)
+    held: dict[ClientId, frozenset[str]] = field(default_factory=dict)
+    _known: set[int] = field(default_factory=set)
+
+    def wait(self, count: int, seconds: float) -> None:
+        """Until so many clients have reported.
+
+        Raises:
+            RunFailedError: fewer have when the time is over.
+            ConfigError: a node refused, or two claim one client.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            self.discover(strict=True)
+            if len(self.nodes) >= count:
+                return
+            if time.monotonic() >= until:
+                there = ", ".join(sorted(self.nodes)) or "none"
+                raise RunFailedError(
+                    f"flower.min_nodes: {count} clients are needed, {len(self.nodes)} reported within "
+                    f"{seconds:g} s: {there}"
+                )
+            time.sleep(POLL)
+
+    def discover(self, *, strict: bool = False) -> list[ClientCard]:
+        """Asks nodes that are new who they are.
+
+        Args:
+            strict: whether a node that cannot take part is an error; else it is turned away, and logged.
+
+        Returns:
+            Cards of clients that were not known before.
+
+        Raises:
+            ConfigError: under ``strict``.
+        """
+        present = set(self.grid.get_node_ids())
+        self._known &= present
+        new = sorted(present - self._known)
+        if not new:
+            return []
+        packed = pack(Hello(__version__, self.settings, self.model))
+        messages = [
+            Message(packed.record, dst_node_id=node, message_type="query.hello", group_id="hello") for node in new
+        ]
+        cards: list[ClientCard] = []
+        faults: list[str] = []
+        for reply in self.grid.send_and_receive(messages, timeout=self.deadline):
+            node = reply.metadata.src_node_id
+            self._known.add(node)
+            fault = self._introduce(node, reply, present, cards)
+            if fault:
+                faults.append(fault)
+                log.error("fedlease: %s", fault)
+                self._turn_away(node, fault)
+        if faults and strict:
+            raise ConfigError(faults)
+        return sorted(cards, key=lambda card: card.id)
+
+    def _introduce(self, node: int, reply: Message, present: set[int], cards: list[ClientCard]) -> str:
+        """Takes a node in; or why not."""
+        if reply.has_error():
+            return f"node {node} failed: {_first_line(reply.error.reason)}"
+        try:
+            value, _, _ = unpack(reply.content, SPARE)
+        except RecordError as error:
+            return f"node {node}: {error}"
+        if isinstance(value, Refusal):
+            return str(value.reason)
+        if not isinstance(value, Introduction):
+            return f"node {node} did not say who it is"
+        card, fault = value.card, _card_fault(value.card)
+        if fault:
+            return f"node {node}: {fault}"
+        before = self.nodes.get(card.id)
+        if before is not None and before != node and before in present:
+            return f"client {card.id!r} is claimed by two nodes, {before} and {node}: give each node its own client-id"
+        known = self.cards.get(card.id)
+        if known is not None and known != card:
+            return f"client {card.id!r} came back with other rows or labels than the run began with"
+        self.nodes[card.id] = node
+        self.held.pop(card.id, None)
+        if known is None:
+            self.cards[card.id] = card
+            cards.append(card)
+        return ""
+
+    def _turn_away(self, node: int, reason: str) -> None:
+        record = pack(Refusal(reason)).record
+        message = Message(record, dst_node_id=node, message_type="query.turned_away", group_id="hello")
+        self.grid.push_messages([message])
+
+    def ask(
+        self, kind: str, values: Mapping[ClientId, Any], expected: Mapping[ClientId, int], group: str
+    ) -> Iterator[tuple[ClientId, Any, Packed]]:
+        """Puts a question to each client and gives the answers.
+
+        Args:
+            kind: message type.
+            values: client -> question.
+            expected: client -> bytes of arrays in its answer; much larger ones are refused unread.
+            group: of the messages.
+
+        Yields:
+            Client, its answer or why there is none (:class:`UpdateRefusedError`), and what was sent to it.
+        """
+        packed = {client: pack(value, self.held.get(client, frozenset())) for client, value in values.items()}
+        answers = dict(self._exchange(kind, packed, expected, group))
+        lacking = [client for client, answer in answers.items() if isinstance(answer, Lacking)]
+        if lacking:
+            # The node was restarted, or is another process than before: everything again.
+            whole = {client: pack(values[client]) for client in lacking}
+            packed |= whole
+            answers |= dict(self._exchange(kind, whole, expected, group))
+        for client in values:
+            answer = answers[client]
+            if isinstance(answer, Refusal):
+                answer = UpdateRefusedError(client, str(answer.reason))
+            elif isinstance(answer, Lacking):
+                answer = UpdateRefusedError(client, "it lacks arrays that were sent with the message")
+            failed = isinstance(answer, UpdateRefusedError)
+            self.held[client] = frozenset() if failed else packed[client].names
+            yield client, answer, packed[client]
+
+    def _exchange(
+        self, kind: str, packed: Mapping[ClientId, Packed], expected: Mapping[ClientId, int], group: str
+    ) -> Iterator[tuple[ClientId, Any]]:
+        present = set(self.grid.get_node_ids())
+        reached = {self.nodes[c]: c for c in packed if self.nodes.get(c) in present}
+        messages = [
+            Message(packed[client].record, dst_node_id=node, message_type=kind, group_id=group)
+            for node, client in reached.items()
+        ]
+        answered: dict[ClientId, Any] = {}
+        replies = self.grid.send_and_receive(messages, timeout=self.deadline) if messages else ()
+        for reply in replies:
+            client = reached.get(reply.metadata.src_node_id)
+            if client is None or client in answered:
+                continue  # not asked, or a second answer to one question
+            answered[client] = _read(client, reply, expected[client] + SPARE)
+        for client in packed:
+            if client in answered:
+                yield client, answered[client]
+            elif self.nodes.get(client) in present:
+                yield client, UpdateRefusedError(client, f"did not answer within {self.deadline:g} s (flower.deadline)")
+            else:
+                yield client, UpdateRefusedError(client, "is not connected")
+
+
+def _read(client: ClientId, reply: Message, max_bytes: int) -> Any:
+    if reply.has_error():
+        return UpdateRefusedError(client, f"its app failed: {_first_line(reply.error.reason)}")
+    try:
+        return unpack(reply.content, max_bytes)[0]
+    except RecordError as error:
+        return UpdateRefusedError(client, str(error))
+
+
+def _card_fault(card: Any) -> str:
+    """Why a card cannot be used; it comes from another machine."""
+    if not isinstance(card, ClientCard) or not isinstance(card.id, str):
+        return "its card is malformed"
+    fault = client_id_fault(card.id)
+    if fault:
+        return f"client id {card.id!r} {fault}"
+    counts = (card.train_rows, card.valid_rows, card.test_rows)
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or 0 in (counts[0], counts[2]):
+        return f"client {card.id!r} says it has {counts[0]} train and {counts[2]} test rows; both must be positive"
+    if not isinstance(card.labels, tuple) or not all(isinstance(label, str) for label in card.labels):
+        return f"client {card.id!r} has labels that are no texts"
+    return ""
+
+
+def _first_line(reason: str | None) -> str:
+    lines = (reason or "no reason given").strip().splitlines()
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,190 @@
+"""A client on its own machine: takes a message's value and gives the reply's, and keeps what is private."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedlease import __version__
+from fedlease.config import Settings
+from fedlease.core.codec import serialisable
+from fedlease.core.types import AdapterSpec, Tensors
+from fedlease.data.federation import ClientData
+from fedlease.engines.client_store import HEAD_SLOT, ClientStore
+from fedlease.engines.client_work import Answer, Client, ClientWork, FinalScores
+from fedlease.engines.flower.keep import Keep
+from fedlease.engines.flower.records import Finish, Hello, Introduction, Refusal, Score, Work
+from fedlease.errors import ConfigError, InputError, UpdateRefusedError
+from fedlease.models import fingerprint
+from fedlease.prepare import Loaded, encoded, load_resident, optimiser_of, participation_of
+from fedlease.tasks.base import Measured
+
+__all__ = ["HandedOver", "Node", "Site", "refusal_of", "settings_from"]
+
+
+@serialisable
+@dataclass(frozen=True)
+class HandedOver:
+    """Final scores with what the client kept; only where server and client are one machine."""
+
+    scores: FinalScores
+    private: Mapping[str, Tensors]
+
+
+@serialisable
+@dataclass(frozen=True)
+class Kept:
+    """What a client keeps for one method.
+
+    Attributes:
+        slots: accepted, as in a :class:`~fedlease.engines.client_store.ClientStore`.
+        step: of the run in which ``pending`` was trained.
+        spec: that ``pending`` belongs to.
+        pending: trained last; holds once the server says that the step's update was used.
+    """
+
+    slots: Mapping[str, Tensors] = field(default_factory=dict)
+    step: int | None = None
+    spec: AdapterSpec | None = None
+    pending: Tensors = field(default_factory=dict)
+
+
+@dataclass
+class Site:
+    """What messages of one run share in one process: the base model, and the rows of its clients, tokenised.
+
+    Attributes:
+        loaded: settings and base model.
+        fingerprint: of the base model.
+        clients: id -> rows.
+        bare: id -> how the untrained model does.
+    """
+
+    loaded: Loaded
+    fingerprint: str
+    clients: dict[str, Client] = field(default_factory=dict)
+    bare: dict[str, Measured] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings, overrides: Mapping[str, Any]) -> "Site":
+        """Loads the base model.
+
+        Args:
+            settings: of the run.
+            overrides: ``model``, ``device`` and ``threads`` where the node's are others than the server's.
+
+        Raises:
+            InputError: the model cannot be had, or the device is not one of this machine.
+        """
+        loaded = load_resident(settings.model_copy(update=dict(overrides)))
+        # Before adapters are put in.
+        return cls(loaded, fingerprint(loaded.base.model))
+
+    def client(self, data: ClientData) -> Client:
+        """The client's rows, tokenised when first asked for."""
+        if data.id not in self.clients:
+            self.clients[data.id] = encoded(self.loaded, data)
+        return self.clients[data.id]
+
+
+class Node:
+    """One client between two messages.
+
+    Args:
+        site: what the process has.
+        data: the client's rows.
+        keep: what outlives the message.
+    """
+
+    def __init__(self, site: Site, data: ClientData, keep: Keep) -> None:
+        self.site = site
+        self.client = site.client(data)
+        self.keep = keep
+        settings = site.loaded.settings
+        self.work = ClientWork(site.loaded.resident, optimiser_of(settings), participation_of(settings).score_rounds)
+        self.work.cache.bare = site.bare
+
+    def reply(self, value: object) -> object:
+        """What to answer."""
+        handlers: list[tuple[type, Callable[[Any], object]]] = [
+            (Hello, self._hello),
+            (Work, self._work),
+            (Score, self._score),
+            (Finish, self._finish),
+        ]
+        for kind, handle in handlers:
+            if isinstance(value, kind):
+                return handle(value)
+        return Refusal(f"a node is not asked for a {type(value).__name__}")
+
+    def _hello(self, hello: Hello) -> object:
+        card = self.client.data.card()
+        if hello.version != __version__:
+            return Refusal(f"{card.id}: this node has fedlease {__version__}, the server has {hello.version}")
+        mine = self.site.fingerprint
+        if mine != hello.model:
+            name = self.site.loaded.settings.model
+            return Refusal(
+                f"{card.id}: the base model {name!r} on this node ({mine[:12]}) is not the server's "
+                f"({hello.model[:12]}): give both the same revision or files"
+            )
+        return Introduction(card)
+
+    def _work(self, work: Work) -> object:
+        kept, notes = self._take_up(work.method, work.accepted, work.keeps, work.task.model.spec)
+        try:
+            answer, private = self.work.train(self.client, work.task)
+        except UpdateRefusedError as error:
+            self.keep.put(work.method, kept)
+            return Refusal(error.reason)
+        self.keep.put(work.method, Kept(kept.slots, work.step, work.task.model.spec, dict(private)))
+        return Answer(**{**vars(answer), "notes": notes})
+
+    def _score(self, score: Score) -> object:
+        self._take_up(score.method, score.accepted, score.keeps, score.model.spec)
+        return self.work.score(self.client, score.model)
+
+    def _finish(self, finish: Finish) -> object:
+        kept, notes = self._take_up(finish.method, finish.accepted, finish.keeps, finish.model.spec)
+        self.keep.put(finish.method, kept)
+        found = self.work.finish(self.client, finish.model, finish.untrained)
+        scores = FinalScores(**{**vars(found), "notes": notes})
+        return HandedOver(scores, kept.slots) if finish.hand_over else scores
+
+    def _take_up(
+        self, method: str, accepted: int | None, keeps: bool, spec: AdapterSpec
+    ) -> tuple[Kept, tuple[str, ...]]:
+        """What the client keeps now: what it trained last too, if the server used that step's update."""
+        own = self.client.data.id
+        found = self.keep.get(method)
+        # Nothing of this client has been used yet: what lies here is another run's.
+        kept = found if isinstance(found, Kept) and accepted is not None else Kept()
+        store = ClientStore({own: dict(kept.slots)})
+        if kept.step is not None and kept.step == accepted and kept.spec is not None:
+            store.put(own, kept.spec, kept.pending)
+        slots = {
+            slot: tensors
+            for slot, tensors in store.slots.get(own, {}).items()
+            if slot in (HEAD_SLOT, spec.fingerprint())
+        }
+        self.work.store = ClientStore({own: slots})
+        notes: tuple[str, ...] = ()
+        if keeps and not slots:
+            notes = ("has lost what it kept to itself, and went on from what the server sent",)
+        return Kept(slots), notes
+
+
+def settings_from(text: str) -> Settings:
+    """The settings in a message.
+
+    Raises:
+        ConfigError: they are not settings of this version.
+    """
+    try:
+        return Settings.model_validate_json(text)
+    except ValueError as error:
+        raise ConfigError(f"the server's settings are not understood: {str(error).splitlines()[0]}") from error
+
+
+def refusal_of(error: InputError) -> Refusal:
+    """Wrong input on a node, as one sentence for the server."""
+    return Refusal("; ".join(error.faults))

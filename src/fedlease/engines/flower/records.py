@@ -1,0 +1,254 @@
+"""What travels: a JSON tree and arrays, never pickle. Everything is checked before it is used.
+
+Arrays are named by the SHA-256 of what they hold, so that one which a node has already is not sent again.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from fedlease.core.codec import CodecError, decode, encode, serialisable
+from fedlease.core.types import ClientModel, ClientTask
+from fedlease.data.federation import ClientCard
+
+__all__ = [
+    "Finish",
+    "Hello",
+    "Introduction",
+    "Lacking",
+    "Packed",
+    "RecordError",
+    "Refusal",
+    "Score",
+    "Work",
+    "fingerprint_of",
+    "pack",
+    "unpack",
+]
+
+RECORD, ARRAYS, TREE = "fedlease", "arrays", "tree"
+MAX_TREE = 64 * 2**20
+"""Bytes of JSON; the row scores of a million rows take a sixth of it."""
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "int64": torch.int64}
+BFLOAT16 = "bfloat16"
+"""NumPy has no such type: the bits travel as uint16."""
+
+
+class RecordError(ValueError):
+    """A message is not what :func:`pack` makes, or larger than it may be."""
+
+
+@serialisable
+@dataclass(frozen=True)
+class Hello:
+    """The server's first question to a node.
+
+    Attributes:
+        version: of fedlease on the server.
+        settings: of the run, as JSON.
+        model: fingerprint of the base model.
+    """
+
+    version: str
+    settings: str
+    model: str
+
+
+@serialisable
+@dataclass(frozen=True)
+class Introduction:
+    """A node's answer to :class:`Hello`."""
+
+    card: ClientCard
+
+
+@serialisable
+@dataclass(frozen=True)
+class Refusal:
+    """A node cannot or will not do what it was asked; one sentence."""
+
+    reason: str
+
+
+@serialisable
+@dataclass(frozen=True)
+class Lacking:
+    """A node no longer has arrays that the server thinks it has.
+
+    Attributes:
+        names: SHA-256 of each.
+    """
+
+    names: tuple[str, ...]
+
+
+@serialisable
+@dataclass(frozen=True)
+class Work:
+    """A task for a client.
+
+    Attributes:
+        settings: of the run, as JSON: every message may start a process that knows nothing.
+        method: name.
+        step: of the run.
+        task: what to do.
+        accepted: the last step of this client whose update was used, or None.
+        keeps: whether the client should have private tensors from before.
+    """
+
+    settings: str
+    method: str
+    step: int
+    task: ClientTask
+    accepted: int | None
+    keeps: bool
+
+
+@serialisable
+@dataclass(frozen=True)
+class Score:
+    """A model to be scored on the client's test rows; fields as of :class:`Work`."""
+
+    settings: str
+    method: str
+    model: ClientModel
+    accepted: int | None
+    keeps: bool
+
+
+@serialisable
+@dataclass(frozen=True)
+class Finish:
+    """The client's final model; fields as of :class:`Work`.
+
+    Attributes:
+        untrained: initial adapter and head.
+        hand_over: whether the client gives its private tensors to the server; only where both are one machine.
+    """
+
+    settings: str
+    method: str
+    model: ClientModel
+    untrained: ClientModel
+    accepted: int | None
+    keeps: bool
+    hand_over: bool = False
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A value ready to be sent.
+
+    Attributes:
+        record: content of a message.
+        names: SHA-256 of every array that the value needs, sent or not.
+        sent: SHA-256 of those in the record.
+    """
+
+    record: RecordDict
+    names: frozenset[str]
+    sent: frozenset[str]
+
+
+def fingerprint_of(tensor: Tensor) -> str:
+    """SHA-256 over type, shape and values, hexadecimal."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(_bits(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def pack(value: object, held: Collection[str] = frozenset()) -> Packed:
+    """A value as a message's content.
+
+    Args:
+        value: anything that :mod:`fedlease.core.codec` can write.
+        held: SHA-256 of arrays that the receiver has and that are left out.
+    """
+    tree, tensors = encode(value)
+    names = {key: fingerprint_of(tensor) for key, tensor in tensors.items()}
+    sent = {names[key]: tensor for key, tensor in tensors.items() if names[key] not in held}
+    types = {name: BFLOAT16 for name, tensor in sent.items() if tensor.dtype == torch.bfloat16}
+    text = json.dumps({"value": tree, "names": names, "types": types}, ensure_ascii=True, allow_nan=False)
+    arrays = ArrayRecord({name: Array(_bits(tensor)) for name, tensor in sorted(sent.items())})
+    record = RecordDict({RECORD: ConfigRecord({TREE: text}), ARRAYS: arrays})
+    return Packed(record, frozenset(names.values()), frozenset(sent))
+
+
+def unpack(
+    record: RecordDict, max_bytes: int, bank: Mapping[str, Tensor] | None = None
+) -> tuple[Any, dict[str, Tensor], tuple[str, ...]]:
+    """The value of a message.
+
+    Args:
+        record: content of the message.
+        max_bytes: largest sum of the arrays' sizes; nothing is decoded before this is known to hold.
+        bank: SHA-256 -> array, of those that may have been left out.
+
+    Returns:
+        The value, or None where arrays are lacking; the arrays that it needs by SHA-256; those that are lacking.
+
+    Raises:
+        RecordError: it is malformed, too large, or an array is not what its name says.
+    """
+    try:
+        arrays, text = record.array_records[ARRAYS], record.config_records[RECORD][TREE]
+    except (KeyError, AttributeError, TypeError) as error:
+        raise RecordError(f"the message has no fedlease record: {error}") from error
+    if not isinstance(text, str) or len(text) > MAX_TREE:
+        raise RecordError("the message's JSON is missing or larger than 64 MiB")
+    size = sum(len(array.data) for array in arrays.values())
+    if size > max_bytes:
+        raise RecordError(f"the message holds {size} bytes of arrays, at most {max_bytes} are expected")
+    try:
+        content = json.loads(text)
+        names, types, tree = dict(content["names"]), dict(content["types"]), content["value"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RecordError(f"the message's JSON is malformed: {type(error).__name__} {error}") from error
+    known = {name: _tensor(name, array, types.get(name)) for name, array in arrays.items()}
+    for name in set(names.values()) - known.keys():
+        if bank is not None and name in bank:
+            known[name] = bank[name]
+    lacking = tuple(sorted(set(map(str, names.values())) - known.keys()))
+    if lacking:
+        return None, known, lacking
+    try:
+        value = decode(tree, {key: known[name] for key, name in names.items()})
+    except CodecError as error:
+        raise RecordError(str(error)) from error
+    return value, {name: known[name] for name in names.values()}, ()
+
+
+def _bits(tensor: Tensor) -> Any:
+    plain = tensor.detach().cpu().contiguous()
+    return (plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain).numpy()
+
+
+def _tensor(name: str, array: Array, written: str | None) -> Tensor:
+    """An array whose bytes are as many as its type and shape say, under the name that its values have."""
+    dtype = "uint16" if written == BFLOAT16 else array.dtype
+    if array.dtype != dtype or (dtype not in DTYPES and written != BFLOAT16):
+        raise RecordError(f"array {name[:12]} is of type {array.dtype!r}, known are {', '.join(DTYPES)}, {BFLOAT16}")
+    expected = math.prod(array.shape) * np.dtype(dtype).itemsize
+    # np.save puts a header of at most a few hundred bytes before the values.
+    if not expected <= len(array.data) <= expected + 1024:
+        raise RecordError(f"array {name[:12]} has {len(array.data)} bytes, its type and shape need {expected}")
+    try:
+        values = array.numpy()
+    except (ValueError, TypeError, EOFError) as error:
+        raise RecordError(f"array {name[:12]} cannot be read: {error}") from error
+    if str(values.dtype) != dtype or values.shape != tuple(array.shape):
+        raise RecordError(f"array {name[:12]} is not of the type and shape that the message states")
+    tensor = torch.from_numpy(values.copy())
+    tensor = tensor.view(torch.bfloat16) if written == BFLOAT16 else tensor
+    if fingerprint_of(tensor) != name:
+        raise RecordError(f"array {name[:12]} does not hold what its name says")
+    return tensor

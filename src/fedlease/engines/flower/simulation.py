@@ -1,0 +1,105 @@
+"""A Flower simulation on this machine from the settings of any run: ``fedlease run --engine flower``."""
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedlease.config import Settings
+from fedlease.data import load_federation
+from fedlease.engines.events import Listener
+from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, RunFolderError
+from fedlease.prepare import settle
+from fedlease.reporting.run_folder import read_json, read_settings
+
+__all__ = ["QUIET", "simulate"]
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+"""What keeps Flower, Ray and the hub library from reporting to their makers."""
+
+
+def simulate(
+    settings: Settings, out: Path, listeners: Sequence[Listener] = (), *, workers: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """Runs the federation of the settings with one simulated node per client; the run folder is that of every engine.
+
+    The server is a thread of this process, clients run in worker processes that each hold the base model once. A folder
+    with an unfinished run is gone on with.
+
+    Args:
+        settings: of the run; ``threads`` is what every worker uses.
+        out: run folder.
+        listeners: told of every event.
+        workers: processes; None takes as many as the machine's cores divided by ``threads``.
+
+    Returns:
+        Method -> content of its ``summary.json``.
+
+    Raises:
+        MissingPackageError: Flower or Ray is not installed.
+        FedLeaseError: as for a run in one process.
+    """
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    try:
+        import ray
+        from flwr.app import Context
+        from flwr.serverapp import Grid, ServerApp
+        from flwr.simulation import run_simulation
+    except ImportError as error:
+        raise MissingPackageError(str(error.name), "engine: flower", "pip install 'fedlease[simulation]'") from error
+    from fedlease.engines.flower.client_app import client_app
+    from fedlease.engines.flower.strategy import FedLeaseStrategy
+
+    resumed = (out / "config.yaml").is_file()
+    settings = read_settings(out) if resumed else settle(settings)
+    federation = load_federation(settings.data, settings.seed, settings.task)
+    count = len(federation)
+    if count < 2:
+        raise ConfigError(f"engine: a Flower simulation needs at least 2 clients, the federation has {count}")
+    flower = settings.flower.model_copy(update={"min_nodes": count})
+    settings = settings.model_copy(update={"flower": flower})
+    prints = federation.fingerprint()
+    if resumed and prints != read_json(out / "environment.json").get("data_fingerprint"):
+        raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
+    strategy = FedLeaseStrategy(settings, out, listeners, hand_over=True, fingerprint=prints)
+    nodes = (out / "nodes").resolve()
+    failed: list[BaseException] = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            strategy.start(grid)
+        except FedLeaseError as error:
+            # Flower would print it and go on to its own error.
+            failed.append(error)
+
+    cores, threads = os.cpu_count() or 1, settings.threads or 1
+    processes = min(workers or max(1, cores // threads), count)
+    backend: Any = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 1 / processes if settings.device.startswith("cuda") else 0.0},
+        "init_args": {"num_cpus": processes, "log_to_driver": False, "include_dashboard": False},
+    }
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run_simulation(server, client_app(state_dir=nodes), count, backend_config=backend)
+    finally:
+        ray.shutdown()
+    if failed:
+        raise failed[0]
+    if not strategy.summaries:
+        raise RunFailedError("the simulation ended before the run did; the lines above say why")
+    # What nodes kept is in the run folder now.
+    shutil.rmtree(nodes, ignore_errors=True)
+    return strategy.summaries

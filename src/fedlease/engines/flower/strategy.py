@@ -1,0 +1,197 @@
+"""The server: any method of fedlease as a Flower strategy, with the run folder of every other engine."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedlease.conduct import Parts, conduct, finished
+from fedlease.config import Settings
+from fedlease.core.codec import digest
+from fedlease.core.types import ClientId
+from fedlease.data.federation import ClientCard
+from fedlease.engines.checkpoint import Checkpoint
+from fedlease.engines.events import Listener
+from fedlease.engines.flower.fleet import FlowerFleet
+from fedlease.engines.flower.link import Link
+from fedlease.engines.rounds import fields_of
+from fedlease.errors import ConfigError, RunFolderError
+from fedlease.methods import CENTRALISED
+from fedlease.methods.head import Head
+from fedlease.model_sources import locate
+from fedlease.models import fingerprint
+from fedlease.prepare import Loaded, adapter_of, build_method, head_of, load_resident, settle
+from fedlease.reporting.run_folder import read_clients, read_settings, start_run
+
+__all__ = ["FedLeaseStrategy"]
+
+
+class Heads(dict[ClientId, Head]):
+    """Initial heads by client, drawn when first asked for, so that late clients have one too."""
+
+    def __init__(self, loaded: Loaded, cards: dict[ClientId, ClientCard]) -> None:
+        super().__init__()
+        self._loaded = loaded
+        self._cards = cards
+
+    def __missing__(self, client: ClientId) -> Head:
+        self[client] = head_of(self._loaded, self._cards[client].labels)
+        return self[client]
+
+
+class FedLeaseStrategy(Strategy):
+    """Drives the method of the settings, and its baselines, over the nodes of a grid.
+
+    Flower's own loop knows one model and one kind of round. Warm-up in waves, another payload for every node, rounds
+    that go on from a checkpoint: these need their own, so ``start`` is fedlease's, and ``num_rounds`` and
+    ``initial_arrays`` are those of the settings. Messages are ``query.hello``, ``train.<phase>``, which also scores the
+    model received, ``evaluate.score`` under sampling, and ``evaluate.finish``.
+
+    Args:
+        settings: of the run.
+        out: run folder; one that holds an unfinished run is gone on with.
+        listeners: told of every event.
+        hand_over: see :class:`~fedlease.engines.flower.fleet.FlowerFleet`.
+        fingerprint: of all rows, where they are known here; None makes one of what nodes say of theirs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        out: Path,
+        listeners: Sequence[Listener] = (),
+        *,
+        hand_over: bool = False,
+        fingerprint: str | None = None,
+    ) -> None:
+        self.settings = settings
+        self.out = out
+        self.listeners = listeners
+        self.hand_over = hand_over
+        self.fingerprint = fingerprint
+        self.summaries: dict[str, dict[str, Any]] = {}
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 0,
+        timeout: float = 0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Runs to the end. Everything but ``grid`` is in the settings and not looked at here.
+
+        Returns:
+            The experts of the main method in ``arrays`` as ``experts.<e>.<name>``, and mean scores of its rounds.
+
+        Raises:
+            InputError: settings or nodes are wrong; nothing was trained.
+            RunFailedError: too few nodes or usable updates; the same again goes on from the last complete round.
+        """
+        resumed = (self.out / "config.yaml").is_file()
+        settings = read_settings(self.out) if resumed else settle(self.settings)
+        # What is about this call and not about the run may differ.
+        admitted = settings.fedlease.model_copy(
+            update={"admitted": self.settings.fedlease.admitted, "unlike": self.settings.fedlease.unlike}
+        )
+        settings = settings.model_copy(update={"flower": self.settings.flower, "fedlease": admitted})
+        done = finished(self.out, settings) if resumed else None
+        if done is not None:
+            self.summaries = done
+            return Result()
+        if CENTRALISED in (settings.method, *settings.baselines):
+            raise ConfigError("method: 'centralised' pools the rows of all clients, which are on other machines")
+        with tempfile.TemporaryDirectory() as scratch:
+            made = self.out / "base" if resumed else Path(scratch) / "base"
+            source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
+            loaded = load_resident(settings, source)
+            settings = loaded.settings
+            link = self._connected(grid, settings, fingerprint(loaded.base.model))
+            heads = Heads(loaded, link.cards)
+            self._begin(settings, link, heads, loaded, made if made.is_dir() else None, resumed=resumed)
+        parts = Parts(
+            settings=settings,
+            cards=link.cards,
+            warnings=(),
+            adapter=adapter_of(loaded),
+            heads=heads,
+            metric=loaded.resident.task.metric,
+            fleet=lambda name: FlowerFleet(link, name, hand_over=self.hand_over),
+        )
+        self.summaries = conduct(self.out, parts, self.listeners, resumed=resumed)
+        return self._result()
+
+    def _connected(self, grid: Grid, settings: Settings, model: str) -> Link:
+        flower = settings.flower
+        link = Link(grid, settings.model_dump_json(), model, flower.deadline)
+        link.wait(flower.min_nodes, flower.wait)
+        return link
+
+    def _begin(
+        self, settings: Settings, link: Link, heads: Heads, loaded: Loaded, base: Path | None, *, resumed: bool
+    ) -> None:
+        cards = dict(sorted(link.cards.items()))
+        if resumed:
+            self._check_same(cards)
+            return
+        rows = {client: card.train_rows for client, card in cards.items()}
+        for client in cards:
+            heads[client]
+        for name in (settings.method, *settings.baselines):
+            build_method(settings, name, heads).init(adapter_of(loaded), rows, settings.seed)
+        prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
+        start_run(self.out, settings, cards, self.fingerprint or prints, (), base)
+
+    def _check_same(self, cards: dict[ClientId, ClientCard]) -> None:
+        known = read_clients(self.out)
+        for client, card in cards.items():
+            if client in known and known[client]["train_rows"] != card.train_rows:
+                raise RunFolderError(
+                    f"{self.out}: client {client!r} has {card.train_rows} train rows, the run began with "
+                    f"{known[client]['train_rows']}"
+                )
+
+    def _result(self) -> Result:
+        saved = Checkpoint(self.out).load()
+        assert saved is not None  # a finished run has one
+        result = Result()
+        for number, expert in enumerate(fields_of(saved.state).get("experts", ())):
+            for name, tensor in expert.items():
+                result.arrays[f"experts.{number}.{name}"] = Array(tensor.float().numpy())
+        for line in (self.out / "rounds.jsonl").read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            if record.get("mean_score") is not None:
+                result.train_metrics_clientapp[record["step"]] = MetricRecord({"mean-score": record["mean_score"]})
+        return result
+
+    def summary(self) -> None:
+        """Nothing: the run folder says it."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Not called: see :meth:`start`."""
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Not called: see :meth:`start`."""
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Not called: see :meth:`start`."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Not called: see :meth:`start`."""
+        return None
