@@ -9,7 +9,15 @@ from fedlease.config import Settings
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.data.federation import ClientCard
 from fedlease.engines.checkpoint import Checkpoint
-from fedlease.engines.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted
+from fedlease.engines.events import (
+    Allocated,
+    Event,
+    Listener,
+    MethodFinished,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+)
 from fedlease.engines.fleet import Fleet
 from fedlease.engines.rounds import RoundLoop, fields_of
 from fedlease.engines.scoring import summarise
@@ -79,8 +87,6 @@ def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resu
     )
     _tell(listeners, started)
     summaries = {name: _method(out, parts, name, listeners) for name in (settings.method, *settings.baselines)}
-    if read_clients(out).keys() != parts.cards.keys():
-        write_clients(out, dict(sorted(parts.cards.items())))
     write_report(out)
     _tell(listeners, RunFinished(out, summaries))
     return summaries
@@ -106,14 +112,16 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
     def tasks() -> dict[ClientId, str]:
         return {client: card.task for client, card in parts.cards.items()}
 
-    def keep_allocation(event: Event) -> None:
+    def keep(event: Event) -> None:
         if isinstance(event, Allocated):
             write_allocation(folder, event.allocation, None, tasks())
+        if isinstance(event, StepFinished) and read_clients(out).keys() != parts.cards.keys():
+            write_clients(out, dict(sorted(parts.cards.items())))
 
     fleet, participation = parts.fleet(name), participation_of(settings)
     if name == CENTRALISED:
         participation = participation.everyone()
-    loop = RoundLoop(fleet, participation, Checkpoint(folder), (keep_allocation, *listeners), settings.seed)
+    loop = RoundLoop(fleet, participation, Checkpoint(folder), (keep, *listeners), settings.seed)
     method = build_method(settings, name, parts.heads)
     state = loop.run(name, method, parts.adapter)
     inner = fields_of(state)

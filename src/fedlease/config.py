@@ -106,7 +106,7 @@ class FlowerSettings(Section):
     min_nodes: Positive = 2
     """Clients that must have reported before the run begins."""
     wait: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that the server waits for them."""
+    """Seconds that the server waits for them, and that a new node has to say who it is."""
     deadline: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds that a step waits for answers; whoever is later is left out of it."""
 

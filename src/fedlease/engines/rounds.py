@@ -136,7 +136,8 @@ class RoundLoop:
         self._add({**counted, **{f"seconds_{key}": value for key, value in seconds.items()}})
         trained = max((_adapter_parameters(tasks[client]) for client in asked), default=0)
         self.totals["trainable"] = max(self.totals.get("trainable", 0), trained)
-        found = [record["score"] for record in records.values() if "score" in record]
+        # A score that came with a refused update is no more to be trusted than the update.
+        found = [record["score"] for client, record in records.items() if "score" in record and client not in refused]
         record = {
             **head,
             "mean_score": sum(found) / len(found) if found else None,

@@ -82,7 +82,7 @@ def start_run(
 
 def write_clients(out: Path, cards: Mapping[ClientId, ClientCard]) -> None:
     """Writes ``clients.json``."""
-    names = ("task", "labels", "pairs", "train_rows", "valid_rows", "test_rows")
+    names = ("task", "labels", "pairs", "train_rows", "valid_rows", "test_rows", "fingerprint")
     write_json(out / "clients.json", {c: {name: getattr(card, name) for name in names} for c, card in cards.items()})
 
 

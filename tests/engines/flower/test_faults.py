@@ -104,7 +104,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "round": (update(round=7), "round 7, expected 'experts' round 1"),
     "loss": (update(metrics={}), "its loss must be a finite number, received None"),
     "steps": (lambda answer: replace(answer, steps=-1), "steps and seconds must be numbers"),
-    "score": (lambda answer: replace(answer, score=float("inf")), "its score must be a finite number"),
+    "score": (lambda answer: replace(answer, score=float("inf")), "its score must be a number in 0 .. 1, received inf"),
     "update": (lambda answer: replace(answer, update=None), "its answer is no update but a Answer"),  # type: ignore[arg-type]
 }
 
@@ -163,6 +163,154 @@ def test_a_message_that_cannot_be_used_costs_its_client_the_step(
     assert reason in refused[0][2]
     # After a refused warm-up it was asked once more.
     assert CLIENT in summary["assignment"] and summary["num_clients"] == 8
+
+
+def record(tree: str, **arrays: Array) -> RecordDict:
+    return RecordDict({"fedlease": ConfigRecord({"tree": tree}), "arrays": ArrayRecord(arrays)})
+
+
+def with_header(header: bytes) -> Array:
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 4
+    return Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=data)
+
+
+ONE = json.dumps({"value": None, "names": {"a": "x"}, "types": {}})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (record(json.dumps({"value": None, "names": {"a": [1]}, "types": {}})), "names of arrays must be texts"),
+        (
+            record(ONE, x=with_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }\n")),
+            "is not of the type and shape that the message states",
+        ),
+        (record(ONE, x=with_header(b"{'descr': ('<f4'\n")), "array x cannot be read"),
+        (record(ONE, x=Array(dtype="float32", shape=(1,), stype="other", data=b"\0" * 4)), "array x cannot be read"),
+        (record('{"value":' + "[" * 900 + "]" * 900 + ',"names":{},"types":{}}'), "malformed state: RecursionError"),
+    ],
+    ids=["names", "huge", "brackets", "stype", "deep"],
+)
+def test_bytes_made_to_break_the_reader_are_the_senders_fault(content: Any, reason: str, tmp_path: Path) -> None:
+    summary, records = run(tmp_path, nth(1, 1, lambda message, reply: Message(content, reply_to=message)))
+    (why,) = [why for r in records for why in r["refused"].values()]
+    assert reason in why
+    assert summary["num_clients"] == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"row_scores": None},
+        {"row_scores": "01"},
+        {"metrics": None},
+        {"metrics": {}},
+        {"metrics": {"accuracy": 1e9}},
+        {"notes": None},
+        {"usage": {"layer": 3}},
+        {"num_test": 3},
+        {"majority": float("nan")},
+        {"choice": "first"},
+        {"samples": ({"prompt": 5},)},
+    ],
+    ids=str,
+)
+def test_false_final_scores_are_left_out_and_it_is_said(change: dict[str, Any], tmp_path: Path) -> None:
+    def fault(message: Message, reply: Message) -> Message:
+        if message.metadata.message_type != "evaluate.finish" or reply.metadata.src_node_id != BAD:
+            return reply
+        scores = unpack(reply.content, 2**30)[0]
+        return Message(pack(replace(scores, **change)).record, reply_to=message)
+
+    summary, _ = run(tmp_path, fault)
+    assert summary["num_clients"] == 7 and CLIENT not in summary["per_client"]
+    assert [line for line in summary["warnings"] if CLIENT in line and "not scored" in line]
+
+
+def test_the_score_of_a_refused_update_is_not_in_the_mean(tmp_path: Path) -> None:
+    _, records = run(tmp_path, nth(1, 1, changed(lambda a: replace(a, score=1.0, update=replace(a.update, round=9)))))
+    (spoilt_round,) = [r for r in records if r["refused"]]
+    others = [entry["score"] for client, entry in spoilt_round["clients"].items() if client != CLIENT]
+    assert spoilt_round["mean_score"] == pytest.approx(sum(others) / 7)
+
+
+def test_bytes_of_a_client_that_did_not_answer_are_not_counted(tmp_path: Path) -> None:
+    _, records = run(tmp_path, nth(1, 1, lambda message, reply: None))
+    assert records[1]["bytes_up"] * 8 == records[2]["bytes_up"] * 7
+
+
+class TestRestart:
+    """The server is started again after round 1, and the nodes are not those of before."""
+
+    def begun(self, out: Path, **changes: Any) -> tuple[Any, MemoryGrid]:
+        class Stop(Exception):
+            pass
+
+        def stop(event: Any) -> None:
+            if type(event).__name__ == "StepFinished" and event.record["round"] == 1:
+                raise Stop
+
+        settings = small_settings(baselines=[], rounds=3, **changes)
+        grid = grid_of(settings)
+        with pytest.raises(Stop):
+            FedLeaseStrategy(settings, out, [stop]).start(grid)
+        return settings, grid
+
+    def test_a_client_that_is_away_is_still_one_of_the_run(self, tmp_path: Path) -> None:
+        settings, grid = self.begun(tmp_path / "r")
+        grid.leave(BAD)
+        strategy = FedLeaseStrategy(settings, tmp_path / "r")
+        strategy.start(grid)
+        refused = [(r["round"], r["refused"]) for r in rounds_of(tmp_path / "r") if r["refused"]]
+        assert refused == [(2, {CLIENT: "is not connected"}), (3, {CLIENT: "is not connected"})]
+        assert CLIENT in json.loads((tmp_path / "r/clients.json").read_text())
+        assert CLIENT in strategy.summaries["fedlease"]["assignment"]
+
+    def test_one_that_came_meanwhile_is_a_newcomer(self, tmp_path: Path) -> None:
+        from fedlease.data import load_federation
+        from fedlease.data.folder import write_folder
+
+        settings, grid = self.begun(tmp_path / "r")
+        rows = write_folder([next(iter(load_federation(settings.data, 1)))], tmp_path / "rows")
+        grid.join(5, {"data-dir": str(rows / CLIENT), "client-id": "new"})
+        strategy = FedLeaseStrategy(settings, tmp_path / "r")
+        strategy.start(grid)
+        manifest = json.loads((tmp_path / "r/state/manifest.json").read_text())
+        state = loads((tmp_path / "r/state" / manifest["state"]["file"]).read_bytes())
+        assert state.inner.newcomers == {"new"} and "new" in state.inner.clients
+        assert "new" in json.loads((tmp_path / "r/clients.json").read_text())
+
+    def test_one_that_comes_back_with_other_rows_is_turned_away(self, tmp_path: Path) -> None:
+        from fedlease.data import load_federation
+        from fedlease.data.folder import write_folder
+
+        settings, grid = self.begun(tmp_path / "r")
+        other = next(iter(load_federation(settings.data, 1)))
+        rows = write_folder([other], tmp_path / "rows")
+        grid.join(BAD, {"data-dir": str(rows / CLIENT), "client-id": CLIENT})
+        with pytest.raises(ConfigError, match=r"client 'planted-0-0' came back with other rows or labels"):
+            FedLeaseStrategy(settings, tmp_path / "r").start(grid)
+
+    def test_one_whose_base_model_has_changed_since_is_refused(self, tmp_path: Path) -> None:
+        from fedlease.tiny_model import make_tiny
+
+        make_tiny(tmp_path / "model", seed=5)
+        settings = small_settings(baselines=[])
+        grid = grid_of(settings)
+
+        def change(event: Any) -> None:
+            if type(event).__name__ == "StepFinished" and event.record["round"] == 0:
+                grid.contexts[BAD].node_config["model"] = str(tmp_path / "model")
+
+        FedLeaseStrategy(settings, tmp_path / "r", [change]).start(grid)
+        reasons = [r["refused"].get(CLIENT, "") for r in rounds_of(tmp_path / "r")]
+        assert reasons[0] == "" and all("is not the server's" in why for why in reasons[1:])
+
+
+def test_what_the_settings_say_is_refused_as_an_argument(tmp_path: Path) -> None:
+    settings = small_settings()
+    with pytest.raises(ConfigError, match=r"start: takes the grid alone"):
+        FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings), num_rounds=3)
 
 
 def test_a_repeated_answer_counts_once(tmp_path: Path) -> None:

@@ -106,3 +106,26 @@ def stop_after_start(event: Any) -> None:
     if type(event).__name__ == "StepStarted":
         assert LATE not in event.clients
         raise RuntimeError("seen enough")
+
+
+def test_a_restarted_node_with_another_id_takes_its_client_over_once_the_old_one_is_gone(tmp_path: Path) -> None:
+    settings = small_settings(baselines=[], rounds=ROUNDS)
+    grid = grid_of(settings)
+    config = dict(grid.contexts[900].node_config)
+
+    def restart(event: Any) -> None:
+        if not isinstance(event, StepFinished):
+            return
+        if event.record["round"] == 0:
+            grid.join(7, config)  # the old node is not given up yet
+        if event.record["round"] == 1:
+            grid.leave(900)
+
+    strategy = FedLeaseStrategy(settings, tmp_path / "r", [restart])
+    strategy.start(grid)
+    kinds = [kind for kind, node in grid.log if node == 7]
+    # Turned away before the first round, taken in before the second.
+    assert kinds.count("query.turned_away") == 1 and kinds.count("query.hello") == 2
+    assert kinds.count("train.experts") == 2
+    assert not any(r["refused"] for r in rounds_of(tmp_path / "r"))
+    assert strategy.summaries["fedlease"]["num_clients"] == 8

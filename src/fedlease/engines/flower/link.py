@@ -36,18 +36,22 @@ class Link:
         settings: of the run, as JSON: goes out with every message.
         model: fingerprint of the server's base model.
         deadline: seconds that a question waits for answers.
+        patience: seconds that a new node has to say who it is.
         cards: client -> what it said of itself.
         nodes: client -> node.
         held: client -> SHA-256 of the arrays it was sent last.
+        silent: clients that did not answer when they were asked last.
     """
 
     grid: Grid
     settings: str
     model: str
     deadline: float
+    patience: float = 600.0
     cards: dict[ClientId, ClientCard] = field(default_factory=dict)
     nodes: dict[ClientId, int] = field(default_factory=dict)
     held: dict[ClientId, frozenset[str]] = field(default_factory=dict)
+    silent: set[ClientId] = field(default_factory=set)
     _known: set[int] = field(default_factory=set)
 
     def wait(self, count: int, seconds: float) -> None:
@@ -89,11 +93,12 @@ class Link:
             return []
         packed = pack(Hello(__version__, self.settings, self.model))
         messages = [
-            Message(packed.record, dst_node_id=node, message_type="query.hello", group_id="hello") for node in new
+            Message(packed.record, dst_node_id=node, message_type="query.hello", group_id="hello", ttl=self.patience)
+            for node in new
         ]
         cards: list[ClientCard] = []
         faults: list[str] = []
-        for reply in self.grid.send_and_receive(messages, timeout=self.deadline):
+        for reply in self.grid.send_and_receive(messages, timeout=self.patience):
             node = reply.metadata.src_node_id
             self._known.add(node)
             fault = self._introduce(node, reply, present, cards)
@@ -111,7 +116,7 @@ class Link:
             return f"node {node} failed: {_first_line(reply.error.reason)}"
         try:
             value, _, _ = unpack(reply.content, SPARE)
-        except RecordError as error:
+        except Exception as error:  # as for every answer
             return f"node {node}: {error}"
         if isinstance(value, Refusal):
             return str(value.reason)
@@ -122,6 +127,8 @@ class Link:
             return f"node {node}: {fault}"
         before = self.nodes.get(card.id)
         if before is not None and before != node and before in present:
+            # Asked again later: a restarted node comes with another id while the old one is not yet given up.
+            self._known.discard(node)
             return f"client {card.id!r} is claimed by two nodes, {before} and {node}: give each node its own client-id"
         known = self.cards.get(card.id)
         if known is not None and known != card:
@@ -176,16 +183,18 @@ class Link:
         present = set(self.grid.get_node_ids())
         reached = {self.nodes[c]: c for c in packed if self.nodes.get(c) in present}
         messages = [
-            Message(packed[client].record, dst_node_id=node, message_type=kind, group_id=group)
+            Message(packed[client].record, dst_node_id=node, message_type=kind, group_id=group, ttl=self.deadline)
             for node, client in reached.items()
         ]
         answered: dict[ClientId, Any] = {}
+        self.silent |= set(packed)
         replies = self.grid.send_and_receive(messages, timeout=self.deadline) if messages else ()
         for reply in replies:
             client = reached.get(reply.metadata.src_node_id)
             if client is None or client in answered:
                 continue  # not asked, or a second answer to one question
             answered[client] = _read(client, reply, expected[client] + SPARE)
+            self.silent.discard(client)
         for client in packed:
             if client in answered:
                 yield client, answered[client]
@@ -202,6 +211,8 @@ def _read(client: ClientId, reply: Message, max_bytes: int) -> Any:
         return unpack(reply.content, max_bytes)[0]
     except RecordError as error:
         return UpdateRefusedError(client, str(error))
+    except Exception as error:  # one node's bytes must not end the run, whatever is wrong with them
+        return UpdateRefusedError(client, f"its answer cannot be read: {type(error).__name__} {error}")
 
 
 def _card_fault(card: Any) -> str:
@@ -211,6 +222,8 @@ def _card_fault(card: Any) -> str:
     fault = client_id_fault(card.id)
     if fault:
         return f"client id {card.id!r} {fault}"
+    if not all(isinstance(text, str) for text in (card.task, card.fingerprint)) or not isinstance(card.pairs, bool):
+        return f"the card of client {card.id!r} is malformed"
     counts = (card.train_rows, card.valid_rows, card.test_rows)
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or 0 in (counts[0], counts[2]):
         return f"client {card.id!r} says it has {counts[0]} train and {counts[2]} test rows; both must be positive"

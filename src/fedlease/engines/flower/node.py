@@ -81,8 +81,9 @@ class Site:
 
     def client(self, data: ClientData) -> Client:
         """The client's rows, tokenised when first asked for."""
-        if data.id not in self.clients:
+        if data.id not in self.clients or self.clients[data.id].data != data:
             self.clients[data.id] = encoded(self.loaded, data)
+            self.bare.pop(data.id, None)
         return self.clients[data.id]
 
 
@@ -111,6 +112,8 @@ class Node:
             (Score, self._score),
             (Finish, self._finish),
         ]
+        if isinstance(value, Work | Score | Finish) and value.base != self.site.fingerprint:
+            return self._other_base(value.base)
         for kind, handle in handlers:
             if isinstance(value, kind):
                 return handle(value)
@@ -120,14 +123,16 @@ class Node:
         card = self.client.data.card()
         if hello.version != __version__:
             return Refusal(f"{card.id}: this node has fedlease {__version__}, the server has {hello.version}")
-        mine = self.site.fingerprint
-        if mine != hello.model:
-            name = self.site.loaded.settings.model
-            return Refusal(
-                f"{card.id}: the base model {name!r} on this node ({mine[:12]}) is not the server's "
-                f"({hello.model[:12]}): give both the same revision or files"
-            )
+        if hello.model != self.site.fingerprint:
+            return self._other_base(hello.model)
         return Introduction(card)
+
+    def _other_base(self, wanted: str) -> Refusal:
+        name, mine = self.site.loaded.settings.model, self.site.fingerprint
+        return Refusal(
+            f"{self.client.data.id}: the base model {name!r} on this node ({mine[:12]}) is not the server's "
+            f"({wanted[:12]}): give both the same revision or files"
+        )
 
     def _work(self, work: Work) -> object:
         kept, notes = self._take_up(work.method, work.accepted, work.keeps, work.task.model.spec)

@@ -4,6 +4,7 @@ Arrays are named by the SHA-256 of what they hold, so that one which a node has 
 """
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -98,6 +99,7 @@ class Work:
 
     Attributes:
         settings: of the run, as JSON: every message may start a process that knows nothing.
+        base: fingerprint of the server's base model.
         method: name.
         step: of the run.
         task: what to do.
@@ -106,6 +108,7 @@ class Work:
     """
 
     settings: str
+    base: str
     method: str
     step: int
     task: ClientTask
@@ -119,6 +122,7 @@ class Score:
     """A model to be scored on the client's test rows; fields as of :class:`Work`."""
 
     settings: str
+    base: str
     method: str
     model: ClientModel
     accepted: int | None
@@ -136,6 +140,7 @@ class Finish:
     """
 
     settings: str
+    base: str
     method: str
     model: ClientModel
     untrained: ClientModel
@@ -213,11 +218,13 @@ def unpack(
         names, types, tree = dict(content["names"]), dict(content["types"]), content["value"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordError(f"the message's JSON is malformed: {type(error).__name__} {error}") from error
+    if not all(isinstance(name, str) for name in (*names, *names.values(), *types, *types.values())):
+        raise RecordError("the message's JSON is malformed: names of arrays must be texts")
     known = {name: _tensor(name, array, types.get(name)) for name, array in arrays.items()}
     for name in set(names.values()) - known.keys():
         if bank is not None and name in bank:
             known[name] = bank[name]
-    lacking = tuple(sorted(set(map(str, names.values())) - known.keys()))
+    lacking = tuple(sorted(set(names.values()) - known.keys()))
     if lacking:
         return None, known, lacking
     try:
@@ -241,14 +248,27 @@ def _tensor(name: str, array: Array, written: str | None) -> Tensor:
     # np.save puts a header of at most a few hundred bytes before the values.
     if not expected <= len(array.data) <= expected + 1024:
         raise RecordError(f"array {name[:12]} has {len(array.data)} bytes, its type and shape need {expected}")
+    # The bytes have a header of their own, which decides how much is allocated.
+    if _header(name, array.data) != (tuple(array.shape), np.dtype(dtype)):
+        raise RecordError(f"array {name[:12]} is not of the type and shape that the message states")
     try:
         values = array.numpy()
     except (ValueError, TypeError, EOFError) as error:
         raise RecordError(f"array {name[:12]} cannot be read: {error}") from error
-    if str(values.dtype) != dtype or values.shape != tuple(array.shape):
-        raise RecordError(f"array {name[:12]} is not of the type and shape that the message states")
     tensor = torch.from_numpy(values.copy())
     tensor = tensor.view(torch.bfloat16) if written == BFLOAT16 else tensor
     if fingerprint_of(tensor) != name:
         raise RecordError(f"array {name[:12]} does not hold what its name says")
     return tensor
+
+
+def _header(name: str, data: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type that the bytes of an array state."""
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    except Exception as error:  # NumPy parses the header as Python text: whatever that raises is the sender's fault
+        raise RecordError(f"array {name[:12]} cannot be read: {type(error).__name__}") from error
+    return shape, dtype

@@ -26,7 +26,7 @@ from fedlease.methods.head import Head
 from fedlease.model_sources import locate
 from fedlease.models import fingerprint
 from fedlease.prepare import Loaded, adapter_of, build_method, head_of, load_resident, settle
-from fedlease.reporting.run_folder import read_clients, read_settings, start_run
+from fedlease.reporting.run_folder import method_folder, read_clients, read_settings, start_run
 
 __all__ = ["FedLeaseStrategy"]
 
@@ -42,6 +42,20 @@ class Heads(dict[ClientId, Head]):
     def __missing__(self, client: ClientId) -> Head:
         self[client] = head_of(self._loaded, self._cards[client].labels)
         return self[client]
+
+
+def cards_of(out: Path) -> dict[ClientId, ClientCard]:
+    """What a run knew of its clients.
+
+    Raises:
+        RunFolderError: the run was begun without Flower, which keeps no fingerprints of single clients.
+    """
+    cards = {}
+    for client, entry in read_clients(out).items():
+        if "fingerprint" not in entry:
+            raise RunFolderError(f"{out}: the run was begun by an older fedlease; it cannot go on over Flower")
+        cards[client] = ClientCard(id=client, **{**entry, "labels": tuple(entry["labels"])})
+    return cards
 
 
 class FedLeaseStrategy(Strategy):
@@ -86,7 +100,7 @@ class FedLeaseStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Runs to the end. Everything but ``grid`` is in the settings and not looked at here.
+        """Runs to the end. Everything but ``grid`` is in the settings and refused here.
 
         Returns:
             The experts of the main method in ``arrays`` as ``experts.<e>.<name>``, and mean scores of its rounds.
@@ -95,6 +109,11 @@ class FedLeaseStrategy(Strategy):
             InputError: settings or nodes are wrong; nothing was trained.
             RunFailedError: too few nodes or usable updates; the same again goes on from the last complete round.
         """
+        if initial_arrays is not None or num_rounds or timeout or train_config or evaluate_config or evaluate_fn:
+            raise ConfigError(
+                "start: takes the grid alone; rounds, deadline and everything else are settings (rounds, "
+                "flower.deadline, ...)"
+            )
         resumed = (self.out / "config.yaml").is_file()
         settings = read_settings(self.out) if resumed else settle(self.settings)
         # What is about this call and not about the run may differ.
@@ -105,7 +124,7 @@ class FedLeaseStrategy(Strategy):
         done = finished(self.out, settings) if resumed else None
         if done is not None:
             self.summaries = done
-            return Result()
+            return self._result()
         if CENTRALISED in (settings.method, *settings.baselines):
             raise ConfigError("method: 'centralised' pools the rows of all clients, which are on other machines")
         with tempfile.TemporaryDirectory() as scratch:
@@ -113,7 +132,8 @@ class FedLeaseStrategy(Strategy):
             source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
             loaded = load_resident(settings, source)
             settings = loaded.settings
-            link = self._connected(grid, settings, fingerprint(loaded.base.model))
+            known = cards_of(self.out) if resumed else {}
+            link = self._connected(grid, settings, fingerprint(loaded.base.model), known)
             heads = Heads(loaded, link.cards)
             self._begin(settings, link, heads, loaded, made if made.is_dir() else None, resumed=resumed)
         parts = Parts(
@@ -123,24 +143,25 @@ class FedLeaseStrategy(Strategy):
             adapter=adapter_of(loaded),
             heads=heads,
             metric=loaded.resident.task.metric,
-            fleet=lambda name: FlowerFleet(link, name, hand_over=self.hand_over),
+            fleet=lambda name: FlowerFleet(
+                link, name, loaded.resident.task.metric, self._begun(settings, name, known), hand_over=self.hand_over
+            ),
         )
         self.summaries = conduct(self.out, parts, self.listeners, resumed=resumed)
         return self._result()
 
-    def _connected(self, grid: Grid, settings: Settings, model: str) -> Link:
+    def _connected(self, grid: Grid, settings: Settings, model: str, known: dict[ClientId, ClientCard]) -> Link:
         flower = settings.flower
-        link = Link(grid, settings.model_dump_json(), model, flower.deadline)
+        link = Link(grid, settings.model_dump_json(), model, flower.deadline, flower.wait, cards=dict(known))
         link.wait(flower.min_nodes, flower.wait)
         return link
 
     def _begin(
         self, settings: Settings, link: Link, heads: Heads, loaded: Loaded, base: Path | None, *, resumed: bool
     ) -> None:
-        cards = dict(sorted(link.cards.items()))
         if resumed:
-            self._check_same(cards)
             return
+        cards = dict(sorted(link.cards.items()))
         rows = {client: card.train_rows for client, card in cards.items()}
         for client in cards:
             heads[client]
@@ -149,14 +170,10 @@ class FedLeaseStrategy(Strategy):
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
         start_run(self.out, settings, cards, self.fingerprint or prints, (), base)
 
-    def _check_same(self, cards: dict[ClientId, ClientCard]) -> None:
-        known = read_clients(self.out)
-        for client, card in cards.items():
-            if client in known and known[client]["train_rows"] != card.train_rows:
-                raise RunFolderError(
-                    f"{self.out}: client {client!r} has {card.train_rows} train rows, the run began with "
-                    f"{known[client]['train_rows']}"
-                )
+    def _begun(self, settings: Settings, name: str, known: dict[ClientId, ClientCard]) -> set[ClientId] | None:
+        """The clients of a method that has begun: all that the run knew, connected or not."""
+        begun = (method_folder(self.out, settings, name) / "state" / "manifest.json").is_file()
+        return set(known) if begun and known else None
 
     def _result(self) -> Result:
         saved = Checkpoint(self.out).load()
