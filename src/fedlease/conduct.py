@@ -109,14 +109,19 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
         _tell(listeners, MethodFinished(name, summary))
         return summary
 
+    written = len(read_clients(out))
+
     def tasks() -> dict[ClientId, str]:
         return {client: card.task for client, card in parts.cards.items()}
 
     def keep(event: Event) -> None:
         if isinstance(event, Allocated):
             write_allocation(folder, event.allocation, None, tasks())
-        if isinstance(event, StepFinished) and read_clients(out).keys() != parts.cards.keys():
+        nonlocal written
+        # Cards are only ever added.
+        if isinstance(event, StepFinished) and len(parts.cards) != written:
             write_clients(out, dict(sorted(parts.cards.items())))
+            written = len(parts.cards)
 
     fleet, participation = parts.fleet(name), participation_of(settings)
     if name == CENTRALISED:

@@ -116,7 +116,8 @@ def run_settings(
         prepared = prepare(
             settings, federation, locate(settings.model, settings.revision, made, settings.seed, settings.task)
         )
-        check_methods(prepared)
+        rows = {data.id: len(data.train) for data in federation}
+        check_methods(prepared.settings, prepared.adapter, prepared.heads, rows)
         cards = {data.id: data.card() for data in federation}
         base = made if made.is_dir() else None
         start_run(out, prepared.settings, cards, federation.fingerprint(), federation.warnings, base)

@@ -15,6 +15,18 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 """A line per message, so that the few tokens of a test are those of its texts."""
 
 
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+}
+"""Of encoder and decoder alike."""
+
+
 def make_tiny(folder: Path, seed: int, task: TaskName = "classification") -> None:
     """Writes a random two-layer model over bytes: it learns planted signals in seconds, and means nothing.
 
@@ -77,16 +89,10 @@ def _encoder() -> Any:
 
     return BertForSequenceClassification(
         BertConfig(
+            **SIZES,
             vocab_size=len(_vocabulary()),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=512,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
-            initializer_range=0.2,
-            pad_token_id=0,
         )
     )
 
@@ -96,14 +102,8 @@ def _decoder() -> Any:
 
     return LlamaForCausalLM(
         LlamaConfig(
+            **SIZES,
             vocab_size=len(_vocabulary()),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=512,
-            initializer_range=0.2,
-            pad_token_id=0,
             bos_token_id=None,
             eos_token_id=SPECIAL.index("[SEP]"),
         )

@@ -18,6 +18,7 @@ from fedlease.config import DataSettings
 from fedlease.data.dealing import drop_duplicates, federation, generator, make_client, window
 from fedlease.data.examples import Example, client_id_fault
 from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.hub import load_split
 from fedlease.data.prompts import read_prompt_examples, to_prompt_rows
 from fedlease.data.tables import SUFFIXES, Faults, read_table, split_name
 from fedlease.errors import DataError
@@ -238,16 +239,7 @@ def _hub_rows(category: str, split: str, notes: list[str]) -> list[Row]:
 
 
 def _hub_split(category: str, split: str) -> Iterable[Mapping[str, Any]]:
-    import datasets
-
     # one file per task and split, so that the other tasks, millions of rows, are not downloaded
     file = f"{split}/{HUB_TASKS[category]}_10templates_{split}.jsonl"
-    try:
-        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(HUB_ID, data_files={split: file}, split=split)
-    except Exception as error:  # the hub client raises errors of several HTTP libraries without a common base
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(
-            f"data.source: {HUB_ID} {file} cannot be loaded from the hub ({reason[0]}); without a connection, set "
-            f"data.path to a folder that holds client_0.jsonl, ... and test_{category}.jsonl"
-        ) from error
-    return rows
+    files = f"client_0.jsonl, ... and test_{category}.jsonl"
+    return load_split(HUB_ID, split=split, shown=f"{HUB_ID} {file}", files=files, data_files={split: file})

@@ -9,12 +9,14 @@ optionally ``split``; rows of the split ``test`` are left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedlease.config import DataSettings
 from fedlease.data.dealing import Pool, drop_duplicates, federation
 from fedlease.data.federation import Federation, Row
+from fedlease.data.hub import load_split
 from fedlease.data.partition import deal
 from fedlease.data.tables import SUFFIXES, Faults, read_table
 from fedlease.errors import DataError
@@ -122,15 +124,6 @@ def _from_hub(task: str, notes: list[str]) -> Iterator[Row]:
 
 
 def _hub_rows(task: str, spec: GlueTask) -> Iterable[Mapping[str, Any]]:
-    import datasets
-
-    try:
-        splits = [datasets.load_dataset(HUB_ID, task, split=split) for split in ("train", spec.validation)]
-    except Exception as error:  # the hub client raises errors of several HTTP libraries without a common base
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(
-            f"data.source: {HUB_ID} {task!r} cannot be loaded from the hub ({reason[0]}); "
-            f"without a connection, set data.path to a folder that holds {task}.jsonl"
-        ) from error
-    for split in splits:
-        yield from split
+    shown, files = f"{HUB_ID} {task!r}", f"{task}.jsonl"
+    splits = [load_split(HUB_ID, task, split=split, shown=shown, files=files) for split in ("train", spec.validation)]
+    return chain.from_iterable(splits)

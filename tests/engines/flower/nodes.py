@@ -4,14 +4,35 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engines.small import scores_of
+
 from fedlease.config import Settings
 from fedlease.data import load_federation
-from fedlease.engines.events import Listener
+from fedlease.engines.events import Listener, StepFinished
 from fedlease.engines.flower.client_app import client_app
 from fedlease.engines.flower.memory_grid import MemoryGrid
 from fedlease.engines.flower.strategy import FedLeaseStrategy
 
 Summaries = dict[str, dict[str, Any]]
+
+
+class Stopped(Exception):
+    """The server ends here, as if it had been killed."""
+
+
+def stop_after(round_: int) -> Listener:
+    """A listener that ends the server once a round is complete and on disk."""
+
+    def stop(event: object) -> None:
+        if isinstance(event, StepFinished) and event.record["round"] == round_:
+            raise Stopped
+
+    return stop
+
+
+def told(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary without the clock and without what went down, which is less over a grid."""
+    return {key: value for key, value in scores_of(summary).items() if key not in ("bytes_down", "head_bytes_down")}
 
 
 def grid_of(settings: Settings, **config: Any) -> MemoryGrid:

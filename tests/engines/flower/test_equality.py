@@ -5,20 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines.small import own_rows, rounds_of, scores_of, small_run, small_settings, tensors_of
+from engines.small import own_rows, rounds_of, small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from engines.flower.nodes import over_memory
+from engines.flower.nodes import over_memory, told
 
 from fedlease.methods import METHODS
-
-BYTES = {"bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down"}
-
-
-def told(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary without the clock and without what went down, which is less over a grid."""
-    return {key: value for key, value in scores_of(summary).items() if key not in BYTES - {"bytes_up", "head_bytes_up"}}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

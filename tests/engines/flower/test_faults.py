@@ -12,7 +12,7 @@ from engines.small import rounds_of, small_settings
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from engines.flower.nodes import grid_of, over_memory
+from engines.flower.nodes import Stopped, grid_of, over_memory, stop_after
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from fedlease.core.codec import loads
@@ -243,17 +243,10 @@ class TestRestart:
     """The server is started again after round 1, and the nodes are not those of before."""
 
     def begun(self, out: Path, **changes: Any) -> tuple[Any, MemoryGrid]:
-        class Stop(Exception):
-            pass
-
-        def stop(event: Any) -> None:
-            if type(event).__name__ == "StepFinished" and event.record["round"] == 1:
-                raise Stop
-
         settings = small_settings(baselines=[], rounds=3, **changes)
         grid = grid_of(settings)
-        with pytest.raises(Stop):
-            FedLeaseStrategy(settings, out, [stop]).start(grid)
+        with pytest.raises(Stopped):
+            FedLeaseStrategy(settings, out, [stop_after(1)]).start(grid)
         return settings, grid
 
     def test_a_client_that_is_away_is_still_one_of_the_run(self, tmp_path: Path) -> None:
@@ -380,17 +373,10 @@ def test_a_killed_server_goes_on_from_the_last_round(tmp_path: Path) -> None:
     """Nodes keep what is private meanwhile; the end is that of a run without the kill."""
     honest, _ = run(tmp_path / "one")
 
-    class Killed(Exception):
-        pass
-
-    def kill(event: Any) -> None:
-        if type(event).__name__ == "StepFinished" and event.record["round"] == 1:
-            raise Killed
-
     settings = small_settings(baselines=[])
     grid = grid_of(settings)
-    with pytest.raises(Killed):
-        FedLeaseStrategy(settings, tmp_path / "two", [kill]).start(grid)
+    with pytest.raises(Stopped):
+        FedLeaseStrategy(settings, tmp_path / "two", [stop_after(1)]).start(grid)
     trained = sum(kind.startswith("train.") for kind, _ in grid.log)
     strategy = FedLeaseStrategy(settings, tmp_path / "two")
     strategy.start(grid)

@@ -8,7 +8,7 @@ from engines.small import rounds_of, small_settings
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from engines.flower.nodes import grid_of
+from engines.flower.nodes import Stopped, grid_of, stop_after
 
 from fedlease.data import load_federation
 from fedlease.data.folder import write_folder
@@ -77,15 +77,8 @@ def test_one_unlike_every_expert_waits_until_it_is_admitted(
     settings = small_settings(baselines=[], rounds=ROUNDS)
     grid = grid_of(settings)
 
-    class Stop(Exception):
-        pass
-
-    def stop(event: Any) -> None:
-        if isinstance(event, StepFinished) and event.record["round"] == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        FedLeaseStrategy(settings, tmp_path / "r", [join_after(grid, 1, folder), stop]).start(grid)
+    with pytest.raises(Stopped):
+        FedLeaseStrategy(settings, tmp_path / "r", [join_after(grid, 1, folder), stop_after(2)]).start(grid)
     # Once more: still kept out, as long as nobody admits it.
     outside = FedLeaseStrategy(settings, tmp_path / "r", [stop_after_start])
     with pytest.raises(RuntimeError, match="seen enough"):

@@ -5,21 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines.small import SMALL, scores_of, small_run, small_settings, tensors_of
+from engines.small import SMALL, small_run, small_settings, tensors_of
 from typer.testing import CliRunner
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 pytest.importorskip("ray", reason="ray is not installed: pip install 'fedlease[simulation]'")
 
+from engines.flower.nodes import Stopped, grid_of, stop_after, told
+
 from fedlease.cli import app
 from fedlease.errors import RunFolderError
 from fedlease.runner import resume
-
-BYTES = {"bytes_down", "head_bytes_down"}
-
-
-def told(summary: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in scores_of(summary).items() if key not in BYTES}
 
 
 def sets(**changes: Any) -> list[str]:
@@ -46,20 +42,11 @@ def test_a_simulation_gives_the_tensors_and_scores_of_one_process(tmp_path: Path
 
 
 def test_a_run_over_nodes_is_not_gone_on_with_in_one_process(tmp_path: Path) -> None:
-    from engines.flower.nodes import grid_of
-
     from fedlease.engines.flower.strategy import FedLeaseStrategy
 
-    class Stop(Exception):
-        pass
-
-    def stop(event: Any) -> None:
-        if type(event).__name__ == "StepFinished" and event.record["round"] == 1:
-            raise Stop
-
     settings = small_settings(baselines=[])
-    with pytest.raises(Stop):
-        FedLeaseStrategy(settings, tmp_path / "r", [stop]).start(grid_of(settings))
+    with pytest.raises(Stopped):
+        FedLeaseStrategy(settings, tmp_path / "r", [stop_after(1)]).start(grid_of(settings))
     environment = json.loads((tmp_path / "r/environment.json").read_text())
     from fedlease.data import load_federation
 

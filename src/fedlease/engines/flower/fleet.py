@@ -182,7 +182,7 @@ def _checked_answer(client: ClientId, answer: Any) -> Outcome:
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in update.tensors.items()
     ):
         return UpdateRefusedError(client, "its update holds other things than named tensors")
-    if not isinstance(answer.notes, tuple) or not all(isinstance(note, str) for note in answer.notes):
+    if not _are_texts(answer.notes):
         return UpdateRefusedError(client, "its notes are no texts")
     return answer
 
@@ -215,7 +215,7 @@ def _scores_fault(scores: FinalScores, metric: str, test_rows: int) -> str:
     choice = scores.choice
     if choice is not None and (isinstance(choice, bool) or not isinstance(choice, int) or choice < 0):
         return f"its choice must be a whole number, received {choice!r}"
-    if not isinstance(scores.notes, tuple) or not all(isinstance(note, str) for note in scores.notes):
+    if not _are_texts(scores.notes):
         return "its notes are no texts"
     if not all(
         isinstance(row, Mapping) and all(isinstance(text, str) for text in (*row, *row.values()))
@@ -237,6 +237,10 @@ def _is_usage(usage: Any) -> bool:
     )
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(text, str) for text in value)
+
+
 def _is_share(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
@@ -246,4 +250,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _bytes(tensors: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)

@@ -74,14 +74,11 @@ class Link:
                 )
             time.sleep(POLL)
 
-    def discover(self, *, strict: bool = False) -> list[ClientCard]:
-        """Asks nodes that are new who they are.
+    def discover(self, *, strict: bool = False) -> None:
+        """Asks nodes that are new who they are, and adds clients that were not known to ``cards``.
 
         Args:
             strict: whether a node that cannot take part is an error; else it is turned away, and logged.
-
-        Returns:
-            Cards of clients that were not known before.
 
         Raises:
             ConfigError: under ``strict``.
@@ -90,27 +87,25 @@ class Link:
         self._known &= present
         new = sorted(present - self._known)
         if not new:
-            return []
+            return
         packed = pack(Hello(__version__, self.settings, self.model))
         messages = [
             Message(packed.record, dst_node_id=node, message_type="query.hello", group_id="hello", ttl=self.patience)
             for node in new
         ]
-        cards: list[ClientCard] = []
         faults: list[str] = []
         for reply in self.grid.send_and_receive(messages, timeout=self.patience):
             node = reply.metadata.src_node_id
             self._known.add(node)
-            fault = self._introduce(node, reply, present, cards)
+            fault = self._introduce(node, reply, present)
             if fault:
                 faults.append(fault)
                 log.error("fedlease: %s", fault)
                 self._turn_away(node, fault)
         if faults and strict:
             raise ConfigError(faults)
-        return sorted(cards, key=lambda card: card.id)
 
-    def _introduce(self, node: int, reply: Message, present: set[int], cards: list[ClientCard]) -> str:
+    def _introduce(self, node: int, reply: Message, present: set[int]) -> str:
         """Takes a node in; or why not."""
         if reply.has_error():
             return f"node {node} failed: {_first_line(reply.error.reason)}"
@@ -135,9 +130,7 @@ class Link:
             return f"client {card.id!r} came back with other rows or labels than the run began with"
         self.nodes[card.id] = node
         self.held.pop(card.id, None)
-        if known is None:
-            self.cards[card.id] = card
-            cards.append(card)
+        self.cards[card.id] = card
         return ""
 
     def _turn_away(self, node: int, reason: str) -> None:

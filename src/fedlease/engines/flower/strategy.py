@@ -25,7 +25,7 @@ from fedlease.methods import CENTRALISED
 from fedlease.methods.head import Head
 from fedlease.model_sources import locate
 from fedlease.models import fingerprint
-from fedlease.prepare import Loaded, adapter_of, build_method, head_of, load_resident, settle
+from fedlease.prepare import Loaded, adapter_of, check_methods, head_of, load_resident, settle
 from fedlease.reporting.run_folder import method_folder, read_clients, read_settings, start_run
 
 __all__ = ["FedLeaseStrategy"]
@@ -163,10 +163,7 @@ class FedLeaseStrategy(Strategy):
             return
         cards = dict(sorted(link.cards.items()))
         rows = {client: card.train_rows for client, card in cards.items()}
-        for client in cards:
-            heads[client]
-        for name in (settings.method, *settings.baselines):
-            build_method(settings, name, heads).init(adapter_of(loaded), rows, settings.seed)
+        check_methods(settings, adapter_of(loaded), heads, rows)
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
         start_run(self.out, settings, cards, self.fingerprint or prints, (), base)
 
