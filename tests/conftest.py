@@ -28,5 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("hub") and "hub" not in wanted:
             item.add_marker(pytest.mark.skip(reason="downloads; ask for it with -m hub"))
+        if item.get_closest_marker("deployment") and "deployment" not in wanted:
+            item.add_marker(pytest.mark.skip(reason="minutes of real processes; ask for it with -m deployment"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no accelerator"))

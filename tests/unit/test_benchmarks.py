@@ -40,7 +40,22 @@ def test_every_script_runs_and_writes_its_tables(
 ) -> None:
     script = getattr(scripts, name)
     scripts.output.entry(name, script.measure, ["--smoke", "--json", str(tmp_path / "result.json")])
-    result = json.loads((tmp_path / "result.json").read_text())
+    check_smoke(tmp_path / "result.json", capsys.readouterr().out)
+
+
+@pytest.mark.slow  # processes of their own
+@pytest.mark.parametrize("part", ["simulation", "scale"])
+def test_flower_runs_and_writes_its_tables(
+    part: str, scripts: Scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'fedlease[simulation]'")
+    scripts.flower.main([part, "--smoke", "--json", str(tmp_path / "result.json")])
+    check_smoke(tmp_path / "result.json", capsys.readouterr().out)
+
+
+def check_smoke(path: Path, printed: str) -> None:
+    result = json.loads(path.read_text())
     assert result["smoke"] is True
     assert result["tables"]
     for table in result["tables"]:
@@ -48,7 +63,7 @@ def test_every_script_runs_and_writes_its_tables(
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
     # Tiny sizes decide no target.
     assert {target["met"] for target in result["targets"]} <= {None}
-    assert result["question"] in capsys.readouterr().out
+    assert result["question"] in printed
 
 
 def test_every_question_is_run_by_run_all(scripts: Scripts) -> None:

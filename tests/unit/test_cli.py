@@ -12,9 +12,10 @@ from engines.small import SMALL
 from typer.testing import CliRunner
 
 from fedlease import __version__
-from fedlease.cli import QUIET_LIBRARIES, app, main
+from fedlease.cli import app, main
 from fedlease.config import preset_names, preset_text
 from fedlease.methods import CENTRALISED, METHODS, known_methods
+from fedlease.quiet import QUIET
 
 VALID = ", ".join(known_methods())
 
@@ -50,7 +51,7 @@ class Shell:
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Shell]:
     monkeypatch.setenv("COLUMNS", "200")
-    for key, value in QUIET_LIBRARIES.items():
+    for key, value in QUIET.items():
         # main() sets what is not set; monkeypatch takes it back.
         monkeypatch.setenv(key, value)
     monkeypatch.chdir(tmp_path)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fedlease.cli import QUIET_LIBRARIES, main
+from fedlease.cli import main
 from fedlease.data.glue import TASKS
 from fedlease.experiments.catalogue import EXPERIMENTS
+from fedlease.quiet import QUIET
 
 Shell = Callable[..., tuple[int, str, str]]
 
@@ -28,7 +29,7 @@ TINY = [
 def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
     """Runs the entry point in this process, in an empty folder: exit code, standard output, standard error."""
     monkeypatch.setenv("COLUMNS", "200")
-    for key, value in QUIET_LIBRARIES.items():
+    for key, value in QUIET.items():
         monkeypatch.setenv(key, value)
     monkeypatch.chdir(tmp_path)
 

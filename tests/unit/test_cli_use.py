@@ -10,7 +10,8 @@ from engines.small import small_run
 from unit.reporting.comparisons import compared
 from unit.reporting.report_folders import put
 
-from fedlease.cli import QUIET_LIBRARIES, main
+from fedlease.cli import main
+from fedlease.quiet import QUIET
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Shell:
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
     monkeypatch.setenv("COLUMNS", "200")
-    for key, value in QUIET_LIBRARIES.items():
+    for key, value in QUIET.items():
         monkeypatch.setenv(key, value)
     return Shell(monkeypatch, capfd)
 

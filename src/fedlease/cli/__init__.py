@@ -1,34 +1,23 @@
 """The command line: parses, calls, prints."""
 
-import logging
-import os
 import sys
 import traceback
 import warnings
 
 from fedlease._version import __version__
-from fedlease.cli import compare, reproduce, runs, use  # noqa: F401  registers the commands
+from fedlease.cli import compare, new, reproduce, runs, use  # noqa: F401  registers the commands
 from fedlease.cli.shared import INTERRUPTED, Interrupted, app
 from fedlease.errors import InputError, RunFailedError
+from fedlease.quiet import quiet_libraries
 
-__all__ = ["QUIET_LIBRARIES", "app", "main"]
-
-QUIET_LIBRARIES = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
+__all__ = ["app", "main"]
 
 
 def main() -> None:
     """Entry point: every error becomes an exit code here, and only here."""
-    for key, value in QUIET_LIBRARIES.items():
-        os.environ.setdefault(key, value)
+    quiet_libraries()
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)
-    # Says on every import which of its kernels it did not find.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except InputError as error:

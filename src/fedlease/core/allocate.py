@@ -203,8 +203,8 @@ class Placement:
 
 def centres(b: BMatrices, allocation: Allocation) -> Centres:
     """The mean warm-up vectors of every cluster; see :class:`Centres`."""
-    clients = sorted(b)
-    rows = [[clients.index(client) for client in allocation.members(e)] for e in range(allocation.num_experts)]
+    row = {client: number for number, client in enumerate(sorted(b))}
+    rows = [[row[client] for client in allocation.members(e)] for e in range(allocation.num_experts)]
     reach = []
     for members in rows:
         inner = allocation.distances[members][:, members]

@@ -145,8 +145,9 @@ class Checkpoint:
                 f"step {saved.step} of {saved.method} could not be written to {self.folder}: {error}; "
                 "the last complete step is kept, go on with: fedlease resume"
             ) from error
+        named = _named_files(manifest)
         for path in self.state.iterdir():
-            if path != self.manifest and path.name not in _named_files(manifest):
+            if path != self.manifest and path.name not in named:
                 path.unlink()
 
     def note(self, record: Mapping[str, Any]) -> None:

@@ -5,13 +5,10 @@ from typing import Any, Protocol
 
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, TensorName
 
-__all__ = ["PHASES", "WARMUP", "WARMUP_TRIES", "Method", "State", "ab_names", "by_client", "waits"]
+__all__ = ["WARMUP", "WARMUP_TRIES", "Method", "State", "ab_names", "by_client", "waits"]
 
 WARMUP = "warmup"
 """The phase in which the engine asks every client once; in all other phases it samples."""
-
-PHASES = (WARMUP, "candidates", "dual", "experts", "federated", "individual", "local", "tree")
-"""Every phase of every method: a message to a client on another machine is addressed by it."""
 
 WARMUP_TRIES = 2
 """A client whose warm-up is refused this often is treated as one that joins later."""

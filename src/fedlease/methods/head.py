@@ -100,12 +100,12 @@ class WithHead:
         current = {**state.heads, **{u.client: {n: u.tensors[n] for n in head_names(u.tensors)} for u in updates}}
         after = replace(after, heads=current)
         self._check_groups(after)
-        before_groups, groups = self._groups(state), self._groups(after)
+        before, groups = set(map(tuple, self._groups(state))), self._groups(after)
         answered = {update.client for update in updates}
         heads = dict(current)
         for members in groups:
             # Where the groups themselves changed (allocation), the heads of all members meet for the first time.
-            voters = [client for client in members if client in answered or members not in before_groups]
+            voters = [client for client in members if client in answered or tuple(members) not in before]
             if voters:
                 uniform = self.weights == "uniform"
                 weights = [1.0 if uniform else float(after.inner.clients[client]) for client in voters]

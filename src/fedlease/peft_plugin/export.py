@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import nn
@@ -11,7 +12,6 @@ from transformers.pytorch_utils import Conv1D
 
 from fedlease.core.types import HEAD, TensorName, Tensors
 from fedlease.peft_plugin.config import FedLeaseConfig
-from fedlease.peft_plugin.layer import FedLeaseLayer
 from fedlease.peft_plugin.state import adapter_parameters
 
 __all__ = ["export_expert", "keeps_weights_transposed", "write_lora"]
@@ -78,6 +78,6 @@ def keeps_weights_transposed(base: nn.Module, targets: set[str]) -> bool:
     """Whether an adapted module keeps its weight as (in, out), as GPT-2 does; LoRA must know before it merges."""
     for path in targets:
         module = base.get_submodule(path)
-        if isinstance(module.get_base_layer() if isinstance(module, FedLeaseLayer) else module, Conv1D):
+        if isinstance(module.get_base_layer() if isinstance(module, BaseTunerLayer) else module, Conv1D):
             return True
     return False

@@ -1,9 +1,10 @@
 """Figures as plain plotly dictionaries, each with a sentence and a table that say the same; here: the allocation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
@@ -14,6 +15,15 @@ __all__ = ["allocation_figures", "ordered_clients"]
 
 TICKS = 30
 """More names along an axis cannot be read."""
+
+CELLS = 150
+"""With more clients a cell per pair is too small to see, and the page grows with their square."""
+
+HEATMAP: Mapping[str, Any] = {
+    "type": "heatmap",
+    "colorscale": "Cividis",
+    "colorbar": {"title": {"text": "distance", "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.9},
+}
 
 
 def ordered_clients(grouping: Grouping, method: str) -> list[str]:
@@ -36,43 +46,73 @@ def allocation_figures(run: RunData) -> list[Figure]:
 
 def _distances(run: RunData, grouping: Grouping) -> Figure:
     order = ordered_clients(grouping, run.settings.linkage)
-    where = [grouping.clients.index(client) for client in order]
+    place = {client: number for number, client in enumerate(grouping.clients)}
+    where = [place[client] for client in order]
     count = len(order)
-    z = [[round(grouping.distances[i][j], 4) if i != j else None for j in where] for i in where]
+    matrix = np.asarray(grouping.distances, dtype=np.float64)[np.ix_(where, where)]
+    np.fill_diagonal(matrix, np.nan)
     experts = [grouping.assignment[client] for client in order]
+    if count > CELLS:
+        return _block_distances(matrix, experts)
+    z = [[None if np.isnan(d) else round(float(d), 4) for d in row] for row in matrix]
+    who = [f"{label(client)} (expert {expert})" for client, expert in zip(order, experts, strict=True)]
     hover = [
-        [
-            f"{label(a)} (expert {experts[i]})<br>{label(b)} (expert {experts[j]})<br>distance "
-            f"{grouping.distances[where[i]][where[j]]:.3f}"
-            for j, b in enumerate(order)
-        ]
-        for i, a in enumerate(order)
+        [f"{a}<br>{b}<br>distance {0.0 if i == j else matrix[i, j]:.3f}" for j, b in enumerate(who)]
+        for i, a in enumerate(who)
     ]
     shapes = []
     for expert in sorted(set(experts)):
         first, last = experts.index(expert) - 0.5, count - 1 - experts[::-1].index(expert) + 0.5
         box = {"type": "rect", "x0": first, "x1": last, "y0": first, "y1": last}
         shapes.append({**box, "line": {"color": PALETTE[1], "width": 2}})
-    inner = [d for i, row in enumerate(z) for j, d in enumerate(row) if d is not None and experts[i] == experts[j]]
-    outer = [d for i, row in enumerate(z) for j, d in enumerate(row) if d is not None and experts[i] != experts[j]]
     said = f"Distances between {count} clients, ordered by expert; outlined blocks are the experts' groups. "
-    said += f"Mean within groups {_mean(inner)}, between groups {_mean(outer)}." if outer else "There is one group."
+    said += _means(matrix, experts)
     step = -(-count // TICKS)
     ticks = list(range(0, count, step))
     names = [label(order[i], 18) for i in ticks]
     side = {"tickmode": "array", "tickvals": ticks, "ticktext": names, "showgrid": False, "ticks": ""}
-    trace = {
-        "type": "heatmap", "z": z, "text": hover, "hoverinfo": "text", "xgap": 1 if count <= TICKS else 0,
-        "ygap": 1 if count <= TICKS else 0, "colorscale": "Cividis",
-        "colorbar": {"title": {"text": "distance", "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.9},
-    }  # fmt: skip
+    gap = 1 if count <= TICKS else 0
+    trace = {**HEATMAP, "z": z, "text": hover, "hoverinfo": "text", "xgap": gap, "ygap": gap}
     layout = base_layout(
         xaxis=axis("", **side, tickangle=-60, range=[-0.5, count - 0.5], constrain="domain"),
         yaxis=axis("", **side, range=[count - 0.5, -0.5], scaleanchor="x", constrain="domain"),
         shapes=shapes,
     )
-    rows = tuple((a, *(f"{grouping.distances[i][j]:.3f}" for j in where)) for a, i in zip(order, where, strict=True))
+    np.fill_diagonal(matrix, 0.0)
+    rows = tuple((client, *(f"{d:.3f}" for d in row)) for client, row in zip(order, matrix, strict=True))
     return Figure("distances", "Distances between clients", said, (trace,), layout, 620, ("client", *order), rows)
+
+
+def _block_distances(matrix: NDArray[np.float64], experts: Sequence[int]) -> Figure:
+    """Means over groups, where a cell per pair of clients could neither be seen nor be carried by a page."""
+    numbers = sorted(set(experts))
+    members = [np.flatnonzero(np.asarray(experts) == expert) for expert in numbers]
+    means = [[_mean(matrix[np.ix_(a, b)]) for b in members] for a in members]
+    names = [f"expert {number}" for number in numbers]
+    said = f"Mean distances between the groups of {len(numbers)} experts, of {len(experts)} clients in all. "
+    said += _means(matrix, experts) + " A group of one client has no distance within. allocation.json has every pair."
+    layout = base_layout(
+        xaxis=axis("", showgrid=False, ticks="", constrain="domain"),
+        yaxis=axis("", showgrid=False, ticks="", autorange="reversed", scaleanchor="x", constrain="domain"),
+    )
+    trace = {**HEATMAP, "z": means, "x": names, "y": names, "xgap": 1, "ygap": 1}
+    rows = tuple(
+        (name, *("none" if d is None else f"{d:.3f}" for d in row)) for name, row in zip(names, means, strict=True)
+    )
+    return Figure("distances", "Distances between groups", said, (trace,), layout, 620, ("", *names), rows)
+
+
+def _means(matrix: NDArray[np.float64], experts: Sequence[int]) -> str:
+    same = np.equal.outer(experts, experts)
+    inner, outer = _mean(matrix[same]), _mean(matrix[~same])
+    if outer is None:
+        return "There is one group."
+    return f"Mean within groups {'-' if inner is None else f'{inner:.3f}'}, between groups {outer:.3f}."
+
+
+def _mean(distances: NDArray[np.float64]) -> float | None:
+    known = distances[~np.isnan(distances)]
+    return round(float(known.mean()), 4) if known.size else None
 
 
 def _dendrogram(run: RunData, grouping: Grouping) -> Figure:
@@ -166,7 +206,3 @@ def _tree(grouping: Grouping, method: str) -> dict[str, Any]:
     # Drawn, not clustered anew: the labels of the run come from the same linkage of the same distances.
     tree: dict[str, Any] = dendrogram(linkage(squareform(matrix, checks=False), method=method), no_plot=True)
     return tree
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.3f}" if values else "-"

@@ -84,10 +84,12 @@ def results_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def render_results(out: Path, summaries: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+def render_results(
+    out: Path, summaries: Mapping[str, Mapping[str, Any]], console: Console, *, models_here: bool = True
+) -> None:
     """The results, what they were reached with, and what to type next."""
     console.print(results_table(summaries))
-    for line in _footer(out, summaries):
+    for line in _footer(out, summaries, models_here):
         console.print(line, soft_wrap=True)
 
 
@@ -178,7 +180,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _footer(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _footer(out: Path, summaries: Mapping[str, Mapping[str, Any]], models_here: bool) -> list[str]:
     first = next(iter(summaries.values()))
     client = next(iter(first["per_client"]))
     lines = []
@@ -196,6 +198,9 @@ def _footer(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     heads = f"heads {first['head']}, " if of_metric(first["metric"]).heads else ""
     lines.append(f"All methods: {first['passes']} passes over each client's rows, {heads}seed {first['seed']}.")
     lines.append(f"Run folder: {escape(str(out))}, explained in {escape(str(out / 'report.html'))}")
+    if not models_here:
+        lines.append("Every client's model is on its own machine, where its node has a state-dir or model-out.")
+        return lines
     # Quoted first and escaped then: the other way round, the quoting doubles the escaping's backslashes.
     call = f"fedlease.load({str(out)!r}, {client!r})"
     again = f"fedlease run {shlex.quote(str(out / 'config.yaml'))} --set seed={first['seed'] + 1}"

@@ -46,13 +46,15 @@ class Terminal:
 
     Args:
         console: where to.
+        models_here: whether the run folder holds every client's model, so that the last line can load one.
 
     Attributes:
         finished: whether the results were printed.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, models_here: bool = True) -> None:
         self.console = console
+        self.models_here = models_here
         self.finished = False
         self.tasks: Mapping[str, str] = {}
         self._progress: Progress | None = None
@@ -187,5 +189,5 @@ class Terminal:
 
     def _finished(self, event: RunFinished) -> None:
         self.close()
-        render_results(event.out, event.summaries, self.console)
+        render_results(event.out, event.summaries, self.console, models_here=self.models_here)
         self.finished = True

@@ -17,22 +17,24 @@ from fedlease.use.open_run import OpenRun
 __all__ = ["load", "tokenizer"]
 
 
-def load(run_folder: str | Path, client: ClientId, method: str | None = None) -> PeftModel:
+def load(run_folder: str | Path, client: ClientId | None = None, method: str | None = None) -> PeftModel:
     """The personalised model of one client, in evaluation mode on the CPU.
 
     Labels are in ``model.config.id2label``. It is an ordinary PEFT model: ``save_pretrained`` writes an adapter that
     ``PeftModel.from_pretrained`` reads after ``import fedlease.peft_plugin``.
 
     Args:
-        run_folder: of a finished run, or of one that is still going: then its last step is taken.
-        client: id of a client of the run, or of one onboarded since.
+        run_folder: of a finished run, or of one that is still going: then its last step is taken; or what a Flower
+            node wrote of its own model.
+        client: id of a client of the run, or of one onboarded since; None where there is only one.
         method: one of the run's methods; None takes the main one.
 
     Raises:
         RunFolderError: no run folder, damaged, or before its first step.
-        ConfigError: the run has no such client or method.
+        ConfigError: the run has no such client or method, or several clients and none is named.
     """
     run = OpenRun(run_folder, method, device="cpu")
+    client = run.only_client() if client is None else client
     labels = run.client(client).labels
     model = run.model(client)
     return _as_peft(run.new_base(), model, labels, run.task.peft_type)
@@ -59,6 +61,9 @@ def _as_peft(base: BaseModel, model: ClientModel, labels: tuple[str, ...], peft_
 
 def tokenizer(run_folder: str | Path) -> Any:
     """The tokenizer of a run's base model.
+
+    Args:
+        run_folder: as of :func:`load`.
 
     Raises:
         RunFolderError: no run folder, or damaged.

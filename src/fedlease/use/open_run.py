@@ -1,4 +1,7 @@
-"""A run folder opened for use: its base model loaded once, every client's personalised model at hand."""
+"""A run folder opened for use: its base model loaded once, every client's personalised model at hand.
+
+What a Flower node writes of its own model is opened likewise: a folder with one client.
+"""
 
 import os
 from collections.abc import Sequence
@@ -8,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from fedlease.core.types import ClientId, ClientModel, Tensors
 from fedlease.data.federation import Row
-from fedlease.engines.checkpoint import Checkpoint
+from fedlease.engines.checkpoint import Checkpoint, Saved
 from fedlease.engines.client_store import ClientStore
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.methods.head import Head
 from fedlease.model_sources import ModelSource, locate
 from fedlease.models import BaseModel, initial_head, load_tokenizer
+from fedlease.peft_plugin.folder import CONFIG, read_adapter
 from fedlease.prepare import base_of, build_method, usable_device
 from fedlease.reporting.run_folder import method_folder, read_clients, read_json, read_newcomers, read_settings
 from fedlease.tasks import make_task
@@ -50,7 +55,7 @@ class OpenRun:
     """Reads a run folder; loads base model and tokeniser when they are first needed.
 
     Args:
-        folder: of a finished run, or of one that is still going: then its last step is taken.
+        folder: of a finished run, or of one that is still going: then its last step is taken; or a node's own model.
         method: one of the run's methods; None takes the main one.
         device: where models compute; None takes the run's where this machine has it, else the CPU.
 
@@ -59,7 +64,7 @@ class OpenRun:
         settings: of the run.
         method: name of the method whose models are used.
         clients: id -> client, those of the run and newcomers, sorted.
-        saved: the method's last step.
+        saved: the method's last step; its state is the client's model where the folder is a node's.
 
     Raises:
         RunFolderError: no run folder, damaged, or before its first step.
@@ -87,7 +92,7 @@ class OpenRun:
             )
             for client in sorted(everyone)
         }
-        saved = Checkpoint(method_folder(self.out, self.settings, self.method)).load()
+        saved = self._own_model() or Checkpoint(method_folder(self.out, self.settings, self.method)).load()
         if saved is None:
             raise RunFolderError(f"{self.out}: {self.method} has not completed a step yet, there is nothing to load")
         self.saved = saved
@@ -103,6 +108,16 @@ class OpenRun:
         if client not in self.clients:
             raise ConfigError(f"client: the run has {sorted(self.clients)}, received {client!r}")
         return self.clients[client]
+
+    def only_client(self) -> ClientId:
+        """The client of a folder that has one.
+
+        Raises:
+            ConfigError: it has several; the message lists them.
+        """
+        if len(self.clients) != 1:
+            raise ConfigError(f"client: say whose model it is to be, the run has {sorted(self.clients)}")
+        return next(iter(self.clients))
 
     @property
     def threads(self) -> int:
@@ -165,6 +180,8 @@ class OpenRun:
                 f"{self.out}: client {client!r} keeps a part of its model (such as its head) on its own machine, so it "
                 "cannot be put together here"
             )
+        if isinstance(self.saved.state, ClientModel):
+            return self.saved.state
         model: ClientModel = self.policy.model(self.saved.state, client)
         tensors = self._store.overlay(client, model.spec, model.tensors)
         if model.candidates:
@@ -183,6 +200,14 @@ class OpenRun:
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """Tokenises rows as the run did."""
         return self.task.encode(rows, self.tokenizer)
+
+    def _own_model(self) -> Saved | None:
+        if not (self.out / CONFIG).is_file():
+            return None
+        try:
+            return Saved(self.method, 0, read_adapter(self.out), {}, finished=True)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise RunFolderError(f"{self.out}: the model in it is damaged: {error}") from error
 
     def _device_of_run(self) -> str:
         try:

@@ -3,11 +3,11 @@
 from functools import cached_property
 from pathlib import Path
 
-from fedlease.core.types import ClientId
+from fedlease.core.types import ClientId, ClientModel
 from fedlease.data import load_federation
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.folder import load_client
-from fedlease.errors import RunFolderError
+from fedlease.errors import ConfigError, RunFolderError
 from fedlease.reporting.run_folder import read_json, read_newcomers
 from fedlease.use.open_run import OpenRun
 
@@ -28,11 +28,13 @@ class RowsOfRun:
         """One client's rows.
 
         Raises:
-            ConfigError: the run has no such client.
+            ConfigError: the run has no such client, or it is a node's own model, which does not say where they are.
             DataError: rows cannot be read.
             RunFolderError: the rows are no longer those that the client was trained and scored on.
         """
         if not self.run.client(client).newcomer:
+            if isinstance(self.run.saved.state, ClientModel):
+                raise ConfigError(f"{self.run.out}: does not say where the rows of {client!r} are: use --no-scores")
             return self._federation.clients[client]
         settings = self.run.settings
         entry = read_newcomers(self.run.out)[client]

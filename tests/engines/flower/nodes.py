@@ -9,7 +9,7 @@ from engines.small import scores_of
 from fedlease.config import Settings
 from fedlease.data import load_federation
 from fedlease.engines.events import Listener, StepFinished
-from fedlease.engines.flower.client_app import client_app
+from fedlease.engines.flower.clientapp import client_app
 from fedlease.engines.flower.memory_grid import MemoryGrid
 from fedlease.engines.flower.strategy import FedLeaseStrategy
 

@@ -476,7 +476,7 @@ class TestWhoMayTakePart:
             FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))
 
     def test_a_masking_mod(self) -> None:
-        from fedlease.engines.flower.client_app import client_app
+        from fedlease.engines.flower.clientapp import client_app
 
         def secaggplus_mod(message: Any, context: Any, call_next: Any) -> Any:
             return call_next(message, context)
@@ -505,3 +505,59 @@ def test_what_a_node_has_is_not_sent_again(tmp_path: Path) -> None:
     # Four modules of 32 x 32, rank 4, eight clients; B is zero at first, equal in all modules, and sent once.
     a, b = 8 * 4 * 32 * 4 * 4, 8 * 4 * 32 * 4 * 4
     assert down == [a + b // 4, b, b]
+
+
+def test_an_answer_that_arrives_after_the_deadline_is_not_used(tmp_path: Path) -> None:
+    """Neither in its round, which is over, nor in the next; and the client drops what it had trained."""
+    silent, _ = run(tmp_path / "one", nth(1, 1, lambda message, reply: None))
+    settings = small_settings(baselines=[])
+    grid = grid_of(settings)
+    withheld: list[Message] = []
+
+    def late(message: Message, reply: Message) -> None:
+        withheld.append(reply)
+
+    def arrive(event: Any) -> None:
+        if type(event).__name__ == "StepFinished" and event.record["round"] == 1:
+            (reply,) = withheld
+            grid.arrive(reply)
+
+    grid.faults.append(nth(1, 1, late))
+    strategy = FedLeaseStrategy(settings, tmp_path / "two", [arrive])
+    strategy.start(grid)
+    (refused,) = [r["refused"] for r in rounds_of(tmp_path / "two") if r["refused"]]
+    assert refused == {CLIENT: "did not answer within 3600 s (flower.deadline)"}
+    manifests = [json.loads((tmp_path / p / "state/manifest.json").read_text()) for p in ("one/r", "two")]
+    assert manifests[0]["state"] == manifests[1]["state"]
+    assert strategy.summaries["fedlease"]["per_client"] == silent["per_client"]
+
+
+def test_a_node_that_stops_reporting_while_it_is_asked_is_named_and_asked_again(tmp_path: Path) -> None:
+    """What a SuperLink answers in its place."""
+
+    def gone(message: Message, reply: Message) -> Message:
+        error = Message(Error(5, "Error: Node Unavailable"), reply_to=message)
+        error.metadata.__dict__["_src_node_id"] = 1
+        return error
+
+    summary, records = run(tmp_path, nth(1, 1, gone))
+    assert [r["refused"] for r in records] == [
+        {},
+        {CLIENT: "was lost while it was asked: its SuperNode stopped reporting"},
+        {},
+    ]
+    assert summary["num_clients"] == 8
+
+
+def test_a_node_that_is_gone_when_it_is_asked_who_it_is_is_asked_again(tmp_path: Path) -> None:
+    asked = 0
+
+    def gone(message: Message, reply: Message) -> Message:
+        nonlocal asked
+        if message.metadata.message_type != "query.hello" or reply.metadata.src_node_id != BAD:
+            return reply
+        asked += 1
+        return Message(Error(5, "Error: Node Unavailable"), reply_to=message) if asked == 1 else reply
+
+    summary, records = run(tmp_path, gone)
+    assert asked == 2 and summary["num_clients"] == 8 and not any(r["refused"] for r in records)

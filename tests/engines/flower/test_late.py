@@ -9,6 +9,7 @@ from engines.small import rounds_of, small_settings
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
 from engines.flower.nodes import Stopped, grid_of, stop_after
+from flwr.app import Message
 
 from fedlease.data import load_federation
 from fedlease.data.folder import write_folder
@@ -122,3 +123,25 @@ def test_a_restarted_node_with_another_id_takes_its_client_over_once_the_old_one
     assert kinds.count("train.experts") == 2
     assert not any(r["refused"] for r in rounds_of(tmp_path / "r"))
     assert strategy.summaries["fedlease"]["num_clients"] == 8
+
+
+def test_one_that_takes_long_to_say_who_it_is_holds_up_nobody(tmp_path: Path, folder: Path) -> None:
+    settings = small_settings(baselines=[], rounds=ROUNDS, method="fedit")
+    grid = grid_of(settings)
+    withheld: list[Message] = []
+
+    def slowly(message: Message, reply: Message) -> Message | None:
+        if message.metadata.message_type != "query.hello" or reply.metadata.src_node_id != 5:
+            return reply
+        withheld.append(reply)
+        return None
+
+    def say(event: Any) -> None:
+        if isinstance(event, StepFinished) and event.record["round"] == 2:
+            (reply,) = withheld
+            grid.arrive(reply)
+
+    grid.faults.append(slowly)
+    FedLeaseStrategy(settings, tmp_path / "r", [join_after(grid, 1, folder), say]).start(grid)
+    assert [r["round"] for r in rounds_of(tmp_path / "r") if LATE in r["clients"]] == [3, 4]
+    assert sum(kind == "query.hello" and node == 5 for kind, node in grid.log) == 1, "asked once"

@@ -182,6 +182,22 @@ def test_a_hundred_clients_and_many_methods_stay_readable(tmp_path: Path) -> Non
     assert len(figures["score-tasks"]["data"]) == 5  # four tasks and the client picked
 
 
+def test_many_clients_are_drawn_as_groups_and_the_page_does_not_grow_with_their_square(tmp_path: Path) -> None:
+    count = 300
+    clients = {f"client-{n:03}": f"task-{min(n, 3)}" for n in range(count)}
+    bare(tmp_path, clients)
+    # Three clients alone with an expert, all others share one: 0.2 within, 1 between.
+    expert = [min(n, 3) for n in range(count)]
+    distances = [
+        [0.0 if i == j else 0.2 if expert[i] == expert[j] else 1.0 for j in range(count)] for i in range(count)
+    ]
+    allocation(tmp_path, distances, dict(zip(clients, expert, strict=True)), {"4": 0.8})
+    heat = allocation_figures(read_run(tmp_path))[0]
+    assert heat.data[0]["z"] == [[None, 1, 1, 1], [1, None, 1, 1], [1, 1, None, 1], [1, 1, 1, 0.2]]
+    assert heat.rows[3] == ("expert 3", "1.000", "1.000", "1.000", "0.200")
+    assert "4 experts, of 300 clients in all. Mean within groups 0.200, between groups 1.000." in heat.summary
+
+
 def test_the_client_table_has_every_score(run: RunData) -> None:
     table = client_table(run)
     assert table.header[-4:] == ("fedlease", "fedit", "local", "own expert only")

@@ -54,9 +54,9 @@ def events(silhouettes: dict[int, float], **changes: object) -> Iterator[Event]:
     yield RunFinished(Path("/runs/[red]r[/red]"), {"fedlease": summary(), "local": summary(own=None)})
 
 
-def shown(silhouettes: dict[int, float], *, terminal: bool, **changes: object) -> str:
+def shown(silhouettes: dict[int, float], *, terminal: bool, models_here: bool = True, **changes: object) -> str:
     to = console(terminal=terminal)
-    listener = Terminal(to)
+    listener = Terminal(to, models_here=models_here)
     for event in events(silhouettes, **changes):
         listener(event)
     listener.close()
@@ -120,6 +120,12 @@ def test_groups_equal_to_the_tasks_agree_fully() -> None:
     # The adjusted Rand index of two equal partitions is 1.
     assert "2 experts for 2 tasks" in shown({2: 0.25}, terminal=False)
     assert "(adjusted Rand index): 1.00" in shown({2: 0.25}, terminal=False)
+
+
+def test_where_models_are_elsewhere_nothing_is_said_that_would_load_one() -> None:
+    text = shown({2: 0.25}, terminal=False, models_here=False)
+    assert text.splitlines()[-1].startswith("Every client's model is on its own machine")
+    assert "fedlease.load" not in text and "fedlease run" not in text
 
 
 def test_closing_twice_or_before_any_event_is_allowed() -> None:

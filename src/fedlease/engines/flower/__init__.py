@@ -1,20 +1,27 @@
 """fedlease on Flower: the server's strategy, the client app, and what travels between them.
 
-``records.py`` what a message holds, ``node.py`` a client, ``client_app.py`` its Flower app, ``link.py`` the server's
-connection to nodes, ``fleet.py`` clients as the round loop sees them, ``strategy.py`` and ``server_app.py`` the server,
-``simulation.py`` all of it on one machine, ``memory_grid.py`` without processes.
+A client: ``clientapp.py`` its Flower app, ``answering.py`` what it answers, ``node.py`` how, ``keep.py`` what it keeps,
+``warm.py`` a process that stays. The server: ``serverapp.py``, ``strategy.py``, ``fleet.py`` clients as the round loop
+sees them, ``link.py`` its connection to them. Between them: ``records.py``, what a message holds. On one machine:
+``simulation.py``, and ``memory_grid.py`` without processes.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedlease.engines.flower.client_app import client_app
-    from fedlease.engines.flower.server_app import server_app
+    from fedlease.engines.flower.answering import rows_of_node
+    from fedlease.engines.flower.clientapp import client_app
+    from fedlease.engines.flower.serverapp import server_app
     from fedlease.engines.flower.strategy import FedLeaseStrategy
 
-__all__ = ["FedLeaseStrategy", "client_app", "server_app"]
+__all__ = ["FedLeaseStrategy", "client_app", "rows_of_node", "server_app"]
 
-_HOMES = {"FedLeaseStrategy": "strategy", "client_app": "client_app", "server_app": "server_app"}
+_HOMES = {
+    "FedLeaseStrategy": "strategy",
+    "client_app": "clientapp",
+    "rows_of_node": "answering",
+    "server_app": "serverapp",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +30,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    from fedlease.quiet import quiet_libraries
+
+    quiet_libraries()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

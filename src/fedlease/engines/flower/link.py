@@ -2,18 +2,29 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedlease import __version__
 from fedlease.core.types import ClientId
 from fedlease.data.examples import client_id_fault
 from fedlease.data.federation import ClientCard
-from fedlease.engines.flower.records import Hello, Introduction, Lacking, Packed, RecordError, Refusal, pack, unpack
+from fedlease.engines.flower.records import (
+    Hello,
+    Introduction,
+    Lacking,
+    Packed,
+    RecordError,
+    Refusal,
+    Shared,
+    pack,
+    unpack,
+)
 from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
 
 __all__ = ["Link"]
@@ -23,6 +34,9 @@ SPARE = 2**20
 
 POLL = 0.5
 """Seconds between looks for new nodes."""
+
+FAREWELL = 30.0
+"""Seconds that a node has to hear why it is turned away."""
 
 log = logging.getLogger("flwr")
 
@@ -53,20 +67,26 @@ class Link:
     held: dict[ClientId, frozenset[str]] = field(default_factory=dict)
     silent: set[ClientId] = field(default_factory=set)
     _known: set[int] = field(default_factory=set)
+    _asked: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _turned: list[str] = field(default_factory=list)
 
     def wait(self, count: int, seconds: float) -> None:
-        """Until so many clients have reported.
+        """Until so many clients have reported, and every other node that is there.
 
         Raises:
             RunFailedError: fewer have when the time is over.
-            ConfigError: a node refused, or two claim one client.
+            ConfigError: nodes refused, or two claim one client.
         """
-        until = time.monotonic() + seconds
+        until, faults = time.monotonic() + seconds, list[str]()
         while True:
-            self.discover(strict=True)
-            if len(self.nodes) >= count:
+            faults += self.discover()
+            over = time.monotonic() >= until
+            if faults and (over or not self._asked):
+                self._see_off()
+                raise ConfigError(faults)
+            if len(self.nodes) >= count and (over or not self._asked):
                 return
-            if time.monotonic() >= until:
+            if over:
                 there = ", ".join(sorted(self.nodes)) or "none"
                 raise RunFailedError(
                     f"flower.min_nodes: {count} clients are needed, {len(self.nodes)} reported within "
@@ -74,36 +94,44 @@ class Link:
                 )
             time.sleep(POLL)
 
-    def discover(self, *, strict: bool = False) -> None:
-        """Asks nodes that are new who they are, and adds clients that were not known to ``cards``.
+    def discover(self) -> list[str]:
+        """Asks nodes that are new who they are, and takes in those that have said so since; waits for none.
 
-        Args:
-            strict: whether a node that cannot take part is an error; else it is turned away, and logged.
-
-        Raises:
-            ConfigError: under ``strict``.
+        Returns:
+            Why nodes cannot take part: these are turned away.
         """
         present = set(self.grid.get_node_ids())
         self._known &= present
-        new = sorted(present - self._known)
-        if not new:
-            return
-        packed = pack(Hello(__version__, self.settings, self.model))
-        messages = [
-            Message(packed.record, dst_node_id=node, message_type="query.hello", group_id="hello", ttl=self.patience)
-            for node in new
-        ]
+        now = time.monotonic()
+        self._asked = {
+            message: (node, since)
+            for message, (node, since) in self._asked.items()
+            if node in present and now - since < self.patience
+        }
+        new = sorted(present - self._known - {node for node, _ in self._asked.values()})
+        if new:
+            packed = pack(Hello(__version__, self.settings, self.model))
+            messages = [
+                Message(
+                    packed.record, dst_node_id=node, message_type="query.hello", group_id="hello", ttl=self.patience
+                )
+                for node in new
+            ]
+            self.grid.push_messages(messages)
+            self._asked |= {message.metadata.message_id: (message.metadata.dst_node_id, now) for message in messages}
         faults: list[str] = []
-        for reply in self.grid.send_and_receive(messages, timeout=self.patience):
-            node = reply.metadata.src_node_id
+        replies = self.grid.pull_messages(list(self._asked)) if self._asked else ()
+        for node, reply in _of_asked(replies, {message: node for message, (node, _) in self._asked.items()}):
+            first = self._asked.pop(reply.metadata.reply_to_message_id, None) is not None
+            if not first or _is_gone(reply):
+                continue  # said twice; or asked again when it is back
             self._known.add(node)
             fault = self._introduce(node, reply, present)
             if fault:
                 faults.append(fault)
                 log.error("fedlease: %s", fault)
                 self._turn_away(node, fault)
-        if faults and strict:
-            raise ConfigError(faults)
+        return faults
 
     def _introduce(self, node: int, reply: Message, present: set[int]) -> str:
         """Takes a node in; or why not."""
@@ -136,7 +164,16 @@ class Link:
     def _turn_away(self, node: int, reason: str) -> None:
         record = pack(Refusal(reason)).record
         message = Message(record, dst_node_id=node, message_type="query.turned_away", group_id="hello")
-        self.grid.push_messages([message])
+        self._turned += self.grid.push_messages([message])
+
+    def _see_off(self) -> None:
+        """Nodes that were turned away are told before the run ends, after which nothing reaches them."""
+        until = time.monotonic() + FAREWELL
+        while self._turned and time.monotonic() < until:
+            heard = {reply.metadata.reply_to_message_id for reply in self.grid.pull_messages(self._turned)}
+            self._turned = [message for message in self._turned if message not in heard]
+            if self._turned:
+                time.sleep(POLL)
 
     def ask(
         self, kind: str, values: Mapping[ClientId, Any], expected: Mapping[ClientId, int], group: str
@@ -152,12 +189,13 @@ class Link:
         Yields:
             Client, its answer or why there is none (:class:`UpdateRefusedError`), and what was sent to it.
         """
-        packed = {client: pack(value, self.held.get(client, frozenset())) for client, value in values.items()}
+        shared, none = Shared(), frozenset[str]()
+        packed = {client: pack(value, self.held.get(client, none), shared) for client, value in values.items()}
         answers = dict(self._exchange(kind, packed, expected, group))
         lacking = [client for client, answer in answers.items() if isinstance(answer, Lacking)]
         if lacking:
             # The node was restarted, or is another process than before: everything again.
-            whole = {client: pack(values[client]) for client in lacking}
+            whole = {client: pack(values[client], none, shared) for client in lacking}
             packed |= whole
             answers |= dict(self._exchange(kind, whole, expected, group))
         for client in values:
@@ -182,12 +220,13 @@ class Link:
         answered: dict[ClientId, Any] = {}
         self.silent |= set(packed)
         replies = self.grid.send_and_receive(messages, timeout=self.deadline) if messages else ()
-        for reply in replies:
-            client = reached.get(reply.metadata.src_node_id)
-            if client is None or client in answered:
-                continue  # not asked, or a second answer to one question
+        for node, reply in _of_asked(replies, {m.metadata.message_id: m.metadata.dst_node_id for m in messages}):
+            client = reached[node]
+            if client in answered:
+                continue  # a second answer to one question
             answered[client] = _read(client, reply, expected[client] + SPARE)
-            self.silent.discard(client)
+            if not _is_gone(reply):
+                self.silent.discard(client)
         for client in packed:
             if client in answered:
                 yield client, answered[client]
@@ -197,7 +236,21 @@ class Link:
                 yield client, UpdateRefusedError(client, "is not connected")
 
 
+def _of_asked(replies: Iterable[Message], asked: Mapping[str, int]) -> Iterator[tuple[int, Message]]:
+    """Node and reply, for replies to messages that were sent; the SuperLink's word that there will be none counts."""
+    for reply in replies:
+        node = asked.get(reply.metadata.reply_to_message_id)
+        if node is not None and (reply.metadata.src_node_id == node or reply.has_error()):
+            yield node, reply
+
+
+def _is_gone(reply: Message) -> bool:
+    return bool(reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE)
+
+
 def _read(client: ClientId, reply: Message, max_bytes: int) -> Any:
+    if _is_gone(reply):
+        return UpdateRefusedError(client, "was lost while it was asked: its SuperNode stopped reporting")
     if reply.has_error():
         return UpdateRefusedError(client, f"its app failed: {_first_line(reply.error.reason)}")
     try:

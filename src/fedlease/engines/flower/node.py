@@ -1,24 +1,31 @@
 """A client on its own machine: takes a message's value and gives the reply's, and keeps what is private."""
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from fedlease import __version__
 from fedlease.config import Settings
 from fedlease.core.codec import serialisable
-from fedlease.core.types import AdapterSpec, Tensors
+from fedlease.core.types import AdapterSpec, ClientModel, Tensors
 from fedlease.data.federation import ClientData
 from fedlease.engines.client_store import HEAD_SLOT, ClientStore
 from fedlease.engines.client_work import Answer, Client, ClientWork, FinalScores
 from fedlease.engines.flower.keep import Keep
+from fedlease.engines.flower.own_model import write_own_model
 from fedlease.engines.flower.records import Finish, Hello, Introduction, Refusal, Score, Work
-from fedlease.errors import ConfigError, InputError, UpdateRefusedError
+from fedlease.errors import ConfigError, InputError, RunFolderError, UpdateRefusedError
 from fedlease.models import fingerprint
 from fedlease.prepare import Loaded, encoded, load_resident, optimiser_of, participation_of
 from fedlease.tasks.base import Measured
 
 __all__ = ["HandedOver", "Node", "Site", "refusal_of", "settings_from"]
+
+log = logging.getLogger("flwr")
 
 
 @serialisable
@@ -94,12 +101,14 @@ class Node:
         site: what the process has.
         data: the client's rows.
         keep: what outlives the message.
+        models: where the client's own model of every method is written at the end; None writes none.
     """
 
-    def __init__(self, site: Site, data: ClientData, keep: Keep) -> None:
+    def __init__(self, site: Site, data: ClientData, keep: Keep, models: Path | None = None) -> None:
         self.site = site
         self.client = site.client(data)
         self.keep = keep
+        self.models = models
         settings = site.loaded.settings
         self.work = ClientWork(site.loaded.resident, optimiser_of(settings), participation_of(settings).score_rounds)
         self.work.cache.bare = site.bare
@@ -152,8 +161,27 @@ class Node:
         kept, notes = self._take_up(finish.method, finish.accepted, finish.keeps, finish.model.spec)
         self.keep.put(finish.method, kept)
         found = self.work.finish(self.client, finish.model, finish.untrained)
+        notes += self._write_model(finish.method, finish.model, found)
         scores = FinalScores(**{**vars(found), "notes": notes})
         return HandedOver(scores, kept.slots) if finish.hand_over else scores
+
+    def _write_model(self, method: str, model: ClientModel, scores: FinalScores) -> tuple[str, ...]:
+        """Writes the client's model where it is to be; what goes wrong is a note: scores must not be lost by it."""
+        if self.models is None:
+            return ()
+        data, out = self.client.data, self.models / method
+        tensors = self.work.store.overlay(data.id, model.spec, model.tensors)
+        if scores.choice is not None:
+            tensors = {**tensors, **model.candidates[scores.choice]}
+        own = replace(model, tensors=tensors, candidates=())
+        try:
+            write_own_model(out, self.site.loaded, data, method, own, scores)
+        except (OSError, RunFolderError, SafetensorError) as error:
+            log.error("fedlease: the model of %s could not be written to %s: %s", data.id, out, error)
+            # Why stays in the node's log: the server need not know its folders.
+            return ("could not write its own model on its machine; its log says why",)
+        log.info("fedlease: the model of %s is in %s", data.id, out)
+        return ()
 
     def _take_up(
         self, method: str, accepted: int | None, keeps: bool, spec: AdapterSpec

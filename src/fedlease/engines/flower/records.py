@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "RecordError",
     "Refusal",
     "Score",
+    "Shared",
     "Work",
     "fingerprint_of",
     "pack",
@@ -171,19 +172,41 @@ def fingerprint_of(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def pack(value: object, held: Collection[str] = frozenset()) -> Packed:
+@dataclass
+class Shared:
+    """What messages of one step have in common: the experts that all clients get are hashed and copied once.
+
+    Attributes:
+        names: id of a tensor -> the tensor, so that the id stays its own, and its SHA-256.
+        arrays: SHA-256 -> as it is sent.
+    """
+
+    names: dict[int, tuple[Tensor, str]] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    def name(self, tensor: Tensor) -> str:
+        """The tensor's SHA-256."""
+        if id(tensor) not in self.names:
+            self.names[id(tensor)] = tensor, fingerprint_of(tensor)
+        return self.names[id(tensor)][1]
+
+
+def pack(value: object, held: Collection[str] = frozenset(), shared: Shared | None = None) -> Packed:
     """A value as a message's content.
 
     Args:
         value: anything that :mod:`fedlease.core.codec` can write.
         held: SHA-256 of arrays that the receiver has and that are left out.
+        shared: with the messages that were packed before; tensors must not change meanwhile.
     """
+    shared = Shared() if shared is None else shared
     tree, tensors = encode(value)
-    names = {key: fingerprint_of(tensor) for key, tensor in tensors.items()}
+    names = {key: shared.name(tensor) for key, tensor in tensors.items()}
     sent = {names[key]: tensor for key, tensor in tensors.items() if names[key] not in held}
     types = {name: BFLOAT16 for name, tensor in sent.items() if tensor.dtype == torch.bfloat16}
     text = json.dumps({"value": tree, "names": names, "types": types}, ensure_ascii=True, allow_nan=False)
-    arrays = ArrayRecord({name: Array(_bits(tensor)) for name, tensor in sorted(sent.items())})
+    shared.arrays |= {name: Array(_bits(tensor)) for name, tensor in sent.items() if name not in shared.arrays}
+    arrays = ArrayRecord({name: shared.arrays[name] for name in sorted(sent)})
     record = RecordDict({RECORD: ConfigRecord({TREE: text}), ARRAYS: arrays})
     return Packed(record, frozenset(names.values()), frozenset(sent))
 

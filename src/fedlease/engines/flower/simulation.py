@@ -13,17 +13,10 @@ from fedlease.data import load_federation
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, RunFolderError
 from fedlease.prepare import settle
+from fedlease.quiet import quiet_libraries
 from fedlease.reporting.run_folder import read_json, read_settings
 
-__all__ = ["QUIET", "simulate"]
-
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-"""What keeps Flower, Ray and the hub library from reporting to their makers."""
+__all__ = ["simulate"]
 
 
 def simulate(
@@ -47,8 +40,7 @@ def simulate(
         MissingPackageError: Flower or Ray is not installed.
         FedLeaseError: as for a run in one process.
     """
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)
+    quiet_libraries()
     try:
         import ray
         from flwr.app import Context
@@ -56,7 +48,7 @@ def simulate(
         from flwr.simulation import run_simulation
     except ImportError as error:
         raise MissingPackageError(str(error.name), "engine: flower", "pip install 'fedlease[simulation]'") from error
-    from fedlease.engines.flower.client_app import client_app
+    from fedlease.engines.flower.clientapp import client_app
     from fedlease.engines.flower.strategy import FedLeaseStrategy
 
     resumed = (out / "config.yaml").is_file()

@@ -1,31 +1,25 @@
-"""The Flower app of a client: ten lines in a user's project, everything else is here."""
+"""What a client answers to a message: finds its rows, its base model and what it keeps, and lets the node reply."""
 
 import json
 import logging
-import threading
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Context, RecordDict
 
 from fedlease.config import Settings
 from fedlease.core.codec import digest
 from fedlease.data import load_federation
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.folder import load_client
+from fedlease.engines.flower.clientapp import LoadClient, keep_loaded
 from fedlease.engines.flower.keep import FolderKeep, MemoryKeep
 from fedlease.engines.flower.node import Node, Site, refusal_of, settings_from
 from fedlease.engines.flower.records import Lacking, RecordError, Refusal, pack, unpack
 from fedlease.errors import ConfigError, DataError, InputError
-from fedlease.methods.base import PHASES
 
-__all__ = ["LoadClient", "client_app", "rows_of_node", "run_key"]
-
-LoadClient = Callable[[Context, Settings], ClientData]
-"""Gives the rows of the client that a node is; the context has its ``node_config``."""
+__all__ = ["answer", "rows_of_node", "run_key", "turned_away"]
 
 MAX_BYTES = 64 * 2**30
 """A node believes its server; this is only a bound."""
@@ -33,49 +27,6 @@ MAX_BYTES = 64 * 2**30
 HELD = "held"
 OVERRIDES = ("model", "device", "threads")
 log = logging.getLogger("flwr")
-# One resident model per process: two messages at once would swap each other's adapters.
-_one_at_a_time = threading.Lock()
-
-
-def client_app(load: LoadClient | None = None, mods: Sequence[Any] = (), state_dir: Path | None = None) -> ClientApp:
-    """A ClientApp that trains and scores one client; one process may serve several, one after another.
-
-    Node configuration: ``data-dir``, the client's folder with train and test files, and ``client-id`` where its name
-    is not the folder's; ``state-dir``, a folder in which private tensors outlive the SuperNode; ``model``, ``device``,
-    ``threads`` where they differ from the server's. In a simulation ``partition-id`` picks the client from the
-    federation of the settings.
-
-    Args:
-        load: gives the client's rows; None reads them as the node configuration says.
-        mods: of Flower, around every message.
-        state_dir: where private tensors are kept by nodes whose configuration names no ``state-dir``; None keeps them
-            in memory.
-
-    Raises:
-        ConfigError: a mod that would be passed over in silence.
-    """
-    for mod in mods:
-        name = getattr(mod, "__name__", type(mod).__name__)
-        if "secagg" in name.lower():
-            raise ConfigError(
-                f"mods: {name} masks only messages of type 'train', which fedlease does not send, so updates would go "
-                "out unmasked; and the allocation compares every client's B, which a masked sum does not show"
-            )
-    app = ClientApp(mods=list(mods))
-    handle = partial(_handle, load=load or rows_of_node, state_dir=state_dir)
-    for phase in PHASES:
-        app.train(phase)(handle)
-    for action in ("score", "finish"):
-        app.evaluate(action)(handle)
-    app.query("hello")(handle)
-    app.query("turned_away")(_turned_away)
-    return app
-
-
-def _handle(message: Message, context: Context, *, load: LoadClient, state_dir: Path | None) -> Message:
-    # A function of the module, so that a simulation can hand the app to its workers.
-    with _one_at_a_time:
-        return Message(_answer(message.content, context, load, state_dir), reply_to=message)
 
 
 def rows_of_node(context: Context, settings: Settings) -> ClientData:
@@ -112,14 +63,23 @@ def _site(settings: str, overrides: tuple[tuple[str, Any], ...]) -> Site:
     return Site.of(settings_from(settings), dict(overrides))
 
 
-def _answer(content: RecordDict, context: Context, load: LoadClient, state_dir: Path | None) -> RecordDict:
+def answer(content: RecordDict, context: Context, load: LoadClient | None, state_dir: Path | None) -> RecordDict:
+    """The reply to a message.
+
+    Args:
+        content: of the message.
+        context: of the node; its state keeps arrays that came with it.
+        load: gives the client's rows; None is :func:`rows_of_node`.
+        state_dir: where private tensors are kept by nodes whose configuration names no ``state-dir``.
+    """
     keep = MemoryKeep(context.state)
     bank = keep.get(HELD) or {}
     try:
         value, arrays, lacking = unpack(content, MAX_BYTES, bank)
         if lacking:
             return pack(Lacking(lacking)).record
-        node = _node(value, context, load, state_dir)
+        keep_loaded(context.node_config)
+        node = _node(value, context, load or rows_of_node, state_dir)
         reply = node.reply(value)
     except RecordError as error:
         reply = Refusal(str(error))
@@ -140,12 +100,15 @@ def _node(value: Any, context: Context, load: LoadClient, state_dir: Path | None
     overrides = tuple((name, context.node_config[name]) for name in OVERRIDES if name in context.node_config)
     site = _site(settings, overrides)
     data = load(context, site.loaded.settings)
-    folder = (
-        Path(str(context.node_config["state-dir"])).expanduser() if "state-dir" in context.node_config else state_dir
-    )
-    if folder is None:
-        return Node(site, data, MemoryKeep(context.state))
-    return Node(site, data, FolderKeep(folder / run_key(settings_from(settings)) / data.id))
+    config, own = context.node_config, f"{run_key(settings_from(settings))}/{data.id}"
+    named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out") if key in config}
+    folder = named.get("state-dir", state_dir)
+    keep = MemoryKeep(context.state) if folder is None else FolderKeep(folder / own)
+    models = named.get("model-out")
+    # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
+    if models is None and "state-dir" in named:
+        models = named["state-dir"] / own / "model"
+    return Node(site, data, keep, models)
 
 
 def run_key(settings: Settings) -> str:
@@ -154,7 +117,8 @@ def run_key(settings: Settings) -> str:
     return digest(json.dumps(content, sort_keys=True).encode())[:16]
 
 
-def _turned_away(message: Message, context: Context) -> Message:
-    value, _, _ = unpack(message.content, MAX_BYTES)
+def turned_away(content: RecordDict) -> RecordDict:
+    """Says why the server does not take this node."""
+    value, _, _ = unpack(content, MAX_BYTES)
     log.error("fedlease: the server does not take this node: %s", getattr(value, "reason", "no reason given"))
-    return Message(RecordDict(), reply_to=message)
+    return RecordDict()

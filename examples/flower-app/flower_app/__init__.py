@@ -1,0 +1,1 @@
+"""The federation flower-app, over Flower."""

@@ -1,0 +1,29 @@
+"""A client: its rows, and fedlease around them.
+
+Flower imports this module for every message: what takes long to import is better imported in `load`.
+"""
+
+from typing import TYPE_CHECKING
+
+from flwr.app import Context
+
+from fedlease.engines.flower import client_app
+
+if TYPE_CHECKING:
+    from fedlease.config import Settings
+    from fedlease.data.federation import ClientData
+
+
+def load(context: Context, settings: "Settings") -> "ClientData":
+    """The rows of this node.
+
+    As it stands: the train and test files in the folder that ``data-dir`` of the node's configuration names, or, in a
+    simulation, the client of that number in ``data.path``. Rows that are elsewhere, in a database for example, are
+    read here and given as a ``ClientData``; they stay in this process.
+    """
+    from fedlease.engines.flower import rows_of_node
+
+    return rows_of_node(context, settings)
+
+
+app = client_app(load)

@@ -1,0 +1,7 @@
+"""The server: settings from federation.yaml, changed by the run configuration."""
+
+from pathlib import Path
+
+from fedlease.engines.flower import server_app
+
+app = server_app(folder=Path(__file__).parents[1])

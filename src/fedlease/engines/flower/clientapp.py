@@ -1,0 +1,102 @@
+"""The Flower app of a client: ten lines in a user's project, everything else is here.
+
+In a deployment this module is imported for every message, so what takes long, such as torch, is imported when a message
+is answered in this very process.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedlease.errors import ConfigError, InputError
+from fedlease.methods import PHASES
+
+if TYPE_CHECKING:
+    from fedlease.config import Settings
+    from fedlease.data.federation import ClientData
+
+__all__ = ["LoadClient", "client_app", "keep_loaded"]
+
+LoadClient = Callable[[Context, "Settings"], "ClientData"]
+"""Gives the rows of the client that a node is; the context has its ``node_config``."""
+
+# One resident model per process: two messages at once would swap each other's adapters.
+_one_at_a_time = threading.Lock()
+
+
+def client_app(load: LoadClient | None = None, mods: Sequence[Any] = (), state_dir: Path | None = None) -> ClientApp:
+    """A ClientApp that trains and scores one client; one process may serve several, one after another.
+
+    Node configuration: ``data-dir``, the client's folder with train and test files, and ``client-id`` where its name
+    is not the folder's; ``state-dir``, a folder in which private tensors outlive the SuperNode; ``model-out``, a folder
+    for the client's own models, by default in ``state-dir``; ``model``, ``device``, ``threads`` where they differ from
+    the server's; ``keep-loaded``, seconds for which a process with the base model stays when no message comes, see
+    ``warm.py``. In a simulation ``partition-id`` picks the client from the federation of the settings.
+
+    Args:
+        load: gives the client's rows; None reads them as the node configuration says.
+        mods: of Flower, around every message.
+        state_dir: where private tensors are kept by nodes whose configuration names no ``state-dir``; None keeps them
+            in memory.
+
+    Raises:
+        ConfigError: a mod that would be passed over in silence.
+    """
+    for mod in mods:
+        name = getattr(mod, "__name__", type(mod).__name__)
+        if "secagg" in name.lower():
+            raise ConfigError(
+                f"mods: {name} masks only messages of type 'train', which fedlease does not send, so updates would go "
+                "out unmasked; and the allocation compares every client's B, which a masked sum does not show"
+            )
+    app = ClientApp(mods=list(mods))
+    handle = partial(_handle, load=load, state_dir=state_dir)
+    for phase in PHASES:
+        app.train(phase)(handle)
+    for action in ("score", "finish"):
+        app.evaluate(action)(handle)
+    app.query("hello")(handle)
+    app.query("turned_away")(_turned_away)
+    return app
+
+
+def keep_loaded(config: Mapping[str, Any]) -> float:
+    """Seconds for which a node's process stays, from its configuration; 0 without the key.
+
+    Raises:
+        ConfigError: they are no number, or negative.
+    """
+    given = config.get("keep-loaded", 0)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < float("inf"):
+        raise ConfigError(f"keep-loaded: must be a number of seconds, 0 or more, received {given!r}")
+    return float(given)
+
+
+def _handle(message: Message, context: Context, *, load: LoadClient | None, state_dir: Path | None) -> Message:
+    # A function of the module, so that a simulation can hand the app to its workers.
+    worker = None
+    try:
+        seconds = keep_loaded(context.node_config)
+    except InputError:
+        seconds = 0.0  # the answer says it
+    if seconds:
+        from fedlease.engines.flower.warm import ask, worker_of
+
+        worker = worker_of(load, state_dir, seconds)
+    if worker is not None:
+        return Message(ask(worker, message.content, context), reply_to=message)
+    from fedlease.engines.flower.answering import answer
+
+    with _one_at_a_time:
+        return Message(answer(message.content, context, load, state_dir), reply_to=message)
+
+
+def _turned_away(message: Message, context: Context) -> Message:
+    from fedlease.engines.flower.answering import turned_away
+
+    return Message(turned_away(message.content), reply_to=message)

@@ -1,0 +1,105 @@
+"""A client's own model on its own machine: a folder that PEFT reads, and that is a run folder of this one client."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedlease.core.types import ClientModel
+from fedlease.data.federation import ClientData
+from fedlease.engines.client_work import FinalScores
+from fedlease.errors import RunFolderError
+from fedlease.model_sources import ModelSource
+from fedlease.peft_plugin.folder import CONFIG, write_adapter
+from fedlease.prepare import Loaded, settle
+from fedlease.reporting.model_card import render_card
+from fedlease.reporting.run_folder import read_clients, start_run, write_json
+
+__all__ = ["write_own_model"]
+
+
+def write_own_model(
+    out: Path, loaded: Loaded, data: ClientData, method: str, model: ClientModel, scores: FinalScores
+) -> None:
+    """Writes the model of a client, private tensors and head included; whole or not at all.
+
+    Args:
+        out: folder to make; an earlier model of this client there is replaced.
+        loaded: settings and base model.
+        data: the client's rows, of which labels, counts and a SHA-256 are written.
+        method: that trained it.
+        model: as it was scored: private tensors laid over, no candidates.
+        scores: of it.
+
+    Raises:
+        RunFolderError: ``out`` holds something else, such as another client's model, or cannot be written.
+        OSError: it cannot be written.
+        SafetensorError: likewise.
+    """
+    settings = settle(loaded.settings.model_copy(update={"method": method, "baselines": ()}))
+    base, task, card = loaded.base, loaded.resident.task, data.card()
+    public = ModelSource(settings.model, settings.model, settings.revision).public_name
+    with _in_place_of(out, data.id) as folder:
+        start_run(folder, settings, {data.id: card}, card.fingerprint)
+        write_adapter(
+            folder,
+            model,
+            base.model,
+            base.head_modules,
+            task_type=task.peft_type,
+            base_model_name_or_path=public,
+            revision=settings.revision,
+        )
+        values = {
+            **scores.metrics,
+            "num_test": scores.num_test,
+            "task": data.task,
+            "majority": scores.majority,
+            "bare_base": scores.bare_base,
+            **({} if scores.own_expert is None else {"own_expert": scores.own_expert}),
+        }
+        usage = {} if scores.usage is None else {data.id: scores.usage}
+        summary = {"method": method, "metric": task.metric, "per_client": {data.id: values}, "expert_usage": usage}
+        write_json(folder / "summary.json", summary)
+        content = {
+            "client": data.id,
+            "task": data.task,
+            "labels": list(data.labels),
+            "form": "routed",
+            "metric": task.metric,
+            "num_test": scores.num_test,
+            "scores": {"routed": scores.metrics[task.metric], "own_expert": scores.own_expert},
+            "experts": model.spec.num_experts,
+            "plugin": model.spec.mixer != "none",
+        }
+        text = render_card("client", content, base=public, method=method, settings=settings)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _in_place_of(out: Path, client: str) -> Iterator[Path]:
+    """A folder that takes the place of ``out`` once it is complete and on the disk."""
+    # What is deleted here must be what was written here, whatever folder somebody named.
+    if out.exists() and (not (out / CONFIG).is_file() or [*read_clients(out)] != [client]):
+        raise RunFolderError(f"{out} holds something else than a model of {client!r}; choose another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    new, old = scratch / "new", scratch / "old"
+    try:
+        new.mkdir()
+        yield new
+        for path in new.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if out.exists():
+            os.replace(out, old)
+        try:
+            os.replace(new, out)
+        except OSError:
+            if old.exists():
+                os.replace(old, out)
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""A whole model, mixture and router included, as a folder that ``PeftModel.from_pretrained`` reads, and back."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftConfig
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fedlease.core.types import ANCHOR, HEAD, AdapterSpec, ClientModel, Mixer, TensorName, head_names
+from fedlease.peft_plugin.config import FedLeaseConfig
+from fedlease.peft_plugin.export import keeps_weights_transposed
+from fedlease.peft_plugin.state import peft_config_for
+
+__all__ = ["CONFIG", "WEIGHTS", "read_adapter", "write_adapter"]
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def write_adapter(
+    folder: Path, model: ClientModel, base: nn.Module, head_modules: Iterable[str], **config: Any
+) -> None:
+    """Writes ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Args:
+        folder: made when missing.
+        model: without candidates; its head, where it has one, is saved with it.
+        base: the model that it adapts, with or without adapters in it.
+        head_modules: names of the base's head modules.
+        config: further fields of the configuration, such as ``task_type``.
+    """
+    tensors = dict(model.tensors)
+    anchor = tensors.pop(ANCHOR, None)
+    heads = head_names(tensors)
+    found = peft_config_for(
+        model.spec, modules_to_save=sorted(head_modules) if heads else None, inference_mode=True, **config
+    )
+    if isinstance(found, FedLeaseConfig):
+        found.anchor = None if anchor is None else anchor.tolist()
+    else:
+        cast(LoraConfig, found).fan_in_fan_out = keeps_weights_transposed(base, set(model.spec.target_modules))
+    stock = model.spec.mixer == "none"
+    named = {
+        _key(TensorName.parse(name), stock): tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    found.save_pretrained(str(folder))
+
+
+def read_adapter(folder: Path) -> ClientModel:
+    """What :func:`write_adapter` wrote, under our names.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file is damaged, or of another PEFT method.
+        SafetensorError: the weights are damaged.
+    """
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, FedLeaseConfig | LoraConfig):
+        raise ValueError(f"{CONFIG} is of the PEFT method {config.peft_type}")
+    targets = config.target_modules
+    if not isinstance(targets, list | set):
+        raise ValueError(f"{CONFIG}: target_modules must be a list of modules, received {targets!r}")
+    mixture: dict[str, Any] = {}
+    anchor = None
+    if isinstance(config, FedLeaseConfig):
+        anchor = config.anchor
+        mixture = {
+            "num_experts": config.num_experts,
+            "own": config.own_expert,
+            "mixer": cast(Mixer, config.mixer),
+            "top_k": config.top_k,
+            "renormalise": config.renormalise,
+            "blend": config.blend,
+        }
+    spec = AdapterSpec(config.r, config.lora_alpha, config.lora_dropout, tuple(sorted(targets)), **mixture)
+    names = {_key(name, spec.mixer == "none"): str(name) for name in _names(spec)}
+    tensors = load_file(folder / WEIGHTS)
+    model = {
+        names.get(key) or str(TensorName(HEAD, key.removeprefix(PREFIX))): tensor for key, tensor in tensors.items()
+    }
+    if anchor is not None:
+        model[ANCHOR] = torch.tensor(anchor)
+    return ClientModel(spec, model)
+
+
+def _names(spec: AdapterSpec) -> Iterable[TensorName]:
+    """Every name that an adapter of this shape may have."""
+    for module in spec.target_modules:
+        yield TensorName(module, "G")
+        for expert in range(spec.num_experts):
+            yield TensorName(module, "A", expert)
+            yield TensorName(module, "B", expert)
+
+
+def _key(name: TensorName, stock: bool) -> str:
+    """What PEFT calls a tensor in a file; ``stock``: as a plain LoRA adapter's."""
+    if name.module == HEAD:
+        return PREFIX + name.kind
+    if name.kind == "G":
+        return f"{PREFIX}{name.module}.fedlease_router"
+    if stock:
+        return f"{PREFIX}{name.module}.lora_{name.kind}.weight"
+    return f"{PREFIX}{name.module}.fedlease_{name.kind}.{name.expert}"

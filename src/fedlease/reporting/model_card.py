@@ -1,0 +1,51 @@
+"""The ``README.md`` of a folder with a model, in the form that the model hub reads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedlease._version import __version__
+from fedlease.config import Settings
+
+__all__ = ["Kind", "render_card"]
+
+Kind = Literal["client", "expert"]
+MARKUP = "\\`*_[]|#{}$"
+
+
+def render_card(kind: Kind, content: Mapping[str, Any], *, base: str, method: str, settings: Settings) -> str:
+    """The card of a client's model or of an expert.
+
+    Args:
+        kind: which.
+        content: what the template names; of an exported folder the content of its ``scores.json``.
+        base: what others can load the base model by.
+        method: that the model was trained with.
+        settings: of the run.
+    """
+    environment = Environment(
+        loader=PackageLoader("fedlease", "reporting/cards"),
+        undefined=StrictUndefined,
+        autoescape=False,  # Markdown: names from data go through the filter ``plain``
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(plain=_plain, percent=_percent, ids=_ids)
+    template = environment.get_template(f"{kind}.md.j2")
+    return template.render(**content, base=base, method=method, s=settings, version=__version__)
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{100 * value:.1f}"
+
+
+def _ids(labels: Sequence[str]) -> str:
+    """Python source of index -> label."""
+    return repr(dict(enumerate(labels)))
+
+
+def _plain(text: str) -> str:
+    """A name from data inside Markdown: no markup of it takes effect."""
+    kept = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    kept = kept.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in MARKUP else c for c in kept)
