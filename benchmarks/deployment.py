@@ -125,9 +125,8 @@ def nodes(app: Deployment, keep_loaded: int) -> None:
     """Starts the nodes anew."""
     for site in app.sites:
         name = f"node {site}"
-        if name in app.running:
-            app.kill(name)
-        app.begin(name, app.blocks[name].replace("keep-loaded=900", f"keep-loaded={keep_loaded}"))
+        app.end(name)
+        app.join(name, app.blocks[name].replace("keep-loaded=900", f"keep-loaded={keep_loaded}"))
 
 
 def seconds_to_start(module: str) -> float:
