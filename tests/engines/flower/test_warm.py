@@ -20,6 +20,7 @@ from engines.flower.nodes import over_memory, told
 from flwr.app import Context, RecordDict
 
 from fedlease.engines.flower import warm
+from fedlease.engines.flower.records import Hello, pack
 from fedlease.engines.flower.warm import READY, Worker, ask, worker_of
 from fedlease.errors import ConfigError
 
@@ -104,6 +105,16 @@ def test_one_that_ends_while_it_answers_is_an_error() -> None:
         with pytest.raises(RuntimeError, match=r"ended while it answered; was there enough memory"):
             hello(worker)
         thread.join()
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_it_is_said_and_the_next_message_is_answered() -> None:
+    worker = Worker(IDLE, os.getpid(), ("json", "loads"), None, tuple(sys.path))
+    content = pack(Hello("0", small_settings().model_dump_json(), "model")).record
+    with pytest.raises(RuntimeError, match=r"TypeError: loads\(\) takes 1 positional argument"):
+        ask(worker, content, Context(1, 2, {}, RecordDict(), {}))
+    assert hello(worker) is not None
+    assert len(processes()) == 1
 
 
 @pytest.mark.slow

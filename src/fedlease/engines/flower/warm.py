@@ -108,14 +108,14 @@ def ask(worker: Worker, content: RecordDict, context: Context) -> RecordDict:
     """
     with _connected(worker) as stream:
         asked = {"run_id": context.run_id, "node_id": context.node_id, "node_config": dict(context.node_config)}
-        _send(stream, asked, content, context.state)
         try:
-            told, (reply, state) = _receive(stream)
+            _send(stream, asked, content, context.state)
+            told, records = _receive(stream)
         except (EOFError, OSError) as error:
             raise RuntimeError("the process of this node ended while it answered; was there enough memory?") from error
     if "error" in told:
         raise RuntimeError(told["error"])
-    context.state = state
+    reply, context.state = records
     return reply
 
 
