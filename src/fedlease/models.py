@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from fedlease.attention import attend_in_float32
 from fedlease.config_data import TaskName
 from fedlease.config_task import Quantisation
 from fedlease.core.seeds import generator
@@ -91,7 +92,7 @@ def load_base(
         task: ``classification`` loads a sequence classifier, ``generation`` a causal language model.
         quantisation: of the frozen weights, see :mod:`fedlease.quantise`.
         checkpointing: whether training computes activations anew in the backward pass, which saves memory.
-        device: where a quantised base is put; others are loaded on the CPU and moved later.
+        device: where it will compute. A quantised base is put there, others are loaded on the CPU and moved later.
 
     Raises:
         ModelError: it cannot be had, or is of another kind than the task needs.
@@ -125,6 +126,8 @@ def load_base(
         raise _unavailable(source, "model", error) from error
     model.requires_grad_(False)
     model.eval()
+    if dtype == "bfloat16" and device == "cpu":
+        attend_in_float32(model)
     if checkpointing:
         if not model.supports_gradient_checkpointing:
             raise ModelError(f"train.gradient_checkpointing: {source.name!r} does not support it")

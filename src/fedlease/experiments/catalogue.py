@@ -66,6 +66,8 @@ def _skewed(task: str, clients: Any, scales: tuple[str, ...]) -> Part:
     return Part(task, changes, scales)
 
 
+TOGETHER = {"fedlease.average": "product", "fedlease.router_start": "own", "fedlease.signal": "BA"}
+
 FULL = Arm("fedlease")
 FEDIT, LOCAL, TREE = (Arm(name, name) for name in ("fedit", "local", "fedtreelora"))
 FEDIT_R4X = Arm("fedit-r4x", "fedit", {"lora.r": _four_times_the_rank})
@@ -194,7 +196,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "first round goes on from the client's own warm-up. `router-own`: routers begin with nearly all weight on the "
         "own expert; `shrink`: a quarter of every expert is the mean of all clients; `shrink-auto`: as much as the "
         "distances of the uploads say; `product-mean`: means of B A in the place of A and of B; `reallocate`: clients "
-        "are grouped again after every second round.",
+        "are grouped again after every second round; `together`: `router-own` and `product-mean`, with clients "
+        "grouped by B A.",
         (
             FULL,
             Arm("own-start", changes={"fedlease.expert_start": "client"}),
@@ -203,6 +206,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             Arm("shrink-auto", changes={"fedlease.shrink": "auto"}),
             Arm("product-mean", changes={"fedlease.average": "product"}),
             Arm("reallocate", changes={"fedlease.reallocate": 2}),
+            Arm("together", changes=TOGETHER),
             TREE,
         ),
     ),

@@ -165,7 +165,7 @@ class TestPlans:
         both = planned("task-and-label-skew").parts[0].settings.data
         assert (both.partition, both.alpha, len(both.tasks), both.clients_per_task) == ("task-and-label", 0.5, 4, 2)
 
-    def test_promising_changes_are_one_each(self) -> None:
+    def test_promising_changes_are_one_each_and_three_together(self) -> None:
         found = settings_of(planned("promising"))
         plain = found.pop("fedlease")
         assert found.pop("fedtreelora").fedlease == plain.fedlease
@@ -179,6 +179,7 @@ class TestPlans:
             "shrink-auto": {"shrink": "auto"},
             "product-mean": {"average": "product"},
             "reallocate": {"reallocate": 2},
+            "together": {"router_start": "own", "average": "product", "signal": "BA"},
         }
 
     def test_parts_have_folders_of_their_own(self, tmp_path: Path) -> None:
