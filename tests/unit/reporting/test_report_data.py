@@ -106,7 +106,8 @@ def test_identical_clients(tmp_path: Path) -> None:
     ("silhouettes", "least", "doubts"),
     [
         ({"2": 0.7, "3": 0.3}, 0.05, ()),
-        ({"2": 0.7, "3": 0.69}, 0.05, ("k = 3 is nearly as good",)),
+        ({"2": 0.7, "3": 0.66}, 0.05, ()),
+        ({"2": 0.7, "3": 0.68}, 0.05, ("k = 3 is nearly as good",)),
         ({"2": 0.14, "3": 0.01}, 0.05, ("is small",)),
         ({"2": 0.5, "3": 0.1}, 0.49, ("barely above",)),
         ({"2": 0.06, "3": 0.05}, 0.05, ("is small", "barely above", "nearly as good")),
@@ -118,6 +119,14 @@ def test_a_close_call_is_told(tmp_path: Path, silhouettes: object, least: float,
     found = [a.text for a in advise(read_run(tmp_path)) if "close call" in a.title]
     assert len(found) == bool(doubts)
     assert all(doubt in found[0] for doubt in doubts)
+
+
+@pytest.mark.parametrize(("signal", "told"), [("B", True), ("BA", False)])
+def test_a_close_call_by_b_names_the_other_signal(tmp_path: Path, signal: str, told: bool) -> None:
+    bare(tmp_path, fedlease={"signal": signal})
+    allocation(tmp_path, DISTANCES, {"a0": 0, "a1": 0, "b0": 1, "b1": 1}, {"2": 0.7, "3": 0.69})
+    (advice,) = [a for a in advise(read_run(tmp_path)) if "close call" in a.title]
+    assert ("fedlease.signal=BA" in advice.todo) is told
 
 
 def test_singletons_zero_modules_and_late_clients_are_told(tmp_path: Path) -> None:
