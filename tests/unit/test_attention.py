@@ -7,43 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+from transformers import BertForSequenceClassification, PreTrainedModel
+from unit.peft_plugin import tiny
 
 from fedlease.attention import attend_in_float32
 from fedlease.model_sources import locate
 from fedlease.models import load_base
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "vocab_size": 64,
-    "max_position_embeddings": 40,
-}
-MODELS = {
-    "bert": lambda **more: BertForSequenceClassification(BertConfig(**SIZES, **more)),
-    "roberta": lambda **more: RobertaForSequenceClassification(RobertaConfig(**SIZES, **more)),
-    # Two heads share one key and value.
-    "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, **more)),
-}
+# Of the last one two heads share one key and value.
+MODELS: dict[str, dict[str, Any]] = {"bert": {}, "roberta": {}, "llama": {"num_key_value_heads": 1}}
 
 
 def made(kind: str, **more: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    return MODELS[kind](**more).eval()
+    return tiny.base(kind, **MODELS[kind], **more)
 
 
 def inputs(padded: bool) -> dict[str, Tensor]:
-    tokens = torch.randint(2, 64, (3, 12), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(2, 40, (3, 12), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(tokens)
     if padded:
         mask[0, 7:] = 0

@@ -87,6 +87,18 @@ class FinalScores:
     samples: Sequence[Mapping[str, str]] = ()
     notes: tuple[str, ...] = ()
 
+    def row(self, task: str) -> dict[str, Any]:
+        """The client's entry under ``per_client`` in ``summary.json``; ``task``: what its rows are about."""
+        return {
+            **self.metrics,
+            "num_test": self.num_test,
+            "task": task,
+            "majority": self.majority,
+            "bare_base": self.bare_base,
+            **({} if self.choice is None else {"choice": self.choice}),
+            **({} if self.own_expert is None else {"own_expert": self.own_expert}),
+        }
+
 
 @dataclass
 class ClientWork:

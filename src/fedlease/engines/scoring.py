@@ -34,19 +34,8 @@ def summarise(
         found: client -> final scores, of at least one.
         totals: bytes and seconds.
     """
-    per_client: dict[ClientId, dict[str, Any]] = {}
-    others: set[str] = set()
-    for client, measured in sorted(found.items()):
-        others |= measured.metrics.keys() - {metric} - NOT_AVERAGED
-        per_client[client] = {
-            **measured.metrics,
-            "num_test": measured.num_test,
-            "task": tasks[client],
-            "majority": measured.majority,
-            "bare_base": measured.bare_base,
-            **({} if measured.choice is None else {"choice": measured.choice}),
-            **({} if measured.own_expert is None else {"own_expert": measured.own_expert}),
-        }
+    per_client = {client: measured.row(tasks[client]) for client, measured in sorted(found.items())}
+    others = {name for measured in found.values() for name in measured.metrics} - {metric} - NOT_AVERAGED
     own_only = [row["own_expert"] for row in per_client.values() if "own_expert" in row]
     allocation = allocation_of(state)
     scores = {client: row[metric] for client, row in per_client.items()}

@@ -28,11 +28,11 @@ SEQ_CLS = ("bert", "roberta")
 ALL = tuple(TARGETS)
 
 
-def base(kind: str = "bert", *, layers: int = 2, seed: int = 0) -> PreTrainedModel:
-    """Width 16, vocabulary 40, dropout 0, in eval mode."""
+def base(kind: str = "bert", *, layers: int = 2, seed: int = 0, **more: Any) -> PreTrainedModel:
+    """Width 16, vocabulary 40, dropout 0, in eval mode; ``more`` goes to the configuration."""
     torch.manual_seed(seed)
     small: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2}
-    small |= {"intermediate_size": 24, "max_position_embeddings": 40}
+    small |= {"intermediate_size": 24, "max_position_embeddings": 40, **more}
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3}
     if kind == "bert":
         model: PreTrainedModel = BertForSequenceClassification(BertConfig(**small, **still))
@@ -43,7 +43,7 @@ def base(kind: str = "bert", *, layers: int = 2, seed: int = 0) -> PreTrainedMod
     else:
         still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         ends = {"bos_token_id": 1, "eos_token_id": 2}
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=layers, n_head=2, **still, **ends))
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=layers, n_head=2, **still, **ends, **more))
     return model.eval()
 
 

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fedlease.core.types import ClientModel
@@ -52,14 +53,8 @@ def write_own_model(
             base_model_name_or_path=public,
             revision=settings.revision,
         )
-        values = {
-            **scores.metrics,
-            "num_test": scores.num_test,
-            "task": data.task,
-            "majority": scores.majority,
-            "bare_base": scores.bare_base,
-            **({} if scores.own_expert is None else {"own_expert": scores.own_expert}),
-        }
+        # The candidate that was taken is laid over, so that there is nothing left to choose from.
+        values = replace(scores, choice=None).row(data.task)
         usage = {} if scores.usage is None else {data.id: scores.usage}
         summary = {"method": method, "metric": task.metric, "per_client": {data.id: values}, "expert_usage": usage}
         write_json(folder / "summary.json", summary)
