@@ -76,6 +76,8 @@ class IFCASettings(Section):
 
     num_candidates: Positive = 4
     """K, adapters that compete."""
+    candidate_start: Literal["groups", "clients"] = "groups"
+    """What they are made of: means of the warm-ups of random groups of clients, or those of K clients drawn."""
 
 
 class FedDPASettings(Section):

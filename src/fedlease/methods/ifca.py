@@ -6,6 +6,7 @@ https://arxiv.org/abs/2006.04088
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import torch
 
@@ -16,7 +17,10 @@ from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, Clien
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import WARMUP, ab_names, by_client, waits
 
-__all__ = ["IFCA", "IFCAState"]
+__all__ = ["IFCA", "CandidateStart", "IFCAState"]
+
+CandidateStart = Literal["groups", "clients"]
+"""What a candidate is made of: the first updates of a random group of clients, or that of one client."""
 
 ROUNDS = "candidates"
 
@@ -28,7 +32,7 @@ class IFCAState:
 
     Attributes:
         round: 0 until the candidates are made.
-        seed: root seed, for the partition that makes them.
+        seed: root seed, for the draw that makes them.
         adapter: what every client starts from.
         clients: client -> n_i.
         warmups: client -> its first A and B; emptied when the candidates are made.
@@ -53,17 +57,20 @@ class IFCAState:
 class IFCA:
     """Parameters of IFCA.
 
-    With B = 0 all candidates are one function, so they cannot start from one adapter: they start as the means of
-    first updates over a random partition of the clients.
+    With B = 0 all candidates are one function, so they cannot start from one adapter: they are made of the clients'
+    first updates.
 
     Attributes:
         budget: E, R and local epochs.
         num_candidates: K, usually the number of groups expected; at most one per client. 1 is FedIT after a warm-up.
+        candidate_start: ``groups``, means over the parts of a random partition of all clients, or ``clients``, the
+            updates of K clients drawn at random as they are. The same when K is the number of clients.
         weights: how clients are weighted.
     """
 
     budget: Budget
     num_candidates: int = 4
+    candidate_start: CandidateStart = "groups"
     weights: Weighting = "num_examples"
 
     @property
@@ -75,10 +82,12 @@ class IFCA:
         """Everyone starts from the same adapter.
 
         Raises:
-            ValueError: ``num_candidates`` is below 1.
+            ValueError: ``num_candidates`` is below 1, or ``candidate_start`` is none of its values.
         """
         if self.num_candidates < 1:
             raise ValueError(f"num_candidates must be at least 1, received {self.num_candidates}")
+        if self.candidate_start not in get_args(CandidateStart):
+            raise ValueError(f"candidate_start must be groups or clients, received {self.candidate_start!r}")
         return IFCAState(round=0, seed=seed, adapter=adapter, clients=dict(clients))
 
     def task(self, state: IFCAState, client: ClientId) -> ClientTask | None:
@@ -140,6 +149,8 @@ class IFCA:
             raise RunFailedError("no client's first update could be used: there is nothing to make candidates from")
         order = torch.randperm(len(clients), generator=generator(state.seed, "ifca")).tolist()
         count = min(self.num_candidates, len(clients))
+        if self.candidate_start == "clients":
+            order = order[:count]
         parts = [[clients[i] for i in sorted(order[k::count])] for k in range(count)]
         candidates = tuple(
             weighted_mean(

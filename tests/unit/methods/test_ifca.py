@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,16 +12,16 @@ from engines.small import rounds_of, small_run
 from fedlease.core.types import Budget, ClientUpdate, Tensors
 from fedlease.data import load_federation
 from fedlease.errors import RunFailedError
-from fedlease.methods.ifca import IFCA, IFCAState
+from fedlease.methods.ifca import IFCA, CandidateStart, IFCAState
 from fedlease.tasks import classification
 from fedlease.use.open_run import OpenRun
 
 BUDGET = Budget(2, 2)
 
 
-def warmed(method: IFCA, values: dict[str, float]) -> IFCAState:
+def warmed(method: IFCA, values: dict[str, float], seed: int = 0) -> IFCAState:
     """After a warm-up in which every client's tensors are filled with one value."""
-    state = method.init(adapter(), CLIENTS, 0)
+    state = method.init(adapter(), CLIENTS, seed)
     updates = []
     for client, rows in CLIENTS.items():
         task = method.task(state, client)
@@ -51,6 +51,34 @@ def test_candidates_are_the_means_of_a_partition_of_all_clients() -> None:
     assert sum(sums) == sum(values.values())
     assert all(bin(int(value)).count("1") == 2 for value in sums)
     assert len(set(sums)) == 3
+
+
+def test_candidates_may_be_the_warm_ups_of_clients_drawn_at_random() -> None:
+    values = {client: float(i) for i, client in enumerate(sorted(CLIENTS))}
+    method = IFCA(BUDGET, num_candidates=3, candidate_start="clients")
+    drawn = [only_value(candidate) for candidate in warmed(method, values).candidates]
+    assert len(set(drawn)) == 3
+    assert set(drawn) <= set(values.values())
+    assert drawn == [only_value(candidate) for candidate in warmed(method, values).candidates]
+    seeds = {tuple(only_value(c) for c in warmed(method, values, seed).candidates) for seed in range(8)}
+    assert len(seeds) > 1
+
+
+def test_with_a_candidate_for_every_client_both_starts_are_one() -> None:
+    values = {client: float(i) for i, client in enumerate(sorted(CLIENTS))}
+    count = len(CLIENTS)
+    groups, clients = (
+        [only_value(c) for c in warmed(IFCA(BUDGET, count, candidate_start=start), values).candidates]
+        for start in get_args(CandidateStart)
+    )
+    assert groups == clients
+    assert sorted(groups) == sorted(values.values())
+
+
+def test_an_unknown_start_is_refused() -> None:
+    start: Any = "farthest"
+    with pytest.raises(ValueError, match="candidate_start must be groups or clients, received 'farthest'"):
+        IFCA(BUDGET, candidate_start=start).init(adapter(), CLIENTS, 0)
 
 
 def test_every_candidate_is_the_mean_of_those_who_chose_it() -> None:

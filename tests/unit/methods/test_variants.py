@@ -161,11 +161,12 @@ def test_groupings_that_do_not_fit_are_refused_before_training(parameters: dict[
 
 def test_settings_reach_the_method() -> None:
     changes = {"fedlease__signal": "BA", "fedlease__routing": "own", "fedlease__top_k": 2, "ifca__num_candidates": 3}
+    changes["ifca__candidate_start"] = "clients"
     settings = small_settings(**changes)
     made: Any = build_method(settings, "fedlease", {})
     assert (made.method.signal, made.method.routing, made.method.top_k) == ("BA", "own", 2)
     ifca: Any = build_method(settings, "ifca", {})
-    assert ifca.method.num_candidates == 3
+    assert (ifca.method.num_candidates, ifca.method.candidate_start) == (3, "clients")
 
 
 @pytest.mark.parametrize(
