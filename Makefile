@@ -13,7 +13,7 @@ check:  ## lint, format and types
 	mypy
 
 test:  ## all tests that need neither the network nor an accelerator
-	pytest
+	pytest -n logical
 
 docs:  ## build the site into site/; warnings are errors
 	mkdocs build --strict
