@@ -10,6 +10,7 @@ Each inherits from the one it hangs on:
     │   ├── MissingPackageError an optional package is not installed; the message holds the command
     │   └── RunFolderError      not a run folder, damaged, or of another version
     ├── RunFailedError          a run that had started cannot go on: exit code 1
+    │   └── TooFewUpdatesError  too many of a round's updates were refused
     └── UpdateRefusedError      one client's update is not used this round; caught by the engines
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "ModelError",
     "RunFailedError",
     "RunFolderError",
+    "TooFewUpdatesError",
     "UpdateRefusedError",
 ]
 
@@ -75,6 +77,10 @@ class RunFolderError(InputError):
 
 class RunFailedError(FedLeaseError):
     """A run that had started cannot go on; the last checkpoint stays usable."""
+
+
+class TooFewUpdatesError(RunFailedError):
+    """Too many of a round's updates were refused, as when training diverges."""
 
 
 class UpdateRefusedError(FedLeaseError):

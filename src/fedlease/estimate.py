@@ -10,7 +10,7 @@ from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate
 from fedlease.engines.fleet import count_bytes
 from fedlease.engines.participation import Participation
-from fedlease.methods.base import WARMUP, Method
+from fedlease.methods.base import WARMUP, Method, rounds_for_warmup
 
 __all__ = [
     "CheckReport",
@@ -139,7 +139,7 @@ def estimate_method(
     trained = scored = compared = 0
     state = method.init(adapter, {client: clients[client].train for client in order}, seed)
     while tasks := {client: task for client in order if (task := method.task(state, client)) is not None}:
-        asked = participation.choose(tasks, state.round, seed)
+        asked = participation.choose(tasks, state.round, seed, rounds_for_warmup(method))
         if participation.scores_everyone(state.round):
             scored += sum(clients[client].test for client in order if client not in asked)
         updates = []

@@ -92,6 +92,11 @@ class TestBytes:
 
 
 class TestSeconds:
+    @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"ifca", "feddpa"}))
+    def test_methods_compared_train_the_same_passes_where_clients_are_sampled(self, name: str) -> None:
+        # Everyone for E = 2 passes over 100 rows, with a warm-up or without; then 3 rounds of 2 clients of 10 rows.
+        assert estimate(name, sample=2, clients={f"c{i}": Rows(10, 0) for i in range(10)}).seconds == 200 + 60
+
     @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"ifca"}))
     def test_methods_compared_train_the_same_passes(self, name: str) -> None:
         # T = 2 + 3 x 1 passes over 100 rows, one second a row.

@@ -7,7 +7,7 @@ import numpy as np
 
 from fedlease.core.seeds import derive
 from fedlease.core.types import ClientId, ClientTask
-from fedlease.errors import RunFailedError
+from fedlease.errors import TooFewUpdatesError
 
 __all__ = ["Participation"]
 
@@ -36,14 +36,23 @@ class Participation:
         """Whether clients that are not asked are scored too; without sampling there are none."""
         return self.score_rounds and self.clients_per_round is not None and round_ > 0 and round_ % self.eval_every == 0
 
-    def choose(self, tasks: Mapping[ClientId, ClientTask], round_: int, seed: int) -> list[ClientId]:
-        """Warm-up: the next wave, everyone in turn. Rounds: a sample that depends on seed and round alone."""
+    def choose(self, tasks: Mapping[ClientId, ClientTask], round_: int, seed: int, first: int = 0) -> list[ClientId]:
+        """Warm-up: the next wave, everyone in turn. Rounds: a sample that depends on seed and round alone.
+
+        Args:
+            tasks: of all clients that have one.
+            round_: 0 is the warm-up.
+            seed: root seed.
+            first: rounds that a method has in the place of a warm-up; they ask everyone too, so that all methods train
+                as much, and what follows has the samples that it has after a warm-up.
+        """
         due, size = list(tasks), self.clients_per_round
-        if size is None or size >= len(due):
+        if size is None or size >= len(due) or 0 < round_ <= first:
             return due
         if round_ == 0:
             return due[:size]
-        chosen = np.random.default_rng(derive(seed, "participants", round_)).permutation(len(due))[:size]
+        drawn = np.random.default_rng(derive(seed, "participants", round_ - first))
+        chosen = drawn.permutation(len(due))[:size]
         return [due[i] for i in sorted(chosen.tolist())]
 
     def require(
@@ -58,13 +67,13 @@ class Participation:
         """Stops a run whose step has too few usable updates.
 
         Raises:
-            RunFailedError: fewer than ``min_clients``; the message holds every refusal's reason.
+            TooFewUpdatesError: fewer than ``min_clients``; the message holds every refusal's reason.
         """
         needed = min(self.min_clients, len(asked))
         if round_ == 0 and len(asked) < num_clients:
             return  # a wave, or a second try: whoever is refused joins later
         if usable < needed:
             reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(refused.items()))
-            raise RunFailedError(
+            raise TooFewUpdatesError(
                 f"{method}, round {round_}: {usable} usable updates, min_clients asks for {needed}. {reasons}"
             )

@@ -22,7 +22,7 @@ from fedlease.engines.events import (
 from fedlease.engines.fleet import Fleet
 from fedlease.engines.participation import Participation
 from fedlease.errors import RunFailedError, UpdateRefusedError
-from fedlease.methods.base import WARMUP, Method
+from fedlease.methods.base import WARMUP, Method, rounds_for_warmup
 from fedlease.methods.head import HeadState
 
 __all__ = ["RoundLoop", "allocation_of", "fields_of"]
@@ -101,7 +101,7 @@ class RoundLoop:
             finished = replace(saved, state=state, finished=True)
             self.checkpoint.commit(finished)
             return finished
-        asked = self.participation.choose(tasks, state.round, self.seed)
+        asked = self.participation.choose(tasks, state.round, self.seed, rounds_for_warmup(method))
         phase = WARMUP if state.round == 0 else next(tasks[client].phase for client in asked)
         self._tell(StepStarted(name, phase, state.round, tuple(asked)))
         started = time.perf_counter()

@@ -14,8 +14,9 @@ from fedlease.config import Settings
 from fedlease.data.examples import client_id_fault
 from fedlease.engines.checkpoint import write_atomically
 from fedlease.engines.events import Listener
-from fedlease.errors import ConfigError, RunFolderError
+from fedlease.errors import ConfigError, RunFailedError, RunFolderError, TooFewUpdatesError
 from fedlease.experiments.cells import Cell, Variant, plan, run_cell
+from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import RowScores, paired_difference, spread
 from fedlease.reporting.compare_page import write_compare_page
 from fedlease.reporting.metric_words import of_metric
@@ -57,6 +58,7 @@ def compare(
 
     Raises:
         ConfigError: the cells do not fit together, or ``out`` holds other ones.
+        RunFolderError: the rows are no longer those of the cells that ``out`` holds.
         InputError, RunFailedError: as for a run; finished cells stay.
     """
     chosen: dict[str, Any] = {}
@@ -69,9 +71,12 @@ def compare(
         variants = [variant for variant, _ in tuned]
         chosen = {variant.name: scores for variant, scores in tuned}
     cells = plan(settings, variants, seeds, out)
+    rows = ScoredRows.of([cell for cell in cells if cell.variant is variants[0]])
+    for variant in variants:
+        rows.check([cell for cell in cells if cell.variant is variant])
     for cell in cells:
         _run(cell, out, listeners, on_cell)
-    content = {**summarised(cells), "learning_rates": chosen}
+    content = {**summarised(cells, rows), "learning_rates": chosen}
     write_json(out / "compare.json", content)
     write_atomically(out / "compare.csv", _csv(content).encode())
     write_atomically(out / "compare.md", markdown(content).encode())
@@ -87,35 +92,51 @@ def tune(
     rates: Sequence[float] = LEARNING_RATES,
     listeners: Sequence[Listener] = (),
     on_cell: OnCell | None = None,
-) -> tuple[Variant, dict[str, float]]:
+) -> tuple[Variant, dict[str, float | None]]:
     """The variant with the learning rate that scores best on validation rows, the smaller on a tie, and all scores.
 
-    Test rows are not read: the runs score on ``data.valid_fraction`` of every client's train rows.
+    Test rows are not read: the runs score on ``data.valid_fraction`` of every client's train rows. A rate at which too
+    few clients can be trained has no score.
 
     Raises:
         ConfigError: no validation rows are held out.
+        RunFailedError: no rate has a score.
     """
     if settings.data.valid_fraction == 0:
         raise ConfigError("data.valid_fraction: must be above 0 where a learning rate is chosen, received 0")
-    scores: dict[str, float] = {}
+    scores: dict[str, float | None] = {}
+    reached: dict[float, float] = {}
+    reasons = []
     for rate in sorted(rates):
         changes = {**variant.changes, "train.lr": rate, "data.score_rows": "valid"}
         trial = replace(variant, name=f"{variant.name}/lr-{rate:g}", changes=changes)
         (cell,) = plan(settings, [trial], [seed], out / "tuning")
-        scores[f"{rate:g}"] = _run(cell, out, listeners, on_cell)["mean"]
-    best = max(sorted(rates), key=lambda rate: scores[f"{rate:g}"])
+        try:
+            reached[rate] = _run(cell, out, listeners, on_cell)["mean"]
+        except TooFewUpdatesError as error:  # training diverged: this rate has lost
+            reasons.append(f"{rate:g}: {error}")
+        scores[f"{rate:g}"] = reached.get(rate)
+    if not reached:
+        raise RunFailedError(f"{variant.name} cannot be trained at any of the learning rates. {'; '.join(reasons)}")
+    best = max(reached, key=lambda rate: reached[rate])
     return replace(variant, changes={**variant.changes, "train.lr": best}), scores
 
 
-def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
+def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     """What the finished cells say; the first variant is held against every other.
 
+    Args:
+        cells: of several variants on the same seeds.
+        scored: the rows of each seed.
+
     Raises:
-        RunFolderError: a cell is not finished, or its files are damaged.
+        RunFolderError: a cell is not finished, its files are damaged, or its rows are others.
     """
     by_variant: dict[str, list[Cell]] = {}
     for cell in cells:
         by_variant.setdefault(cell.variant.name, []).append(cell)
+    for own in by_variant.values():
+        scored.check(own)
     summaries = {name: [read_json(cell.folder / "summary.json") for cell in own] for name, own in by_variant.items()}
     row_scores = {name: [_row_scores(cell) for cell in own] for name, own in by_variant.items()}
     first = next(iter(by_variant))
@@ -139,7 +160,7 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
             "points": [_points_of(cell) for cell in by_variant[name]],
         }
     others = [name for name in rows if name != first]
-    differences = {name: asdict(paired_difference(row_scores[first], row_scores[name])) for name in others}
+    differences = {name: asdict(paired_difference(row_scores[first], row_scores[name], scored.keys)) for name in others}
     reference = summaries[first][0]
     return {
         "metric": reference["metric"],

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, TensorName
 
-__all__ = ["WARMUP", "WARMUP_TRIES", "Method", "State", "ab_names", "by_client", "waits"]
+__all__ = ["WARMUP", "WARMUP_TRIES", "Method", "State", "ab_names", "by_client", "rounds_for_warmup", "waits"]
 
 WARMUP = "warmup"
 """The phase in which the engine asks every client once; in all other phases it samples."""
@@ -72,6 +72,11 @@ def ab_names(model: ClientModel, expert: int = 0) -> frozenset[str]:
 def by_client(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
     """Sorted by client, so that arrival order changes no bit."""
     return sorted(updates, key=lambda update: update.client)
+
+
+def rounds_for_warmup(method: Method) -> int:
+    """Rounds that a method without a warm-up has in its place; 0 for one that has it."""
+    return max(0, method.last_round - method.budget.rounds)
 
 
 def waits(client: ClientId, done: Collection[ClientId], tries: Mapping[ClientId, int]) -> bool:

@@ -207,7 +207,8 @@ class FedLease:
             uploads=dict(state.warmups) if self.reallocate else {},
             origins=b if self.reallocate else {},
             allocation=allocation,
-            centres=centres(b, allocation),
+            # Late clients are placed by B, whatever the groups were made of.
+            centres=centres(b, allocation if self.signal == "B" else assign(b, allocation.assignment)),
             assignment=dict(allocation.assignment),
             experts=tuple(means[expert] for expert in range(allocation.num_experts)),
         )
@@ -231,9 +232,10 @@ class FedLease:
             centres=centres(state.origins, assign(state.origins, allocation.assignment)),
             assignment=dict(allocation.assignment),
             experts=tuple(means[expert] for expert in range(now)),
-            warnings=(*state.warnings, said + ("; routers start anew" if now != before and any(state.routers) else "")),
+            warnings=(*state.warnings, said + ("; routers start anew" if any(state.routers) else "")),
         )
-        return state if now == before else self._with_new_routers(state)
+        # The experts that a router weighs are others now, and so may be the clients that an expert's number stands for.
+        return self._with_new_routers(state)
 
     def _with_new_routers(self, state: FedLeaseState) -> FedLeaseState:
         routers, said = first_routers(self, state.adapter, len(state.experts), state.seed)

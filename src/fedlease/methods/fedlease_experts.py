@@ -118,6 +118,11 @@ def first_routers(
     slots, kept, said = 2 * num_experts - 1, method.top_k, ""
     if kept is not None and kept > slots:
         said = f"fedlease.top_k: {kept} slots were to be kept, but {num_experts} experts make {slots}: all are kept"
+    elif kept == 1 and method.renormalise:
+        said = (
+            "fedlease.top_k: the one slot that is kept weighs 1 whatever its logit is, so routers are not trained and "
+            "stay as they were drawn; fedlease.renormalise=false trains them"
+        )
     elif kept is not None and kept <= num_experts // 2 and method.router_start == "own" and method.renormalise:
         said = (
             f"fedlease.top_k: with router_start = 'own' the {kept} largest of {slots} slots are own ones at first: "

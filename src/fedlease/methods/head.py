@@ -31,10 +31,17 @@ class Head:
 @serialisable
 @dataclass(frozen=True)
 class HeadState:
-    """The method's state and, when heads are shared, every client's current head."""
+    """The method's state and, when heads are shared, what belongs to them.
+
+    Attributes:
+        inner: the method's.
+        heads: client -> its current head.
+        late: clients that were admitted later; one whose labels are not its group's shares its head with nobody else.
+    """
 
     inner: Any
     heads: Mapping[ClientId, Tensors]
+    late: frozenset[ClientId] = frozenset()
 
     @property
     def round(self) -> int:
@@ -119,8 +126,11 @@ class WithHead:
 
     def admit(self, state: HeadState, client: ClientId, num_examples: int) -> HeadState:
         """The method's; a late client's head must be in ``heads``."""
-        heads = {**state.heads, client: dict(self.heads[client].tensors)} if self.policy == "shared" else {}
-        return HeadState(self.method.admit(state.inner, client, num_examples), heads)
+        inner = self.method.admit(state.inner, client, num_examples)
+        if self.policy != "shared":
+            return replace(state, inner=inner)
+        heads = {**state.heads, client: dict(self.heads[client].tensors)}
+        return HeadState(inner, heads, state.late | {client})
 
     def group(self, state: HeadState, client: ClientId) -> int:
         """The method's."""
@@ -131,15 +141,19 @@ class WithHead:
         return replace(model, tensors={**model.tensors, **head})
 
     def _groups(self, state: HeadState) -> list[list[ClientId]]:
-        groups: dict[int, list[ClientId]] = {}
+        """Clients whose heads are averaged; they have one label list."""
+        groups: dict[tuple[int, tuple[str, ...]], list[ClientId]] = {}
         for client in sorted(state.heads):
-            groups.setdefault(self.method.group(state.inner, client), []).append(client)
+            key = (self.method.group(state.inner, client), self.heads[client].labels)
+            groups.setdefault(key, []).append(client)
         return list(groups.values())
 
     def _check_groups(self, state: HeadState) -> None:
-        for members in self._groups(state):
-            first = members[0]
-            for client in members[1:]:
+        """A late client cannot end a run that the others have begun; whoever was there must fit its group."""
+        firsts: dict[int, ClientId] = {}
+        for client in sorted(state.heads):
+            if client not in state.late:
+                first = firsts.setdefault(self.method.group(state.inner, client), client)
                 if self.heads[client].labels != self.heads[first].labels:
                     raise ConfigError(
                         f"head: 'shared' needs equal label lists within a group; client {first!r} has "

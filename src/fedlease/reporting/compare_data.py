@@ -82,7 +82,8 @@ class Comparison:
         clients: how many; None where the file does not say.
         methods: the first is the one that the others are held against.
         gaps: how much the first is above each other one.
-        rates: method -> learning rate -> score on validation rows of the first seed; {} where none was chosen.
+        rates: method -> learning rate -> score on validation rows of the first seed, without
+            those at which training failed; {} where none was chosen.
         by_passes: whether curves are by passes; else by steps, since the file does not say what a step holds.
     """
 
@@ -159,7 +160,11 @@ def _comparison(content: Mapping[str, Any]) -> Comparison:
         clients=None if clients is None else int(clients),
         methods=methods,
         gaps={name: Gap(*(_number(gaps[name][key]) for key in ("mean", "low", "high"))) for name in order[1:]},
-        rates={name: {_number(k): _number(v) for k, v in rates[name].items()} for name in order if name in rates},
+        rates={
+            name: {_number(k): _number(v) for k, v in rates[name].items() if v is not None}
+            for name in order
+            if name in rates
+        },
         by_passes=by_passes,
     )
 

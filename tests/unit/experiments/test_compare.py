@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines.small import rounds_of, small_settings
+from engines.small import own_rows, rounds_of, small_settings
 
-from fedlease.errors import ConfigError, DataError
+from fedlease.engines import client_work
+from fedlease.errors import ConfigError, DataError, RunFailedError, RunFolderError, UpdateRefusedError
 from fedlease.experiments.cells import Cell, Variant, plan, variants_of
 from fedlease.experiments.compare import compare, markdown, tune
 from fedlease.reporting.compare_page import compare_page
@@ -189,14 +190,43 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=r"holds a run with other settings \(train\)"):
             compare(settings(train__lr=0.5), variants_of(["local"]), [0], tmp_path / "c")
 
+    def test_cells_on_other_rows(self, tmp_path: Path) -> None:
+        own = own_rows(tmp_path / "rows")
+        common = settings(data__source="folder", data__path=str(own))
+        compare(common, variants_of(["local"]), [0], tmp_path / "c")
+        file = own / "two" / "test.jsonl"
+        file.write_text(file.read_text().replace("two says", "two said"))
+        with pytest.raises(RunFolderError, match=r"local/seed-0: the rows have changed since this run began"):
+            compare(common, variants_of(["local", "fedit"]), [0], tmp_path / "c")
+        assert not (tmp_path / "c" / "fedit").exists(), "nothing was trained"
+
 
 class TestTuning:
+    def test_a_rate_at_which_training_diverges_loses(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        honest = client_work.local_step
+
+        def step(resident: Any, client: str, task: Any, rows: Any, optimiser: Any, *more: Any) -> Any:
+            if optimiser.lr == 0.5:
+                raise UpdateRefusedError(client, "loss is nan in epoch 1, step 1")
+            return honest(resident, client, task, rows, optimiser, *more)
+
+        monkeypatch.setattr(client_work, "local_step", step)
+        common = settings(data__valid_fraction=0.4)
+        (variant,) = variants_of(["local"])
+        tuned, scores = tune(common, variant, 0, tmp_path / "c", (1e-3, 0.5))
+        assert tuned.changes == {"train.lr": 1e-3}
+        assert scores["0.5"] is None and scores["0.001"] is not None
+        with pytest.raises(
+            RunFailedError, match=r"local cannot be trained at any of the learning rates\. 0\.5: local, "
+        ):
+            tune(common, variant, 0, tmp_path / "c", (0.5,))
+
     def test_the_rate_with_the_best_validation_score_is_taken(self, tmp_path: Path) -> None:
         common = settings(data__valid_fraction=0.4)
         (variant,) = variants_of(["local"])
         tuned, scores = tune(common, variant, 0, tmp_path / "c", (1e-6, 1e-2))
         assert set(scores) == {"1e-06", "0.01"}
-        best = max((1e-6, 1e-2), key=lambda rate: scores[f"{rate:g}"])
+        best = max((1e-6, 1e-2), key=lambda rate: scores[f"{rate:g}"] or 0)
         assert tuned.changes == {"train.lr": best} and tuned.name == "local"
         # Scored on the validation rows: 40 % of 12 train rows, and not the 8 test rows.
         folder = tmp_path / "c" / "tuning" / "local" / "lr-0.01" / "seed-0"

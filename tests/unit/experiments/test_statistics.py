@@ -36,7 +36,7 @@ def test_equal_results_differ_by_nothing() -> None:
 
 def test_a_difference_on_every_row_has_no_spread() -> None:
     found = paired_difference([rows(a=[1] * 9, b=[1] * 4)] * 2, [rows(a=[0] * 9, b=[0] * 4)] * 2)
-    assert (found.mean, found.low, found.high) == (1, 1, 1)
+    assert (found.mean, found.low, found.high) == pytest.approx((1, 1, 1), abs=1e-12)
 
 
 def test_the_interval_of_one_seed_is_that_of_a_mean_of_rows() -> None:
@@ -56,8 +56,32 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     apart = paired_difference([rows(a=[1] * n), rows(a=[0] * n)], [rows(a=[0] * n)] * 2)
     assert agreeing.mean == apart.mean == 0.5
     # Both seeds drawn alike happens with probability 1/2: the interval reaches both ends.
-    assert (apart.low, apart.high) == (0, 1)
+    assert (apart.low, apart.high) == pytest.approx((0, 1), abs=1e-12)
     assert agreeing.high - agreeing.low < 0.15
+
+
+def test_chance_of_rows_that_all_seeds_share_is_not_averaged_out() -> None:
+    # The same gains on the same rows on nine seeds say no more than on one: standard error sqrt(1/4 / n), not a third.
+    n, seeds = 400, 9
+    gained, nothing = [rows(a=[1, 0] * (n // 2))] * seeds, [rows(a=[0] * n)] * seeds
+    alone = 1.96 * math.sqrt(0.25 / n)
+    for keys, half in (
+        ([{"a": list(range(n))}] * seeds, alone),
+        ([{"a": list(range(n * s, n * s + n))} for s in range(seeds)], alone / 3),
+        (None, alone / 3),
+    ):
+        found = paired_difference(gained, nothing, keys, draws=4000)
+        assert found.mean == pytest.approx(0.5)
+        assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_rows_that_two_of_the_seeds_share_are_between() -> None:
+    # Of 2 seeds the first half of the rows is shared: that half's share of the mean has twice the variance.
+    n = 400
+    gained, nothing = [rows(a=[1, 0] * (n // 2))] * 2, [rows(a=[0] * n)] * 2
+    keys = [{"a": [*range(n // 2), *range(n * s, n * s + n // 2)]} for s in (1, 2)]
+    found = paired_difference(gained, nothing, keys, draws=4000)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * math.sqrt(0.25 / n * (1 / 2 + 1 / 4)), rel=0.1)
 
 
 def test_the_same_call_gives_the_same_interval() -> None:
@@ -73,3 +97,6 @@ def test_results_that_do_not_match_are_refused() -> None:
     for other in (rows(a=[1, 0]), rows(b=[1])):
         with pytest.raises(ValueError, match="same clients and test rows"):
             paired_difference([rows(a=[1])], [other])
+    for keys in ({"a": [1, 2]}, {"b": [1]}):
+        with pytest.raises(ValueError, match="rows must name every score's row"):
+            paired_difference([rows(a=[1])], [rows(a=[0])], [keys])

@@ -183,6 +183,14 @@ class TestTheMethod:
             "fedlease.top_k: with router_start = 'own' the 2 largest of 7 slots are own ones at first: the router has "
             "next to nothing to learn from",
         )
+        for start in ("own", "random"):
+            state = played(FedLease(BUDGET, top_k=1, num_experts=4, router_start=start), 1)
+            assert state.warnings == (
+                "fedlease.top_k: the one slot that is kept weighs 1 whatever its logit is, so routers are not trained "
+                "and stay as they were drawn; fedlease.renormalise=false trains them",
+            )
+        assert played(FedLease(BUDGET, top_k=1, num_experts=4, renormalise=False), 1).warnings == ()
+        assert played(FedLease(BUDGET, top_k=1, num_experts=1), 1).warnings == ()
         for fine in ({"top_k": 3}, {"top_k": 2, "renormalise": False}, {"top_k": 2, "router_start": "random"}):
             assert played(FedLease(BUDGET, **{**parameters, **fine}), 1).warnings == ()
 

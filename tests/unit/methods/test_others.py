@@ -7,6 +7,7 @@ import pytest
 import torch
 from contract.planted import CLIENTS, adapter, constant, train
 
+from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget
 from fedlease.errors import ConfigError
 from fedlease.methods import METHODS, make_method
@@ -149,6 +150,26 @@ def test_sharing_heads_of_different_label_lists_is_refused() -> None:
     method = with_head(FedIT(Budget(1, 1)), "shared", heads({"b1": ("no", "maybe")}))
     with pytest.raises(ConfigError, match=r"head: 'shared' needs equal label lists.*'a0'.*'b1' has \['no', 'maybe'\]"):
         method.init(adapter(), CLIENTS, 0)
+
+
+def test_a_late_client_with_labels_of_its_own_shares_its_head_with_nobody_and_stops_nobody() -> None:
+    late = {"c0": Head(("no", "maybe"), heads()["a0"].tensors), "c1": heads()["a0"]}
+    method = with_head(FedIT(Budget(1, 3)), "shared", {**heads(), **late})
+    state = method.init(adapter(), CLIENTS, 0)
+    for client in late:
+        state = method.admit(state, client, 10)
+    assert dumps(loads(dumps(state))) == dumps(state)
+    rows, updates = {**CLIENTS, **dict.fromkeys(late, 10)}, []
+    for client, value in (("a0", 1.0), ("c0", 5.0), ("c1", 4.0)):  # 10 rows each
+        task = method.task(state, client)
+        assert task is not None
+        update = train(client, task, rows[client])
+        filled = {n: torch.full_like(t, value) if n in HEAD else t for n, t in update.tensors.items()}
+        updates.append(replace(update, tensors=filled))
+    after = method.aggregate(state, updates)
+    expected = {"a0": 2.5, "b1": 2.5, "c0": 5.0, "c1": 2.5}
+    for client, value in expected.items():
+        assert method.model(after, client).tensors["head/classifier.weight"].unique().tolist() == [value]
 
 
 def test_unknown_policy_and_method_are_refused() -> None:

@@ -1,0 +1,57 @@
+"""The rows that cells are scored on: the same for all variants of a seed, and some of them in several seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedlease.data import load_federation
+from fedlease.errors import RunFolderError
+from fedlease.experiments.cells import Cell
+from fedlease.experiments.statistics import RowKeys
+from fedlease.reporting.run_folder import read_json
+
+__all__ = ["ScoredRows"]
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """What the settings of some cells say that their rows are, now.
+
+    Attributes:
+        keys: per seed and client, the rows that are scored, in the order of the scores.
+        fingerprints: per seed, SHA-256 over all rows.
+    """
+
+    keys: tuple[RowKeys, ...]
+    fingerprints: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cells: Sequence[Cell]) -> "ScoredRows":
+        """Reads the rows of every seed.
+
+        Args:
+            cells: of one variant, one per seed.
+
+        Raises:
+            DataError, MissingPackageError: as when rows are read.
+        """
+        settings = [cell.settings for cell in cells]
+        federations = [load_federation(s.data, s.seed, s.task) for s in settings]
+        keys = tuple({client.id: client.test for client in federation} for federation in federations)
+        return cls(keys, tuple(federation.fingerprint() for federation in federations))
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Checks that the runs that have begun began with these rows.
+
+        Args:
+            cells: of one variant, one per seed, in the same order.
+
+        Raises:
+            RunFolderError: a run has other rows; it cannot be compared with what is run now.
+        """
+        for cell, expected in zip(cells, self.fingerprints, strict=True):
+            path = cell.folder / "environment.json"
+            if path.is_file() and read_json(path).get("data_fingerprint") != expected:
+                raise RunFolderError(
+                    f"{cell.folder}: the rows have changed since this run began, so it cannot be compared with others; "
+                    "choose another --out, or delete the folder to run it again"
+                )
