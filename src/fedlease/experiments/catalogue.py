@@ -114,8 +114,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "ablation-topk": Experiment(
         "Is the adaptive selection better than a fixed number of router slots?",
         "`top-k` keeps k of the 2M - 1 slots, of which M stand for the own expert; `fedlease` keeps M. Where k "
-        "is above 2M - 1, all slots are kept. The one slot of `top-1` weighs 1 whatever its logit is, so nothing trains "
-        "its routers; `top-1-weighted` leaves that slot its share of the softmax.",
+        "is above 2M - 1, all slots are kept. The one slot of `top-1` weighs 1 whatever its logit is, so nothing "
+        "trains its routers; `top-1-weighted` leaves that slot its share of the softmax.",
         (
             FULL,
             *(Arm(f"top-{k}", changes={"fedlease.top_k": k}) for k in (1, 2, 3, 4)),

@@ -135,8 +135,8 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     by_variant: dict[str, list[Cell]] = {}
     for cell in cells:
         by_variant.setdefault(cell.variant.name, []).append(cell)
-    for own in by_variant.values():
-        scored.check(own)
+    for finished in by_variant.values():
+        scored.check(finished)
     summaries = {name: [read_json(cell.folder / "summary.json") for cell in own] for name, own in by_variant.items()}
     row_scores = {name: [_row_scores(cell) for cell in own] for name, own in by_variant.items()}
     first = next(iter(by_variant))
