@@ -145,6 +145,8 @@ def client_id_fault(client: str) -> str | None:
 
     Ids become names of folders and files in the run folder, on file systems that may ignore case.
     """
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in client):
+        return "must be valid Unicode, it has a lone surrogate"
     if client.startswith("."):
         return "must not start with a dot"
     if _HOSTILE.search(client):

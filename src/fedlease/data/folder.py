@@ -25,6 +25,9 @@ from fedlease.errors import DataError
 
 __all__ = ["load", "load_client", "write_folder"]
 
+SHOWN = 5
+"""Up to so many clients of a file are named in a fault."""
+
 _ALIASES = {"validation": "valid", "dev": "valid"}
 
 
@@ -95,7 +98,8 @@ def load_client(
     """Reads one client from a folder with train and test files, or from one file that holds its rows.
 
     Args:
-        path: ``PATH/train.*`` and ``test.*``; or a file with a split column, or else with rows that are split here.
+        path: ``PATH/train.*`` and ``test.*``; or a file with a split column, or else with rows that are split here. Of
+            a file with a client column only the client's own rows are taken.
         client: its id, whatever the folder is called.
         settings: columns, limits and fractions; ``settings.path`` is not looked at.
         seed: root seed.
@@ -115,8 +119,20 @@ def load_client(
     table = _table_with_rows(path, faults)
     has_split = settings.columns.split in table.columns
     examples = _examples(table, settings, faults, task, in_one_file=True)
+    column = settings.columns.client
+    if column in table.columns and examples:
+        # Rows of other clients in the file are theirs, not this one's.
+        named = sorted({example.client for example in examples})
+        examples = [example for example in examples if example.client == client]
+        if not examples:
+            faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {_some(named)}")
     clients = _by_split({client: examples}, has_split, path, settings, faults)
     return assemble(clients, settings, seed, faults, notes, split_here=not has_split, task=task).clients[client]
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:SHOWN]))
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
 
 
 def _client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Path]:

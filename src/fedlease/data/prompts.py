@@ -176,7 +176,7 @@ def _chat(record: Record, fault: OnFault, *, answered: bool) -> Prompt | None:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             fault(MESSAGES, f"messages must be a list, or one as JSON text, got {reprlib.repr(value)}: {error}")
             return None
     if not isinstance(value, list):

@@ -126,16 +126,25 @@ def _jsonl_records(path: Path, content: bytes, faults: Faults) -> Iterator[Recor
         if not raw.strip():
             continue
         try:
-            value = json.loads(raw.decode("utf-8"))
+            value = json.loads(raw.decode("utf-8"), object_pairs_hook=_named_once)
         except UnicodeDecodeError as error:
             faults.add(f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start})")
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             faults.add(f"{path}, line {line}: malformed JSON: {error}")
         else:
             if isinstance(value, dict):
                 yield Record(line, value)
             else:
                 faults.add(f"{path}, line {line}: a JSON object is needed, got {type(value).__name__}")
+
+
+def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    # Python would keep the last and drop the others in silence.
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is named twice")
+    return found
 
 
 def _read_csv(path: Path, content: bytes, faults: Faults) -> Table | None:

@@ -134,7 +134,8 @@ def predict_file(
     if out is not None:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(out, text.encode())
+            # Columns that are not read may hold lone surrogates, which JSON writes as this does.
+            write_atomically(out, text.encode(errors="backslashreplace"))
         except OSError as error:
             raise DataError(f"out: {out} cannot be written: {error}") from error
     return text

@@ -35,11 +35,11 @@ def told(summary: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in scores_of(summary).items() if key not in ("bytes_down", "head_bytes_down")}
 
 
-def grid_of(settings: Settings, **config: Any) -> MemoryGrid:
+def grid_of(settings: Settings, *, one_machine: bool = False, **config: Any) -> MemoryGrid:
     """One node per client, with ids that are not the clients' order."""
     count = len(load_federation(settings.data, settings.seed, settings.task))
     nodes = {900 - i: {"partition-id": i, "num-partitions": count, **config} for i in range(count)}
-    return MemoryGrid(client_app(), nodes)
+    return MemoryGrid(client_app(one_machine=one_machine), nodes)
 
 
 def over_memory(
@@ -52,7 +52,7 @@ def over_memory(
     **config: Any,
 ) -> tuple[Summaries, MemoryGrid]:
     """Runs a federation; ``config`` goes to every node."""
-    grid = grid_of(settings, **config)
+    grid = grid_of(settings, one_machine=hand_over, **config)
     if prepare is not None:
         prepare(grid)
     strategy = FedLeaseStrategy(settings, out, listeners, hand_over=hand_over)

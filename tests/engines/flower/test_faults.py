@@ -103,6 +103,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "other": (update(client="planted-1-0"), "update is from client 'planted-1-0'"),
     "round": (update(round=7), "round 7, expected 'experts' round 1"),
     "loss": (update(metrics={}), "its loss must be a finite number, received None"),
+    "choice": (update(choice=3), "its choice must be one of 0 candidates, received 3"),
+    "many": (lambda answer: replace(answer, steps=10**400), "steps and seconds must be numbers"),
+    "half a letter": (lambda answer: replace(answer, notes=("\ud800",)), "its notes are no texts"),
     "steps": (lambda answer: replace(answer, steps=-1), "steps and seconds must be numbers"),
     "score": (lambda answer: replace(answer, score=float("inf")), "its score must be a number in 0 .. 1, received inf"),
     "update": (lambda answer: replace(answer, update=None), "its answer is no update but a Answer"),  # type: ignore[arg-type]
@@ -210,10 +213,15 @@ def test_bytes_made_to_break_the_reader_are_the_senders_fault(content: Any, reas
         {"usage": {"layer": 3}},
         {"num_test": 3},
         {"majority": float("nan")},
+        {"metrics": {"accuracy": 10**400}},
+        {"num_test": 10**400},
         {"choice": "first"},
+        {"choice": 3},
         {"samples": ({"prompt": 5},)},
+        {"samples": ({"prompt": "\ud800"},)},
+        {"samples": 5},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_false_final_scores_are_left_out_and_it_is_said(change: dict[str, Any], tmp_path: Path) -> None:
     def fault(message: Message, reply: Message) -> Message:

@@ -14,6 +14,7 @@ import pytest
 
 from fedlease.config import ColumnSettings, DataSettings
 from fedlease.data import load_federation, source_of
+from fedlease.data.examples import client_id_fault
 from fedlease.data.federation import Federation
 from fedlease.data.folder import load_client, write_folder
 from fedlease.errors import DataError
@@ -178,14 +179,19 @@ def test_all_faults_are_reported_with_file_line_and_column(tmp_path: Path) -> No
         b'{"text": "\xff", "label": 0}',
         b"[1]",
         b'{"text": "a\\ud800", "label": 0}',
+        b'{"text": "a", "label": 0, "label": 1}',
+        b'{"text": "a", "label": 1' + b"0" * 5000 + b"}",
     ]
     (tmp_path / "a/train.jsonl").write_bytes(b"\n".join(lines))
     write(tmp_path / "a/test.jsonl", [{"text": "t", "label": 0}, {"text": "t", "label": 7}])
     train, test = tmp_path / "a/train.jsonl", tmp_path / "a/test.jsonl"
     found = faults(tmp_path)
-    malformed = next(fault for fault in found if "malformed" in fault)
-    assert malformed.startswith(f"{train}, line 11: malformed JSON: ")
-    assert sorted(set(found) - {malformed}) == sorted(
+    malformed = [fault for fault in found if "malformed" in fault]
+    assert [fault.split(": malformed JSON: ")[0] for fault in malformed] == [
+        f"{train}, line {line}" for line in (11, 15, 16)
+    ]
+    assert malformed[1].endswith("'label' is named twice") and "integer string conversion" in malformed[2]
+    assert sorted(set(found) - set(malformed)) == sorted(
         [
             f"{train}, line 3, column 'text': a text must not be empty, got ' '",
             f"{train}, line 5, column 'text': a text must be a string, got 5",
@@ -293,8 +299,8 @@ def test_wrong_paths(tmp_path: Path) -> None:
 def test_client_ids_must_be_safe_names(tmp_path: Path) -> None:
     names = [".hidden", "a/b", "a\\b", "nul\0", "x" * 101, " pad", "Same", "same"]
     rows = [
-        {"text": f"{name} {split}", "label": 0, "client": name, "split": split}
-        for name in names
+        {"text": f"{number} {split}", "label": 0, "client": name, "split": split}
+        for number, name in enumerate(names)
         for split in ("train", "test")
     ]
     file = write(tmp_path / "rows.jsonl", rows)
@@ -308,6 +314,11 @@ def test_client_ids_must_be_safe_names(tmp_path: Path) -> None:
         "client ' pad': an id must not start or end with a space",
         "clients 'Same', 'same': ids must differ by more than case",
     ]
+
+
+def test_half_a_character_names_no_client() -> None:
+    assert client_id_fault("a\ud800") == "must be valid Unicode, it has a lone surrogate"
+    assert client_id_fault("klinik-ü") is None
 
 
 def test_hidden_folders_without_rows_and_stray_files_are_passed_over(tmp_path: Path) -> None:
@@ -437,6 +448,22 @@ def test_one_client_in_one_file_is_split_by_its_column_or_here(tmp_path: Path) -
     more = [{"text": f"row {number}", "label": number % 2} for number in range(10)]
     found = load_client(write(tmp_path / "b.jsonl", more), "clinic", DataSettings(), 0)
     assert (len(found.train), len(found.test)) == (8, 2)
+
+
+def test_of_a_file_of_several_clients_one_gets_its_own_rows(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"{client} {number}", "label": number % 2, "client": client}
+        for client in ("clinic", "ward")
+        for number in range(10)
+    ]
+    file = write(tmp_path / "a.jsonl", rows)
+    found = load_client(file, "clinic", DataSettings(), 0)
+    assert len(found.train) + len(found.test) == 10
+    assert all(row.text.startswith("clinic") for row in (*found.train, *found.test))
+    with pytest.raises(
+        DataError, match=r"client 'lab': no row of .* is its own; column 'client' has 'clinic', 'ward'$"
+    ):
+        load_client(file, "lab", DataSettings(), 0)
 
 
 @pytest.mark.parametrize(

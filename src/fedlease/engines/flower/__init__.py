@@ -2,8 +2,8 @@
 
 A client: ``clientapp.py`` its Flower app, ``answering.py`` what it answers, ``node.py`` how, ``keep.py`` what it keeps,
 ``warm.py`` a process that stays. The server: ``serverapp.py``, ``strategy.py``, ``fleet.py`` clients as the round loop
-sees them, ``link.py`` its connection to them. Between them: ``records.py``, what a message holds. On one machine:
-``simulation.py``, and ``memory_grid.py`` without processes.
+sees them, ``link.py`` its connection to them, ``checks.py`` what it takes from them. Between them: ``records.py``, what
+a message holds. On one machine: ``simulation.py``, and ``memory_grid.py`` without processes.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -15,7 +15,7 @@ from fedlease.data.federation import ClientData, Federation
 from fedlease.data.folder import load_client
 from fedlease.engines.flower.clientapp import LoadClient, keep_loaded
 from fedlease.engines.flower.keep import FolderKeep, MemoryKeep
-from fedlease.engines.flower.node import Node, Site, refusal_of, settings_from
+from fedlease.engines.flower.node import Consent, Node, Site, refusal_of, settings_from
 from fedlease.engines.flower.records import Lacking, RecordError, Refusal, pack, unpack
 from fedlease.errors import ConfigError, DataError, InputError
 
@@ -33,14 +33,14 @@ def rows_of_node(context: Context, settings: Settings) -> ClientData:
     """The rows that the node configuration points to.
 
     Raises:
-        ConfigError: it points to none.
+        ConfigError: it points to none, or to a folder that is not there.
         DataError: every fault of the rows.
     """
     config = context.node_config
     if "data-dir" in config:
         folder = Path(str(config["data-dir"])).expanduser()
         if not folder.exists():
-            raise DataError(f"data-dir: {str(folder)!r} does not exist on this node")
+            raise ConfigError(f"data-dir: {str(folder)!r} does not exist on this node")
         client = str(config.get("client-id", folder.resolve().name))
         return load_client(folder, client, settings.data, settings.seed, settings.task)
     if "partition-id" not in config:
@@ -63,7 +63,14 @@ def _site(settings: str, overrides: tuple[tuple[str, Any], ...]) -> Site:
     return Site.of(settings_from(settings), dict(overrides))
 
 
-def answer(content: RecordDict, context: Context, load: LoadClient | None, state_dir: Path | None) -> RecordDict:
+def answer(
+    content: RecordDict,
+    context: Context,
+    load: LoadClient | None,
+    state_dir: Path | None,
+    *,
+    one_machine: bool = False,
+) -> RecordDict:
     """The reply to a message.
 
     Args:
@@ -71,6 +78,7 @@ def answer(content: RecordDict, context: Context, load: LoadClient | None, state
         context: of the node; its state keeps arrays that came with it.
         load: gives the client's rows; None is :func:`rows_of_node`.
         state_dir: where private tensors are kept by nodes whose configuration names no ``state-dir``.
+        one_machine: see :func:`~fedlease.engines.flower.clientapp.client_app`.
     """
     keep = MemoryKeep(context.state)
     bank = keep.get(HELD) or {}
@@ -79,12 +87,20 @@ def answer(content: RecordDict, context: Context, load: LoadClient | None, state
         if lacking:
             return pack(Lacking(lacking)).record
         keep_loaded(context.node_config)
-        node = _node(value, context, load or rows_of_node, state_dir)
+        node = _node(value, context, load or rows_of_node, state_dir, one_machine=one_machine)
         reply = node.reply(value)
     except RecordError as error:
         reply = Refusal(str(error))
     except InputError as error:
-        reply = refusal_of(error)
+        reply = refusal_of(error, _name(context), in_full=one_machine)
+        if isinstance(error, DataError) and not one_machine:
+            for fault in error.faults:
+                log.error("fedlease: %s", fault)
+    except Exception as error:
+        log.exception("fedlease: the node failed")
+        # Its text may show rows or folders.
+        why = f": {error}" if one_machine else "; the log of its node says why"
+        reply = Refusal(f"{_name(context)}: its app failed with {type(error).__name__}{why}")
     else:
         if arrays:
             keep.put(HELD, arrays)
@@ -93,10 +109,11 @@ def answer(content: RecordDict, context: Context, load: LoadClient | None, state
     return pack(reply).record
 
 
-def _node(value: Any, context: Context, load: LoadClient, state_dir: Path | None) -> Node:
+def _node(value: Any, context: Context, load: LoadClient, state_dir: Path | None, *, one_machine: bool) -> Node:
     settings = getattr(value, "settings", None)
     if not isinstance(settings, str):
         raise ConfigError("the message holds no settings: is the server's fedlease another version?")
+    consent = Consent(samples=one_machine or _sends_samples(context), private=one_machine)
     overrides = tuple((name, context.node_config[name]) for name in OVERRIDES if name in context.node_config)
     site = _site(settings, overrides)
     data = load(context, site.loaded.settings)
@@ -108,7 +125,24 @@ def _node(value: Any, context: Context, load: LoadClient, state_dir: Path | None
     # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
     if models is None and "state-dir" in named:
         models = named["state-dir"] / own / "model"
-    return Node(site, data, keep, models)
+    return Node(site, data, keep, models, consent)
+
+
+def _sends_samples(context: Context) -> bool:
+    given = context.node_config.get("send-samples", False)
+    if not isinstance(given, bool):
+        raise ConfigError(f"send-samples: must be true or false, received {given!r}")
+    return given
+
+
+def _name(context: Context) -> str:
+    """What the server may know a node by that has not said who it is."""
+    config = context.node_config
+    if "client-id" in config:
+        return f"client {str(config['client-id'])!r}"
+    if "data-dir" in config:
+        return f"client {Path(str(config['data-dir'])).name!r}"
+    return f"partition {config['partition-id']}" if "partition-id" in config else f"node {context.node_id}"
 
 
 def run_key(settings: Settings) -> str:

@@ -29,13 +29,20 @@ LoadClient = Callable[[Context, "Settings"], "ClientData"]
 _one_at_a_time = threading.Lock()
 
 
-def client_app(load: LoadClient | None = None, mods: Sequence[Any] = (), state_dir: Path | None = None) -> ClientApp:
+def client_app(
+    load: LoadClient | None = None,
+    mods: Sequence[Any] = (),
+    state_dir: Path | None = None,
+    *,
+    one_machine: bool = False,
+) -> ClientApp:
     """A ClientApp that trains and scores one client; one process may serve several, one after another.
 
     Node configuration: ``data-dir``, the client's folder with train and test files, and ``client-id`` where its name
     is not the folder's; ``state-dir``, a folder in which private tensors outlive the SuperNode; ``model-out``, a folder
     for the client's own models, by default in ``state-dir``; ``model``, ``device``, ``threads`` where they differ from
-    the server's; ``keep-loaded``, seconds for which a process with the base model stays when no message comes, see
+    the server's; ``send-samples``, true where some test rows may go to the server in clear text, with the models'
+    answers; ``keep-loaded``, seconds for which a process with the base model stays when no message comes, see
     ``warm.py``. In a simulation ``partition-id`` picks the client from the federation of the settings.
 
     Args:
@@ -43,6 +50,8 @@ def client_app(load: LoadClient | None = None, mods: Sequence[Any] = (), state_d
         mods: of Flower, around every message.
         state_dir: where private tensors are kept by nodes whose configuration names no ``state-dir``; None keeps them
             in memory.
+        one_machine: server and clients are one machine and one owner, as in a simulation: samples of test rows, private
+            tensors and the faults of rows in full may go to the server when it asks for them.
 
     Raises:
         ConfigError: a mod that would be passed over in silence.
@@ -55,7 +64,7 @@ def client_app(load: LoadClient | None = None, mods: Sequence[Any] = (), state_d
                 "out unmasked; and the allocation compares every client's B, which a masked sum does not show"
             )
     app = ClientApp(mods=list(mods))
-    handle = partial(_handle, load=load, state_dir=state_dir)
+    handle = partial(_handle, load=load, state_dir=state_dir, one_machine=one_machine)
     for phase in PHASES:
         app.train(phase)(handle)
     for action in ("score", "finish"):
@@ -77,14 +86,17 @@ def keep_loaded(config: Mapping[str, Any]) -> float:
     return float(given)
 
 
-def _handle(message: Message, context: Context, *, load: LoadClient | None, state_dir: Path | None) -> Message:
+def _handle(
+    message: Message, context: Context, *, load: LoadClient | None, state_dir: Path | None, one_machine: bool
+) -> Message:
     # A function of the module, so that a simulation can hand the app to its workers.
     worker = None
     try:
         seconds = keep_loaded(context.node_config)
     except InputError:
         seconds = 0.0  # the answer says it
-    if seconds:
+    # A process that stays is for deployments; a simulation's workers stay anyway.
+    if seconds and not one_machine:
         from fedlease.engines.flower.warm import ask, worker_of
 
         worker = worker_of(load, state_dir, seconds)
@@ -93,7 +105,7 @@ def _handle(message: Message, context: Context, *, load: LoadClient | None, stat
     from fedlease.engines.flower.answering import answer
 
     with _one_at_a_time:
-        return Message(answer(message.content, context, load, state_dir), reply_to=message)
+        return Message(answer(message.content, context, load, state_dir, one_machine=one_machine), reply_to=message)
 
 
 def _turned_away(message: Message, context: Context) -> Message:

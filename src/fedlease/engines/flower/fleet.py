@@ -1,16 +1,16 @@
 """Clients on other machines as the round loop sees them."""
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 
-from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
+from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.engines.client_store import BOOK_SLOT
-from fedlease.engines.client_work import Answer, FinalScores
+from fedlease.engines.client_work import FinalScores
 from fedlease.engines.events import Listener
 from fedlease.engines.fleet import Outcome
+from fedlease.engines.flower.checks import answer_fault, is_share, scores_fault
 from fedlease.engines.flower.link import Link
 from fedlease.engines.flower.node import HandedOver
 from fedlease.engines.flower.records import Finish, Score, Work, fingerprint_of
@@ -74,7 +74,7 @@ class FlowerFleet:
             own = {client: question for client, question in questions.items() if tasks[client].phase == phase}
             for client, answer, packed in self.link.ask(f"train.{phase}", own, expected, str(step)):
                 self._sent[client] = packed.sent
-                yield client, _checked_answer(client, answer)
+                yield client, _checked_answer(client, answer, len(tasks[client].model.candidates))
 
     def accept(self, step: int, tasks: Mapping[ClientId, ClientTask], models: Mapping[ClientId, ClientModel]) -> None:
         """Clients learn of it with the next message."""
@@ -90,7 +90,7 @@ class FlowerFleet:
             for client, model in models.items()
         }
         found = self.link.ask("evaluate.score", questions, dict.fromkeys(questions, 0), "score")
-        return {client: float(answer) for client, answer, _ in found if _is_share(answer)}
+        return {client: float(answer) for client, answer, _ in found if is_share(answer)}
 
     def finish(
         self, models: Mapping[ClientId, ClientModel], untrained: Mapping[ClientId, ClientModel]
@@ -120,7 +120,8 @@ class FlowerFleet:
                 handed[client] = answer.private
                 answer = answer.scores
             try:
-                scores[client] = _checked_scores(client, answer, self.metric, self.link.cards[client].test_rows)
+                rows, candidates = self.link.cards[client].test_rows, len(models[client].candidates)
+                scores[client] = _checked_scores(client, answer, self.metric, rows, candidates)
             except UpdateRefusedError as error:
                 reasons.append(f"{client}: {error.reason}")
         if not scores:
@@ -163,90 +164,21 @@ class FlowerFleet:
         return self._accepted.get(client), client in self._keeps
 
 
-def _checked_answer(client: ClientId, answer: Any) -> Outcome:
+def _checked_answer(client: ClientId, answer: Any, candidates: int) -> Outcome:
     """An answer of the right form; values of the update are checked by the round loop."""
     if isinstance(answer, UpdateRefusedError):
         return answer
-    if not isinstance(answer, Answer) or not isinstance(answer.update, ClientUpdate):
-        return UpdateRefusedError(client, f"its answer is no update but a {type(answer).__name__}")
-    update = answer.update
-    numbers = (answer.steps, answer.train_seconds, answer.evaluate_seconds)
-    if not all(_is_number(number) and number >= 0 for number in numbers):
-        return UpdateRefusedError(client, f"steps and seconds must be numbers, 0 or more, received {numbers}")
-    if answer.score is not None and not _is_share(answer.score):
-        return UpdateRefusedError(client, f"its score must be a number in 0 .. 1, received {answer.score!r}")
-    loss = update.metrics.get("loss") if isinstance(update.metrics, Mapping) else None
-    if not _is_number(loss):
-        return UpdateRefusedError(client, f"its loss must be a finite number, received {loss!r}")
-    if not isinstance(update.tensors, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in update.tensors.items()
-    ):
-        return UpdateRefusedError(client, "its update holds other things than named tensors")
-    if not _are_texts(answer.notes):
-        return UpdateRefusedError(client, "its notes are no texts")
-    return answer
+    fault = answer_fault(answer, candidates)
+    return UpdateRefusedError(client, fault) if fault else answer
 
 
-def _checked_scores(client: ClientId, scores: Any, metric: str, test_rows: int) -> FinalScores:
+def _checked_scores(client: ClientId, scores: Any, metric: str, test_rows: int, candidates: int) -> FinalScores:
     if isinstance(scores, UpdateRefusedError):
         raise scores
-    if not isinstance(scores, FinalScores):
-        raise UpdateRefusedError(client, f"its answer holds no scores but a {type(scores).__name__}")
-    fault = _scores_fault(scores, metric, test_rows)
+    fault = scores_fault(scores, metric, test_rows, candidates)
     if fault:
         raise UpdateRefusedError(client, fault)
-    return scores
-
-
-def _scores_fault(scores: FinalScores, metric: str, test_rows: int) -> str:
-    """Why scores cannot be used; they come from another machine."""
-    metrics, rows = scores.metrics, scores.row_scores
-    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics) or metric not in metrics:
-        return f"its scores hold no {metric}"
-    if not all(_is_number(v) and (name == "loss" or -1 <= v <= 1) for name, v in metrics.items()):
-        return f"its scores must be numbers in -1 .. 1, received {dict(metrics)}"
-    shares = [metrics[metric], scores.majority, scores.bare_base]
-    if not all(map(_is_share, shares if scores.own_expert is None else [*shares, scores.own_expert])):
-        return f"its scores must be numbers in 0 .. 1, received {shares} and {scores.own_expert!r}"
-    if not isinstance(rows, str | list | tuple) or scores.num_test != test_rows or len(rows) != test_rows:
-        return f"it must score {test_rows} rows, it scored {scores.num_test!r}"
-    if not (set(rows) <= {"0", "1"} if isinstance(rows, str) else all(map(_is_share, rows))):
-        return "its scores of single rows must be numbers in 0 .. 1"
-    choice = scores.choice
-    if choice is not None and (isinstance(choice, bool) or not isinstance(choice, int) or choice < 0):
-        return f"its choice must be a whole number, received {choice!r}"
-    if not _are_texts(scores.notes):
-        return "its notes are no texts"
-    if not all(
-        isinstance(row, Mapping) and all(isinstance(text, str) for text in (*row, *row.values()))
-        for row in scores.samples
-    ):
-        return "its samples are no texts"
-    return "" if scores.usage is None or _is_usage(scores.usage) else "its usage of experts is malformed"
-
-
-def _is_usage(usage: Any) -> bool:
-    return isinstance(usage, Mapping) and all(
-        isinstance(module, str)
-        and isinstance(row, Mapping)
-        and row.keys() == {"weights", "experts_per_token"}
-        and _is_number(row["experts_per_token"])
-        and isinstance(row["weights"], list | tuple)
-        and all(map(_is_number, row["weights"]))
-        for module, row in usage.items()
-    )
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(text, str) for text in value)
-
-
-def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return scores  # type: ignore[no-any-return]
 
 
 def _bytes(tensors: Any) -> int:

@@ -12,8 +12,8 @@ from flwr.serverapp import Grid
 
 from fedlease import __version__
 from fedlease.core.types import ClientId
-from fedlease.data.examples import client_id_fault
 from fedlease.data.federation import ClientCard
+from fedlease.engines.flower.checks import card_fault, shown
 from fedlease.engines.flower.records import (
     Hello,
     Introduction,
@@ -136,16 +136,16 @@ class Link:
     def _introduce(self, node: int, reply: Message, present: set[int]) -> str:
         """Takes a node in; or why not."""
         if reply.has_error():
-            return f"node {node} failed: {_first_line(reply.error.reason)}"
+            return f"node {node} failed: {_last_line(reply.error.reason)}"
         try:
             value, _, _ = unpack(reply.content, SPARE)
         except Exception as error:  # as for every answer
-            return f"node {node}: {error}"
+            return f"node {node}: {shown(str(error))}"
         if isinstance(value, Refusal):
-            return str(value.reason)
+            return shown(value.reason)
         if not isinstance(value, Introduction):
             return f"node {node} did not say who it is"
-        card, fault = value.card, _card_fault(value.card)
+        card, fault = value.card, card_fault(value.card)
         if fault:
             return f"node {node}: {fault}"
         before = self.nodes.get(card.id)
@@ -201,7 +201,7 @@ class Link:
         for client in values:
             answer = answers[client]
             if isinstance(answer, Refusal):
-                answer = UpdateRefusedError(client, str(answer.reason))
+                answer = UpdateRefusedError(client, shown(answer.reason))
             elif isinstance(answer, Lacking):
                 answer = UpdateRefusedError(client, "it lacks arrays that were sent with the message")
             failed = isinstance(answer, UpdateRefusedError)
@@ -252,32 +252,15 @@ def _read(client: ClientId, reply: Message, max_bytes: int) -> Any:
     if _is_gone(reply):
         return UpdateRefusedError(client, "was lost while it was asked: its SuperNode stopped reporting")
     if reply.has_error():
-        return UpdateRefusedError(client, f"its app failed: {_first_line(reply.error.reason)}")
+        return UpdateRefusedError(client, f"its app failed: {_last_line(reply.error.reason)}")
     try:
         return unpack(reply.content, max_bytes)[0]
     except RecordError as error:
-        return UpdateRefusedError(client, str(error))
+        return UpdateRefusedError(client, shown(str(error)))
     except Exception as error:  # one node's bytes must not end the run, whatever is wrong with them
-        return UpdateRefusedError(client, f"its answer cannot be read: {type(error).__name__} {error}")
+        return UpdateRefusedError(client, shown(f"its answer cannot be read: {type(error).__name__} {error}"))
 
 
-def _card_fault(card: Any) -> str:
-    """Why a card cannot be used; it comes from another machine."""
-    if not isinstance(card, ClientCard) or not isinstance(card.id, str):
-        return "its card is malformed"
-    fault = client_id_fault(card.id)
-    if fault:
-        return f"client id {card.id!r} {fault}"
-    if not all(isinstance(text, str) for text in (card.task, card.fingerprint)) or not isinstance(card.pairs, bool):
-        return f"the card of client {card.id!r} is malformed"
-    counts = (card.train_rows, card.valid_rows, card.test_rows)
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or 0 in (counts[0], counts[2]):
-        return f"client {card.id!r} says it has {counts[0]} train and {counts[2]} test rows; both must be positive"
-    if not isinstance(card.labels, tuple) or not all(isinstance(label, str) for label in card.labels):
-        return f"client {card.id!r} has labels that are no texts"
-    return ""
-
-
-def _first_line(reason: str | None) -> str:
-    lines = (reason or "no reason given").strip().splitlines()
-    return lines[-1] if lines else "no reason given"
+def _last_line(reason: str | None) -> str:
+    lines = (reason or "").strip().splitlines()
+    return shown(lines[-1]) if lines else "no reason given"

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from fedlease import __version__
 from fedlease.config import Settings
+from fedlease.config_faults import sentences
 from fedlease.core.codec import serialisable
 from fedlease.core.types import AdapterSpec, ClientModel, Tensors
 from fedlease.data.federation import ClientData
@@ -18,14 +20,27 @@ from fedlease.engines.client_work import Answer, Client, ClientWork, FinalScores
 from fedlease.engines.flower.keep import Keep
 from fedlease.engines.flower.own_model import write_own_model
 from fedlease.engines.flower.records import Finish, Hello, Introduction, Refusal, Score, Work
-from fedlease.errors import ConfigError, InputError, RunFolderError, UpdateRefusedError
+from fedlease.errors import ConfigError, DataError, InputError, RunFolderError, UpdateRefusedError
 from fedlease.models import fingerprint
 from fedlease.prepare import Loaded, encoded, load_resident, optimiser_of, participation_of
 from fedlease.tasks.base import Measured
 
-__all__ = ["HandedOver", "Node", "Site", "refusal_of", "settings_from"]
+__all__ = ["Consent", "HandedOver", "Node", "Site", "refusal_of", "settings_from"]
 
 log = logging.getLogger("flwr")
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What a node lets its server have beyond updates and scores. A server may ask; only the node's machine allows.
+
+    Attributes:
+        samples: some test rows in clear text, with the models' answers to them.
+        private: what the client keeps to itself; only where server and client are one machine.
+    """
+
+    samples: bool = False
+    private: bool = False
 
 
 @serialisable
@@ -80,9 +95,14 @@ class Site:
             overrides: ``model``, ``device`` and ``threads`` where the node's are others than the server's.
 
         Raises:
-            InputError: the model cannot be had, or the device is not one of this machine.
+            InputError: an override is no such setting's value, the model cannot be had, or the device is not one of
+                this machine.
         """
-        loaded = load_resident(settings.model_copy(update=dict(overrides)))
+        try:
+            own = Settings.model_validate({**settings.model_dump(), **overrides})
+        except ValidationError as error:
+            raise ConfigError([f"node-config: {fault}" for fault in sentences(error, Settings)]) from error
+        loaded = load_resident(own)
         # Before adapters are put in.
         return cls(loaded, fingerprint(loaded.base.model))
 
@@ -102,13 +122,17 @@ class Node:
         data: the client's rows.
         keep: what outlives the message.
         models: where the client's own model of every method is written at the end; None writes none.
+        consent: what may leave the node beyond updates and scores.
     """
 
-    def __init__(self, site: Site, data: ClientData, keep: Keep, models: Path | None = None) -> None:
+    def __init__(
+        self, site: Site, data: ClientData, keep: Keep, models: Path | None = None, consent: Consent | None = None
+    ) -> None:
         self.site = site
         self.client = site.client(data)
         self.keep = keep
         self.models = models
+        self.consent = consent or Consent()
         settings = site.loaded.settings
         self.work = ClientWork(site.loaded.resident, optimiser_of(settings), participation_of(settings).score_rounds)
         self.work.cache.bare = site.bare
@@ -162,8 +186,10 @@ class Node:
         self.keep.put(finish.method, kept)
         found = self.work.finish(self.client, finish.model, finish.untrained)
         notes += self._write_model(finish.method, finish.model, found)
-        scores = FinalScores(**{**vars(found), "notes": notes})
-        return HandedOver(scores, kept.slots) if finish.hand_over else scores
+        # Texts of rows and private tensors leave because this machine says so, never because a message asks.
+        samples = found.samples if self.consent.samples else ()
+        scores = FinalScores(**{**vars(found), "notes": notes, "samples": samples})
+        return HandedOver(scores, kept.slots) if finish.hand_over and self.consent.private else scores
 
     def _write_model(self, method: str, model: ClientModel, scores: FinalScores) -> tuple[str, ...]:
         """Writes the client's model where it is to be; what goes wrong is a note: scores must not be lost by it."""
@@ -215,9 +241,23 @@ def settings_from(text: str) -> Settings:
     try:
         return Settings.model_validate_json(text)
     except ValueError as error:
-        raise ConfigError(f"the server's settings are not understood: {str(error).splitlines()[0]}") from error
+        faults = sentences(error, Settings) if isinstance(error, ValidationError) else [str(error)]
+        raise ConfigError([f"the server's settings are not understood: {fault}" for fault in faults]) from error
 
 
-def refusal_of(error: InputError) -> Refusal:
-    """Wrong input on a node, as one sentence for the server."""
+def refusal_of(error: InputError, node: str, *, in_full: bool = False) -> Refusal:
+    """Wrong input on a node, as one sentence for the server.
+
+    Faults of rows show values of rows and places of files: the server hears how many there are, the node's log has
+    them.
+
+    Args:
+        error: what is wrong.
+        node: what the server knows the node by.
+        in_full: faults of rows go along too; only where server and client are one machine.
+    """
+    if isinstance(error, DataError) and not in_full:
+        count = len(error.faults)
+        many = "1 fault" if count == 1 else f"{count} faults"
+        return Refusal(f"{node}: its rows cannot be used; {many}, in the log of its node")
     return Refusal("; ".join(error.faults))

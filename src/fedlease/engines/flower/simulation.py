@@ -14,7 +14,7 @@ from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, RunFolderError
 from fedlease.prepare import settle
 from fedlease.quiet import quiet_libraries
-from fedlease.reporting.run_folder import read_json, read_settings
+from fedlease.reporting.run_folder import read_json
 
 __all__ = ["simulate"]
 
@@ -49,10 +49,10 @@ def simulate(
     except ImportError as error:
         raise MissingPackageError(str(error.name), "engine: flower", "pip install 'fedlease[simulation]'") from error
     from fedlease.engines.flower.clientapp import client_app
-    from fedlease.engines.flower.strategy import FedLeaseStrategy
+    from fedlease.engines.flower.strategy import FedLeaseStrategy, resumed_settings
 
     resumed = (out / "config.yaml").is_file()
-    settings = read_settings(out) if resumed else settle(settings)
+    settings = resumed_settings(out, settle(settings)) if resumed else settle(settings)
     federation = load_federation(settings.data, settings.seed, settings.task)
     count = len(federation)
     if count < 2:
@@ -85,7 +85,7 @@ def simulate(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            run_simulation(server, client_app(state_dir=nodes), count, backend_config=backend)
+            run_simulation(server, client_app(state_dir=nodes, one_machine=True), count, backend_config=backend)
     finally:
         ray.shutdown()
     if failed:

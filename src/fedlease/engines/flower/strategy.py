@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ from fedlease.models import fingerprint
 from fedlease.prepare import Loaded, adapter_of, check_methods, head_of, load_resident, settle
 from fedlease.reporting.run_folder import method_folder, read_clients, read_settings, start_run
 
-__all__ = ["FedLeaseStrategy"]
+__all__ = ["FedLeaseStrategy", "resumed_settings"]
+
+CALL: Any = {"flower": True, "fedlease": {"admitted", "unlike"}, "data": {"path"}, "device": True, "threads": True}
+"""Settings that are about a call and its machine, not about the run; rows are told by their fingerprint."""
 
 
 class Heads(dict[ClientId, Head]):
@@ -56,6 +59,37 @@ def cards_of(out: Path) -> dict[ClientId, ClientCard]:
             raise RunFolderError(f"{out}: the run was begun by an older fedlease; it cannot go on over Flower")
         cards[client] = ClientCard(id=client, **{**entry, "labels": tuple(entry["labels"])})
     return cards
+
+
+def resumed_settings(out: Path, wanted: Settings) -> Settings:
+    """The settings of the run in a folder that is gone on with.
+
+    Args:
+        out: run folder.
+        wanted: what the run is asked for with now, settled.
+
+    Raises:
+        RunFolderError: no run folder; or they are others than the run's, which would be passed over: every one that
+            differs, with both values.
+    """
+    found = read_settings(out)
+    had, have = (dict(_flat(s.model_dump(mode="json", exclude=CALL))) for s in (found, wanted))
+    if wanted.revision is None:  # a hub model's was resolved when the run began
+        have["revision"] = had["revision"]
+    keys = dict.fromkeys([*have, *had])
+    both = {key: (had.get(key), have.get(key)) for key in keys}
+    other = [f"{key} is {there!r} there, {here!r} here" for key, (there, here) in both.items() if there != here]
+    if other:
+        raise RunFolderError(f"{out}: holds a run with other settings, choose another folder: {'; '.join(other)}")
+    return found
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 class FedLeaseStrategy(Strategy):
@@ -106,7 +140,7 @@ class FedLeaseStrategy(Strategy):
             The experts of the main method in ``arrays`` as ``experts.<e>.<name>``, and mean scores of its rounds.
 
         Raises:
-            InputError: settings or nodes are wrong; nothing was trained.
+            InputError: settings or nodes are wrong, or the folder holds a run with other settings; nothing was trained.
             RunFailedError: too few nodes or usable updates; the same again goes on from the last complete round.
         """
         if initial_arrays is not None or num_rounds or timeout or train_config or evaluate_config or evaluate_fn:
@@ -115,7 +149,9 @@ class FedLeaseStrategy(Strategy):
                 "flower.deadline, ...)"
             )
         resumed = (self.out / "config.yaml").is_file()
-        settings = read_settings(self.out) if resumed else settle(self.settings)
+        settings = settle(self.settings)
+        if resumed:
+            settings = resumed_settings(self.out, settings)
         # What is about this call and not about the run may differ.
         admitted = settings.fedlease.model_copy(
             update={"admitted": self.settings.fedlease.admitted, "unlike": self.settings.fedlease.unlike}
