@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from engines.small import SMALL, own_rows, rounds_of, scores_of, small_run, tensors_of
 
 from fedlease.engines import checkpoint
@@ -183,3 +184,15 @@ def test_a_folder_that_is_no_run_is_named(content: str | None, tmp_path: Path) -
         (out / "notes.txt").write_text("hello")
     with pytest.raises(RunFolderError, match=r"is not a run folder: it holds no config\.yaml"):
         resume(out)
+
+
+def test_every_damaged_setting_is_named(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    shutil.copytree(whole, out)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    (out / "config.yaml").write_text(yaml.safe_dump({**config, "rounds": -3, "seed": "one"}))
+    with pytest.raises(RunFolderError) as caught:
+        resume(out)
+    assert len(caught.value.faults) == 2
+    for fault, name in zip(sorted(caught.value.faults), ("rounds", "seed"), strict=True):
+        assert fault.startswith(f"{out}/config.yaml is damaged: {name}: ")

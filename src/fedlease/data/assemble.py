@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fedlease.config import DataSettings
 from fedlease.config_data import TaskName
 from fedlease.data.dealing import drop_duplicates, federation, generator, hold_out, make_client, note_leaks
-from fedlease.data.examples import Example, client_id_fault, folded, label_list, to_rows
+from fedlease.data.examples import Example, check_pairs, client_id_fault, folded, label_list, to_rows
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.prompts import to_prompt_rows
 from fedlease.data.tables import Faults
@@ -74,10 +74,7 @@ def _build(
         where = next(example for example in every if example.task != every[0].task)
         rule = f"client {client!r} must have one task, got {', '.join(map(repr, tasks))}"
         faults.at(where.path, where.line, settings.columns.task, rule)
-    if len({example.pair is None for example in every}) > 1:
-        where = next(example for example in every if example.pair is None)
-        rule = f"client {client!r} has a second text in other rows, but it is empty here"
-        faults.at(where.path, where.line, settings.columns.text_pair or "text_pair", rule)
+    check_pairs(every, f"client {client!r}", settings, faults)
     labels = () if task == "generation" else label_list(example.label for example in splits.get("train", []))
     rows: dict[str, tuple[Row, ...]] = {}
     for split in SPLITS:

@@ -2,16 +2,25 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlease.config import ColumnSettings
+from fedlease.config import ColumnSettings, DataSettings
 from fedlease.data.federation import Row
 from fedlease.data.tables import Faults, Table
 from fedlease.data.values import name_fault, name_of, place_of, text_of
 
-__all__ = ["Example", "client_id_fault", "folded", "label_list", "read_examples", "read_inputs", "to_rows"]
+__all__ = [
+    "Example",
+    "check_pairs",
+    "client_id_fault",
+    "folded",
+    "label_list",
+    "read_examples",
+    "read_inputs",
+    "to_rows",
+]
 
 _HOSTILE = re.compile(r"[/\\\x00-\x1f\x7f]")
 _LONGEST_ID = 100
@@ -138,6 +147,14 @@ def to_rows(
             rule = f"client {client!r} has no train row with the label {example.label!r}; its labels are {known}"
             faults.at(example.path, example.line, column, rule)
     return tuple(rows)
+
+
+def check_pairs(examples: Sequence[Example], whose: str, settings: DataSettings, faults: Faults) -> None:
+    """Adds a fault where some rows have a second text and others none: a model sees all pairs or none."""
+    if len({example.pair is None for example in examples}) > 1:
+        where = next(example for example in examples if example.pair is None)
+        rule = f"{whose} has a second text in other rows, but it is empty here"
+        faults.at(where.path, where.line, settings.columns.text_pair or "text_pair", rule)
 
 
 def client_id_fault(client: str) -> str | None:

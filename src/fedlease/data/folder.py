@@ -16,7 +16,7 @@ from fedlease.config import DataSettings
 from fedlease.config_data import TaskName
 from fedlease.data.assemble import SPLITS, Splits, assemble
 from fedlease.data.dealing import Pool, drop_duplicates, federation
-from fedlease.data.examples import Example, client_id_fault, label_list, read_examples, to_rows
+from fedlease.data.examples import Example, check_pairs, client_id_fault, label_list, read_examples, to_rows
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.partition import deal
 from fedlease.data.prompts import read_prompt_examples, written_prompts
@@ -270,6 +270,7 @@ def _deal_file(
         rule = client_id_fault(task)
         if rule:
             faults.add(f"data.columns.task: task {task!r} {rule}, since its clients are named after it")
+        check_pairs(members, f"task {task!r}", settings, faults)
         labels = label_list(example.label for example in members)
         rows, dropped = drop_duplicates(to_rows(members, labels, task, settings.columns.label, faults))
         if dropped:

@@ -35,7 +35,8 @@ def deal(pools: Sequence[Pool], settings: DataSettings, seed: int) -> tuple[list
         The clients and plain warnings.
 
     Raises:
-        DataError: rows run out, label lists differ, or no draw gives every client enough rows.
+        DataError: rows run out, label lists differ, only some tasks have a second text, or no draw gives every client
+            enough rows.
         MissingPackageError: flwr-datasets is needed and not installed.
     """
     clients: list[ClientData] = []
@@ -63,6 +64,13 @@ def _merged(pools: Sequence[Pool], notes: list[str]) -> Pool:
         raise DataError(
             f"data.partition: 'dirichlet' pools all tasks, which then need one label list, and they have several "
             f"({lists}); configure tasks of one label list or use 'task-and-label'"
+        )
+    with_pairs = [any(row.pair is not None for row in pool.rows) for pool in pools]
+    if len(set(with_pairs)) > 1:
+        tasks = ", ".join(pool.task for pool, pairs in zip(pools, with_pairs, strict=True) if pairs)
+        raise DataError(
+            f"data.partition: 'dirichlet' pools all tasks, which then all need a second text or none, and only {tasks} "
+            f"{'have' if sum(with_pairs) > 1 else 'has'} one; configure tasks of one form or use 'task-and-label'"
         )
     rows, dropped = drop_duplicates(row for pool in pools for row in pool.rows)
     if dropped:

@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from fedlease import __version__
 from fedlease.config import Settings
+from fedlease.config_faults import sentences
 from fedlease.core.allocate import Centres
 from fedlease.core.types import Allocation, ClientId
 from fedlease.data.federation import ClientCard
@@ -108,7 +109,9 @@ def read_settings(out: Path) -> Settings:
         )
     try:
         return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        raise RunFolderError([f"{path} is damaged: {fault}" for fault in sentences(error, Settings)]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
 

@@ -418,6 +418,13 @@ def test_partition_deals_one_file_without_clients(tmp_path: Path) -> None:
         f"data.partition: 'dirichlet' deals rows to clients, but {file} has a client column 'task'; "
         "use 'natural', or name another column in data.columns.client"
     ]
+    mixed = write(
+        tmp_path / "mixed.jsonl",
+        [{**row, "text_pair": "" if n in (3, 5) else "and then"} for n, row in enumerate(rows)],
+    )
+    assert faults(mixed, partition="task-and-label") == [
+        f"{mixed}, line 4, column 'text_pair': task 'x' has a second text in other rows, but it is empty here"
+    ]
     assert faults(client(tmp_path / "dir"), partition="dirichlet")[0].startswith(
         "data.partition: 'dirichlet' deals one file"
     )

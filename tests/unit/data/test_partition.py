@@ -52,6 +52,13 @@ class TestWithPackage:
 
         assert skew(0.2) > 0.7 > 0.6 > skew(100.0) >= 0.5
 
+    @pytest.mark.parametrize(("extra", "said"), [((), "only y has one"), (("z",), "only y, z have one")])
+    def test_tasks_with_and_without_a_second_text_are_not_pooled(self, extra: tuple[str, ...], said: str) -> None:
+        rows = tuple(Row(f"row {n}", "and then", n % 2) for n in range(400))
+        pairs = [Pool(task, LABELS, rows) for task in ("y", *extra)]
+        with pytest.raises(DataError, match=rf"data.partition: 'dirichlet' pools all tasks, .*{said}; configure"):
+            deal([pool("x"), *pairs], settings(partition="dirichlet"), 0)
+
     def test_task_and_label_keeps_tasks_apart(self) -> None:
         clients, _ = deal([pool("x"), pool("y")], settings(partition="task-and-label", clients_per_task=3), 0)
         assert [client.id for client in clients] == ["x-0", "x-1", "x-2", "y-0", "y-1", "y-2"]
