@@ -15,6 +15,7 @@ from fedlease.config_task import BaseSettings, GenerationSettings
 from fedlease.errors import ConfigError
 
 __all__ = [
+    "OF_A_CALL",
     "BaseSettings",
     "ColumnSettings",
     "DataSettings",
@@ -180,6 +181,10 @@ class Settings(Section):
     def to_yaml(self) -> str:
         """The settings as YAML that :func:`resolve` reads back to an equal object."""
         return dump_yaml(self.model_dump(mode="json"))
+
+
+OF_A_CALL: Any = {"flower": True, "fedlease": {"admitted", "unlike"}}
+"""Settings, as pydantic's ``exclude``, that are about a call and not about the run: another call may have others."""
 
 
 def preset_names() -> list[str]:

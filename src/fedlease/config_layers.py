@@ -1,7 +1,7 @@
 """Reads settings from YAML files and from ``key=value`` words, and lays one set of values over another."""
 
 import re
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import yaml
 
 from fedlease.errors import ConfigError
 
-__all__ = ["dump_yaml", "merge", "parse_overrides", "parse_yaml", "read_yaml", "unfold"]
+__all__ = ["differences", "dump_yaml", "merge", "parse_overrides", "parse_yaml", "read_yaml", "unfold"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -151,3 +151,13 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         mine = merged.get(key)
         merged[key] = merge(mine, value) if isinstance(value, Mapping) and isinstance(mine, Mapping) else value
     return merged
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ, with both values; None where one side has no such key."""
+    for key in dict.fromkeys([*here, *there]):
+        mine, other = here.get(key), there.get(key)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            yield from differences(other, mine, f"{prefix}{key}.")
+        elif mine != other:
+            yield f"{prefix}{key}", other, mine

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedlease.config import ColumnSettings, DataSettings
 from fedlease.data.federation import Row
 from fedlease.data.tables import Faults, Table
-from fedlease.data.values import name_fault, name_of, place_of, text_of
+from fedlease.data.values import encodable, name_fault, name_of, place_of, text_of
 
 __all__ = [
     "Example",
@@ -162,7 +162,7 @@ def client_id_fault(client: str) -> str | None:
 
     Ids become names of folders and files in the run folder, on file systems that may ignore case.
     """
-    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in client):
+    if not encodable(client):
         return "must be valid Unicode, it has a lone surrogate"
     if client.startswith("."):
         return "must not start with a dot"

@@ -64,13 +64,14 @@ def name_of(value: object, typed: bool) -> str | None:
         return str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, int):
         return str(value)
-    if not isinstance(value, str) or not value.strip() or not _encodable(value):
+    if not isinstance(value, str) or not value.strip() or not encodable(value):
         return None
     whole = None if typed else _WHOLE.fullmatch(value)
     return whole[1] if whole else value
 
 
-def _encodable(value: str) -> bool:
+def encodable(value: str) -> bool:
+    """Whether a text can be written: JSON can hold halves of characters (lone surrogates), UTF-8 cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 

@@ -11,7 +11,7 @@ from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError
 from fedlease.methods import known_methods
 from fedlease.prepare import build_method, settle
-from fedlease.reporting.run_folder import read_json, read_settings
+from fedlease.reporting.run_folder import changed_settings, read_json, read_settings
 from fedlease.runner import resume, run_settings
 
 __all__ = ["Cell", "Variant", "plan", "run_cell", "variants_of"]
@@ -139,9 +139,7 @@ def _check_same_terms(cells: Sequence[Cell]) -> None:
 
 
 def _check_same_settings(cell: Cell) -> None:
-    found, wanted = (s.model_dump(mode="json") for s in (read_settings(cell.folder), cell.settings))
-    # A hub model's revision is resolved when the run begins.
-    keys = [key for key in wanted if found.get(key) != wanted[key] and not (key == "revision" and wanted[key] is None)]
+    keys = dict.fromkeys(key.split(".")[0] for key, _, _ in changed_settings(read_settings(cell.folder), cell.settings))
     if keys:
         raise ConfigError(
             f"out: {cell.folder} holds a run with other settings ({', '.join(keys)}); choose another --out"

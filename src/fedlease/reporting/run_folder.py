@@ -18,6 +18,7 @@ from safetensors.torch import save
 from fedlease import __version__
 from fedlease.config import Settings
 from fedlease.config_faults import sentences
+from fedlease.config_layers import differences
 from fedlease.core.allocate import Centres
 from fedlease.core.types import Allocation, ClientId
 from fedlease.data.federation import ClientCard
@@ -25,6 +26,7 @@ from fedlease.engines.checkpoint import FORMAT, write_atomically
 from fedlease.errors import RunFolderError
 
 __all__ = [
+    "changed_settings",
     "method_folder",
     "newcomer_folder",
     "read_clients",
@@ -113,6 +115,20 @@ def read_settings(out: Path) -> Settings:
         raise RunFolderError([f"{path} is damaged: {fault}" for fault in sentences(error, Settings)]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+
+
+def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> list[tuple[str, Any, Any]]:
+    """Where settings are others than those of the run in a folder: dotted key, the run's value, the wanted one.
+
+    Args:
+        found: of the run folder.
+        wanted: settled.
+        exclude: what may differ, as pydantic's ``exclude``.
+    """
+    there, here = (s.model_dump(mode="json", exclude=exclude) for s in (found, wanted))
+    if wanted.revision is None:  # a hub model's is resolved when the run begins
+        here["revision"] = there["revision"]
+    return list(differences(there, here))
 
 
 def read_clients(out: Path) -> dict[str, dict[str, Any]]:

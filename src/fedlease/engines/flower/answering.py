@@ -8,7 +8,7 @@ from typing import Any
 
 from flwr.app import Context, RecordDict
 
-from fedlease.config import Settings
+from fedlease.config import OF_A_CALL, Settings
 from fedlease.core.codec import digest
 from fedlease.data import load_federation
 from fedlease.data.federation import ClientData, Federation
@@ -38,11 +38,10 @@ def rows_of_node(context: Context, settings: Settings) -> ClientData:
     """
     config = context.node_config
     if "data-dir" in config:
-        folder = Path(str(config["data-dir"])).expanduser()
+        folder = _data_dir(context)
         if not folder.exists():
             raise ConfigError(f"data-dir: {str(folder)!r} does not exist on this node")
-        client = str(config.get("client-id", folder.resolve().name))
-        return load_client(folder, client, settings.data, settings.seed, settings.task)
+        return load_client(folder, _client_id(context), settings.data, settings.seed, settings.task)
     if "partition-id" not in config:
         raise ConfigError("node-config: needs data-dir (and client-id), the folder of this node's rows")
     federation = _federation(settings.model_dump_json())
@@ -50,6 +49,16 @@ def rows_of_node(context: Context, settings: Settings) -> ClientData:
     if count != len(federation):
         raise ConfigError(f"num-supernodes: is {count}, the federation of the settings has {len(federation)} clients")
     return list(federation)[number]
+
+
+def _data_dir(context: Context) -> Path:
+    return Path(str(context.node_config["data-dir"])).expanduser()
+
+
+def _client_id(context: Context) -> str:
+    """Of a node with a folder of rows."""
+    config = context.node_config
+    return str(config["client-id"]) if "client-id" in config else _data_dir(context).resolve().name
 
 
 @lru_cache(maxsize=1)
@@ -138,16 +147,14 @@ def _sends_samples(context: Context) -> bool:
 def _name(context: Context) -> str:
     """What the server may know a node by that has not said who it is."""
     config = context.node_config
-    if "client-id" in config:
-        return f"client {str(config['client-id'])!r}"
-    if "data-dir" in config:
-        return f"client {Path(str(config['data-dir'])).name!r}"
+    if config.keys() & {"client-id", "data-dir"}:
+        return f"client {_client_id(context)!r}"
     return f"partition {config['partition-id']}" if "partition-id" in config else f"node {context.node_id}"
 
 
 def run_key(settings: Settings) -> str:
     """What a run is called on its nodes: the same when the server is restarted, whatever Flower calls it."""
-    content = settings.model_dump(mode="json", exclude={"flower": True, "fedlease": {"admitted", "unlike"}})
+    content = settings.model_dump(mode="json", exclude=OF_A_CALL)
     return digest(json.dumps(content, sort_keys=True).encode())[:16]
 
 

@@ -13,6 +13,7 @@ import torch
 from fedlease.core.types import ClientUpdate
 from fedlease.data.examples import client_id_fault
 from fedlease.data.federation import ClientCard
+from fedlease.data.values import encodable
 from fedlease.engines.client_work import Answer, FinalScores
 
 __all__ = ["answer_fault", "card_fault", "is_share", "scores_fault", "shown"]
@@ -126,14 +127,7 @@ def scores_fault(scores: Any, metric: str, test_rows: int, candidates: int) -> s
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is a text that a file can hold: one of another machine may have halves of characters."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and encodable(value)
 
 
 def shown(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedlease.conduct import Parts, conduct, finished
-from fedlease.config import Settings
+from fedlease.config import OF_A_CALL, Settings
 from fedlease.core.codec import digest
 from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
@@ -26,12 +26,12 @@ from fedlease.methods.head import Head
 from fedlease.model_sources import locate
 from fedlease.models import fingerprint
 from fedlease.prepare import Loaded, adapter_of, check_methods, head_of, load_resident, settle
-from fedlease.reporting.run_folder import method_folder, read_clients, read_settings, start_run
+from fedlease.reporting.run_folder import changed_settings, method_folder, read_clients, read_settings, start_run
 
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
-CALL: Any = {"flower": True, "fedlease": {"admitted", "unlike"}, "data": {"path"}, "device": True, "threads": True}
-"""Settings that are about a call and its machine, not about the run; rows are told by their fingerprint."""
+MAY_DIFFER: Any = {**OF_A_CALL, "data": {"path"}, "device": True, "threads": True}
+"""Settings of a call, and of its machine, which stay the run's; rows are told by their fingerprint."""
 
 
 class Heads(dict[ClientId, Head]):
@@ -62,7 +62,7 @@ def cards_of(out: Path) -> dict[ClientId, ClientCard]:
 
 
 def resumed_settings(out: Path, wanted: Settings) -> Settings:
-    """The settings of the run in a folder that is gone on with.
+    """The settings of the run in a folder that is gone on with; what is about the call is as wanted now.
 
     Args:
         out: run folder.
@@ -73,23 +73,12 @@ def resumed_settings(out: Path, wanted: Settings) -> Settings:
             differs, with both values.
     """
     found = read_settings(out)
-    had, have = (dict(_flat(s.model_dump(mode="json", exclude=CALL))) for s in (found, wanted))
-    if wanted.revision is None:  # a hub model's was resolved when the run began
-        have["revision"] = had["revision"]
-    keys = dict.fromkeys([*have, *had])
-    both = {key: (had.get(key), have.get(key)) for key in keys}
-    other = [f"{key} is {there!r} there, {here!r} here" for key, (there, here) in both.items() if there != here]
-    if other:
-        raise RunFolderError(f"{out}: holds a run with other settings, choose another folder: {'; '.join(other)}")
-    return found
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    changed = changed_settings(found, wanted, MAY_DIFFER)
+    if changed:
+        other = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, there, here in changed)
+        raise RunFolderError(f"{out}: holds a run with other settings, choose another folder: {other}")
+    admitted = {name: getattr(wanted.fedlease, name) for name in OF_A_CALL["fedlease"]}
+    return found.model_copy(update={"flower": wanted.flower, "fedlease": found.fedlease.model_copy(update=admitted)})
 
 
 class FedLeaseStrategy(Strategy):
@@ -152,11 +141,6 @@ class FedLeaseStrategy(Strategy):
         settings = settle(self.settings)
         if resumed:
             settings = resumed_settings(self.out, settings)
-        # What is about this call and not about the run may differ.
-        admitted = settings.fedlease.model_copy(
-            update={"admitted": self.settings.fedlease.admitted, "unlike": self.settings.fedlease.unlike}
-        )
-        settings = settings.model_copy(update={"flower": self.settings.flower, "fedlease": admitted})
         done = finished(self.out, settings) if resumed else None
         if done is not None:
             self.summaries = done
