@@ -65,6 +65,12 @@ def test_a_failed_run_is_one_line_whatever_its_reason_holds(end: Any) -> None:
     assert (code, said) == (1, "fedlease: the run failed: round 2: disk full at state/\n")
 
 
+def test_no_sentence_steers_a_terminal(end: Any) -> None:
+    code, _, said = end(raising(RunFailedError("node says \x1b[2J\x1b]0;title\x07 \u202eabc")))
+    mark = "\N{REPLACEMENT CHARACTER}"
+    assert (code, said) == (1, f"fedlease: the run failed: node says {mark}[2J{mark}]0;title{mark} {mark}abc\n")
+
+
 def test_our_own_fault_keeps_its_traceback_and_asks_for_a_report(end: Any) -> None:
     code, _, said = end(raising(ZeroDivisionError("planted")))
     assert code == 1

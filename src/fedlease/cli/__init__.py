@@ -9,6 +9,7 @@ from fedlease.cli import compare, new, reproduce, runs, use  # noqa: F401  regis
 from fedlease.cli.shared import INTERRUPTED, Interrupted, app
 from fedlease.errors import InputError, RunFailedError
 from fedlease.quiet import quiet_libraries
+from fedlease.wording import printable
 
 __all__ = ["app", "main"]
 
@@ -42,5 +43,5 @@ def main() -> None:
 
 def _complain(*sentences: str) -> None:
     for sentence in sentences:
-        # One line each, whatever a file name or a library's message holds.
-        print(f"fedlease: {' '.join(sentence.splitlines())}", file=sys.stderr)
+        # One line each that steers no terminal, whatever a file name or a library's message holds.
+        print(f"fedlease: {printable(' '.join(sentence.splitlines()))}", file=sys.stderr)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlease.reporting.tables import percent
+from fedlease.wording import JOINERS, printable
 
 __all__ = [
     "DASHES",
@@ -24,7 +25,6 @@ __all__ = [
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Told apart with any colour vision, and on a light as on a dark ground."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hexagon")
-JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
@@ -58,7 +58,7 @@ def clean(text: str) -> str:
 
     The two joiners stay: Persian, Hindi and joined emoji are misspelt without them.
     """
-    return "".join(c if c.isprintable() or c in JOINERS else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return printable(text, keep=JOINERS)
 
 
 def label(text: str, longest: int = 60) -> str:

@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedlease._version import __version__
 from fedlease.config import Settings
+from fedlease.wording import printable
 
 __all__ = ["Kind", "render_card"]
 
@@ -46,6 +47,5 @@ def _ids(labels: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """A name from data inside Markdown: no markup of it takes effect."""
-    kept = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    kept = kept.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    kept = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{c}" if c in MARKUP else c for c in kept)

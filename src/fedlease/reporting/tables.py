@@ -12,6 +12,7 @@ from rich.table import Table
 from fedlease.core.types import Allocation
 from fedlease.estimate import CheckReport
 from fedlease.reporting.metric_words import further_means, of_metric
+from fedlease.wording import printable
 
 __all__ = [
     "allocation_table",
@@ -154,7 +155,7 @@ def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
 
 def escape(text: str) -> str:
     """Text of unknown origin, as it can be printed: neither markup nor control sequences take effect."""
-    return escape_markup("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return escape_markup(printable(text))
 
 
 def human_bytes(count: float) -> str:

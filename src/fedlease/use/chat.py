@@ -9,6 +9,7 @@ from fedlease.data.federation import Row
 from fedlease.errors import ConfigError
 from fedlease.tasks.generation import Generation, write
 from fedlease.use.open_run import OpenRun
+from fedlease.wording import JOINERS, printable
 
 __all__ = ["Chat", "talk"]
 
@@ -93,4 +94,4 @@ def talk(chat: Chat) -> None:
 
 def _shown(text: str) -> str:
     """Without characters that would steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return printable(text, keep=JOINERS + "\n")
