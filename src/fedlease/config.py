@@ -11,6 +11,7 @@ from fedlease.config_data import ColumnSettings, DataSettings, Fraction, Positiv
 from fedlease.config_faults import cross_faults, nearest, sentences, text_setting_names
 from fedlease.config_fedlease import FedLeaseSettings
 from fedlease.config_layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
+from fedlease.config_presets import as_said, give_way
 from fedlease.config_task import BaseSettings, GenerationSettings
 from fedlease.errors import ConfigError
 
@@ -213,8 +214,8 @@ def resolve(
 ) -> Settings:
     """Settings from layers: a preset, then a YAML file, then single values.
 
-    Without ``path``, ``preset`` and ``base`` the preset ``quickstart`` is taken. Giving ``data.path`` alone makes the
-    rows of a preset that brings its own (``quickstart``, ``smoke``) give way to yours.
+    Without ``path``, ``preset`` and ``base`` the preset ``quickstart`` is taken. What a preset says gives way to what
+    the caller says: its own rows to ``data.path``, its baselines to ``method``, its source and model to ``task``.
 
     Args:
         path: a YAML file; its key ``preset`` may name what it builds on.
@@ -240,13 +241,14 @@ def resolve(
     if preset is None and path is None and base is None:
         preset = "quickstart"
     layers: dict[str, Any] = base.model_dump(mode="json") if base is not None else {}
+    said: dict[str, Any] = base.model_dump(mode="json", exclude_unset=True) if base is not None else {}
     if preset is not None:
         try:
             layers = merge(layers, parse_yaml(preset_text(preset)))
         except ConfigError as error:
             faults, whole = [*error.faults, *faults], False
-    mine = merge(unfold(from_file), unfold(changes))
-    layers = merge(_make_room_for_own_rows(layers, mine), mine)
+    mine = merge(said, merge(unfold(from_file), unfold(changes)))
+    layers = merge(give_way(layers, mine), mine)
     settings = None
     try:
         settings = Settings.model_validate(layers)
@@ -256,18 +258,4 @@ def resolve(
         faults += cross_faults(layers)
     if settings is None or faults:
         raise ConfigError(faults)
-    return settings
-
-
-def _make_room_for_own_rows(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
-    own, given = mine.get("data"), layers.get("data")
-    if not isinstance(own, Mapping) or not isinstance(given, Mapping) or own.get("path") is None:
-        return dict(layers)
-    if own.get("source", "folder") != "folder":
-        return dict(layers)
-    if given.get("source") == "quickstart":
-        # Its row counts and lengths are made for its own corpora.
-        return {**layers, "data": {"source": "folder"}}
-    if given.get("source") == "synthetic":
-        return {**layers, "data": {**given, "source": "folder"}}
-    return dict(layers)
+    return as_said(settings, mine)

@@ -6,12 +6,32 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["ColumnSettings", "DataSettings", "Fraction", "Positive", "Section", "TaskName"]
+__all__ = [
+    "SOURCE_TASKS",
+    "WITHOUT_PATH",
+    "ColumnSettings",
+    "DataSettings",
+    "Fraction",
+    "Positive",
+    "Section",
+    "TaskName",
+]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 TaskName = Literal["classification", "generation"]
 """What clients optimise."""
+
+SOURCE_TASKS: dict[str, tuple[TaskName, ...]] = {
+    "folder": ("classification", "generation"),
+    "glue": ("classification",),
+    "flan": ("generation",),
+    "quickstart": ("classification",),
+    "synthetic": ("classification", "generation"),
+}
+"""What can be learnt from the rows of each ``data.source``."""
+WITHOUT_PATH = ("quickstart", "synthetic")
+"""Sources that read no files of the user's."""
 
 GlueTask = Literal["sst2", "qnli", "mrpc", "qqp", "cola", "rte", "mnli", "wnli"]
 

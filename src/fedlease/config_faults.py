@@ -8,8 +8,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from fedlease.methods import known_methods
+from fedlease.wording import printable
 
-__all__ = ["cross_faults", "nearest", "sentences", "setting_names", "text_setting_names"]
+__all__ = ["cross_faults", "nearest", "not_installed", "sentences", "setting_names", "text_setting_names"]
 
 FEW = 12
 """Up to so many valid names are listed."""
@@ -52,6 +53,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if len(valid) <= FEW:
         hint += f"{'' if near else ';'} valid: {', '.join(valid)}"
     return hint
+
+
+def not_installed(names: Iterable[str]) -> list[str]:
+    """A sentence for every method that a run has and this installation has not."""
+    known = known_methods()
+    return [f"its method {name!r} is not installed here{nearest(name, known)}" for name in names if name not in known]
 
 
 def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -140,8 +147,7 @@ def _sentence(fault: Any, model: type[BaseModel]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= LONG else f"{text[:LONG]} ..."
+    return printable(repr(value).replace("\n", " "), longest=LONG)
 
 
 def _near_setting(path: list[str], model: type[BaseModel]) -> str:

@@ -9,7 +9,11 @@ import yaml
 
 from fedlease.errors import ConfigError
 
-__all__ = ["differences", "dump_yaml", "merge", "parse_overrides", "parse_yaml", "read_yaml", "unfold"]
+__all__ = ["FILES_OF_ROWS", "differences", "dump_yaml", "merge", "parse_overrides", "parse_yaml", "read_yaml", "unfold"]
+
+
+FILES_OF_ROWS = (".csv", ".gz", ".jsonl", ".parquet", ".tsv")
+"""Endings of files that hold rows and no settings."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -77,6 +81,8 @@ def read_yaml(path: Path, presets: Collection[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read; names file and, where there is one, line.
     """
+    if path.suffix in FILES_OF_ROWS:
+        raise ConfigError(f"config: {path} holds rows, not settings; your own rows are given by --set data.path={path}")
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except IsADirectoryError:
@@ -86,6 +92,8 @@ def read_yaml(path: Path, presets: Collection[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"config: {path} cannot be read: {error.strerror}{hint}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"config: {path} is not UTF-8") from None
+    except ValueError as error:  # a name that no file can have
+        raise ConfigError(f"config: {str(path)!r} cannot be read: {error}") from None
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"config: {path}{where}: {error.problem}") from None

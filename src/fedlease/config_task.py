@@ -6,9 +6,12 @@ from pydantic import Field
 
 from fedlease.config_data import Positive, Section
 
-__all__ = ["BaseSettings", "GenerationSettings", "Quantisation"]
+__all__ = ["QUANTISATION_DEVICES", "BaseSettings", "GenerationSettings", "Quantisation"]
 
 Quantisation = Literal["none", "int8", "nf4"]
+QUANTISATION_DEVICES = {"int8": ("cpu", "cuda"), "nf4": ("cuda",)}
+"""Where each works. On a CPU bitsandbytes packs 4-bit weights anew when they are first evaluated, and rounds their
+scales: the frozen base would not stay what it is."""
 
 
 class BaseSettings(Section):

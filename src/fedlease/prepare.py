@@ -22,6 +22,7 @@ from fedlease.errors import ConfigError
 from fedlease.methods import make_method
 from fedlease.methods.base import Method
 from fedlease.methods.head import Head, with_head
+from fedlease.model_limits import fitted_lengths
 from fedlease.model_sources import SHORT_NAMES, ModelSource, locate
 from fedlease.models import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.tasks import make_task
@@ -107,16 +108,18 @@ class Loaded:
     """A base model ready for clients.
 
     Attributes:
-        settings: with the model's revision resolved.
+        settings: with the model's revision resolved, and lengths that it can read.
         base: the model.
         tokenizer: the model's.
         resident: the base with adapters to be swapped.
+        notes: what of a preset gave way to the model.
     """
 
     settings: Settings
     base: BaseModel
     tokenizer: Any
     resident: ResidentModel
+    notes: tuple[str, ...] = ()
 
 
 def load_resident(settings: Settings, source: ModelSource | None = None) -> Loaded:
@@ -140,9 +143,10 @@ def load_resident(settings: Settings, source: ModelSource | None = None) -> Load
         base = base_of(settings, source, tokenizer, device)
     if base.revision is not None:
         settings = settings.model_copy(update={"revision": base.revision})
-    _check_length(settings, base, tokenizer)
+    settings, notes = fitted_lengths(settings, base.model.config, tokenizer)
     autocast = torch.bfloat16 if settings.dtype == "bfloat16" else None
-    return Loaded(settings, base, tokenizer, ResidentModel(base, torch.device(device), autocast, make_task(settings)))
+    resident = ResidentModel(base, torch.device(device), autocast, make_task(settings))
+    return Loaded(settings, base, tokenizer, resident, notes)
 
 
 def encoded(loaded: Loaded, data: ClientData) -> Client:
@@ -180,7 +184,7 @@ def prepare(settings: Settings, federation: Federation, source: ModelSource) -> 
     heads = {data.id: head_of(loaded, data.labels) for data in federation}
     task = loaded.resident.task
     cut = task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
-    warnings = (*federation.warnings, *cut)
+    warnings = (*federation.warnings, *loaded.notes, *cut)
     return Prepared(loaded.settings, federation, clients, loaded.resident, adapter, heads, warnings)
 
 
@@ -200,20 +204,6 @@ def base_of(settings: Settings, source: ModelSource, tokenizer: Any, device: str
         checkpointing=settings.train.gradient_checkpointing,
         device=device,
     )
-
-
-def _check_length(settings: Settings, base: BaseModel, tokenizer: Any) -> None:
-    config: Any = base.model.config
-    # A tokeniser that knows no limit states an astronomical one; RoBERTa has two positions more than it can use.
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    limit = min(positions, tokenizer.model_max_length)
-    new = settings.generation.max_new_tokens if settings.task == "generation" else 0
-    if settings.data.max_tokens + new > limit:
-        more = f" and generation.max_new_tokens = {new}" if new else ""
-        raise ConfigError(
-            f"data.max_tokens: {settings.data.max_tokens}{more} are more than the {limit} tokens that model "
-            f"{settings.model!r} can read"
-        )
 
 
 def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> Method:

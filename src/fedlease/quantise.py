@@ -5,15 +5,12 @@ from typing import Any
 
 import torch
 
-from fedlease.config_task import Quantisation
+from fedlease.config_task import QUANTISATION_DEVICES, Quantisation
 from fedlease.errors import ConfigError, MissingPackageError
 
 __all__ = ["quantisation_config"]
 
 COMMAND = "pip install 'fedlease[quantised]'"
-DEVICES = {"int8": ("cpu", "cuda"), "nf4": ("cuda",)}
-"""On a CPU bitsandbytes packs 4-bit weights anew when they are first evaluated, and rounds their scales: the frozen
-base would not stay what it is."""
 
 
 def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> Any:
@@ -30,8 +27,8 @@ def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> 
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingPackageError("bitsandbytes", f"base.quantisation {quantisation!r}", COMMAND)
-    if device.split(":")[0] not in DEVICES[quantisation]:
-        known = " and ".join(DEVICES[quantisation])
+    if device.split(":")[0] not in QUANTISATION_DEVICES[quantisation]:
+        known = " and ".join(QUANTISATION_DEVICES[quantisation])
         raise ConfigError(f"base.quantisation: {quantisation!r} works on {known}, the run's device is {device!r}")
     from transformers import BitsAndBytesConfig
 

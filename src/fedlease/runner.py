@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.conduct import Parts, conduct, finished
-from fedlease.config import Settings, resolve
+from fedlease.config import Settings
+from fedlease.config_call import settings_of_call
 from fedlease.core.codec import digest
 from fedlease.core.types import ClientId
 from fedlease.data import load_federation
@@ -72,14 +73,7 @@ def run(
         RunFailedError: the run cannot go on; ``resume`` goes on from its last step.
     """
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
-    if isinstance(config, Settings):
-        settings = resolve(base=config, overrides=changes)
-    elif isinstance(config, Mapping):
-        settings = resolve(overrides={**config, **changes})
-    elif isinstance(config, Path) or (config is not None and config.endswith((".yaml", ".yml"))):
-        settings = resolve(Path(config), overrides=changes)
-    else:
-        settings = resolve(preset=config, overrides=changes)
+    settings = settings_of_call(config, changes)
     return run_settings(settings, Path(out) if out is not None else default_out(settings), listeners)
 
 

@@ -14,11 +14,15 @@ from transformers import AutoModelForCausalLM
 
 import fedlease
 from fedlease.checking import check_settings
+from fedlease.config import resolve
 from fedlease.data.federation import Row
 from fedlease.engines.checkpoint import Checkpoint
+from fedlease.engines.events import RunStarted
 from fedlease.errors import ConfigError, ModelError
 from fedlease.methods import known_methods
-from fedlease.runner import resume
+from fedlease.prepare import settle
+from fedlease.reporting.run_folder import changed_settings, read_settings
+from fedlease.runner import resume, run_settings
 from fedlease.tasks.text_scores import rouge
 from fedlease.use.chat import Chat
 from fedlease.use.export import Exporter
@@ -258,6 +262,22 @@ def test_what_cannot_be_is_said_before_anything_is_trained(changes: Any, said: s
     with pytest.raises(ConfigError, match=said):
         generation_run(tmp_path / "r", **changes)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_presets_lengths_are_cut_to_the_model_and_the_run_says_so(tmp_path: Path) -> None:
+    base = generation_run(tmp_path / "first", baselines=[], rounds=0) / "base"
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 50}))
+    few = {"data.clients_per_task": 1, "data.train_rows": 4, "data.test_rows": 2, "rounds": 0, "warmup.epochs": 1}
+    overrides = {"task": "generation", "model": str(base), "baselines": [], **few}
+    heard: list[Any] = []
+    settings = resolve(preset="smoke", overrides=overrides)  # data.max_tokens 48, generation.max_new_tokens 64
+    out = run_settings(settings, tmp_path / "r", [heard.append]).out
+    assert (read_settings(out).data.max_tokens, read_settings(out).generation.max_new_tokens) == (25, 25)
+    (begun,) = (event for event in heard if isinstance(event, RunStarted))
+    assert f"data.max_tokens: 25 in the place of 48, since model {str(base)!r} reads 50 tokens" in begun.warnings
+    # The same settings are those of the run, whatever it made of them.
+    assert changed_settings(read_settings(out), settle(settings)) == []
 
 
 def test_an_encoder_cannot_write(tmp_path: Path) -> None:

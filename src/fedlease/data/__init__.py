@@ -6,6 +6,8 @@ files), ``glue``, ``flan``, ``quickstart`` and ``synthetic``; a new one is a mod
 
 from typing import TYPE_CHECKING
 
+from fedlease.config_data import SOURCE_TASKS, WITHOUT_PATH
+
 if TYPE_CHECKING:
     from fedlease.config import DataSettings
     from fedlease.config_data import TaskName
@@ -13,17 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["load_federation", "source_of"]
 
-_WITHOUT_PATH = ("quickstart", "synthetic")
-_WITHOUT_RESPONSES = ("glue", "quickstart")
-_WITHOUT_LABELS = ("flan",)
-
 
 def source_of(settings: "DataSettings") -> str:
     """The source that is read: ``data.source``, or ``folder`` when a source that reads no files was given a path.
 
     The second case is what makes ``--preset quickstart --set data.path=DIR`` mean the caller's own files.
     """
-    if settings.path is not None and settings.source in _WITHOUT_PATH:
+    if settings.path is not None and settings.source in WITHOUT_PATH:
         return "folder"
     return settings.source
 
@@ -73,13 +71,13 @@ def _check_task(source: str, settings: "DataSettings", task: "TaskName") -> None
     from fedlease.errors import DataError
 
     faults = []
-    if task == "generation" and source in _WITHOUT_RESPONSES:
+    if task not in SOURCE_TASKS[source]:
         faults.append(
-            f"data.source: {source!r} has labels and no responses, so task 'generation' cannot be trained on it; "
+            f"data.source: {source!r} has responses and no labels; set task=generation to train on it"
+            if task == "classification"
+            else f"data.source: {source!r} has labels and no responses, so task 'generation' cannot be trained on it; "
             "use 'folder', 'flan' or 'synthetic'"
         )
-    if task == "classification" and source in _WITHOUT_LABELS:
-        faults.append(f"data.source: {source!r} has responses and no labels; set task=generation to train on it")
     if task == "generation" and settings.partition != "natural":
         faults.append(
             f"data.partition: {settings.partition!r} skews labels, and rows of task 'generation' have none; "

@@ -15,7 +15,7 @@ from fedlease import __version__
 from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
-from fedlease.methods import method_class
+from fedlease.methods import known_methods, method_class
 from fedlease.methods.head import HeadState
 
 __all__ = ["FORMAT", "Checkpoint", "Saved", "write_atomically"]
@@ -68,6 +68,8 @@ class Checkpoint:
         if not self.manifest.is_file():
             return None
         manifest = self._read_manifest()
+        if isinstance(name := manifest.get("method"), str) and name not in known_methods():
+            raise RunFolderError(f"{self.folder}: its method {name!r} is not installed here")
         try:
             method_class(manifest["method"])  # only classes that have been imported can be read
             state = self._read(manifest["state"])

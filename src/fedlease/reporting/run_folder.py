@@ -17,8 +17,9 @@ from safetensors.torch import save
 
 from fedlease import __version__
 from fedlease.config import Settings
-from fedlease.config_faults import sentences
+from fedlease.config_faults import not_installed, sentences
 from fedlease.config_layers import differences
+from fedlease.config_presets import is_said
 from fedlease.core.allocate import Centres
 from fedlease.core.types import Allocation, ClientId
 from fedlease.data.federation import ClientCard
@@ -110,11 +111,14 @@ def read_settings(out: Path) -> Settings:
             f"this is fedlease {__version__}, which reads format {FORMAT}"
         )
     try:
-        return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        settings = Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise RunFolderError([f"{path} is damaged: {fault}" for fault in sentences(error, Settings)]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    if absent := not_installed((settings.method, *settings.baselines)):
+        raise RunFolderError([f"{out}: {sentence}" for sentence in absent])
+    return settings
 
 
 def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> list[tuple[str, Any, Any]]:
@@ -128,6 +132,9 @@ def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> 
     there, here = (s.model_dump(mode="json", exclude=exclude) for s in (found, wanted))
     if wanted.revision is None:  # a hub model's is resolved when the run begins
         here["revision"] = there["revision"]
+    for group, name in (("data", "max_tokens"), ("generation", "max_new_tokens")):
+        if not is_said(wanted, f"{group}.{name}"):  # fitted to the model when the run begins
+            here[group][name] = min(here[group][name], there[group][name])
     return list(differences(there, here))
 
 

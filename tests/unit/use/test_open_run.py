@@ -9,7 +9,11 @@ from engines.small import small_run
 
 import fedlease
 from fedlease.core.types import head_names
+from fedlease.engines.checkpoint import Checkpoint
 from fedlease.errors import ConfigError, RunFolderError
+from fedlease.methods import METHODS
+from fedlease.reporting.report import write_report
+from fedlease.runner import resume
 from fedlease.use.open_run import OpenRun
 
 
@@ -76,3 +80,22 @@ def test_a_run_without_a_step_says_so(tmp_path: Path, out: Path) -> None:
         shutil.copy(out / name, tmp_path / name)
     with pytest.raises(RunFolderError, match="fedlease has not completed a step yet"):
         OpenRun(tmp_path)
+
+
+def test_a_method_that_is_not_installed_is_named_and_nothing_is_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as installed:
+        installed.setitem(METHODS, "plugin", METHODS["local"])
+        main = small_run(tmp_path / "main", method="plugin", baselines=[], rounds=0).out
+        beside = small_run(tmp_path / "beside", method="local", baselines=["plugin"], rounds=0).out
+    for folder in (main, beside):
+        for use in (OpenRun, resume, write_report):
+            with pytest.raises(RunFolderError) as error:
+                use(folder)
+            assert str(error.value).startswith(
+                f"{folder}: its method 'plugin' is not installed here; valid: centralised"
+            )
+    # The checkpoint alone says so too, whatever the settings beside it name.
+    with pytest.raises(RunFolderError, match="its method 'plugin' is not installed here"):
+        Checkpoint(main).load()

@@ -159,7 +159,7 @@ class FedLeaseStrategy(Strategy):
         parts = Parts(
             settings=settings,
             cards=link.cards,
-            warnings=(),
+            warnings=loaded.notes,
             adapter=adapter_of(loaded),
             heads=heads,
             metric=loaded.resident.task.metric,
@@ -185,7 +185,7 @@ class FedLeaseStrategy(Strategy):
         rows = {client: card.train_rows for client, card in cards.items()}
         check_methods(settings, adapter_of(loaded), heads, rows)
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
-        start_run(self.out, settings, cards, self.fingerprint or prints, (), base)
+        start_run(self.out, settings, cards, self.fingerprint or prints, loaded.notes, base)
 
     def _begun(self, settings: Settings, name: str, known: dict[ClientId, ClientCard]) -> set[ClientId] | None:
         """The clients of a method that has begun: all that the run knew, connected or not."""
