@@ -18,6 +18,7 @@ from fedlease.errors import ConfigError, RunFailedError, RunFolderError, TooFewU
 from fedlease.experiments.cells import Cell, Variant, plan, run_cell
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import RowScores, paired_difference, spread
+from fedlease.reporting.compare_data import FEWEST_SEEDS
 from fedlease.reporting.compare_page import write_compare_page
 from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_reading import read_run
@@ -203,7 +204,9 @@ def markdown(content: Mapping[str, Any]) -> str:
         )
     if content["best_other"] is not None:
         gap = content["differences"][content["best_other"]]
-        if gap["low"] > 0:
+        if len(seeds) < FEWEST_SEEDS:
+            said = f"is at {_points(gap['mean'])}; {FEWEST_SEEDS} seeds at least are needed to say more"
+        elif gap["low"] > 0:
             said = "is above it, and the interval does not reach zero"
         elif gap["high"] < 0:
             said = "is below it, and the interval does not reach zero"

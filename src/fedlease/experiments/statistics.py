@@ -1,12 +1,12 @@
-"""Means over seeds, and paired differences with a bootstrap over test rows in seeds."""
+"""Means over seeds, and paired differences with intervals over seeds and test rows."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from fedlease.core.seeds import derive
+from scipy.stats import norm, t
 
 __all__ = ["Difference", "RowKeys", "RowScores", "Spread", "paired_difference", "spread"]
 
@@ -15,10 +15,6 @@ RowScores = Mapping[str, NDArray[np.float64]]
 
 RowKeys = Mapping[str, Sequence[Hashable]]
 """Client -> what tells a test row from others."""
-
-DRAWS = 2000
-CHUNK = 100
-"""Draws at a time, which bounds the memory for their weights."""
 
 LEVEL = 0.95
 
@@ -62,26 +58,23 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired_difference(
-    first: Sequence[RowScores],
-    second: Sequence[RowScores],
-    rows: Sequence[RowKeys] | None = None,
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
+    first: Sequence[RowScores], second: Sequence[RowScores], rows: Sequence[RowKeys] | None = None
 ) -> Difference:
-    """Percentile interval of the mean difference, drawing seeds, and within a seed weights of every client's rows.
+    """Mean difference of paired results with a 95 % interval that counts seeds and test rows as drawn by chance.
 
-    Rows are weighted within their client, since the headline is a plain mean over clients (Bayesian bootstrap: weights
-    are exponential). A row that occurs in several seeds, as all do where test files are given, has one weight in all
-    of them: what it adds by chance is not averaged out by more seeds. With one seed there is nothing to draw between
-    seeds, and the interval speaks of that seed alone.
+    The interval has half width sqrt(t^2 s^2 / n + z^2 c): s is the standard deviation of the n seeds' differences, t
+    Student's quantile at n - 1 degrees of freedom, z the normal one, and c the variance that comes from rows which
+    several seeds share, as all do where test files are given: what such a row adds by chance is not averaged out by
+    more seeds. It is never narrower than z times the standard error over test rows alone, which is also the interval
+    of one seed. Its false alarms are at most 5 % in simulations with 2, 3 and 5 seeds (tests); a percentile bootstrap
+    over so few seeds has 14 to 36 %.
+
+    Rows count within their client, since the headline is a plain mean over clients.
 
     Args:
         first: one per seed.
         second: the same seeds, clients and rows.
         rows: what tells every row from others, in the order of the scores; None: no row occurs in two seeds.
-        seed: of the draws.
-        draws: how many.
 
     Raises:
         ValueError: seeds, clients or rows do not match.
@@ -89,22 +82,20 @@ def paired_difference(
     if not first or len(first) != len(second):
         raise ValueError(f"paired results need the same seeds, received {len(first)} and {len(second)}")
     gaps = [_gaps(one, other) for one, other in zip(first, second, strict=True)]
-    numbers = [{client: np.full(len(gap), -1) for client, gap in clients.items()} for clients in gaps]
-    if rows is not None:
-        numbers = _of_several_seeds(rows)
-        if [{c: len(n) for c, n in found.items()} for found in numbers] != [
-            {c: len(g) for c, g in clients.items()} for clients in gaps
-        ]:
-            raise ValueError("rows must name every score's row, in the same seeds and clients")
-    observed = [float(np.mean([gap.mean() for gap in clients.values()])) for clients in gaps]
-    rng = np.random.default_rng(derive(seed, "bootstrap"))
-    common = 1 + max((int(n.max(initial=-1)) for found in numbers for n in found.values()), default=-1)
-    means = np.concatenate(
-        [_drawn(gaps, numbers, common, min(CHUNK, draws - start), rng) for start in range(0, draws, CHUNK)]
-    )
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Difference(float(np.mean(observed)), float(low), float(high), len(gaps))
+    if rows is not None and [{c: len(keys) for c, keys in found.items()} for found in rows] != [
+        {c: len(gap) for c, gap in clients.items()} for clients in gaps
+    ]:
+        raise ValueError("rows must name every score's row, in the same seeds and clients")
+    seeds = np.array([np.mean([gap.mean() for gap in clients.values()]) for clients in gaps])
+    apart, together = _variance_of_rows(gaps, rows)
+    normal = float(norm.ppf(0.5 + LEVEL / 2))
+    half = normal * math.sqrt(together)
+    if len(seeds) > 1:
+        student = float(t.ppf(0.5 + LEVEL / 2, len(seeds) - 1))
+        of_seeds = student**2 * float(seeds.var(ddof=1)) / len(seeds)
+        half = max(half, math.sqrt(of_seeds + normal**2 * max(0.0, together - apart)))
+    mean = float(seeds.mean())
+    return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), len(seeds))
 
 
 def _gaps(one: RowScores, other: RowScores) -> dict[str, NDArray[np.float64]]:
@@ -113,37 +104,24 @@ def _gaps(one: RowScores, other: RowScores) -> dict[str, NDArray[np.float64]]:
     return {client: one[client] - other[client] for client in sorted(one)}
 
 
-def _of_several_seeds(rows: Sequence[RowKeys]) -> list[dict[str, NDArray[np.int_]]]:
-    """Per seed and client, a number for each row that occurs in another seed too, and -1 for the others."""
-    seeds_of: dict[Hashable, set[int]] = {}
-    for number, clients in enumerate(rows):
-        for keys in clients.values():
-            for key in keys:
-                seeds_of.setdefault(key, set()).add(number)
-    common = {key: i for i, key in enumerate(key for key, seeds in seeds_of.items() if len(seeds) > 1)}
-    return [
-        {client: np.array([common.get(key, -1) for key in clients[client]], dtype=int) for client in sorted(clients)}
-        for clients in rows
+def _variance_of_rows(
+    gaps: Sequence[Mapping[str, NDArray[np.float64]]], rows: Sequence[RowKeys] | None
+) -> tuple[float, float]:
+    """Variance of the mean difference over the choice of test rows: as if seeds had their own, and as it is."""
+    shares = [
+        # n - 1 in the place of n; a single row says nothing of its variance.
+        np.concatenate([(g - g.mean()) / (math.sqrt(len(g) * max(1, len(g) - 1))) for g in clients.values()])
+        / (len(clients) * len(gaps))
+        for clients in gaps
     ]
-
-
-def _drawn(
-    gaps: Sequence[Mapping[str, NDArray[np.float64]]],
-    numbers: Sequence[Mapping[str, NDArray[np.int_]]],
-    common: int,
-    draws: int,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Mean differences of as many draws: seeds with replacement, rows by weight."""
-    weights_of_common = rng.exponential(size=(draws, common))
-    picks = rng.integers(len(gaps), size=(draws, len(gaps)))
-    totals = np.zeros(draws)
-    for slot in range(len(gaps)):
-        for number, clients in enumerate(gaps):
-            chosen = np.flatnonzero(picks[:, slot] == number)
-            for client, gap in clients.items():
-                weights = rng.exponential(size=(len(chosen), len(gap)))
-                known = numbers[number][client] >= 0
-                weights[:, known] = weights_of_common[np.ix_(chosen, numbers[number][client][known])]
-                totals[chosen] += (weights @ gap) / weights.sum(1) / len(clients)
-    return totals / len(gaps)
+    if rows is None:
+        alone = math.fsum(float(share @ share) for share in shares)
+        return alone, alone
+    numbers: dict[Hashable, int] = {}
+    found = [
+        [numbers.setdefault(key, len(numbers)) for client in clients for key in keys[client]]
+        for clients, keys in zip(gaps, rows, strict=True)
+    ]
+    # (seeds, rows): what every row adds to the mean difference in every seed.
+    added = np.stack([np.bincount(at, share, len(numbers)) for at, share in zip(found, shares, strict=True)])
+    return float((added**2).sum()), float((added.sum(0) ** 2).sum())

@@ -8,7 +8,10 @@ from typing import Any
 from fedlease.errors import RunFolderError
 from fedlease.reporting.metric_words import MetricWords, of_metric
 
-__all__ = ["Comparison", "Gap", "MethodRow", "Score", "read_comparison"]
+__all__ = ["FEWEST_SEEDS", "Comparison", "Gap", "MethodRow", "Score", "read_comparison"]
+
+FEWEST_SEEDS = 3
+"""With fewer, intervals are shown and nothing is said of whether they hold zero."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,11 @@ class Comparison:
     def others(self) -> tuple[MethodRow, ...]:
         """All but the first."""
         return self.methods[1:]
+
+    @property
+    def enough_seeds(self) -> bool:
+        """Whether there are seeds enough to say that two methods differ, or cannot be told apart."""
+        return len(self.seeds) >= FEWEST_SEEDS
 
     @property
     def words(self) -> MetricWords:

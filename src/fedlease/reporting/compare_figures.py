@@ -114,10 +114,15 @@ def _by_task(c: Comparison) -> Figure:
 
 
 def _differences(c: Comparison) -> Figure:
-    """A forest plot: a dot and its interval per method, filled where the interval leaves out zero."""
+    """A forest plot: a dot and its interval per method; of three seeds and more, filled where it leaves out zero."""
     traces = []
-    for number, (holds, name) in enumerate(((False, "interval without zero"), (True, "interval with zero"))):
-        found = [(place, m, c.gaps[m.name]) for place, m in enumerate(c.others) if c.gaps[m.name].holds_zero is holds]
+    kinds = ((False, "interval without zero"), (True, "interval with zero"))
+    for number, (holds, name) in enumerate(kinds if c.enough_seeds else ((None, "95 % interval"),)):
+        found = [
+            (place, m, c.gaps[m.name])
+            for place, m in enumerate(c.others)
+            if holds is None or c.gaps[m.name].holds_zero is holds
+        ]
         if not found:
             continue
         texts = [
@@ -149,11 +154,12 @@ def _differences(c: Comparison) -> Figure:
         for gap in [c.gaps[m.name]]
     )
     rows = tuple(
-        (m.name, points(gap.mean), points(gap.low), points(gap.high), "yes" if gap.holds_zero else "no")
+        (m.name, points(gap.mean), points(gap.low), points(gap.high))
+        + (("yes" if gap.holds_zero else "no",) if c.enough_seeds else ())
         for m in c.others
         for gap in [c.gaps[m.name]]
     )
-    header = ("method", f"{c.first.name} is above by", "from", "to", "holds zero")
+    header = ("method", f"{c.first.name} is above by", "from", "to", *(["holds zero"] if c.enough_seeds else []))
     title = f"Paired differences of {c.first.name} to each other, with 95 % intervals"
     return Figure("differences", title, said, tuple(traces), layout, 130 + 42 * len(c.others), header, rows)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedlease.reporting.compare_data import Comparison, Score
+from fedlease.reporting.compare_data import FEWEST_SEEDS, Comparison, Score
 from fedlease.reporting.report_words import HEADS, TIE
 from fedlease.reporting.tables import percent
 
@@ -51,12 +51,13 @@ def reading(c: Comparison) -> list[str]:
 
 def difference_words(c: Comparison) -> str:
     """How the intervals come about and what they do not say."""
-    rows = "every client's test rows, the same rows for both methods"
-    drawn = f"seeds are drawn with replacement, and within a seed {rows}" if len(c.seeds) > 1 else f"drawn are {rows}"
+    over = "over test rows alone"
+    if len(c.seeds) > 1:
+        over = f"Student's over the {len(c.seeds)} seeds, and counts what seeds share by having the same test rows"
+    of_zero = " Where it holds zero the two cannot be told apart. Of many intervals some leave out zero by chance."
     return (
         f"The difference is paired: {c.first.name} less the other, on the same seeds, clients and test rows. Its 95 % "
-        f"interval is a bootstrap: {drawn}. Where it holds zero the two cannot be told apart. Every interval stands "
-        "for itself: of many, some leave out zero by chance."
+        f"interval is {over}.{of_zero if c.enough_seeds else ''}"
     )
 
 
@@ -88,6 +89,8 @@ def _best(c: Comparison) -> list[str]:
         stands = f"{other.name} follows with {spread(other.mean)} %; against it {c.first.name} is at {apart}."
     else:
         stands = f"Against {other.name}, {c.first.name} is at {apart}."
+    if not c.enough_seeds:
+        return [*said, f"{stands} {FEWEST_SEEDS} seeds at least are needed to say whether that is more than chance."]
     if gap.holds_zero:
         return [*said, f"{stands} The interval holds zero: the two cannot be told apart."]
     better = c.first.name if gap.low > 0 else other.name
@@ -96,7 +99,7 @@ def _best(c: Comparison) -> list[str]:
 
 def _told_apart(c: Comparison) -> list[str]:
     """Which of several others the first method is told from."""
-    if len(c.others) < 2:
+    if len(c.others) < 2 or not c.enough_seeds:
         return []
     above = [m.name for m in c.others if c.gaps[m.name].low > 0]
     below = [m.name for m in c.others if c.gaps[m.name].high < 0]

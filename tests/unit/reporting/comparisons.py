@@ -77,6 +77,24 @@ def compared(tasks: tuple[str, str] = ("mood", "news"), **more: Any) -> dict[str
     }
 
 
+def three_seeds() -> dict[str, Any]:
+    """As :func:`compared`, and a third seed on which every method is at its mean of the others."""
+    two = compared()
+    more = {
+        "fedlease": variant(
+            "fedlease",
+            [0.8, 0.7, 0.75],
+            {"mood": [0.7] * 3, "news": [0.9, 0.7, 0.8]},
+            passes=WARMED_UP,
+            experts=[2, 3, 2],
+        ),
+        "local": variant("local", [0.78, 0.74, 0.76], {"mood": [0.8] * 3, "news": [0.76, 0.68, 0.72]}, up=0),
+        "fedit": variant("fedit", [0.5] * 3, {"mood": [0.5] * 3, "news": [0.5] * 3}, up=500),
+    }
+    gaps = {name: {**gap, "seeds": 3} for name, gap in two["differences"].items()}
+    return {**two, "seeds": [0, 7, 9], "variants": more, "differences": gaps}
+
+
 def one_seed() -> dict[str, Any]:
     return compared(
         seeds=[3],
