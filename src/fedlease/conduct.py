@@ -21,6 +21,7 @@ from fedlease.engines.events import (
 from fedlease.engines.fleet import Fleet
 from fedlease.engines.rounds import RoundLoop, fields_of
 from fedlease.engines.scoring import summarise
+from fedlease.limits import within_limits
 from fedlease.methods import CENTRALISED
 from fedlease.methods.head import Head
 from fedlease.prepare import build_method, participation_of
@@ -85,10 +86,11 @@ def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resu
         warnings=parts.warnings,
         resumed=resumed,
     )
-    _tell(listeners, started)
-    summaries = {name: _method(out, parts, name, listeners) for name in (settings.method, *settings.baselines)}
-    write_report(out)
-    _tell(listeners, RunFinished(out, summaries))
+    with within_limits(f"the run in {out} stopped", f"make room, then go on with: fedlease resume {out}"):
+        _tell(listeners, started)
+        summaries = {name: _method(out, parts, name, listeners) for name in (settings.method, *settings.baselines)}
+        write_report(out)
+        _tell(listeners, RunFinished(out, summaries))
     return summaries
 
 

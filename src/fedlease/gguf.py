@@ -2,14 +2,12 @@
 
 import hashlib
 import importlib.util
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 
 from fedlease.errors import MissingPackageError, ModelError
+from fedlease.files import new_folder
 
 __all__ = ["CONVERT", "converted"]
 
@@ -45,13 +43,12 @@ def converted(name: str, file: Path) -> Path:
             return folder
         if importlib.util.find_spec("gguf") is None:
             raise MissingPackageError("gguf", f"model {name!r}", CONVERT)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=parent))
         try:
-            _convert(file, scratch)
-            if not folder.is_dir():  # somebody else may have been faster
-                os.replace(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            with new_folder(folder) as scratch:
+                _convert(file, scratch)
+        except OSError:
+            if not (folder / "config.json").is_file():  # else another process was faster
+                raise
     except OSError as error:
         raise ModelError(f"model {name!r}: {file} cannot be converted: {error}") from error
     return folder

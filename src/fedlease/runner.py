@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -21,10 +22,11 @@ from fedlease.engines.events import Listener
 from fedlease.engines.in_process import LocalFleet
 from fedlease.engines.work_cache import WorkCache
 from fedlease.errors import RunFolderError
+from fedlease.limits import within_limits
 from fedlease.methods import CENTRALISED
 from fedlease.model_sources import locate
 from fedlease.prepare import Prepared, check_methods, optimiser_of, participation_of, prepare, settle
-from fedlease.reporting.run_folder import read_json, read_settings, start_run
+from fedlease.reporting.run_folder import read_json, read_settings, run_lock, start_run
 
 __all__ = ["RunResult", "default_out", "resume", "run", "run_settings"]
 
@@ -103,8 +105,9 @@ def run_settings(
             f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
         )
     settings = settle(settings)
-    federation = load_federation(settings.data, settings.seed, settings.task)
-    with tempfile.TemporaryDirectory() as scratch:
+    begin = within_limits(f"the run in {out} was not begun", "make room and run the same again")
+    with begin, tempfile.TemporaryDirectory() as scratch, ExitStack() as held:
+        federation = load_federation(settings.data, settings.seed, settings.task)
         # Nothing is written to ``out`` before everything that can be checked is sound.
         made = Path(scratch) / "base"
         prepared = prepare(
@@ -114,8 +117,11 @@ def run_settings(
         check_methods(prepared.settings, prepared.adapter, prepared.heads, rows)
         cards = {data.id: data.card() for data in federation}
         base = made if made.is_dir() else None
+        held.enter_context(run_lock(out))
         start_run(out, prepared.settings, cards, federation.fingerprint(), federation.warnings, base)
-    return _run(out, prepared, listeners, shared, resumed=False)
+        kept = held.pop_all()
+    with kept:
+        return _run(out, prepared, listeners, shared, resumed=False)
 
 
 def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None) -> RunResult:
@@ -135,12 +141,13 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
     if summaries is not None:
         return RunResult(out, summaries)
     settings = settle(settings)
-    federation = load_federation(settings.data, settings.seed, settings.task)
-    expected = read_json(out / "environment.json").get("data_fingerprint")
-    if federation.fingerprint() != expected:
-        raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
-    source = locate(settings.model, settings.revision, out / "base", settings.seed, settings.task)
-    return _run(out, prepare(settings, federation, source), listeners, shared, resumed=True)
+    with run_lock(out), within_limits(f"the run in {out} was not resumed", "make room and resume it again"):
+        federation = load_federation(settings.data, settings.seed, settings.task)
+        expected = read_json(out / "environment.json").get("data_fingerprint")
+        if federation.fingerprint() != expected:
+            raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
+        source = locate(settings.model, settings.revision, out / "base", settings.seed, settings.task)
+        return _run(out, prepare(settings, federation, source), listeners, shared, resumed=True)
 
 
 def _run(

@@ -7,6 +7,7 @@ import torch
 
 from fedlease.config_data import TaskName
 from fedlease.core.seeds import derive
+from fedlease.files import new_folder
 
 __all__ = ["make_tiny"]
 
@@ -39,9 +40,9 @@ def make_tiny(folder: Path, seed: int, task: TaskName = "classification") -> Non
     torch.manual_seed(derive(seed, "tiny-random"))
     model = _decoder() if task == "generation" else _encoder()
     torch.random.set_rng_state(state)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    _tokenizer(task).save_pretrained(folder)
+    with new_folder(folder) as scratch:
+        model.save_pretrained(scratch)
+        _tokenizer(task).save_pretrained(scratch)
 
 
 def _vocabulary() -> dict[str, int]:

@@ -8,6 +8,7 @@ from fedlease._version import __version__
 from fedlease.cli import compare, new, reproduce, runs, use  # noqa: F401  registers the commands
 from fedlease.cli.shared import INTERRUPTED, Interrupted, app
 from fedlease.errors import InputError, RunFailedError
+from fedlease.limits import limit_reached
 from fedlease.quiet import quiet_libraries
 from fedlease.wording import printable
 
@@ -35,7 +36,10 @@ def main() -> None:
         if error.code == INTERRUPTED:
             _complain("interrupted")
         raise
-    except Exception:
+    except Exception as error:
+        if (reason := limit_reached(error)) is not None:
+            _complain(f"the command failed: {reason}; make room and run it again")
+            sys.exit(1)
         traceback.print_exc()
         _complain(f"this is a fault of fedlease {__version__}: please report it with the lines above")
         sys.exit(1)

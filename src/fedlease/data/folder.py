@@ -22,6 +22,7 @@ from fedlease.data.partition import deal
 from fedlease.data.prompts import read_prompt_examples, written_prompts
 from fedlease.data.tables import SUFFIXES, Faults, Table, read_table, split_name
 from fedlease.errors import DataError
+from fedlease.files import new_folder
 
 __all__ = ["load", "load_client", "write_folder"]
 
@@ -74,14 +75,15 @@ def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
     """
     if path.exists():
         raise DataError(f"path: {path} exists; choose another folder")
-    for client in federation:
-        folder = path / client.id
-        folder.mkdir(parents=True)
-        for split, rows in (("train", client.train), ("valid", client.valid), ("test", client.test)):
-            written = _labelled(client, rows) if client.labels else written_prompts(rows)
-            lines = [json.dumps({**row, "task": client.task}, ensure_ascii=False) + "\n" for row in written]
-            if lines:
-                (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    with new_folder(path) as made:
+        for client in federation:
+            folder = made / client.id
+            folder.mkdir()
+            for split, rows in (("train", client.train), ("valid", client.valid), ("test", client.test)):
+                written = _labelled(client, rows) if client.labels else written_prompts(rows)
+                lines = [json.dumps({**row, "task": client.task}, ensure_ascii=False) + "\n" for row in written]
+                if lines:
+                    (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     return path
 
 

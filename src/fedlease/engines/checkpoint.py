@@ -5,7 +5,6 @@
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,11 @@ from fedlease import __version__
 from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
+from fedlease.files import append, sweep, write_atomically
 from fedlease.methods import known_methods, method_class
 from fedlease.methods.head import HeadState
 
-__all__ = ["FORMAT", "Checkpoint", "Saved", "write_atomically"]
+__all__ = ["FORMAT", "Checkpoint", "Saved"]
 
 FORMAT = 1
 """Raised when a newer fedlease writes what an older one would misread."""
@@ -99,8 +99,12 @@ class Checkpoint:
             self._lines = int(manifest["rounds_lines"])
         else:
             self._lines = 0
+        sweep(self.folder)
         if self.state.is_dir():
+            sweep(self.state)
             for path in self.state.iterdir():
+                if path.is_dir():
+                    raise RunFolderError(f"{path} is a folder, where the run keeps files alone")
                 if path != self.manifest and path.name not in named:
                     path.unlink()
         if self.rounds.is_file():
@@ -167,11 +171,7 @@ class Checkpoint:
         # Cut first: a commit that failed earlier may have left a line behind.
         lines = self.rounds.read_bytes().split(b"\n")[: self._lines] if self.rounds.is_file() else []
         keep = sum(len(kept) + 1 for kept in lines)
-        with self.rounds.open("ab") as file:
-            file.truncate(keep)
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.rounds, line.encode() + b"\n", keep)
 
     def _write(self, blob: bytes) -> dict[str, str]:
         sha256 = digest(blob)
@@ -209,23 +209,6 @@ class Checkpoint:
             )
         checked: dict[str, Any] = manifest
         return checked
-
-
-def write_atomically(path: Path, blob: bytes) -> None:
-    """Writes ``path`` whole or not at all, and has it on the disk before it returns."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(blob)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name != "posix":
-        return  # elsewhere a folder cannot be opened to be synced
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _named_files(manifest: Mapping[str, Any]) -> set[str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.types import ClientId, ClientTask, Tensors
-from fedlease.engines.checkpoint import write_atomically
 from fedlease.engines.local_step import LocalResult
+from fedlease.files import write_atomically
 from fedlease.tasks.base import Measured
 
 __all__ = ["FirstStep", "WorkCache"]

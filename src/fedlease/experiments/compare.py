@@ -12,12 +12,13 @@ import numpy as np
 
 from fedlease.config import Settings
 from fedlease.data.examples import client_id_fault
-from fedlease.engines.checkpoint import write_atomically
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, RunFailedError, RunFolderError, TooFewUpdatesError
 from fedlease.experiments.cells import Cell, Variant, plan, run_cell
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import RowScores, paired_difference, spread
+from fedlease.files import locked, write_atomically
+from fedlease.limits import within_limits
 from fedlease.reporting.compare_data import FEWEST_SEEDS
 from fedlease.reporting.compare_page import write_compare_page
 from fedlease.reporting.metric_words import of_metric
@@ -62,11 +63,25 @@ def compare(
         RunFolderError: the rows are no longer those of the cells that ``out`` holds.
         InputError, RunFailedError: as for a run; finished cells stay.
     """
-    chosen: dict[str, Any] = {}
     rules = {variant.name: client_id_fault(variant.name) for variant in variants}
     if faults := [f"variants: a name {rule}, received {name!r}" for name, rule in rules.items() if rule]:
         raise ConfigError(faults)  # names are folders
     plan(settings, variants, seeds, out)  # everything is checked before anything is trained
+    remedy = "make room and run the same command again; finished cells are kept"
+    with locked(out, "comparison"), within_limits(f"the comparison in {out} stopped", remedy):
+        return _compare(settings, variants, seeds, out, rates, listeners, on_cell)
+
+
+def _compare(
+    settings: Settings,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    out: Path,
+    rates: Sequence[float],
+    listeners: Sequence[Listener],
+    on_cell: OnCell | None,
+) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
     if rates:
         tuned = [tune(settings, variant, seeds[0], out, rates, listeners, on_cell) for variant in variants]
         variants = [variant for variant, _ in tuned]

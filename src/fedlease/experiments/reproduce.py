@@ -10,7 +10,6 @@ from fedlease.config import Settings, resolve
 from fedlease.config_faults import nearest, text_setting_names
 from fedlease.config_layers import parse_overrides
 from fedlease.data import load_federation
-from fedlease.engines.checkpoint import write_atomically
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError
 from fedlease.experiments.catalogue import find, preset_of
@@ -18,6 +17,7 @@ from fedlease.experiments.cells import Cell, Variant, plan
 from fedlease.experiments.compare import OnCell, compare
 from fedlease.experiments.experiment import Arm, Experiment, Part
 from fedlease.experiments.reproduce_tables import markdown
+from fedlease.files import write_atomically
 from fedlease.reporting.report_reading import read_run
 from fedlease.reporting.run_folder import read_json, write_json
 from fedlease.reporting.usage_numbers import usage_by_depth

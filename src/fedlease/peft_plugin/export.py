@@ -6,11 +6,12 @@ from typing import Any
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fedlease.core.types import HEAD, TensorName, Tensors
+from fedlease.files import write_atomically
 from fedlease.peft_plugin.config import FedLeaseConfig
 from fedlease.peft_plugin.state import adapter_parameters
 
@@ -33,7 +34,7 @@ def write_lora(folder: Path, tensors: Tensors, **config: Any) -> None:
         if parsed.expert is not None:
             targets.add(parsed.module)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(written, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_atomically(folder / "adapter_model.safetensors", save(written, metadata={"format": "pt"}))
     LoraConfig(target_modules=sorted(targets), inference_mode=True, **config).save_pretrained(str(folder))
 
 

@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from fedlease.core.types import ANCHOR, HEAD, AdapterSpec, ClientModel, Mixer, TensorName, head_names
+from fedlease.files import write_atomically
 from fedlease.peft_plugin.config import FedLeaseConfig
 from fedlease.peft_plugin.export import keeps_weights_transposed
 from fedlease.peft_plugin.state import peft_config_for
@@ -47,7 +48,7 @@ def write_adapter(
         _key(TensorName.parse(name), stock): tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    write_atomically(folder / WEIGHTS, save(named, metadata={"format": "pt"}))
     found.save_pretrained(str(folder))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlease.engines.checkpoint import write_atomically
+from fedlease.files import write_atomically
 from fedlease.reporting import compare_tables as tables
 from fedlease.reporting import compare_words as words
 from fedlease.reporting.compare_data import read_comparison

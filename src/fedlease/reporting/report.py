@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fedlease.engines.checkpoint import write_atomically
 from fedlease.errors import ConfigError, MissingPackageError, RunFolderError
+from fedlease.files import locked, write_atomically
 from fedlease.reporting import report_tables as tables
 from fedlease.reporting import report_words as words
 from fedlease.reporting.advice import advise
@@ -20,13 +20,17 @@ from fedlease.reporting.rendering import render
 from fedlease.reporting.report_data import RunData
 from fedlease.reporting.report_reading import read_run
 from fedlease.reporting.report_samples import shown_samples
-from fedlease.reporting.run_folder import read_json
+from fedlease.reporting.run_folder import read_json, read_settings
 from fedlease.reporting.usage_numbers import short_modules, usage_sentence
 
 __all__ = ["write_pictures", "write_report"]
 
 PICTURES = ("distances", "dendrogram", "silhouettes", "score-means", "usage-depth")
 WIDTH = 760
+REPORT_LOCK = ".report.lock"
+"""Apart from the run's: a report of a run that is going on is written while it goes on."""
+REPORT_SECONDS = 60.0
+"""How long another process that writes the page is waited for."""
 
 
 def write_report(out: Path) -> Path:
@@ -46,9 +50,12 @@ def write_report(out: Path) -> Path:
     """
     if _is_comparison(out):
         return write_compare_page(read_json(out / "compare.json"), out)
-    page = _render(read_run(out))
-    path = out / "report.html"
-    write_atomically(path, page.encode("utf-8", errors="replace"))
+    read_settings(out)  # so that nothing is written into a folder of something else
+    # A page that was begun earlier must not replace one that knows more.
+    with locked(out, "report", wait=REPORT_SECONDS, name=REPORT_LOCK):
+        page = _render(read_run(out))
+        path = out / "report.html"
+        write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
 
 

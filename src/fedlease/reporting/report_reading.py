@@ -122,7 +122,7 @@ def _read_grouping(path: Path) -> Grouping | None:
 
 def _read_newcomers(out: Path) -> tuple[Newcomer, ...]:
     found = []
-    for path in sorted((out / "onboarded").glob("*/onboarding.json")):
+    for path in sorted((out / "onboarded").glob("[!.]*/onboarding.json")):
         content = read_json(path)
         margin = content.get("margin")
         try:

@@ -4,9 +4,9 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from fedlease.config_presets import is_said
 from fedlease.core.allocate import Centres
 from fedlease.core.types import Allocation, ClientId
 from fedlease.data.federation import ClientCard
-from fedlease.engines.checkpoint import FORMAT, write_atomically
+from fedlease.engines.checkpoint import FORMAT
 from fedlease.errors import RunFolderError
+from fedlease.files import copy_folder, locked, write_atomically
 
 __all__ = [
     "changed_settings",
@@ -34,6 +35,7 @@ __all__ = [
     "read_json",
     "read_newcomers",
     "read_settings",
+    "run_lock",
     "start_run",
     "write_allocation",
     "write_clients",
@@ -76,12 +78,21 @@ def start_run(
     try:
         out.mkdir(parents=True, exist_ok=True)
         if base is not None:
-            shutil.copytree(base, out / "base", dirs_exist_ok=True)
+            copy_folder(base, out / "base")
         write_clients(out, cards)
         write_json(out / "environment.json", _environment(settings, fingerprint, warnings))
         write_atomically(out / "config.yaml", settings.to_yaml().encode())
     except OSError as error:
-        raise RunFolderError(f"out: {out} cannot be written: {error}") from error
+        raise RunFolderError(f"out: {out} cannot be written: {error}; make room or choose another --out") from error
+
+
+def run_lock(out: Path) -> AbstractContextManager[None]:
+    """Keeps other processes from writing into a run folder while this one runs, resumes or onboards.
+
+    Raises:
+        RunFolderError: another process holds it, or the folder cannot be written.
+    """
+    return locked(out, "run")
 
 
 def write_clients(out: Path, cards: Mapping[ClientId, ClientCard]) -> None:
@@ -150,7 +161,8 @@ def newcomer_folder(out: Path, client: ClientId) -> Path:
 
 def read_newcomers(out: Path) -> dict[ClientId, dict[str, Any]]:
     """Client -> content of its ``onboarding.json``, for clients that joined after the run; sorted."""
-    found = [read_json(path) for path in sorted((out / "onboarded").glob("*/onboarding.json"))]
+    # A name with a dot in front is a folder that was never completed.
+    found = [read_json(path) for path in sorted((out / "onboarded").glob("[!.]*/onboarding.json"))]
     return {str(entry["client"]): entry for entry in sorted(found, key=lambda entry: str(entry["client"]))}
 
 

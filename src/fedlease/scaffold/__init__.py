@@ -16,6 +16,7 @@ from fedlease.data.examples import client_id_fault, folded
 from fedlease.data.folder import write_folder
 from fedlease.data.synthetic import planted
 from fedlease.errors import ConfigError
+from fedlease.files import write_atomically
 
 __all__ = ["SITES", "Site", "write_app"]
 
@@ -79,7 +80,7 @@ def write_app(folder: Path, clients: Sequence[str] = SITES, host: str = "localho
     for entry in sorted(templates.iterdir(), key=lambda entry: entry.name):
         target = folder / _target(entry.name.removesuffix(".j2"), values["package"])
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(environment.get_template(entry.name).render(values), encoding="utf-8")
+        write_atomically(target, environment.get_template(entry.name).render(values).encode())
     per_task = 2 if len(clients) > 2 else 1
     rows = planted(
         DataSettings(source="synthetic", clients_per_task=per_task, test_rows=32), 0, (len(clients) + 1) // per_task

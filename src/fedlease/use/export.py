@@ -1,8 +1,5 @@
 """Experts and clients' models as ordinary LoRA folders that stock PEFT loads without fedlease."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +8,7 @@ from typing import Any, Literal
 from fedlease.core.fold import expert_alone, fold
 from fedlease.core.types import ClientId, ClientModel, head_names
 from fedlease.errors import ConfigError
+from fedlease.files import new_folder, write_atomically
 from fedlease.peft_plugin.export import keeps_weights_transposed, write_lora
 from fedlease.peft_plugin.usage import record_usage
 from fedlease.reporting.run_folder import method_folder, read_json, write_json
@@ -55,7 +53,7 @@ class Exporter:
             DataError: the rows cannot be read.
             RunFolderError: the rows have changed since the run.
         """
-        with _new_folder(out) as folder:
+        with _made(out) as folder:
             self._client(client, folder, form, rank)
         return out
 
@@ -65,7 +63,7 @@ class Exporter:
         Raises:
             ConfigError: no such expert (the message lists those that exist), or ``out`` exists.
         """
-        with _new_folder(out) as folder:
+        with _made(out) as folder:
             self._expert(expert, folder)
         return out
 
@@ -75,7 +73,7 @@ class Exporter:
         Raises:
             ConfigError: ``out`` exists, or the rank is out of range.
         """
-        with _new_folder(out) as folder:
+        with _made(out) as folder:
             for expert in self.experts():
                 self._expert(expert, folder / f"expert-{expert}")
             for client in self.run.clients:
@@ -191,22 +189,15 @@ class Exporter:
             revision=source.revision,
         )
         write_json(folder / SCORES, content)
-        (folder / "README.md").write_text(model_card(kind, self.run, content), encoding="utf-8")
+        write_atomically(folder / "README.md", model_card(kind, self.run, content).encode())
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that appears whole or not at all."""
-    if out.exists():
+def _made(out: Path) -> Iterator[Path]:
+    if out.exists() or out.is_symlink():
         raise ConfigError(f"out: {out} exists; choose another folder")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        with new_folder(out) as folder:
+            yield folder
     except OSError as error:
         raise ConfigError(f"out: {out} cannot be written: {error}") from error
-    try:
-        scratch.chmod(0o755)
-        yield scratch
-        os.replace(scratch, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

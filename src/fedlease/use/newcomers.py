@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fedlease.core.codec import CodecError, dumps, loads
 from fedlease.core.types import ClientId, ClientModel
-from fedlease.engines.checkpoint import write_atomically
 from fedlease.errors import RunFolderError
+from fedlease.files import write_atomically
 from fedlease.reporting.run_folder import newcomer_folder
 
 __all__ = ["newcomer_model", "write_newcomer_model"]

@@ -1,8 +1,6 @@
 """A new client in a finished run: warmed up, placed with an expert, trained locally, beside what it replaces."""
 
 import math
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +17,11 @@ from fedlease.data.federation import ClientData, Federation
 from fedlease.data.folder import load_client
 from fedlease.engines.local_step import LocalResult, local_step
 from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
+from fedlease.files import new_folder, sweep
 from fedlease.methods.base import WARMUP, ab_names
 from fedlease.prepare import optimiser_of
 from fedlease.reporting.report import write_report
-from fedlease.reporting.run_folder import newcomer_folder, write_json
+from fedlease.reporting.run_folder import newcomer_folder, read_newcomers, run_lock, write_json
 from fedlease.tasks.base import Encoded
 from fedlease.use.newcomers import write_newcomer_model
 from fedlease.use.open_run import OpenRun
@@ -72,6 +71,12 @@ def onboard(
         DataError: every fault of the rows.
         RunFailedError: its training diverged; nothing is written.
     """
+    with run_lock(run.out):
+        sweep(run.out / "onboarded")
+        return _onboard(run, client, data, epochs, on_batch)
+
+
+def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_batch: OnBatch | None) -> Onboarded:
     state = _allocated_state(run)
     _check_id(run, client)
     settings = run.settings
@@ -117,15 +122,9 @@ def onboard(
         "scores": scores,
     }
     folder = newcomer_folder(run.out, client)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder.parent))
-    try:
-        scratch.chmod(0o755)
-        write_newcomer_model(scratch, trained)
-        write_json(scratch / "onboarding.json", content)
-        scratch.replace(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with new_folder(folder) as made:
+        write_newcomer_model(made, trained)
+        write_json(made / "onboarding.json", content)
     write_report(run.out)
     return Onboarded(folder, placement, scores)
 
@@ -187,7 +186,8 @@ def _check_id(run: OpenRun, client: ClientId) -> None:
     rule = client_id_fault(client)
     if rule:
         raise ConfigError(f"client: an id {rule}, received {client!r}")
-    same = [known for known in run.clients if folded(known) == folded(client)]
+    # Read again: somebody else may have onboarded since the run was opened.
+    same = [known for known in {**run.clients, **read_newcomers(run.out)} if folded(known) == folded(client)]
     if same:
         raise ConfigError(f"client: the run has a client {same[0]!r} already, received {client!r}")
 

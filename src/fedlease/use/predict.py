@@ -14,8 +14,8 @@ from fedlease.data.examples import read_inputs
 from fedlease.data.federation import Row
 from fedlease.data.prompts import read_prompts
 from fedlease.data.tables import Faults, Table, parse_table, read_table, split_name
-from fedlease.engines.checkpoint import write_atomically
 from fedlease.errors import ConfigError, DataError
+from fedlease.files import write_atomically
 from fedlease.tasks.base import OnRows
 from fedlease.tasks.classification import evaluate
 from fedlease.tasks.generation import Generation, write

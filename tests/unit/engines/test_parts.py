@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedlease.core.experts import initial_adapter
 from fedlease.core.types import AdapterSpec, ClientModel
-from fedlease.engines.checkpoint import Checkpoint, Saved, write_atomically
+from fedlease.engines.checkpoint import Checkpoint, Saved
 from fedlease.engines.client_store import ClientStore
 from fedlease.engines.resident import ResidentModel
 from fedlease.methods.local import LocalState
@@ -51,19 +51,6 @@ def test_private_tensors_belong_to_a_client_and_a_spec_and_heads_to_the_client()
     assert laid["m/A/0"].tolist() == [1, 1] and laid["m/B/0"].tolist() == [0, 0] and "head/w" not in laid
     store.forget_other_specs({"a": other})
     assert set(store.get("a", SPEC)) == {"head/w"}
-
-
-def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def fail(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("fedlease.engines.checkpoint.os.fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
 
 
 def test_a_checkpoint_gives_back_what_was_committed_and_keeps_only_that(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from flwr.app import RecordDict
 
 from fedlease.core.codec import CodecError, dumps, loads
-from fedlease.engines.checkpoint import write_atomically
 from fedlease.engines.flower.records import ARRAYS, RECORD, RecordError, pack, unpack
+from fedlease.files import write_atomically
 
 __all__ = ["FolderKeep", "Keep", "MemoryKeep"]
 

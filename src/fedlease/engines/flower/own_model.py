@@ -1,8 +1,5 @@
 """A client's own model on its own machine: a folder that PEFT reads, and that is a run folder of this one client."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +9,7 @@ from fedlease.core.types import ClientModel
 from fedlease.data.federation import ClientData
 from fedlease.engines.client_work import FinalScores
 from fedlease.errors import RunFolderError
+from fedlease.files import new_folder, write_atomically
 from fedlease.model_sources import ModelSource
 from fedlease.peft_plugin.folder import CONFIG, write_adapter
 from fedlease.prepare import Loaded, settle
@@ -70,7 +68,7 @@ def write_own_model(
             "plugin": model.spec.mixer != "none",
         }
         text = render_card("client", content, base=public, method=method, settings=settings)
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        write_atomically(folder / "README.md", text.encode())
 
 
 @contextmanager
@@ -79,22 +77,5 @@ def _in_place_of(out: Path, client: str) -> Iterator[Path]:
     # What is deleted here must be what was written here, whatever folder somebody named.
     if out.exists() and (not (out / CONFIG).is_file() or [*read_clients(out)] != [client]):
         raise RunFolderError(f"{out} holds something else than a model of {client!r}; choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    new, old = scratch / "new", scratch / "old"
-    try:
-        new.mkdir()
-        yield new
-        for path in new.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if out.exists():
-            os.replace(out, old)
-        try:
-            os.replace(new, out)
-        except OSError:
-            if old.exists():
-                os.replace(old, out)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with new_folder(out, replace=True) as folder:
+        yield folder

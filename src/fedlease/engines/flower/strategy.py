@@ -26,7 +26,14 @@ from fedlease.methods.head import Head
 from fedlease.model_sources import locate
 from fedlease.models import fingerprint
 from fedlease.prepare import Loaded, adapter_of, check_methods, head_of, load_resident, settle
-from fedlease.reporting.run_folder import changed_settings, method_folder, read_clients, read_settings, start_run
+from fedlease.reporting.run_folder import (
+    changed_settings,
+    method_folder,
+    read_clients,
+    read_settings,
+    run_lock,
+    start_run,
+)
 
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
@@ -137,6 +144,10 @@ class FedLeaseStrategy(Strategy):
                 "start: takes the grid alone; rounds, deadline and everything else are settings (rounds, "
                 "flower.deadline, ...)"
             )
+        with run_lock(self.out):
+            return self._start(grid)
+
+    def _start(self, grid: Grid) -> Result:
         resumed = (self.out / "config.yaml").is_file()
         settings = settle(self.settings)
         if resumed:

@@ -1,0 +1,276 @@
+"""Files and folders that appear whole or not at all, are read within stated limits, and never lead elsewhere.
+
+A run folder may come from somebody else. So nothing here follows a link inside one, temporary files are made anew under
+names that nobody can foresee, and only regular files of a stated size are read.
+"""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fedlease.errors import RunFolderError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; there nothing keeps two processes apart
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "LOCK",
+    "MOST_ENTRIES",
+    "append",
+    "check_walls",
+    "copy_folder",
+    "locked",
+    "new_folder",
+    "read_file",
+    "sweep",
+    "write_atomically",
+]
+
+LOCK = ".lock"
+"""Held by the process that writes into a folder; the operating system frees it when that process ends."""
+
+MOST_ENTRIES = 1_000_000
+"""Files and folders that a run folder may hold."""
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_SCRATCH = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as tempfile names it
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+def write_atomically(path: Path, blob: bytes) -> None:
+    """Writes ``path`` whole or not at all, and has it on the disk before it returns.
+
+    A link at ``path`` is replaced, not followed.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | _NO_LINK
+    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def append(path: Path, blob: bytes, keep: int) -> None:
+    """Adds to a file, made when missing, behind its first ``keep`` bytes, and has it on the disk before it returns.
+
+    Raises:
+        OSError: it cannot be written, or is a link.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | _NO_LINK, 0o666)
+    with open(descriptor, "wb") as file:
+        file.truncate(keep)
+        file.seek(keep)
+        file.write(blob)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to be filled that takes its name once it is complete and on the disk; left out when the block fails.
+
+    Args:
+        path: the name; its parents are made.
+        replace: whether a folder of that name gives way; else one that holds anything stays, and is an error.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    new, old = scratch / "new", scratch / "old"
+    try:
+        new.mkdir()
+        yield new
+        for folder, _, names in os.walk(new):
+            for name in names:
+                _sync(Path(folder, name))
+            _sync_folder(Path(folder))
+        if replace and path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Writes the files of a folder, each whole or not at all, into another that may hold some of them already.
+
+    Raises:
+        OSError: one cannot be read or written, or ``target`` is a link.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, "is a link", str(target))
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            copy_folder(path, target / path.name)
+        else:
+            write_atomically(target / path.name, path.read_bytes())
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        path: the file; a link, a folder, a pipe and a device are refused.
+        most: bytes that it may have.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunFolderError: no regular file, too large, or unreadable.
+    """
+    try:
+        # Without O_NONBLOCK a named pipe without a writer would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | _NO_LINK)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise RunFolderError(f"{path} is not a regular file")
+            blob = file.read(most + 1) if found.st_size <= most else b""
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with NUL in it
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            raise RunFolderError(f"{path} is a link; links inside a run folder are not followed") from error
+        if isinstance(error, IsADirectoryError):
+            raise RunFolderError(f"{path} is not a regular file") from error
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    if found.st_size > most or len(blob) > most:
+        raise RunFolderError(f"{path} is damaged: it has more than {most:,} bytes, the most that such a file may have")
+    return blob
+
+
+def check_walls(folder: Path, skip: frozenset[str] = frozenset()) -> None:
+    """Makes sure that everything in a folder is in that folder: regular files and folders, no links, pipes or devices.
+
+    Args:
+        folder: where to look; it may itself be reached by a link.
+        skip: names of folders in it that are not looked into.
+
+    Raises:
+        RunFolderError: something else is in it, more than ``MOST_ENTRIES``, or it cannot be read.
+    """
+    waiting, seen = [folder], 0
+    while waiting:
+        here = waiting.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    seen += 1
+                    if seen > MOST_ENTRIES:
+                        raise RunFolderError(f"{folder} holds more than {MOST_ENTRIES:,} files")
+                    if entry.is_symlink():
+                        raise RunFolderError(f"{entry.path} is a link; a run folder holds files and folders alone")
+                    if entry.is_dir():
+                        if here != folder or entry.name not in skip:
+                            waiting.append(Path(entry.path))
+                    elif not entry.is_file():
+                        raise RunFolderError(f"{entry.path} is neither a file nor a folder")
+        except OSError as error:
+            raise RunFolderError(f"{here} cannot be read: {error.strerror}") from error
+
+
+def sweep(folder: Path) -> None:
+    """Deletes temporary files and folders that a process left in a folder when it was killed.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_symlink():
+            continue
+        if path.is_file() and _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+        elif path.is_dir() and _SCRATCH.fullmatch(path.name):
+            shutil.rmtree(path)
+
+
+@contextmanager
+def locked(folder: Path, what: str, wait: float = 0.0, name: str = LOCK) -> Iterator[None]:
+    """Keeps other processes from writing into a folder; those that read need no lock.
+
+    The lock dies with the process, however it ends. Where the file system has no locks, nothing is kept apart.
+
+    Args:
+        folder: made when missing.
+        what: is written there, for the message.
+        wait: seconds to wait for another process that holds it.
+        name: of the lock's file; each stands for itself.
+
+    Raises:
+        RunFolderError: another process holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | _NO_LINK, 0o666)
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be written: {error}") from error
+    try:
+        until = time.monotonic() + wait
+        while not _taken(descriptor):
+            if time.monotonic() >= until:
+                raise RunFolderError(
+                    f"{folder} is in use: another process writes its {what} now; wait until it has ended, or choose "
+                    "another folder"
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # elsewhere a folder cannot be opened to be synced
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,54 @@
+"""A limit of the machine is one sentence wherever it is reached; a fault of the program stays one."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from fedlease.errors import ConfigError, RunFailedError
+from fedlease.limits import limit_reached, within_limits
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x/y"), "the disk is full: x/y"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), "a file is larger than is allowed here"),
+        (OSError(errno.EDQUOT, "quota"), "the disk quota is used up"),
+        (OSError(errno.EROFS, "read-only"), "the disk can only be read"),
+        (PermissionError(errno.EACCES, "denied", "z"), "permission is denied: z"),
+        (MemoryError(), "memory is used up"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory is used up"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            "memory is used up",
+        ),
+        (RuntimeError("can't start new thread"), "no further thread can be started"),
+        (Exception("Error while serializing: I/O error: File too large (os error 27)"), "a file is larger than"),
+    ],
+)
+def test_limits_are_told_apart(error: Exception, reason: str) -> None:
+    assert (limit_reached(error) or "").startswith(reason)
+    wrapped = ValueError("could not save")
+    wrapped.__cause__ = error
+    assert limit_reached(wrapped) == limit_reached(error)
+    stopped = pytest.raises(RunFailedError, match=r"^the run stopped: .*; make room$")
+    with stopped as caught, within_limits("the run stopped", "make room"):
+        raise error
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "none"), RuntimeError("shape"), KeyError("k")])
+def test_other_errors_pass(error: Exception) -> None:
+    assert limit_reached(error) is None
+    with pytest.raises(type(error)), within_limits("the run stopped", "make room"):
+        raise error
+
+
+def test_our_own_errors_pass_as_they_are() -> None:
+    with pytest.raises(ConfigError, match=r"^bad$"), within_limits("the run stopped", "make room"):
+        try:
+            raise OSError(errno.ENOSPC, "full")
+        except OSError as error:
+            raise ConfigError("bad") from error
