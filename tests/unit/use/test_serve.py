@@ -9,20 +9,19 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from engines.small import own_rows, small_run
+from unit.use.serving_client import SECONDS, rows_of, served
 
 import fedlease
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.use.open_run import OpenRun
 from fedlease.use.serving import app as application
 from fedlease.use.serving import serve as serving
-from fedlease.use.serving.app import make_app
 from fedlease.use.serving.batcher import Batcher, QueueFullError
 from fedlease.use.serving.requests import MAX_CHARACTERS
 
@@ -31,29 +30,6 @@ pytest.importorskip("uvicorn", reason="fedlease[serve] is not installed")
 httpx = pytest.importorskip("httpx", reason="fedlease[dev] is not installed")
 
 TEXTS = ["zib", "a much longer text than the others here", "kulo mab", "nee nee nee"]
-SECONDS = 20.0
-
-HOSTS = ("127.0.0.1", "localhost", "::1")
-
-
-@contextmanager
-def served(run: OpenRun, **limits: Any) -> Iterator[Any]:
-    """A client of a server in a thread of this process; ``client.app`` is its application."""
-    app = make_app(run, **{"hosts": HOSTS, **limits})
-    with serving._listen("127.0.0.1", 0) as listener:
-        server = serving._server(app)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        try:
-            # Of this machine only: no proxy of the environment is asked.
-            with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
-                client.app = app
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join(SECONDS)
-            assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +56,6 @@ def expected(out: Path) -> dict[tuple[str, str], dict[str, float]]:
                 values = model(**batch).logits[0].softmax(-1).tolist()
             found[client, text] = dict(zip(model.config.id2label.values(), values, strict=True))
     return found
-
-
-def rows_of(*texts: str) -> list[dict[str, str]]:
-    return [{"text": text} for text in texts]
 
 
 def assert_answers(answer: dict[str, Any], client: str, texts: list[str], expected: Any) -> None:

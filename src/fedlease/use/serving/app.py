@@ -21,9 +21,11 @@ from fedlease.use.serving.requests import (
     Refusal,
     SeveralClients,
     SeveralPredictions,
+    check_content_type,
     read_requests,
     rows_of,
 )
+from fedlease.wording import printable
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -35,7 +37,7 @@ BODY_SECONDS = 30
 DRAINED_BYTES, DRAIN_SECONDS = 16_000_000, 5
 """Of a body that is too large, so that who sends it reads the answer and not a reset connection."""
 MAX_REQUESTS = 256
-"""Predict requests in progress at a time, those that are still arriving included."""
+"""Predict requests in progress at a time; those that are still arriving are bounded by the connections."""
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ def make_app(
 
     schema = TypeAdapter(ClientRows | SeveralClients).json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs")
-    failures: dict[int | str, Any] = {s: {"model": Failure} for s in (400, 404, 408, 413, 422, 500, 503)}
+    failures: dict[int | str, Any] = {s: {"model": Failure} for s in (400, 404, 408, 413, 415, 422, 500, 503)}
 
     @app.post(
         "/predict",
@@ -112,14 +114,16 @@ def make_app(
     )
     async def predict(request: Request) -> JSONResponse:
         nonlocal in_progress
+        try:
+            check_content_type(request.headers.items())
+            body = await _body(request, max_body_bytes)
+        except Refusal as refusal:
+            return JSONResponse(refusal.content, refusal.status, refusal.headers)
         in_progress += 1
         try:
             if in_progress > MAX_REQUESTS:
                 raise Refusal(503, "too many requests at a time", {"Retry-After": "1"})
-            asked, several = read_requests(await _body(request, max_body_bytes))
-            count = sum(len(one.rows) for one in asked)
-            if count > max_rows:
-                raise Refusal(422, f"rows: at most {max_rows} in a request, received {count}")
+            asked, several = read_requests(body, max_rows)
             places = [f"requests.{i}." if several else "" for i in range(len(asked))]
             rows = [row for one, where in zip(asked, places, strict=True) for row in rows_of(run, one, where)]
             answers: list[list[float]] = await asyncio.wrap_future(batcher.submit(rows))
@@ -138,7 +142,8 @@ def make_app(
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        texts = {404: f"no such path: {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
+        path = printable(request.url.path, longest=200)
+        texts = {404: f"no such path: {path}", 405: f"{request.method:.20} is not for {path}"}
         more = {"paths": ["/health", "/clients", "/predict", "/openapi.json"]} if error.status_code == 404 else {}
         content = {"error": texts.get(error.status_code, str(error.detail)), **more}
         return JSONResponse(content, error.status_code, error.headers)
@@ -205,7 +210,8 @@ def _answer(known: KnownClient, found: Sequence[Sequence[float]]) -> dict[str, A
 def _log_failure(error: Exception) -> None:
     """Where and what, but no message of foreign code: it may quote a row."""
     places = "".join(traceback.format_tb(error.__traceback__))
-    log.error("a request failed: %s\n%s", error if isinstance(error, FedLeaseError) else type(error).__name__, places)
+    what = printable(str(error), longest=1000) if isinstance(error, FedLeaseError) else type(error).__name__
+    log.error("a request failed: %s\n%s", what, places)
 
 
 class _OnlyHosts:

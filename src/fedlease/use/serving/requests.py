@@ -1,7 +1,8 @@
 """What a request may hold, and what is answered."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -18,13 +19,18 @@ __all__ = [
     "Refusal",
     "SeveralClients",
     "SeveralPredictions",
+    "check_content_type",
     "read_requests",
     "rows_of",
 ]
 
 MAX_CHARACTERS = 50_000
 """Of one text; what exceeds the run's ``data.max_tokens`` is cut off as in training."""
+MAX_KEYS = 32
+"""Of one object; those that are no fields are faults, each of which is found."""
 FAULTS_TOLD = 10
+UNDECLARED = ("", "application/x-www-form-urlencoded")
+"""Types of bodies whose sender has not thought of one."""
 
 
 def _not_blank(text: str) -> str:
@@ -91,14 +97,43 @@ class Refusal(Exception):
         self.status, self.content, self.headers = status, {"error": error, **more}, headers
 
 
-def read_requests(body: bytes) -> tuple[list[ClientRows], bool]:
+def check_content_type(headers: Sequence[tuple[str, str]]) -> None:
+    """Refuses a body that is declared to be something else than JSON.
+
+    A script in a page of a browser can send a form, or a body without a type, to any address without being asked
+    whether it may: what comes from a browser is taken as ``application/json`` alone. Elsewhere ``curl -d`` declares a
+    form whatever it sends, and a body may have no type.
+
+    Args:
+        headers: names in lower case, with values.
+
+    Raises:
+        Refusal: 415.
+    """
+    declared = sorted({value for name, value in headers if name == "content-type"})
+    kind, _, parameters = ",".join(declared).partition(";")
+    kind, charset = kind.strip().lower(), parameters.lower().partition("charset=")[2].partition(";")[0].strip('" ')
+    browser = any(name in ("origin", "referer") or name.startswith("sec-fetch-") for name, _ in headers)
+    is_json = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    if charset in ("", "utf-8", "utf8", "us-ascii") and (is_json or (kind in UNDECLARED and not browser)):
+        return
+    raise Refusal(415, f"the content type must be application/json in UTF-8, received {', '.join(declared)!r:.120}")
+
+
+def read_requests(body: bytes, max_rows: int) -> tuple[list[ClientRows], bool]:
     """What a body asks for, and whether it does so in the form for several clients.
 
     Raises:
-        Refusal: 400 for what is no JSON, 422 for JSON of another form.
+        Refusal: 400 for what is no JSON, 422 for JSON of another form, or with more than ``max_rows`` rows.
     """
     data = _parsed(body)
     several = isinstance(data, dict) and "requests" in data
+    # Counted before they are looked at: a body of a million bytes has room for a million faults.
+    listed = (data["requests"] if isinstance(data["requests"], list) else []) if several else [data]
+    count = sum(len(one["rows"]) for one in listed if isinstance(one, dict) and isinstance(one.get("rows"), list))
+    for name, number in (("requests", len(listed)), ("rows", count)):
+        if number > max_rows:
+            raise Refusal(422, f"{name}: at most {max_rows} in a request, received {number}")
     try:
         return (SeveralClients.model_validate(data).requests if several else [ClientRows.model_validate(data)]), several
     except ValidationError as error:
@@ -140,8 +175,17 @@ def _parsed(body: bytes) -> Any:
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON number")
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = Counter(name for name, _ in pairs)
+            raise ValueError(f"the key {names.most_common(1)[0][0]!a:.120} is given twice")
+        if len(found) > MAX_KEYS:
+            raise ValueError(f"an object may have {MAX_KEYS} keys, one has {len(found)}")
+        return found
+
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=refuse)
+        return json.loads(body.decode("utf-8"), parse_constant=refuse, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         raise Refusal(400, f"the body is not UTF-8: byte {error.start}") from None
     except (ValueError, RecursionError) as error:

@@ -56,6 +56,8 @@ def serve(
         ModelError: the base model cannot be had.
     """
     import_packages()
+    from fedlease.use.serving.connections import SparingLog
+
     # The port is taken before the model is loaded: a wrong one is known at once. Who connects meanwhile waits.
     with contextlib.closing(_listen(host, port)) as listener:
         run = OpenRun(out, method, device)
@@ -66,7 +68,7 @@ def serve(
             )
         limits = {"max_body_bytes": max_body_bytes, "max_rows": max_rows, "max_batch": max_batch}
         app = make_app(run, **limits, wait_ms=wait_ms, hosts=LOOPBACK if host in LOOPBACK else None)
-        server = _server(app)
+        server = _server(app, max_body_bytes)
 
         def stop(*_: object) -> None:
             server.should_exit = True
@@ -77,17 +79,21 @@ def serve(
         try:
             url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
             print(url if quiet else f"Serving at {url}, for example: {_example(run, url)}", file=sys.stderr, flush=True)
-            server.run(sockets=[listener])
+            with SparingLog():
+                server.run(sockets=[listener])
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
-def _server(app: "FastAPI") -> "uvicorn.Server":
+def _server(app: "FastAPI", max_body_bytes: int = 1_000_000, connections: int | None = None) -> "uvicorn.Server":
     import uvicorn
 
+    from fedlease.use.serving.connections import BACKLOG, bounded_protocol, most_connections
+
+    protocol = bounded_protocol(connections or most_connections(max_body_bytes))
     options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-    options |= {"proxy_headers": False, "http": "h11", "ws": "none", "loop": "asyncio"}
+    options |= {"proxy_headers": False, "http": protocol, "ws": "none", "loop": "asyncio", "backlog": BACKLOG}
     return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=STOP_SECONDS, **options))
 
 

@@ -1,0 +1,143 @@
+"""How many connections the server holds, how long one may wait for its request, and how much the log takes."""
+
+import logging
+import os
+import sys
+import time
+from asyncio import TimerHandle, Transport
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["BACKLOG", "SparingLog", "bounded_protocol", "most_connections"]
+
+MAX_CONNECTIONS = 512
+BACKLOG = 32
+"""Connections taken at one time. While files run out asyncio logs a failure for each of them, again and again."""
+FILES_LEFT = 32
+"""Files that the process may open beside connections."""
+BODY_MEMORY = 2**30
+"""Bytes that bodies may take while they arrive, on all connections together."""
+HEADER_SECONDS = 10.0
+"""From the opening of a connection, or from its last answer, to the end of the next request's headers."""
+ANSWER_SECONDS = 30.0
+"""For a caller to read an answer that does not fit into the buffers between."""
+LOG_LINES, LOG_SECONDS = 20, 60.0
+"""Lines of one kind in so many seconds."""
+
+
+def most_connections(max_body_bytes: int) -> int:
+    """Connections that files and memory of this process allow; at least 8."""
+    room = MAX_CONNECTIONS
+    if sys.platform != "win32":
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY:
+            # Twice, since those that make room for others are closed one turn of the loop later.
+            room = soft - len(os.listdir("/dev/fd")) - 2 * BACKLOG - FILES_LEFT
+    return max(8, min(MAX_CONNECTIONS, room, BODY_MEMORY // max_body_bytes))
+
+
+def bounded_protocol(most: int) -> type[H11Protocol]:
+    """uvicorn's protocol for at most ``most`` connections, none of which waits without end.
+
+    One connection too many takes the place of the one that has been waiting longest for its own request to arrive;
+    where none waits, it is closed itself. Callers that send nothing, or halves, so keep nobody out.
+    """
+
+    class Bounded(H11Protocol):
+        since = 0.0
+        timer: TimerHandle | None = None
+        reading: TimerHandle | None = None
+
+        @property
+        def idle(self) -> bool:
+            """Whether no request has begun."""
+            return self.cycle is None or self.cycle.response_complete
+
+        @property
+        def waits(self) -> bool:
+            """Whether a request has not arrived, or not wholly."""
+            return not self.transport.is_closing() and (self.idle or self.cycle.more_body)
+
+        def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._await_headers()
+            held = [other for other in self.connections if not other.transport.is_closing()]
+            if len(held) > most:
+                waiting = [other for other in held if isinstance(other, Bounded) and other.waits and other is not self]
+                min(waiting, key=lambda other: other.since, default=self).transport.abort()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if not self.idle:
+                self._stop("timer")
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.idle:
+                self._await_headers()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.reading = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stop("reading")
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop("timer")
+            self._stop("reading")
+            super().connection_lost(exc)
+
+        def _await_headers(self) -> None:
+            self._stop("timer")
+            self.since = self.loop.time()
+            self.timer = self.loop.call_later(HEADER_SECONDS, self._late)
+
+        def _late(self) -> None:
+            if self.idle:
+                self.transport.abort()
+
+        def _stop(self, name: str) -> None:
+            timer = getattr(self, name)
+            if timer is not None:
+                timer.cancel()
+                setattr(self, name, None)
+
+    return Bounded
+
+
+class SparingLog(logging.Filter):
+    """Lets through so many lines of a kind in a minute, and says of the last that more are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        now = time.monotonic()
+        # What a library composes itself is another text every time: by its place, lines of one kind are of one kind.
+        kind = f"{record.pathname}:{record.lineno}"
+        begun, count = self._kinds.get(kind, (now, 0))
+        if now - begun >= LOG_SECONDS:
+            begun, count = now, 0
+        self._kinds[kind] = begun, count + 1
+        if count == LOG_LINES - 1:
+            record.msg = f"{record.msg} (further lines like this are left out for {LOG_SECONDS:.0f} s)"
+        return count < LOG_LINES
+
+    def __enter__(self) -> "SparingLog":
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(self)
+
+
+_LOGGERS = ("asyncio", "uvicorn.error", "fedlease.use.serving.app")
