@@ -27,7 +27,7 @@ class FedLeaseConfig(PeftConfig):
         exclude_modules: left out although ``target_modules`` matches.
         mixer: ``top_m`` (paper, phase 2); ``softmax`` over all experts; ``scalar`` (M = 2, one learned weight per
             module); ``instance`` (M = 2, one weight per input, by its similarity to ``anchor``); or ``none`` for M = 1:
-            plain LoRA without a router.
+            plain LoRA. With one expert ``top_m`` and ``softmax`` are that too: there is no router.
         top_k: router slots kept; None keeps M.
         renormalise: whether kept weights are scaled to sum 1.
         blend: in [0, 1], largest weight of expert 1 under ``instance``.
@@ -35,6 +35,8 @@ class FedLeaseConfig(PeftConfig):
         modules_to_save: further modules that are trained and saved, such as a classifier.
         layers_to_transform: only these layer numbers.
         layers_pattern: name of the layer list, where ``layers_to_transform`` needs it.
+        init_weights: whether B starts at zero, so that a fresh adapter changes nothing; False draws the B of every
+            expert at random, which is of use in tests.
 
     Raises:
         ValueError: a value is out of range; the message names the parameter and the value.
@@ -55,6 +57,7 @@ class FedLeaseConfig(PeftConfig):
     modules_to_save: list[str] | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = field(default=None)
+    init_weights: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]

@@ -89,19 +89,23 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: FedLeaseConfig, inference_mode: bool = False) -> None:
-        """Adds an adapter: A Kaiming-uniform and the same for all experts, B zero, router Kaiming-uniform."""
+        """Adds an adapter: A and router Kaiming-uniform, A the same for all experts; B zero, or drawn likewise."""
         limit = min(self.in_features, self.out_features)
         if config.r > limit:
             raise ValueError(f"r must be at most the layer's smaller side, {limit}, received {config.r}")
         first = nn.init.kaiming_uniform_(torch.empty(config.r, self.in_features), a=math.sqrt(5))
         self.fedlease_A[adapter_name] = nn.ParameterList(nn.Parameter(first.clone()) for _ in range(config.num_experts))
-        self.fedlease_B[adapter_name] = nn.ParameterList(
-            nn.Parameter(torch.zeros(self.out_features, config.r)) for _ in range(config.num_experts)
-        )
-        if rows := ROUTER_ROWS.get(cast(Mixer, config.mixer)):
+        b = [torch.zeros(self.out_features, config.r) for _ in range(config.num_experts)]
+        if not config.init_weights:
+            b = [nn.init.kaiming_uniform_(start, a=math.sqrt(5)) for start in b]
+        self.fedlease_B[adapter_name] = nn.ParameterList(map(nn.Parameter, b))
+        mixer = cast(Mixer, config.mixer)
+        if mixer in ROUTER_ROWS and config.num_experts == 1:
+            mixer = "none"  # nothing to choose among: a router would never learn
+        if rows := ROUTER_ROWS.get(mixer):
             router = torch.empty(rows(config.num_experts), self.in_features)
             self.fedlease_router[adapter_name] = nn.Parameter(nn.init.kaiming_uniform_(router, a=math.sqrt(5)))
-        elif config.mixer == "scalar":
+        elif mixer == "scalar":
             self.fedlease_router[adapter_name] = nn.Parameter(torch.zeros(1))
         self.fedlease_dropout[adapter_name] = (
             nn.Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
@@ -110,7 +114,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             num_experts=config.num_experts,
             own=config.own_expert,
             scaling=config.lora_alpha / config.r,
-            mixer=cast(Mixer, config.mixer),
+            mixer=mixer,
             top_k=config.top_k,
             renormalise=config.renormalise,
             blend=config.blend,

@@ -146,6 +146,17 @@ class FedLeaseModel(BaseTuner):
         finally:
             self._weighed = False
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Called by ``PeftModel`` around every pass, with arguments that it then takes away."""
+        given = [name for name in ("adapter_names", "alora_offsets") if kwargs.get(name) is not None]
+        if given:
+            raise ValueError(
+                f"{given[0]} is not supported by FEDLEASE, received {kwargs[given[0]]!r}: all rows of a batch use the "
+                "active adapter; choose it with set_adapter, or serve rows of several clients with fedlease serve"
+            )
+        yield
+
     def unload(self) -> nn.Module:
         """The base model without adapters."""
         if self._hook is not None:

@@ -61,6 +61,7 @@ def test_config_survives_json(tmp_path: Path) -> None:
         modules_to_save=["classifier"],
         layers_to_transform=[0, 1],
         layers_pattern="layer",
+        init_weights=False,
         task_type="SEQ_CLS",
     )
     config.save_pretrained(str(tmp_path))

@@ -199,7 +199,7 @@ def test_eval_has_no_dropout_and_train_has_it_again() -> None:
 
 @pytest.mark.parametrize(
     ("num_experts", "own", "renormalise", "dropout"),
-    [(1, 0, True, 0), (2, 1, True, 0), (4, 2, True, 0), (4, 0, False, 0), (4, 3, True, 0.3), (8, 5, False, 0.3)],
+    [(2, 1, True, 0), (4, 2, True, 0), (4, 0, False, 0), (4, 3, True, 0.3), (8, 5, False, 0.3)],
 )
 def test_gradients_are_those_of_the_loop(num_experts: int, own: int, renormalise: bool, dropout: float) -> None:
     routed = tiny.layer(num_experts=num_experts, own_expert=own, renormalise=renormalise, lora_dropout=dropout).train()
@@ -221,14 +221,6 @@ def test_gradients_are_those_of_the_loop(num_experts: int, own: int, renormalise
     trained = {id(parameter) for parameter in own_parameters}
     for name, parameter in routed.named_parameters():
         assert (parameter.grad is None) == (id(parameter) not in trained), name
-
-
-def test_with_one_expert_the_router_learns_nothing() -> None:
-    # M = 1 has one slot: its softmax is 1 whatever the logit.
-    routed = tiny.layer(num_experts=1)
-    routed(inputs(4, 12)).square().sum().backward()
-    gradient = routed.fedlease_router["default"].grad
-    assert gradient is not None and not gradient.any()
 
 
 def test_zero_router_is_a_dead_point_when_renormalised() -> None:
@@ -264,6 +256,27 @@ def test_fresh_layer_is_the_base_layer_and_starts_all_experts_alike() -> None:
     for tensor in (routed.stack_a("default")[0], routed.fedlease_router["default"]):
         assert 0.5 * bound < tensor.abs().max() <= bound
     assert routed.fedlease_router["default"].shape == (7, 12)
+
+
+def test_without_init_weights_every_expert_has_a_b_of_its_own_and_a_fresh_layer_changes_the_output() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(12, 10)
+    config = FedLeaseConfig(r=3, num_experts=4, target_modules=["x"], init_weights=False)
+    routed = FedLeaseLayer(linear, "default", config)
+    stack, bound = routed.stack_b("default"), 1 / 3**0.5  # Kaiming-uniform with a = sqrt 5 over r = 3 inputs
+    assert all(0.5 * bound < b.abs().max() <= bound for b in stack)
+    assert not any(torch.equal(stack[i], stack[j]) for i in range(4) for j in range(i))
+    assert not torch.allclose(routed(inputs(5, 12)), linear(inputs(5, 12)))
+
+
+@pytest.mark.parametrize("mixer", ["top_m", "softmax", "none"])
+def test_one_expert_has_no_router_and_is_plain_lora(mixer: str) -> None:
+    linear = nn.Linear(12, 10)
+    config = FedLeaseConfig(r=3, num_experts=1, lora_alpha=6, mixer=mixer, target_modules=["x"], init_weights=False)
+    routed = FedLeaseLayer(linear, "default", config)
+    assert len(routed.fedlease_router) == 0
+    x, (a,), (b,) = inputs(2, 4, 12), routed.stack_a("default"), routed.stack_b("default")
+    assert tiny.relative(routed(x), linear(x) + 2.0 * x @ a.T @ b.T) < 1e-6
 
 
 @pytest.mark.parametrize("experts", [(0,), (2,), (0, 2), (0, 1, 2), ()])

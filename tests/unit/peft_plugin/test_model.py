@@ -213,6 +213,28 @@ def test_outputs_of_two_adapters_do_not_mix() -> None:
     assert torch.equal(tiny.logits(model, ids), first)
 
 
+@pytest.mark.parametrize("argument", [{"adapter_names": ["default", "b", "__base__"]}, {"alora_offsets": [1, 1, 1]}])
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_what_peft_would_take_away_unread_is_refused(kind: str, argument: dict[str, Any]) -> None:
+    """PEFT hands these to the tuner and drops them: rows would silently be computed with the active adapter."""
+    model = tiny.mixture(kind)
+    (name,) = argument
+    with pytest.raises(ValueError, match=rf"^{name} is not supported by FEDLEASE, received \["):
+        model(input_ids=tiny.tokens(), **argument)
+    if kind == "llama":
+        with pytest.raises(ValueError, match=f"^{name} is not supported by FEDLEASE"):
+            model.generate(input_ids=tiny.tokens(), max_new_tokens=1, **argument)
+    assert torch.equal(tiny.logits(model, tiny.tokens()), model(input_ids=tiny.tokens(), **{name: None}).logits)
+
+
+def test_an_adapter_drawn_at_random_saves_and_reloads_bit_equal(tmp_path: Path) -> None:
+    model = wrap(tiny.base(), tiny.config(init_weights=False)).eval()
+    model.save_pretrained(str(tmp_path))
+    again = tiny.load(tiny.base(), tmp_path)
+    assert torch.equal(tiny.logits(again, tiny.tokens()), tiny.logits(model, tiny.tokens()))
+    assert not torch.equal(tiny.logits(again, tiny.tokens()), tiny.logits(tiny.base(), tiny.tokens()))
+
+
 def test_inactive_adapter_gets_no_gradients() -> None:
     model, _, _ = two_adapters()
     assert trained_by_a_step(model, "bert") == trainable(model) == allowed(model, 0)
