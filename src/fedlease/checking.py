@@ -25,6 +25,7 @@ from fedlease.methods import CENTRALISED
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.head import with_head
 from fedlease.model_sources import locate
+from fedlease.preconditions import check_fit
 from fedlease.prepare import Prepared, build_method, optimiser_of, participation_of, prepare, settle
 
 __all__ = ["check_settings"]
@@ -43,6 +44,8 @@ def check_settings(settings: Settings) -> CheckReport:
     with tempfile.TemporaryDirectory() as folder:
         source = locate(settings.model, settings.revision, Path(folder), settings.seed, settings.task)
         prepared = prepare(settings, federation, source)
+        weights = {data.id: data.weight for data in federation}
+        check_fit(settings, prepared.adapter, prepared.heads, weights)
         seconds_per_row, seconds_per_test_row = _probe(prepared)
     adapter = prepared.adapter
     shapes = {
@@ -63,7 +66,7 @@ def check_settings(settings: Settings) -> CheckReport:
             name,
             build_method(settings, name, prepared.heads),
             adapter,
-            {client: Rows(len(rows.train), len(rows.test)) for client, rows in clients.items()},
+            {client: Rows(len(rows.train), len(rows.test)) for client, rows in clients.items() if weights[client]},
             participation_of(settings),
             seed=settings.seed,
             num_experts=experts,
@@ -100,7 +103,7 @@ def check_settings(settings: Settings) -> CheckReport:
 def _probe(prepared: Prepared) -> tuple[float, float | None]:
     """Seconds per row of training, on a few batches of the client with the most rows; and of writing answers."""
     settings = prepared.settings
-    client = max(prepared.clients, key=lambda name: len(prepared.clients[name].train))
+    client = max(prepared.clients, key=lambda name: prepared.clients[name].data.weight)
     rows = prepared.clients[client].train.first(PROBE_BATCHES * settings.train.batch_size)
     method = with_head(FedIT(Budget(1, 0)), "frozen", prepared.heads)
     task = method.task(method.init(prepared.adapter, {name: 1 for name in prepared.clients}, settings.seed), client)
@@ -114,7 +117,8 @@ def _probe(prepared: Prepared) -> tuple[float, float | None]:
     training = (time.perf_counter() - begun) / len(rows)
     if settings.task == "classification":
         return training, None
-    test = prepared.clients[client].test.first(settings.generation.batch_size)
+    scored = max(prepared.clients.values(), key=lambda own: len(own.test))
+    test = scored.test.first(settings.generation.batch_size)
     begun = time.perf_counter()
     prepared.resident.task.measure(prepared.resident, test, settings.threads or 1)
     return training, (time.perf_counter() - begun) / len(test)

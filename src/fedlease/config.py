@@ -171,7 +171,8 @@ class Settings(Section):
     clients_per_round: Positive | None = None
     """Clients sampled each round; None asks all."""
     min_clients: Positive = 1
-    """Fewer usable updates in a round stop the run."""
+    """Fewer usable updates in a step, which is a round or a wave of the warm-up, stop the run; more than can be asked
+    are refused before anything is trained."""
     eval_every: Positive = 1
     """Under sampling, rounds between evaluations of everyone."""
     threads: Positive | None = None

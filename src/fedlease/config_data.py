@@ -1,5 +1,6 @@
 """The settings of rows, and what all groups of settings have in common."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -84,6 +85,16 @@ class DataSettings(Section):
     files."""
     columns: ColumnSettings = ColumnSettings()
     """Names of your columns."""
+    labels: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
+    """Labels of all clients, or task -> labels, for files of your own: their heads have these outputs, whatever labels
+    their train rows have. Without it a client has the labels of its train rows, and one of a single label learns
+    nothing."""
+    clients: Literal["require", "skip"] = "require"
+    """Clients whose rows cannot be used, or that have fewer than ``min_train_rows``: ``require`` stops before anything
+    is trained and names them all, ``skip`` goes on without them and names them wherever the run is described."""
+    min_train_rows: Positive = 1
+    """Train rows that a client needs, after rows for choices are set apart. One without test rows trains and is scored
+    on none."""
     tasks: Annotated[tuple[GlueTask, ...], Field(min_length=1)] = ("sst2", "qnli", "mrpc", "qqp")
     """GLUE tasks, for ``source: glue``."""
     categories: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -113,3 +124,31 @@ class DataSettings(Section):
     from train."""
     max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128
     """Longer inputs are cut on the right and counted."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _label_lists(cls, value: Any) -> Any:
+        """Reads names as rows have them, and says in one sentence what is wrong with a list."""
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            return {str(task): _label_list(names, f"the labels of task {task!r}") for task, names in value.items()}
+        return _label_list(value, "it")
+
+
+def _label_list(names: Any, what: str) -> tuple[str, ...]:
+    def fault(rule: str) -> PydanticCustomError:
+        return PydanticCustomError("label_list", f"must be a list of labels, or task -> list; {what} {rule}")
+
+    if not isinstance(names, list | tuple):
+        raise fault("must be a list")
+    # As values.name_of reads those of rows.
+    read = [str(n).lower() if isinstance(n, bool) else f"{n:g}" if isinstance(n, float) else str(n) for n in names]
+    if any(not isinstance(n, str | int | float) for n in names) or not all(name.strip() for name in read):
+        raise fault("must hold names or numbers")
+    if len(set(read)) < len(read):
+        twice = next(name for name in read if read.count(name) > 1)
+        raise fault(f"must hold {twice!r} once".replace("{", "{{").replace("}", "}}"))
+    if len(read) < 2:
+        raise fault("must hold at least two")
+    return tuple(read)

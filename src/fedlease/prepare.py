@@ -33,7 +33,6 @@ __all__ = [
     "adapter_of",
     "base_of",
     "build_method",
-    "check_methods",
     "encoded",
     "head_of",
     "load_resident",
@@ -220,24 +219,6 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         **dict(settings.fedtreelora),
     }
     return with_head(make_method(name, budget, parameters), settings.head, heads, settings.weights)
-
-
-def check_methods(
-    settings: Settings, adapter: ClientModel, heads: Mapping[ClientId, Head], rows: Mapping[ClientId, int]
-) -> None:
-    """Lets every method of the run make its first state, which is where heads that cannot be shared are refused.
-
-    Args:
-        settings: of the run.
-        adapter: the common start.
-        heads: client -> initial head.
-        rows: client -> train rows, of all clients.
-
-    Raises:
-        ConfigError: a method and its settings do not fit the clients.
-    """
-    for name in (settings.method, *settings.baselines):
-        build_method(settings, name, heads).init(adapter, dict(sorted(rows.items())), settings.seed)
 
 
 def participation_of(settings: Settings) -> Participation:

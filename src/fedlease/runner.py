@@ -25,7 +25,8 @@ from fedlease.errors import RunFolderError
 from fedlease.limits import within_limits
 from fedlease.methods import CENTRALISED
 from fedlease.model_sources import locate
-from fedlease.prepare import Prepared, check_methods, optimiser_of, participation_of, prepare, settle
+from fedlease.preconditions import check_fit
+from fedlease.prepare import Prepared, optimiser_of, participation_of, prepare, settle
 from fedlease.reporting.run_folder import read_json, read_settings, run_lock, start_run
 
 __all__ = ["RunResult", "default_out", "resume", "run", "run_settings"]
@@ -113,8 +114,8 @@ def run_settings(
         prepared = prepare(
             settings, federation, locate(settings.model, settings.revision, made, settings.seed, settings.task)
         )
-        rows = {data.id: len(data.train) for data in federation}
-        check_methods(prepared.settings, prepared.adapter, prepared.heads, rows)
+        rows = {data.id: data.weight for data in federation}
+        check_fit(prepared.settings, prepared.adapter, prepared.heads, rows)
         cards = {data.id: data.card() for data in federation}
         base = made if made.is_dir() else None
         held.enter_context(run_lock(out))

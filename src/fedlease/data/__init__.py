@@ -39,7 +39,9 @@ def load_federation(settings: "DataSettings", seed: int, task: "TaskName" = "cla
             serve the task.
         MissingPackageError: the source or partition needs a package that is not installed.
     """
-    federation = _load(settings, seed, task)
+    from fedlease.data.usable import without_unusable
+
+    federation = without_unusable(_load(settings, seed, task), settings)
     return _scored_on_valid(federation) if settings.score_rows == "valid" else federation
 
 
@@ -83,6 +85,10 @@ def _check_task(source: str, settings: "DataSettings", task: "TaskName") -> None
             f"data.partition: {settings.partition!r} skews labels, and rows of task 'generation' have none; "
             "use 'natural'"
         )
+    if settings.labels is not None and source != "folder":
+        faults.append(f"data.labels: source {source!r} has label lists of its own; it is read for files of your own")
+    if settings.labels is not None and task == "generation":
+        faults.append("data.labels: rows of task 'generation' have no labels; leave it out")
     if faults:
         raise DataError(faults)
 
@@ -98,4 +104,6 @@ def _scored_on_valid(federation: "Federation") -> "Federation":
         raise DataError(
             f"data.score_rows: 'valid' needs validation rows, clients {without} have none; set data.valid_fraction"
         )
-    return Federation.of([replace(client, test=client.valid, valid=()) for client in federation], federation.warnings)
+    return Federation.of(
+        [replace(client, test=client.valid, valid=()) for client in federation], federation.warnings, federation.skipped
+    )

@@ -5,12 +5,13 @@ The order matters: a client's train and test rows come out of the same share, so
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedlease.config import DataSettings
 from fedlease.core.seeds import derive
 from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.label_lists import label_notes, nothing_to_learn
 from fedlease.errors import DataError
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "note_leaks",
     "split_sizes",
     "window",
+    "with_known_labels",
 ]
 
 
@@ -81,6 +83,27 @@ def hold_out(rows: Sequence[Row], count: int, random_: random.Random) -> tuple[t
             held.add(index)
     kept = tuple(row for index, row in enumerate(rows) if index not in held)
     return kept, tuple(row for index, row in enumerate(rows) if index in held)
+
+
+def with_known_labels(train: Sequence[Row], test: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Train and test rows of one share such that no test row has a label that no train row has, as :func:`hold_out`.
+
+    A test row of such a label changes places with the last train row whose label has another; without any it goes to
+    the train rows.
+    """
+    train, held = list(train), list[Row]()
+    left = Counter(row.label for row in train)
+    for row in test:
+        if not left[row.label]:
+            spare = next((i for i in reversed(range(len(train))) if left[train[i].label] > 1), None)
+            left[row.label] += 1
+            if spare is None:
+                train.append(row)
+                continue
+            left[train[spare].label] -= 1
+            train[spare], row = row, train[spare]
+        held.append(row)
+    return train, held
 
 
 def note_leaks(client: str, train: Iterable[Row], test: Iterable[Row], note: Callable[[str], None]) -> None:
@@ -145,7 +168,7 @@ def deal_evenly(pool: Pool, settings: DataSettings, seed: int) -> tuple[list[Cli
     train, test = split_sizes(share, settings)
     if train >= 1 and test >= 1 and train + test <= share:
         shares = [rows[index * share : (index + 1) * share] for index in range(count)]
-        parts = [(part[:train], part[train : train + test]) for part in shares]
+        parts = [with_known_labels(part[:train], part[train : train + test]) for part in shares]
         warnings: list[str] = []
     elif settings.share_rows:
         parts, warnings = _overlapping(pool.task, rows, settings)
@@ -206,36 +229,27 @@ def _ran_out(task: str, available: int, settings: DataSettings) -> str:
     )
 
 
-def federation(clients: Sequence[ClientData], warnings: Iterable[str]) -> Federation:
-    """Puts clients together, checks that there is something to learn and warns of single-label clients.
+def federation(
+    clients: Sequence[ClientData], warnings: Iterable[str], skipped: Mapping[str, str] | None = None
+) -> Federation:
+    """Puts clients together, checks that there is something to learn and to score, and says whose rows are unusual.
 
     Clients for generation have no labels, so nothing is said about theirs.
 
+    Args:
+        clients: all of them.
+        warnings: so far.
+        skipped: client -> why it is left out.
+
     Raises:
-        DataError: two clients of one id, or a task whose clients know, or hold, one label only.
+        DataError: two clients of one id, no client that can learn, or none of these with test rows.
     """
     counts = Counter(client.id for client in clients)
     faults = [f"client {client!r}: the id occurs {count} times" for client, count in counts.items() if count > 1]
-    notes = list(warnings)
-    by_task: dict[str, list[ClientData]] = {}
-    for client in clients:
-        if client.labels:
-            by_task.setdefault(client.task, []).append(client)
-    for task, members in by_task.items():
-        held = {member.id: sorted({member.labels[row.label] for row in member.train}) for member in members}
-        union = sorted(set().union(*held.values()))
-        if len(union) == 1:
-            faults.append(f"task {task!r}: every row has the label {union[0]!r}; at least two labels are needed")
-        elif all(len(member.labels) == 1 for member in members):
-            faults.append(
-                f"task {task!r}: each of its {len(members)} clients knows one label only; there is nothing to learn"
-            )
-        else:
-            notes += [
-                f"client {member!r}: all train rows have the label {labels[0]!r}"
-                for member, labels in held.items()
-                if len(labels) == 1
-            ]
+    faults += nothing_to_learn(clients)
+    if not faults and not any(client.weight and client.test for client in clients):
+        faults.append("no client that can learn has test rows, so that nothing could be scored")
     if faults:
         raise DataError(faults)
-    return Federation.of(clients, notes)
+    notes = [*warnings, *(note for client in clients for note in label_notes(client))]
+    return Federation.of(clients, notes, skipped)

@@ -134,9 +134,24 @@ def label_list(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def to_rows(
-    examples: Iterable[Example], labels: tuple[str, ...], client: str, column: str, faults: Faults
+    examples: Iterable[Example],
+    labels: tuple[str, ...],
+    client: str,
+    column: str,
+    faults: Faults,
+    *,
+    stated: bool = False,
 ) -> tuple[Row, ...]:
-    """Rows with label indices; a label outside ``labels`` is a fault that names where and what is known."""
+    """Rows with label indices; a label outside ``labels`` is a fault that names where and what is known.
+
+    Args:
+        examples: of one client or task.
+        labels: that may occur.
+        client: whose rows they are.
+        column: of the labels.
+        faults: collects.
+        stated: whether the labels are those of ``data.labels``, not of the client's train rows.
+    """
     index = {label: position for position, label in enumerate(labels)}
     rows = []
     for example in examples:
@@ -144,7 +159,10 @@ def to_rows(
             rows.append(Row(example.text, example.pair, index[example.label]))
         else:
             known = ", ".join(map(repr, labels))
-            rule = f"client {client!r} has no train row with the label {example.label!r}; its labels are {known}"
+            if stated:
+                rule = f"the label {example.label!r} is none of data.labels, which are {known}"
+            else:
+                rule = f"client {client!r} has no train row with the label {example.label!r}; its labels are {known}"
             faults.at(example.path, example.line, column, rule)
     return tuple(rows)
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ClientId
 
-__all__ = ["ClientCard", "ClientData", "Federation", "Row"]
+__all__ = ["ClientCard", "ClientData", "Federation", "Row", "weight_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,11 @@ class ClientData:
     valid: tuple[Row, ...]
     test: tuple[Row, ...]
 
+    @property
+    def weight(self) -> int:
+        """Train rows that count in means: all, or none where a head with one output leaves nothing to learn."""
+        return weight_of(self.labels, len(self.train))
+
     def card(self) -> "ClientCard":
         """What others may know of it."""
         return ClientCard(
@@ -99,6 +104,23 @@ class ClientCard:
     test_rows: int
     fingerprint: str
 
+    @property
+    def weight(self) -> int:
+        """As that of :class:`ClientData`."""
+        return weight_of(self.labels, self.train_rows)
+
+
+def weight_of(labels: Sequence[str], train_rows: int) -> int:
+    """Train rows of a client that count in means.
+
+    With one label a head has one output, whose probability is 1: the loss is 0 and no gradient reaches anything.
+
+    Args:
+        labels: of the client; none for generation.
+        train_rows: of the client.
+    """
+    return 0 if len(labels) == 1 else train_rows
+
 
 @dataclass(frozen=True)
 class Federation:
@@ -107,10 +129,12 @@ class Federation:
     Attributes:
         clients: id -> rows.
         warnings: plain sentences about what is unusual in the data.
+        skipped: id -> why, of clients that were left out because their rows cannot be used.
     """
 
     clients: Mapping[ClientId, ClientData]
     warnings: tuple[str, ...] = field(default=())
+    skipped: Mapping[ClientId, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[ClientData]:
         return iter(self.clients.values())
@@ -119,10 +143,12 @@ class Federation:
         return len(self.clients)
 
     @classmethod
-    def of(cls, clients: Iterable[ClientData], warnings: Iterable[str] = ()) -> "Federation":
+    def of(
+        cls, clients: Iterable[ClientData], warnings: Iterable[str] = (), skipped: Mapping[ClientId, str] | None = None
+    ) -> "Federation":
         """Builds a federation with its clients in sorted order."""
         ordered = sorted(clients, key=lambda client: client.id)
-        return cls({client.id: client for client in ordered}, tuple(warnings))
+        return cls({client.id: client for client in ordered}, tuple(warnings), dict(skipped or {}))
 
     def fingerprint(self) -> str:
         """SHA-256 over every id, task, label list and row (with its answer and turns): changes when any does."""

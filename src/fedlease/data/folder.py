@@ -18,9 +18,12 @@ from fedlease.data.assemble import SPLITS, Splits, assemble
 from fedlease.data.dealing import Pool, drop_duplicates, federation
 from fedlease.data.examples import Example, check_pairs, client_id_fault, label_list, read_examples, to_rows
 from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.label_lists import stated_labels, unknown_tasks
 from fedlease.data.partition import deal
 from fedlease.data.prompts import read_prompt_examples, written_prompts
 from fedlease.data.tables import SUFFIXES, Faults, Table, read_table, split_name
+from fedlease.data.usable import RowFaults, Unusable
+from fedlease.data.values import name_of
 from fedlease.errors import DataError
 from fedlease.files import new_folder
 
@@ -57,10 +60,12 @@ def load(settings: DataSettings, seed: int, task: TaskName = "classification") -
             f"but data.path {str(path)!r} is a folder that has its clients; use 'natural'"
         )
     faults, notes = Faults(), list[str]()
+    unusable = Unusable(faults, skip=settings.clients == "skip")
     clients: dict[str, Splits] = {}
     for folder in sorted(_client_folders(path, faults, notes)):
-        clients[folder.name] = _read_client(folder, settings, faults, notes, task)
-    return assemble(clients, settings, seed, faults, notes, task=task)
+        with unusable.client(folder.name) as own:
+            clients[folder.name] = _read_client(folder, settings, own, notes, task)
+    return assemble(clients, settings, seed, unusable, notes, task=task)
 
 
 def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
@@ -111,13 +116,14 @@ def load_client(
         DataError: every fault of every file.
     """
     faults, notes = Faults(), list[str]()
+    unusable = Unusable(faults, skip=False)
     if not path.exists():
         raise DataError(f"data: {str(path)!r} does not exist")
     if path.is_dir():
         if not _split_files(path):
             raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {_others()})")
         splits = _read_client(path, settings, faults, notes, task)
-        return assemble({client: splits}, settings, seed, faults, notes, task=task).clients[client]
+        return assemble({client: splits}, settings, seed, unusable, notes, task=task, whole=False).clients[client]
     table = _table_with_rows(path, faults)
     has_split = settings.columns.split in table.columns
     examples = _examples(table, settings, faults, task, in_one_file=True)
@@ -128,8 +134,9 @@ def load_client(
         examples = [example for example in examples if example.client == client]
         if not examples:
             faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {_some(named)}")
-    clients = _by_split({client: examples}, has_split, path, settings, faults)
-    return assemble(clients, settings, seed, faults, notes, split_here=not has_split, task=task).clients[client]
+    clients = _by_split({client: examples}, has_split, path, settings, unusable)
+    made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task, whole=False)
+    return made.clients[client]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -187,9 +194,12 @@ def _read_client(folder: Path, settings: DataSettings, faults: Faults, notes: li
             table = read_table(files[0], faults)
             examples = _examples(table, settings, faults, task, in_one_file=False) if table else []
             if not examples and len(faults.found) == before:
-                faults.add(f"client {folder.name!r}: {files[0]} has no rows")
+                if split == "train":
+                    faults.add(f"client {folder.name!r}: {files[0]} has no rows")
+                else:
+                    notes.append(f"client {folder.name!r}: {files[0]} has no rows")
             result[split] = examples
-        elif split != "valid":
+        elif split == "train":
             faults.add(f"client {folder.name!r}: no {split} rows: {folder} has no {split}.jsonl (or {_others()})")
     return result
 
@@ -213,7 +223,10 @@ def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) ->
             f"data.partition: {settings.partition!r} deals rows to clients, but {path} has a client column "
             f"{columns.client!r}; use 'natural', or name another column in data.columns.client"
         )
-    examples = _examples(table, settings, faults, task, in_one_file=True)
+    unusable = Unusable(faults, skip=settings.clients == "skip" and not dealt)
+    named = {r.line: name_of(r.values.get(columns.client), table.typed) for r in table.records}
+    owners = {} if dealt else {line: client for line, client in named.items() if client is not None}
+    examples = _examples(table, settings, RowFaults(unusable, owners), task, in_one_file=True)
     if dealt:
         faults.check()
         return _deal_file(examples, columns.split in table.columns, settings, seed, notes)
@@ -224,8 +237,10 @@ def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) ->
             faults.at(path, example.line, columns.client, "a client must have a name, got an empty value")
         else:
             by_client.setdefault(example.client, []).append(example)
-    clients = _by_split(by_client, has_split, path, settings, faults)
-    return assemble(clients, settings, seed, faults, notes, split_here=not has_split, task=task)
+    for client in unusable.skipped:
+        by_client.setdefault(client, [])  # not one of its rows can be read
+    clients = _by_split(by_client, has_split, path, settings, unusable)
+    return assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task)
 
 
 def _table_with_rows(path: Path, faults: Faults) -> Table:
@@ -239,22 +254,23 @@ def _table_with_rows(path: Path, faults: Faults) -> Table:
 
 
 def _by_split(
-    by_client: dict[str, list[Example]], has_split: bool, path: Path, settings: DataSettings, faults: Faults
+    by_client: dict[str, list[Example]], has_split: bool, path: Path, settings: DataSettings, unusable: Unusable
 ) -> dict[str, Splits]:
     column = settings.columns.split
     clients: dict[str, Splits] = {}
     for client, examples in by_client.items():
         splits = clients[client] = {"train": [], "test": []}
-        for example in examples:
-            split = _ALIASES.get(example.split, example.split) if has_split else "train"
-            if split in SPLITS:
-                splits.setdefault(split, []).append(example)
-            else:
-                rule = f"a split must be train, valid or test, got {example.split!r}"
-                faults.at(path, example.line, column, rule)
-        for split in ("train", "test") if has_split else ():
-            if not splits[split] and not faults.found:
-                faults.add(f"client {client!r}: no {split} rows in {path} (column {column!r})")
+        with unusable.client(client) as faults:
+            before = len(faults.found)
+            for example in examples:
+                split = _ALIASES.get(example.split, example.split) if has_split else "train"
+                if split in SPLITS:
+                    splits.setdefault(split, []).append(example)
+                else:
+                    rule = f"a split must be train, valid or test, got {example.split!r}"
+                    faults.at(path, example.line, column, rule)
+            if has_split and not splits["train"] and client not in unusable.named and len(faults.found) == before:
+                faults.add(f"client {client!r}: no train rows in {path} (column {column!r})")
     return clients
 
 
@@ -268,13 +284,17 @@ def _deal_file(
     for example in examples:
         by_task.setdefault(example.task, []).append(example)
     pools = []
+    for fault in unknown_tasks(settings, by_task):
+        faults.add(fault)
     for task, members in sorted(by_task.items()):
         rule = client_id_fault(task)
         if rule:
             faults.add(f"data.columns.task: task {task!r} {rule}, since its clients are named after it")
         check_pairs(members, f"task {task!r}", settings, faults)
-        labels = label_list(example.label for example in members)
-        rows, dropped = drop_duplicates(to_rows(members, labels, task, settings.columns.label, faults))
+        stated = stated_labels(settings, task)
+        labels = stated or label_list(example.label for example in members)
+        read = to_rows(members, labels, task, settings.columns.label, faults, stated=bool(stated))
+        rows, dropped = drop_duplicates(read)
         if dropped:
             notes.append(f"task {task!r}: {dropped} duplicate rows dropped")
         pools.append(Pool("client" if task == "default" else task, labels, rows))

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 
 from fedlease.config import DataSettings
 from fedlease.core.seeds import derive
-from fedlease.data.dealing import Pool, deal_evenly, drop_duplicates, generator, make_client, split_sizes
+from fedlease.data.dealing import (
+    Pool,
+    deal_evenly,
+    drop_duplicates,
+    generator,
+    make_client,
+    split_sizes,
+    with_known_labels,
+)
 from fedlease.data.federation import ClientData, Row
 from fedlease.errors import DataError, MissingPackageError
 
@@ -97,8 +105,7 @@ def _deal_skewed(pool: Pool, count: int, settings: DataSettings, seed: int) -> t
             make_client(
                 client,
                 pool.labels,
-                rows[:train],
-                rows[train : train + test],
+                *with_known_labels(rows[:train], rows[train : train + test]),
                 task=pool.task,
                 valid_fraction=settings.valid_fraction,
                 seed=seed,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedlease.errors import DataError
 
-__all__ = ["SUFFIXES", "Faults", "Record", "Table", "parse_table", "read_table", "split_name"]
+__all__ = ["SHOWN", "SUFFIXES", "Faults", "Record", "Table", "parse_table", "read_table", "split_name"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 """Known file types."""

@@ -64,7 +64,7 @@ class FinalScores:
     """How a client's personalised model does on the client's own test rows at the end.
 
     Attributes:
-        metrics: name -> mean over the rows.
+        metrics: name -> mean over the rows; empty, as all that follows from rows, for a client without test rows.
         num_test: test rows.
         majority: headline metric of the most frequent train label or answer.
         bare_base: headline metric of the untrained model.
@@ -78,8 +78,8 @@ class FinalScores:
 
     metrics: Mapping[str, float]
     num_test: int
-    majority: float
-    bare_base: float
+    majority: float | None = None
+    bare_base: float | None = None
     own_expert: float | None = None
     choice: int | None = None
     usage: Mapping[str, Any] | None = None
@@ -162,8 +162,8 @@ class ClientWork:
         return Answer(update, score, result.steps, result.seconds, spent, kept is not None), result.private
 
     def on_receipt(self, client: Client) -> dict[str, float]:
-        """Scores of what is loaded, before it is trained; empty where rounds are not scored."""
-        return dict(self.measure(client).metrics) if self.score_rounds else {}
+        """Scores of what is loaded, before it is trained; empty where rounds are not scored, or it has no test rows."""
+        return dict(self.measure(client).metrics) if self.score_rounds and len(client.test) else {}
 
     def headline(self, metrics: Mapping[str, float]) -> float | None:
         """The headline metric among some, None where there are none."""
@@ -180,6 +180,8 @@ class ClientWork:
     def finish(self, client: Client, model: ClientModel, untrained: ClientModel) -> FinalScores:
         """The final scores, by the evaluation contract."""
         task, metric = self.resident.task, self.resident.task.metric
+        if not len(client.test):
+            return FinalScores({}, 0, choice=self.load(client, model))
         bare = self.bare(client, untrained)
         choice = self.load(client, model)
         with record_usage(self.resident.model) as used:

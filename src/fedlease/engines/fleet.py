@@ -18,7 +18,11 @@ class Fleet(Protocol):
     """Clients that can be given work. What they hold stays theirs."""
 
     def rows(self) -> Mapping[ClientId, int]:
-        """Client -> train rows, of all that take part."""
+        """Client -> train rows that count in means, of all that take part.
+
+        A client with none of them learns nothing: it is not asked to train, and is scored with what a method has for
+        clients that it does not know.
+        """
 
     def work(
         self, method: str, step: int, tasks: Mapping[ClientId, ClientTask], tell: Listener
@@ -42,7 +46,7 @@ class Fleet(Protocol):
         """
 
     def score(self, models: Mapping[ClientId, ClientModel]) -> Mapping[ClientId, float]:
-        """Client -> headline metric of a model on its own test rows."""
+        """Client -> headline metric of a model on its own test rows, of those that have any and answer."""
 
     def finish(
         self, models: Mapping[ClientId, ClientModel], untrained: Mapping[ClientId, ClientModel]
@@ -64,7 +68,7 @@ class Fleet(Protocol):
         """Gives back what :meth:`private` gave."""
 
     def newcomers(self) -> Mapping[ClientId, int]:
-        """Client -> train rows, of clients that have come since this was last asked."""
+        """Client -> train rows that count, of clients that have come since this was last asked."""
 
 
 def count_bytes(task: ClientTask, totals: dict[str, float]) -> None:

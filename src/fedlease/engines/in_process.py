@@ -27,8 +27,8 @@ class LocalFleet:
         self._pending: dict[ClientId, Tensors] = {}
 
     def rows(self) -> Mapping[ClientId, int]:
-        """Client -> train rows."""
-        return {client: len(own.train) for client, own in self.clients.items()}
+        """Client -> train rows that count."""
+        return {client: own.data.weight for client, own in self.clients.items()}
 
     def work(
         self, method: str, step: int, tasks: Mapping[ClientId, ClientTask], tell: Listener
@@ -56,14 +56,14 @@ class LocalFleet:
 
     def score(self, models: Mapping[ClientId, ClientModel]) -> Mapping[ClientId, float]:
         """One client after another."""
-        return {client: self.client_work.score(self.clients[client], model) for client, model in models.items()}
+        return {c: self.client_work.score(self.clients[c], m) for c, m in models.items() if len(self.clients[c].test)}
 
     def finish(
         self, models: Mapping[ClientId, ClientModel], untrained: Mapping[ClientId, ClientModel]
     ) -> Mapping[ClientId, FinalScores]:
         """One client after another."""
         # Before the loop: scoring the bare base between mixtures would rebuild the adapter for every client.
-        for client in models:
+        for client in (client for client in models if len(self.clients[client].test)):
             self.client_work.bare(self.clients[client], untrained[client])
         return {c: self.client_work.finish(self.clients[c], model, untrained[c]) for c, model in models.items()}
 

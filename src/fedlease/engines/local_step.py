@@ -79,13 +79,15 @@ def local_step(
         on_batch: called after every step.
 
     Raises:
-        UpdateRefusedError: the loss is NaN or infinite; nothing of this step may be used.
+        UpdateRefusedError: the loss is NaN or infinite, or no gradient reached anything; nothing of this step may be
+            used: what was received would be averaged as if it had been learnt.
     """
     torch.set_num_threads(optimiser.threads)
     started = time.perf_counter()
     total = sum(stage.epochs for stage in task.stages) * math.ceil(len(rows) / optimiser.batch_size)
     done = 0
     losses: list[float] = []
+    learnt = False
     for number, stage in enumerate(task.stages):
         parameters = resident.train_only(stage.trainable)
         resident.restrict(stage.experts)
@@ -101,6 +103,8 @@ def local_step(
                 if not math.isfinite(value):
                     raise UpdateRefusedError(client, f"loss is {value} in epoch {epoch + 1}, step {done + 1}")
                 loss.backward()
+                # One step with a gradient is enough, and as a rule it is the first.
+                learnt = learnt or any(p.grad is not None and bool(p.grad.any()) for p in parameters)
                 if optimiser.clip_norm is not None:
                     torch.nn.utils.clip_grad_norm_(parameters, optimiser.clip_norm)
                 adamw.step()
@@ -112,6 +116,9 @@ def local_step(
         resident.restrict(None)
     resident.model.eval()
     resident.train_only(())
+    if not learnt:
+        reason = f"no step had a gradient, the loss is {math.fsum(losses) / len(rows):g}: its rows teach nothing"
+        raise UpdateRefusedError(client, reason)
     private = resident.read(task.private)
     if task.model.spec.anchors:
         private[ANCHOR] = _anchor(resident, rows, task.model.spec.anchors, generator(optimiser.seed, "anchors", client))

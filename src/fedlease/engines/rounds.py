@@ -74,7 +74,7 @@ class RoundLoop:
         saved = self.checkpoint.load()
         self.checkpoint.clean()
         if saved is None:
-            saved = Saved(name, 0, method.init(initial, dict(sorted(self.fleet.rows().items())), self.seed), {})
+            saved = Saved(name, 0, method.init(initial, self._learners(), self.seed), {})
             self.checkpoint.commit(saved)
         self.fleet.restore(saved.private)
         self.totals = dict(saved.totals)
@@ -95,13 +95,15 @@ class RoundLoop:
     def _step(self, name: str, method: Method, saved: Saved) -> Saved:
         state = saved.state
         for client, rows in sorted(self.fleet.newcomers().items()):
-            state = method.admit(state, client, rows)
-        tasks = {c: task for c in sorted(self.fleet.rows()) if (task := method.task(state, c)) is not None}
+            state = method.admit(state, client, rows) if rows else state
+        tasks = {c: task for c in self._learners() if (task := method.task(state, c)) is not None}
         if not tasks:
             finished = replace(saved, state=state, finished=True)
             self.checkpoint.commit(finished)
             return finished
-        asked = self.participation.choose(tasks, state.round, self.seed, rounds_for_warmup(method))
+        # Clients whose warm-up was refused once: whoever is refused twice joins later.
+        tried = {client for client, count in fields_of(state).get("tries", {}).items() if count}
+        asked = self.participation.choose(tasks, state.round, self.seed, rounds_for_warmup(method), tried)
         phase = WARMUP if state.round == 0 else next(tasks[client].phase for client in asked)
         self._tell(StepStarted(name, phase, state.round, tuple(asked)))
         started = time.perf_counter()
@@ -109,7 +111,7 @@ class RoundLoop:
         records: dict[ClientId, dict[str, Any]] = {}
         if self.participation.scores_everyone(state.round):
             begun = time.perf_counter()
-            others = sorted(self.fleet.rows().keys() - set(asked))
+            others = sorted(self._learners().keys() - set(asked))
             scores = self.fleet.score({client: method.model(state, client) for client in others})
             records = {client: {"score": score} for client, score in scores.items()}
             seconds["evaluate"] += time.perf_counter() - begun
@@ -120,8 +122,9 @@ class RoundLoop:
             self.fleet.count(tasks[client], client, counted)
         head = {"step": number, "method": name, "phase": phase, "round": state.round, "refused": refused}
         try:
-            everyone = len(self.fleet.rows())
-            self.participation.require(name, state.round, len(used), refused, asked, everyone)
+            # Second tries of the warm-up alone: the waves before had enough without them.
+            if state.round > 0 or not tried.issuperset(asked):
+                self.participation.require(name, state.round, len(used), refused)
         except RunFailedError:
             self.checkpoint.note(head)
             raise
@@ -130,7 +133,7 @@ class RoundLoop:
         self.fleet.accept(
             number,
             {client: tasks[client] for client in used},
-            {client: method.model(after, client) for client in self.fleet.rows()},
+            {client: method.model(after, client) for client in self._learners()},
         )
         seconds["aggregate"] += time.perf_counter() - begun
         self._add({**counted, **{f"seconds_{key}": value for key, value in seconds.items()}})
@@ -155,6 +158,10 @@ class RoundLoop:
             self._tell(Allocated(name, allocation))
         self._tell(StepFinished(name, record))
         return saved
+
+    def _learners(self) -> dict[ClientId, int]:
+        """Clients that can learn, with what they weigh; methods know of no others."""
+        return {client: rows for client, rows in sorted(self.fleet.rows().items()) if rows}
 
     def _ask(
         self,

@@ -137,7 +137,8 @@ class WithHead:
         return self.method.group(state.inner, client)
 
     def _with_head(self, state: HeadState, client: ClientId, model: ClientModel) -> ClientModel:
-        head = state.heads[client] if self.policy == "shared" else self.heads[client].tensors
+        # A client that the method does not know has the head that it would start from.
+        head = state.heads.get(client, self.heads[client].tensors)
         return replace(model, tensors={**model.tensors, **head})
 
     def _groups(self, state: HeadState) -> list[list[ClientId]]:

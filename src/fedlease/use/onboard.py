@@ -16,7 +16,7 @@ from fedlease.data.examples import client_id_fault, folded
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.folder import load_client
 from fedlease.engines.local_step import LocalResult, local_step
-from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
+from fedlease.errors import ConfigError, DataError, RunFailedError, UpdateRefusedError
 from fedlease.files import new_folder, sweep
 from fedlease.methods.base import WARMUP, ab_names
 from fedlease.prepare import optimiser_of
@@ -85,6 +85,13 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
     if epochs < 0:
         raise ConfigError(f"epochs: must be at least 0, received {epochs}")
     rows = load_client(data, client, settings.data, settings.seed, settings.task)
+    if not rows.weight:
+        raise DataError(
+            f"client {client!r}: all train rows have the label {rows.labels[0]!r}, so that its head has one output, it "
+            "learns nothing and cannot be placed; the run's data.labels would give it the labels of its task"
+        )
+    if not rows.test:
+        raise DataError(f"client {client!r}: it has no test rows, by which its experts are compared")
     work = _Newcomer(run, rows, on_batch)
 
     start = ClientModel(state.adapter.spec, {**state.adapter.tensors, **run.initial_head(len(rows.labels))})

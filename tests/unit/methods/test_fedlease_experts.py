@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from contract.planted import CLIENTS, adapter, constant, train
-from engines.small import small_run, small_settings
+from engines.small import own_rows, small_run, small_settings
 from torch import Tensor
 
 from fedlease.core.aggregate import weighted_mean
@@ -210,6 +210,8 @@ def test_settings_reach_the_method() -> None:
     ],
 )
 def test_variants_run_to_the_end(changes: dict[str, Any], tmp_path: Any) -> None:
+    if changes.get("head") == "shared":
+        changes = {**changes, "data__path": str(own_rows(tmp_path / "rows"))}
     result = small_run(tmp_path / "r", baselines=[], **changes)
     assert 0 <= result.summary["mean"] <= 1
     assert (tmp_path / "r" / "report.html").is_file()

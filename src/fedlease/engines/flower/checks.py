@@ -54,10 +54,8 @@ def card_fault(card: Any) -> str:
     if not all(map(_is_text, (card.task, card.fingerprint))) or not isinstance(card.pairs, bool):
         return f"the card of client {card.id!r} is malformed"
     counts = (card.train_rows, card.valid_rows, card.test_rows)
-    if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MOST_ROWS for n in counts) or not (
-        counts[0] and counts[2]
-    ):
-        return f"client {card.id!r} says it has {counts[0]} train and {counts[2]} test rows; both must be positive"
+    if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MOST_ROWS for n in counts) or not counts[0]:
+        return f"client {card.id!r} says it has {counts[0]} train and {counts[2]} test rows; it needs train rows"
     if not isinstance(card.labels, tuple) or not all(map(_is_text, card.labels)):
         return f"client {card.id!r} has labels that are no texts"
     return ""
@@ -104,6 +102,12 @@ def scores_fault(scores: Any, metric: str, test_rows: int, candidates: int) -> s
     if not isinstance(scores, FinalScores):
         return f"its answer holds no scores but a {type(scores).__name__}"
     metrics, rows = scores.metrics, scores.row_scores
+    if test_rows == 0:
+        # Nothing to score: what it says of rows that it has not is not looked into.
+        empty = FinalScores({}, 0, choice=scores.choice, notes=scores.notes)
+        if scores != empty or not _is_choice(scores.choice, candidates) or not _are_texts(scores.notes):
+            return "it has no test rows, and sent scores of some"
+        return ""
     if not isinstance(metrics, Mapping) or not all(map(_is_text, metrics)) or metric not in metrics:
         return f"its scores hold no {metric}"
     if not all(_is_number(v) and (name == "loss" or -1 <= v <= 1) for name, v in metrics.items()):

@@ -51,15 +51,15 @@ class FlowerFleet:
         self._known = set(link.cards if known is None else known)
 
     def rows(self) -> Mapping[ClientId, int]:
-        """Client -> train rows, as its node said at the start."""
-        return {client: self.link.cards[client].train_rows for client in sorted(self._known)}
+        """Client -> train rows that count, as its node said at the start."""
+        return {client: self.link.cards[client].weight for client in sorted(self._known)}
 
     def newcomers(self) -> Mapping[ClientId, int]:
         """Clients whose nodes have come since."""
         self.link.discover()
         new = sorted(set(self.link.cards) - self._known)
         self._known |= set(new)
-        return {client: self.link.cards[client].train_rows for client in new}
+        return {client: self.link.cards[client].weight for client in new}
 
     def work(
         self, method: str, step: int, tasks: Mapping[ClientId, ClientTask], tell: Listener
@@ -88,6 +88,7 @@ class FlowerFleet:
         questions = {
             client: Score(self.link.settings, self.link.model, self.method, model, *self._standing(client))
             for client, model in models.items()
+            if self.link.cards[client].test_rows
         }
         found = self.link.ask("evaluate.score", questions, dict.fromkeys(questions, 0), "score")
         return {client: float(answer) for client, answer, _ in found if is_share(answer)}

@@ -15,6 +15,7 @@ from fedlease.config import OF_A_CALL, Settings
 from fedlease.core.codec import digest
 from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
+from fedlease.data.label_lists import one_label_notes
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.events import Listener
 from fedlease.engines.flower.fleet import FlowerFleet
@@ -25,7 +26,8 @@ from fedlease.methods import CENTRALISED
 from fedlease.methods.head import Head
 from fedlease.model_sources import locate
 from fedlease.models import fingerprint
-from fedlease.prepare import Loaded, adapter_of, check_methods, head_of, load_resident, settle
+from fedlease.preconditions import check_fit
+from fedlease.prepare import Loaded, adapter_of, head_of, load_resident, settle
 from fedlease.reporting.run_folder import (
     changed_settings,
     method_folder,
@@ -170,7 +172,7 @@ class FedLeaseStrategy(Strategy):
         parts = Parts(
             settings=settings,
             cards=link.cards,
-            warnings=loaded.notes,
+            warnings=(*one_label_notes(link.cards.values()), *loaded.notes),
             adapter=adapter_of(loaded),
             heads=heads,
             metric=loaded.resident.task.metric,
@@ -193,8 +195,8 @@ class FedLeaseStrategy(Strategy):
         if resumed:
             return
         cards = dict(sorted(link.cards.items()))
-        rows = {client: card.train_rows for client, card in cards.items()}
-        check_methods(settings, adapter_of(loaded), heads, rows)
+        rows = {client: card.weight for client, card in cards.items()}
+        check_fit(settings, adapter_of(loaded), heads, rows)
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
         start_run(self.out, settings, cards, self.fingerprint or prints, loaded.notes, base)
 

@@ -1,0 +1,119 @@
+"""Clients whose rows cannot be used: all named at once, or left out and named, as ``data.clients`` says."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedlease.config import DataSettings
+from fedlease.data.federation import ClientData, Federation
+from fedlease.data.tables import SHOWN, Faults
+from fedlease.errors import DataError
+
+__all__ = ["RowFaults", "Unusable", "too_few_rows", "without_unusable"]
+
+
+class Unusable:
+    """Tells faults of clients from those of the whole: under ``skip`` a client's faults leave out that client alone.
+
+    Args:
+        faults: of the whole; under ``require`` those of clients are added to it.
+        skip: whether ``data.clients`` is ``skip``.
+
+    Attributes:
+        named: clients with faults.
+    """
+
+    def __init__(self, faults: Faults, *, skip: bool) -> None:
+        self.faults = faults
+        self.skip = skip
+        self._own: dict[str, Faults] = {}
+        self.named: set[str] = set()
+
+    @contextmanager
+    def client(self, client: str) -> Iterator[Faults]:
+        """Collects faults of one client; may be entered again."""
+        own = self._own.setdefault(client, Faults()) if self.skip else self.faults
+        before = len(own.found)
+        yield own
+        if len(own.found) > before:
+            self.named.add(client)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Client -> why it is left out; empty unless clients are skipped."""
+        return {client: _reason(own.found) for client, own in sorted(self._own.items()) if own.found}
+
+    def check(self) -> None:
+        """Raises faults of the whole and, where clients are required, of all clients, each of which is named.
+
+        Raises:
+            DataError: something was found.
+        """
+        if len(self.faults.found) > SHOWN and len(self.named) > 1:
+            names = ", ".join(map(repr, sorted(self.named)))
+            many = f"{len(self.named)} clients cannot be used"
+            rest = [f"{many}: {names}; data.clients=skip goes on without them"]
+            try:
+                self.faults.check()
+            except DataError as error:
+                raise DataError([*error.faults, *rest]) from None
+        self.faults.check()
+
+
+class RowFaults(Faults):
+    """Gives the fault of a row in a file of several clients to the client whose row it is.
+
+    Args:
+        unusable: collects.
+        owners: line -> client, where it is known.
+    """
+
+    def __init__(self, unusable: Unusable, owners: Mapping[int, str]) -> None:
+        super().__init__()
+        self._unusable = unusable
+        self._owners = owners
+
+    def add(self, fault: str, **more: Any) -> None:
+        """Notes a fault of the file."""
+        self._unusable.faults.add(fault, **more)
+
+    def at(self, path: Path, line: int, column: str, rule: str, **more: Any) -> None:
+        """Notes a fault of a row."""
+        client = self._owners.get(line)
+        if client is None:
+            self._unusable.faults.at(path, line, column, rule, **more)
+            return
+        with self._unusable.client(client) as own:
+            own.at(path, line, column, rule, **more)
+
+
+def too_few_rows(client: ClientData, settings: DataSettings) -> str:
+    """Why a client has too few train rows; empty where it has enough."""
+    count, needed = len(client.train), settings.min_train_rows
+    if count >= needed:
+        return ""
+    rows = "1 train row" if count == 1 else f"{count} train rows"
+    return f"client {client.id!r}: it has {rows}, and data.min_train_rows asks for {needed}"
+
+
+def without_unusable(federation: Federation, settings: DataSettings) -> Federation:
+    """The federation without clients of too few train rows, where they may be skipped.
+
+    Raises:
+        DataError: they may not, or nobody is left.
+    """
+    short = {client.id: fault for client in federation if (fault := too_few_rows(client, settings))}
+    if not short:
+        return federation
+    if settings.clients == "require" or len(short) == len(federation):
+        raise DataError(list(short.values()))
+    kept = [client for client in federation if client.id not in short]
+    about = tuple(f"client {name!r}" for name in short)
+    notes = [note for note in federation.warnings if not note.startswith(about)]
+    return Federation.of(kept, notes, {**federation.skipped, **{name: _reason([why]) for name, why in short.items()}})
+
+
+def _reason(faults: list[str]) -> str:
+    more = len(faults) - 1
+    return faults[0] + (f" (and {more} more fault{'s' * (more > 1)})" if more else "")
