@@ -53,9 +53,9 @@ def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
 def one_label_notes(clients: Iterable[ClientData | ClientCard]) -> list[str]:
     """What is to be said of each client that has one label."""
     return [
-        f"client {client.id!r}: all train rows have the label {client.labels[0]!r}, so that its head has one output and "
-        "its loss is 0: it learns nothing, is not asked to train, and is left out of every mean; data.labels would give "
-        "it the labels of its task"
+        f"client {client.id!r}: all train rows have the label {client.labels[0]!r}, so that its head has one output "
+        "and its loss is 0: it learns nothing, is not asked to train, and is left out of every mean; data.labels would "
+        "give it the labels of its task"
         for client in clients
         if len(client.labels) == 1
     ]
