@@ -15,7 +15,8 @@ check:  ## lint, format and types
 test:  ## all tests that need neither the network nor an accelerator
 	pytest -n logical
 
-docs:  ## build the site into site/; warnings are errors
+docs:  ## write the tables of settings anew, and build the site into site/; warnings are errors
+	python docs/settings_table.py
 	mkdocs build --strict
 
 bench:  ## measure speed and memory on a quiet machine, about 20 minutes; rewrites benchmarks/README.md

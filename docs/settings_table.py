@@ -1,11 +1,12 @@
-"""MkDocs hook: writes the tables of settings and presets from ``Settings`` and the shipped YAML files.
+"""Writes the tables of settings and presets in ``configuration.md``, from ``Settings`` and the shipped YAML files.
 
-``python docs/settings_table.py`` prints both.
+``python docs/settings_table.py`` rewrites the file where they have changed; a test says when they have.
 """
 
 import types
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -15,15 +16,15 @@ from pydantic_core import PydanticUndefined
 
 from fedlease.config import Settings, preset_names
 
-SETTINGS = "<!-- settings-table -->"
-PRESETS = "<!-- presets-table -->"
+PAGE = Path(__file__).parent / "configuration.md"
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by MkDocs for every page."""
-    for marker, write in ((SETTINGS, settings_table), (PRESETS, presets_table)):
-        if marker in markdown:
-            markdown = markdown.replace(marker, write())
+def with_tables(markdown: str) -> str:
+    """The page with its tables as they are to be, each between two comments of its name."""
+    for name, write in (("presets-table", presets_table), ("settings-table", settings_table)):
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, _, rest = markdown.partition(begin)
+        markdown = f"{before}{begin}\n\n{write()}\n\n{end}{rest.partition(end)[2]}"
     return markdown
 
 
@@ -108,4 +109,4 @@ def bounds(metadata: Any) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(presets_table(), settings_table(), sep="\n\n")
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -41,7 +41,7 @@ def product_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[st
     """The single adapter of rank r nearest to the mean of the products, sum over i of w_i B_i A_i, module by module.
 
     The mean of B times the mean of A is not the mean of the products. That one is
-    [w_1 B_1 ... w_N B_N] [A_1; ...; A_N], of rank at most N r, and is cut back to r by :func:`truncate`. Scaling by
+    ``[w_1 B_1 ... w_N B_N] [A_1; ...; A_N]``, of rank at most N r, and is cut back to r by :func:`truncate`. Scaling by
     alpha / r is the same before and after. With one state the product stays what it was, up to rounding; A and B are
     then balanced.
 

@@ -3,7 +3,7 @@
 Wei et al., "Finetuned Language Models Are Zero-Shot Learners", ICLR 2022, https://arxiv.org/abs/2109.01652. Categories
 are called as in its code (``flan/task_splits.py``).
 
-    DIR/client_<k>.jsonl        or another known file type: rows of one category, which the column ``category`` names
+    DIR/client_<k>.jsonl        or another known file type: rows of one category, which the column category names
     DIR/test_<category>.jsonl   rows that no client trains on
 
 Rows have any form of :mod:`fedlease.data.prompts`; FedDPA's have ``instruction`` and ``output``. From the hub each

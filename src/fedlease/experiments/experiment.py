@@ -11,7 +11,8 @@ __all__ = ["BOTH", "GENERATION", "PAPER", "SCALES", "SMALL", "Arm", "Experiment"
 SCALES: Mapping[str, str] = {"small": "glue-small", "paper": "paper-nlu"}
 """Scale -> preset, of all experiments that name no others."""
 GENERATION: Mapping[str, str] = {"small": "flan-small", "paper": "paper-nlg"}
-SMALL, PAPER = ("small",), ("paper",)
+SMALL = ("small",)
+PAPER = ("paper",)
 BOTH = (*SMALL, *PAPER)
 
 

@@ -46,7 +46,10 @@ def serve(
         port: 0 takes a free one.
         method: one of the run's methods; None takes the main one.
         device: where models compute; None takes the run's where this machine has it, else the CPU.
-        max_body_bytes, max_rows, max_batch, wait_ms: see :func:`make_app`.
+        max_body_bytes: largest body of a request.
+        max_rows: most rows in a request, over all its clients.
+        max_batch: most rows computed together.
+        wait_ms: how long a batch waits for company, in milliseconds.
         quiet: print the address alone, without an example.
 
     Raises:
