@@ -113,6 +113,8 @@ class FlowerSettings(Section):
     """Seconds that the server waits for them, and that a new node has to say who it is."""
     deadline: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds that a step waits for answers; whoever is later is left out of it."""
+    max_labels: Positive = 1000
+    """Labels that a client may have; one that says it has more is turned away."""
 
 
 class Settings(Section):

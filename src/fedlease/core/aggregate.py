@@ -10,12 +10,15 @@ from torch import Tensor
 from fedlease.core.types import ClientId, ClientTask, ClientUpdate, Tensors
 from fedlease.errors import UpdateRefusedError
 
-__all__ = ["Weighting", "check_update", "mean_update", "weighted_mean"]
+__all__ = ["MAX_VALUE", "Weighting", "check_update", "mean_update", "weighted_mean"]
 
 Weighting = Literal["num_examples", "uniform"]
 
 MAX_EXAMPLES = 10**12
 """No client holds more rows than this; a larger count would only serve to outweigh the others."""
+
+MAX_VALUE = 1e6
+"""No weight of an adapter or head is larger, either way; a finite one that is would still carry a mean away."""
 
 
 def weighted_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -94,8 +97,9 @@ def check_update(
         expected_examples: the row count the client gave at the start, where it is known.
 
     Raises:
-        UpdateRefusedError: wrong client, phase, round, names, shapes or dtypes, values that are not finite, or a
-            sample count that is no positive integer, absurd, or not the announced one, or a choice of no candidate.
+        UpdateRefusedError: wrong client, phase, round, names, shapes or dtypes, values that are not finite or beyond
+            :data:`MAX_VALUE`, or a sample count that is no positive integer, absurd, or not the announced one, or a
+            choice of no candidate.
     """
 
     def refuse(reason: str) -> UpdateRefusedError:
@@ -129,3 +133,5 @@ def check_update(
         if not bool(torch.isfinite(got).all()):
             bad = int((~torch.isfinite(got)).sum())
             raise refuse(f"{name} holds {bad} values that are NaN or infinite")
+        if got.numel() and float(got.abs().max()) > MAX_VALUE:
+            raise refuse(f"{name} holds values beyond {MAX_VALUE:g}, the largest is {float(got.abs().max()):g}")

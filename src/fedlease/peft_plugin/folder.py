@@ -44,8 +44,10 @@ def write_adapter(
     else:
         cast(LoraConfig, found).fan_in_fan_out = keeps_weights_transposed(base, set(model.spec.target_modules))
     stock = model.spec.mixer == "none"
+    # Copies: equal values that came in one message are one tensor, and safetensors refuses tensors that share memory.
     named = {
-        _key(TensorName.parse(name), stock): tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
+        _key(TensorName.parse(name), stock): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS, save(named, metadata={"format": "pt"}))

@@ -4,6 +4,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import secrets
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -29,9 +31,12 @@ from fedlease.files import copy_folder, locked, write_atomically
 
 __all__ = [
     "changed_settings",
+    "is_identity",
     "method_folder",
+    "new_identity",
     "newcomer_folder",
     "read_clients",
+    "read_identity",
     "read_json",
     "read_newcomers",
     "read_settings",
@@ -55,6 +60,8 @@ def start_run(
     fingerprint: str,
     warnings: Sequence[str] = (),
     base: Path | None = None,
+    *,
+    identity: str | None = None,
 ) -> None:
     """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and copies a model made for this run.
 
@@ -67,6 +74,7 @@ def start_run(
         fingerprint: of all rows.
         warnings: of the data.
         base: folder of a base model that exists nowhere else, or None.
+        identity: of the run; None makes a new one.
 
     Raises:
         RunFolderError: ``out`` already holds a run, or cannot be written.
@@ -80,7 +88,7 @@ def start_run(
         if base is not None:
             copy_folder(base, out / "base")
         write_clients(out, cards)
-        write_json(out / "environment.json", _environment(settings, fingerprint, warnings))
+        write_json(out / "environment.json", _environment(settings, fingerprint, warnings, identity))
         write_atomically(out / "config.yaml", settings.to_yaml().encode())
     except OSError as error:
         raise RunFolderError(f"out: {out} cannot be written: {error}; make room or choose another --out") from error
@@ -130,6 +138,28 @@ def read_settings(out: Path) -> Settings:
     if absent := not_installed((settings.method, *settings.baselines)):
         raise RunFolderError([f"{out}: {sentence}" for sentence in absent])
     return settings
+
+
+def new_identity() -> str:
+    """A run's own name, which no other run has, whatever its settings: 32 random hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+def is_identity(value: Any) -> bool:
+    """Whether it is one that :func:`new_identity` may have made; it names folders on nodes."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32}", value) is not None
+
+
+def read_identity(out: Path) -> str:
+    """The identity of the run in a folder.
+
+    Raises:
+        RunFolderError: the folder does not say it.
+    """
+    found = read_json(out / "environment.json").get("run")
+    if not is_identity(found):
+        raise RunFolderError(f"{out / 'environment.json'} is damaged: run must be 32 hexadecimal digits")
+    return str(found)
 
 
 def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> list[tuple[str, Any, Any]]:
@@ -208,7 +238,7 @@ def write_allocation(folder: Path, allocation: Allocation, centres: Centres | No
     )
 
 
-def _environment(settings: Settings, fingerprint: str, warnings: Sequence[str]) -> dict[str, Any]:
+def _environment(settings: Settings, fingerprint: str, warnings: Sequence[str], identity: str | None) -> dict[str, Any]:
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -217,6 +247,7 @@ def _environment(settings: Settings, fingerprint: str, warnings: Sequence[str]) 
             versions[package] = None
     return {
         "format": FORMAT,
+        "run": identity or new_identity(),
         "fedlease": __version__,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -120,6 +120,14 @@ class Task(Protocol):
         """The headline metric, one of those that :meth:`measure` gives."""
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that :meth:`measure` gives for any rows."""
+
+    @property
+    def extra_metrics(self) -> tuple[str, ...]:
+        """Metrics that it gives for some rows alone."""
+
+    @property
     def peft_type(self) -> str:
         """PEFT's name for it."""
 

@@ -29,6 +29,8 @@ class Classification:
     max_tokens: int = 128
     name: ClassVar[str] = "classification"
     metric: ClassVar[str] = "accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "loss")
+    extra_metrics: ClassVar[tuple[str, ...]] = ()
     peft_type: ClassVar[str] = "SEQ_CLS"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> Encoded:

@@ -82,6 +82,8 @@ class Generation:
     num_samples: int = 3
     name: ClassVar[str] = "generation"
     metric: ClassVar[str] = "rouge1"
+    metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rougeL", "exact_match", "loss")
+    extra_metrics: ClassVar[tuple[str, ...]] = ("answer_accuracy",)
     peft_type: ClassVar[str] = "CAUSAL_LM"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> EncodedPrompts:

@@ -102,11 +102,19 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "false": (update(num_examples=13), "num_examples is 13, the client announced 12"),
     "other": (update(client="planted-1-0"), "update is from client 'planted-1-0'"),
     "round": (update(round=7), "round 7, expected 'experts' round 1"),
-    "loss": (update(metrics={}), "its loss must be a finite number, received None"),
+    "loss": (update(metrics={}), "its training figures must be the loss alone, received {}"),
     "choice": (update(choice=3), "its choice must be one of 0 candidates, received 3"),
     "many": (lambda answer: replace(answer, steps=10**400), "steps and seconds must be numbers"),
     "half a letter": (lambda answer: replace(answer, notes=("\ud800",)), "its notes are no texts"),
     "steps": (lambda answer: replace(answer, steps=-1), "steps and seconds must be numbers"),
+    "a large loss": (update(metrics={"loss": 1e300}), "its loss must be a finite number, at most 1e+09"),
+    "more figures": (update(metrics={"loss": 1.0, "x": 1.0}), "its training figures must be the loss alone"),
+    "huge": (tensors(lambda values: {n: t + 1e30 for n, t in values.items()}), "holds values beyond 1e+06"),
+    "centuries": (lambda answer: replace(answer, train_seconds=1e308), "steps and seconds must be numbers in 0 .. 12"),
+    "unable": (lambda answer: replace(answer, steps=13), "steps and seconds must be numbers in 0 .. 12"),
+    "long notes": (lambda answer: replace(answer, notes=("x" * 10**6,)), "its notes are no texts of one line"),
+    "many notes": (lambda answer: replace(answer, notes=("x",) * 100), "its notes are no texts of one line"),
+    "escape": (lambda answer: replace(answer, notes=("\x1b[2J",)), "its notes are no texts of one line"),
     "score": (lambda answer: replace(answer, score=float("inf")), "its score must be a number in 0 .. 1, received inf"),
     "update": (lambda answer: replace(answer, update=None), "its answer is no update but a Answer"),  # type: ignore[arg-type]
 }
@@ -220,6 +228,15 @@ def test_bytes_made_to_break_the_reader_are_the_senders_fault(content: Any, reas
         {"samples": ({"prompt": 5},)},
         {"samples": ({"prompt": "\ud800"},)},
         {"samples": 5},
+        {"samples": ({"reference": "r", "base": "b", "answer": "a"},)},
+        {"usage": "shorter"},
+        {"usage": "other modules"},
+        {"usage": None},
+        {"own_expert": None},
+        {"metrics": {"accuracy": 0.5}},
+        {"metrics": {"accuracy": 0.5, "macro_f1": 0.5, "mcc": 0.5, "loss": 1e300}},
+        {"metrics": {"accuracy": 0.5, "macro_f1": 0.5, "mcc": 0.5, "loss": 1.0, "mine": 0.5}},
+        {"notes": ("\x1b]0;x\x07",)},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -228,7 +245,12 @@ def test_false_final_scores_are_left_out_and_it_is_said(change: dict[str, Any], 
         if message.metadata.message_type != "evaluate.finish" or reply.metadata.src_node_id != BAD:
             return reply
         scores = unpack(reply.content, 2**30)[0]
-        return Message(pack(replace(scores, **change)).record, reply_to=message)
+        new = dict(change)
+        if new.get("usage") == "shorter":
+            new["usage"] = {m: {**row, "weights": row["weights"][:-1]} for m, row in scores.usage.items()}
+        elif new.get("usage") == "other modules":
+            new["usage"] = {f"{module}.x": row for module, row in scores.usage.items()}
+        return Message(pack(replace(scores, **new)).record, reply_to=message)
 
     summary, _ = run(tmp_path, fault)
     assert summary["num_clients"] == 7 and CLIENT not in summary["per_client"]

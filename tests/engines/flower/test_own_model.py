@@ -92,7 +92,8 @@ def test_shared_and_frozen_heads_are_those_of_one_process(method: str, head: str
         "data.test_rows": None,
     }
     small_run(tmp_path / "here", **settings)
-    over_memory(small_settings(**settings), tmp_path / "there", hand_over=False, **{"state-dir": str(tmp_path / "s")})
+    of_node = {"state-dir": str(tmp_path / "s"), "data-folders": str(rows), "uploads": "A,B,G,head"}
+    over_memory(small_settings(**settings), tmp_path / "there", hand_over=False, **of_node)
     for client in ("one", "four"):
         model = fedlease.load(folder_of(tmp_path / "s", client, method))
         assert torch.equal(logits(model), logits(fedlease.load(tmp_path / "here", client)))
@@ -235,3 +236,25 @@ def test_a_write_that_breaks_off_leaves_the_earlier_model(tmp_path: Path, monkey
     monkeypatch.setattr("fedlease.peft_plugin.folder.save_file", full)
     assert len(finished(tmp_path / "2", own, rounds=2)["warnings"]) == 1
     assert {path: path.read_bytes() for path in (tmp_path / "model").rglob("*") if path.is_file()} == before
+
+
+def test_a_node_that_lost_what_it_kept_writes_its_model_all_the_same(tmp_path: Path) -> None:
+    """Under FedDPA it goes on from B = 0 in every module, one tensor in the message."""
+    settings = small_settings(method="feddpa", baselines=[], rounds=1, data__clients_per_task=1)
+    state = tmp_path / "state"
+    grid = grid_of(settings, **{"state-dir": str(state)})
+
+    def lose(message: Any, reply: Any) -> Any:
+        if message.metadata.message_type == "train.dual":
+            for path in state.glob("*/planted-0-0/feddpa.safetensors"):
+                path.unlink()
+        return reply
+
+    grid.faults.append(lose)
+    strategy = FedLeaseStrategy(settings, tmp_path / "there")
+    strategy.start(grid)
+    summary = strategy.summaries["feddpa"]
+    assert len(summary["per_client"]) == 4
+    (warning,) = summary["warnings"]
+    assert warning.startswith("client 'planted-0-0': has lost what it kept to itself")
+    assert fedlease.load(folder_of(state, "planted-0-0", "feddpa")) is not None

@@ -20,7 +20,8 @@ from engines.flower.nodes import over_memory, told
 from flwr.app import Context, RecordDict
 
 from fedlease.engines.flower import warm
-from fedlease.engines.flower.records import Hello, Refusal, pack, unpack
+from fedlease.engines.flower.messages import Hello, Refusal
+from fedlease.engines.flower.records import pack, unpack
 from fedlease.engines.flower.warm import READY, Worker, ask, worker_of
 from fedlease.errors import ConfigError
 

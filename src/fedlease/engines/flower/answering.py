@@ -1,31 +1,37 @@
 """What a client answers to a message: finds its rows, its base model and what it keeps, and lets the node reply."""
 
-import json
 import logging
+import os
+import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, RecordDict
 
-from fedlease.config import OF_A_CALL, Settings
-from fedlease.core.codec import digest
+from fedlease.config import Settings
 from fedlease.data import load_federation
+from fedlease.data.examples import client_id_fault
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.folder import load_client
+from fedlease.engines.flower.bounds import shown
 from fedlease.engines.flower.clientapp import LoadClient, keep_loaded
 from fedlease.engines.flower.keep import FolderKeep, MemoryKeep
+from fedlease.engines.flower.messages import Lacking, Refusal
 from fedlease.engines.flower.node import Consent, Node, Site, refusal_of, settings_from
-from fedlease.engines.flower.records import Lacking, RecordError, Refusal, pack, unpack
+from fedlease.engines.flower.policy import MAX_SETTINGS, NodePolicy
+from fedlease.engines.flower.records import RecordError, pack, unpack
+from fedlease.engines.flower.request_checks import form_fault
 from fedlease.errors import ConfigError, DataError, InputError
+from fedlease.reporting.run_folder import is_identity
 
-__all__ = ["answer", "rows_of_node", "run_key", "turned_away"]
-
-MAX_BYTES = 64 * 2**30
-"""A node believes its server; this is only a bound."""
+__all__ = ["answer", "proxies_said", "rows_of_node", "turned_away"]
 
 HELD = "held"
 OVERRIDES = ("model", "device", "threads")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+MIB = 2**20
 log = logging.getLogger("flwr")
 
 
@@ -91,12 +97,15 @@ def answer(
     """
     keep = MemoryKeep(context.state)
     bank = keep.get(HELD) or {}
+    if not one_machine:
+        _tell_proxies(proxies_said(os.environ))
     try:
-        value, arrays, lacking = unpack(content, MAX_BYTES, bank)
+        policy = NodePolicy.of(context.node_config)
+        value, arrays, lacking = unpack(content, policy.max_megabytes * MIB, bank)
         if lacking:
             return pack(Lacking(lacking)).record
         keep_loaded(context.node_config)
-        node = _node(value, context, load or rows_of_node, state_dir, one_machine=one_machine)
+        node = _node(value, policy, context, load or rows_of_node, state_dir, one_machine=one_machine)
         reply = node.reply(value)
     except RecordError as error:
         reply = Refusal(str(error))
@@ -104,7 +113,7 @@ def answer(
         reply = refusal_of(error, _name(context), in_full=one_machine)
         if isinstance(error, DataError) and not one_machine:
             for fault in error.faults:
-                log.error("fedlease: %s", fault)
+                log.error("fedlease: %s", shown(fault))
     except Exception as error:
         log.exception("fedlease: the node failed")
         # Its text may show rows or folders.
@@ -114,34 +123,85 @@ def answer(
         if arrays:
             keep.put(HELD, arrays)
     if isinstance(reply, Refusal):
+        reply = Refusal(shown(reply.reason))
         log.error("fedlease: %s", reply.reason)
     return pack(reply).record
 
 
-def _node(value: Any, context: Context, load: LoadClient, state_dir: Path | None, *, one_machine: bool) -> Node:
-    settings = getattr(value, "settings", None)
-    if not isinstance(settings, str):
-        raise ConfigError("the message holds no settings: is the server's fedlease another version?")
-    consent = Consent(samples=one_machine or _sends_samples(context), private=one_machine)
-    overrides = tuple((name, context.node_config[name]) for name in OVERRIDES if name in context.node_config)
-    site = _site(settings, overrides)
+def _node(
+    value: Any, policy: NodePolicy, context: Context, load: LoadClient, state_dir: Path | None, *, one_machine: bool
+) -> Node:
+    """The client as it is for one message, which is looked at whole before anything of it is used."""
+    if fault := form_fault(value):
+        raise RecordError(fault)
+    if len(value.settings) > MAX_SETTINGS:
+        raise RecordError(f"the settings have {len(value.settings)} characters, at most {MAX_SETTINGS} are taken")
+    settings, config = settings_from(value.settings), context.node_config
+    # Server and client are one owner there, and the settings are the owner's.
+    trusted = one_machine or _in_simulation(context)
+    own_rows = "data-dir" in config or "partition-id" not in config
+    if not trusted:
+        faults = policy.faults(value, settings, own_model="model" in config, own_rows=own_rows)
+        if faults:
+            raise ConfigError([f"{_name(context)}: {fault}" for fault in faults])
+        settings = policy.applied(settings, with_path=not own_rows)
+    elif not is_identity(value.run):
+        raise RecordError(f"run must be 32 hexadecimal digits, received {shown(value.run)!r}")
+    overrides = tuple((name, config[name]) for name in OVERRIDES if name in config)
+    site = _site(settings.model_dump_json(), overrides)
     data = load(context, site.loaded.settings)
-    config, own = context.node_config, f"{run_key(settings_from(settings))}/{data.id}"
+    named_wrongly = client_id_fault(data.id) if data.id else "must not be empty"
+    if wrong := named_wrongly or ("" if trusted else policy.labels_fault(data.labels)):
+        raise ConfigError(f"client {data.id!r}: {wrong}")
+    own = f"{value.run}/{data.id}"
     named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out") if key in config}
+    if "state-dir" in named:
+        _check_room(named["state-dir"], value.run, policy.max_runs)
     folder = named.get("state-dir", state_dir)
     keep = MemoryKeep(context.state) if folder is None else FolderKeep(folder / own)
     models = named.get("model-out")
     # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
     if models is None and "state-dir" in named:
         models = named["state-dir"] / own / "model"
-    return Node(site, data, keep, models, consent)
+    return Node(site, data, keep, models, Consent(samples=one_machine or policy.send_samples, private=one_machine))
 
 
-def _sends_samples(context: Context) -> bool:
-    given = context.node_config.get("send-samples", False)
-    if not isinstance(given, bool):
-        raise ConfigError(f"send-samples: must be true or false, received {given!r}")
-    return given
+def _check_room(state_dir: Path, run: str, most: int) -> None:
+    """A server that begins run after run must not fill the disk; what was kept is the node's owner's to delete."""
+    if (state_dir / run).exists() or not state_dir.is_dir():
+        return
+    runs = sum(is_identity(entry.name) for entry in state_dir.iterdir())
+    if runs >= most:
+        raise ConfigError(
+            f"state-dir: it holds what was kept for {runs} runs, max-runs of this node is {most}; delete the folders "
+            "of runs that are over"
+        )
+
+
+def _in_simulation(context: Context) -> bool:
+    """Whether this is a worker process of Flower's simulation, where no node has an owner of its own."""
+    ray = sys.modules.get("ray")
+    if ray is None or not {*context.node_config} <= {"partition-id", "num-partitions"}:
+        return False
+    return bool(ray.is_initialized() and ray.get_runtime_context().get_actor_id())
+
+
+def proxies_said(environment: Mapping[str, str]) -> str:
+    """One line where proxy variables are set, without their values, which may hold passwords; else empty."""
+    named = sorted(name for name in environment if name.lower() in PROXIES and environment[name])
+    if not named:
+        return ""
+    return (
+        f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} set: this node reaches its server, and its own "
+        "SuperNode, through that proxy unless NO_PROXY names them, as in NO_PROXY=127.0.0.1,localhost,SERVER"
+    )
+
+
+@lru_cache(maxsize=1)
+def _tell_proxies(line: str) -> None:
+    # Once per process: the cache remembers that it was said.
+    if line:
+        log.warning("fedlease: %s", line)
 
 
 def _name(context: Context) -> str:
@@ -152,14 +212,11 @@ def _name(context: Context) -> str:
     return f"partition {config['partition-id']}" if "partition-id" in config else f"node {context.node_id}"
 
 
-def run_key(settings: Settings) -> str:
-    """What a run is called on its nodes: the same when the server is restarted, whatever Flower calls it."""
-    content = settings.model_dump(mode="json", exclude=OF_A_CALL)
-    return digest(json.dumps(content, sort_keys=True).encode())[:16]
-
-
 def turned_away(content: RecordDict) -> RecordDict:
     """Says why the server does not take this node."""
-    value, _, _ = unpack(content, MAX_BYTES)
-    log.error("fedlease: the server does not take this node: %s", getattr(value, "reason", "no reason given"))
+    try:
+        reason = getattr(unpack(content, MIB)[0], "reason", "no reason given")
+    except RecordError as error:
+        reason = str(error)
+    log.error("fedlease: the server does not take this node: %s", shown(reason))
     return RecordDict()

@@ -1,5 +1,6 @@
 """Clients on other machines as the round loop sees them."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -10,13 +11,22 @@ from fedlease.engines.client_store import BOOK_SLOT
 from fedlease.engines.client_work import FinalScores
 from fedlease.engines.events import Listener
 from fedlease.engines.fleet import Outcome
-from fedlease.engines.flower.checks import answer_fault, is_share, scores_fault
+from fedlease.engines.flower.bounds import LONGEST_TEXT, is_share, shown
+from fedlease.engines.flower.checks import SAMPLE_KEYS, answer_fault, scores_fault
 from fedlease.engines.flower.link import Link
+from fedlease.engines.flower.messages import Finish, Score, Work
 from fedlease.engines.flower.node import HandedOver
-from fedlease.engines.flower.records import Finish, Score, Work, fingerprint_of
+from fedlease.engines.flower.records import fingerprint_of
+from fedlease.engines.flower.replies import ESCAPED, Size
 from fedlease.errors import RunFailedError, UpdateRefusedError
+from fedlease.tasks.base import Task
 
 __all__ = ["FlowerFleet"]
+
+PER_NAME, PER_ROW, PER_EXPERT = 512, 16, 16
+"""Characters of JSON in an answer for a tensor or module, a test row, and an expert in a module."""
+
+log = logging.getLogger("flwr")
 
 
 class FlowerFleet:
@@ -25,24 +35,27 @@ class FlowerFleet:
     Args:
         link: to the nodes.
         method: name; nodes keep private tensors per method.
-        metric: the headline, in 0 .. 1.
+        task: what clients optimise.
         known: clients of the run when it is gone on with, whether they are connected or not; None takes those that are.
         hand_over: whether clients give their private tensors to the server at the end: only on one machine, where a
             run folder is to hold what it holds without Flower.
+        samples: test rows that a client may send in clear text.
     """
 
     def __init__(
         self,
         link: Link,
         method: str,
-        metric: str,
+        task: Task,
         known: Collection[ClientId] | None = None,
         *,
         hand_over: bool = False,
+        samples: int = 0,
     ) -> None:
         self.link = link
         self.method = method
-        self.metric = metric
+        self.task = task
+        self.samples = samples
         self.hand_over = hand_over
         self._accepted: dict[ClientId, int] = {}
         self._keeps: set[ClientId] = set()
@@ -66,15 +79,14 @@ class FlowerFleet:
     ) -> Iterator[tuple[ClientId, Outcome]]:
         """All at once; answers in the order of the tasks, when the last is there or the deadline is over."""
         questions = {
-            client: Work(self.link.settings, self.link.model, method, step, task, *self._standing(client))
-            for client, task in tasks.items()
+            client: Work(*self._of_run(), method, step, task, *self._standing(client)) for client, task in tasks.items()
         }
-        expected = {client: _bytes(task.model.tensors[name] for name in task.upload) for client, task in tasks.items()}
+        expected = {client: _size({n: task.model.tensors[n] for n in task.upload}) for client, task in tasks.items()}
         for phase in sorted({task.phase for task in tasks.values()}):
             own = {client: question for client, question in questions.items() if tasks[client].phase == phase}
             for client, answer, packed in self.link.ask(f"train.{phase}", own, expected, str(step)):
                 self._sent[client] = packed.sent
-                yield client, _checked_answer(client, answer, len(tasks[client].model.candidates))
+                yield client, self._checked_answer(client, answer, tasks[client])
 
     def accept(self, step: int, tasks: Mapping[ClientId, ClientTask], models: Mapping[ClientId, ClientModel]) -> None:
         """Clients learn of it with the next message."""
@@ -86,12 +98,19 @@ class FlowerFleet:
     def score(self, models: Mapping[ClientId, ClientModel]) -> Mapping[ClientId, float]:
         """Scores of those that answer."""
         questions = {
-            client: Score(self.link.settings, self.link.model, self.method, model, *self._standing(client))
+            client: Score(*self._of_run(), self.method, model, *self._standing(client))
             for client, model in models.items()
             if self.link.cards[client].test_rows
         }
-        found = self.link.ask("evaluate.score", questions, dict.fromkeys(questions, 0), "score")
-        return {client: float(answer) for client, answer, _ in found if is_share(answer)}
+        scores = {}
+        for client, answer, _ in self.link.ask("evaluate.score", questions, dict.fromkeys(questions, Size()), "score"):
+            if is_share(answer):
+                scores[client] = float(answer)
+            else:
+                refused = isinstance(answer, UpdateRefusedError)
+                why = answer.reason if refused else f"its score must be a number in 0 .. 1, received {shown(answer)}"
+                log.error("fedlease: %r is not scored: %s", client, why)
+        return scores
 
     def finish(
         self, models: Mapping[ClientId, ClientModel], untrained: Mapping[ClientId, ClientModel]
@@ -103,28 +122,25 @@ class FlowerFleet:
         """
         questions = {
             client: Finish(
-                self.link.settings,
-                self.link.model,
-                self.method,
-                model,
-                untrained[client],
-                *self._standing(client),
-                self.hand_over,
+                *self._of_run(), self.method, model, untrained[client], *self._standing(client), self.hand_over
             )
             for client, model in models.items()
         }
-        expected = {client: _bytes(model.tensors.values()) for client, model in models.items()}
+        expected = {client: self._size_of_scores(client, model) for client, model in models.items()}
         scores: dict[ClientId, FinalScores] = {}
         reasons, handed = [], dict[ClientId, Mapping[str, Tensors]]()
         for client, answer, _ in self.link.ask("evaluate.finish", questions, expected, "finish"):
+            private: Mapping[str, Tensors] | None = None
             if isinstance(answer, HandedOver) and self.hand_over:
-                handed[client] = answer.private
+                private = answer.private
                 answer = answer.scores
             try:
-                rows, candidates = self.link.cards[client].test_rows, len(models[client].candidates)
-                scores[client] = _checked_scores(client, answer, self.metric, rows, candidates)
+                scores[client] = self._checked_scores(client, answer, models[client])
+                if private is not None:
+                    handed[client] = private
             except UpdateRefusedError as error:
                 reasons.append(f"{client}: {error.reason}")
+                log.error("fedlease: %r is not scored at the end: %s", client, error.reason)
         if not scores:
             raise RunFailedError(f"{self.method}: no client could be scored at the end. {'; '.join(reasons)}")
         if self.hand_over:
@@ -164,23 +180,36 @@ class FlowerFleet:
     def _standing(self, client: ClientId) -> tuple[int | None, bool]:
         return self._accepted.get(client), client in self._keeps
 
+    def _of_run(self) -> tuple[str, str, str]:
+        """What every message begins with."""
+        return self.link.run, self.link.settings, self.link.model
 
-def _checked_answer(client: ClientId, answer: Any, candidates: int) -> Outcome:
-    """An answer of the right form; values of the update are checked by the round loop."""
-    if isinstance(answer, UpdateRefusedError):
-        return answer
-    fault = answer_fault(answer, candidates)
-    return UpdateRefusedError(client, fault) if fault else answer
+    def _size_of_scores(self, client: ClientId, model: ClientModel) -> Size:
+        """Of final scores: numbers per row, usage per module and expert, samples, and what is handed over."""
+        spec, most = model.spec, _size(model.tensors) if self.hand_over else Size()
+        usage = len(spec.target_modules) * (PER_NAME + PER_EXPERT * spec.num_experts)
+        samples = self.samples * len(SAMPLE_KEYS) * ESCAPED * LONGEST_TEXT
+        return Size(most.arrays, most.tree + self.link.cards[client].test_rows * PER_ROW + usage + samples)
 
+    def _checked_answer(self, client: ClientId, answer: Any, task: ClientTask) -> Outcome:
+        """An answer that is right as a whole, or why it is not used."""
+        if isinstance(answer, UpdateRefusedError):
+            return answer
+        fault = answer_fault(answer, task, client, self.link.cards[client].train_rows)
+        return UpdateRefusedError(client, fault) if fault else answer
 
-def _checked_scores(client: ClientId, scores: Any, metric: str, test_rows: int, candidates: int) -> FinalScores:
-    if isinstance(scores, UpdateRefusedError):
-        raise scores
-    fault = scores_fault(scores, metric, test_rows, candidates)
-    if fault:
-        raise UpdateRefusedError(client, fault)
-    return scores  # type: ignore[no-any-return]
+    def _checked_scores(self, client: ClientId, scores: Any, model: ClientModel) -> FinalScores:
+        if isinstance(scores, UpdateRefusedError):
+            raise scores
+        fault = scores_fault(scores, self.task, model, self.link.cards[client].test_rows, self.samples)
+        if fault:
+            raise UpdateRefusedError(client, fault)
+        return scores  # type: ignore[no-any-return]
 
 
 def _bytes(tensors: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
+
+
+def _size(tensors: Tensors) -> Size:
+    return Size(_bytes(tensors.values()), PER_NAME * len(tensors))

@@ -1,5 +1,6 @@
 """Where a node keeps what is its own between messages: in the node's memory, or in a folder that outlives it."""
 
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ from fedlease.engines.flower.records import ARRAYS, RECORD, RecordError, pack, u
 from fedlease.files import write_atomically
 
 __all__ = ["FolderKeep", "Keep", "MemoryKeep"]
+
+_NAME = re.compile(r"[a-z0-9-]{1,100}")
 
 ANY_SIZE = 2**62
 """What a node wrote itself is not bounded."""
@@ -76,4 +79,7 @@ class FolderKeep:
         write_atomically(self._path(key), dumps(value))
 
     def _path(self, key: str) -> Path:
+        # Keys are checked where messages are; a folder is no place to find out that one was not.
+        if not _NAME.fullmatch(key):
+            raise ValueError(f"{key!r} is no name of a method")
         return self.folder / f"{key}.safetensors"

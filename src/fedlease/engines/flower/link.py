@@ -2,35 +2,34 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Message
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedlease import __version__
 from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
-from fedlease.engines.flower.checks import card_fault, shown
-from fedlease.engines.flower.records import (
-    Hello,
-    Introduction,
-    Lacking,
-    Packed,
-    RecordError,
-    Refusal,
-    Shared,
-    pack,
-    unpack,
+from fedlease.engines.flower.bounds import LONGEST_LABEL, shown
+from fedlease.engines.flower.checks import card_fault
+from fedlease.engines.flower.messages import Hello, Introduction, Lacking, Refusal
+from fedlease.engines.flower.records import Packed, Shared, pack, unpack
+from fedlease.engines.flower.replies import (
+    ESCAPED,
+    SPARE,
+    SPARE_TREE,
+    Size,
+    check_worker,
+    is_gone,
+    last_line,
+    of_asked,
+    read,
 )
 from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
 
 __all__ = ["Link"]
-
-SPARE = 2**20
-"""Bytes that a reply may have beyond the arrays expected in it."""
 
 POLL = 0.5
 """Seconds between looks for new nodes."""
@@ -47,10 +46,13 @@ class Link:
 
     Attributes:
         grid: of Flower.
-        settings: of the run, as JSON: goes out with every message.
+        run: identity of the run: goes out with every message, as the settings do.
+        settings: of the run, as JSON.
         model: fingerprint of the server's base model.
         deadline: seconds that a question waits for answers.
         patience: seconds that a new node has to say who it is.
+        max_labels: that a client may have.
+        simulated: whether nodes are worker processes of this machine, whose end is none of theirs.
         cards: client -> what it said of itself.
         nodes: client -> node.
         held: client -> SHA-256 of the arrays it was sent last.
@@ -58,10 +60,13 @@ class Link:
     """
 
     grid: Grid
+    run: str
     settings: str
     model: str
     deadline: float
     patience: float = 600.0
+    max_labels: int = 1000
+    simulated: bool = False
     cards: dict[ClientId, ClientCard] = field(default_factory=dict)
     nodes: dict[ClientId, int] = field(default_factory=dict)
     held: dict[ClientId, frozenset[str]] = field(default_factory=dict)
@@ -110,7 +115,7 @@ class Link:
         }
         new = sorted(present - self._known - {node for node, _ in self._asked.values()})
         if new:
-            packed = pack(Hello(__version__, self.settings, self.model))
+            packed = pack(Hello(self.run, __version__, self.settings, self.model))
             messages = [
                 Message(
                     packed.record, dst_node_id=node, message_type="query.hello", group_id="hello", ttl=self.patience
@@ -121,9 +126,9 @@ class Link:
             self._asked |= {message.metadata.message_id: (message.metadata.dst_node_id, now) for message in messages}
         faults: list[str] = []
         replies = self.grid.pull_messages(list(self._asked)) if self._asked else ()
-        for node, reply in _of_asked(replies, {message: node for message, (node, _) in self._asked.items()}):
+        for node, reply in of_asked(replies, {message: node for message, (node, _) in self._asked.items()}):
             first = self._asked.pop(reply.metadata.reply_to_message_id, None) is not None
-            if not first or _is_gone(reply):
+            if not first or is_gone(reply):
                 continue  # said twice; or asked again when it is back
             self._known.add(node)
             fault = self._introduce(node, reply, present)
@@ -136,16 +141,19 @@ class Link:
     def _introduce(self, node: int, reply: Message, present: set[int]) -> str:
         """Takes a node in; or why not."""
         if reply.has_error():
-            return f"node {node} failed: {_last_line(reply.error.reason)}"
+            if self.simulated:
+                check_worker(reply)
+            return f"node {node} failed: {last_line(reply.error.reason)}"
+        most = SPARE_TREE + self.max_labels * ESCAPED * LONGEST_LABEL
         try:
-            value, _, _ = unpack(reply.content, SPARE)
+            value, _, _ = unpack(reply.content, SPARE, max_tree=most)
         except Exception as error:  # as for every answer
             return f"node {node}: {shown(str(error))}"
         if isinstance(value, Refusal):
             return shown(value.reason)
         if not isinstance(value, Introduction):
             return f"node {node} did not say who it is"
-        card, fault = value.card, card_fault(value.card)
+        card, fault = value.card, card_fault(value.card, self.max_labels)
         if fault:
             return f"node {node}: {fault}"
         before = self.nodes.get(card.id)
@@ -176,14 +184,14 @@ class Link:
                 time.sleep(POLL)
 
     def ask(
-        self, kind: str, values: Mapping[ClientId, Any], expected: Mapping[ClientId, int], group: str
+        self, kind: str, values: Mapping[ClientId, Any], expected: Mapping[ClientId, Size], group: str
     ) -> Iterator[tuple[ClientId, Any, Packed]]:
         """Puts a question to each client and gives the answers.
 
         Args:
             kind: message type.
             values: client -> question.
-            expected: client -> bytes of arrays in its answer; much larger ones are refused unread.
+            expected: client -> size of its answer; much larger ones are refused unread.
             group: of the messages.
 
         Yields:
@@ -209,7 +217,7 @@ class Link:
             yield client, answer, packed[client]
 
     def _exchange(
-        self, kind: str, packed: Mapping[ClientId, Packed], expected: Mapping[ClientId, int], group: str
+        self, kind: str, packed: Mapping[ClientId, Packed], expected: Mapping[ClientId, Size], group: str
     ) -> Iterator[tuple[ClientId, Any]]:
         present = set(self.grid.get_node_ids())
         reached = {self.nodes[c]: c for c in packed if self.nodes.get(c) in present}
@@ -220,12 +228,14 @@ class Link:
         answered: dict[ClientId, Any] = {}
         self.silent |= set(packed)
         replies = self.grid.send_and_receive(messages, timeout=self.deadline) if messages else ()
-        for node, reply in _of_asked(replies, {m.metadata.message_id: m.metadata.dst_node_id for m in messages}):
+        for node, reply in of_asked(replies, {m.metadata.message_id: m.metadata.dst_node_id for m in messages}):
             client = reached[node]
             if client in answered:
                 continue  # a second answer to one question
-            answered[client] = _read(client, reply, expected[client] + SPARE)
-            if not _is_gone(reply):
+            if self.simulated:
+                check_worker(reply)
+            answered[client] = read(client, reply, expected[client])
+            if not is_gone(reply):
                 self.silent.discard(client)
         for client in packed:
             if client in answered:
@@ -234,33 +244,3 @@ class Link:
                 yield client, UpdateRefusedError(client, f"did not answer within {self.deadline:g} s (flower.deadline)")
             else:
                 yield client, UpdateRefusedError(client, "is not connected")
-
-
-def _of_asked(replies: Iterable[Message], asked: Mapping[str, int]) -> Iterator[tuple[int, Message]]:
-    """Node and reply, for replies to messages that were sent; the SuperLink's word that there will be none counts."""
-    for reply in replies:
-        node = asked.get(reply.metadata.reply_to_message_id)
-        if node is not None and (reply.metadata.src_node_id == node or reply.has_error()):
-            yield node, reply
-
-
-def _is_gone(reply: Message) -> bool:
-    return bool(reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE)
-
-
-def _read(client: ClientId, reply: Message, max_bytes: int) -> Any:
-    if _is_gone(reply):
-        return UpdateRefusedError(client, "was lost while it was asked: its SuperNode stopped reporting")
-    if reply.has_error():
-        return UpdateRefusedError(client, f"its app failed: {_last_line(reply.error.reason)}")
-    try:
-        return unpack(reply.content, max_bytes)[0]
-    except RecordError as error:
-        return UpdateRefusedError(client, shown(str(error)))
-    except Exception as error:  # one node's bytes must not end the run, whatever is wrong with them
-        return UpdateRefusedError(client, shown(f"its answer cannot be read: {type(error).__name__} {error}"))
-
-
-def _last_line(reason: str | None) -> str:
-    lines = (reason or "").strip().splitlines()
-    return shown(lines[-1]) if lines else "no reason given"

@@ -17,15 +17,20 @@ from fedlease.core.types import AdapterSpec, ClientModel, Tensors
 from fedlease.data.federation import ClientData
 from fedlease.engines.client_store import HEAD_SLOT, ClientStore
 from fedlease.engines.client_work import Answer, Client, ClientWork, FinalScores
+from fedlease.engines.flower.bounds import LONGEST_TEXT
 from fedlease.engines.flower.keep import Keep
+from fedlease.engines.flower.messages import Finish, Hello, Introduction, Refusal, Score, Work
 from fedlease.engines.flower.own_model import write_own_model
-from fedlease.engines.flower.records import Finish, Hello, Introduction, Refusal, Score, Work
+from fedlease.engines.flower.request_checks import model_fault, task_fault
 from fedlease.errors import ConfigError, DataError, InputError, RunFolderError, UpdateRefusedError
-from fedlease.models import fingerprint
+from fedlease.models import fingerprint, target_shapes
 from fedlease.prepare import Loaded, encoded, load_resident, optimiser_of, participation_of
 from fedlease.tasks.base import Measured
 
 __all__ = ["Consent", "HandedOver", "Node", "Site", "refusal_of", "settings_from"]
+
+LOST = "has lost what it kept to itself, and went on from what the server sent"
+ANOTHERS = "keeps what belongs to another run or client, and went on from what the server sent"
 
 log = logging.getLogger("flwr")
 
@@ -58,12 +63,16 @@ class Kept:
     """What a client keeps for one method.
 
     Attributes:
+        run: identity of the run that it belongs to.
+        client: whose it is.
         slots: accepted, as in a :class:`~fedlease.engines.client_store.ClientStore`.
         step: of the run in which ``pending`` was trained.
         spec: that ``pending`` belongs to.
         pending: trained last; holds once the server says that the step's update was used.
     """
 
+    run: str
+    client: str
     slots: Mapping[str, Tensors] = field(default_factory=dict)
     step: int | None = None
     spec: AdapterSpec | None = None
@@ -77,12 +86,14 @@ class Site:
     Attributes:
         loaded: settings and base model.
         fingerprint: of the base model.
+        shapes: module that the settings adapt -> (in features, out features).
         clients: id -> rows.
         bare: id -> how the untrained model does.
     """
 
     loaded: Loaded
     fingerprint: str
+    shapes: Mapping[str, tuple[int, int]]
     clients: dict[str, Client] = field(default_factory=dict)
     bare: dict[str, Measured] = field(default_factory=dict)
 
@@ -104,7 +115,8 @@ class Site:
             raise ConfigError([f"node-config: {fault}" for fault in sentences(error, Settings)]) from error
         loaded = load_resident(own)
         # Before adapters are put in.
-        return cls(loaded, fingerprint(loaded.base.model))
+        shapes = target_shapes(loaded.base, own.lora.target_modules, own.lora.r)
+        return cls(loaded, fingerprint(loaded.base.model), shapes)
 
     def client(self, data: ClientData) -> Client:
         """The client's rows, tokenised when first asked for."""
@@ -133,12 +145,13 @@ class Node:
         self.keep = keep
         self.models = models
         self.consent = consent or Consent()
+        self.private: set[str] = set()
         settings = site.loaded.settings
         self.work = ClientWork(site.loaded.resident, optimiser_of(settings), participation_of(settings).score_rounds)
         self.work.cache.bare = site.bare
 
     def reply(self, value: object) -> object:
-        """What to answer."""
+        """What to answer to a message whose form is right and that the node's policy lets pass."""
         handlers: list[tuple[type, Callable[[Any], object]]] = [
             (Hello, self._hello),
             (Work, self._work),
@@ -147,10 +160,25 @@ class Node:
         ]
         if isinstance(value, Work | Score | Finish) and value.base != self.site.fingerprint:
             return self._other_base(value.base)
+        if fault := self._fault(value):
+            return Refusal(f"client {self.client.data.id!r}: {fault}")
         for kind, handle in handlers:
             if isinstance(value, kind):
                 return handle(value)
         return Refusal(f"a node is not asked for a {type(value).__name__}")
+
+    def _fault(self, value: object) -> str:
+        """Why the tensors of a message do not fit."""
+        found: list[tuple[str, ClientModel]] = []
+        if isinstance(value, Work):
+            found = [("model", value.task.model)]
+        elif isinstance(value, Score | Finish):
+            found = [("model", value.model), *([("untrained", value.untrained)] if isinstance(value, Finish) else [])]
+        rank, heads = self.site.loaded.settings.lora.r, {}
+        if found:
+            heads = self.site.loaded.resident.head_modules(self.client.num_labels)
+        faults = ((name, model_fault(model, rank, self.site.shapes, heads)) for name, model in found)
+        return next((f"{name}: {fault}" for name, fault in faults if fault), "")
 
     def _hello(self, hello: Hello) -> object:
         card = self.client.data.card()
@@ -168,40 +196,43 @@ class Node:
         )
 
     def _work(self, work: Work) -> object:
-        kept, notes = self._take_up(work.method, work.accepted, work.keeps, work.task.model.spec)
+        kept, notes = self._take_up(work, work.task.model.spec)
+        if fault := task_fault(work.task, self.private):
+            return Refusal(f"client {self.client.data.id!r}: {fault}")
         try:
             answer, private = self.work.train(self.client, work.task)
         except UpdateRefusedError as error:
             self.keep.put(work.method, kept)
             return Refusal(error.reason)
-        self.keep.put(work.method, Kept(kept.slots, work.step, work.task.model.spec, dict(private)))
+        self.keep.put(work.method, replace(kept, step=work.step, spec=work.task.model.spec, pending=dict(private)))
         return Answer(**{**vars(answer), "notes": notes})
 
     def _score(self, score: Score) -> object:
-        self._take_up(score.method, score.accepted, score.keeps, score.model.spec)
+        self._take_up(score, score.model.spec)
         return self.work.score(self.client, score.model)
 
     def _finish(self, finish: Finish) -> object:
-        kept, notes = self._take_up(finish.method, finish.accepted, finish.keeps, finish.model.spec)
+        kept, notes = self._take_up(finish, finish.model.spec)
         self.keep.put(finish.method, kept)
         found = self.work.finish(self.client, finish.model, finish.untrained)
-        notes += self._write_model(finish.method, finish.model, found)
+        notes += self._write_model(finish, found)
         # Texts of rows and private tensors leave because this machine says so, never because a message asks.
-        samples = found.samples if self.consent.samples else ()
+        few = (row for row in found.samples if all(len(text) <= LONGEST_TEXT for text in row.values()))
+        samples = tuple(few) if self.consent.samples else ()
         scores = FinalScores(**{**vars(found), "notes": notes, "samples": samples})
         return HandedOver(scores, kept.slots) if finish.hand_over and self.consent.private else scores
 
-    def _write_model(self, method: str, model: ClientModel, scores: FinalScores) -> tuple[str, ...]:
+    def _write_model(self, finish: Finish, scores: FinalScores) -> tuple[str, ...]:
         """Writes the client's model where it is to be; what goes wrong is a note: scores must not be lost by it."""
         if self.models is None:
             return ()
-        data, out = self.client.data, self.models / method
+        data, out, model = self.client.data, self.models / finish.method, finish.model
         tensors = self.work.store.overlay(data.id, model.spec, model.tensors)
         if scores.choice is not None:
             tensors = {**tensors, **model.candidates[scores.choice]}
         own = replace(model, tensors=tensors, candidates=())
         try:
-            write_own_model(out, self.site.loaded, data, method, own, scores)
+            write_own_model(out, self.site.loaded, data, finish.method, own, scores, finish.run)
         except (OSError, RunFolderError, SafetensorError) as error:
             log.error("fedlease: the model of %s could not be written to %s: %s", data.id, out, error)
             # Why stays in the node's log: the server need not know its folders.
@@ -209,16 +240,16 @@ class Node:
         log.info("fedlease: the model of %s is in %s", data.id, out)
         return ()
 
-    def _take_up(
-        self, method: str, accepted: int | None, keeps: bool, spec: AdapterSpec
-    ) -> tuple[Kept, tuple[str, ...]]:
+    def _take_up(self, message: Work | Score | Finish, spec: AdapterSpec) -> tuple[Kept, tuple[str, ...]]:
         """What the client keeps now: what it trained last too, if the server used that step's update."""
         own = self.client.data.id
-        found = self.keep.get(method)
-        # Nothing of this client has been used yet: what lies here is another run's.
-        kept = found if isinstance(found, Kept) and accepted is not None else Kept()
+        found = self.keep.get(message.method)
+        mine = isinstance(found, Kept) and (found.run, found.client) == (message.run, own)
+        self.private = {n for part in (*found.slots.values(), found.pending) for n in part} if mine else set()
+        # Nothing of this client has been used yet: what lies here is left over from a server that was stopped.
+        kept = found if mine and message.accepted is not None else Kept(message.run, own)
         store = ClientStore({own: dict(kept.slots)})
-        if kept.step is not None and kept.step == accepted and kept.spec is not None:
+        if kept.step is not None and kept.step == message.accepted and kept.spec is not None:
             store.put(own, kept.spec, kept.pending)
         slots = {
             slot: tensors
@@ -227,9 +258,9 @@ class Node:
         }
         self.work.store = ClientStore({own: slots})
         notes: tuple[str, ...] = ()
-        if keeps and not slots:
-            notes = ("has lost what it kept to itself, and went on from what the server sent",)
-        return Kept(slots), notes
+        if message.keeps and not slots:
+            notes = (ANOTHERS if isinstance(found, Kept) and not mine else LOST,)
+        return Kept(message.run, own, slots), notes
 
 
 def settings_from(text: str) -> Settings:

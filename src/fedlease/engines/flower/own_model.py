@@ -20,7 +20,7 @@ __all__ = ["write_own_model"]
 
 
 def write_own_model(
-    out: Path, loaded: Loaded, data: ClientData, method: str, model: ClientModel, scores: FinalScores
+    out: Path, loaded: Loaded, data: ClientData, method: str, model: ClientModel, scores: FinalScores, run: str
 ) -> None:
     """Writes the model of a client, private tensors and head included; whole or not at all.
 
@@ -31,6 +31,7 @@ def write_own_model(
         method: that trained it.
         model: as it was scored: private tensors laid over, no candidates.
         scores: of it.
+        run: identity of the run.
 
     Raises:
         RunFolderError: ``out`` holds something else, such as another client's model, or cannot be written.
@@ -41,7 +42,7 @@ def write_own_model(
     base, task, card = loaded.base, loaded.resident.task, data.card()
     public = ModelSource(settings.model, settings.model, settings.revision).public_name
     with _in_place_of(out, data.id) as folder:
-        start_run(folder, settings, {data.id: card}, card.fingerprint)
+        start_run(folder, settings, {data.id: card}, card.fingerprint, identity=run)
         write_adapter(
             folder,
             model,

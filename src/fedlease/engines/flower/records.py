@@ -1,4 +1,4 @@
-"""What travels: a JSON tree and arrays, never pickle. Everything is checked before it is used.
+"""How messages travel: a JSON tree and arrays, never pickle. Everything is checked before it is used.
 
 Arrays are named by the SHA-256 of what they hold, so that one which a node has already is not sent again.
 """
@@ -16,29 +16,20 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from fedlease.core.codec import CodecError, decode, encode, serialisable
-from fedlease.core.types import ClientModel, ClientTask
-from fedlease.data.federation import ClientCard
+from fedlease.core.codec import CodecError, decode, encode
 
 __all__ = [
-    "Finish",
-    "Hello",
-    "Introduction",
-    "Lacking",
     "Packed",
     "RecordError",
-    "Refusal",
-    "Score",
     "Shared",
-    "Work",
     "fingerprint_of",
     "pack",
     "unpack",
 ]
 
 RECORD, ARRAYS, TREE = "fedlease", "arrays", "tree"
-MAX_TREE = 64 * 2**20
-"""Bytes of JSON; the row scores of a million rows take a sixth of it."""
+MAX_TREE = 8 * 2**20
+"""Characters of JSON; the row scores of half a million rows, and the names of 16,000 tensors, take less."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "int64": torch.int64}
 BFLOAT16 = "bfloat16"
@@ -47,107 +38,6 @@ BFLOAT16 = "bfloat16"
 
 class RecordError(ValueError):
     """A message is not what :func:`pack` makes, or larger than it may be."""
-
-
-@serialisable
-@dataclass(frozen=True)
-class Hello:
-    """The server's first question to a node.
-
-    Attributes:
-        version: of fedlease on the server.
-        settings: of the run, as JSON.
-        model: fingerprint of the base model.
-    """
-
-    version: str
-    settings: str
-    model: str
-
-
-@serialisable
-@dataclass(frozen=True)
-class Introduction:
-    """A node's answer to :class:`Hello`."""
-
-    card: ClientCard
-
-
-@serialisable
-@dataclass(frozen=True)
-class Refusal:
-    """A node cannot or will not do what it was asked; one sentence."""
-
-    reason: str
-
-
-@serialisable
-@dataclass(frozen=True)
-class Lacking:
-    """A node no longer has arrays that the server thinks it has.
-
-    Attributes:
-        names: SHA-256 of each.
-    """
-
-    names: tuple[str, ...]
-
-
-@serialisable
-@dataclass(frozen=True)
-class Work:
-    """A task for a client.
-
-    Attributes:
-        settings: of the run, as JSON: every message may start a process that knows nothing.
-        base: fingerprint of the server's base model.
-        method: name.
-        step: of the run.
-        task: what to do.
-        accepted: the last step of this client whose update was used, or None.
-        keeps: whether the client should have private tensors from before.
-    """
-
-    settings: str
-    base: str
-    method: str
-    step: int
-    task: ClientTask
-    accepted: int | None
-    keeps: bool
-
-
-@serialisable
-@dataclass(frozen=True)
-class Score:
-    """A model to be scored on the client's test rows; fields as of :class:`Work`."""
-
-    settings: str
-    base: str
-    method: str
-    model: ClientModel
-    accepted: int | None
-    keeps: bool
-
-
-@serialisable
-@dataclass(frozen=True)
-class Finish:
-    """The client's final model; fields as of :class:`Work`.
-
-    Attributes:
-        untrained: initial adapter and head.
-        hand_over: whether the client gives its private tensors to the server; only where both are one machine.
-    """
-
-    settings: str
-    base: str
-    method: str
-    model: ClientModel
-    untrained: ClientModel
-    accepted: int | None
-    keeps: bool
-    hand_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,7 +102,7 @@ def pack(value: object, held: Collection[str] = frozenset(), shared: Shared | No
 
 
 def unpack(
-    record: RecordDict, max_bytes: int, bank: Mapping[str, Tensor] | None = None
+    record: RecordDict, max_bytes: int, bank: Mapping[str, Tensor] | None = None, *, max_tree: int = MAX_TREE
 ) -> tuple[Any, dict[str, Tensor], tuple[str, ...]]:
     """The value of a message.
 
@@ -220,6 +110,7 @@ def unpack(
         record: content of the message.
         max_bytes: largest sum of the arrays' sizes; nothing is decoded before this is known to hold.
         bank: SHA-256 -> array, of those that may have been left out.
+        max_tree: characters of JSON, likewise.
 
     Returns:
         The value, or None where arrays are lacking; the arrays that it needs by SHA-256; those that are lacking.
@@ -231,8 +122,10 @@ def unpack(
         arrays, text = record.array_records[ARRAYS], record.config_records[RECORD][TREE]
     except (KeyError, AttributeError, TypeError) as error:
         raise RecordError(f"the message has no fedlease record: {error}") from error
-    if not isinstance(text, str) or len(text) > MAX_TREE:
-        raise RecordError("the message's JSON is missing or larger than 64 MiB")
+    if not isinstance(text, str):
+        raise RecordError("the message's JSON is missing")
+    if len(text) > min(max_tree, MAX_TREE):
+        raise RecordError(f"the message holds {len(text)} characters of JSON, at most {max_tree} are expected")
     size = sum(len(array.data) for array in arrays.values())
     if size > max_bytes:
         raise RecordError(f"the message holds {size} bytes of arrays, at most {max_bytes} are expected")
@@ -243,6 +136,8 @@ def unpack(
         raise RecordError(f"the message's JSON is malformed: {type(error).__name__} {error}") from error
     if not all(isinstance(name, str) for name in (*names, *names.values(), *types, *types.values())):
         raise RecordError("the message's JSON is malformed: names of arrays must be texts")
+    if strange := arrays.keys() - {*names.values()}:
+        raise RecordError(f"the message holds {len(strange)} arrays that it does not name")
     known = {name: _tensor(name, array, types.get(name)) for name, array in arrays.items()}
     for name in set(names.values()) - known.keys():
         if bank is not None and name in bank:

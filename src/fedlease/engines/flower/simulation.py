@@ -18,6 +18,9 @@ from fedlease.reporting.run_folder import read_json
 
 __all__ = ["simulate"]
 
+RESTARTS = 3
+"""Times that a worker process which died is started again, with the task that it was at."""
+
 
 def simulate(
     settings: Settings, out: Path, listeners: Sequence[Listener] = (), *, workers: int | None = None
@@ -25,7 +28,8 @@ def simulate(
     """Runs the federation of the settings with one simulated node per client; the run folder is that of every engine.
 
     The server is a thread of this process, clients run in worker processes that each hold the base model once. A folder
-    with an unfinished run is gone on with.
+    with an unfinished run is gone on with. A worker that dies is replaced, and its task done again, which gives the
+    same bits; where that does not help the run ends, and can be resumed.
 
     Args:
         settings: of the run; ``threads`` is what every worker uses.
@@ -78,7 +82,13 @@ def simulate(
     cores, threads = os.cpu_count() or 1, settings.threads or 1
     processes = min(workers or max(1, cores // threads), count)
     backend: Any = {
-        "client_resources": {"num_cpus": 1, "num_gpus": 1 / processes if settings.device.startswith("cuda") else 0.0},
+        # Flower hands these to Ray as the options of its actors.
+        "client_resources": {
+            "num_cpus": 1,
+            "num_gpus": 1 / processes if settings.device.startswith("cuda") else 0.0,
+            "max_restarts": RESTARTS,
+            "max_task_retries": RESTARTS,
+        },
         "init_args": {"num_cpus": processes, "log_to_driver": False, "include_dashboard": False},
     }
     logging.getLogger("flwr").setLevel(logging.ERROR)

@@ -31,7 +31,9 @@ from fedlease.prepare import Loaded, adapter_of, head_of, load_resident, settle
 from fedlease.reporting.run_folder import (
     changed_settings,
     method_folder,
+    new_identity,
     read_clients,
+    read_identity,
     read_settings,
     run_lock,
     start_run,
@@ -166,7 +168,8 @@ class FedLeaseStrategy(Strategy):
             loaded = load_resident(settings, source)
             settings = loaded.settings
             known = cards_of(self.out) if resumed else {}
-            link = self._connected(grid, settings, fingerprint(loaded.base.model), known)
+            run = read_identity(self.out) if resumed else new_identity()
+            link = self._connected(grid, run, settings, fingerprint(loaded.base.model), known)
             heads = Heads(loaded, link.cards)
             self._begin(settings, link, heads, loaded, made if made.is_dir() else None, resumed=resumed)
         parts = Parts(
@@ -177,15 +180,33 @@ class FedLeaseStrategy(Strategy):
             heads=heads,
             metric=loaded.resident.task.metric,
             fleet=lambda name: FlowerFleet(
-                link, name, loaded.resident.task.metric, self._begun(settings, name, known), hand_over=self.hand_over
+                link,
+                name,
+                loaded.resident.task,
+                self._begun(settings, name, known),
+                hand_over=self.hand_over,
+                samples=settings.generation.samples if settings.task == "generation" else 0,
             ),
         )
         self.summaries = conduct(self.out, parts, self.listeners, resumed=resumed)
         return self._result()
 
-    def _connected(self, grid: Grid, settings: Settings, model: str, known: dict[ClientId, ClientCard]) -> Link:
+    def _connected(
+        self, grid: Grid, run: str, settings: Settings, model: str, known: dict[ClientId, ClientCard]
+    ) -> Link:
         flower = settings.flower
-        link = Link(grid, settings.model_dump_json(), model, flower.deadline, flower.wait, cards=dict(known))
+        link = Link(
+            grid,
+            run,
+            settings.model_dump_json(),
+            model,
+            flower.deadline,
+            flower.wait,
+            flower.max_labels,
+            # Flower's own name for the grid of its simulations, on which this depends for words alone.
+            simulated=self.hand_over or type(grid).__name__ == "InMemoryGrid",
+            cards=dict(known),
+        )
         link.wait(flower.min_nodes, flower.wait)
         return link
 
@@ -198,7 +219,7 @@ class FedLeaseStrategy(Strategy):
         rows = {client: card.weight for client, card in cards.items()}
         check_fit(settings, adapter_of(loaded), heads, rows)
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
-        start_run(self.out, settings, cards, self.fingerprint or prints, loaded.notes, base)
+        start_run(self.out, settings, cards, self.fingerprint or prints, loaded.notes, base, identity=link.run)
 
     def _begun(self, settings: Settings, name: str, known: dict[ClientId, ClientCard]) -> set[ClientId] | None:
         """The clients of a method that has begun: all that the run knew, connected or not."""
