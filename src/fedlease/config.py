@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from fedlease.config_data import ColumnSettings, DataSettings, Fraction, Positive, Section, TaskName
+from fedlease.config_data import ColumnSettings, DataSettings, Fraction, LimitSettings, Positive, Section, TaskName
 from fedlease.config_faults import cross_faults, nearest, sentences, text_setting_names
 from fedlease.config_fedlease import FedLeaseSettings
 from fedlease.config_layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
@@ -24,6 +24,7 @@ __all__ = [
     "FlowerSettings",
     "GenerationSettings",
     "IFCASettings",
+    "LimitSettings",
     "LoraSettings",
     "Settings",
     "TrainSettings",

@@ -13,6 +13,7 @@ __all__ = [
     "ColumnSettings",
     "DataSettings",
     "Fraction",
+    "LimitSettings",
     "Positive",
     "Section",
     "TaskName",
@@ -74,6 +75,25 @@ class ColumnSettings(Section):
     """What a client's rows are about, one value per client, for per-task scores; may be absent."""
 
 
+class LimitSettings(Section):
+    """What a file of rows may hold; more is refused with file, line and size, before it fills the memory."""
+
+    text_characters: Positive = 1_000_000
+    """Characters of one text."""
+    row_bytes: Positive = 16_000_000
+    """Bytes of one row of JSON or one line of CSV, all columns together."""
+    rows: Positive = 1_000_000
+    """Rows of one file."""
+    file_bytes: Positive = 1_000_000_000
+    """Bytes of one file; of a compressed one (gz, Parquet), those that are unpacked."""
+    columns: Positive = 1_000
+    """Columns of one file."""
+    labels: Positive = 1_000
+    """Labels of one client."""
+    clients: Positive = 10_000
+    """Clients of a federation."""
+
+
 class DataSettings(Section):
     """Where rows come from and how they are dealt to clients."""
 
@@ -95,6 +115,8 @@ class DataSettings(Section):
     min_train_rows: Positive = 1
     """Train rows that a client needs, after rows for choices are set apart. One without test rows trains and is scored
     on none."""
+    limits: LimitSettings = LimitSettings()
+    """What files may hold."""
     tasks: Annotated[tuple[GlueTask, ...], Field(min_length=1)] = ("sst2", "qnli", "mrpc", "qqp")
     """GLUE tasks, for ``source: glue``."""
     categories: Annotated[tuple[str, ...], Field(min_length=1)] | None = None

@@ -146,6 +146,21 @@ def test_check_without_json_says_that_all_is_sound(shell: Shell) -> None:
     assert done.out.rstrip().endswith("Settings and data are sound.")
 
 
+def test_check_says_in_its_last_line_what_was_found(shell: Shell, tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": n % 2} for n in range(8)]
+    for client in "abc":
+        (tmp_path / client).mkdir()
+        for split, part in (("train", rows[:6]), ("test", rows[4:])):
+            text = "".join(json.dumps({**row, "text": f"{client} {row['text']}"}) + "\n" for row in part)
+            (tmp_path / client / f"{split}.jsonl").write_text(text)
+    done = shell("check", "--preset", "smoke", "--set", f"data.path={tmp_path}")
+    assert (done.code, done.err) == (0, "")
+    assert "sound" not in done.out
+    assert done.out.splitlines()[-1] == (
+        "Settings and data can be used, but see to this: client 'a': 2 test rows are also train rows; 2 more notes above."
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "fault"),
     [

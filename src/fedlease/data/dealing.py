@@ -5,13 +5,15 @@ The order matters: a client's train and test rows come out of the same share, so
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedlease.config import DataSettings
 from fedlease.core.seeds import derive
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.label_lists import label_notes, nothing_to_learn
+from fedlease.data.labels import labels_over_clients
+from fedlease.data.overlaps import overlaps
 from fedlease.errors import DataError
 
 __all__ = [
@@ -22,7 +24,6 @@ __all__ = [
     "generator",
     "hold_out",
     "make_client",
-    "note_leaks",
     "split_sizes",
     "window",
     "with_known_labels",
@@ -69,18 +70,26 @@ def drop_duplicates(rows: Iterable[Row]) -> tuple[tuple[Row, ...], int]:
 def hold_out(rows: Sequence[Row], count: int, random_: random.Random) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Splits rows at random into (kept, held), both in their given order.
 
-    The last row of a label is never held out, so that held rows carry no label unknown to the kept ones; fewer than
-    ``count`` rows are held when that, or the wish to keep one row, leaves no others. For generation all rows count as
-    of one label.
+    Rows of one question stay together, so that none is on both sides. The last row of a label is never held out, so
+    that held rows carry no label unknown to the kept ones. Fewer than ``count`` rows are held when these rules, or the
+    wish to keep one row, leave no others; more only where every question has more rows. For generation all rows count
+    as of one label.
     """
     left = Counter(row.label for row in rows)
+    same: dict[tuple[object, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        same.setdefault(row.question, []).append(index)
     held: set[int] = set()
-    for index in random_.sample(range(len(rows)), len(rows)):
-        if len(held) >= count:
-            break
-        if left[rows[index].label] > 1:
-            left[rows[index].label] -= 1
-            held.add(index)
+    drawn = [(index, same[rows[index].question]) for index in random_.sample(range(len(rows)), len(rows))]
+    groups = [group for index, group in drawn if index == group[0]]
+    fitting = [group for group in groups if len(group) <= count] or sorted(groups, key=len)[:1]
+    for group in fitting if count > 0 else ():
+        labels = Counter(rows[index].label for index in group)
+        if held and len(held) + len(group) > count:
+            continue
+        if all(left[label] > number for label, number in labels.items()):
+            left -= labels
+            held.update(group)
     kept = tuple(row for index, row in enumerate(rows) if index not in held)
     return kept, tuple(row for index, row in enumerate(rows) if index in held)
 
@@ -104,14 +113,6 @@ def with_known_labels(train: Sequence[Row], test: Sequence[Row]) -> tuple[list[R
             train[spare], row = row, train[spare]
         held.append(row)
     return train, held
-
-
-def note_leaks(client: str, train: Iterable[Row], test: Iterable[Row], note: Callable[[str], None]) -> None:
-    """Warns of test rows whose question, whatever the answer, is that of a train row."""
-    known = {row.question for row in train}
-    leaked = sum(row.question in known for row in test)
-    if leaked:
-        note(f"client {client!r}: {leaked} test rows are also train rows")
 
 
 def make_client(
@@ -234,7 +235,8 @@ def federation(
 ) -> Federation:
     """Puts clients together, checks that there is something to learn and to score, and says whose rows are unusual.
 
-    Clients for generation have no labels, so nothing is said about theirs.
+    Warns of rows in two places, of labels that clients write in different ways, and of single-label clients. Clients
+    for generation have no labels, so nothing is said about theirs.
 
     Args:
         clients: all of them.
@@ -251,5 +253,6 @@ def federation(
         faults.append("no client that can learn has test rows, so that nothing could be scored")
     if faults:
         raise DataError(faults)
-    notes = [*warnings, *(note for client in clients for note in label_notes(client))]
+    notes = [*overlaps(clients), *warnings, *labels_over_clients(clients)]
+    notes += [note for client in clients for note in label_notes(client)]
     return Federation.of(clients, notes, skipped)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedlease.config import ColumnSettings, DataSettings
+from fedlease.data.faults import Faults, listed, shown
 from fedlease.data.federation import Row
-from fedlease.data.tables import Faults, Table
+from fedlease.data.rows import Table
 from fedlease.data.values import encodable, name_fault, name_of, place_of, text_of
 
 __all__ = [
@@ -17,12 +18,16 @@ __all__ = [
     "client_id_fault",
     "folded",
     "label_list",
+    "missing_column",
     "read_examples",
     "read_inputs",
     "to_rows",
 ]
 
 _HOSTILE = re.compile(r"[/\\\x00-\x1f\x7f]")
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Characters that show nothing although Unicode counts them among the letters, marks and symbols."""
+
 _LONGEST_ID = 100
 
 
@@ -70,8 +75,7 @@ def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_o
     required += [("text_pair", columns.text_pair)] if columns.text_pair else []
     absent = [(key, name) for key, name in required if name not in has]
     for key, name in absent if table.records else ():
-        there = ", ".join(map(repr, table.columns))
-        faults.add(f"{table.path}: no column {name!r}; it has {there}: set data.columns.{key}")
+        missing_column(table, name, f"set data.columns.{key}", faults)
     if absent:
         return []
 
@@ -105,10 +109,9 @@ def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs:
     if pairs is None:
         pairs = pair in table.columns
     wanted = [("text", columns.text), *([("text_pair", pair)] if pairs else [])]
-    there = ", ".join(map(repr, table.columns)) or "no columns"
     for key, name in wanted:
         if name not in table.columns:
-            faults.add(f"{table.path}: no column {name!r}; it has {there} (the run's data.columns.{key})")
+            missing_column(table, name, f"the run has data.columns.{key}={name}", faults)
     if any(name not in table.columns for _, name in wanted):
         return []
     rows = []
@@ -122,6 +125,12 @@ def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs:
         if text is not None and (second is not None or not pairs):
             rows.append(Row(text, second, 0))
     return rows
+
+
+def missing_column(table: Table, name: str, remedy: str, faults: Faults) -> None:
+    """Notes that a table lacks a column; the same one in several files is told once."""
+    fault = f"{table.path}: no column {shown(name)}; it has {listed(table.columns) or 'no columns'}: {remedy}"
+    faults.add(fault, kind=f"no column {name}", place=str(table.path), apart=1)
 
 
 def label_list(names: Iterable[str]) -> tuple[str, ...]:
@@ -158,12 +167,14 @@ def to_rows(
         if example.label in index:
             rows.append(Row(example.text, example.pair, index[example.label]))
         else:
-            known = ", ".join(map(repr, labels))
+            known = listed(labels)
             if stated:
-                rule = f"the label {example.label!r} is none of data.labels, which are {known}"
+                rule = f"the label {shown(example.label)} is none of data.labels, which are {known}"
             else:
-                rule = f"client {client!r} has no train row with the label {example.label!r}; its labels are {known}"
-            faults.at(example.path, example.line, column, rule)
+                rule = (
+                    f"client {client!r} has no train row with the label {shown(example.label)}; its labels are {known}"
+                )
+            faults.at(example.path, example.line, column, rule, kind="label without train row")
     return tuple(rows)
 
 
@@ -186,6 +197,9 @@ def client_id_fault(client: str) -> str | None:
         return "must not start with a dot"
     if _HOSTILE.search(client):
         return "must not hold /, \\, NUL or another control character"
+    unseen = next((c for c in client if not (c.isprintable() or c == " ") or c in _UNSEEN or _selector(c)), None)
+    if unseen is not None:
+        return f"must hold nothing invisible or that turns the reading direction, it has U+{ord(unseen):04X}"
     if len(client.encode()) > _LONGEST_ID:
         return f"must not be longer than {_LONGEST_ID} bytes, it has {len(client.encode())}"
     if client != client.strip():
@@ -193,6 +207,11 @@ def client_id_fault(client: str) -> str | None:
     return None
 
 
+def _selector(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(("VARIATION SELECTOR", "MONGOLIAN FREE VARIATION"))
+
+
 def folded(client: str) -> str:
-    """What a file system that ignores case and Unicode form may take the id for."""
-    return unicodedata.normalize("NFC", client).casefold()
+    """What a file system, or a reader, that ignores case and Unicode form may take the id for."""
+    # folding may bring characters whose form is not normal
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", client).casefold())

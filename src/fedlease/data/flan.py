@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 from fedlease.config import DataSettings
 from fedlease.data.dealing import drop_duplicates, federation, generator, make_client, window
 from fedlease.data.examples import Example, client_id_fault
+from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.hub import load_split
 from fedlease.data.prompts import read_prompt_examples, to_prompt_rows
-from fedlease.data.tables import SUFFIXES, Faults, read_table, split_name
+from fedlease.data.tables import SUFFIXES, read_table, split_name
 from fedlease.errors import DataError
 
 __all__ = ["HUB_ID", "HUB_TASKS", "PAPER", "load"]
@@ -193,11 +194,11 @@ def _files(folder: Path, faults: Faults) -> dict[str, Path]:
 
 
 def _examples(path: Path, settings: DataSettings, faults: Faults) -> list[Example]:
-    before = len(faults.found)
-    table = read_table(path, faults)
+    before = faults.count
+    table = read_table(path, faults, settings.limits)
     columns = settings.columns.model_copy(update={"task": CATEGORY})
     examples = read_prompt_examples(table, columns, faults, in_one_file=False) if table else []
-    if not examples and len(faults.found) == before:
+    if not examples and faults.count == before:
         faults.add(f"{path}: has no rows")
     if table and examples and CATEGORY not in table.columns and path.name.startswith("client_"):
         faults.add(f"{path}: no column {CATEGORY!r}; it has {', '.join(map(repr, table.columns))}")

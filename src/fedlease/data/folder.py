@@ -1,6 +1,7 @@
 """Own files: a folder per client, or one file with a client column.
 
-    DIR/<client>/train.jsonl    and test.jsonl, optionally valid.jsonl; also .csv, .parquet, .jsonl.gz, .csv.gz
+    DIR/<client>/train.jsonl    and test.jsonl, optionally valid.jsonl; also .json, .csv, .parquet, .jsonl.gz,
+                                .json.gz, .csv.gz
     FILE                        with a client column, and a split column or else a seeded split
 
 A file without a client column is dealt to clients by ``data.partition``. Client rows are taken as they are:
@@ -9,19 +10,24 @@ rows have labels (:mod:`fedlease.data.examples`), for generation responses (:mod
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedlease.config import DataSettings
 from fedlease.config_data import TaskName
-from fedlease.data.assemble import SPLITS, Splits, assemble
+from fedlease.data.assemble import EACH, SPLITS, Splits, assemble, check_number_of_clients
 from fedlease.data.dealing import Pool, drop_duplicates, federation
 from fedlease.data.examples import Example, check_pairs, client_id_fault, label_list, read_examples, to_rows
+from fedlease.data.faults import Faults, listed, shown
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.label_lists import stated_labels, unknown_tasks
+from fedlease.data.labels import agreed, doubtful_labels
+from fedlease.data.looks import tell_looks
 from fedlease.data.partition import deal
 from fedlease.data.prompts import read_prompt_examples, written_prompts
-from fedlease.data.tables import SUFFIXES, Faults, Table, read_table, split_name
+from fedlease.data.rows import Table
+from fedlease.data.tables import SUFFIXES, read_table, split_name
 from fedlease.data.usable import RowFaults, Unusable
 from fedlease.data.values import name_of
 from fedlease.errors import DataError
@@ -50,7 +56,7 @@ def load(settings: DataSettings, seed: int, task: TaskName = "classification") -
     path = settings.path
     if path is None:
         raise DataError("data.path: is required for data.source 'folder': the folder or file that holds your rows")
-    if not path.exists():
+    if not _exists(path):
         raise DataError(f"data.path: {str(path)!r} does not exist")
     if not path.is_dir():
         return _load_file(path, settings, seed, task)
@@ -62,7 +68,9 @@ def load(settings: DataSettings, seed: int, task: TaskName = "classification") -
     faults, notes = Faults(), list[str]()
     unusable = Unusable(faults, skip=settings.clients == "skip")
     clients: dict[str, Splits] = {}
-    for folder in sorted(_client_folders(path, faults, notes)):
+    folders = sorted(_client_folders(path, faults, notes))
+    check_number_of_clients(len(folders), settings)
+    for folder in folders:
         with unusable.client(folder.name) as own:
             clients[folder.name] = _read_client(folder, settings, own, notes, task)
     return assemble(clients, settings, seed, unusable, notes, task=task)
@@ -117,41 +125,46 @@ def load_client(
     """
     faults, notes = Faults(), list[str]()
     unusable = Unusable(faults, skip=False)
-    if not path.exists():
+    if not _exists(path):
         raise DataError(f"data: {str(path)!r} does not exist")
     if path.is_dir():
-        if not _split_files(path):
+        if not _split_files(path, faults):
             raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {_others()})")
         splits = _read_client(path, settings, faults, notes, task)
         return assemble({client: splits}, settings, seed, unusable, notes, task=task, whole=False).clients[client]
-    table = _table_with_rows(path, faults)
+    table = _table_with_rows(path, settings, faults)
     has_split = settings.columns.split in table.columns
-    examples = _examples(table, settings, faults, task, in_one_file=True)
+    own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
+    examples = _examples(table, settings, own, task, in_one_file=True)
     column = settings.columns.client
     if column in table.columns and examples:
         # Rows of other clients in the file are theirs, not this one's.
         named = sorted({example.client for example in examples})
         examples = [example for example in examples if example.client == client]
         if not examples:
-            faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {_some(named)}")
-    clients = _by_split({client: examples}, has_split, path, settings, unusable)
+            faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {listed(named, SHOWN)}")
+    clients = _by_split({client: examples}, table, settings, unusable)
     made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task, whole=False)
     return made.clients[client]
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:SHOWN]))
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name with NUL, or longer than names may be
+        return False
 
 
 def _client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Path]:
-    entries = sorted(path.iterdir())
+    entries = _entries(path, faults)
     # hidden folders of tools (.git, .ipynb_checkpoints) are not clients unless they hold rows
     folders = [
-        entry for entry in entries if entry.is_dir() and (not entry.name.startswith(".") or any(_split_files(entry)))
+        entry
+        for entry in entries
+        if entry.is_dir() and (not entry.name.startswith(".") or any(_split_files(entry, faults)))
     ]
     files = [entry.name for entry in entries if entry.is_file() and split_name(entry)[1] in SUFFIXES]
-    if not folders:
+    if not folders and not faults.count:
         rule = f"holds {', '.join(files)} and no client folders" if files else "is empty"
         faults.add(
             f"data.path: {str(path)!r} {rule}; expected {path}/<client>/train.jsonl and test.jsonl "
@@ -162,24 +175,39 @@ def _client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Pa
     return folders
 
 
-def _split_files(folder: Path) -> list[Path]:
-    return [entry for entry in sorted(folder.iterdir()) if entry.is_file() and split_name(entry)[0] in SPLITS]
+def _entries(folder: Path, faults: Faults) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        faults.add(f"{folder}: cannot be read: {error.strerror}", kind="cannot be read", place=str(folder))
+        return []
+
+
+def _split_files(folder: Path, faults: Faults) -> list[Path]:
+    """Entries called like splits; those that are no files of rows are faults once they are read."""
+    entries = [entry for entry in _entries(folder, faults) if split_name(entry)[0] in SPLITS]
+    return [entry for entry in entries if entry.is_file() or split_name(entry)[1] in SUFFIXES]
 
 
 def _examples(
     table: Table, settings: DataSettings, faults: Faults, task: TaskName, *, in_one_file: bool
 ) -> list[Example]:
+    before = faults.count
     read = read_prompt_examples if task == "generation" else read_examples
-    return read(table, settings.columns, faults, in_one_file=in_one_file)
+    examples = read(table, settings.columns, faults, in_one_file=in_one_file)
+    if faults.count > before:
+        tell_looks(table, settings.columns, task, faults)
+    return examples
 
 
 def _read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str], task: TaskName) -> Splits:
     by_split: dict[str, list[Path]] = {}
-    for file in _split_files(folder):
+    before = faults.count
+    for file in _split_files(folder, faults):
         by_split.setdefault(split_name(file)[0], []).append(file)
     unread = [
         entry.name
-        for entry in sorted(folder.iterdir())
+        for entry in _entries(folder, Faults())
         if split_name(entry)[1] in SUFFIXES and split_name(entry)[0] not in SPLITS
     ]
     if unread:
@@ -189,18 +217,20 @@ def _read_client(folder: Path, settings: DataSettings, faults: Faults, notes: li
         files = by_split.get(split, [])
         if len(files) > 1:
             faults.add(f"client {folder.name!r}: {split} rows are in several files: {', '.join(map(str, files))}")
+            result[split] = []
         elif files:
-            before = len(faults.found)
-            table = read_table(files[0], faults)
+            before = faults.count
+            table = read_table(files[0], faults, settings.limits)
             examples = _examples(table, settings, faults, task, in_one_file=False) if table else []
-            if not examples and len(faults.found) == before:
+            if not examples and faults.count == before:
                 if split == "train":
                     faults.add(f"client {folder.name!r}: {files[0]} has no rows")
                 else:
                     notes.append(f"client {folder.name!r}: {files[0]} has no rows")
             result[split] = examples
-        elif split == "train":
-            faults.add(f"client {folder.name!r}: no {split} rows: {folder} has no {split}.jsonl (or {_others()})")
+        elif split == "train" and faults.count == before:
+            fault = f"client {folder.name!r}: no train rows: {folder} has no train.jsonl (or {_others()})"
+            faults.add(fault, kind="no train rows", place=repr(folder.name), apart=EACH)
     return result
 
 
@@ -210,7 +240,7 @@ def _others() -> str:
 
 def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) -> Federation:
     faults, notes = Faults(), list[str]()
-    table = _table_with_rows(path, faults)
+    table = _table_with_rows(path, settings, faults)
     columns = settings.columns
     dealt = settings.partition != "natural"
     if columns.client not in table.columns and not dealt:
@@ -227,7 +257,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) ->
     named = {r.line: name_of(r.values.get(columns.client), table.typed) for r in table.records}
     owners = {} if dealt else {line: client for line, client in named.items() if client is not None}
     examples = _examples(table, settings, RowFaults(unusable, owners), task, in_one_file=True)
-    if dealt:
+    if dealt or columns.client not in table.columns:
         faults.check()
         return _deal_file(examples, columns.split in table.columns, settings, seed, notes)
     by_client: dict[str, list[Example]] = {}
@@ -239,13 +269,13 @@ def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) ->
             by_client.setdefault(example.client, []).append(example)
     for client in unusable.skipped:
         by_client.setdefault(client, [])  # not one of its rows can be read
-    clients = _by_split(by_client, has_split, path, settings, unusable)
+    clients = _by_split(by_client, table, settings, unusable)
     return assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task)
 
 
-def _table_with_rows(path: Path, faults: Faults) -> Table:
-    table = read_table(path, faults)
-    if table is not None and not table.records and not faults.found:
+def _table_with_rows(path: Path, settings: DataSettings, faults: Faults) -> Table:
+    table = read_table(path, faults, settings.limits)
+    if table is not None and not table.records and not faults.count:
         faults.add(f"data.path: {path} has no rows")
     if table is None or not table.records:
         faults.check()
@@ -254,23 +284,29 @@ def _table_with_rows(path: Path, faults: Faults) -> Table:
 
 
 def _by_split(
-    by_client: dict[str, list[Example]], has_split: bool, path: Path, settings: DataSettings, unusable: Unusable
+    by_client: dict[str, list[Example]], table: Table, settings: DataSettings, unusable: Unusable
 ) -> dict[str, Splits]:
+    """Examples by client and split; without a split column all are among ``train``."""
     column = settings.columns.split
+    if column not in table.columns:
+        return {client: {"train": examples} for client, examples in by_client.items()}
     clients: dict[str, Splits] = {}
     for client, examples in by_client.items():
-        splits = clients[client] = {"train": [], "test": []}
+        splits: Splits = {split: [] for split in SPLITS}
+        clients[client] = splits
         with unusable.client(client) as faults:
-            before = len(faults.found)
+            before = faults.count
             for example in examples:
-                split = _ALIASES.get(example.split, example.split) if has_split else "train"
+                split = _ALIASES.get(example.split, example.split)
                 if split in SPLITS:
-                    splits.setdefault(split, []).append(example)
+                    splits[split].append(example)
                 else:
-                    rule = f"a split must be train, valid or test, got {example.split!r}"
-                    faults.at(path, example.line, column, rule)
-            if has_split and not splits["train"] and client not in unusable.named and len(faults.found) == before:
-                faults.add(f"client {client!r}: no train rows in {path} (column {column!r})")
+                    rule = f"a split must be train, valid or test, got {shown(example.split)}"
+                    faults.at(table.path, example.line, column, rule)
+            # rows of a split may be there and be faulty, which is told already
+            if not splits["train"] and client not in unusable.named and faults.count == before:
+                fault = f"client {client!r}: no train rows in {table.path} (column {column!r})"
+                faults.add(fault, kind="no train rows", place=repr(client), apart=EACH)
     return clients
 
 
@@ -291,6 +327,8 @@ def _deal_file(
         if rule:
             faults.add(f"data.columns.task: task {task!r} {rule}, since its clients are named after it")
         check_pairs(members, f"task {task!r}", settings, faults)
+        members = agreed({"all": members}, f"task {task!r}", settings.columns.label, faults, notes)["all"]
+        notes += doubtful_labels(Counter(example.label for example in members), f"task {task!r}")
         stated = stated_labels(settings, task)
         labels = stated or label_list(example.label for example in members)
         read = to_rows(members, labels, task, settings.columns.label, faults, stated=bool(stated))

@@ -13,12 +13,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlease.config import DataSettings
+from fedlease.config import DataSettings, LimitSettings
 from fedlease.data.dealing import Pool, drop_duplicates, federation
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Federation, Row
 from fedlease.data.hub import load_split
 from fedlease.data.partition import deal
-from fedlease.data.tables import SUFFIXES, Faults, read_table
+from fedlease.data.tables import SUFFIXES, read_table
 from fedlease.errors import DataError
 
 __all__ = ["HUB_ID", "TASKS", "GlueTask", "load"]
@@ -65,7 +66,8 @@ def load(settings: DataSettings, seed: int) -> Federation:
     if settings.path is not None and not settings.path.is_dir():
         raise DataError(f"data.path: {str(settings.path)!r} is not a folder of GLUE files such as sst2.jsonl")
     for task in dict.fromkeys(settings.tasks):
-        read = _from_hub(task, notes) if settings.path is None else _from_folder(settings.path, task, faults)
+        folder, limits = settings.path, settings.limits
+        read = _from_hub(task, notes) if folder is None else _from_folder(folder, task, faults, limits)
         rows, dropped = drop_duplicates(read)
         if dropped:
             notes.append(f"task {task!r}: {dropped} duplicate rows dropped")
@@ -75,14 +77,14 @@ def load(settings: DataSettings, seed: int) -> Federation:
     return federation(clients, notes + warned)
 
 
-def _from_folder(folder: Path, task: str, faults: Faults) -> Iterator[Row]:
+def _from_folder(folder: Path, task: str, faults: Faults, limits: LimitSettings) -> Iterator[Row]:
     spec = TASKS[task]
     files = [folder / f"{task}{suffix}" for suffix in SUFFIXES if (folder / f"{task}{suffix}").is_file()]
     if len(files) != 1:
         found = ", ".join(map(str, files)) if files else f"{folder} has no {task}.jsonl (or {', '.join(SUFFIXES[1:])})"
         faults.add(f"data.tasks: task {task!r} needs one file, and {'there are several: ' if files else ''}{found}")
         return
-    table = read_table(files[0], faults)
+    table = read_table(files[0], faults, limits)
     if table is None:
         return
     needed = [name for name in (spec.text, spec.pair, "label") if name is not None]
@@ -92,7 +94,7 @@ def _from_folder(folder: Path, task: str, faults: Faults) -> Iterator[Row]:
     for record in () if absent else table.records:
         if record.values.get("split") == "test":
             continue
-        before = len(faults.found)
+        before = faults.count
         for name in needed[:-1]:
             value = record.values.get(name)
             if not isinstance(value, str) or not value.strip():
@@ -102,7 +104,7 @@ def _from_folder(folder: Path, task: str, faults: Faults) -> Iterator[Row]:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(spec.labels):
             rule = f"a label of {task} must be an integer from 0 to {len(spec.labels) - 1}, got {label!r}"
             faults.at(table.path, record.line, "label", rule)
-        elif len(faults.found) == before:
+        elif faults.count == before:
             yield _row(record.values, spec)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from fedlease.config import DataSettings
 from fedlease.data.federation import ClientCard, ClientData
+from fedlease.data.labels import canonical
 
 __all__ = ["label_notes", "nothing_to_learn", "one_label_notes", "stated_labels", "unknown_tasks"]
 
@@ -11,9 +12,8 @@ __all__ = ["label_notes", "nothing_to_learn", "one_label_notes", "stated_labels"
 def stated_labels(settings: DataSettings, task: str) -> tuple[str, ...]:
     """The labels that ``data.labels`` gives a task; none where it does not say."""
     stated = settings.labels
-    if isinstance(stated, tuple):
-        return stated
-    return (stated or {}).get(task, ())
+    labels = stated if isinstance(stated, tuple) else (stated or {}).get(task, ())
+    return tuple(dict.fromkeys(canonical(label) for label in labels))
 
 
 def unknown_tasks(settings: DataSettings, tasks: Iterable[str]) -> list[str]:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from fedlease.config import ColumnSettings
 from fedlease.data.examples import Example
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.data.tables import Faults, Record, Table
+from fedlease.data.rows import Record, Table
 from fedlease.data.values import OnFault, place_of, text_fault, text_of
 
 __all__ = ["ROLES", "read_prompt_examples", "read_prompts", "to_prompt_rows", "written_prompts"]

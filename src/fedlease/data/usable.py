@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.config import DataSettings
+from fedlease.data.faults import SHOWN, Faults
 from fedlease.data.federation import ClientData, Federation
-from fedlease.data.tables import SHOWN, Faults
 from fedlease.errors import DataError
 
 __all__ = ["RowFaults", "Unusable", "too_few_rows", "without_unusable"]
@@ -34,15 +34,15 @@ class Unusable:
     def client(self, client: str) -> Iterator[Faults]:
         """Collects faults of one client; may be entered again."""
         own = self._own.setdefault(client, Faults()) if self.skip else self.faults
-        before = len(own.found)
+        before = own.count
         yield own
-        if len(own.found) > before:
+        if own.count > before:
             self.named.add(client)
 
     @property
     def skipped(self) -> dict[str, str]:
         """Client -> why it is left out; empty unless clients are skipped."""
-        return {client: _reason(own.found) for client, own in sorted(self._own.items()) if own.found}
+        return {client: _reason(own.found, own.count) for client, own in sorted(self._own.items()) if own.count}
 
     def check(self) -> None:
         """Raises faults of the whole and, where clients are required, of all clients, each of which is named.
@@ -50,7 +50,7 @@ class Unusable:
         Raises:
             DataError: something was found.
         """
-        if len(self.faults.found) > SHOWN and len(self.named) > 1:
+        if self.faults.count > SHOWN and len(self.named) > 1:
             names = ", ".join(map(repr, sorted(self.named)))
             many = f"{len(self.named)} clients cannot be used"
             rest = [f"{many}: {names}; data.clients=skip goes on without them"]
@@ -76,10 +76,16 @@ class RowFaults(Faults):
 
     def add(self, fault: str, **more: Any) -> None:
         """Notes a fault of the file."""
+        self.count += 1
         self._unusable.faults.add(fault, **more)
 
-    def at(self, path: Path, line: int, column: str, rule: str, **more: Any) -> None:
+    def hint(self, about: str, sentence: str) -> None:
+        """Adds what the rows of the file look like."""
+        self._unusable.faults.hint(about, sentence)
+
+    def at(self, path: Path, line: int, column: str | None, rule: str, **more: Any) -> None:
         """Notes a fault of a row."""
+        self.count += 1
         client = self._owners.get(line)
         if client is None:
             self._unusable.faults.at(path, line, column, rule, **more)
@@ -111,9 +117,11 @@ def without_unusable(federation: Federation, settings: DataSettings) -> Federati
     kept = [client for client in federation if client.id not in short]
     about = tuple(f"client {name!r}" for name in short)
     notes = [note for note in federation.warnings if not note.startswith(about)]
-    return Federation.of(kept, notes, {**federation.skipped, **{name: _reason([why]) for name, why in short.items()}})
+    return Federation.of(
+        kept, notes, {**federation.skipped, **{name: _reason([why], 1) for name, why in short.items()}}
+    )
 
 
-def _reason(faults: list[str]) -> str:
-    more = len(faults) - 1
+def _reason(faults: list[str], count: int) -> str:
+    more = count - 1
     return faults[0] + (f" (and {more} more fault{'s' * (more > 1)})" if more else "")

@@ -2,18 +2,25 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable
+from decimal import Decimal
 
 from fedlease.config import ColumnSettings
-from fedlease.data.tables import Record, Table
+from fedlease.data.faults import shown
+from fedlease.data.rows import Record, Table
+from fedlease.wording import JOINERS
 
-__all__ = ["OnFault", "Place", "name_fault", "name_of", "place_of", "text_fault", "text_of"]
+__all__ = ["OnFault", "Place", "name_fault", "name_of", "place_of", "text_fault", "text_of", "visible"]
 
 OnFault = Callable[[str, str], None]
 """Receives a column and the rule that its value breaks."""
 
 Place = tuple[str, str, str]
 """Client, split and task of a row."""
+
+LONGEST_NAME = 1000
+"""Characters of a label, client or task."""
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
@@ -44,9 +51,9 @@ def text_fault(value: object, what: str) -> str | None:
     """Why a value cannot be a text, or None when it can."""
     article = "an" if what[0] in "aeiou" else "a"
     if value is None or (isinstance(value, str) and not value.strip()):
-        return f"{article} {what} must not be empty, got {value!r}"
+        return f"{article} {what} must not be empty, got {shown(value)}"
     if not isinstance(value, str):
-        return f"{article} {what} must be a string, got {value!r}"
+        return f"{article} {what} must be a string, got {shown(value)}"
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -55,19 +62,36 @@ def text_fault(value: object, what: str) -> str | None:
 
 
 def name_of(value: object, typed: bool) -> str | None:
-    """A label or client as text: 1, 1.0 and (in CSV) "1.0" are all "1"; true is "true"; None when it is no name."""
+    """A label or client as text: 1, 1.0 and (in CSV) "1.0" are all "1"; None when it is no name.
+
+    True is "true", and so is what CSV writes for it: True, TRUE or true.
+    """
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Decimal):
+        value = int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             return None
         return str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, int):
-        return str(value)
-    if not isinstance(value, str) or not value.strip() or not encodable(value):
+        return str(value) if value.bit_length() < 3 * LONGEST_NAME else None
+    if not isinstance(value, str) or not value.strip() or not encodable(value) or len(value) > LONGEST_NAME:
         return None
-    whole = None if typed else _WHOLE.fullmatch(value)
-    return whole[1] if whole else value
+    if typed:
+        return value
+    whole = _WHOLE.fullmatch(value)
+    return whole[1] if whole else value.lower() if value.lower() in ("true", "false") else value
+
+
+def visible(name: str) -> str:
+    """A name without what nobody sees: spaces at its ends, kinds and numbers of spaces, format marks, Unicode form.
+
+    Joiners stay, since Persian, Hindi and joined emoji are other words without them.
+    """
+    text = unicodedata.normalize("NFC", name)
+    kept = "".join(c for c in text if c in JOINERS or unicodedata.category(c) != "Cf")
+    return " ".join(kept.split())
 
 
 def encodable(value: str) -> bool:
@@ -79,9 +103,11 @@ def name_fault(value: object, present: bool) -> str:
     """Why :func:`name_of` gives no name for a label."""
     if not present:
         return "is missing"
-    if value is None or value == "":
-        return f"a label must not be empty, got {value!r}"
-    return f"a label must be a name or a number, got {value!r}"
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return f"a label must not be empty, got {shown(value)}"
+    if isinstance(value, str) and len(value) > LONGEST_NAME:
+        return f"a label must have at most {LONGEST_NAME:,} characters, got one of {len(value):,}: {shown(value)}"
+    return f"a label must be a name or a number, got {shown(value)}"
 
 
 def place_of(record: Record, table: Table, columns: ColumnSettings, *, in_one_file: bool) -> Place:
@@ -99,5 +125,5 @@ def place_of(record: Record, table: Table, columns: ColumnSettings, *, in_one_fi
         return default if value is None or value == "" else name_of(value, table.typed) or default
 
     client = optional(columns.client, "") if in_one_file else ""
-    split = optional(columns.split, "") if in_one_file else ""
-    return client, split, optional(columns.task, "default")
+    split = visible(optional(columns.split, "")) if in_one_file else ""
+    return client, split, visible(optional(columns.task, "default")) or "default"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedlease.config import Settings
+from fedlease.data.csv_rows import as_text
 from fedlease.data.examples import client_id_fault
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, RunFailedError, RunFolderError, TooFewUpdatesError
@@ -267,8 +268,8 @@ def _csv(content: Mapping[str, Any]) -> str:
     for name, row in content["variants"].items():
         for i, seed in enumerate(content["seeds"]):
             for task, values in row["per_task"].items():
-                writer.writerow([name, row["method"], seed, task, values["values"][i]])
-            writer.writerow([name, row["method"], seed, "mean over clients", row["mean"]["values"][i]])
+                writer.writerow([as_text(name), row["method"], seed, as_text(task), values["values"][i]])
+            writer.writerow([as_text(name), row["method"], seed, "mean over clients", row["mean"]["values"][i]])
     return target.getvalue()
 
 

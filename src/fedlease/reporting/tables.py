@@ -12,7 +12,7 @@ from rich.table import Table
 from fedlease.core.types import Allocation
 from fedlease.estimate import CheckReport
 from fedlease.reporting.metric_words import further_means, of_metric
-from fedlease.wording import printable
+from fedlease.wording import counted, printable
 
 __all__ = [
     "allocation_table",
@@ -122,7 +122,14 @@ def render_check(report: CheckReport, console: Console) -> None:
         up, down = human_bytes(cost.bytes_up), human_bytes(cost.bytes_down)
         costs.add_row(cost.method, up, down, human_seconds(cost.seconds))
     console.print(costs)
-    console.print("[green]Settings and data are sound.[/]")
+    if not report.warnings:
+        console.print("[green]Settings and data are sound.[/]")
+        return
+    more = f"; {counted(len(report.warnings) - 1, 'more note')} above" if len(report.warnings) > 1 else ""
+    console.print(
+        f"[yellow]Settings and data can be used, but see to this: {escape(report.warnings[0])}{more}.[/]",
+        soft_wrap=True,
+    )
 
 
 def render_onboarding(content: Mapping[str, Any], console: Console) -> None:

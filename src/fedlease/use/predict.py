@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.core.types import ClientId
+from fedlease.data.csv_rows import as_text
 from fedlease.data.examples import read_inputs
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.prompts import read_prompts
-from fedlease.data.tables import Faults, Table, parse_table, read_table, split_name
+from fedlease.data.rows import Table
+from fedlease.data.tables import parse_table, read_table, split_name
 from fedlease.errors import ConfigError, DataError
 from fedlease.files import write_atomically
 from fedlease.tasks.base import OnRows
@@ -147,16 +150,16 @@ def read_rows(run: OpenRun, known: KnownClient, file: Path) -> tuple[Table, list
     Raises:
         DataError: every fault of the file.
     """
-    faults = Faults()
+    faults, limits = Faults(), run.settings.data.limits
     if file == STDIN:
-        content = sys.stdin.buffer.read()
+        content = sys.stdin.buffer.read(limits.file_bytes + 1)
         as_json = content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
-        table = parse_table(Path("standard input"), content, faults, csv=not as_json)
-    elif not file.is_file():
+        table = parse_table(Path("standard input"), content, faults, csv=not as_json, limits=limits)
+    elif not file.exists():
         raise DataError(f"{file}: no such file")
     else:
-        table = read_table(file, faults)
-    if table is not None and not table.records and not faults.found:
+        table = read_table(file, faults, limits)
+    if table is not None and not table.records and not faults.count:
         faults.add(f"{table.path} has no rows")
     if table is None or not table.records:
         faults.check()
@@ -176,7 +179,8 @@ def read_rows(run: OpenRun, known: KnownClient, file: Path) -> tuple[Table, list
 def written(table: Table, predictions: Sequence[Prediction | Answer], *, as_csv: bool) -> str:
     """The rows of a table with ``prediction``, and for labels ``probability`` and ``probabilities``, added.
 
-    In CSV there is one column ``probability of <label>`` per label in the place of ``probabilities``.
+    In CSV there is one column ``probability of <label>`` per label in the place of ``probabilities``, and a text that a
+    spreadsheet would take for a formula has an apostrophe before it, which the readers of rows take away again.
     """
     rows = list(_merged(table, predictions))
     if not as_csv:
@@ -186,12 +190,17 @@ def written(table: Table, predictions: Sequence[Prediction | Answer], *, as_csv:
     labels = list(first.probabilities) if isinstance(first, Prediction) else []
     plain = [*table.columns, "prediction", *(["probability"] if labels else [])]
     writer = csv.writer(target)
-    writer.writerow([*plain, *(f"probability of {label}" for label in labels)])
+    writer.writerow([as_text(name) for name in (*plain, *(f"probability of {label}" for label in labels))])
     for row in rows:
         # CSV has no lists: a chat that came as one is written as JSON, as it may be read.
-        values = [json.dumps(v, ensure_ascii=False) if isinstance(v := row.get(c), list | dict) else v for c in plain]
+        values = [_cell(row.get(column)) for column in plain]
         writer.writerow([*values, *(row["probabilities"][label] for label in labels)])
     return target.getvalue()
+
+
+def _cell(value: object) -> object:
+    listed = isinstance(value, list | dict)
+    return as_text(json.dumps(value, ensure_ascii=False, default=str) if listed else value)
 
 
 def _merged(table: Table, predictions: Sequence[Prediction | Answer]) -> Iterator[dict[str, Any]]:

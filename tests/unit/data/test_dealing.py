@@ -12,7 +12,6 @@ from fedlease.data.dealing import (
     federation,
     generator,
     hold_out,
-    note_leaks,
     split_sizes,
 )
 from fedlease.data.federation import ClientData, Row
@@ -134,17 +133,9 @@ def test_any_answered_row_but_the_last_may_be_held_out() -> None:
     assert [len(part) for part in hold_out(rows, 9, generator(0, "x"))] == [1, 4]
 
 
-def test_a_test_row_is_a_leak_by_its_question() -> None:
-    notes: list[str] = []
-    train = answered(("a", "x"), ("b", "x"))
-    note_leaks("c", train, answered(("a", "another"), ("b", "x"), ("d", "x")), notes.append)
-    note_leaks("c", train, [Row("a", None, 0, "x", (("user", "b"),))], notes.append)
-    assert notes == ["client 'c': 2 test rows are also train rows"]
-
-
 def test_nothing_is_said_of_the_labels_of_clients_without_labels() -> None:
     rows = answered(("a", "x"), ("b", "x"))
-    member = ClientData("c", "t", (), rows, (), rows[:1])
+    member = ClientData("c", "t", (), rows, (), answered(("c", "x")))
     assert federation([member], ()).warnings == ()
     with pytest.raises(DataError, match="client 'c': the id occurs 2 times"):
         federation([member, member], ())

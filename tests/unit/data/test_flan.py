@@ -16,7 +16,7 @@ from fedlease.data.federation import Federation
 from fedlease.data.flan import HUB_TASKS, PAPER
 from fedlease.errors import DataError
 
-OTHERS = ".jsonl.gz, .csv, .csv.gz, .parquet"
+OTHERS = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .parquet"
 
 
 def row(category: str, name: str, **more: Any) -> dict[str, Any]:
@@ -119,6 +119,8 @@ def test_shared_rows_fill_what_is_missing_and_are_counted(tmp_path: Path) -> Non
     assert federation.warnings == (
         "category 'edit': 12 train rows for 2 clients, so 2 places are filled by shared rows",
         "category 'edit': 6 test rows for 2 clients, so 2 places are filled by shared rows",
+        "2 train rows with two clients or more: 'edit-0', 'edit-1'",
+        "2 test rows with two clients or more: 'edit-0', 'edit-1'",
     )
     for client in federation:
         assert (len(set(client.train)), len(set(client.test))) == (7, 4)

@@ -146,7 +146,7 @@ def test_one_client_of_one_label_and_leaked_rows_are_warnings(tmp_path: Path) ->
     client(tmp_path, "a")
     client(tmp_path, "b", [{"text": "x", "label": 1}], [{"text": "x", "label": 1}])
     assert load(tmp_path).warnings == (
-        "client 'b': 1 test rows are also train rows",
+        "client 'b': 1 test row is also a train row",
         "client 'b': all train rows have the label '1', so that its head has one output and its loss is 0: it learns "
         "nothing, is not asked to train, and is left out of every mean; data.labels would give it the labels of its "
         "task",
@@ -211,11 +211,13 @@ def test_all_faults_are_reported_with_file_line_and_column(tmp_path: Path) -> No
     )
 
 
-def test_only_twenty_faults_are_listed(tmp_path: Path) -> None:
+def test_equal_faults_are_told_once_with_their_places(tmp_path: Path) -> None:
     client(tmp_path, train=[*GOOD, *({"text": "", "label": 0} for _ in range(25))])
-    found = faults(tmp_path)
-    assert len(found) == 21
-    assert found[-1] == "... and 5 more faults"
+    write(tmp_path / "a/test.jsonl", [*TEST, {"text": "", "label": 0}])
+    assert faults(tmp_path) == [
+        f"{tmp_path}/a/train.jsonl, line 7, column 'text': a text must not be empty, got ''; 25 more like it: line 8; "
+        "line 9; line 10; line 11; line 12 ..."
+    ]
 
 
 def test_csv_lines_count_cells_that_span_lines(tmp_path: Path) -> None:
@@ -232,7 +234,7 @@ def test_csv_lines_count_cells_that_span_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        (b"text,label\nx,0\n\xe9,1\n", ", line 3: not UTF-8 (byte 0xe9)"),
+        (b"text,label\nx,0\n\xe9,1\n", ", line 3: not UTF-8 (byte 0xe9 at position 0)"),
         (b"text,label,text\nx,0,y\n", ", line 1: columns named twice: 'text'"),
         (b'text,label\n"x,0\n', ", line 2: malformed CSV: unexpected end of data"),
     ],
@@ -250,6 +252,39 @@ def test_csv_cells_may_be_longer_than_the_modules_limit(tmp_path: Path) -> None:
     write(tmp_path / "a/test.csv", TEST)
     assert len(load(tmp_path).clients["a"].train[0].text) == 200_000
     assert csv.field_size_limit() == before
+
+
+def test_clients_without_test_rows_hold_some_out_and_the_others_keep_theirs(tmp_path: Path) -> None:
+    client(tmp_path, "a", [{"text": f"a {n}", "label": n % 2} for n in range(10)])
+    client(tmp_path, "b", [{"text": f"b {n}", "label": n % 2} for n in range(10)], [{"text": "b new", "label": 0}])
+    (tmp_path / "a/test.jsonl").unlink()
+    federation = load(tmp_path, test_fraction=0.3)
+    a, b = federation
+    assert (len(a.train), len(a.test), len(b.train), [row.text for row in b.test]) == (7, 3, 10, ["b new"])
+    assert sorted(row.text for row in (*a.train, *a.test)) == sorted(f"a {n}" for n in range(10))
+    assert federation.warnings == (
+        "client 'a': brings no test rows, so 3 of its 10 train rows are held out for test (data.test_fraction)",
+    )
+    alone = load_client(tmp_path / "a", "a", DataSettings(test_fraction=0.3), 0)
+    assert alone == a
+
+
+def test_every_client_without_rows_to_spare_is_named(tmp_path: Path) -> None:
+    lonely = [{"client": name, "text": f"only row of {name}", "label": 0} for name in "pqr"]
+    good = [{"client": "a", "text": f"a {n}", "label": n % 2} for n in range(4)]
+    found = faults(write(tmp_path / "all.jsonl", [*good, *lonely]))
+    assert found == [
+        f"client {name!r}: no test rows: it has one distinct row, and that is needed for training" for name in "pqr"
+    ]
+    split = [{**row, "split": "train"} for row in [*good, *good[:0], *lonely]]
+    file = write(tmp_path / "split.csv", split)
+    assert faults(file) == [f"client {name!r}: no test rows in {file} (column 'split')" for name in "apqr"]
+
+
+def test_a_faulty_row_is_no_missing_split(tmp_path: Path) -> None:
+    rows = [{"client": "a", "text": f"t{n}", "label": n % 2, "split": "train"} for n in range(4)]
+    file = write(tmp_path / "all.jsonl", [*rows, {"client": "a", "text": "", "label": 0, "split": "test"}])
+    assert faults(file) == [f"{file}, line 5, column 'text': a text must not be empty, got ''"]
 
 
 @pytest.mark.parametrize("name", ["train.jsonl.gz", "train.parquet"])
@@ -271,19 +306,21 @@ def test_parquet_faults_name_the_row(tmp_path: Path) -> None:
 def test_a_missing_column_names_those_that_exist(tmp_path: Path) -> None:
     client(tmp_path, train=[{"sentence": "x", "label": 0}])
     assert faults(tmp_path) == [
-        f"{tmp_path}/a/train.jsonl: no column 'text'; it has 'sentence', 'label': set data.columns.text"
+        f"{tmp_path}/a/train.jsonl: no column 'text'; it has 'sentence', 'label': set data.columns.text",
+        "The rows look to have the texts in 'sentence': add --set data.columns.text=sentence.",
     ]
 
 
 def test_missing_empty_doubled_and_unknown_files(tmp_path: Path) -> None:
-    write(tmp_path / "a/train.jsonl", GOOD)
+    write(tmp_path / "a/test.jsonl", TEST)
     client(tmp_path, "b")
     (tmp_path / "b/test.jsonl").write_text("\n")
     write(client(tmp_path, "c") / "c/train.csv", GOOD)
     client(tmp_path, "d")
     (tmp_path / "d/train.jsonl").rename(tmp_path / "d/train.tsv")
-    others = ".jsonl.gz, .csv, .csv.gz, .parquet"
+    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .parquet"
     assert faults(tmp_path) == [
+        f"client 'a': no train rows: {tmp_path}/a has no train.jsonl (or {others})",
         f"client 'c': train rows are in several files: {tmp_path}/c/train.csv, {tmp_path}/c/train.jsonl",
         f"{tmp_path}/d/train.tsv: file type '.tsv' is not one of .jsonl, {others}",
     ]
@@ -291,7 +328,8 @@ def test_missing_empty_doubled_and_unknown_files(tmp_path: Path) -> None:
 
 def test_wrong_paths(tmp_path: Path) -> None:
     assert faults(tmp_path / "nowhere") == [f"data.path: '{tmp_path}/nowhere' does not exist"]
-    expected = f"expected {tmp_path}/<client>/train.jsonl and test.jsonl (or .jsonl.gz, .csv, .csv.gz, .parquet)"
+    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .parquet"
+    expected = f"expected {tmp_path}/<client>/train.jsonl and test.jsonl (or {others})"
     assert faults(tmp_path) == [f"data.path: '{tmp_path}' is empty; {expected}, or one file with a client column"]
     write(tmp_path / "train.jsonl", GOOD)
     assert faults(tmp_path)[0].startswith(f"data.path: '{tmp_path}' holds train.jsonl and no client folders; expected")
@@ -313,7 +351,40 @@ def test_client_ids_must_be_safe_names(tmp_path: Path) -> None:
         f"client 'nul\\x00': {hostile}",
         f"client '{'x' * 101}': an id must not be longer than 100 bytes, it has 101",
         "client ' pad': an id must not start or end with a space",
-        "clients 'Same', 'same': ids must differ by more than case",
+        "clients 'Same', 'same': ids must differ by more than case and Unicode form",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("client_id", "code"),
+    [
+        ("a\u200b", "U+200B"),  # zero-width space
+        ("a\u200dz", "U+200D"),  # joiner
+        ("\u202ea", "U+202E"),  # right-to-left override
+        ("a\u2066b", "U+2066"),  # isolate
+        ("a\xa0b", "U+00A0"),  # no-break space
+        ("a\x85b", "U+0085"),  # a control character above ASCII
+        ("a\u2028b", "U+2028"),  # line separator
+        ("a\ufe0f", "U+FE0F"),  # variation selector
+        ("a\u3164", "U+3164"),  # Hangul filler
+        ("a\U000e0041", "U+E0041"),  # tag
+        ("a\ue000", "U+E000"),  # private use
+    ],
+)
+def test_what_nobody_sees_names_no_client(client_id: str, code: str, tmp_path: Path) -> None:
+    rule = f"must hold nothing invisible or that turns the reading direction, it has {code}"
+    assert client_id_fault(client_id) == rule
+    rows = [{"client": client_id, "text": f"t{n}", "label": n % 2} for n in range(6)]
+    (fault,) = faults(write(tmp_path / "rows.jsonl", rows))
+    assert fault == f"client {client_id!r}: an id {rule}" and fault.isprintable()
+
+
+@pytest.mark.parametrize("pair", [("straße", "STRASSE"), ("cafe\u0301", "caf\u00e9"), ("\ufb01x", "fix")])
+def test_ids_that_look_alike_are_refused(pair: tuple[str, str], tmp_path: Path) -> None:
+    rows = [{"client": name, "text": f"{name} {n}", "label": n % 2} for name in pair for n in range(6)]
+    both = ", ".join(map(repr, sorted(pair)))
+    assert faults(write(tmp_path / "rows.jsonl", rows)) == [
+        f"clients {both}: ids must differ by more than case and Unicode form"
     ]
 
 
@@ -370,7 +441,7 @@ def test_one_file_without_splits_holds_out_a_fraction_of_each_client(tmp_path: P
         assert (len(member.train), len(member.test)) == (15, 5)
         assert not {row.text for row in member.train} & {row.text for row in member.test}
         assert {row.text.split()[0] for row in (*member.train, *member.test)} == {member.id}
-    assert federation.warnings == ("client 'a': 1 duplicate rows dropped before the split into train and test",)
+    assert federation.warnings == ("client 'a': 1 duplicate row dropped before the split into train and test",)
     assert federation.fingerprint() == load(file, **options).fingerprint()
     assert federation.fingerprint() != load(file, seed=1, **options).fingerprint()
 
@@ -492,7 +563,7 @@ def test_one_client_needs_files(tmp_path: Path) -> None:
         load_client(tmp_path / "absent", "clinic", DataSettings(), 0)
     with pytest.raises(DataError, match=r"holds no train\.jsonl and test\.jsonl"):
         load_client(tmp_path, "clinic", DataSettings(), 0)
-    write(tmp_path / "test.jsonl", GOOD)
+    write(tmp_path / "test.jsonl", TEST)
     with pytest.raises(DataError, match="no train rows"):
         load_client(tmp_path, "clinic", DataSettings(), 0)
 

@@ -72,6 +72,7 @@ def test_all_faults_are_reported_with_file_line_and_column(tmp_path: Path) -> No
         f"{test}: no prompts; it has 'text', 'label', but for generation a row has 'prompt' and 'response' "
         "(data.columns.prompt, data.columns.response), or 'messages', or 'instruction' and 'output' with an "
         "optional 'input'",
+        "The rows look like texts with labels: set task=classification to train on them.",
     ]
 
 
@@ -90,8 +91,12 @@ def test_limits_validation_rows_and_leaks(tmp_path: Path) -> None:
     assert (len(member.train), len(member.valid), len(member.test)) == (15, 5, 3)
     assert not {row.text for row in member.train} & {row.text for row in member.valid}
     short = "client 'a' is short: it has 3 of 5 test rows (data.test_rows)"
-    assert federation.warnings in ((short,), (short, "client 'a': 1 test rows are also train rows"))
-    assert load(tmp_path).warnings == ("client 'a': 1 test rows are also train rows",)
+    # the prompt of the leak is among the twenty rows that are taken or not
+    place = next((name for name in ("train", "valid") if "ask 0" in {row.text for row in getattr(member, name)}), None)
+    told = {"train": "a train row", "valid": "a validation row"}
+    leaks = (f"client 'a': 1 test row is also {told[place]}",) if place else ()
+    assert federation.warnings == (short, *leaks)
+    assert load(tmp_path).warnings == ("client 'a': 1 test row is also a train row",)
     assert load(tmp_path, train_rows=20).fingerprint() != load(tmp_path, seed=1, train_rows=20).fingerprint()
 
 
@@ -103,7 +108,7 @@ def test_earlier_turns_make_another_question(tmp_path: Path) -> None:
     client(tmp_path, train=[chat("one"), chat("two")], test=[chat("three")])
     assert load(tmp_path).warnings == ()
     client(tmp_path, train=[chat("one"), chat("two")], test=[chat("two")])
-    assert load(tmp_path).warnings == ("client 'a': 1 test rows are also train rows",)
+    assert load(tmp_path).warnings == ("client 'a': 1 test row is also a train row",)
 
 
 def test_one_file_is_split_by_its_split_column(tmp_path: Path) -> None:
@@ -118,17 +123,15 @@ def test_one_file_without_splits_holds_out_rows_and_drops_duplicates(tmp_path: P
     file = write(tmp_path / "all.jsonl", [*rows, rows[0], twice])
     federation = load(file, test_fraction=1 / 3)
     assert [(len(member.train), len(member.test)) for member in federation] == [(14, 7)]
-    assert federation.warnings[0] == "client 'a': 1 duplicate rows dropped before the split into train and test"
+    assert federation.warnings[0] == "client 'a': 1 duplicate row dropped before the split into train and test"
     assert faults(write(tmp_path / "one.jsonl", rows[:1])) == [
-        "client 'a': no test rows: it has one row, and that is needed for training"
+        "client 'a': no test rows: it has one distinct row, and that is needed for training"
     ]
 
 
 def test_a_task_whose_clients_all_answer_the_same_is_no_fault(tmp_path: Path) -> None:
     same = [{"prompt": f"ask {n}", "response": "yes"} for n in range(4)]
-    assert load(client(tmp_path, train=same, test=same[:1])).warnings == (
-        "client 'a': 1 test rows are also train rows",
-    )
+    assert load(client(tmp_path, train=same, test=same[:1])).warnings == ("client 'a': 1 test row is also a train row",)
 
 
 def test_one_client_is_read_from_a_folder_or_a_file(tmp_path: Path) -> None:

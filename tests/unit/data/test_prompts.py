@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlease.config import ColumnSettings
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.prompts import ROLES, read_prompt_examples, read_prompts, to_prompt_rows, written_prompts
-from fedlease.data.tables import Faults, Record, Table, parse_table
+from fedlease.data.rows import Record, Table
+from fedlease.data.tables import parse_table
 
 FILE = Path("rows.jsonl")
 COLUMNS = ColumnSettings()

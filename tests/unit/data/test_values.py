@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlease.config import ColumnSettings
-from fedlease.data.tables import Record, Table
+from fedlease.data.rows import Record, Table
 from fedlease.data.values import name_of, place_of, text_fault, text_of
 
 

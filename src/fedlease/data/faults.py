@@ -1,0 +1,141 @@
+"""Collects the faults of rows, so that one run reports all of them and tells equal ones once."""
+
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedlease.errors import DataError
+from fedlease.wording import counted
+
+__all__ = ["SHOWN", "Faults", "listed", "shown"]
+
+SHOWN = 20
+"""Lines of faults before the rest are only counted."""
+
+APART = 3
+"""Up to so many faults of one kind are told apart."""
+
+PLACES = 5
+"""Places of further faults of a kind that are named."""
+
+KEPT = 1000
+"""Sentences kept per kind; more are counted, so that a million faulty rows take no memory."""
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlist = _short.maxdict = 4
+_short.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """A value as a fault shows it: escaped and cut in length and depth."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f"a {type(value).__name__} too long to show"
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names with quotes and commas; of many, the first ones and how many more there are."""
+    text = ", ".join(map(shown, names[:most]))
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Faults that differ in their place and value only.
+
+    Attributes:
+        apart: up to so many are told apart.
+        count: how many there are.
+        sentences: the first ones, after their number among all faults.
+        places: where those are: file or client, and line.
+    """
+
+    apart: int
+    count: int = 0
+    sentences: list[tuple[int, str]] = field(default_factory=list)
+    places: list[tuple[str, str]] = field(default_factory=list)
+
+    def told(self) -> list[tuple[int, str]]:
+        """One line per fault, or, of many, the first one and the places of the others."""
+        if self.count <= self.apart:
+            return self.sentences
+        last = self.places[0][0]
+        named = []
+        for path, line in self.places[1 : PLACES + 1]:
+            named.append(line if path == last and line else ", ".join(filter(None, (path, line))))
+            last = path
+        more = " ..." if self.count > PLACES + 1 else ""
+        number, first = self.sentences[0]
+        return [(number, f"{first}; {self.count - 1:,} more like it: {'; '.join(named)}{more}")]
+
+
+class Faults:
+    """Collects faults so that one run reports all of them.
+
+    Attributes:
+        found: sentences, in the order in which they were found; of one kind, the first :data:`KEPT`.
+        count: how many faults there are.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.count = 0
+        self._kinds: dict[str, _Kind] = {}
+        self._hints: dict[str, str] = {}
+
+    def add(self, fault: str, *, kind: str | None = None, place: str = "", line: str = "", apart: int = APART) -> None:
+        """Notes one fault.
+
+        Args:
+            fault: the whole sentence.
+            kind: what it has in common with faults that mean the same; None: nothing.
+            place: the file, folder or client that has it.
+            line: where in the file.
+            apart: up to so many of the kind are told apart.
+        """
+        self.count += 1
+        group = self._kinds.setdefault(fault if kind is None else f"\0{kind}", _Kind(apart))
+        group.count += 1
+        if group.count <= KEPT:
+            group.sentences.append((self.count, fault))
+            group.places.append((place, line))
+            self.found.append(fault)
+
+    def at(self, path: Path, line: int, column: str | None, rule: str, *, kind: str | None = None) -> None:
+        """Notes a fault of one row, or of one value where ``column`` is given.
+
+        Args:
+            path: the file.
+            line: 1-based.
+            column: of the value.
+            rule: what it breaks.
+            kind: what such faults have in common; by default the column and the rule without the value received.
+        """
+        where = f"{'row' if path.suffix == '.parquet' else 'line'} {line}"
+        sentence = f"{path}, {where}{'' if column is None else f', column {shown(column)}'}: {rule}"
+        self.add(sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=where)
+
+    def hint(self, about: str, sentence: str) -> None:
+        """Adds what the rows look like and what mends it, which is told behind the faults; once per ``about``."""
+        self._hints.setdefault(about, sentence)
+
+    def check(self) -> None:
+        """Raises what was found, at most :data:`SHOWN` lines in full, and the hints.
+
+        Raises:
+            DataError: something was found.
+        """
+        if not self.count:
+            return
+        told = [
+            (number, line, group.count if group.count > group.apart else 1)
+            for group in self._kinds.values()
+            for number, line in group.told()
+        ]
+        told.sort()
+        untold = sum(count for _, _, count in told[SHOWN:])
+        more = [f"... and {counted(untold, 'more fault')}"] if untold else []
+        raise DataError([*(line for _, line, _ in told[:SHOWN]), *more, *self._hints.values()])
