@@ -157,7 +157,8 @@ def test_check_says_in_its_last_line_what_was_found(shell: Shell, tmp_path: Path
     assert (done.code, done.err) == (0, "")
     assert "sound" not in done.out
     assert done.out.splitlines()[-1] == (
-        "Settings and data can be used, but see to this: client 'a': 2 test rows are also train rows; 2 more notes above."
+        "Settings and data can be used, but see to this: client 'a': 2 test rows are also train rows; 8 more notes "
+        "above."
     )
 
 

@@ -126,9 +126,7 @@ def _build(
         rule = f"client {client!r} must have one task, got {', '.join(map(repr, tasks))}"
         faults.at(where.path, where.line, settings.columns.task, rule)
     check_pairs(every, f"client {client!r}", settings, faults)
-    stated = tuple(
-        dict.fromkeys(canonical(label) for label in stated_labels(settings, tasks[0] if tasks else "default"))
-    )
+    stated = stated_labels(settings, tasks[0] if tasks else "default")
     labels = () if task == "generation" else stated or label_list(example.label for example in splits.get("train", []))
     _check_labels(client, labels, every, settings, faults, notes)
     rows: dict[str, tuple[Row, ...]] = {}

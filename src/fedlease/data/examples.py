@@ -167,13 +167,11 @@ def to_rows(
         if example.label in index:
             rows.append(Row(example.text, example.pair, index[example.label]))
         else:
-            known = listed(labels)
+            label, known = shown(example.label), listed(labels)
             if stated:
-                rule = f"the label {shown(example.label)} is none of data.labels, which are {known}"
+                rule = f"the label {label} is none of data.labels, which are {known}"
             else:
-                rule = (
-                    f"client {client!r} has no train row with the label {shown(example.label)}; its labels are {known}"
-                )
+                rule = f"client {client!r} has no train row with the label {label}; its labels are {known}"
             faults.at(example.path, example.line, column, rule, kind="label without train row")
     return tuple(rows)
 

@@ -117,9 +117,7 @@ def without_unusable(federation: Federation, settings: DataSettings) -> Federati
     kept = [client for client in federation if client.id not in short]
     about = tuple(f"client {name!r}" for name in short)
     notes = [note for note in federation.warnings if not note.startswith(about)]
-    return Federation.of(
-        kept, notes, {**federation.skipped, **{name: _reason([why], 1) for name, why in short.items()}}
-    )
+    return Federation.of(kept, notes, {**federation.skipped, **short})
 
 
 def _reason(faults: list[str], count: int) -> str:

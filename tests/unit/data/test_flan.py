@@ -117,10 +117,10 @@ def test_shared_rows_fill_what_is_missing_and_are_counted(tmp_path: Path) -> Non
     # 2 x 7 - 12 = 2 and 2 x 4 - 6 = 2 places are taken twice
     federation = load(folder(tmp_path, categories=("edit",)), train_rows=7, test_rows=4, share_rows=True)
     assert federation.warnings == (
-        "category 'edit': 12 train rows for 2 clients, so 2 places are filled by shared rows",
-        "category 'edit': 6 test rows for 2 clients, so 2 places are filled by shared rows",
         "2 train rows with two clients or more: 'edit-0', 'edit-1'",
         "2 test rows with two clients or more: 'edit-0', 'edit-1'",
+        "category 'edit': 12 train rows for 2 clients, so 2 places are filled by shared rows",
+        "category 'edit': 6 test rows for 2 clients, so 2 places are filled by shared rows",
     )
     for client in federation:
         assert (len(set(client.train)), len(set(client.test))) == (7, 4)

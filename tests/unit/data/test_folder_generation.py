@@ -95,7 +95,7 @@ def test_limits_validation_rows_and_leaks(tmp_path: Path) -> None:
     place = next((name for name in ("train", "valid") if "ask 0" in {row.text for row in getattr(member, name)}), None)
     told = {"train": "a train row", "valid": "a validation row"}
     leaks = (f"client 'a': 1 test row is also {told[place]}",) if place else ()
-    assert federation.warnings == (short, *leaks)
+    assert federation.warnings == (*leaks, short)
     assert load(tmp_path).warnings == ("client 'a': 1 test row is also a train row",)
     assert load(tmp_path, train_rows=20).fingerprint() != load(tmp_path, seed=1, train_rows=20).fingerprint()
 
