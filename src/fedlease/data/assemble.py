@@ -77,7 +77,7 @@ def assemble(
                 own.add(short, kind="too few rows", place=repr(client), apart=EACH)
         if client not in unusable.skipped:
             built.append(made)
-            notes += told
+            notes += [] if unread else told
     skipped = unusable.skipped
     if whole and isinstance(settings.labels, dict) and not faults.count:
         for fault in unknown_tasks(settings, (made.task for made in built)):
@@ -85,7 +85,7 @@ def assemble(
     if not built and not faults.count:
         for reason in skipped.values():
             faults.add(reason)
-    if whole and built and not any(made.test for made in built):
+    if whole and built and not faults.count and not any(made.test for made in built):
         for note in notes:
             if note.endswith(UNSCORED):
                 faults.add(note.removesuffix(UNSCORED), kind="no test rows", place=note.split(":")[0], apart=EACH)

@@ -272,13 +272,13 @@ def test_clients_without_test_rows_hold_some_out_and_the_others_keep_theirs(tmp_
 def test_every_client_without_rows_to_spare_is_named(tmp_path: Path) -> None:
     lonely = [{"client": name, "text": f"only row of {name}", "label": 0} for name in "pqr"]
     good = [{"client": "a", "text": f"a {n}", "label": n % 2} for n in range(4)]
-    found = faults(write(tmp_path / "all.jsonl", [*good, *lonely]))
-    assert found == [
-        f"client {name!r}: no test rows: it has one distinct row, and that is needed for training" for name in "pqr"
-    ]
-    split = [{**row, "split": "train"} for row in [*good, *good[:0], *lonely]]
-    file = write(tmp_path / "split.csv", split)
-    assert faults(file) == [f"client {name!r}: no test rows in {file} (column 'split')" for name in "apqr"]
+    why = "no test rows: it has one distinct row, and that is needed for training"
+    assert faults(write(tmp_path / "few.jsonl", lonely)) == [f"client {name!r}: {why}" for name in "pqr"]
+    federation = load(write(tmp_path / "all.jsonl", [*good, *lonely]))
+    told = [note for note in federation.warnings if "no test rows" in note]
+    assert told == [f"client {name!r}: {why}; it trains and is scored on none" for name in "pqr"]
+    file = write(tmp_path / "split.csv", [{**row, "split": "train"} for row in [*good, *lonely]])
+    assert faults(file) == [f"client {name!r}: no test rows in its files" for name in "apqr"]
 
 
 def test_a_faulty_row_is_no_missing_split(tmp_path: Path) -> None:

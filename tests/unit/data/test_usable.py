@@ -106,24 +106,31 @@ class TestUnusableClients:
             load_client(root / "a", "clinic", DataSettings(min_train_rows=7, clients="skip"), 0)
 
 
+def untested(root: Path, *clients: str) -> Path:
+    """Empties the test files of some clients; without a file their rows would be held out of train."""
+    for client in clients:
+        (root / client / "test.jsonl").write_text("")
+    return root
+
+
 class TestWithoutTestRows:
     def test_a_client_trains_and_is_named(self, tmp_path: Path) -> None:
-        federation = load(folders(tmp_path, a=(BOTH, TEST), b=(BOTH, ())))
+        federation = load(untested(folders(tmp_path, a=(BOTH, TEST), b=(BOTH, ())), "b"))
         assert federation.clients["b"].test == () and len(federation.clients["b"].train) == 6
         assert "client 'b': no test rows in its files; it trains and is scored on none" in federation.warnings
 
     def test_somebody_who_learns_needs_some(self, tmp_path: Path) -> None:
-        assert faults(folders(tmp_path / "none", a=(BOTH, ()), b=(BOTH, ()))) == [
+        assert faults(untested(folders(tmp_path / "none", a=(BOTH, ()), b=(BOTH, ())), "a", "b")) == [
             "client 'a': no test rows in its files",
             "client 'b': no test rows in its files",
         ]
-        assert faults(folders(tmp_path / "mute", a=(BOTH, ()), b=(YES, TEST[1:]))) == [
+        assert faults(untested(folders(tmp_path / "mute", a=(BOTH, ()), b=(YES, TEST[1:])), "a")) == [
             "no client that can learn has test rows, so that nothing could be scored"
         ]
 
     def test_generation_too(self, tmp_path: Path) -> None:
         chat = [{"prompt": f"ask {n}", "response": "yes"} for n in range(4)]
-        federation = load(folders(tmp_path, a=(chat, chat), b=(chat, ())), task="generation")
+        federation = load(untested(folders(tmp_path, a=(chat, chat), b=(chat, ())), "b"), task="generation")
         assert len(federation.clients["b"].train) == 4 and not federation.clients["b"].test
 
     def test_responses_that_are_all_empty_make_a_client_unusable(self, tmp_path: Path) -> None:
