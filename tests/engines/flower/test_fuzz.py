@@ -20,6 +20,7 @@ from engines.flower.hostile import ANY, BAD, is_one_sentence, mutated, recorded,
 from engines.flower.nodes import grid_of
 from flwr.app import Message
 
+from fedlease import __version__
 from fedlease.core.aggregate import MAX_VALUE
 from fedlease.core.types import ClientTask, TensorName
 from fedlease.data import load_federation
@@ -28,7 +29,7 @@ from fedlease.engines.flower.answering import answer
 from fedlease.engines.flower.bounds import MOST_SECONDS
 from fedlease.engines.flower.fleet import FlowerFleet, _size
 from fedlease.engines.flower.link import Link
-from fedlease.engines.flower.messages import Finish, Introduction, Lacking, Refusal, Work
+from fedlease.engines.flower.messages import Finish, Hello, Introduction, Lacking, Refusal, Score, Work
 from fedlease.engines.flower.node import HandedOver
 from fedlease.engines.flower.records import pack, unpack
 from fedlease.engines.flower.replies import read
@@ -67,7 +68,11 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
             values = [value for _, value in asked]
             assert len(values) == len(replies)
             pairs = [(value, *pair) for value, pair in zip(values, replies, strict=True)]
-            found[method] = values, pairs, links[-1]
+            end = values[-1]
+            assert isinstance(end, Finish)
+            score = Score(end.run, end.settings, end.base, end.method, end.model, end.accepted, end.keeps)
+            hello = Hello(end.run, __version__, end.settings, end.base)
+            found[method] = [*values, score, hello], pairs, links[-1]
         yield found
 
 

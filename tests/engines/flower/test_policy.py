@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from fedlease import __version__
 from fedlease.config import Settings, preset_names, resolve
+from fedlease.core.codec import loads
 from fedlease.core.types import head_names
 from fedlease.engines.flower.clientapp import client_app
 from fedlease.engines.flower.memory_grid import MemoryGrid
@@ -172,6 +173,10 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MemoryGrid, d
     return grid, messages
 
 
+def state_of(grid: MemoryGrid) -> Path:
+    return Path(str(grid.contexts[900].node_config["state-dir"]))
+
+
 def files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -218,6 +223,16 @@ class TestTasks:
         assert "stages: must be at most 4 (max-stages), received 5" in asked_of(grid, 900, many).reason
         odd = replace(work, task=replace(work.task, stages=(replace(stage, experts=(7,)),)))
         assert "stages name experts of a model that has" in asked_of(grid, 900, odd).reason
+
+    def test_a_node_does_not_train_for_one_run_for_ever(self, told: Any) -> None:
+        grid, messages = told
+        done = max(loads(path.read_bytes()).tasks for path in state_of(grid).glob("*/planted-0-0/fedlease.safetensors"))
+        assert 0 < done < 12
+        grid.contexts[900].node_config["max-rounds"] = 4
+        work = replace(messages["Work"], step=1)
+        answers = [asked_of(grid, 900, work) for _ in range(12 - done + 1)]
+        assert [isinstance(answer, Refusal) for answer in answers] == [False] * (12 - done) + [True]
+        assert "it has done 12 tasks for this run and does no more (max-rounds)" in answers[-1].reason
 
     @pytest.mark.parametrize("kind", ["Work", "Score", "Finish"])
     def test_a_model_is_looked_at_whole(self, told: Any, kind: str) -> None:

@@ -1,11 +1,11 @@
 """fedlease on Flower: the server's strategy, the client app, and what travels between them.
 
 A client: ``clientapp.py`` its Flower app, ``answering.py`` what it answers, ``policy.py`` what it lets its server ask
-for, ``request_checks.py`` what it takes from it, ``node.py`` how it works, ``keep.py`` what it keeps, ``warm.py`` a
-process that stays. The server: ``serverapp.py``, ``strategy.py``, ``fleet.py`` clients as the round loop sees them,
-``link.py`` its connection to them, ``replies.py`` and ``checks.py`` what it takes from them. Between them:
-``messages.py`` what they say, ``records.py`` how it travels, ``bounds.py`` how much it may be. On one machine:
-``simulation.py``, and ``memory_grid.py`` without processes.
+for, ``request_checks.py`` what it takes from it, ``node.py`` how it works, ``site.py`` with what, ``keep.py`` what it
+keeps, ``warm.py`` a process that stays. The server: ``serverapp.py``, ``strategy.py``, ``fleet.py`` clients as the
+round loop sees them, ``link.py`` its connection to them, ``replies.py`` and ``checks.py`` what it takes from them.
+Between them: ``messages.py`` what they say, ``records.py`` how it travels, ``bounds.py`` how much it may be. On one
+machine: ``simulation.py``, and ``memory_grid.py`` without processes.
 """
 
 from typing import TYPE_CHECKING, Any

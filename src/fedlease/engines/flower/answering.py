@@ -19,10 +19,11 @@ from fedlease.engines.flower.bounds import shown
 from fedlease.engines.flower.clientapp import LoadClient, keep_loaded
 from fedlease.engines.flower.keep import FolderKeep, MemoryKeep
 from fedlease.engines.flower.messages import Lacking, Refusal
-from fedlease.engines.flower.node import Consent, Node, Site, refusal_of, settings_from
+from fedlease.engines.flower.node import Consent, Node, refusal_of
 from fedlease.engines.flower.policy import MAX_SETTINGS, NodePolicy
 from fedlease.engines.flower.records import RecordError, pack, unpack
 from fedlease.engines.flower.request_checks import form_fault
+from fedlease.engines.flower.site import Site, settings_from
 from fedlease.errors import ConfigError, DataError, InputError
 from fedlease.reporting.run_folder import is_identity
 
@@ -32,6 +33,9 @@ HELD = "held"
 OVERRIDES = ("model", "device", "threads")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 MIB = 2**20
+
+ASKED_AGAIN = 3
+"""Times as many tasks as rounds: a server that was stopped asks for a step again, and warm-ups come on top."""
 log = logging.getLogger("flwr")
 
 
@@ -163,7 +167,8 @@ def _node(
     # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
     if models is None and "state-dir" in named:
         models = named["state-dir"] / own / "model"
-    return Node(site, data, keep, models, Consent(samples=one_machine or policy.send_samples, private=one_machine))
+    consent = Consent(samples=one_machine or policy.send_samples, private=one_machine)
+    return Node(site, data, keep, models, consent, None if trusted else ASKED_AGAIN * policy.max_rounds)
 
 
 def _check_room(state_dir: Path, run: str, most: int) -> None:

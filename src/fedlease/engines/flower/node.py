@@ -6,28 +6,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from fedlease import __version__
-from fedlease.config import Settings
-from fedlease.config_faults import sentences
 from fedlease.core.codec import serialisable
 from fedlease.core.types import AdapterSpec, ClientModel, Tensors
 from fedlease.data.federation import ClientData
 from fedlease.engines.client_store import HEAD_SLOT, ClientStore
-from fedlease.engines.client_work import Answer, Client, ClientWork, FinalScores
+from fedlease.engines.client_work import Answer, ClientWork, FinalScores
 from fedlease.engines.flower.bounds import LONGEST_TEXT
 from fedlease.engines.flower.keep import Keep
 from fedlease.engines.flower.messages import Finish, Hello, Introduction, Refusal, Score, Work
 from fedlease.engines.flower.own_model import write_own_model
 from fedlease.engines.flower.request_checks import model_fault, task_fault
-from fedlease.errors import ConfigError, DataError, InputError, RunFolderError, UpdateRefusedError
-from fedlease.models import fingerprint, target_shapes
-from fedlease.prepare import Loaded, encoded, load_resident, optimiser_of, participation_of
-from fedlease.tasks.base import Measured
+from fedlease.engines.flower.site import Site
+from fedlease.errors import DataError, InputError, RunFolderError, UpdateRefusedError
+from fedlease.prepare import optimiser_of, participation_of
 
-__all__ = ["Consent", "HandedOver", "Node", "Site", "refusal_of", "settings_from"]
+__all__ = ["Consent", "HandedOver", "Node", "refusal_of"]
 
 LOST = "has lost what it kept to itself, and went on from what the server sent"
 ANOTHERS = "keeps what belongs to another run or client, and went on from what the server sent"
@@ -69,6 +65,7 @@ class Kept:
         step: of the run in which ``pending`` was trained.
         spec: that ``pending`` belongs to.
         pending: trained last; holds once the server says that the step's update was used.
+        tasks: done for this run and method so far.
     """
 
     run: str
@@ -77,53 +74,12 @@ class Kept:
     step: int | None = None
     spec: AdapterSpec | None = None
     pending: Tensors = field(default_factory=dict)
+    tasks: int = 0
 
-
-@dataclass
-class Site:
-    """What messages of one run share in one process: the base model, and the rows of its clients, tokenised.
-
-    Attributes:
-        loaded: settings and base model.
-        fingerprint: of the base model.
-        shapes: module that the settings adapt -> (in features, out features).
-        clients: id -> rows.
-        bare: id -> how the untrained model does.
-    """
-
-    loaded: Loaded
-    fingerprint: str
-    shapes: Mapping[str, tuple[int, int]]
-    clients: dict[str, Client] = field(default_factory=dict)
-    bare: dict[str, Measured] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, settings: Settings, overrides: Mapping[str, Any]) -> "Site":
-        """Loads the base model.
-
-        Args:
-            settings: of the run.
-            overrides: ``model``, ``device`` and ``threads`` where the node's are others than the server's.
-
-        Raises:
-            InputError: an override is no such setting's value, the model cannot be had, or the device is not one of
-                this machine.
-        """
-        try:
-            own = Settings.model_validate({**settings.model_dump(), **overrides})
-        except ValidationError as error:
-            raise ConfigError([f"node-config: {fault}" for fault in sentences(error, Settings)]) from error
-        loaded = load_resident(own)
-        # Before adapters are put in.
-        shapes = target_shapes(loaded.base, own.lora.target_modules, own.lora.r)
-        return cls(loaded, fingerprint(loaded.base.model), shapes)
-
-    def client(self, data: ClientData) -> Client:
-        """The client's rows, tokenised when first asked for."""
-        if data.id not in self.clients or self.clients[data.id].data != data:
-            self.clients[data.id] = encoded(self.loaded, data)
-            self.bare.pop(data.id, None)
-        return self.clients[data.id]
+    def after(self, work: Work, private: Tensors) -> "Kept":
+        """With what one more task trained."""
+        spec = work.task.model.spec
+        return replace(self, step=work.step, spec=spec, pending=dict(private), tasks=self.tasks + 1)
 
 
 class Node:
@@ -135,16 +91,24 @@ class Node:
         keep: what outlives the message.
         models: where the client's own model of every method is written at the end; None writes none.
         consent: what may leave the node beyond updates and scores.
+        max_tasks: tasks that it does for one run and method; None does all.
     """
 
     def __init__(
-        self, site: Site, data: ClientData, keep: Keep, models: Path | None = None, consent: Consent | None = None
+        self,
+        site: Site,
+        data: ClientData,
+        keep: Keep,
+        models: Path | None = None,
+        consent: Consent | None = None,
+        max_tasks: int | None = None,
     ) -> None:
         self.site = site
         self.client = site.client(data)
         self.keep = keep
         self.models = models
         self.consent = consent or Consent()
+        self.max_tasks = max_tasks
         self.private: set[str] = set()
         settings = site.loaded.settings
         self.work = ClientWork(site.loaded.resident, optimiser_of(settings), participation_of(settings).score_rounds)
@@ -197,14 +161,20 @@ class Node:
 
     def _work(self, work: Work) -> object:
         kept, notes = self._take_up(work, work.task.model.spec)
-        if fault := task_fault(work.task, self.private):
+        fault = task_fault(work.task, self.private)
+        if self.max_tasks is not None and kept.tasks >= self.max_tasks:
+            fault = f"it has done {kept.tasks} tasks for this run and does no more (max-rounds)"
+        if fault:
             return Refusal(f"client {self.client.data.id!r}: {fault}")
         try:
             answer, private = self.work.train(self.client, work.task)
         except UpdateRefusedError as error:
             self.keep.put(work.method, kept)
             return Refusal(error.reason)
-        self.keep.put(work.method, replace(kept, step=work.step, spec=work.task.model.spec, pending=dict(private)))
+        self.keep.put(
+            work.method,
+            kept.after(work, private),
+        )
         return Answer(**{**vars(answer), "notes": notes})
 
     def _score(self, score: Score) -> object:
@@ -260,20 +230,7 @@ class Node:
         notes: tuple[str, ...] = ()
         if message.keeps and not slots:
             notes = (ANOTHERS if isinstance(found, Kept) and not mine else LOST,)
-        return Kept(message.run, own, slots), notes
-
-
-def settings_from(text: str) -> Settings:
-    """The settings in a message.
-
-    Raises:
-        ConfigError: they are not settings of this version.
-    """
-    try:
-        return Settings.model_validate_json(text)
-    except ValueError as error:
-        faults = sentences(error, Settings) if isinstance(error, ValidationError) else [str(error)]
-        raise ConfigError([f"the server's settings are not understood: {fault}" for fault in faults]) from error
+        return Kept(message.run, own, slots, tasks=found.tasks if mine else 0), notes
 
 
 def refusal_of(error: InputError, node: str, *, in_full: bool = False) -> Refusal:

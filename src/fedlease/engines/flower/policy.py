@@ -54,7 +54,7 @@ class NodePolicy(Section):
     max_stages: Positive = 4
     """Stages of training in one message."""
     max_rounds: Positive = 1000
-    """Rounds of a run."""
+    """Rounds of a run; the node does three times as many tasks for one, as steps may be asked for again."""
     max_rank: Positive = 128
     """Rank of an adapter."""
     max_experts: Positive = 64
