@@ -12,6 +12,7 @@ from fedlease.files import new_folder, write_atomically
 from fedlease.peft_plugin.export import keeps_weights_transposed, write_lora
 from fedlease.peft_plugin.usage import record_usage
 from fedlease.reporting.run_folder import method_folder, read_json, write_json
+from fedlease.use.experts import expert_model, experts_of
 from fedlease.use.model_card import model_card
 from fedlease.use.open_run import OpenRun
 from fedlease.use.rows import RowsOfRun
@@ -82,11 +83,7 @@ class Exporter:
 
     def experts(self) -> dict[int, list[ClientId]]:
         """Expert -> its clients; empty for a method without experts."""
-        found: dict[int, list[ClientId]] = {}
-        inner = getattr(self.run.saved.state, "inner", self.run.saved.state)
-        for client, expert in sorted(getattr(inner, "assignment", {}).items()):
-            found.setdefault(expert, []).append(client)
-        return dict(sorted(found.items()))
+        return experts_of(self.run)
 
     def _client(self, client: ClientId, folder: Path, form: Form, rank: int | None) -> None:
         known, model = self.run.client(client), self.run.model(client)
@@ -124,8 +121,7 @@ class Exporter:
         if expert not in experts:
             raise ConfigError(f"expert: the run has {list(experts) or 'no experts'}, received {expert}")
         members = experts[expert]
-        first = self.run.model(members[0])
-        chosen = expert_alone(first, expert if first.spec.num_experts > 1 else 0)
+        chosen = expert_model(self.run, members[0])
         labels = self.run.client(members[0]).labels if self.run.settings.head == "shared" else None
         if labels is None:
             heads = head_names(chosen.tensors)

@@ -10,7 +10,6 @@ import torch
 
 from fedlease.core.allocate import Placement, place
 from fedlease.core.experts import b_matrices
-from fedlease.core.fold import expert_alone
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, TensorName, Tensors, head_names
 from fedlease.data.examples import client_id_fault, folded
 from fedlease.data.federation import ClientData, Federation
@@ -23,6 +22,7 @@ from fedlease.prepare import optimiser_of
 from fedlease.reporting.report import write_report
 from fedlease.reporting.run_folder import newcomer_folder, read_newcomers, run_lock, write_json
 from fedlease.tasks.base import Encoded
+from fedlease.use.experts import expert_model, experts_of
 from fedlease.use.newcomers import write_newcomer_model
 from fedlease.use.open_run import OpenRun
 
@@ -106,7 +106,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         "majority class" if rows.labels else "most frequent answer": run.task.naive(rows.train, rows.test),
         "untrained": work.score(start),
         "own warm-up": work.score(warm),
-        **{f"expert {e} alone": work.score(expert_alone(arrival, e)) for e in range(spec.num_experts)},
+        **{f"expert {e} alone": work.score(alone) for e, alone in _experts_alone(run, arrival).items()},
         "on arrival": work.score(arrival),
         f"after {epochs} local epochs": work.score(trained),
     }
@@ -197,6 +197,13 @@ def _check_id(run: OpenRun, client: ClientId) -> None:
     same = [known for known in {**run.clients, **read_newcomers(run.out)} if folded(known) == folded(client)]
     if same:
         raise ConfigError(f"client: the run has a client {same[0]!r} already, received {client!r}")
+
+
+def _experts_alone(run: OpenRun, arrival: ClientModel) -> dict[int, ClientModel]:
+    """Every expert of the run alone, under the newcomer's head."""
+    head = {name: arrival.tensors[name] for name in head_names(arrival.tensors)}
+    alone = {expert: expert_model(run, members[0]) for expert, members in experts_of(run).items()}
+    return {expert: replace(model, tensors={**model.tensors, **head}) for expert, model in alone.items()}
 
 
 def _with_expert(run: OpenRun, state: Any, expert: int, rows: ClientData, warm: ClientModel) -> ClientModel:

@@ -182,14 +182,38 @@ class OpenRun:
             )
         if isinstance(self.saved.state, ClientModel):
             return self.saved.state
+        model = self.received(client)
+        return replace(model, tensors=self._store.overlay(client, model.spec, model.tensors))
+
+    def received(self, client: ClientId) -> ClientModel:
+        """What the server holds for a client of the run: without what the client keeps, head included.
+
+        The choice among candidates is made on train rows, which are not at hand; the one it was scored with is on file.
+        """
         model: ClientModel = self.policy.model(self.saved.state, client)
-        tensors = self._store.overlay(client, model.spec, model.tensors)
-        if model.candidates:
-            # The choice is made on train rows, which are not at hand; the one it was scored with is on file.
-            summary = method_folder(self.out, self.settings, self.method) / "summary.json"
-            if summary.is_file():
-                tensors = {**tensors, **model.candidates[read_json(summary)["per_client"][client]["choice"]]}
+        chosen = self._choice(client) if model.candidates else None
+        tensors = model.tensors if chosen is None else {**model.tensors, **model.candidates[chosen]}
         return replace(model, tensors=tensors, candidates=())
+
+    def expert_of(self, client: ClientId) -> int | None:
+        """The number of the expert, group or candidate whose adapter is the client's own.
+
+        None for a method without them, for a client that is with none yet, and for a newcomer, whose copy is its own.
+        """
+        if self.client(client).newcomer or isinstance(self.saved.state, ClientModel):
+            return None
+        inner = getattr(self.saved.state, "inner", self.saved.state)
+        if getattr(inner, "candidates", ()):
+            chosen = self._choice(client)
+            return inner.choices.get(client) if chosen is None else chosen
+        found: int | None = getattr(inner, "assignment", {}).get(client)
+        return found
+
+    def _choice(self, client: ClientId) -> int | None:
+        """The candidate that the client was scored with at the end; None before the end."""
+        summary = method_folder(self.out, self.settings, self.method) / "summary.json"
+        scored = read_json(summary)["per_client"] if summary.is_file() else {}
+        return scored[client]["choice"] if client in scored else None
 
     def load(self, client: ClientId, model: ClientModel | None = None) -> KnownClient:
         """Puts a client's model, or another one with its labels, in place in ``resident``."""

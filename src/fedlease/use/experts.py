@@ -1,0 +1,30 @@
+"""The experts of a run, by the numbers that its summary gives them: whose they are, and each one alone."""
+
+from fedlease.core.fold import expert_alone
+from fedlease.core.types import ClientId, ClientModel
+from fedlease.use.open_run import OpenRun
+
+__all__ = ["expert_model", "experts_of"]
+
+
+def experts_of(run: OpenRun) -> dict[int, list[ClientId]]:
+    """Expert -> its clients; empty for a method without experts.
+
+    Experts of FedTreeLoRA are the groups of the last layer, those of IFCA the candidates that some client chose.
+    """
+    found: dict[int, list[ClientId]] = {}
+    for client in sorted(run.clients):
+        expert = run.expert_of(client)
+        if expert is not None:
+            found.setdefault(expert, []).append(client)
+    return dict(sorted(found.items()))
+
+
+def expert_model(run: OpenRun, client: ClientId) -> ClientModel:
+    """The expert of a client as the server holds it, as a single adapter; with a head where heads are shared or frozen.
+
+    Where it stands among the client's adapters is the spec's business: FedTreeLoRA has the group's first whatever its
+    number, and a client that routes nothing has one adapter.
+    """
+    model = run.received(client)
+    return expert_alone(model, model.spec.own)
