@@ -31,7 +31,7 @@ class FedLeaseSettings(Section):
     clustering: Literal["hierarchical", "spectral"] = "hierarchical"
     """How clients are grouped by their distances."""
     expert_start: Literal["cluster", "client"] = "cluster"
-    """First round from the cluster's mean, or from the client's own warm-up."""
+    """Round 1 from the cluster's mean, or from the client's own warm-up."""
     routing: Literal["top-m", "own"] = "top-m"
     """``own``: every client uses its own expert alone."""
     top_k: Positive | None = None

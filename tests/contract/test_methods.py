@@ -11,8 +11,9 @@ from contract.planted import CLIENTS, adapter, train
 from fedlease.core.aggregate import check_update
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName, head_names
+from fedlease.engines.participation import Participation
 from fedlease.methods import METHODS, make_method
-from fedlease.methods.base import WARMUP, Method
+from fedlease.methods.base import WARMUP, Method, rounds_for_warmup
 from fedlease.methods.head import Head, with_head
 
 BUDGET = Budget(warmup_epochs=2, rounds=3, local_epochs=1)
@@ -191,6 +192,28 @@ def test_every_client_trains_every_adapter_for_exactly_the_budget(name: str, hea
         if not asked:
             break
     assert passes == dict.fromkeys(CLIENTS, BUDGET.passes)
+
+
+@pytest.mark.parametrize("sampled", [None, 1, 2, 5])
+@pytest.mark.parametrize("budget", [Budget(1, 4, 2), Budget(2, 3), Budget(3, 2, 2), Budget(5, 1, 3), Budget(1, 0, 4)])
+def test_all_methods_make_the_same_passes_whoever_is_asked(name: str, budget: Budget, sampled: int | None) -> None:
+    """E by everyone, and in each of R rounds local epochs by whoever is sampled: the same clients for every method."""
+    method = make_method(name.partition("+")[0], budget, VARIANTS.get(name))
+    participation = Participation(clients_per_round=sampled)
+    state, passes = method.init(adapter(), CLIENTS, 0), dict.fromkeys(sorted(CLIENTS), 0)
+    opening = rounds_for_warmup(method)
+    while tasks := {client: task for client in sorted(CLIENTS) if (task := method.task(state, client)) is not None}:
+        asked = participation.choose(tasks, state.round, 0, opening)
+        for client in asked:
+            stages = tasks[client].stages
+            passes[client] += max(sum(s.epochs for s in stages if n in s.trainable) for n in tasks[client].trainable)
+        state = method.aggregate(state, [train(client, tasks[client], CLIENTS[client]) for client in asked])
+    everyone: Any = dict.fromkeys(passes)
+    drawn = [participation.choose(everyone, number, 0) for number in range(1, budget.rounds + 1)]
+    assert passes == {
+        client: budget.warmup_epochs + budget.local_epochs * sum(client in asked for asked in drawn)
+        for client in passes
+    }
 
 
 def test_rounds_advance_by_one_and_without_updates_nothing_else_moves(name: str, head: str | None) -> None:

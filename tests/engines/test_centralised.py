@@ -106,6 +106,34 @@ def test_a_pooled_round_is_the_plain_loop(tmp_path: Path, monkeypatch: pytest.Mo
             torch.testing.assert_close(tensors[name], tensor.detach(), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["centralised", "fedit", "fedtreelora"])
+def test_every_module_is_in_training_mode_at_every_step(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads are swapped in between: one that was scored before it was swapped out has its dropout switched off."""
+    off: list[str] = []
+    inner = classification.Classification.batch_loss
+
+    def batch_loss(task: Any, resident: Any, rows: Any, batch: Any) -> Any:
+        off.extend(name for name, module in resident.model.named_modules() if not module.training)
+        return inner(task, resident, rows, batch)
+
+    monkeypatch.setattr(classification.Classification, "batch_loss", batch_loss)
+    small_run(tmp_path / "r", method=method, baselines=[], rounds=1)
+    assert off == []
+
+
+def test_a_head_that_is_put_in_place_takes_the_mode_of_the_model(out: Path) -> None:
+    run = OpenRun(out)
+    heads = [run.resident.head_modules(number) for number in (2, 3, 2, 4)]
+    run.load(min(run.clients))
+    for training in (False, True, False):
+        run.resident.model.train(training)
+        for modules in heads:
+            run.resident.use_head(modules)
+            assert all(module.training == training for module in run.resident.model.modules())
+
+
 def test_interrupted_it_goes_on_to_the_same_tensors(tmp_path: Path, out: Path) -> None:
     class Stop(Exception):
         pass

@@ -14,6 +14,7 @@ from fedlease.engines import client_work, local_step
 from fedlease.engines.events import Allocated, ClientFinished, Event, StepStarted, UpdateRefused
 from fedlease.engines.resident import ResidentModel
 from fedlease.errors import ConfigError, ModelError, RunFailedError, RunFolderError, UpdateRefusedError
+from fedlease.reporting.report_reading import read_run
 from fedlease.tiny_model import make_tiny
 
 
@@ -191,7 +192,8 @@ def test_a_spoilt_update_is_refused_by_name_and_never_averaged(
 
 def test_a_client_that_fails_both_warmups_joins_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, "planted-0-0", {0}, "nan")
-    result = small_run(tmp_path / "r", baselines=(), rounds=3)
+    events: list[Event] = []
+    result = small_run(tmp_path / "r", [events.append], baselines=(), rounds=3)
     records = rounds_of(result.out)
     assert [r["round"] for r in records] == [0, 0, 1, 2, 3]
     assert [sorted(r["refused"]) for r in records[:2]] == [["planted-0-0"]] * 2
@@ -200,6 +202,24 @@ def test_a_client_that_fails_both_warmups_joins_late(tmp_path: Path, monkeypatch
     assert "planted-0-0" in result.summary["assignment"], "and it was placed since"
     assert any("planted-0-0" in warning and "came late" in warning for warning in result.summary["warnings"])
     assert "planted-0-0" in result.summary["per_client"]
+    # Its warm-up is a part of round 1 and does not give the round its name, although its id sorts first.
+    phases = ["warmup", "warmup", "experts + warmup", "experts", "experts"]
+    assert [r["phase"] for r in records] == phases
+    assert [event.phase for event in events if isinstance(event, StepStarted)] == phases
+    assert [step.phase for step in read_run(result.out).main.steps] == phases
+    warmed = [(r["round"], c) for r in records for c, row in r["clients"].items() if row.get("phase") == "warmup"]
+    assert warmed == [(1, "planted-0-0")]
+    finished = {e.client: e.phase for e in events if isinstance(e, ClientFinished) and e.round == 1}
+    assert {client for client, phase in finished.items() if phase == "warmup"} == {"planted-0-0"}
+
+
+@pytest.mark.parametrize("local_epochs", [1, 2])
+def test_curves_stand_at_the_passes_that_came_before(local_epochs: int, tmp_path: Path) -> None:
+    """E = 1, R = 1: a method without a warm-up has made 0, 1 and 1 + local epochs passes."""
+    out = small_run(tmp_path / "r", method="fedit", baselines=(), rounds=1, train__local_epochs=local_epochs).out
+    steps = [{row["steps"] for row in record["clients"].values()} for record in rounds_of(out)]
+    assert [max(of) // min(steps[0]) for of in steps] == [1, local_epochs]
+    assert [point.passes for point in read_run(out).main.points] == [0, 1, 1 + local_epochs]
 
 
 def test_too_few_usable_updates_stop_the_run_with_the_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,10 @@ class MethodStarted:
 
 @dataclass(frozen=True)
 class StepStarted:
-    """A warm-up wave (round 0) or a round begins with these clients."""
+    """A warm-up wave (round 0) or a round begins with these clients.
+
+    ``phase`` is theirs; where clients came late it says so, as in ``experts + warmup``.
+    """
 
     method: str
     phase: str

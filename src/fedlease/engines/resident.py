@@ -94,9 +94,9 @@ class ResidentModel:
         self.parameters = parameters
 
     def use_head(self, modules: Mapping[str, nn.Module]) -> None:
-        """Puts head modules in place; ``load`` puts its own."""
+        """Puts head modules in place, in the mode of the model around them; ``load`` puts its own."""
         for name, module in modules.items():
-            self._base.model.set_submodule(name, module)
+            self._base.model.set_submodule(name, module.train(self._base.model.training))
 
     def train_only(self, names: Iterable[str]) -> list[nn.Parameter]:
         """Switches gradients on for exactly these tensors and gives them in the order of their names."""

@@ -104,7 +104,7 @@ class RoundLoop:
         # Clients whose warm-up was refused once: whoever is refused twice joins later.
         tried = {client for client, count in fields_of(state).get("tries", {}).items() if count}
         asked = self.participation.choose(tasks, state.round, self.seed, rounds_for_warmup(method), tried)
-        phase = WARMUP if state.round == 0 else next(tasks[client].phase for client in asked)
+        phase = _phase_of([tasks[client] for client in asked])
         self._tell(StepStarted(name, phase, state.round, tuple(asked)))
         started = time.perf_counter()
         seconds = {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0}
@@ -196,7 +196,9 @@ class RoundLoop:
         if answer.score is not None:
             values["score"] = answer.score
         self._tell(ClientFinished(name, task.phase, task.round, client, values, answer.train_seconds, answer.reused))
-        record = {**values, "steps": answer.steps, "seconds": round(answer.train_seconds, 3)}
+        record: dict[str, Any] = {**values, "steps": answer.steps, "seconds": round(answer.train_seconds, 3)}
+        if task.phase == WARMUP and task.round:
+            record["phase"] = WARMUP  # came late: not what the others did in this round
         if answer.update.choice is not None:
             record["choice"] = answer.update.choice
         return {**record, "notes": list(answer.notes)} if answer.notes else record
@@ -208,6 +210,11 @@ class RoundLoop:
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
             listener(event)
+
+
+def _phase_of(tasks: Sequence[ClientTask]) -> str:
+    """The phase of a step; where clients differ, all phases, with the warm-ups of those that came late at the end."""
+    return " + ".join(sorted({task.phase for task in tasks}, key=lambda phase: (phase == WARMUP, phase)))
 
 
 def fields_of(state: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def by_client(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
 
 
 def rounds_for_warmup(method: Method) -> int:
-    """Rounds that a method without a warm-up has in its place; 0 for one that has it."""
+    """Rounds that a method without a warm-up has in its place, see ``Budget``; 0 for one that has it."""
     return max(0, method.last_round - method.budget.rounds)
 
 

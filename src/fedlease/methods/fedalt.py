@@ -42,18 +42,18 @@ class FedALTState:
 
 @dataclass(frozen=True)
 class FedALT:
-    """Parameters of FedALT. It spends the whole budget T in rounds of ``local_epochs``.
+    """Parameters of FedALT. It has no warm-up: the whole budget T is spent in rounds.
 
     Attributes:
-        budget: E, R and local epochs; only T and the local epochs matter here.
+        budget: E, R and local epochs.
     """
 
     budget: Budget
 
     @property
     def last_round(self) -> int:
-        """T / local epochs, rounded up; the last round may have fewer epochs."""
-        return -(-self.budget.passes // self.budget.local_epochs)
+        """Opening rounds in the place of a warm-up, then R."""
+        return self.budget.opening_rounds + self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedALTState:
         """Everyone starts from the same adapter; the rest of the world is that adapter too, and adds nothing yet."""
@@ -69,8 +69,7 @@ class FedALT:
         model = self.model(state, client)
         own = ab_names(model, OWN)
         mixer = frozenset(name for name in model.tensors if TensorName.parse(name).kind == "G")
-        left = self.budget.passes - (state.round - 1) * self.budget.local_epochs
-        stage = Stage(own | mixer, min(self.budget.local_epochs, left))
+        stage = Stage(own | mixer, self.budget.epochs(state.round))
         return ClientTask("individual", state.round, model, (stage,), upload=own)
 
     def aggregate(

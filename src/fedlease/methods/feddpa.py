@@ -43,7 +43,7 @@ class FedDPA:
     The local stage is work beyond the budget T, which counts passes for the adapter that is uploaded.
 
     Attributes:
-        budget: E, R and local epochs; only T and the local epochs matter here.
+        budget: E, R and local epochs.
         blend: largest share of the local adapter, in [0, 1]; while it is trained its share is ``blend``. 0 is FedIT.
         num_anchors: train rows that an input is compared with, at least 1.
         weights: how clients are weighted.
@@ -56,8 +56,8 @@ class FedDPA:
 
     @property
     def last_round(self) -> int:
-        """T / local epochs, rounded up; the last round may have fewer epochs."""
-        return -(-self.budget.passes // self.budget.local_epochs)
+        """Opening rounds in the place of a warm-up, then R."""
+        return self.budget.opening_rounds + self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedDPAState:
         """Both adapters start from the same values.
@@ -77,7 +77,7 @@ class FedDPA:
             return None
         model = self.model(state, client)
         shared, local = ab_names(model, GLOBAL), ab_names(model, LOCAL)
-        epochs = min(self.budget.local_epochs, self.budget.passes - (state.round - 1) * self.budget.local_epochs)
+        epochs = self.budget.epochs(state.round)
         stages = (Stage(shared, epochs, experts=(GLOBAL,)), Stage(local, epochs))
         return ClientTask("dual", state.round, model, stages, upload=shared)
 

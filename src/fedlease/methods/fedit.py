@@ -33,14 +33,14 @@ class FedITState:
 
 @dataclass(frozen=True)
 class FedIT:
-    """Parameters of FedIT. It spends the whole budget T in rounds of ``local_epochs``, averaging after each.
+    """Parameters of FedIT. It has no warm-up: the whole budget T is spent in rounds, and every round averages.
 
     Methods that differ only in which of A and B are trained and sent are subclasses that say just that.
 
     Attributes:
         TRAINED: kinds of tensors that learn.
         SENT: kinds that are uploaded and averaged; what is trained and not sent stays with the client.
-        budget: E, R and local epochs; only T and the local epochs matter here.
+        budget: E, R and local epochs.
         weights: how clients are weighted.
     """
 
@@ -52,8 +52,8 @@ class FedIT:
 
     @property
     def last_round(self) -> int:
-        """T / local epochs, rounded up; the last round may have fewer epochs."""
-        return -(-self.budget.passes // self.budget.local_epochs)
+        """Opening rounds in the place of a warm-up, then R."""
+        return self.budget.opening_rounds + self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedITState:
         """The initial adapter is the first shared one."""
@@ -63,8 +63,7 @@ class FedIT:
         """Train what is trained of the shared adapter, give back what is sent."""
         if state.round > self.last_round:
             return None
-        left = self.budget.passes - (state.round - 1) * self.budget.local_epochs
-        stage = Stage(_kinds(state.adapter, self.TRAINED), min(self.budget.local_epochs, left))
+        stage = Stage(_kinds(state.adapter, self.TRAINED), self.budget.epochs(state.round))
         sent = _kinds(state.adapter, self.SENT)
         return ClientTask("federated", state.round, state.adapter, (stage,), upload=sent)
 

@@ -50,8 +50,8 @@ class FedLease:
             drawn from the seed; ``given``: ``assignment``.
         num_experts: M, whatever the silhouettes say; None lets them choose. 1 is FedIT after a warm-up.
         assignment: client -> group, for ``given``.
-        expert_start: ``cluster``: the mean over a cluster (paper); ``client``: in its first round every client goes on
-            from its own warm-up, and the first mean is taken after it.
+        expert_start: ``cluster``: the mean over a cluster (paper); ``client``: in round 1 every client goes on from its
+            own warm-up, and the first mean is taken after it.
         routing: ``top-m`` (paper), or ``own``: every client with its own expert alone, grouping without mixing.
         router: averaged in the ``cluster`` (paper), or kept by the ``client``.
         renormalise: whether kept slot weights sum to 1; False leaves them as the softmax over all slots gave them.
@@ -153,7 +153,8 @@ class FedLease:
             # A cluster without updates keeps its expert.
             experts=tuple(means.get(expert, kept) for expert, kept in enumerate(state.experts)),
             routers=router_means(trained, state.routers, state.assignment, self.weights),
-            starts={client: tensors for client, tensors in state.starts.items() if client not in uploads},
+            # Later the experts have moved on: a client that was not asked in round 1 goes on from its expert.
+            starts={},
         )
         if self.reallocate is None:
             return after
@@ -250,7 +251,8 @@ class FedLease:
     def _place(self, state: FedLeaseState, late: Mapping[ClientId, Tensors]) -> FedLeaseState:
         assert state.centres is not None  # set together with the allocation
         waiting = {client: tensors for client, tensors in state.kept_out.items() if client in self.admitted}
-        placed = place_late(self, {**waiting, **late}, state.newcomers, state.centres)
+        warmups = {**waiting, **late}
+        placed = place_late(self, warmups, state.newcomers, state.centres)
         kept_out = {client: tensors for client, tensors in state.kept_out.items() if client not in waiting}
         state = replace(
             state,
@@ -260,7 +262,7 @@ class FedLease:
         )
         if self.reallocate is None:
             return state
-        taken = {client: tensors for client, tensors in late.items() if client in placed.assignment}
+        taken = {client: warmups[client] for client in placed.assignment}
         return replace(
             state,
             uploads={**state.uploads, **taken},

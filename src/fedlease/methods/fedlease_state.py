@@ -27,7 +27,7 @@ class FedLeaseState:
         assignment: client -> expert, the allocation's and those placed since.
         experts: one state per expert, numbered as expert 0.
         routers: one router per cluster; empty dicts when M = 1 or nothing is routed.
-        starts: client -> its warm-up, where its first round goes on from that.
+        starts: client -> its warm-up, where round 1 goes on from that; {} after it.
         uploads: client -> the A and B it gave back last, its warm-up at first; kept for ``reallocate`` only.
         origins: client -> its warm-up B, for the centres of new groups; kept for ``reallocate`` only.
         newcomers: clients that were not there at the start.

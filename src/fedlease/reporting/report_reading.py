@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.config import Settings
+from fedlease.core.types import Budget
 from fedlease.errors import RunFolderError
 from fedlease.reporting.report_data import ClientRows, Grouping, MethodRun, Newcomer, Point, RunData, Step
 from fedlease.reporting.report_samples import read_samples
@@ -92,10 +93,13 @@ def _step(record: Mapping[str, Any]) -> Step:
 def _points(steps: Sequence[Step], summary: Mapping[str, Any] | None, settings: Settings) -> tuple[Point, ...]:
     """A score belongs to the passes that came before it: a step scores the model that it receives."""
     warmed_up = any(step.round == 0 for step in steps)
+    budget = Budget(settings.warmup.epochs, settings.rounds, settings.train.local_epochs)
     merged: dict[int, dict[str, float]] = {}
     for step in steps:
-        begun = settings.warmup.epochs if warmed_up else 0
-        passes = begun + (step.round - 1) * settings.train.local_epochs if step.round else 0
+        if warmed_up:
+            passes = budget.warmup_epochs + (step.round - 1) * budget.local_epochs if step.round else 0
+        else:
+            passes = budget.passes_before(step.round)
         merged.setdefault(passes, {}).update(step.scores)  # warm-up waves share the same passes
     if summary is not None:
         finals = {client: float(row[summary["metric"]]) for client, row in summary["per_client"].items()}

@@ -83,3 +83,22 @@ def test_members_are_sorted_by_client() -> None:
 @pytest.mark.parametrize(("budget", "passes"), [(Budget(2, 4), 6), (Budget(5, 20, 2), 45), (Budget(1, 0, 3), 1)])
 def test_budget_is_warmup_plus_rounds_times_local_epochs(budget: Budget, passes: int) -> None:
     assert budget.passes == passes
+
+
+@pytest.mark.parametrize(
+    ("budget", "epochs"),
+    [
+        (Budget(2, 3), [1, 1, 1, 1, 1]),
+        (Budget(1, 4, 2), [1, 2, 2, 2, 2]),  # one opening round with what E has
+        (Budget(5, 2, 2), [2, 2, 1, 2, 2]),
+        (Budget(4, 1, 2), [2, 2, 2]),
+        (Budget(1, 0, 3), [1]),
+    ],
+)
+def test_without_a_warm_up_its_epochs_are_spent_in_opening_rounds(budget: Budget, epochs: list[int]) -> None:
+    rounds = range(1, budget.opening_rounds + budget.rounds + 1)
+    assert [budget.epochs(number) for number in rounds] == epochs
+    assert [budget.passes_before(number) for number in [*rounds, len(rounds) + 1]] == [
+        sum(epochs[:number]) for number in range(len(epochs) + 1)
+    ]
+    assert sum(epochs[: budget.opening_rounds]) == budget.warmup_epochs

@@ -1,5 +1,6 @@
 """Groups that are formed again between rounds: six clients whose uploads a test writes itself."""
 
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from contract.planted import CLIENTS, adapter
 
+from fedlease.core.allocate import place
 from fedlease.core.codec import dumps, loads
 from fedlease.core.experts import initial_router
 from fedlease.core.seeds import generator
@@ -125,6 +127,62 @@ def test_late_clients_are_still_placed_by_warm_ups() -> None:
     assert after.uploads.keys() == after.origins.keys() == after.assignment.keys()
     assert {TensorName.parse(f"{name}/B/0").kind for name in after.origins["a9"]} == {"B"}
     assert after.centres is not None and len(after.centres.units) == 2
+
+
+def test_a_client_admitted_after_it_was_kept_out_keeps_its_warm_up_for_new_groups() -> None:
+    """Its id sorts first, so that without its warm-up the centres would be numbered otherwise than the experts."""
+    letters = {**ONE_LETTER, "05": "c"}
+    state = METHOD.admit(allocated(), "05", 5)
+    state = step(METHOD, state, letters)
+    assert state.kept_out.keys() == {"05"} and "05" not in state.origins
+    admitting = replace(METHOD, admitted=("05",))
+    state = step(admitting, state, letters)
+    assert state.uploads.keys() == state.origins.keys() == {*CLIENTS, "05"}
+    state = step(admitting, state, letters)
+    assert state.assignment == {"05": 0, "a0": 1, "a1": 1, "a2": 1, "b0": 2, "b1": 2, "b2": 2}
+    late = {"a9": "a", "b9": "b", "c9": "c"}
+    for client in late:
+        state = admitting.admit(state, client, 5)
+    placing = replace(admitting, unlike="place", reallocate=None)
+    after = step(placing, state, {**letters, **late})
+    assert {client: after.assignment[client] for client in late} == {"a9": 1, "b9": 2, "c9": 0}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whoever_comes_when_experts_uploads_and_warm_ups_are_of_the_same_clients(seed: int) -> None:
+    """Clients are sampled, come late, are kept out, admitted and moved: centres are numbered as the experts are."""
+    rng = random.Random(seed)
+    letters, method = dict(ONE_LETTER), FedLease(Budget(1, 12), reallocate=rng.choice([1, 2]))
+    state = step(method, method.init(adapter(), CLIENTS, 0), letters)
+    heard = set(CLIENTS)
+    for number in range(11):
+        if rng.random() < 0.7:
+            # Upper case and digits sort before, lower case after whoever is there.
+            client = f"{rng.choice('0Aabz')}{number}"
+            letters[client] = rng.choice("abcd")
+            state = method.admit(state, client, 5)
+        if rng.random() < 0.5:
+            method = replace(method, admitted=tuple(sorted({*method.admitted, *state.kept_out})))
+        moved = {client: rng.choice("abcd") if rng.random() < 0.1 else letter for client, letter in letters.items()}
+        asked = {client: moved[client] for client in moved if rng.random() < 0.6}
+        heard |= asked.keys()
+        before, state = state.allocation, step(method, state, asked)
+        assert heard - state.kept_out.keys() == state.assignment.keys(), "nobody loses an expert"
+        assert state.uploads.keys() == state.origins.keys() == state.assignment.keys()
+        assert not state.assignment.keys() & state.kept_out.keys()
+        assert state.centres is not None
+        assert len(state.experts) == len(state.routers) == len(state.centres.units)
+        if state.allocation is before:
+            continue  # not grouped again
+        for expert, unit in enumerate(state.centres.units):
+            own = [distances_to(state, client)[expert] for client, e in state.assignment.items() if e == expert]
+            # d of a member to the mean of unit vectors, averaged over the members, is 1 - |mean|^2 / |L|.
+            assert sum(own) / len(own) == pytest.approx(1 - float(unit @ unit) / 2, abs=1e-6)
+
+
+def distances_to(state: FedLeaseState, client: str) -> tuple[float, ...]:
+    assert state.centres is not None
+    return place(state.origins[client], state.centres).distances
 
 
 @pytest.mark.parametrize("signal", ["B", "A", "BA"])

@@ -41,7 +41,7 @@ def test_fedit_averages_over_all_clients_by_rows() -> None:
 
 @pytest.mark.parametrize(
     ("budget", "epochs"),
-    [(Budget(2, 3, 1), [1] * 5), (Budget(1, 3, 2), [2, 2, 2, 1]), (Budget(4, 0, 4), [4])],
+    [(Budget(2, 3, 1), [1] * 5), (Budget(1, 3, 2), [1, 2, 2, 2]), (Budget(4, 0, 4), [4])],
 )
 def test_fedit_spends_the_whole_budget_in_rounds(budget: Budget, epochs: list[int]) -> None:
     method = FedIT(budget)
