@@ -202,7 +202,7 @@ class OpenRun:
         """
         if self.client(client).newcomer or isinstance(self.saved.state, ClientModel):
             return None
-        inner = getattr(self.saved.state, "inner", self.saved.state)
+        inner: Any = getattr(self.saved.state, "inner", self.saved.state)
         if getattr(inner, "candidates", ()):
             chosen = self._choice(client)
             return inner.choices.get(client) if chosen is None else chosen
