@@ -6,13 +6,16 @@ import warnings
 
 from fedlease._version import __version__
 from fedlease.cli import compare, new, reproduce, runs, use  # noqa: F401  registers the commands
-from fedlease.cli.shared import INTERRUPTED, Interrupted, app
+from fedlease.cli.shared import INTERRUPTED, Command, Interrupted, app
 from fedlease.errors import InputError, RunFailedError
 from fedlease.limits import limit_reached
 from fedlease.quiet import quiet_libraries
 from fedlease.wording import printable
 
 __all__ = ["app", "main"]
+
+for command in app.registered_commands:
+    command.cls = Command
 
 
 def main() -> None:

@@ -4,16 +4,22 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from fedlease._version import __version__
+
+if TYPE_CHECKING:
+    import click
 
 __all__ = [
     "INTERRUPTED",
     "Client",
+    "Command",
     "Device",
+    "Group",
     "Interrupted",
     "Json",
     "MethodName",
@@ -27,8 +33,34 @@ __all__ = [
 INTERRUPTED = 130
 """Exit code, also typer's, of what Ctrl-C ended."""
 
+
+class Command(TyperCommand):
+    """Prints its help as it is: typer escapes brackets for a renderer that is not in use here."""
+
+    def format_help(self, ctx: "click.Context", formatter: "click.HelpFormatter") -> None:
+        """Called by click."""
+        super().format_help(ctx, formatter)
+        formatter.buffer = [text.replace("\\[", "[") for text in formatter.buffer]
+
+
+class Group(TyperGroup):
+    """Suggests a command once; click and typer each have a suggestion of their own."""
+
+    def resolve_command(
+        self, ctx: "click.Context", args: list[str]
+    ) -> "tuple[str | None, click.Command | None, list[str]]":
+        """Called by click."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            from fedlease.config_faults import nearest
+
+            ctx.fail(f"No such command {name!r}{nearest(name, self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="fedlease",
+    cls=Group,
     help="Fine-tune language models across organisations that share neither data nor task.",
     no_args_is_help=True,
     add_completion=False,
