@@ -9,6 +9,7 @@ import typer
 
 from fedlease.cli.runs import Set
 from fedlease.cli.shared import Json, Quiet, app, stdout_for_json
+from fedlease.wording import counted
 
 __all__ = ["reproduce"]
 
@@ -60,7 +61,9 @@ def reproduce(
         done = sum(cell.finished for cell in ready.cells)
         if not quiet:
             folder = escape(str(ready.out))
-            console.print(f"{name}: {len(ready.cells)} cells in {folder}, {done} of them finished", soft_wrap=True)
+            console.print(
+                f"{name}: {counted(len(ready.cells), 'cell')} in {folder}, {done} of them finished", soft_wrap=True
+            )
 
         def tell(cell: Cell, summary: Mapping[str, Any] | None) -> None:
             what = escape(str(cell.folder.relative_to(ready.out)))

@@ -196,7 +196,8 @@ def _none_to_spare(rows: tuple[Row, ...], labels: tuple[str, ...]) -> str:
     if len({row.question for row in rows}) == 1:
         return "it has one distinct row, and that is needed for training"
     held = len({row.label for row in rows})
-    return f"its {len(rows)} rows have {held} labels, and each label needs a train row before one can be held out"
+    there = f"{counted(len(rows), 'row')} of {counted(held, 'label')}"
+    return f"it has {there}, and each label needs a train row before one can be held out"
 
 
 def _capped(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from fedlease.data.faults import listed
 from fedlease.data.rows import Gathered, Readable, bounded_lines, decoded
+from fedlease.wording import counted
 
 __all__ = ["PREDICTION", "as_text", "read_csv_rows"]
 
@@ -55,7 +56,7 @@ def read_csv_rows(file: Readable, rows: Gathered) -> None:
                     return
                 rows.columns.update(dict.fromkeys(header))
             elif len(cells) != len(header):
-                rows.refuse(line, f"{len(cells):,} cells, but the header has {len(header):,}", "cells")
+                rows.refuse(line, f"{counted(len(cells), 'cell')}, but the header has {len(header):,}", "cells")
             else:
                 values = map(_plain, cells) if written_by_us else cells
                 if not rows.take(line, dict(zip(header, values, strict=True))):

@@ -15,6 +15,7 @@ from fedlease.data.label_lists import label_notes, nothing_to_learn
 from fedlease.data.labels import labels_over_clients
 from fedlease.data.overlaps import overlaps
 from fedlease.errors import DataError
+from fedlease.wording import counted
 
 __all__ = [
     "Pool",
@@ -208,7 +209,10 @@ def _overlapping(
         (window(train_pool, index * train, train), window(test_pool, index * test, test)) for index in range(count)
     ]
     shared = sum(max(0, count * size - len(ring)) for size, ring in ((train, train_pool), (test, test_pool)))
-    return parts, [f"task {task!r}: {len(rows)} rows for {count} clients, so {shared} places are filled by shared rows"]
+    return parts, [
+        f"task {task!r}: {counted(len(rows), 'row')} for {counted(count, 'client')}, so shared rows fill "
+        f"{counted(shared, 'place')}"
+    ]
 
 
 def window(ring: Sequence[Row], start: int, size: int) -> list[Row]:
@@ -225,8 +229,8 @@ def _ran_out(task: str, available: int, settings: DataSettings) -> str:
         else "ask for fewer rows or clients, or set data.share_rows=true"
     )
     return (
-        f"task {task!r}: rows run out: {settings.clients_per_task} clients (data.clients_per_task) x {need} "
-        f"(data.train_rows, data.test_rows), but there are {available} distinct rows; {remedy}"
+        f"task {task!r}: rows run out: {counted(settings.clients_per_task, 'client')} (data.clients_per_task) x {need} "
+        f"(data.train_rows, data.test_rows), but there are {counted(available, 'distinct row')}; {remedy}"
     )
 
 

@@ -23,6 +23,7 @@ from fedlease.data.hub import load_split
 from fedlease.data.prompts import read_prompt_examples, to_prompt_rows
 from fedlease.data.tables import SUFFIXES, read_table, split_name
 from fedlease.errors import DataError
+from fedlease.wording import counted
 
 __all__ = ["HUB_ID", "HUB_TASKS", "PAPER", "load"]
 
@@ -88,7 +89,8 @@ def _without_overlap(category: str, pool: Pool, notes: list[str]) -> Pool:
     kept = [row for row in train if row.question not in asked]
     if len(kept) < len(train):
         notes.append(
-            f"category {category!r}: {len(train) - len(kept)} train rows dropped whose prompts are test prompts"
+            f"category {category!r}: {counted(len(train) - len(kept), 'train row')} dropped whose prompt is that of a "
+            "test row"
         )
     return Pool(kept, test)
 
@@ -133,8 +135,8 @@ def _shares(
     if settings.share_rows and size <= len(rows):
         places = count * size - len(rows)
         notes.append(
-            f"category {category!r}: {len(rows)} {split} rows for {count} clients, so {places} places are filled by "
-            f"shared rows"
+            f"category {category!r}: {counted(len(rows), f'{split} row')} for {counted(count, 'client')}, so shared "
+            f"rows fill {counted(places, 'place')}"
         )
         return [window(rows, index * size, size) for index in range(count)]
     remedy = (
@@ -143,8 +145,9 @@ def _shares(
         else "ask for fewer rows or clients, or set data.share_rows=true"
     )
     faults.add(
-        f"category {category!r}: {split} rows run out: {count} clients (data.clients_per_task) x "
-        f"{wanted or 'at least 1'} rows (data.{split}_rows), but there are {len(rows)} distinct rows; {remedy}"
+        f"category {category!r}: {split} rows run out: {counted(count, 'client')} (data.clients_per_task) x "
+        f"{wanted or 'at least 1'} rows (data.{split}_rows), but there are {counted(len(rows), 'distinct row')}; "
+        f"{remedy}"
     )
     return []
 

@@ -32,6 +32,7 @@ from fedlease.data.usable import RowFaults, Unusable
 from fedlease.data.values import name_of
 from fedlease.errors import DataError
 from fedlease.files import new_folder
+from fedlease.wording import counted
 
 __all__ = ["load", "load_client", "write_folder"]
 
@@ -334,7 +335,7 @@ def _deal_file(
         read = to_rows(members, labels, task, settings.columns.label, faults, stated=bool(stated))
         rows, dropped = drop_duplicates(read)
         if dropped:
-            notes.append(f"task {task!r}: {dropped} duplicate rows dropped")
+            notes.append(f"task {task!r}: {counted(dropped, 'duplicate row')} dropped")
         pools.append(Pool("client" if task == "default" else task, labels, rows))
     faults.check()
     clients, warned = deal(pools, settings, seed)

@@ -21,6 +21,7 @@ from fedlease.data.hub import load_split
 from fedlease.data.partition import deal
 from fedlease.data.tables import SUFFIXES, read_table
 from fedlease.errors import DataError
+from fedlease.wording import counted
 
 __all__ = ["HUB_ID", "TASKS", "GlueTask", "load"]
 
@@ -70,7 +71,7 @@ def load(settings: DataSettings, seed: int) -> Federation:
         read = _from_hub(task, notes) if folder is None else _from_folder(folder, task, faults, limits)
         rows, dropped = drop_duplicates(read)
         if dropped:
-            notes.append(f"task {task!r}: {dropped} duplicate rows dropped")
+            notes.append(f"task {task!r}: {counted(dropped, 'duplicate row')} dropped")
         pools.append(Pool(task, TASKS[task].labels, rows))
     faults.check()
     clients, warned = deal(pools, settings, seed)
@@ -122,7 +123,7 @@ def _from_hub(task: str, notes: list[str]) -> Iterator[Row]:
         else:
             empty += 1
     if empty:
-        notes.append(f"task {task!r}: {empty} rows of the hub with an empty text left out")
+        notes.append(f"task {task!r}: {counted(empty, 'row')} of the hub with an empty text left out")
 
 
 def _hub_rows(task: str, spec: GlueTask) -> Iterable[Mapping[str, Any]]:

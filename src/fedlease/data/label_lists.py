@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from fedlease.config import DataSettings
 from fedlease.data.federation import ClientCard, ClientData
 from fedlease.data.labels import canonical
+from fedlease.wording import counted
 
 __all__ = ["label_notes", "nothing_to_learn", "one_label_notes", "stated_labels", "unknown_tasks"]
 
@@ -71,6 +72,6 @@ def label_notes(client: ClientData) -> list[str]:
     unseen = [row.label for row in client.test if held and row.label not in held]
     if unseen:
         names = ", ".join(repr(client.labels[label]) for label in sorted(set(unseen)))
-        rows = "1 test row has a label" if len(unseen) == 1 else f"{len(unseen)} test rows have labels"
+        rows = f"{counted(len(unseen), 'test row')} {'has a label' if len(unseen) == 1 else 'have labels'}"
         notes.append(f"client {client.id!r}: {rows} that none of its train rows has: {names}")
     return notes

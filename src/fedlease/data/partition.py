@@ -23,6 +23,7 @@ from fedlease.data.dealing import (
 )
 from fedlease.data.federation import ClientData, Row
 from fedlease.errors import DataError, MissingPackageError
+from fedlease.wording import counted
 
 __all__ = ["MIN_ROWS", "deal", "dirichlet_shares"]
 
@@ -82,7 +83,7 @@ def _merged(pools: Sequence[Pool], notes: list[str]) -> Pool:
         )
     rows, dropped = drop_duplicates(row for pool in pools for row in pool.rows)
     if dropped:
-        notes.append(f"{dropped} rows dropped that occur in several tasks")
+        notes.append(f"{counted(dropped, 'row')} dropped, found in several tasks")
     return Pool(pools[0].task if len(pools) == 1 else POOLED, pools[0].labels, rows)
 
 
@@ -143,8 +144,8 @@ def dirichlet_shares(pool: Pool, count: int, alpha: float, seed: int) -> list[tu
 
     if len(pool.rows) < count * MIN_ROWS:
         raise DataError(
-            f"task {pool.task!r}: rows run out: {count} clients x at least {MIN_ROWS} rows, "
-            f"but there are {len(pool.rows)} distinct rows; ask for fewer clients (data.clients_per_task)"
+            f"task {pool.task!r}: rows run out: {counted(count, 'client')} x at least {MIN_ROWS} rows, "
+            f"but there are {counted(len(pool.rows), 'distinct row')}; ask for fewer clients (data.clients_per_task)"
         )
     partitioner = DirichletPartitioner(
         num_partitions=count,
@@ -164,7 +165,7 @@ def dirichlet_shares(pool: Pool, count: int, alpha: float, seed: int) -> list[tu
             parts = [partitioner.load_partition(index)["index"] for index in range(count)]
         except ValueError as error:
             raise DataError(
-                f"data.alpha: no draw of Dirichlet({alpha}) gives each of {count} clients of task {pool.task!r} at "
-                f"least {MIN_ROWS} of {len(pool.rows)} rows; use a larger data.alpha or fewer clients"
+                f"data.alpha: no draw of Dirichlet({alpha}) gives each of {counted(count, 'client')} of task "
+                f"{pool.task!r} at least {MIN_ROWS} of {len(pool.rows)} rows; use a larger data.alpha or fewer clients"
             ) from error
     return [tuple(pool.rows[index] for index in part) for part in parts]

@@ -18,6 +18,7 @@ from fedlease.data.corpora import SENTIMENTS, TOPICS, Article, articles, tweets
 from fedlease.data.dealing import federation, generator, make_client
 from fedlease.data.federation import Federation, Row
 from fedlease.errors import DataError
+from fedlease.wording import counted
 
 __all__ = ["TASKS", "TEST_ROWS", "TRAIN_ROWS", "load"]
 
@@ -86,9 +87,9 @@ def load(settings: DataSettings, seed: int) -> Federation:
 
 def _ran_out(client: str, split: str, got: int, size: int, count: int) -> str:
     return (
-        f"client {client!r}: rows run out: {size} {split} rows (data.{split}_rows) are asked for with {count} clients "
-        f"per task (data.clients_per_task), and there are {got}; ask for fewer rows or clients "
-        f"(data.share_rows does not apply to 'quickstart')"
+        f"client {client!r}: rows run out: {counted(size, f'{split} row')} (data.{split}_rows) are asked for with "
+        f"{counted(count, 'client')} per task (data.clients_per_task), and there are {got}; ask for fewer rows or "
+        f"clients (data.share_rows does not apply to 'quickstart')"
     )
 
 

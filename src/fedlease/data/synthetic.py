@@ -14,6 +14,7 @@ from fedlease.config_data import TaskName
 from fedlease.data.dealing import federation, generator, make_client
 from fedlease.data.federation import Federation, Row
 from fedlease.errors import DataError
+from fedlease.wording import counted
 
 __all__ = ["NUM_TASKS", "load", "planted"]
 
@@ -54,8 +55,9 @@ def planted(
     needed = settings.clients_per_task * (train + test)
     if needed > _LIMIT:
         raise DataError(
-            f"data.source: 'synthetic' has at most {_LIMIT} rows per task, got {settings.clients_per_task} clients "
-            f"(data.clients_per_task) x ({train} + {test}) rows (data.train_rows, data.test_rows)"
+            f"data.source: 'synthetic' has at most {_LIMIT} rows per task, got "
+            f"{counted(settings.clients_per_task, 'client')} (data.clients_per_task) x ({train} + {test}) rows "
+            "(data.train_rows, data.test_rows)"
         )
     clients = []
     used: set[str] = set()

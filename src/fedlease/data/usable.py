@@ -9,6 +9,7 @@ from fedlease.config import DataSettings
 from fedlease.data.faults import SHOWN, Faults
 from fedlease.data.federation import ClientData, Federation
 from fedlease.errors import DataError
+from fedlease.wording import counted
 
 __all__ = ["RowFaults", "Unusable", "too_few_rows", "without_unusable"]
 
@@ -99,8 +100,7 @@ def too_few_rows(client: ClientData, settings: DataSettings) -> str:
     count, needed = len(client.train), settings.min_train_rows
     if count >= needed:
         return ""
-    rows = "1 train row" if count == 1 else f"{count} train rows"
-    return f"client {client.id!r}: it has {rows}, and data.min_train_rows asks for {needed}"
+    return f"client {client.id!r}: it has {counted(count, 'train row')}, and data.min_train_rows asks for {needed}"
 
 
 def without_unusable(federation: Federation, settings: DataSettings) -> Federation:

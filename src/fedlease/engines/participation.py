@@ -9,6 +9,7 @@ import numpy as np
 from fedlease.core.seeds import derive
 from fedlease.core.types import ClientId, ClientTask
 from fedlease.errors import TooFewUpdatesError
+from fedlease.wording import counted
 
 __all__ = ["Participation"]
 
@@ -75,8 +76,8 @@ class Participation:
         """
         needed, size = self.min_clients, self.clients_per_round
         if needed > num_clients:
-            many = "there is 1 client" if num_clients == 1 else f"there are {num_clients} clients"
-            return f"min_clients: {needed} usable updates are needed in every step, and {many} that can be asked"
+            many = f"{'is' if num_clients == 1 else 'are'} {counted(num_clients, 'client')}"
+            return f"min_clients: {needed} usable updates are needed in every step, and there {many} that can be asked"
         if size is None or size >= num_clients:
             return ""
         if needed > size:

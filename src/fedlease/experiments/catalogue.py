@@ -19,6 +19,7 @@ from fedlease.experiments.paper_numbers import (
     NLU_MAIN,
     OVERHEAD_WORDS,
 )
+from fedlease.wording import counted
 
 __all__ = ["EXPERIMENTS", "find", "preset_of"]
 
@@ -44,8 +45,8 @@ def _rounds_after(epochs: int) -> Callable[[Settings], int]:
         left = passes - epochs
         if left < 0 or left % local:
             raise ConfigError(
-                f"rounds: a warm-up of {epochs} epochs and rounds of {local} cannot spend the budget T = {passes}; "
-                "change rounds or train.local_epochs, or leave the variant out with --only"
+                f"rounds: a warm-up of {counted(epochs, 'epoch')} and rounds of {local} cannot spend the budget "
+                f"T = {passes}; change rounds or train.local_epochs, or leave the variant out with --only"
             )
         return left // local
 

@@ -26,6 +26,7 @@ from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_reading import read_run
 from fedlease.reporting.run_folder import read_json, write_json
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
+from fedlease.wording import counted
 
 __all__ = ["compare", "markdown", "summarised", "tune"]
 
@@ -201,7 +202,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     if len(seeds) == 1:
         over = f"seed {seeds[0]} alone"
     lines = [
-        f"{words.name} in %, mean over clients on their own test rows, {over}; {content['passes']} passes"
+        f"{words.name} in %, mean over clients on their own test rows, {over}; "
+        + counted(content["passes"], "pass", "passes")
         + (f", heads {content['head']}" if words.heads else "")
         + f"; {words.naive} {percent(content['majority_mean'])}.",
         "",

@@ -8,6 +8,7 @@ import numpy as np
 from fedlease.experiments import compare
 from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
+from fedlease.wording import counted
 
 __all__ = ["markdown"]
 
@@ -68,12 +69,13 @@ def _combined(content: Mapping[str, Any]) -> list[str]:
         for name, row in part["comparison"]["variants"].items()
     ]
     count = len(content["seeds"])
-    seeds = f"{count} seed{'s' * (count > 1)} ({', '.join(map(str, content['seeds']))})"
+    seeds = f"{counted(count, 'seed')} ({', '.join(map(str, content['seeds']))})"
+    passes = counted(first["passes"], "pass", "passes")
     header = ("part", "clients", "method", "mean", f"{first['first']} is above it by (95 % interval)", "worst client",
               words.naive, "experts", "time")  # fmt: skip
     return [
         f"{words.name} in %, mean over clients on their own test rows, standard deviation over {seeds}; "
-        f"{first['passes']} passes{heads}. Parts are on different rows: compare within them. Each has a folder of its "
+        f"{passes}{heads}. Parts are on different rows: compare within them. Each has a folder of its "
         "own, with scores by task.",
         "",
         *_table(header, rows, left=("part", "method")),
@@ -101,7 +103,7 @@ def _beside_the_paper(content: Mapping[str, Any]) -> list[str]:
         rows.append((f"`{name}`", *cells, _two(percent(ours[name]), row["mean"]), gap))
     if not rows:
         return []
-    mean = f"mean over {len(content['parts'])} parts" if content["means_over_parts"] else "mean"
+    mean = f"mean over {counted(len(content['parts']), 'part')}" if content["means_over_parts"] else "mean"
     header = ("ours / published", *tasks, mean, f"{top} is above it by")
     return _table(header, rows, left=("ours / published",))
 

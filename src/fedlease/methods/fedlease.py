@@ -28,6 +28,7 @@ from fedlease.methods.base import WARMUP, ab_names, by_client, waits
 from fedlease.methods.fedlease_experts import Average, Shrink, expert_means, first_routers, router_means
 from fedlease.methods.fedlease_grouping import Grouping, Signal, check_grouping, group_clients, parted, place_late
 from fedlease.methods.fedlease_state import FedLeaseState
+from fedlease.wording import counted
 
 __all__ = ["FedLease", "FedLeaseState"]
 
@@ -221,9 +222,10 @@ class FedLease:
         moved, before, now = parted(state.assignment, allocation.assignment), len(state.experts), allocation.num_experts
         if not moved:
             return state
+        are = "is" if len(moved) == 1 else "are"
         said = (
-            f"after round {state.round - 1} the clients were grouped again: {before} experts became {now}, and "
-            f"{len(moved)} of {len(state.assignment)} clients are with others than before"
+            f"after round {state.round - 1} the clients were grouped again: {counted(before, 'expert')} became {now}, "
+            f"and {len(moved)} of {counted(len(state.assignment), 'client')} {are} with others than before"
         )
         means = self._means(state.uploads, state.clients, allocation.assignment)
         state = replace(

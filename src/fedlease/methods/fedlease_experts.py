@@ -11,6 +11,7 @@ from fedlease.core.allocate import distances
 from fedlease.core.experts import b_matrices, initial_router
 from fedlease.core.refactor import product_mean
 from fedlease.core.types import ClientId, ClientModel, ClientUpdate, Tensors
+from fedlease.wording import counted
 
 if TYPE_CHECKING:
     from fedlease.methods.fedlease import FedLease
@@ -117,7 +118,8 @@ def first_routers(
     router = initial_router(adapter, num_experts, seed, method.router_start)
     slots, kept, said = 2 * num_experts - 1, method.top_k, ""
     if kept is not None and kept > slots:
-        said = f"fedlease.top_k: {kept} slots were to be kept, but {num_experts} experts make {slots}: all are kept"
+        most = f"{counted(num_experts, 'expert')} {'makes' if num_experts == 1 else 'make'} {slots}"
+        said = f"fedlease.top_k: {kept} slots were to be kept, but {most}: all are kept"
     elif kept == 1 and method.renormalise:
         said = (
             "fedlease.top_k: the one slot that is kept weighs 1 whatever its logit is, so routers are not trained and "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import RunData, mean
+from fedlease.wording import counted
 
 __all__ = ["Advice", "advise"]
 
@@ -135,7 +136,7 @@ def _one_expert(run: RunData) -> Advice:
             "If the clients do differ, warm up longer (warmup.epochs). To split in any case, set min_silhouette=-1.",
         )
     why = (
-        f"There are {len(run.grouping.clients)} clients, and fewer than three cannot be grouped."
+        f"The federation has {counted(len(run.grouping.clients), 'client')}, and fewer than three cannot be grouped."
         if len(run.grouping.clients) < 3
         else "The clients' warm-up results are identical, so there is nothing to group by."
     )

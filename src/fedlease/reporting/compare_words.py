@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fedlease.reporting.compare_data import FEWEST_SEEDS, Comparison, Score
 from fedlease.reporting.report_words import HEADS, TIE
 from fedlease.reporting.tables import percent
+from fedlease.wording import counted
 
 __all__ = ["difference_words", "facts", "points", "reading", "spread", "title"]
 
@@ -29,7 +30,7 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
         ("Compared", ", ".join(m.name for m in c.methods)),
         ("Held against", c.first.name if c.others else ""),
         ("Metric", f"{c.words.name} in %, plain mean over clients on their own test rows"),
-        ("Budget", f"{_count(c.passes, 'pass', 'passes')} over each client's train rows, the same for all"),
+        ("Budget", f"{counted(c.passes, 'pass', 'passes')} over each client's train rows, the same for all"),
         ("Heads", HEADS.get(c.head, c.head) if c.words.heads else ""),
         ("Seeds", f"{len(c.seeds)}: {', '.join(map(str, c.seeds))}"),
         ("Clients", str(c.clients) if c.clients is not None else ""),
@@ -121,7 +122,7 @@ def _behind(c: Comparison) -> str:
     if lost:
         more = f" and {len(lost) - LISTED} more" if len(lost) > LISTED else ""
         said = (
-            f"{c.first.name} is behind on {len(lost)} of {_count(len(c.tasks), 'task')}: {', '.join(lost[:LISTED])}"
+            f"{c.first.name} is behind on {len(lost)} of {counted(len(c.tasks), 'task')}: {', '.join(lost[:LISTED])}"
             f"{more}. These are plain means, without intervals."
         )
     if worst.worst.mean > c.first.worst.mean + TIE:
@@ -146,7 +147,3 @@ def _seeds(c: Comparison) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -10,6 +10,7 @@ from scipy.spatial.distance import squareform
 
 from fedlease.reporting.drawing import PALETTE, SYMBOLS, Figure, axis, base_layout, label
 from fedlease.reporting.report_data import Grouping, RunData
+from fedlease.wording import counted
 
 __all__ = ["allocation_figures", "ordered_clients"]
 
@@ -65,7 +66,7 @@ def _distances(run: RunData, grouping: Grouping) -> Figure:
         first, last = experts.index(expert) - 0.5, count - 1 - experts[::-1].index(expert) + 0.5
         box = {"type": "rect", "x0": first, "x1": last, "y0": first, "y1": last}
         shapes.append({**box, "line": {"color": PALETTE[1], "width": 2}})
-    said = f"Distances between {count} clients, ordered by expert; outlined blocks are the experts' groups. "
+    said = f"Distances between {counted(count, 'client')}, ordered by expert; outlined blocks are the experts' groups. "
     said += _means(matrix, experts)
     step = -(-count // TICKS)
     ticks = list(range(0, count, step))
@@ -89,7 +90,8 @@ def _block_distances(matrix: NDArray[np.float64], experts: Sequence[int]) -> Fig
     members = [np.flatnonzero(np.asarray(experts) == expert) for expert in numbers]
     means = [[_mean(matrix[np.ix_(a, b)]) for b in members] for a in members]
     names = [f"expert {number}" for number in numbers]
-    said = f"Mean distances between the groups of {len(numbers)} experts, of {len(experts)} clients in all. "
+    said = f"Mean distances between the groups of {counted(len(numbers), 'expert')}, "
+    said += f"of {counted(len(experts), 'client')} in all. "
     said += _means(matrix, experts) + " A group of one client has no distance within. allocation.json has every pair."
     layout = base_layout(
         xaxis=axis("", showgrid=False, ticks="", constrain="domain"),
@@ -146,7 +148,7 @@ def _dendrogram(run: RunData, grouping: Grouping) -> Figure:
     if cut is not None:
         line = {"color": PALETTE[1], "width": 2, "dash": "dash"}
         shapes = [{"type": "line", "x0": cut, "x1": cut, "yref": "paper", "y0": 0, "y1": 1, "line": line}]
-        text = f"cut: {chosen} experts"
+        text = f"cut: {counted(chosen, 'expert')}"
         notes = [
             {"x": cut, "yref": "paper", "y": 0.01, "text": text, "showarrow": False, "xanchor": "left", "xshift": 4}
         ]
@@ -162,7 +164,9 @@ def _dendrogram(run: RunData, grouping: Grouping) -> Figure:
     )  # fmt: skip
     said = f"Clients joined step by step, nearest first, by {run.settings.linkage} linkage. "
     said += (
-        f"Cut at {cut:.3f} the tree falls into {chosen} experts." if cut is not None else "It is not cut: one expert."
+        f"Cut at {cut:.3f} the tree falls into {counted(chosen, 'expert')}."
+        if cut is not None
+        else "It is not cut: one expert."
     )
     rows = tuple((f"{number}", f"{height:.3f}") for number, height in enumerate(heights, 1))
     height = min(max(26 * count + 120, 260), 900)

@@ -18,6 +18,7 @@ from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import RunData, mean
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
 from fedlease.reporting.usage_numbers import Depth, usage_by_depth, usage_sentence
+from fedlease.wording import counted
 
 __all__ = ["bytes_figure", "score_figures", "seconds_figures", "usage_figures"]
 
@@ -105,7 +106,9 @@ def seconds_figures(run: RunData) -> list[Figure]:
             barmode="stack", xaxis=axis("step and phase", showgrid=False), yaxis=axis("seconds", rangemode="tozero")
         )
         slowest = max(steps, key=lambda s: sum(s.seconds.get(p, 0.0) for p in PHASES))
-        said = f"Seconds in each of the {len(steps)} steps of {run.main.name}; step {slowest.number} took longest."
+        said = (
+            f"Seconds in each of {counted(len(steps), 'step')} of {run.main.name}; step {slowest.number} took longest."
+        )
         rows = tuple(
             (m.name, str(s.number), s.phase, *(human_seconds(s.seconds.get(p, 0.0)) for p in PHASES))
             for m in timed
@@ -122,7 +125,7 @@ def _means(run: RunData) -> Figure:
     traces, said, rows = [], [], []
     for number, method in enumerate(run.methods):
         curve = [(point.passes, point.mean, len(point.scores)) for point in method.points]
-        texts = [f"{percent(y)} %, {count} of {len(run.clients)} clients" for _, y, count in curve]
+        texts = [f"{percent(y)} %, {count} of {counted(len(run.clients), 'client')}" for _, y, count in curve]
         trace = line_trace(
             number, method.name, [x for x, _, _ in curve], [in_percent(y) for _, y, _ in curve], texts, "passes"
         )
@@ -130,7 +133,9 @@ def _means(run: RunData) -> Figure:
         traces.append(_at_the_end(run, trace))
         if curve:
             done = "ends at" if method.summary is not None else "stands at"
-            said.append(f"{method.name} {done} {percent(curve[-1][1])} % after {curve[-1][0]} passes.")
+            said.append(
+                f"{method.name} {done} {percent(curve[-1][1])} % after {counted(curve[-1][0], 'pass', 'passes')}."
+            )
         rows += [(method.name, str(x), percent(y), str(count)) for x, y, count in curve]
     shapes, notes = naive_line((run.main.summary or {}).get("majority_mean"), of_metric(run.metric).naive)
     if not run.rounds_scored:
@@ -168,7 +173,7 @@ def _by_task(run: RunData) -> Figure:
         xaxis=_passes_axis(run),
         yaxis=axis(f"{label(of_metric(run.metric).name)}, %"),
     )
-    header = ("client", "task", *(f"{point.passes} passes" for point in run.main.points))
+    header = ("client", "task", *(f"{counted(point.passes, 'pass', 'passes')}" for point in run.main.points))
     title = f"{run.main.name} by task, and one client"
     return Figure("score-tasks", title, " ".join(said), tuple(traces), layout, 400, header, tuple(rows))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlease.errors import MissingPackageError
 from fedlease.reporting.drawing import Figure, clean
+from fedlease.wording import counted
 
 __all__ = ["render"]
 
@@ -61,6 +62,7 @@ def render(template: str, figures: Mapping[str, Figure], data: Mapping[str, Any]
         js=Markup(texts["report.js"]),
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
         data=Markup(_embedded(content)),
+        counted=counted,
         **values,
     )
 

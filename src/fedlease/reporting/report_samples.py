@@ -11,6 +11,7 @@ from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import RunData, Sample
 from fedlease.reporting.run_folder import read_json
 from fedlease.reporting.tables import percent
+from fedlease.wording import counted
 
 __all__ = ["ClientSamples", "Passage", "ShownSample", "read_samples", "shown_samples"]
 
@@ -130,13 +131,9 @@ def _shown(run: RunData, sample: Sample) -> ShownSample:
 
 def _passage(name: str, text: str) -> Passage:
     if not text.strip():
-        return Passage(name, (), f"empty but for {_characters(len(text))} of white space" if text else "empty")
+        return Passage(name, (), f"empty but for {counted(len(text), 'character')} of white space" if text else "empty")
     plain = text.replace("\r\n", "\n").replace("\t", TAB)
     lines = plain[:LONGEST].split("\n")[:MOST_LINES]
     length = len("\n".join(lines))
-    cut = f"cut: {length:,} of {_characters(len(plain))} shown" if length < len(plain) else ""
+    cut = f"cut: {length:,} of {counted(len(plain), 'character')} shown" if length < len(plain) else ""
     return Passage(name, tuple(lines), cut)
-
-
-def _characters(count: int) -> str:
-    return f"{count:,} character{'' if count == 1 else 's'}"

@@ -1,11 +1,13 @@
 """The sentences of a report: what was run, what came of it, how its figures are to be read."""
 
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import MethodRun, RunData
 from fedlease.reporting.tables import human_seconds, percent
+from fedlease.wording import counted
 
 __all__ = ["HEADS", "TIE", "allocation_words", "facts", "headline", "score_words", "time_words"]
 
@@ -24,7 +26,7 @@ def headline(run: RunData) -> list[str]:
     if summary is None or main.mean is None:
         return [_standing(run)]
     metric, words = summary["metric"], of_metric(summary["metric"])
-    clients = _count(len(main.finals), "client")
+    clients = counted(len(main.finals), "client")
     said = [f"{main.name} reaches a mean {words.name} of {percent(main.mean)} % over {clients}."]
     for other in run.methods[1:]:
         if other.mean is not None:
@@ -42,7 +44,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     """What was run, with what: names and values."""
     s, env = run.settings, run.environment
     rows = [client.train_rows for client in run.clients.values()]
-    epochs = f"{s.rounds} rounds of {_count(s.train.local_epochs, 'local epoch')}"
+    epochs = f"{counted(s.rounds, 'round')} of {counted(s.train.local_epochs, 'local epoch')}"
     passes = next((m.summary["passes"] for m in run.methods if m.summary is not None), None)
     sampled = f"{s.clients_per_round} sampled each round" if s.clients_per_round else "all asked each round"
     found = [
@@ -55,14 +57,19 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Data", _data(run)),
         ("Clients", f"{len(run.clients)}, {sampled}"),
         ("Train rows", f"{sum(rows):,} in all, {_span(rows)} per client"),
-        ("Budget", epochs + f", warm-up {_count(s.warmup.epochs, 'epoch')}" + (f"; {passes} passes" if passes else "")),
+        (
+            "Budget",
+            epochs
+            + f", warm-up {counted(s.warmup.epochs, 'epoch')}"
+            + (f"; {counted(passes, 'pass', 'passes')}" if passes else ""),
+        ),
         ("Heads", "" if run.generates else HEADS[s.head]),
         ("Optimiser", f"AdamW, learning rate {s.train.lr:g}, batches of {s.train.batch_size}"),
         ("Seed", str(s.seed)),
         ("Started", str(env.get("started", ""))),
         (
             "Device",
-            f"{env.get('device', s.device)}, {env.get('threads') or '?'} threads, {env.get('cores', '?')} cores",
+            ", ".join([str(env.get("device", s.device)), *(_known(env, name) for name in ("threads", "cores"))]),
         ),
         ("Software", f"fedlease {env.get('fedlease')}, Python {env.get('python')}" + _versions(env)),
         ("Platform", str(env.get("platform", ""))),
@@ -77,7 +84,7 @@ def allocation_words(run: RunData) -> list[str]:
     grouping = run.grouping
     if grouping is None:
         return []
-    said = [f"{_count(len(grouping.clients), 'client')} were given {_count(grouping.num_experts, 'expert')}."]
+    said = [f"{counted(len(grouping.clients), 'client')} were given {counted(grouping.num_experts, 'expert')}."]
     if len(run.tasks) > 1 and len(grouping.clients) > 1:
         from sklearn.metrics import adjusted_rand_score
 
@@ -117,12 +124,12 @@ def score_words(run: RunData) -> str:
 def _standing(run: RunData) -> str:
     begun = f"{run.main.name} has no final scores yet"
     if not run.rounds_scored:
-        return f"{begun}, and rounds are not scored in this run. {_count(len(run.main.steps), 'step')} done."
+        return f"{begun}, and rounds are not scored in this run. {counted(len(run.main.steps), 'step')} done."
     if not run.main.points:
         return f"{begun}, and nothing has been scored."
     point = run.main.points[-1]
     return (
-        f"{begun}. After {_count(len(run.main.steps), 'step')} the model that {_count(len(point.scores), 'client')} "
+        f"{begun}. After {counted(len(run.main.steps), 'step')} the model that {counted(len(point.scores), 'client')} "
         f"received scores {percent(point.mean)} % on average."
     )
 
@@ -132,7 +139,9 @@ def _compared(main: MethodRun, other: MethodRun) -> str:
     both = main.finals.keys() & other.finals.keys()
     better = sum(main.finals[c] > other.finals[c] + TIE for c in both)
     worse = sum(main.finals[c] < other.finals[c] - TIE for c in both)
-    counts = f"{main.name} is better for {better} of {len(both)} clients, worse for {worse}, equal for the rest"
+    counts = (
+        f"{main.name} is better for {better} of {counted(len(both), 'client')}, worse for {worse}, equal for the rest"
+    )
     gap = main.mean - other.mean
     if abs(gap) < TIE:
         return f"The baseline {other.name} scores the same, {percent(other.mean)} %; {counts}."
@@ -141,14 +150,16 @@ def _compared(main: MethodRun, other: MethodRun) -> str:
     return f"The baseline {other.name} is better by {percent(-gap)} points, at {percent(other.mean)} %; {counts}."
 
 
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+def _known(env: Mapping[str, Any], name: str) -> str:
+    """``8 cores``; with a question mark where the environment does not say."""
+    number = env.get(name)
+    return counted(number, name.removesuffix("s")) if isinstance(number, int) else f"? {name}"
 
 
 def _data(run: RunData) -> str:
     data = run.settings.data
-    parts = [data.source, _no_folder(str(data.path)) if data.path else "", f"{_count(len(run.tasks), 'task')}"]
-    return ", ".join([part for part in parts if part] + [f"cut at {data.max_tokens} tokens"])
+    parts = [data.source, _no_folder(str(data.path)) if data.path else "", f"{counted(len(run.tasks), 'task')}"]
+    return ", ".join([part for part in parts if part] + [f"cut at {counted(data.max_tokens, 'token')}"])
 
 
 def _task(run: RunData) -> str:
@@ -156,7 +167,7 @@ def _task(run: RunData) -> str:
     if not run.generates:
         return f"classification, scored by {name}"
     longest = run.settings.generation.max_new_tokens
-    return f"text generation, answers of at most {_count(longest, 'token')}, scored by {name}"
+    return f"text generation, answers of at most {counted(longest, 'token')}, scored by {name}"
 
 
 def _no_folder(name: str) -> str:

@@ -33,8 +33,9 @@ def allocation_table(allocation: Allocation, tasks: Mapping[str, str]) -> Table:
         f"[bold]{k}={s:.3f}[/]" if k == allocation.num_experts else f"{k}={s:.3f}"
         for k, s in allocation.silhouettes.items()
     )
-    experts = f"{allocation.num_experts} expert{'s' * (allocation.num_experts > 1)}"
-    table = Table(title=f"{experts} allocated", caption=f"silhouette by k: {scores or 'none'}")
+    table = Table(
+        title=f"{counted(allocation.num_experts, 'expert')} allocated", caption=f"silhouette by k: {scores or 'none'}"
+    )
     table.add_column("expert", justify="right")
     table.add_column("clients")
     table.add_column("their tasks")
@@ -109,13 +110,13 @@ def render_check(report: CheckReport, console: Console) -> None:
     for warning in report.warnings:
         console.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
     console.print(
-        f"{report.mean_tokens:.0f} tokens per row; base {report.base_parameters:,} parameters, one expert "
-        f"{report.adapter_parameters:,}, routers {report.router_parameters:,}"
+        f"{counted(round(report.mean_tokens), 'token')} per row; base {report.base_parameters:,} parameters, one "
+        f"expert {report.adapter_parameters:,}, routers {report.router_parameters:,}"
         + (f", head {report.head_parameters:,}" if report.head_parameters else ""),
         soft_wrap=True,
     )
     console.print(f"Peak memory about {human_bytes(report.memory_bytes)}.")
-    costs = Table(title=f"estimates, taking {report.assumed_experts} experts")
+    costs = Table(title=f"estimates, taking {counted(report.assumed_experts, 'expert')}")
     for column in ("method", "up", "down", "time"):
         costs.add_column(column, justify="left" if column == "method" else "right")
     for cost in report.estimates:
@@ -200,11 +201,12 @@ def _footer(out: Path, summaries: Mapping[str, Mapping[str, Any]], models_here: 
             order = sorted(first["assignment"].keys() & tasks.keys())
             index = adjusted_rand_score([tasks[c] for c in order], [first["assignment"][c] for c in order])
             lines.append(
-                f"{first['num_experts']} experts for {len(set(tasks.values()))} tasks; "
+                f"{counted(first['num_experts'], 'expert')} for {counted(len(set(tasks.values())), 'task')}; "
                 f"agreement of the groups with the tasks (adjusted Rand index): {index:.2f}"
             )
     heads = f"heads {first['head']}, " if of_metric(first["metric"]).heads else ""
-    lines.append(f"All methods: {first['passes']} passes over each client's rows, {heads}seed {first['seed']}.")
+    passes = counted(first["passes"], "pass", "passes")
+    lines.append(f"All methods: {passes} over each client's rows, {heads}seed {first['seed']}.")
     lines.append(f"Run folder: {escape(str(out))}, explained in {escape(str(out / 'report.html'))}")
     if not models_here:
         lines.append("Every client's model is on its own machine, where its node has a state-dir or model-out.")

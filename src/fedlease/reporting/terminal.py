@@ -28,6 +28,7 @@ from fedlease.engines.events import (
     UpdateRefused,
 )
 from fedlease.reporting.tables import allocation_table, escape, human_bytes, human_seconds, percent, render_results
+from fedlease.wording import counted
 
 __all__ = ["Terminal"]
 
@@ -112,8 +113,9 @@ class Terminal:
         self.console.print(
             f"[bold]{'Resuming' if event.resumed else 'Running'}[/] {settings['method']} "
             f"on {escape(settings['model'])}: "
-            f"{len(event.tasks)} clients, {len(set(event.tasks.values()))} tasks, {rows} train rows, "
-            f"seed {settings['seed']}, {settings['threads']} threads, {settings['device']}, "
+            f"{counted(len(event.tasks), 'client')}, {counted(len(set(event.tasks.values())), 'task')}, "
+            f"{counted(rows, 'train row')}, "
+            f"seed {settings['seed']}, {counted(settings['threads'], 'thread')}, {settings['device']}, "
             + ("text generation" if generates else f"heads {settings['head']}"),
             soft_wrap=True,
         )

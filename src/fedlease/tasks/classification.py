@@ -12,6 +12,7 @@ from torch import Tensor
 from fedlease.data.federation import Row
 from fedlease.tasks.base import Encoded, Inputs, Measured, Model, OnRows
 from fedlease.tasks.batches import evaluation_batches
+from fedlease.wording import counted
 
 __all__ = ["Classification", "collate", "evaluate", "loss", "majority_score", "score"]
 
@@ -51,7 +52,9 @@ class Classification:
         cut, rows = sum(part.truncated for part in encoded), sum(map(len, encoded))
         if not cut:
             return []
-        return [f"{cut} of {rows} rows are longer than data.max_tokens = {self.max_tokens} and were cut"]
+        verbs = ("is", "was") if cut == 1 else ("are", "were")
+        of_all = f"{cut} of {counted(rows, 'row')}"
+        return [f"{of_all} {verbs[0]} longer than data.max_tokens = {self.max_tokens} and {verbs[1]} cut"]
 
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """Mean cross-entropy of a batch."""

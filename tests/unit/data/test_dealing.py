@@ -83,7 +83,7 @@ def test_shared_rows_never_mix_train_and_test(train: int | None, test: int | Non
 def test_sharing_counts_the_shared_places() -> None:
     # 100 rows at 40 : 20 are 67 + 33; 4 x 40 - 67 = 93 and 4 x 20 - 33 = 47 places are taken twice or more
     _, notes = deal_evenly(pool(), settings(train_rows=40, test_rows=20, share_rows=True), 0)
-    assert notes == ["task 't': 100 rows for 4 clients, so 140 places are filled by shared rows"]
+    assert notes == ["task 't': 100 rows for 4 clients, so shared rows fill 140 places"]
 
 
 def test_sharing_is_used_only_when_rows_run_out() -> None:

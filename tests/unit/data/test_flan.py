@@ -90,7 +90,7 @@ def test_duplicates_and_train_prompts_that_are_tested_are_dropped(tmp_path: Path
     federation = load(tmp_path)
     assert federation.warnings == (
         "category 'edit': 1 duplicate rows dropped",
-        "category 'edit': 1 train rows dropped whose prompts are test prompts",
+        "category 'edit': 1 train row dropped whose prompt is that of a test row",
     )
     assert {item.text for client in federation for item in client.train} == {item["instruction"] for item in rows}
 
@@ -119,8 +119,8 @@ def test_shared_rows_fill_what_is_missing_and_are_counted(tmp_path: Path) -> Non
     assert federation.warnings == (
         "2 train rows with two clients or more: 'edit-0', 'edit-1'",
         "2 test rows with two clients or more: 'edit-0', 'edit-1'",
-        "category 'edit': 12 train rows for 2 clients, so 2 places are filled by shared rows",
-        "category 'edit': 6 test rows for 2 clients, so 2 places are filled by shared rows",
+        "category 'edit': 12 train rows for 2 clients, so shared rows fill 2 places",
+        "category 'edit': 6 test rows for 2 clients, so shared rows fill 2 places",
     )
     for client in federation:
         assert (len(set(client.train)), len(set(client.test))) == (7, 4)

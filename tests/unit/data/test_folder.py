@@ -226,7 +226,7 @@ def test_csv_lines_count_cells_that_span_lines(tmp_path: Path) -> None:
     file = tmp_path / "a/train.csv"
     file.write_text('text,label\n"two\nlines",0\nok,1\n,1\nx\n', newline="")
     assert faults(tmp_path) == [
-        f"{file}, line 6: 1 cells, but the header has 2",
+        f"{file}, line 6: 1 cell, but the header has 2",
         f"{file}, line 5, column 'text': a text must not be empty, got ''",
     ]
 
@@ -454,7 +454,7 @@ def test_a_held_out_row_never_carries_the_only_example_of_a_label(tmp_path: Path
         assert "t0" in {row.text for row in member.train}
     single = [{"client": "a", "text": f"t{n}", "label": n} for n in range(2)]
     assert faults(write(tmp_path / "few.jsonl", single)) == [
-        "client 'a': no test rows: its 2 rows have 2 labels, "
+        "client 'a': no test rows: it has 2 rows of 2 labels, "
         "and each label needs a train row before one can be held out"
     ]
 

@@ -87,7 +87,7 @@ def test_one_client(tmp_path: Path) -> None:
     bare(tmp_path, {"only": "t"})
     allocation(tmp_path, [[0]], {"only": 0}, {})
     (advice,) = [a for a in advise(read_run(tmp_path)) if a.title == "One expert"]
-    assert "There are 1 clients, and fewer than three" in advice.text
+    assert "The federation has 1 client, and fewer than three" in advice.text
 
 
 def test_nothing_separates(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from fedlease.engines.flower.request_checks import form_fault
 from fedlease.engines.flower.site import Site, settings_from
 from fedlease.errors import ConfigError, DataError, InputError
 from fedlease.reporting.run_folder import is_identity
+from fedlease.wording import counted
 
 __all__ = ["answer", "proxies_said", "rows_of_node", "turned_away"]
 
@@ -57,7 +58,9 @@ def rows_of_node(context: Context, settings: Settings) -> ClientData:
     federation = _federation(settings.model_dump_json())
     number, count = int(config["partition-id"]), int(config.get("num-partitions", len(federation)))
     if count != len(federation):
-        raise ConfigError(f"num-supernodes: is {count}, the federation of the settings has {len(federation)} clients")
+        raise ConfigError(
+            f"num-supernodes: is {count}, the federation of the settings has {counted(len(federation), 'client')}"
+        )
     return list(federation)[number]
 
 

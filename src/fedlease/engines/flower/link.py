@@ -28,6 +28,7 @@ from fedlease.engines.flower.replies import (
     read,
 )
 from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
+from fedlease.wording import counted
 
 __all__ = ["Link"]
 
@@ -94,7 +95,7 @@ class Link:
             if over:
                 there = ", ".join(sorted(self.nodes)) or "none"
                 raise RunFailedError(
-                    f"flower.min_nodes: {count} clients are needed, {len(self.nodes)} reported within "
+                    f"flower.min_nodes: needs {counted(count, 'client')}, {len(self.nodes)} reported within "
                     f"{seconds:g} s: {there}"
                 )
             time.sleep(POLL)

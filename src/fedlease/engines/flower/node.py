@@ -22,6 +22,7 @@ from fedlease.engines.flower.request_checks import model_fault, task_fault
 from fedlease.engines.flower.site import Site
 from fedlease.errors import DataError, InputError, RunFolderError, UpdateRefusedError
 from fedlease.prepare import optimiser_of, participation_of
+from fedlease.wording import counted
 
 __all__ = ["Consent", "HandedOver", "Node", "refusal_of"]
 
@@ -245,7 +246,6 @@ def refusal_of(error: InputError, node: str, *, in_full: bool = False) -> Refusa
         in_full: faults of rows go along too; only where server and client are one machine.
     """
     if isinstance(error, DataError) and not in_full:
-        count = len(error.faults)
-        many = "1 fault" if count == 1 else f"{count} faults"
+        many = counted(len(error.faults), "fault")
         return Refusal(f"{node}: its rows cannot be used; {many}, in the log of its node")
     return Refusal("; ".join(error.faults))
