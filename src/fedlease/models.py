@@ -17,6 +17,7 @@ from fedlease.core.seeds import generator
 from fedlease.core.types import HEAD
 from fedlease.errors import ModelError
 from fedlease.model_sources import SHORT_NAMES, ModelSource, quiet
+from fedlease.padding import settle_tokenizer
 from fedlease.quantise import quantisation_config
 
 __all__ = [
@@ -52,22 +53,26 @@ class BaseModel:
     placed: bool = False
 
 
-def load_tokenizer(source: ModelSource) -> Any:
-    """The model's tokenizer; never runs code of the model's repository.
+def load_tokenizer(source: ModelSource, task: TaskName = "classification") -> Any:
+    """The model's tokenizer with the padding that the model needs; never runs code of the model's repository.
+
+    Args:
+        source: see :func:`fedlease.model_sources.locate`.
+        task: what rows are for.
 
     Raises:
         ModelError: it cannot be had, or has no padding token.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unavailable(source, "tokenizer", error) from error
+    settle_tokenizer(tokenizer, config, task)
     if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ModelError(f"model {source.name!r}: its tokenizer has neither a padding nor an end token")
-        tokenizer.pad_token = tokenizer.eos_token
+        raise ModelError(f"model {source.name!r}: its tokenizer has neither a padding nor an end token")
     return tokenizer
 
 

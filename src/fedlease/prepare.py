@@ -10,22 +10,26 @@ from typing import Any
 
 import torch
 
+from fedlease.batch_check import check_batches
 from fedlease.config import Settings
 from fedlease.core.experts import initial_adapter
 from fedlease.core.types import Budget, ClientId, ClientModel
+from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
 from fedlease.engines.client_work import Client
 from fedlease.engines.local_step import Optimiser
 from fedlease.engines.participation import Participation
 from fedlease.engines.resident import ResidentModel
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, DataError
 from fedlease.methods import make_method
 from fedlease.methods.base import Method
 from fedlease.methods.head import Head, with_head
 from fedlease.model_limits import fitted_lengths
 from fedlease.model_sources import SHORT_NAMES, ModelSource, locate
 from fedlease.models import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.padding import settle_model
 from fedlease.tasks import make_task
+from fedlease.tasks.base import Encoded
 
 __all__ = [
     "Loaded",
@@ -36,6 +40,7 @@ __all__ = [
     "encoded",
     "head_of",
     "load_resident",
+    "methods_of",
     "optimiser_of",
     "participation_of",
     "prepare",
@@ -138,7 +143,7 @@ def load_resident(settings: Settings, source: ModelSource | None = None) -> Load
             made = Path(folder) / "base"
             source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
         device = usable_device(settings.device)
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_tokenizer(source, settings.task)
         base = base_of(settings, source, tokenizer, device)
     if base.revision is not None:
         settings = settings.model_copy(update={"revision": base.revision})
@@ -149,9 +154,21 @@ def load_resident(settings: Settings, source: ModelSource | None = None) -> Load
 
 
 def encoded(loaded: Loaded, data: ClientData) -> Client:
-    """A client's rows, tokenised."""
+    """A client's rows, tokenised.
+
+    Raises:
+        DataError: rows that the model cannot take.
+    """
     task, tokenizer = loaded.resident.task, loaded.tokenizer
-    return Client(data, task.encode(data.train, tokenizer), task.encode(data.test, tokenizer))
+    parts, faults = list[Encoded](), list[str]()
+    for rows in (data.train, data.test):
+        try:
+            parts.append(task.encode(rows, tokenizer))
+        except DataError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise DataError(faults)
+    return Client(data, *parts)
 
 
 def adapter_of(loaded: Loaded) -> ClientModel:
@@ -176,11 +193,24 @@ def prepare(settings: Settings, federation: Federation, source: ModelSource) -> 
     Raises:
         ModelError: the model cannot be had, or the adapter does not fit it.
         ConfigError: rows may be longer than the model can read.
+        DataError: rows that the model cannot take.
     """
     loaded = load_resident(settings, source)
     adapter = adapter_of(loaded)
-    clients = {data.id: encoded(loaded, data) for data in federation}
+    clients, faults = dict[ClientId, Client](), Faults()
+    for data in federation:
+        try:
+            clients[data.id] = encoded(loaded, data)
+        except DataError as error:
+            for fault in error.faults:
+                place, _, rule = fault.partition(": ")
+                path, _, line = place.rpartition(", ")
+                faults.add(fault, kind=rule, place=path or place, line=line)
+    faults.check()
     heads = {data.id: head_of(loaded, data.labels) for data in federation}
+    check_batches(
+        loaded.resident, loaded.tokenizer, adapter, settings.model, methods_of(settings, heads), sorted(heads)
+    )
     task = loaded.resident.task
     cut = task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
     warnings = (*federation.warnings, *loaded.notes, *cut)
@@ -193,7 +223,7 @@ def base_of(settings: Settings, source: ModelSource, tokenizer: Any, device: str
     Raises:
         ModelError: it cannot be had, or is of another kind than the task needs.
     """
-    return load_base(
+    base = load_base(
         source,
         dtype=settings.dtype,
         dropout=settings.train.base_dropout,
@@ -203,6 +233,8 @@ def base_of(settings: Settings, source: ModelSource, tokenizer: Any, device: str
         checkpointing=settings.train.gradient_checkpointing,
         device=device,
     )
+    settle_model(base.model, tokenizer)
+    return base
 
 
 def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> Method:
@@ -219,6 +251,11 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         **dict(settings.fedtreelora),
     }
     return with_head(make_method(name, budget, parameters), settings.head, heads, settings.weights)
+
+
+def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, Method]:
+    """The method of a run and its baselines."""
+    return {name: build_method(settings, name, heads) for name in (settings.method, *settings.baselines)}
 
 
 def participation_of(settings: Settings) -> Participation:

@@ -123,7 +123,7 @@ def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs:
         text = text_of(record, columns.text, fault)
         second = text_of(record, pair, fault) if pairs else None
         if text is not None and (second is not None or not pairs):
-            rows.append(Row(text, second, 0))
+            rows.append(Row(text, second, 0, place=(table.path, record.line)))
     return rows
 
 
@@ -165,7 +165,8 @@ def to_rows(
     rows = []
     for example in examples:
         if example.label in index:
-            rows.append(Row(example.text, example.pair, index[example.label]))
+            place = (example.path, example.line)
+            rows.append(Row(example.text, example.pair, index[example.label], place=place))
         else:
             label, known = shown(example.label), listed(labels)
             if stated:

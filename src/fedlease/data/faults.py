@@ -8,7 +8,7 @@ from pathlib import Path
 from fedlease.errors import DataError
 from fedlease.wording import counted
 
-__all__ = ["SHOWN", "Faults", "listed", "shown"]
+__all__ = ["SHOWN", "Faults", "listed", "shown", "where"]
 
 SHOWN = 20
 """Lines of faults before the rest are only counted."""
@@ -40,6 +40,15 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     """Names with quotes and commas; of many, the first ones and how many more there are."""
     text = ", ".join(map(shown, names[:most]))
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def where(path: Path, line: int) -> str:
+    """A row's place as faults name it."""
+    return f"{path}, {_line(path, line)}"
+
+
+def _line(path: Path, line: int) -> str:
+    return f"{'row' if path.suffix == '.parquet' else 'line'} {line}"
 
 
 @dataclass(slots=True)
@@ -114,9 +123,10 @@ class Faults:
             rule: what it breaks.
             kind: what such faults have in common; by default the column and the rule without the value received.
         """
-        where = f"{'row' if path.suffix == '.parquet' else 'line'} {line}"
-        sentence = f"{path}, {where}{'' if column is None else f', column {shown(column)}'}: {rule}"
-        self.add(sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=where)
+        sentence = f"{where(path, line)}{'' if column is None else f', column {shown(column)}'}: {rule}"
+        self.add(
+            sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=_line(path, line)
+        )
 
     def hint(self, about: str, sentence: str) -> None:
         """Adds what the rows look like and what mends it, which is told behind the faults; once per ``about``."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ClientId
@@ -21,6 +22,7 @@ class Row:
         label: index into the client's ``labels``; 0 for generation.
         response: the answer that a model should give, never empty; None for classification and where it is not known.
         turns: (role, content) of the messages before ``text``, oldest first; roles are system, user and assistant.
+        place: file and line it was read from, for messages; None where it comes from no file.
     """
 
     text: str
@@ -28,6 +30,7 @@ class Row:
     label: int
     response: str | None = None
     turns: tuple[tuple[str, str], ...] = ()
+    place: tuple[Path, int] | None = field(default=None, compare=False)
 
     @property
     def question(self) -> tuple[object, ...]:

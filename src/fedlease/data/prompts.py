@@ -90,12 +90,12 @@ def read_prompts(table: Table, columns: ColumnSettings, faults: Faults) -> list[
         faults: collects what cannot be used; a table with any fault gives fewer rows than it has.
     """
     found = _read(table, columns, faults, answered=False)
-    return [Row(prompt.text, None, 0, turns=prompt.turns) for _, prompt in found]
+    return [Row(p.text, None, 0, turns=p.turns, place=(table.path, record.line)) for record, p in found]
 
 
 def to_prompt_rows(examples: Iterable[Example]) -> tuple[Row, ...]:
     """Rows with responses; their label is 0, since there are no labels."""
-    return tuple(Row(example.text, None, 0, example.response, example.turns) for example in examples)
+    return tuple(Row(e.text, None, 0, e.response, e.turns, (e.path, e.line)) for e in examples)
 
 
 def written_prompts(rows: Sequence[Row]) -> list[dict[str, Any]]:

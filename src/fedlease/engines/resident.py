@@ -12,8 +12,10 @@ from torch import Tensor, nn
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_names
 from fedlease.models import BaseModel, new_head_modules
+from fedlease.padding import groups_of
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, snapshot, wrap
+from fedlease.peft_plugin.usage import uncounted
 from fedlease.tasks.base import Inputs, Task
 from fedlease.tasks.classification import Classification
 
@@ -59,6 +61,11 @@ class ResidentModel:
         if self._model is None:
             raise RuntimeError("load a client's model first")
         return self._model
+
+    @property
+    def config(self) -> Any:
+        """The base's configuration."""
+        return self._base.model.config
 
     @property
     def base_parameters(self) -> int:
@@ -125,6 +132,12 @@ class ResidentModel:
             inputs: of the base model.
             last: so many tokens at the end are enough, which spares the output layer the others; None takes all.
         """
+        groups = groups_of(self.config, inputs)
+        if len(groups) > 1:
+            parts = [self.logits({name: values[rows] for name, values in inputs.items()}, last) for rows in groups]
+            return torch.cat(parts)[torch.cat(groups).argsort()]
+        # A tokenizer may give what another architecture takes.
+        inputs = {name: values for name, values in inputs.items() if name in self._arguments}
         extra: dict[str, Any] = {}
         if last is not None:
             extra = {"use_cache": False}
@@ -138,8 +151,14 @@ class ResidentModel:
         return output if last is None else output[:, -last:]
 
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
-        """Token ids of prompt and continuation, (b, tokens); the prompt is padded on the left."""
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        """Token ids of prompt and continuation, (b, tokens); the prompt is padded on the left.
+
+        Experts are not counted: of a test row the pass that gives its loss counts prompt and answer, each token once.
+        """
+        with (
+            uncounted(self.model),
+            torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None),
+        ):
             tokens: Tensor = self.model.generate(**inputs, **options)
         return tokens
 

@@ -225,6 +225,13 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             share = torch.full((1,), settings.blend, dtype=hidden.dtype, device=hidden.device)
             if not self.training:
                 share = torch.zeros_like(share) if self.instance_shares is None else self.instance_shares
+                if len(share) > 1 and (hidden.dim() < 2 or hidden.shape[0] % len(share)):
+                    raise ValueError(
+                        f"an adapted module receives {tuple(hidden.shape[:-1])} tokens for {len(share)} inputs; inputs "
+                        "can be weighed by themselves only where they come first in every adapted module"
+                    )
+                # Beams and several answers to one prompt stand side by side.
+                share = share.repeat_interleave(max(1, hidden.shape[0] // len(share))) if len(share) > 1 else share
                 share = share.view(-1, *[1] * (hidden.dim() - 1))
             return torch.cat([1 - share, share], -1)
         chosen = range(settings.num_experts) if only is None else only

@@ -12,11 +12,17 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import Cache
 
 from fedlease.peft_plugin.config import FedLeaseConfig
 from fedlease.peft_plugin.layer import MERGE_REFUSED, FedLeaseLayer
 
 __all__ = ["FedLeaseModel"]
+
+
+def _ids(value: Any) -> frozenset[int]:
+    """A token id, several, or none, as a set."""
+    return frozenset() if value is None else frozenset(int(i) for i in torch.as_tensor(value).flatten())
 
 
 class FedLeaseModel(BaseTuner):
@@ -26,6 +32,8 @@ class FedLeaseModel(BaseTuner):
     tuner_layer_cls = FedLeaseLayer
     _hook: RemovableHandle | None = None
     _weighed = False
+    end_tokens: frozenset[int] = frozenset()
+    """Ids that a row goes on with once its answer has ended, while ``generate`` runs."""
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _create_and_replace(  # type: ignore[override]
@@ -95,16 +103,20 @@ class FedLeaseModel(BaseTuner):
             args: likewise.
             adapter_name: an adapter with the mixer ``instance``.
         """
-        # A cache that is filled here would be filled twice.
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("past_key_values", "logits_to_keep")}
-        if "use_cache" in inspect.signature(self.model.forward).parameters:
+        # A cache that is filled here would be filled twice; whatever its argument is called.
+        kwargs = {k: v for k, v in kwargs.items() if k != "logits_to_keep" and not isinstance(v, Cache)}
+        # Of an encoder-decoder the encoder has read it all; its head may ask for more than a hidden state needs.
+        config: Any = getattr(self.model, "config", None)
+        body = cast(Any, self.model).get_encoder() if getattr(config, "is_encoder_decoder", False) else self.model
+        known = inspect.signature(body.forward).parameters
+        if body is not self.model:
+            kwargs = {k: v for k, v in kwargs.items() if k in known}
+        if "use_cache" in known:
             kwargs["use_cache"] = False
         before = {layer: layer.fedlease_experts[adapter_name] for layer in self._layers_of(adapter_name)}
         self.restrict((1,), adapter_name)
         try:
-            hidden = self.model(*args, **{**kwargs, "output_hidden_states": True, "return_dict": True}).hidden_states[
-                -1
-            ]
+            hidden = body(*args, **{**kwargs, "output_hidden_states": True, "return_dict": True}).hidden_states[-1]
         finally:
             for layer, experts in before.items():
                 layer.restrict(experts, adapter_name)
@@ -115,9 +127,8 @@ class FedLeaseModel(BaseTuner):
 
     def _weigh_instances(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a forward pass: how much of expert 1 every input gets, blend x max(0, cos to the anchors, mean)."""
-        cache = kwargs.get("past_key_values")
-        # While generating, later tokens keep what the prompt was given.
-        if self._weighed or (cache is not None and cache.get_seq_length() > 0):
+        # While a text goes on from a cache, later tokens keep what its beginning was given.
+        if self._weighed or any(isinstance(v, Cache) and v.get_seq_length() > 0 for v in kwargs.values()):
             return
         for name in self.active_adapters:
             config = cast(FedLeaseConfig, self.peft_config[name])
@@ -156,6 +167,33 @@ class FedLeaseModel(BaseTuner):
                 "active adapter; choose it with set_adapter, or serve rows of several clients with fedlease serve"
             )
         yield
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base model's ``generate``, with inputs weighed by their prompts, whatever its steps look like."""
+        model = cast(Any, self.model)
+        sources = [kwargs, *(vars(c) for c in (kwargs.get("generation_config"), model.generation_config) if c)]
+        ends, pads = (
+            _ids(next((source[name] for source in sources if source.get(name) is not None), None))
+            for name in ("eos_token_id", "pad_token_id")
+        )
+        before, self.end_tokens = self.end_tokens, ends | pads
+        try:
+            if self._weighed or self._hook is None:
+                return model.generate(*args, **kwargs)
+            prompt = {
+                k: kwargs[k] for k in ("input_ids", "inputs_embeds", "attention_mask") if kwargs.get(k) is not None
+            }
+            ids = args[0] if args else kwargs.get("inputs")
+            if ids is not None:
+                prompt["input_ids"] = ids
+            ids = prompt.get("input_ids")
+            if ids is not None and "attention_mask" not in prompt and pads and not pads & ends:
+                # As ``generate`` reads prompts without a mask.
+                prompt["attention_mask"] = (ids != min(pads)).long()
+            with self.weighing(prompt):
+                return model.generate(*args, **kwargs)
+        finally:
+            self.end_tokens = before
 
     def unload(self) -> nn.Module:
         """The base model without adapters."""

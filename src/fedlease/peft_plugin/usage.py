@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedlease.peft_plugin.model import FedLeaseModel
 
-__all__ = ["ExpertUsage", "record_usage"]
+__all__ = ["ExpertUsage", "record_usage", "uncounted"]
 
 
 class ExpertUsage:
@@ -21,6 +21,7 @@ class ExpertUsage:
         weights: module -> (M,) float64, sum over tokens of the weight of each expert.
         distinct: module -> sum over tokens of the number of experts with a weight above 0.
         tokens: module -> number of tokens counted.
+        mask: of the pass that is going on, (b, tokens), 0 where a token is not counted; None counts all.
     """
 
     def __init__(self) -> None:
@@ -30,11 +31,19 @@ class ExpertUsage:
         self.mask: Tensor | None = None
 
     def add(self, module: str, weights: Tensor) -> None:
-        """Counts (..., M) weights of one forward pass, leaving out tokens that the attention mask marks as padding."""
+        """Counts (..., M) weights of one forward pass, leaving out tokens that the mask marks as padding.
+
+        What is neither (b, tokens) nor the same in another layout belongs to no token of a row, such as DeBERTa's
+        positions, and is not counted.
+        """
         flat = weights.detach().flatten(0, -2)  # (tokens, M)
-        # While generating from a cache, only new tokens pass: none is padding, and the mask is longer than they are.
-        if self.mask is not None and self.mask.numel() == len(flat):
-            flat = flat[self.mask.flatten().bool()]
+        if self.mask is not None:
+            shape, mask = weights.shape[:-1], self.mask
+            if shape != mask.shape and shape == mask.T.shape:  # XLNet has tokens first
+                mask = mask.T
+            if shape not in (mask.shape, (mask.numel(),)):
+                return
+            flat = flat[mask.flatten().bool()]
         self.weights[module] = self.weights.get(module, 0) + flat.double().sum(0).cpu()
         self.distinct[module] = self.distinct.get(module, 0.0) + float((flat > 0).sum())
         self.tokens[module] = self.tokens.get(module, 0) + len(flat)
@@ -48,6 +57,21 @@ class ExpertUsage:
             }
             for module in self.weights
         }
+
+
+@contextmanager
+def uncounted(model: PeftModel) -> Iterator[None]:
+    """While it is open, nothing of the model's passes is counted."""
+    tuner = model.base_model
+    layers = list(tuner.routed_layers().values()) if isinstance(tuner, FedLeaseModel) else []
+    listeners = [layer.on_weights for layer in layers]
+    for layer in layers:
+        layer.on_weights = None
+    try:
+        yield
+    finally:
+        for layer, listener in zip(layers, listeners, strict=True):
+            layer.on_weights = listener
 
 
 @contextmanager
@@ -66,8 +90,14 @@ def record_usage(model: PeftModel) -> Iterator[ExpertUsage]:
     signature = inspect.signature(tuner.model.forward)
 
     def remember_mask(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        mask = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
+        given = signature.bind_partial(*args, **kwargs).arguments
+        mask, ids = given.get("attention_mask"), given.get("input_ids")
         usage.mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
+        if usage.mask is not None and ids is not None and ids.shape[1] < usage.mask.shape[1]:
+            # A step of ``generate`` sees new tokens alone. Rows that have ended go through it with padding, the end
+            # token first, which alone they would not.
+            ends = torch.tensor(sorted(tuner.end_tokens), dtype=ids.dtype, device=ids.device)
+            usage.mask = usage.mask[:, -ids.shape[1] :] * ~torch.isin(ids, ends)
 
     handle = tuner.model.register_forward_pre_hook(remember_mask, with_kwargs=True)
     layers = tuner.routed_layers()

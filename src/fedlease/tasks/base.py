@@ -1,5 +1,6 @@
 """What a client optimises and how it is scored: the contract of a task, over the one resident model."""
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -9,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlease.data.faults import where
 from fedlease.data.federation import Row
 
-__all__ = ["Encoded", "Inputs", "Measured", "Model", "OnRows", "Task", "padded"]
+__all__ = ["Encoded", "Inputs", "Measured", "Model", "OnRows", "Task", "padded", "row_fault"]
 
 Inputs = dict[str, Tensor]
 """Arguments of the base model's forward pass."""
@@ -76,6 +78,11 @@ class Encoded:
     def questions(self, indices: Sequence[int], device: torch.device) -> Inputs:
         """Model inputs of a batch without the answers, where answers are part of the text."""
         return self.pad(indices, device)
+
+
+def row_fault(row: Row, rule: str) -> str:
+    """A fault of a row in words: where it stands, or how it begins, and what is wrong with it."""
+    return f"{reprlib.repr(row.text) if row.place is None else where(*row.place)}: {rule}"
 
 
 def padded(

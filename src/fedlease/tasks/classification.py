@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedlease.data.federation import Row
-from fedlease.tasks.base import Encoded, Inputs, Measured, Model, OnRows
+from fedlease.errors import DataError
+from fedlease.tasks.base import Encoded, Inputs, Measured, Model, OnRows, row_fault
 from fedlease.tasks.batches import evaluation_batches
 from fedlease.wording import counted
 
@@ -35,17 +36,42 @@ class Classification:
     peft_type: ClassVar[str] = "SEQ_CLS"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> Encoded:
-        """Tokenises texts or pairs of texts."""
+        """Tokenises texts or pairs of texts, each row as if it were alone.
+
+        Raises:
+            DataError: the tokenizer makes no token of a row; the message names file and line.
+        """
         padding = {"input_ids": int(tokenizer.pad_token_id), "attention_mask": 0, "token_type_ids": 0}
-        if not rows:
-            return Encoded({"input_ids": []}, (), padding, False, 0)
-        texts = [row.text for row in rows]
-        pairs = [row.pair or "" for row in rows] if any(row.pair is not None for row in rows) else None
-        encoding = tokenizer(texts, pairs, truncation=True, max_length=self.max_tokens, padding=False)
-        truncated = sum(bool(item.overflowing) for item in encoding.encodings or ())
-        columns = {name: values for name, values in encoding.items() if name in padding}
+        kinds = [[i for i, row in enumerate(rows) if (row.pair is not None) == paired] for paired in (False, True)]
+        found = [self._tokens([rows[i] for i in places], tokenizer) for places in kinds if places]
+        back = sorted(range(len(rows)), key=[*kinds[0], *kinds[1]].__getitem__)
+        names = [name for name in padding if all(name in columns for columns, _ in found)]
+        columns = {name: [line for part, _ in found for line in part[name]] for name in names if found}
+        columns = {name: [column[i] for i in back] for name, column in columns.items()} or {"input_ids": []}
+        empty = [row for row, ids in zip(rows, columns["input_ids"], strict=True) if not ids]
+        if empty:
+            raise DataError([row_fault(row, "the model's tokenizer makes no token of it") for row in empty])
+        truncated = sum(cut for _, cut in found)
         labels = tuple(row.label for row in rows)
         return Encoded(columns, labels, padding, tokenizer.padding_side == "left", truncated)
+
+    def _tokens(self, rows: Sequence[Row], tokenizer: Any) -> tuple[dict[str, list[list[int]]], int]:
+        """Model inputs of rows that are all pairs or all none, and how many were cut, which every tokenizer tells."""
+
+        def tokenised(some: Sequence[Row], **options: Any) -> dict[str, list[list[int]]]:
+            pairs = None if some[0].pair is None else [row.pair for row in some]
+            return dict(tokenizer([row.text for row in some], pairs, padding=False, verbose=False, **options))
+
+        columns = tokenised(rows)
+        longer = [i for i, ids in enumerate(columns["input_ids"]) if len(ids) > self.max_tokens]
+        if longer:
+            cut = tokenised([rows[i] for i in longer], truncation=True, max_length=self.max_tokens)
+            for name, column in columns.items():
+                for i, line in zip(longer, cut[name], strict=True):
+                    column[i] = line
+        # Not every tokenizer gives a mask, and without one padding would be read.
+        columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
+        return columns, len(longer)
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
         """One sentence where rows were cut."""

@@ -91,6 +91,7 @@ class Generation:
 
         Raises:
             ConfigError: the template leaves no room for a prompt, or is asked for and missing.
+            DataError: the template refuses rows.
             MissingPackageError: the library that scores answers is not installed.
         """
         require_rouge()

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from fedlease.data.federation import Row
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, DataError
+from fedlease.tasks.base import row_fault
 
 __all__ = ["Prompts", "Template"]
 
@@ -45,24 +48,51 @@ class Prompts:
         if not self.chat:
             lines = [f"{NAMES[role]}: {content}\n" for role, content in messages]
             return "".join(lines) + f"{NAMES['assistant']}:\n"
-        content: str = self.tokenizer.apply_chat_template(
-            [{"role": role, "content": content} for role, content in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        try:
+            content: str = self.tokenizer.apply_chat_template(
+                [{"role": role, "content": content} for role, content in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            roles = ", ".join(role for role, _ in messages)
+            rule = f"the model's chat template refuses its messages ({roles}): {reason}"
+            raise DataError(row_fault(row, rule)) from error
         return content
 
     def ids(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Token ids of whole prompts, one list per row."""
+        """Token ids of whole prompts, one list per row.
+
+        Raises:
+            DataError: the chat template refuses rows; the message names file and line of each.
+        """
         if not rows:
             return []
+        texts, faults = list[str](), list[str]()
+        for row in rows:
+            try:
+                texts.append(self.text(row))
+            except DataError as error:
+                faults.extend(error.faults)
+        if faults:
+            raise DataError(faults)
         # A chat template writes the tokens that begin a text itself.
-        encoding = self.tokenizer([self.text(row) for row in rows], add_special_tokens=not self.chat, padding=False)
-        return [list(ids) for ids in encoding["input_ids"]]
+        encoding = self.tokenizer(texts, add_special_tokens=not self.chat, padding=False, verbose=False)
+        behind = 0 if self.chat else self._behind()
+        return [list(ids[: len(ids) - behind]) for ids in encoding["input_ids"]]
+
+    def _behind(self) -> int:
+        """Number of tokens that the tokenizer puts behind a text, such as its end token: the answer comes first."""
+        bare, whole = (self.tokenizer("a", add_special_tokens=more)["input_ids"] for more in (False, True))
+        starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
+        start = next(starts, None) if bare else None
+        return 0 if start is None else len(whole) - len(bare) - start
 
     def within(self, row: Row, ids: list[int], limit: int) -> list[int]:
         """A prompt of at most ``limit`` tokens: the oldest turns go first, then the end of the text.
 
+        A turn of the user goes with the answers to it, so that what is left begins with the user, as templates ask.
         What the template adds, and with it the place where the answer begins, always stays.
 
         Args:
@@ -72,11 +102,13 @@ class Prompts:
 
         Raises:
             ConfigError: the template and the system message alone are longer.
+            DataError: the template refuses what is left.
         """
         while len(ids) > limit:
             oldest = next((i for i, (role, _) in enumerate(row.turns) if role != "system"), None)
             if oldest is not None:
-                row = replace(row, turns=row.turns[:oldest] + row.turns[oldest + 1 :])
+                users = (i for i, (role, _) in enumerate(row.turns) if role == "user" and i > oldest)
+                row = replace(row, turns=row.turns[:oldest] + row.turns[next(users, len(row.turns)) :])
             else:
                 words = self.tokenizer(row.text, add_special_tokens=False)["input_ids"]
                 kept = len(words) - (len(ids) - limit)

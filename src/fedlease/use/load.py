@@ -70,4 +70,5 @@ def tokenizer(run_folder: str | Path) -> Any:
     """
     out = Path(run_folder)
     settings = read_settings(out)
-    return load_tokenizer(locate(settings.model, settings.revision, out / "base", settings.seed, settings.task))
+    source = locate(settings.model, settings.revision, out / "base", settings.seed, settings.task)
+    return load_tokenizer(source, settings.task)

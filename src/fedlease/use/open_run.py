@@ -138,7 +138,7 @@ class OpenRun:
     @cached_property
     def tokenizer(self) -> Any:
         """Of the base model."""
-        return load_tokenizer(self.source)
+        return load_tokenizer(self.source, self.settings.task)
 
     def new_base(self) -> BaseModel:
         """The base model, loaded anew."""

@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedlease.batch_check import check_batches
 from fedlease.conduct import Parts, conduct, finished
 from fedlease.config import OF_A_CALL, Settings
 from fedlease.core.codec import digest
@@ -27,7 +28,7 @@ from fedlease.methods.head import Head
 from fedlease.model_sources import locate
 from fedlease.models import fingerprint
 from fedlease.preconditions import check_fit
-from fedlease.prepare import Loaded, adapter_of, head_of, load_resident, settle
+from fedlease.prepare import Loaded, adapter_of, head_of, load_resident, methods_of, settle
 from fedlease.reporting.run_folder import (
     changed_settings,
     method_folder,
@@ -217,7 +218,10 @@ class FedLeaseStrategy(Strategy):
             return
         cards = dict(sorted(link.cards.items()))
         rows = {client: card.weight for client, card in cards.items()}
-        check_fit(settings, adapter_of(loaded), heads, rows)
+        adapter = adapter_of(loaded)
+        check_fit(settings, adapter, heads, rows)
+        methods = methods_of(settings, heads)
+        check_batches(loaded.resident, loaded.tokenizer, adapter, settings.model, methods, sorted(cards))
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
         start_run(self.out, settings, cards, self.fingerprint or prints, loaded.notes, base, identity=link.run)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from fedlease._version import __version__
-from fedlease.data.federation import Row
 from fedlease.errors import FedLeaseError, MissingPackageError
 from fedlease.use.open_run import KnownClient, OpenRun
 from fedlease.use.serving.batcher import Batcher, Predictor, QueueFullError
@@ -52,7 +51,7 @@ def make_app(
     max_waiting: int | None = None,
     hosts: Collection[str] | None = None,
 ) -> "FastAPI":
-    """The application, with the base loaded and one row computed; its batcher is ``app.state.batcher``.
+    """The application, with the base loaded and two rows computed; its batcher is ``app.state.batcher``.
 
     Args:
         run: opened run folder.
@@ -66,7 +65,7 @@ def make_app(
 
     Raises:
         MissingPackageError: fastapi is not installed.
-        ModelError: the base model cannot be had.
+        ModelError: the base model cannot be had, or rows cannot be computed together in its architecture.
     """
     import_packages()
     from fastapi import FastAPI, Request
@@ -74,8 +73,6 @@ def make_app(
     from starlette.exceptions import HTTPException
 
     predictor = Predictor(run)
-    first = next(iter(run.clients.values()))
-    predictor([(first.id, Row("warm", "up" if first.pairs else None, 0))])
     waiting = 4 * max_rows if max_waiting is None else max_waiting
     batcher = Batcher(predictor, max_batch=max_batch, wait_ms=wait_ms, max_waiting=waiting)
 

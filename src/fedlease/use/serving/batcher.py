@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Generic, TypeVar
 
 import torch
@@ -23,24 +22,27 @@ R = TypeVar("R")
 
 
 class Predictor:
-    """Rows of any clients -> the probabilities of each row's client's labels."""
+    """Rows of any clients -> the probabilities of each row's client's labels; computes two rows when it is made.
+
+    Raises:
+        ModelError: rows cannot be computed together in this architecture.
+    """
 
     def __init__(self, run: OpenRun) -> None:
         self.run, self.mixed = run, MixedModel.of_run(run)
+        first = next(iter(run.clients.values()))
+        # One row would not show a module in which rows do not come first.
+        self(
+            [(first.id, Row(text, text if first.pairs else None, 0)) for text in ("warm", "a longer text for company")]
+        )
 
     def __call__(self, rows: Sequence[tuple[ClientId, Row]]) -> list[list[float]]:
         """One list per row, as long as the label list of its client."""
         torch.set_num_threads(self.run.threads)  # a setting of the thread that computes
-        # A tokeniser takes either single texts or pairs.
-        order = sorted(range(len(rows)), key=lambda i: rows[i][1].pair is not None)
-        kinds = [[row for _, row in rows if (row.pair is not None) == pair] for pair in (False, True)]
-        first, *others = [self.run.encode(kind) for kind in kinds if kind]
-        for other in others:
-            columns = {name: [*values, *other.columns[name]] for name, values in first.columns.items()}
-            first = replace(first, columns=columns, labels=first.labels + other.labels)
-        inputs, _ = collate(first, range(len(rows)), self.run.device)
-        found = dict(zip(order, self.mixed.logits(inputs, [rows[i][0] for i in order]), strict=True))
-        return [found[i].double().softmax(-1).tolist() for i in range(len(rows))]
+        encoded = self.run.encode([row for _, row in rows])
+        inputs, _ = collate(encoded, range(len(rows)), self.run.device)
+        found = self.mixed.logits(inputs, [client for client, _ in rows])
+        return [logits.double().softmax(-1).tolist() for logits in found]
 
 
 class QueueFullError(Exception):

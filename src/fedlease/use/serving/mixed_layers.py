@@ -1,0 +1,138 @@
+"""The layers of a model whose batches hold rows of several clients, and the plan that says which way each row goes."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedlease.core.routing import mix
+from fedlease.core.types import Mixer
+from fedlease.errors import ModelError
+
+__all__ = ["MixedHead", "MixedLinear", "Plan", "Profile", "Routed", "Rule"]
+
+
+class Rule(NamedTuple):
+    """What rows must have in common to be routed in one product."""
+
+    mixer: Mixer
+    num_experts: int
+    top_k: int | None
+    renormalise: bool
+    scaling: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A client as numbers of what is kept once; ``experts[e]`` is the number of its expert e."""
+
+    rule: Rule
+    own: int
+    experts: tuple[int, ...]
+    router: int
+    head: int
+    num_labels: int
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Neighbouring rows under one rule: g of them, with T tokens and M experts each."""
+
+    rule: Rule
+    rows: slice
+    own: Tensor  # (g, 1)
+    columns: Tensor  # (g, 1, M), places in the batch's experts
+    routers: tuple[int, ...]  # distinct
+    router_of_row: Tensor  # (g,), places in ``routers``
+
+
+@dataclass
+class Plan:
+    """Which way each row of the current batch goes; every layer and head of one model reads the same plan."""
+
+    size: int = 0
+    experts: tuple[int, ...] = ()
+    routed: list[Routed] = field(default_factory=list)
+    heads: list[tuple[int, Tensor]] = field(default_factory=list)  # head, its rows
+
+
+class MixedLinear(nn.Module):
+    """y = W0 x + sum over experts u of w_u(row, token) B_u A_u x, with w zero outside the row's client's experts.
+
+    Args:
+        base_layer: the frozen linear module.
+        name: its dotted path, for messages.
+        plan: of the batch that is computed.
+    """
+
+    def __init__(self, base_layer: nn.Module, name: str, plan: Plan) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.name, self.plan = name, plan
+        # By number: A of experts (r, in), B of experts (out, r), routers G (slots, in).
+        self.kept: dict[str, list[Tensor]] = {"A": [], "B": [], "G": []}
+        self._stacked: tuple[tuple[int, ...], Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(rows, ..., in) -> (rows, ..., out); a ModelError where rows do not come first."""
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if x.dim() < 2 or x.shape[0] != self.plan.size:
+            raise ModelError(
+                f"model: {self.name} receives {tuple(x.shape)} for {self.plan.size} rows; rows of several clients can "
+                "be computed together only where rows come first"
+            )
+        a, b = self._stacks(self.plan.experts)  # (U r, in), (out, U r)
+        x = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)  # (rows, T, in)
+        hidden = F.linear(x.to(a.dtype), a)  # (rows, T, U r)
+        weights = self._weights(x).to(hidden.dtype)  # (rows, T, U)
+        hidden = (hidden.unflatten(-1, (len(self.plan.experts), -1)) * weights.unsqueeze(-1)).flatten(0, 1).flatten(1)
+        flat = result.flatten(0, -2)  # (rows T, out)
+        if hidden.dtype == b.dtype == flat.dtype:
+            return torch.addmm(flat, hidden, b.T).view_as(result)
+        return (flat + F.linear(hidden, b).to(flat.dtype)).view_as(result)
+
+    def _stacks(self, experts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        # Under FedLEASE every batch has the same experts, so that they are stacked once.
+        if self._stacked is None or self._stacked[0] != experts:
+            a, b = ([self.kept[kind][u] for u in experts] for kind in "AB")
+            self._stacked = (experts, torch.cat(a), torch.cat(b, 1))
+        return self._stacked[1], self._stacked[2]
+
+    def _weights(self, x: Tensor) -> Tensor:
+        """Scaled weights, (rows, T, U) float32, of x as (rows, T, in)."""
+        weights = torch.zeros(*x.shape[:2], len(self.plan.experts), device=x.device)
+        for part in self.plan.routed:
+            rule, target = part.rule, weights[part.rows]
+            columns = part.columns.expand(-1, x.shape[1], -1)
+            if rule.mixer == "none":
+                target.scatter_(-1, columns, rule.scaling)
+                continue
+            # (g, slots, in); a scalar, (g, 1), is the logit itself.
+            routers = torch.stack([self.kept["G"][g] for g in part.routers])[part.router_of_row].float()
+            # The selection is a comparison of logits: in 16 bits near ties would flip.
+            with torch.autocast(x.device.type, enabled=False):
+                logits = routers.unsqueeze(1) if rule.mixer == "scalar" else x[part.rows].float() @ routers.mT
+            found = mix(logits, rule.mixer, part.own, rule.renormalise, rule.top_k)
+            # Adds, for two experts of a client with the same content share a column.
+            target.scatter_add_(-1, columns, found.expand(columns.shape) * rule.scaling)
+        return weights
+
+
+class MixedHead(nn.Module):
+    """Stands for a head module: sends each row through the one of its client, as the plan says."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.heads = nn.ModuleList()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(rows, ...) -> (rows, ..., widest label list), shorter ones padded with -inf."""
+        parts: list[Tensor] = [self.heads[head](features[rows]) for head, rows in self.plan.heads]
+        widest = max(part.shape[-1] for part in parts)
+        result = parts[0].new_empty((self.plan.size, *parts[0].shape[1:-1], widest))
+        for (_, rows), part in zip(self.plan.heads, parts, strict=True):
+            result[rows] = F.pad(part, (0, widest - part.shape[-1]), value=float("-inf"))
+        return result
