@@ -24,10 +24,9 @@ ROWS = [
     Row("a text of some words that is longer than the others, so that they are padded", None, 0, response="a b c"),
     Row("one two three", None, 0, response="b"),
 ]
-TOLERANCE = {torch.float32: 0.01}
-"""Of the size of what is compared; a row that is read at another place or position differs by its whole size."""
-COARSE_TOLERANCE = 0.3
-"""In 16 bits and fewer, sums over other numbers of tokens are rounded otherwise."""
+FINE, COARSE = (0.02, 1e-4), (0.3, 0.03)
+"""What may differ in 32 bits and in fewer, as a share of how far rows lie apart, and of their size for rounding: a row
+that is read at another place or position lies as far off as another row."""
 
 
 def check_batches(
@@ -86,13 +85,13 @@ def check_batches(
                 raise ModelError(
                     f"{words}model: {model!r} cannot compute rows of a batch together: {reason}"
                 ) from error
-            limit = TOLERANCE.get(next(resident.model.parameters()).dtype, COARSE_TOLERANCE)
+            of_spread, of_size = FINE if resident.config.dtype == torch.float32 else COARSE
             for what, (one, other) in compared.items():
-                differ = float((one - other).norm() / one.norm().clamp(min=1e-30))
-                if not differ <= limit:
+                limit = of_spread * (one - one.mean(0)).norm() + of_size * one.norm()
+                if not bool((one - other).norm() <= limit):
                     raise ModelError(
-                        f"{words}model: what {model!r} says of a row depends on {what} (it differs by "
-                        f"{100 * differ:.0f} %), so no score could be relied on; choose another model"
+                        f"{words}model: what {model!r} says of a row depends on {what}, so no score could be relied "
+                        "on; choose another model"
                     )
 
 

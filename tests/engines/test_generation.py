@@ -15,11 +15,13 @@ from transformers import AutoModelForCausalLM
 import fedlease
 from fedlease.checking import check_settings
 from fedlease.config import resolve
+from fedlease.data import load_federation
 from fedlease.data.federation import Row
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.events import RunStarted
 from fedlease.errors import ConfigError, ModelError
 from fedlease.methods import known_methods
+from fedlease.peft_plugin.usage import record_usage
 from fedlease.prepare import settle
 from fedlease.reporting.run_folder import changed_settings, read_settings
 from fedlease.runner import resume, run_settings
@@ -150,6 +152,20 @@ def test_answers_are_those_of_the_loaded_model(method: str, mixed: Path) -> None
             tokens = model.generate(**ids, max_new_tokens=6, do_sample=False, pad_token_id=tokenizer.pad_token_id)
         text = tokenizer.decode(tokens[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text.strip() == said
+
+
+def test_usage_counts_prompt_and_answer_of_every_test_row_once(run: OpenRun, out: Path) -> None:
+    """Neither what is written while the run scores, nor padding behind an answer, nor a prompt a second time."""
+    data = load_federation(run.settings.data, run.settings.seed, "generation").clients[CLIENT]
+    rows = run.encode(data.test)
+    run.load(CLIENT)
+    with record_usage(run.resident.model) as used:
+        run.task.mean_loss(run.resident, rows, 1)
+    assert set(used.tokens.values()) == {sum(rows.lengths)}
+    with record_usage(run.resident.model) as written:
+        run.task.measure(run.resident, rows, 1)
+    assert written.tokens == used.tokens
+    assert read(out / "summary.json")["expert_usage"][CLIENT] == used.summary()
 
 
 def test_rows_come_back_with_answers(run: OpenRun, tmp_path: Path) -> None:

@@ -15,13 +15,16 @@ Kind = Literal["client", "expert"]
 MARKUP = "\\`*_[]|#{}$"
 
 
-def render_card(kind: Kind, content: Mapping[str, Any], *, base: str, method: str, settings: Settings) -> str:
+def render_card(
+    kind: Kind, content: Mapping[str, Any], *, base: str, tokenizer: Any, method: str, settings: Settings
+) -> str:
     """The card of a client's model or of an expert.
 
     Args:
         kind: which.
         content: what the template names; of an exported folder the content of its ``scores.json``.
         base: what others can load the base model by.
+        tokenizer: of the base model, with the padding that it needs.
         method: that the model was trained with.
         settings: of the run.
     """
@@ -33,7 +36,7 @@ def render_card(kind: Kind, content: Mapping[str, Any], *, base: str, method: st
     )
     environment.filters.update(plain=_plain, percent=_percent, ids=_ids)
     template = environment.get_template(f"{kind}.md.j2")
-    return template.render(**content, base=base, method=method, s=settings, version=__version__)
+    return template.render(**content, base=base, tokenizer=tokenizer, method=method, s=settings, version=__version__)
 
 
 def _percent(value: float | None) -> str:

@@ -17,4 +17,5 @@ def model_card(kind: Kind, run: OpenRun, content: Mapping[str, Any]) -> str:
         run: it comes from.
         content: of its ``scores.json``.
     """
-    return render_card(kind, content, base=run.source.public_name, method=run.method, settings=run.settings)
+    base, tokenizer = run.source.public_name, run.tokenizer
+    return render_card(kind, content, base=base, tokenizer=tokenizer, method=run.method, settings=run.settings)

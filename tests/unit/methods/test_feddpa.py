@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from contract.planted import CLIENTS, adapter, constant, train
 from engines.small import small_run
+from peft import PeftModel
+from torch import Tensor
 from unit.peft_plugin import tiny
 
 import fedlease
@@ -169,3 +172,57 @@ class TestEndToEnd:
         mixed = MixedModel.of_run(opened)
         with pytest.raises(ModelError, match="takes two passes"):
             mixed.logits({"input_ids": torch.ones(1, 3, dtype=torch.long)}, [client])
+
+
+def chat_model() -> PeftModel:
+    model = tiny.mixture("llama", mixer="instance", num_experts=2, own_expert=1, blend=1.0)
+    assert isinstance(model.base_model, FedLeaseModel)
+    model.base_model.set_anchor(directions(model.base_model, tiny.tokens(), torch.ones(3, 5, dtype=torch.long)).mean(0))
+    return model
+
+
+@torch.no_grad()
+def written(model: PeftModel, prompt: Tensor, count: int) -> list[int]:
+    """The most probable tokens one by one, every text anew and without a cache, with the shares of the prompt."""
+    tuner, ids = model.base_model, prompt
+    assert isinstance(tuner, FedLeaseModel)
+    with tuner.weighing({"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}):
+        for _ in range(count):
+            last = model(input_ids=ids, use_cache=False).logits[:, -1]
+            ids = torch.cat([ids, last.argmax(-1, keepdim=True)], 1)
+    return ids[0, prompt.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("given", ["by name", "by place", "without a mask", "as embeddings"])
+def test_the_prompt_is_known_however_generate_is_called(given: str, cached: bool) -> None:
+    """Steps without a cache hold the whole text, and caches go by other names in other versions."""
+    model = chat_model()
+    settings = {"max_new_tokens": 5, "do_sample": False, "use_cache": cached, "eos_token_id": None, "pad_token_id": 0}
+    prompts = tiny.tokens(rows=3, length=6)
+    for prompt in prompts.split(1):
+        expected = written(model, prompt, 5)
+        mask = torch.ones_like(prompt)
+        if given == "by name":
+            found = model.generate(input_ids=prompt, attention_mask=mask, **settings)[:, 6:]
+        elif given == "by place":
+            found = model.generate(prompt, attention_mask=mask, **settings)[:, 6:]
+        elif given == "without a mask":
+            found = model.generate(inputs=prompt, **settings)[:, 6:]
+        else:
+            words = model.get_input_embeddings()(prompt)
+            found = model.generate(inputs_embeds=words, attention_mask=mask, **settings)
+        assert found[0].tolist() == expected
+    shares = model.base_model.routed_layers()["model.layers.0.self_attn.q_proj"].instance_shares
+    assert shares is not None and 0 < float(shares[0]) < 1
+
+
+def test_beams_and_padded_prompts_have_the_shares_of_their_prompt() -> None:
+    model = chat_model()
+    ids = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]])
+    settings: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2, "num_return_sequences": 2}
+    settings |= {"eos_token_id": None, "pad_token_id": 0}
+    both = model.generate(ids, **settings)  # the mask is that of the padding
+    for row, own in enumerate((ids[:1, 2:], ids[1:])):
+        alone = model.generate(own, attention_mask=torch.ones_like(own), **settings)
+        assert both[2 * row : 2 * row + 2, -4:].tolist() == alone[:, -4:].tolist()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from unit.peft_plugin import tiny
 
 from fedlease.peft_plugin import ExpertUsage, record_usage
 from fedlease.peft_plugin.state import wrap
+from fedlease.peft_plugin.usage import uncounted
 
 MODULES = [f"bert.encoder.layer.{n}.attention.self.{target}" for n in (0, 1) for target in ("query", "value")]
 
@@ -128,6 +130,48 @@ def test_generated_tokens_are_counted_once() -> None:
         model.generate(input_ids=ids, attention_mask=mask, **settings)
     # Six words of the prompt, then each row passes two of its three new words (the last is never read).
     assert set(usage.tokens.values()) == {6 + 2 * 2}
+
+
+def test_rows_that_have_ended_are_not_counted_further() -> None:
+    """Two prompts together count what each counts alone: one ends at its second new token, the other writes on."""
+    model = tiny.mixture("llama")
+    ids = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]])
+    mask = (ids != 0).long()
+    settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
+    with torch.no_grad():
+        free = model.generate(input_ids=ids, attention_mask=mask, eos_token_id=-1, **settings)[:, 4:].tolist()
+    assert free[0][1] not in (free[0][0], *free[1])
+    settings |= {"eos_token_id": free[0][1], "pad_token_id": free[0][1]}
+    with record_usage(model) as together:
+        model.generate(input_ids=ids, attention_mask=mask, **settings)
+    with record_usage(model) as alone:
+        for row in range(2):
+            own = ids[row : row + 1, mask[row].bool()]
+            model.generate(input_ids=own, attention_mask=torch.ones_like(own), **settings)
+    # Prompts of 2 and 4; the end token, and the last of six, are written and never read.
+    assert set(together.tokens.values()) == {2 + 1 + 4 + 5}
+    assert together.tokens == alone.tokens and together.distinct == alone.distinct
+    for module, weights in together.weights.items():
+        torch.testing.assert_close(weights, alone.weights[module], rtol=1e-4, atol=1e-4)
+
+
+def test_what_belongs_to_no_token_is_not_counted() -> None:
+    """DeBERTa sends its positions through the projections of the attention: (1, 2 x span, hidden) beside the rows."""
+    usage = ExpertUsage()
+    usage.mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    for shape in ((1, 8), (2, 3), (6,), (3, 2)):
+        usage.add(str(shape), torch.ones(*shape, 2))
+    assert usage.tokens == {"(2, 3)": 3, "(6,)": 3, "(3, 2)": 3}
+
+
+def test_nothing_is_counted_while_counting_is_off() -> None:
+    model, ids = tiny.mixture("bert"), tiny.tokens()
+    with record_usage(model) as usage:
+        with uncounted(model):
+            tiny.logits(model, ids)
+        assert usage.tokens == {}
+        tiny.logits(model, ids)
+    assert set(usage.tokens.values()) == {15}
 
 
 def test_a_restricted_or_disabled_model_uses_no_router() -> None:

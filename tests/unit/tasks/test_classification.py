@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import ByT5Tokenizer, CanineTokenizer
+from unit.tasks import architectures
 
 from fedlease.data.federation import Row
+from fedlease.errors import DataError
 from fedlease.model_sources import locate
 from fedlease.models import load_tokenizer
 from fedlease.tasks.base import Encoded
@@ -25,6 +28,36 @@ def test_rows_are_cut_and_counted(tokenizer: Any) -> None:
     assert encoded.lengths == [5, 8]
     assert encoded.truncated == 1
     assert encoded.labels == (0, 1)
+
+
+@pytest.mark.parametrize("make", [ByT5Tokenizer, CanineTokenizer], ids=lambda make: make.__name__)
+def test_rows_are_cut_and_counted_by_tokenizers_in_python_too(make: Any) -> None:
+    """A byte a token; ByT5 adds one, CANINE two. A pair is cut as well."""
+    slow = make()
+    rows = [Row("abc", None, 0), Row("a longer text", None, 1), Row("ab", "a longer text", 0), Row("a", "b", 1)]
+    encoded = Classification(8).encode(rows, slow)
+    assert encoded.truncated == 2
+    assert [length == 8 for length in encoded.lengths] == [False, True, True, False]
+    assert encoded.columns["attention_mask"] == [[1] * length for length in encoded.lengths]
+
+
+def test_every_row_is_tokenised_as_if_it_were_alone(tokenizer: Any) -> None:
+    """Single texts and pairs in any order; a second text that is empty is one."""
+    rows = [Row("ab", None, 0), Row("ab", "cd", 1), Row("abc", None, 0), Row("ab", "", 1)]
+    together = Classification(32).encode(rows, tokenizer)
+    for place, row in enumerate(rows):
+        alone = Classification(32).encode([row], tokenizer)
+        assert {n: c[place] for n, c in together.columns.items()} == {n: c[0] for n, c in alone.columns.items()}
+    assert together.lengths == [4, 7, 5, 5]
+
+
+def test_a_row_without_tokens_is_told_by_its_place() -> None:
+    bare = architectures.tokenizer("$A")
+    rows = [Row("ab", None, 0), Row("", None, 0, place=(Path("a.csv"), 7)), Row("", None, 0)]
+    with pytest.raises(DataError) as caught:
+        Classification(8).encode(rows, bare)
+    rule = "the model's tokenizer makes no token of it"
+    assert caught.value.faults == (f"a.csv, line 7: {rule}", f"'': {rule}")
 
 
 def test_a_pair_becomes_one_input_with_two_segments(tokenizer: Any) -> None:

@@ -1,13 +1,16 @@
 """Templates, and what a prompt loses when it is too long."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.tasks import architectures
 
 from fedlease.data.federation import Row
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, DataError
 from fedlease.model_sources import locate
 from fedlease.models import load_tokenizer
+from fedlease.tasks.generation import Generation
 from fedlease.tasks.prompts import Prompts
 
 CHAT = Row("last", None, 0, turns=(("system", "be"), ("user", "one"), ("assistant", "two")))
@@ -48,8 +51,7 @@ def test_a_chat_template_that_is_missing_is_refused(bare: Any) -> None:
     ("limit", "kept"),
     [
         (16, "be\none\ntwo\nlast\n"),
-        (15, "be\ntwo\nlast\n"),  # the oldest turn goes first
-        (11, "be\nlast\n"),
+        (15, "be\nlast\n"),  # the oldest turn of the user goes first, and the answer to it
         (8, "be\nlast\n"),
         (7, "be\nlas\n"),  # then the end of the text; the system message stays
         (5, "be\nl\n"),
@@ -69,3 +71,55 @@ def test_no_room_at_all_is_said(tokenizer: Any) -> None:
 
 def test_no_rows_are_no_prompts(tokenizer: Any) -> None:
     assert Prompts(tokenizer).ids([]) == []
+
+
+STRICT = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% elif (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif %}"
+    "{{ m['content'] }}\n{% endfor %}"
+)
+"""As Gemma's and Mistral's are."""
+
+
+def chat(*turns: tuple[str, str], line: int | None = None) -> Row:
+    return Row("last", None, 0, "yes", turns, None if line is None else (Path("a/train.jsonl"), line))
+
+
+@pytest.fixture
+def strict(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(tokenizer, "chat_template", STRICT)
+    return tokenizer
+
+
+def test_every_chat_that_the_template_refuses_is_a_fault_of_its_row(strict: Any) -> None:
+    rows = [
+        chat(("system", "be"), line=3),
+        chat(("user", "one"), ("assistant", "two"), line=4),
+        chat(("user", "one"), line=5),
+        chat(("user", "one")),
+    ]
+    with pytest.raises(DataError) as caught:
+        Generation(64).encode(rows, strict)
+    refuses = "the model's chat template refuses its messages"
+    assert caught.value.faults == (
+        f"a/train.jsonl, line 3: {refuses} (system, user): System role not supported",
+        f"a/train.jsonl, line 5: {refuses} (user, user): Roles must alternate",
+        f"'last': {refuses} (user, user): Roles must alternate",
+    )
+
+
+def test_a_shortened_chat_still_alternates(strict: Any) -> None:
+    """Five turns of four tokens each and the newline: with 16 tokens only the last question has room."""
+    row = chat(("user", "one"), ("assistant", "two"), ("user", "six"), ("assistant", "ten"))
+    prompts = Prompts(strict)
+    found = [prompts.within(row, prompts.ids([row])[0], limit) for limit in (21, 20, 12)]
+    assert [strict.decode(ids) for ids in found] == ["one\ntwo\nsix\nten\nlast\n", "six\nten\nlast\n", "last\n"]
+
+
+@pytest.mark.parametrize(("added", "front"), [("$A </s>", ""), ("<s> $A </s>", "<s>"), ("<s> $A </s> </s>", "<s>")])
+def test_a_prompt_does_not_end_before_its_answer(added: str, front: str) -> None:
+    """Tokenizers saved with an end token behind every text; the answer brings its own."""
+    ends = architectures.tokenizer(added)
+    encoded = Generation(64).encode([Row("where </s>", None, 0, "here")], ends)
+    assert ends.decode(encoded.columns["input_ids"][0]) == f"{front}User: where </s>\nAssistant:\nhere</s>"
+    assert encoded.labels == (5,)

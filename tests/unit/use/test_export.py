@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import yaml
 from engines.small import own_rows, small_run, small_settings
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForSequenceClassification
+from unit.tasks import architectures
 
 from fedlease.core.fold import expert_alone, fold
 from fedlease.core.types import head_names
@@ -257,3 +259,43 @@ def test_the_card_is_in_the_hubs_form_and_names_from_data_stay_text(run: OpenRun
     assert text.count("```") == card.count("```") + 1 and "\n```\n<b>" not in text  # inside a string, on one line
     source = text.split("```python\n")[1]
     assert "labels = {0: '```\\n<b>', 1: \"'\"}" in source
+
+
+@pytest.mark.parametrize("task", ["classification", "generation"])
+def test_the_cards_code_works_for_a_batch_as_it_is_printed(task: str, tmp_path: Path) -> None:
+    """A base without a padding token, as LLaMA's: rows of a batch are read in stock PEFT as each alone."""
+    base = architectures.variant(
+        architectures.save("gpt2", tmp_path / "saved"),
+        tmp_path / "base",
+        "<s> $A",
+        {"pad_token_id": None},
+        pad_token=None,
+        padding_side="right" if task == "generation" else "left",
+    )
+    changes = {"task": task, "generation__max_new_tokens": 3, "lora__target_modules": ["c_fc"], "head": "shared"}
+    own_rows(tmp_path / "data")
+    if task == "generation":
+        changes["data__path"] = None
+    else:
+        changes["data__path"] = str(tmp_path / "data")
+    folder = small_run(tmp_path / "r", rounds=1, baselines=[], model=str(base), **changes).out
+    run = OpenRun(folder)
+    exporter = Exporter(run, scores=False)
+    client = next(iter(run.clients))
+    exporter.client(client, tmp_path / "client")
+    exporter.expert(run.saved.state.inner.assignment[client], tmp_path / "expert")
+    for out in (tmp_path / "client", tmp_path / "expert"):
+        code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        names: dict[str, Any] = {}
+        exec(code.replace("THIS FOLDER", str(out)), names)
+        texts = ["ab", "a text that is longer than the other"]
+        with torch.inference_mode():
+            both, *alone = (
+                names["model"](**names["tokenizer"](some, padding=True, return_tensors="pt")).logits
+                if task == "classification"
+                else names["model"].generate(
+                    **names["tokenizer"](some, padding=True, return_tensors="pt"), max_new_tokens=3, do_sample=False
+                )[:, -3:]
+                for some in (texts, texts[:1], texts[1:])
+            )
+        torch.testing.assert_close(both, torch.cat(alone), atol=1e-4, rtol=1e-4)

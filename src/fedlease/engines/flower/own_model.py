@@ -68,7 +68,8 @@ def write_own_model(
             "experts": model.spec.num_experts,
             "plugin": model.spec.mixer != "none",
         }
-        text = render_card("client", content, base=public, method=method, settings=settings)
+        tokenizer = loaded.tokenizer
+        text = render_card("client", content, base=public, tokenizer=tokenizer, method=method, settings=settings)
         write_atomically(folder / "README.md", text.encode())
 
 
