@@ -174,10 +174,10 @@ class TestEndToEnd:
             mixed.logits({"input_ids": torch.ones(1, 3, dtype=torch.long)}, [client])
 
 
-def chat_model() -> PeftModel:
+def chat_model(prompts: Tensor) -> PeftModel:
     model = tiny.mixture("llama", mixer="instance", num_experts=2, own_expert=1, blend=1.0)
     assert isinstance(model.base_model, FedLeaseModel)
-    model.base_model.set_anchor(directions(model.base_model, tiny.tokens(), torch.ones(3, 5, dtype=torch.long)).mean(0))
+    model.base_model.set_anchor(directions(model.base_model, prompts, (prompts != 0).long()).mean(0))
     return model
 
 
@@ -197,9 +197,9 @@ def written(model: PeftModel, prompt: Tensor, count: int) -> list[int]:
 @pytest.mark.parametrize("given", ["by name", "by place", "without a mask", "as embeddings"])
 def test_the_prompt_is_known_however_generate_is_called(given: str, cached: bool) -> None:
     """Steps without a cache hold the whole text, and caches go by other names in other versions."""
-    model = chat_model()
+    prompts = tiny.tokens(rows=2, length=6)
+    model = chat_model(prompts)
     settings = {"max_new_tokens": 5, "do_sample": False, "use_cache": cached, "eos_token_id": None, "pad_token_id": 0}
-    prompts = tiny.tokens(rows=3, length=6)
     for prompt in prompts.split(1):
         expected = written(model, prompt, 5)
         mask = torch.ones_like(prompt)
@@ -213,13 +213,13 @@ def test_the_prompt_is_known_however_generate_is_called(given: str, cached: bool
             words = model.get_input_embeddings()(prompt)
             found = model.generate(inputs_embeds=words, attention_mask=mask, **settings)
         assert found[0].tolist() == expected
-    shares = model.base_model.routed_layers()["model.layers.0.self_attn.q_proj"].instance_shares
-    assert shares is not None and 0 < float(shares[0]) < 1
+        shares = model.base_model.routed_layers()["model.layers.0.self_attn.q_proj"].instance_shares
+        assert shares is not None and 0 < float(shares[0]) < 1
 
 
 def test_beams_and_padded_prompts_have_the_shares_of_their_prompt() -> None:
-    model = chat_model()
     ids = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]])
+    model = chat_model(ids)
     settings: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2, "num_return_sequences": 2}
     settings |= {"eos_token_id": None, "pad_token_id": 0}
     both = model.generate(ids, **settings)  # the mask is that of the padding

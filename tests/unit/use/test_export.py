@@ -265,14 +265,14 @@ def test_the_card_is_in_the_hubs_form_and_names_from_data_stay_text(run: OpenRun
 def test_the_cards_code_works_for_a_batch_as_it_is_printed(task: str, tmp_path: Path) -> None:
     """A base without a padding token, as LLaMA's: rows of a batch are read in stock PEFT as each alone."""
     base = architectures.variant(
-        architectures.save("gpt2", tmp_path / "saved"),
+        architectures.save("opt", tmp_path / "saved"),
         tmp_path / "base",
         "<s> $A",
         {"pad_token_id": None},
         pad_token=None,
         padding_side="right" if task == "generation" else "left",
     )
-    changes = {"task": task, "generation__max_new_tokens": 3, "lora__target_modules": ["c_fc"], "head": "shared"}
+    changes: dict[str, Any] = {"task": task, "generation__max_new_tokens": 3, "data__max_tokens": 60, "head": "shared"}
     own_rows(tmp_path / "data")
     if task == "generation":
         changes["data__path"] = None
