@@ -113,6 +113,10 @@ class FedLeaseModel(BaseTuner):
             kwargs = {k: v for k, v in kwargs.items() if k in known}
         if "use_cache" in known:
             kwargs["use_cache"] = False
+        mask = kwargs.get("attention_mask")
+        if mask is not None and "position_ids" in known and "position_ids" not in kwargs and not mask[:, 0].all():
+            # Padded on the left: positions count from the first token of the text, as ``generate`` counts them.
+            kwargs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
         before = {layer: layer.fedlease_experts[adapter_name] for layer in self._layers_of(adapter_name)}
         self.restrict((1,), adapter_name)
         try:
@@ -120,7 +124,6 @@ class FedLeaseModel(BaseTuner):
         finally:
             for layer, experts in before.items():
                 layer.restrict(experts, adapter_name)
-        mask = kwargs.get("attention_mask")
         mask = hidden.new_ones(hidden.shape[:2]) if mask is None else mask.to(hidden.dtype)
         # Scaling does not turn a direction: the sum over tokens does as well as their mean.
         return nn.functional.normalize((hidden * mask.unsqueeze(-1)).sum(1).float(), dim=-1)
