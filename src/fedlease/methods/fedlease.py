@@ -217,8 +217,12 @@ class FedLease:
         return self._with_new_routers(state)
 
     def _reallocate(self, state: FedLeaseState) -> FedLeaseState:
-        """New groups of what was uploaded last; as it is where the groups stay the same."""
-        allocation = group_clients(self, state.uploads, state.seed)
+        """New groups of what was uploaded last; as it is where the groups stay the same, or cannot be told apart."""
+        try:
+            allocation = group_clients(self, state.uploads, state.seed)
+        except RunFailedError as error:
+            said = f"after round {state.round - 1} the groups stay as they were: {error}"
+            return replace(state, warnings=(*state.warnings, said))
         moved, before, now = parted(state.assignment, allocation.assignment), len(state.experts), allocation.num_experts
         if not moved:
             return state

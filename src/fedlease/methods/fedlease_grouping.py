@@ -10,7 +10,7 @@ from fedlease.core.allocate import Centres, allocate, assign, distances, place, 
 from fedlease.core.experts import a_matrices, b_matrices
 from fedlease.core.seeds import generator
 from fedlease.core.types import Allocation, ClientId, Tensors
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, RunFailedError
 
 if TYPE_CHECKING:
     from fedlease.methods.fedlease import FedLease
@@ -50,6 +50,9 @@ def group_clients(method: "FedLease", uploads: Mapping[ClientId, Tensors], seed:
         method: see its ``grouping`` and what belongs to it.
         uploads: client -> A and B, numbered as expert 0.
         seed: root seed, for ``random``.
+
+    Raises:
+        RunFailedError: ``num_experts`` groups cannot be told apart, as among clients whose uploads are the same.
     """
     b = {client: b_matrices(tensors) for client, tensors in uploads.items()}
     clients = sorted(b)
@@ -65,15 +68,18 @@ def group_clients(method: "FedLease", uploads: Mapping[ClientId, Tensors], seed:
     if method.signal != "B":
         a = {client: a_matrices(tensors) for client, tensors in uploads.items()}
         d = (distances(a) if method.signal == "A" else product_distances(b, a))[1]
-    return allocate(
-        b,
-        max_experts=method.max_experts,
-        min_silhouette=method.min_silhouette,
-        linkage=method.linkage,
-        clustering=method.clustering,
-        num_experts=None if method.num_experts is None else min(method.num_experts, len(clients)),
-        d=d,
-    )
+    try:
+        return allocate(
+            b,
+            max_experts=method.max_experts,
+            min_silhouette=method.min_silhouette,
+            linkage=method.linkage,
+            clustering=method.clustering,
+            num_experts=None if method.num_experts is None else min(method.num_experts, len(clients)),
+            d=d,
+        )
+    except ValueError as error:
+        raise RunFailedError(f"fedlease: the clients cannot be grouped: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The configuration of the PEFT method FEDLEASE."""
 
+import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import get_args
 
 from peft.config import PeftConfig
@@ -39,7 +41,7 @@ class FedLeaseConfig(PeftConfig):
             expert at random, which is of use in tests.
 
     Raises:
-        ValueError: a value is out of range; the message names the parameter and the value.
+        ValueError: values are out of range, or of another kind; a line for each names the parameter and the value.
     """
 
     r: int = 8
@@ -66,10 +68,32 @@ class FedLeaseConfig(PeftConfig):
             value = getattr(self, name)
             if isinstance(value, list):
                 setattr(self, name, set(value))
+        if faults := self._wrong_kinds() or self._out_of_range():
+            raise ValueError("\n".join(faults))
+
+    def _wrong_kinds(self) -> list[str]:
+        """What is not even of its kind, as in a file that someone else wrote."""
+        anchor = self.anchor
+        whole = anchor is None or (isinstance(anchor, list) and all(map(_is_number, anchor)))
+        faults = [] if whole else [f"anchor must be None or a list of finite numbers, received {anchor!r}"]
+        for name in ("r", "num_experts", "own_expert", "top_k"):
+            value = getattr(self, name)
+            if not (_is_number(value) and isinstance(value, Integral)) and (name, value) != ("top_k", None):
+                faults.append(f"{name} must be a whole number, received {value!r}")
+        for name in ("lora_alpha", "lora_dropout", "blend"):
+            # What is not a number is told from what is out of range, NaN and infinity among it.
+            if not isinstance(value := getattr(self, name), Real) or isinstance(value, bool):
+                faults.append(f"{name} must be a number, received {value!r}")
+        for name in ("renormalise", "init_weights"):
+            if not isinstance(value := getattr(self, name), bool):
+                faults.append(f"{name} must be True or False, received {value!r}")
+        return faults
+
+    def _out_of_range(self) -> list[str]:
         slots = 2 * self.num_experts - 1
         rules = {
             "r": (self.r >= 1, "at least 1"),
-            "lora_alpha": (self.lora_alpha > 0, "above 0"),
+            "lora_alpha": (0 < self.lora_alpha < math.inf, "above 0 and finite"),
             "lora_dropout": (0 <= self.lora_dropout < 1, "in [0, 1)"),
             "num_experts": (self.num_experts >= 1, "at least 1"),
             "own_expert": (0 <= self.own_expert < max(self.num_experts, 1), f"in 0 .. {self.num_experts - 1}"),
@@ -77,9 +101,16 @@ class FedLeaseConfig(PeftConfig):
             "blend": (0 <= self.blend <= 1, "in [0, 1]"),
             "top_k": (self.top_k is None or 1 <= self.top_k <= slots, f"None or in 1 .. {slots}"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"{name} must be {rule}, received {getattr(self, name)!r}")
-        needed = {"none": 1, "scalar": 2, "instance": 2}.get(self.mixer, self.num_experts)
+        faults = [
+            f"{name} must be {rule}, received {getattr(self, name)!r}"
+            for name, (holds, rule) in rules.items()
+            if not holds
+        ]
+        needed = {"none": 1, "scalar": 2, "instance": 2}.get(str(self.mixer), self.num_experts)
         if self.num_experts != needed:
-            raise ValueError(f"mixer {self.mixer!r} needs num_experts = {needed}, received {self.num_experts}")
+            faults.append(f"mixer {self.mixer!r} needs num_experts = {needed}, received {self.num_experts}")
+        return faults
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -14,7 +14,7 @@ from fedlease.core.codec import dumps, loads
 from fedlease.core.experts import initial_router
 from fedlease.core.seeds import generator
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, RunFailedError
 from fedlease.methods.fedlease import FedLease, FedLeaseState
 from fedlease.methods.fedlease_grouping import parted
 
@@ -212,6 +212,38 @@ def test_late_clients_are_held_against_b_whatever_the_groups_are_made_of(signal:
     plain = reach.init(adapter(), CLIENTS, 0)
     plain = reach.aggregate(plain, [both(c, task) for c in CLIENTS if (task := reach.task(plain, c))])
     assert plain.centres is not None and state.centres.reach == plain.centres.reach
+
+
+def alike(method: FedLease, state: FedLeaseState) -> FedLeaseState:
+    """A step in which all clients upload the same."""
+    tasks = {client: task for client in CLIENTS if (task := method.task(state, client)) is not None}
+    sent = {name: torch.ones_like(tasks["a0"].model.tensors[name]) for name in tasks["a0"].upload}
+    updates = []
+    for client, task in tasks.items():
+        tensors = {name: sent.get(name, torch.ones_like(task.model.tensors[name])) for name in task.upload}
+        updates.append(ClientUpdate(client, task.phase, task.round, CLIENTS[client], tensors))
+    return method.aggregate(state, updates)
+
+
+def test_a_number_of_groups_among_clients_that_are_all_alike_is_one_sentence() -> None:
+    method = replace(METHOD, num_experts=3)
+    with pytest.raises(RunFailedError) as caught:
+        alike(method, method.init(adapter(), CLIENTS, 0))
+    assert str(caught.value) == (
+        "fedlease: the clients cannot be grouped: num_experts: ties among the clients leave no grouping into 3"
+    )
+
+
+def test_groups_stay_where_new_ones_cannot_be_told_apart() -> None:
+    method = replace(METHOD, num_experts=2)
+    state = allocated(method)
+    after = alike(method, state)
+    assert after.assignment == state.assignment and after.round == state.round + 1
+    assert after.warnings == (
+        "after round 1 the groups stay as they were: fedlease: the clients cannot be grouped: num_experts: ties among "
+        "the clients leave no grouping into 2",
+    )
+    assert step(method, after, MOVED).assignment["a2"] == 1, "and the next time they are formed again"
 
 
 def test_companions_count_and_numbers_do_not() -> None:

@@ -14,8 +14,8 @@ from fedlease.peft_plugin import FEDLEASE, FedLeaseConfig
     ("settings", "message"),
     [
         ({"r": 0}, "r must be at least 1, received 0"),
-        ({"lora_alpha": 0}, "lora_alpha must be above 0, received 0"),
-        ({"lora_alpha": float("nan")}, "lora_alpha must be above 0, received nan"),
+        ({"lora_alpha": 0}, "lora_alpha must be above 0 and finite, received 0"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be above 0 and finite, received nan"),
         ({"lora_dropout": 1.0}, "lora_dropout must be in [0, 1), received 1.0"),
         ({"lora_dropout": -0.1}, "lora_dropout must be in [0, 1), received -0.1"),
         ({"num_experts": 0}, "num_experts must be at least 1, received 0"),
@@ -25,12 +25,41 @@ from fedlease.peft_plugin import FEDLEASE, FedLeaseConfig
         ({"num_experts": 3, "top_k": 0}, "top_k must be None or in 1 .. 5, received 0"),
         ({"num_experts": 3, "top_k": 6}, "top_k must be None or in 1 .. 5, received 6"),
         ({"mixer": "none", "num_experts": 2}, "mixer 'none' needs num_experts = 1, received 2"),
+        ({"r": 2.5}, "r must be a whole number, received 2.5"),
+        ({"r": "8"}, "r must be a whole number, received '8'"),
+        ({"num_experts": True}, "num_experts must be a whole number, received True"),
+        ({"own_expert": None}, "own_expert must be a whole number, received None"),
+        ({"top_k": 1.0}, "top_k must be a whole number, received 1.0"),
+        ({"lora_alpha": "16"}, "lora_alpha must be a number, received '16'"),
+        ({"lora_alpha": float("inf")}, "lora_alpha must be above 0 and finite, received inf"),
+        ({"blend": None}, "blend must be a number, received None"),
+        ({"renormalise": "no"}, "renormalise must be True or False, received 'no'"),
+        ({"init_weights": 0}, "init_weights must be True or False, received 0"),
+        ({"mixer": ["top_m"]}, "mixer must be one of none, top_m, softmax, scalar, instance, received ['top_m']"),
+        ({"anchor": [0.5, float("nan")]}, "anchor must be None or a list of finite numbers, received [0.5, nan]"),
+        ({"anchor": "0.5"}, "anchor must be None or a list of finite numbers, received '0.5'"),
     ],
 )
 def test_values_out_of_range_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         FedLeaseConfig(**settings)
     assert str(caught.value).startswith(message)
+
+
+def test_all_faults_come_together() -> None:
+    with pytest.raises(ValueError) as caught:
+        FedLeaseConfig(r=0, lora_dropout=2, own_expert=9)
+    assert str(caught.value).splitlines() == [
+        "r must be at least 1, received 0",
+        "lora_dropout must be in [0, 1), received 2",
+        "own_expert must be in 0 .. 3, received 9",
+    ]
+    with pytest.raises(ValueError) as caught:
+        FedLeaseConfig(r="x", blend="y")  # type: ignore[arg-type]
+    assert str(caught.value).splitlines() == [
+        "r must be a whole number, received 'x'",
+        "blend must be a number, received 'y'",
+    ]
 
 
 @pytest.mark.parametrize(
