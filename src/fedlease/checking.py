@@ -90,6 +90,7 @@ def check_settings(settings: Settings) -> CheckReport:
         mean_tokens=sum(tokens) / len(tokens),
         truncated=sum(client.train.truncated for client in clients.values()),
         warnings=prepared.warnings,
+        skipped=federation.skipped,
         base_parameters=prepared.resident.base_parameters,
         adapter_parameters=one_expert,
         router_parameters=router,

@@ -1,14 +1,15 @@
 """The methods of a run, one after another, into its folder: the server's side, wherever the clients are."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedlease.config import Settings
 from fedlease.core.types import ClientId, ClientModel
-from fedlease.data.federation import ClientCard
+from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
 from fedlease.engines.checkpoint import Checkpoint
+from fedlease.engines.client_work import FinalScores
 from fedlease.engines.events import (
     Allocated,
     Event,
@@ -50,6 +51,7 @@ class Parts:
         heads: client -> initial head.
         metric: the headline.
         fleet: method -> its clients.
+        skipped: client -> why it takes no part, of clients whose rows cannot be used.
     """
 
     settings: Settings
@@ -59,6 +61,7 @@ class Parts:
     heads: Mapping[ClientId, Head]
     metric: str
     fleet: Callable[[str], Fleet]
+    skipped: Mapping[ClientId, str] = field(default_factory=dict)
 
 
 def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resumed: bool) -> dict[str, dict[str, Any]]:
@@ -85,6 +88,7 @@ def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resu
         test_rows={client: card.test_rows for client, card in parts.cards.items()},
         warnings=parts.warnings,
         resumed=resumed,
+        skipped=parts.skipped,
     )
     with within_limits(f"the run in {out} stopped", f"make room, then go on with: fedlease resume {out}"):
         _tell(listeners, started)
@@ -141,9 +145,11 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
     }
     found = fleet.finish({client: method.model(state, client) for client in clients}, untrained)
     loop.settle()
-    summary = summarise(name, method, state, parts.metric, tasks(), found, loop.totals)
+    left_out = {client: reason for client in clients if (reason := _left_out(client, fleet, found))}
+    summary = summarise(name, method, state, parts.metric, tasks(), found, loop.totals, left_out)
+    summary["skipped"] = dict(sorted(parts.skipped.items()))
     summary["warnings"] += [
-        f"client {client!r} did not answer at the end and is not scored" for client in clients if client not in found
+        f"client {client!r} is not scored at the end: {left_out[client]}" for client in clients if client not in found
     ]
     # Row by row, apart from what people read: comparisons are paired by it.
     write_json(folder / "row_scores.json", summary.pop("row_scores"))
@@ -154,6 +160,15 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
     write_json(folder / "summary.json", summary)
     _tell(listeners, MethodFinished(name, summary))
     return summary
+
+
+def _left_out(client: ClientId, fleet: Fleet, found: Mapping[ClientId, FinalScores]) -> str:
+    """Why a client is in no mean of the final scores; empty where it is."""
+    if not fleet.rows()[client]:
+        return NOTHING_TO_LEARN
+    if client not in found:
+        return f"it did not answer at the end: {fleet.unscored().get(client, 'no reason is known')}"
+    return "" if found[client].num_test else NO_TEST_ROWS
 
 
 def _tell(listeners: Sequence[Listener], event: Event) -> None:

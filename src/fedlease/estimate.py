@@ -59,6 +59,7 @@ class CheckReport:
         mean_tokens: per train row.
         truncated: rows longer than ``data.max_tokens``.
         warnings: of the data.
+        skipped: client -> why it takes no part.
         base_parameters: frozen.
         adapter_parameters: of one A, B pair over all adapted modules.
         router_parameters: of one client's routers at the assumed M.
@@ -76,6 +77,7 @@ class CheckReport:
     mean_tokens: float
     truncated: int
     warnings: Sequence[str]
+    skipped: Mapping[str, str]
     base_parameters: int
     adapter_parameters: int
     router_parameters: int

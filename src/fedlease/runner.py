@@ -119,7 +119,8 @@ def run_settings(
         cards = {data.id: data.card() for data in federation}
         base = made if made.is_dir() else None
         held.enter_context(run_lock(out))
-        start_run(out, prepared.settings, cards, federation.fingerprint(), federation.warnings, base)
+        prints, skipped = federation.fingerprint(), federation.skipped
+        start_run(out, prepared.settings, cards, prints, federation.warnings, base, skipped=skipped)
         kept = held.pop_all()
     with kept:
         return _run(out, prepared, listeners, shared, resumed=False)
@@ -170,6 +171,7 @@ def _run(
         heads=prepared.heads,
         metric=prepared.resident.task.metric,
         fleet=fleet,
+        skipped=prepared.federation.skipped,
     )
     return RunResult(out, conduct(out, parts, listeners, resumed=resumed))
 

@@ -43,6 +43,7 @@ def compare(
 
     from fedlease.experiments import compare as experiment
     from fedlease.experiments.cells import Cell, variants_of
+    from fedlease.reporting.means import over
     from fedlease.reporting.metric_words import of_metric
     from fedlease.reporting.tables import escape, percent
 
@@ -51,7 +52,8 @@ def compare(
     def tell(cell: Cell, summary: Mapping[str, Any] | None) -> None:
         what = f"{escape(cell.variant.name)}, seed {cell.seed}"
         if summary is not None:
-            console.print(f"{what}: mean {of_metric(summary['metric']).name} {percent(summary['mean'])} %")
+            name = of_metric(summary["metric"]).name
+            console.print(f"{what}: mean {name} {percent(summary['mean'])} % over {over(summary)} clients")
         elif not cell.finished:
             console.print(f"{what}: runs")
 

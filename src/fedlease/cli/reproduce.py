@@ -51,6 +51,7 @@ def reproduce(
     from fedlease.experiments import reproduce as experiments
     from fedlease.experiments.cells import Cell
     from fedlease.experiments.reproduce_tables import markdown
+    from fedlease.reporting.means import over
     from fedlease.reporting.metric_words import of_metric
     from fedlease.reporting.tables import escape, percent
 
@@ -69,7 +70,8 @@ def reproduce(
             what = escape(str(cell.folder.relative_to(ready.out)))
             if summary is not None:
                 name = of_metric(summary["metric"]).name
-                console.print(f"{what}: mean {name} {percent(summary['mean'])} %", soft_wrap=True)
+                mean = f"{percent(summary['mean'])} % over {over(summary)} clients"
+                console.print(f"{what}: mean {name} {mean}", soft_wrap=True)
             elif not cell.finished:
                 console.print(f"{what}: runs", soft_wrap=True)
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ClientId
 
-__all__ = ["ClientCard", "ClientData", "Federation", "Row", "weight_of"]
+__all__ = ["NOTHING_TO_LEARN", "NO_TEST_ROWS", "ClientCard", "ClientData", "Federation", "Row", "weight_of"]
+
+NOTHING_TO_LEARN = "it cannot learn: with one label its head has one output, and its loss is 0"
+NO_TEST_ROWS = "it has no test rows"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,8 @@ class FinalScores:
             **self.metrics,
             "num_test": self.num_test,
             "task": task,
-            "majority": self.majority,
-            "bare_base": self.bare_base,
+            **({} if self.majority is None else {"majority": self.majority}),
+            **({} if self.bare_base is None else {"bare_base": self.bare_base}),
             **({} if self.choice is None else {"choice": self.choice}),
             **({} if self.own_expert is None else {"own_expert": self.own_expert}),
         }

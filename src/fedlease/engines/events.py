@@ -1,7 +1,7 @@
 """What an engine tells its listeners while it runs. Listeners print, draw and log; engines never do."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class RunStarted:
     test_rows: Mapping[ClientId, int]
     warnings: tuple[str, ...]
     resumed: bool
+    skipped: Mapping[ClientId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,9 @@ class Fleet(Protocol):
             untrained: client -> initial adapter and head.
         """
 
+    def unscored(self) -> Mapping[ClientId, str]:
+        """Why clients have no score, of those that were asked for one last and have test rows."""
+
     def count(self, task: ClientTask, client: ClientId, totals: dict[str, float]) -> None:
         """Adds the bytes that a task moves."""
 

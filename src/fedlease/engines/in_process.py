@@ -67,6 +67,10 @@ class LocalFleet:
             self.client_work.bare(self.clients[client], untrained[client])
         return {c: self.client_work.finish(self.clients[c], model, untrained[c]) for c, model in models.items()}
 
+    def unscored(self) -> Mapping[ClientId, str]:
+        """Nobody: all are here."""
+        return {}
+
     def count(self, task: ClientTask, client: ClientId, totals: dict[str, float]) -> None:
         """All that the task moves, as if the client were elsewhere."""
         count_bytes(task, totals)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedlease.core.aggregate import check_update
 from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, head_names
+from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
 from fedlease.engines.checkpoint import Checkpoint, Saved
 from fedlease.engines.client_work import Answer
 from fedlease.engines.events import (
@@ -109,11 +110,13 @@ class RoundLoop:
         started = time.perf_counter()
         seconds = {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0}
         records: dict[ClientId, dict[str, Any]] = {}
+        missing: dict[ClientId, str] = {}
         if self.participation.scores_everyone(state.round):
             begun = time.perf_counter()
             others = sorted(self._learners().keys() - set(asked))
             scores = self.fleet.score({client: method.model(state, client) for client in others})
             records = {client: {"score": score} for client, score in scores.items()}
+            missing = {c: self.fleet.unscored().get(c, NO_TEST_ROWS) for c in others if c not in scores}
             seconds["evaluate"] += time.perf_counter() - begun
         number = saved.step + 1
         used, refused = self._ask(name, number, {client: tasks[client] for client in asked}, records, seconds)
@@ -144,6 +147,7 @@ class RoundLoop:
         record = {
             **head,
             "mean_score": sum(found) / len(found) if found else None,
+            **self._over(len(found), asked, records, refused, missing),
             "clients": {client: records[client] for client in sorted(records)},
             **{key: int(value) for key, value in counted.items()},
             "seconds": {
@@ -158,6 +162,25 @@ class RoundLoop:
             self._tell(Allocated(name, allocation))
         self._tell(StepFinished(name, record))
         return saved
+
+    def _over(
+        self,
+        count: int,
+        asked: Sequence[ClientId],
+        records: Mapping[ClientId, Mapping[str, Any]],
+        refused: Mapping[ClientId, str],
+        missing: Mapping[ClientId, str],
+    ) -> dict[str, Any]:
+        """Over how many of how many clients a step's mean score is, and why the others are not in it."""
+        everyone = self.fleet.rows()
+        reasons: dict[ClientId, str] = {}
+        if self.participation.score_rounds:
+            reasons = {client: "it was not asked in this step" for client in everyone}
+            reasons |= {client: NO_TEST_ROWS for client in asked} | {c: f"refused: {r}" for c, r in refused.items()}
+            reasons |= {client: NOTHING_TO_LEARN for client, rows in everyone.items() if not rows} | {**missing}
+            scored = {client for client, record in records.items() if "score" in record} - refused.keys()
+            reasons = {client: reason for client, reason in sorted(reasons.items()) if client not in scored}
+        return {"averaged": count, "num_clients": len(everyone), "left_out": reasons}
 
     def _learners(self) -> dict[ClientId, int]:
         """Clients that can learn, with what they weigh; methods know of no others."""

@@ -6,6 +6,7 @@ from typing import Any
 from fedlease.core.types import ClientId
 from fedlease.engines.client_work import FinalScores
 from fedlease.engines.rounds import allocation_of, fields_of
+from fedlease.errors import RunFailedError
 from fedlease.methods.base import Method
 
 __all__ = ["summarise"]
@@ -22,6 +23,7 @@ def summarise(
     tasks: Mapping[ClientId, str],
     found: Mapping[ClientId, FinalScores],
     totals: Mapping[str, float],
+    left_out: Mapping[ClientId, str],
 ) -> dict[str, Any]:
     """The content of ``summary.json``, less what only the run knows (head policy, seed).
 
@@ -31,20 +33,39 @@ def summarise(
         state: its last.
         metric: the headline.
         tasks: client -> what its rows are about.
-        found: client -> final scores, of at least one.
+        found: client -> final scores.
         totals: bytes and seconds.
+        left_out: client -> why it is in no mean, whether it has scores or not.
+
+    Raises:
+        RunFailedError: nobody is left whose scores could be averaged.
     """
-    per_client = {client: measured.row(tasks[client]) for client, measured in sorted(found.items())}
+    per_client = {client: row.row(tasks[client]) for client, row in sorted(found.items()) if row.num_test}
+    averaged = {client: row for client, row in per_client.items() if client not in left_out}
+    everyone = per_client.keys() | left_out.keys()
+    if not averaged:
+        reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(left_out.items()))
+        raise RunFailedError(f"{name}: no client could be scored at the end. {reasons}")
     others = {name for measured in found.values() for name in measured.metrics} - {metric} - NOT_AVERAGED
-    own_only = [row["own_expert"] for row in per_client.values() if "own_expert" in row]
     allocation = allocation_of(state)
-    scores = {client: row[metric] for client, row in per_client.items()}
-    names = sorted({row["task"] for row in per_client.values()})
-    rows = sum(row["num_test"] for row in per_client.values())
+    scores = {client: row[metric] for client, row in averaged.items()}
+    names = sorted({row["task"] for row in averaged.values()})
+    rows = sum(row["num_test"] for row in averaged.values())
     worst = min(sorted(scores), key=lambda client: scores[client])
+    # A client that a metric does not apply to is without it.
+    values = {
+        "mean": list(scores.values()),
+        **{f"mean_{m}": [row[m] for row in averaged.values() if m in row] for m in sorted(others)},
+        **{
+            f"{key}_mean": [row[key] for row in averaged.values() if key in row]
+            for key in ("own_expert", "majority", "bare_base")
+        },
+    }
     return {
         "method": name,
-        "num_clients": len(per_client),
+        "num_clients": len(everyone),
+        "averaged": len(averaged),
+        "left_out": dict(sorted(left_out.items())),
         "num_experts": allocation.num_experts if allocation else None,
         # The state's, not the allocation's: it knows clients that came late.
         "assignment": dict(fields_of(state).get("assignment", {})),
@@ -56,17 +77,20 @@ def summarise(
         ],
         "metric": metric,
         "per_client": per_client,
-        "per_task": {task: _mean([scores[c] for c in scores if per_client[c]["task"] == task]) for task in names},
-        "mean": _mean(list(scores.values())),
-        "weighted_mean": sum(scores[c] * per_client[c]["num_test"] for c in scores) / rows,
+        "per_task": {task: _mean([scores[c] for c in scores if averaged[c]["task"] == task]) for task in names},
+        "task_clients": {
+            task: {
+                "averaged": sum(row["task"] == task for row in averaged.values()),
+                "clients": sum(tasks[client] == task for client in everyone),
+            }
+            for task in sorted({tasks[client] for client in everyone})
+        },
+        "weighted_mean": sum(scores[c] * averaged[c]["num_test"] for c in scores) / rows,
         "worst_client": {"client": worst, metric: scores[worst]},
-        # A client that a metric does not apply to is without it.
-        **{f"mean_{m}": _mean([row[m] for row in per_client.values() if m in row]) for m in sorted(others)},
-        "own_expert_mean": _mean(own_only) if own_only else None,
-        "majority_mean": _mean([row["majority"] for row in per_client.values()]),
-        "bare_base_mean": _mean([row["bare_base"] for row in per_client.values()]),
+        **{key: _mean(listed) if listed else None for key, listed in values.items()},
+        "means_over": {"weighted_mean": len(averaged), **{key: len(listed) for key, listed in values.items()}},
         "expert_usage": {client: row.usage for client, row in sorted(found.items()) if row.usage is not None},
-        "row_scores": {client: row.row_scores for client, row in sorted(found.items())},
+        "row_scores": {client: row.row_scores for client, row in sorted(found.items()) if row.num_test},
         "samples": {client: list(row.samples) for client, row in sorted(found.items()) if row.samples},
         "passes": method.budget.passes,
         "trainable_parameters": int(totals.get("trainable", 0)),

@@ -16,12 +16,14 @@ from fedlease.data.examples import client_id_fault
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, RunFailedError, RunFolderError, TooFewUpdatesError
 from fedlease.experiments.cells import Cell, Variant, plan, run_cell
+from fedlease.experiments.common_clients import common, coverage, gap, over_clients
 from fedlease.experiments.scored_rows import ScoredRows
-from fedlease.experiments.statistics import RowScores, paired_difference, spread
+from fedlease.experiments.statistics import RowScores, spread
 from fedlease.files import locked, write_atomically
 from fedlease.limits import within_limits
 from fedlease.reporting.compare_data import FEWEST_SEEDS
 from fedlease.reporting.compare_page import write_compare_page
+from fedlease.reporting.means import coverage_lines, coverage_over
 from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_reading import read_run
 from fedlease.reporting.run_folder import read_json, write_json
@@ -158,17 +160,19 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     summaries = {name: [read_json(cell.folder / "summary.json") for cell in own] for name, own in by_variant.items()}
     row_scores = {name: [_row_scores(cell) for cell in own] for name, own in by_variant.items()}
     first = next(iter(by_variant))
+    seeds = [cell.seed for cell in by_variant[first]]
+    clients = common(summaries, seeds)
+    means = {n: [over_clients(s, kept) for s, kept in zip(own, clients, strict=True)] for n, own in summaries.items()}
+    tasks = sorted(set.intersection(*(set(found["per_task"]) for found in means[first])))
     rows = {}
     for name, own in summaries.items():
-        tasks = sorted(own[0]["per_task"])
+        found = means[name]
         rows[name] = {
             "method": own[0]["method"],
             "changes": dict(by_variant[name][0].variant.changes),
-            "mean": asdict(spread([s["mean"] for s in own])),
-            "weighted_mean": asdict(spread([s["weighted_mean"] for s in own])),
-            "worst_client": asdict(spread([s["worst_client"][s["metric"]] for s in own])),
-            "per_task": {task: asdict(spread([s["per_task"][task] for s in own])) for task in tasks},
-            "own_expert_mean": [s.get("own_expert_mean") for s in own],
+            **{key: asdict(spread([m[key] for m in found])) for key in ("mean", "weighted_mean", "worst_client")},
+            "per_task": {task: asdict(spread([m["per_task"][task] for m in found])) for task in tasks},
+            "own_expert_mean": [m["own_expert_mean"] for m in found],
             "num_experts": [s["num_experts"] for s in own],
             "bytes_up": [s["bytes_up"] for s in own],
             "bytes_down": [s["bytes_down"] for s in own],
@@ -178,17 +182,21 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
             "points": [_points_of(cell) for cell in by_variant[name]],
         }
     others = [name for name in rows if name != first]
-    differences = {name: asdict(paired_difference(row_scores[first], row_scores[name], scored.keys)) for name in others}
+    differences = {
+        name: gap((summaries[first], row_scores[first]), (summaries[name], row_scores[name]), scored.keys)
+        for name in others
+    }
     reference = summaries[first][0]
     return {
         "metric": reference["metric"],
         "head": reference["head"],
         "passes": reference["passes"],
         "num_clients": reference["num_clients"],
-        "seeds": [cell.seed for cell in by_variant[first]],
+        "coverage": coverage(summaries, seeds, clients),
+        "seeds": seeds,
         "first": first,
         "best_other": max(others, key=lambda name: rows[name]["mean"]["mean"]) if others else None,
-        "majority_mean": spread([s["majority_mean"] for s in summaries[first]]).mean,
+        "majority_mean": spread([m["majority_mean"] for m in means[first]]).mean,
         "variants": rows,
         "differences": differences,
     }
@@ -202,7 +210,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     if len(seeds) == 1:
         over = f"seed {seeds[0]} alone"
     lines = [
-        f"{words.name} in %, mean over clients on their own test rows, {over}; "
+        f"{words.name} in %, mean over {coverage_over(content['coverage'])} on their own test rows, {over}; "
         + counted(content["passes"], "pass", "passes")
         + (f", heads {content['head']}" if words.heads else "")
         + f"; {words.naive} {percent(content['majority_mean'])}.",
@@ -212,8 +220,9 @@ def markdown(content: Mapping[str, Any]) -> str:
         "| --- |" + " ---: |" * (len(tasks) + 6),
     ]
     for name, row in rows.items():
-        gap = content["differences"].get(name)
-        above = f"{_points(gap['mean'])} ({_points(gap['low'])} to {_points(gap['high'])})" if gap else ""
+        above = ""
+        if found := content["differences"].get(name):
+            above = f"{_points(found['mean'])} ({_points(found['low'])} to {_points(found['high'])})"
         experts = ", ".join("-" if m is None else str(m) for m in row["num_experts"])
         lines.append(
             f"| `{name}` | {' | '.join(_spread(row['per_task'][task]) for task in tasks)} | {_spread(row['mean'])} | "
@@ -221,16 +230,22 @@ def markdown(content: Mapping[str, Any]) -> str:
             f"{row['trainable_parameters']:,} | {human_seconds(float(np.mean(row['seconds'])))} |"
         )
     if content["best_other"] is not None:
-        gap = content["differences"][content["best_other"]]
+        best = content["differences"][content["best_other"]]
         if len(seeds) < FEWEST_SEEDS:
-            said = f"is at {_points(gap['mean'])}; {FEWEST_SEEDS} seeds at least are needed to say more"
-        elif gap["low"] > 0:
+            said = f"is at {_points(best['mean'])}; {FEWEST_SEEDS} seeds at least are needed to say more"
+        elif best["low"] > 0:
             said = "is above it, and the interval does not reach zero"
-        elif gap["high"] < 0:
+        elif best["high"] < 0:
             said = "is below it, and the interval does not reach zero"
         else:
             said = "cannot be told from it: the interval holds zero"
         lines += ["", f"Best of the others: `{content['best_other']}`; `{content['first']}` {said}."]
+    if missing := coverage_lines(content["coverage"]):
+        lines += ["", *missing]
+    uneven = {name: found["clients"] for name, found in content["differences"].items()}
+    if len({tuple(counts) for counts in uneven.values()}) > 1:
+        pairs = "; ".join(f"`{name}` {', '.join(map(str, counts))}" for name, counts in uneven.items())
+        lines += ["", f"Differences are over the clients that both scored, in each seed: {pairs}."]
     return "\n".join(lines) + "\n"
 
 
@@ -271,7 +286,9 @@ def _csv(content: Mapping[str, Any]) -> str:
         for i, seed in enumerate(content["seeds"]):
             for task, values in row["per_task"].items():
                 writer.writerow([as_text(name), row["method"], seed, as_text(task), values["values"][i]])
-            writer.writerow([as_text(name), row["method"], seed, "mean over clients", row["mean"]["values"][i]])
+            start = [as_text(name), row["method"], seed]
+            writer.writerow([*start, "mean over clients", row["mean"]["values"][i]])
+            writer.writerow([*start, "clients in the mean", content["coverage"][i]["averaged"]])
     return target.getvalue()
 
 

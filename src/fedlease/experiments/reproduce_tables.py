@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fedlease.experiments import compare
+from fedlease.reporting.means import coverage_over
 from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
 from fedlease.wording import counted
@@ -56,7 +57,7 @@ def _combined(content: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             part["part"],
-            part["comparison"]["num_clients"],
+            coverage_over(part["comparison"]["coverage"]).removeprefix("all ").removesuffix(" clients"),
             f"`{name}`",
             _spread(row["mean"]),
             _gap(part["comparison"]["differences"].get(name)),

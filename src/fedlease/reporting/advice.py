@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
 from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import RunData, mean
 from fedlease.wording import counted
@@ -14,6 +15,11 @@ SMALL = 0.15
 CLOSE = 0.03
 """A gap between two silhouettes that another seed easily reverses: with four GLUE tasks and eight clients S(4) and S(5)
 were that near on all of five seeds, and 5 was chosen on one."""
+TODO = {
+    NOTHING_TO_LEARN: "Give it rows of other labels, or state the labels of its task in data.labels.",
+    NO_TEST_ROWS: "Give it test rows, or a larger data.test_fraction.",
+}
+"""What to do about a client that is in no mean, by the reason."""
 SHOWN = 6
 """Names listed before the rest is counted."""
 
@@ -41,7 +47,7 @@ def advise(run: RunData) -> tuple[Advice, ...]:
     Args:
         run: finished or not.
     """
-    found = [*_progress(run), *_refusals(run), *_grouping(run), *_scores(run), *_data(run)]
+    found = [*_progress(run), *_refusals(run), *_grouping(run), *_missing(run), *_scores(run), *_data(run)]
     order = {"act": 0, "look": 1, "note": 2}
     return tuple(sorted(found, key=lambda advice: order[advice.level]))
 
@@ -172,7 +178,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
     summary = run.main.summary
     if summary is None:
         return
-    finals, rows = run.main.finals, summary["per_client"]
+    finals, rows = run.main.averaged, summary["per_client"]
     below = [c for c in sorted(finals) if rows[c].get("majority") is not None and finals[c] <= rows[c]["majority"]]
     if below:
         words = of_metric(run.metric)
@@ -182,15 +188,16 @@ def _scores(run: RunData) -> Iterator[Advice]:
             f"For {_names(below)} the model scores no higher than always {words.naively}.",
             f"Give more rounds or rows, try another train.lr, and {words.look}.",
         )
-    own = summary.get("own_expert_mean")
-    if own is not None and run.main.mean is not None and own > run.main.mean:
+    routed = [client for client in finals if rows[client].get("own_expert") is not None]
+    own, mixed = mean(rows[client]["own_expert"] for client in routed), mean(finals[client] for client in routed)
+    if own is not None and mixed is not None and own > mixed:
         yield Advice(
             "look",
             "The mixture does not pay",
-            f"The own expert alone scores {100 * own:.1f} %, the mixture of experts {100 * run.main.mean:.1f} %.",
+            f"The own expert alone scores {100 * own:.1f} %, the mixture of experts {100 * mixed:.1f} %.",
             "Routers need more rounds than experts do: raise rounds, or train.local_epochs.",
         )
-    tested = mean(row["num_test"] for row in rows.values())
+    tested = mean(rows[client]["num_test"] for client in finals)
     if tested is not None and tested < 100:
         worst = 50 / tested**0.5
         yield Advice(
@@ -209,9 +216,39 @@ def _scores(run: RunData) -> Iterator[Advice]:
         )
 
 
+def _missing(run: RunData) -> Iterator[Advice]:
+    """Clients that are in no mean, those that take no part, and what else the summaries warn of."""
+    for method in run.methods:
+        reasons: dict[str, list[str]] = {}
+        for client, reason in method.left_out.items():
+            reasons.setdefault(reason, []).append(client)
+        total = (method.summary or {}).get("num_clients")
+        for reason, clients in reasons.items():
+            yield Advice(
+                "look",
+                "Left out of the means",
+                f"{method.name}: {_names(clients)} of {total} clients: {reason}.",
+                TODO.get(reason, "See that every client can answer, and repeat the run: means are over the others."),
+            )
+        told = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}
+        known = set(run.grouping.warnings) if run.grouping is not None else set[str]()
+        for warning in dict.fromkeys(map(str, (method.summary or {}).get("warnings", ()))):
+            if warning not in told | known and "came late" not in warning:
+                yield Advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
+    for client, reason in (run.environment.get("skipped_clients") or {}).items():
+        yield Advice(
+            "look",
+            f"Client {client} skipped",
+            str(reason),
+            "Mend its rows and run again, or leave it out; data.clients=require stops at such clients.",
+        )
+
+
 def _data(run: RunData) -> Iterator[Advice]:
     for warning in run.environment.get("data_warnings") or ():
-        yield Advice("note", "Data", str(warning), "Nothing, if this is what you expect of these rows.")
+        mute = "learns nothing" in str(warning)
+        todo = TODO[NOTHING_TO_LEARN] if mute else "Nothing, if this is what you expect of these rows."
+        yield Advice("look" if mute else "note", "Data", str(warning), todo)
 
 
 def _names(names: list[str]) -> str:

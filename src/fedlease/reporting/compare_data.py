@@ -25,11 +25,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Gap:
-    """How much the first method is above another, in [-1, 1], with its 95 % interval."""
+    """How much the first method is above another, in [-1, 1], with its 95 % interval; and, per seed, over how many
+    clients, those that both scored."""
 
     mean: float
     low: float
     high: float
+    clients: tuple[int, ...]
 
     @property
     def holds_zero(self) -> bool:
@@ -82,7 +84,8 @@ class Comparison:
         passes: over each client's rows, the same for all methods.
         seeds: of the runs.
         majority: mean score of always naming the most frequent class, or giving the most frequent answer.
-        clients: how many; None where the file does not say.
+        coverage: per seed, over how many of how many clients means are and who is left out; none where the file does
+            not say.
         methods: the first is the one that the others are held against.
         gaps: how much the first is above each other one.
         rates: method -> learning rate -> score on validation rows of the first seed, without
@@ -95,7 +98,7 @@ class Comparison:
     passes: int
     seeds: tuple[int, ...]
     majority: float
-    clients: int | None
+    coverage: tuple[Mapping[str, Any], ...]
     methods: tuple[MethodRow, ...]
     gaps: Mapping[str, Gap]
     rates: Mapping[str, Mapping[float, float]]
@@ -150,7 +153,6 @@ def _comparison(content: Mapping[str, Any]) -> Comparison:
     order = [first, *(name for name in rows if name != first)]
     by_passes = all("points" in row for row in rows.values())
     methods = tuple(_method(name, rows[name], by_passes) for name in order)
-    clients = content.get("num_clients")
     for method in methods:
         lists = (method.mean.values, method.experts, method.bytes_up, method.bytes_down, method.seconds, method.curves)
         if not seeds or any(len(values) != len(seeds) for values in lists):
@@ -165,9 +167,12 @@ def _comparison(content: Mapping[str, Any]) -> Comparison:
         passes=int(content["passes"]),
         seeds=seeds,
         majority=_number(content["majority_mean"]),
-        clients=None if clients is None else int(clients),
+        coverage=tuple(_covered(entry) for entry in content.get("coverage", ())),
         methods=methods,
-        gaps={name: Gap(*(_number(gaps[name][key]) for key in ("mean", "low", "high"))) for name in order[1:]},
+        gaps={
+            name: Gap(_number(gap["mean"]), _number(gap["low"]), _number(gap["high"]), tuple(gap.get("clients", ())))
+            for name, gap in ((name, gaps[name]) for name in order[1:])
+        },
         rates={
             name: {_number(k): _number(v) for k, v in rates[name].items() if v is not None}
             for name in order
@@ -175,6 +180,13 @@ def _comparison(content: Mapping[str, Any]) -> Comparison:
         },
         by_passes=by_passes,
     )
+
+
+def _covered(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: int(entry[key]) for key in ("seed", "averaged", "clients")},
+        "left_out": {str(client): str(reason) for client, reason in entry["left_out"].items()},
+    }
 
 
 def _method(name: str, row: Mapping[str, Any], by_passes: bool) -> MethodRow:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fedlease.reporting.compare_data import FEWEST_SEEDS, Comparison, Score
+from fedlease.reporting.means import coverage_lines, coverage_over
 from fedlease.reporting.report_words import HEADS, TIE
 from fedlease.reporting.tables import percent
 from fedlease.wording import counted
@@ -33,7 +34,7 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
         ("Budget", f"{counted(c.passes, 'pass', 'passes')} over each client's train rows, the same for all"),
         ("Heads", HEADS.get(c.head, c.head) if c.words.heads else ""),
         ("Seeds", f"{len(c.seeds)}: {', '.join(map(str, c.seeds))}"),
-        ("Clients", str(c.clients) if c.clients is not None else ""),
+        ("Clients", f"means over {coverage_over(c.coverage)}" if c.coverage else ""),
         ("Tasks", ", ".join(c.tasks)),
         (c.words.naive.capitalize(), f"{percent(c.majority)} %"),
         ("Learning rate", chosen),
@@ -47,7 +48,7 @@ def reading(c: Comparison) -> list[str]:
         said = [f"{c.first.name} reaches a mean {c.words.name} of {spread(c.first.mean)} %. Nothing else was run."]
     else:
         said = [*_best(c), *_told_apart(c), _behind(c)]
-    return [*said, _majority(c), _seeds(c)]
+    return [*said, _majority(c), _seeds(c), *coverage_lines(c.coverage)]
 
 
 def difference_words(c: Comparison) -> str:
@@ -58,8 +59,18 @@ def difference_words(c: Comparison) -> str:
     of_zero = " Where it holds zero the two cannot be told apart. Of many intervals some leave out zero by chance."
     return (
         f"The difference is paired: {c.first.name} less the other, on the same seeds, clients and test rows. Its 95 % "
-        f"interval is {over}.{of_zero if c.enough_seeds else ''}"
+        f"interval is {over}.{of_zero if c.enough_seeds else ''}{_pairs(c)}"
     )
+
+
+def _pairs(c: Comparison) -> str:
+    """Over how many clients each difference is, where that is not what the means are over."""
+    averaged = tuple(entry["averaged"] for entry in c.coverage)
+    others = {name: gap.clients for name, gap in c.gaps.items() if gap.clients not in ((), averaged)}
+    if not others:
+        return ""
+    counts = "; ".join(f"{name} {', '.join(map(str, clients))}" for name, clients in others.items())
+    return f" It is over the clients that both scored, in each seed: {counts}."
 
 
 def spread(score: Score) -> str:

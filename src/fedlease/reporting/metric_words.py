@@ -61,15 +61,17 @@ def of_metric(metric: str) -> MetricWords:
     return METRICS.get(metric, unknown)
 
 
-def further_means(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[float | None]]]:
-    """Every further metric that at least one summary has a mean of: its name, and the value of each summary.
+def further_means(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[float | None]]]:
+    """Every further metric that at least one summary has a mean of: its key and name, and the value of each summary.
 
     Args:
         summaries: contents of ``summary.json``, one per method.
     """
     there = {key for summary in summaries for key, value in summary.items() if is_further_mean(key, value)}
     order = [*(key for key in FURTHER if key in there), *sorted(there - FURTHER.keys())]
-    return [(FURTHER.get(key, f"mean {key.removeprefix('mean_')}"), [s.get(key) for s in summaries]) for key in order]
+    return [
+        (key, FURTHER.get(key, f"mean {key.removeprefix('mean_')}"), [s.get(key) for s in summaries]) for key in order
+    ]
 
 
 def is_further_mean(key: str, value: Any) -> bool:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlease.config import Settings
+from fedlease.data.federation import NOTHING_TO_LEARN
+from fedlease.reporting.means import averaged, left_out
 
 __all__ = [
     "ClientRows",
@@ -92,9 +94,19 @@ class MethodRun:
         return {client: row[self.summary["metric"]] for client, row in self.summary["per_client"].items()}
 
     @property
+    def left_out(self) -> dict[str, str]:
+        """Client -> why it is in no mean."""
+        return left_out(self.summary or {})
+
+    @property
+    def averaged(self) -> dict[str, float]:
+        """Client -> final score, of those that means are over."""
+        return averaged(self.summary) if self.summary is not None else {}
+
+    @property
     def mean(self) -> float | None:
-        """Plain mean of the final scores over clients."""
-        return mean(self.finals.values())
+        """Plain mean of the final scores over clients, those that are left out apart."""
+        return mean(self.averaged.values())
 
     def total(self, key: str) -> int:
         """Sum over the steps of one of the byte counts."""
@@ -213,7 +225,9 @@ class RunData:
         """Clients that were not there when the others were allocated."""
         if self.grouping is None:
             return ()
-        return tuple(client for client in self.clients if client not in self.grouping.clients)
+        # A client that cannot learn is never grouped; it is not late.
+        never = {client for client, reason in self.main.left_out.items() if reason == NOTHING_TO_LEARN}
+        return tuple(client for client in self.clients if client not in {*self.grouping.clients, *never})
 
     def experts(self) -> dict[str, int]:
         """Client -> the expert it trains, where that is on file."""

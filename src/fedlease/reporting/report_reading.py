@@ -9,6 +9,7 @@ from typing import Any
 from fedlease.config import Settings
 from fedlease.core.types import Budget
 from fedlease.errors import RunFolderError
+from fedlease.reporting.means import averaged
 from fedlease.reporting.report_data import ClientRows, Grouping, MethodRun, Newcomer, Point, RunData, Step
 from fedlease.reporting.report_samples import read_samples
 from fedlease.reporting.run_folder import method_folder, read_clients, read_json, read_settings
@@ -102,8 +103,7 @@ def _points(steps: Sequence[Step], summary: Mapping[str, Any] | None, settings: 
             passes = budget.passes_before(step.round)
         merged.setdefault(passes, {}).update(step.scores)  # warm-up waves share the same passes
     if summary is not None:
-        finals = {client: float(row[summary["metric"]]) for client, row in summary["per_client"].items()}
-        merged[int(summary["passes"])] = finals
+        merged[int(summary["passes"])] = {client: float(score) for client, score in averaged(summary).items()}
     return tuple(Point(passes, scores) for passes, scores in sorted(merged.items()) if scores)
 
 

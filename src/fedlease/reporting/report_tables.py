@@ -1,8 +1,9 @@
 """The tables of a report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from fedlease.reporting.means import over, own_over, task_over, with_count
 from fedlease.reporting.metric_words import further_means, of_metric
 from fedlease.reporting.report_data import RunData
 from fedlease.reporting.tables import human_bytes, percent
@@ -89,6 +90,8 @@ def client_table(run: RunData) -> Table:
         plain = [summary.get("majority_mean"), summary.get("bare_base_mean"), *means]
         plain += [summary.get("own_expert_mean")] if own else []
         foot = [(Cell("mean"), *(Cell("") for _ in range(4)), *map(_score, plain))]
+        counts = [summary, summary, *(method.summary or {} for method in done), *([summary] if own else [])]
+        foot.append((Cell("clients in the mean"), *(Cell("") for _ in range(4)), *(Cell(over(s)) for s in counts)))
     words = of_metric(run.metric)
     header = ("client", "task", "expert", "train rows", "test rows", words.naive, "untrained", *(m.name for m in done))
     header = (*header, "own expert only") if own else header
@@ -100,18 +103,25 @@ def task_table(run: RunData) -> Table | None:
     done = [method for method in run.methods if method.summary is not None]
     if not done:
         return None
-    by_task = [run.task_means(method.finals) for method in done]
+    by_task = [run.task_means(method.averaged) for method in done]
     rows = []
     for task in run.tasks:
         members = sum(client.task == task for client in run.clients.values())
         best = max((means[task] or 0 for means in by_task), default=None)
-        rows.append((Cell(task), Cell(str(members), members), *(_score(means[task], best) for means in by_task)))
+        cells = [
+            _counted(_score(means[task], best), task_over(method.summary or {}, task))
+            for means, method in zip(by_task, done, strict=True)
+        ]
+        rows.append((Cell(task), Cell(str(members), members), *cells))
     foot = [
         (Cell("mean over clients"), Cell(str(len(run.clients)), 0), *(_score(m.mean) for m in done)),
+        (Cell("clients in the mean"), Cell(""), *(Cell(over(m.summary or {})) for m in done)),
         (Cell("weighted by test rows"), Cell(""), *(_score((m.summary or {}).get("weighted_mean")) for m in done)),
     ]
-    for name, values in further_means([m.summary or {} for m in done]):
-        foot.append((Cell(name), Cell(""), *map(_score, values)))
+    for key, name, values in further_means([m.summary or {} for m in done]):
+        counts = [own_over(method.summary or {}, key) for method in done]
+        further = [_counted(_score(value), count) for value, count in zip(values, counts, strict=True)]
+        foot.append((Cell(name), Cell(""), *further))
     header = ("task", "clients", *(m.name for m in done))
     return Table(f"Mean {of_metric(run.metric).name} by task, in %", header, tuple(rows), tuple(foot))
 
@@ -146,6 +156,10 @@ def newcomer_table(run: RunData) -> Table | None:
         rows.append((*head, Cell("yes" if n.unlike else "no"), *(_score(n.scores.get(name)) for name in names)))
     header = ("client", "task", "expert", "distance to each expert", "margin", "unlike any", *names)
     return Table("Clients that joined after the run", header, tuple(rows))
+
+
+def _counted(cell: Cell, counts: tuple[int, int] | int | None) -> Cell:
+    return cell if cell.value is None else replace(cell, text=with_count(cell.text, counts))
 
 
 def _score(value: float | None, best: float | None = None) -> Cell:

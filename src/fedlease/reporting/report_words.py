@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from fedlease.reporting.means import averaged, left_out_lines
 from fedlease.reporting.metric_words import of_metric
-from fedlease.reporting.report_data import MethodRun, RunData
+from fedlease.reporting.report_data import MethodRun, RunData, mean
 from fedlease.reporting.tables import human_seconds, percent
 from fedlease.wording import counted
 
@@ -26,8 +27,8 @@ def headline(run: RunData) -> list[str]:
     if summary is None or main.mean is None:
         return [_standing(run)]
     metric, words = summary["metric"], of_metric(summary["metric"])
-    clients = counted(len(main.finals), "client")
-    said = [f"{main.name} reaches a mean {words.name} of {percent(main.mean)} % over {clients}."]
+    said = [f"{main.name} reaches a mean {words.name} of {percent(main.mean)} % over {_over(summary)}."]
+    said += left_out_lines({method.name: method.summary for method in run.methods if method.summary is not None})
     for other in run.methods[1:]:
         if other.mean is not None:
             said.append(_compared(main, other))
@@ -56,6 +57,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Adapter", f"LoRA of rank {s.lora.r}, alpha {s.lora.alpha:g}"),
         ("Data", _data(run)),
         ("Clients", f"{len(run.clients)}, {sampled}"),
+        ("Skipped", "; ".join(f"{client} ({why})" for client, why in (env.get("skipped_clients") or {}).items())),
         ("Train rows", f"{sum(rows):,} in all, {_span(rows)} per client"),
         (
             "Budget",
@@ -121,6 +123,12 @@ def score_words(run: RunData) -> str:
     return said
 
 
+def _over(summary: Any) -> str:
+    count = len(averaged(summary))
+    total = summary.get("num_clients", count)
+    return counted(count, "client") if count == total else f"{count} of {total} clients"
+
+
 def _standing(run: RunData) -> str:
     begun = f"{run.main.name} has no final scores yet"
     if not run.rounds_scored:
@@ -135,19 +143,27 @@ def _standing(run: RunData) -> str:
 
 
 def _compared(main: MethodRun, other: MethodRun) -> str:
-    assert main.mean is not None and other.mean is not None  # both have finished
-    both = main.finals.keys() & other.finals.keys()
-    better = sum(main.finals[c] > other.finals[c] + TIE for c in both)
-    worse = sum(main.finals[c] < other.finals[c] - TIE for c in both)
-    counts = (
-        f"{main.name} is better for {better} of {counted(len(both), 'client')}, worse for {worse}, equal for the rest"
-    )
-    gap = main.mean - other.mean
+    first, second = main.averaged, other.averaged
+    both = sorted(first.keys() & second.keys())
+    ours, theirs = mean(first[client] for client in both), mean(second[client] for client in both)
+    if ours is None or theirs is None:
+        return f"The baseline {other.name} scored no client that {main.name} scored, so that they cannot be compared."
+    better = sum(first[c] > second[c] + TIE for c in both)
+    worse = sum(first[c] < second[c] - TIE for c in both)
+    clients = counted(len(both), "client")
+    counts = f"{main.name} is better for {better} of {clients}, worse for {worse}, equal for the rest"
+    if len(both) < max(len(first), len(second)):
+        total = max(len(both), (main.summary or {}).get("num_clients", 0))
+        counts += (
+            f"; this is over the {len(both)} of {total} clients that both scored, where {main.name} is at "
+            f"{percent(ours)} %"
+        )
+    gap = ours - theirs
     if abs(gap) < TIE:
-        return f"The baseline {other.name} scores the same, {percent(other.mean)} %; {counts}."
+        return f"The baseline {other.name} scores the same, {percent(theirs)} %; {counts}."
     if gap > 0:
-        return f"The baseline {other.name} is {percent(gap)} points lower, at {percent(other.mean)} %; {counts}."
-    return f"The baseline {other.name} is better by {percent(-gap)} points, at {percent(other.mean)} %; {counts}."
+        return f"The baseline {other.name} is {percent(gap)} points lower, at {percent(theirs)} %; {counts}."
+    return f"The baseline {other.name} is better by {percent(-gap)} points, at {percent(theirs)} %; {counts}."
 
 
 def _known(env: Mapping[str, Any], name: str) -> str:

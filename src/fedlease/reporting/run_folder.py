@@ -40,6 +40,7 @@ __all__ = [
     "read_json",
     "read_newcomers",
     "read_settings",
+    "read_skipped",
     "run_lock",
     "start_run",
     "write_allocation",
@@ -62,6 +63,7 @@ def start_run(
     base: Path | None = None,
     *,
     identity: str | None = None,
+    skipped: Mapping[ClientId, str] | None = None,
 ) -> None:
     """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and copies a model made for this run.
 
@@ -75,6 +77,7 @@ def start_run(
         warnings: of the data.
         base: folder of a base model that exists nowhere else, or None.
         identity: of the run; None makes a new one.
+        skipped: client -> why it takes no part.
 
     Raises:
         RunFolderError: ``out`` already holds a run, or cannot be written.
@@ -88,7 +91,8 @@ def start_run(
         if base is not None:
             copy_folder(base, out / "base")
         write_clients(out, cards)
-        write_json(out / "environment.json", _environment(settings, fingerprint, warnings, identity))
+        environment = _environment(settings, fingerprint, warnings, identity)
+        write_json(out / "environment.json", {**environment, "skipped_clients": dict(sorted((skipped or {}).items()))})
         write_atomically(out / "config.yaml", settings.to_yaml().encode())
     except OSError as error:
         raise RunFolderError(f"out: {out} cannot be written: {error}; make room or choose another --out") from error
@@ -101,6 +105,11 @@ def run_lock(out: Path) -> AbstractContextManager[None]:
         RunFolderError: another process holds it, or the folder cannot be written.
     """
     return locked(out, "run")
+
+
+def read_skipped(out: Path) -> dict[ClientId, str]:
+    """Client -> why it takes no part in the run."""
+    return {str(c): str(why) for c, why in (read_json(out / "environment.json").get("skipped_clients") or {}).items()}
 
 
 def write_clients(out: Path, cards: Mapping[ClientId, ClientCard]) -> None:

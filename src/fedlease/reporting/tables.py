@@ -1,7 +1,7 @@
 """Tables for people: the allocation, the results, what a run will cost."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fedlease.core.types import Allocation
 from fedlease.estimate import CheckReport
+from fedlease.reporting.means import averaged, common_words, left_out_lines, over, own_over, task_over, with_count
 from fedlease.reporting.metric_words import further_means, of_metric
 from fedlease.wording import counted, printable
 
@@ -57,25 +58,26 @@ def results_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(method, justify="right")
     table.add_column(words.naive, justify="right")
     for task in first["per_task"]:
-        rows = [row["majority"] for row in first["per_client"].values() if row["task"] == task]
-        cells = [percent(summary["per_task"].get(task)) for summary in summaries.values()]
-        table.add_row(escape(task), *cells, percent(sum(rows) / len(rows)))
+        rows = [first["per_client"][c]["majority"] for c in averaged(first) if first["per_client"][c]["task"] == task]
+        cells = [with_count(percent(s["per_task"].get(task)), task_over(s, task)) for s in summaries.values()]
+        table.add_row(escape(task), *cells, percent(sum(rows) / len(rows) if rows else None))
     table.add_section()
     table.add_row(
         "mean over clients",
         *(f"[bold]{percent(summary['mean'])}[/]" for summary in summaries.values()),
         percent(first["majority_mean"]),
     )
+    table.add_row("clients in the means", *(over(summary) for summary in summaries.values()), over(first))
     table.add_row("mean by test rows", *(percent(s["weighted_mean"]) for s in summaries.values()), "")
     worst = [s["worst_client"] for s in summaries.values()]
     table.add_row("worst client", *(f"{percent(w[first['metric']])} {escape(w['client'])}" for w in worst), "")
     own = [s.get("own_expert_mean") for s in summaries.values()]
     if any(value is not None for value in own):
-        table.add_row("own expert only", *(percent(value) for value in own), "")
+        table.add_row("own expert only", *_means(summaries, own, "own_expert_mean"), "")
     table.add_row("untrained", *(percent(s["bare_base_mean"]) for s in summaries.values()), "")
     table.add_section()
-    for name, values in further_means(list(summaries.values())):
-        table.add_row(name, *map(percent, values), "")
+    for key, name, values in further_means(list(summaries.values())):
+        table.add_row(name, *_means(summaries, values, key), "")
     table.add_section()
     table.add_row("adapters up", *(human_bytes(s["bytes_up"]) for s in summaries.values()), "")
     table.add_row("adapters down", *(human_bytes(s["bytes_down"]) for s in summaries.values()), "")
@@ -86,11 +88,37 @@ def results_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def _means(summaries: Mapping[str, Mapping[str, Any]], values: Sequence[float | None], key: str) -> Iterator[str]:
+    """Means of one kind, each with what it is over where that is not what the headline is over."""
+    for summary, value in zip(summaries.values(), values, strict=True):
+        yield percent(value) if value is None else with_count(percent(value), own_over(summary, key))
+
+
 def render_results(
-    out: Path, summaries: Mapping[str, Mapping[str, Any]], console: Console, *, models_here: bool = True
+    out: Path,
+    summaries: Mapping[str, Mapping[str, Any]],
+    console: Console,
+    *,
+    models_here: bool = True,
+    told: Collection[str] = (),
 ) -> None:
-    """The results, what they were reached with, and what to type next."""
+    """The results, who is missing in them, what they were reached with, and what to type next.
+
+    Args:
+        out: run folder.
+        summaries: method -> content of its ``summary.json``.
+        console: where to.
+        models_here: whether the run folder holds every client's model.
+        told: warnings of the summaries that have been printed already.
+    """
     console.print(results_table(summaries))
+    for line in [*left_out_lines(summaries), common_words(summaries)]:
+        if line:
+            console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
+    for method, summary in summaries.items():
+        for warning in dict.fromkeys(summary.get("warnings", ())):
+            if warning not in told:
+                console.print(f"[yellow]note[/] {escape(method)}: {escape(warning)}", soft_wrap=True)
     for line in _footer(out, summaries, models_here):
         console.print(line, soft_wrap=True)
 
@@ -107,6 +135,8 @@ def render_check(report: CheckReport, console: Console) -> None:
         rows = (str(report.train_rows[client]), str(report.test_rows[client]))
         table.add_row(escape(client), escape(task), *labels, *rows)
     console.print(table)
+    for client, reason in report.skipped.items():
+        console.print(f"[yellow]note[/] {escape(client)} is skipped: {escape(reason)}", soft_wrap=True)
     for warning in report.warnings:
         console.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
     console.print(

@@ -67,6 +67,7 @@ class Terminal:
         self._answered = 0
         self._drawn = 0.0
         self._scored = True
+        self._told: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         """Receives one event."""
@@ -89,6 +90,7 @@ class Terminal:
                 )
             case Allocated():
                 self.console.print(allocation_table(event.allocation, self.tasks))
+                self._told.update(event.allocation.warnings)
                 for warning in event.allocation.warnings:
                     self.console.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
             case StepFinished():
@@ -120,6 +122,8 @@ class Terminal:
             soft_wrap=True,
         )
         self.console.print(f"Run folder: {escape(str(event.out))}", soft_wrap=True)
+        for client, reason in event.skipped.items():
+            self.console.print(f"[yellow]note[/] {escape(client)} is skipped: {escape(reason)}", soft_wrap=True)
         for warning in event.warnings:
             self.console.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
 
@@ -179,10 +183,12 @@ class Terminal:
         record = event.record
         score = record["mean_score"]
         name = f"{record['phase']}" + (f" {record['round']}" if record["round"] else "")
+        total = record["num_clients"]
         losses = [row["loss"] for row in record["clients"].values() if "loss" in row]
-        loss = f"train loss {sum(losses) / len(losses):.3f}, " if losses else ""
+        loss = f"train loss {sum(losses) / len(losses):.3f} ({len(losses)} of {total} clients), " if losses else ""
         # A dash says that nobody was asked this time; where no round is scored there is nothing to say.
-        scored = f"score on receipt {percent(score)}, " if self._scored else ""
+        over = f" ({record['averaged']} of {total} clients)" if score is not None else ""
+        scored = f"score on receipt {percent(score)}{over}, " if self._scored else ""
         self.console.print(
             f"{record['method']} {name}: {loss}{scored}"
             f"{human_bytes(record['bytes_up'])} up, {human_seconds(record['seconds']['step'])}",
@@ -191,5 +197,5 @@ class Terminal:
 
     def _finished(self, event: RunFinished) -> None:
         self.close()
-        render_results(event.out, event.summaries, self.console, models_here=self.models_here)
+        render_results(event.out, event.summaries, self.console, models_here=self.models_here, told=self._told)
         self.finished = True

@@ -44,14 +44,16 @@ def tracker(name: str, out: Path) -> Tracker:
 def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
     """Name, value and step of every figure in an event; names begin with the method.
 
-    Of a step: mean score, every client's score and loss, bytes, seconds, refused updates. Of the allocation: S(k) with
-    k as the step, and the number of experts. Of a finished method: final scores, per task too, means of further
-    metrics, and experts per token of every adapted module. Metrics are called by their keys in the files.
+    Of a step: mean score and how many clients it is over, every client's score and loss, bytes, seconds, refused
+    updates. Of the allocation: S(k) with k as the step, and the number of experts. Of a finished method: final scores,
+    per task too, means of further metrics, over how many of how many clients each mean is, and experts per token of
+    every adapted module. Metrics are called by their keys in the files.
     """
     if isinstance(event, StepFinished):
         record, step = event.record, int(event.record["step"])
         if record["mean_score"] is not None:
             yield f"{event.method}/mean_score", record["mean_score"], step
+            yield f"{event.method}/mean_score_clients", record["averaged"], step
         for client, row in record["clients"].items():
             for key in ("score", "loss"):
                 if key in row:
@@ -70,6 +72,9 @@ def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
         for key in ("mean", "weighted_mean", "own_expert_mean", "majority_mean", "bare_base_mean"):
             if summary.get(key) is not None:
                 yield f"{event.method}/final/{key}", summary[key], 0
+        yield f"{event.method}/final/clients", summary["num_clients"], 0
+        for key, count in summary["means_over"].items():
+            yield f"{event.method}/final/clients_in/{key}", count, 0
         for key, value in summary.items():
             if is_further_mean(key, value):
                 yield f"{event.method}/final/{key}", value, 0

@@ -254,7 +254,8 @@ def test_false_final_scores_are_left_out_and_it_is_said(change: dict[str, Any], 
         return Message(pack(replace(scores, **new)).record, reply_to=message)
 
     summary, _ = run(tmp_path, fault)
-    assert summary["num_clients"] == 7 and CLIENT not in summary["per_client"]
+    assert (summary["averaged"], summary["num_clients"]) == (7, 8) and CLIENT not in summary["per_client"]
+    assert summary["left_out"].keys() == {CLIENT}
     assert [line for line in summary["warnings"] if CLIENT in line and "not scored" in line]
 
 
@@ -388,7 +389,8 @@ def test_a_node_that_dies_is_left_out_from_then_on(when: str, tmp_path: Path) ->
     assert [why for _, why in refused][-1] == "is not connected"
     assert {number for number, _ in refused} == {"warm-up": {0, 1, 2}, "round": {1, 2}, "after upload": {2}}[when]
     # It has no scores of its own, and the summary says so.
-    assert summary["num_clients"] == 7 and CLIENT not in summary["per_client"]
+    assert (summary["averaged"], summary["num_clients"]) == (7, 8) and CLIENT not in summary["per_client"]
+    assert summary["left_out"] == {CLIENT: "it did not answer at the end: is not connected"}
     assert any(CLIENT in warning and "not scored" in warning for warning in summary["warnings"])
 
 

@@ -25,10 +25,11 @@ class TestTheTable:
         }  # fmt: skip
         first, *others = rows
         return {
-            "metric": "accuracy", "head": "local", "passes": 6, "num_clients": 8, "seeds": [0], "first": first,
+            "metric": "accuracy", "head": "local", "passes": 6, "seeds": [0],
+            "coverage": [{"seed": 0, "averaged": 8, "clients": 8, "left_out": {}}], "first": first,
             "best_other": None, "majority_mean": 0.5, "variants": rows,
-            "differences": {name: {"mean": means[first] - rows[name]["mean"]["mean"], "low": -1, "high": 1}
-                            for name in others},
+            "differences": {name: {"mean": means[first] - rows[name]["mean"]["mean"], "low": -1, "high": 1,
+                                   "clients": [8]} for name in others},
         }  # fmt: skip
 
     def content(self, name: str, parts: dict[str, dict[str, Any]], scale: str = "small") -> dict[str, Any]:

@@ -57,6 +57,7 @@ def compared(tasks: tuple[str, str] = ("mood", "news"), **more: Any) -> dict[str
         "head": "local",
         "passes": 5,
         "num_clients": 4,
+        "coverage": [{"seed": seed, "averaged": 4, "clients": 4, "left_out": {}} for seed in (0, 7)],
         "seeds": [0, 7],
         "first": "fedlease",
         "best_other": "local",
@@ -69,8 +70,8 @@ def compared(tasks: tuple[str, str] = ("mood", "news"), **more: Any) -> dict[str
             "fedit": variant("fedit", [0.5, 0.5], {a: [0.5, 0.5], b: [0.5, 0.5]}, up=500),
         },
         "differences": {
-            "local": {"mean": -0.01, "low": -0.04, "high": 0.02, "seeds": 2},
-            "fedit": {"mean": 0.25, "low": 0.2, "high": 0.3, "seeds": 2},
+            "local": {"mean": -0.01, "low": -0.04, "high": 0.02, "seeds": 2, "clients": [4, 4]},
+            "fedit": {"mean": 0.25, "low": 0.2, "high": 0.3, "seeds": 2, "clients": [4, 4]},
         },
         "learning_rates": {},
         **more,

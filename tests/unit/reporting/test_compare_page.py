@@ -164,7 +164,11 @@ class TestTheReading:
         stated = dict(facts(comparison))
         assert stated["Budget"] == "5 passes over each client's train rows, the same for all"
         assert stated["Heads"] == "local: trained and kept by each client"
-        assert (stated["Seeds"], stated["Majority class"], stated["Clients"]) == ("2: 0, 7", "50.0 %", "4")
+        assert (stated["Seeds"], stated["Majority class"], stated["Clients"]) == (
+            "2: 0, 7",
+            "50.0 %",
+            "means over all 4 clients",
+        )
         assert title(comparison) == "fedlease against local and fedit"
 
 

@@ -22,7 +22,7 @@ def steps(listener: Terminal) -> Task:
 def record(round_: int) -> dict[str, object]:
     seconds = {"step": 1.0}
     step = {"method": "m", "phase": "p", "round": round_, "mean_score": 0.5, "clients": {}, "bytes_up": 0}
-    return {**step, "seconds": seconds}
+    return {**step, "averaged": 1, "num_clients": 1, "seconds": seconds}
 
 
 @pytest.mark.parametrize(

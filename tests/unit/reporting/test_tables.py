@@ -115,6 +115,7 @@ def checked() -> CheckReport:
         mean_tokens=12.4,
         truncated=0,
         warnings=["some [i]note[/i]"],
+        skipped={"[b]idle[/b]": "no rows"},
         base_parameters=1_234_567,
         adapter_parameters=1024,
         router_parameters=896,

@@ -44,6 +44,8 @@ def events(silhouettes: dict[int, float], **changes: object) -> Iterator[Event]:
         "phase": "warmup",
         "round": 0,
         "mean_score": 0.518,
+        "averaged": 2,
+        "num_clients": 3,
         "clients": {HOSTILE: {"loss": 0.5, "score": 0.5}, "b": {"loss": 1.0, "score": 0.5}},
         "bytes_up": 1234,
         "seconds": {"step": 2.0},
@@ -83,7 +85,7 @@ def test_steps_are_one_line_each_and_a_score_nobody_took_is_a_dash(terminal: boo
     lines = [line.rstrip() for line in shown({2: 0.25}, terminal=terminal).splitlines()]
     # losses 0.5 and 1.0 have the mean 0.75
     for step in (
-        "fedlease warmup: train loss 0.750, score on receipt 51.8, 1.2 kB up, 2.0 s",
+        "fedlease warmup: train loss 0.750 (2 of 3 clients), score on receipt 51.8 (2 of 3 clients), 1.2 kB up, 2.0 s",
         "fedlease experts 1: score on receipt -, 1.2 kB up, 2.0 s",
     ):
         assert [line.endswith(step) if terminal else line == step for line in lines].count(True) == 1

@@ -35,6 +35,7 @@ def test_every_figure_of_every_step_is_given_once(run: tuple[Path, list[Event]])
         for record in rounds_of(folder):
             step = record["step"]
             assert values[f"{method}/mean_score", step] == record["mean_score"]
+            assert values[f"{method}/mean_score_clients", step] == record["averaged"] == len(record["clients"])
             assert values[f"{method}/bytes_up", step] == record["bytes_up"]
             assert values[f"{method}/seconds/train", step] == record["seconds"]["train"]
             assert values[f"{method}/refused", step] == 0
@@ -96,10 +97,13 @@ def test_a_step_without_scores_and_the_means_of_another_task_are_given_by_their_
         "step": 1, "mean_score": None, "clients": {"a": {"loss": 1.0}}, "bytes_up": 1, "bytes_down": 2,
         "head_bytes_up": 0, "head_bytes_down": 0, "seconds": {"step": 1.0}, "refused": {},
     }  # fmt: skip
-    summary = {"mean": 0.5, "mean_rougeL": 0.25, "per_task": {}, "expert_usage": {}}
+    counts = {"num_clients": 3, "means_over": {"mean": 2, "mean_rougeL": 1}}
+    summary = {"mean": 0.5, "mean_rougeL": 0.25, "per_task": {}, "expert_usage": {}, **counts}
     values = found([StepFinished("fedlease", record), MethodFinished("fedlease", summary)])
     assert values["fedlease/loss/a", 1] == 1.0
     assert values["fedlease/final/mean_rougeL", 0] == 0.25
+    assert values["fedlease/final/clients", 0] == 3
+    assert (values["fedlease/final/clients_in/mean", 0], values["fedlease/final/clients_in/mean_rougeL", 0]) == (2, 1)
     assert not any("score" in name for name, _ in values)
 
 

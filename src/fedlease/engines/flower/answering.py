@@ -117,7 +117,7 @@ def answer(
     except RecordError as error:
         reply = Refusal(str(error))
     except InputError as error:
-        reply = refusal_of(error, _name(context), in_full=one_machine)
+        reply = refusal_of(error, _name(context), client=_configured_id(context), in_full=one_machine)
         if isinstance(error, DataError) and not one_machine:
             for fault in error.faults:
                 log.error("fedlease: %s", shown(fault))
@@ -130,7 +130,7 @@ def answer(
         if arrays:
             keep.put(HELD, arrays)
     if isinstance(reply, Refusal):
-        reply = Refusal(shown(reply.reason))
+        reply = Refusal(shown(reply.reason), shown(reply.unusable))
         log.error("fedlease: %s", reply.reason)
     return pack(reply).record
 
@@ -212,11 +212,16 @@ def _tell_proxies(line: str) -> None:
         log.warning("fedlease: %s", line)
 
 
+def _configured_id(context: Context) -> str:
+    """The client that a node's configuration names; empty where it names none."""
+    return _client_id(context) if context.node_config.keys() & {"client-id", "data-dir"} else ""
+
+
 def _name(context: Context) -> str:
     """What the server may know a node by that has not said who it is."""
     config = context.node_config
-    if config.keys() & {"client-id", "data-dir"}:
-        return f"client {_client_id(context)!r}"
+    if client := _configured_id(context):
+        return f"client {client!r}"
     return f"partition {config['partition-id']}" if "partition-id" in config else f"node {context.node_id}"
 
 

@@ -59,6 +59,7 @@ class FlowerFleet:
         self.hand_over = hand_over
         self._accepted: dict[ClientId, int] = {}
         self._keeps: set[ClientId] = set()
+        self._unscored: dict[ClientId, str] = {}
         self._sent: dict[ClientId, frozenset[str]] = {}
         self._handed: dict[ClientId, Mapping[str, Tensors]] | None = None
         self._known = set(link.cards if known is None else known)
@@ -102,6 +103,7 @@ class FlowerFleet:
             for client, model in models.items()
             if self.link.cards[client].test_rows
         }
+        self._unscored = {}
         scores = {}
         for client, answer, _ in self.link.ask("evaluate.score", questions, dict.fromkeys(questions, Size()), "score"):
             if is_share(answer):
@@ -109,6 +111,7 @@ class FlowerFleet:
             else:
                 refused = isinstance(answer, UpdateRefusedError)
                 why = answer.reason if refused else f"its score must be a number in 0 .. 1, received {shown(answer)}"
+                self._unscored[client] = why
                 log.error("fedlease: %r is not scored: %s", client, why)
         return scores
 
@@ -128,7 +131,7 @@ class FlowerFleet:
         }
         expected = {client: self._size_of_scores(client, model) for client, model in models.items()}
         scores: dict[ClientId, FinalScores] = {}
-        reasons, handed = [], dict[ClientId, Mapping[str, Tensors]]()
+        self._unscored, handed = {}, dict[ClientId, Mapping[str, Tensors]]()
         for client, answer, _ in self.link.ask("evaluate.finish", questions, expected, "finish"):
             private: Mapping[str, Tensors] | None = None
             if isinstance(answer, HandedOver) and self.hand_over:
@@ -139,13 +142,18 @@ class FlowerFleet:
                 if private is not None:
                     handed[client] = private
             except UpdateRefusedError as error:
-                reasons.append(f"{client}: {error.reason}")
+                self._unscored[client] = error.reason
                 log.error("fedlease: %r is not scored at the end: %s", client, error.reason)
         if not scores:
-            raise RunFailedError(f"{self.method}: no client could be scored at the end. {'; '.join(reasons)}")
+            reasons = "; ".join(f"{client}: {reason}" for client, reason in self._unscored.items())
+            raise RunFailedError(f"{self.method}: no client could be scored at the end. {reasons}")
         if self.hand_over:
             self._handed = dict(sorted(handed.items()))
         return scores
+
+    def unscored(self) -> Mapping[ClientId, str]:
+        """Clients that did not answer when they were asked for scores last, or not with scores, and why."""
+        return self._unscored
 
     def count(self, task: ClientTask, client: ClientId, totals: dict[str, float]) -> None:
         """What was really sent down, without what the node had already; up what is uploaded; heads apart. Nothing for a

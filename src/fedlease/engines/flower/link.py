@@ -58,6 +58,8 @@ class Link:
         nodes: client -> node.
         held: client -> SHA-256 of the arrays it was sent last.
         silent: clients that did not answer when they were asked last.
+        skip: whether the run goes on without clients whose rows cannot be used.
+        unusable: client, or what its node is known by -> why its rows cannot be used.
     """
 
     grid: Grid
@@ -68,10 +70,12 @@ class Link:
     patience: float = 600.0
     max_labels: int = 1000
     simulated: bool = False
+    skip: bool = False
     cards: dict[ClientId, ClientCard] = field(default_factory=dict)
     nodes: dict[ClientId, int] = field(default_factory=dict)
     held: dict[ClientId, frozenset[str]] = field(default_factory=dict)
     silent: set[ClientId] = field(default_factory=set)
+    unusable: dict[str, str] = field(default_factory=dict)
     _known: set[int] = field(default_factory=set)
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)
     _turned: list[str] = field(default_factory=list)
@@ -134,7 +138,10 @@ class Link:
             self._known.add(node)
             fault = self._introduce(node, reply, present)
             if fault:
-                faults.append(fault)
+                if self.skip and fault in self.unusable.values():
+                    log.warning("fedlease: goes on without a client (data.clients is skip): %s", fault)
+                else:
+                    faults.append(fault)
                 log.error("fedlease: %s", fault)
                 self._turn_away(node, fault)
         return faults
@@ -151,6 +158,8 @@ class Link:
         except Exception as error:  # as for every answer
             return f"node {node}: {shown(str(error))}"
         if isinstance(value, Refusal):
+            if value.unusable:
+                self.unusable[shown(value.unusable)] = shown(value.reason)
             return shown(value.reason)
         if not isinstance(value, Introduction):
             return f"node {node} did not say who it is"

@@ -38,9 +38,15 @@ class Introduction:
 @serialisable
 @dataclass(frozen=True)
 class Refusal:
-    """A node cannot or will not do what it was asked; one sentence."""
+    """A node cannot or will not do what it was asked.
+
+    Attributes:
+        reason: one sentence.
+        unusable: what the node is known by, where its rows cannot be used; else empty.
+    """
 
     reason: str
+    unusable: str = ""
 
 
 @serialisable

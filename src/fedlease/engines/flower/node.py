@@ -234,7 +234,7 @@ class Node:
         return Kept(message.run, own, slots, tasks=found.tasks if mine else 0), notes
 
 
-def refusal_of(error: InputError, node: str, *, in_full: bool = False) -> Refusal:
+def refusal_of(error: InputError, node: str, *, client: str = "", in_full: bool = False) -> Refusal:
     """Wrong input on a node, as one sentence for the server.
 
     Faults of rows show values of rows and places of files: the server hears how many there are, the node's log has
@@ -243,9 +243,10 @@ def refusal_of(error: InputError, node: str, *, in_full: bool = False) -> Refusa
     Args:
         error: what is wrong.
         node: what the server knows the node by.
+        client: its id, where the node's configuration has one.
         in_full: faults of rows go along too; only where server and client are one machine.
     """
     if isinstance(error, DataError) and not in_full:
         many = counted(len(error.faults), "fault")
-        return Refusal(f"{node}: its rows cannot be used; {many}, in the log of its node")
-    return Refusal("; ".join(error.faults))
+        return Refusal(f"{node}: its rows cannot be used; {many}, in the log of its node", client or node)
+    return Refusal("; ".join(error.faults), (client or node) if isinstance(error, DataError) else "")

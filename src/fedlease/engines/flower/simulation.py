@@ -66,7 +66,9 @@ def simulate(
     prints = federation.fingerprint()
     if resumed and prints != read_json(out / "environment.json").get("data_fingerprint"):
         raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
-    strategy = FedLeaseStrategy(settings, out, listeners, hand_over=True, fingerprint=prints)
+    strategy = FedLeaseStrategy(
+        settings, out, listeners, hand_over=True, fingerprint=prints, skipped=federation.skipped
+    )
     nodes = (out / "nodes").resolve()
     failed: list[BaseException] = []
     server = ServerApp()

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from fedlease.reporting.run_folder import (
     read_clients,
     read_identity,
     read_settings,
+    read_skipped,
     run_lock,
     start_run,
 )
@@ -107,6 +108,7 @@ class FedLeaseStrategy(Strategy):
         listeners: told of every event.
         hand_over: see :class:`~fedlease.engines.flower.fleet.FlowerFleet`.
         fingerprint: of all rows, where they are known here; None makes one of what nodes say of theirs.
+        skipped: client -> why it takes no part, of clients that have no node because their rows cannot be used.
     """
 
     def __init__(
@@ -117,12 +119,14 @@ class FedLeaseStrategy(Strategy):
         *,
         hand_over: bool = False,
         fingerprint: str | None = None,
+        skipped: Mapping[ClientId, str] | None = None,
     ) -> None:
         self.settings = settings
         self.out = out
         self.listeners = listeners
         self.hand_over = hand_over
         self.fingerprint = fingerprint
+        self.skipped = dict(skipped or {})
         self.summaries: dict[str, dict[str, Any]] = {}
 
     def start(
@@ -188,6 +192,7 @@ class FedLeaseStrategy(Strategy):
                 hand_over=self.hand_over,
                 samples=settings.generation.samples if settings.task == "generation" else 0,
             ),
+            skipped=read_skipped(self.out),
         )
         self.summaries = conduct(self.out, parts, self.listeners, resumed=resumed)
         return self._result()
@@ -206,6 +211,7 @@ class FedLeaseStrategy(Strategy):
             flower.max_labels,
             # Flower's own name for the grid of its simulations, on which this depends for words alone.
             simulated=self.hand_over or type(grid).__name__ == "InMemoryGrid",
+            skip=settings.data.clients == "skip",
             cards=dict(known),
         )
         link.wait(flower.min_nodes, flower.wait)
@@ -223,7 +229,9 @@ class FedLeaseStrategy(Strategy):
         methods = methods_of(settings, heads)
         check_batches(loaded.resident, loaded.tokenizer, adapter, settings.model, methods, sorted(cards))
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
-        start_run(self.out, settings, cards, self.fingerprint or prints, loaded.notes, base, identity=link.run)
+        known = self.fingerprint or prints
+        skipped = {**self.skipped, **link.unusable}
+        start_run(self.out, settings, cards, known, loaded.notes, base, identity=link.run, skipped=skipped)
 
     def _begun(self, settings: Settings, name: str, known: dict[ClientId, ClientCard]) -> set[ClientId] | None:
         """The clients of a method that has begun: all that the run knew, connected or not."""

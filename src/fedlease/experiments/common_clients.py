@@ -1,0 +1,112 @@
+"""What compared methods have in common: means over the clients that all of them scored, gaps over those of a pair."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fedlease.errors import RunFolderError
+from fedlease.experiments.statistics import RowKeys, RowScores, paired_difference
+from fedlease.reporting.means import averaged, left_out
+
+__all__ = ["common", "coverage", "gap", "over_clients"]
+
+Summary = Mapping[str, Any]
+
+
+def common(summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int]) -> list[list[str]]:
+    """Per seed, the clients that are in the mean of every variant, sorted.
+
+    Args:
+        summaries: variant -> contents of ``summary.json``, one per seed.
+        seeds: of the runs.
+
+    Raises:
+        RunFolderError: in some seed there is no such client.
+    """
+    found = []
+    for seed, of_seed in zip(seeds, zip(*summaries.values(), strict=True), strict=True):
+        clients = sorted(set.intersection(*(set(averaged(summary)) for summary in of_seed)))
+        if not clients:
+            raise RunFolderError(
+                f"seed {seed}: no client was scored by all of {', '.join(summaries)}, so that they cannot be compared"
+            )
+        found.append(clients)
+    return found
+
+
+def over_clients(summary: Summary, clients: Sequence[str]) -> dict[str, Any]:
+    """The means of a summary over some of its clients only, by the keys that they have there."""
+    metric, rows = summary["metric"], [summary["per_client"][client] for client in clients]
+    tasks = sorted({row["task"] for row in rows})
+    own = [row["own_expert"] for row in rows if "own_expert" in row]
+    return {
+        "mean": _mean([row[metric] for row in rows]),
+        "weighted_mean": sum(row[metric] * row["num_test"] for row in rows) / sum(row["num_test"] for row in rows),
+        "worst_client": min(row[metric] for row in rows),
+        "per_task": {task: _mean([row[metric] for row in rows if row["task"] == task]) for task in tasks},
+        "own_expert_mean": _mean(own) if own else None,
+        "majority_mean": _mean([row["majority"] for row in rows]),
+    }
+
+
+def coverage(
+    summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int], clients: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Per seed: how many of how many clients means are over, and why each of the others is in none.
+
+    Args:
+        summaries: variant -> contents of ``summary.json``, one per seed.
+        seeds: of the runs.
+        clients: per seed, those that means are over.
+    """
+    said = []
+    for number, (seed, kept) in enumerate(zip(seeds, clients, strict=True)):
+        of_seed = {name: own[number] for name, own in summaries.items()}
+        reasons: dict[str, dict[str, str]] = {}
+        for name, summary in of_seed.items():
+            for client, reason in left_out(summary).items():
+                reasons.setdefault(client, {})[name] = reason
+        said.append(
+            {
+                "seed": seed,
+                "averaged": len(kept),
+                "clients": max(int(summary["num_clients"]) for summary in of_seed.values()),
+                "left_out": {client: _told(why, len(of_seed)) for client, why in sorted(reasons.items())},
+            }
+        )
+    return said
+
+
+def gap(
+    first: tuple[Sequence[Summary], Sequence[RowScores]],
+    other: tuple[Sequence[Summary], Sequence[RowScores]],
+    rows: Sequence[RowKeys],
+) -> dict[str, Any]:
+    """How much one variant is above another over the clients that both scored, with an interval.
+
+    Args:
+        first: its summaries and scores of rows, one per seed.
+        other: likewise, on the same seeds.
+        rows: per seed and client, what tells rows from others.
+
+    Returns:
+        The fields of :class:`~fedlease.experiments.statistics.Difference`, and ``clients``, how many per seed.
+    """
+    both = [sorted(averaged(one).keys() & averaged(two).keys()) for one, two in zip(first[0], other[0], strict=True)]
+
+    def kept(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [{c: scores[c] for c in clients} for scores, clients in zip(found, both, strict=True)]
+
+    difference = paired_difference(kept(first[1]), kept(other[1]), kept(rows))
+    return {**asdict(difference), "clients": [len(clients) for clients in both]}
+
+
+def _told(reasons: Mapping[str, str], variants: int) -> str:
+    """A reason that all variants have, or the reason of each."""
+    if len(reasons) == variants and len({*reasons.values()}) == 1:
+        return next(iter(reasons.values()))
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
