@@ -33,7 +33,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, str, Path]
     folder = own_rows(tmp_path_factory.mktemp("left") / "rows")
     yes = [{"text": f"mute {n}", "label": "yes"} for n in range(6)]
     write(folder / "mute", train=yes, test=yes[:3])
-    write(folder / "untested", train=[{"text": f"u {n}", "label": ["no", "yes"][n % 2]} for n in range(6)])
+    write(folder / "untested", train=[{"text": f"u {n}", "label": ["no", "yes"][n % 2]} for n in range(6)], test=[])
     write(folder / "broken", train=[{"text": "", "label": "no"}])
     console = Console(file=io.StringIO(), width=150)
     result = small_run(folder.parent / "r", [Terminal(console)], data__path=str(folder), **SETTINGS)
@@ -106,7 +106,7 @@ def test_over_flower_clients_without_test_rows_train_and_silent_ones_are_named(t
     from engines.flower.nodes import over_memory
 
     folder = own_rows(tmp_path / "rows")
-    (folder / "one/test.jsonl").unlink()
+    (folder / "one/test.jsonl").write_text("")
 
     def silent(message: Any, reply: Any) -> Any:
         # Ids count down from 900 in the order of the clients: four, one, three, two.
@@ -117,9 +117,33 @@ def test_over_flower_clients_without_test_rows_train_and_silent_ones_are_named(t
         )
 
     settings = small_settings(**{**SETTINGS, "data__path": str(folder), "baselines": []})
-    found, _ = over_memory(settings, tmp_path / "r", prepare=lambda grid: grid.faults.append(silent), hand_over=False)
+    quiet = {"prepare": lambda grid: grid.faults.append(silent), "hand_over": False, "data-folders": str(folder)}
+    found, _ = over_memory(settings, tmp_path / "r", **quiet)  # type: ignore[arg-type]
     summary = found["fedlease"]
     assert (summary["averaged"], summary["num_clients"]) == (2, 4)
     assert summary["left_out"]["one"] == UNTESTED
     assert summary["left_out"]["four"].startswith("it did not answer at the end: did not answer within")
     assert any("'four' is not scored at the end" in warning for warning in summary["warnings"])
+
+
+def test_over_flower_nodes_whose_rows_cannot_be_used_are_skipped_and_named(tmp_path: Path) -> None:
+    pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
+    from fedlease.engines.flower.clientapp import client_app
+    from fedlease.engines.flower.memory_grid import MemoryGrid
+    from fedlease.engines.flower.strategy import FedLeaseStrategy
+    from fedlease.errors import ConfigError
+
+    folder = own_rows(tmp_path / "rows")
+    write(folder / "broken", train=[{"text": "", "label": "no"}])
+    nodes = {number: {"data-dir": str(path)} for number, path in enumerate(sorted(folder.iterdir()), 1)}
+    for clients, out in (("skip", tmp_path / "skip"), ("require", tmp_path / "require")):
+        settings = small_settings(**{**SETTINGS, "data__path": str(folder), "data__clients": clients, "baselines": []})
+        strategy = FedLeaseStrategy(settings, out)
+        grid = MemoryGrid(client_app(), nodes)
+        if clients == "require":
+            with pytest.raises(ConfigError, match="client 'broken': its rows cannot be used"):
+                strategy.start(grid)
+        else:
+            strategy.start(grid)
+            summary = strategy.summaries["fedlease"]
+            assert list(summary["skipped"]) == ["broken"] and summary["num_clients"] == 4

@@ -116,5 +116,5 @@ def test_a_quorum_counts_over_flower(tmp_path: Path) -> None:
 
     settings: dict[str, Any] = {"data__path": str(own_rows(tmp_path / "rows")), "baselines": [], "min_clients": 5}
     with pytest.raises(ConfigError, match=r"^min_clients: 5 usable updates are needed .* there are 4 clients"):
-        over_memory(small_settings(**settings), tmp_path / "r", hand_over=False)
+        over_memory(small_settings(**settings), tmp_path / "r")
     assert not (tmp_path / "r/config.yaml").exists()
