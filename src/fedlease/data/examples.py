@@ -46,6 +46,7 @@ class Example:
         task: value of the task column, ``"default"`` without one.
         response: the answer to the text, for generation.
         turns: messages before the text, for generation.
+        role: of whom the text is, for generation: the user or a tool.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Example:
     task: str
     response: str | None = None
     turns: tuple[tuple[str, str], ...] = ()
+    role: str = "user"
 
 
 def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_one_file: bool) -> list[Example]:

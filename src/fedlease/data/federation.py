@@ -24,7 +24,9 @@ class Row:
         pair: second text of a sentence-pair task, or None.
         label: index into the client's ``labels``; 0 for generation.
         response: the answer that a model should give, never empty; None for classification and where it is not known.
-        turns: (role, content) of the messages before ``text``, oldest first; roles are system, user and assistant.
+        turns: (role, content) of the messages before ``text``, oldest first; roles are system, user, assistant and
+            tool.
+        role: of whom ``text`` is, for generation: the user, or a tool that the assistant called.
         place: file and line it was read from, for messages; None where it comes from no file.
     """
 
@@ -33,12 +35,13 @@ class Row:
     label: int
     response: str | None = None
     turns: tuple[tuple[str, str], ...] = ()
+    role: str = "user"
     place: tuple[Path, int] | None = field(default=None, compare=False)
 
     @property
     def question(self) -> tuple[object, ...]:
         """Everything that a model is shown; a test row with the question of a train row is a leak."""
-        return self.turns, self.text, self.pair
+        return self.turns, self.role, self.text, self.pair
 
     @property
     def content(self) -> tuple[object, ...]:
@@ -171,4 +174,6 @@ class Federation:
 
 def _answer(row: Row) -> str:
     # nothing without an answer, so that run folders of classification keep the fingerprints that they have
-    return "" if row.response is None and not row.turns else f"\x1f{json.dumps([row.response, row.turns])}"
+    if row.response is None and not row.turns:
+        return ""
+    return f"\x1f{json.dumps([row.response, row.turns, *([row.role] if row.role != 'user' else [])])}"

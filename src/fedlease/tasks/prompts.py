@@ -13,7 +13,7 @@ from fedlease.tasks.base import row_fault
 __all__ = ["Prompts", "Template"]
 
 Template = Literal["auto", "chat", "plain"]
-NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
+NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Prompts:
 
     def text(self, row: Row) -> str:
         """What the model reads before it answers."""
-        messages = [*row.turns, ("user", row.text)]
+        messages = [*row.turns, (row.role, row.text)]
         if not self.chat:
             lines = [f"{NAMES[role]}: {content}\n" for role, content in messages]
             return "".join(lines) + f"{NAMES['assistant']}:\n"

@@ -70,8 +70,8 @@ def test_all_faults_are_reported_with_file_line_and_column(tmp_path: Path) -> No
         f"{train}, line 7, column 'prompt': a prompt must not be empty, got ''",
         f"{train}, line 8, column 'response': is missing",
         f"{test}: no prompts; it has 'text', 'label', but for generation a row has 'prompt' and 'response' "
-        "(data.columns.prompt, data.columns.response), or 'messages', or 'instruction' and 'output' with an "
-        "optional 'input'",
+        "(data.columns.prompt, data.columns.response), or 'messages' or 'conversations', or 'instruction' and 'output' "
+        "with an optional 'input'",
         "The rows look like texts with labels: set task=classification to train on them.",
     ]
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlease.config import ColumnSettings
+from fedlease.data.chats import ROLES
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.data.prompts import ROLES, read_prompt_examples, read_prompts, to_prompt_rows, written_prompts
+from fedlease.data.prompts import read_prompt_examples, read_prompts, to_prompt_rows, written_prompts
 from fedlease.data.rows import Record, Table
 from fedlease.data.tables import parse_table
 
@@ -102,15 +103,15 @@ def test_a_table_of_no_form_names_the_forms_and_its_columns() -> None:
         (),
         [
             "rows.jsonl: no prompts; it has 'text', 'label', but for generation a row has 'prompt' and 'response' "
-            "(data.columns.prompt, data.columns.response), or 'messages', or 'instruction' and 'output' with an "
-            "optional 'input'"
+            "(data.columns.prompt, data.columns.response), or 'messages' or 'conversations', or 'instruction' and "
+            "'output' with an optional 'input'"
         ],
     )
     assert asked(row) == (
         [],
         [
             "rows.jsonl: no prompts; it has 'text', 'label', but for generation a row has 'prompt' "
-            "(data.columns.prompt), or 'messages', or 'instruction' with an optional 'input'"
+            "(data.columns.prompt), or 'messages' or 'conversations', or 'instruction' with an optional 'input'"
         ],
     )
     assert read() == ((), []) and asked() == ([], [])  # an empty file is told elsewhere
@@ -150,7 +151,7 @@ def test_faults_of_instructions(row: dict[str, Any], expected: str) -> None:
     assert read(row) == ((), [f"rows.jsonl, line 1, {expected}"])
 
 
-FORM = 'a list of {"role": ..., "content": ...}'
+FORM = 'a list of {"role": ..., "content": ...} or of {"from": ..., "value": ...}'
 
 
 @pytest.mark.parametrize(
@@ -166,10 +167,10 @@ FORM = 'a list of {"role": ..., "content": ...}'
         ([], ["the last message is the response and must be of the assistant, but there is none"]),
         (["hi"], ['message 1: must be {"role": ..., "content": ...}, got \'hi\'']),
         (
-            chat("user hi", "tool 5", "assistant yes"),
-            ["message 2: a role must be one of system, user, assistant, got 'tool'"],
+            chat("user hi", "robot 5", "assistant yes"),
+            ["message 2: a role must be one of system, user, assistant, tool, got 'robot'"],
         ),
-        ([{"content": "hi"}], ["message 1: a role must be one of system, user, assistant, got None"]),
+        ([{"content": "hi"}], ["message 1: a role must be one of system, user, assistant, tool, got None"]),
         (
             chat("user hi", "system be brief", "assistant yes"),
             ["message 2: only the first message may be of the system"],
@@ -180,7 +181,7 @@ FORM = 'a list of {"role": ..., "content": ...}'
         (
             [{"role": "me", "content": "hi"}, {"role": "assistant", "content": ""}],
             [
-                "message 1: a role must be one of system, user, assistant, got 'me'",
+                "message 1: a role must be one of system, user, assistant, tool, got 'me'",
                 "message 2: a content must not be empty, got ''",
             ],
         ),
@@ -209,7 +210,7 @@ def test_a_row_without_the_column_of_its_file_is_a_fault() -> None:
 
 def test_long_values_are_cut_in_faults() -> None:
     (fault,) = read({"messages": "x" * 1000})[1]
-    assert len(fault) < 200
+    assert len(fault) < 250
 
 
 def test_prompts_are_read_without_responses() -> None:
@@ -233,6 +234,118 @@ def test_a_chat_to_answer_ends_with_the_user(messages: object, got: str) -> None
     )
 
 
+HI, YES = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}
+BRIEF = {"role": "system", "content": "be brief"}
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}]},
+            Row("hi", None, 0, "yes"),
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "system", "value": "be brief"},
+                    {"from": "human", "value": "hi"},
+                    {"from": "function_call", "value": "add(2)"},
+                    {"from": "observation", "value": "5"},
+                    {"from": "gpt", "value": "yes"},
+                ]
+            },
+            Row("5", None, 0, "yes", (("system", "be brief"), ("user", "hi"), ("assistant", "add(2)")), "tool"),
+        ),
+        ({"conversations": [HI, YES]}, Row("hi", None, 0, "yes")),
+        ({"messages": [{"from": "user", "value": "hi"}, YES]}, Row("hi", None, 0, "yes")),
+        ({"prompt": "hi", "completion": "yes"}, Row("hi", None, 0, "yes")),
+        ({"prompt": [BRIEF, HI], "completion": [YES]}, Row("hi", None, 0, "yes", (("system", "be brief"),))),
+        ({"prompt": [HI], "completion": "yes"}, Row("hi", None, 0, "yes")),
+        ({"prompt": "hi", "response": [YES]}, Row("hi", None, 0, "yes")),
+        (
+            {"messages": [{"role": "developer", "content": "be brief"}, HI, YES]},
+            Row("hi", None, 0, "yes", (("system", "be brief"),)),
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, "there"]}, YES]},
+            Row("hi\nthere", None, 0, "yes"),
+        ),
+        (
+            {"messages": [HI, {"role": "assistant", "content": [{"type": "output_text", "text": "yes"}]}]},
+            Row("hi", None, 0, "yes"),
+        ),
+        (
+            {
+                "messages": [
+                    HI,
+                    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                    {"role": "tool", "tool_call_id": "1", "content": "5"},
+                    YES,
+                ]
+            },
+            Row("5", None, 0, "yes", (("user", "hi"), ("assistant", '{"name": "add", "arguments": {"a": 2}}')), "tool"),
+        ),
+    ],
+)
+def test_chats_as_others_write_them(row: dict[str, Any], expected: Row) -> None:
+    assert read(row) == ((expected,), [])
+    question, found = asked(row)
+    assert ([one.question for one in question], found) == ([expected.question], [])
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, YES]},
+            "column 'messages': message 1: only text is read, and part 1 of its content is of the type 'image_url'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}, YES]},
+            "column 'messages': message 1: part 1 of its content: a part of a content must not be empty, got ''",
+        ),
+        (
+            {"messages": [{"role": "user", "content": []}, YES]},
+            "column 'messages': message 1: a content must not be empty, got ''",
+        ),
+        (
+            {"conversations": [{"from": "gpt", "value": "yes"}]},
+            "column 'conversations': the message before the response",
+        ),
+        (
+            {"prompt": [HI, YES], "completion": "yes"},
+            "column 'prompt': the message before the response must be of the user, but it is of the assistant",
+        ),
+        (
+            {"prompt": [HI], "completion": [YES, HI]},
+            "column 'completion': a response must be one message of the assistant, got ['assistant', 'user']",
+        ),
+        ({"prompt": [HI], "completion": ""}, "column 'completion': a response must not be empty, got ''"),
+        (
+            {"prompt": [{"role": "robot", "content": "x"}], "completion": "yes"},
+            "column 'prompt': message 1: a role must be one of system, user, assistant, tool, got 'robot'",
+        ),
+    ],
+)
+def test_faults_of_chats_as_others_write_them(row: dict[str, Any], expected: str) -> None:
+    rows, found = read(row)
+    assert rows == () and len(found) == 1
+    assert found[0].startswith(f"rows.jsonl, line 1, {expected}")
+
+
+def test_a_prompt_that_begins_like_a_list_is_a_text_where_the_file_has_lists() -> None:
+    text = '[{"role": "user", "content": "hi"}]'
+    assert read({"prompt": text, "response": "yes"})[0][0].text == text
+    faults = Faults()
+    cell = text.replace('"', '""')
+    table = parse_table(Path("rows.csv"), f'prompt,completion\n"{cell}",yes\n'.encode(), faults, csv=True)
+    assert table is not None
+    (example,) = read_prompt_examples(table, COLUMNS, faults, in_one_file=False)
+    assert (example.text, example.response, faults.found) == ("hi", "yes", [])
+
+
 def test_csv_holds_chats_as_json_text() -> None:
     faults = Faults()
     cell = json.dumps(chat("user a, b", "assistant yes")).replace('"', '""')
@@ -251,7 +364,7 @@ TURNS = st.tuples(
     st.just(()) | USABLE.map(lambda said: (("system", said),)),
     st.lists(st.tuples(st.sampled_from(ROLES[1:]), USABLE), max_size=3).map(tuple),
 ).map(lambda parts: (*parts[0], *parts[1]))
-ROWS = st.builds(Row, USABLE, st.none(), st.just(0), USABLE, TURNS)
+ROWS = st.builds(Row, USABLE, st.none(), st.just(0), USABLE, TURNS, st.sampled_from(["user", "tool"]))
 
 
 @given(st.lists(ROWS, min_size=1, max_size=4))
