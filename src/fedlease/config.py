@@ -182,6 +182,8 @@ class Settings(Section):
     """CPU threads; None resolves to the machine's cores. The same count is needed for the same bits."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    deterministic: bool = True
+    """Whether an NVIDIA GPU uses only operations that give the same bits every time; without it is faster."""
 
     def to_yaml(self) -> str:
         """The settings as YAML that :func:`resolve` reads back to an equal object."""

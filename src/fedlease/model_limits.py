@@ -1,7 +1,5 @@
 """How long rows and answers may be for a base model to read them."""
 
-from typing import Any
-
 from fedlease.config import Settings
 from fedlease.config_presets import is_said
 from fedlease.errors import ConfigError
@@ -9,20 +7,16 @@ from fedlease.errors import ConfigError
 __all__ = ["fitted_lengths"]
 
 
-def fitted_lengths(settings: Settings, config: Any, tokenizer: Any) -> tuple[Settings, tuple[str, ...]]:
+def fitted_lengths(settings: Settings, limit: int) -> tuple[Settings, tuple[str, ...]]:
     """The settings with lengths that the model can read, and a note where a preset's or a default gave way.
 
     Args:
         settings: of the run.
-        config: of the model.
-        tokenizer: the model's.
+        limit: tokens that the model can read.
 
     Raises:
         ConfigError: the lengths that the user gives are more than the model can read.
     """
-    # A tokeniser that knows no limit states an astronomical one; RoBERTa has two positions more than it can use.
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    limit = min(positions, tokenizer.model_max_length)
     rows, answers = settings.data.max_tokens, settings.generation.max_new_tokens
     generates = settings.task == "generation"
     new = answers if generates else 0

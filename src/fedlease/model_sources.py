@@ -12,7 +12,7 @@ from fedlease.errors import MissingPackageError, ModelError
 from fedlease.gguf import CONVERT, converted
 from fedlease.tiny_model import make_tiny
 
-__all__ = ["PACKAGES", "SHORT_NAMES", "ModelSource", "Package", "locate", "quiet"]
+__all__ = ["PACKAGES", "SHORT_NAMES", "ModelSource", "Package", "locate", "model_file", "model_folder", "quiet"]
 
 TINY = "tiny-random"
 
@@ -121,6 +121,24 @@ def locate(
     if "/" not in name and len(name.split()) != 1:
         raise ModelError(f"model: {name!r} is neither a folder, a hub id nor one of {', '.join(SHORT_NAMES)}")
     return ModelSource(name, name, revision)
+
+
+def model_file(source: ModelSource, name: str) -> Path:
+    """A file of a base, fetched first where it is on the hub.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    if not source.is_hub:
+        return Path(source.location) / name
+    from transformers.utils.hub import cached_file
+
+    return Path(str(cached_file(source.location, name, revision=source.revision)))
+
+
+def model_folder(source: ModelSource) -> Path:
+    """Where the files of a base lie; of the hub those that have been fetched."""
+    return model_file(source, "config.json").parent
 
 
 @contextmanager

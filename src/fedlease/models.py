@@ -1,13 +1,12 @@
 """Base models and tokenisers, loaded once; the heads and adaptable modules of a base."""
 
-import difflib
-import hashlib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedlease.attention import attend_in_float32
@@ -15,14 +14,21 @@ from fedlease.config_data import TaskName
 from fedlease.config_task import Quantisation
 from fedlease.core.seeds import generator
 from fedlease.core.types import HEAD
-from fedlease.errors import ModelError
-from fedlease.model_sources import SHORT_NAMES, ModelSource, quiet
+from fedlease.errors import InputError, ModelError
+from fedlease.model_checks import (
+    check_causal,
+    check_packed,
+    check_tokenizer,
+    no_tokenizer,
+    unavailable,
+    untrained_modules,
+)
+from fedlease.model_sources import ModelSource, model_folder, quiet
 from fedlease.padding import settle_tokenizer
 from fedlease.quantise import quantisation_config
 
 __all__ = [
     "BaseModel",
-    "fingerprint",
     "initial_head",
     "load_base",
     "load_tokenizer",
@@ -31,8 +37,16 @@ __all__ = [
 ]
 
 
-KNOWN_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v"))
-"""Names of the query and value projections in the architectures of transformers; the first that occurs is taken."""
+KNOWN_TARGETS = (
+    ("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v"),
+    ("c_attn",), ("Wqkv",), ("qkv_proj",), ("query_key_value",), ("in_proj",),
+)  # fmt: skip
+"""Names of the query and value projections in the architectures of transformers, and of those that compute them
+together with the key; the first that occurs is taken."""
+
+
+VOCABULARY = re.compile(r"tokenizer\.json|tekken\.json|vocab.*|bpe\.codes|.*\.(model|tiktoken)")
+"""Names of the files that hold a tokenizer's vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +59,14 @@ class BaseModel:
             output layer is pretrained.
         revision: commit it was loaded from, for a hub model.
         placed: whether it is on its device already and cannot be moved: a quantised one.
+        warnings: what is worth knowing of its weights.
     """
 
     model: nn.Module
     head_modules: tuple[str, ...]
     revision: str | None
     placed: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def load_tokenizer(source: ModelSource, task: TaskName = "classification") -> Any:
@@ -61,15 +77,25 @@ def load_tokenizer(source: ModelSource, task: TaskName = "classification") -> An
         task: what rows are for.
 
     Raises:
-        ModelError: it cannot be had, or has no padding token.
+        ModelError: it cannot be had, knows no words, or lacks a token that the task needs.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _unavailable(source, "tokenizer", error) from error
+        files = sorted(path.name for path in model_folder(source).iterdir())
+        words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    except Exception as error:
+        if not source.is_hub and not any(map(VOCABULARY.fullmatch, os.listdir(source.location))):
+            raise no_tokenizer(source) from error
+        raise unavailable(source, "tokenizer", error) from error
+    # Without files transformers makes a tokenizer to which every word is unknown. One of bytes needs no vocabulary.
+    needed = VOCABULARY if tokenizer.vocab_files_names else re.compile(r"tokenizer_config\.json")
+    if not words or not any(map(needed.fullmatch, files)):
+        raise no_tokenizer(source)
+    if task == "generation" and tokenizer.eos_token is None:
+        raise ModelError(f"model {source.name!r}: its tokenizer has no end token, so no answer would ever end")
     settle_tokenizer(tokenizer, config, task)
     if tokenizer.pad_token is None:
         raise ModelError(f"model {source.name!r}: its tokenizer has neither a padding nor an end token")
@@ -82,6 +108,7 @@ def load_base(
     dtype: str,
     dropout: bool,
     pad_token_id: int | None = None,
+    tokenizer: Any = None,
     task: TaskName = "classification",
     quantisation: Quantisation = "none",
     checkpointing: bool = False,
@@ -94,13 +121,15 @@ def load_base(
         dtype: ``float32`` or ``bfloat16``.
         dropout: whether the base keeps its dropout probabilities.
         pad_token_id: given to models that do not state one.
+        tokenizer: whose tokens the model must have embeddings for; None checks none.
         task: ``classification`` loads a sequence classifier, ``generation`` a causal language model.
         quantisation: of the frozen weights, see :mod:`fedlease.quantise`.
         checkpointing: whether training computes activations anew in the backward pass, which saves memory.
         device: where it will compute. A quantised base is put there, others are loaded on the CPU and moved later.
 
     Raises:
-        ModelError: it cannot be had, or is of another kind than the task needs.
+        ModelError: it cannot be had, its weights do not fit its configuration or tokenizer, or it is of another kind
+            than the task needs.
         MissingPackageError: the package of a quantisation is not installed.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -117,18 +146,29 @@ def load_base(
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = pad_token_id
         if task == "generation":
-            _check_causal(source, config)
+            check_causal(source, config)
+        packed = getattr(config, "quantization_config", None)
+        if packed is not None:
+            check_packed(source, packed, quantisation, device)
+            extra = {"device_map": {"": device}}
         with quiet():
-            model = auto.from_pretrained(
+            loaded: Any = auto.from_pretrained(
                 source.location,
                 config=config,
                 revision=source.revision,
                 trust_remote_code=False,
                 dtype=getattr(torch, dtype),
+                # Other shapes in the body are refused below, with their numbers; a head is drawn anew anyway.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
                 **extra,
             )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unavailable(source, "model", error) from error
+            model, info = loaded
+    except InputError:
+        raise
+    except Exception as error:
+        # Whatever it is: a package that is missing, an unknown quantisation, shapes, a damaged file.
+        raise unavailable(source, "model", error) from error
     model.requires_grad_(False)
     model.eval()
     if dtype == "bfloat16" and device == "cpu":
@@ -140,46 +180,26 @@ def load_base(
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     heads: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     if task == "classification":
         body = model.base_model_prefix
         heads = tuple(
             name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
         )
-    revision = getattr(config, "_commit_hash", None) if source.is_hub else None
-    return BaseModel(model, heads, revision, placed=quantisation != "none")
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, types and shapes of all parameters and up to 512 values of each, evenly spaced.
-
-    Tells other models, revisions and quantisations apart without reading gigabytes. The head of a classifier is left
-    out: it is drawn anew for every client.
-    """
-    digest = hashlib.sha256()
-    body = getattr(model, "base_model_prefix", "")
-    for name, parameter in sorted(model.named_parameters()):
-        if body and not name.startswith(f"{body}."):
-            continue
-        flat = parameter.detach().flatten()
-        some = flat[:: max(1, flat.numel() // 512)][:512].cpu()
-        plain = some.float() if some.is_floating_point() else some
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)} ".encode() + plain.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _check_causal(source: ModelSource, config: Any) -> None:
-    """A body without a trained output layer cannot write, and neither can an encoder, though classes exist for it."""
-    architectures = getattr(config, "architectures", None) or []
-    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        kind = ", ".join(architectures) or type(config).__name__
-        raise ModelError(
-            f"model: task 'generation' needs a causal language model, {source.name!r} is {kind}; "
-            "take 'smollm2', or a model of the hub such as those of the LLaMA family"
+    fresh = untrained_modules(source, model, info, heads)
+    if fresh:
+        warnings = (
+            f"model {source.name!r}: its checkpoint has no weights for {', '.join(fresh)}, as after masked language "
+            "modelling; every client begins with values drawn from the seed, and trains and keeps them with its head",
         )
+    if tokenizer is not None:
+        check_tokenizer(source, model, tokenizer)
+    revision = getattr(config, "_commit_hash", None) if source.is_hub else None
+    return BaseModel(model, (*fresh, *heads), revision, quantisation != "none" or packed is not None, warnings)
 
 
 def new_head_modules(base: BaseModel, num_labels: int) -> dict[str, nn.Module]:
-    """Head modules of the base's architecture for another number of labels, in float32, values not set."""
+    """Head modules of the base's architecture for another number of labels, in float32, all values zero."""
     from transformers import AutoModelForSequenceClassification
 
     if not base.head_modules:
@@ -191,6 +211,8 @@ def new_head_modules(base: BaseModel, num_labels: int) -> dict[str, nn.Module]:
     modules = {name: twin.get_submodule(name).to(torch.float32) for name in base.head_modules}
     for module in modules.values():
         module.to_empty(device="cpu").requires_grad_(False).eval()
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.zero_()  # memory that was never written may hold anything, NaN too
     return modules
 
 
@@ -227,9 +249,9 @@ def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int)
         ModelError: an ending matches no linear module (the message lists those that exist), or the rank is too large.
     """
     linear = {
-        name: module
+        name: sides
         for name, module in base.model.named_modules()
-        if isinstance(getattr(module, "in_features", None), int)
+        if (sides := _sides(module)) is not None
         and not any(name == head or name.startswith(f"{head}.") for head in base.head_modules)
     }
     endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
@@ -245,21 +267,18 @@ def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int)
         raise ModelError(
             [f"lora.target_modules: no linear module ends in {name!r}; these exist: {endings}" for name in missing]
         )
-    chosen = {n: m for n, m in linear.items() if any(n == t or n.endswith(f".{t}") for t in target_modules)}
-    shapes = {name: (int(module.in_features), int(module.out_features)) for name, module in chosen.items()}
+    shapes = {n: sides for n, sides in linear.items() if any(n == t or n.endswith(f".{t}") for t in target_modules)}
     for name, sides in shapes.items():
         if r > min(sides):
             raise ModelError(f"lora.r: must be at most {min(sides)}, the smaller side of {name}, received {r}")
     return shapes
 
 
-def _unavailable(source: ModelSource, part: str, error: Exception) -> ModelError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if source.is_hub:
-        known = f"short names: {', '.join(SHORT_NAMES)}"
-        near = difflib.get_close_matches(source.name, SHORT_NAMES, n=1)
-        known += f"; did you mean {near[0]!r}?" if near else ""
-        return ModelError(
-            f"model: no {part} for {source.name!r}: not a folder, and the hub did not give it ({known}): {first_line}"
-        )
-    return ModelError(f"model: the {part} in {source.location} cannot be loaded: {first_line}")
+def _sides(module: nn.Module) -> tuple[int, int] | None:
+    """In and out features of a linear module, or None of another."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, Conv1D):  # GPT-2's, whose weight is (in, out)
+        return int(module.weight.shape[0]), int(module.weight.shape[1])
+    sides = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    return (sides[0], sides[1]) if isinstance(sides[0], int) and isinstance(sides[1], int) else None

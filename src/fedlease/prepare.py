@@ -4,7 +4,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from fedlease.errors import ConfigError, DataError
 from fedlease.methods import make_method
 from fedlease.methods.base import Method
 from fedlease.methods.head import Head, with_head
+from fedlease.model_checks import longest_input
 from fedlease.model_limits import fitted_lengths
+from fedlease.model_prints import file_prints
 from fedlease.model_sources import SHORT_NAMES, ModelSource, locate
 from fedlease.models import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.padding import settle_model
@@ -35,6 +38,7 @@ __all__ = [
     "Loaded",
     "Prepared",
     "adapter_of",
+    "autocast_of",
     "base_of",
     "build_method",
     "encoded",
@@ -44,6 +48,7 @@ __all__ = [
     "optimiser_of",
     "participation_of",
     "prepare",
+    "resident_of",
     "settle",
     "usable_device",
 ]
@@ -60,7 +65,8 @@ class Prepared:
         resident: the base model.
         adapter: the common start.
         heads: client -> initial head.
-        warnings: of the data, and of the tokeniser.
+        warnings: of the data, of the base model, and of the tokeniser.
+        loaded: what the base model came with.
     """
 
     settings: Settings
@@ -70,6 +76,7 @@ class Prepared:
     adapter: ClientModel
     heads: Mapping[ClientId, Head]
     warnings: tuple[str, ...]
+    loaded: "Loaded"
 
 
 def settle(settings: Settings) -> Settings:
@@ -116,14 +123,23 @@ class Loaded:
         base: the model.
         tokenizer: the model's.
         resident: the base with adapters to be swapped.
-        notes: what of a preset gave way to the model.
+        source: of the model; the folder of one that was made on the way is gone.
+        made: SHA-256 of the files of such a model, by name.
+        notes: what of a preset gave way to the model, and what is worth knowing of its weights.
     """
 
     settings: Settings
     base: BaseModel
     tokenizer: Any
     resident: ResidentModel
+    source: ModelSource
+    made: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def base_files(self) -> Mapping[str, str]:
+        """SHA-256 of every file that the base was read from, by name."""
+        return file_prints(self.source) if self.made is None else self.made
 
 
 def load_resident(settings: Settings, source: ModelSource | None = None) -> Loaded:
@@ -139,18 +155,29 @@ def load_resident(settings: Settings, source: ModelSource | None = None) -> Load
     """
     torch.set_num_threads(settings.threads or 1)
     with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "base"
         if source is None:
-            made = Path(folder) / "base"
             source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
         device = usable_device(settings.device)
         tokenizer = load_tokenizer(source, settings.task)
         base = base_of(settings, source, tokenizer, device)
+        prints = file_prints(source) if made.is_dir() else None
     if base.revision is not None:
         settings = settings.model_copy(update={"revision": base.revision})
-    settings, notes = fitted_lengths(settings, base.model.config, tokenizer)
-    autocast = torch.bfloat16 if settings.dtype == "bfloat16" else None
-    resident = ResidentModel(base, torch.device(device), autocast, make_task(settings))
-    return Loaded(settings, base, tokenizer, resident, notes)
+        source = replace(source, revision=base.revision)
+    settings, notes = fitted_lengths(settings, longest_input(base.model, tokenizer))
+    resident = resident_of(settings, base, torch.device(device))
+    return Loaded(settings, base, tokenizer, resident, source, prints, (*notes, *base.warnings))
+
+
+def resident_of(settings: Settings, base: BaseModel, device: torch.device) -> ResidentModel:
+    """A base model with the run's task, type and wish for the same bits."""
+    return ResidentModel(base, device, autocast_of(settings), make_task(settings), deterministic=settings.deterministic)
+
+
+def autocast_of(settings: Settings) -> torch.dtype | None:
+    """The type of the products of a base that is not float32."""
+    return torch.bfloat16 if settings.dtype == "bfloat16" else None
 
 
 def encoded(loaded: Loaded, data: ClientData) -> Client:
@@ -214,7 +241,7 @@ def prepare(settings: Settings, federation: Federation, source: ModelSource) -> 
     task = loaded.resident.task
     cut = task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
     warnings = (*federation.warnings, *loaded.notes, *cut)
-    return Prepared(loaded.settings, federation, clients, loaded.resident, adapter, heads, warnings)
+    return Prepared(loaded.settings, federation, clients, loaded.resident, adapter, heads, warnings, loaded)
 
 
 def base_of(settings: Settings, source: ModelSource, tokenizer: Any, device: str) -> BaseModel:
@@ -228,6 +255,7 @@ def base_of(settings: Settings, source: ModelSource, tokenizer: Any, device: str
         dtype=settings.dtype,
         dropout=settings.train.base_dropout,
         pad_token_id=tokenizer.pad_token_id,
+        tokenizer=tokenizer,
         task=settings.task,
         quantisation=settings.base.quantisation,
         checkpointing=settings.train.gradient_checkpointing,

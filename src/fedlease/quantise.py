@@ -29,7 +29,7 @@ def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> 
         raise MissingPackageError("bitsandbytes", f"base.quantisation {quantisation!r}", COMMAND)
     if device.split(":")[0] not in QUANTISATION_DEVICES[quantisation]:
         known = " and ".join(QUANTISATION_DEVICES[quantisation])
-        raise ConfigError(f"base.quantisation: {quantisation!r} works on {known}, the run's device is {device!r}")
+        raise ConfigError(f"base.quantisation: {quantisation!r} works on {known}, the device is {device!r}")
     from transformers import BitsAndBytesConfig
 
     if quantisation == "int8":

@@ -27,7 +27,7 @@ from fedlease.methods import CENTRALISED
 from fedlease.model_sources import locate
 from fedlease.preconditions import check_fit
 from fedlease.prepare import Prepared, optimiser_of, participation_of, prepare, settle
-from fedlease.reporting.run_folder import read_json, read_settings, run_lock, start_run
+from fedlease.reporting.run_folder import check_base, read_json, read_settings, run_lock, start_run
 
 __all__ = ["RunResult", "default_out", "resume", "run", "run_settings"]
 
@@ -49,11 +49,11 @@ class RunResult:
         """The main method's."""
         return next(iter(self.summaries.values()))
 
-    def load(self, client: ClientId, method: str | None = None) -> Any:
-        """The client's personalised model as a ``PeftModel``; see :func:`fedlease.load`."""
+    def load(self, client: ClientId, method: str | None = None, **how: Any) -> Any:
+        """The client's personalised model as a ``PeftModel``; ``how`` and all else: see :func:`fedlease.load`."""
         from fedlease.use.load import load
 
-        return load(self.out, client, method)
+        return load(self.out, client, method, **how)
 
 
 def run(
@@ -118,9 +118,11 @@ def run_settings(
         check_fit(prepared.settings, prepared.adapter, prepared.heads, rows)
         cards = {data.id: data.card() for data in federation}
         base = made if made.is_dir() else None
+        loaded, prints = prepared.loaded, federation.fingerprint()
+        noted = (*federation.warnings, *loaded.base.warnings)
         held.enter_context(run_lock(out))
-        prints, skipped = federation.fingerprint(), federation.skipped
-        start_run(out, prepared.settings, cards, prints, federation.warnings, base, skipped=skipped)
+        skipped, files = federation.skipped, loaded.base_files
+        start_run(out, prepared.settings, cards, prints, noted, base, skipped=skipped, base_files=files)
         kept = held.pop_all()
     with kept:
         return _run(out, prepared, listeners, shared, resumed=False)
@@ -135,7 +137,7 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
         shared: as for :func:`run_settings`.
 
     Raises:
-        RunFolderError: no run folder, damaged, or the rows are no longer those the run began with.
+        RunFolderError: no run folder, damaged, or the rows or the base model are no longer those the run began with.
         ConfigError: the run's device is not one of this machine.
     """
     settings = read_settings(out)
@@ -149,6 +151,7 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
         if federation.fingerprint() != expected:
             raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
         source = locate(settings.model, settings.revision, out / "base", settings.seed, settings.task)
+        check_base(out, source)
         return _run(out, prepare(settings, federation, source), listeners, shared, resumed=True)
 
 
@@ -156,7 +159,7 @@ def _run(
     out: Path, prepared: Prepared, listeners: Sequence[Listener], shared: Path | None, *, resumed: bool
 ) -> RunResult:
     settings = prepared.settings
-    cache = WorkCache(_context(prepared), shared)
+    cache = WorkCache(_context(out, prepared), shared)
 
     def fleet(name: str) -> LocalFleet:
         participation = participation_of(settings)
@@ -176,8 +179,10 @@ def _run(
     return RunResult(out, conduct(out, parts, listeners, resumed=resumed))
 
 
-def _context(prepared: Prepared) -> str:
+def _context(out: Path, prepared: Prepared) -> str:
     """All that a client's first step depends on beside the task it is given."""
     settings = prepared.settings.model_dump(mode="json")
     names = ("seed", "task", "model", "revision", "dtype", "base", "data", "train", "generation", "threads", "device")
-    return digest(json.dumps([{name: settings[name] for name in names}, prepared.federation.fingerprint()]).encode())
+    base = read_json(out / "environment.json")["base_files"]
+    content = [{name: settings[name] for name in names}, prepared.federation.fingerprint(), base]
+    return digest(json.dumps(content, sort_keys=True).encode())

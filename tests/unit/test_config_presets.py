@@ -1,8 +1,7 @@
 """A preset gives way to what the user says; what one user's settings contradict is refused."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -121,7 +120,7 @@ class TestLengths:
         self, preset: str, limit: int, words: list[str], rows: int, answers: int
     ) -> None:
         settings = resolve(preset=preset, overrides=words)
-        found, notes = fitted(settings, limit)
+        found, notes = fitted_lengths(settings, limit)
         assert (found.data.max_tokens, found.generation.max_new_tokens) == (rows, answers)
         assert len(notes) == (rows != settings.data.max_tokens) + (answers != settings.generation.max_new_tokens)
         for note in notes:
@@ -137,10 +136,5 @@ class TestLengths:
     )
     def test_the_users_are_refused(self, words: list[str], said: str) -> None:
         with pytest.raises(ConfigError) as error:
-            fitted(resolve(preset="paper-nlg", overrides=["data.path=rows", *words]), 100)
+            fitted_lengths(resolve(preset="paper-nlg", overrides=["data.path=rows", *words]), 100)
         assert said in str(error.value)
-
-
-def fitted(settings: Settings, limit: int) -> Any:
-    model, tokenizer = SimpleNamespace(max_position_embeddings=limit), SimpleNamespace(model_max_length=10**30)
-    return fitted_lengths(settings, model, tokenizer)

@@ -69,7 +69,7 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyP
 @needs_bitsandbytes
 @pytest.mark.parametrize(("quantisation", "device", "known"), [("int8", "mps", "cpu and cuda"), ("nf4", "cpu", "cuda")])
 def test_a_device_that_cannot_is_refused(quantisation: Any, device: str, known: str) -> None:
-    said = f"base.quantisation: {quantisation!r} works on {known}, the run's device is {device!r}"
+    said = f"base.quantisation: {quantisation!r} works on {known}, the device is {device!r}"
     with pytest.raises(ConfigError, match=said):
         quantisation_config(quantisation, "float32", device)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedlease.core.experts import expert_tensors, renumber
@@ -29,7 +30,8 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
     """One adapter whose update is (alpha / r) sum over e of w_e B_e A_e, with the same w for every token.
 
     Without ``rank`` it is exact for these weights, of rank M r: the experts side by side. With ``rank`` it is the best
-    approximation of that rank in every module (truncated singular value decomposition).
+    approximation of that rank in every module (truncated singular value decomposition); a module whose smaller side is
+    below ``rank`` is exact, and filled up with zeros, since an adapter has one rank.
 
     Args:
         model: a mixture; a single adapter is given back as it is, or truncated to ``rank``.
@@ -52,7 +54,9 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
         a = torch.cat([model.tensors[str(TensorName(module, "A", e))].double() for e in experts])  # (M r, in)
         b = torch.cat([w[e] * model.tensors[str(TensorName(module, "B", e))].double() for e in experts], 1)
         if rank is not None and rank < full:
-            a, b = truncate(a, b, rank)
+            kept = min(rank, a.shape[1], b.shape[0])
+            a, b = truncate(a, b, kept)
+            a, b = F.pad(a, (0, 0, 0, rank - kept)), F.pad(b, (0, rank - kept))
         tensors[str(TensorName(module, "A", 0))] = a.float()
         tensors[str(TensorName(module, "B", 0))] = b.float()
     r = full if rank is None else rank

@@ -100,7 +100,15 @@ def pooled_step(
 
     Raises:
         RunFailedError: the loss is NaN or infinite.
+        ConfigError: as :func:`fedlease.engines.local_step.local_step`.
     """
+    with resident.repeatable():
+        return _trained(resident, pools, optimiser, on_batch)
+
+
+def _trained(
+    resident: ResidentModel, pools: Mapping[ClientId, Pool], optimiser: Optimiser, on_batch: Any
+) -> dict[ClientId, LocalResult]:
     torch.set_num_threads(optimiser.threads)
     started = time.perf_counter()
     clients = sorted(pools)

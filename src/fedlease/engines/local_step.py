@@ -81,7 +81,20 @@ def local_step(
     Raises:
         UpdateRefusedError: the loss is NaN or infinite, or no gradient reached anything; nothing of this step may be
             used: what was received would be averaged as if it had been learnt.
+        ConfigError: a GPU cannot give the same bits every time, and the settings want it.
     """
+    with resident.repeatable():
+        return _trained(resident, client, task, rows, optimiser, on_batch)
+
+
+def _trained(
+    resident: ResidentModel,
+    client: ClientId,
+    task: ClientTask,
+    rows: Encoded,
+    optimiser: Optimiser,
+    on_batch: OnBatch | None,
+) -> LocalResult:
     torch.set_num_threads(optimiser.threads)
     started = time.perf_counter()
     total = sum(stage.epochs for stage in task.stages) * math.ceil(len(rows) / optimiser.batch_size)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_names
+from fedlease.engines.same_bits import same_bits
 from fedlease.models import BaseModel, new_head_modules
 from fedlease.padding import groups_of
 from fedlease.peft_plugin.model import FedLeaseModel
@@ -30,6 +31,7 @@ class ResidentModel:
         device: where it computes.
         autocast: type of the products when the base is not float32; None computes in the base's own type.
         task: what is optimised and scored with it; None is classification.
+        deterministic: whether a GPU gives the same bits every time.
     """
 
     def __init__(
@@ -38,8 +40,11 @@ class ResidentModel:
         device: torch.device,
         autocast: torch.dtype | None = None,
         task: Task | None = None,
+        *,
+        deterministic: bool = True,
     ) -> None:
         self.device = device
+        self.deterministic = deterministic
         self.autocast = autocast
         self.task: Task = task or Classification()
         self._base = base
@@ -146,7 +151,7 @@ class ResidentModel:
             if "position_ids" in self._arguments:
                 # Counted from the first token of the text, not of the padding before it.
                 extra["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with self._computing():
             output: Tensor = self.model(**inputs, **extra).logits
         return output if last is None else output[:, -last:]
 
@@ -155,10 +160,7 @@ class ResidentModel:
 
         Experts are not counted: of a test row the pass that gives its loss counts prompt and answer, each token once.
         """
-        with (
-            uncounted(self.model),
-            torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None),
-        ):
+        with uncounted(self.model), self._computing():
             tokens: Tensor = self.model.generate(**inputs, **options)
         return tokens
 
@@ -175,8 +177,18 @@ class ResidentModel:
     def represent(self, inputs: Inputs) -> Tensor:
         """Unit directions of inputs, (b, hidden), see :meth:`fedlease.peft_plugin.model.FedLeaseModel.represent`."""
         assert isinstance(self.model.base_model, FedLeaseModel)  # the mixer ``instance`` is ours
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with self._computing():
             return self.model.base_model.represent(inputs)
+
+    def repeatable(self) -> AbstractContextManager[None]:
+        """While it is open, the same work gives the same bits, if that is wanted."""
+        return same_bits(self.device) if self.deterministic else nullcontext()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        autocast = torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+        with self.repeatable(), autocast:
+            yield
 
     def _match(self, spec: AdapterSpec) -> None:
         if self._spec is not None and self._model is not None:

@@ -10,11 +10,12 @@ from fedlease.config_faults import nearest
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError
 from fedlease.methods import known_methods
+from fedlease.model_sources import locate
 from fedlease.prepare import build_method, settle
-from fedlease.reporting.run_folder import changed_settings, read_json, read_settings
+from fedlease.reporting.run_folder import changed_settings, check_base, read_json, read_settings
 from fedlease.runner import resume, run_settings
 
-__all__ = ["Cell", "Variant", "plan", "run_cell", "variants_of"]
+__all__ = ["Cell", "Variant", "check_bases", "plan", "run_cell", "variants_of"]
 
 SHARED = "shared"
 """Folder of first steps that several cells begin with."""
@@ -114,6 +115,23 @@ def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> dict[
     else:
         run_settings(cell.settings, cell.folder, listeners, out / SHARED)
     return read_json(cell.folder / "summary.json")
+
+
+def check_bases(cells: Sequence[Cell]) -> None:
+    """Checks that the runs that have begun are on the base model that is there now.
+
+    Raises:
+        RunFolderError: a run was trained on another; it cannot be compared with what is run now.
+    """
+    same: list[tuple[str, Any]] = []  # a base that several cells share is read once
+    for cell in cells:
+        if (cell.folder / "config.yaml").is_file():
+            run = read_settings(cell.folder)
+            source = locate(run.model, run.revision, cell.folder / "base", run.seed, run.task)
+            known = source.location, read_json(cell.folder / "environment.json").get("base_files")
+            if known not in same:
+                check_base(cell.folder, source)
+                same.append(known)
 
 
 def _check_same_terms(cells: Sequence[Cell]) -> None:

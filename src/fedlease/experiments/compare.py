@@ -15,7 +15,7 @@ from fedlease.data.csv_rows import as_text
 from fedlease.data.examples import client_id_fault
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, RunFailedError, RunFolderError, TooFewUpdatesError
-from fedlease.experiments.cells import Cell, Variant, plan, run_cell
+from fedlease.experiments.cells import Cell, Variant, check_bases, plan, run_cell
 from fedlease.experiments.common_clients import common, coverage, gap, over_clients
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import RowScores, spread
@@ -64,7 +64,7 @@ def compare(
 
     Raises:
         ConfigError: the cells do not fit together, or ``out`` holds other ones.
-        RunFolderError: the rows are no longer those of the cells that ``out`` holds.
+        RunFolderError: the rows or the base model are no longer those of the cells that ``out`` holds.
         InputError, RunFailedError: as for a run; finished cells stay.
     """
     rules = {variant.name: client_id_fault(variant.name) for variant in variants}
@@ -94,6 +94,7 @@ def _compare(
     rows = ScoredRows.of([cell for cell in cells if cell.variant is variants[0]])
     for variant in variants:
         rows.check([cell for cell in cells if cell.variant is variant])
+    check_bases(cells)
     for cell in cells:
         _run(cell, out, listeners, on_cell)
     content = {**summarised(cells, rows), "learning_rates": chosen}

@@ -4,18 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from fedlease.core.types import HEAD, TensorName, Tensors
 from fedlease.files import write_atomically
 from fedlease.peft_plugin.config import FedLeaseConfig
-from fedlease.peft_plugin.state import adapter_parameters
+from fedlease.peft_plugin.state import adapter_parameters, keeps_weights_transposed
 
-__all__ = ["export_expert", "keeps_weights_transposed", "write_lora"]
+__all__ = ["export_expert", "write_lora"]
 
 
 def write_lora(folder: Path, tensors: Tensors, **config: Any) -> None:
@@ -73,12 +70,3 @@ def export_expert(model: PeftModel, expert: int, folder: Path, adapter_name: str
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path,
     )
-
-
-def keeps_weights_transposed(base: nn.Module, targets: set[str]) -> bool:
-    """Whether an adapted module keeps its weight as (in, out), as GPT-2 does; LoRA must know before it merges."""
-    for path in targets:
-        module = base.get_submodule(path)
-        if isinstance(module.get_base_layer() if isinstance(module, BaseTunerLayer) else module, Conv1D):
-            return True
-    return False

@@ -12,8 +12,7 @@ from torch import nn
 from fedlease.core.types import ANCHOR, HEAD, AdapterSpec, ClientModel, Mixer, TensorName, head_names
 from fedlease.files import write_atomically
 from fedlease.peft_plugin.config import FedLeaseConfig
-from fedlease.peft_plugin.export import keeps_weights_transposed
-from fedlease.peft_plugin.state import peft_config_for
+from fedlease.peft_plugin.state import keeps_weights_transposed, peft_config_for
 
 __all__ = ["CONFIG", "WEIGHTS", "read_adapter", "write_adapter"]
 

@@ -124,9 +124,9 @@ class FedLeaseModel(BaseTuner):
         finally:
             for layer, experts in before.items():
                 layer.restrict(experts, adapter_name)
-        mask = hidden.new_ones(hidden.shape[:2]) if mask is None else mask.to(hidden.dtype)
+        mask = hidden.new_ones(hidden.shape[:2]) if mask is None else mask
         # Scaling does not turn a direction: the sum over tokens does as well as their mean.
-        return nn.functional.normalize((hidden * mask.unsqueeze(-1)).sum(1).float(), dim=-1)
+        return nn.functional.normalize((hidden.float() * mask.float().unsqueeze(-1)).sum(1), dim=-1)
 
     def _weigh_instances(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a forward pass: how much of expert 1 every input gets, blend x max(0, cos to the anchors, mean)."""
@@ -142,7 +142,8 @@ class FedLeaseModel(BaseTuner):
             shares = None
             if config.anchor is not None:
                 units = self.represent(kwargs, args, name)  # (b, hidden)
-                shares = config.blend * (units @ units.new_tensor(config.anchor)).clamp(min=0)
+                # In float32 also where the caller's autocast would narrow the product.
+                shares = config.blend * (units * units.new_tensor(config.anchor)).sum(-1).clamp(min=0)
             for layer in layers:
                 layer.instance_shares = shares
 

@@ -7,13 +7,23 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from fedlease.core.types import HEAD, AdapterSpec, TensorName, Tensors
 from fedlease.peft_plugin.config import FedLeaseConfig
 from fedlease.peft_plugin.layer import FedLeaseLayer
 
-__all__ = ["adapter_parameters", "copy_into", "head_parameters", "peft_config_for", "snapshot", "wrap"]
+__all__ = [
+    "adapter_parameters",
+    "copy_into",
+    "head_parameters",
+    "keeps_weights_transposed",
+    "peft_config_for",
+    "snapshot",
+    "wrap",
+]
 
 
 def peft_config_for(spec: AdapterSpec, **extra: Any) -> PeftConfig:
@@ -43,8 +53,30 @@ def peft_config_for(spec: AdapterSpec, **extra: Any) -> PeftConfig:
     )
 
 
+def keeps_weights_transposed(base: nn.Module, targets: Iterable[str]) -> bool:
+    """Whether an adapted module keeps its weight as (in, out), as GPT-2 does; LoRA must know before it merges.
+
+    Args:
+        base: with or without adapters in it.
+        targets: paths of modules.
+    """
+    modules = dict(base.named_modules())
+    for path in targets:
+        module = modules.get(path)
+        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        # A quantised layer names the class that it was made from.
+        if isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D:
+            return True
+    return False
+
+
 def wrap(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """``peft.get_peft_model``, without the warning that PEFT causes in newer transformers and no user can act on."""
+    """``peft.get_peft_model``, without the warning that PEFT causes in newer transformers and no user can act on.
+
+    A ``LoraConfig`` with a list of modules is told whether these keep their weights transposed.
+    """
+    if isinstance(config, LoraConfig) and isinstance(config.target_modules, set | list):
+        config.fan_in_fan_out = keeps_weights_transposed(model, config.target_modules)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         wrapped = get_peft_model(model, config)

@@ -28,9 +28,12 @@ from fedlease.data.federation import ClientCard
 from fedlease.engines.checkpoint import FORMAT
 from fedlease.errors import RunFolderError
 from fedlease.files import copy_folder, locked, write_atomically
+from fedlease.model_prints import check_files
+from fedlease.model_sources import ModelSource
 
 __all__ = [
     "changed_settings",
+    "check_base",
     "is_identity",
     "method_folder",
     "new_identity",
@@ -64,6 +67,7 @@ def start_run(
     *,
     identity: str | None = None,
     skipped: Mapping[ClientId, str] | None = None,
+    base_files: Mapping[str, str],
 ) -> None:
     """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and copies a model made for this run.
 
@@ -74,10 +78,11 @@ def start_run(
         settings: resolved.
         cards: what is known of every client.
         fingerprint: of all rows.
-        warnings: of the data.
+        warnings: of the data and of the base model.
         base: folder of a base model that exists nowhere else, or None.
         identity: of the run; None makes a new one.
         skipped: client -> why it takes no part.
+        base_files: SHA-256 of the files of the base model and its tokenizer, by name.
 
     Raises:
         RunFolderError: ``out`` already holds a run, or cannot be written.
@@ -91,7 +96,7 @@ def start_run(
         if base is not None:
             copy_folder(base, out / "base")
         write_clients(out, cards)
-        environment = _environment(settings, fingerprint, warnings, identity)
+        environment = _environment(settings, fingerprint, warnings, identity, base_files)
         write_json(out / "environment.json", {**environment, "skipped_clients": dict(sorted((skipped or {}).items()))})
         write_atomically(out / "config.yaml", settings.to_yaml().encode())
     except OSError as error:
@@ -188,6 +193,21 @@ def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> 
     return list(differences(there, here))
 
 
+def check_base(out: Path, source: ModelSource, *, weights: bool = True) -> None:
+    """Compares a base model with the one that a run was trained on.
+
+    Args:
+        out: run folder.
+        source: of the model, as it is now.
+        weights: whether its weights are compared too; else configuration and tokenizer alone.
+
+    Raises:
+        RunFolderError: it has changed, or the run folder is damaged.
+        ModelError: a file of the hub cannot be had.
+    """
+    check_files(out, source, read_json(out / "environment.json").get("base_files"), weights=weights)
+
+
 def read_clients(out: Path) -> dict[str, dict[str, Any]]:
     """Client -> task, labels and row counts."""
     return read_json(out / "clients.json")
@@ -247,7 +267,13 @@ def write_allocation(folder: Path, allocation: Allocation, centres: Centres | No
     )
 
 
-def _environment(settings: Settings, fingerprint: str, warnings: Sequence[str], identity: str | None) -> dict[str, Any]:
+def _environment(
+    settings: Settings,
+    fingerprint: str,
+    warnings: Sequence[str],
+    identity: str | None,
+    base_files: Mapping[str, str],
+) -> dict[str, Any]:
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -270,6 +296,7 @@ def _environment(settings: Settings, fingerprint: str, warnings: Sequence[str], 
         "data_fingerprint": fingerprint,
         "data_warnings": list(warnings),
         "model_revision": settings.revision,
+        "base_files": dict(base_files),
     }
 
 

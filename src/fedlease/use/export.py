@@ -9,7 +9,8 @@ from fedlease.core.fold import expert_alone, fold
 from fedlease.core.types import ClientId, ClientModel, head_names
 from fedlease.errors import ConfigError
 from fedlease.files import new_folder, write_atomically
-from fedlease.peft_plugin.export import keeps_weights_transposed, write_lora
+from fedlease.peft_plugin.export import write_lora
+from fedlease.peft_plugin.state import keeps_weights_transposed
 from fedlease.peft_plugin.usage import record_usage
 from fedlease.reporting.run_folder import method_folder, read_json, write_json
 from fedlease.use.experts import expert_model, experts_of

@@ -1,53 +1,88 @@
 """A client's personalised model as an ordinary PEFT model."""
 
+import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from peft import PeftModel
+from torch import nn
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
+from fedlease.config import Settings
+from fedlease.config_task import QUANTISATION_DEVICES
 from fedlease.core.types import ANCHOR, ClientId, ClientModel
+from fedlease.errors import ConfigError
 from fedlease.model_sources import locate
-from fedlease.models import BaseModel, load_tokenizer, new_head_modules
+from fedlease.models import BaseModel, initial_head, load_tokenizer, new_head_modules
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
-from fedlease.reporting.run_folder import read_settings
+from fedlease.prepare import autocast_of
+from fedlease.reporting.run_folder import check_base, read_settings
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["load", "tokenizer"]
 
 
-def load(run_folder: str | Path, client: ClientId | None = None, method: str | None = None) -> PeftModel:
-    """The personalised model of one client, in evaluation mode on the CPU.
+def load(
+    run_folder: str | Path,
+    client: ClientId | None = None,
+    method: str | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> PeftModel:
+    """The personalised model of one client, in evaluation mode; as it is it predicts what was scored.
 
     Labels are in ``model.config.id2label``. It is an ordinary PEFT model: ``save_pretrained`` writes an adapter that
-    ``PeftModel.from_pretrained`` reads after ``import fedlease.peft_plugin``.
+    ``PeftModel.from_pretrained`` reads after ``import fedlease.peft_plugin``. With the adapter disabled it answers as
+    the run's untrained model did: the base, and the head's initial values.
 
     Args:
         run_folder: of a finished run, or of one that is still going: then its last step is taken; or what a Flower
             node wrote of its own model.
         client: id of a client of the run, or of one onboarded since; None where there is only one.
         method: one of the run's methods; None takes the main one.
+        device: where it computes, as the setting ``device``; None takes the CPU, or the run's device where the base's
+            quantisation does not work on a CPU.
+        dtype: of the frozen base and its products, ``float32`` or ``bfloat16``; None takes the run's. Adapter and head
+            are in float32; where the base is not, ``forward`` switches autocast on by itself.
 
     Raises:
-        RunFolderError: no run folder, damaged, or before its first step.
-        ConfigError: the run has no such client or method, or several clients and none is named.
+        RunFolderError: no run folder, damaged, or before its first step; or the base model has changed since.
+        ConfigError: the run has no such client or method, or several clients and none is named; or the device or the
+            type cannot be had.
     """
-    run = OpenRun(run_folder, method, device="cpu")
+    settings = read_settings(Path(run_folder))
+    quantisation = settings.base.quantisation
+    if device is None and (quantisation == "none" or "cpu" in QUANTISATION_DEVICES[quantisation]):
+        device = "cpu"
+    run = OpenRun(run_folder, method, device=device, dtype=_type_name(dtype))
     client = run.only_client() if client is None else client
     labels = run.client(client).labels
     model = run.model(client)
-    return _as_peft(run.new_base(), model, labels, run.task.peft_type)
+    wrapped = _as_peft(run.new_base(), model, labels, run)
+    autocast = autocast_of(run.settings)
+    if autocast is not None:
+        _compute_in(wrapped.get_base_model(), autocast)
+    return wrapped
 
 
-def _as_peft(base: BaseModel, model: ClientModel, labels: tuple[str, ...], peft_type: str) -> PeftModel:
-    for name, module in new_head_modules(base, len(labels)).items():
-        base.model.set_submodule(name, module)
+def _as_peft(base: BaseModel, model: ClientModel, labels: tuple[str, ...], run: OpenRun) -> PeftModel:
+    if not base.placed:
+        base.model.to(run.device)
+    modules = new_head_modules(base, len(labels))
+    for name, module in modules.items():
+        base.model.set_submodule(name, module.to(run.device))
+    # What is heard with the adapter disabled; PEFT copies it for the trained head.
+    copy_into(head_parameters(base.model, base.head_modules), initial_head(modules, run.settings.seed))
     config: Any = base.model.config
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
-    peft_config = peft_config_for(model.spec, task_type=peft_type, modules_to_save=list(base.head_modules) or None)
+    peft_config = peft_config_for(
+        model.spec, task_type=run.task.peft_type, modules_to_save=list(base.head_modules) or None
+    )
     wrapped = wrap(base.model, peft_config)
     heads = head_parameters(wrapped.get_base_model(), base.head_modules)
     tensors = dict(model.tensors)
@@ -59,6 +94,26 @@ def _as_peft(base: BaseModel, model: ClientModel, labels: tuple[str, ...], peft_
     return wrapped
 
 
+def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Has every forward pass of a model run under autocast, wherever the model is moved or copied to."""
+    # A partial, unlike a closure, is copied together with the model that it holds.
+    forward = functools.partial(_forward_in, model.forward, model, dtype)
+    model.forward = functools.update_wrapper(forward, model.forward)
+
+
+def _forward_in(forward: Any, model: nn.Module, dtype: torch.dtype, *args: Any, **kwargs: Any) -> Any:
+    with torch.autocast(next(model.parameters()).device.type, dtype=dtype):
+        return forward(*args, **kwargs)
+
+
+def _type_name(dtype: str | torch.dtype | None) -> str | None:
+    known = get_args(Settings.model_fields["dtype"].annotation)
+    name = None if dtype is None else str(dtype).removeprefix("torch.")
+    if name is not None and name not in known:
+        raise ConfigError(f"dtype: must be {' or '.join(known)}, received {dtype!r}")
+    return name
+
+
 def tokenizer(run_folder: str | Path) -> Any:
     """The tokenizer of a run's base model.
 
@@ -66,9 +121,10 @@ def tokenizer(run_folder: str | Path) -> Any:
         run_folder: as of :func:`load`.
 
     Raises:
-        RunFolderError: no run folder, or damaged.
+        RunFolderError: no run folder, or damaged; or the tokenizer has changed since the run.
     """
     out = Path(run_folder)
     settings = read_settings(out)
     source = locate(settings.model, settings.revision, out / "base", settings.seed, settings.task)
+    check_base(out, source, weights=False)
     return load_tokenizer(source, settings.task)

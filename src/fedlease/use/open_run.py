@@ -23,8 +23,15 @@ from fedlease.methods.head import Head
 from fedlease.model_sources import ModelSource, locate
 from fedlease.models import BaseModel, initial_head, load_tokenizer
 from fedlease.peft_plugin.folder import CONFIG, read_adapter
-from fedlease.prepare import base_of, build_method, usable_device
-from fedlease.reporting.run_folder import method_folder, read_clients, read_json, read_newcomers, read_settings
+from fedlease.prepare import base_of, build_method, resident_of, usable_device
+from fedlease.reporting.run_folder import (
+    check_base,
+    method_folder,
+    read_clients,
+    read_json,
+    read_newcomers,
+    read_settings,
+)
 from fedlease.tasks import make_task
 from fedlease.tasks.base import Encoded, Task
 from fedlease.use.newcomers import newcomer_model
@@ -58,10 +65,11 @@ class OpenRun:
         folder: of a finished run, or of one that is still going: then its last step is taken; or a node's own model.
         method: one of the run's methods; None takes the main one.
         device: where models compute; None takes the run's where this machine has it, else the CPU.
+        dtype: of the base and its products; None takes the run's.
 
     Attributes:
         out: the run folder.
-        settings: of the run.
+        settings: of the run, with the type that was asked for.
         method: name of the method whose models are used.
         clients: id -> client, those of the run and newcomers, sorted.
         saved: the method's last step; its state is the client's model where the folder is a node's.
@@ -71,9 +79,13 @@ class OpenRun:
         ConfigError: the run has no such method, or the device is not one of this machine.
     """
 
-    def __init__(self, folder: str | Path, method: str | None = None, device: str | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, method: str | None = None, device: str | None = None, dtype: str | None = None
+    ) -> None:
         self.out = Path(folder)
         self.settings = read_settings(self.out)
+        if dtype is not None:
+            self.settings = self.settings.model_copy(update={"dtype": dtype})
         names = [self.settings.method, *self.settings.baselines]
         self.method = method or self.settings.method
         if self.method not in names:
@@ -131,9 +143,15 @@ class OpenRun:
 
     @cached_property
     def source(self) -> ModelSource:
-        """Where the base model is."""
+        """Where the base model is.
+
+        Raises:
+            RunFolderError: it is no longer the one that the run was trained on.
+        """
         settings = self.settings
-        return locate(settings.model, settings.revision, self.out / "base", settings.seed, settings.task)
+        found = locate(settings.model, settings.revision, self.out / "base", settings.seed, settings.task)
+        check_base(self.out, found)
+        return found
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -152,8 +170,7 @@ class OpenRun:
     @cached_property
     def resident(self) -> ResidentModel:
         """The base model in which :meth:`load` puts one client's adapter and head at a time."""
-        autocast = torch.bfloat16 if self.settings.dtype == "bfloat16" else None
-        return ResidentModel(self.base, self.device, autocast, self.task)
+        return resident_of(self.settings, self.base, self.device)
 
     @cached_property
     def policy(self) -> Any:

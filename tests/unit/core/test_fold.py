@@ -63,6 +63,30 @@ def test_truncation_is_the_best_of_its_rank(rank: int) -> None:
         assert error == pytest.approx(left_out, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("rank", [5, 6])
+def test_above_the_smaller_side_of_a_module_the_fold_is_exact_and_filled_up(rank: int) -> None:
+    # M r = 6 directions of a product whose smaller side is 5.
+    model = mixture()
+    folded = fold(model, WEIGHTS, rank)
+    assert folded.spec.r == rank and folded.spec.alpha == 8.0 / 2 * rank
+    for module in ("l.q", "l.v"):
+        assert folded.tensors[f"{module}/A/0"].shape == (rank, IN)
+        assert folded.tensors[f"{module}/B/0"].shape == (OUT, rank)
+        wanted = update(model, module, WEIGHTS[module])
+        assert torch.allclose(update(folded, module, [1.0]), wanted, atol=1e-5)
+
+
+def test_modules_with_unlike_sides_are_cut_each_to_its_own() -> None:
+    # Rank 4 cuts the 6 directions of (6 -> 5), and is above the smaller side of (6 -> 3), which stays exact.
+    model = mixture()
+    narrow = {name: t[:3] if name.startswith("l.v/B") else t for name, t in model.tensors.items()}
+    folded = fold(ClientModel(model.spec, narrow), WEIGHTS, 4)
+    assert [folded.tensors[f"l.{m}/{kind}/0"].shape[kind == "B"] for m in "qv" for kind in "AB"] == [4] * 4
+    wanted = update(model, "l.v", WEIGHTS["l.v"])[:3]
+    b, a = (folded.tensors[f"l.v/{kind}/0"].double() for kind in ("B", "A"))
+    assert torch.allclose(folded.spec.alpha / folded.spec.r * b @ a, wanted, atol=1e-5)
+
+
 def test_a_single_adapter_folds_to_itself() -> None:
     adapter = initial_adapter({"l.q": (IN, OUT)}, r=R, alpha=4, dropout=0, seed=0)
     folded = fold(adapter, {})

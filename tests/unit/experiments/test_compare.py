@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import flip, save_checkpoint
 from engines.small import own_rows, rounds_of, small_settings
 
 from fedlease.engines import client_work
@@ -197,6 +198,15 @@ class TestRefusals:
         file = own / "two" / "test.jsonl"
         file.write_text(file.read_text().replace("two says", "two said"))
         with pytest.raises(RunFolderError, match=r"local/seed-0: the rows have changed since this run began"):
+            compare(common, variants_of(["local", "fedit"]), [0], tmp_path / "c")
+        assert not (tmp_path / "c" / "fedit").exists(), "nothing was trained"
+
+    def test_cells_on_another_base(self, tmp_path: Path) -> None:
+        base = save_checkpoint(tmp_path / "m", "roberta")
+        common = settings(model=str(base), rounds=0)
+        compare(common, variants_of(["local"]), [0], tmp_path / "c")
+        flip(base / "model.safetensors")
+        with pytest.raises(RunFolderError, match=r"local/seed-0: the base model in .* is no longer the one"):
             compare(common, variants_of(["local", "fedit"]), [0], tmp_path / "c")
         assert not (tmp_path / "c" / "fedit").exists(), "nothing was trained"
 

@@ -156,8 +156,8 @@ class Node:
     def _other_base(self, wanted: str) -> Refusal:
         name, mine = self.site.loaded.settings.model, self.site.fingerprint
         return Refusal(
-            f"{self.client.data.id}: the base model {name!r} on this node ({mine[:12]}) is not the server's "
-            f"({wanted[:12]}): give both the same revision or files"
+            f"{self.client.data.id}: the base model {name!r} on this node ({mine[:12]}), or its tokenizer, is not "
+            f"the server's ({wanted[:12]}): give both the same revision or files"
         )
 
     def _work(self, work: Work) -> object:

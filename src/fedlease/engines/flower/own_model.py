@@ -42,7 +42,15 @@ def write_own_model(
     base, task, card = loaded.base, loaded.resident.task, data.card()
     public = ModelSource(settings.model, settings.model, settings.revision).public_name
     with _in_place_of(out, data.id) as folder:
-        start_run(folder, settings, {data.id: card}, card.fingerprint, identity=run)
+        start_run(
+            folder,
+            settings,
+            {data.id: card},
+            card.fingerprint,
+            loaded.base.warnings,
+            identity=run,
+            base_files=loaded.base_files,
+        )
         write_adapter(
             folder,
             model,

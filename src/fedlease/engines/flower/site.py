@@ -11,7 +11,8 @@ from fedlease.config_faults import sentences
 from fedlease.data.federation import ClientData
 from fedlease.engines.client_work import Client
 from fedlease.errors import ConfigError
-from fedlease.models import fingerprint, target_shapes
+from fedlease.model_prints import fingerprint
+from fedlease.models import target_shapes
 from fedlease.prepare import Loaded, encoded, load_resident
 from fedlease.tasks.base import Measured
 
@@ -24,7 +25,7 @@ class Site:
 
     Attributes:
         loaded: settings and base model.
-        fingerprint: of the base model.
+        fingerprint: of the base model and its tokenizer.
         shapes: module that the settings adapt -> (in features, out features).
         clients: id -> rows.
         bare: id -> how the untrained model does.
@@ -55,7 +56,7 @@ class Site:
         loaded = load_resident(own)
         # Before adapters are put in.
         shapes = target_shapes(loaded.base, own.lora.target_modules, own.lora.r)
-        return cls(loaded, fingerprint(loaded.base.model), shapes)
+        return cls(loaded, fingerprint(loaded.base, loaded.tokenizer), shapes)
 
     def client(self, data: ClientData) -> Client:
         """The client's rows, tokenised when first asked for."""

@@ -25,12 +25,13 @@ from fedlease.engines.rounds import fields_of
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.methods import CENTRALISED
 from fedlease.methods.head import Head
+from fedlease.model_prints import fingerprint
 from fedlease.model_sources import locate
-from fedlease.models import fingerprint
 from fedlease.preconditions import check_fit
 from fedlease.prepare import Loaded, adapter_of, head_of, load_resident, methods_of, settle
 from fedlease.reporting.run_folder import (
     changed_settings,
+    check_base,
     method_folder,
     new_identity,
     read_clients,
@@ -170,11 +171,13 @@ class FedLeaseStrategy(Strategy):
         with tempfile.TemporaryDirectory() as scratch:
             made = self.out / "base" if resumed else Path(scratch) / "base"
             source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
+            if resumed:
+                check_base(self.out, source)
             loaded = load_resident(settings, source)
             settings = loaded.settings
             known = cards_of(self.out) if resumed else {}
             run = read_identity(self.out) if resumed else new_identity()
-            link = self._connected(grid, run, settings, fingerprint(loaded.base.model), known)
+            link = self._connected(grid, run, settings, fingerprint(loaded.base, loaded.tokenizer), known)
             heads = Heads(loaded, link.cards)
             self._begin(settings, link, heads, loaded, made if made.is_dir() else None, resumed=resumed)
         parts = Parts(
@@ -229,9 +232,18 @@ class FedLeaseStrategy(Strategy):
         methods = methods_of(settings, heads)
         check_batches(loaded.resident, loaded.tokenizer, adapter, settings.model, methods, sorted(cards))
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
-        known = self.fingerprint or prints
-        skipped = {**self.skipped, **link.unusable}
-        start_run(self.out, settings, cards, known, loaded.notes, base, identity=link.run, skipped=skipped)
+        rows_print, noted = self.fingerprint or prints, loaded.notes
+        start_run(
+            self.out,
+            settings,
+            cards,
+            rows_print,
+            noted,
+            base,
+            identity=link.run,
+            skipped={**self.skipped, **link.unusable},
+            base_files=loaded.base_files,
+        )
 
     def _begun(self, settings: Settings, name: str, known: dict[ClientId, ClientCard]) -> set[ClientId] | None:
         """The clients of a method that has begun: all that the run knew, connected or not."""
