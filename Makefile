@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install check test docs bench clean
+.PHONY: help install check test newest docs bench clean
 
 help:  ## list the chores
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
@@ -15,6 +15,13 @@ check:  ## lint, format and types
 test:  ## all tests that need neither the network nor an accelerator
 	pytest -n logical
 
+newest:  ## the tests on the newest versions that the bounds admit, in .newest; WITH=torch==2.13.0 holds one
+	python -m venv --clear .newest
+	.newest/bin/python -m pip install -e '.[quickstart,dev]' $(WITH)
+	.newest/bin/python -m pip check
+	. .newest/bin/activate && pytest -n logical
+	.newest/bin/python -m pip freeze --exclude-editable
+
 docs:  ## write the tables of settings anew, and build the site into site/; warnings are errors
 	python docs/settings_table.py
 	mkdocs build --strict
@@ -23,5 +30,5 @@ bench:  ## measure speed and memory on a quiet machine, about 20 minutes; rewrit
 	python benchmarks/run_all.py
 
 clean:  ## remove what the other chores leave behind
-	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf build dist site .newest .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.newest/*' -prune -exec rm -rf {} +

@@ -15,7 +15,8 @@ def settle_tokenizer(tokenizer: Any, config: Any, task: TaskName) -> None:
     """Gives a tokenizer the padding that its model needs, whatever was saved with it.
 
     Rows that are classified begin at the first place, from which positions are counted, unless the classifier reads the
-    last place, as XLNet's does. Prompts end at the last place, where their answers begin.
+    last place, as XLNet's does. Prompts end at the last place, where their answers begin. Rows that are too long are
+    cut on the right.
 
     Args:
         tokenizer: is changed; without a padding token it keeps none if it has no other special token to take.
@@ -28,6 +29,7 @@ def settle_tokenizer(tokenizer: Any, config: Any, task: TaskName) -> None:
         found = [token for kind in (*kinds, "eos_token") if (token := getattr(tokenizer, kind, None))]
         tokenizer.pad_token = found[0] if found else None
     reads_last = getattr(config, "summary_type", None) == "last"
+    tokenizer.truncation_side = "right"
     tokenizer.padding_side = "left" if task == "generation" or reads_last else "right"
 
 

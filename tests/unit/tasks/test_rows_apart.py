@@ -245,3 +245,10 @@ def test_single_texts_and_pairs_in_one_batch(name: str, saved: Saved, tmp_path: 
     rows = [Row("ab", None, 0), Row("a longer text", "and another", 1), Row("ab", "", 1), Row("c", None, 0)]
     alone = torch.cat([evaluate(resident, task.encode([row], tokenizer), 1) for row in rows])
     assert_close(evaluate(resident, task.encode(rows, tokenizer), 1), alone, hundredth(alone))
+
+
+def test_long_rows_are_cut_on_the_right_whatever_was_saved(saved: Saved, tmp_path: Path) -> None:
+    folder = variant(saved("bert"), tmp_path / "bert", "<s> $A </s>", truncation_side="left")
+    tokenizer = opened(folder, Classification(5))[2]
+    encoded = Classification(5).encode([Row("abcdef", None, 0)], tokenizer)
+    assert tokenizer.decode(encoded.columns["input_ids"][0]) == "<s>abc</s>"
