@@ -28,7 +28,7 @@ def train(client: str, task: ClientTask, rows: int, seed: int = 0) -> ClientUpda
         noise = torch.randn(start.shape, generator=generator(seed, "noise", client, task.round, name))
         moved[name] = start + direction + 0.05 * noise
     # The groups choose different candidates, where there are any.
-    choice = "ab".index(group) % len(task.model.candidates) if task.model.candidates else None
+    choice = (ord(group) - ord("a")) % len(task.model.candidates) if task.model.candidates else None
     return ClientUpdate(client, task.phase, task.round, rows, moved, choice, metrics={"loss": 0.5})
 
 

@@ -26,9 +26,8 @@ WITH = {"fedlease", "fedtreelora", "ifca"}
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     others = sorted(set(known_methods()) - {"fedlease"})
-    return small_run(
-        tmp_path_factory.mktemp("all") / "r", baselines=others, rounds=1, fedtreelora__tau=-1, ifca__num_candidates=2
-    ).out
+    changes = {"data__clients_per_task": 1, "data__train_rows": 8, "fedtreelora__tau": -1, "ifca__num_candidates": 2}
+    return small_run(tmp_path_factory.mktemp("all") / "r", baselines=others, rounds=1, **changes).out
 
 
 def held(run: OpenRun, expert: int, client: str) -> dict[str, torch.Tensor]:
