@@ -92,7 +92,7 @@ class TestFaultsOfRows:
         assert fault == "client 'ward-7': its rows cannot be used; 4 faults, in the log of its node"
         told = [record.getMessage() for record in caplog.records if "ward-7" in record.getMessage()]
         assert sum(self.SECRET in line for line in told) == 4
-        assert not (tmp_path / "r").exists()
+        assert not (tmp_path / "r" / "config.yaml").exists()
 
     def test_on_one_machine_they_are_said(self, tmp_path: Path) -> None:
         settings = small_settings()

@@ -476,7 +476,7 @@ class TestWhoMayTakePart:
         with pytest.raises(ConfigError, match=r"client 'planted-0-0' is claimed by two nodes, .*own client-id"):
             FedLeaseStrategy(settings, tmp_path / "r").start(grid)
         assert ("query.turned_away", 7) in grid.log or ("query.turned_away", 900) in grid.log
-        assert not (tmp_path / "r").exists()
+        assert not (tmp_path / "r" / "config.yaml").exists()
 
     def test_another_version(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from fedlease.engines.flower import link
