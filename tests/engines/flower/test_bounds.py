@@ -84,6 +84,23 @@ def test_nor_when_it_is_asked_who_it_is(tmp_path: Path, caplog: pytest.LogCaptur
     assert all(map(is_one_sentence, caught.value.faults)) and "\x1b" not in caplog.text
 
 
+def test_a_node_takes_nobody_else_out_of_the_run(tmp_path: Path) -> None:
+    from fedlease.reporting.run_folder import read_skipped
+
+    settings = small_settings(**{**SMALL, "data.clients": "skip", "flower.min_nodes": 3})
+    for number, named in enumerate(("planted-1-0", EVIL)):
+        odd, out = Refusal("its rows cannot be used", named), tmp_path / str(number)
+        grid = grid_of(settings)
+        grid.faults.append(
+            with_answer("query.hello", lambda message, reply, odd=odd: Message(pack(odd).record, reply_to=message))
+        )
+        strategy = FedLeaseStrategy(settings, out)
+        strategy.start(grid)
+        assert strategy.summaries["fedlease"]["per_client"].keys() == {f"planted-{i}-0" for i in (1, 2, 3)}
+        skipped = read_skipped(out)
+        assert "planted-1-0" not in skipped and all(map(is_one_sentence, (*skipped, *skipped.values())))
+
+
 def test_nor_do_the_servers_words_on_a_node(caplog: pytest.LogCaptureFixture) -> None:
     turned_away(pack(Refusal(EVIL)).record)
     turned_away(RecordDict())
@@ -100,7 +117,7 @@ def test_nor_do_the_servers_words_on_a_node(caplog: pytest.LogCaptureFixture) ->
         ({"labels": ("a", "a")}, "labels that are no distinct texts of one line"),
         ({"labels": ("\x1b[2J",)}, "labels that are no distinct texts of one line"),
         ({"train_rows": 10**12}, "says it has 1000000000000 train rows, which must be in 1 .. 1000000000"),
-        ({"test_rows": 10**6}, "says it has 1000000 test rows, which must be in 1 .. 500000"),
+        ({"test_rows": 10**6}, "says it has 1000000 test rows, which must be in 0 .. 500000"),
         ({"task": "\x1b[2J"}, "is malformed"),
         ({"id": "a\x9bb"}, "client id"),
         ({"fingerprint": "f" * 10**6}, "is malformed"),

@@ -182,10 +182,11 @@ def test_introductions(tmp_path: Path) -> None:
 
 
 def _base(settings: Any) -> str:
-    from fedlease.models import fingerprint
+    from fedlease.model_prints import fingerprint
     from fedlease.prepare import load_resident
 
-    return fingerprint(load_resident(settings).base.model)
+    loaded = load_resident(settings)
+    return fingerprint(loaded.base, loaded.tokenizer)
 
 
 def test_a_servers_messages(honest: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,7 +241,8 @@ class FedLeaseStrategy(Strategy):
             noted,
             base,
             identity=link.run,
-            skipped={**self.skipped, **link.unusable},
+            # A node speaks for itself: it takes nobody out who takes part.
+            skipped={**self.skipped, **{name: why for name, why in link.unusable.items() if name not in link.cards}},
             base_files=loaded.base_files,
         )
 
