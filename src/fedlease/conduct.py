@@ -1,12 +1,16 @@
 """The methods of a run, one after another, into its folder: the server's side, wherever the clients are."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 from fedlease.config import Settings
-from fedlease.core.types import ClientId, ClientModel
+from fedlease.core.allocate import Centres
+from fedlease.core.types import Allocation, ClientId, ClientModel
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.client_work import FinalScores
@@ -21,6 +25,7 @@ from fedlease.engines.events import (
 )
 from fedlease.engines.fleet import Fleet
 from fedlease.engines.rounds import RoundLoop, fields_of
+from fedlease.engines.run_files import RunFiles
 from fedlease.engines.scoring import summarise
 from fedlease.limits import within_limits
 from fedlease.methods import CENTRALISED
@@ -28,12 +33,10 @@ from fedlease.methods.head import Head
 from fedlease.prepare import build_method, participation_of
 from fedlease.reporting.report import write_report
 from fedlease.reporting.run_folder import (
-    method_folder,
+    method_files,
     read_clients,
-    read_json,
-    write_allocation,
+    read_result,
     write_clients,
-    write_json,
 )
 
 __all__ = ["Parts", "conduct", "finished"]
@@ -90,7 +93,7 @@ def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resu
         resumed=resumed,
         skipped=parts.skipped,
     )
-    with within_limits(f"the run in {out} stopped", f"make room, then go on with: fedlease resume {out}"):
+    with within_limits(f"the run in {out} stopped", f"make room, then go on with: fedlease resume {out}", out):
         _tell(listeners, started)
         summaries = {name: _method(out, parts, name, listeners) for name in (settings.method, *settings.baselines)}
         write_report(out)
@@ -99,21 +102,37 @@ def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resu
 
 
 def finished(out: Path, settings: Settings) -> dict[str, dict[str, Any]] | None:
-    """The summaries of a run that is over, or None."""
-    folders = {name: method_folder(out, settings, name) for name in (settings.method, *settings.baselines)}
-    if not all((folder / "summary.json").is_file() for folder in folders.values()):
-        return None
-    return {name: read_json(folder / "summary.json") for name, folder in folders.items()}
+    """The summaries of a run that is over, or None where a method's result is not complete.
+
+    A run that ended between its last result and its report gets the report.
+
+    Raises:
+        RunFolderError: a result is damaged.
+        RunFailedError: the report cannot be written.
+    """
+    summaries: dict[str, dict[str, Any]] = {}
+    for name in (settings.method, *settings.baselines):
+        summary = read_result(out, settings, name)
+        if summary is None:
+            return None
+        summaries[name] = summary
+    # What a node writes of its client's own model has neither rounds nor a report.
+    if (out / "state").is_dir() and not (out / "report.html").is_file():
+        with within_limits(
+            f"the report of {out} was not written", f"make room, then go on with: fedlease resume {out}", out
+        ):
+            write_report(out)
+    return summaries
 
 
 def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -> dict[str, Any]:
     settings = parts.settings
-    folder = method_folder(out, settings, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "summary.json").is_file():
-        summary = read_json(folder / "summary.json")
-        _tell(listeners, MethodFinished(name, summary))
-        return summary
+    files = method_files(out, settings, name)
+    files.folder.mkdir(parents=True, exist_ok=True)
+    result = read_result(out, settings, name)
+    if result is not None:
+        _tell(listeners, MethodFinished(name, result))
+        return result
 
     written = len(read_clients(out))
 
@@ -122,7 +141,7 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
 
     def keep(event: Event) -> None:
         if isinstance(event, Allocated):
-            write_allocation(folder, event.allocation, None, tasks())
+            _write_allocation(files, event.allocation, None, tasks())
         nonlocal written
         # Cards are only ever added.
         if isinstance(event, StepFinished) and len(parts.cards) != written:
@@ -132,12 +151,12 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
     fleet, participation = parts.fleet(name), participation_of(settings)
     if name == CENTRALISED:
         participation = participation.everyone()
-    loop = RoundLoop(fleet, participation, Checkpoint(folder), (keep, *listeners), settings.seed)
+    loop = RoundLoop(fleet, participation, Checkpoint(files.folder), (keep, *listeners), settings.seed)
     method = build_method(settings, name, parts.heads)
     state = loop.run(name, method, parts.adapter)
     inner = fields_of(state)
     if inner.get("allocation") is not None:
-        write_allocation(folder, inner["allocation"], inner["centres"], tasks())
+        _write_allocation(files, inner["allocation"], inner["centres"], tasks())
     clients = sorted(fleet.rows())
     untrained = {
         client: ClientModel(parts.adapter.spec, {**parts.adapter.tensors, **parts.heads[client].tensors})
@@ -152,12 +171,12 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
         f"client {client!r} is not scored at the end: {left_out[client]}" for client in clients if client not in found
     ]
     # Row by row, apart from what people read: comparisons are paired by it.
-    write_json(folder / "row_scores.json", summary.pop("row_scores"))
+    files.write_json("row_scores.json", summary.pop("row_scores"))
     samples = summary.pop("samples")
     if samples:
-        write_json(folder / "samples.json", samples)
+        files.write_json("samples.json", samples)
     summary = {"method": name, "seed": settings.seed, "head": settings.head, **summary}
-    write_json(folder / "summary.json", summary)
+    files.write_json("summary.json", summary)
     _tell(listeners, MethodFinished(name, summary))
     return summary
 
@@ -169,6 +188,28 @@ def _left_out(client: ClientId, fleet: Fleet, found: Mapping[ClientId, FinalScor
     if client not in found:
         return f"it did not answer at the end: {fleet.unscored().get(client, 'no reason is known')}"
     return "" if found[client].num_test else NO_TEST_ROWS
+
+
+def _write_allocation(
+    files: RunFiles, allocation: Allocation, centres: Centres | None, tasks: Mapping[str, str]
+) -> None:
+    """Writes ``allocation.json`` and, with the mean warm-up vector of every cluster, ``allocation.safetensors``."""
+    if centres is not None:
+        metadata = {"modules": json.dumps(centres.modules), "reach": json.dumps([str(r) for r in centres.reach])}
+        blob = save({"units": centres.units, "zeros": centres.zeros}, metadata=metadata)
+        files.write("allocation.safetensors", blob)
+    files.write_json(
+        "allocation.json",
+        {
+            "clients": allocation.clients,
+            "tasks": {client: tasks.get(client, "default") for client in allocation.clients},
+            "num_experts": allocation.num_experts,
+            "assignment": allocation.assignment,
+            "silhouettes": {str(k): score for k, score in allocation.silhouettes.items()},
+            "distances": allocation.distances.tolist(),
+            "warnings": list(allocation.warnings),
+        },
+    )
 
 
 def _tell(listeners: Sequence[Listener], event: Event) -> None:

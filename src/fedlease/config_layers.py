@@ -9,11 +9,26 @@ import yaml
 
 from fedlease.errors import ConfigError
 
-__all__ = ["FILES_OF_ROWS", "differences", "dump_yaml", "merge", "parse_overrides", "parse_yaml", "read_yaml", "unfold"]
-
+__all__ = [
+    "FILES_OF_ROWS",
+    "MOST_YAML",
+    "differences",
+    "dump_yaml",
+    "merge",
+    "parse_overrides",
+    "parse_yaml",
+    "read_yaml",
+    "unfold",
+]
 
 FILES_OF_ROWS = (".csv", ".gz", ".jsonl", ".parquet", ".tsv")
 """Endings of files that hold rows and no settings."""
+
+
+MOST_YAML = 2**18
+"""Characters of settings; PyYAML reads some hundred thousand a second."""
+MOST_DEPTH = 20
+"""Groups and lists within each other."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -23,6 +38,23 @@ class _Loader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own form)
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # A few lines of aliases stand for more values than any memory holds.
+        if self.check_event(yaml.AliasEvent):
+            mark = self.current_event.start_mark
+            raise yaml.composer.ComposerError(None, None, "an alias (*name) is not read; write its value", mark)
+        if self._depth == MOST_DEPTH:
+            mark = self.current_event.start_mark
+            raise yaml.composer.ComposerError(None, None, f"values stand more than {MOST_DEPTH} deep", mark)
+        self._depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -37,7 +69,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would not read back as text."""
+    """Quotes what either version of YAML would not read back as text, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 for _tag, _pattern, _first in (
@@ -58,12 +93,15 @@ def parse_yaml(text: str) -> Any:
     """The content of a YAML text.
 
     Raises:
-        yaml.YAMLError: no YAML, or a key given twice.
+        yaml.YAMLError: no YAML, a key given twice, an alias, or beyond a limit.
     """
+    if len(text) > MOST_YAML:
+        raise yaml.YAMLError(f"it has more than {MOST_YAML:,} characters")
     try:
         return yaml.load(text, _Loader)
-    except ValueError as error:
-        raise yaml.YAMLError(f"a value cannot be read: {error}") from error  # a number of thousands of digits
+    # A number of thousands of digits; and values that are not what their tag says.
+    except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
+        raise yaml.YAMLError(f"a value cannot be read: {type(error).__name__} {error}") from error
 
 
 def dump_yaml(content: Any) -> str:
@@ -84,7 +122,8 @@ def read_yaml(path: Path, presets: Collection[str] = ()) -> dict[str, Any]:
     if path.suffix in FILES_OF_ROWS:
         raise ConfigError(f"config: {path} holds rows, not settings; your own rows are given by --set data.path={path}")
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            content = parse_yaml(file.read(MOST_YAML + 1))
     except IsADirectoryError:
         raise ConfigError(f"config: {path} is a folder; your own rows are given by --set data.path={path}") from None
     except OSError as error:

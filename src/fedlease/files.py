@@ -28,7 +28,6 @@ __all__ = [
     "MOST_ENTRIES",
     "append",
     "check_walls",
-    "copy_folder",
     "locked",
     "new_folder",
     "read_file",
@@ -121,22 +120,6 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Writes the files of a folder, each whole or not at all, into another that may hold some of them already.
-
-    Raises:
-        OSError: one cannot be read or written, or ``target`` is a link.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    if target.is_symlink():
-        raise OSError(errno.ELOOP, "is a link", str(target))
-    for path in sorted(source.iterdir()):
-        if path.is_dir():
-            copy_folder(path, target / path.name)
-        else:
-            write_atomically(target / path.name, path.read_bytes())
-
-
 def read_file(path: Path, most: int) -> bytes:
     """The content of a regular file.
 
@@ -155,7 +138,7 @@ def read_file(path: Path, most: int) -> bytes:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise RunFolderError(f"{path} is not a regular file")
-            blob = file.read(most + 1) if found.st_size <= most else b""
+            blob = file.read(found.st_size) if found.st_size <= most else b""
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name with NUL in it
@@ -164,7 +147,7 @@ def read_file(path: Path, most: int) -> bytes:
         if isinstance(error, IsADirectoryError):
             raise RunFolderError(f"{path} is not a regular file") from error
         raise RunFolderError(f"{path} cannot be read: {error}") from error
-    if found.st_size > most or len(blob) > most:
+    if found.st_size > most:
         raise RunFolderError(f"{path} is damaged: it has more than {most:,} bytes, the most that such a file may have")
     return blob
 
@@ -195,6 +178,9 @@ def check_walls(folder: Path, skip: frozenset[str] = frozenset()) -> None:
                             waiting.append(Path(entry.path))
                     elif not entry.is_file():
                         raise RunFolderError(f"{entry.path} is neither a file nor a folder")
+        except FileNotFoundError as error:  # a process that writes the folder may have taken it away meanwhile
+            if here == folder:
+                raise RunFolderError(f"{folder} cannot be read: {error.strerror}") from error
         except OSError as error:
             raise RunFolderError(f"{here} cannot be read: {error.strerror}") from error
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from fedlease.errors import FedLeaseError, RunFailedError
 
@@ -44,12 +45,13 @@ def limit_reached(error: BaseException) -> str | None:
 
 
 @contextmanager
-def within_limits(what: str, remedy: str) -> Iterator[None]:
+def within_limits(what: str, remedy: str, folder: Path | None = None) -> Iterator[None]:
     """Turns a limit that is reached in the block into one sentence; other errors pass as they are.
 
     Args:
         what: was going on.
         remedy: how to go on once there is room.
+        folder: where every error of a file is told likewise, such as a folder in the place of the file.
 
     Raises:
         RunFailedError: a limit is reached.
@@ -59,10 +61,18 @@ def within_limits(what: str, remedy: str) -> Iterator[None]:
     except FedLeaseError:
         raise
     except Exception as error:
-        reason = limit_reached(error)
+        reason = limit_reached(error) or _of_file_in(folder, error)
         if reason is None:
             raise
         raise RunFailedError(f"{what}: {reason}; {remedy}") from error
+
+
+def _of_file_in(folder: Path | None, error: Exception) -> str | None:
+    if folder is None or not isinstance(error, OSError) or not isinstance(error.filename, str | Path):
+        return None
+    # Of a move, it is the second that could not be written.
+    named = error.filename2 if isinstance(error.filename2, str | Path) else error.filename
+    return f"{named}: {error.strerror}" if folder in Path(named).parents else None
 
 
 def _reason(error: BaseException) -> str | None:

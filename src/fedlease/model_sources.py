@@ -10,6 +10,7 @@ from pathlib import Path
 from fedlease.config_data import TaskName
 from fedlease.errors import MissingPackageError, ModelError
 from fedlease.gguf import CONVERT, converted
+from fedlease.limits import limit_reached
 from fedlease.tiny_model import make_tiny
 
 __all__ = ["PACKAGES", "SHORT_NAMES", "ModelSource", "Package", "locate", "model_file", "model_folder", "quiet"]
@@ -98,6 +99,8 @@ def locate(
                 with quiet():
                     make_tiny(base_folder, seed, task)
             except OSError as error:
+                if limit_reached(error) is not None:
+                    raise
                 raise ModelError(f"model: {base_folder} cannot be written: {error.strerror}") from error
         return ModelSource(name, str(base_folder))
     if name in PACKAGES:

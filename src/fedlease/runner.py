@@ -27,7 +27,15 @@ from fedlease.methods import CENTRALISED
 from fedlease.model_sources import locate
 from fedlease.preconditions import check_fit
 from fedlease.prepare import Prepared, optimiser_of, participation_of, prepare, settle
-from fedlease.reporting.run_folder import check_base, read_json, read_settings, run_lock, start_run
+from fedlease.reporting.run_folder import (
+    base_folder,
+    check_base,
+    data_fingerprint,
+    read_environment,
+    read_settings,
+    run_lock,
+)
+from fedlease.reporting.run_start import start_run
 
 __all__ = ["RunResult", "default_out", "resume", "run", "run_settings"]
 
@@ -145,12 +153,11 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
     if summaries is not None:
         return RunResult(out, summaries)
     settings = settle(settings)
-    with run_lock(out), within_limits(f"the run in {out} was not resumed", "make room and resume it again"):
+    with run_lock(out), within_limits(f"the run in {out} was not resumed", "make room and resume it again", out):
         federation = load_federation(settings.data, settings.seed, settings.task)
-        expected = read_json(out / "environment.json").get("data_fingerprint")
-        if federation.fingerprint() != expected:
+        if federation.fingerprint() != data_fingerprint(out):
             raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
-        source = locate(settings.model, settings.revision, out / "base", settings.seed, settings.task)
+        source = locate(settings.model, settings.revision, base_folder(out), settings.seed, settings.task)
         check_base(out, source)
         return _run(out, prepare(settings, federation, source), listeners, shared, resumed=True)
 
@@ -183,6 +190,6 @@ def _context(out: Path, prepared: Prepared) -> str:
     """All that a client's first step depends on beside the task it is given."""
     settings = prepared.settings.model_dump(mode="json")
     names = ("seed", "task", "model", "revision", "dtype", "base", "data", "train", "generation", "threads", "device")
-    base = read_json(out / "environment.json")["base_files"]
+    base = read_environment(out)["base_files"]
     content = [{name: settings[name] for name in names}, prepared.federation.fingerprint(), base]
     return digest(json.dumps(content, sort_keys=True).encode())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from browser.chromium import CHROMIUM, asked_for, show
-from unit.reporting.report_folders import HOSTILE, bare, finished, generated, hostile, hostile_samples
+from unit.reporting.report_folders import HOSTILE, IDS, bare, finished, generated, hostile, hostile_samples
 
 from fedlease.reporting.report import write_pictures, write_report
 
@@ -63,7 +63,7 @@ def test_hostile_names_stay_text(browser: Any, pages: dict[str, Path]) -> None:
               [...picker.options].slice(1).map((o) => o.textContent), plot.textContent]"""
     pwned, images, scripts, names, drawn = browser.execute_script(script)
     assert (pwned, images, scripts) == ("undefined", 0, 3)
-    assert set(names[:4]) >= set(HOSTILE[:3])
+    assert set(names[:4]) == set(IDS)
     assert "<img src=x" in drawn
     assert browser.get_log("browser") == []
 

@@ -16,6 +16,7 @@ import yaml
 from engines.small import SMALL, own_rows, rounds_of, scores_of, small_run, tensors_of
 
 from fedlease.engines import checkpoint
+from fedlease.engines.run_files import sealed
 from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.runner import resume
 
@@ -124,7 +125,7 @@ def test_resume_refuses_rows_that_changed(tmp_path: Path) -> None:
         resume(out)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest", "version", "escape"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest", "version", "digit", "escape"])
 def test_a_damaged_folder_is_named_and_not_used(damage: str, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
     shutil.copytree(whole, out)
@@ -149,10 +150,14 @@ def test_a_damaged_folder_is_named_and_not_used(damage: str, whole: Path, tmp_pa
     elif damage == "version":
         manifest_path.write_text(json.dumps({**manifest, "format": 99}))
         expected = "was written in format 99"
+    elif damage == "digit":
+        manifest_path.write_text(json.dumps({**manifest, "step": manifest["step"] - 1}))
+        expected = r"manifest\.json is damaged: its SHA-256 is not the one that it states"
     else:
-        entry = {"file": "../config.yaml", "sha256": "0"}
-        manifest_path.write_text(json.dumps({**manifest, "state": entry}))
-        expected = "names a file outside the folder"
+        del manifest["sha256"]
+        entry = {"file": "../config.yaml", "sha256": "0" * 64}
+        manifest_path.write_text(json.dumps(sealed({**manifest, "state": entry})))
+        expected = r"manifest\.json is damaged: state\.file string should match pattern"
     with pytest.raises(RunFolderError, match=expected):
         resume(out)
 

@@ -1,5 +1,6 @@
 """How the command line ends when a run does not: interrupted, failed, or by a fault of our own."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -89,3 +90,11 @@ def test_what_a_library_prints_does_not_get_into_the_json(end: Any, tmp_path: Pa
     assert code == 0
     assert json.loads(printed) == {"out": str(tmp_path / "run"), "summaries": {"fedlease": {"mean": 0.5}}}
     assert said == "a library says hello\n"
+
+
+def test_a_limit_of_the_machine_is_one_line(end: Any, tmp_path: Path) -> None:
+    code, printed, said = end(raising(OSError(errno.ENOSPC, "No space", "x/y")), "--out", str(tmp_path / "run"))
+    assert (code, printed) == (1, "")
+    assert said == "fedlease: the command failed: the disk is full: x/y; make room and run it again\n"
+    code, _, said = end(raising(MemoryError()), "--out", str(tmp_path / "run"))
+    assert (code, said) == (1, "fedlease: the command failed: memory is used up; make room and run it again\n")

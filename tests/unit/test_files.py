@@ -10,7 +10,7 @@ import pytest
 
 from fedlease import files
 from fedlease.errors import RunFolderError
-from fedlease.files import append, check_walls, copy_folder, locked, new_folder, read_file, sweep, write_atomically
+from fedlease.files import append, check_walls, locked, new_folder, read_file, sweep, write_atomically
 
 
 def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,16 +72,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "file").write_text("3")
     assert (tmp_path / "a" / "b" / "file").read_text() == "3"
     assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "b"]
-
-
-def test_a_copy_does_not_go_into_a_linked_folder(tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "file").write_text("new")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "target").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="is a link"):
-        copy_folder(tmp_path / "source", tmp_path / "target")
-    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_only_a_regular_file_within_its_limit_is_read(tmp_path: Path) -> None:

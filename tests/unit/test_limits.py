@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def test_other_errors_pass(error: Exception) -> None:
     assert limit_reached(error) is None
     with pytest.raises(type(error)), within_limits("the run stopped", "make room"):
         raise error
+
+
+def test_every_error_of_a_file_in_a_folder_is_told_where_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r" / "report.html").mkdir(parents=True)
+    for folder, kind in ((tmp_path / "r", RunFailedError), (tmp_path / "s", IsADirectoryError), (None, OSError)):
+        with pytest.raises(kind) as caught, within_limits("it stopped", "make room", folder):
+            (tmp_path / "r" / "report.html").write_text("page")
+        if kind is RunFailedError:
+            place = tmp_path / "r" / "report.html"
+            assert str(caught.value) == f"it stopped: {place}: Is a directory; make room"
 
 
 def test_our_own_errors_pass_as_they_are() -> None:

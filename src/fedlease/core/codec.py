@@ -10,7 +10,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -126,8 +128,46 @@ def _build(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {_build(key, tensors): _build(item, tensors) for key, item in tree["items"]}
     if kind == "class":
         cls = _CLASSES[tree["name"]]
-        return cls(**{name: _build(item, tensors) for name, item in tree["fields"].items()})
+        fields = {name: _build(item, tensors) for name, item in tree["fields"].items()}
+        kinds = _kinds(cls)
+        for name, value in fields.items():
+            if name in kinds and not _fits(value, kinds[name]):
+                raise CodecError(f"malformed state: {tree['name']}.{name} cannot be a {type(value).__name__}")
+        return cls(**fields)
     raise CodecError(f"malformed state: unknown form {kind!r}")
+
+
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    """Field -> type, of a class that may be read."""
+    try:
+        return get_type_hints(cls)
+    except NameError:  # a class of another package, whose types are imported for checkers alone
+        return {}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type, its members included."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any or kind is object or isinstance(kind, TypeVar):
+        return True
+    if origin is Literal:
+        return any(value is choice or (value == choice and type(value) is type(choice)) for choice in inner)
+    if origin in (Union, UnionType):
+        return any(_fits(value, choice) for choice in inner)
+    if origin is tuple and inner and inner[-1] is not Ellipsis:
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if origin is not None:
+        return isinstance(value, origin) and not isinstance(value, str) and all(_fits(v, inner[0]) for v in value)
+    if kind is None or kind is type(None):
+        return value is None
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def dumps(value: object) -> bytes:

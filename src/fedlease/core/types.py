@@ -33,6 +33,7 @@ __all__ = [
     "Stage",
     "TensorName",
     "Tensors",
+    "check_whole",
     "head_names",
 ]
 
@@ -138,6 +139,27 @@ class ClientModel:
     spec: AdapterSpec
     tensors: Tensors
     candidates: tuple[Tensors, ...] = ()
+
+
+def check_whole(model: ClientModel) -> None:
+    """Makes sure that a model has the tensors that its spec says, so that nothing larger than they are is built of it.
+
+    Raises:
+        ValueError: an A or B is missing or of another rank.
+    """
+    spec = model.spec
+    if len(spec.target_modules) * spec.num_experts * 2 > len(model.tensors):
+        raise ValueError(
+            f"{spec.num_experts} experts in {len(spec.target_modules)} modules have more tensors than it has"
+        )
+    for module in spec.target_modules:
+        for expert in range(spec.num_experts):
+            for kind, side in (("A", 0), ("B", 1)):
+                name = str(TensorName(module, kind, expert))
+                if name not in model.tensors:
+                    raise ValueError(f"{name} is missing")
+                if model.tensors[name].dim() != 2 or model.tensors[name].shape[side] != spec.r:
+                    raise ValueError(f"{name} must be of rank {spec.r}, is of shape {list(model.tensors[name].shape)}")
 
 
 @serialisable

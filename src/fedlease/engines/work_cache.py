@@ -6,7 +6,9 @@ from pathlib import Path
 from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.types import ClientId, ClientTask, Tensors
 from fedlease.engines.local_step import LocalResult
-from fedlease.files import write_atomically
+from fedlease.engines.run_files import MOST_WEIGHTS
+from fedlease.errors import RunFolderError
+from fedlease.files import read_file, write_atomically
 from fedlease.tasks.base import Measured
 
 __all__ = ["FirstStep", "WorkCache"]
@@ -45,8 +47,8 @@ class WorkCache:
         if key not in self._kept and self.folder is not None:
             path = self.folder / f"{key[:32]}.safetensors"
             try:
-                found_key, result, metrics = loads(path.read_bytes())
-            except (OSError, CodecError, TypeError, ValueError):
+                found_key, result, metrics = loads(read_file(path, MOST_WEIGHTS))
+            except (OSError, RunFolderError, CodecError, TypeError, ValueError):
                 return None
             if found_key == key:
                 self._kept[key] = (result, metrics)

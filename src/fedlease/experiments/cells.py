@@ -8,14 +8,14 @@ from typing import Any
 from fedlease.config import Settings, resolve
 from fedlease.config_faults import nearest
 from fedlease.engines.events import Listener
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, RunFolderError
 from fedlease.methods import known_methods
 from fedlease.model_sources import locate
 from fedlease.prepare import build_method, settle
-from fedlease.reporting.run_folder import changed_settings, check_base, read_json, read_settings
+from fedlease.reporting.run_folder import changed_settings, check_base, read_environment, read_settings, read_summary
 from fedlease.runner import resume, run_settings
 
-__all__ = ["Cell", "Variant", "check_bases", "plan", "run_cell", "variants_of"]
+__all__ = ["SHARED", "Cell", "Variant", "check_bases", "plan", "run_cell", "summary_of", "variants_of"]
 
 SHARED = "shared"
 """Folder of first steps that several cells begin with."""
@@ -78,6 +78,7 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
 
     Raises:
         ConfigError: seeds or names collide, or variants would get different budgets or heads.
+        RunFolderError: a folder of theirs is a link.
     """
     faults = [] if seeds else ["seeds: at least one is needed"]
     faults += [f"seeds: {seed} is given twice" for seed in sorted({s for s in seeds if seeds.count(s) > 1})]
@@ -86,6 +87,9 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
     faults += [f"variants: {name!r} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
     if faults:
         raise ConfigError(faults)
+    # Cells look at their own folders; what leads to them, or is shared by them, must be in the comparison's as well.
+    if links := [path for path in (out / name for name in (SHARED, *names)) if path.is_symlink()]:
+        raise RunFolderError(f"{links[0]} is a link; a comparison holds files and folders alone")
     cells = []
     for seed in seeds:
         for variant in variants:
@@ -110,11 +114,20 @@ def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> dict[
     """
     if (cell.folder / "config.yaml").is_file():
         _check_same_settings(cell)
-        if not cell.finished:
-            resume(cell.folder, listeners, out / SHARED)
-    else:
-        run_settings(cell.settings, cell.folder, listeners, out / SHARED)
-    return read_json(cell.folder / "summary.json")
+        return resume(cell.folder, listeners, out / SHARED).summary
+    return run_settings(cell.settings, cell.folder, listeners, out / SHARED).summary
+
+
+def summary_of(cell: Cell) -> dict[str, Any]:
+    """The content of a finished cell's ``summary.json``.
+
+    Raises:
+        RunFolderError: it is not finished, or damaged.
+    """
+    summary = read_summary(cell.folder, cell.settings, cell.variant.method)
+    if summary is None:
+        raise RunFolderError(f"{cell.folder} is not finished: it holds no summary.json")
+    return summary
 
 
 def check_bases(cells: Sequence[Cell]) -> None:
@@ -128,7 +141,7 @@ def check_bases(cells: Sequence[Cell]) -> None:
         if (cell.folder / "config.yaml").is_file():
             run = read_settings(cell.folder)
             source = locate(run.model, run.revision, cell.folder / "base", run.seed, run.task)
-            known = source.location, read_json(cell.folder / "environment.json").get("base_files")
+            known = source.location, read_environment(cell.folder).get("base_files")
             if known not in same:
                 check_base(cell.folder, source)
                 same.append(known)

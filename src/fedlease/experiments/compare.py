@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,8 +13,9 @@ from fedlease.config import Settings
 from fedlease.data.csv_rows import as_text
 from fedlease.data.examples import client_id_fault
 from fedlease.engines.events import Listener
-from fedlease.errors import ConfigError, RunFailedError, RunFolderError, TooFewUpdatesError
-from fedlease.experiments.cells import Cell, Variant, check_bases, plan, run_cell
+from fedlease.engines.run_files import RunFiles
+from fedlease.errors import ConfigError, RunFailedError, TooFewUpdatesError
+from fedlease.experiments.cells import Cell, Variant, check_bases, plan, run_cell, summary_of
 from fedlease.experiments.common_clients import common, coverage, gap, over_clients
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import RowScores, spread
@@ -23,10 +23,11 @@ from fedlease.files import locked, write_atomically
 from fedlease.limits import within_limits
 from fedlease.reporting.compare_data import FEWEST_SEEDS
 from fedlease.reporting.compare_page import write_compare_page
+from fedlease.reporting.contents import RowScoresContent
 from fedlease.reporting.means import coverage_lines, coverage_over
 from fedlease.reporting.metric_words import of_metric
-from fedlease.reporting.report_reading import read_run
-from fedlease.reporting.run_folder import read_json, write_json
+from fedlease.reporting.report_reading import read_records, read_run
+from fedlease.reporting.run_folder import write_json
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
 from fedlease.wording import counted
 
@@ -158,7 +159,7 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
         by_variant.setdefault(cell.variant.name, []).append(cell)
     for finished in by_variant.values():
         scored.check(finished)
-    summaries = {name: [read_json(cell.folder / "summary.json") for cell in own] for name, own in by_variant.items()}
+    summaries = {name: [summary_of(cell) for cell in own] for name, own in by_variant.items()}
     row_scores = {name: [_row_scores(cell) for cell in own] for name, own in by_variant.items()}
     first = next(iter(by_variant))
     seeds = [cell.seed for cell in by_variant[first]]
@@ -260,16 +261,12 @@ def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell |
 
 
 def _row_scores(cell: Cell) -> RowScores:
-    content = read_json(cell.folder / "row_scores.json")
+    content = RunFiles(cell.folder).read_json("row_scores.json", RowScoresContent)
     return {client: np.array([float(value) for value in values]) for client, values in content.items()}
 
 
 def _curve(cell: Cell, final: float) -> list[float | None]:
-    try:
-        lines = (cell.folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-        return [*(json.loads(line)["mean_score"] for line in lines), final]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunFolderError(f"{cell.folder / 'rounds.jsonl'} is missing or damaged: {error}") from error
+    return [*(line.get("mean_score") for line in read_records(cell.folder)), final]
 
 
 def _points_of(cell: Cell) -> list[dict[str, Any]]:

@@ -13,13 +13,13 @@ from fedlease.data import load_federation
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError
 from fedlease.experiments.catalogue import find, preset_of
-from fedlease.experiments.cells import Cell, Variant, plan
+from fedlease.experiments.cells import Cell, Variant, plan, summary_of
 from fedlease.experiments.compare import OnCell, compare
 from fedlease.experiments.experiment import Arm, Experiment, Part
 from fedlease.experiments.reproduce_tables import markdown
 from fedlease.files import write_atomically
 from fedlease.reporting.report_reading import read_run
-from fedlease.reporting.run_folder import read_json, write_json
+from fedlease.reporting.run_folder import write_json
 from fedlease.reporting.usage_numbers import usage_by_depth
 
 __all__ = ["PlannedPart", "Reproduction", "planned", "reproduce"]
@@ -216,7 +216,8 @@ def _overhead(variant: str, cells: Sequence[Cell]) -> dict[str, float | None]:
     for cell in cells:
         if cell.variant.name != variant:
             continue
-        summary, run = read_json(cell.folder / "summary.json"), read_run(cell.folder)
+        run = read_run(cell.folder)
+        summary = summary_of(cell)
         epochs.append(summary["seconds"]["train"] / (summary["num_clients"] * summary["passes"]))
         if summary["num_experts"] is not None:
             # Updates are only collected before the last wave of the warm-up, which is nothing beside the allocation.

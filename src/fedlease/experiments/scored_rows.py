@@ -7,7 +7,7 @@ from fedlease.data import load_federation
 from fedlease.errors import RunFolderError
 from fedlease.experiments.cells import Cell
 from fedlease.experiments.statistics import RowKeys
-from fedlease.reporting.run_folder import read_json
+from fedlease.reporting.run_folder import data_fingerprint
 
 __all__ = ["ScoredRows"]
 
@@ -50,7 +50,7 @@ class ScoredRows:
         """
         for cell, expected in zip(cells, self.fingerprints, strict=True):
             path = cell.folder / "environment.json"
-            if path.is_file() and read_json(path).get("data_fingerprint") != expected:
+            if path.is_file() and data_fingerprint(cell.folder) != expected:
                 raise RunFolderError(
                     f"{cell.folder}: the rows have changed since this run began, so it cannot be compared with others; "
                     "choose another --out, or delete the folder to run it again"

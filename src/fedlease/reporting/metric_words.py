@@ -70,7 +70,12 @@ def further_means(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
     there = {key for summary in summaries for key, value in summary.items() if is_further_mean(key, value)}
     order = [*(key for key in FURTHER if key in there), *sorted(there - FURTHER.keys())]
     return [
-        (key, FURTHER.get(key, f"mean {key.removeprefix('mean_')}"), [s.get(key) for s in summaries]) for key in order
+        (
+            key,
+            FURTHER.get(key, f"mean {key.removeprefix('mean_')}"),
+            [s[key] if is_further_mean(key, s.get(key)) else None for s in summaries],
+        )
+        for key in order
     ]
 
 

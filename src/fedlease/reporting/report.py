@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from fedlease.documents import read_object
 from fedlease.errors import ConfigError, MissingPackageError, RunFolderError
 from fedlease.files import locked, write_atomically
+from fedlease.limits import within_limits
 from fedlease.reporting import report_tables as tables
 from fedlease.reporting import report_words as words
 from fedlease.reporting.advice import advise
@@ -20,7 +22,7 @@ from fedlease.reporting.rendering import render
 from fedlease.reporting.report_data import RunData
 from fedlease.reporting.report_reading import read_run
 from fedlease.reporting.report_samples import shown_samples
-from fedlease.reporting.run_folder import read_json, read_settings
+from fedlease.reporting.run_folder import read_settings
 from fedlease.reporting.usage_numbers import short_modules, usage_sentence
 
 __all__ = ["write_pictures", "write_report"]
@@ -49,13 +51,14 @@ def write_report(out: Path) -> Path:
         MissingPackageError: plotly or jinja2 is not installed.
     """
     if _is_comparison(out):
-        return write_compare_page(read_json(out / "compare.json"), out)
+        return write_compare_page(read_object(out / "compare.json"), out)
     read_settings(out)  # so that nothing is written into a folder of something else
     # A page that was begun earlier must not replace one that knows more.
     with locked(out, "report", wait=REPORT_SECONDS, name=REPORT_LOCK):
         page = _render(read_run(out))
         path = out / "report.html"
-        write_atomically(path, page.encode("utf-8", errors="replace"))
+        with within_limits(f"the report of {out} was not written", "make room and write it again", out):
+            write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
 
 

@@ -91,7 +91,8 @@ class MethodRun:
         """Client -> final score; {} while not finished."""
         if self.summary is None:
             return {}
-        return {client: row[self.summary["metric"]] for client, row in self.summary["per_client"].items()}
+        metric, rows = self.summary["metric"], self.summary["per_client"]
+        return {client: row[metric] for client, row in rows.items() if row.get(metric) is not None}
 
     @property
     def left_out(self) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """A run folder, finished or not -> the values that a report is drawn from."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +7,25 @@ from typing import Any
 
 from fedlease.config import Settings
 from fedlease.core.types import Budget
+from fedlease.documents import checked, parse_json
+from fedlease.engines.checkpoint import Checkpoint
 from fedlease.errors import RunFolderError
+from fedlease.reporting.contents import Line
 from fedlease.reporting.means import averaged
 from fedlease.reporting.report_data import ClientRows, Grouping, MethodRun, Newcomer, Point, RunData, Step
 from fedlease.reporting.report_samples import read_samples
-from fedlease.reporting.run_folder import method_folder, read_clients, read_json, read_settings
+from fedlease.reporting.run_folder import (
+    method_files,
+    method_folder,
+    read_allocation,
+    read_clients,
+    read_environment,
+    read_newcomers,
+    read_settings,
+    read_summary,
+)
 
-__all__ = ["read_run"]
+__all__ = ["read_records", "read_run"]
 
 
 def read_run(out: Path) -> RunData:
@@ -33,7 +44,7 @@ def read_run(out: Path) -> RunData:
     }
     methods, missing = [], []
     for name in (settings.method, *settings.baselines):
-        method = _read_method(method_folder(out, settings, name), name, settings)
+        method = _read_method(out, name, settings)
         if name != settings.method and not method.steps and method.summary is None:
             missing.append(name)
         else:
@@ -41,39 +52,47 @@ def read_run(out: Path) -> RunData:
     return RunData(
         name=out.resolve().name,
         settings=settings,
-        environment=read_json(out / "environment.json"),
+        environment=read_environment(out),
         clients=clients,
         methods=tuple(methods),
         missing=tuple(missing),
-        grouping=_read_grouping(out / "allocation.json"),
+        grouping=_read_grouping(out),
         newcomers=_read_newcomers(out),
-        samples=read_samples({m.name: method_folder(out, settings, m.name) for m in methods}, clients),
+        samples=read_samples({m.name: method_files(out, settings, m.name) for m in methods}, clients),
     )
 
 
-def _read_method(folder: Path, name: str, settings: Settings) -> MethodRun:
-    steps = _read_steps(folder / "rounds.jsonl")
-    path = folder / "summary.json"
-    summary = read_json(path) if path.is_file() else None
+def _read_method(out: Path, name: str, settings: Settings) -> MethodRun:
+    steps = tuple(_step(record) for record in read_records(method_folder(out, settings, name)))
+    summary = read_summary(out, settings, name)
     return MethodRun(name, steps, summary, _points(steps, summary, settings))
 
 
-def _read_steps(path: Path) -> tuple[Step, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from error
-    steps = []
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a method's ``rounds.jsonl``; one that a run is writing just now is left out.
+
+    Args:
+        folder: of the method.
+
+    Raises:
+        RunFolderError: a line is damaged, or they are not those that the run wrote.
+    """
+    checkpoint = Checkpoint(folder)
+    lines = checkpoint.lines()
+    records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        where = f"{checkpoint.rounds}, line {number}"
         try:
-            steps.append(_step(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            record = parse_json(line, where)
+            checked(record, Line, where)
+        except RunFolderError:
             if number == len(lines):
-                break  # no newline yet: a run that is going on is writing this line now
-            raise RunFolderError(f"{path}, line {number} is damaged: {type(error).__name__} {error}") from error
-    return tuple(steps)
+                break  # no newline yet
+            raise
+        records.append(record)
+    return records
 
 
 def _step(record: Mapping[str, Any]) -> Step:
@@ -103,44 +122,34 @@ def _points(steps: Sequence[Step], summary: Mapping[str, Any] | None, settings: 
             passes = budget.passes_before(step.round)
         merged.setdefault(passes, {}).update(step.scores)  # warm-up waves share the same passes
     if summary is not None:
-        merged[int(summary["passes"])] = {client: float(score) for client, score in averaged(summary).items()}
+        merged[summary["passes"]] = {client: float(score) for client, score in averaged(summary).items()}
     return tuple(Point(passes, scores) for passes, scores in sorted(merged.items()) if scores)
 
 
-def _read_grouping(path: Path) -> Grouping | None:
-    if not path.is_file():
+def _read_grouping(out: Path) -> Grouping | None:
+    content = read_allocation(out)
+    if content is None:
         return None
-    content = read_json(path)
-    try:
-        return Grouping(
-            clients=tuple(content["clients"]),
-            num_experts=int(content["num_experts"]),
-            assignment={client: int(expert) for client, expert in content["assignment"].items()},
-            silhouettes={int(k): float(s) for k, s in sorted(content["silhouettes"].items(), key=lambda i: int(i[0]))},
-            distances=tuple(tuple(float(value) for value in row) for row in content["distances"]),
-            warnings=tuple(content.get("warnings", ())),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{path} is damaged: {type(error).__name__} {error}") from error
+    return Grouping(
+        clients=tuple(content["clients"]),
+        num_experts=content["num_experts"],
+        assignment=content["assignment"],
+        silhouettes={int(k): float(s) for k, s in sorted(content["silhouettes"].items(), key=lambda i: int(i[0]))},
+        distances=tuple(tuple(float(value) for value in row) for row in content["distances"]),
+        warnings=tuple(content.get("warnings", ())),
+    )
 
 
 def _read_newcomers(out: Path) -> tuple[Newcomer, ...]:
-    found = []
-    for path in sorted((out / "onboarded").glob("[!.]*/onboarding.json")):
-        content = read_json(path)
-        margin = content.get("margin")
-        try:
-            found.append(
-                Newcomer(
-                    id=str(content["client"]),
-                    task=str(content.get("task", "default")),
-                    expert=int(content["expert"]),
-                    distances=tuple(float(value) for value in content.get("distances", ())),
-                    margin=float(margin) if margin is not None and math.isfinite(float(margin)) else None,
-                    unlike=bool(content.get("unlike", False)),
-                    scores={str(k): float(v) for k, v in (content.get("scores") or {}).items() if v is not None},
-                )
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunFolderError(f"{path} is damaged: {type(error).__name__} {error}") from error
-    return tuple(sorted(found, key=lambda newcomer: newcomer.id))
+    return tuple(
+        Newcomer(
+            id=client,
+            task=content.get("task", "default"),
+            expert=content["expert"],
+            distances=tuple(float(value) for value in content.get("distances", ())),
+            margin=margin if (margin := content.get("margin")) is not None and math.isfinite(margin) else None,
+            unlike=content.get("unlike", False),
+            scores={name: float(value) for name, value in content.get("scores", {}).items() if value is not None},
+        )
+        for client, content in read_newcomers(out).items()
+    )

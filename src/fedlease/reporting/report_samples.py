@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from fedlease.engines.run_files import RunFiles
 from fedlease.errors import RunFolderError
+from fedlease.reporting.contents import SamplesContent
 from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import RunData, Sample
-from fedlease.reporting.run_folder import read_json
 from fedlease.reporting.tables import percent
 from fedlease.wording import counted
 
@@ -20,7 +20,6 @@ LONGEST = 1500
 MOST_LINES = 40
 """Lines of one text on the page: a thousand empty lines are no more to read than forty."""
 TAB = "    "
-KEYS = ("prompt", "reference", "base", "answer")
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class ClientSamples:
     samples: tuple[ShownSample, ...]
 
 
-def read_samples(folders: Mapping[str, Path], clients: Mapping[str, Any]) -> dict[str, tuple[Sample, ...]]:
+def read_samples(folders: Mapping[str, RunFiles], clients: Mapping[str, Any]) -> dict[str, tuple[Sample, ...]]:
     """Client -> its samples, the answers of all methods together; a method without the file is left out.
 
     Args:
@@ -66,16 +65,13 @@ def read_samples(folders: Mapping[str, Path], clients: Mapping[str, Any]) -> dic
         RunFolderError: a file is damaged.
     """
     found: dict[str, list[Sample]] = {}
-    for method, folder in folders.items():
-        path = folder / "samples.json"
-        if not path.is_file():
+    for method, files in folders.items():
+        if not files.has("samples.json"):
             continue
-        try:
-            read = {client: _rows(rows, method) for client, rows in read_json(path).items()}
-        except (KeyError, TypeError) as error:
-            raise RunFolderError(f"{path} is damaged: {type(error).__name__} {error}") from error
+        content = files.read_json("samples.json", SamplesContent)
+        read = {client: [_sample(row, method) for row in rows] for client, rows in content.items()}
         if strangers := sorted(read.keys() - clients.keys()):
-            raise RunFolderError(f"{path} is damaged: the run has no client {strangers[0]!r}")
+            raise RunFolderError(f"{files.folder / 'samples.json'} is damaged: the run has no client {strangers[0]!r}")
         for client, rows in read.items():
             found[client] = [_joined(*pair) for pair in _paired(found.get(client), rows)]
     return {client: tuple(found[client]) for client in clients if found.get(client)}
@@ -95,16 +91,8 @@ def shown_samples(run: RunData) -> tuple[ClientSamples, ...]:
     return tuple(shown)
 
 
-def _rows(rows: Any, method: str) -> list[Sample]:
-    if not isinstance(rows, list):
-        raise TypeError(f"expected a list of samples, received {type(rows).__name__}")
-    found = []
-    for row in rows:
-        texts = {key: row[key] for key in KEYS}
-        if wrong := [key for key, text in texts.items() if not isinstance(text, str)]:
-            raise TypeError(f"{wrong[0]} must be text, received {type(texts[wrong[0]]).__name__}")
-        found.append(Sample(texts["prompt"], texts["reference"], texts["base"], {method: texts["answer"]}))
-    return found
+def _sample(row: Mapping[str, str], method: str) -> Sample:
+    return Sample(row["prompt"], row["reference"], row["base"], {method: row["answer"]})
 
 
 def _paired(known: list[Sample] | None, rows: list[Sample]) -> list[tuple[Sample, Sample | None]]:

@@ -1,106 +1,69 @@
 """The files of a run folder other than checkpoints: settings, environment, clients, allocation, summary."""
 
-import importlib.metadata
-import json
-import os
-import platform
-import re
-import secrets
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from safetensors.torch import save
 
 from fedlease import __version__
 from fedlease.config import Settings
 from fedlease.config_faults import not_installed, sentences
-from fedlease.config_layers import differences
+from fedlease.config_layers import MOST_YAML, differences, parse_yaml
 from fedlease.config_presets import is_said
-from fedlease.core.allocate import Centres
-from fedlease.core.types import Allocation, ClientId
+from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
 from fedlease.engines.checkpoint import FORMAT
+from fedlease.engines.run_files import INDEX, RunFiles, as_json
 from fedlease.errors import RunFolderError
-from fedlease.files import copy_folder, locked, write_atomically
+from fedlease.files import check_walls, locked, write_atomically
 from fedlease.model_prints import check_files
 from fedlease.model_sources import ModelSource
+from fedlease.reporting.contents import (
+    AllocationContent,
+    ClientsContent,
+    EnvironmentContent,
+    NewcomerContent,
+    SummaryContent,
+)
+from fedlease.wording import printable
 
 __all__ = [
+    "CONFIG",
+    "base_folder",
     "changed_settings",
     "check_base",
-    "is_identity",
+    "data_fingerprint",
+    "method_files",
     "method_folder",
-    "new_identity",
+    "newcomer_files",
     "newcomer_folder",
+    "read_allocation",
     "read_clients",
-    "read_identity",
-    "read_json",
+    "read_environment",
     "read_newcomers",
+    "read_result",
     "read_settings",
     "read_skipped",
+    "read_summary",
     "run_lock",
-    "start_run",
-    "write_allocation",
     "write_clients",
     "write_json",
 ]
 
-PACKAGES = (
-    "accelerate", "datasets", "flwr-datasets", "numpy", "peft", "pydantic", "safetensors", "scikit-learn", "scipy",
-    "tokenizers", "torch", "transformers",
-)  # fmt: skip
-
-
-def start_run(
-    out: Path,
-    settings: Settings,
-    cards: Mapping[ClientId, ClientCard],
-    fingerprint: str,
-    warnings: Sequence[str] = (),
-    base: Path | None = None,
-    *,
-    identity: str | None = None,
-    skipped: Mapping[ClientId, str] | None = None,
-    base_files: Mapping[str, str],
-) -> None:
-    """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and copies a model made for this run.
-
-    ``config.yaml`` comes last: a folder with it can be resumed.
-
-    Args:
-        out: the run folder.
-        settings: resolved.
-        cards: what is known of every client.
-        fingerprint: of all rows.
-        warnings: of the data and of the base model.
-        base: folder of a base model that exists nowhere else, or None.
-        identity: of the run; None makes a new one.
-        skipped: client -> why it takes no part.
-        base_files: SHA-256 of the files of the base model and its tokenizer, by name.
-
-    Raises:
-        RunFolderError: ``out`` already holds a run, or cannot be written.
-    """
-    if (out / "config.yaml").exists():
-        raise RunFolderError(
-            f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if base is not None:
-            copy_folder(base, out / "base")
-        write_clients(out, cards)
-        environment = _environment(settings, fingerprint, warnings, identity, base_files)
-        write_json(out / "environment.json", {**environment, "skipped_clients": dict(sorted((skipped or {}).items()))})
-        write_atomically(out / "config.yaml", settings.to_yaml().encode())
-    except OSError as error:
-        raise RunFolderError(f"out: {out} cannot be written: {error}; make room or choose another --out") from error
+CONFIG = "config.yaml"
+MAY_CHANGE = ("data.path", "device", "fedlease.admitted", "fedlease.unlike", "flower.")
+"""Settings that may be edited in a run folder: where rows and machine are now, and what is of a call."""
+TRACKED = "wandb"
+"""A folder of a run that holds links, which nothing here reads."""
+RESULT = ("allocation.json", "allocation.safetensors", "row_scores.json", "samples.json", "summary.json")
+"""What a finished method leaves, as far as it has it."""
+FEW = 5
+"""Changed settings that are told one by one."""
+LONGEST = 500
+"""Characters that they are told in."""
 
 
 def run_lock(out: Path) -> AbstractContextManager[None]:
@@ -114,13 +77,14 @@ def run_lock(out: Path) -> AbstractContextManager[None]:
 
 def read_skipped(out: Path) -> dict[ClientId, str]:
     """Client -> why it takes no part in the run."""
-    return {str(c): str(why) for c, why in (read_json(out / "environment.json").get("skipped_clients") or {}).items()}
+    return dict(read_environment(out).get("skipped_clients") or {})
 
 
 def write_clients(out: Path, cards: Mapping[ClientId, ClientCard]) -> None:
     """Writes ``clients.json``."""
     names = ("task", "labels", "pairs", "train_rows", "valid_rows", "test_rows", "fingerprint")
-    write_json(out / "clients.json", {c: {name: getattr(card, name) for name in names} for c, card in cards.items()})
+    content = {c: {name: getattr(card, name) for name in names} for c, card in cards.items()}
+    RunFiles(out).write_json("clients.json", content)
 
 
 def method_folder(out: Path, settings: Settings, method: str) -> Path:
@@ -128,52 +92,114 @@ def method_folder(out: Path, settings: Settings, method: str) -> Path:
     return out if method == settings.method else out / "baselines" / method
 
 
+def method_files(out: Path, settings: Settings, method: str) -> RunFiles:
+    """The files in :func:`method_folder`."""
+    return RunFiles(out, "" if method == settings.method else f"baselines/{method}")
+
+
 def read_settings(out: Path) -> Settings:
-    """The resolved settings of a run.
+    """The resolved settings of a run, whose folder is made sure to hold files and folders alone.
 
     Raises:
-        RunFolderError: no run folder, damaged, or of another version.
+        RunFolderError: no run folder, damaged, of another version, changed since the run began, or with a link in it.
     """
-    path = out / "config.yaml"
-    if not path.is_file():
-        raise RunFolderError(f"{out} is not a run folder: it holds no config.yaml")
-    environment = read_json(out / "environment.json")
-    if environment.get("format") != FORMAT:
+    path = out / CONFIG
+    if not path.exists() and not path.is_symlink():
+        raise RunFolderError(f"{out} is not a run folder: it holds no {CONFIG}")
+    check_walls(out, skip=frozenset({TRACKED}))
+    files = RunFiles(out)
+    if not files.indexed and (out / "state").exists():
+        raise RunFolderError(f"{out / INDEX} is missing or damaged: there is no such file")
+    environment = read_environment(out)
+    if environment["format"] != FORMAT:
         raise RunFolderError(
-            f"{out} was written in format {environment.get('format')} by fedlease {environment.get('fedlease')}; "
+            f"{out} was written in format {environment['format']} by fedlease {environment.get('fedlease')}; "
             f"this is fedlease {__version__}, which reads format {FORMAT}"
         )
     try:
-        settings = Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        settings = Settings.model_validate(parse_yaml(files.read(CONFIG, MOST_YAML).decode("utf-8")))
     except ValidationError as error:
         raise RunFolderError([f"{path} is damaged: {fault}" for fault in sentences(error, Settings)]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise RunFolderError(f"{path} is damaged: {printable(' '.join(str(error).split()))}") from error
+    try:
+        begun = settings if files.settings is None else Settings.model_validate(files.settings)
+    except ValidationError as error:
+        raise RunFolderError(f"{out / INDEX} is damaged: {sentences(error, Settings)[0]}") from error
+    here, there = (s.model_dump(mode="json") for s in (begun, settings))
+    changed = [change for change in differences(there, here) if not change[0].startswith(MAY_CHANGE)]
+    if changed:
+        told = "; ".join(f"{key} is {now!r}, and was {then!r}" for key, now, then in changed[:FEW])
+        more = f"; and {len(changed) - FEW} more" if len(changed) > FEW else ""
+        raise RunFolderError(
+            f"{path} was changed since the run began: {printable(told, longest=LONGEST)}{more}; put it back, or begin "
+            "a new run with it"
+        )
     if absent := not_installed((settings.method, *settings.baselines)):
         raise RunFolderError([f"{out}: {sentence}" for sentence in absent])
     return settings
 
 
-def new_identity() -> str:
-    """A run's own name, which no other run has, whatever its settings: 32 random hexadecimal digits."""
-    return secrets.token_hex(16)
-
-
-def is_identity(value: Any) -> bool:
-    """Whether it is one that :func:`new_identity` may have made; it names folders on nodes."""
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32}", value) is not None
-
-
-def read_identity(out: Path) -> str:
-    """The identity of the run in a folder.
+def read_environment(out: Path) -> dict[str, Any]:
+    """Versions, machine and data that a run began with.
 
     Raises:
-        RunFolderError: the folder does not say it.
+        RunFolderError: missing or damaged.
     """
-    found = read_json(out / "environment.json").get("run")
-    if not is_identity(found):
-        raise RunFolderError(f"{out / 'environment.json'} is damaged: run must be 32 hexadecimal digits")
-    return str(found)
+    return RunFiles(out).read_json("environment.json", EnvironmentContent)
+
+
+def data_fingerprint(out: Path) -> str | None:
+    """SHA-256 over all rows that a run began with.
+
+    Raises:
+        RunFolderError: the file that holds it is missing or damaged.
+    """
+    found: str | None = read_environment(out).get("data_fingerprint")
+    return found
+
+
+def base_folder(out: Path) -> Path:
+    """``base``, whose files are made sure to be those that the run was begun with.
+
+    Raises:
+        RunFolderError: one is missing, damaged, or not the run's.
+    """
+    RunFiles(out).check_folder("base")
+    return out / "base"
+
+
+def read_summary(out: Path, settings: Settings, method: str) -> dict[str, Any] | None:
+    """The result of a method of a run; None while it is not finished.
+
+    Raises:
+        RunFolderError: damaged.
+    """
+    files = method_files(out, settings, method)
+    return files.read_json("summary.json", SummaryContent) if files.has("summary.json") else None
+
+
+def read_result(out: Path, settings: Settings, method: str) -> dict[str, Any] | None:
+    """The summary of a method whose result is complete, or None.
+
+    Raises:
+        RunFolderError: damaged.
+    """
+    files = method_files(out, settings, method)
+    covered = set(files.names())
+    if any(name in covered and not files.has(name) for name in RESULT):
+        return None
+    return read_summary(out, settings, method)
+
+
+def read_allocation(out: Path) -> dict[str, Any] | None:
+    """Who trains which expert under the main method; None where nothing is allocated.
+
+    Raises:
+        RunFolderError: damaged.
+    """
+    files = RunFiles(out)
+    return files.read_json("allocation.json", AllocationContent) if files.has("allocation.json") else None
 
 
 def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> list[tuple[str, Any, Any]]:
@@ -205,12 +231,16 @@ def check_base(out: Path, source: ModelSource, *, weights: bool = True) -> None:
         RunFolderError: it has changed, or the run folder is damaged.
         ModelError: a file of the hub cannot be had.
     """
-    check_files(out, source, read_json(out / "environment.json").get("base_files"), weights=weights)
+    check_files(out, source, read_environment(out).get("base_files"), weights=weights)
 
 
 def read_clients(out: Path) -> dict[str, dict[str, Any]]:
-    """Client -> task, labels and row counts."""
-    return read_json(out / "clients.json")
+    """Client -> task, labels and row counts.
+
+    Raises:
+        RunFolderError: missing or damaged, or an id that is none.
+    """
+    return RunFiles(out).read_json("clients.json", ClientsContent)
 
 
 def newcomer_folder(out: Path, client: ClientId) -> Path:
@@ -218,93 +248,28 @@ def newcomer_folder(out: Path, client: ClientId) -> Path:
     return out / "onboarded" / client
 
 
+def newcomer_files(out: Path, client: ClientId) -> RunFiles:
+    """The files in :func:`newcomer_folder`."""
+    return RunFiles(out, f"onboarded/{client}")
+
+
 def read_newcomers(out: Path) -> dict[ClientId, dict[str, Any]]:
-    """Client -> content of its ``onboarding.json``, for clients that joined after the run; sorted."""
-    # A name with a dot in front is a folder that was never completed.
-    found = [read_json(path) for path in sorted((out / "onboarded").glob("[!.]*/onboarding.json"))]
-    return {str(entry["client"]): entry for entry in sorted(found, key=lambda entry: str(entry["client"]))}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a run folder.
+    """Client -> content of its ``onboarding.json``, for clients that joined after the run; sorted.
 
     Raises:
-        RunFolderError: missing or damaged.
+        RunFolderError: one is damaged, or does not stand in the folder of its client.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} is missing or damaged: {type(error).__name__} {error}") from error
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is damaged: expected a JSON object")
-    return content
+    found = {}
+    # A name with a dot in front is a folder that was never completed.
+    for path in sorted((out / "onboarded").glob("[!.]*/onboarding.json")):
+        content = newcomer_files(out, path.parent.name).read_json("onboarding.json", NewcomerContent)
+        if content["client"] != path.parent.name:
+            raise RunFolderError(f"{path} is damaged: it is about another client, {content['client']!r}")
+        found[path.parent.name] = content
+    return found
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON whole or not at all."""
+    """Writes JSON that is no part of a run, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
-
-
-def write_allocation(folder: Path, allocation: Allocation, centres: Centres | None, tasks: Mapping[str, str]) -> None:
-    """Writes ``allocation.json`` and, with the mean warm-up vector of every cluster, ``allocation.safetensors``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if centres is not None:
-        metadata = {"modules": json.dumps(centres.modules), "reach": json.dumps([str(r) for r in centres.reach])}
-        blob = save({"units": centres.units, "zeros": centres.zeros}, metadata=metadata)
-        write_atomically(folder / "allocation.safetensors", blob)
-    write_json(
-        folder / "allocation.json",
-        {
-            "clients": allocation.clients,
-            "tasks": {client: tasks.get(client, "default") for client in allocation.clients},
-            "num_experts": allocation.num_experts,
-            "assignment": allocation.assignment,
-            "silhouettes": {str(k): score for k, score in allocation.silhouettes.items()},
-            "distances": allocation.distances.tolist(),
-            "warnings": list(allocation.warnings),
-        },
-    )
-
-
-def _environment(
-    settings: Settings,
-    fingerprint: str,
-    warnings: Sequence[str],
-    identity: str | None,
-    base_files: Mapping[str, str],
-) -> dict[str, Any]:
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "format": FORMAT,
-        "run": identity or new_identity(),
-        "fedlease": __version__,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": settings.threads,
-        "device": settings.device,
-        "packages": versions,
-        "git": _git_state(),
-        "data_fingerprint": fingerprint,
-        "data_warnings": list(warnings),
-        "model_revision": settings.revision,
-        "base_files": dict(base_files),
-    }
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit and cleanliness of the working directory, where it is a git checkout."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)
-        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=5)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit.stdout.strip(), "clean": not status.stdout.strip()}
+    write_atomically(path, as_json(content))

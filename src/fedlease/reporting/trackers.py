@@ -1,16 +1,23 @@
 """Listeners that stream the figures of a run to TensorBoard or Weights & Biases while it goes on."""
 
 import importlib
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedlease.engines.events import Allocated, Event, MethodFinished, RunStarted, StepFinished
-from fedlease.errors import ConfigError, MissingPackageError
+from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError
+from fedlease.limits import limit_reached
 from fedlease.reporting.metric_words import is_further_mean
+from fedlease.wording import printable
 
 __all__ = ["TensorBoardTracker", "Tracker", "WandbTracker", "scalars", "tracker"]
+
+
+LONGEST = 300
+"""Characters of a library's own message that are shown."""
 
 
 class Tracker(Protocol):
@@ -31,14 +38,34 @@ def tracker(name: str, out: Path) -> Tracker:
         out: the run folder.
 
     Raises:
-        ConfigError: no such tracker.
+        ConfigError: no such tracker, or it cannot start; nothing is written.
         MissingPackageError: its package is not installed.
     """
     if name == "tensorboard":
-        return TensorBoardTracker(out)
+        return _Guarded(name, TensorBoardTracker(out), out)
     if name == "wandb":
-        return WandbTracker(out)
+        return _Guarded(name, WandbTracker(out), out)
     raise ConfigError(f"log: must be tensorboard or wandb, received {name!r}")
+
+
+def _check_key(wandb: Any) -> None:
+    """Makes sure that wandb can send, or need not, before anything is written.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    offline = "or set WANDB_MODE=offline to keep the figures on this machine"
+    try:
+        if wandb.setup().settings.mode in ("offline", "disabled", "dryrun"):
+            return
+        # Without "prompt" wandb would ask at the terminal; versions without it say what key they know.
+        asks_not = "prompt" in inspect.signature(wandb.login).parameters
+        known = wandb.login(prompt=False, verify=True) if asks_not else wandb.api.api_key and wandb.login(verify=True)
+    except Exception as error:  # errors of wandb, of pydantic and of several HTTP libraries, without a common base
+        reason = printable(str(error).strip().split("\n")[0], longest=LONGEST)
+        raise ConfigError(f"--log wandb cannot start: {reason}; run wandb login, {offline}") from error
+    if not known:
+        raise ConfigError(f"--log wandb: no key of Weights & Biases is found; run wandb login first, {offline}")
 
 
 def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
@@ -85,6 +112,37 @@ def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
                 yield f"{event.method}/experts_per_token/{client}/{module}", entry["experts_per_token"], 0
 
 
+class _Guarded:
+    """A tracker whose errors, of whatever library, end the run in one sentence; it can be resumed."""
+
+    def __init__(self, name: str, inner: Tracker, out: Path) -> None:
+        self._name = name
+        self._inner = inner
+        self._out = out
+        self._failed = False
+
+    def __call__(self, event: Event) -> None:
+        """Streams what the event says."""
+        self._call(lambda: self._inner(event))
+
+    def close(self) -> None:
+        """Writes what is left; after a failure there is nothing more to say."""
+        if not self._failed:
+            self._call(self._inner.close)
+
+    def _call(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except FedLeaseError:
+            raise
+        except Exception as error:
+            self._failed = True
+            reason = limit_reached(error) or f"{type(error).__name__} {printable(str(error), longest=LONGEST)}"
+            raise RunFailedError(
+                f"--log {self._name} failed: {reason}; go on with: fedlease resume {self._out}"
+            ) from error
+
+
 class TensorBoardTracker:
     """Event files in ``<run folder>/tensorboard``; nothing leaves the machine.
 
@@ -92,6 +150,7 @@ class TensorBoardTracker:
         out: the run folder.
 
     Raises:
+        ConfigError: its folder is something else.
         MissingPackageError: tensorboard is not installed.
     """
 
@@ -101,6 +160,8 @@ class TensorBoardTracker:
         except ImportError as error:
             raise MissingPackageError("tensorboard", "--log tensorboard", "pip install tensorboard") from error
         self._folder = out / "tensorboard"
+        if self._folder.is_symlink() or (self._folder.exists() and not self._folder.is_dir()):
+            raise ConfigError(f"--log tensorboard: {self._folder} is no folder, so nothing can be written into it")
         self._writer: Any = None
 
     def __call__(self, event: Event) -> None:
@@ -132,6 +193,7 @@ class WandbTracker:
         out: the run folder.
 
     Raises:
+        ConfigError: it has no key, or cannot start for another reason.
         MissingPackageError: wandb is not installed.
     """
 
@@ -140,6 +202,11 @@ class WandbTracker:
             self._wandb = importlib.import_module("wandb")
         except ImportError as error:
             raise MissingPackageError("wandb", "--log wandb", "pip install wandb") from error
+        if (out / "wandb" / "settings").exists():
+            raise ConfigError(
+                f"--log wandb: {out / 'wandb' / 'settings'} would change where figures go; delete it first"
+            )
+        _check_key(self._wandb)
         self._out = out
         self._run: Any = None
 

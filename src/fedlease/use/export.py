@@ -12,7 +12,7 @@ from fedlease.files import new_folder, write_atomically
 from fedlease.peft_plugin.export import write_lora
 from fedlease.peft_plugin.state import keeps_weights_transposed
 from fedlease.peft_plugin.usage import record_usage
-from fedlease.reporting.run_folder import method_folder, read_json, write_json
+from fedlease.reporting.run_folder import read_summary, write_json
 from fedlease.use.experts import expert_model, experts_of
 from fedlease.use.model_card import model_card
 from fedlease.use.open_run import OpenRun
@@ -150,8 +150,8 @@ class Exporter:
         if model.spec.num_experts == 1:
             return {}, None
         if self.rows is None:
-            path = method_folder(self.run.out, self.run.settings, self.run.method) / "summary.json"
-            usage = read_json(path).get("expert_usage", {}).get(client)
+            summary = read_summary(self.run.out, self.run.settings, self.run.method) or {}
+            usage = summary.get("expert_usage", {}).get(client)
             if usage is None:
                 raise ConfigError(
                     f"client {client!r}: the run's summary holds no routing weights of it; export with its rows"

@@ -11,14 +11,14 @@ from torch import nn
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.config import Settings
 from fedlease.config_task import QUANTISATION_DEVICES
-from fedlease.core.types import ANCHOR, ClientId, ClientModel
+from fedlease.core.types import ANCHOR, ClientId, ClientModel, check_whole
 from fedlease.errors import ConfigError
 from fedlease.model_sources import locate
 from fedlease.models import BaseModel, initial_head, load_tokenizer, new_head_modules
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
 from fedlease.prepare import autocast_of
-from fedlease.reporting.run_folder import check_base, read_settings
+from fedlease.reporting.run_folder import base_folder, check_base, read_settings
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["load", "tokenizer"]
@@ -60,8 +60,10 @@ def load(
     run = OpenRun(run_folder, method, device=device, dtype=_type_name(dtype))
     client = run.only_client() if client is None else client
     labels = run.client(client).labels
-    model = run.model(client)
-    wrapped = _as_peft(run.new_base(), model, labels, run)
+    with run.fitting(client):
+        model = run.model(client)
+        check_whole(model)
+        wrapped = _as_peft(run.new_base(), model, labels, run)
     autocast = autocast_of(run.settings)
     if autocast is not None:
         _compute_in(wrapped.get_base_model(), autocast)
@@ -125,6 +127,6 @@ def tokenizer(run_folder: str | Path) -> Any:
     """
     out = Path(run_folder)
     settings = read_settings(out)
-    source = locate(settings.model, settings.revision, out / "base", settings.seed, settings.task)
+    source = locate(settings.model, settings.revision, base_folder(out), settings.seed, settings.task)
     check_base(out, source, weights=False)
     return load_tokenizer(source, settings.task)

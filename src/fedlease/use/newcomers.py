@@ -1,14 +1,17 @@
 """Clients that joined after the run: a folder each, beside everything the run wrote."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fedlease.core.codec import CodecError, dumps, loads
 from fedlease.core.types import ClientId, ClientModel
+from fedlease.engines.run_files import MOST_WEIGHTS, as_json
 from fedlease.errors import RunFolderError
-from fedlease.files import write_atomically
-from fedlease.reporting.run_folder import newcomer_folder
+from fedlease.files import new_folder, write_atomically
+from fedlease.reporting.run_folder import newcomer_files
 
-__all__ = ["newcomer_model", "write_newcomer_model"]
+__all__ = ["newcomer_model", "write_newcomer"]
 
 MODEL = "model.safetensors"
 
@@ -19,16 +22,33 @@ def newcomer_model(out: Path, client: ClientId) -> ClientModel:
     Raises:
         RunFolderError: its file is missing or damaged.
     """
-    path = newcomer_folder(out, client) / MODEL
+    files = newcomer_files(out, client)
+    path = files.folder / MODEL
     try:
-        model = loads(path.read_bytes())
-    except (OSError, CodecError) as error:
+        model = loads(files.read(MODEL, MOST_WEIGHTS))
+    except CodecError as error:
         raise RunFolderError(f"{path} is missing or damaged: {error}") from error
     if not isinstance(model, ClientModel):
         raise RunFolderError(f"{path} is damaged: it holds a {type(model).__name__}")
     return model
 
 
-def write_newcomer_model(folder: Path, model: ClientModel) -> None:
-    """Writes a newcomer's model into its folder."""
-    write_atomically(folder / MODEL, dumps(model))
+def write_newcomer(out: Path, client: ClientId, model: ClientModel, content: Mapping[str, Any]) -> Path:
+    """Writes a newcomer's folder, whole or not at all.
+
+    Args:
+        out: the run folder.
+        client: its id.
+        model: what it is served with.
+        content: of its ``onboarding.json``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    files = newcomer_files(out, client)
+    contents = {MODEL: dumps(model), "onboarding.json": as_json(content)}
+    files.expect(contents)
+    with new_folder(files.folder) as folder:
+        for name, blob in contents.items():
+            write_atomically(folder / name, blob)
+    return files.folder

@@ -16,14 +16,14 @@ from fedlease.data.federation import ClientData, Federation
 from fedlease.data.folder import load_client
 from fedlease.engines.local_step import LocalResult, local_step
 from fedlease.errors import ConfigError, DataError, RunFailedError, UpdateRefusedError
-from fedlease.files import new_folder, sweep
+from fedlease.files import sweep
 from fedlease.methods.base import WARMUP, ab_names
 from fedlease.prepare import optimiser_of
 from fedlease.reporting.report import write_report
-from fedlease.reporting.run_folder import newcomer_folder, read_newcomers, run_lock, write_json
+from fedlease.reporting.run_folder import read_newcomers, run_lock
 from fedlease.tasks.base import Encoded
 from fedlease.use.experts import expert_model, experts_of
-from fedlease.use.newcomers import write_newcomer_model
+from fedlease.use.newcomers import write_newcomer
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["Onboarded", "onboard"]
@@ -128,10 +128,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         "metric": run.task.metric,
         "scores": scores,
     }
-    folder = newcomer_folder(run.out, client)
-    with new_folder(folder) as made:
-        write_newcomer_model(made, trained)
-        write_json(made / "onboarding.json", content)
+    folder = write_newcomer(run.out, client, trained, content)
     write_report(run.out)
     return Onboarded(folder, placement, scores)
 

@@ -4,7 +4,8 @@ What a Flower node writes of its own model is opened likewise: a folder with one
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,28 +14,33 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from fedlease.core.types import ClientId, ClientModel, Tensors
+from fedlease.core.types import ClientId, ClientModel, Tensors, check_whole
 from fedlease.data.federation import Row
+from fedlease.documents import parse_json
 from fedlease.engines.checkpoint import Checkpoint, Saved
 from fedlease.engines.client_store import ClientStore
 from fedlease.engines.resident import ResidentModel
-from fedlease.errors import ConfigError, RunFolderError
+from fedlease.engines.run_files import MOST_WEIGHTS, RunFiles
+from fedlease.errors import ConfigError, FedLeaseError, RunFolderError
+from fedlease.limits import limit_reached
 from fedlease.methods.head import Head
 from fedlease.model_sources import ModelSource, locate
 from fedlease.models import BaseModel, initial_head, load_tokenizer
-from fedlease.peft_plugin.folder import CONFIG, read_adapter
+from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, read_adapter
 from fedlease.prepare import base_of, build_method, resident_of, usable_device
 from fedlease.reporting.run_folder import (
+    base_folder,
     check_base,
     method_folder,
     read_clients,
-    read_json,
     read_newcomers,
     read_settings,
+    read_summary,
 )
 from fedlease.tasks import make_task
 from fedlease.tasks.base import Encoded, Task
 from fedlease.use.newcomers import newcomer_model
+from fedlease.wording import printable
 
 __all__ = ["KnownClient", "OpenRun"]
 
@@ -97,8 +103,8 @@ class OpenRun:
         self.clients = {
             client: KnownClient(
                 id=client,
-                task=str(everyone[client]["task"]),
-                labels=tuple(str(label) for label in everyone[client]["labels"]),
+                task=str(everyone[client].get("task", "default")),
+                labels=tuple(str(label) for label in everyone[client].get("labels", ())),
                 pairs=everyone[client].get("pairs"),
                 newcomer=client in newcomers,
             )
@@ -149,7 +155,7 @@ class OpenRun:
             RunFolderError: it is no longer the one that the run was trained on.
         """
         settings = self.settings
-        found = locate(settings.model, settings.revision, self.out / "base", settings.seed, settings.task)
+        found = locate(settings.model, settings.revision, base_folder(self.out), settings.seed, settings.task)
         check_base(self.out, found)
         return found
 
@@ -200,15 +206,19 @@ class OpenRun:
         if isinstance(self.saved.state, ClientModel):
             return self.saved.state
         model = self.received(client)
-        return replace(model, tensors=self._store.overlay(client, model.spec, model.tensors))
+        with self.fitting(client):
+            return replace(model, tensors=self._store.overlay(client, model.spec, model.tensors))
 
     def received(self, client: ClientId) -> ClientModel:
         """What the server holds for a client of the run: without what the client keeps, head included.
 
         The choice among candidates is made on train rows, which are not at hand; the one it was scored with is on file.
         """
-        model: ClientModel = self.policy.model(self.saved.state, client)
+        with self.fitting(client):
+            model: ClientModel = self.policy.model(self.saved.state, client)
         chosen = self._choice(client) if model.candidates else None
+        if chosen is not None and chosen >= len(model.candidates):
+            raise RunFolderError(f"{self.out}: client {client!r} took candidate {chosen} of {len(model.candidates)}")
         tensors = model.tensors if chosen is None else {**model.tensors, **model.candidates[chosen]}
         return replace(model, tensors=tensors, candidates=())
 
@@ -228,26 +238,52 @@ class OpenRun:
 
     def _choice(self, client: ClientId) -> int | None:
         """The candidate that the client was scored with at the end; None before the end."""
-        summary = method_folder(self.out, self.settings, self.method) / "summary.json"
-        scored = read_json(summary)["per_client"] if summary.is_file() else {}
-        return scored[client]["choice"] if client in scored else None
+        summary = read_summary(self.out, self.settings, self.method)
+        if summary is None or client not in summary["per_client"]:
+            return None
+        chosen = summary["per_client"][client].get("choice")
+        if not isinstance(chosen, int):
+            raise RunFolderError(f"{self.out}: its summary does not say which candidate client {client!r} took")
+        return chosen
 
     def load(self, client: ClientId, model: ClientModel | None = None) -> KnownClient:
         """Puts a client's model, or another one with its labels, in place in ``resident``."""
         known = self.client(client)
-        self.resident.load(self.model(client) if model is None else model, len(known.labels))
+        if model is None:
+            model = self.model(client)
+        with self.fitting(client):
+            check_whole(model)
+            self.resident.load(model, len(known.labels))
         return known
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """Tokenises rows as the run did."""
         return self.task.encode(rows, self.tokenizer)
 
+    @contextmanager
+    def fitting(self, client: ClientId) -> Iterator[None]:
+        """What is read is of the right types; what does not fit together shows when it is put together."""
+        try:
+            yield
+        except FedLeaseError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if limit_reached(error):
+                raise
+            reason = printable(str(error), longest=200)
+            raise RunFolderError(
+                f"{self.out}: the model of client {client!r} is damaged: {type(error).__name__} {reason}"
+            ) from error
+
     def _own_model(self) -> Saved | None:
         if not (self.out / CONFIG).is_file():
             return None
+        files = RunFiles(self.out)
+        parse_json(files.read(CONFIG), self.out / CONFIG)
+        files.read(WEIGHTS, MOST_WEIGHTS)
         try:
             return Saved(self.method, 0, read_adapter(self.out), {}, finished=True)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
             raise RunFolderError(f"{self.out}: the model in it is damaged: {error}") from error
 
     def _device_of_run(self) -> str:

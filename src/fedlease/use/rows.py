@@ -8,7 +8,7 @@ from fedlease.data import load_federation
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.folder import load_client
 from fedlease.errors import ConfigError, RunFolderError
-from fedlease.reporting.run_folder import read_json, read_newcomers
+from fedlease.reporting.run_folder import data_fingerprint, read_newcomers
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["RowsOfRun"]
@@ -38,8 +38,10 @@ class RowsOfRun:
             return self._federation.clients[client]
         settings = self.run.settings
         entry = read_newcomers(self.run.out)[client]
+        if entry.get("data") is None:
+            raise RunFolderError(f"{self.run.out}: does not say where the rows of client {client!r} are")
         data = load_client(Path(entry["data"]), client, settings.data, settings.seed, settings.task)
-        if Federation.of([data]).fingerprint() != entry["data_fingerprint"]:
+        if Federation.of([data]).fingerprint() != entry.get("data_fingerprint"):
             raise RunFolderError(f"{self.run.out}: the rows of client {client!r} have changed since it was onboarded")
         return data
 
@@ -47,6 +49,6 @@ class RowsOfRun:
     def _federation(self) -> Federation:
         settings = self.run.settings
         federation = load_federation(settings.data, settings.seed, settings.task)
-        if federation.fingerprint() != read_json(self.run.out / "environment.json").get("data_fingerprint"):
+        if federation.fingerprint() != data_fingerprint(self.run.out):
             raise RunFolderError(f"{self.run.out}: the rows have changed since the run")
         return federation

@@ -18,7 +18,7 @@ from engines.flower.nodes import Stopped, grid_of, stop_after
 from fedlease.engines.flower.messages import Refusal
 from fedlease.engines.flower.strategy import FedLeaseStrategy
 from fedlease.errors import ConfigError, RunFolderError
-from fedlease.reporting.run_folder import read_identity
+from fedlease.reporting.run_identity import read_identity
 
 SETTINGS: dict[str, Any] = {"data.clients_per_task": 1, "baselines": [], "rounds": 3}
 

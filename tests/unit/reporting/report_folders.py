@@ -10,6 +10,9 @@ IMAGE = '<img src=x onerror="window.pwned=1">'
 SCRIPT = "</script><script>window.pwned=1</script>"
 TEMPLATE = "%{x} {{ 7 * 7 }} ${1}"
 HOSTILE = (IMAGE, SCRIPT, TEMPLATE, "turn\u202eed\x1b[31m")
+QUOTE = "\"'><b onmouseover=window.pwned=1>"
+IDS = (IMAGE, "<script>window.pwned=1", TEMPLATE, QUOTE)
+"""What a client may be called: neither a path nor a control sequence."""
 
 CLIENTS = {"a0": "news", "a1": "news", "b0": "mood", "b1": "mood"}
 # a0 and a1 are 0.2 apart, b0 and b1 0.4, all others 1.
@@ -143,22 +146,22 @@ def generated(out: Path, *, scored: bool = True, samples: bool = True, text: str
 def hostile_samples(out: Path) -> Path:
     """Prompts and answers that try to be markup, templates, and to turn the reading direction."""
     generated(out)
-    texts = [sample(text, text, text, text) for text in (*HOSTILE, "\"'><b onmouseover=window.pwned=1>")]
+    texts = [sample(text, text, text, text) for text in (*HOSTILE, QUOTE)]
     put(out / "samples.json", {client: texts for client in CLIENTS})
     return out
 
 
 def hostile(out: Path) -> Path:
     """A finished run whose clients, tasks, reasons and warnings try to be markup."""
-    clients = dict(zip(HOSTILE, (IMAGE, SCRIPT, IMAGE, SCRIPT), strict=True))
+    clients = dict(zip(IDS, (IMAGE, SCRIPT, IMAGE, SCRIPT), strict=True))
     bare(out, clients)
     put(out / "environment.json", {"format": 1, "data_warnings": [IMAGE, SCRIPT], "platform": SCRIPT})
-    scores = dict.fromkeys(HOSTILE, 0.5)
+    scores = dict.fromkeys(IDS, 0.5)
     steps(out, [line(1, 0, scores, {IMAGE: SCRIPT}), line(2, 1, scores)])
-    names = sorted(HOSTILE)
+    names = sorted(IDS)
     assignment = {name: place // 2 for place, name in enumerate(names)}
     allocation(out, DISTANCES, assignment, {"2": 0.7, "3": 0.3}, warnings=[IMAGE])
     summary(out, scores, clients)
     entry = {"client": IMAGE, "task": SCRIPT, "expert": 0, "distances": [0.5, 1], "margin": 0.5, "unlike": True}
-    put(out / "onboarded" / "x" / "onboarding.json", {**entry, "scores": {SCRIPT: 0.5}})
+    put(out / "onboarded" / IMAGE / "onboarding.json", {**entry, "scores": {SCRIPT: 0.5}})
     return out

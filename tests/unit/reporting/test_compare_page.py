@@ -281,7 +281,7 @@ class TestTheFolder:
         with pytest.raises(RunFolderError, match=r"is not a run folder: it holds no config\.yaml"):
             write_report(tmp_path)
         (tmp_path / "compare.json").write_text("{")
-        with pytest.raises(RunFolderError, match=r"compare\.json is missing or damaged"):
+        with pytest.raises(RunFolderError, match=r"compare\.json is damaged: JSONDecodeError"):
             write_report(tmp_path)
 
     def test_pictures_are_of_runs(self, tmp_path: Path) -> None:

@@ -212,13 +212,13 @@ class TestSamples:
         ("content", "said"),
         [
             ("[]", "expected a JSON object"),
-            ("{", "is missing or damaged"),
-            ('{"a0": {}}', "TypeError expected a list of samples, received dict"),
-            ('{"a0": [3]}', "is damaged: TypeError"),
-            ('{"a0": [{"prompt": "p"}]}', "is damaged: KeyError 'reference'"),
+            ("{", "is damaged: JSONDecodeError"),
+            ('{"a0": {}}', "a0 must be a valid list, received dict"),
+            ('{"a0": [3]}', "a0.0 must be a valid object, received int"),
+            ('{"a0": [{"prompt": "p"}]}', "a0.0.reference is missing"),
             (
                 json.dumps({"a0": [sample("p", "r", "b", "a") | {"answer": None}]}),
-                "answer must be text, received NoneType",
+                "a0.0.answer must be a valid string, received NoneType",
             ),
             ('{"nobody": []}', "the run has no client 'nobody'"),
         ],

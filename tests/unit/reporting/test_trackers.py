@@ -8,7 +8,8 @@ import pytest
 from engines.small import rounds_of, small_run
 
 from fedlease.engines.events import Event, MethodFinished, StepFinished
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, RunFailedError
+from fedlease.reporting import trackers
 from fedlease.reporting.trackers import scalars, tracker
 
 
@@ -110,3 +111,70 @@ def test_a_step_without_scores_and_the_means_of_another_task_are_given_by_their_
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="log: must be tensorboard or wandb, received 'csv'"):
         tracker("csv", tmp_path)
+
+
+def test_wandb_without_a_key_is_one_sentence_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.setenv("NETRC", str(home / "none"))
+    import wandb
+
+    wandb.teardown()  # what an earlier test of this process has set up
+    out = tmp_path / "run"
+    expected = "no key of Weights & Biases is found; run wandb login first, or set WANDB_MODE=offline"
+    with pytest.raises(ConfigError, match=expected):
+        tracker("wandb", out)
+    assert not out.exists()
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(ConfigError, match="--log wandb cannot start: ") as caught:
+        tracker("wandb", out)
+    assert "\n" not in str(caught.value) and not out.exists()
+    wandb.teardown()
+
+
+def test_a_tracker_that_finds_something_else_in_its_place_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    (tmp_path / "tensorboard").write_text("mine")
+    with pytest.raises(ConfigError, match=r"--log tensorboard: .*/tensorboard is no folder"):
+        tracker("tensorboard", tmp_path)
+    assert (tmp_path / "tensorboard").read_text() == "mine"
+
+
+def test_settings_of_wandb_in_a_run_folder_are_not_followed(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = https://elsewhere.example\n")
+    with pytest.raises(ConfigError, match=r"wandb/settings would change where figures go"):
+        tracker("wandb", tmp_path)
+
+
+def test_a_tracker_that_fails_ends_the_run_in_one_sentence(
+    run: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def __init__(self, out: Path) -> None:
+            pass
+
+        def __call__(self, event: Event) -> None:
+            raise ValueError("first line\nsecond line")
+
+        def close(self) -> None:
+            raise ValueError("closed")
+
+    monkeypatch.setattr(trackers, "TensorBoardTracker", Broken)
+    stream = tracker("tensorboard", tmp_path / "r")
+    with pytest.raises(RunFailedError) as caught:
+        stream(run[1][0])
+    assert str(caught.value) == (
+        f"--log tensorboard failed: ValueError first line\N{REPLACEMENT CHARACTER}second line; go on with: "
+        f"fedlease resume {tmp_path / 'r'}"
+    )
+    stream.close()

@@ -25,7 +25,7 @@ from fedlease.engines.flower.records import RecordError, pack, unpack
 from fedlease.engines.flower.request_checks import form_fault
 from fedlease.engines.flower.site import Site, settings_from
 from fedlease.errors import ConfigError, DataError, InputError
-from fedlease.reporting.run_folder import is_identity
+from fedlease.reporting.run_identity import is_identity
 from fedlease.wording import counted
 
 __all__ = ["answer", "proxies_said", "rows_of_node", "turned_away"]

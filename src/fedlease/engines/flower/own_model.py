@@ -8,13 +8,15 @@ from pathlib import Path
 from fedlease.core.types import ClientModel
 from fedlease.data.federation import ClientData
 from fedlease.engines.client_work import FinalScores
+from fedlease.engines.run_files import RunFiles
 from fedlease.errors import RunFolderError
 from fedlease.files import new_folder, write_atomically
 from fedlease.model_sources import ModelSource
-from fedlease.peft_plugin.folder import CONFIG, write_adapter
+from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, write_adapter
 from fedlease.prepare import Loaded, settle
 from fedlease.reporting.model_card import render_card
-from fedlease.reporting.run_folder import read_clients, start_run, write_json
+from fedlease.reporting.run_folder import read_clients
+from fedlease.reporting.run_start import start_run
 
 __all__ = ["write_own_model"]
 
@@ -64,7 +66,9 @@ def write_own_model(
         values = replace(scores, choice=None).row(data.task)
         usage = {} if scores.usage is None else {data.id: scores.usage}
         summary = {"method": method, "metric": task.metric, "per_client": {data.id: values}, "expert_usage": usage}
-        write_json(folder / "summary.json", summary)
+        files = RunFiles(folder)
+        files.expect({name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)})
+        files.write_json("summary.json", summary)
         content = {
             "client": data.id,
             "task": data.task,

@@ -17,7 +17,7 @@ from fedlease.engines.flower.messages import Finish, Hello, Score, Work
 from fedlease.errors import ConfigError
 from fedlease.methods import METHODS
 from fedlease.model_sources import SHORT_NAMES
-from fedlease.reporting.run_folder import is_identity
+from fedlease.reporting.run_identity import is_identity
 
 __all__ = ["MAX_SETTINGS", "NodePolicy"]
 

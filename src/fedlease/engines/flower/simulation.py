@@ -14,7 +14,7 @@ from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, RunFolderError
 from fedlease.prepare import settle
 from fedlease.quiet import quiet_libraries
-from fedlease.reporting.run_folder import read_json
+from fedlease.reporting.run_folder import data_fingerprint
 
 __all__ = ["simulate"]
 
@@ -64,11 +64,13 @@ def simulate(
     flower = settings.flower.model_copy(update={"min_nodes": count})
     settings = settings.model_copy(update={"flower": flower})
     prints = federation.fingerprint()
-    if resumed and prints != read_json(out / "environment.json").get("data_fingerprint"):
+    if resumed and prints != data_fingerprint(out):
         raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
     strategy = FedLeaseStrategy(
         settings, out, listeners, hand_over=True, fingerprint=prints, skipped=federation.skipped
     )
+    if (out / "nodes").is_symlink():  # what it leads to would be deleted at the end
+        raise RunFolderError(f"{out / 'nodes'} is a link; a run folder holds files and folders alone")
     nodes = (out / "nodes").resolve()
     failed: list[BaseException] = []
     server = ServerApp()

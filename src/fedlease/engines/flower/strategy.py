@@ -1,6 +1,5 @@
 """The server: any method of fedlease as a Flower strategy, with the run folder of every other engine."""
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,18 +28,19 @@ from fedlease.model_prints import fingerprint
 from fedlease.model_sources import locate
 from fedlease.preconditions import check_fit
 from fedlease.prepare import Loaded, adapter_of, head_of, load_resident, methods_of, settle
+from fedlease.reporting.report_reading import read_records
 from fedlease.reporting.run_folder import (
+    base_folder,
     changed_settings,
     check_base,
     method_folder,
-    new_identity,
     read_clients,
-    read_identity,
     read_settings,
     read_skipped,
     run_lock,
-    start_run,
 )
+from fedlease.reporting.run_identity import new_identity, read_identity
+from fedlease.reporting.run_start import start_run
 
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
@@ -169,7 +169,7 @@ class FedLeaseStrategy(Strategy):
         if CENTRALISED in (settings.method, *settings.baselines):
             raise ConfigError("method: 'centralised' pools the rows of all clients, which are on other machines")
         with tempfile.TemporaryDirectory() as scratch:
-            made = self.out / "base" if resumed else Path(scratch) / "base"
+            made = base_folder(self.out) if resumed else Path(scratch) / "base"
             source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
             if resumed:
                 check_base(self.out, source)
@@ -258,8 +258,7 @@ class FedLeaseStrategy(Strategy):
         for number, expert in enumerate(fields_of(saved.state).get("experts", ())):
             for name, tensor in expert.items():
                 result.arrays[f"experts.{number}.{name}"] = Array(tensor.float().numpy())
-        for line in (self.out / "rounds.jsonl").read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
+        for record in read_records(self.out):
             if record.get("mean_score") is not None:
                 result.train_metrics_clientapp[record["step"]] = MetricRecord({"mean-score": record["mean_score"]})
         return result
