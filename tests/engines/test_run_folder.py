@@ -75,7 +75,10 @@ class TestWhatIsLacking:
             raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
         monkeypatch.setattr(os, "replace", full)
-        with pytest.raises(RunFailedError, match=rf"the report of {out} was not written: the disk is full: .*resume"):
+        with pytest.raises(
+            RunFailedError,
+            match=rf"the report of {out} was not written: the disk is full: .*; make room, then: fedlease report ",
+        ):
             resume(out)
         monkeypatch.setattr(os, "replace", real)
         resume(out)

@@ -54,11 +54,10 @@ def write_report(out: Path) -> Path:
         return write_compare_page(read_object(out / "compare.json"), out)
     read_settings(out)  # so that nothing is written into a folder of something else
     # A page that was begun earlier must not replace one that knows more.
-    with locked(out, "report", wait=REPORT_SECONDS, name=REPORT_LOCK):
-        page = _render(read_run(out))
-        path = out / "report.html"
-        with within_limits(f"the report of {out} was not written", "make room and write it again", out):
-            write_atomically(path, page.encode("utf-8", errors="replace"))
+    path = out / "report.html"
+    room = within_limits(f"the report of {out} was not written", f"make room, then: fedlease report {out}", out)
+    with room, locked(out, "report", wait=REPORT_SECONDS, name=REPORT_LOCK):
+        write_atomically(path, _render(read_run(out)).encode("utf-8", errors="replace"))
     return path
 
 
