@@ -163,8 +163,11 @@ class Exporter:
             self.run.task.mean_loss(self.run.resident, self.run.encode(self.rows.of(client).train), self.run.threads)
         return {module: entry["weights"] for module, entry in used.summary().items()}, "train rows"
 
-    def _score(self, client: ClientId, model: ClientModel) -> float:
+    def _score(self, client: ClientId, model: ClientModel) -> float | None:
+        """On the client's test rows; None without any."""
         assert self.rows is not None
+        if not self.rows.of(client).test:
+            return None
         self.run.load(client, model)
         test = self.run.encode(self.rows.of(client).test)
         return self.run.task.measure(self.run.resident, test, self.run.threads).metrics[self.run.task.metric]

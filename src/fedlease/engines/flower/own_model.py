@@ -65,7 +65,8 @@ def write_own_model(
         # The candidate that was taken is laid over, so that there is nothing left to choose from.
         values = replace(scores, choice=None).row(data.task)
         usage = {} if scores.usage is None else {data.id: scores.usage}
-        summary = {"method": method, "metric": task.metric, "per_client": {data.id: values}, "expert_usage": usage}
+        scored = {data.id: values} if scores.num_test else {}
+        summary = {"method": method, "metric": task.metric, "per_client": scored, "expert_usage": usage}
         files = RunFiles(folder)
         files.expect({name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)})
         files.write_json("summary.json", summary)
@@ -76,7 +77,7 @@ def write_own_model(
             "form": "routed",
             "metric": task.metric,
             "num_test": scores.num_test,
-            "scores": {"routed": scores.metrics[task.metric], "own_expert": scores.own_expert},
+            "scores": {"routed": scores.metrics.get(task.metric), "own_expert": scores.own_expert},
             "experts": model.spec.num_experts,
             "plugin": model.spec.mixer != "none",
         }
