@@ -13,6 +13,8 @@ from fedlease.checking import check_settings
 from fedlease.reporting.tables import render_check, render_results
 from fedlease.reporting.terminal import Terminal
 from fedlease.runner import RunResult, resume
+from fedlease.use.export import Exporter
+from fedlease.use.open_run import OpenRun
 
 MUTE = "it cannot learn: with one label its head has one output, and its loss is 0"
 UNTESTED = "it has no test rows"
@@ -92,6 +94,15 @@ def test_check_names_them_and_a_finished_run_stays_as_it_is(ran: Any) -> None:
     assert resume(result.out).summaries == result.summaries
 
 
+def test_what_it_learnt_can_be_loaded_and_exported(ran: Any, tmp_path: Path) -> None:
+    run = OpenRun(ran[0].out)
+    for client in ("mute", "untested"):
+        Exporter(run).client(client, tmp_path / client)
+    scores = json.loads((tmp_path / "untested/scores.json").read_text())
+    assert scores["num_test"] == 0 and set(scores["scores"].values()) == {None}
+    assert json.loads((tmp_path / "mute/scores.json").read_text())["scores"]["folded"] == 1.0
+
+
 def test_under_sampling_who_was_not_asked_is_named(tmp_path: Path) -> None:
     rows = str(own_rows(tmp_path / "rows"))
     changes: dict[str, Any] = {**SETTINGS, "data__path": rows, "clients_per_round": 2, "eval_every": 2, "baselines": []}
@@ -117,11 +128,18 @@ def test_over_flower_clients_without_test_rows_train_and_silent_ones_are_named(t
         )
 
     settings = small_settings(**{**SETTINGS, "data__path": str(folder), "baselines": []})
-    quiet = {"prepare": lambda grid: grid.faults.append(silent), "hand_over": False, "data-folders": str(folder)}
+    quiet = {
+        "state-dir": str(tmp_path / "s"),
+        "prepare": lambda grid: grid.faults.append(silent),
+        "hand_over": False,
+        "data-folders": str(folder),
+    }
     found, _ = over_memory(settings, tmp_path / "r", **quiet)  # type: ignore[arg-type]
     summary = found["fedlease"]
     assert (summary["averaged"], summary["num_clients"]) == (2, 4)
     assert summary["left_out"]["one"] == UNTESTED
+    card = next(path for path in (tmp_path / "s").rglob("README.md") if "one" in path.parts)
+    assert "not measured" in card.read_text(), "its node has written its model, without a score"
     assert summary["left_out"]["four"].startswith("it did not answer at the end: did not answer within")
     assert any("'four' is not scored at the end" in warning for warning in summary["warnings"])
 
