@@ -128,13 +128,10 @@ def test_over_flower_clients_without_test_rows_train_and_silent_ones_are_named(t
         )
 
     settings = small_settings(**{**SETTINGS, "data__path": str(folder), "baselines": []})
-    quiet = {
-        "state-dir": str(tmp_path / "s"),
-        "prepare": lambda grid: grid.faults.append(silent),
-        "hand_over": False,
-        "data-folders": str(folder),
-    }
-    found, _ = over_memory(settings, tmp_path / "r", **quiet)  # type: ignore[arg-type]
+    node = {"data-folders": str(folder), "state-dir": str(tmp_path / "s")}
+    found, _ = over_memory(
+        settings, tmp_path / "r", prepare=lambda grid: grid.faults.append(silent), hand_over=False, **node
+    )
     summary = found["fedlease"]
     assert (summary["averaged"], summary["num_clients"]) == (2, 4)
     assert summary["left_out"]["one"] == UNTESTED
