@@ -123,7 +123,7 @@ def untrained_modules(
         if not _within(name, heads):
             shapes = f"{tuple(there)} in the file and {tuple(wanted)} by config.json"
             faults.append(f"model: the weights in {where} do not fit: {name} has the shape {shapes}")
-    surplus = [name for name in unexpected if _belongs(model, name, heads)]
+    surplus = _left_out(model, unexpected, heads)
     if surplus and not lacking:
         faults.append(f"model: the weights in {where} hold {_some(surplus)}, which config.json leaves out")
     faults += [f"model: the weights in {where} cannot be loaded: {' '.join(said.split())[:LONG]}"
@@ -163,7 +163,7 @@ def longest_input(model: Any, tokenizer: Any) -> int:
     for name, module in model.named_modules():
         # RoBERTa and its kin count positions from the one behind the padding's.
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            limit = min(limit, int(module.num_embeddings) - int(module.padding_idx) - 1)
+            limit = min(limit, len(module.weight) - int(module.padding_idx) - 1)
     return limit
 
 
@@ -171,21 +171,22 @@ def _within(name: str, modules: Iterable[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
-def _belongs(model: nn.Module, name: str, heads: Iterable[str]) -> bool:
-    """Whether a tensor that was not taken is part of the body: of a layer beyond the last, or a bias left out."""
+def _left_out(model: nn.Module, names: Iterable[str], heads: Iterable[str]) -> list[str]:
+    """Those of the tensors not taken that are part of the body: of a layer beyond the last, or a bias left out."""
     held = {known for known in model.state_dict() if not _within(known, heads)}
-    shapes = {_numberless(known) for known in held}
+    kinds, modules = {_numberless(known) for known in held}, dict(model.named_modules())
+
+    def belongs(name: str) -> bool:
+        if _within(name, heads) or name in held:
+            return False
+        path, _, leaf = name.rpartition(".")
+        owner = modules.get(path)
+        beyond = name != _numberless(name) and _numberless(name) in kinds
+        return beyond or (owner is not None and leaf in owner._parameters and owner._parameters[leaf] is None)
+
     # A checkpoint of the body alone names its tensors without the body.
-    for full in (name, f"{getattr(model, 'base_model_prefix', '')}.{name}"):
-        parent, _, leaf = full.rpartition(".")
-        if _within(full, heads) or full in held:
-            continue
-        if full != _numberless(full) and _numberless(full) in shapes:
-            return True
-        owner = dict(model.named_modules()).get(parent)
-        if owner is not None and leaf in owner._parameters and owner._parameters[leaf] is None:
-            return True
-    return False
+    stem = getattr(model, "base_model_prefix", "")
+    return [name for name in names if belongs(name) or belongs(f"{stem}.{name}")]
 
 
 def _numberless(name: str) -> str:
