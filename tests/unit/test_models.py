@@ -93,7 +93,7 @@ def test_words_are_no_model(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     said = message(locate, "tiny-random", None, tmp_path / "file" / "base", 0)
-    assert said == f"model: {tmp_path / 'file' / 'base'} cannot be written: Not a directory"
+    assert said == f"model: {tmp_path / 'file' / 'base'} cannot be written: File exists"
 
 
 def test_the_package_of_a_short_name_is_asked_for_with_its_command(
