@@ -147,6 +147,14 @@ class DataSettings(Section):
     max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128
     """Longer inputs are cut on the right and counted."""
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _named(cls, path: Any) -> Any:
+        """Keeps an empty path from being the folder one stands in."""
+        if path == "":
+            raise PydanticCustomError("empty_path", "must not be empty")
+        return path
+
     @field_validator("labels", mode="before")
     @classmethod
     def _label_lists(cls, value: Any) -> Any:

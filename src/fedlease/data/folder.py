@@ -17,17 +17,17 @@ from pathlib import Path
 from fedlease.config import DataSettings
 from fedlease.config_data import TaskName
 from fedlease.data.assemble import EACH, SPLITS, Splits, assemble, check_number_of_clients
+from fedlease.data.client_folders import OTHERS, client_folders, examples_of, exists, read_client, split_files
 from fedlease.data.dealing import Pool, drop_duplicates, federation
-from fedlease.data.examples import Example, check_pairs, client_id_fault, label_list, read_examples, to_rows
+from fedlease.data.examples import Example, check_pairs, client_id_fault, label_list, to_rows
 from fedlease.data.faults import Faults, listed, shown
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.label_lists import stated_labels, unknown_tasks
 from fedlease.data.labels import agreed, doubtful_labels
-from fedlease.data.looks import tell_looks
 from fedlease.data.partition import deal
-from fedlease.data.prompts import read_prompt_examples, written_prompts
+from fedlease.data.prompts import written_prompts
 from fedlease.data.rows import Table
-from fedlease.data.tables import SUFFIXES, read_table, split_name
+from fedlease.data.tables import read_table
 from fedlease.data.usable import RowFaults, Unusable
 from fedlease.data.values import name_of
 from fedlease.errors import DataError
@@ -57,7 +57,7 @@ def load(settings: DataSettings, seed: int, task: TaskName = "classification") -
     path = settings.path
     if path is None:
         raise DataError("data.path: is required for data.source 'folder': the folder or file that holds your rows")
-    if not _exists(path):
+    if not exists(path):
         raise DataError(f"data.path: {str(path)!r} does not exist")
     if not path.is_dir():
         return _load_file(path, settings, seed, task)
@@ -69,11 +69,11 @@ def load(settings: DataSettings, seed: int, task: TaskName = "classification") -
     faults, notes = Faults(), list[str]()
     unusable = Unusable(faults, skip=settings.clients == "skip")
     clients: dict[str, Splits] = {}
-    folders = sorted(_client_folders(path, faults, notes))
+    folders = sorted(client_folders(path, faults, notes))
     check_number_of_clients(len(folders), settings)
     for folder in folders:
         with unusable.client(folder.name) as own:
-            clients[folder.name] = _read_client(folder, settings, own, notes, task)
+            clients[folder.name] = read_client(folder, settings, own, notes, task)
     return assemble(clients, settings, seed, unusable, notes, task=task)
 
 
@@ -126,17 +126,17 @@ def load_client(
     """
     faults, notes = Faults(), list[str]()
     unusable = Unusable(faults, skip=False)
-    if not _exists(path):
+    if not exists(path):
         raise DataError(f"data: {str(path)!r} does not exist")
     if path.is_dir():
-        if not _split_files(path, faults):
-            raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {_others()})")
-        splits = _read_client(path, settings, faults, notes, task)
+        if not split_files(path, faults):
+            raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {OTHERS})")
+        splits = read_client(path, settings, faults, notes, task)
         return assemble({client: splits}, settings, seed, unusable, notes, task=task, whole=False).clients[client]
     table = _table_with_rows(path, settings, faults)
     has_split = settings.columns.split in table.columns
     own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
-    examples = _examples(table, settings, own, task, in_one_file=True)
+    examples = examples_of(table, settings, own, task, in_one_file=True)
     column = settings.columns.client
     if column in table.columns and examples:
         # Rows of other clients in the file are theirs, not this one's.
@@ -147,96 +147,6 @@ def load_client(
     clients = _by_split({client: examples}, table, settings, unusable)
     made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task, whole=False)
     return made.clients[client]
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name with NUL, or longer than names may be
-        return False
-
-
-def _client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Path]:
-    entries = _entries(path, faults)
-    # hidden folders of tools (.git, .ipynb_checkpoints) are not clients unless they hold rows
-    folders = [
-        entry
-        for entry in entries
-        if entry.is_dir() and (not entry.name.startswith(".") or any(_split_files(entry, faults)))
-    ]
-    files = [entry.name for entry in entries if entry.is_file() and split_name(entry)[1] in SUFFIXES]
-    if not folders and not faults.count:
-        rule = f"holds {', '.join(files)} and no client folders" if files else "is empty"
-        faults.add(
-            f"data.path: {str(path)!r} {rule}; expected {path}/<client>/train.jsonl and test.jsonl "
-            f"(or {', '.join(SUFFIXES[1:])}), or one file with a client column"
-        )
-    elif files:
-        notes.append(f"{path}: {', '.join(files)} beside the client folders are not read")
-    return folders
-
-
-def _entries(folder: Path, faults: Faults) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        faults.add(f"{folder}: cannot be read: {error.strerror}", kind="cannot be read", place=str(folder))
-        return []
-
-
-def _split_files(folder: Path, faults: Faults) -> list[Path]:
-    """Entries called like splits; those that are no files of rows are faults once they are read."""
-    entries = [entry for entry in _entries(folder, faults) if split_name(entry)[0] in SPLITS]
-    return [entry for entry in entries if entry.is_file() or split_name(entry)[1] in SUFFIXES]
-
-
-def _examples(
-    table: Table, settings: DataSettings, faults: Faults, task: TaskName, *, in_one_file: bool
-) -> list[Example]:
-    before = faults.count
-    read = read_prompt_examples if task == "generation" else read_examples
-    examples = read(table, settings.columns, faults, in_one_file=in_one_file)
-    if faults.count > before:
-        tell_looks(table, settings.columns, task, faults)
-    return examples
-
-
-def _read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str], task: TaskName) -> Splits:
-    by_split: dict[str, list[Path]] = {}
-    before = faults.count
-    for file in _split_files(folder, faults):
-        by_split.setdefault(split_name(file)[0], []).append(file)
-    unread = [
-        entry.name
-        for entry in _entries(folder, Faults())
-        if split_name(entry)[1] in SUFFIXES and split_name(entry)[0] not in SPLITS
-    ]
-    if unread:
-        notes.append(f"client {folder.name!r}: {', '.join(unread)} are not read; names are train, valid and test")
-    result: Splits = {}
-    for split in SPLITS:
-        files = by_split.get(split, [])
-        if len(files) > 1:
-            faults.add(f"client {folder.name!r}: {split} rows are in several files: {', '.join(map(str, files))}")
-            result[split] = []
-        elif files:
-            before = faults.count
-            table = read_table(files[0], faults, settings.limits)
-            examples = _examples(table, settings, faults, task, in_one_file=False) if table else []
-            if not examples and faults.count == before:
-                if split == "train":
-                    faults.add(f"client {folder.name!r}: {files[0]} has no rows")
-                else:
-                    notes.append(f"client {folder.name!r}: {files[0]} has no rows")
-            result[split] = examples
-        elif split == "train" and faults.count == before:
-            fault = f"client {folder.name!r}: no train rows: {folder} has no train.jsonl (or {_others()})"
-            faults.add(fault, kind="no train rows", place=repr(folder.name), apart=EACH)
-    return result
-
-
-def _others() -> str:
-    return ", ".join(SUFFIXES[1:])
 
 
 def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) -> Federation:
@@ -257,7 +167,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) ->
     unusable = Unusable(faults, skip=settings.clients == "skip" and not dealt)
     named = {r.line: name_of(r.values.get(columns.client), table.typed) for r in table.records}
     owners = {} if dealt else {line: client for line, client in named.items() if client is not None}
-    examples = _examples(table, settings, RowFaults(unusable, owners), task, in_one_file=True)
+    examples = examples_of(table, settings, RowFaults(unusable, owners), task, in_one_file=True)
     if dealt or columns.client not in table.columns:
         faults.check()
         return _deal_file(examples, columns.split in table.columns, settings, seed, notes)

@@ -15,11 +15,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fedlease.config import DataSettings
+from fedlease.config import DataSettings, resolve
 from fedlease.config_data import TaskName
 from fedlease.data import load_federation
 from fedlease.data.folder import load_client
-from fedlease.errors import DataError
+from fedlease.errors import ConfigError, DataError, InputError
+from fedlease.prepare import settle
 
 TRAIN = [
     {
@@ -146,3 +147,16 @@ def test_folders_with_odd_names_are_refused_as_clients(name: bytes, tmp_path: Pa
     os.mkdir(folder)
     Path(os.fsdecode(folder), "train.jsonl").write_bytes(lines())
     assert "an id must " in told(tmp_path, "classification")
+
+
+@pytest.mark.parametrize("path", ["loop", "loop/inner", "~no-such-user-here/rows", "a\0b", "x" * 300])
+def test_paths_of_rows_that_lead_nowhere(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"^data\.path: .*(cannot be used as a path|does not exist)"):
+        load_federation(settle(resolve(preset="smoke", overrides={"data.path": path})).data, 0)
+
+
+def test_an_empty_path_is_not_the_folder_one_stands_in() -> None:
+    with pytest.raises(ConfigError, match=r"^data\.path: must not be empty, received ''$"):
+        resolve(preset="smoke", overrides={"data.path": ""})

@@ -11,7 +11,9 @@ import torch
 from engines.small import own_rows, small_run
 
 import fedlease
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
+from fedlease.data.tables import read_table
 from fedlease.errors import ConfigError, DataError
 from fedlease.use.open_run import OpenRun
 from fedlease.use.predict import STDIN, predict, predict_file
@@ -85,6 +87,23 @@ def test_a_csv_out_has_a_column_per_label(run: OpenRun, tmp_path: Path) -> None:
         assert float(row["probability"]) == float(row[f"probability of {row['prediction']}"])
 
 
+def test_a_csv_out_holds_no_formulas_and_reads_back_as_it_was(run: OpenRun, tmp_path: Path) -> None:
+    texts = ["=HYPERLINK(1)", "+1", "-1.5", "- a", "@x", "'=quoted", "'plain", "\tx"]
+    rows = [{"text": text, "=id": f"@{number}", "more": ["=x"]} for number, text in enumerate(texts)]
+    out = tmp_path / "out.csv"
+    predict_file(run, "planted-0-0", lines(tmp_path / "in.jsonl", rows), out)
+    header, *cells = csv.reader(io.StringIO(out.read_text()))
+    assert header[:3] == ["text", "'=id", "more"]
+    assert [row[0] for row in cells] == [
+        "'=HYPERLINK(1)", "+1", "-1.5", "'- a", "'@x", "''=quoted", "'plain", "'\tx"
+    ]  # fmt: skip
+    table = read_table(out, Faults())
+    assert table is not None
+    assert [(record.values["text"], record.values["=id"]) for record in table.records] == [
+        (row["text"], row["=id"]) for row in rows
+    ]
+
+
 @pytest.mark.parametrize(
     "content", [b'{"text": "zib"}\n{"text": "mab"}\n', b"text\nzib\nmab\n", b"\xef\xbb\xbftext\nzib\nmab\n"]
 )
@@ -99,7 +118,7 @@ def test_standard_input_is_json_lines_or_csv(content: bytes, run: OpenRun, monke
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"note": "x"}], r"no column 'text'; it has 'note' \(the run's data\.columns\.text\)"),
+        ([{"note": "x"}], r"no column 'text'; it has 'note': the run has data\.columns\.text=text"),
         ([{"text": "x"}, {"text": " "}], r"line 2, column 'text': a text must not be empty"),
         ([{"text": "x"}, {"text": 5}], r"line 2, column 'text': a text must be a string, got 5"),
         ([{"text": "x", "prediction": "y"}], r"has a column 'prediction' already, which would be overwritten"),
