@@ -17,7 +17,7 @@ from fedlease.reporting.drawing import (
 from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.report_data import RunData, mean
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
-from fedlease.reporting.usage_numbers import Depth, usage_by_depth, usage_sentence
+from fedlease.reporting.usage_numbers import Depth, adapter_names, usage_by_depth, usage_sentence
 from fedlease.wording import counted
 
 __all__ = ["bytes_figure", "score_figures", "seconds_figures", "usage_figures"]
@@ -201,8 +201,9 @@ def _of_client(run: RunData) -> Figure:
     usage = run.usage()
     first = next(client for client in sorted(usage) if usage[client])
     experts = len(next(iter(usage[first].values()))["weights"])
+    names = adapter_names(run.main.name, experts)
     traces = [
-        {"type": "bar", "orientation": "h", "x": [], "y": [], "name": f"expert {e}", "hovertext": [],
+        {"type": "bar", "orientation": "h", "x": [], "y": [], "name": names[e], "hovertext": [],
          "hoverinfo": "text", "marker": _hatched(e)}
         for e in range(experts)
     ]  # fmt: skip
@@ -211,13 +212,13 @@ def _of_client(run: RunData) -> Figure:
         xaxis=axis("mean weight per token", range=[0, 1.001]),
         yaxis=axis("", autorange="reversed", showgrid=False, type="category"),
     )
-    said = "Mean weight of each expert in every module of the client that is picked; at the right, experts per token."
+    said = "Mean weight of each adapter in every module of the client that is picked; at the right, experts per token."
     rows = []
     for client, modules in sorted(usage.items()):
         weights = [mean(m["weights"][e] for m in modules.values()) for e in range(experts)]
         count = mean(m["experts_per_token"] for m in modules.values())
         rows.append((client, f"{count:.2f}" if count is not None else "-", *(f"{w or 0:.3f}" for w in weights)))
-    header = ("client, mean over modules", "experts per token", *(f"expert {e}" for e in range(experts)))
+    header = ("client, mean over modules", "experts per token", *names)
     height = min(130 + 24 * len(usage[first]), 1200)
     return Figure("usage-client", "Usage by one client", said, tuple(traces), layout, height, header, tuple(rows))
 

@@ -6,10 +6,18 @@ from dataclasses import dataclass
 
 from fedlease.reporting.report_data import RunData, mean
 
-__all__ = ["Depth", "short_modules", "usage_by_depth", "usage_sentence"]
+__all__ = ["Depth", "adapter_names", "short_modules", "usage_by_depth", "usage_sentence"]
 
 SAME = 0.1
 """Experts per token: less of a difference is called none."""
+
+
+ROLES = {
+    "fedalt": ("own adapter", "mean of the others"),
+    "feddpa": ("shared adapter", "own adapter"),
+    "fedtreelora": ("own group", "everyone outside it"),
+}
+"""Methods in whose mixtures a place is a role and not the number of an expert -> the roles, in the order of weights."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,12 @@ def usage_sentence(run: RunData) -> str:
     if not layers:
         return "Nothing was routed, so there is no expert usage."
     return f"{_depth_sentence(layers)} {_task_sentence(layers)}".strip()
+
+
+def adapter_names(method: str, count: int) -> list[str]:
+    """What the weights of a method's mixtures belong to, in their order."""
+    roles = ROLES.get(method, ())
+    return list(roles) if len(roles) == count else [f"expert {number}" for number in range(count)]
 
 
 def short_modules(modules: Sequence[str]) -> list[str]:

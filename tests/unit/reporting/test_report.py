@@ -28,7 +28,7 @@ from fedlease.errors import ConfigError, MissingPackageError
 from fedlease.reporting import report
 from fedlease.reporting.drawing import label
 from fedlease.reporting.figures import allocation_figures, ordered_clients
-from fedlease.reporting.figures_run import bytes_figure, score_figures, seconds_figures
+from fedlease.reporting.figures_run import bytes_figure, score_figures, seconds_figures, usage_figures
 from fedlease.reporting.report_data import RunData
 from fedlease.reporting.report_reading import read_run
 from fedlease.reporting.report_tables import bytes_table, client_table, task_table
@@ -240,6 +240,24 @@ def test_score_curves(run: RunData) -> None:
     means, tasks = score_figures(run)
     assert means.data[0]["y"] == [25.0, 50.0, 50.0, 70.0]
     assert {trace["name"]: trace["y"][-1] for trace in tasks.data[:2]} == {"mood": 55.0, "news": 85.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("fedlease", ["expert 0", "expert 1"]),
+        ("fedtreelora", ["own group", "everyone outside it"]),
+        ("fedalt", ["own adapter", "mean of the others"]),
+        ("feddpa", ["shared adapter", "own adapter"]),
+    ],
+)
+def test_weights_are_named_by_what_they_belong_to(method: str, names: list[str], tmp_path: Path) -> None:
+    """Only under FedLEASE is a place in the mixture the number of an expert of the assignment."""
+    bare(tmp_path, method=method)
+    summary(tmp_path, FINALS)
+    figure = next(figure for figure in usage_figures(read_run(tmp_path)) if figure.id == "usage-client")
+    assert [trace["name"] for trace in figure.data] == names
+    assert list(figure.header[2:]) == names
 
 
 def test_usage_is_stated_as_the_numbers_have_it(tmp_path: Path, run: RunData) -> None:

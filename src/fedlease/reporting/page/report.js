@@ -90,7 +90,7 @@
     const names = content.modules.slice(0, client.weights.length);
     const each = [...usageBox.data.keys()];
     const hover = (e) => names.map((name, m) =>
-      `${client.name}<br>${name}<br>expert ${e}: weight ${client.weights[m][e].toFixed(3)}` +
+      `${client.name}<br>${name}<br>${usageBox.data[e].name}: weight ${client.weights[m][e].toFixed(3)}` +
       `<br>${client.experts[m].toFixed(2)} experts per token`);
     const notes = names.map((name, m) => ({
       xref: "paper", x: 1, xanchor: "left", xshift: 6, y: name, showarrow: false, text: client.experts[m].toFixed(2),
