@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.config import Settings, resolve
+from fedlease.config_layers import parse_yaml
+from fedlease.engines.run_files import INDEX, as_json, sealed
 from fedlease.runner import RunResult, run_settings
 
 SMALL: dict[str, Any] = {
@@ -57,3 +59,14 @@ def own_rows(folder: Path, clients: tuple[str, ...] = ("one", "two", "three", "f
             ]
             (folder / client / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
+
+
+def begun_with(out: Path, old: str, new: str) -> None:
+    """Makes a run folder one that was begun with another setting; both are lines of ``config.yaml``."""
+    path = out / "config.yaml"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    index = json.loads((out / INDEX).read_text())
+    del index["sha256"]
+    (out / INDEX).write_bytes(as_json(sealed({**index, "settings": parse_yaml(path.read_text())})))

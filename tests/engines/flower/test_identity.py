@@ -17,6 +17,7 @@ from engines.flower.nodes import Stopped, grid_of, stop_after
 
 from fedlease.engines.flower.messages import Refusal
 from fedlease.engines.flower.strategy import FedLeaseStrategy
+from fedlease.engines.run_files import RunFiles
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.reporting.run_identity import read_identity
 
@@ -113,8 +114,8 @@ def test_a_run_folder_without_it_is_not_gone_on_with(tmp_path: Path) -> None:
     grid = grid_of(settings)
     with pytest.raises(Stopped):
         FedLeaseStrategy(settings, tmp_path / "r", [stop_after(0)]).start(grid)
-    path = tmp_path / "r/environment.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "run": "../x"}))
+    environment = json.loads((tmp_path / "r/environment.json").read_text())
+    RunFiles(tmp_path / "r").write_json("environment.json", {**environment, "run": "../x"})
     with pytest.raises(RunFolderError, match="run must be 32 hexadecimal digits"):
         FedLeaseStrategy(settings, tmp_path / "r").start(grid)
 

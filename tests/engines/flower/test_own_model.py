@@ -20,6 +20,7 @@ import fedlease
 import fedlease.peft_plugin  # registers FEDLEASE with PEFT
 from fedlease.data import load_federation
 from fedlease.engines.flower.strategy import FedLeaseStrategy
+from fedlease.engines.run_files import RunFiles
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.methods import METHODS
 from fedlease.use.export import Exporter
@@ -160,6 +161,9 @@ def test_a_damaged_model_is_refused(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(folder_of(run / "state", "planted-0-0", "fedlease"), folder)
     (folder / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(RunFolderError, match=r"adapter_model\.safetensors is damaged, or was changed: its SHA-256"):
+        fedlease.load(folder)
+    RunFiles(folder).write("adapter_model.safetensors", b"x")
     with pytest.raises(RunFolderError, match="the model in it is damaged"):
         fedlease.load(folder)
 
@@ -233,7 +237,7 @@ def test_a_write_that_breaks_off_leaves_the_earlier_model(tmp_path: Path, monkey
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fedlease.peft_plugin.folder.save_file", full)
+    monkeypatch.setattr("fedlease.peft_plugin.folder.write_atomically", full)
     assert len(finished(tmp_path / "2", own, rounds=2)["warnings"]) == 1
     assert {path: path.read_bytes() for path in (tmp_path / "model").rglob("*") if path.is_file()} == before
 

@@ -14,6 +14,7 @@ pytest.importorskip("ray", reason="ray is not installed: pip install 'fedlease[s
 from engines.flower.nodes import Stopped, grid_of, stop_after, told
 
 from fedlease.cli import app
+from fedlease.engines.run_files import RunFiles
 from fedlease.errors import RunFolderError
 from fedlease.runner import resume
 
@@ -51,7 +52,7 @@ def test_a_run_over_nodes_is_not_gone_on_with_in_one_process(tmp_path: Path) -> 
     from fedlease.data import load_federation
 
     environment["data_fingerprint"] = load_federation(settings.data, settings.seed).fingerprint()
-    (tmp_path / "r/environment.json").write_text(json.dumps(environment))
+    RunFiles(tmp_path / "r").write_json("environment.json", environment)
     with pytest.raises(RunFolderError, match=r"keeps a part of its model on its own machine, so the run cannot go on"):
         resume(tmp_path / "r")
 

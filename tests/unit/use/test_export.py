@@ -18,6 +18,7 @@ from unit.tasks import architectures
 from fedlease.core.fold import expert_alone, fold
 from fedlease.core.types import head_names
 from fedlease.data import load_federation
+from fedlease.engines.run_files import RunFiles
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.tasks.classification import evaluate
 from fedlease.use.export import Exporter
@@ -239,7 +240,7 @@ def test_rows_that_changed_are_refused(out: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     environment = json.loads((copy / "environment.json").read_text())
-    (copy / "environment.json").write_text(json.dumps({**environment, "data_fingerprint": "0" * 64}))
+    RunFiles(copy).write_json("environment.json", {**environment, "data_fingerprint": "0" * 64})
     with pytest.raises(RunFolderError, match="the rows have changed since the run"):
         Exporter(OpenRun(copy)).client(CLIENT, tmp_path / "x")
     assert not (tmp_path / "x").exists()
