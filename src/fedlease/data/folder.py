@@ -11,7 +11,7 @@ rows have labels (:mod:`fedlease.data.examples`), for generation responses (:mod
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from fedlease.config import DataSettings
@@ -24,6 +24,7 @@ from fedlease.data.faults import Faults, listed, shown
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.label_lists import stated_labels, unknown_tasks
 from fedlease.data.labels import agreed, doubtful_labels
+from fedlease.data.overlaps import overlaps
 from fedlease.data.partition import deal
 from fedlease.data.prompts import written_prompts
 from fedlease.data.rows import Table
@@ -109,7 +110,12 @@ def _labelled(client: ClientData, rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def load_client(
-    path: Path, client: str, settings: DataSettings, seed: int, task: TaskName = "classification"
+    path: Path,
+    client: str,
+    settings: DataSettings,
+    seed: int,
+    task: TaskName = "classification",
+    tell: Callable[[str], None] = lambda note: None,
 ) -> ClientData:
     """Reads one client from a folder with train and test files, or from one file that holds its rows.
 
@@ -120,6 +126,7 @@ def load_client(
         settings: columns, limits and fractions; ``settings.path`` is not looked at.
         seed: root seed.
         task: what clients optimise.
+        tell: hears what is unusual in the rows, a sentence each.
 
     Raises:
         DataError: every fault of every file.
@@ -132,7 +139,8 @@ def load_client(
         if not split_files(path, faults):
             raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {OTHERS})")
         splits = read_client(path, settings, faults, notes, task)
-        return assemble({client: splits}, settings, seed, unusable, notes, task=task, whole=False).clients[client]
+        made = assemble({client: splits}, settings, seed, unusable, notes, task=task, whole=False)
+        return _told(made, client, tell)
     table = _table_with_rows(path, settings, faults)
     has_split = settings.columns.split in table.columns
     own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
@@ -146,7 +154,14 @@ def load_client(
             faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {listed(named, SHOWN)}")
     clients = _by_split({client: examples}, table, settings, unusable)
     made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task, whole=False)
-    return made.clients[client]
+    return _told(made, client, tell)
+
+
+def _told(made: Federation, client: str, tell: Callable[[str], None]) -> ClientData:
+    rows = made.clients[client]
+    for note in (*overlaps([rows]), *made.warnings):
+        tell(note)
+    return rows
 
 
 def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) -> Federation:

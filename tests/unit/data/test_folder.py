@@ -265,8 +265,9 @@ def test_clients_without_test_rows_hold_some_out_and_the_others_keep_theirs(tmp_
     assert federation.warnings == (
         "client 'a': brings no test rows, so 3 of its 10 train rows are held out for test (data.test_fraction)",
     )
-    alone = load_client(tmp_path / "a", "a", DataSettings(test_fraction=0.3), 0)
-    assert alone == a
+    told: list[str] = []
+    alone = load_client(tmp_path / "a", "a", DataSettings(test_fraction=0.3), 0, tell=told.append)
+    assert alone == a and told == list(federation.warnings)
 
 
 def test_every_client_without_rows_to_spare_is_named(tmp_path: Path) -> None:

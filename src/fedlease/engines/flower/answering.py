@@ -52,7 +52,8 @@ def rows_of_node(context: Context, settings: Settings) -> ClientData:
         folder = _data_dir(context)
         if not folder.exists():
             raise ConfigError(f"data-dir: {str(folder)!r} does not exist on this node")
-        return load_client(folder, _client_id(context), settings.data, settings.seed, settings.task)
+        client = _client_id(context)
+        return load_client(folder, client, settings.data, settings.seed, settings.task, tell=log.warning)
     if "partition-id" not in config:
         raise ConfigError("node-config: needs data-dir (and client-id), the folder of this node's rows")
     federation = _federation(settings.model_dump_json())
