@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import ByT5Tokenizer, CanineTokenizer
 from unit.tasks import architectures
 
@@ -92,6 +93,22 @@ def test_scores_by_hand() -> None:
     assert result["mcc"] == pytest.approx(2 / 12**0.5)
     right, wrong = torch.log1p(torch.exp(torch.tensor(-2.0))), torch.log1p(torch.exp(torch.tensor(2.0)))
     assert result["loss"] == pytest.approx(float((3 * right + wrong) / 4))
+
+
+@pytest.mark.parametrize("num_labels", [1, 2, 3, 7])
+def test_scores_are_those_of_scikit_learn(num_labels: int) -> None:
+    """On random guesses; with many labels and few rows some occur in truth or guess alone, or nowhere."""
+    generator = torch.Generator().manual_seed(num_labels)
+    for rows in (1, 2, 5, 40):
+        logits = torch.randn(rows, num_labels, generator=generator)
+        truth = torch.randint(num_labels, (rows,), generator=generator).tolist()
+        found, guesses = score(logits, truth), logits.argmax(-1).tolist()
+        assert found["accuracy"] == pytest.approx(accuracy_score(truth, guesses), abs=1e-12)
+        assert found["macro_f1"] == pytest.approx(
+            f1_score(truth, guesses, average="macro", zero_division=0.0), abs=1e-12
+        )
+        expected = matthews_corrcoef(truth, guesses) if len({*truth, *guesses}) > 1 else 0.0
+        assert found["mcc"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_one_label_in_truth_and_guess_has_nothing_to_correlate() -> None:
