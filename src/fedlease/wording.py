@@ -9,15 +9,14 @@ JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """``"1 expert"``, ``"2 experts"``, ``"1000 rows"``, ``"10,000 rows"``.
+    """``"1 expert"``, ``"2 experts"``, ``"1,000 rows"``.
 
     Args:
         number: how many.
         noun: the name of one, whose plural ends in s.
         plural: of a noun whose plural does not.
     """
-    digits = f"{number:,}" if number >= 10_000 else f"{number}"
-    return f"{digits} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def printable(text: str, *, longest: int | None = None, keep: str = "") -> str:

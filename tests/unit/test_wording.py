@@ -15,8 +15,7 @@ MARK = "\N{REPLACEMENT CHARACTER}"
         (2, "expert", None, "2 experts"),
         (1, "pass", "passes", "1 pass"),
         (3, "pass", "passes", "3 passes"),
-        (9_999, "row", None, "9999 rows"),
-        (10_000, "row", None, "10,000 rows"),
+        (1_000, "row", None, "1,000 rows"),
         (1_000_000, "byte", None, "1,000,000 bytes"),
     ],
 )

@@ -87,7 +87,7 @@ def load(settings: DataSettings, seed: int) -> Federation:
 
 def _ran_out(client: str, split: str, got: int, size: int, count: int) -> str:
     return (
-        f"client {client!r}: rows run out: {counted(size, f'{split} row')} (data.{split}_rows) are asked for with "
+        f"client {client!r}: rows run out: {size} {split} rows (data.{split}_rows) are asked for with "
         f"{counted(count, 'client')} per task (data.clients_per_task), and there are {got}; ask for fewer rows or "
         f"clients (data.share_rows does not apply to 'quickstart')"
     )

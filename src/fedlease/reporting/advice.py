@@ -222,12 +222,12 @@ def _missing(run: RunData) -> Iterator[Advice]:
         reasons: dict[str, list[str]] = {}
         for client, reason in method.left_out.items():
             reasons.setdefault(reason, []).append(client)
-        total = (method.summary or {}).get("num_clients")
+        total = int((method.summary or {}).get("num_clients", len(run.clients)))
         for reason, clients in reasons.items():
             yield Advice(
                 "look",
                 "Left out of the means",
-                f"{method.name}: {_names(clients)} of {total} clients: {reason}.",
+                f"{method.name}: {_names(clients)} of {counted(total, 'client')}: {reason}.",
                 TODO.get(reason, "See that every client can answer, and repeat the run: means are over the others."),
             )
         told = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}

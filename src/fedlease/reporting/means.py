@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedlease.wording import counted
+
 __all__ = [
     "averaged",
     "common_words",
@@ -90,8 +92,8 @@ def common_words(summaries: Mapping[str, Summary]) -> str:
     )
     total = max(int(summary.get("num_clients", 0)) for summary in summaries.values())
     return (
-        f"The means above are over different clients. Over the {len(common)} of {total} clients that every method "
-        f"scored: {means}."
+        f"The means above are over different clients. Over the {len(common)} of {counted(total, 'client')} that every "
+        f"method scored: {means}."
     )
 
 
@@ -103,14 +105,17 @@ def _named(missing: tuple[tuple[str, str], ...]) -> str:
 def coverage_over(coverage: Sequence[Mapping[str, Any]]) -> str:
     """``3 to 4 of 4 clients``: what the means of a comparison are over, from the ``coverage`` of ``compare.json``."""
     counts, totals = ([int(entry[key]) for entry in coverage] for key in ("averaged", "clients"))
-    return f"{_span(counts)} of {_span(totals)} clients" if counts != totals else f"all {_span(totals)} clients"
+    clients = f"{_span(totals)} client{'' if max(totals) == 1 else 's'}"
+    if counts == totals:
+        return f"the one {clients.removeprefix('1 ')}" if max(totals) == 1 else f"all {clients}"
+    return f"{_span(counts)} of {clients}"
 
 
 def coverage_lines(coverage: Sequence[Mapping[str, Any]]) -> list[str]:
     """Who is in no mean of a comparison and why, a sentence per seed; seeds that miss nobody have none."""
     return [
-        f"In seed {entry['seed']} the means are over {entry['averaged']} of {entry['clients']} clients, without "
-        f"{_named(tuple(sorted(entry['left_out'].items())))}."
+        f"In seed {entry['seed']} the means are over {entry['averaged']} of {counted(entry['clients'], 'client')}, "
+        f"without {_named(tuple(sorted(entry['left_out'].items())))}."
         for entry in coverage
         if entry["left_out"]
     ]

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -25,18 +26,29 @@ def render(template: str, figures: Mapping[str, Figure], data: Mapping[str, Any]
     Raises:
         MissingPackageError: plotly or jinja2 is not installed.
     """
+    environment, kept = _environment()
+    from markupsafe import Markup
+
+    content = {
+        "figures": {name: {"data": figure.data, "layout": figure.layout} for name, figure in figures.items()},
+        **(data or {}),
+    }
+    page: str = environment.get_template(template).render(
+        figures=figures, data=Markup(_embedded(content)), counted=counted, **kept, **values
+    )
+    return page
+
+
+@cache
+def _environment() -> tuple[Any, dict[str, Any]]:
+    """The compiled templates, and what every page holds: style, script and plotly, which are some 5 MB to read."""
     try:
-        from jinja2 import DictLoader, Environment, StrictUndefined
+        from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         package = (error.name or "plotly").partition(".")[0]
         raise MissingPackageError(package, "a report", "pip install plotly jinja2") from error
-    files = resources.files("fedlease.reporting") / "page"
-    texts = {
-        name: (files / name).read_text(encoding="utf-8")
-        for name in ("base.html", "parts.html", "samples.html", template, "report.css", "report.js")
-    }
 
     def shown(value: Any) -> Any:
         if not isinstance(value, str) or isinstance(value, Markup):
@@ -44,27 +56,17 @@ def render(template: str, figures: Mapping[str, Figure], data: Mapping[str, Any]
         return re.sub(r"(?<=\d) (?=%|[kMGT]?B\b)", "\N{NO-BREAK SPACE}", clean(value))
 
     environment = Environment(
-        loader=DictLoader(texts),
+        loader=PackageLoader("fedlease.reporting", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    content = {
-        "figures": {name: {"data": figure.data, "layout": figure.layout} for name, figure in figures.items()},
-        **(data or {}),
-    }
-    return environment.get_template(template).render(
-        figures=figures,
-        # Markup: these are the package's own files, and JSON that holds no character with a meaning in HTML.
-        css=Markup(texts["report.css"]),
-        js=Markup(texts["report.js"]),
-        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
-        data=Markup(_embedded(content)),
-        counted=counted,
-        **values,
-    )
+    files = resources.files("fedlease.reporting") / "page"
+    # Markup: these are the package's own files, and JSON that holds no character with a meaning in HTML.
+    kept = {key: Markup((files / f"report.{key}").read_text(encoding="utf-8")) for key in ("css", "js")}
+    return environment, {**kept, "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script"))}
 
 
 def _embedded(content: Any) -> str:

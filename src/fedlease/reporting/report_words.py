@@ -126,7 +126,7 @@ def score_words(run: RunData) -> str:
 def _over(summary: Any) -> str:
     count = len(averaged(summary))
     total = summary.get("num_clients", count)
-    return counted(count, "client") if count == total else f"{count} of {total} clients"
+    return counted(count, "client") if count == total else f"{count} of {counted(total, 'client')}"
 
 
 def _standing(run: RunData) -> str:
@@ -155,7 +155,7 @@ def _compared(main: MethodRun, other: MethodRun) -> str:
     if len(both) < max(len(first), len(second)):
         total = max(len(both), (main.summary or {}).get("num_clients", 0))
         counts += (
-            f"; this is over the {len(both)} of {total} clients that both scored, where {main.name} is at "
+            f"; this is over the {len(both)} of {counted(total, 'client')} that both scored, where {main.name} is at "
             f"{percent(ours)} %"
         )
     gap = ours - theirs

@@ -185,9 +185,13 @@ class Terminal:
         name = f"{record['phase']}" + (f" {record['round']}" if record["round"] else "")
         total = record["num_clients"]
         losses = [row["loss"] for row in record["clients"].values() if "loss" in row]
-        loss = f"train loss {sum(losses) / len(losses):.3f} ({len(losses)} of {total} clients), " if losses else ""
+        loss = (
+            f"train loss {sum(losses) / len(losses):.3f} ({len(losses)} of {counted(total, 'client')}), "
+            if losses
+            else ""
+        )
         # A dash says that nobody was asked this time; where no round is scored there is nothing to say.
-        over = f" ({record['averaged']} of {total} clients)" if score is not None else ""
+        over = f" ({record['averaged']} of {counted(total, 'client')})" if score is not None else ""
         scored = f"score on receipt {percent(score)}{over}, " if self._scored else ""
         self.console.print(
             f"{record['method']} {name}: {loss}{scored}"
