@@ -28,7 +28,6 @@ from fedlease.engines.rounds import RoundLoop, fields_of
 from fedlease.engines.run_files import RunFiles
 from fedlease.engines.scoring import summarise
 from fedlease.limits import within_limits
-from fedlease.methods import CENTRALISED
 from fedlease.methods.head import Head
 from fedlease.prepare import build_method, participation_of
 from fedlease.reporting.report import write_report
@@ -146,8 +145,6 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
             written = len(parts.cards)
 
     fleet, participation = parts.fleet(name), participation_of(settings)
-    if name == CENTRALISED:
-        participation = participation.everyone()
     loop = RoundLoop(fleet, participation, Checkpoint(files.folder), (keep, *listeners), settings.seed)
     method = build_method(settings, name, parts.heads)
     state = loop.run(name, method, parts.adapter)

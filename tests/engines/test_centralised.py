@@ -134,6 +134,29 @@ def test_a_head_that_is_put_in_place_takes_the_mode_of_the_model(out: Path) -> N
             assert all(module.training == training for module in run.resident.model.modules())
 
 
+def test_where_clients_are_sampled_it_makes_the_passes_of_the_others(tmp_path: Path) -> None:
+    """E, R, local epochs = 1, 2, 2: one pass by everyone, then two by one client and two by another."""
+    changes: dict[str, Any] = {"data__clients_per_task": 1, "train__local_epochs": 2, "clients_per_round": 1}
+    out = small_run(tmp_path / "r", method="centralised", baselines=["fedit"], **changes).out
+    mine, theirs = (
+        [
+            {client: row["steps"] for client, row in record["clients"].items() if "steps" in row}
+            for record in rounds_of(f)
+        ]
+        for f in (out, out / "baselines/fedit")
+    )
+    assert mine == theirs
+    assert [len(asked) for asked in mine] == [4, 1, 1]
+    (one,) = {steps for steps in mine[0].values()}
+    assert [sum(asked.values()) for asked in mine] == [4 * one, 2 * one, 2 * one]
+    # Whoever was not asked keeps its head and has the shared adapter of all.
+    run = OpenRun(out)
+    models = [run.model(client).tensors for client in sorted(run.clients)]
+    assert all(
+        torch.equal(models[0][n], other[n]) for other in models for n in models[0].keys() - head_names(models[0])
+    )
+
+
 def test_interrupted_it_goes_on_to_the_same_tensors(tmp_path: Path, out: Path) -> None:
     class Stop(Exception):
         pass

@@ -1,7 +1,8 @@
 """Centralised: one adapter trained on the rows of all clients together, the ceiling for reference.
 
 No federated method: rows leave their clients. Batches hold one client's rows, since heads differ, in an order drawn
-over all clients; everything else is as in the other engine. It leaves FedIT's state: one shared adapter, own heads.
+over all clients that are asked; everything else is as in the other engine. It leaves FedIT's state: one shared
+adapter, own heads.
 """
 
 import copy

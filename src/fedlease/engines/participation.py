@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,10 +29,6 @@ class Participation:
     min_clients: int = 1
     eval_every: int = 1
     score_rounds: bool = True
-
-    def everyone(self) -> "Participation":
-        """Without sampling."""
-        return replace(self, clients_per_round=None, min_clients=1)
 
     def scores_everyone(self, round_: int) -> bool:
         """Whether clients that are not asked are scored too; without sampling there are none."""
