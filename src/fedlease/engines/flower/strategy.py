@@ -22,6 +22,7 @@ from fedlease.engines.flower.fleet import FlowerFleet
 from fedlease.engines.flower.link import Link
 from fedlease.engines.rounds import fields_of
 from fedlease.errors import ConfigError, RunFolderError
+from fedlease.limits import within_limits
 from fedlease.methods import CENTRALISED
 from fedlease.methods.head import Head
 from fedlease.model_prints import fingerprint
@@ -154,7 +155,8 @@ class FedLeaseStrategy(Strategy):
                 "start: takes the grid alone; rounds, deadline and everything else are settings (rounds, "
                 "flower.deadline, ...)"
             )
-        with run_lock(self.out):
+        room = within_limits(f"the run in {self.out} stopped", "make room and run the same again", self.out)
+        with run_lock(self.out), room:
             return self._start(grid)
 
     def _start(self, grid: Grid) -> Result:
