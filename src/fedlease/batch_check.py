@@ -65,9 +65,11 @@ def check_batches(
     start = _trained(adapter)
     kinds = [("", start)]
     rows_of = dict.fromkeys(clients, 1)
+    # Without their heads: those that cannot be shared are refused with all their lists, see preconditions.
+    bare = {name: getattr(method, "method", method) for name, method in methods.items()}
     weighing = [
         name
-        for name, method in methods.items()
+        for name, method in bare.items()
         if method.model(method.init(adapter, rows_of, 0), clients[0]).spec.mixer == "instance"
     ]
     if weighing:

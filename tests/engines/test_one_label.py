@@ -21,8 +21,8 @@ MUTE = "mute"
 TAKE_ALL: dict[str, Any] = {"data__train_rows": None, "data__test_rows": None, "baselines": [], "rounds": 1}
 
 
-def with_mute(folder: Path, rows: int = 40) -> Path:
-    own_rows(folder)
+def with_mute(folder: Path, rows: int = 16) -> Path:
+    own_rows(folder, train=4)
     (folder / MUTE).mkdir()
     for split, count in (("train", rows), ("test", 4)):
         lines = [json.dumps({"text": f"mute says yes {n} {split}", "label": "yes"}) for n in range(count)]
@@ -48,7 +48,7 @@ def flat(value: Any) -> list[torch.Tensor]:
 def test_it_changes_nothing_for_the_others_under_any_method(tmp_path: Path) -> None:
     others = [name for name in known_methods() if name != "fedlease"]
     changes = {**TAKE_ALL, "baselines": others}
-    without = small_run(tmp_path / "without", data__path=str(own_rows(tmp_path / "a")), **changes)
+    without = small_run(tmp_path / "without", data__path=str(own_rows(tmp_path / "a", train=4)), **changes)
     beside = small_run(tmp_path / "beside", data__path=str(with_mute(tmp_path / "b")), **changes)
     for name, summary in beside.summaries.items():
         folder = Path() if name == "fedlease" else Path("baselines", name)
