@@ -53,7 +53,8 @@ def check_files(out: Path, source: ModelSource, expected: Any, *, weights: bool 
         RunFolderError: a file is another one, is missing or new; or the run folder names no files.
         ModelError: a file of the hub cannot be had.
     """
-    if not isinstance(expected, Mapping) or not expected:
+    # Names are of files in the base's own folder, never paths, also where somebody else wrote them.
+    if not isinstance(expected, Mapping) or not expected or not all(map(_is_read, expected)):
         raise RunFolderError(f"{out}: environment.json is damaged: it names no files of the base model")
     wanted = {name: mark for name, mark in expected.items() if weights or not WEIGHTS.fullmatch(str(name))}
     if source.is_hub:
@@ -102,8 +103,13 @@ def fingerprint(base: "BaseModel", tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
+def _is_read(name: Any) -> bool:
+    plain = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\")
+    return plain and bool(WEIGHTS.fullmatch(name) or READ.fullmatch(name))
+
+
 def _names(folder: Path, *, weights: bool) -> Iterable[str]:
-    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    files = sorted(path.name for path in folder.iterdir() if _is_read(path.name) and path.is_file())
     # Where there are both, transformers reads safetensors.
     held = [name for name in files if name.endswith(".safetensors")] or [n for n in files if WEIGHTS.fullmatch(n)]
     return [*(held if weights else ()), *(name for name in files if READ.fullmatch(name))]

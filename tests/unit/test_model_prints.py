@@ -72,10 +72,21 @@ def test_files_that_are_not_read_may_come_and_go(bert: Path, tmp_path: Path) -> 
     check_files(tmp_path, source(folder), before)
 
 
-@pytest.mark.parametrize("kept", [None, {}, [], "abc", {"model.safetensors": 1}])
-def test_a_run_folder_that_names_no_files_is_refused(kept: object, bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"names no files of the base model|is no longer the one"):
-        check_files(tmp_path, source(bert), kept)
+@pytest.mark.parametrize(
+    "kept",
+    [None, {}, [], "abc", {"../model.safetensors": "0"}, {"a/b.model": "0"}, {"x\x1b.jinja": "0"}, {"x.py": "0"}],
+)
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_a_run_folder_that_names_no_files_is_refused(kept: object, where: str, bert: Path, tmp_path: Path) -> None:
+    found = source(bert) if where == "folder" else ModelSource("somebody/tiny", "somebody/tiny", "0" * 40)
+    with pytest.raises(RunFolderError, match=r"environment\.json is damaged: it names no files of the base model"):
+        check_files(tmp_path, found, kept)
+
+
+def test_digests_of_any_kind_are_compared(bert: Path, tmp_path: Path) -> None:
+    for value in (1, None, [], "0"):
+        with pytest.raises(RunFolderError, match="is no longer the one"):
+            check_files(tmp_path, source(bert), {**file_prints(source(bert)), "model.safetensors": value})
 
 
 def test_a_model_of_the_hub_is_compared_by_the_files_that_were_read(
