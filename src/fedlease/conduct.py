@@ -70,7 +70,7 @@ def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resu
     """Runs the method and its baselines from where they stand, and writes the report.
 
     Args:
-        out: run folder, begun by :func:`fedlease.reporting.run_folder.start_run`.
+        out: run folder, begun by :func:`fedlease.reporting.run_start.start_run`.
         parts: of the run.
         listeners: told of every event.
         resumed: whether the run was begun before.
