@@ -58,7 +58,7 @@ def test_a_run_over_nodes_is_not_gone_on_with_in_one_process(tmp_path: Path) -> 
 
 
 @pytest.mark.slow  # Ray takes seconds to start
-def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import os
     import signal
 
@@ -80,7 +80,7 @@ def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path: Path) -> N
                 os.kill(process.pid, signal.SIGKILL)
 
     summary = simulate(settings, tmp_path / "there", [kill], workers=2)["fedlease"]
-    assert killed
+    assert killed and "raylet" not in capfd.readouterr().out
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
     assert told(summary) == json.loads(json.dumps(told(here.summary)))
     assert not any(json.loads(line)["refused"] for line in (tmp_path / "there/rounds.jsonl").read_text().splitlines())

@@ -4,7 +4,8 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,13 @@ def simulate(
         "init_args": {"num_cpus": processes, "log_to_driver": False, "include_dashboard": False},
     }
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            run_simulation(server, client_app(state_dir=nodes, one_machine=True), count, backend_config=backend)
-    finally:
-        ray.shutdown()
+    with _quiet_ray():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run_simulation(server, client_app(state_dir=nodes, one_machine=True), count, backend_config=backend)
+        finally:
+            ray.shutdown()
     if failed:
         raise failed[0]
     if not strategy.summaries:
@@ -109,3 +111,16 @@ def simulate(
     # What nodes kept is in the run folder now.
     shutil.rmtree(nodes, ignore_errors=True)
     return strategy.summaries
+
+
+@contextmanager
+def _quiet_ray() -> Iterator[None]:
+    """Without Ray's own lines on standard output: it tells of workers that end with the run as of failures."""
+    import ray._private.worker as worker
+
+    printed = getattr(worker, "print_to_stdstream", None)
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printed
