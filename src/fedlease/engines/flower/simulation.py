@@ -116,9 +116,9 @@ def simulate(
 @contextmanager
 def _quiet_ray() -> Iterator[None]:
     """Without Ray's own lines on standard output: it tells of workers that end with the run as of failures."""
-    import ray._private.worker as worker
+    from ray._private import worker
 
-    printed = getattr(worker, "print_to_stdstream", None)
+    printed = worker.print_to_stdstream
     worker.print_to_stdstream = lambda *_, **__: None
     try:
         yield
