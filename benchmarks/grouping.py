@@ -25,8 +25,9 @@ from fedlease.core.experts import a_matrices, b_matrices
 from fedlease.core.types import ClientId, ClientTask, Stage, Tensors
 from fedlease.data import load_federation
 from fedlease.engines.local_step import local_step
+from fedlease.machine import settle
 from fedlease.model_sources import locate
-from fedlease.prepare import Prepared, optimiser_of, prepare, settle
+from fedlease.prepare import Prepared, optimiser_of, prepare
 
 SIGNALS = ("B", "A", "BA")
 States = dict[int, dict[ClientId, Tensors]]

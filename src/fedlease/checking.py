@@ -21,12 +21,13 @@ from fedlease.estimate import (
     estimate_method,
     router_parameters,
 )
+from fedlease.machine import settle
 from fedlease.methods import CENTRALISED
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.head import with_head
 from fedlease.model_sources import locate
 from fedlease.preconditions import check_fit
-from fedlease.prepare import Prepared, build_method, optimiser_of, participation_of, prepare, settle
+from fedlease.prepare import Prepared, build_method, optimiser_of, participation_of, prepare
 
 __all__ = ["check_settings"]
 

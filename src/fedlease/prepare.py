@@ -1,7 +1,5 @@
-"""What a run needs before its first step: settings settled, rows tokenised, model, adapter and heads in place."""
+"""What a run needs before its first step: rows tokenised, model, adapter and heads in place."""
 
-import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,14 +19,15 @@ from fedlease.engines.client_work import Client
 from fedlease.engines.local_step import Optimiser
 from fedlease.engines.participation import Participation
 from fedlease.engines.resident import ResidentModel
-from fedlease.errors import ConfigError, DataError
+from fedlease.errors import DataError
+from fedlease.machine import usable_device
 from fedlease.methods import make_method
 from fedlease.methods.base import Method
 from fedlease.methods.head import Head, with_head
 from fedlease.model_checks import longest_input
 from fedlease.model_limits import fitted_lengths
 from fedlease.model_prints import file_prints
-from fedlease.model_sources import SHORT_NAMES, ModelSource, locate
+from fedlease.model_sources import ModelSource, locate
 from fedlease.models import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.padding import settle_model
 from fedlease.tasks import make_task
@@ -49,8 +48,6 @@ __all__ = [
     "participation_of",
     "prepare",
     "resident_of",
-    "settle",
-    "usable_device",
 ]
 
 
@@ -77,48 +74,6 @@ class Prepared:
     heads: Mapping[ClientId, Head]
     warnings: tuple[str, ...]
     loaded: "Loaded"
-
-
-def settle(settings: Settings) -> Settings:
-    """Resolves what depends on the machine: threads, device, absolute paths of data and model.
-
-    Raises:
-        ConfigError: the device is not one of this machine, or the rows or the model have no usable path.
-    """
-    # Affinity counts the cores this process may use; only Linux tells.
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    threads = settings.threads or cores
-    device = usable_device(settings.device)
-    data = settings.data
-    if data.path is not None:
-        data = data.model_copy(update={"path": _absolute("data.path", data.path)})
-    # A run is resumed and loaded from wherever one stands.
-    model = settings.model
-    if model not in SHORT_NAMES and os.path.isdir(folder := _absolute("model", model)):
-        model = str(folder)
-    return settings.model_copy(update={"threads": threads, "device": device, "data": data, "model": model})
-
-
-def _absolute(key: str, path: str | Path) -> Path:
-    try:
-        return Path(path).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a user that is not there, NUL
-        raise ConfigError(f"{key}: {str(path)!r} cannot be used as a path: {error}") from error
-
-
-def usable_device(device: str) -> str:
-    """The device meant by ``device``; ``auto`` takes an accelerator where there is one.
-
-    Raises:
-        ConfigError: it is not one of this machine.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from fedlease.engines.in_process import LocalFleet
 from fedlease.engines.work_cache import WorkCache
 from fedlease.errors import RunFolderError
 from fedlease.limits import within_limits
+from fedlease.machine import settle
 from fedlease.methods import CENTRALISED
 from fedlease.model_sources import locate
 from fedlease.preconditions import check_fit
-from fedlease.prepare import Prepared, optimiser_of, participation_of, prepare, settle
+from fedlease.prepare import Prepared, optimiser_of, participation_of, prepare
 from fedlease.reporting.run_folder import (
     base_folder,
     check_base,

@@ -20,9 +20,9 @@ from fedlease.data.federation import Row
 from fedlease.engines.checkpoint import Checkpoint
 from fedlease.engines.events import RunStarted
 from fedlease.errors import ConfigError, ModelError
+from fedlease.machine import settle
 from fedlease.methods import known_methods
 from fedlease.peft_plugin.usage import record_usage
-from fedlease.prepare import settle
 from fedlease.reporting.run_folder import changed_settings, read_settings
 from fedlease.runner import resume, run_settings
 from fedlease.tasks.text_scores import rouge

@@ -9,9 +9,10 @@ from fedlease.config import Settings, resolve
 from fedlease.config_faults import nearest
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, RunFolderError
+from fedlease.machine import settle
 from fedlease.methods import known_methods
 from fedlease.model_sources import locate
-from fedlease.prepare import build_method, settle
+from fedlease.prepare import build_method
 from fedlease.reporting.run_folder import changed_settings, check_base, read_environment, read_settings, read_summary
 from fedlease.runner import resume, run_settings
 

@@ -23,11 +23,12 @@ from fedlease.engines.resident import ResidentModel
 from fedlease.engines.run_files import MOST_WEIGHTS, RunFiles
 from fedlease.errors import ConfigError, FedLeaseError, RunFolderError
 from fedlease.limits import limit_reached
+from fedlease.machine import usable_device
 from fedlease.methods.head import Head
 from fedlease.model_sources import ModelSource, locate
 from fedlease.models import BaseModel, initial_head, load_tokenizer
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, read_adapter
-from fedlease.prepare import base_of, build_method, resident_of, usable_device
+from fedlease.prepare import base_of, build_method, resident_of
 from fedlease.reporting.run_folder import (
     base_folder,
     check_base,

@@ -20,7 +20,7 @@ from fedlease.config_data import TaskName
 from fedlease.data import load_federation
 from fedlease.data.folder import load_client
 from fedlease.errors import ConfigError, DataError, InputError
-from fedlease.prepare import settle
+from fedlease.machine import settle
 
 TRAIN = [
     {

@@ -1,5 +1,6 @@
 """A client's own model on its own machine: a folder that PEFT reads, and that is a run folder of this one client."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,9 +12,10 @@ from fedlease.engines.client_work import FinalScores
 from fedlease.engines.run_files import RunFiles
 from fedlease.errors import RunFolderError
 from fedlease.files import new_folder, write_atomically
-from fedlease.model_sources import ModelSource
+from fedlease.machine import settle
+from fedlease.model_sources import ModelSource, locate
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, write_adapter
-from fedlease.prepare import Loaded, settle
+from fedlease.prepare import Loaded
 from fedlease.reporting.model_card import render_card
 from fedlease.reporting.run_folder import read_clients
 from fedlease.reporting.run_start import start_run
@@ -43,13 +45,17 @@ def write_own_model(
     settings = settle(loaded.settings.model_copy(update={"method": method, "baselines": ()}))
     base, task, card = loaded.base, loaded.resident.task, data.card()
     public = ModelSource(settings.model, settings.model, settings.revision).public_name
-    with _in_place_of(out, data.id) as folder:
+    with _in_place_of(out, data.id) as folder, tempfile.TemporaryDirectory() as scratch:
+        # A base that is made for a run stands in the folder, so that whoever opens it writes nothing there.
+        made = Path(scratch) / "base"
+        locate(settings.model, settings.revision, made, settings.seed, settings.task)
         start_run(
             folder,
             settings,
             {data.id: card},
             card.fingerprint,
             loaded.base.warnings,
+            made if made.is_dir() else None,
             identity=run,
             base_files=loaded.base_files,
         )

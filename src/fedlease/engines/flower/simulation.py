@@ -13,7 +13,7 @@ from fedlease.config import Settings
 from fedlease.data import load_federation
 from fedlease.engines.events import Listener
 from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, RunFolderError
-from fedlease.prepare import settle
+from fedlease.machine import settle
 from fedlease.quiet import quiet_libraries
 from fedlease.reporting.run_folder import data_fingerprint
 

@@ -23,12 +23,13 @@ from fedlease.engines.flower.link import Link
 from fedlease.engines.rounds import fields_of
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.limits import within_limits
+from fedlease.machine import settle
 from fedlease.methods import CENTRALISED
 from fedlease.methods.head import Head
 from fedlease.model_prints import fingerprint
 from fedlease.model_sources import locate
 from fedlease.preconditions import check_fit
-from fedlease.prepare import Loaded, adapter_of, head_of, load_resident, methods_of, settle
+from fedlease.prepare import Loaded, adapter_of, head_of, load_resident, methods_of
 from fedlease.reporting.report_reading import read_records
 from fedlease.reporting.run_folder import (
     base_folder,
