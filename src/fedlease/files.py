@@ -79,6 +79,9 @@ def append(path: Path, blob: bytes, keep: int) -> None:
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | _NO_LINK, 0o666)
     with open(descriptor, "wb") as file:
+        # Another name of the same file may stand anywhere; files that are replaced need no such care.
+        if os.fstat(descriptor).st_nlink > 1:
+            raise OSError(errno.EMLINK, "has another name elsewhere (a hard link)", str(path))
         file.truncate(keep)
         file.seek(keep)
         file.write(blob)

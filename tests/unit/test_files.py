@@ -54,6 +54,9 @@ def test_what_is_added_stands_behind_what_is_kept_and_follows_no_link(tmp_path: 
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(OSError):
         append(tmp_path / "link", b"x", 0)
+    (tmp_path / "twin").hardlink_to(path)
+    with pytest.raises(OSError, match="hard link"):
+        append(path, b"x", 0)
     assert path.read_bytes() == b"one\nthree\n"
 
 
