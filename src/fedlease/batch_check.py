@@ -147,7 +147,8 @@ def _trained(adapter: ClientModel) -> ClientModel:
         name: torch.randn(tensor.shape, generator=draw) * 0.05 if TensorName.parse(name).kind == "B" else tensor
         for name, tensor in sorted(adapter.tensors.items())
     }
-    return replace(adapter, tensors=tensors)
+    # Its scale is the training's business; one that leaves no finite number would hide what is looked for.
+    return replace(adapter, spec=replace(adapter.spec, alpha=float(adapter.spec.r)), tensors=tensors)
 
 
 def _weighing(adapter: ClientModel) -> ClientModel:

@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -210,7 +210,7 @@ def locked(folder: Path, what: str, wait: float = 0.0, name: str = LOCK) -> Iter
     The lock dies with the process, however it ends. Where the file system has no locks, nothing is kept apart.
 
     Args:
-        folder: made when missing.
+        folder: made when missing; gone again where nothing was written into it.
         what: is written there, for the message.
         wait: seconds to wait for another process that holds it.
         name: of the lock's file; each stands for itself.
@@ -218,23 +218,45 @@ def locked(folder: Path, what: str, wait: float = 0.0, name: str = LOCK) -> Iter
     Raises:
         RunFolderError: another process holds it, or the folder cannot be written.
     """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    descriptor = _held(folder, name, what, wait)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | _NO_LINK, 0o666)
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written: {error}") from error
-    try:
-        until = time.monotonic() + wait
-        while not _taken(descriptor):
+        yield
+    finally:
+        if missing:
+            _leave_nothing(folder, name, missing)
+        os.close(descriptor)
+
+
+def _held(folder: Path, name: str, what: str, wait: float) -> int:
+    """The open file of a lock that this process has taken."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | _NO_LINK, 0o666)
+        except OSError as error:
+            raise RunFolderError(f"{folder} cannot be written: {error}") from error
+        taken = _taken(descriptor)
+        if taken and os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)
+        if not taken:  # else the process that held it has left nothing, the lock's file neither
             if time.monotonic() >= until:
                 raise RunFolderError(
                     f"{folder} is in use: another process writes its {what} now; wait until it has ended, or choose "
                     "another folder"
                 )
             time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)
+
+
+def _leave_nothing(folder: Path, name: str, missing: Sequence[Path]) -> None:
+    """Deletes folders that were made for a lock, where nothing else was written: what is refused leaves no trace."""
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [name]:
+            (folder / name).unlink()
+            for made in missing:
+                made.rmdir()
 
 
 def _taken(descriptor: int) -> bool:

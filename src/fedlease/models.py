@@ -95,6 +95,7 @@ def load_tokenizer(source: ModelSource, task: TaskName = "classification") -> An
     if not words or not any(map(needed.fullmatch, files)):
         raise no_tokenizer(source)
     if task == "generation" and tokenizer.eos_token is None:
+        check_causal(source, config)  # an encoder needs no end token, and cannot write whatever it has
         raise ModelError(f"model {source.name!r}: its tokenizer has no end token, so no answer would ever end")
     settle_tokenizer(tokenizer, config, task)
     if tokenizer.pad_token is None:

@@ -10,7 +10,7 @@ import pytest
 
 from fedlease import files
 from fedlease.errors import RunFolderError
-from fedlease.files import append, check_walls, locked, new_folder, read_file, sweep, write_atomically
+from fedlease.files import LOCK, append, check_walls, locked, new_folder, read_file, sweep, write_atomically
 
 
 def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,3 +161,38 @@ def test_a_lock_is_not_a_link(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="cannot be written"), locked(tmp_path, "run"):
         pass
     assert not (tmp_path / "made").exists()
+
+
+def test_a_folder_made_for_a_lock_is_left_only_where_something_was_written(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    out = tmp_path / "mine" / "runs" / "first"
+    with pytest.raises(ValueError, match="refused"), locked(out, "run"):
+        assert out.is_dir()
+        raise ValueError("refused")
+    assert list((tmp_path / "mine").iterdir()) == []
+    with pytest.raises(ValueError, match="broken off"), locked(out, "run"):
+        (out / "config.yaml").write_text("")
+        raise ValueError("broken off")
+    assert (out / "config.yaml").exists()
+    # One that was there before stays, empty or not.
+    with locked(tmp_path / "mine", "run"):
+        pass
+    assert (tmp_path / "mine" / LOCK).exists()
+
+
+def test_a_lock_whose_file_is_gone_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opened the file before the last process deleted it holds a file without a name, which keeps nobody out."""
+    out, waiting = tmp_path / "run", [True]
+    taken = files._taken
+
+    def taken_from_another(descriptor: int) -> bool:
+        if waiting and waiting.pop():
+            (out / LOCK).unlink()
+            out.rmdir()
+        return taken(descriptor)
+
+    monkeypatch.setattr(files, "_taken", taken_from_another)
+    with locked(out, "run"):
+        assert (out / LOCK).exists()
+        with pytest.raises(RunFolderError, match="in use"), locked(out, "run"):
+            pass

@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 MOST_EXPERTS = 10_000
+MOST_NAME = 2_000
 
 
 def _client(name: str) -> str:
@@ -35,6 +36,8 @@ def _no_nul(text: str) -> str:
 
 
 ClientName = Annotated[str, AfterValidator(_client)]
+Name = Annotated[str, Field(max_length=MOST_NAME)]
+"""Of who takes no part: a node that is turned away may not have said an id. It is shown, and names no file."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Expert = Annotated[int, Field(ge=0, lt=MOST_EXPERTS)]
@@ -68,7 +71,7 @@ class EnvironmentContent(_Content):
     model_revision: str | None = None
     run: str | None = None
     base_files: dict[str, str] | None = None
-    skipped_clients: dict[ClientName, str] | None = None
+    skipped_clients: dict[Name, str] | None = None
 
 
 class _Client(_Content):
@@ -123,6 +126,11 @@ class _Usage(_Content):
     experts_per_token: Finite
 
 
+class _TaskClients(_Content):
+    averaged: Count
+    clients: Count
+
+
 class SummaryContent(_Content):
     """``summary.json``; a node's own model has a shorter one."""
 
@@ -131,6 +139,14 @@ class SummaryContent(_Content):
     per_client: dict[ClientName, _Row]
     per_task: dict[str, Finite | None] = {}
     passes: Count = 0
+    num_clients: Count | None = None
+    averaged: Count | None = None
+    num_experts: Annotated[int, Field(ge=1, le=MOST_EXPERTS)] | None = None
+    left_out: dict[ClientName, str] = {}
+    skipped: dict[Name, str] = {}
+    means_over: dict[str, Count] = {}
+    task_clients: dict[str, _TaskClients] = {}
+    trainable_parameters: Count = 0
     assignment: dict[ClientName, Expert] = {}
     expert_usage: dict[ClientName, dict[str, _Usage]] = {}
     warnings: list[str] = []

@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "many notes": (lambda answer: replace(answer, notes=("x",) * 100), "its notes are no texts of one line"),
     "escape": (lambda answer: replace(answer, notes=("\x1b[2J",)), "its notes are no texts of one line"),
     "score": (lambda answer: replace(answer, score=float("inf")), "its score must be a number in 0 .. 1, received inf"),
-    "update": (lambda answer: replace(answer, update=None), "its answer is no update but a Answer"),  # type: ignore[arg-type]
+    "update": (lambda answer: replace(answer, update=None), "Answer.update cannot be a NoneType"),  # type: ignore[arg-type]
 }
 
 
@@ -505,7 +505,9 @@ class TestWhoMayTakePart:
 
     def test_too_few_nodes(self, tmp_path: Path) -> None:
         settings = small_settings(**{"flower.min_nodes": 9, "flower.wait": 0.1})
-        with pytest.raises(RunFailedError, match=r"flower.min_nodes: 9 clients are needed, 8 reported within 0.1 s"):
+        with pytest.raises(
+            RunFailedError, match=r"flower.min_nodes: needs 9 clients, 8 reported within 0.1 s: planted"
+        ):
             FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))
 
     def test_a_masking_mod(self) -> None:

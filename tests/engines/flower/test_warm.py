@@ -111,7 +111,7 @@ def test_one_that_ends_while_it_answers_is_an_error() -> None:
 @pytest.mark.slow
 def test_what_goes_wrong_in_it_is_said_and_the_next_message_is_answered() -> None:
     worker = Worker(IDLE, os.getpid(), ("json", "loads"), None, tuple(sys.path))
-    content = pack(Hello("0", small_settings().model_dump_json(), "model")).record
+    content = pack(Hello("0" * 32, "0", small_settings().model_dump_json(), "model")).record
     reply, _, _ = unpack(ask(worker, content, Context(1, 2, {}, RecordDict(), {})), 2**20)
     assert reply == Refusal("node 2: its app failed with TypeError; the log of its node says why")
     assert hello(worker) is not None

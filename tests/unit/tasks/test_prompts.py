@@ -82,7 +82,8 @@ STRICT = (
 
 
 def chat(*turns: tuple[str, str], line: int | None = None) -> Row:
-    return Row("last", None, 0, "yes", turns, None if line is None else (Path("a/train.jsonl"), line))
+    place = None if line is None else (Path("a/train.jsonl"), line)
+    return Row("last", None, 0, "yes", turns, place=place)
 
 
 @pytest.fixture
