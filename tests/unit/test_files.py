@@ -181,7 +181,7 @@ def test_a_folder_made_for_a_lock_is_left_only_where_something_was_written(tmp_p
 
 
 def test_a_lock_whose_file_is_gone_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opened the file before the last process deleted it holds a file without a name, which keeps nobody out."""
+    """Whoever opened the file before it was deleted holds a file without a name, which keeps nobody out."""
     out, waiting = tmp_path / "run", [True]
     taken = files._taken
 
