@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from fedlease.names import name_of
+
 __all__ = [
     "SOURCE_TASKS",
     "WITHOUT_PATH",
@@ -172,9 +174,9 @@ def _label_list(names: Any, what: str) -> tuple[str, ...]:
 
     if not isinstance(names, list | tuple):
         raise fault("must be a list")
-    # As values.name_of reads those of rows.
-    read = [str(n).lower() if isinstance(n, bool) else f"{n:g}" if isinstance(n, float) else str(n) for n in names]
-    if any(not isinstance(n, str | int | float) for n in names) or not all(name.strip() for name in read):
+    # As labels of rows are read where a file tells numbers from texts.
+    read = [name for value in names if (name := name_of(value, typed=True)) is not None]
+    if len(read) < len(names):
         raise fault("must hold names or numbers")
     if len(set(read)) < len(read):
         twice = next(name for name in read if read.count(name) > 1)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from fedlease.config import Settings
 from fedlease.core.types import ClientId, ClientModel
+from fedlease.data.faults import listed
 from fedlease.errors import ConfigError
 from fedlease.methods import CENTRALISED
 from fedlease.methods.base import Method, rounds_for_warmup
@@ -85,5 +86,4 @@ def _later(settings: Settings, name: str, client: ClientId) -> object:
 
 
 def _named(clients: list[ClientId]) -> str:
-    more = f" and {len(clients) - SHOWN} more" if len(clients) > SHOWN else ""
-    return f"client{'s' * (len(clients) > 1)} {', '.join(map(repr, clients[:SHOWN]))}{more}"
+    return f"client{'s' * (len(clients) > 1)} {listed(clients, SHOWN)}"

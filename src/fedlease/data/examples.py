@@ -10,7 +10,8 @@ from fedlease.config import ColumnSettings, DataSettings
 from fedlease.data.faults import Faults, listed, shown
 from fedlease.data.federation import Row
 from fedlease.data.rows import Table
-from fedlease.data.values import encodable, name_fault, name_of, place_of, text_of
+from fedlease.data.values import name_fault, place_of, text_of
+from fedlease.names import encodable, name_of
 
 __all__ = [
     "Example",

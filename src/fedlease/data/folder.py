@@ -30,9 +30,9 @@ from fedlease.data.prompts import written_prompts
 from fedlease.data.rows import Table
 from fedlease.data.tables import read_table
 from fedlease.data.usable import RowFaults, Unusable
-from fedlease.data.values import name_of
 from fedlease.errors import DataError
 from fedlease.files import new_folder
+from fedlease.names import name_of
 from fedlease.wording import counted
 
 __all__ = ["load", "load_client", "write_folder"]

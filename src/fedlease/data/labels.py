@@ -10,7 +10,8 @@ from fedlease.data.examples import Example
 from fedlease.data.faults import Faults, listed, shown
 from fedlease.data.federation import ClientData
 from fedlease.data.tables import split_name
-from fedlease.data.values import name_of, visible
+from fedlease.data.values import visible
+from fedlease.names import name_of
 from fedlease.wording import counted
 
 __all__ = ["agreed", "alike", "canonical", "doubtful_labels", "labels_over_clients", "regression"]

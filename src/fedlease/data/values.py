@@ -1,28 +1,21 @@
 """Checks of single values of a table: texts, and names such as labels, clients and tasks."""
 
-import math
-import re
 import unicodedata
 from collections.abc import Callable
-from decimal import Decimal
 
 from fedlease.config import ColumnSettings
 from fedlease.data.faults import shown
 from fedlease.data.rows import Record, Table
+from fedlease.names import LONGEST_NAME, name_of
 from fedlease.wording import JOINERS
 
-__all__ = ["OnFault", "Place", "name_fault", "name_of", "place_of", "text_fault", "text_of", "visible"]
+__all__ = ["OnFault", "Place", "name_fault", "place_of", "text_fault", "text_of", "visible"]
 
 OnFault = Callable[[str, str], None]
 """Receives a column and the rule that its value breaks."""
 
 Place = tuple[str, str, str]
 """Client, split and task of a row."""
-
-LONGEST_NAME = 1000
-"""Characters of a label, client or task."""
-
-_WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
 def text_of(record: Record, column: str, fault: OnFault, *, what: str = "text", required: bool = True) -> str | None:
@@ -61,29 +54,6 @@ def text_fault(value: object, what: str) -> str | None:
     return None
 
 
-def name_of(value: object, typed: bool) -> str | None:
-    """A label or client as text: 1, 1.0 and (in CSV) "1.0" are all "1"; None when it is no name.
-
-    True is "true", and so is what CSV writes for it: True, TRUE or true.
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Decimal):
-        value = int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return str(int(value)) if value.is_integer() else str(value)
-    if isinstance(value, int):
-        return str(value) if value.bit_length() < 3 * LONGEST_NAME else None
-    if not isinstance(value, str) or not value.strip() or not encodable(value) or len(value) > LONGEST_NAME:
-        return None
-    if typed:
-        return value
-    whole = _WHOLE.fullmatch(value)
-    return whole[1] if whole else value.lower() if value.lower() in ("true", "false") else value
-
-
 def visible(name: str) -> str:
     """A name without what nobody sees: spaces at its ends, kinds and numbers of spaces, format marks, Unicode form.
 
@@ -94,13 +64,8 @@ def visible(name: str) -> str:
     return " ".join(kept.split())
 
 
-def encodable(value: str) -> bool:
-    """Whether a text can be written: JSON can hold halves of characters (lone surrogates), UTF-8 cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)
-
-
 def name_fault(value: object, present: bool) -> str:
-    """Why :func:`name_of` gives no name for a label."""
+    """Why :func:`fedlease.names.name_of` gives no name for a label."""
     if not present:
         return "is missing"
     if value is None or (isinstance(value, str) and not value.strip()):

@@ -14,6 +14,7 @@ from fedlease.data.dealing import with_known_labels
 from fedlease.data.federation import Federation, Row
 from fedlease.data.folder import load_client
 from fedlease.errors import ConfigError, DataError
+from fedlease.names import name_of
 
 Rows = Sequence[dict[str, Any]]
 BOTH = [{"text": f"row {n}", "label": ["no", "yes"][n % 2]} for n in range(6)]
@@ -185,6 +186,9 @@ class TestLabels:
             "true",
         )
         assert DataSettings(labels=[0, 1.0, "2"]).labels == ("0", "1", "2")
+        numbers = [1000000.0, 1234567.5, 0.12345678]
+        assert DataSettings(labels=numbers).labels == tuple(name_of(number, typed=True) for number in numbers)
+        assert DataSettings(labels=numbers).labels == ("1000000", "1234567.5", "0.12345678")
 
     @pytest.mark.parametrize(
         ("labels", "rule"),

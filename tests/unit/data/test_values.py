@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fedlease.config import ColumnSettings
 from fedlease.data.rows import Record, Table
-from fedlease.data.values import name_of, place_of, text_fault, text_of
+from fedlease.data.values import place_of, text_fault, text_of
+from fedlease.names import name_of
 
 
 @pytest.mark.parametrize(

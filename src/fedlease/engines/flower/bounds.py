@@ -4,7 +4,7 @@ import math
 import reprlib
 from typing import Any
 
-from fedlease.data.values import encodable
+from fedlease.names import encodable
 from fedlease.wording import JOINERS, printable
 
 __all__ = [
