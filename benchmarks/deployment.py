@@ -19,12 +19,12 @@ from typing import Any
 
 from output import Report, Table, entry
 
-from fedlease.config import resolve
-from fedlease.quiet import quiet_libraries
-from fedlease.runner import run_settings
+from fedlease.config.settings import resolve
+from fedlease.reporting.quiet import quiet_libraries
+from fedlease.runs.runner import run_settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from engines.flower.deployment import Deployment, deployment
+from flower.deployment import Deployment, deployment
 
 NAME = "deployment"
 RUN = 900.0
@@ -167,13 +167,13 @@ def measure(smoke: bool) -> Report:
     for name, seconds in steps.items():
         median = statistics.median(seconds[1:] or seconds)
         table.append((name, f"{median:.2f}", f"{min(seconds):.2f} - {max(seconds):.2f}", f"{median - floor:+.2f}"))
-    imports = {name: seconds_to_start(name) for name in ("flwr.supernode.runtime.run_clientapp", "fedlease.prepare")}
+    imports = {name: seconds_to_start(name) for name in ("flwr.supernode.runtime.run_clientapp", "fedlease.runs.open")}
     trained = statistics.median(record["seconds"]["train"] + record["seconds"]["evaluate"] for record in warm)
     notes = (
         f"Three nodes on one machine share its cores. Clients train and score for {trained:.2f} s a round, summed.",
         "Flower looks for replies every 3 s, its SuperNodes for messages every 3 s; a round is seldom less than both.",
         f"To start a process: Flower's {imports['flwr.supernode.runtime.run_clientapp']:.1f} s, with what fedlease "
-        f"imports to train {imports['fedlease.prepare']:.1f} s, each alone on the machine.",
+        f"imports to train {imports['fedlease.runs.open']:.1f} s, each alone on the machine.",
     )
     raw = {"steps": steps, "payload": payload, "imports": imports, "trained": trained}
     return Report(

@@ -28,9 +28,9 @@ import numpy as np
 from memory import memory_of_process
 from output import Report, Table, at_most, entry
 
-from fedlease.config import Settings, resolve
-from fedlease.engines import events
-from fedlease.quiet import quiet_libraries
+from fedlease.config.settings import Settings, resolve
+from fedlease.reporting.quiet import quiet_libraries
+from fedlease.server import events
 
 NAME, MB = "flower", 1e6
 Result = dict[str, Any]
@@ -89,8 +89,8 @@ def peak_since_last() -> int:
 def nodes(connection: Any, settings: Settings, configs: dict[int, dict[str, Any]]) -> None:
     """The process of the nodes: takes messages, and gives replies with the seconds that they took."""
     quiet_libraries()
-    from fedlease.engines.flower.clientapp import client_app
-    from fedlease.engines.flower.memory_grid import MemoryGrid
+    from fedlease.flower.client_app import client_app
+    from fedlease.flower.memory_grid import MemoryGrid
 
     grid = MemoryGrid(client_app(), configs)
     while (message := connection.recv()) is not None:
@@ -102,9 +102,9 @@ def nodes(connection: Any, settings: Settings, configs: dict[int, dict[str, Any]
 
 def over_memory(settings: Settings, out: Path, clocks: list[Clock]) -> Result:
     """A run over the grid in memory, whose nodes are in another process."""
-    from fedlease.data import load_federation
-    from fedlease.engines.flower.memory_grid import MemoryGrid
-    from fedlease.engines.flower.strategy import FedLeaseStrategy
+    from fedlease.data.load import load_federation
+    from fedlease.flower.memory_grid import MemoryGrid
+    from fedlease.flower.strategy import FedLeaseStrategy
 
     count = len(load_federation(settings.data, settings.seed, settings.task))
     settings = settings.model_copy(update={"flower": settings.flower.model_copy(update={"min_nodes": count})})
@@ -135,7 +135,7 @@ def over_memory(settings: Settings, out: Path, clocks: list[Clock]) -> Result:
 
 def noted(folder: Path, context: Any, settings: Settings) -> Any:
     """Gives a client's rows as ever, and notes how often this worker has loaded a base model."""
-    from fedlease.engines.flower import answering
+    from fedlease.flower import handler as answering
 
     (folder / str(os.getpid())).write_text(str(answering._site.cache_info().misses))
     return answering.rows_of_node(context, settings)
@@ -143,7 +143,8 @@ def noted(folder: Path, context: Any, settings: Settings) -> Any:
 
 def over_ray(settings: Settings, out: Path, clocks: list[Clock]) -> Result:
     """A simulation with one worker process."""
-    from fedlease.engines.flower import clientapp, simulation
+    from fedlease.flower import client_app as clientapp
+    from fedlease.flower import simulation
 
     (folder := out.with_name("loads")).mkdir()
     # simulate takes the function when it is called.
@@ -157,7 +158,7 @@ def child(engine: str, given: str) -> None:
     """One run in this process; what was measured as JSON."""
     quiet_libraries()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from fedlease.runner import run_settings  # here, so that no engine pays for torch in its first part
+    from fedlease.runs.runner import run_settings  # here, so that no engine pays for torch in its first part
 
     with tempfile.TemporaryDirectory() as folder:
         out, clock = Path(folder) / "run", Clock()

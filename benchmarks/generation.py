@@ -21,19 +21,19 @@ from memory import memory_of_process
 from output import Report, Table, at_least, at_most, machine, show
 from torch import Tensor
 
-from fedlease.config import Settings, resolve
+from fedlease.client.resident import ResidentModel
+from fedlease.config.settings import Settings, resolve
 from fedlease.core.experts import initial_adapter, initial_router, renumber
 from fedlease.core.types import AdapterSpec, ClientModel
-from fedlease.data import load_federation
 from fedlease.data.federation import Federation
-from fedlease.engines.resident import ResidentModel
-from fedlease.model_sources import locate
-from fedlease.models import load_base, load_tokenizer, target_shapes
-from fedlease.runner import run_settings
-from fedlease.tasks import make_task
+from fedlease.data.load import load_federation
+from fedlease.models.base import load_base, load_tokenizer, target_shapes
+from fedlease.models.sources import locate
+from fedlease.runs.runner import run_settings
 from fedlease.tasks.base import Encoded, Task
 from fedlease.tasks.batches import evaluation_batches, padding_share, training_batches
 from fedlease.tasks.generation import EncodedPrompts
+from fedlease.tasks.registry import make_task
 
 EXPERTS, RANK = 4, 8
 MANY = 8

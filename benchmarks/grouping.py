@@ -19,15 +19,15 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from fedlease.config import Settings, resolve
+from fedlease.client.training import local_step
+from fedlease.config.settings import Settings, resolve
 from fedlease.core.allocate import allocate, distances, product_distances
 from fedlease.core.experts import a_matrices, b_matrices
 from fedlease.core.types import ClientId, ClientTask, Stage, Tensors
-from fedlease.data import load_federation
-from fedlease.engines.local_step import local_step
-from fedlease.machine import settle
-from fedlease.model_sources import locate
-from fedlease.prepare import Prepared, optimiser_of, prepare
+from fedlease.data.load import load_federation
+from fedlease.models.sources import locate
+from fedlease.runs.machine import settle
+from fedlease.runs.open import Prepared, optimiser_of, prepare
 
 SIGNALS = ("B", "A", "BA")
 States = dict[int, dict[ClientId, Tensors]]

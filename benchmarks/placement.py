@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fedlease.config import Settings, resolve
-from fedlease.data import load_federation
-from fedlease.data.folder import write_folder
-from fedlease.runner import resume, run_settings
+from fedlease.config.settings import Settings, resolve
+from fedlease.data.load import load_federation
+from fedlease.data.sources.folder import write_folder
+from fedlease.runs.runner import resume, run_settings
 from fedlease.use.onboard import onboard
 from fedlease.use.open_run import OpenRun
 

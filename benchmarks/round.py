@@ -17,14 +17,14 @@ from measure import interleave, spread, use_all_cores
 from output import Report, Table, at_least, entry
 from torch import Tensor
 
+from fedlease.client.resident import ResidentModel
+from fedlease.client.training import LocalResult, Optimiser, local_step
 from fedlease.core.experts import initial_adapter
 from fedlease.core.types import Budget, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
-from fedlease.engines.local_step import LocalResult, Optimiser, local_step
-from fedlease.engines.resident import ResidentModel
 from fedlease.methods.fedlease import FedLease
 from fedlease.methods.head import Head, with_head
-from fedlease.model_sources import ModelSource, locate
-from fedlease.models import BaseModel, initial_head, load_base, target_shapes
+from fedlease.models.base import BaseModel, initial_head, load_base, target_shapes
+from fedlease.models.sources import ModelSource, locate
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
 from fedlease.tasks.base import Encoded
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from fedlease.config import Settings, preset_names
+from fedlease.config.settings import Settings, preset_names
 
 PAGE = Path(__file__).parent / "configuration.md"
 
@@ -32,7 +32,7 @@ def presets_table() -> str:
     """What each shipped file says about itself: its leading comment, after the commands."""
     rows = ["| Name | What it is |", "| --- | --- |"]
     for name in preset_names():
-        text = (resources.files("fedlease") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("fedlease.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
         comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
         prose = " ".join(comment[comment.index("") + 1 :]).replace("|", "\\|")
         rows.append(f"| `{name}` | {prose} |")

@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from fedlease.tiny_model import make_tiny
+from fedlease.models.tiny import make_tiny
 
 VOCABULARY = 260
 """Of the tokenizer of ``tiny-random``: bytes, and [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3."""

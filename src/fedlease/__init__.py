@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 from fedlease._version import __version__
 
 if TYPE_CHECKING:
-    from fedlease.config import Settings
+    from fedlease.config.settings import Settings
     from fedlease.errors import FedLeaseError
-    from fedlease.runner import RunResult, run
     from fedlease.use.load import load, tokenizer
+    from fedlease.use.run import RunResult, run
 
 __all__ = ["FedLeaseError", "RunResult", "Settings", "__version__", "load", "run", "tokenizer"]
 
 # Resolved on first use, so that ``import fedlease`` needs no torch.
 _WHERE = {
     "FedLeaseError": "fedlease.errors",
-    "RunResult": "fedlease.runner",
-    "Settings": "fedlease.config",
+    "RunResult": "fedlease.use.run",
+    "Settings": "fedlease.config.settings",
     "load": "fedlease.use.load",
-    "run": "fedlease.runner",
+    "run": "fedlease.use.run",
     "tokenizer": "fedlease.use.load",
 }
 

@@ -1,5 +1,5 @@
 """``python -m fedlease``."""
 
-from fedlease.cli import main
+from fedlease.cli.main import main
 
 main()

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from browser.chromium import asked_for, show
-from unit.reporting.comparisons import HOSTILE_TASKS, compared, hostile
+from reporting.comparisons import HOSTILE_TASKS, compared, hostile
 
-from fedlease.reporting.compare_page import write_compare_page
+from fedlease.reporting.comparison.page import write_compare_page
 
 SECTIONS = ["compared", "scores", "differences", "curves", "cost"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from browser.chromium import CHROMIUM, asked_for, show
-from unit.reporting.report_folders import HOSTILE, IDS, bare, finished, generated, hostile, hostile_samples
+from reporting.report_folders import HOSTILE, IDS, bare, finished, generated, hostile, hostile_samples
 
-from fedlease.reporting.report import write_pictures, write_report
+from fedlease.reporting.run.page import write_pictures, write_report
 
 
 @pytest.fixture(scope="module")

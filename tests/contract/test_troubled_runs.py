@@ -10,11 +10,11 @@ from contract.planted import CLIENTS, adapter, train
 
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget, ClientModel, ClientTask, TensorName
-from fedlease.engines.participation import Participation
 from fedlease.errors import RunFailedError
-from fedlease.methods import METHODS, make_method
 from fedlease.methods.base import WARMUP, rounds_for_warmup
 from fedlease.methods.head import Head, HeadPolicy, with_head
+from fedlease.methods.registry import METHODS, make_method
+from fedlease.server.participation import Participation
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "fedlease+reallocate": {"reallocate": 1, "min_silhouette": -1},

@@ -9,8 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
+from peft_plugin.tiny import randomise
 from torch import Tensor, nn
-from unit.peft_plugin.tiny import randomise
 
 from fedlease.core.types import TensorName
 from fedlease.peft_plugin import FedLeaseConfig, FedLeaseModel, export_expert

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from flwr.app import Context
 
-from fedlease.engines.flower import client_app
+from fedlease.flower import client_app
 
 if TYPE_CHECKING:
-    from fedlease.config import Settings
+    from fedlease.config.settings import Settings
     from fedlease.data.federation import ClientData
 
 
@@ -21,7 +21,7 @@ def load(context: Context, settings: "Settings") -> "ClientData":
     simulation, the client of that number in ``data.path``. Rows that are elsewhere, in a database for example, are
     read here and given as a ``ClientData``; they stay in this process.
     """
-    from fedlease.engines.flower import rows_of_node
+    from fedlease.flower import rows_of_node
 
     return rows_of_node(context, settings)
 

@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from fedlease.engines.flower import server_app
+from fedlease.flower import server_app
 
 app = server_app(folder=Path(__file__).parents[1])

@@ -30,7 +30,7 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Run several methods on several seeds: means, spread, paired intervals. Resumable."""
-    from fedlease.config import resolve
+    from fedlease.config.settings import resolve
     from fedlease.errors import ConfigError
 
     settings = resolve(config, preset=preset, overrides=set_ or ())
@@ -44,8 +44,8 @@ def compare(
     from fedlease.experiments import compare as experiment
     from fedlease.experiments.cells import Cell, variants_of
     from fedlease.reporting.means import over
-    from fedlease.reporting.metric_words import of_metric
     from fedlease.reporting.tables import escape, percent
+    from fedlease.tasks.metric_words import of_metric
 
     console = Console(stderr=True)
 

@@ -9,7 +9,7 @@ import typer
 
 from fedlease.cli.runs import Set
 from fedlease.cli.shared import Json, Quiet, app, stdout_for_json
-from fedlease.wording import counted
+from fedlease.core.wording import counted
 
 __all__ = ["reproduce"]
 
@@ -52,8 +52,8 @@ def reproduce(
     from fedlease.experiments.cells import Cell
     from fedlease.experiments.reproduce_tables import markdown
     from fedlease.reporting.means import over
-    from fedlease.reporting.metric_words import of_metric
     from fedlease.reporting.tables import escape, percent
+    from fedlease.tasks.metric_words import of_metric
 
     console = Console(stderr=True)
     variants = [word.strip() for word in only.split(",") if word.strip()]

@@ -13,9 +13,9 @@ import typer
 from fedlease.cli.shared import Interrupted, Json, Quiet, RunFolder, app, stdout_for_json
 
 if TYPE_CHECKING:
-    from fedlease.config import Settings
-    from fedlease.engines.events import Listener
-    from fedlease.runner import RunResult
+    from fedlease.config.settings import Settings
+    from fedlease.runs.runner import Finished
+    from fedlease.server.events import Listener
 
 __all__ = ["check", "methods", "presets", "resume", "run_command"]
 
@@ -58,10 +58,10 @@ def run_command(
     json_: Json = False,
 ) -> None:
     """Run a method and its baselines into a run folder. Without arguments: the quickstart."""
-    from fedlease.config import resolve
+    from fedlease.config.settings import resolve
 
     settings = resolve(config, preset=preset, overrides=set_ or ())
-    from fedlease.runner import default_out, run_settings
+    from fedlease.runs.runner import default_out, run_settings
 
     folder = out or default_out(settings)
     if engine is EngineName.FLOWER:
@@ -79,10 +79,10 @@ def resume(
     json_: Json = False,
 ) -> None:
     """Go on with an interrupted run from its last complete step."""
-    from fedlease import runner
+    from fedlease.runs import runner
 
     if engine is EngineName.FLOWER:
-        from fedlease.reporting.run_folder import read_settings
+        from fedlease.storage.run_folder import read_settings
 
         settings = read_settings(folder)
         _watched(lambda listeners: _simulated(settings, folder, listeners, new=False), folder, log, quiet, json_)
@@ -93,10 +93,10 @@ def resume(
 @app.command()
 def check(config: Config = None, preset: Preset = None, set_: Set = None, json_: Json = False) -> None:
     """Check settings, data and model without training; estimate time, memory and bytes."""
-    from fedlease.config import resolve
+    from fedlease.config.settings import resolve
 
     settings = resolve(config, preset=preset, overrides=set_ or ())
-    from fedlease.checking import check_settings
+    from fedlease.runs.check import check_settings
 
     with stdout_for_json(json_):
         report = check_settings(settings)
@@ -108,7 +108,7 @@ def check(config: Config = None, preset: Preset = None, set_: Set = None, json_:
         return
     from rich.console import Console
 
-    from fedlease.reporting.tables import render_check
+    from fedlease.cli.check_report import render_check
 
     render_check(report, Console())
 
@@ -116,7 +116,7 @@ def check(config: Config = None, preset: Preset = None, set_: Set = None, json_:
 @app.command()
 def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YAML.")] = None) -> None:
     """List the shipped sets of settings, or print one."""
-    from fedlease.config import preset_names, preset_text
+    from fedlease.config.settings import preset_names, preset_text
 
     if name is not None:
         typer.echo(preset_text(name), nl=False)
@@ -130,9 +130,9 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YA
 @app.command()
 def methods() -> None:
     """List the methods."""
-    from fedlease.methods import CENTRALISED, METHODS
+    from fedlease.methods.registry import CENTRALISED, METHODS
 
-    for name, where in [*sorted(METHODS.items()), (CENTRALISED, "fedlease.engines.centralised")]:
+    for name, where in [*sorted(METHODS.items()), (CENTRALISED, "fedlease.server.pooled")]:
         spec = importlib.util.find_spec(where.partition(":")[0])
         text = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
         typer.echo(f"{name:15} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")
@@ -167,15 +167,15 @@ def _watched(call: Callable[[list[Any]], Any], folder: Path, log: Tracker, quiet
         render_results(result.out, result.summaries, console)
 
 
-def _simulated(settings: "Settings", folder: Path, listeners: "Sequence[Listener]", *, new: bool) -> "RunResult":
+def _simulated(settings: "Settings", folder: Path, listeners: "Sequence[Listener]", *, new: bool) -> "Finished":
     """A run over a Flower simulation on this machine."""
-    from fedlease.engines.flower.simulation import simulate
     from fedlease.errors import RunFolderError
-    from fedlease.runner import RunResult
+    from fedlease.flower.simulation import simulate
+    from fedlease.runs.runner import Finished
 
     if new and (folder / "config.yaml").exists():
         raise RunFolderError(
             f"out: {folder} already holds a run; go on with: fedlease resume {folder} --engine flower, or choose "
             "another --out"
         )
-    return RunResult(folder, simulate(settings, folder, listeners))
+    return Finished(folder, simulate(settings, folder, listeners))

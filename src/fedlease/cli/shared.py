@@ -52,7 +52,7 @@ class Group(TyperGroup):
         """Called by click."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            from fedlease.config_faults import nearest
+            from fedlease.config.faults import nearest
 
             ctx.fail(f"No such command {name!r}{nearest(name, self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)

@@ -25,7 +25,7 @@ def report(
     pictures: Annotated[Path | None, typer.Option(help="Also write the figures as SVG into this folder.")] = None,
 ) -> None:
     """Write report.html anew: one page that explains the run, or the comparison (compare.html), without network."""
-    from fedlease.reporting.report import write_pictures, write_report
+    from fedlease.reporting.run.page import write_pictures, write_report
 
     typer.echo(str(write_report(folder)))
     for path in write_pictures(folder, pictures) if pictures is not None else ():

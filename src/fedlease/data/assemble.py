@@ -3,19 +3,19 @@
 from collections import Counter
 from collections.abc import Callable
 
-from fedlease.config import DataSettings
-from fedlease.config_data import TaskName
+from fedlease.config.sections import TaskName
+from fedlease.config.settings import DataSettings
+from fedlease.core.wording import counted
 from fedlease.data.dealing import drop_duplicates, federation, generator, hold_out, make_client
-from fedlease.data.examples import Example, check_pairs, client_id_fault, folded, label_list, to_rows
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.label_lists import stated_labels, unknown_tasks
-from fedlease.data.labels import agreed, doubtful_labels, regression
-from fedlease.data.looks import tell_measurements
-from fedlease.data.prompts import to_prompt_rows
+from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, folded, label_list, to_rows
+from fedlease.data.reading.labels import agreed, doubtful_labels, regression
+from fedlease.data.reading.looks import tell_measurements
+from fedlease.data.reading.prompts import to_prompt_rows
 from fedlease.data.usable import Unusable, too_few_rows
 from fedlease.errors import DataError
-from fedlease.wording import counted
 
 __all__ = ["EACH", "SPLITS", "Splits", "assemble", "check_number_of_clients"]
 

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedlease.config import DataSettings
+from fedlease.config.settings import DataSettings
 from fedlease.core.seeds import derive
+from fedlease.core.wording import counted
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.label_lists import label_notes, nothing_to_learn
-from fedlease.data.labels import labels_over_clients
 from fedlease.data.overlaps import overlaps
+from fedlease.data.reading.labels import labels_over_clients
 from fedlease.errors import DataError
-from fedlease.wording import counted
 
 __all__ = [
     "Pool",

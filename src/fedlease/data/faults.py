@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedlease.core.wording import counted
 from fedlease.errors import DataError
-from fedlease.wording import counted
 
 __all__ = ["SHOWN", "Faults", "listed", "shown", "where"]
 

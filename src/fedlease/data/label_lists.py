@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from fedlease.config import DataSettings
+from fedlease.config.settings import DataSettings
+from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard, ClientData
-from fedlease.data.labels import canonical
-from fedlease.wording import counted
+from fedlease.data.reading.labels import canonical
 
 __all__ = ["label_notes", "nothing_to_learn", "one_label_notes", "stated_labels", "unknown_tasks"]
 

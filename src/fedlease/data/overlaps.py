@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from fedlease.core.wording import counted
 from fedlease.data.faults import listed
 from fedlease.data.federation import ClientData, Row
-from fedlease.wording import counted
 
 __all__ = ["overlaps"]
 

@@ -10,8 +10,9 @@ from Dirichlet(alpha).
 import warnings
 from collections.abc import Sequence
 
-from fedlease.config import DataSettings
+from fedlease.config.settings import DataSettings
 from fedlease.core.seeds import derive
+from fedlease.core.wording import counted
 from fedlease.data.dealing import (
     Pool,
     deal_evenly,
@@ -23,7 +24,6 @@ from fedlease.data.dealing import (
 )
 from fedlease.data.federation import ClientData, Row
 from fedlease.errors import DataError, MissingPackageError
-from fedlease.wording import counted
 
 __all__ = ["MIN_ROWS", "deal", "dirichlet_shares"]
 

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedlease.config import DataSettings
+from fedlease.config.settings import DataSettings
+from fedlease.core.wording import counted
 from fedlease.data.faults import SHOWN, Faults
 from fedlease.data.federation import ClientData, Federation
 from fedlease.errors import DataError
-from fedlease.wording import counted
 
 __all__ = ["RowFaults", "Unusable", "too_few_rows", "without_unusable"]
 

@@ -7,8 +7,9 @@ A value in ``changes`` may be a function of the settings that are common to all,
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedlease.config import Settings
-from fedlease.config_faults import nearest
+from fedlease.config.faults import nearest
+from fedlease.config.settings import Settings
+from fedlease.core.wording import counted
 from fedlease.errors import ConfigError
 from fedlease.experiments.experiment import GENERATION, PAPER, SMALL, Arm, Experiment, Part
 from fedlease.experiments.paper_numbers import (
@@ -19,7 +20,6 @@ from fedlease.experiments.paper_numbers import (
     NLU_MAIN,
     OVERHEAD_WORDS,
 )
-from fedlease.wording import counted
 
 __all__ = ["EXPERIMENTS", "find", "preset_of"]
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedlease.config import Settings, resolve
-from fedlease.config_faults import nearest
-from fedlease.engines.events import Listener
+from fedlease.config.faults import nearest
+from fedlease.config.settings import Settings, resolve
 from fedlease.errors import ConfigError, RunFolderError
-from fedlease.machine import settle
-from fedlease.methods import known_methods
-from fedlease.model_sources import locate
-from fedlease.prepare import build_method
-from fedlease.reporting.run_folder import changed_settings, check_base, read_environment, read_settings, read_summary
-from fedlease.runner import resume, run_settings
+from fedlease.methods.registry import known_methods
+from fedlease.models.sources import locate
+from fedlease.runs.machine import settle
+from fedlease.runs.open import build_method
+from fedlease.runs.runner import resume, run_settings
+from fedlease.server.events import Listener
+from fedlease.storage.run_folder import changed_settings, check_base, read_environment, read_settings, read_summary
 
 __all__ = ["SHARED", "Cell", "Variant", "check_bases", "plan", "run_cell", "summary_of", "variants_of"]
 

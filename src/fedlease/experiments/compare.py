@@ -9,27 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from fedlease.config import Settings
-from fedlease.data.csv_rows import as_text
-from fedlease.data.examples import client_id_fault
-from fedlease.engines.events import Listener
-from fedlease.engines.run_files import RunFiles
-from fedlease.errors import ConfigError, RunFailedError, TooFewUpdatesError
+from fedlease.config.settings import Settings
+from fedlease.core.wording import counted
+from fedlease.data.reading.csv_rows import as_text
+from fedlease.data.reading.examples import client_id_fault
+from fedlease.errors import ConfigError, RunFailedError, TooFewUpdatesError, within_limits
 from fedlease.experiments.cells import Cell, Variant, check_bases, plan, run_cell, summary_of
 from fedlease.experiments.common_clients import common, coverage, gap, over_clients
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import RowScores, spread
 from fedlease.files import locked, write_atomically
-from fedlease.limits import within_limits
-from fedlease.reporting.compare_data import FEWEST_SEEDS
-from fedlease.reporting.compare_page import write_compare_page
-from fedlease.reporting.contents import RowScoresContent
+from fedlease.reporting.comparison.data import FEWEST_SEEDS
+from fedlease.reporting.comparison.page import write_compare_page
 from fedlease.reporting.means import coverage_lines, coverage_over
-from fedlease.reporting.metric_words import of_metric
-from fedlease.reporting.report_reading import read_records, read_run
-from fedlease.reporting.run_folder import write_json
+from fedlease.reporting.run.reading import read_records, read_run
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
-from fedlease.wording import counted
+from fedlease.server.events import Listener
+from fedlease.storage.contents import RowScoresContent
+from fedlease.storage.run_files import RunFiles
+from fedlease.storage.run_folder import write_json
+from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["compare", "markdown", "summarised", "tune"]
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedlease.config import Settings, resolve
-from fedlease.config_faults import nearest, text_setting_names
-from fedlease.config_layers import parse_overrides
-from fedlease.data import load_federation
-from fedlease.engines.events import Listener
+from fedlease.config.faults import nearest, text_setting_names
+from fedlease.config.layers import parse_overrides
+from fedlease.config.settings import Settings, resolve
+from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError
 from fedlease.experiments.catalogue import find, preset_of
 from fedlease.experiments.cells import Cell, Variant, plan, summary_of
@@ -18,9 +17,10 @@ from fedlease.experiments.compare import OnCell, compare
 from fedlease.experiments.experiment import Arm, Experiment, Part
 from fedlease.experiments.reproduce_tables import markdown
 from fedlease.files import write_atomically
-from fedlease.reporting.report_reading import read_run
-from fedlease.reporting.run_folder import write_json
-from fedlease.reporting.usage_numbers import usage_by_depth
+from fedlease.reporting.run.reading import read_run
+from fedlease.reporting.run.usage_numbers import usage_by_depth
+from fedlease.server.events import Listener
+from fedlease.storage.run_folder import write_json
 
 __all__ = ["PlannedPart", "Reproduction", "planned", "reproduce"]
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from fedlease.core.wording import counted
 from fedlease.experiments import compare
 from fedlease.reporting.means import coverage_over
-from fedlease.reporting.metric_words import of_metric
 from fedlease.reporting.tables import human_bytes, human_seconds, percent
-from fedlease.wording import counted
+from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["markdown"]
 

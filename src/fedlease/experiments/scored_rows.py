@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedlease.data import load_federation
+from fedlease.data.load import load_federation
 from fedlease.errors import RunFolderError
 from fedlease.experiments.cells import Cell
 from fedlease.experiments.statistics import RowKeys
-from fedlease.reporting.run_folder import data_fingerprint
+from fedlease.storage.run_folder import data_fingerprint
 
 __all__ = ["ScoredRows"]
 

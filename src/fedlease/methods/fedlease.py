@@ -23,12 +23,12 @@ from fedlease.core.types import (
     TensorName,
     Tensors,
 )
+from fedlease.core.wording import counted
 from fedlease.errors import ConfigError, RunFailedError
 from fedlease.methods.base import WARMUP, ab_names, by_client, waits
 from fedlease.methods.fedlease_experts import Average, Shrink, expert_means, first_routers, router_means
 from fedlease.methods.fedlease_grouping import Grouping, Signal, check_grouping, group_clients, parted, place_late
 from fedlease.methods.fedlease_state import FedLeaseState
-from fedlease.wording import counted
 
 __all__ = ["FedLease", "FedLeaseState"]
 

@@ -11,7 +11,7 @@ from fedlease.core.allocate import distances
 from fedlease.core.experts import b_matrices, initial_router
 from fedlease.core.refactor import product_mean
 from fedlease.core.types import ClientId, ClientModel, ClientUpdate, Tensors
-from fedlease.wording import counted
+from fedlease.core.wording import counted
 
 if TYPE_CHECKING:
     from fedlease.methods.fedlease import FedLease

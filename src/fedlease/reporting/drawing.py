@@ -4,8 +4,8 @@ import html
 from dataclasses import dataclass
 from typing import Any
 
+from fedlease.core.wording import JOINERS, printable
 from fedlease.reporting.tables import percent
-from fedlease.wording import JOINERS, printable
 
 __all__ = [
     "DASHES",

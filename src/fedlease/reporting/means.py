@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedlease.wording import counted
+from fedlease.core.wording import counted
 
 __all__ = [
     "averaged",

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedlease._version import __version__
-from fedlease.config import Settings
-from fedlease.wording import printable
+from fedlease.config.settings import Settings
+from fedlease.core.wording import printable
 
 __all__ = ["Kind", "render_card"]
 

@@ -7,9 +7,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from fedlease.core.wording import counted
 from fedlease.errors import MissingPackageError
 from fedlease.reporting.drawing import Figure, clean
-from fedlease.wording import counted
 
 __all__ = ["render"]
 
@@ -56,14 +56,14 @@ def _environment() -> tuple[Any, dict[str, Any]]:
         return re.sub(r"(?<=\d) (?=%|[kMGT]?B\b)", "\N{NO-BREAK SPACE}", clean(value))
 
     environment = Environment(
-        loader=PackageLoader("fedlease.reporting", "page"),
+        loader=PackageLoader("fedlease.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    files = resources.files("fedlease.reporting") / "page"
+    files = resources.files("fedlease.reporting") / "templates"
     # Markup: these are the package's own files, and JSON that holds no character with a meaning in HTML.
     kept = {key: Markup((files / f"report.{key}").read_text(encoding="utf-8")) for key in ("css", "js")}
     return environment, {**kept, "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script"))}

@@ -14,7 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fedlease.engines.events import (
+from fedlease.core.wording import counted
+from fedlease.reporting.tables import allocation_table, escape, human_bytes, human_seconds, percent, render_results
+from fedlease.server.events import (
     Allocated,
     BatchTrained,
     ClientFinished,
@@ -27,8 +29,6 @@ from fedlease.engines.events import (
     StepStarted,
     UpdateRefused,
 )
-from fedlease.reporting.tables import allocation_table, escape, human_bytes, human_seconds, percent, render_results
-from fedlease.wording import counted
 
 __all__ = ["Terminal"]
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedlease.engines.events import Allocated, Event, MethodFinished, RunStarted, StepFinished
-from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError
-from fedlease.limits import limit_reached
-from fedlease.reporting.metric_words import is_further_mean
-from fedlease.wording import printable
+from fedlease.core.wording import printable
+from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, limit_reached
+from fedlease.server.events import Allocated, Event, MethodFinished, RunStarted, StepFinished
+from fedlease.tasks.metric_words import is_further_mean
 
 __all__ = ["TensorBoardTracker", "Tracker", "WandbTracker", "scalars", "tracker"]
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedlease.core.wording import counted
 from fedlease.data.federation import Row
 from fedlease.errors import DataError
 from fedlease.tasks.base import Encoded, Inputs, Measured, Model, OnRows, row_fault
 from fedlease.tasks.batches import evaluation_batches
-from fedlease.wording import counted
 
 __all__ = ["Classification", "collate", "evaluate", "loss", "majority_score", "score"]
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedlease.core.types import ClientId
+from fedlease.core.wording import JOINERS, printable
 from fedlease.data.federation import Row
 from fedlease.errors import ConfigError
 from fedlease.tasks.generation import Generation, write
 from fedlease.use.open_run import OpenRun
-from fedlease.wording import JOINERS, printable
 
 __all__ = ["Chat", "talk"]
 

@@ -12,7 +12,7 @@ from fedlease.files import new_folder, write_atomically
 from fedlease.peft_plugin.export import write_lora
 from fedlease.peft_plugin.state import keeps_weights_transposed
 from fedlease.peft_plugin.usage import record_usage
-from fedlease.reporting.run_folder import read_summary, write_json
+from fedlease.storage.run_folder import read_summary, write_json
 from fedlease.use.experts import expert_model, experts_of
 from fedlease.use.model_card import model_card
 from fedlease.use.open_run import OpenRun

@@ -9,16 +9,16 @@ from peft import PeftModel
 from torch import nn
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
-from fedlease.config import Settings
-from fedlease.config_task import QUANTISATION_DEVICES
+from fedlease.config.settings import Settings
+from fedlease.config.task import QUANTISATION_DEVICES
 from fedlease.core.types import ANCHOR, ClientId, ClientModel, check_whole
 from fedlease.errors import ConfigError
-from fedlease.model_sources import locate
-from fedlease.models import BaseModel, initial_head, load_tokenizer, new_head_modules
+from fedlease.models.base import BaseModel, initial_head, load_tokenizer, new_head_modules
+from fedlease.models.sources import locate
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
-from fedlease.prepare import autocast_of
-from fedlease.reporting.run_folder import base_folder, check_base, read_settings
+from fedlease.runs.open import autocast_of
+from fedlease.storage.run_folder import base_folder, check_base, read_settings
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["load", "tokenizer"]

@@ -8,22 +8,22 @@ from typing import Any
 
 import torch
 
+from fedlease.client.training import LocalResult, local_step
 from fedlease.core.allocate import Placement, place
 from fedlease.core.experts import b_matrices
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, TensorName, Tensors, head_names
-from fedlease.data.examples import client_id_fault, folded
 from fedlease.data.federation import ClientData, Federation
-from fedlease.data.folder import load_client
-from fedlease.engines.local_step import LocalResult, local_step
+from fedlease.data.reading.examples import client_id_fault, folded
+from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, DataError, RunFailedError, UpdateRefusedError
 from fedlease.files import sweep
 from fedlease.methods.base import WARMUP, ab_names
-from fedlease.prepare import optimiser_of
-from fedlease.reporting.report import write_report
-from fedlease.reporting.run_folder import read_newcomers, run_lock
+from fedlease.reporting.run.page import write_report
+from fedlease.runs.open import optimiser_of
+from fedlease.storage.newcomers import write_newcomer
+from fedlease.storage.run_folder import read_newcomers, run_lock
 from fedlease.tasks.base import Encoded
 from fedlease.use.experts import expert_model, experts_of
-from fedlease.use.newcomers import write_newcomer
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["Onboarded", "onboard"]

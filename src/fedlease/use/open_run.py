@@ -14,22 +14,23 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from fedlease.client.resident import ResidentModel
+from fedlease.client.store import ClientStore
 from fedlease.core.types import ClientId, ClientModel, Tensors, check_whole
+from fedlease.core.wording import printable
 from fedlease.data.federation import Row
-from fedlease.documents import parse_json
-from fedlease.engines.checkpoint import Checkpoint, Saved
-from fedlease.engines.client_store import ClientStore
-from fedlease.engines.resident import ResidentModel
-from fedlease.engines.run_files import MOST_WEIGHTS, RunFiles
-from fedlease.errors import ConfigError, FedLeaseError, RunFolderError
-from fedlease.limits import limit_reached
-from fedlease.machine import usable_device
+from fedlease.errors import ConfigError, FedLeaseError, RunFolderError, limit_reached
 from fedlease.methods.head import Head
-from fedlease.model_sources import ModelSource, locate
-from fedlease.models import BaseModel, initial_head, load_tokenizer
+from fedlease.models.base import BaseModel, initial_head, load_tokenizer
+from fedlease.models.sources import ModelSource, locate
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, read_adapter
-from fedlease.prepare import base_of, build_method, resident_of
-from fedlease.reporting.run_folder import (
+from fedlease.runs.machine import usable_device
+from fedlease.runs.open import base_of, build_method, resident_of
+from fedlease.storage.checkpoint import Checkpoint, Saved
+from fedlease.storage.documents import parse_json
+from fedlease.storage.newcomers import newcomer_model
+from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles
+from fedlease.storage.run_folder import (
     base_folder,
     check_base,
     method_folder,
@@ -38,10 +39,8 @@ from fedlease.reporting.run_folder import (
     read_settings,
     read_summary,
 )
-from fedlease.tasks import make_task
 from fedlease.tasks.base import Encoded, Task
-from fedlease.use.newcomers import newcomer_model
-from fedlease.wording import printable
+from fedlease.tasks.registry import make_task
 
 __all__ = ["KnownClient", "OpenRun"]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.core.types import ClientId
-from fedlease.data.csv_rows import as_text
-from fedlease.data.examples import read_inputs
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.data.prompts import read_prompts
-from fedlease.data.rows import Table
-from fedlease.data.tables import parse_table, read_table, split_name
+from fedlease.data.reading.csv_rows import as_text
+from fedlease.data.reading.examples import read_inputs
+from fedlease.data.reading.prompts import read_prompts
+from fedlease.data.reading.rows import Table
+from fedlease.data.reading.tables import parse_table, read_table, split_name
 from fedlease.errors import ConfigError, DataError
 from fedlease.files import write_atomically
 from fedlease.tasks.base import OnRows

@@ -4,11 +4,11 @@ from functools import cached_property
 from pathlib import Path
 
 from fedlease.core.types import ClientId, ClientModel
-from fedlease.data import load_federation
 from fedlease.data.federation import ClientData, Federation
-from fedlease.data.folder import load_client
+from fedlease.data.load import load_federation
+from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, RunFolderError
-from fedlease.reporting.run_folder import data_fingerprint, read_newcomers
+from fedlease.storage.run_folder import data_fingerprint, read_newcomers
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["RowsOfRun"]

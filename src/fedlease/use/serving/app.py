@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from fedlease._version import __version__
+from fedlease.core.wording import printable
 from fedlease.errors import FedLeaseError, MissingPackageError
 from fedlease.use.open_run import KnownClient, OpenRun
 from fedlease.use.serving.batcher import Batcher, Predictor, QueueFullError
@@ -24,7 +25,6 @@ from fedlease.use.serving.requests import (
     read_requests,
     rows_of,
 )
-from fedlease.wording import printable
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fedlease.core.types import HEAD, AdapterSpec, ClientId, ClientModel, TensorName, Tensors, head_names
 from fedlease.errors import ModelError
-from fedlease.models import BaseModel, new_head_modules
-from fedlease.padding import groups_of
+from fedlease.models.base import BaseModel, new_head_modules
+from fedlease.models.padding import groups_of
 from fedlease.peft_plugin.state import copy_into
 from fedlease.use.open_run import OpenRun
 from fedlease.use.serving.mixed_layers import MixedHead, MixedLinear, Plan, Profile, Routed, Rule

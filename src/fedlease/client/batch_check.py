@@ -1,0 +1,158 @@
+"""A check before a run: what a model says of a row does not depend on the rows that share its batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedlease.client.resident import ResidentModel
+from fedlease.core.experts import renumber
+from fedlease.core.types import ANCHOR, ClientId, ClientModel, TensorName
+from fedlease.data.federation import Row
+from fedlease.errors import DataError, ModelError
+from fedlease.methods.base import Method
+from fedlease.models.base import initial_head
+from fedlease.tasks.base import Encoded, Inputs
+from fedlease.tasks.generation import Generation
+
+__all__ = ["check_batches"]
+
+ROWS = [
+    Row("a", None, 0, response="b"),
+    Row("a text of some words that is longer than the others, so that they are padded", None, 0, response="a b c"),
+    Row("one two three", None, 0, response="b"),
+]
+FINE, COARSE = (0.02, 1e-4), (0.3, 0.03)
+"""What may differ in 32 bits, and in fewer or quantised: a share of how far rows lie apart, and of their size, for
+rounding. A row that is read at another place or position lies as far off as another row."""
+
+
+def check_batches(
+    resident: ResidentModel,
+    tokenizer: Any,
+    adapter: ClientModel,
+    model: str,
+    methods: Mapping[str, Method],
+    clients: Sequence[ClientId],
+) -> None:
+    """Computes three short rows alone and together.
+
+    Args:
+        resident: the base model; what is loaded in it afterwards is this check's.
+        tokenizer: the model's.
+        adapter: the common start.
+        model: its name in the settings.
+        methods: of the run; some weigh every input by itself (the mixer ``instance``).
+        clients: of the run.
+
+    Raises:
+        ModelError: a row's prediction depends on the others, cannot be computed with them, or on tokens behind it.
+    """
+    try:
+        rows = resident.task.encode(ROWS, tokenizer)
+    except DataError:  # a tokenizer to which these words are nothing
+        return
+    config: Any = resident.config
+    if getattr(config, "is_encoder_decoder", False) and any(
+        ids[-1] != config.eos_token_id for ids in rows.columns["input_ids"]
+    ):
+        raise ModelError(
+            f"model: {model!r} is read at its end token {config.eos_token_id}, which its tokenizer does not put behind "
+            "a text"
+        )
+    start = _trained(adapter)
+    kinds = [("", start)]
+    rows_of = dict.fromkeys(clients, 1)
+    # Without their heads: those that cannot be shared are refused with all their lists, see preconditions.
+    bare = {name: getattr(method, "method", method) for name, method in methods.items()}
+    weighing = [
+        name
+        for name, method in bare.items()
+        if method.model(method.init(adapter, rows_of, 0), clients[0]).spec.mixer == "instance"
+    ]
+    if weighing:
+        kinds.append((f"method: {', '.join(map(repr, weighing))} weighs every input by itself; ", _weighing(start)))
+    # Making an adapter draws numbers that nobody keeps.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for words, candidate in kinds:
+            head = {} if isinstance(resident.task, Generation) else initial_head(resident.head_modules(2), 0)
+            resident.load(ClientModel(candidate.spec, {**candidate.tensors, **head}), 2)
+            resident.for_scoring()
+            try:
+                if candidate.spec.anchors:
+                    anchor = resident.represent(rows.questions([0], resident.device))[0]
+                    resident.load(ClientModel(candidate.spec, {**candidate.tensors, **head, ANCHOR: anchor}), 2)
+                compared = _compared(resident, rows)
+            except (RuntimeError, ValueError, LookupError, TypeError) as error:
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+                raise ModelError(
+                    f"{words}model: {model!r} cannot compute rows of a batch together: {reason}"
+                ) from error
+            exact = config.dtype == torch.float32 and getattr(config, "quantization_config", None) is None
+            of_spread, of_size = FINE if exact else COARSE
+            for what, (one, other) in compared.items():
+                limit = of_spread * (one - one.mean(0)).norm() + of_size * one.norm()
+                if not bool((one - other).norm() <= limit):
+                    raise ModelError(
+                        f"{words}model: what {model!r} says of a row depends on {what}, so no score could be relied "
+                        "on; choose another model"
+                    )
+
+
+def _compared(resident: ResidentModel, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
+    """What a row must not depend on -> two results that must be the same."""
+    everyone = range(len(rows))
+    beside = "the rows that share its batch"
+    if not isinstance(resident.task, Generation):
+        alone = torch.cat([resident.logits(rows.pad([i], resident.device)) for i in everyone])
+        return {beside: (alone.float(), resident.logits(rows.pad(everyone, resident.device)).float())}
+
+    def told(indices: Sequence[int], change: Callable[[Inputs], Inputs] = lambda inputs: inputs) -> list[Tensor]:
+        width = max(rows.labels[i] for i in indices)
+        with resident.answering(rows.questions(indices, resident.device)):
+            found = resident.logits(change(rows.pad(indices, resident.device)), last=width + 1)
+        return [line[-rows.labels[i] - 1 :].float() for i, line in zip(indices, found, strict=True)]
+
+    def first(indices: Sequence[int]) -> list[Tensor]:
+        prompts = rows.questions(indices, resident.device)
+        options = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        with resident.answering(prompts):
+            found: Any = resident.generate(prompts, **options)
+        return list(found.logits[0].float())
+
+    def other_end(inputs: Inputs) -> Inputs:
+        ids = inputs["input_ids"].clone()
+        ids[:, -1] = ids[:, 0]
+        return {**inputs, "input_ids": ids}
+
+    alone = torch.cat([told([i])[0] for i in everyone])
+    longest = 1
+    before, after = told([longest])[0][:-1], told([longest], other_end)[0][:-1]
+    return {
+        "tokens behind it, since it is no causal language model": (before, after),
+        beside: (alone, torch.cat(told(everyone))),
+        "the prompts that are answered with it": (
+            torch.cat([first([i])[0] for i in everyone]),
+            torch.cat(first(everyone)),
+        ),
+    }
+
+
+def _trained(adapter: ClientModel) -> ClientModel:
+    """The adapter with an effect: B is not zero."""
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(tensor.shape, generator=draw) * 0.05 if TensorName.parse(name).kind == "B" else tensor
+        for name, tensor in sorted(adapter.tensors.items())
+    }
+    # Its scale is the training's business; one that leaves no finite number would hide what is looked for.
+    return replace(adapter, spec=replace(adapter.spec, alpha=float(adapter.spec.r)), tensors=tensors)
+
+
+def _weighing(adapter: ClientModel) -> ClientModel:
+    """Two experts of unlike effect whose shares depend on the input."""
+    spec = replace(adapter.spec, num_experts=2, own=1, mixer="instance", blend=1.0, anchors=1)
+    tensors = {**renumber(adapter.tensors, 0), **{n: -3 * t for n, t in renumber(adapter.tensors, 1).items()}}
+    return ClientModel(spec, tensors)

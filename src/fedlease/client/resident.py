@@ -1,0 +1,204 @@
+"""The one base model in memory; adapters and heads of clients are swapped in and out."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
+from fedlease.client.determinism import same_bits
+from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_names
+from fedlease.models.base import BaseModel, new_head_modules
+from fedlease.models.padding import groups_of
+from fedlease.peft_plugin.model import FedLeaseModel
+from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, snapshot, wrap
+from fedlease.peft_plugin.usage import uncounted
+from fedlease.tasks.base import Inputs, Task
+from fedlease.tasks.classification import Classification
+
+__all__ = ["ResidentModel"]
+
+
+class ResidentModel:
+    """Holds one client's adapter and head at a time.
+
+    Args:
+        base: loaded once; its weights are never changed.
+        device: where it computes.
+        autocast: type of the products when the base is not float32; None computes in the base's own type.
+        task: what is optimised and scored with it; None is classification.
+        deterministic: whether a GPU gives the same bits every time.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        device: torch.device,
+        autocast: torch.dtype | None = None,
+        task: Task | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> None:
+        self.device = device
+        self.deterministic = deterministic
+        self.autocast = autocast
+        self.task: Task = task or Classification()
+        self._base = base
+        if not base.placed:
+            self._base.model.to(device)
+        self._heads: dict[int, dict[str, nn.Module]] = {}
+        self._model: PeftModel | None = None
+        self._spec: AdapterSpec | None = None
+        self._arguments = inspect.signature(base.model.forward).parameters
+        self.parameters: dict[str, nn.Parameter] = {}
+
+    @property
+    def model(self) -> PeftModel:
+        """The PEFT model with what was loaded last.
+
+        Raises:
+            RuntimeError: nothing is loaded yet.
+        """
+        if self._model is None:
+            raise RuntimeError("load a client's model first")
+        return self._model
+
+    @property
+    def config(self) -> Any:
+        """The base's configuration."""
+        return self._base.model.config
+
+    @property
+    def base_parameters(self) -> int:
+        """Number of frozen parameters, its own head among them."""
+        return sum(p.numel() for name, p in self._base.model.named_parameters() if "lora_" not in name)
+
+    def head_modules(self, num_labels: int) -> dict[str, nn.Module]:
+        """The head for a number of labels, made on first use."""
+        if num_labels not in self._heads:
+            modules = new_head_modules(self._base, num_labels)
+            self._heads[num_labels] = {name: module.to(self.device) for name, module in modules.items()}
+        return self._heads[num_labels]
+
+    def load(self, model: ClientModel, num_labels: int, tensors: Tensors | None = None) -> None:
+        """Puts a client's adapter and head in place; the modules are rebuilt only when the shape changes.
+
+        Args:
+            model: spec and values.
+            num_labels: size of the client's label list.
+            tensors: other values of the same names, such as those with private ones laid over.
+        """
+        self._match(model.spec)
+        self.restrict(None)
+        self.use_head(self.head_modules(num_labels))
+        values = dict(model.tensors if tensors is None else tensors)
+        anchor = values.pop(ANCHOR, None)
+        if isinstance(self.model.base_model, FedLeaseModel):
+            self.model.base_model.set_anchor(anchor)
+        parameters = dict(adapter_parameters(self.model))
+        if head_names(values):
+            parameters |= head_parameters(self._base.model, self._base.head_modules)
+        copy_into(parameters, values)
+        self.parameters = parameters
+
+    def use_head(self, modules: Mapping[str, nn.Module]) -> None:
+        """Puts head modules in place, in the mode of the model around them; ``load`` puts its own."""
+        for name, module in modules.items():
+            self._base.model.set_submodule(name, module.train(self._base.model.training))
+
+    def train_only(self, names: Iterable[str]) -> list[nn.Parameter]:
+        """Switches gradients on for exactly these tensors and gives them in the order of their names."""
+        wanted = set(names)
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(name in wanted)
+        return [self.parameters[name] for name in sorted(wanted)]
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Copies of tensors, on the CPU."""
+        return snapshot(self.parameters, names)
+
+    def restrict(self, experts: tuple[int, ...] | None) -> None:
+        """Sums just these experts in place of the mixer; None goes back. No effect on a single adapter."""
+        if isinstance(self.model.base_model, FedLeaseModel):
+            self.model.base_model.restrict(experts)
+
+    def for_scoring(self) -> None:
+        """Switches dropout off."""
+        self.model.eval()
+
+    def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
+        """Of a classifier (b, labels); of a language model (b, tokens, vocabulary).
+
+        Args:
+            inputs: of the base model.
+            last: so many tokens at the end are enough, which spares the output layer the others; None takes all.
+        """
+        groups = groups_of(self.config, inputs)
+        if len(groups) > 1:
+            parts = [self.logits({name: values[rows] for name, values in inputs.items()}, last) for rows in groups]
+            return torch.cat(parts)[torch.cat(groups).argsort()]
+        # A tokenizer may give what another architecture takes.
+        inputs = {name: values for name, values in inputs.items() if name in self._arguments}
+        extra: dict[str, Any] = {}
+        if last is not None:
+            extra = {"use_cache": False}
+            if "logits_to_keep" in self._arguments:
+                extra["logits_to_keep"] = last
+            if "position_ids" in self._arguments:
+                # Counted from the first token of the text, not of the padding before it.
+                extra["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        with self._computing():
+            output: Tensor = self.model(**inputs, **extra).logits
+        return output if last is None else output[:, -last:]
+
+    def generate(self, inputs: Inputs, **options: Any) -> Tensor:
+        """Token ids of prompt and continuation, (b, tokens); the prompt is padded on the left.
+
+        Experts are not counted: of a test row the pass that gives its loss counts prompt and answer, each token once.
+        """
+        with uncounted(self.model), self._computing():
+            tokens: Tensor = self.model.generate(**inputs, **options)
+        return tokens
+
+    @contextmanager
+    def answering(self, questions: Inputs) -> Iterator[None]:
+        """While it is open, mixtures that weigh whole inputs weigh these, not what follows them."""
+        tuner = self.model.base_model
+        if not isinstance(tuner, FedLeaseModel):
+            yield
+            return
+        with tuner.weighing(questions):
+            yield
+
+    def represent(self, inputs: Inputs) -> Tensor:
+        """Unit directions of inputs, (b, hidden), see :meth:`fedlease.peft_plugin.model.FedLeaseModel.represent`."""
+        assert isinstance(self.model.base_model, FedLeaseModel)  # the mixer ``instance`` is ours
+        with self._computing():
+            return self.model.base_model.represent(inputs)
+
+    def repeatable(self) -> AbstractContextManager[None]:
+        """While it is open, the same work gives the same bits, if that is wanted."""
+        return same_bits(self.device) if self.deterministic else nullcontext()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        autocast = torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+        with self.repeatable(), autocast:
+            yield
+
+    def _match(self, spec: AdapterSpec) -> None:
+        if self._spec is not None and self._model is not None:
+            if spec == self._spec:
+                return
+            current = AdapterSpec(**{**vars(self._spec), "own": spec.own})
+            if current == spec and isinstance(self._model.base_model, FedLeaseModel):
+                self._model.base_model.set_own_expert(spec.own)
+                self._spec = spec
+                return
+            self._model.unload()
+        self._model = wrap(self._base.model, peft_config_for(spec))
+        self._spec = spec

@@ -1,0 +1,59 @@
+"""What ``fedlease.run`` takes in the place of settings."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from fedlease.config.layers import FILES_OF_ROWS
+from fedlease.config.settings import Settings, preset_names, resolve
+from fedlease.errors import ConfigError
+
+__all__ = ["settings_of_call"]
+
+TAKES = "the name of a preset, a YAML file, settings by their dotted names, or fedlease.Settings"
+ROWS = "rows are given by a path, as in fedlease.run({'data.path': 'my-federation'})"
+PLAIN = (str, int, float, PurePath, type(None))
+"""What settings are made of, in groups and lists."""
+
+
+def settings_of_call(config: object, overrides: Mapping[str, Any]) -> Settings:
+    """The settings of a call.
+
+    Args:
+        config: a YAML file, the name of a preset, dotted keys with values, settings, or None for the quickstart.
+        overrides: dotted keys with values, which go over it.
+
+    Raises:
+        ConfigError: it is none of these, or every fault of the settings.
+    """
+    named = {**config, **overrides} if isinstance(config, Mapping) else overrides
+    if odd := list(_odd(named)):
+        raise ConfigError(f"config: settings are numbers, texts and lists of them, but {'; '.join(odd)}; {ROWS}")
+    if isinstance(config, Settings):
+        return resolve(base=config, overrides=overrides)
+    if config is None or isinstance(config, Mapping):
+        return resolve(overrides=named)
+    if not isinstance(config, str | os.PathLike):
+        raise ConfigError(f"config: must be {TAKES}, received a {type(config).__name__}; {ROWS}")
+    path = Path(config)
+    is_file = path.suffix in (".yaml", ".yml", *FILES_OF_ROWS) or (config != "" and path.exists())
+    if isinstance(config, str) and (config in preset_names() or not is_file):
+        return resolve(preset=config, overrides=overrides)
+    return resolve(path, overrides=overrides)
+
+
+def _odd(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Says what is no setting, where among the others it stands."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _odd(value, f"{prefix}{key}.")
+        else:
+            found = next((v for v in (value if isinstance(value, list | tuple) else [value]) if not _plain(v)), None)
+            if found is not None:
+                yield f"{prefix}{key} holds a {type(found).__name__}"
+
+
+def _plain(value: object) -> bool:
+    # Rows as lists of mappings are left to the rules of the settings, which name the key.
+    return isinstance(value, (*PLAIN, Mapping, list, tuple))

@@ -1,0 +1,167 @@
+"""Faults of settings in our own words: key, rule, value received, nearest valid name."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from fedlease.core.wording import printable
+from fedlease.methods.registry import known_methods
+
+__all__ = ["cross_faults", "nearest", "not_installed", "sentences", "setting_names", "text_setting_names"]
+
+FEW = 12
+"""Up to so many valid names are listed."""
+
+NEAR = 0.6
+"""How alike two names are, of 1, before one is suggested for the other."""
+
+LONG = 80
+"""Characters of a received value that are shown."""
+
+RULES = {
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be above {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "less_than": "must be below {lt:g}",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be finite",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "not_a_switch": "must not be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "tuple_type": "must be a list",
+    "too_short": "must name at least {min_length}",
+    "path_type": "must be a path",
+    "model_type": "must be a group of settings",
+}
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` where one is near, and the valid names where they are few."""
+    valid = sorted(names)
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=NEAR)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if len(valid) <= FEW:
+        hint += f"{'' if near else ';'} valid: {', '.join(valid)}"
+    return hint
+
+
+def not_installed(names: Iterable[str]) -> list[str]:
+    """A sentence for every method that a run has and this installation has not."""
+    known = known_methods()
+    return [f"its method {name!r} is not installed here{nearest(name, known)}" for name in names if name not in known]
+
+
+def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings of a model."""
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from setting_names(section, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def text_setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the settings that take any text or path."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from text_setting_names(kind, f"{prefix}{name}.")
+        elif {kind, *get_args(kind)} & {str, Path} and set(get_args(kind)) <= {str, Path, type(None)}:
+            yield prefix + name
+
+
+def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One sentence per fault, in the order of the settings."""
+    faults = error.errors(include_url=False)
+    # Pydantic counts only the members of a list that passed; those that did not have sentences of their own.
+    return [_sentence(fault, model) for fault in faults if fault["type"] != "too_short" or not fault["input"]]
+
+
+def cross_faults(raw: Mapping[str, Any]) -> list[str]:
+    """Rules between settings, and names that only tables know; on raw values, so that all faults come together."""
+    faults, known = [], known_methods()
+    method, baselines = raw.get("method", "fedlease"), _names(raw.get("baselines"))
+    data = raw.get("data", {})
+    data = data if isinstance(data, Mapping) else {"source": None}
+    tasks, categories = _names(data.get("tasks")), _names(data.get("categories"))
+    for key, named in (("baselines", baselines), ("data.tasks", tasks), ("data.categories", categories)):
+        faults += [f"{key}: {name!r} is named twice" for name in sorted({n for n in named if named.count(n) > 1})]
+    if method in baselines:
+        faults.append(f"baselines: {method!r} is the method itself")
+    for key, names in (("method", _names([method])), ("baselines", baselines)):
+        faults += [f"{key}: unknown method {n!r}{nearest(n, known)}" for n in names if n not in known]
+    source, path = data.get("source", "folder"), data.get("path")
+    if source == "folder" and path is None:
+        faults.append("data.path: is required when data.source is 'folder': the folder or file that holds your rows")
+    if source in ("quickstart", "synthetic") and path is not None:
+        faults.append(f"data.path: is not read when data.source is {source!r}; leave one of them out")
+    variant = raw.get("fedlease", {})
+    if isinstance(variant, Mapping):
+        grouping, given = variant.get("grouping", "clusters"), variant.get("assignment")
+        if grouping == "random" and variant.get("num_experts") is None:
+            faults.append("fedlease.num_experts: is required when fedlease.grouping is 'random'")
+        if grouping == "given" and given is None:
+            faults.append("fedlease.assignment: is required when fedlease.grouping is 'given': client -> group")
+        if grouping != "given" and given is not None:
+            faults.append(f"fedlease.assignment: is only read when fedlease.grouping is 'given', it is {grouping!r}")
+        if variant.get("reallocate") is not None and grouping != "clusters":
+            faults.append(f"fedlease.reallocate: needs fedlease.grouping = 'clusters', it is {grouping!r}")
+    sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
+    if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled >= 1:
+        faults.append(f"min_clients: must be at most clients_per_round = {sampled}, received {needed}")
+    return faults
+
+
+def _names(value: Any) -> list[str]:
+    """The names in a list; what is none has its own fault already."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    return [name for name in value if isinstance(name, str)] if listed else []
+
+
+def _sentence(fault: Any, model: type[BaseModel]) -> str:
+    # List positions are numbers; a name may consist of digits.
+    path = [part for part in fault["loc"] if isinstance(part, str) and part != "[key]"]
+    key = ".".join(path)
+    kind, received, context = fault["type"], fault["input"], fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{key}: no such setting{_near_setting(path, model)}"
+    if kind == "literal_error":
+        choices = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
+        rule = f"must be one of {', '.join(choices)}" if len(choices) > 1 else f"must be {choices[0]}"
+        return f"{key}: {rule}, received {_shown(received)}" + _did_you_mean(str(received), choices)
+    rule = RULES.get(kind, f"{str(fault['msg'])[:1].lower()}{str(fault['msg'])[1:]}")
+    one = kind == "tuple_type" and isinstance(received, str) and received
+    remedy = f"; write [{received}]" if one and len(received) <= LONG else ""
+    return f"{key}: {rule.format(**context)}, received {_shown(received)}{remedy}"
+
+
+def _shown(value: Any) -> str:
+    return printable(repr(value).replace("\n", " "), longest=LONG)
+
+
+def _near_setting(path: list[str], model: type[BaseModel]) -> str:
+    names = list(setting_names(model))
+    same_end = [name for name in names if name.rsplit(".", 1)[-1] == path[-1]]
+    if same_end:
+        return f"; did you mean {difflib.get_close_matches('.'.join(path), same_end, n=1, cutoff=0.0)[0]!r}?"
+    if hint := _did_you_mean(".".join(path), names):
+        return hint
+    group = ".".join([*path[:-1], ""])
+    siblings = sorted({name.removeprefix(group).split(".")[0] for name in names if name.startswith(group)})
+    return f"; valid in {group[:-1]}: {', '.join(siblings)}" if group and len(siblings) <= FEW else ""
+
+
+def _did_you_mean(received: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(received, choices, n=1, cutoff=NEAR)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,56 @@
+"""The settings of FedLEASE's variants."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from fedlease.config.sections import Positive, Section
+
+__all__ = ["FedLeaseSettings"]
+
+
+def _share_or_auto(value: Any) -> Any:
+    """One sentence for what would else be one fault per member of the union."""
+    if value == "auto" or (isinstance(value, int | float) and 0 <= value <= 1):
+        return value
+    raise PydanticCustomError("share_or_auto", "must be auto or a number in 0 .. 1")
+
+
+class FedLeaseSettings(Section):
+    """Variants of FedLEASE, for ablations and trials; the defaults are the paper's method."""
+
+    grouping: Literal["clusters", "clients", "random", "given"] = "clusters"
+    """``clusters`` (paper); ``clients``: one expert per client; ``random``: ``num_experts`` groups; ``given``."""
+    num_experts: Positive | None = None
+    """This M whatever the silhouettes say; None lets them choose."""
+    assignment: dict[str, int] | None = None
+    """Client -> group, for ``grouping: given``."""
+    signal: Literal["B", "A", "BA"] = "B"
+    """What of the warm-ups is compared."""
+    clustering: Literal["hierarchical", "spectral"] = "hierarchical"
+    """How clients are grouped by their distances."""
+    expert_start: Literal["cluster", "client"] = "cluster"
+    """Round 1 from the cluster's mean, or from the client's own warm-up."""
+    routing: Literal["top-m", "own"] = "top-m"
+    """``own``: every client uses its own expert alone."""
+    top_k: Positive | None = None
+    """Router slots kept; None keeps M, the adaptive selection."""
+    renormalise: bool = True
+    """Whether kept weights sum to 1."""
+    router: Literal["cluster", "client"] = "cluster"
+    """Routers averaged in the cluster, or kept by the client."""
+    router_start: Literal["random", "own"] = "random"
+    """Routers begin at random (released code), or with nearly all weight on the own expert. Ours, on trial."""
+    average: Literal["factors", "product"] = "factors"
+    """A cluster's mean is taken of A and of B, or of their products. Ours, on trial."""
+    shrink: Annotated[float | Literal["auto"], BeforeValidator(_share_or_auto)] = 0.0
+    """Share of the mean over all clients in every expert, 0 to 1; ``auto``: by how sure the groups are. Ours, on
+    trial."""
+    unlike: Literal["keep_out", "place"] = "keep_out"
+    """A client that comes after the start and whose warm-up is farther from every expert than that expert's own clients
+    are: it is kept out and reported, or placed with the nearest all the same."""
+    admitted: tuple[str, ...] = ()
+    """Late clients that are placed however unlike they are; may be given when a run is resumed over Flower."""
+    reallocate: Positive | None = None
+    """Clients are grouped again after every so many rounds; None groups once. Ours, on trial."""

@@ -1,0 +1,103 @@
+"""How a preset gives way: what it or a default says never stands against what the user says."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from fedlease.config.layers import merge
+from fedlease.config.sections import SOURCE_TASKS, WITHOUT_PATH, Section
+from fedlease.config.task import QUANTISATION_DEVICES
+
+__all__ = ["as_said", "give_way", "is_said"]
+
+S = TypeVar("S", bound=Section)
+
+GENERATING = "smollm2"
+"""The model that ``task: generation`` has where the user names none."""
+
+
+def give_way(preset: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a preset, changed where the user's contradict them; those the user gives are laid over it.
+
+    Args:
+        preset: nested, as its file has it; empty where there is none.
+        mine: what the user says, nested.
+    """
+    layers = _room_for_own_rows(preset, mine)
+    layers = _one_task(layers, mine, str(preset.get("task", "classification")))
+    return _quantised_where_possible(_baselines_beside(layers, mine), mine)
+
+
+def as_said(settings: S, mine: Mapping[str, Any]) -> S:
+    """The same settings, of which ``model_fields_set`` holds what the user says and nothing of a preset."""
+    values = dict(settings)
+    for name, value in values.items():
+        if isinstance(value, Section):
+            values[name] = as_said(value, _group(mine, name))
+    return type(settings).model_construct(_fields_set={*mine} & {*values}, **values)
+
+
+def is_said(settings: Section, key: str) -> bool:
+    """Whether the user gave this setting; what is a preset's or a default may give way."""
+    name, _, rest = key.partition(".")
+    return is_said(getattr(settings, name), rest) if rest else name in settings.model_fields_set
+
+
+def _room_for_own_rows(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """Own rows take the place of those that a preset brings."""
+    own, given = _group(mine, "data"), _group(layers, "data")
+    if own.get("path") is None or own.get("source", "folder") != "folder":
+        return dict(layers)
+    if given.get("source") == "quickstart":
+        # Its row counts and lengths are made for its own corpora.
+        return {**layers, "data": {"source": "folder"}}
+    if given.get("source") in WITHOUT_PATH:
+        return {**layers, "data": {**given, "source": "folder"}}
+    return dict(layers)
+
+
+def _one_task(layers: Mapping[str, Any], mine: Mapping[str, Any], made_for: str) -> dict[str, Any]:
+    """Source and model follow the user's task, and the task follows the user's source.
+
+    Args:
+        layers: of the preset.
+        mine: the user's.
+        made_for: the preset's task.
+    """
+    changed = dict(layers)
+    own, given = _group(mine, "data"), _group(layers, "data")
+    source = own.get("source", given.get("source", "folder"))
+    task = mine.get("task", layers.get("task", "classification"))
+    served = SOURCE_TASKS.get(source, (task,)) if isinstance(source, str) else (task,)
+    if task not in served:
+        if "task" not in mine and "source" in own:
+            task = changed["task"] = served[0]
+        elif "task" in mine and "source" not in own and own.get("path") is not None:
+            changed["data"] = {**given, "source": "folder"}
+    if task == "generation" != made_for and layers.get("model") != "tiny-random":
+        changed["model"] = GENERATING
+    return changed
+
+
+def _baselines_beside(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's baselines are those that are not the user's method itself."""
+    baselines = layers.get("baselines", ())
+    return (
+        {**layers, "baselines": [name for name in baselines if name != mine.get("method")]}
+        if baselines
+        else dict(layers)
+    )
+
+
+def _quantised_where_possible(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's base in 8 or 4 bits is not quantised on a device of the user's that cannot do it."""
+    device, quantisation = mine.get("device"), _group(layers, "base").get("quantisation")
+    if not isinstance(device, str) or device == "auto" or quantisation is None:
+        return dict(layers)
+    able = device.split(":")[0] in QUANTISATION_DEVICES.get(quantisation, ())
+    return dict(layers) if able else merge(layers, {"base": {"quantisation": "none"}})
+
+
+def _group(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A group of settings; what is none has a fault of its own."""
+    group = values.get(name)
+    return group if isinstance(group, Mapping) else {}

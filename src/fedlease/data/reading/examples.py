@@ -1,0 +1,219 @@
+"""Turns the records of a table into labelled examples by the column mapping, and examples into rows."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlease.config.settings import ColumnSettings, DataSettings
+from fedlease.core.names import encodable, name_of
+from fedlease.data.faults import Faults, listed, shown
+from fedlease.data.federation import Row
+from fedlease.data.reading.rows import Table
+from fedlease.data.reading.values import name_fault, place_of, text_of
+
+__all__ = [
+    "Example",
+    "check_pairs",
+    "client_id_fault",
+    "folded",
+    "label_list",
+    "missing_column",
+    "read_examples",
+    "read_inputs",
+    "to_rows",
+]
+
+_HOSTILE = re.compile(r"[/\\\x00-\x1f\x7f]")
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Characters that show nothing although Unicode counts them among the letters, marks and symbols."""
+
+_LONGEST_ID = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One checked row whose label is still a name.
+
+    Attributes:
+        path: the file it comes from.
+        line: where in the file.
+        text: never empty.
+        pair: second text or None.
+        label: name of the label; numbers are written as text; ``""`` for generation.
+        client: value of the client column, ``""`` without one.
+        split: value of the split column, ``""`` without one.
+        task: value of the task column, ``"default"`` without one.
+        response: the answer to the text, for generation.
+        turns: messages before the text, for generation.
+        role: of whom the text is, for generation: the user or a tool.
+    """
+
+    path: Path
+    line: int
+    text: str
+    pair: str | None
+    label: str
+    client: str
+    split: str
+    task: str
+    response: str | None = None
+    turns: tuple[tuple[str, str], ...] = ()
+    role: str = "user"
+
+
+def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_one_file: bool) -> list[Example]:
+    """The usable rows of a table; what is wrong with the others is added to ``faults``.
+
+    Args:
+        table: what a file holds.
+        columns: names of the columns.
+        faults: collects.
+        in_one_file: whether client and split are columns of this file instead of names of folders and files.
+    """
+    has = set(table.columns)
+    pair = columns.text_pair or ("text_pair" if "text_pair" in has else None)
+    required = [("text", columns.text), ("label", columns.label)]
+    required += [("text_pair", columns.text_pair)] if columns.text_pair else []
+    absent = [(key, name) for key, name in required if name not in has]
+    for key, name in absent if table.records else ():
+        missing_column(table, name, f"set data.columns.{key}", faults)
+    if absent:
+        return []
+
+    examples = []
+    for record in table.records:
+
+        def fault(column: str, rule: str, line: int = record.line) -> None:
+            faults.at(table.path, line, column, rule)
+
+        text = text_of(record, columns.text, fault)
+        second = text_of(record, pair, fault, required=False) if pair else None
+        label = name_of(record.values.get(columns.label), table.typed)
+        if label is None:
+            fault(columns.label, name_fault(record.values.get(columns.label), columns.label in record.values))
+        if text is not None and label is not None:
+            place = place_of(record, table, columns, in_one_file=in_one_file)
+            examples.append(Example(table.path, record.line, text, second, label, *place))
+    return examples
+
+
+def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
+    """The texts of a table whose labels are not known or not asked for; every label is 0.
+
+    Args:
+        table: what a file holds.
+        columns: names of the columns.
+        faults: collects what cannot be used; a table with any fault gives fewer rows than it has.
+        pairs: whether a second text is needed; None takes one where the table has the column.
+    """
+    pair = columns.text_pair or "text_pair"
+    if pairs is None:
+        pairs = pair in table.columns
+    wanted = [("text", columns.text), *([("text_pair", pair)] if pairs else [])]
+    for key, name in wanted:
+        if name not in table.columns:
+            missing_column(table, name, f"the run has data.columns.{key}={name}", faults)
+    if any(name not in table.columns for _, name in wanted):
+        return []
+    rows = []
+    for record in table.records:
+
+        def fault(column: str, rule: str, line: int = record.line) -> None:
+            faults.at(table.path, line, column, rule)
+
+        text = text_of(record, columns.text, fault)
+        second = text_of(record, pair, fault) if pairs else None
+        if text is not None and (second is not None or not pairs):
+            rows.append(Row(text, second, 0, place=(table.path, record.line)))
+    return rows
+
+
+def missing_column(table: Table, name: str, remedy: str, faults: Faults) -> None:
+    """Notes that a table lacks a column; the same one in several files is told once."""
+    fault = f"{table.path}: no column {shown(name)}; it has {listed(table.columns) or 'no columns'}: {remedy}"
+    faults.add(fault, kind=f"no column {name}", place=str(table.path), apart=1)
+
+
+def label_list(names: Iterable[str]) -> tuple[str, ...]:
+    """Distinct labels: sorted as numbers where all are numbers, else as text."""
+    distinct = sorted(set(names))
+    try:
+        return tuple(sorted(distinct, key=float))
+    except ValueError:
+        return tuple(distinct)
+
+
+def to_rows(
+    examples: Iterable[Example],
+    labels: tuple[str, ...],
+    client: str,
+    column: str,
+    faults: Faults,
+    *,
+    stated: bool = False,
+) -> tuple[Row, ...]:
+    """Rows with label indices; a label outside ``labels`` is a fault that names where and what is known.
+
+    Args:
+        examples: of one client or task.
+        labels: that may occur.
+        client: whose rows they are.
+        column: of the labels.
+        faults: collects.
+        stated: whether the labels are those of ``data.labels``, not of the client's train rows.
+    """
+    index = {label: position for position, label in enumerate(labels)}
+    rows = []
+    for example in examples:
+        if example.label in index:
+            place = (example.path, example.line)
+            rows.append(Row(example.text, example.pair, index[example.label], place=place))
+        else:
+            label, known = shown(example.label), listed(labels)
+            if stated:
+                rule = f"the label {label} is none of data.labels, which are {known}"
+            else:
+                rule = f"client {client!r} has no train row with the label {label}; its labels are {known}"
+            faults.at(example.path, example.line, column, rule, kind="label without train row")
+    return tuple(rows)
+
+
+def check_pairs(examples: Sequence[Example], whose: str, settings: DataSettings, faults: Faults) -> None:
+    """Adds a fault where some rows have a second text and others none: a model sees all pairs or none."""
+    if len({example.pair is None for example in examples}) > 1:
+        where = next(example for example in examples if example.pair is None)
+        rule = f"{whose} has a second text in other rows, but it is empty here"
+        faults.at(where.path, where.line, settings.columns.text_pair or "text_pair", rule)
+
+
+def client_id_fault(client: str) -> str | None:
+    """Why a client id cannot name a folder, or None when it can.
+
+    Ids become names of folders and files in the run folder, on file systems that may ignore case.
+    """
+    if not encodable(client):
+        return "must be valid Unicode, it has a lone surrogate"
+    if client.startswith("."):
+        return "must not start with a dot"
+    if _HOSTILE.search(client):
+        return "must not hold /, \\, NUL or another control character"
+    unseen = next((c for c in client if not (c.isprintable() or c == " ") or c in _UNSEEN or _selector(c)), None)
+    if unseen is not None:
+        return f"must hold nothing invisible or that turns the reading direction, it has U+{ord(unseen):04X}"
+    if len(client.encode()) > _LONGEST_ID:
+        return f"must not be longer than {_LONGEST_ID} bytes, it has {len(client.encode())}"
+    if client != client.strip():
+        return "must not start or end with a space"
+    return None
+
+
+def _selector(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(("VARIATION SELECTOR", "MONGOLIAN FREE VARIATION"))
+
+
+def folded(client: str) -> str:
+    """What a file system, or a reader, that ignores case and Unicode form may take the id for."""
+    # folding may bring characters whose form is not normal
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", client).casefold())

@@ -1,0 +1,224 @@
+"""JSON with one object per row: a line each, one array, or objects written over several lines."""
+
+import codecs
+import json
+
+from fedlease.data.faults import listed, shown
+from fedlease.data.reading.rows import Gathered, Readable, bounded_lines, decoded, too_large
+
+__all__ = ["read_json_rows"]
+
+KIND = "malformed JSON"
+CHUNK = 65_536
+"""Bytes read at a time where lines have no meaning."""
+
+
+def read_json_rows(file: Readable, rows: Gathered) -> None:
+    """Reads a file of objects.
+
+    A file that begins with ``[`` is one array. One whose first line is the beginning of an object is read across lines,
+    and any other one line by line, where a faulty line does not hide the next.
+    """
+    begin = file.tell()
+    start = b" "
+    while start.isspace():
+        start = file.read(CHUNK)
+    file.seek(begin)
+    first, _, rest = start.lstrip().partition(b"\n")
+    if first.startswith(b"["):
+        _array(_Text(file, rows), rows)
+    elif not rest or not _begun(first.rstrip()) or not _objects(_Text(file, rows), rows):
+        file.seek(begin)
+        _by_line(file, rows)
+
+
+def _begun(line: bytes) -> bool:
+    """Whether a line holds the first part of an object that goes on in the next ones, as indented JSON does."""
+    text = line.decode("utf-8", errors="replace")
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return text.startswith("{") and error.pos >= len(text) - 1
+    except (ValueError, RecursionError):
+        return False
+    return False
+
+
+def _by_line(file: Readable, rows: Gathered) -> None:
+    for line, raw in bounded_lines(file, rows):
+        if not raw.strip():
+            continue
+        text, fault = decoded(raw)
+        if fault is not None:
+            rows.refuse(line, fault, "UTF-8")
+            continue
+        try:
+            value = json.loads(text, object_pairs_hook=_named_once)
+        except (ValueError, RecursionError) as error:
+            rows.refuse(line, f"{KIND}: {error}", KIND)
+        else:
+            if not _take(value, line, rows):
+                return
+
+
+def _take(value: object, line: int, rows: Gathered) -> bool:
+    if isinstance(value, dict):
+        return rows.take(line, value)
+    rows.refuse(line, f"a JSON object is needed, got {type(value).__name__}", "no object")
+    return True
+
+
+def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    # Python would keep the last and drop the others in silence.
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{shown(name)} is named twice")
+        found[name] = value
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_named_once)
+
+
+class _Text:
+    """The text from the value that is read now to the end of what was read, so that no more of it is in memory.
+
+    Attributes:
+        text: decoded.
+        at: where the next value begins in it.
+        line: the line of that place.
+        fault: why no more can be read, or None.
+    """
+
+    def __init__(self, file: Readable, rows: Gathered) -> None:
+        self._file = file
+        self._rows = rows
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._total = 0
+        self.text = ""
+        self.at = 0
+        self.line = 1
+        self.fault: str | None = None
+
+    def more(self, size: int = CHUNK) -> bool:
+        """Reads so many bytes; false at the end, and where a fault ends the reading."""
+        if self.fault is not None:
+            return False
+        chunk = self._file.read(size)
+        self._total += len(chunk)
+        if self._total > self._rows.limits.file_bytes:
+            self.fault = too_large(self._rows.limits)
+            return False
+        self.text, self.at = self.text[self.at :], 0
+        try:
+            self.text += self._decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            self.line += self.text.count("\n") + error.object.count(b"\n", 0, error.start)
+            self.fault = f"not UTF-8 (byte 0x{error.object[error.start]:02x})"
+            return False
+        return bool(chunk)
+
+    def go(self, end: int) -> None:
+        """Moves to a place further on."""
+        self.line += self.text.count("\n", self.at, end)
+        self.at = end
+
+    def next(self) -> str:
+        """Moves to the next character that is no space, and gives it; ``""`` at the end."""
+        while True:
+            end = self.at
+            while end < len(self.text) and self.text[end] in " \t\r\n":
+                end += 1
+            self.go(end)
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def value(self) -> object:
+        """Reads one value.
+
+        Raises:
+            ValueError: malformed, or longer than a row may be.
+        """
+        while True:
+            left = len(self.text) - self.at
+            try:
+                value, end = DECODER.raw_decode(self.text, self.at)
+            except RecursionError as error:
+                raise ValueError(error) from error
+            except json.JSONDecodeError as error:
+                # what fails may do so because the rest is not read yet
+                if left > self._rows.limits.row_bytes:
+                    most = self._rows.limits.row_bytes
+                    raise ValueError(f"a row has at most {most:,} bytes (data.limits.row_bytes), got more") from error
+                if not self.more(max(left, CHUNK)):
+                    raise ValueError(f"{error.msg} (in the object that begins here)") from error
+            else:
+                begin = self.at
+                if end < len(self.text) or not self.more():
+                    # reading at the end moves what is left to the front
+                    self.go(end - (begin - self.at))
+                    return value
+
+
+def _objects(source: _Text, rows: Gathered) -> bool:
+    """Reads objects one after the other; false where already the first one is malformed."""
+    first = True
+    while source.next():
+        line = source.line
+        try:
+            value = source.value()
+        except ValueError as error:
+            if first and source.fault is None:
+                return False
+            rows.stop(line, f"{KIND}: {source.fault or error}", KIND)
+            return True
+        if first and _holds_rows(value) and not source.next():
+            keys = listed(list(value)) if isinstance(value, dict) else ""
+            rule = f"the file is one object with the keys {keys}; write its list of rows alone, as one array"
+            rows.stop(line, rule, "one object")
+            return True
+        first = False
+        if not _take(value, line, rows):
+            return True
+    if source.fault:
+        rows.stop(source.line, source.fault, KIND)
+    return True
+
+
+def _array(source: _Text, rows: Gathered) -> None:
+    source.next()
+    source.go(source.at + 1)
+    fault = None
+    ended = source.next() == "]"
+    while not ended and fault is None:
+        line = source.line
+        try:
+            value = source.value()
+        except ValueError as error:
+            fault = str(error)
+            break
+        if not _take(value, line, rows):
+            return
+        following = source.next()
+        ended = following == "]"
+        if not ended and following != ",":
+            fault = f"expected ',' or ']', got {following!r}" if following else "the array has no end"
+        if following == ",":
+            source.go(source.at + 1)
+            source.next()
+    if ended:
+        source.go(source.at + 1)
+        following = source.next()
+        fault = f"nothing may stand behind the array, got {following!r}" if following else None
+    fault = source.fault or fault
+    if fault is not None:
+        rows.stop(source.line, f"{KIND}: read as one array of objects, since it begins with '[': {fault}", KIND)
+
+
+def _holds_rows(value: object) -> bool:
+    return isinstance(value, dict) and any(
+        isinstance(inner, list) and inner and all(isinstance(item, dict) for item in inner) for inner in value.values()
+    )

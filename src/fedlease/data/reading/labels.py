@@ -1,0 +1,145 @@
+"""Labels that mean the same however a file writes them, and labels that only look the same."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from fedlease.core.names import name_of
+from fedlease.core.wording import counted
+from fedlease.data.faults import Faults, listed, shown
+from fedlease.data.federation import ClientData
+from fedlease.data.reading.examples import Example
+from fedlease.data.reading.tables import split_name
+from fedlease.data.reading.values import visible
+
+__all__ = ["agreed", "alike", "canonical", "doubtful_labels", "labels_over_clients", "regression"]
+
+SWITCHES = frozenset({"true", "false", "True", "False", "TRUE", "FALSE"})
+MISSING = frozenset({"nan", "NaN", "NAN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
+"""What programs write for a value that is not there."""
+
+DISTINCT = 0.5
+"""Share of distinct labels among rows from which numbers with fractions are taken for measurements."""
+
+
+def _look(label: str) -> str:
+    # compatibility forms before and after folding: folding may bring a form that is not normal
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Zs") and not _selects(c))
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text)
+
+
+def _selects(character: str) -> bool:
+    return "\N{VARIATION SELECTOR-1}" <= character <= "\N{VARIATION SELECTOR-16}"
+
+
+def agreed(
+    splits: Mapping[str, Sequence[Example]], whose: str, column: str, faults: Faults, notes: list[str]
+) -> dict[str, list[Example]]:
+    """The examples of one label list, with one name for labels that are the same.
+
+    The words for true and false are ``true`` and ``false`` in all file types. Where a CSV file is among the files,
+    whose cells are all text, ``1.0`` is ``1`` in the others too. What differs invisibly is one label.
+
+    Args:
+        splits: split -> examples.
+        whose: client or task, for notes.
+        column: of the labels.
+        faults: takes labels of nothing visible.
+        notes: takes which labels were read as one, and how many rows that concerns.
+    """
+    every = [example for examples in splits.values() for example in examples]
+    untyped = any(split_name(example.path)[1].startswith(".csv") for example in every)
+    names: dict[str, str] = {}
+    for label in dict.fromkeys(example.label for example in every):
+        names[label] = canonical(label, typed=not untyped)
+    written = Counter(example.label for example in every)
+    for name in dict.fromkeys(names.values()):
+        forms = [label for label in written if visible(label) != label and names[label] == name]
+        if forms and len([label for label in written if names[label] == name]) > 1:
+            rows = counted(sum(written[form] for form in forms), "row")
+            notes.append(
+                f"{whose}: labels that differ from {shown(name)} only by space, Unicode form or what is invisible "
+                f"are read as the same label: {', '.join(map(ascii, forms))} ({rows})"
+            )
+    for example in every:
+        if not names[example.label]:
+            faults.at(example.path, example.line, column, f"a label must not be empty, got {shown(example.label)}")
+    return {
+        split: [replace(example, label=names[example.label]) for example in examples if names[example.label]]
+        for split, examples in splits.items()
+    }
+
+
+def canonical(label: str, *, typed: bool = True) -> str:
+    """The name of a label, however it is written.
+
+    Args:
+        label: as it is written.
+        typed: whether the text ``1.0`` is told from the number 1.
+    """
+    name = visible(label)
+    plain = name_of(name, typed=typed) or name
+    return plain.lower() if plain in SWITCHES else plain
+
+
+def alike(labels: Iterable[str]) -> list[list[str]]:
+    """Groups of labels that look the same but for case, Unicode form or how a number is written."""
+    groups: dict[str, list[str]] = {}
+    for label in sorted(set(labels)):
+        groups.setdefault(_look(label), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def doubtful_labels(labels: Mapping[str, int], whose: str) -> list[str]:
+    """What is doubtful about the labels of one list.
+
+    Args:
+        labels: label -> rows.
+        whose: client or task.
+    """
+    notes = []
+    for group in alike(labels):
+        counts = " and ".join(f"{shown(label)} ({counted(labels[label], 'row')})" for label in group)
+        notes.append(
+            f"{whose}: labels that differ only by case, Unicode form or the way a number is written are learnt apart: "
+            f"{counts}"
+        )
+    for label in sorted(MISSING & set(labels)):
+        notes.append(
+            f"{whose}: {counted(labels[label], 'row')} with the label {label!r}, which reads as a missing value"
+        )
+    if regression(labels):
+        notes.append(
+            f"{whose}: its labels look like measurements ({len(labels)} distinct numbers in "
+            f"{counted(sum(labels.values()), 'row')}); each number is a class of its own, so put them into ranges first"
+        )
+    return notes
+
+
+def labels_over_clients(clients: Iterable[ClientData]) -> list[str]:
+    """Labels that one client of a task writes in one way and another in another."""
+    by_task: dict[str, list[ClientData]] = {}
+    for client in clients:
+        by_task.setdefault(client.task, []).append(client)
+    notes = []
+    for task, members in by_task.items():
+        for group in alike(label for member in members for label in member.labels):
+            users = {label: [member.id for member in members if label in member.labels] for label in group}
+            if max(sum(label in member.labels for label in group) for member in members) == 1:
+                forms = " and ".join(f"{shown(label)} (clients {listed(who)})" for label, who in users.items())
+                notes.append(f"task {task!r}: clients write the same label in different ways: {forms}")
+    return notes
+
+
+def regression(labels: Mapping[str, int]) -> bool:
+    """Whether labels are numbers with fractions that hardly repeat, as of a regression."""
+    if len(labels) < 5 or len(labels) < DISTINCT * sum(labels.values()):
+        return False
+    try:
+        values = [float(label) for label in labels]
+    except ValueError:
+        return False
+    return any(value % 1 for value in values)

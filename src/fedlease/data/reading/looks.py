@@ -1,0 +1,108 @@
+"""What rows that cannot be used look like, and what mends them."""
+
+from collections.abc import Sequence
+
+from fedlease.config.sections import TaskName
+from fedlease.config.settings import ColumnSettings
+from fedlease.data.faults import Faults, listed
+from fedlease.data.reading.rows import Table
+
+__all__ = ["tell_looks", "tell_measurements"]
+
+LOOKED_AT = 200
+"""Rows from which a guess is made."""
+
+FEW = 20
+"""Distinct values up to which a column may hold labels, however few rows there are."""
+
+SEPARATORS = ";\t|"
+CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "completion"}, {"instruction", "output"})
+
+
+def tell_looks(table: Table, columns: ColumnSettings, task: TaskName, faults: Faults) -> None:
+    """Adds hints about a table in which faults were found.
+
+    Args:
+        table: what a file holds.
+        columns: names of the columns.
+        task: what rows are read for.
+        faults: takes the hints.
+    """
+    if task == "generation":
+        if columns.text in table.columns and columns.label in table.columns:
+            faults.hint("task", "The rows look like texts with labels: set task=classification to train on them.")
+        return
+    lists = [name for name in table.columns if _share(table, name, list) > 0.5]
+    chats = next((form for form in CHATS if form <= set(table.columns)), None)
+    missing = [name for name in (columns.text, columns.label) if name not in table.columns]
+    if missing and chats:
+        faults.hint(
+            "task",
+            f"The rows look like chats or instructions (columns {listed(sorted(chats))}): set task=generation to train "
+            "on them.",
+        )
+    elif len(lists) > 1 or columns.text in lists:
+        faults.hint(
+            "tokens",
+            f"The rows look like lists of tokens, as of named entities (columns {listed(lists)}): fedlease gives a "
+            "whole text one label, so join the tokens and choose one label for each text.",
+        )
+    elif columns.label in lists:
+        faults.hint(
+            "lists",
+            "The rows look like multi-label ones: a row has one label here, so keep its most important one, or make "
+            "the combination a label, such as 'a+b'.",
+        )
+    elif missing and len(table.columns) == 1 and any(mark in table.columns[0] for mark in SEPARATORS):
+        mark = next(mark for mark in SEPARATORS if mark in table.columns[0])
+        faults.hint("separator", f"The columns look to be separated by {mark!r}: save the file with commas.")
+    elif missing:
+        _guess_columns(table, columns, missing, faults)
+
+
+def tell_measurements(faults: Faults) -> None:
+    """Adds the hint about labels that are measurements."""
+    faults.hint(
+        "regression",
+        "The labels look like measurements, as of a regression: each number is a class of its own here, so put them "
+        "into ranges first, such as 'low', 'middle' and 'high'.",
+    )
+
+
+def _guess_columns(table: Table, columns: ColumnSettings, missing: Sequence[str], faults: Faults) -> None:
+    places = {columns.client, columns.split, columns.task, columns.text_pair}
+    free = [name for name in table.columns if name not in places]
+    texts = sorted((name for name in free if _share(table, name, str) > 0.5), key=lambda name: -_length(table, name))
+    text = columns.text if columns.text not in missing else next(iter(texts), None)
+    labels = [name for name in free if name != text and _few_values(table, name)]
+    named = sorted(labels, key=lambda name: not any(word in name.lower() for word in ("label", "class", "target")))
+    label = columns.label if columns.label not in missing else next(iter(named), None)
+    found = [(key, name) for key, name in (("text", text), ("label", label)) if name is not None]
+    told = [(key, name) for key, name in found if getattr(columns, key) in missing]
+    if told:
+        holds = " and ".join(f"the {key}s in {name!r}" for key, name in told)
+        sets = " ".join(f"--set data.columns.{key}={name}" for key, name in told)
+        faults.hint("columns", f"The rows look to have {holds}: add {sets}.")
+
+
+def _values(table: Table, column: str) -> list[object]:
+    values = (record.values.get(column) for record in table.records[:LOOKED_AT])
+    return [value for value in values if value is not None]
+
+
+def _share(table: Table, column: str, kind: type) -> float:
+    values = _values(table, column)
+    return sum(isinstance(value, kind) for value in values) / max(len(values), 1)
+
+
+def _length(table: Table, column: str) -> float:
+    texts = [value for value in _values(table, column) if isinstance(value, str)]
+    return sum(map(len, texts)) / max(len(texts), 1)
+
+
+def _few_values(table: Table, column: str) -> bool:
+    values = _values(table, column)
+    if not values or not all(isinstance(value, str | int | float | bool) for value in values):
+        return False
+    distinct = len(set(values))
+    return distinct <= max(2, len(values) // 2) and distinct <= max(FEW, len(values) // 10)

@@ -1,0 +1,228 @@
+"""Rows for generation: a prompt, or a chat, and the response to it. These forms of a table are known.
+
+    prompt, response            data.columns.prompt and data.columns.response; completion in the place of response
+    messages, conversations     a list of {"role": ..., "content": ...} or {"from": ..., "value": ...}; in CSV as JSON
+    instruction, output         and optionally input, which follows the instruction after a blank line
+
+The first form whose columns a table has is taken for all of its rows. A prompt may be a list of messages, too, and a
+response a list of one. The last message of a chat is the response, of the assistant; the one before it is what the
+user, or a tool, said last, and all before that are turns. Only the first may be of the system.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from fedlease.config.settings import ColumnSettings
+from fedlease.data.faults import Faults, listed, shown
+from fedlease.data.federation import Row
+from fedlease.data.reading.chats import Turns, chat_of, order_faults
+from fedlease.data.reading.examples import Example, missing_column
+from fedlease.data.reading.rows import Record, Table
+from fedlease.data.reading.values import OnFault, place_of, text_of
+
+__all__ = ["read_prompt_examples", "read_prompts", "to_prompt_rows", "written_prompts"]
+
+CHATS = ("messages", "conversations")
+COMPLETION = "completion"
+INSTRUCTION, INPUT, OUTPUT = "instruction", "input", "output"
+
+
+class Prompt(NamedTuple):
+    """What one row asks and what is to be answered.
+
+    Attributes:
+        turns: messages before the text.
+        text: what was said last.
+        response: the answer; None where it is not asked for.
+        role: of whom the text is: the user or a tool.
+    """
+
+    turns: Turns
+    text: str
+    response: str | None
+    role: str = "user"
+
+
+Reader = Callable[[Record, OnFault], Prompt | None]
+"""Reads one row; None when it has a fault, which is then told."""
+
+
+def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_one_file: bool) -> list[Example]:
+    """The usable rows of a table with their responses; what is wrong with the others is added to ``faults``.
+
+    Args:
+        table: what a file holds.
+        columns: names of the columns.
+        faults: collects.
+        in_one_file: whether client and split are columns of this file instead of names of folders and files.
+    """
+    examples = []
+    for record, prompt in _read(table, columns, faults, answered=True):
+        client, split, task = place_of(record, table, columns, in_one_file=in_one_file)
+        examples.append(
+            Example(
+                table.path,
+                record.line,
+                prompt.text,
+                None,
+                "",
+                client,
+                split,
+                task,
+                response=prompt.response,
+                turns=prompt.turns,
+                role=prompt.role,
+            )
+        )
+    return examples
+
+
+def read_prompts(table: Table, columns: ColumnSettings, faults: Faults) -> list[Row]:
+    """The prompts of a table whose responses are not known or not asked for; every response is None.
+
+    A chat may end with the user; a last message of the assistant is left out, since it is what is to be answered.
+
+    Args:
+        table: what a file holds.
+        columns: names of the columns.
+        faults: collects what cannot be used; a table with any fault gives fewer rows than it has.
+    """
+    found = _read(table, columns, faults, answered=False)
+    return [Row(p.text, None, 0, None, p.turns, p.role, (table.path, record.line)) for record, p in found]
+
+
+def to_prompt_rows(examples: Iterable[Example]) -> tuple[Row, ...]:
+    """Rows with responses; their label is 0, since there are no labels."""
+    return tuple(Row(e.text, None, 0, e.response, e.turns, e.role, (e.path, e.line)) for e in examples)
+
+
+def written_prompts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The columns of a file of rows: chats where a row has turns, since a file has one form, else prompts."""
+    if not any(row.turns or row.role != "user" for row in rows):
+        return [{"prompt": row.text, "response": row.response} for row in rows]
+    said = [(*row.turns, (row.role, row.text), ("assistant", row.response)) for row in rows]
+    return [{CHATS[0]: [{"role": role, "content": content} for role, content in messages]} for messages in said]
+
+
+def _read(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bool) -> list[tuple[Record, Prompt]]:
+    read = _form(table, columns, faults, answered=answered)
+    rows = []
+    for record in table.records if read else ():
+
+        def fault(column: str, rule: str, line: int = record.line) -> None:
+            faults.at(table.path, line, column, rule)
+
+        prompt = read(record, fault) if read else None
+        if prompt is not None:
+            rows.append((record, prompt))
+    return rows
+
+
+def _form(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bool) -> Reader | None:
+    has = set(table.columns)
+    response = columns.response
+    if response == "response" and response not in has and COMPLETION in has:
+        response = COMPLETION
+    # a name that was set means a column of that name: another form must not be taken in its place
+    set_here = [
+        (key, name)
+        for key, name in (("prompt", columns.prompt), ("response", columns.response))
+        if name != key and name not in has and (answered or key == "prompt")
+    ]
+    for key, name in set_here if table.records else ():
+        missing_column(table, name, f"set data.columns.{key}", faults)
+    if set_here or not table.records:
+        return None
+    if columns.prompt in has and (response in has or not answered):
+        return _pair_of(columns.prompt, response if answered else None, None, typed=table.typed)
+    for column in CHATS:
+        if column in has:
+            return partial(_chat, column=column, answered=answered)
+    if INSTRUCTION in has and (OUTPUT in has or not answered):
+        return _pair_of(INSTRUCTION, OUTPUT if answered else None, INPUT, typed=table.typed)
+    prompts, outputs = repr(columns.prompt), ""
+    if answered:
+        prompts, outputs = f"{prompts} and {columns.response!r}", f" and {OUTPUT!r}"
+    named = "data.columns.prompt, data.columns.response" if answered else "data.columns.prompt"
+    faults.add(
+        f"{table.path}: no prompts; it has {listed(table.columns)}, but for generation a row has {prompts} ({named}), "
+        f"or {' or '.join(map(repr, CHATS))}, or {INSTRUCTION!r}{outputs} with an optional {INPUT!r}",
+        kind="no prompts",
+        place=str(table.path),
+        apart=1,
+    )
+    return None
+
+
+def _pair_of(prompt: str, response: str | None, more: str | None, *, typed: bool) -> Reader:
+    """Reads the prompt and the response from a column each; ``more`` continues the prompt where it is not empty."""
+
+    def read(record: Record, fault: OnFault) -> Prompt | None:
+        broken = []
+
+        def told(column: str, rule: str) -> None:
+            broken.append(column)
+            fault(column, rule)
+
+        if _is_chat(record.values.get(prompt), typed=typed):
+            answer = _answer(record, response, told, typed=typed) if response else None
+            found = _prompted(record, prompt, answer, fault, answered=response is not None)
+            return None if broken else found
+        text = text_of(record, prompt, told, what="prompt")
+        rest = text_of(record, more, told, what="input", required=False) if more else None
+        answer = _answer(record, response, told, typed=typed) if response else None
+        if broken or text is None:
+            return None
+        return Prompt((), text if rest is None else f"{text}\n\n{rest}", answer)
+
+    return read
+
+
+def _is_chat(value: object, *, typed: bool) -> bool:
+    """Whether a prompt or a response is a list of messages, which CSV holds as JSON."""
+    return isinstance(value, list) or (not typed and isinstance(value, str) and value.lstrip().startswith("[{"))
+
+
+def _answer(record: Record, column: str, fault: OnFault, *, typed: bool) -> str | None:
+    value = record.values.get(column)
+    if not _is_chat(value, typed=typed):
+        return text_of(record, column, fault, what="response")
+    turns, broken = chat_of(value)
+    if not broken and [role for role, _ in turns] != ["assistant"]:
+        broken = [f"a response must be one message of the assistant, got {shown([role for role, _ in turns])}"]
+    for rule in broken:
+        fault(column, rule)
+    return None if broken else turns[0][1]
+
+
+def _prompted(record: Record, column: str, answer: str | None, fault: OnFault, *, answered: bool) -> Prompt | None:
+    """A chat whose response, where there is one, stands in a column of its own."""
+    turns, rules = chat_of(record.values[column])
+    rules = rules or order_faults([*turns, ("assistant", "")] if answered else _unanswered(turns), answered=answered)
+    for rule in rules:
+        fault(column, rule)
+    if rules:
+        return None
+    asked = turns if answered else _unanswered(turns)
+    return Prompt(asked[:-1], asked[-1][1], answer, asked[-1][0])
+
+
+def _chat(record: Record, fault: OnFault, *, column: str, answered: bool) -> Prompt | None:
+    if column not in record.values:
+        fault(column, "is missing")
+        return None
+    turns, broken = chat_of(record.values[column])
+    if not answered:
+        turns = _unanswered(turns)
+    broken = broken or order_faults(turns, answered=answered)
+    for rule in broken:
+        fault(column, rule)
+    if broken:
+        return None
+    asked = turns[:-1] if answered else turns
+    return Prompt(asked[:-1], asked[-1][1], turns[-1][1] if answered else None, asked[-1][0])
+
+
+def _unanswered(turns: Turns) -> Turns:
+    return turns[:-1] if turns and turns[-1][0] == "assistant" else turns

@@ -1,0 +1,191 @@
+"""What the readers of all file types share: records that know their line, gathered up to the limits."""
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from fedlease.config.settings import LimitSettings
+from fedlease.data.faults import Faults
+
+__all__ = ["Gathered", "Readable", "Record", "Table", "bounded_lines", "decoded", "too_large"]
+
+Readable = IO[bytes] | gzip.GzipFile
+
+DEPTH = 100
+"""Lists and objects that may stand around a value."""
+
+LINES = 10
+"""Lines that a file may have per row that it may have: cells go over lines, and there are empty ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row of a file.
+
+    Attributes:
+        line: 1-based line on which the row starts; for Parquet the 1-based row.
+        values: column -> value.
+    """
+
+    line: int
+    values: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one file.
+
+    Attributes:
+        path: the file.
+        columns: every column that occurs, in order.
+        records: the readable rows; unreadable ones are among the faults.
+        typed: whether the file type tells numbers from text (CSV does not).
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    records: tuple[Record, ...]
+    typed: bool
+
+
+class Gathered:
+    """Gathers the records of one file as long as they are within the limits.
+
+    Args:
+        path: the file.
+        limits: what it may hold.
+        faults: collects.
+
+    Attributes:
+        columns: names of columns as they are met, in order; the values have no meaning.
+        stopped: whether there is a fault behind which nothing was read.
+    """
+
+    def __init__(self, path: Path, limits: LimitSettings, faults: Faults) -> None:
+        self.path = path
+        self.limits = limits
+        self.faults = faults
+        self.records: list[Record] = []
+        self.columns: dict[str, None] = {}
+        self.stopped = False
+        self._characters = 0
+
+    def refuse(self, line: int, rule: str, kind: str) -> None:
+        """Notes a fault of a whole row."""
+        self.faults.at(self.path, line, None, rule, kind=kind)
+
+    def stop(self, line: int, rule: str, kind: str) -> None:
+        """Notes a fault behind which nothing more of the file is read."""
+        self.refuse(line, rule, kind)
+        self.stopped = True
+
+    def too_wide(self, line: int, count: int) -> bool:
+        """Whether so many columns are too many, which is then a fault."""
+        wide = count > self.limits.columns
+        if wide:
+            rule = f"{count:,} columns, and at most {self.limits.columns:,} are read (data.limits.columns)"
+            self.stop(line, rule, "columns")
+        return wide
+
+    def take(self, line: int, values: dict[str, object]) -> bool:
+        """Adds a record unless a text of it is too long, or a value is nested too deeply.
+
+        Returns:
+            Whether to go on: false once the file holds more rows, columns or characters than it may.
+        """
+        if len(self.records) >= self.limits.rows:
+            self.stop(line, f"the file has more rows than the {self.limits.rows:,} of data.limits.rows", "rows")
+            return False
+        self.columns.update(dict.fromkeys(values))
+        if self.too_wide(line, len(self.columns)):
+            return False
+        usable = True
+        for column, value in values.items():
+            for depth, text in _texts(value):
+                if depth > DEPTH:
+                    usable = False
+                    self.faults.at(self.path, line, column, f"a value is nested in at most {DEPTH} others")
+                    break
+                self._characters += len(text)
+                if len(text) > self.limits.text_characters:
+                    usable = False
+                    rule = (
+                        f"a text has at most {self.limits.text_characters:,} characters (data.limits.text_characters), "
+                        f"got one of {len(text):,}"
+                    )
+                    self.faults.at(self.path, line, column, rule)
+        # a character takes a byte at least; small files of repeated texts unpack to many
+        if self._characters > self.limits.file_bytes:
+            self.stop(line, too_large(self.limits), "size")
+            return False
+        if usable:
+            self.records.append(Record(line, values))
+        return True
+
+    def table(self, *, typed: bool) -> Table:
+        """What was gathered."""
+        return Table(self.path, tuple(self.columns), tuple(self.records), typed)
+
+
+def too_large(limits: LimitSettings) -> str:
+    """The rule that a file with too many bytes breaks."""
+    return f"the file unpacks to more bytes than the {limits.file_bytes:,} of data.limits.file_bytes"
+
+
+def _texts(value: object) -> Iterator[tuple[int, str]]:
+    """Every text in a value and how deep it is; one empty text where the value goes deeper than :data:`DEPTH`."""
+    left = [(0, value)]
+    while left:
+        depth, value = left.pop()
+        if depth > DEPTH:
+            yield depth, ""
+            return
+        if isinstance(value, str):
+            yield depth, value
+        elif isinstance(value, list | tuple | dict):  # tuples are the entries of a Parquet map
+            left += [(depth + 1, inner) for inner in (value.values() if isinstance(value, dict) else value)]
+
+
+def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers, read one at a time; a line with too many bytes is a fault and passed over.
+
+    Args:
+        file: open for reading.
+        rows: of the file; takes faults.
+        whole: whether a line that is too long ends the reading, since the next ones have no meaning without it.
+    """
+    most, total, number = rows.limits.row_bytes, 0, 0
+    while raw := file.readline(most + 1):
+        number += 1
+        size, last = len(raw), raw
+        total += size
+        while not last.endswith(b"\n") and size > most and total <= rows.limits.file_bytes:
+            last = file.readline(most)
+            if not last:
+                break
+            size += len(last)
+            total += len(last)
+        if number > LINES * rows.limits.rows:
+            rows.stop(number, f"the file has over {LINES} times more lines than the rows of data.limits.rows", "rows")
+            return
+        if total > rows.limits.file_bytes:
+            rows.stop(number, too_large(rows.limits), "size")
+            return
+        if size <= most:
+            yield number, raw
+            continue
+        rule = f"a line has at most {most:,} bytes (data.limits.row_bytes), got one of {size:,}"
+        if whole:
+            rows.stop(number, rule, "row_bytes")
+            return
+        rows.refuse(number, rule, "row_bytes")
+
+
+def decoded(raw: bytes) -> tuple[str, str | None]:
+    """A line as text, and the rule it breaks where it is not UTF-8."""
+    try:
+        return raw.decode("utf-8"), None
+    except UnicodeDecodeError as error:
+        return "", f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start})"

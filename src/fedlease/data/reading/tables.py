@@ -1,0 +1,103 @@
+"""Reads JSON, CSV and Parquet into records that know their line; every fault is collected on the way."""
+
+import gzip
+import io
+import stat
+import zlib
+from pathlib import Path
+from typing import IO
+
+from fedlease.config.settings import LimitSettings
+from fedlease.data.faults import Faults
+from fedlease.data.reading.csv_rows import read_csv_rows
+from fedlease.data.reading.json_rows import read_json_rows
+from fedlease.data.reading.parquet_rows import read_parquet_rows
+from fedlease.data.reading.rows import Gathered, Readable, Table
+
+__all__ = ["SUFFIXES", "parse_table", "read_table", "split_name"]
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+"""Known file types."""
+
+_MARK = b"\xef\xbb\xbf"
+_WIDE = (b"\xff\xfe", b"\xfe\xff")
+
+
+def split_name(path: Path) -> tuple[str, str]:
+    """Stem and suffix: ``train.csv.gz`` -> ``("train", ".csv.gz")``, ``train.tar.gz`` -> ``("train.tar", ".gz")``."""
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)], suffix
+    return path.stem, path.suffix.lower()
+
+
+def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None) -> Table | None:
+    """Reads one file.
+
+    Args:
+        path: the file.
+        faults: collects.
+        limits: what it may hold; None takes the defaults.
+
+    Returns:
+        The rows, or None when nothing could be read; the reason is then among ``faults``.
+    """
+    suffix = split_name(path)[1]
+    if suffix not in SUFFIXES:
+        faults.add(f"{path}: file type {suffix!r} is not one of {', '.join(SUFFIXES)}", kind="type", place=str(path))
+        return None
+    rows = Gathered(path, limits or LimitSettings(), faults)
+    try:
+        mode, size = path.stat().st_mode, path.stat().st_size
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+            faults.add(f"{path}: is {kind}, and a file of rows is needed", kind="no file", place=str(path))
+            return None
+        if size > rows.limits.file_bytes:
+            rule = f"{size:,} bytes, and at most {rows.limits.file_bytes:,} are read (data.limits.file_bytes)"
+            faults.add(f"{path}: the file has {rule}", kind="size", place=str(path))
+            return None
+        with path.open("rb") as file:
+            if suffix == ".parquet":
+                return _parquet(file, rows)
+            content = gzip.GzipFile(fileobj=file) if suffix.endswith(".gz") else file
+            return _text(content, rows, csv=suffix.startswith(".csv"))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        faults.add(f"{path}: cannot be read: {error}", kind="cannot be read", place=str(path))
+        return None
+
+
+def parse_table(
+    path: Path, content: bytes, faults: Faults, *, csv: bool, limits: LimitSettings | None = None
+) -> Table | None:
+    """Reads JSON or CSV that is in memory.
+
+    Args:
+        path: where it came from, for faults.
+        content: UTF-8, with or without a byte order mark.
+        faults: collects.
+        csv: CSV with a header, else JSON.
+        limits: what it may hold; None takes the defaults.
+    """
+    return _text(io.BytesIO(content), Gathered(path, limits or LimitSettings(), faults), csv=csv)
+
+
+def _text(file: Readable, rows: Gathered, *, csv: bool) -> Table | None:
+    start = file.read(len(_MARK))
+    if start.startswith(_WIDE):
+        rows.faults.add(f"{rows.path}: is UTF-16; save it as UTF-8", kind="UTF-16", place=str(rows.path))
+        return None
+    file.seek(len(_MARK) if start == _MARK else 0)
+    (read_csv_rows if csv else read_json_rows)(file, rows)
+    return None if rows.stopped else rows.table(typed=not csv)
+
+
+def _parquet(file: IO[bytes], rows: Gathered) -> Table | None:
+    import pyarrow
+
+    try:
+        read_parquet_rows(file, rows)
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+        rows.faults.add(f"{rows.path}: cannot be read as Parquet: {error}", kind="Parquet", place=str(rows.path))
+        return None
+    return None if rows.stopped else rows.table(typed=True)

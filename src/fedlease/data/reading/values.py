@@ -1,0 +1,94 @@
+"""Checks of single values of a table: texts, and names such as labels, clients and tasks."""
+
+import unicodedata
+from collections.abc import Callable
+
+from fedlease.config.settings import ColumnSettings
+from fedlease.core.names import LONGEST_NAME, name_of
+from fedlease.core.wording import JOINERS
+from fedlease.data.faults import shown
+from fedlease.data.reading.rows import Record, Table
+
+__all__ = ["OnFault", "Place", "name_fault", "place_of", "text_fault", "text_of", "visible"]
+
+OnFault = Callable[[str, str], None]
+"""Receives a column and the rule that its value breaks."""
+
+Place = tuple[str, str, str]
+"""Client, split and task of a row."""
+
+
+def text_of(record: Record, column: str, fault: OnFault, *, what: str = "text", required: bool = True) -> str | None:
+    """The text in a column.
+
+    Args:
+        record: a row.
+        column: its column.
+        fault: told what is wrong.
+        what: what the text is called in faults.
+        required: whether absent and empty texts are faults.
+
+    Returns:
+        The text as it is, or None when there is none to use.
+    """
+    value = record.values.get(column)
+    if not required and (value is None or (isinstance(value, str) and not value.strip())):
+        return None
+    rule = "is missing" if column not in record.values else text_fault(value, what)
+    if rule is not None:
+        fault(column, rule)
+    return value if rule is None and isinstance(value, str) else None
+
+
+def text_fault(value: object, what: str) -> str | None:
+    """Why a value cannot be a text, or None when it can."""
+    article = "an" if what[0] in "aeiou" else "a"
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return f"{article} {what} must not be empty, got {shown(value)}"
+    if not isinstance(value, str):
+        return f"{article} {what} must be a string, got {shown(value)}"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return f"{article} {what} must be valid Unicode, got a lone surrogate at position {error.start}"
+    return None
+
+
+def visible(name: str) -> str:
+    """A name without what nobody sees: spaces at its ends, kinds and numbers of spaces, format marks, Unicode form.
+
+    Joiners stay, since Persian, Hindi and joined emoji are other words without them.
+    """
+    text = unicodedata.normalize("NFC", name)
+    kept = "".join(c for c in text if c in JOINERS or unicodedata.category(c) != "Cf")
+    return " ".join(kept.split())
+
+
+def name_fault(value: object, present: bool) -> str:
+    """Why :func:`fedlease.core.names.name_of` gives no name for a label."""
+    if not present:
+        return "is missing"
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return f"a label must not be empty, got {shown(value)}"
+    if isinstance(value, str) and len(value) > LONGEST_NAME:
+        return f"a label must have at most {LONGEST_NAME:,} characters, got one of {len(value):,}: {shown(value)}"
+    return f"a label must be a name or a number, got {shown(value)}"
+
+
+def place_of(record: Record, table: Table, columns: ColumnSettings, *, in_one_file: bool) -> Place:
+    """Client, split and task of a row; ``""``, ``""`` and ``"default"`` where its columns do not say.
+
+    Args:
+        record: a row of the table.
+        table: what the file holds.
+        columns: names of the columns.
+        in_one_file: whether client and split are columns of this file instead of names of folders and files.
+    """
+
+    def optional(name: str, default: str) -> str:
+        value = record.values.get(name)
+        return default if value is None or value == "" else name_of(value, table.typed) or default
+
+    client = optional(columns.client, "") if in_one_file else ""
+    split = visible(optional(columns.split, "")) if in_one_file else ""
+    return client, split, visible(optional(columns.task, "default")) or "default"

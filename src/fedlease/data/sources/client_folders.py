@@ -1,0 +1,109 @@
+"""Client folders: which entries are clients, which files are their splits, and what those hold."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedlease.config.sections import TaskName
+from fedlease.config.settings import DataSettings
+from fedlease.data.assemble import EACH, SPLITS, Splits
+from fedlease.data.faults import Faults
+from fedlease.data.reading.examples import Example, read_examples
+from fedlease.data.reading.looks import tell_looks
+from fedlease.data.reading.prompts import read_prompt_examples
+from fedlease.data.reading.rows import Table
+from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
+
+__all__ = ["OTHERS", "client_folders", "examples_of", "exists", "read_client", "split_files"]
+
+OTHERS = ", ".join(SUFFIXES[1:])
+"""File types beside the first."""
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such an entry; a name that no file system takes is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name with NUL, or longer than names may be
+        return False
+
+
+def client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Path]:
+    """The folders that are clients; that there are none is a fault, and files beside them are noted."""
+    entries = _entries(path, faults)
+    # hidden folders of tools (.git, .ipynb_checkpoints) are not clients unless they hold rows
+    folders = [
+        entry
+        for entry in entries
+        if entry.is_dir() and (not entry.name.startswith(".") or any(split_files(entry, faults)))
+    ]
+    files = [entry.name for entry in entries if entry.is_file() and split_name(entry)[1] in SUFFIXES]
+    if not folders and not faults.count:
+        rule = f"holds {', '.join(files)} and no client folders" if files else "is empty"
+        faults.add(
+            f"data.path: {str(path)!r} {rule}; expected {path}/<client>/train.jsonl and test.jsonl "
+            f"(or {', '.join(SUFFIXES[1:])}), or one file with a client column"
+        )
+    elif files:
+        notes.append(f"{path}: {', '.join(files)} beside the client folders are not read")
+    return folders
+
+
+def split_files(folder: Path, faults: Faults) -> list[Path]:
+    """Entries called like splits; those that are no files of rows are faults once they are read."""
+    entries = [entry for entry in _entries(folder, faults) if split_name(entry)[0] in SPLITS]
+    return [entry for entry in entries if entry.is_file() or split_name(entry)[1] in SUFFIXES]
+
+
+def examples_of(
+    table: Table, settings: DataSettings, faults: Faults, task: TaskName, *, in_one_file: bool
+) -> list[Example]:
+    """The usable rows of a table for the task; faults come with what the table looks like."""
+    before = faults.count
+    read = read_prompt_examples if task == "generation" else read_examples
+    examples = read(table, settings.columns, faults, in_one_file=in_one_file)
+    if faults.count > before:
+        tell_looks(table, settings.columns, task, faults)
+    return examples
+
+
+def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str], task: TaskName) -> Splits:
+    """Split -> examples of the files in a folder; a split without a file is absent."""
+    by_split: dict[str, list[Path]] = {}
+    before = faults.count
+    for file in split_files(folder, faults):
+        by_split.setdefault(split_name(file)[0], []).append(file)
+    unread = [
+        entry.name
+        for entry in _entries(folder, Faults())
+        if split_name(entry)[1] in SUFFIXES and split_name(entry)[0] not in SPLITS
+    ]
+    if unread:
+        notes.append(f"client {folder.name!r}: {', '.join(unread)} are not read; names are train, valid and test")
+    result: Splits = {}
+    for split in SPLITS:
+        files = by_split.get(split, [])
+        if len(files) > 1:
+            faults.add(f"client {folder.name!r}: {split} rows are in several files: {', '.join(map(str, files))}")
+            result[split] = []
+        elif files:
+            before = faults.count
+            table = read_table(files[0], faults, settings.limits)
+            examples = examples_of(table, settings, faults, task, in_one_file=False) if table else []
+            if not examples and faults.count == before:
+                if split == "train":
+                    faults.add(f"client {folder.name!r}: {files[0]} has no rows")
+                else:
+                    notes.append(f"client {folder.name!r}: {files[0]} has no rows")
+            result[split] = examples
+        elif split == "train" and faults.count == before:
+            fault = f"client {folder.name!r}: no train rows: {folder} has no train.jsonl (or {OTHERS})"
+            faults.add(fault, kind="no train rows", place=repr(folder.name), apart=EACH)
+    return result
+
+
+def _entries(folder: Path, faults: Faults) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        faults.add(f"{folder}: cannot be read: {error.strerror}", kind="cannot be read", place=str(folder))
+        return []

@@ -1,0 +1,249 @@
+"""FLAN, from the Hugging Face hub or from a folder of files in FedDPA's form. For generation.
+
+Wei et al., "Finetuned Language Models Are Zero-Shot Learners", ICLR 2022, https://arxiv.org/abs/2109.01652. Categories
+are called as in its code (``flan/task_splits.py``).
+
+    DIR/client_<k>.jsonl        or another known file type: rows of one category, which the column category names
+    DIR/test_<category>.jsonl   rows that no client trains on
+
+Rows have any form of :mod:`fedlease.data.reading.prompts`; FedDPA's have ``instruction`` and ``output``. From the hub
+each category is one task of it, the one of FedDPA (Yang et al., NeurIPS 2024) where that has the category.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedlease.config.settings import DataSettings
+from fedlease.core.wording import counted
+from fedlease.data.dealing import drop_duplicates, federation, generator, make_client, window
+from fedlease.data.faults import Faults
+from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.reading.examples import Example, client_id_fault
+from fedlease.data.reading.prompts import read_prompt_examples, to_prompt_rows
+from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
+from fedlease.data.sources.hub import load_split
+from fedlease.errors import DataError
+
+__all__ = ["HUB_ID", "HUB_TASKS", "PAPER", "load"]
+
+HUB_ID = "Muennighoff/flan"
+
+PAPER = ("text_formatting", "structure_to_text", "sentiment", "common_sense")
+"""The categories of the paper: text editing, struct to text, sentiment analysis and commonsense reasoning."""
+
+HUB_TASKS: Mapping[str, str] = {
+    "text_formatting": "fix_punct",
+    "structure_to_text": "web_nlg_en",
+    "sentiment": "sst2",
+    "common_sense": "piqa",
+    "coreference": "definite_pronoun_resolution",
+    "entailment": "snli",
+    "linguistic_acceptability": "cola",
+    "paraphrase": "glue_qqp",
+    "question_classification": "trec",
+    "word_disambiguation": "wic",
+}
+"""Category -> the task of the hub that stands for it."""
+
+CATEGORY = "category"
+
+
+class Pool(NamedTuple):
+    """The rows of one category, which belong to no client yet.
+
+    Attributes:
+        train: rows to train on.
+        test: rows for scores.
+    """
+
+    train: Sequence[Row]
+    test: Sequence[Row]
+
+
+def load(settings: DataSettings, seed: int) -> Federation:
+    """Deals each category to ``clients_per_task`` clients called ``<category>-0``, ``<category>-1``, ...
+
+    Clients hold disjoint rows, ``train_rows`` and ``test_rows`` of them or as many as there are; with ``share_rows``
+    they overlap where there are not enough. Train rows whose prompt is a test prompt of the category are left out.
+
+    Raises:
+        DataError: a file is missing or faulty, the hub cannot be reached, or rows run out.
+    """
+    faults, notes = Faults(), list[str]()
+    pools = _from_hub(settings, notes) if settings.path is None else _from_folder(settings.path, settings, faults)
+    faults.check()
+    clients: list[ClientData] = []
+    for category, pool in sorted(pools.items()):
+        clients += _deal(category, _without_overlap(category, pool, notes), settings, seed, faults, notes)
+    faults.check()
+    return federation(clients, notes)
+
+
+def _without_overlap(category: str, pool: Pool, notes: list[str]) -> Pool:
+    train, again = drop_duplicates(pool.train)
+    test, twice = drop_duplicates(pool.test)
+    if again + twice:
+        notes.append(f"category {category!r}: {again + twice} duplicate rows dropped")
+    asked = {row.question for row in test}
+    kept = [row for row in train if row.question not in asked]
+    if len(kept) < len(train):
+        notes.append(
+            f"category {category!r}: {counted(len(train) - len(kept), 'train row')} dropped whose prompt is that of a "
+            "test row"
+        )
+    return Pool(kept, test)
+
+
+def _deal(
+    category: str, pool: Pool, settings: DataSettings, seed: int, faults: Faults, notes: list[str]
+) -> list[ClientData]:
+    dealt = [
+        _shares(category, split, rows, size, settings, seed, faults, notes)
+        for split, rows, size in (("train", pool.train, settings.train_rows), ("test", pool.test, settings.test_rows))
+    ]
+    return [
+        make_client(
+            f"{category}-{index}",
+            (),
+            *part,
+            task=category,
+            valid_fraction=settings.valid_fraction,
+            seed=seed,
+        )
+        for index, part in enumerate(zip(*dealt, strict=True) if all(dealt) else ())
+    ]
+
+
+def _shares(
+    category: str,
+    split: str,
+    pool: Sequence[Row],
+    wanted: int | None,
+    settings: DataSettings,
+    seed: int,
+    faults: Faults,
+    notes: list[str],
+) -> list[list[Row]]:
+    """The rows of every client in one split; none when rows run out, which is then a fault."""
+    count, rows = settings.clients_per_task, list(pool)
+    generator(seed, "deal", category, split).shuffle(rows)
+    share = len(rows) // count
+    size = wanted or max(share, 1)
+    if size <= share:
+        return [rows[index * share : index * share + size] for index in range(count)]
+    if settings.share_rows and size <= len(rows):
+        places = count * size - len(rows)
+        notes.append(
+            f"category {category!r}: {counted(len(rows), f'{split} row')} for {counted(count, 'client')}, so shared "
+            f"rows fill {counted(places, 'place')}"
+        )
+        return [window(rows, index * size, size) for index in range(count)]
+    remedy = (
+        "a client cannot hold a row twice: ask for fewer rows"
+        if settings.share_rows
+        else "ask for fewer rows or clients, or set data.share_rows=true"
+    )
+    faults.add(
+        f"category {category!r}: {split} rows run out: {counted(count, 'client')} (data.clients_per_task) x "
+        f"{wanted or 'at least 1'} rows (data.{split}_rows), but there are {counted(len(rows), 'distinct row')}; "
+        f"{remedy}"
+    )
+    return []
+
+
+def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[str, Pool]:
+    others = ", ".join(SUFFIXES[1:])
+    if not folder.is_dir():
+        raise DataError(f"data.path: {str(folder)!r} is not a folder of FLAN files such as client_0.jsonl")
+    files = _files(folder, faults)
+    train: dict[str, list[Row]] = {}
+    for stem, path in files.items():
+        examples = _examples(path, settings, faults) if stem.startswith("client_") else []
+        if examples:
+            train.setdefault(_category(examples, faults), []).extend(to_prompt_rows(examples))
+    if not any(stem.startswith("client_") for stem in files):
+        faults.add(f"data.path: {str(folder)!r} holds no client_0.jsonl, client_1.jsonl, ... (or {others})")
+    faults.check()
+    wanted = sorted(train) if settings.categories is None else list(dict.fromkeys(settings.categories))
+    pools = {}
+    for category in wanted:
+        file = files.get(f"test_{category}")
+        if category not in train:
+            faults.add(f"data.categories: {category!r} is none of {folder}; it has {', '.join(sorted(train))}")
+        elif file is None:
+            faults.add(
+                f"data.path: category {category!r} has no test rows: no {folder}/test_{category}.jsonl (or {others})"
+            )
+        else:
+            examples = _examples(file, settings, faults)
+            for example in examples:
+                if example.task not in (category, "default"):
+                    rule = f"a test row of {category!r} must be of that category, got {example.task!r}"
+                    faults.at(file, example.line, CATEGORY, rule)
+            pools[category] = Pool(train[category], to_prompt_rows(examples))
+    return pools
+
+
+def _files(folder: Path, faults: Faults) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem, suffix = split_name(path)
+        if suffix in SUFFIXES and stem in files:
+            faults.add(f"data.path: rows of {stem} are in several files: {files[stem]}, {path}")
+        elif suffix in SUFFIXES:
+            files[stem] = path
+    return files
+
+
+def _examples(path: Path, settings: DataSettings, faults: Faults) -> list[Example]:
+    before = faults.count
+    table = read_table(path, faults, settings.limits)
+    columns = settings.columns.model_copy(update={"task": CATEGORY})
+    examples = read_prompt_examples(table, columns, faults, in_one_file=False) if table else []
+    if not examples and faults.count == before:
+        faults.add(f"{path}: has no rows")
+    if table and examples and CATEGORY not in table.columns and path.name.startswith("client_"):
+        faults.add(f"{path}: no column {CATEGORY!r}; it has {', '.join(map(repr, table.columns))}")
+    return examples
+
+
+def _category(examples: Sequence[Example], faults: Faults) -> str:
+    """The category of a client's file."""
+    category = examples[0].task
+    other = next((example for example in examples if example.task != category), None)
+    if other is not None:
+        rule = f"a client file has one category, got {category!r} before and {other.task!r} here"
+        faults.at(other.path, other.line, CATEGORY, rule)
+    unsafe = client_id_fault(category)
+    if unsafe:
+        faults.at(examples[0].path, examples[0].line, CATEGORY, f"category {category!r} {unsafe}: clients get its name")
+    return category
+
+
+def _from_hub(settings: DataSettings, notes: list[str]) -> dict[str, Pool]:
+    wanted = list(dict.fromkeys(settings.categories or PAPER))
+    unknown = [category for category in wanted if category not in HUB_TASKS]
+    if unknown:
+        known = ", ".join(HUB_TASKS)
+        raise DataError(
+            [f"data.categories: {category!r} is none of those taken from {HUB_ID}: {known}" for category in unknown]
+        )
+    return {category: Pool(*(_hub_rows(category, split, notes) for split in ("train", "test"))) for category in wanted}
+
+
+def _hub_rows(category: str, split: str, notes: list[str]) -> list[Row]:
+    read = [(values["inputs"], values["targets"]) for values in _hub_split(category, split)]
+    rows = [Row(prompt, None, 0, response) for prompt, response in read if prompt.strip() and response.strip()]
+    if len(rows) < len(read):
+        notes.append(
+            f"category {category!r}: {len(read) - len(rows)} {split} rows of the hub with an empty text left out"
+        )
+    return rows
+
+
+def _hub_split(category: str, split: str) -> Iterable[Mapping[str, Any]]:
+    # one file per task and split, so that the other tasks, millions of rows, are not downloaded
+    file = f"{split}/{HUB_TASKS[category]}_10templates_{split}.jsonl"
+    files = f"client_0.jsonl, ... and test_{category}.jsonl"
+    return load_split(HUB_ID, split=split, shown=f"{HUB_ID} {file}", files=files, data_files={split: file})

@@ -1,0 +1,268 @@
+"""Own files: a folder per client, or one file with a client column.
+
+    DIR/<client>/train.jsonl    and test.jsonl, optionally valid.jsonl; also .json, .csv, .parquet, .jsonl.gz,
+                                .json.gz, .csv.gz
+    FILE                        with a client column, and a split column or else a seeded split
+
+A file without a client column is dealt to clients by ``data.partition``. Client rows are taken as they are:
+``data.train_rows`` and ``data.test_rows`` are upper limits, above which a seeded sample is taken. For classification
+rows have labels (:mod:`fedlease.data.reading.examples`), for generation responses
+(:mod:`fedlease.data.reading.prompts`).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from fedlease.config.sections import TaskName
+from fedlease.config.settings import DataSettings
+from fedlease.core.names import name_of
+from fedlease.core.wording import counted
+from fedlease.data.assemble import EACH, SPLITS, Splits, assemble, check_number_of_clients
+from fedlease.data.dealing import Pool, drop_duplicates, federation
+from fedlease.data.faults import Faults, listed, shown
+from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.label_lists import stated_labels, unknown_tasks
+from fedlease.data.overlaps import overlaps
+from fedlease.data.partition import deal
+from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, label_list, to_rows
+from fedlease.data.reading.labels import agreed, doubtful_labels
+from fedlease.data.reading.prompts import written_prompts
+from fedlease.data.reading.rows import Table
+from fedlease.data.reading.tables import read_table
+from fedlease.data.sources.client_folders import OTHERS, client_folders, examples_of, exists, read_client, split_files
+from fedlease.data.usable import RowFaults, Unusable
+from fedlease.errors import DataError
+from fedlease.files import new_folder
+
+__all__ = ["load", "load_client", "write_folder"]
+
+SHOWN = 5
+"""Up to so many clients of a file are named in a fault."""
+
+_ALIASES = {"validation": "valid", "dev": "valid"}
+
+
+def load(settings: DataSettings, seed: int, task: TaskName = "classification") -> Federation:
+    """Reads the federation at ``settings.path``.
+
+    Args:
+        settings: columns, limits, fractions, and the partition, which is ``natural`` for generation.
+        seed: root seed.
+        task: what clients optimise: whether rows have labels or responses.
+
+    Raises:
+        DataError: every fault of every file.
+        MissingPackageError: the partition needs a package that is not installed.
+    """
+    path = settings.path
+    if path is None:
+        raise DataError("data.path: is required for data.source 'folder': the folder or file that holds your rows")
+    if not exists(path):
+        raise DataError(f"data.path: {str(path)!r} does not exist")
+    if not path.is_dir():
+        return _load_file(path, settings, seed, task)
+    if settings.partition != "natural":
+        raise DataError(
+            f"data.partition: {settings.partition!r} deals one file without a client column to clients, "
+            f"but data.path {str(path)!r} is a folder that has its clients; use 'natural'"
+        )
+    faults, notes = Faults(), list[str]()
+    unusable = Unusable(faults, skip=settings.clients == "skip")
+    clients: dict[str, Splits] = {}
+    folders = sorted(client_folders(path, faults, notes))
+    check_number_of_clients(len(folders), settings)
+    for folder in folders:
+        with unusable.client(folder.name) as own:
+            clients[folder.name] = read_client(folder, settings, own, notes, task)
+    return assemble(clients, settings, seed, unusable, notes, task=task)
+
+
+def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
+    """Writes clients in the form that :func:`load` reads: ``path/<client>/{train,valid,test}.jsonl``.
+
+    Args:
+        federation: clients; validation rows are written where there are any.
+        path: a folder that is made.
+
+    Raises:
+        DataError: ``path`` exists.
+    """
+    if path.exists():
+        raise DataError(f"path: {path} exists; choose another folder")
+    with new_folder(path) as made:
+        for client in federation:
+            folder = made / client.id
+            folder.mkdir()
+            for split, rows in (("train", client.train), ("valid", client.valid), ("test", client.test)):
+                written = _labelled(client, rows) if client.labels else written_prompts(rows)
+                lines = [json.dumps({**row, "task": client.task}, ensure_ascii=False) + "\n" for row in written]
+                if lines:
+                    (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def _labelled(client: ClientData, rows: Sequence[Row]) -> list[dict[str, str]]:
+    pairs: list[dict[str, str]] = [{} if row.pair is None else {"text_pair": row.pair} for row in rows]
+    return [
+        {"text": row.text, **pair, "label": client.labels[row.label]} for row, pair in zip(rows, pairs, strict=True)
+    ]
+
+
+def load_client(
+    path: Path,
+    client: str,
+    settings: DataSettings,
+    seed: int,
+    task: TaskName = "classification",
+    tell: Callable[[str], None] = lambda note: None,
+) -> ClientData:
+    """Reads one client from a folder with train and test files, or from one file that holds its rows.
+
+    Args:
+        path: ``PATH/train.*`` and ``test.*``; or a file with a split column, or else with rows that are split here. Of
+            a file with a client column only the client's own rows are taken.
+        client: its id, whatever the folder is called.
+        settings: columns, limits and fractions; ``settings.path`` is not looked at.
+        seed: root seed.
+        task: what clients optimise.
+        tell: hears what is unusual in the rows, a sentence each.
+
+    Raises:
+        DataError: every fault of every file.
+    """
+    faults, notes = Faults(), list[str]()
+    unusable = Unusable(faults, skip=False)
+    if not exists(path):
+        raise DataError(f"data: {str(path)!r} does not exist")
+    if path.is_dir():
+        if not split_files(path, faults):
+            raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {OTHERS})")
+        splits = read_client(path, settings, faults, notes, task)
+        made = assemble({client: splits}, settings, seed, unusable, notes, task=task, whole=False)
+        return _told(made, client, tell)
+    table = _table_with_rows(path, settings, faults)
+    has_split = settings.columns.split in table.columns
+    own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
+    examples = examples_of(table, settings, own, task, in_one_file=True)
+    column = settings.columns.client
+    if column in table.columns and examples:
+        # Rows of other clients in the file are theirs, not this one's.
+        named = sorted({example.client for example in examples})
+        examples = [example for example in examples if example.client == client]
+        if not examples:
+            faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {listed(named, SHOWN)}")
+    clients = _by_split({client: examples}, table, settings, unusable)
+    made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task, whole=False)
+    return _told(made, client, tell)
+
+
+def _told(made: Federation, client: str, tell: Callable[[str], None]) -> ClientData:
+    rows = made.clients[client]
+    for note in (*overlaps([rows]), *made.warnings):
+        tell(note)
+    return rows
+
+
+def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) -> Federation:
+    faults, notes = Faults(), list[str]()
+    table = _table_with_rows(path, settings, faults)
+    columns = settings.columns
+    dealt = settings.partition != "natural"
+    if columns.client not in table.columns and not dealt:
+        faults.add(
+            f"{path}: no column {columns.client!r}; set data.columns.client to the column that names the client "
+            f"(it has {', '.join(map(repr, table.columns))}), or data.partition=dirichlet to deal the rows to clients"
+        )
+    elif columns.client in table.columns and dealt:
+        faults.add(
+            f"data.partition: {settings.partition!r} deals rows to clients, but {path} has a client column "
+            f"{columns.client!r}; use 'natural', or name another column in data.columns.client"
+        )
+    unusable = Unusable(faults, skip=settings.clients == "skip" and not dealt)
+    named = {r.line: name_of(r.values.get(columns.client), table.typed) for r in table.records}
+    owners = {} if dealt else {line: client for line, client in named.items() if client is not None}
+    examples = examples_of(table, settings, RowFaults(unusable, owners), task, in_one_file=True)
+    if dealt or columns.client not in table.columns:
+        faults.check()
+        return _deal_file(examples, columns.split in table.columns, settings, seed, notes)
+    by_client: dict[str, list[Example]] = {}
+    has_split = columns.split in table.columns
+    for example in examples:
+        if columns.client in table.columns and not example.client:
+            faults.at(path, example.line, columns.client, "a client must have a name, got an empty value")
+        else:
+            by_client.setdefault(example.client, []).append(example)
+    for client in unusable.skipped:
+        by_client.setdefault(client, [])  # not one of its rows can be read
+    clients = _by_split(by_client, table, settings, unusable)
+    return assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task)
+
+
+def _table_with_rows(path: Path, settings: DataSettings, faults: Faults) -> Table:
+    table = read_table(path, faults, settings.limits)
+    if table is not None and not table.records and not faults.count:
+        faults.add(f"data.path: {path} has no rows")
+    if table is None or not table.records:
+        faults.check()
+        raise AssertionError("unreachable: a file without rows is a fault")
+    return table
+
+
+def _by_split(
+    by_client: dict[str, list[Example]], table: Table, settings: DataSettings, unusable: Unusable
+) -> dict[str, Splits]:
+    """Examples by client and split; without a split column all are among ``train``."""
+    column = settings.columns.split
+    if column not in table.columns:
+        return {client: {"train": examples} for client, examples in by_client.items()}
+    clients: dict[str, Splits] = {}
+    for client, examples in by_client.items():
+        splits: Splits = {split: [] for split in SPLITS}
+        clients[client] = splits
+        with unusable.client(client) as faults:
+            before = faults.count
+            for example in examples:
+                split = _ALIASES.get(example.split, example.split)
+                if split in SPLITS:
+                    splits[split].append(example)
+                else:
+                    rule = f"a split must be train, valid or test, got {shown(example.split)}"
+                    faults.at(table.path, example.line, column, rule)
+            # rows of a split may be there and be faulty, which is told already
+            if not splits["train"] and client not in unusable.named and faults.count == before:
+                fault = f"client {client!r}: no train rows in {table.path} (column {column!r})"
+                faults.add(fault, kind="no train rows", place=repr(client), apart=EACH)
+    return clients
+
+
+def _deal_file(
+    examples: list[Example], has_split: bool, settings: DataSettings, seed: int, notes: list[str]
+) -> Federation:
+    faults = Faults()
+    if has_split:
+        notes.append(f"column {settings.columns.split!r} is not used: rows are dealt to clients first and split then")
+    by_task: dict[str, list[Example]] = {}
+    for example in examples:
+        by_task.setdefault(example.task, []).append(example)
+    pools = []
+    for fault in unknown_tasks(settings, by_task):
+        faults.add(fault)
+    for task, members in sorted(by_task.items()):
+        rule = client_id_fault(task)
+        if rule:
+            faults.add(f"data.columns.task: task {task!r} {rule}, since its clients are named after it")
+        check_pairs(members, f"task {task!r}", settings, faults)
+        members = agreed({"all": members}, f"task {task!r}", settings.columns.label, faults, notes)["all"]
+        notes += doubtful_labels(Counter(example.label for example in members), f"task {task!r}")
+        stated = stated_labels(settings, task)
+        labels = stated or label_list(example.label for example in members)
+        read = to_rows(members, labels, task, settings.columns.label, faults, stated=bool(stated))
+        rows, dropped = drop_duplicates(read)
+        if dropped:
+            notes.append(f"task {task!r}: {counted(dropped, 'duplicate row')} dropped")
+        pools.append(Pool("client" if task == "default" else task, labels, rows))
+    faults.check()
+    clients, warned = deal(pools, settings, seed)
+    return federation(clients, notes + warned)

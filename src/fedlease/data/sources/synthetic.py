@@ -1,0 +1,127 @@
+"""Planted federations: tasks that are known to differ, without any external text.
+
+Task k writes with its own words and labels by its own rule: a signal word anywhere (k mod 4 = 0), the first word (1),
+the last word (2), or one of three signal words anywhere (3). For generation its rule gives a word instead: the signal
+word (0), the first word (1), the last word (2), or the class of the signal word (3). Sentences have at most 24
+characters and answers one word, so that a tiny byte-level model learns them in seconds.
+"""
+
+import random
+import string
+
+from fedlease.config.sections import TaskName
+from fedlease.config.settings import DataSettings
+from fedlease.core.wording import counted
+from fedlease.data.dealing import federation, generator, make_client
+from fedlease.data.federation import Federation, Row
+from fedlease.errors import DataError
+
+__all__ = ["NUM_TASKS", "load", "planted"]
+
+NUM_TASKS = 4
+TRAIN_ROWS = 32
+TEST_ROWS = 16
+
+_WORDS = 3
+_FILLERS = 16
+_SIGNALS = 3
+_LIMIT = 4000
+_RULES = ("anywhere", "first", "last", "anywhere")
+_CLASSES = ("low", "middle", "high")
+
+
+def load(settings: DataSettings, seed: int, task: TaskName = "classification") -> Federation:
+    """A planted federation of :data:`NUM_TASKS` tasks."""
+    return planted(settings, seed, task=task)
+
+
+def planted(
+    settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS, *, task: TaskName = "classification"
+) -> Federation:
+    """Makes ``clients_per_task`` clients for each of ``num_tasks`` tasks called ``planted-0``, ``planted-1``, ...
+
+    Labels (for generation: classes of signal words) are balanced, rows are distinct within a task and over its clients.
+    ``train_rows`` defaults to 32 and ``test_rows`` to 16. The rows depend on ``clients_per_task``, ``train_rows``,
+    ``test_rows``, ``valid_fraction``, the seed and the arguments only.
+
+    Raises:
+        DataError: more rows are asked for than there are distinct sentences to be sure of.
+    """
+    if settings.partition != "natural":
+        raise DataError(
+            f"data.partition: data.source 'synthetic' has 'natural' clients only, got {settings.partition!r}"
+        )
+    train, test = settings.train_rows or TRAIN_ROWS, settings.test_rows or TEST_ROWS
+    needed = settings.clients_per_task * (train + test)
+    if needed > _LIMIT:
+        raise DataError(
+            f"data.source: 'synthetic' has at most {_LIMIT} rows per task, got "
+            f"{counted(settings.clients_per_task, 'client')} (data.clients_per_task) x ({train} + {test}) rows "
+            "(data.train_rows, data.test_rows)"
+        )
+    clients = []
+    used: set[str] = set()
+    for number in range(num_tasks):
+        name = f"planted-{number}"
+        labels = _CLASSES if number % 4 == 3 else ("low", "high")
+        random_ = generator(seed, "planted", number)
+        vocabulary = _vocabulary(number, used, random_)
+        taken: set[str] = set()
+        for index in range(settings.clients_per_task):
+            splits = [
+                [
+                    _answered(vocabulary, place, number % 4, taken, random_)
+                    if task == "generation"
+                    else _sentence(vocabulary, place % len(labels), _RULES[number % 4], taken, random_)
+                    for place in range(size)
+                ]
+                for size in (train, test)
+            ]
+            clients.append(
+                make_client(
+                    f"{name}-{index}",
+                    () if task == "generation" else labels,
+                    *splits,
+                    task=name,
+                    valid_fraction=settings.valid_fraction,
+                    seed=seed,
+                )
+            )
+    return federation(clients, ())
+
+
+def _vocabulary(number: int, used: set[str], random_: random.Random) -> list[str]:
+    """Words of one task: first :data:`_SIGNALS` x 3 signal words, then fillers; no word belongs to two tasks."""
+    letters = [string.ascii_lowercase[(number * 6 + offset) % 26] for offset in range(6)]
+    words: list[str] = []
+    while len(words) < 3 * _SIGNALS + _FILLERS:
+        word = "".join(random_.choice(letters) for _ in range(4))
+        if word not in used:
+            used.add(word)
+            words.append(word)
+    return words
+
+
+def _sentence(vocabulary: list[str], label: int, rule: str, taken: set[str], random_: random.Random) -> Row:
+    signals, fillers = vocabulary[: 3 * _SIGNALS], vocabulary[3 * _SIGNALS :]
+    while True:
+        words = random_.choices(fillers, k=_WORDS)
+        place = {"first": 0, "last": _WORDS}.get(rule, random_.randrange(_WORDS + 1))
+        words.insert(place, signals[label * _SIGNALS + random_.randrange(_SIGNALS)])
+        text = " ".join(words)
+        if text not in taken:
+            taken.add(text)
+            return Row(text, None, label)
+
+
+def _answered(vocabulary: list[str], place: int, rule: int, taken: set[str], random_: random.Random) -> Row:
+    """A sentence and the word that the rule of its task gives."""
+    kind = place % len(_CLASSES)
+    signals = vocabulary[: 3 * _SIGNALS]
+    if rule in (1, 2):
+        # sentences of signal words alone: the answer follows from the place and not from what the word is
+        text = _sentence(signals * 2, kind, "anywhere", taken, random_).text
+        return Row(text, None, 0, text.split()[0 if rule == 1 else -1])
+    text = _sentence(vocabulary, kind, "anywhere", taken, random_).text
+    signal = next(word for word in text.split() if word in signals)
+    return Row(text, None, 0, signal if rule == 0 else _CLASSES[kind])

@@ -1,0 +1,102 @@
+"""A client's own model on its own machine: a folder that PEFT reads, and that is a run folder of this one client."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from fedlease.client.worker import FinalScores
+from fedlease.core.types import ClientModel
+from fedlease.data.federation import ClientData
+from fedlease.errors import RunFolderError
+from fedlease.files import new_folder, write_atomically
+from fedlease.models.sources import ModelSource, locate
+from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, write_adapter
+from fedlease.reporting.model_card import render_card
+from fedlease.runs.machine import settle
+from fedlease.runs.open import Loaded
+from fedlease.storage.run_files import RunFiles
+from fedlease.storage.run_folder import read_clients
+from fedlease.storage.run_start import start_run
+
+__all__ = ["write_own_model"]
+
+
+def write_own_model(
+    out: Path, loaded: Loaded, data: ClientData, method: str, model: ClientModel, scores: FinalScores, run: str
+) -> None:
+    """Writes the model of a client, private tensors and head included; whole or not at all.
+
+    Args:
+        out: folder to make; an earlier model of this client there is replaced.
+        loaded: settings and base model.
+        data: the client's rows, of which labels, counts and a SHA-256 are written.
+        method: that trained it.
+        model: as it was scored: private tensors laid over, no candidates.
+        scores: of it.
+        run: identity of the run.
+
+    Raises:
+        RunFolderError: ``out`` holds something else, such as another client's model, or cannot be written.
+        OSError: it cannot be written.
+        SafetensorError: likewise.
+    """
+    settings = settle(loaded.settings.model_copy(update={"method": method, "baselines": ()}))
+    base, task, card = loaded.base, loaded.resident.task, data.card()
+    public = ModelSource(settings.model, settings.model, settings.revision).public_name
+    with _in_place_of(out, data.id) as folder, tempfile.TemporaryDirectory() as scratch:
+        # A base that is made for a run stands in the folder, so that whoever opens it writes nothing there.
+        made = Path(scratch) / "base"
+        locate(settings.model, settings.revision, made, settings.seed, settings.task)
+        start_run(
+            folder,
+            settings,
+            {data.id: card},
+            card.fingerprint,
+            loaded.base.warnings,
+            made if made.is_dir() else None,
+            identity=run,
+            base_files=loaded.base_files,
+        )
+        write_adapter(
+            folder,
+            model,
+            base.model,
+            base.head_modules,
+            task_type=task.peft_type,
+            base_model_name_or_path=public,
+            revision=settings.revision,
+        )
+        # The candidate that was taken is laid over, so that there is nothing left to choose from.
+        values = replace(scores, choice=None).row(data.task)
+        usage = {} if scores.usage is None else {data.id: scores.usage}
+        scored = {data.id: values} if scores.num_test else {}
+        summary = {"method": method, "metric": task.metric, "per_client": scored, "expert_usage": usage}
+        files = RunFiles(folder)
+        files.expect({name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)})
+        files.write_json("summary.json", summary)
+        content = {
+            "client": data.id,
+            "task": data.task,
+            "labels": list(data.labels),
+            "form": "routed",
+            "metric": task.metric,
+            "num_test": scores.num_test,
+            "scores": {"routed": scores.metrics.get(task.metric), "own_expert": scores.own_expert},
+            "experts": model.spec.num_experts,
+            "plugin": model.spec.mixer != "none",
+        }
+        tokenizer = loaded.tokenizer
+        text = render_card("client", content, base=public, tokenizer=tokenizer, method=method, settings=settings)
+        write_atomically(folder / "README.md", text.encode())
+
+
+@contextmanager
+def _in_place_of(out: Path, client: str) -> Iterator[Path]:
+    """A folder that takes the place of ``out`` once it is complete and on the disk."""
+    # What is deleted here must be what was written here, whatever folder somebody named.
+    if out.exists() and (not (out / CONFIG).is_file() or [*read_clients(out)] != [client]):
+        raise RunFolderError(f"{out} holds something else than a model of {client!r}; choose another folder")
+    with new_folder(out, replace=True) as folder:
+        yield folder

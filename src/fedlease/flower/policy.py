@@ -1,0 +1,217 @@
+"""What a node lets its server ask for: one set of rules, of the node alone, that every message is held against."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from fedlease.config.faults import nearest, sentences
+from fedlease.config.layers import unfold
+from fedlease.config.sections import Positive, Section
+from fedlease.config.settings import ColumnSettings, Settings
+from fedlease.core.types import ClientModel, ClientTask, TensorName
+from fedlease.errors import ConfigError
+from fedlease.flower.bounds import LONGEST_NAME, is_count, shown
+from fedlease.flower.messages import Finish, Hello, Score, Work
+from fedlease.methods.registry import METHODS
+from fedlease.models.sources import SHORT_NAMES
+from fedlease.storage.run_identity import is_identity
+
+__all__ = ["MAX_SETTINGS", "NodePolicy"]
+
+MAX_SETTINGS = 256 * 1024
+"""Characters of the settings in a message."""
+
+OF_PRESETS = ("FacebookAI/roberta-large", "meta-llama/Llama-2-7b-hf")
+"""Models of the hub that shipped presets name."""
+
+LISTS = ("data_folders", "models", "uploads")
+"""Rules whose values are lists; a node's configuration holds texts, so they are written with commas."""
+
+_REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
+_DEVICE = re.compile(r"[a-z]{1,10}(:[0-9]{1,2})?")
+
+
+class NodePolicy(Section):
+    """What a node lets its server ask for; read from the node's own configuration, never from a message."""
+
+    models: tuple[str, ...] = (*SHORT_NAMES, *OF_PRESETS)
+    """Base models that a message may name; a node whose configuration says ``model`` uses that one."""
+    data_folders: tuple[Path, ...] = ()
+    """Folders under which ``data.path`` of a message may lie, for nodes without a ``data-dir``."""
+    columns: ColumnSettings = ColumnSettings()
+    """The node's own columns: rows are read by these, and a message may name these or the default ones."""
+    uploads: tuple[Literal["A", "B", "G", "head"], ...] = ("A", "B", "G")
+    """Kinds of tensors that may leave: LoRA A and B, routers G, and the classifier head."""
+    max_labels: Positive = 1000
+    """Labels that the node tells."""
+    max_label_length: Positive = 100
+    """Characters of a label that the node tells."""
+    max_epochs: Positive = 100
+    """Passes over the rows for one message, all stages together."""
+    max_stages: Positive = 4
+    """Stages of training in one message."""
+    max_rounds: Positive = 1000
+    """Rounds of a run; the node does three times as many tasks for one, as steps may be asked for again."""
+    max_rank: Positive = 128
+    """Rank of an adapter."""
+    max_experts: Positive = 64
+    """Experts in a model, and candidates to choose from."""
+    max_batch: Positive = 1024
+    """Rows per step, and answers generated together."""
+    max_tokens: Positive = 4096
+    """Tokens of a row."""
+    max_new_tokens: Positive = 1024
+    """Tokens of a generated answer."""
+    max_threads: Positive = 256
+    """CPU threads."""
+    max_megabytes: Positive = 1024
+    """Tensors in one message, in MiB."""
+    max_runs: Positive = 100
+    """Runs whose state the node keeps in its ``state-dir``."""
+    send_samples: Annotated[bool, Field(strict=True)] = False
+    """Whether some test rows may go to the server in clear text, with the models' answers."""
+    max_samples: Annotated[int, Field(ge=0)] = 10
+    """Such rows per method."""
+
+    @classmethod
+    def of(cls, node_config: Mapping[str, Any]) -> "NodePolicy":
+        """Reads it from a node's configuration, whose keys have dashes, and dots for columns: ``columns.text``.
+
+        Raises:
+            ConfigError: a value is outside its range, or a key is near to a rule's and none.
+        """
+        names = {name.replace("_", "-"): name for name in cls.model_fields if name != "columns"}
+        names |= {f"columns.{name}": f"columns.{name}" for name in ColumnSettings.model_fields}
+        faults, given = [], dict[str, Any]()
+        for key, value in node_config.items():
+            if key in names:
+                listed = names[key] in LISTS and isinstance(value, str)
+                given[names[key]] = [part.strip() for part in value.split(",") if part.strip()] if listed else value
+            elif key.startswith(("max-", "columns.")):
+                faults.append(f"{key}: no such rule of a node{nearest(key, names)}")
+        try:
+            made = cls.model_validate(unfold(given))
+        except ValidationError as error:
+            keys = {name: key for key, name in names.items()}
+            for sentence in sentences(error, cls):
+                name, colon, rest = sentence.partition(":")
+                faults.append(f"{keys.get(name, name)}{colon}{rest}")
+        if faults:
+            raise ConfigError([f"node-config: {fault}" for fault in faults])
+        return made
+
+    def applied(self, settings: Settings, *, with_path: bool) -> Settings:
+        """The settings as the node uses them: its own columns, and ``data.path`` only where the node reads it."""
+        data = settings.data.model_copy(update={"columns": self.columns})
+        return settings.model_copy(update={"data": data if with_path else data.model_copy(update={"path": None})})
+
+    def faults(self, message: Any, settings: Settings, *, own_model: bool, own_rows: bool) -> list[str]:
+        """Why a message is refused, one sentence per rule that it breaks; empty where it breaks none.
+
+        Args:
+            message: one of the server's.
+            settings: that it holds.
+            own_model: whether the node's configuration says which model.
+            own_rows: whether it says where the rows are.
+        """
+        found = [*self._of_settings(settings, own_model=own_model, own_rows=own_rows)]
+        if isinstance(message, Hello | Work | Score | Finish) and not is_identity(message.run):
+            found.append(f"run: must be 32 hexadecimal digits, received {shown(message.run)!r}")
+        if isinstance(message, Work | Score | Finish) and message.method not in METHODS:
+            found.append(f"method: must be one of {', '.join(METHODS)}, received {shown(message.method)!r}")
+        if isinstance(message, Work):
+            found += self._of_task(message.task)
+            if not is_count(message.step, 0, 10 * self.max_rounds):
+                most = 10 * self.max_rounds
+                found.append(f"step: must be in 0 .. {most} (max-rounds), received {shown(message.step)}")
+        models = [message.model] if isinstance(message, Score | Finish) else []
+        models += [message.untrained] if isinstance(message, Finish) else []
+        for model in [*models, *([message.task.model] if isinstance(message, Work) else [])]:
+            found += self._of_model(model)
+        return list(dict.fromkeys(found))
+
+    def labels_fault(self, labels: tuple[str, ...]) -> str:
+        """Why the labels of the node's own rows stay where they are; empty where they may be told."""
+        if len(labels) > self.max_labels:
+            return f"its rows have {len(labels)} labels, max-labels of its node is {self.max_labels}"
+        longest, most = max(map(len, labels), default=0), self.max_label_length
+        if longest > most:
+            return f"a label of its rows has {longest} characters, max-label-length of its node is {most}"
+        return ""
+
+    def _of_settings(self, settings: Settings, *, own_model: bool, own_rows: bool) -> Iterator[str]:
+        data, generation = settings.data, settings.generation
+        defaults = ColumnSettings()
+        for name in ColumnSettings.model_fields:
+            asked, own = getattr(data.columns, name), getattr(self.columns, name)
+            if asked not in (own, getattr(defaults, name)):
+                yield f"data.columns.{name}: this node reads {own!r} (columns.{name}), received {shown(asked)!r}"
+        if not own_model and settings.model not in self.models:
+            yield f"model: this node loads {', '.join(self.models)} (models), received {shown(settings.model)!r}"
+        if settings.revision is not None and not _REVISION.fullmatch(settings.revision):
+            yield f"revision: must be a commit or a plain name, received {shown(settings.revision)!r}"
+        if not _DEVICE.fullmatch(settings.device):
+            yield f"device: must be the name of a device, received {shown(settings.device)!r}"
+        if settings.head == "shared" and "head" not in self.uploads:
+            yield f"head: 'shared' sends heads to the server, {', '.join(self.uploads)} may leave this node (uploads)"
+        if not own_rows and data.path is not None and not self._may_read(data.path):
+            path = shown(str(data.path))
+            yield f"data.path: this node reads rows in its own folders alone (data-folders), received {path!r}"
+        if settings.seed >= 2**63:
+            yield "seed: must be below 2 ** 63"
+        pairs: tuple[tuple[str, int, int, str], ...] = (
+            ("rounds", settings.rounds, self.max_rounds, "max-rounds"),
+            ("warmup.epochs", settings.warmup.epochs, self.max_epochs, "max-epochs"),
+            ("train.local_epochs", settings.train.local_epochs, self.max_epochs, "max-epochs"),
+            ("lora.r", settings.lora.r, self.max_rank, "max-rank"),
+            ("train.batch_size", settings.train.batch_size, self.max_batch, "max-batch"),
+            ("generation.batch_size", generation.batch_size, self.max_batch, "max-batch"),
+            ("data.max_tokens", data.max_tokens, self.max_tokens, "max-tokens"),
+            ("generation.max_new_tokens", generation.max_new_tokens, self.max_new_tokens, "max-new-tokens"),
+            ("generation.samples", generation.samples, self.max_samples, "max-samples"),
+            ("feddpa.num_anchors", settings.feddpa.num_anchors, self.max_batch, "max-batch"),
+            ("threads", settings.threads or 1, self.max_threads, "max-threads"),
+            ("generation.stop", len(generation.stop), LONGEST_NAME, "entries"),
+        )
+        for key, value, most, rule in pairs:
+            if value > most:
+                yield f"{key}: must be at most {most} ({rule}), received {shown(value)}"
+
+    def _may_read(self, path: Path) -> bool:
+        wanted = path.expanduser().resolve()
+        return any(wanted.is_relative_to(folder.expanduser().resolve()) for folder in self.data_folders)
+
+    def _of_model(self, model: ClientModel) -> Iterator[str]:
+        for name, value, most, rule in (
+            ("rank", model.spec.r, self.max_rank, "max-rank"),
+            ("num_experts", model.spec.num_experts, self.max_experts, "max-experts"),
+            ("candidates", len(model.candidates), self.max_experts, "max-experts"),
+            ("anchors", model.spec.anchors, self.max_batch, "max-batch"),
+        ):
+            if not is_count(value, 0, most):
+                yield f"{name}: must be a whole number, at most {most} ({rule}), received {shown(value)}"
+
+    def _of_task(self, task: ClientTask) -> Iterator[str]:
+        epochs = [stage.epochs for stage in task.stages]
+        if len(epochs) > self.max_stages:
+            yield f"stages: must be at most {self.max_stages} (max-stages), received {len(epochs)}"
+        if not all(is_count(number, 1, self.max_epochs) for number in epochs) or sum(epochs) > self.max_epochs:
+            yield f"epochs: must be at most {self.max_epochs} (max-epochs) together, received {shown(epochs)}"
+        if not is_count(task.round, 0, self.max_rounds):
+            yield f"round: must be in 0 .. {self.max_rounds} (max-rounds), received {shown(task.round)}"
+        kinds = {_kind(name) for name in task.upload} - {*self.uploads}
+        if kinds:
+            own, asked = ", ".join(self.uploads) or "nothing", ", ".join(sorted(kinds))
+            yield f"upload: {own} may leave this node (uploads), asked for {asked}"
+
+
+def _kind(name: Any) -> str:
+    """The kind of a tensor by its name, as ``uploads`` has it."""
+    try:
+        parsed = TensorName.parse(name)
+    except (AttributeError, ValueError):
+        return shown(name)
+    return parsed.module if parsed.module in ("head", "anchor") else parsed.kind

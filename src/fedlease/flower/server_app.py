@@ -1,0 +1,82 @@
+"""The Flower app of the server: settings from the run configuration, everything else is the strategy's."""
+
+import logging
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedlease.config.settings import Settings, resolve
+from fedlease.errors import ConfigError, FedLeaseError
+from fedlease.flower.strategy import FedLeaseStrategy
+from fedlease.server.events import Listener
+
+__all__ = ["server_app", "settings_of"]
+
+RESERVED = ("config", "preset", "out", "set")
+log = logging.getLogger("flwr")
+
+
+def server_app(
+    listeners: Sequence[Listener] | None = None,
+    settings: Callable[[Mapping[str, Any]], Settings] | None = None,
+    *,
+    folder: Path | None = None,
+) -> ServerApp:
+    """A ServerApp that runs what the run configuration says.
+
+    Its keys: ``out``, the run folder (the same again goes on with it); ``config``, a YAML file, or ``preset``; ``set``,
+    changes such as ``"rounds=5 train.lr=1e-3"``; all others are settings by their dotted names.
+
+    Args:
+        listeners: told of every event; None prints progress.
+        settings: makes settings of the run configuration; None is :func:`settings_of`.
+        folder: that ``config`` is looked for in, where its path is relative; None is where the SuperLink was started.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        told = listeners
+        if told is None:
+            from rich.console import Console
+
+            from fedlease.reporting.terminal import Terminal
+
+            told = [Terminal(Console(), models_here=False)]
+        try:
+            out, made = _read(dict(context.run_config), settings or settings_of, folder)
+            FedLeaseStrategy(made, out, told).start(grid)
+        except FedLeaseError as error:
+            # One line each, before the traceback that Flower prints of everything.
+            for line in str(error).splitlines():
+                log.error("fedlease: %s", line)
+            raise
+
+    return app
+
+
+def _read(
+    run: dict[str, Any], settings: Callable[[Mapping[str, Any]], Settings], folder: Path | None
+) -> tuple[Path, Settings]:
+    if not run.get("out"):
+        raise ConfigError("out: the run configuration must name a folder, for example out='runs/first'")
+    if folder is not None and run.get("config"):
+        run["config"] = str(folder / str(run["config"]))
+    return Path(str(run["out"])), settings(run)
+
+
+def settings_of(run: Mapping[str, Any]) -> Settings:
+    """Settings from a run configuration.
+
+    Raises:
+        ConfigError: an unknown name, or a value out of range; all faults at once.
+    """
+    overrides = {key: value for key, value in run.items() if key not in RESERVED and value != ""}
+    path, preset = run.get("config") or None, run.get("preset") or None
+    base = resolve(Path(str(path)) if path else None, preset=str(preset) if preset else None, overrides=overrides)
+    changes = shlex.split(str(run.get("set", "")))
+    return resolve(base=base, overrides=changes) if changes else base

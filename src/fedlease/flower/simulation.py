@@ -1,0 +1,126 @@
+"""A Flower simulation on this machine from the settings of any run: ``fedlease run --engine flower``."""
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedlease.config.settings import Settings
+from fedlease.data.load import load_federation
+from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, RunFolderError
+from fedlease.reporting.quiet import quiet_libraries
+from fedlease.runs.machine import settle
+from fedlease.server.events import Listener
+from fedlease.storage.run_folder import data_fingerprint
+
+__all__ = ["simulate"]
+
+RESTARTS = 3
+"""Times that a worker process which died is started again, with the task that it was at."""
+
+
+def simulate(
+    settings: Settings, out: Path, listeners: Sequence[Listener] = (), *, workers: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """Runs the federation of the settings with one simulated node per client; the run folder is that of every engine.
+
+    The server is a thread of this process, clients run in worker processes that each hold the base model once. A folder
+    with an unfinished run is gone on with. A worker that dies is replaced, and its task done again, which gives the
+    same bits; where that does not help the run ends, and can be resumed.
+
+    Args:
+        settings: of the run; ``threads`` is what every worker uses.
+        out: run folder.
+        listeners: told of every event.
+        workers: processes; None takes as many as the machine's cores divided by ``threads``.
+
+    Returns:
+        Method -> content of its ``summary.json``.
+
+    Raises:
+        MissingPackageError: Flower or Ray is not installed.
+        FedLeaseError: as for a run in one process.
+    """
+    quiet_libraries()
+    try:
+        import ray
+        from flwr.app import Context
+        from flwr.serverapp import Grid, ServerApp
+        from flwr.simulation import run_simulation
+    except ImportError as error:
+        raise MissingPackageError(str(error.name), "engine: flower", "pip install 'fedlease[simulation]'") from error
+    from fedlease.flower.client_app import client_app
+    from fedlease.flower.strategy import FedLeaseStrategy, resumed_settings
+
+    resumed = (out / "config.yaml").is_file()
+    settings = resumed_settings(out, settle(settings)) if resumed else settle(settings)
+    federation = load_federation(settings.data, settings.seed, settings.task)
+    count = len(federation)
+    if count < 2:
+        raise ConfigError(f"engine: a Flower simulation needs at least 2 clients, the federation has {count}")
+    flower = settings.flower.model_copy(update={"min_nodes": count})
+    settings = settings.model_copy(update={"flower": flower})
+    prints = federation.fingerprint()
+    if resumed and prints != data_fingerprint(out):
+        raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
+    strategy = FedLeaseStrategy(
+        settings, out, listeners, hand_over=True, fingerprint=prints, skipped=federation.skipped
+    )
+    if (out / "nodes").is_symlink():  # what it leads to would be deleted at the end
+        raise RunFolderError(f"{out / 'nodes'} is a link; a run folder holds files and folders alone")
+    nodes = (out / "nodes").resolve()
+    failed: list[BaseException] = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            strategy.start(grid)
+        except FedLeaseError as error:
+            # Flower would print it and go on to its own error.
+            failed.append(error)
+
+    cores, threads = os.cpu_count() or 1, settings.threads or 1
+    processes = min(workers or max(1, cores // threads), count)
+    backend: Any = {
+        # Flower hands these to Ray as the options of its actors.
+        "client_resources": {
+            "num_cpus": 1,
+            "num_gpus": 1 / processes if settings.device.startswith("cuda") else 0.0,
+            "max_restarts": RESTARTS,
+            "max_task_retries": RESTARTS,
+        },
+        "init_args": {"num_cpus": processes, "log_to_driver": False, "include_dashboard": False},
+    }
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    with _quiet_ray():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run_simulation(server, client_app(state_dir=nodes, one_machine=True), count, backend_config=backend)
+        finally:
+            ray.shutdown()
+    if failed:
+        raise failed[0]
+    if not strategy.summaries:
+        raise RunFailedError("the simulation ended before the run did; the lines above say why")
+    # What nodes kept is in the run folder now.
+    shutil.rmtree(nodes, ignore_errors=True)
+    return strategy.summaries
+
+
+@contextmanager
+def _quiet_ray() -> Iterator[None]:
+    """Without Ray's own lines on standard output: it tells of workers that end with the run as of failures."""
+    from ray._private import worker
+
+    printed = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printed

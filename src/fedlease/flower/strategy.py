@@ -1,0 +1,291 @@
+"""The server: any method of fedlease as a Flower strategy, with the run folder of every other engine."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedlease.client.batch_check import check_batches
+from fedlease.config.settings import OF_A_CALL, Settings
+from fedlease.core.codec import digest
+from fedlease.core.types import ClientId
+from fedlease.data.federation import ClientCard
+from fedlease.data.label_lists import one_label_notes
+from fedlease.errors import ConfigError, RunFolderError, within_limits
+from fedlease.flower.connection import Link
+from fedlease.flower.transport import FlowerFleet
+from fedlease.methods.head import Head
+from fedlease.methods.registry import CENTRALISED
+from fedlease.models.fingerprints import fingerprint
+from fedlease.models.sources import locate
+from fedlease.reporting.run.reading import read_records
+from fedlease.runs.machine import settle
+from fedlease.runs.methods import Parts, conduct, finished
+from fedlease.runs.open import Loaded, adapter_of, head_of, load_resident, methods_of
+from fedlease.runs.preconditions import check_fit
+from fedlease.server.events import Listener
+from fedlease.server.loop import fields_of
+from fedlease.storage.checkpoint import Checkpoint
+from fedlease.storage.run_folder import (
+    base_folder,
+    changed_settings,
+    check_base,
+    method_folder,
+    read_clients,
+    read_settings,
+    read_skipped,
+    run_lock,
+)
+from fedlease.storage.run_identity import new_identity, read_identity
+from fedlease.storage.run_start import start_run
+
+__all__ = ["FedLeaseStrategy", "resumed_settings"]
+
+MAY_DIFFER: Any = {**OF_A_CALL, "data": {"path"}, "device": True, "threads": True}
+"""Settings of a call, and of its machine, which stay the run's; rows are told by their fingerprint."""
+
+
+class Heads(dict[ClientId, Head]):
+    """Initial heads by client, drawn when first asked for, so that late clients have one too."""
+
+    def __init__(self, loaded: Loaded, cards: dict[ClientId, ClientCard]) -> None:
+        super().__init__()
+        self._loaded = loaded
+        self._cards = cards
+
+    def __missing__(self, client: ClientId) -> Head:
+        self[client] = head_of(self._loaded, self._cards[client].labels)
+        return self[client]
+
+
+def cards_of(out: Path) -> dict[ClientId, ClientCard]:
+    """What a run knew of its clients.
+
+    Raises:
+        RunFolderError: the run was begun without Flower, which keeps no fingerprints of single clients.
+    """
+    cards = {}
+    for client, entry in read_clients(out).items():
+        if "fingerprint" not in entry:
+            raise RunFolderError(f"{out}: the run was begun by an older fedlease; it cannot go on over Flower")
+        cards[client] = ClientCard(id=client, **{**entry, "labels": tuple(entry["labels"])})
+    return cards
+
+
+def resumed_settings(out: Path, wanted: Settings) -> Settings:
+    """The settings of the run in a folder that is gone on with; what is about the call is as wanted now.
+
+    Args:
+        out: run folder.
+        wanted: what the run is asked for with now, settled.
+
+    Raises:
+        RunFolderError: no run folder; or they are others than the run's, which would be passed over: every one that
+            differs, with both values.
+    """
+    found = read_settings(out)
+    changed = changed_settings(found, wanted, MAY_DIFFER)
+    if changed:
+        other = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, there, here in changed)
+        raise RunFolderError(f"{out}: holds a run with other settings, choose another folder: {other}")
+    admitted = {name: getattr(wanted.fedlease, name) for name in OF_A_CALL["fedlease"]}
+    return found.model_copy(update={"flower": wanted.flower, "fedlease": found.fedlease.model_copy(update=admitted)})
+
+
+class FedLeaseStrategy(Strategy):
+    """Drives the method of the settings, and its baselines, over the nodes of a grid.
+
+    Flower's own loop knows one model and one kind of round. Warm-up in waves, another payload for every node, rounds
+    that go on from a checkpoint: these need their own, so ``start`` is fedlease's, and ``num_rounds`` and
+    ``initial_arrays`` are those of the settings. Messages are ``query.hello``, ``train.<phase>``, which also scores the
+    model received, ``evaluate.score`` under sampling, and ``evaluate.finish``.
+
+    Args:
+        settings: of the run.
+        out: run folder; one that holds an unfinished run is gone on with.
+        listeners: told of every event.
+        hand_over: see :class:`~fedlease.flower.transport.FlowerFleet`.
+        fingerprint: of all rows, where they are known here; None makes one of what nodes say of theirs.
+        skipped: client -> why it takes no part, of clients that have no node because their rows cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        out: Path,
+        listeners: Sequence[Listener] = (),
+        *,
+        hand_over: bool = False,
+        fingerprint: str | None = None,
+        skipped: Mapping[ClientId, str] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.out = out
+        self.listeners = listeners
+        self.hand_over = hand_over
+        self.fingerprint = fingerprint
+        self.skipped = dict(skipped or {})
+        self.summaries: dict[str, dict[str, Any]] = {}
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 0,
+        timeout: float = 0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Runs to the end. Everything but ``grid`` is in the settings and refused here.
+
+        Returns:
+            The experts of the main method in ``arrays`` as ``experts.<e>.<name>``, and mean scores of its rounds.
+
+        Raises:
+            InputError: settings or nodes are wrong, or the folder holds a run with other settings; nothing was trained.
+            RunFailedError: too few nodes or usable updates; the same again goes on from the last complete round.
+        """
+        if initial_arrays is not None or num_rounds or timeout or train_config or evaluate_config or evaluate_fn:
+            raise ConfigError(
+                "start: takes the grid alone; rounds, deadline and everything else are settings (rounds, "
+                "flower.deadline, ...)"
+            )
+        room = within_limits(f"the run in {self.out} stopped", "make room and run the same again", self.out)
+        with run_lock(self.out), room:
+            return self._start(grid)
+
+    def _start(self, grid: Grid) -> Result:
+        resumed = (self.out / "config.yaml").is_file()
+        settings = settle(self.settings)
+        if resumed:
+            settings = resumed_settings(self.out, settings)
+        done = finished(self.out, settings) if resumed else None
+        if done is not None:
+            self.summaries = done
+            return self._result()
+        if CENTRALISED in (settings.method, *settings.baselines):
+            raise ConfigError("method: 'centralised' pools the rows of all clients, which are on other machines")
+        with tempfile.TemporaryDirectory() as scratch:
+            made = base_folder(self.out) if resumed else Path(scratch) / "base"
+            source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
+            if resumed:
+                check_base(self.out, source)
+            loaded = load_resident(settings, source)
+            settings = loaded.settings
+            known = cards_of(self.out) if resumed else {}
+            run = read_identity(self.out) if resumed else new_identity()
+            link = self._connected(grid, run, settings, fingerprint(loaded.base, loaded.tokenizer), known)
+            heads = Heads(loaded, link.cards)
+            self._begin(settings, link, heads, loaded, made if made.is_dir() else None, resumed=resumed)
+        parts = Parts(
+            settings=settings,
+            cards=link.cards,
+            warnings=(*one_label_notes(link.cards.values()), *loaded.notes),
+            adapter=adapter_of(loaded),
+            heads=heads,
+            metric=loaded.resident.task.metric,
+            fleet=lambda name: FlowerFleet(
+                link,
+                name,
+                loaded.resident.task,
+                self._begun(settings, name, known),
+                hand_over=self.hand_over,
+                samples=settings.generation.samples if settings.task == "generation" else 0,
+            ),
+            skipped=read_skipped(self.out),
+        )
+        self.summaries = conduct(self.out, parts, self.listeners, resumed=resumed)
+        return self._result()
+
+    def _connected(
+        self, grid: Grid, run: str, settings: Settings, model: str, known: dict[ClientId, ClientCard]
+    ) -> Link:
+        flower = settings.flower
+        link = Link(
+            grid,
+            run,
+            settings.model_dump_json(),
+            model,
+            flower.deadline,
+            flower.wait,
+            flower.max_labels,
+            # Flower's own name for the grid of its simulations, on which this depends for words alone.
+            simulated=self.hand_over or type(grid).__name__ == "InMemoryGrid",
+            skip=settings.data.clients == "skip",
+            cards=dict(known),
+        )
+        link.wait(flower.min_nodes, flower.wait)
+        return link
+
+    def _begin(
+        self, settings: Settings, link: Link, heads: Heads, loaded: Loaded, base: Path | None, *, resumed: bool
+    ) -> None:
+        if resumed:
+            return
+        cards = dict(sorted(link.cards.items()))
+        rows = {client: card.weight for client, card in cards.items()}
+        adapter = adapter_of(loaded)
+        check_fit(settings, adapter, heads, rows)
+        methods = methods_of(settings, heads)
+        check_batches(loaded.resident, loaded.tokenizer, adapter, settings.model, methods, sorted(cards))
+        prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
+        rows_print, noted = self.fingerprint or prints, loaded.notes
+        start_run(
+            self.out,
+            settings,
+            cards,
+            rows_print,
+            noted,
+            base,
+            identity=link.run,
+            # A node speaks for itself: it takes nobody out who takes part.
+            skipped={**self.skipped, **{name: why for name, why in link.unusable.items() if name not in link.cards}},
+            base_files=loaded.base_files,
+        )
+
+    def _begun(self, settings: Settings, name: str, known: dict[ClientId, ClientCard]) -> set[ClientId] | None:
+        """The clients of a method that has begun: all that the run knew, connected or not."""
+        begun = (method_folder(self.out, settings, name) / "state" / "manifest.json").is_file()
+        return set(known) if begun and known else None
+
+    def _result(self) -> Result:
+        saved = Checkpoint(self.out).load()
+        assert saved is not None  # a finished run has one
+        result = Result()
+        for number, expert in enumerate(fields_of(saved.state).get("experts", ())):
+            for name, tensor in expert.items():
+                result.arrays[f"experts.{number}.{name}"] = Array(tensor.float().numpy())
+        for record in read_records(self.out):
+            if record.get("mean_score") is not None:
+                result.train_metrics_clientapp[record["step"]] = MetricRecord({"mean-score": record["mean_score"]})
+        return result
+
+    def summary(self) -> None:
+        """Nothing: the run folder says it."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Not called: see :meth:`start`."""
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Not called: see :meth:`start`."""
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Not called: see :meth:`start`."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Not called: see :meth:`start`."""
+        return None

@@ -1,0 +1,257 @@
+"""A process of a node that stays between messages: torch is imported and the base model loaded once, not every time.
+
+In a deployment Flower starts a process for every message. With ``keep-loaded`` in the node's configuration that process
+is a thin one, which hands the message to this one over a socket in a folder of the user's own and starts it where it is
+not there. It ends after so many seconds without a message, and with the SuperNode. What it computes is the same.
+"""
+
+import fcntl
+import hashlib
+import importlib
+import json
+import logging
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Context, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+
+if TYPE_CHECKING:
+    from io import BufferedRWPair
+
+    Stream = BufferedRWPair[Any, Any]
+
+__all__ = ["Worker", "ask", "worker_of"]
+
+START = 300.0
+"""Seconds that the process may take until it listens; importing torch on a busy machine takes ten."""
+
+TICK = 0.5
+READY = b"+"
+log = logging.getLogger("flwr")
+# They outlive what started them: nobody waits for them.
+_started: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Which process: another app, SuperNode or way of reading rows is another one.
+
+    Attributes:
+        idle: seconds without a message after which it ends.
+        watched: id of the process that it ends with.
+        load: module and name of the function that gives the rows; None reads them as the node configuration says.
+        state_dir: of :func:`~fedlease.flower.client_app.client_app`.
+        path: where modules are found.
+    """
+
+    idle: float
+    watched: int
+    load: tuple[str, str] | None
+    state_dir: str | None
+    path: tuple[str, ...]
+
+    def place(self) -> Path:
+        """Its socket, in a folder that only this user can enter.
+
+        Raises:
+            PermissionError: the folder is another user's, or open to others.
+        """
+        folder = Path(tempfile.gettempdir()) / f"fedlease-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise PermissionError(f"{folder} must be a folder that belongs to this user and is closed to others")
+        # Short: the name of a socket has at most some hundred characters.
+        return folder / hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:20]
+
+
+def worker_of(load: Any, state_dir: Path | None, idle: float) -> Worker | None:
+    """The process that answers in the place of this one; None where there can be none.
+
+    Args:
+        load: gives the client's rows, or None.
+        state_dir: where private tensors are kept.
+        idle: seconds without a message after which it ends.
+    """
+    named = None
+    if load is not None:
+        named = (getattr(load, "__module__", ""), getattr(load, "__qualname__", ""))
+        module = sys.modules.get(named[0])
+        if named[0] == "__main__" or getattr(module, named[1], None) is not load:
+            log.warning("fedlease: keep-loaded needs load to be a function of a module; every message loads anew")
+            return None
+    if not hasattr(socket, "AF_UNIX"):
+        return None
+    return Worker(idle, os.getppid(), named, str(state_dir) if state_dir else None, tuple(sys.path))
+
+
+def ask(worker: Worker, content: RecordDict, context: Context) -> RecordDict:
+    """Has the process answer a message; ``context.state`` is what it was there afterwards.
+
+    Raises:
+        PermissionError: the folder of sockets is not this user's alone.
+        RuntimeError: the process could not be started, ended while it answered, or raised an error.
+    """
+    with _connected(worker) as stream:
+        asked = {"run_id": context.run_id, "node_id": context.node_id, "node_config": dict(context.node_config)}
+        try:
+            _send(stream, asked, content, context.state)
+            told, records = _receive(stream)
+        except (EOFError, OSError) as error:
+            raise RuntimeError("the process of this node ended while it answered; was there enough memory?") from error
+    if "error" in told:
+        raise RuntimeError(told["error"])
+    reply, context.state = records
+    return reply
+
+
+@contextmanager
+def _connected(worker: Worker) -> Iterator["Stream"]:
+    place = worker.place()
+    with place.with_suffix(".lock").open("w") as lock:
+        # Two messages at once must not start two.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stream = _connect(place) or _start(worker, place)
+    with stream:
+        yield stream
+
+
+def _connect(place: Path) -> "Stream | None":
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(str(place))
+        stream = connection.makefile("rwb")
+        # Without this sign it was about to end.
+        if stream.read(1) == READY:
+            return stream
+        stream.close()
+    except OSError:
+        pass
+    finally:
+        connection.close()
+    return None
+
+
+def _start(worker: Worker, place: Path) -> "Stream":
+    place.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "fedlease.flower.worker_process", str(place), json.dumps(asdict(worker))]
+    # In the session of the SuperNode, so that Ctrl-C reaches it, and with its terminal for what it logs.
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=_environment())
+    _started.append(process)
+    until = time.monotonic() + START
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise RuntimeError(f"the process of this node ended with {process.returncode} before it could answer")
+        stream = _connect(place) if place.exists() else None
+        if stream is not None:
+            return stream
+        time.sleep(0.05)
+    process.kill()
+    raise RuntimeError(f"the process of this node did not listen within {START:g} s")
+
+
+def _environment() -> dict[str, str]:
+    # The package may have been found on a path that this process added.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def _send(stream: "Stream", told: dict[str, Any], *records: RecordDict) -> None:
+    parts = [recorddict_to_proto(record).SerializeToString() for record in records]
+    stream.write(json.dumps({**told, "sizes": [len(part) for part in parts]}).encode() + b"\n")
+    for part in parts:
+        stream.write(part)
+    stream.flush()
+
+
+def _receive(stream: "Stream") -> tuple[dict[str, Any], list[RecordDict]]:
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    told: dict[str, Any] = json.loads(line)
+    records = []
+    for size in told["sizes"]:
+        part = stream.read(size)
+        if len(part) < size:
+            raise EOFError
+        records.append(recorddict_from_proto(ProtoRecordDict.FromString(part)))
+    return told, records
+
+
+def _serve(place: Path, worker: Worker) -> None:
+    sys.path[:] = worker.path
+    load = getattr(importlib.import_module(worker.load[0]), worker.load[1]) if worker.load else None
+    # What takes long, before it listens.
+    from fedlease.flower.handler import answer
+
+    state_dir = Path(worker.state_dir) if worker.state_dir else None
+    threading.Thread(target=_end_with, args=(worker.watched, place), daemon=True).start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(place))
+        server.listen()
+        server.settimeout(worker.idle)
+        try:
+            while True:
+                connection, _ = server.accept()
+                with connection, connection.makefile("rwb") as stream:
+                    stream.write(READY)
+                    stream.flush()
+                    with suppress(EOFError, OSError):
+                        _reply(stream, answer, load, state_dir)
+        except TimeoutError:
+            pass
+        finally:
+            _tidy(place)
+
+
+def _reply(stream: "Stream", answer: Any, load: Any, state_dir: Path | None) -> None:
+    asked, (content, state) = _receive(stream)
+    context = Context(asked["run_id"], asked["node_id"], asked["node_config"], state, {})
+    try:
+        reply = answer(content, context, load, state_dir)
+    except Exception as error:  # whatever the answer of Flower's own process would have been
+        traceback.print_exc()
+        _send(stream, {"error": f"{type(error).__name__}: {error}"})
+        return
+    _send(stream, {}, reply, context.state)
+
+
+def _end_with(watched: int, place: Path) -> None:
+    import psutil
+
+    try:
+        process = psutil.Process(watched)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(TICK)
+    except psutil.Error:
+        pass
+    _tidy(place)
+    os._exit(0)
+
+
+def _tidy(place: Path) -> None:
+    place.unlink(missing_ok=True)
+    # Whoever holds it may start a second process, which does no harm and ends when idle.
+    place.with_suffix(".lock").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    from fedlease.reporting.quiet import quiet_libraries
+
+    quiet_libraries()
+    told_ = json.loads(sys.argv[2])
+    with suppress(KeyboardInterrupt):
+        _serve(Path(sys.argv[1]), Worker(**{**told_, "load": told_["load"] and tuple(told_["load"])}))

@@ -1,0 +1,285 @@
+"""Base models and tokenisers, loaded once; the heads and adaptable modules of a base."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedlease.config.sections import TaskName
+from fedlease.config.task import Quantisation
+from fedlease.core.seeds import generator
+from fedlease.core.types import HEAD
+from fedlease.errors import InputError, ModelError
+from fedlease.models.attention import attend_in_float32
+from fedlease.models.checks import (
+    check_causal,
+    check_packed,
+    check_tokenizer,
+    no_tokenizer,
+    unavailable,
+    untrained_modules,
+)
+from fedlease.models.padding import settle_tokenizer
+from fedlease.models.quantise import quantisation_config
+from fedlease.models.sources import ModelSource, model_folder, quiet
+
+__all__ = [
+    "BaseModel",
+    "initial_head",
+    "load_base",
+    "load_tokenizer",
+    "new_head_modules",
+    "target_shapes",
+]
+
+
+KNOWN_TARGETS = (
+    ("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v"),
+    ("c_attn",), ("Wqkv",), ("qkv_proj",), ("query_key_value",), ("in_proj",),
+)  # fmt: skip
+"""Names of the query and value projections in the architectures of transformers, and of those that compute them
+together with the key; the first that occurs is taken."""
+
+
+VOCABULARY = re.compile(r"tokenizer\.json|tekken\.json|vocab.*|bpe\.codes|.*\.(model|tiktoken)")
+"""Names of the files that hold a tokenizer's vocabulary."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A frozen base with the names of its head modules.
+
+    Attributes:
+        model: a sequence classifier, whose own head is replaced per client, or a causal language model.
+        head_modules: names of the modules that are not part of the pretrained body; none of a language model, whose
+            output layer is pretrained.
+        revision: commit it was loaded from, for a hub model.
+        placed: whether it is on its device already and cannot be moved: a quantised one.
+        warnings: what is worth knowing of its weights.
+    """
+
+    model: nn.Module
+    head_modules: tuple[str, ...]
+    revision: str | None
+    placed: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def load_tokenizer(source: ModelSource, task: TaskName = "classification") -> Any:
+    """The model's tokenizer with the padding that the model needs; never runs code of the model's repository.
+
+    Args:
+        source: see :func:`fedlease.models.sources.locate`.
+        task: what rows are for.
+
+    Raises:
+        ModelError: it cannot be had, knows no words, or lacks a token that the task needs.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        files = sorted(path.name for path in model_folder(source).iterdir())
+        words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    except Exception as error:
+        if not source.is_hub and not any(map(VOCABULARY.fullmatch, os.listdir(source.location))):
+            raise no_tokenizer(source) from error
+        raise unavailable(source, "tokenizer", error) from error
+    # Without files transformers makes a tokenizer to which every word is unknown. One of bytes needs no vocabulary.
+    needed = VOCABULARY if tokenizer.vocab_files_names else re.compile(r"tokenizer_config\.json")
+    if not words or not any(map(needed.fullmatch, files)):
+        raise no_tokenizer(source)
+    if task == "generation" and tokenizer.eos_token is None:
+        check_causal(source, config)  # an encoder needs no end token, and cannot write whatever it has
+        raise ModelError(f"model {source.name!r}: its tokenizer has no end token, so no answer would ever end")
+    settle_tokenizer(tokenizer, config, task)
+    if tokenizer.pad_token is None:
+        raise ModelError(f"model {source.name!r}: its tokenizer has neither a padding nor an end token")
+    return tokenizer
+
+
+def load_base(
+    source: ModelSource,
+    *,
+    dtype: str,
+    dropout: bool,
+    pad_token_id: int | None = None,
+    tokenizer: Any = None,
+    task: TaskName = "classification",
+    quantisation: Quantisation = "none",
+    checkpointing: bool = False,
+    device: str = "cpu",
+) -> BaseModel:
+    """Loads the base once, in evaluation mode, without gradients.
+
+    Args:
+        source: see :func:`fedlease.models.sources.locate`.
+        dtype: ``float32`` or ``bfloat16``.
+        dropout: whether the base keeps its dropout probabilities.
+        pad_token_id: given to models that do not state one.
+        tokenizer: whose tokens the model must have embeddings for; None checks none.
+        task: ``classification`` loads a sequence classifier, ``generation`` a causal language model.
+        quantisation: of the frozen weights, see :mod:`fedlease.models.quantise`.
+        checkpointing: whether training computes activations anew in the backward pass, which saves memory.
+        device: where it will compute. A quantised base is put there, others are loaded on the CPU and moved later.
+
+    Raises:
+        ModelError: it cannot be had, its weights do not fit its configuration or tokenizer, or it is of another kind
+            than the task needs.
+        MissingPackageError: the package of a quantisation is not installed.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    auto = AutoModelForCausalLM if task == "generation" else AutoModelForSequenceClassification
+    extra: dict[str, Any] = {}
+    if quantisation != "none":
+        extra = {"quantization_config": quantisation_config(quantisation, dtype, device), "device_map": {"": device}}
+    try:
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        for key, value in config.to_dict().items():
+            if not dropout and isinstance(value, float) and ("dropout" in key or "pdrop" in key):
+                setattr(config, key, 0.0)
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = pad_token_id
+        if task == "generation":
+            check_causal(source, config)
+        packed = getattr(config, "quantization_config", None)
+        if packed is not None:
+            check_packed(source, packed, quantisation, device)
+            extra = {"device_map": {"": device}}
+        with quiet():
+            loaded: Any = auto.from_pretrained(
+                source.location,
+                config=config,
+                revision=source.revision,
+                trust_remote_code=False,
+                dtype=getattr(torch, dtype),
+                # Other shapes in the body are refused below, with their numbers; a head is drawn anew anyway.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **extra,
+            )
+            model, info = loaded
+    except InputError:
+        raise
+    except Exception as error:
+        # Whatever it is: a package that is missing, an unknown quantisation, shapes, a damaged file.
+        raise unavailable(source, "model", error) from error
+    model.requires_grad_(False)
+    model.eval()
+    if dtype == "bfloat16" and device == "cpu":
+        attend_in_float32(model)
+    if checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise ModelError(f"train.gradient_checkpointing: {source.name!r} does not support it")
+        # Renamed in transformers 5.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    heads: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    if task == "classification":
+        body = model.base_model_prefix
+        heads = tuple(
+            name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
+        )
+    fresh = untrained_modules(source, model, info, heads)
+    if fresh:
+        warnings = (
+            f"model {source.name!r}: its checkpoint has no weights for {', '.join(fresh)}, as after masked language "
+            "modelling; every client begins with values drawn from the seed, and trains and keeps them with its head",
+        )
+    if tokenizer is not None:
+        check_tokenizer(source, model, tokenizer)
+    revision = getattr(config, "_commit_hash", None) if source.is_hub else None
+    return BaseModel(model, (*fresh, *heads), revision, quantisation != "none" or packed is not None, warnings)
+
+
+def new_head_modules(base: BaseModel, num_labels: int) -> dict[str, nn.Module]:
+    """Head modules of the base's architecture for another number of labels, in float32, all values zero."""
+    from transformers import AutoModelForSequenceClassification
+
+    if not base.head_modules:
+        return {}
+    config = type(base.model.config).from_dict(base.model.config.to_dict())  # type: ignore[union-attr, operator]
+    config.num_labels = num_labels
+    with torch.device("meta"):
+        twin = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    modules = {name: twin.get_submodule(name).to(torch.float32) for name in base.head_modules}
+    for module in modules.values():
+        module.to_empty(device="cpu").requires_grad_(False).eval()
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.zero_()  # memory that was never written may hold anything, NaN too
+    return modules
+
+
+def initial_head(modules: Mapping[str, nn.Module], seed: int, std: float = 0.02) -> dict[str, Tensor]:
+    """The common start of all heads with one label count: weights normal, biases 0, norms 1.
+
+    Args:
+        modules: from :func:`new_head_modules`.
+        seed: root seed of the run.
+        std: standard deviation of the weights.
+    """
+    tensors: dict[str, Tensor] = {}
+    for module_name, module in modules.items():
+        for path, parameter in module.named_parameters():
+            name = f"{HEAD}/{module_name}.{path}"
+            if parameter.dim() > 1:
+                shape = tuple(parameter.shape)
+                draw = torch.empty(shape).normal_(0, std, generator=generator(seed, "head", name, *shape))
+                tensors[name] = draw
+            else:
+                tensors[name] = torch.ones_like(parameter) if path.endswith("weight") else torch.zeros_like(parameter)
+    return tensors
+
+
+def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int) -> dict[str, tuple[int, int]]:
+    """Adapted module -> (in features, out features).
+
+    Args:
+        base: the model.
+        target_modules: name endings; None takes query and value projections.
+        r: rank, at most the smaller side of every module.
+
+    Raises:
+        ModelError: an ending matches no linear module (the message lists those that exist), or the rank is too large.
+    """
+    linear = {
+        name: sides
+        for name, module in base.model.named_modules()
+        if (sides := _sides(module)) is not None
+        and not any(name == head or name.startswith(f"{head}.") for head in base.head_modules)
+    }
+    endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    if target_modules is None:
+        known = [pair for pair in KNOWN_TARGETS if set(pair) <= set(endings)]
+        if not known:
+            raise ModelError(
+                f"lora.target_modules: query and value projections are not known for this model; choose from {endings}"
+            )
+        target_modules = known[0]
+    missing = [t for t in target_modules if not any(n == t or n.endswith(f".{t}") for n in linear)]
+    if missing:
+        raise ModelError(
+            [f"lora.target_modules: no linear module ends in {name!r}; these exist: {endings}" for name in missing]
+        )
+    shapes = {n: sides for n, sides in linear.items() if any(n == t or n.endswith(f".{t}") for t in target_modules)}
+    for name, sides in shapes.items():
+        if r > min(sides):
+            raise ModelError(f"lora.r: must be at most {min(sides)}, the smaller side of {name}, received {r}")
+    return shapes
+
+
+def _sides(module: nn.Module) -> tuple[int, int] | None:
+    """In and out features of a linear module, or None of another."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, Conv1D):  # GPT-2's, whose weight is (in, out)
+        return int(module.weight.shape[0]), int(module.weight.shape[1])
+    sides = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    return (sides[0], sides[1]) if isinstance(sides[0], int) and isinstance(sides[1], int) else None

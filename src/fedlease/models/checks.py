@@ -1,0 +1,198 @@
+"""What keeps a base from being trained on: weights that do not fit its configuration, a tokenizer that does not fit."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from fedlease.errors import ModelError
+from fedlease.models.sources import SHORT_NAMES, ModelSource
+
+__all__ = [
+    "check_causal",
+    "check_packed",
+    "check_tokenizer",
+    "longest_input",
+    "no_tokenizer",
+    "unavailable",
+    "untrained_modules",
+]
+
+LONG = 300
+"""Characters of another library's message that are repeated."""
+
+
+def unavailable(source: ModelSource, part: str, error: Exception) -> ModelError:
+    """One sentence for whatever keeps transformers from loading a part of a model."""
+    said = " ".join(str(error).split())
+    if not isinstance(error, OSError | ValueError | ImportError | RuntimeError) or not said:
+        said = f"{type(error).__name__} {said}".strip()
+    said = said if len(said) <= LONG else f"{said[:LONG]}..."
+    if source.is_hub:
+        known = f"short names: {', '.join(SHORT_NAMES)}"
+        near = difflib.get_close_matches(source.name, SHORT_NAMES, n=1)
+        known += f"; did you mean {near[0]!r}?" if near else ""
+        return ModelError(
+            f"model: no {part} for {source.name!r}: not a folder, and the hub did not give it ({known}): {said}"
+        )
+    return ModelError(f"model: the {part} in {source.location} cannot be loaded: {said}")
+
+
+def no_tokenizer(source: ModelSource) -> ModelError:
+    """One sentence for a model without a vocabulary of its tokenizer."""
+    return ModelError(
+        f"model: {source.location} holds no tokenizer (no tokenizer.json, no vocabulary); save the model's own beside "
+        "it: tokenizer.save_pretrained(folder)"
+    )
+
+
+def check_causal(source: ModelSource, config: Any) -> None:
+    """A body without a trained output layer cannot write, and neither can an encoder, though classes exist for it."""
+    architectures = getattr(config, "architectures", None) or []
+    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        kind = ", ".join(architectures) or type(config).__name__
+        raise ModelError(
+            f"model: task 'generation' needs a causal language model, {source.name!r} is {kind}; "
+            "take 'smollm2', or a model of the hub such as those of the LLaMA family"
+        )
+
+
+def check_packed(source: ModelSource, packed: Any, quantisation: str, device: str) -> None:
+    """Refuses a checkpoint that is quantised already where it cannot be used as it is.
+
+    Args:
+        source: of the model.
+        packed: ``quantization_config`` of its configuration.
+        quantisation: of the settings.
+        device: where it will compute.
+
+    Raises:
+        ModelError: it is to be quantised once more, or is in 4 bits and the device is a CPU.
+    """
+    content = packed if isinstance(packed, Mapping) else packed.to_dict()
+    method = content.get("quant_method", "an unnamed method")
+    if quantisation != "none":
+        raise ModelError(
+            f"base.quantisation: {quantisation!r} cannot be had of {source.name!r}, which is quantised already "
+            f"({getattr(method, 'value', method)})"
+        )
+    # See fedlease.models.quantise for why.
+    if content.get("load_in_4bit") and device.split(":")[0] == "cpu":
+        raise ModelError(
+            f"model: {source.name!r} is in 4 bits (bitsandbytes), which works on cuda; the device is {device!r}"
+        )
+
+
+def untrained_modules(
+    source: ModelSource, model: nn.Module, info: Mapping[str, Iterable[Any]], heads: Iterable[str]
+) -> tuple[str, ...]:
+    """Modules of the body that the checkpoint has no weights for and that begin with the head: poolers.
+
+    Checkpoints of masked language models have none, since nothing in their training uses one.
+
+    Args:
+        source: of the model.
+        model: as transformers loaded it.
+        info: transformers' ``output_loading_info``.
+        heads: names of the model's head modules.
+
+    Raises:
+        ModelError: the checkpoint lacks other weights, has them in other shapes, or holds some that belong to the body
+            and have no place in it. Each would be passed over: the model would compute with values drawn at random,
+            others in every process, or without a part of itself.
+    """
+    heads = tuple(heads)
+    lacking = {str(name) for name in info["missing_keys"] if not _within(str(name), heads)}
+    poolers = {name[: found.end()] for name in lacking if (found := re.search(r"(^|\.)pooler(?=\.)", name))}
+    fresh = tuple(
+        sorted(
+            pooler
+            for pooler in poolers
+            if heads and {f"{pooler}.{name}" for name, _ in model.get_submodule(pooler).named_parameters()} <= lacking
+        )
+    )
+    lacking = {name for name in lacking if not _within(name, fresh)}
+    where, faults = source.location, []
+    unexpected = [str(name) for name in info["unexpected_keys"]]
+    if lacking:
+        instead = f", and hold {_some(unexpected)} in their place" if len(unexpected) >= len(lacking) else ""
+        faults.append(f"model: the weights in {where} lack {_some(lacking)}, which config.json asks for{instead}")
+    for name, there, wanted in sorted(info["mismatched_keys"], key=lambda entry: str(entry[0])):
+        if not _within(name, heads):
+            shapes = f"{tuple(there)} in the file and {tuple(wanted)} by config.json"
+            faults.append(f"model: the weights in {where} do not fit: {name} has the shape {shapes}")
+    surplus = _left_out(model, unexpected, heads)
+    if surplus and not lacking:
+        faults.append(f"model: the weights in {where} hold {_some(surplus)}, which config.json leaves out")
+    faults += [f"model: the weights in {where} cannot be loaded: {' '.join(said.split())[:LONG]}"
+               for said in map(str, info.get("error_msgs", ()))]  # fmt: skip
+    if faults:
+        raise ModelError(faults)
+    return fresh
+
+
+def check_tokenizer(source: ModelSource, model: nn.Module, tokenizer: Any) -> None:
+    """Compares the tokenizer's ids with the rows of the model's embedding.
+
+    Raises:
+        ModelError: the tokenizer has ids that the model has no embedding for.
+    """
+    try:
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return  # a model that hashes what it reads has no such table
+    rows = getattr(embedding, "num_embeddings", None)
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if rows is not None and largest >= rows:
+        raise ModelError(
+            f"model: the tokenizer in {source.location} knows {largest + 1} tokens, its model has embeddings for "
+            f"{rows}; call model.resize_token_embeddings(len(tokenizer)), train the new ones, and save the model again"
+        )
+
+
+def longest_input(model: Any, tokenizer: Any) -> int:
+    """Tokens that a model can read: its positions, or what its tokenizer allows where that is less."""
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    # A tokenizer that knows no limit states an astronomical one; XLNet's -1 positions mean that there is none.
+    limit = int(tokenizer.model_max_length)
+    if isinstance(positions, int) and positions > 0:
+        limit = min(limit, positions)
+    for name, module in model.named_modules():
+        # RoBERTa and its kin count positions from the one behind the padding's.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limit = min(limit, len(module.weight) - int(module.padding_idx) - 1)
+    return limit
+
+
+def _within(name: str, modules: Iterable[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _left_out(model: nn.Module, names: Iterable[str], heads: Iterable[str]) -> list[str]:
+    """Those of the tensors not taken that are part of the body: of a layer beyond the last, or a bias left out."""
+    held = {known for known in model.state_dict() if not _within(known, heads)}
+    kinds, modules = {_numberless(known) for known in held}, dict(model.named_modules())
+
+    def belongs(name: str) -> bool:
+        if _within(name, heads) or name in held:
+            return False
+        path, _, leaf = name.rpartition(".")
+        owner = modules.get(path)
+        beyond = name != _numberless(name) and _numberless(name) in kinds
+        return beyond or (owner is not None and leaf in owner._parameters and owner._parameters[leaf] is None)
+
+    # A checkpoint of the body alone names its tensors without the body.
+    stem = getattr(model, "base_model_prefix", "")
+    return [name for name in names if belongs(name) or belongs(f"{stem}.{name}")]
+
+
+def _numberless(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
+def _some(names: Iterable[str]) -> str:
+    known = sorted(names)
+    return known[0] if len(known) == 1 else f"{len(known)} tensors such as {known[0]}"

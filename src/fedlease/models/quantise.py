@@ -1,0 +1,39 @@
+"""Frozen bases in 8 or 4 bits; adapters and routers stay in float32."""
+
+import importlib.util
+from typing import Any
+
+import torch
+
+from fedlease.config.task import QUANTISATION_DEVICES, Quantisation
+from fedlease.errors import ConfigError, MissingPackageError
+
+__all__ = ["quantisation_config"]
+
+COMMAND = "pip install 'fedlease[quantised]'"
+
+
+def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> Any:
+    """What transformers' ``from_pretrained`` takes as ``quantization_config``; the weights are packed while they load.
+
+    Args:
+        quantisation: ``int8`` (LLM.int8) or ``nf4`` (4-bit normal floats).
+        dtype: of the products with 4-bit weights.
+        device: where the base will be.
+
+    Raises:
+        MissingPackageError: bitsandbytes is not installed.
+        ConfigError: it cannot be done on this device.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingPackageError("bitsandbytes", f"base.quantisation {quantisation!r}", COMMAND)
+    if device.split(":")[0] not in QUANTISATION_DEVICES[quantisation]:
+        known = " and ".join(QUANTISATION_DEVICES[quantisation])
+        raise ConfigError(f"base.quantisation: {quantisation!r} works on {known}, the device is {device!r}")
+    from transformers import BitsAndBytesConfig
+
+    if quantisation == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+    )

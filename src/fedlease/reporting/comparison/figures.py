@@ -1,0 +1,220 @@
+"""The figures of a comparison: means over passes, scores by task, paired differences, scores against bytes."""
+
+from statistics import fmean
+from typing import Any
+
+from fedlease.reporting.comparison.data import Comparison, MethodRow, Score
+from fedlease.reporting.comparison.words import points, spread
+from fedlease.reporting.drawing import (
+    PALETTE,
+    SYMBOLS,
+    Figure,
+    axis,
+    base_layout,
+    final_axis,
+    in_percent,
+    label,
+    line_trace,
+    naive_line,
+)
+from fedlease.reporting.tables import human_bytes, percent
+
+__all__ = ["comparison_figures"]
+
+FAINT = 0.35
+FAINT_LINE = {"color": "rgba(127,127,127,0.35)", "width": 1}
+
+
+def comparison_figures(c: Comparison) -> list[Figure]:
+    """Every figure; differences only where there is something to differ from."""
+    return [_curves(c), _by_task(c), *([_differences(c)] if c.others else []), _against_bytes(c)]
+
+
+def _curves(c: Comparison) -> Figure:
+    """A thick line per method, the mean over seeds where all have a value; its seeds are thin lines beside it."""
+    unit = "passes" if c.by_passes else "steps"
+    thin: list[dict[str, Any]] = []
+    thick: list[dict[str, Any]] = []
+    said, rows = [], []
+    for number, m in enumerate(c.methods):
+        places = sorted({x for curve in m.curves for x in curve})
+        mean = {x: fmean(curve[x] for curve in m.curves) for x in places if all(x in curve for curve in m.curves)}
+        group = f"method {number}"
+        seeds = {x: ", ".join(percent(curve.get(x)) for curve in m.curves) for x in places}
+        texts = [f"{percent(y)} %" + (f", seeds {seeds[x]}" if len(c.seeds) > 1 else "") for x, y in mean.items()]
+        trace = line_trace(number, m.name, list(mean), [in_percent(y) for y in mean.values()], texts, unit)
+        trace["line"]["width"] = 3 if m is c.first else 1.8
+        name = trace["name"]
+        trace["x"] = trace["x"] if c.rounds_scored else [name] * len(mean)
+        thick.append({**trace, "legendgroup": group})
+        if len(c.seeds) > 1:
+            for curve in m.curves:
+                y = [in_percent(curve[x]) for x in sorted(curve)]
+                x: list[Any] = sorted(curve) if c.rounds_scored else [name] * len(y)
+                thin.append(
+                    {"type": "scatter", "mode": "lines" if c.rounds_scored else "markers", "x": x, "y": y,
+                     "hoverinfo": "skip", "marker": {**trace["marker"], "size": 5},
+                     "showlegend": False, "legendgroup": group, "opacity": FAINT,
+                     "line": {**trace["line"], "width": 1, "dash": "solid"}},
+                )  # fmt: skip
+        if len(mean) > 1:
+            said.append(f"{m.name} goes from {percent(next(iter(mean.values())))} to {percent(mean[max(mean)])} %.")
+        elif mean:
+            said.append(f"{m.name} ends at {percent(mean[max(mean)])} %.")
+        rows += [(m.name, str(x), percent(mean.get(x)), *(percent(k.get(x)) for k in m.curves)) for x in places]
+    shapes, notes = naive_line(c.majority, c.words.naive)
+    if not c.rounds_scored:
+        said.append("Rounds were not scored: these are the final scores.")
+    if len(c.seeds) > 1:
+        kinds = ("Thick lines", "thin ones") if c.rounds_scored else ("Large marks", "small ones")
+        said.append(f"{kinds[0]} are means over seeds, {kinds[1]} the seeds.")
+    last = max((x for m in c.methods for curve in m.curves for x in curve), default=0)
+    places_axis = axis("passes over the rows" if c.by_passes else "steps", **({"dtick": 1} if last <= 20 else {}))
+    layout = base_layout(
+        xaxis=places_axis if c.rounds_scored else final_axis(),
+        yaxis=axis(f"mean {label(c.words.name)}, %"),
+        shapes=shapes,
+        annotations=notes,
+    )
+    title = f"Mean over clients by {unit}" if c.rounds_scored else "Mean over clients"
+    header = ("method", unit, "mean, %", *(f"seed {seed}" for seed in c.seeds))
+    return Figure("curves", title, " ".join(said), (*thin, *thick), layout, 420, header, tuple(rows))
+
+
+def _by_task(c: Comparison) -> Figure:
+    """Dots, one row of the figure per task and within it one line per method; bars are standard deviations."""
+    step = 0.8 / len(c.methods)
+    names = (*c.tasks, "mean over clients")
+    traces = []
+    for number, m in enumerate(c.methods):
+        scores = [*m.tasks.values(), m.mean]
+        shift = (number - (len(c.methods) - 1) / 2) * step
+        hover = [_hover(m, f"{label(task)}: {spread(score)} %") for task, score in zip(names, scores, strict=True)]
+        traces.append(
+            {**_dots(number, m, hover), "x": [in_percent(score.mean) for score in scores],
+             "y": [round(place + shift, 3) for place in range(len(scores))], **_bars("x", scores, number)},
+        )  # fmt: skip
+    between = [
+        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": place + 0.5, "y1": place + 0.5, "line": FAINT_LINE}
+        for place in range(len(names) - 1)
+    ]
+    layout = base_layout(
+        xaxis=axis(f"{label(c.words.name)}, %"),
+        yaxis=_named([label(name, 24) for name in names]),
+        shapes=between,
+    )
+    said = []
+    for task in c.tasks:
+        best = max(c.methods, key=lambda m: m.tasks[task].mean)
+        said.append(f"{task}: {best.name} is highest, {spread(best.tasks[task])} %.")
+    said.append("Bars are standard deviations over seeds." if len(c.seeds) > 1 else "One seed, so no spread is drawn.")
+    rows = tuple((m.name, *(spread(score) for score in (*m.tasks.values(), m.mean))) for m in c.methods)
+    height = 100 + len(names) * max(18 * len(c.methods), 48)
+    return Figure("tasks", "Scores by task", " ".join(said), tuple(traces), layout, height, ("method", *names), rows)
+
+
+def _differences(c: Comparison) -> Figure:
+    """A forest plot: a dot and its interval per method; of three seeds and more, filled where it leaves out zero."""
+    traces = []
+    kinds = ((False, "interval without zero"), (True, "interval with zero"))
+    for number, (holds, name) in enumerate(kinds if c.enough_seeds else ((None, "95 % interval"),)):
+        found = [
+            (place, m, c.gaps[m.name])
+            for place, m in enumerate(c.others)
+            if holds is None or c.gaps[m.name].holds_zero is holds
+        ]
+        if not found:
+            continue
+        texts = [
+            _hover(m, f"{points(gap.mean)} points, {points(gap.low)} to {points(gap.high)}") for _, m, gap in found
+        ]
+        colour = PALETTE[number]
+        bars = {
+            "type": "data", "symmetric": False, "array": [in_percent(gap.high - gap.mean) for _, _, gap in found],
+            "arrayminus": [in_percent(gap.mean - gap.low) for _, _, gap in found], "thickness": 2, "width": 6,
+            "color": colour,
+        }  # fmt: skip
+        traces.append(
+            {"type": "scatter", "mode": "markers", "name": name, "x": [in_percent(gap.mean) for _, _, gap in found],
+             "y": [place for place, _, _ in found], "error_x": bars, "hovertext": texts, "hoverinfo": "text",
+             "marker": {"symbol": "circle-open" if holds else "circle", "size": 11, "color": colour,
+                        "line": {"width": 2, "color": colour}}},
+        )  # fmt: skip
+    ends = [100 * end for gap in c.gaps.values() for end in (gap.low, gap.high)]
+    zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1}
+    layout = base_layout(
+        xaxis=axis(f"points by which {label(c.first.name, 30)} is above", range=_around(ends)),
+        yaxis=_named([label(m.name, 24) for m in c.others]),
+        shapes=[{**zero, "line": {"color": PALETTE[7], "width": 2, "dash": "dash"}}],
+        showlegend=True,
+    )
+    said = " ".join(
+        f"{c.first.name} less {m.name}: {points(gap.mean)} points, {points(gap.low)} to {points(gap.high)}."
+        for m in c.others
+        for gap in [c.gaps[m.name]]
+    )
+    rows = tuple(
+        (m.name, points(gap.mean), points(gap.low), points(gap.high))
+        + (("yes" if gap.holds_zero else "no",) if c.enough_seeds else ())
+        for m in c.others
+        for gap in [c.gaps[m.name]]
+    )
+    header = ("method", f"{c.first.name} is above by", "from", "to", *(["holds zero"] if c.enough_seeds else []))
+    title = f"Paired differences of {c.first.name} to each other, with 95 % intervals"
+    return Figure("differences", title, said, tuple(traces), layout, 130 + 42 * len(c.others), header, rows)
+
+
+def _against_bytes(c: Comparison) -> Figure:
+    traces, said, rows = [], [], []
+    for number, m in enumerate(c.methods):
+        up = fmean(m.bytes_up)
+        told = f"{spread(m.mean)} % for {human_bytes(up)} up"
+        hover = [_hover(m, told)]
+        traces.append(
+            {**_dots(number, m, hover, 11), "x": [up], "y": [in_percent(m.mean.mean)], **_bars("y", [m.mean], number)}
+        )
+        said.append(f"{m.name}: {told}.")
+        rows.append((m.name, human_bytes(up), human_bytes(fmean(m.bytes_down)), spread(m.mean)))
+    sent = [fmean(m.bytes_up) for m in c.methods]
+    layout = base_layout(
+        xaxis=axis("adapter bytes sent up by all clients", range=_around(sent), tickformat="~s", ticksuffix="B"),
+        yaxis=axis(f"mean {label(c.words.name)}, %"),
+    )
+    header = ("method", "up", "down", "mean, %")
+    return Figure("bytes", "Score against bytes up", " ".join(said), tuple(traces), layout, 380, header, tuple(rows))
+
+
+def _dots(number: int, m: MethodRow, hover: list[str], size: int = 9) -> dict[str, Any]:
+    marker = {"symbol": SYMBOLS[number % len(SYMBOLS)], "color": PALETTE[number % len(PALETTE)], "size": size}
+    return {
+        "type": "scatter", "mode": "markers", "name": label(m.name, 30), "marker": marker, "hovertext": hover,
+        "hoverinfo": "text", "cliponaxis": False,
+    }  # fmt: skip
+
+
+def _bars(along: str, scores: list[Score], number: int) -> dict[str, Any]:
+    """Error bars of one standard deviation; none for one seed."""
+    deviations = [in_percent(score.deviation) for score in scores]
+    if None in deviations:
+        return {}
+    bars = {"type": "data", "array": deviations, "thickness": 1.5, "width": 3, "color": PALETTE[number % len(PALETTE)]}
+    return {f"error_{along}": bars}
+
+
+def _around(values: list[float]) -> list[float]:
+    """A range that holds zero and all values, with room at both ends."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    room = 0.05 * ((high - low) or 1)
+    return [low - room, high + room]
+
+
+def _named(names: list[str]) -> dict[str, Any]:
+    """A vertical axis with a name at 0, 1, ... from the top."""
+    return axis(
+        "", tickmode="array", tickvals=list(range(len(names))), ticktext=names, showgrid=False,
+        range=[len(names) - 0.5, -0.5], ticklabelstandoff=8,
+    )  # fmt: skip
+
+
+def _hover(m: MethodRow, text: str) -> str:
+    return f"{label(m.name)}<br>{text}"

@@ -1,0 +1,257 @@
+"""What is unusual in a run, in plain words, with what to do about it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fedlease.core.wording import counted
+from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
+from fedlease.reporting.run.data import RunData, mean
+from fedlease.tasks.metric_words import of_metric
+
+__all__ = ["Advice", "advise"]
+
+SMALL = 0.15
+"""Splits of one single task reach this silhouette after a short warm-up, so a best one below it may be noise."""
+CLOSE = 0.03
+"""A gap between two silhouettes that another seed easily reverses: with four GLUE tasks and eight clients S(4) and S(5)
+were that near on all of five seeds, and 5 was chosen on one."""
+TODO = {
+    NOTHING_TO_LEARN: "Give it rows of other labels, or state the labels of its task in data.labels.",
+    NO_TEST_ROWS: "Give it test rows, or a larger data.test_fraction.",
+}
+"""What to do about a client that is in no mean, by the reason."""
+SHOWN = 6
+"""Names listed before the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One warning.
+
+    Attributes:
+        level: ``act`` where results are missing or at risk, ``look`` where a decision was close, ``note`` otherwise.
+        title: what is the case, in a few words.
+        text: the particulars.
+        todo: what to do about it.
+    """
+
+    level: str
+    title: str
+    text: str
+    todo: str
+
+
+def advise(run: RunData) -> tuple[Advice, ...]:
+    """Every warning of a run, the urgent ones first.
+
+    Args:
+        run: finished or not.
+    """
+    found = [*_progress(run), *_refusals(run), *_grouping(run), *_missing(run), *_scores(run), *_data(run)]
+    order = {"act": 0, "look": 1, "note": 2}
+    return tuple(sorted(found, key=lambda advice: order[advice.level]))
+
+
+def _progress(run: RunData) -> Iterator[Advice]:
+    unfinished = [method.name for method in run.methods if method.summary is None] + list(run.missing)
+    failed = [method.name for method in run.methods if method.steps and method.steps[-1].failed]
+    if failed:
+        yield Advice(
+            "act",
+            "The run stopped",
+            f"A step of {_names(failed)} had fewer usable updates than min_clients = {run.settings.min_clients}.",
+            "Look at the refusals listed here, mend what caused them, then go on with: fedlease resume and the folder.",
+        )
+    if unfinished:
+        yield Advice(
+            "act",
+            "Not finished",
+            f"No final scores yet for {_names(unfinished)}. What is shown are the steps done so far.",
+            "Wait for the run, or go on with: fedlease resume and the folder. Then write this report again.",
+        )
+
+
+def _refusals(run: RunData) -> Iterator[Advice]:
+    for method in run.methods:
+        reasons: dict[tuple[str, str], list[int]] = {}
+        for step in method.steps:
+            for client, reason in step.refused.items():
+                reasons.setdefault((client, reason), []).append(step.number)
+        for (client, reason), steps in reasons.items():
+            named = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(map(str, steps))}"
+            yield Advice(
+                "act",
+                f"Update of {client} refused",
+                f"{method.name}, {named}: {reason}. The update was left out of the mean; nothing else changed.",
+                "Values that are not finite point to a learning rate too high for this client's rows: lower train.lr, "
+                "or set train.clip_norm. Wrong names, shapes or rounds point to another version at that client.",
+            )
+
+
+def _grouping(run: RunData) -> Iterator[Advice]:
+    grouping = run.grouping
+    if grouping is None:
+        return
+    scores, chosen = grouping.silhouettes, grouping.num_experts
+    passed_on = [w for w in grouping.warnings if not w.startswith(("no grouping separates", "expert "))]
+    for warning in passed_on:
+        if warning.startswith("B is all zero"):
+            yield Advice(
+                "look",
+                "Modules without direction",
+                warning,
+                "Such a module says nothing about how alike clients are. Warm up longer (warmup.epochs), raise "
+                "train.lr, or leave out modules that do not learn (lora.target_modules).",
+            )
+        else:
+            yield Advice("note", "Allocation", warning, "Read it beside the distances below.")
+    if chosen == 1:
+        yield _one_expert(run)
+    elif scores:
+        yield from _weak_cut(run)
+    single = [grouping.members(expert)[0] for expert in range(chosen) if len(grouping.members(expert)) == 1]
+    if chosen > 1 and single:
+        yield Advice(
+            "look",
+            "Experts with one client",
+            f"{_names(single)} train alone: their expert is not averaged with anyone's.",
+            "Expected if these clients are truly different. Otherwise lower max_experts, or warm up longer so that "
+            "the vectors of like clients come closer.",
+        )
+    if run.late:
+        told = [str(w) for w in (run.main.summary or {}).get("warnings", ()) if "came late" in str(w)]
+        yield Advice(
+            "look",
+            "Late clients",
+            f"{_names(list(run.late))} had no warm-up when the others were allocated. " + ". ".join(told),
+            "A late client gets the nearest existing expert and can never open a new one. If one is farther than any "
+            "member, run again with it there from the start.",
+        )
+
+
+def _one_expert(run: RunData) -> Advice:
+    assert run.grouping is not None
+    scores, least = run.grouping.silhouettes, run.settings.min_silhouette
+    if scores:
+        best = max(scores, key=lambda k: scores[k])
+        return Advice(
+            "look",
+            "Nothing separates the clients",
+            f"The best silhouette is {scores[best]:.3f}, at k = {best}; it had to be above min_silhouette = {least:g}. "
+            "One expert is trained by all, which is federated averaging.",
+            "If the clients do differ, warm up longer (warmup.epochs). To split in any case, set min_silhouette=-1.",
+        )
+    why = (
+        f"The federation has {counted(len(run.grouping.clients), 'client')}, and fewer than three cannot be grouped."
+        if len(run.grouping.clients) < 3
+        else "The clients' warm-up results are identical, so there is nothing to group by."
+    )
+    return Advice("look", "One expert", why, "Add clients, or compare with fedit and local as baselines.")
+
+
+def _weak_cut(run: RunData) -> Iterator[Advice]:
+    assert run.grouping is not None
+    scores, chosen, least = run.grouping.silhouettes, run.grouping.num_experts, run.settings.min_silhouette
+    best = scores[chosen]
+    others = [k for k in scores if k != chosen]
+    doubts = []
+    if best < SMALL:
+        doubts.append(f"S({chosen}) = {best:.3f} is small: splits of one single task reach about {SMALL:g}")
+    if best - least < CLOSE:
+        doubts.append(f"S({chosen}) = {best:.3f} is barely above min_silhouette = {least:g}")
+    if others:
+        second = max(others, key=lambda k: scores[k])
+        if best - scores[second] < CLOSE:
+            doubts.append(f"k = {second} is nearly as good as the chosen {chosen}: {scores[second]:.3f} to {best:.3f}")
+    if doubts:
+        products = "; so may products B A (fedlease.signal=BA)" if run.settings.fedlease.signal == "B" else ""
+        yield Advice(
+            "look",
+            "The number of experts was a close call",
+            "; ".join(doubts) + ".",
+            "Repeat with other seeds before reading much into M. A longer warm-up (warmup.epochs) makes the groups "
+            f"clearer{products}; max_experts bounds them.",
+        )
+
+
+def _scores(run: RunData) -> Iterator[Advice]:
+    summary = run.main.summary
+    if summary is None:
+        return
+    finals, rows = run.main.averaged, summary["per_client"]
+    below = [c for c in sorted(finals) if rows[c].get("majority") is not None and finals[c] <= rows[c]["majority"]]
+    if below:
+        words = of_metric(run.metric)
+        yield Advice(
+            "look",
+            "No better than guessing",
+            f"For {_names(below)} the model scores no higher than always {words.naively}.",
+            f"Give more rounds or rows, try another train.lr, and {words.look}.",
+        )
+    routed = [client for client in finals if rows[client].get("own_expert") is not None]
+    own, mixed = mean(rows[client]["own_expert"] for client in routed), mean(finals[client] for client in routed)
+    if own is not None and mixed is not None and own > mixed:
+        yield Advice(
+            "look",
+            "The mixture does not pay",
+            f"The own expert alone scores {100 * own:.1f} %, the mixture of experts {100 * mixed:.1f} %.",
+            "Routers need more rounds than experts do: raise rounds, or train.local_epochs.",
+        )
+    tested = mean(rows[client]["num_test"] for client in finals)
+    if tested is not None and tested < 100:
+        worst = 50 / tested**0.5
+        yield Advice(
+            "note",
+            "Few test rows",
+            f"A client has {tested:.0f} test rows on average, so that the score of one client has a standard error of "
+            f"up to {worst:.1f} points.",
+            "Read means over clients, not single clients, or raise data.test_rows.",
+        )
+    if len(run.methods) > 1:
+        yield Advice(
+            "note",
+            "One seed",
+            "All numbers are of one run with one seed.",
+            "Before concluding that one method is better, repeat with --set seed=1, 2, ... and compare the means.",
+        )
+
+
+def _missing(run: RunData) -> Iterator[Advice]:
+    """Clients that are in no mean, those that take no part, and what else the summaries warn of."""
+    for method in run.methods:
+        reasons: dict[str, list[str]] = {}
+        for client, reason in method.left_out.items():
+            reasons.setdefault(reason, []).append(client)
+        total = int((method.summary or {}).get("num_clients", len(run.clients)))
+        for reason, clients in reasons.items():
+            yield Advice(
+                "look",
+                "Left out of the means",
+                f"{method.name}: {_names(clients)} of {counted(total, 'client')}: {reason}.",
+                TODO.get(reason, "See that every client can answer, and repeat the run: means are over the others."),
+            )
+        told = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}
+        known = set(run.grouping.warnings) if run.grouping is not None else set[str]()
+        for warning in dict.fromkeys(map(str, (method.summary or {}).get("warnings", ()))):
+            if warning not in told | known and "came late" not in warning:
+                yield Advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
+    for client, reason in (run.environment.get("skipped_clients") or {}).items():
+        yield Advice(
+            "look",
+            f"Client {client} skipped",
+            str(reason),
+            "Mend its rows and run again, or leave it out; data.clients=require stops at such clients.",
+        )
+
+
+def _data(run: RunData) -> Iterator[Advice]:
+    for warning in run.environment.get("data_warnings") or ():
+        mute = "learns nothing" in str(warning)
+        todo = TODO[NOTHING_TO_LEARN] if mute else "Nothing, if this is what you expect of these rows."
+        yield Advice("look" if mute else "note", "Data", str(warning), todo)
+
+
+def _names(names: list[str]) -> str:
+    if len(names) > SHOWN:
+        return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

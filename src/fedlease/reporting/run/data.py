@@ -1,0 +1,261 @@
+"""What a report is drawn from: a run, finished or not, as frozen values."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedlease.config.settings import Settings
+from fedlease.data.federation import NOTHING_TO_LEARN
+from fedlease.reporting.means import averaged, left_out
+
+__all__ = [
+    "ClientRows",
+    "Grouping",
+    "MethodRun",
+    "Newcomer",
+    "Point",
+    "RunData",
+    "Sample",
+    "Step",
+    "mean",
+]
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """What a client holds: its task and row counts."""
+
+    id: str
+    task: str
+    labels: int
+    train_rows: int
+    test_rows: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of ``rounds.jsonl``.
+
+    Attributes:
+        number: from 1.
+        phase: as the method calls it.
+        round: 0 is the warm-up.
+        scores: client -> score in [0, 1] of the model it received in this step.
+        refused: client -> reason.
+        bytes: ``bytes_up``, ``bytes_down``, ``head_bytes_up``, ``head_bytes_down``.
+        seconds: ``train``, ``evaluate``, ``aggregate`` and ``step``.
+        failed: the step had too few usable updates, and the run stopped.
+    """
+
+    number: int
+    phase: str
+    round: int
+    scores: Mapping[str, float]
+    refused: Mapping[str, str]
+    bytes: Mapping[str, int]
+    seconds: Mapping[str, float]
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """Scores after so many passes over each client's rows; not every client need be scored."""
+
+    passes: int
+    scores: Mapping[str, float]
+
+    @property
+    def mean(self) -> float | None:
+        """Plain mean over the clients scored here."""
+        return mean(self.scores.values())
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """One method of a run.
+
+    Attributes:
+        name: of the method.
+        steps: finished so far.
+        summary: content of ``summary.json``, or None while the method is not finished.
+        points: score curve by passes, the final scores last where the method is finished.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    summary: Mapping[str, Any] | None
+    points: tuple[Point, ...]
+
+    @property
+    def finals(self) -> dict[str, float]:
+        """Client -> final score; {} while not finished."""
+        if self.summary is None:
+            return {}
+        metric, rows = self.summary["metric"], self.summary["per_client"]
+        return {client: row[metric] for client, row in rows.items() if row.get(metric) is not None}
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Client -> why it is in no mean."""
+        return left_out(self.summary or {})
+
+    @property
+    def averaged(self) -> dict[str, float]:
+        """Client -> final score, of those that means are over."""
+        return averaged(self.summary) if self.summary is not None else {}
+
+    @property
+    def mean(self) -> float | None:
+        """Plain mean of the final scores over clients, those that are left out apart."""
+        return mean(self.averaged.values())
+
+    def total(self, key: str) -> int:
+        """Sum over the steps of one of the byte counts."""
+        return sum(step.bytes.get(key, 0) for step in self.steps)
+
+    def spent(self, phase: str) -> float:
+        """Sum over the steps of the seconds of ``train``, ``evaluate`` or ``aggregate``."""
+        return sum(step.seconds.get(phase, 0.0) for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Content of ``allocation.json``; ``distances`` is in the order of ``clients``."""
+
+    clients: tuple[str, ...]
+    num_experts: int
+    assignment: Mapping[str, int]
+    silhouettes: Mapping[int, float]
+    distances: tuple[tuple[float, ...], ...]
+    warnings: tuple[str, ...]
+
+    def members(self, expert: int) -> list[str]:
+        """The clients of one expert, in the order of ``clients``."""
+        return [client for client in self.clients if self.assignment[client] == expert]
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A client that was placed after the run; ``margin`` is None where it is infinite or unknown."""
+
+    id: str
+    task: str
+    expert: int
+    distances: tuple[float, ...]
+    margin: float | None
+    unlike: bool
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test row with what was answered to it, for reading.
+
+    Attributes:
+        prompt: of a conversation, its last message.
+        reference: the answer on file.
+        base: what the untrained model writes.
+        answers: method -> what it writes; a method that keeps no sample of this row is without one.
+    """
+
+    prompt: str
+    reference: str
+    base: str
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run folder.
+
+    Attributes:
+        name: of the folder, without its parents.
+        settings: resolved.
+        environment: content of ``environment.json``.
+        clients: by id, sorted.
+        methods: the main method first, then the baselines that have begun.
+        missing: methods of which there is nothing yet.
+        grouping: of the main method, or None where it has none (yet).
+        newcomers: placed after the run.
+        samples: client -> some of its test rows with answers; {} where none are kept.
+    """
+
+    name: str
+    settings: Settings
+    environment: Mapping[str, Any]
+    clients: Mapping[str, ClientRows]
+    methods: tuple[MethodRun, ...]
+    missing: tuple[str, ...]
+    grouping: Grouping | None
+    newcomers: tuple[Newcomer, ...]
+    samples: Mapping[str, tuple[Sample, ...]]
+
+    @property
+    def main(self) -> MethodRun:
+        """The method that the run is about."""
+        return self.methods[0]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of the clients, sorted."""
+        return tuple(sorted({client.task for client in self.clients.values()}))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every method has its final scores."""
+        return not self.missing and all(method.summary is not None for method in self.methods)
+
+    @property
+    def generates(self) -> bool:
+        """Whether clients learn to write answers; else they name classes."""
+        return self.settings.task == "generation"
+
+    @property
+    def rounds_scored(self) -> bool:
+        """Whether there are scores before the end."""
+        return not self.generates or self.settings.generation.score_rounds
+
+    @property
+    def metric(self) -> str:
+        """Key of the headline metric; before the first method has finished, what it will be."""
+        known = (str(method.summary["metric"]) for method in self.methods if method.summary is not None)
+        return next(known, "rouge1" if self.generates else "accuracy")
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """Clients that were not there when the others were allocated."""
+        if self.grouping is None:
+            return ()
+        # A client that cannot learn is never grouped; it is not late.
+        never = {client for client, reason in self.main.left_out.items() if reason == NOTHING_TO_LEARN}
+        return tuple(client for client in self.clients if client not in {*self.grouping.clients, *never})
+
+    def experts(self) -> dict[str, int]:
+        """Client -> the expert it trains, where that is on file."""
+        if self.grouping is None:
+            return {}
+        known = dict(self.grouping.assignment)
+        known.update((self.main.summary or {}).get("assignment", {}))
+        return known
+
+    def usage(self) -> Mapping[str, Mapping[str, Any]]:
+        """Client -> module -> mean weights and experts per token; {} where nothing was routed."""
+        found: Mapping[str, Mapping[str, Any]] = (self.main.summary or {}).get("expert_usage") or {}
+        return found
+
+    def task_means(self, scores: Mapping[str, float]) -> dict[str, float | None]:
+        """Task -> plain mean of the scores of its clients."""
+        return {
+            task: mean(scores[client] for client in scores if client in self.clients and self.task(client) == task)
+            for task in self.tasks
+        }
+
+    def task(self, client: str) -> str:
+        """The task of a client."""
+        return self.clients[client].task
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Plain mean of numbers, or None of none."""
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None

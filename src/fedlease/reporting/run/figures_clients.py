@@ -1,0 +1,212 @@
+"""Figures as plain plotly dictionaries, each with a sentence and a table that say the same; here: the allocation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.spatial.distance import squareform
+
+from fedlease.core.wording import counted
+from fedlease.reporting.drawing import PALETTE, SYMBOLS, Figure, axis, base_layout, label
+from fedlease.reporting.run.data import Grouping, RunData
+
+__all__ = ["allocation_figures", "ordered_clients"]
+
+TICKS = 30
+"""More names along an axis cannot be read."""
+
+CELLS = 150
+"""With more clients a cell per pair is too small to see, and the page grows with their square."""
+
+HEATMAP: Mapping[str, Any] = {
+    "type": "heatmap",
+    "colorscale": "Cividis",
+    "colorbar": {"title": {"text": "distance", "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.9},
+}
+
+
+def ordered_clients(grouping: Grouping, method: str) -> list[str]:
+    """Clients by expert, and within an expert so that near ones are neighbours."""
+    leaves = _tree(grouping, method)["leaves"] if len(grouping.clients) > 1 else [0]
+    rank = {grouping.clients[leaf]: place for place, leaf in enumerate(leaves)}
+    return sorted(grouping.clients, key=lambda client: (grouping.assignment[client], rank[client]))
+
+
+def allocation_figures(run: RunData) -> list[Figure]:
+    """Distances, dendrogram and silhouettes: those for which the run has data."""
+    grouping = run.grouping
+    if grouping is None or len(grouping.clients) < 2:
+        return []
+    figures = [_distances(run, grouping), _dendrogram(run, grouping)]
+    if grouping.silhouettes:
+        figures.append(_silhouettes(run, grouping))
+    return figures
+
+
+def _distances(run: RunData, grouping: Grouping) -> Figure:
+    order = ordered_clients(grouping, run.settings.linkage)
+    place = {client: number for number, client in enumerate(grouping.clients)}
+    where = [place[client] for client in order]
+    count = len(order)
+    matrix = np.asarray(grouping.distances, dtype=np.float64)[np.ix_(where, where)]
+    np.fill_diagonal(matrix, np.nan)
+    experts = [grouping.assignment[client] for client in order]
+    if count > CELLS:
+        return _block_distances(matrix, experts)
+    z = [[None if np.isnan(d) else round(float(d), 4) for d in row] for row in matrix]
+    who = [f"{label(client)} (expert {expert})" for client, expert in zip(order, experts, strict=True)]
+    hover = [
+        [f"{a}<br>{b}<br>distance {0.0 if i == j else matrix[i, j]:.3f}" for j, b in enumerate(who)]
+        for i, a in enumerate(who)
+    ]
+    shapes = []
+    for expert in sorted(set(experts)):
+        first, last = experts.index(expert) - 0.5, count - 1 - experts[::-1].index(expert) + 0.5
+        box = {"type": "rect", "x0": first, "x1": last, "y0": first, "y1": last}
+        shapes.append({**box, "line": {"color": PALETTE[1], "width": 2}})
+    said = f"Distances between {counted(count, 'client')}, ordered by expert; outlined blocks are the experts' groups. "
+    said += _means(matrix, experts)
+    step = -(-count // TICKS)
+    ticks = list(range(0, count, step))
+    names = [label(order[i], 18) for i in ticks]
+    side = {"tickmode": "array", "tickvals": ticks, "ticktext": names, "showgrid": False, "ticks": ""}
+    gap = 1 if count <= TICKS else 0
+    trace = {**HEATMAP, "z": z, "text": hover, "hoverinfo": "text", "xgap": gap, "ygap": gap}
+    layout = base_layout(
+        xaxis=axis("", **side, tickangle=-60, range=[-0.5, count - 0.5], constrain="domain"),
+        yaxis=axis("", **side, range=[count - 0.5, -0.5], scaleanchor="x", constrain="domain"),
+        shapes=shapes,
+    )
+    np.fill_diagonal(matrix, 0.0)
+    rows = tuple((client, *(f"{d:.3f}" for d in row)) for client, row in zip(order, matrix, strict=True))
+    return Figure("distances", "Distances between clients", said, (trace,), layout, 620, ("client", *order), rows)
+
+
+def _block_distances(matrix: NDArray[np.float64], experts: Sequence[int]) -> Figure:
+    """Means over groups, where a cell per pair of clients could neither be seen nor be carried by a page."""
+    numbers = sorted(set(experts))
+    members = [np.flatnonzero(np.asarray(experts) == expert) for expert in numbers]
+    means = [[_mean(matrix[np.ix_(a, b)]) for b in members] for a in members]
+    names = [f"expert {number}" for number in numbers]
+    said = f"Mean distances between the groups of {counted(len(numbers), 'expert')}, "
+    said += f"of {counted(len(experts), 'client')} in all. "
+    said += _means(matrix, experts) + " A group of one client has no distance within. allocation.json has every pair."
+    layout = base_layout(
+        xaxis=axis("", showgrid=False, ticks="", constrain="domain"),
+        yaxis=axis("", showgrid=False, ticks="", autorange="reversed", scaleanchor="x", constrain="domain"),
+    )
+    trace = {**HEATMAP, "z": means, "x": names, "y": names, "xgap": 1, "ygap": 1}
+    rows = tuple(
+        (name, *("none" if d is None else f"{d:.3f}" for d in row)) for name, row in zip(names, means, strict=True)
+    )
+    return Figure("distances", "Distances between groups", said, (trace,), layout, 620, ("", *names), rows)
+
+
+def _means(matrix: NDArray[np.float64], experts: Sequence[int]) -> str:
+    same = np.equal.outer(experts, experts)
+    inner, outer = _mean(matrix[same]), _mean(matrix[~same])
+    if outer is None:
+        return "There is one group."
+    return f"Mean within groups {'-' if inner is None else f'{inner:.3f}'}, between groups {outer:.3f}."
+
+
+def _mean(distances: NDArray[np.float64]) -> float | None:
+    known = distances[~np.isnan(distances)]
+    return round(float(known.mean()), 4) if known.size else None
+
+
+def _dendrogram(run: RunData, grouping: Grouping) -> Figure:
+    tree = _tree(grouping, run.settings.linkage)
+    heights = sorted(max(ys) for ys in tree["dcoord"])
+    chosen, count = grouping.num_experts, len(grouping.clients)
+    cut = (heights[count - chosen - 1] + heights[count - chosen]) / 2 if 1 < chosen < count else None
+    names = [grouping.clients[leaf] for leaf in tree["leaves"]]
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    hover: list[str] = []
+    # Lying: leaves at the side, so that long names are read without turning the head.
+    for places, distances in zip(tree["icoord"], tree["dcoord"], strict=True):
+        xs += [*(round(float(d), 4) for d in distances), None]
+        ys += [*((place - 5) / 10 for place in places), None]
+        hover += [f"joined at {max(distances):.3f}"] * 5
+    traces: list[dict[str, Any]] = [
+        {"type": "scatter", "mode": "lines", "x": xs, "y": ys, "text": hover, "hoverinfo": "text", "showlegend": False,
+         "line": {"color": PALETTE[0], "width": 1.6}},
+    ]  # fmt: skip
+    experts = [grouping.assignment[name] for name in names]
+    for expert in sorted(set(experts)):
+        places = [place for place, found in enumerate(experts) if found == expert]
+        style = {"size": 8, "symbol": SYMBOLS[expert % len(SYMBOLS)], "color": PALETTE[expert % len(PALETTE)]}
+        traces.append(
+            {"type": "scatter", "mode": "markers", "x": [0.0] * len(places), "y": places, "marker": style,
+             "name": f"expert {expert}", "text": [f"{label(names[p])}, expert {expert}" for p in places],
+             "hoverinfo": "text", "cliponaxis": False},
+        )  # fmt: skip
+    shapes, notes = [], []
+    if cut is not None:
+        line = {"color": PALETTE[1], "width": 2, "dash": "dash"}
+        shapes = [{"type": "line", "x0": cut, "x1": cut, "yref": "paper", "y0": 0, "y1": 1, "line": line}]
+        text = f"cut: {counted(chosen, 'expert')}"
+        notes = [
+            {"x": cut, "yref": "paper", "y": 0.01, "text": text, "showarrow": False, "xanchor": "left", "xshift": 4}
+        ]
+        notes[0] |= {"yanchor": "bottom"}
+    step = -(-count // TICKS)
+    ticks = list(range(0, count, step))
+    layout = base_layout(
+        xaxis=axis(f"distance at which groups join ({run.settings.linkage} linkage)", rangemode="tozero"),
+        yaxis=axis("", tickmode="array", tickvals=ticks, ticktext=[label(names[i], 18) for i in ticks], showgrid=False,
+                   range=[count - 0.4, -0.6], ticklabelstandoff=8),
+        shapes=shapes,
+        annotations=notes,
+    )  # fmt: skip
+    said = f"Clients joined step by step, nearest first, by {run.settings.linkage} linkage. "
+    said += (
+        f"Cut at {cut:.3f} the tree falls into {counted(chosen, 'expert')}."
+        if cut is not None
+        else "It is not cut: one expert."
+    )
+    rows = tuple((f"{number}", f"{height:.3f}") for number, height in enumerate(heights, 1))
+    height = min(max(26 * count + 120, 260), 900)
+    return Figure("dendrogram", "Dendrogram and cut", said, tuple(traces), layout, height, ("join", "distance"), rows)
+
+
+def _silhouettes(run: RunData, grouping: Grouping) -> Figure:
+    scores, chosen = grouping.silhouettes, grouping.num_experts
+    ks = list(scores)
+    least = run.settings.min_silhouette
+    best = max(ks, key=lambda k: scores[k])
+    colours = [PALETTE[1] if k == chosen else PALETTE[0] for k in ks]
+    hatch = {"fillmode": "overlay", "solidity": 0.2, "shape": ["/" if k == chosen else "" for k in ks]}
+    bars = {
+        "type": "bar", "x": ks, "y": [round(scores[k], 4) for k in ks], "width": 0.6, "showlegend": False,
+        "marker": {"color": colours, "pattern": hatch},
+        "hovertext": [f"k = {k}: {scores[k]:.3f}" for k in ks], "hoverinfo": "text",
+        "text": [f"{scores[k]:.3f}" for k in ks], "textposition": "outside", "cliponaxis": False,
+    }  # fmt: skip
+    shapes, notes = [], []
+    if least > -1:
+        line = {"dash": "dash", "width": 1.5, "color": PALETTE[7]}
+        shapes = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": least, "y1": least, "line": line}]
+        notes = [{"xref": "paper", "x": 1, "y": least, "text": f"min_silhouette {least:g}", "showarrow": False}]
+        notes[0] |= {"xanchor": "right", "yanchor": "bottom", "bgcolor": "rgba(127,127,127,0.25)"}
+    layout = base_layout(
+        xaxis=axis("k, number of groups", dtick=1 if len(ks) <= 16 else 5, showgrid=False),
+        yaxis=axis("mean silhouette S(k)"),
+        shapes=shapes,
+        annotations=notes,
+    )
+    said = f"The mean silhouette is highest at k = {best}, with {scores[best]:.3f}. "
+    said += f"It chose M = {chosen}, the hatched bar." if chosen > 1 else "It is not above min_silhouette, so M = 1."
+    rows = tuple((str(k), f"{scores[k]:.4f}", "chosen" if k == chosen else "") for k in ks)
+    title = "Silhouette by number of groups"
+    return Figure("silhouettes", title, said, (bars,), layout, 320, ("k", "S(k)", ""), rows)
+
+
+def _tree(grouping: Grouping, method: str) -> dict[str, Any]:
+    matrix = np.asarray(grouping.distances, dtype=np.float64)
+    # Drawn, not clustered anew: the labels of the run come from the same linkage of the same distances.
+    tree: dict[str, Any] = dendrogram(linkage(squareform(matrix, checks=False), method=method), no_plot=True)
+    return tree

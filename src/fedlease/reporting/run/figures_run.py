@@ -1,0 +1,257 @@
+"""Figures of what happened in a run: scores, expert usage, bytes, seconds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedlease.core.wording import counted
+from fedlease.reporting.drawing import (
+    PALETTE,
+    Figure,
+    axis,
+    base_layout,
+    final_axis,
+    in_percent,
+    label,
+    line_trace,
+    naive_line,
+)
+from fedlease.reporting.run.data import RunData, mean
+from fedlease.reporting.run.usage_numbers import Depth, adapter_names, usage_by_depth, usage_sentence
+from fedlease.reporting.tables import human_bytes, human_seconds, percent
+from fedlease.tasks.metric_words import of_metric
+
+__all__ = ["bytes_figure", "score_figures", "seconds_figures", "usage_figures"]
+
+PHASES = ("train", "evaluate", "aggregate")
+HATCHES = ("", "/", ".", "x", "\\", "-", "+", "|")
+UNSCORED = "Rounds were not scored: these are the final scores."
+
+
+def score_figures(run: RunData) -> list[Figure]:
+    """Means of the methods, then the main method by task; [] before anything was scored."""
+    figures = []
+    if any(method.points for method in run.methods):
+        figures.append(_means(run))
+    if run.main.points:
+        figures.append(_by_task(run))
+    return figures
+
+
+def usage_figures(run: RunData) -> list[Figure]:
+    """Experts per token by depth, then one client's usage, which the page changes with the client picked."""
+    layers = usage_by_depth(run)
+    return [_overview(run, layers), _of_client(run)] if layers else []
+
+
+def bytes_figure(run: RunData) -> Figure | None:
+    """Adapter bytes per step, up and down; None before the first step."""
+    if not any(method.steps for method in run.methods):
+        return None
+    traces = []
+    for number, method in enumerate(run.methods):
+        x = [step.number for step in method.steps]
+        everything = [step.bytes["bytes_down"] for step in method.steps]
+        for key, name, place in (("bytes_up", "up", ""), ("bytes_down", "down", "2")):
+            y = [step.bytes[key] for step in method.steps]
+            trace = line_trace(number, method.name, x, y, [human_bytes(v) for v in y], "step")
+            traces.append({**trace, "xaxis": f"x{place}", "yaxis": f"y{place}", "showlegend": name == "up"})
+        if method is run.main and everything != [step.bytes["bytes_up"] for step in method.steps]:
+            texts = [f"if all were sent up: {human_bytes(v)}" for v in everything]
+            line = {"dash": "dot", "width": 1.5, "color": PALETTE[7], "shape": "linear"}
+            traces.append(
+                {"type": "scatter", "mode": "lines", "x": x, "y": everything, "name": "up, if all were sent",
+                 "line": line, "hovertext": texts, "hoverinfo": "text"},
+            )  # fmt: skip
+    steps = max((len(method.steps) for method in run.methods), default=0)
+    ticks = {"dtick": 1 if steps <= 20 else None, "showgrid": False}
+    size = {"rangemode": "tozero", "tickformat": "~s", "ticksuffix": "B"}
+    layout = base_layout(
+        xaxis=axis("", **ticks, matches="x2"),
+        yaxis=axis("up", domain=[0.56, 1], **size),
+        xaxis2=axis("step", **ticks, anchor="y2"),
+        yaxis2=axis("down", domain=[0, 0.44], **size),
+    )
+    said = "Adapter bytes of all clients together in each step, up above and down below. "
+    said += " ".join(
+        f"{m.name}: {human_bytes(m.total('bytes_up'))} up, {human_bytes(m.total('bytes_down'))} down."
+        for m in run.methods
+    )
+    rows = tuple(
+        (m.name, str(s.number), s.phase, *(human_bytes(s.bytes[k]) for k in ("bytes_up", "bytes_down")))
+        for m in run.methods
+        for s in m.steps
+    )
+    header = ("method", "step", "phase", "up", "down")
+    return Figure("bytes-steps", "Adapter bytes per step", said, tuple(traces), layout, 460, header, rows)
+
+
+def seconds_figures(run: RunData) -> list[Figure]:
+    """Seconds by phase: totals by method, then per step of the main method."""
+    timed = [method for method in run.methods if method.steps]
+    if not timed:
+        return []
+    totals = _bars([m.name for m in timed], {p: [m.spent(p) for m in timed] for p in PHASES}, "h")
+    layout = base_layout(
+        barmode="stack", xaxis=axis("seconds", rangemode="tozero"), yaxis=axis("", autorange="reversed", showgrid=False)
+    )
+    said = " ".join(f"{m.name}: {_phases({p: m.spent(p) for p in PHASES})}." for m in timed)
+    rows = tuple((m.name, *(human_seconds(m.spent(p)) for p in PHASES)) for m in timed)
+    height = 110 + 44 * len(timed)
+    figures = [Figure("seconds-total", "Time by method", said, totals, layout, height, ("method", *PHASES), rows)]
+    steps = run.main.steps
+    if steps:
+        named = [f"{step.number} {step.phase}" for step in steps]
+        bars = _bars(named, {p: [s.seconds.get(p, 0.0) for s in steps] for p in PHASES}, "v")
+        layout = base_layout(
+            barmode="stack", xaxis=axis("step and phase", showgrid=False), yaxis=axis("seconds", rangemode="tozero")
+        )
+        slowest = max(steps, key=lambda s: sum(s.seconds.get(p, 0.0) for p in PHASES))
+        said = (
+            f"Seconds in each of {counted(len(steps), 'step')} of {run.main.name}; step {slowest.number} took longest."
+        )
+        rows = tuple(
+            (m.name, str(s.number), s.phase, *(human_seconds(s.seconds.get(p, 0.0)) for p in PHASES))
+            for m in timed
+            for s in m.steps
+        )
+        header = ("method", "step", "phase", *PHASES)
+        figures.append(
+            Figure("seconds-steps", f"Time per step of {run.main.name}", said, bars, layout, 320, header, rows)
+        )
+    return figures
+
+
+def _means(run: RunData) -> Figure:
+    traces, said, rows = [], [], []
+    for number, method in enumerate(run.methods):
+        curve = [(point.passes, point.mean, len(point.scores)) for point in method.points]
+        texts = [f"{percent(y)} %, {count} of {counted(len(run.clients), 'client')}" for _, y, count in curve]
+        trace = line_trace(
+            number, method.name, [x for x, _, _ in curve], [in_percent(y) for _, y, _ in curve], texts, "passes"
+        )
+        trace["line"]["width"] = 3 if method is run.main else 1.8
+        traces.append(_at_the_end(run, trace))
+        if curve:
+            done = "ends at" if method.summary is not None else "stands at"
+            said.append(
+                f"{method.name} {done} {percent(curve[-1][1])} % after {counted(curve[-1][0], 'pass', 'passes')}."
+            )
+        rows += [(method.name, str(x), percent(y), str(count)) for x, y, count in curve]
+    shapes, notes = naive_line((run.main.summary or {}).get("majority_mean"), of_metric(run.metric).naive)
+    if not run.rounds_scored:
+        said.append(UNSCORED)
+    layout = base_layout(
+        xaxis=_passes_axis(run),
+        yaxis=axis(f"mean {label(of_metric(run.metric).name)}, %"),
+        shapes=shapes,
+        annotations=notes,
+    )
+    header = ("method", "passes", "mean, %", "clients scored")
+    return Figure("score-means", "Mean over clients", " ".join(said), tuple(traces), layout, 400, header, tuple(rows))
+
+
+def _by_task(run: RunData) -> Figure:
+    traces, said, rows = [], [], []
+    curves = [(point.passes, run.task_means(point.scores)) for point in run.main.points]
+    for number, task in enumerate(run.tasks):
+        curve = [(x, means[task]) for x, means in curves if means[task] is not None]
+        if not curve:
+            continue
+        texts = [f"{percent(y)} %" for _, y in curve]
+        trace = line_trace(number, task, [x for x, _ in curve], [in_percent(y) for _, y in curve], texts, "passes")
+        traces.append(_at_the_end(run, trace))
+        first, last = percent(curve[0][1]), percent(curve[-1][1])
+        said.append(f"{task} from {first} to {last} %." if run.rounds_scored else f"{task} ends at {last} %.")
+    for client in run.clients:
+        cells = [percent(point.scores.get(client)) for point in run.main.points]
+        rows.append((client, run.task(client), *cells))
+    traces.append(
+        {"type": "scatter", "mode": "lines+markers", "x": [], "y": [], "name": "picked client", "visible": False,
+         "meta": "picked", "hoverinfo": "text", "hovertext": [], "line": {"width": 4}, "marker": {"size": 9}},
+    )  # fmt: skip
+    layout = base_layout(
+        xaxis=_passes_axis(run),
+        yaxis=axis(f"{label(of_metric(run.metric).name)}, %"),
+    )
+    header = ("client", "task", *(f"{counted(point.passes, 'pass', 'passes')}" for point in run.main.points))
+    title = f"{run.main.name} by task, and one client"
+    return Figure("score-tasks", title, " ".join(said), tuple(traces), layout, 400, header, tuple(rows))
+
+
+def _overview(run: RunData, layers: tuple[Depth, ...]) -> Figure:
+    traces = []
+    for number, task in enumerate(run.tasks):
+        x = [layer.name for layer in layers if task in layer.by_task]
+        y = [round(layer.by_task[task], 3) for layer in layers if task in layer.by_task]
+        trace = line_trace(number, task, x, y, [f"{v:.2f} experts" for v in y], "layer")
+        trace["line"]["shape"] = "linear"
+        traces.append(trace)
+    layout = base_layout(
+        xaxis=axis("layer, from the input to the output", type="category"), yaxis=axis("experts per token")
+    )
+    rows = tuple(
+        (layer.name, *(f"{layer.by_task[t]:.2f}" if t in layer.by_task else "-" for t in run.tasks)) for layer in layers
+    )
+    said = usage_sentence(run)
+    title = "Experts per token by depth"
+    return Figure("usage-depth", title, said, tuple(traces), layout, 360, ("layer", *run.tasks), rows)
+
+
+def _of_client(run: RunData) -> Figure:
+    usage = run.usage()
+    first = next(client for client in sorted(usage) if usage[client])
+    experts = len(next(iter(usage[first].values()))["weights"])
+    names = adapter_names(run.main.name, experts)
+    traces = [
+        {"type": "bar", "orientation": "h", "x": [], "y": [], "name": names[e], "hovertext": [],
+         "hoverinfo": "text", "marker": _hatched(e)}
+        for e in range(experts)
+    ]  # fmt: skip
+    layout = base_layout(
+        barmode="stack",
+        xaxis=axis("mean weight per token", range=[0, 1.001]),
+        yaxis=axis("", autorange="reversed", showgrid=False, type="category"),
+    )
+    said = "Mean weight of each adapter in every module of the client that is picked; at the right, experts per token."
+    rows = []
+    for client, modules in sorted(usage.items()):
+        weights = [mean(m["weights"][e] for m in modules.values()) for e in range(experts)]
+        count = mean(m["experts_per_token"] for m in modules.values())
+        rows.append((client, f"{count:.2f}" if count is not None else "-", *(f"{w or 0:.3f}" for w in weights)))
+    header = ("client, mean over modules", "experts per token", *names)
+    height = min(130 + 24 * len(usage[first]), 1200)
+    return Figure("usage-client", "Usage by one client", said, tuple(traces), layout, height, header, tuple(rows))
+
+
+def _bars(names: list[str], values: Mapping[str, list[float]], way: str) -> tuple[dict[str, Any], ...]:
+    traces = []
+    for number, (phase, seconds) in enumerate(values.items()):
+        hover = [f"{label(n)}<br>{phase}: {human_seconds(s)}" for n, s in zip(names, seconds, strict=True)]
+        along, across = [round(s, 3) for s in seconds], [label(n, 30) for n in names]
+        traces.append(
+            {"type": "bar", "orientation": way, "x": along if way == "h" else across, "name": phase,
+             "y": across if way == "h" else along, "hovertext": hover, "hoverinfo": "text",
+             "marker": _hatched(number)},
+        )  # fmt: skip
+    return tuple(traces)
+
+
+def _hatched(number: int) -> dict[str, Any]:
+    pattern = {"shape": HATCHES[number % len(HATCHES)], "solidity": 0.2, "fillmode": "overlay"}
+    return {"color": PALETTE[number % len(PALETTE)], "pattern": pattern}
+
+
+def _passes_axis(run: RunData) -> dict[str, Any]:
+    if not run.rounds_scored:
+        return final_axis()
+    last = max((point.passes for method in run.methods for point in method.points), default=0)
+    return axis("passes over the rows", **({"dtick": 1} if last <= 20 else {}))
+
+
+def _at_the_end(run: RunData, trace: dict[str, Any]) -> dict[str, Any]:
+    """All methods have made the same passes: without curves their points would lie on each other."""
+    return trace if run.rounds_scored else {**trace, "x": [trace["name"]] * len(trace["x"])}
+
+
+def _phases(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{phase} {human_seconds(value)}" for phase, value in seconds.items())

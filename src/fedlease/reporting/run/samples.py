@@ -1,0 +1,127 @@
+"""``samples.json`` of every method -> a client's test rows with all answers to them, and what the page shows of it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedlease.core.wording import counted
+from fedlease.errors import RunFolderError
+from fedlease.reporting.run.data import RunData, Sample
+from fedlease.reporting.tables import percent
+from fedlease.storage.contents import SamplesContent
+from fedlease.storage.run_files import RunFiles
+from fedlease.tasks.metric_words import of_metric
+
+__all__ = ["ClientSamples", "Passage", "ShownSample", "read_samples", "shown_samples"]
+
+LONGEST = 1500
+"""Characters of one text on the page."""
+MOST_LINES = 40
+"""Lines of one text on the page: a thousand empty lines are no more to read than forty."""
+TAB = "    "
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text as it is shown.
+
+    Attributes:
+        name: what it is.
+        lines: of the text.
+        note: what the text does not say: that it is empty, was cut, or is not there.
+    """
+
+    name: str
+    lines: tuple[str, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    """One test row: the prompt over the reference and the answers, which stand side by side."""
+
+    prompt: Passage
+    answers: tuple[Passage, ...]
+
+
+@dataclass(frozen=True)
+class ClientSamples:
+    """A client's samples under the line that opens them."""
+
+    client: str
+    facts: str
+    samples: tuple[ShownSample, ...]
+
+
+def read_samples(folders: Mapping[str, RunFiles], clients: Mapping[str, Any]) -> dict[str, tuple[Sample, ...]]:
+    """Client -> its samples, the answers of all methods together; a method without the file is left out.
+
+    Args:
+        folders: method -> where its ``samples.json`` may be; the first that has one says which rows there are.
+        clients: of the run.
+
+    Raises:
+        RunFolderError: a file is damaged.
+    """
+    found: dict[str, list[Sample]] = {}
+    for method, files in folders.items():
+        if not files.has("samples.json"):
+            continue
+        content = files.read_json("samples.json", SamplesContent)
+        read = {client: [_sample(row, method) for row in rows] for client, rows in content.items()}
+        if strangers := sorted(read.keys() - clients.keys()):
+            raise RunFolderError(f"{files.folder / 'samples.json'} is damaged: the run has no client {strangers[0]!r}")
+        for client, rows in read.items():
+            found[client] = [_joined(*pair) for pair in _paired(found.get(client), rows)]
+    return {client: tuple(found[client]) for client in clients if found.get(client)}
+
+
+def shown_samples(run: RunData) -> tuple[ClientSamples, ...]:
+    """What the page shows, by client; () where no samples are kept."""
+    experts, finals = run.experts(), run.main.finals
+    shown = []
+    for client, samples in run.samples.items():
+        facts = [run.task(client)]
+        if client in experts:
+            facts.append(f"expert {experts[client]}")
+        if client in finals and math.isfinite(finals[client]):
+            facts.append(f"{of_metric(run.metric).name} {percent(finals[client])} %")
+        shown.append(ClientSamples(client, ", ".join(facts), tuple(_shown(run, sample) for sample in samples)))
+    return tuple(shown)
+
+
+def _sample(row: Mapping[str, str], method: str) -> Sample:
+    return Sample(row["prompt"], row["reference"], row["base"], {method: row["answer"]})
+
+
+def _paired(known: list[Sample] | None, rows: list[Sample]) -> list[tuple[Sample, Sample | None]]:
+    """Samples on file with those of a further method, by their place among the client's test rows."""
+    if known is None:
+        return [(row, None) for row in rows]
+    return [(sample, rows[place] if place < len(rows) else None) for place, sample in enumerate(known)]
+
+
+def _joined(sample: Sample, other: Sample | None) -> Sample:
+    # An answer to another row would be read as one to this.
+    if other is None or (other.prompt, other.reference) != (sample.prompt, sample.reference):
+        return sample
+    return Sample(sample.prompt, sample.reference, sample.base, {**sample.answers, **other.answers})
+
+
+def _shown(run: RunData, sample: Sample) -> ShownSample:
+    answers = [_passage("Reference", sample.reference), _passage("Untrained model", sample.base)]
+    for method in run.methods:
+        given = sample.answers.get(method.name)
+        answers.append(Passage(method.name, (), "not on file") if given is None else _passage(method.name, given))
+    return ShownSample(_passage("Prompt", sample.prompt), tuple(answers))
+
+
+def _passage(name: str, text: str) -> Passage:
+    if not text.strip():
+        return Passage(name, (), f"empty but for {counted(len(text), 'character')} of white space" if text else "empty")
+    plain = text.replace("\r\n", "\n").replace("\t", TAB)
+    lines = plain[:LONGEST].split("\n")[:MOST_LINES]
+    length = len("\n".join(lines))
+    cut = f"cut: {length:,} of {counted(len(plain), 'character')} shown" if length < len(plain) else ""
+    return Passage(name, tuple(lines), cut)

@@ -1,0 +1,206 @@
+"""The sentences of a report: what was run, what came of it, how its figures are to be read."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from fedlease.core.wording import counted
+from fedlease.reporting.means import averaged, left_out_lines
+from fedlease.reporting.run.data import MethodRun, RunData, mean
+from fedlease.reporting.tables import human_seconds, percent
+from fedlease.tasks.metric_words import of_metric
+
+__all__ = ["HEADS", "TIE", "allocation_words", "facts", "headline", "score_words", "time_words"]
+
+TIE = 0.0005
+"""Scores nearer than this print alike."""
+HEADS = {
+    "local": "local: trained and kept by each client",
+    "shared": "shared: averaged within each group",
+    "frozen": "frozen: left at their random start",
+}
+
+
+def headline(run: RunData) -> list[str]:
+    """The result beside the baselines, in sentences that say so where a baseline is better."""
+    main, summary = run.main, run.main.summary
+    if summary is None or main.mean is None:
+        return [_standing(run)]
+    metric, words = summary["metric"], of_metric(summary["metric"])
+    said = [f"{main.name} reaches a mean {words.name} of {percent(main.mean)} % over {_over(summary)}."]
+    said += left_out_lines({method.name: method.summary for method in run.methods if method.summary is not None})
+    for other in run.methods[1:]:
+        if other.mean is not None:
+            said.append(_compared(main, other))
+    majority, bare = summary.get("majority_mean"), summary.get("bare_base_mean")
+    if majority is not None and bare is not None:
+        said.append(f"Always {words.naively} would get {percent(majority)} %, the untrained model {percent(bare)} %.")
+    worst = summary.get("worst_client")
+    if worst:
+        said.append(f"The lowest client is {worst['client']}, with {percent(worst[metric])} %.")
+    return said
+
+
+def facts(run: RunData) -> list[tuple[str, str]]:
+    """What was run, with what: names and values."""
+    s, env = run.settings, run.environment
+    rows = [client.train_rows for client in run.clients.values()]
+    epochs = f"{counted(s.rounds, 'round')} of {counted(s.train.local_epochs, 'local epoch')}"
+    passes = next((m.summary["passes"] for m in run.methods if m.summary is not None), None)
+    sampled = f"{s.clients_per_round} sampled each round" if s.clients_per_round else "all asked each round"
+    found = [
+        ("Method", run.settings.method),
+        ("Baselines", ", ".join(s.baselines) or "none"),
+        ("Task", _task(run)),
+        ("Base model", _no_folder(s.model)),
+        ("Model revision", str(env.get("model_revision") or "")),
+        ("Adapter", f"LoRA of rank {s.lora.r}, alpha {s.lora.alpha:g}"),
+        ("Data", _data(run)),
+        ("Clients", f"{len(run.clients)}, {sampled}"),
+        ("Skipped", "; ".join(f"{client} ({why})" for client, why in (env.get("skipped_clients") or {}).items())),
+        ("Train rows", f"{sum(rows):,} in all, {_span(rows)} per client"),
+        (
+            "Budget",
+            epochs
+            + f", warm-up {counted(s.warmup.epochs, 'epoch')}"
+            + (f"; {counted(passes, 'pass', 'passes')}" if passes else ""),
+        ),
+        ("Heads", "" if run.generates else HEADS[s.head]),
+        ("Optimiser", f"AdamW, learning rate {s.train.lr:g}, batches of {s.train.batch_size}"),
+        ("Seed", str(s.seed)),
+        ("Started", str(env.get("started", ""))),
+        (
+            "Device",
+            ", ".join([str(env.get("device", s.device)), *(_known(env, name) for name in ("threads", "cores"))]),
+        ),
+        ("Software", f"fedlease {env.get('fedlease')}, Python {env.get('python')}" + _versions(env)),
+        ("Platform", str(env.get("platform", ""))),
+        ("Data fingerprint", str(env.get("data_fingerprint", ""))[:16]),
+        ("Git", _git(env)),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def allocation_words(run: RunData) -> list[str]:
+    """How many experts, and how well the groups fit the tasks (adjusted Rand index)."""
+    grouping = run.grouping
+    if grouping is None:
+        return []
+    said = [f"{counted(len(grouping.clients), 'client')} were given {counted(grouping.num_experts, 'expert')}."]
+    if len(run.tasks) > 1 and len(grouping.clients) > 1:
+        from sklearn.metrics import adjusted_rand_score
+
+        known = [client for client in grouping.clients if client in run.clients]
+        index = adjusted_rand_score([run.task(c) for c in known], [grouping.assignment[c] for c in known])
+        said.append(
+            f"There are {len(run.tasks)} tasks. The agreement of the groups with them, the adjusted Rand index, is "
+            f"{index:.2f}: 1 is the same grouping, 0 what chance would give. The algorithm does not see the tasks."
+        )
+    return said
+
+
+def time_words(run: RunData) -> str:
+    """Total time by method, and what it does not mean."""
+    totals = {m.name: sum(m.spent(p) for p in ("train", "evaluate", "aggregate")) for m in run.methods if m.steps}
+    said = "; ".join(f"{name} {human_seconds(value)}" for name, value in totals.items())
+    reused = any(s.seconds.get("train", 0) > 1.5 * s.seconds.get("step", 0) + 1 for m in run.methods for s in m.steps)
+    more = " Work that several methods begin with is done once and counted with each of them." if reused else ""
+    return f"Clients are run one after another, so these are sums over clients, not waiting times: {said}.{more}"
+
+
+def score_words(run: RunData) -> str:
+    """How the curves are to be read, and where they do not show everybody."""
+    if not run.rounds_scored:
+        return (
+            "Rounds are not scored in this run (generation.score_rounds is false), so that there are no curves: a "
+            "method's scores are those of its result, each client's model on its own test rows."
+        )
+    partial = any(len(point.scores) < len(run.clients) for method in run.methods for point in method.points)
+    said = "A step scores the model that a client received, on its own test rows, before training goes on. "
+    said += "Curves are drawn over the passes made until then, so that methods with and without warm-up line up."
+    if partial:
+        said += " Some points hold only the clients that were asked in that step; the data beside them count these."
+    return said
+
+
+def _over(summary: Any) -> str:
+    count = len(averaged(summary))
+    total = summary.get("num_clients", count)
+    return counted(count, "client") if count == total else f"{count} of {counted(total, 'client')}"
+
+
+def _standing(run: RunData) -> str:
+    begun = f"{run.main.name} has no final scores yet"
+    if not run.rounds_scored:
+        return f"{begun}, and rounds are not scored in this run. {counted(len(run.main.steps), 'step')} done."
+    if not run.main.points:
+        return f"{begun}, and nothing has been scored."
+    point = run.main.points[-1]
+    return (
+        f"{begun}. After {counted(len(run.main.steps), 'step')} the model that {counted(len(point.scores), 'client')} "
+        f"received scores {percent(point.mean)} % on average."
+    )
+
+
+def _compared(main: MethodRun, other: MethodRun) -> str:
+    first, second = main.averaged, other.averaged
+    both = sorted(first.keys() & second.keys())
+    ours, theirs = mean(first[client] for client in both), mean(second[client] for client in both)
+    if ours is None or theirs is None:
+        return f"The baseline {other.name} scored no client that {main.name} scored, so that they cannot be compared."
+    better = sum(first[c] > second[c] + TIE for c in both)
+    worse = sum(first[c] < second[c] - TIE for c in both)
+    clients = counted(len(both), "client")
+    counts = f"{main.name} is better for {better} of {clients}, worse for {worse}, equal for the rest"
+    if len(both) < max(len(first), len(second)):
+        total = max(len(both), (main.summary or {}).get("num_clients", 0))
+        counts += (
+            f"; this is over the {len(both)} of {counted(total, 'client')} that both scored, where {main.name} is at "
+            f"{percent(ours)} %"
+        )
+    gap = ours - theirs
+    if abs(gap) < TIE:
+        return f"The baseline {other.name} scores the same, {percent(theirs)} %; {counts}."
+    if gap > 0:
+        return f"The baseline {other.name} is {percent(gap)} points lower, at {percent(theirs)} %; {counts}."
+    return f"The baseline {other.name} is better by {percent(-gap)} points, at {percent(theirs)} %; {counts}."
+
+
+def _known(env: Mapping[str, Any], name: str) -> str:
+    """``8 cores``; with a question mark where the environment does not say."""
+    number = env.get(name)
+    return counted(number, name.removesuffix("s")) if isinstance(number, int) else f"? {name}"
+
+
+def _data(run: RunData) -> str:
+    data = run.settings.data
+    parts = [data.source, _no_folder(str(data.path)) if data.path else "", f"{counted(len(run.tasks), 'task')}"]
+    return ", ".join([part for part in parts if part] + [f"cut at {counted(data.max_tokens, 'token')}"])
+
+
+def _task(run: RunData) -> str:
+    name = of_metric(run.metric).name
+    if not run.generates:
+        return f"classification, scored by {name}"
+    longest = run.settings.generation.max_new_tokens
+    return f"text generation, answers of at most {counted(longest, 'token')}, scored by {name}"
+
+
+def _no_folder(name: str) -> str:
+    """A report is passed on: of a path on this machine only the last part is shown."""
+    return PurePath(name).name if PurePath(name).is_absolute() else name
+
+
+def _span(counts: list[int]) -> str:
+    least, most = min(counts, default=0), max(counts, default=0)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _versions(env: Any) -> str:
+    packages = env.get("packages") or {}
+    return "".join(f", {n} {packages[n]}" for n in ("torch", "transformers", "peft") if packages.get(n))
+
+
+def _git(env: Any) -> str:
+    git = env.get("git")
+    return f"{git['commit'][:12]}{'' if git.get('clean') else ', with changes'}" if git else ""

@@ -1,0 +1,138 @@
+"""``fedlease check``: settings, data and model are sound; what the run will cost."""
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fedlease.config.settings import Settings
+from fedlease.core.types import Budget, TensorName
+from fedlease.data.load import load_federation
+from fedlease.client.training import local_step
+from fedlease.runs.estimate import (
+    ASSUMED_EXPERTS,
+    CheckReport,
+    Rows,
+    adapter_parameters,
+    estimate_method,
+    router_parameters,
+)
+from fedlease.runs.machine import settle
+from fedlease.methods.registry import CENTRALISED
+from fedlease.methods.fedit import FedIT
+from fedlease.methods.head import with_head
+from fedlease.models.sources import locate
+from fedlease.runs.preconditions import check_fit
+from fedlease.runs.open import Prepared, build_method, optimiser_of, participation_of, prepare
+
+__all__ = ["check_settings"]
+
+PROBE_BATCHES = 3
+
+
+def check_settings(settings: Settings) -> CheckReport:
+    """Loads everything a run would load, trains a few batches of one client and throws them away.
+
+    Raises:
+        InputError: what a run would have raised before its first step.
+    """
+    settings = settle(settings)
+    federation = load_federation(settings.data, settings.seed, settings.task)
+    with tempfile.TemporaryDirectory() as folder:
+        source = locate(settings.model, settings.revision, Path(folder), settings.seed, settings.task)
+        prepared = prepare(settings, federation, source)
+        weights = {data.id: data.weight for data in federation}
+        check_fit(settings, prepared.adapter, prepared.heads, weights)
+        seconds_per_row, seconds_per_test_row = _probe(prepared)
+    adapter = prepared.adapter
+    shapes = {
+        module: (
+            adapter.tensors[str(TensorName(module, "A", 0))].shape[1],
+            adapter.tensors[str(TensorName(module, "B", 0))].shape[0],
+        )
+        for module in adapter.spec.target_modules
+    }
+    clients = prepared.clients
+    # The silhouette scores 2 .. N - 1 groups.
+    experts = max(1, min(ASSUMED_EXPERTS, len(clients) - 1, settings.max_experts)) if len(clients) > 2 else 1
+    one_expert = adapter_parameters(shapes, adapter.spec.r)
+    router = router_parameters(shapes, experts)
+    done: set[tuple[object, ...]] = set()
+    estimates = [
+        estimate_method(
+            name,
+            build_method(settings, name, prepared.heads),
+            adapter,
+            {client: Rows(len(rows.train), len(rows.test)) for client, rows in clients.items() if weights[client]},
+            participation_of(settings),
+            seed=settings.seed,
+            num_experts=experts,
+            seconds_per_row=seconds_per_row,
+            seconds_per_test_row=seconds_per_test_row,
+            # Pooled work is nobody's first task.
+            done=done if name != CENTRALISED else None,
+        )
+        for name in (settings.method, *settings.baselines)
+    ]
+    # Rows move, not adapters.
+    estimates = [replace(e, bytes_up=0, bytes_down=0) if e.method == CENTRALISED else e for e in estimates]
+    tokens = [length for client in clients.values() for length in client.train.lengths]
+    heads = [sum(t.numel() for t in head.tensors.values()) for head in prepared.heads.values()]
+    return CheckReport(
+        settings=prepared.settings,
+        tasks={data.id: data.task for data in federation},
+        labels={data.id: data.labels for data in federation},
+        train_rows={data.id: len(data.train) for data in federation},
+        test_rows={data.id: len(data.test) for data in federation},
+        mean_tokens=sum(tokens) / len(tokens),
+        truncated=sum(client.train.truncated for client in clients.values()),
+        warnings=prepared.warnings,
+        skipped=federation.skipped,
+        base_parameters=prepared.resident.base_parameters,
+        adapter_parameters=one_expert,
+        router_parameters=router,
+        head_parameters=max(heads),
+        assumed_experts=experts,
+        memory_bytes=_peak_memory() + 8 * len(clients) * (one_expert + max(heads)),
+        estimates=estimates,
+    )
+
+
+def _probe(prepared: Prepared) -> tuple[float, float | None]:
+    """Seconds per row of training, on a few batches of the client with the most rows; and of writing answers."""
+    settings = prepared.settings
+    client = max(prepared.clients, key=lambda name: prepared.clients[name].data.weight)
+    rows = prepared.clients[client].train.first(PROBE_BATCHES * settings.train.batch_size)
+    method = with_head(FedIT(Budget(1, 0)), "frozen", prepared.heads)
+    task = method.task(method.init(prepared.adapter, {name: 1 for name in prepared.clients}, settings.seed), client)
+    assert task is not None  # FedIT's first round asks everyone
+    labels = len(prepared.clients[client].data.labels)
+    prepared.resident.load(task.model, labels)
+    warm = rows.first(2)
+    local_step(prepared.resident, client, task, warm, optimiser_of(settings))
+    begun = time.perf_counter()
+    local_step(prepared.resident, client, task, rows, optimiser_of(settings))
+    training = (time.perf_counter() - begun) / len(rows)
+    if settings.task == "classification":
+        return training, None
+    scored = max(prepared.clients.values(), key=lambda own: len(own.test))
+    test = scored.test.first(settings.generation.batch_size)
+    begun = time.perf_counter()
+    prepared.resident.task.measure(prepared.resident, test, settings.threads or 1)
+    return training, (time.perf_counter() - begun) / len(test)
+
+
+def _peak_memory() -> int:
+    """Peak of this process so far, which has just done what a run does; on a GPU, that of the device's allocator."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated()
+    if os.name == "posix":
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kibibytes elsewhere
+    return 0

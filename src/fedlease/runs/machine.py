@@ -1,0 +1,55 @@
+"""What settings leave to the machine: threads, device, absolute paths."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from fedlease.config.settings import Settings
+from fedlease.errors import ConfigError
+from fedlease.models.sources import SHORT_NAMES
+
+__all__ = ["settle", "usable_device"]
+
+
+def settle(settings: Settings) -> Settings:
+    """Resolves what depends on the machine: threads, device, absolute paths of data and model.
+
+    Raises:
+        ConfigError: the device is not one of this machine, or the rows or the model have no usable path.
+    """
+    # Affinity counts the cores this process may use; only Linux tells.
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    threads = settings.threads or cores
+    device = usable_device(settings.device)
+    data = settings.data
+    if data.path is not None:
+        data = data.model_copy(update={"path": _absolute("data.path", data.path)})
+    # A run is resumed and loaded from wherever one stands.
+    model = settings.model
+    if model not in SHORT_NAMES and os.path.isdir(folder := _absolute("model", model)):
+        model = str(folder)
+    return settings.model_copy(update={"threads": threads, "device": device, "data": data, "model": model})
+
+
+def _absolute(key: str, path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a user that is not there, NUL
+        raise ConfigError(f"{key}: {str(path)!r} cannot be used as a path: {error}") from error
+
+
+def usable_device(device: str) -> str:
+    """The device meant by ``device``; ``auto`` takes an accelerator where there is one.
+
+    Raises:
+        ConfigError: it is not one of this machine.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device

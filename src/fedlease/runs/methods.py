@@ -1,0 +1,211 @@
+"""The methods of a run, one after another, into its folder: the server's side, wherever the clients are."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from fedlease.config.settings import Settings
+from fedlease.core.allocate import Centres
+from fedlease.core.types import Allocation, ClientId, ClientModel
+from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
+from fedlease.storage.checkpoint import Checkpoint
+from fedlease.client.worker import FinalScores
+from fedlease.server.events import (
+    Allocated,
+    Event,
+    Listener,
+    MethodFinished,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+)
+from fedlease.server.transport import Fleet
+from fedlease.server.loop import RoundLoop, fields_of
+from fedlease.storage.run_files import RunFiles
+from fedlease.server.scoring import summarise
+from fedlease.errors import within_limits
+from fedlease.methods.head import Head
+from fedlease.runs.open import build_method, participation_of
+from fedlease.reporting.run.page import write_report
+from fedlease.storage.run_folder import (
+    method_files,
+    read_clients,
+    read_result,
+    write_clients,
+)
+
+__all__ = ["Parts", "conduct", "finished"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the server's side of a run needs.
+
+    Attributes:
+        settings: resolved.
+        cards: client -> what is known of it. Clients that come late are added by their fleet.
+        warnings: of the data.
+        adapter: the common start.
+        heads: client -> initial head.
+        metric: the headline.
+        fleet: method -> its clients.
+        skipped: client -> why it takes no part, of clients whose rows cannot be used.
+    """
+
+    settings: Settings
+    cards: Mapping[ClientId, ClientCard]
+    warnings: tuple[str, ...]
+    adapter: ClientModel
+    heads: Mapping[ClientId, Head]
+    metric: str
+    fleet: Callable[[str], Fleet]
+    skipped: Mapping[ClientId, str] = field(default_factory=dict)
+
+
+def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resumed: bool) -> dict[str, dict[str, Any]]:
+    """Runs the method and its baselines from where they stand, and writes the report.
+
+    Args:
+        out: run folder, begun by :func:`fedlease.storage.run_start.start_run`.
+        parts: of the run.
+        listeners: told of every event.
+        resumed: whether the run was begun before.
+
+    Returns:
+        Method -> content of its ``summary.json``, the main method first.
+
+    Raises:
+        RunFailedError: the run cannot go on; it goes on from its last step when it is resumed.
+    """
+    settings = parts.settings
+    started = RunStarted(
+        out=out,
+        settings=settings.model_dump(mode="json"),
+        tasks={client: card.task for client, card in parts.cards.items()},
+        train_rows={client: card.train_rows for client, card in parts.cards.items()},
+        test_rows={client: card.test_rows for client, card in parts.cards.items()},
+        warnings=parts.warnings,
+        resumed=resumed,
+        skipped=parts.skipped,
+    )
+    with within_limits(f"the run in {out} stopped", f"make room, then go on with: fedlease resume {out}", out):
+        _tell(listeners, started)
+        summaries = {name: _method(out, parts, name, listeners) for name in (settings.method, *settings.baselines)}
+        write_report(out)
+        _tell(listeners, RunFinished(out, summaries))
+    return summaries
+
+
+def finished(out: Path, settings: Settings) -> dict[str, dict[str, Any]] | None:
+    """The summaries of a run that is over, or None where a method's result is not complete.
+
+    A run that ended between its last result and its report gets the report.
+
+    Raises:
+        RunFolderError: a result is damaged.
+        RunFailedError: the report cannot be written.
+    """
+    summaries: dict[str, dict[str, Any]] = {}
+    for name in (settings.method, *settings.baselines):
+        summary = read_result(out, settings, name)
+        if summary is None:
+            return None
+        summaries[name] = summary
+    # What a node writes of its client's own model has neither rounds nor a report.
+    if (out / "state").is_dir() and not (out / "report.html").is_file():
+        write_report(out)
+    return summaries
+
+
+def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -> dict[str, Any]:
+    settings = parts.settings
+    files = method_files(out, settings, name)
+    files.folder.mkdir(parents=True, exist_ok=True)
+    result = read_result(out, settings, name)
+    if result is not None:
+        _tell(listeners, MethodFinished(name, result))
+        return result
+
+    written = len(read_clients(out))
+
+    def tasks() -> dict[ClientId, str]:
+        return {client: card.task for client, card in parts.cards.items()}
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Allocated):
+            _write_allocation(files, event.allocation, None, tasks())
+        nonlocal written
+        # Cards are only ever added.
+        if isinstance(event, StepFinished) and len(parts.cards) != written:
+            write_clients(out, dict(sorted(parts.cards.items())))
+            written = len(parts.cards)
+
+    fleet, participation = parts.fleet(name), participation_of(settings)
+    loop = RoundLoop(fleet, participation, Checkpoint(files.folder), (keep, *listeners), settings.seed)
+    method = build_method(settings, name, parts.heads)
+    state = loop.run(name, method, parts.adapter)
+    inner = fields_of(state)
+    if inner.get("allocation") is not None:
+        _write_allocation(files, inner["allocation"], inner["centres"], tasks())
+    clients = sorted(fleet.rows())
+    untrained = {
+        client: ClientModel(parts.adapter.spec, {**parts.adapter.tensors, **parts.heads[client].tensors})
+        for client in clients
+    }
+    found = fleet.finish({client: method.model(state, client) for client in clients}, untrained)
+    loop.settle()
+    left_out = {client: reason for client in clients if (reason := _left_out(client, fleet, found))}
+    summary = summarise(name, method, state, parts.metric, tasks(), found, loop.totals, left_out)
+    summary["skipped"] = dict(sorted(parts.skipped.items()))
+    summary["warnings"] += [
+        f"client {client!r} is not scored at the end: {left_out[client]}" for client in clients if client not in found
+    ]
+    # Row by row, apart from what people read: comparisons are paired by it.
+    files.write_json("row_scores.json", summary.pop("row_scores"))
+    samples = summary.pop("samples")
+    if samples:
+        files.write_json("samples.json", samples)
+    summary = {"method": name, "seed": settings.seed, "head": settings.head, **summary}
+    files.write_json("summary.json", summary)
+    _tell(listeners, MethodFinished(name, summary))
+    return summary
+
+
+def _left_out(client: ClientId, fleet: Fleet, found: Mapping[ClientId, FinalScores]) -> str:
+    """Why a client is in no mean of the final scores; empty where it is."""
+    if not fleet.rows()[client]:
+        return NOTHING_TO_LEARN
+    if client not in found:
+        return f"it did not answer at the end: {fleet.unscored().get(client, 'no reason is known')}"
+    return "" if found[client].num_test else NO_TEST_ROWS
+
+
+def _write_allocation(
+    files: RunFiles, allocation: Allocation, centres: Centres | None, tasks: Mapping[str, str]
+) -> None:
+    """Writes ``allocation.json`` and, with the mean warm-up vector of every cluster, ``allocation.safetensors``."""
+    if centres is not None:
+        metadata = {"modules": json.dumps(centres.modules), "reach": json.dumps([str(r) for r in centres.reach])}
+        blob = save({"units": centres.units, "zeros": centres.zeros}, metadata=metadata)
+        files.write("allocation.safetensors", blob)
+    files.write_json(
+        "allocation.json",
+        {
+            "clients": allocation.clients,
+            "tasks": {client: tasks.get(client, "default") for client in allocation.clients},
+            "num_experts": allocation.num_experts,
+            "assignment": allocation.assignment,
+            "silhouettes": {str(k): score for k, score in allocation.silhouettes.items()},
+            "distances": allocation.distances.tolist(),
+            "warnings": list(allocation.warnings),
+        },
+    )
+
+
+def _tell(listeners: Sequence[Listener], event: Event) -> None:
+    for listener in listeners:
+        listener(event)

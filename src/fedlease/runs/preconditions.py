@@ -1,0 +1,89 @@
+"""What is refused before anything is trained because the settings and the clients do not fit each other."""
+
+from collections.abc import Mapping
+
+from fedlease.config.settings import Settings
+from fedlease.core.types import ClientId, ClientModel
+from fedlease.data.faults import listed
+from fedlease.errors import ConfigError
+from fedlease.methods.registry import CENTRALISED
+from fedlease.methods.base import Method, rounds_for_warmup
+from fedlease.methods.head import Head
+from fedlease.runs.open import build_method, participation_of
+
+__all__ = ["check_fit"]
+
+SHOWN = 5
+"""Up to so many clients of one label list are named."""
+
+
+def check_fit(
+    settings: Settings, adapter: ClientModel, heads: Mapping[ClientId, Head], rows: Mapping[ClientId, int]
+) -> None:
+    """Checks that every step can have its quorum, that heads can be shared, and that every method can begin.
+
+    Args:
+        settings: of the run.
+        adapter: the common start.
+        heads: client -> initial head.
+        rows: client -> train rows that count in means, of all clients.
+
+    Raises:
+        ConfigError: every way in which they do not fit.
+    """
+    weights = {client: count for client, count in sorted(rows.items()) if count}
+    methods = {name: build_method(settings, name, heads) for name in (settings.method, *settings.baselines)}
+    waves = any(name != CENTRALISED and not rounds_for_warmup(method) for name, method in methods.items())
+    faults = [participation_of(settings).quorum_fault(len(weights), waves=waves)]
+    if settings.head == "shared":
+        faults += [_lists_fault(settings, name, method, adapter, heads, rows) for name, method in methods.items()]
+    if not any(faults):
+        for method in methods.values():
+            method.init(adapter, weights, settings.seed)
+    if found := list(dict.fromkeys(filter(None, faults))):
+        raise ConfigError(found)
+
+
+def _lists_fault(
+    settings: Settings,
+    name: str,
+    method: Method,
+    adapter: ClientModel,
+    heads: Mapping[ClientId, Head],
+    rows: Mapping[ClientId, int],
+) -> str:
+    """Why the heads of a method's groups cannot be averaged; empty where they can.
+
+    A group that a method has yet to find may hold any clients, so all of them need one label list.
+    """
+    # The method itself: with its heads it would raise at the first group.
+    inner = getattr(method, "method", method)
+    state = inner.init(adapter, dict.fromkeys(sorted(rows), 1), settings.seed)
+    groups: dict[object, dict[tuple[str, ...], list[ClientId]]] = {}
+    for client in sorted(rows):
+        group: object = inner.group(state, client)
+        if isinstance(group, int) and group < 0:
+            group = _later(settings, name, client)
+        groups.setdefault(group, {}).setdefault(heads[client].labels, []).append(client)
+    lists = next((lists for lists in groups.values() if len(lists) > 1), None)
+    if lists is None:
+        return ""
+    told = "; ".join(f"{_named(clients)}: {', '.join(labels)}" for labels, clients in lists.items())
+    return (
+        f"head: 'shared' needs equal label lists within a group, and the clients that {name} may put into one have "
+        f"several ({told}); data.labels gives files of your own one list, head=local shares none"
+    )
+
+
+def _later(settings: Settings, name: str, client: ClientId) -> object:
+    """The group that a client will be in, where that is known before the warm-up; else one that all may be in."""
+    variant = settings.fedlease
+    if name == "fedlease" and variant.grouping == "clients":
+        return client
+    if name == "fedlease" and variant.grouping == "given":
+        return ("given", (variant.assignment or {}).get(client))
+    return "any"
+
+
+def _named(clients: list[ClientId]) -> str:
+    return f"client{'s' * (len(clients) > 1)} {listed(clients, SHOWN)}"

@@ -1,0 +1,164 @@
+"""One run: settings -> federation, model, methods, engine -> run folder."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from fedlease.runs.methods import Parts, conduct, finished
+from fedlease.config.settings import Settings
+from fedlease.config.call import settings_of_call
+from fedlease.core.codec import digest
+from fedlease.data.load import load_federation
+from fedlease.server.pooled import PooledFleet
+from fedlease.client.worker import ClientWork
+from fedlease.server.events import Listener
+from fedlease.server.in_process import LocalFleet
+from fedlease.client.cache import WorkCache
+from fedlease.errors import RunFolderError, within_limits
+from fedlease.runs.machine import settle
+from fedlease.methods.registry import CENTRALISED
+from fedlease.models.sources import locate
+from fedlease.runs.preconditions import check_fit
+from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
+from fedlease.storage.run_folder import (
+    base_folder,
+    check_base,
+    data_fingerprint,
+    read_environment,
+    read_settings,
+    run_lock,
+)
+from fedlease.storage.run_start import start_run
+
+__all__ = ["Finished", "default_out", "resume", "run_settings"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run.
+
+    Attributes:
+        out: its folder.
+        summaries: method -> content of its ``summary.json``, the main method first.
+    """
+
+    out: Path
+    summaries: dict[str, dict[str, Any]]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The main method's."""
+        return next(iter(self.summaries.values()))
+
+
+def default_out(settings: Settings) -> Path:
+    """``runs/<time>-<method>``, a folder that does not exist yet."""
+    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{settings.method}"
+    return next(path for n in count() if not (path := stem if n == 0 else Path(f"{stem}-{n}")).exists())
+
+
+def run_settings(
+    settings: Settings, out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None
+) -> Finished:
+    """Runs the method and its baselines into a new folder.
+
+    Args:
+        settings: of the run.
+        out: folder to write.
+        listeners: told of every event.
+        shared: folder of first steps that other runs may have done; None shares within the run only.
+
+    Raises:
+        InputError: settings, data or model are wrong, or ``out`` already holds a run; nothing was trained.
+        RunFailedError: the run cannot go on; ``resume`` goes on from its last step.
+    """
+    if (out / "config.yaml").exists():
+        raise RunFolderError(
+            f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
+        )
+    settings = settle(settings)
+    begin = within_limits(f"the run in {out} was not begun", "make room and run the same again")
+    with begin, tempfile.TemporaryDirectory() as scratch, ExitStack() as held:
+        federation = load_federation(settings.data, settings.seed, settings.task)
+        # Nothing is written to ``out`` before everything that can be checked is sound.
+        made = Path(scratch) / "base"
+        prepared = prepare(
+            settings, federation, locate(settings.model, settings.revision, made, settings.seed, settings.task)
+        )
+        rows = {data.id: data.weight for data in federation}
+        check_fit(prepared.settings, prepared.adapter, prepared.heads, rows)
+        cards = {data.id: data.card() for data in federation}
+        base = made if made.is_dir() else None
+        loaded, prints = prepared.loaded, federation.fingerprint()
+        noted = (*federation.warnings, *loaded.base.warnings)
+        held.enter_context(run_lock(out))
+        skipped, files = federation.skipped, loaded.base_files
+        start_run(out, prepared.settings, cards, prints, noted, base, skipped=skipped, base_files=files)
+        kept = held.pop_all()
+    with kept:
+        return _run(out, prepared, listeners, shared, resumed=False)
+
+
+def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None) -> Finished:
+    """Goes on from the last complete step; a finished run is left as it is.
+
+    Args:
+        out: a run folder.
+        listeners: told of every event.
+        shared: as for :func:`run_settings`.
+
+    Raises:
+        RunFolderError: no run folder, damaged, or the rows or the base model are no longer those the run began with.
+        ConfigError: the run's device is not one of this machine.
+    """
+    settings = read_settings(out)
+    summaries = finished(out, settings)
+    if summaries is not None:
+        return Finished(out, summaries)
+    settings = settle(settings)
+    with run_lock(out), within_limits(f"the run in {out} was not resumed", "make room and resume it again", out):
+        federation = load_federation(settings.data, settings.seed, settings.task)
+        if federation.fingerprint() != data_fingerprint(out):
+            raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
+        source = locate(settings.model, settings.revision, base_folder(out), settings.seed, settings.task)
+        check_base(out, source)
+        return _run(out, prepare(settings, federation, source), listeners, shared, resumed=True)
+
+
+def _run(
+    out: Path, prepared: Prepared, listeners: Sequence[Listener], shared: Path | None, *, resumed: bool
+) -> Finished:
+    settings = prepared.settings
+    cache = WorkCache(_context(out, prepared), shared)
+
+    def fleet(name: str) -> LocalFleet:
+        participation = participation_of(settings)
+        work = ClientWork(prepared.resident, optimiser_of(settings), participation.score_rounds, cache=cache)
+        return (PooledFleet if name == CENTRALISED else LocalFleet)(prepared.clients, work)
+
+    parts = Parts(
+        settings=settings,
+        cards={data.id: data.card() for data in prepared.federation},
+        warnings=prepared.warnings,
+        adapter=prepared.adapter,
+        heads=prepared.heads,
+        metric=prepared.resident.task.metric,
+        fleet=fleet,
+        skipped=prepared.federation.skipped,
+    )
+    return Finished(out, conduct(out, parts, listeners, resumed=resumed))
+
+
+def _context(out: Path, prepared: Prepared) -> str:
+    """All that a client's first step depends on beside the task it is given."""
+    settings = prepared.settings.model_dump(mode="json")
+    names = ("seed", "task", "model", "revision", "dtype", "base", "data", "train", "generation", "threads", "device")
+    base = read_environment(out)["base_files"]
+    content = [{name: settings[name] for name in names}, prepared.federation.fingerprint(), base]
+    return digest(json.dumps(content, sort_keys=True).encode())

@@ -1,0 +1,105 @@
+"""The final scores of a method, by the evaluation contract: every client, own test rows, personalised model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedlease.client.worker import FinalScores
+from fedlease.core.types import ClientId
+from fedlease.errors import RunFailedError
+from fedlease.methods.base import Method
+from fedlease.server.loop import allocation_of, fields_of
+
+__all__ = ["summarise"]
+
+NOT_AVERAGED = {"loss"}
+"""Metrics that stay with the client: losses of unlike tasks have no common scale."""
+
+
+def summarise(
+    name: str,
+    method: Method,
+    state: Any,
+    metric: str,
+    tasks: Mapping[ClientId, str],
+    found: Mapping[ClientId, FinalScores],
+    totals: Mapping[str, float],
+    left_out: Mapping[ClientId, str],
+) -> dict[str, Any]:
+    """The content of ``summary.json``, less what only the run knows (head policy, seed).
+
+    Args:
+        name: of the method.
+        method: with its head policy.
+        state: its last.
+        metric: the headline.
+        tasks: client -> what its rows are about.
+        found: client -> final scores.
+        totals: bytes and seconds.
+        left_out: client -> why it is in no mean, whether it has scores or not.
+
+    Raises:
+        RunFailedError: nobody is left whose scores could be averaged.
+    """
+    per_client = {client: row.row(tasks[client]) for client, row in sorted(found.items()) if row.num_test}
+    averaged = {client: row for client, row in per_client.items() if client not in left_out}
+    everyone = per_client.keys() | left_out.keys()
+    if not averaged:
+        reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(left_out.items()))
+        raise RunFailedError(f"{name}: no client could be scored at the end. {reasons}")
+    others = {name for measured in found.values() for name in measured.metrics} - {metric} - NOT_AVERAGED
+    allocation = allocation_of(state)
+    scores = {client: row[metric] for client, row in averaged.items()}
+    names = sorted({row["task"] for row in averaged.values()})
+    rows = sum(row["num_test"] for row in averaged.values())
+    worst = min(sorted(scores), key=lambda client: scores[client])
+    # A client that a metric does not apply to is without it.
+    values = {
+        "mean": list(scores.values()),
+        **{f"mean_{m}": [row[m] for row in averaged.values() if m in row] for m in sorted(others)},
+        **{
+            f"{key}_mean": [row[key] for row in averaged.values() if key in row]
+            for key in ("own_expert", "majority", "bare_base")
+        },
+    }
+    return {
+        "method": name,
+        "num_clients": len(everyone),
+        "averaged": len(averaged),
+        "left_out": dict(sorted(left_out.items())),
+        "num_experts": allocation.num_experts if allocation else None,
+        # The state's, not the allocation's: it knows clients that came late.
+        "assignment": dict(fields_of(state).get("assignment", {})),
+        "silhouettes": {str(k): s for k, s in allocation.silhouettes.items()} if allocation else {},
+        "warnings": [
+            *(allocation.warnings if allocation else ()),
+            *fields_of(state).get("warnings", ()),
+            *(f"client {client!r}: {note}" for client, row in sorted(found.items()) for note in row.notes),
+        ],
+        "metric": metric,
+        "per_client": per_client,
+        "per_task": {task: _mean([scores[c] for c in scores if averaged[c]["task"] == task]) for task in names},
+        "task_clients": {
+            task: {
+                "averaged": sum(row["task"] == task for row in averaged.values()),
+                "clients": sum(tasks[client] == task for client in everyone),
+            }
+            for task in sorted({tasks[client] for client in everyone})
+        },
+        "weighted_mean": sum(scores[c] * averaged[c]["num_test"] for c in scores) / rows,
+        "worst_client": {"client": worst, metric: scores[worst]},
+        **{key: _mean(listed) if listed else None for key, listed in values.items()},
+        "means_over": {"weighted_mean": len(averaged), **{key: len(listed) for key, listed in values.items()}},
+        "expert_usage": {client: row.usage for client, row in sorted(found.items()) if row.usage is not None},
+        "row_scores": {client: row.row_scores for client, row in sorted(found.items()) if row.num_test},
+        "samples": {client: list(row.samples) for client, row in sorted(found.items()) if row.samples},
+        "passes": method.budget.passes,
+        "trainable_parameters": int(totals.get("trainable", 0)),
+        **{k: int(totals.get(k, 0)) for k in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")},
+        "seconds": {
+            key.removeprefix("seconds_"): round(value, 2) for key, value in totals.items() if key.startswith("seconds_")
+        },
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

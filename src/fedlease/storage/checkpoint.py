@@ -1,0 +1,265 @@
+"""Where a method's run stands, on disk: written so that a kill at any moment leaves the last complete step.
+
+``state/manifest.json`` is the only commit point. It names immutable files by their content's hash; everything else in
+``state/`` is left over from an interrupted step and deleted on resume.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedlease._version import __version__
+from fedlease.core.codec import CodecError, digest, dumps, loads
+from fedlease.core.types import ClientId, Tensors
+from fedlease.errors import RunFailedError, RunFolderError
+from fedlease.files import append, read_file, sweep, write_atomically
+from fedlease.methods.head import HeadState
+from fedlease.methods.registry import known_methods, method_class
+from fedlease.storage.documents import checked, read_lines, read_object
+from fedlease.storage.run_files import MOST_WEIGHTS, Digest, as_json, sealed, unsealed
+
+__all__ = ["FORMAT", "Checkpoint", "Saved"]
+
+FORMAT = 1
+"""Raised when a newer fedlease writes what an older one would misread."""
+
+
+TRIES = 5
+"""How often a reader begins anew because a run that goes on has written another step meanwhile."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    file: Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.safetensors$")]
+    sha256: Digest
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: int
+    version: str
+    method: str
+    step: Annotated[int, Field(ge=0)]
+    round: Annotated[int, Field(ge=0)]
+    finished: bool
+    rounds_lines: Annotated[int, Field(ge=0)]
+    rounds_sha256: Digest
+    totals: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    state: _Entry
+    clients: dict[ClientId, dict[str, _Entry]]
+
+    @property
+    def named(self) -> set[str]:
+        """The files that it names."""
+        slots = (entry for slots in self.clients.values() for entry in slots.values())
+        return {entry.file for entry in (self.state, *slots)}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Everything needed to go on.
+
+    Attributes:
+        method: name.
+        step: steps (warm-up waves and rounds) behind it.
+        state: the method's, in most runs a :class:`~fedlease.methods.head.HeadState` around it.
+        private: client -> slot -> tensors, see ``ClientStore``.
+        totals: running sums: bytes, seconds, steps.
+        finished: no round is left.
+    """
+
+    method: str
+    step: int
+    state: HeadState | Any
+    private: Mapping[ClientId, Mapping[str, Tensors]]
+    totals: Mapping[str, float] = field(default_factory=dict)
+    finished: bool = False
+
+
+class Checkpoint:
+    """The ``state`` folder and ``rounds.jsonl`` of one method.
+
+    Args:
+        folder: of the method: the run folder, or ``baselines/<method>`` in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.manifest = self.state / "manifest.json"
+        self.rounds = folder / "rounds.jsonl"
+        self._lines = 0
+
+    def load(self) -> Saved | None:
+        """The last complete step, or None before the first. Changes nothing on disk; see :meth:`clean`.
+
+        Raises:
+            RunFolderError: the manifest or a file it names is damaged, missing, or of another version.
+        """
+        for tries_left in reversed(range(TRIES)):
+            manifest = self._read_manifest()
+            if manifest is None:
+                return None
+            try:
+                return self._load(manifest)
+            except RunFolderError:
+                if not tries_left or self._read_manifest() == manifest:
+                    raise
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _load(self, manifest: _Manifest) -> Saved:
+        if manifest.method not in known_methods():
+            raise RunFolderError(f"{self.folder}: its method {manifest.method!r} is not installed here")
+        method_class(manifest.method)  # only classes that have been imported can be read
+        self.lines()
+        self._lines = manifest.rounds_lines
+        state = self._read(manifest.state)
+        if not isinstance(getattr(state, "round", None), int):
+            raise RunFolderError(f"{self.state / manifest.state.file} is damaged: it holds a {type(state).__name__}")
+        return Saved(
+            method=manifest.method,
+            step=manifest.step,
+            state=state,
+            private={
+                client: {slot: self._read(entry) for slot, entry in slots.items()}
+                for client, slots in manifest.clients.items()
+            },
+            totals=manifest.totals,
+            finished=manifest.finished,
+        )
+
+    def lines(self) -> list[bytes]:
+        """The lines of ``rounds.jsonl``: those of complete steps, as the manifest has them, and what came since.
+
+        Raises:
+            RunFolderError: they are not those that were written.
+        """
+        manifest = self._read_manifest()
+        lines = read_lines(self.rounds)
+        if manifest is not None and digest(_joined(lines[: manifest.rounds_lines])) != manifest.rounds_sha256:
+            raise RunFolderError(f"{self.rounds} is damaged: its SHA-256 is not the one in the manifest")
+        return lines
+
+    def clean(self) -> None:
+        """Deletes files that the manifest does not name and cuts ``rounds.jsonl`` to the manifest's step."""
+        manifest = self._read_manifest()
+        named = set() if manifest is None else manifest.named
+        self._lines = 0 if manifest is None else manifest.rounds_lines
+        sweep(self.folder)
+        if self.state.is_dir():
+            sweep(self.state)
+            for path in self.state.iterdir():
+                if path.is_dir():
+                    raise RunFolderError(f"{path} is a folder, where the run keeps files alone")
+                if path != self.manifest and path.name not in named:
+                    path.unlink()
+        if self.rounds.is_file():
+            write_atomically(self.rounds, _joined(read_lines(self.rounds)[: self._lines]))
+
+    def commit(self, saved: Saved, record: Mapping[str, Any] | None = None) -> None:
+        """Writes a step: new files, the line of ``rounds.jsonl``, then the manifest.
+
+        Args:
+            saved: the step.
+            record: the line to append, or None.
+
+        Raises:
+            RunFailedError: it cannot be written, for example because the disk is full; the last step stays.
+        """
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+            state = self._write(dumps(saved.state))
+            clients = {
+                client: {slot: self._write(dumps(dict(tensors))) for slot, tensors in slots.items()}
+                for client, slots in saved.private.items()
+            }
+            kept, lines = self._kept(), self._lines
+            if record is not None:
+                line = _line(record)
+                append(self.rounds, line, len(kept))
+                kept, lines = kept + line, lines + 1
+            manifest = _Manifest(
+                format=FORMAT,
+                version=__version__,
+                method=saved.method,
+                step=saved.step,
+                round=saved.state.round,
+                finished=saved.finished,
+                rounds_lines=lines,
+                rounds_sha256=digest(kept),
+                totals=dict(saved.totals),
+                state=state,
+                clients=clients,
+            )
+            write_atomically(self.manifest, as_json(sealed(manifest.model_dump(mode="json"))))
+            self._lines = lines
+        except OSError as error:
+            raise RunFailedError(
+                f"step {saved.step} of {saved.method} could not be written to {self.folder}: {error}; "
+                "the last complete step is kept, go on with: fedlease resume"
+            ) from error
+        for path in self.state.iterdir():
+            if path != self.manifest and path.name not in manifest.named:
+                path.unlink()
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Appends a line about a step that failed; it stays until the run is resumed.
+
+        Raises:
+            RunFailedError: it cannot be written.
+        """
+        try:
+            # What is kept first: a commit that failed earlier may have left a line behind.
+            append(self.rounds, _line(record), len(self._kept()))
+        except OSError as error:
+            raise RunFailedError(f"{self.rounds} cannot be written: {error}; it was to hold {dict(record)}") from error
+
+    def _kept(self) -> bytes:
+        return _joined(read_lines(self.rounds)[: self._lines])
+
+    def _write(self, blob: bytes) -> _Entry:
+        sha256 = digest(blob)
+        entry = _Entry(file=f"{sha256[:32]}.safetensors", sha256=sha256)
+        path = self.state / entry.file
+        if not path.is_file():
+            write_atomically(path, blob)
+        return entry
+
+    def _read(self, entry: _Entry) -> Any:
+        path = self.state / entry.file
+        try:
+            blob = read_file(path, MOST_WEIGHTS)
+        except FileNotFoundError as error:
+            raise RunFolderError(f"{path} is named by the manifest and cannot be read: {error}") from error
+        if digest(blob) != entry.sha256:
+            raise RunFolderError(f"{path} is damaged: its SHA-256 is not the one in the manifest")
+        try:
+            return loads(blob)
+        except CodecError as error:
+            raise RunFolderError(f"{path} is damaged: {error}") from error
+
+    def _read_manifest(self) -> _Manifest | None:
+        if not self.manifest.exists():
+            return None
+        content = read_object(self.manifest)
+        if content.get("format") != FORMAT:
+            raise RunFolderError(
+                f"{self.folder} was written in format {content.get('format')} by fedlease {content.get('version')}; "
+                f"this is fedlease {__version__}, which reads format {FORMAT}"
+            )
+        found: _Manifest = checked(unsealed(content, self.manifest), _Manifest, self.manifest)
+        return found
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)

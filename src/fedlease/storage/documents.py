@@ -1,0 +1,133 @@
+"""JSON, JSON Lines and YAML that somebody else may have written: bounded in size, depth and number of values."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from fedlease.core.wording import printable
+from fedlease.errors import RunFolderError
+from fedlease.files import read_file
+
+__all__ = [
+    "MOST_BYTES",
+    "MOST_DEPTH",
+    "MOST_LINES",
+    "MOST_VALUES",
+    "checked",
+    "parse_json",
+    "read_lines",
+    "read_object",
+]
+
+MOST_BYTES = 128 * 2**20
+"""Of a JSON file; the distances of 2,000 clients have 100 MB."""
+MOST_VALUES = 10_000_000
+"""In a JSON file: each takes far more memory than the two characters that it may have."""
+MOST_DEPTH = 32
+"""Lists and objects within each other."""
+MOST_LINES = 100_000
+"""Of a JSON Lines file: steps of a method."""
+FEW = 3
+"""Faults of a file that are told one by one."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        RunFolderError: missing, no regular file, beyond a limit, or no JSON object.
+    """
+    try:
+        return parse_json(read_file(path, most), path)
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path} is missing or damaged: there is no such file") from error
+
+
+def parse_json(blob: bytes, where: object) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Args:
+        blob: UTF-8.
+        where: names the text in messages.
+
+    Raises:
+        RunFolderError: beyond a limit, or no JSON object.
+    """
+    if sum(map(blob.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise RunFolderError(f"{where} is damaged: it holds more than {MOST_VALUES:,} values")
+    try:
+        content = json.loads(blob.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{where} is damaged: {type(error).__name__} {printable(str(error))}") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{where} is damaged: expected a JSON object, received a {type(content).__name__}")
+    level: list[Any] = [content]
+    for _ in range(MOST_DEPTH):
+        level = [inner for outer in level for inner in _within(outer)]
+        if not level:
+            return content
+    raise RunFolderError(f"{where} is damaged: lists and objects stand more than {MOST_DEPTH} deep in each other")
+
+
+def read_lines(path: Path, most: int = MOST_BYTES) -> list[bytes]:
+    """The lines of a file, without their ends; the last one, which has none yet, is empty in a complete file.
+
+    Raises:
+        RunFolderError: no regular file, or beyond a limit.
+    """
+    try:
+        blob = read_file(path, most)
+    except FileNotFoundError:
+        return []
+    if blob.count(b"\n") > MOST_LINES:
+        raise RunFolderError(f"{path} is damaged: it has more than {MOST_LINES:,} lines")
+    return blob.split(b"\n")
+
+
+def checked(content: Any, kind: type[M] | TypeAdapter[Any], where: object) -> Any:
+    """What was read, as ``kind`` has it.
+
+    Args:
+        content: as JSON gives it.
+        kind: what it must be.
+        where: names it in messages.
+
+    Raises:
+        RunFolderError: it is something else; the first faults, each by its place.
+    """
+    try:
+        return kind.validate_python(content) if isinstance(kind, TypeAdapter) else kind.model_validate(content)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        told = "; ".join(f"{_place(fault['loc'])} {_rule(fault)}" for fault in faults[:FEW])
+        more = f"; and {len(faults) - FEW:,} more" if len(faults) > FEW else ""
+        raise RunFolderError(f"{where} is damaged: {printable(told)}{more}") from error
+    except RecursionError as error:
+        raise RunFolderError(f"{where} is damaged: it is too deep") from error
+
+
+def _within(value: Any) -> Iterator[Any]:
+    for inner in value.values() if isinstance(value, Mapping) else value:
+        if isinstance(inner, dict | list):
+            yield inner
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    shown = ".".join(str(part) if len(str(part)) <= 40 else f"{str(part)[:40]}..." for part in parts[:6])
+    return shown or "its content"
+
+
+def _rule(fault: Any) -> str:
+    if fault["type"] == "missing":
+        return "is missing"
+    if fault["type"] == "value_error":
+        return f": {fault['msg'].removeprefix('Value error, ')[:200]}"
+    rule = fault["msg"].replace("Input should be", "must be").replace("dictionary", "object")
+    rule = re.sub(r" or instance of \w+", "", rule)
+    return f"{rule[:1].lower()}{rule[1:200]}, received {type(fault['input']).__name__}"

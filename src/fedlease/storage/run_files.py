@@ -1,0 +1,220 @@
+"""``files.json``: the SHA-256 of every file of a run folder that is read again and stands outside ``state``.
+
+The index is written before the file, with the digest of the content that the file has and of the one it will have. So
+whenever a process is killed, the file is one of the two, and every other content is damage.
+"""
+
+import errno
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedlease.core.codec import digest
+from fedlease.errors import RunFolderError
+from fedlease.files import read_file, write_atomically
+from fedlease.storage.documents import MOST_BYTES, checked, parse_json, read_object
+
+__all__ = ["INDEX", "MOST_WEIGHTS", "Digest", "RunFiles", "as_json", "sealed", "unsealed"]
+
+INDEX = "files.json"
+MOST_WEIGHTS = 2**35
+"""Bytes of a file of weights."""
+
+TRIES = 3
+"""How often a reader begins anew, since a run that goes on may have written the file twice meanwhile."""
+
+M = TypeVar("M", bound=BaseModel)
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Index(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    settings: dict[str, Any]
+    """As the run began with them: what ``config.yaml`` is compared with."""
+    files: dict[str, Annotated[list[Digest], Field(min_length=1, max_length=2)]]
+    """Path in the folder -> digests, the newest last."""
+
+
+class RunFiles:
+    """Reads and writes the files of a run folder that the index covers.
+
+    A folder without an index, such as one that holds no run yet, is read without digests.
+
+    Args:
+        out: the run folder.
+        within: a folder in it that names are relative to, such as ``baselines/fedit``.
+
+    Attributes:
+        folder: ``out/within``.
+    """
+
+    def __init__(self, out: Path, within: str = "") -> None:
+        self.out = out
+        self.folder = out / within
+        self._within = f"{within}/" if within else ""
+        self._path = out / INDEX
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Begins the index of a new run.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._store(_Index(settings=dict(settings), files={}))
+
+    @property
+    def indexed(self) -> bool:
+        """Whether there is an index."""
+        return self._path.exists()
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """The settings that the run began with; None without an index."""
+        index = self._load()
+        return None if index is None else index.settings
+
+    def names(self, folder: str = "") -> list[str]:
+        """The files in a folder that the index covers, sorted."""
+        index = self._load()
+        start = f"{self._within}{folder}/" if folder else self._within
+        covered = () if index is None else index.files
+        return sorted(name.removeprefix(self._within) for name in covered if name.startswith(start))
+
+    def expect(self, contents: Mapping[str, bytes]) -> None:
+        """Covers files that are about to be written with these contents.
+
+        Raises:
+            OSError: the index cannot be written.
+        """
+        index = self._load()
+        if index is None:
+            return
+        files = dict(index.files)
+        for name, blob in contents.items():
+            key = self._within + name
+            now = self._now(name) if key in files else None
+            files[key] = list(dict.fromkeys([*(known for known in files.get(key, ()) if known == now), digest(blob)]))
+        self._store(_Index(settings=index.settings, files=files))
+
+    def write(self, name: str, blob: bytes) -> None:
+        """Covers a file and writes it.
+
+        Raises:
+            OSError: it cannot be written, or a folder on the way is a link.
+        """
+        path = self.folder / name
+        for parent in reversed(path.relative_to(self.out).parents):
+            if parent != Path() and (self.out / parent).is_symlink():
+                raise OSError(errno.ELOOP, "is a link", str(self.out / parent))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.expect({name: blob})
+        write_atomically(path, blob)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Covers a JSON file and writes it.
+
+        Raises:
+            OSError: it cannot be written, or a folder on the way is a link.
+        """
+        self.write(name, as_json(content))
+
+    def read(self, name: str, most: int = MOST_BYTES) -> bytes:
+        """The content of a file, compared with the index.
+
+        Raises:
+            RunFolderError: missing or damaged, no regular file, or too large.
+        """
+        path = self.folder / name
+        for _ in range(TRIES):
+            try:
+                blob = read_file(path, most)
+            except FileNotFoundError as error:
+                raise RunFolderError(f"{path} is missing or damaged: there is no such file") from error
+            # After the file: a run that goes on names a content before it writes it.
+            index = self._load()
+            known = None if index is None else index.files.get(self._within + name)
+            if known is None or digest(blob) in known:
+                return blob
+        raise RunFolderError(f"{path} is damaged, or was changed: its SHA-256 is not the one in {INDEX}")
+
+    def read_json(self, name: str, kind: type[M]) -> dict[str, Any]:
+        """The object in a JSON file, compared with the index and checked to be a ``kind``.
+
+        Raises:
+            RunFolderError: missing, damaged, or something else.
+        """
+        content = parse_json(self.read(name), self.folder / name)
+        checked(content, kind, self.folder / name)
+        return content
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there, and covered where there is an index."""
+        index = self._load()
+        return (index is None or self._within + name in index.files) and (self.folder / name).exists()
+
+    def check_folder(self, name: str) -> None:
+        """Makes sure that a folder holds the files that the index covers, and no others.
+
+        Raises:
+            RunFolderError: it does not.
+        """
+        if not self.indexed:
+            return
+        covered = self.names(name)
+        for known in covered:
+            self.read(known, MOST_WEIGHTS)
+        if strangers := sorted(set(_files_in(self.folder / name, PurePosixPath(name))) - set(covered)):
+            raise RunFolderError(f"{self.folder / strangers[0]} was not written by the run")
+
+    def _now(self, name: str) -> str | None:
+        try:
+            return digest(read_file(self.folder / name, MOST_WEIGHTS))
+        except FileNotFoundError:
+            return None
+
+    def _load(self) -> _Index | None:
+        if not self.indexed:
+            return None
+        found: _Index = checked(unsealed(read_object(self._path), self._path), _Index, self._path)
+        return found
+
+    def _store(self, index: _Index) -> None:
+        write_atomically(self._path, as_json(sealed(index.model_dump(mode="json"))))
+
+
+def as_json(content: Any) -> bytes:
+    """JSON as the files of a run folder hold it."""
+    return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """An object with a digest of itself under ``sha256``."""
+    return {**content, "sha256": _seal(content)}
+
+
+def unsealed(content: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """An object that :func:`sealed` made, without its digest.
+
+    Raises:
+        RunFolderError: it is not as it was written.
+    """
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    if content.get("sha256") != _seal(rest):
+        raise RunFolderError(f"{where} is damaged: its SHA-256 is not the one that it states")
+    return rest
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return digest(json.dumps(content, sort_keys=True).encode())
+
+
+def _files_in(folder: Path, name: PurePosixPath) -> Iterator[str]:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir():
+            yield from _files_in(path, name / path.name)
+        else:
+            yield str(name / path.name)

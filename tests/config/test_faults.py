@@ -1,0 +1,123 @@
+"""Faults of settings: all at once, in exact sentences, with the nearest valid name."""
+
+import pytest
+
+from fedlease.config.faults import nearest, setting_names
+from fedlease.config.layers import parse_yaml
+from fedlease.config.settings import Settings, resolve
+from fedlease.errors import ConfigError
+from fedlease.methods.registry import known_methods
+
+VALID = ", ".join(known_methods())
+
+
+def faults_of(*words: str, preset: str = "smoke") -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        resolve(preset=preset, overrides=words)
+    return caught.value.faults
+
+
+def test_all_faults_come_at_once_and_the_message_has_one_line_each() -> None:
+    words = ["method=fedlese", "lora.rank=3", "max_experts=1", "lora.r=x", "train.lr=2", "noequals"]
+    with pytest.raises(ConfigError) as caught:
+        resolve(preset="smoke", overrides=words)
+    assert sorted(caught.value.faults) == [
+        "--set: must be key=value, received 'noequals'",
+        "lora.r: must be a whole number, received 'x'",
+        "lora.rank: no such setting; did you mean 'lora.r'?",
+        "max_experts: must be at least 2, received 1",
+        f"method: unknown method 'fedlese'; did you mean 'fedlease'? valid: {VALID}",
+        "train.lr: must be below 1, received 2",
+    ]
+    assert str(caught.value).splitlines() == list(caught.value.faults)
+
+
+def test_an_unknown_preset_does_not_hide_the_faults_of_single_values() -> None:
+    first, second = faults_of("lora.r=0", preset="smke")
+    assert first.startswith("preset: unknown preset 'smke'; did you mean 'smoke'?")
+    assert second == "lora.r: must be at least 1, received 0"
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"),
+    [
+        ("lora.r=0", "lora.r: must be at least 1, received 0"),
+        ("lora.r=2.5", "lora.r: must be a whole number, received 2.5"),
+        ("lora.r=null", "lora.r: must be a whole number, received None"),
+        ("lora.alpha=0", "lora.alpha: must be above 0, received 0"),
+        ("lora.alpha=.inf", "lora.alpha: must be finite, received inf"),
+        ("train.lr=.nan", "train.lr: must be finite, received nan"),
+        ("lora.dropout=1", "lora.dropout: must be below 1, received 1"),
+        ("lora=5", "lora: must be a group of settings, received 5"),
+        ("data=null", "data: must be a group of settings, received None"),
+        ("lora.r.x=3", "lora.r: must be a whole number, received {'x': 3}"),
+        ("min_silhouette=2", "min_silhouette: must be at most 1, received 2"),
+        ("train.base_dropout=maybe", "train.base_dropout: must be true or false, received 'maybe'"),
+        ("baselines=fedit", "baselines: must be a list, received 'fedit'; write [fedit]"),
+        ("baselines=[local, local]", "baselines: 'local' is named twice"),
+        ("baselines=[fedlease]", "baselines: 'fedlease' is the method itself"),
+        ("head=share", "head: must be one of local, shared, frozen, received 'share'; did you mean 'shared'?"),
+        (
+            "data.tasks=[sst3]",
+            "data.tasks: must be one of sst2, qnli, mrpc, qqp, cola, rte, mnli, wnli, received 'sst3'; "
+            "did you mean 'sst2'?",
+        ),
+        (
+            "data.source=folder",
+            "data.path: is required when data.source is 'folder': the folder or file that holds your rows",
+        ),
+        ("fedlease.shrink=1.5", "fedlease.shrink: must be auto or a number in 0 .. 1, received 1.5"),
+        ("fedlease.shrink=much", "fedlease.shrink: must be auto or a number in 0 .. 1, received 'much'"),
+        ("fedlease.shrink=.nan", "fedlease.shrink: must be auto or a number in 0 .. 1, received nan"),
+        ("fedlease.shrink=true", "fedlease.shrink: must not be true or false, received True"),
+        ("fedlease.reallocate=0", "fedlease.reallocate: must be at least 1, received 0"),
+        ("learning_rate=1", "learning_rate: no such setting"),
+        ("lr=1", "lr: no such setting; did you mean 'train.lr'?"),
+        ("lora.target_module=[q]", "lora.target_module: no such setting; did you mean 'lora.target_modules'?"),
+        ("7=3", "7: no such setting"),
+    ],
+)
+def test_a_fault_names_the_key_the_rule_and_the_value_received(word: str, fault: str) -> None:
+    assert faults_of(word) == (fault,)
+
+
+@pytest.mark.parametrize("word", ["method=[a]", "baselines=[[a]]", "baselines={a: 1}", "data.tasks=3", "seed=true"])
+def test_values_of_another_kind_are_faults_of_their_key_and_never_crash(word: str) -> None:
+    faults = faults_of(word)
+    assert {fault.split(":")[0] for fault in faults} == {word.split("=")[0]}
+
+
+def test_fewer_clients_than_needed_cannot_be_sampled() -> None:
+    assert faults_of("clients_per_round=2", "min_clients=3") == (
+        "min_clients: must be at most clients_per_round = 2, received 3",
+    )
+    assert resolve(preset="smoke", overrides=["clients_per_round=3", "min_clients=3"]).min_clients == 3
+
+
+def test_only_clusters_can_be_formed_again() -> None:
+    assert faults_of("fedlease.reallocate=2", "fedlease.grouping=clients") == (
+        "fedlease.reallocate: needs fedlease.grouping = 'clusters', it is 'clients'",
+    )
+    assert resolve(preset="smoke", overrides=["fedlease.reallocate=2"]).fedlease.reallocate == 2
+
+
+def test_a_share_is_a_number_or_a_word_and_is_written_as_such() -> None:
+    for word in ("auto", 0.25, 0, 1):
+        settings = resolve(preset="smoke", overrides=[f"fedlease.shrink={word}"])
+        assert settings.fedlease.shrink == word
+        assert parse_yaml(settings.to_yaml())["fedlease"]["shrink"] == word
+
+
+def test_the_nearest_name_is_given_and_all_where_they_are_few() -> None:
+    assert nearest("fedlese", ["local", "fedlease"]) == "; did you mean 'fedlease'? valid: fedlease, local"
+    assert nearest("zzz", ["local", "fedlease"]) == "; valid: fedlease, local"
+    many = [f"name-{number}" for number in range(13)]
+    assert nearest("zzz", many) == ""
+    assert nearest("name-77", many) == "; did you mean 'name-7'?"
+
+
+def test_setting_names_are_dotted_and_cover_every_section() -> None:
+    names = list(setting_names(Settings))
+    assert {"seed", "lora.r", "train.lr", "warmup.epochs", "data.path", "data.columns.text_pair"} <= set(names)
+    assert "lora" not in names
+    assert len(names) == len(set(names))

@@ -1,0 +1,194 @@
+"""What other machines say is bounded: in length, in number, and in what it does to a terminal."""
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import rounds_of, small_settings
+
+pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
+
+from flower.hostile import BAD, is_one_sentence
+from flower.nodes import grid_of
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+
+from fedlease.errors import ConfigError
+from fedlease.flower import handler as answering
+from fedlease.flower.bounds import is_count, is_number, is_plain, is_share, shown
+from fedlease.flower.handler import proxies_said, turned_away
+from fedlease.flower.messages import Introduction, Refusal
+from fedlease.flower.strategy import FedLeaseStrategy
+from fedlease.flower.wire import RecordError, pack, unpack
+
+SMALL: dict[str, Any] = {"data.clients_per_task": 1, "baselines": [], "rounds": 1}
+EVIL = "bad\x1b[2J\x1b]0;title\x07\n\u202eeman\x9b31m" + "x" * 5000
+
+
+def test_what_is_shown_is_one_line_that_ends() -> None:
+    for value in (EVIL, {EVIL: [EVIL] * 10**5}, (10**5000,), ["\ud800"], b"\x1b", None, "x" * 10**7):
+        assert is_one_sentence(shown(value)), value
+    assert shown("plain text, with äöü and 漢字") == "plain text, with äöü and 漢字"
+    assert shown((0.5, "a")) == "(0.5, 'a')"
+
+
+def test_single_values() -> None:
+    assert is_number(1.5, 0, 2) and not is_number(True) and not is_number("1") and not is_number(float("inf"))
+    assert not is_number(10**400) and not is_number(3, 0, 2)
+    assert is_count(2, 0, 2) and not is_count(2.0, 0, 2) and not is_count(True, 0, 2) and not is_count(3, 0, 2)
+    assert is_share(1) and not is_share(1.0001) and not is_share(None)
+    assert is_plain("a b") and not any(map(is_plain, ("a\nb", "\x1b", "\u202e", "\ud800", 5, "x" * 1001)))
+
+
+def with_answer(kind: str, change: Any) -> Any:
+    """A fault: another answer of one node to one kind of message."""
+
+    def fault(message: Message, reply: Message) -> Message:
+        fits = message.metadata.message_type == kind and message.metadata.dst_node_id == BAD
+        return change(message, reply) if fits else reply  # type: ignore[no-any-return]
+
+    return fault
+
+
+@pytest.mark.parametrize("by", ["refusal", "error"])
+def test_a_nodes_words_steer_no_terminal(by: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from rich.console import Console
+
+    from fedlease.reporting.terminal import Terminal
+
+    def evil(message: Message, reply: Message) -> Message:
+        if by == "error":
+            return Message(Error(0, EVIL), reply_to=message)
+        return Message(pack(Refusal(EVIL)).record, reply_to=message)
+
+    settings, out = small_settings(**SMALL), tmp_path / "out.txt"
+    grid = grid_of(settings)
+    grid.faults.append(with_answer("train.experts", evil))
+    with out.open("w") as file:
+        FedLeaseStrategy(settings, tmp_path / "r", [Terminal(Console(file=file), models_here=False)]).start(grid)
+    (reason,) = [why for r in rounds_of(tmp_path / "r") for why in r["refused"].values()]
+    assert is_one_sentence(reason) and ("31m" in reason or "bad" in reason)
+    assert "\x1b" not in out.read_text() + caplog.text and "\x9b" not in out.read_text() + caplog.text
+
+
+def test_nor_when_it_is_asked_who_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = small_settings(**SMALL)
+    grid = grid_of(settings)
+    grid.faults.append(
+        with_answer("query.hello", lambda message, reply: Message(pack(Refusal(EVIL)).record, reply_to=message))
+    )
+    with pytest.raises(ConfigError) as caught:
+        FedLeaseStrategy(settings, tmp_path / "r").start(grid)
+    assert all(map(is_one_sentence, caught.value.faults)) and "\x1b" not in caplog.text
+
+
+def test_a_node_takes_nobody_else_out_of_the_run(tmp_path: Path) -> None:
+    from fedlease.storage.run_folder import read_skipped
+
+    settings = small_settings(**{**SMALL, "data.clients": "skip", "flower.min_nodes": 3})
+    for number, named in enumerate(("planted-1-0", EVIL)):
+        odd, out = Refusal("its rows cannot be used", named), tmp_path / str(number)
+        grid = grid_of(settings)
+        grid.faults.append(
+            with_answer("query.hello", lambda message, reply, odd=odd: Message(pack(odd).record, reply_to=message))
+        )
+        strategy = FedLeaseStrategy(settings, out)
+        strategy.start(grid)
+        assert strategy.summaries["fedlease"]["per_client"].keys() == {f"planted-{i}-0" for i in (1, 2, 3)}
+        skipped = read_skipped(out)
+        assert "planted-1-0" not in skipped and all(map(is_one_sentence, (*skipped, *skipped.values())))
+
+
+def test_nor_do_the_servers_words_on_a_node(caplog: pytest.LogCaptureFixture) -> None:
+    turned_away(pack(Refusal(EVIL)).record)
+    turned_away(RecordDict())
+    assert len(caplog.records) == 2 and "does not take this node: bad" in caplog.text
+    assert "\x1b" not in caplog.text and all(is_one_sentence(record.getMessage()) for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": tuple(map(str, range(1001)))}, "has 1001 labels, at most 1000 are taken (flower.max_labels)"),
+        ({"labels": tuple(map(str, range(2_000_000)))}, "characters of JSON, at most"),
+        ({"labels": ("x" * 201,)}, "labels that are no distinct texts of one line"),
+        ({"labels": ("a", "a")}, "labels that are no distinct texts of one line"),
+        ({"labels": ("\x1b[2J",)}, "labels that are no distinct texts of one line"),
+        ({"train_rows": 10**12}, "says it has 1000000000000 train rows, which must be in 1 .. 1000000000"),
+        ({"test_rows": 10**6}, "says it has 1000000 test rows, which must be in 0 .. 500000"),
+        ({"task": "\x1b[2J"}, "is malformed"),
+        ({"id": "a\x9bb"}, "client id"),
+        ({"fingerprint": "f" * 10**6}, "is malformed"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_card_is_bounded(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    settings = small_settings(**SMALL)
+    grid = grid_of(settings)
+
+    def odd(message: Message, reply: Message) -> Message:
+        card = unpack(reply.content, 2**20)[0].card
+        return Message(pack(Introduction(replace(card, **change))).record, reply_to=message)
+
+    grid.faults.append(with_answer("query.hello", odd))
+    begun = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        FedLeaseStrategy(settings, tmp_path / "r").start(grid)
+    (fault,) = caught.value.faults
+    assert said in fault and is_one_sentence(fault) and time.monotonic() - begun < 100
+
+
+def test_a_reply_far_larger_than_asked_for_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small_settings(**SMALL)
+    grid = grid_of(settings)
+    big = RecordDict({"fedlease": ConfigRecord({"tree": "[" + "[]," * 3_000_000 + "[]]"}), "arrays": ArrayRecord()})
+    grid.faults.append(with_answer("train.experts", lambda message, reply: Message(big, reply_to=message)))
+    read: list[int] = []
+    inner = answering.unpack
+    monkeypatch.setattr("json.loads", _counted(read))
+    assert inner is unpack
+    FedLeaseStrategy(settings, tmp_path / "r").start(grid)
+    (why,) = [why for r in rounds_of(tmp_path / "r") for why in r["refused"].values()]
+    assert "the message holds 9000004 characters of JSON, at most" in why and max(read) < 10**6
+
+
+def _counted(lengths: list[int]) -> Any:
+    import json
+
+    inner = json.loads
+
+    def loads(text: Any, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(len(text))
+        return inner(text, *args, **kwargs)
+
+    return loads
+
+
+def test_arrays_that_nothing_names_are_refused() -> None:
+    import torch
+
+    record = pack({"a": torch.ones(2)}).record
+    extra = {**dict(record.array_records["arrays"]), "x": Array(torch.ones(1).numpy())}
+    odd = RecordDict({"fedlease": record.config_records["fedlease"], "arrays": ArrayRecord(extra)})
+    with pytest.raises(RecordError, match="holds 1 arrays that it does not name"):
+        unpack(odd, 2**20)
+
+
+class TestProxies:
+    def test_one_line_names_the_variables_and_no_value(self) -> None:
+        said = proxies_said({"HTTPS_PROXY": "http://me:secret@proxy:3128", "all_proxy": "socks5://p", "HTTP_PROXY": ""})
+        assert said.startswith("HTTPS_PROXY, all_proxy are set: this node reaches its server")
+        assert "secret" not in said and "NO_PROXY=127.0.0.1,localhost" in said
+        assert proxies_said({"PATH": "/bin", "NO_PROXY": "x"}) == ""
+
+    def test_a_node_says_it_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
+        answering._tell_proxies.cache_clear()
+        settings = small_settings(**{**SMALL, "method": "local", "rounds": 0})
+        with caplog.at_level(logging.WARNING, "flwr"):
+            FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))
+        assert caplog.text.count("HTTPS_PROXY") == 1 and "secret" not in caplog.text

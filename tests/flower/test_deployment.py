@@ -1,0 +1,182 @@
+"""Real processes on this machine: SuperLink, SuperNodes, TLS, node keys; by the commands of an app's README."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import rounds_of, tensors_of
+
+pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
+
+from flower.deployment import Deployment, deployment
+from flower.nodes import told
+from peft import get_peft_model_state_dict
+
+import fedlease
+from fedlease.config.settings import resolve
+from fedlease.runs.runner import run_settings
+
+MISSING = [command for command in ("bash", "openssl", "ssh-keygen") if shutil.which(command) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+RUN = 400.0
+"""Seconds; every message starts a process that imports torch."""
+
+
+def run(app: Deployment, changes: str, out: str = "runs/first") -> str:
+    """The command that a README's run block holds; the name of its process."""
+    block = app.blocks["run"].replace("--stream", f'--stream --run-config \'out="{out}" set="{changes}"\'')
+    assert block != app.blocks["run"]
+    app.begin("run", block)
+    return "run"
+
+
+def run_to_end(app: Deployment, changes: str, out: str = "runs/first") -> dict[str, Any]:
+    """The summary of a run."""
+    name = run(app, changes, out)
+    app.running[name].wait(RUN)
+    path = app.folder / out / "summary.json"
+    assert path.is_file(), app.log(name)
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary
+
+
+def in_one_process(app: Deployment, changes: list[str], out: Path) -> dict[str, Any]:
+    """The same settings on the same rows, without Flower."""
+    settings = resolve(app.folder / "federation.yaml", overrides=[*changes, f"data.path={app.folder / 'rows'}"])
+    return run_settings(settings, out).summary
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with deployment(tmp_path_factory.mktemp("app") / "federation") as up:
+        up.up()
+        yield up
+
+
+@pytest.mark.slow
+def test_a_deployment_gives_the_tensors_and_scores_of_one_process(app: Deployment, tmp_path: Path) -> None:
+    changes = ["rounds=1", "warmup.epochs=1"]
+    summary = run_to_end(app, " ".join(changes))
+    here = in_one_process(app, changes, tmp_path / "here")
+    there = app.folder / "runs/first"
+    assert tensors_of(there)["state"] == tensors_of(tmp_path / "here")["state"]
+    assert told(summary) == json.loads(json.dumps(told(here)))
+    own = get_peft_model_state_dict(fedlease.load(app.folder / "model/site-a/fedlease"))
+    known = get_peft_model_state_dict(fedlease.load(tmp_path / "here", "site-a"))
+    assert own.keys() == known.keys() and all(torch.equal(own[name], known[name]) for name in known)
+    # What goes to nodes is what fab-include lists; rows and keys stay.
+    (packed,) = (app.folder / ".flwr/apps").iterdir()
+    files = {str(path.relative_to(packed)) for path in packed.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    code = {f"federation_app/{name}.py" for name in ("__init__", "client_app", "server_app")}
+    assert files == {"pyproject.toml", "federation.yaml", *code}
+    assert all((app.folder / "state" / site).is_dir() for site in app.sites)
+
+
+@pytest.mark.deployment
+def test_the_app_runs_in_a_simulation_of_flower(app: Deployment, tmp_path: Path) -> None:
+    """``flwr run . local``, which starts a server of its own in the background."""
+    port = str(int(re.findall(r"--port (\d+)", app.blocks["server"])[0]) + 500)
+    app.environment["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = port
+    block = app.blocks["simulation"].replace("--stream", "--stream --run-config 'out=\"runs/simulated\"'")
+    try:
+        app.begin("simulation", block).wait(RUN)
+        assert (app.folder / "runs/simulated/summary.json").is_file(), app.log("simulation")
+    finally:
+        app.do("simulation-stop")
+    in_one_process(app, [], tmp_path / "here")
+    assert tensors_of(app.folder / "runs/simulated")["state"] == tensors_of(tmp_path / "here")["state"]
+
+
+@pytest.mark.deployment
+def test_a_node_that_is_killed_is_left_out(app: Deployment) -> None:
+    name = run(app, "rounds=2 warmup.epochs=1 flower.deadline=300", "runs/node")
+    app.until(name, "fedlease warmup:", RUN)
+    app.kill("node site-b")
+    try:
+        app.running[name].wait(RUN)
+        folder = app.folder / "runs/node"
+        refused = {r["round"]: r["refused"] for r in rounds_of(folder)}
+        assert refused[0] == {} and refused[1].keys() == {"site-b"} and refused[2].keys() == {"site-b"}
+        assert refused[1]["site-b"] == "was lost while it was asked: its SuperNode stopped reporting"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert (summary["averaged"], summary["num_clients"]) == (2, 3) and any(
+            "site-b" in line for line in summary["warnings"]
+        )
+    finally:
+        app.join("node site-b", app.blocks["node site-b"])
+
+
+@pytest.mark.deployment
+def test_a_server_that_is_killed_goes_on_where_it_was(app: Deployment, tmp_path: Path) -> None:
+    changes = "rounds=2 warmup.epochs=1"
+    name = run(app, changes, "runs/server")
+    app.until(name, "fedlease experts 1:", RUN)
+    app.kill(name)
+    app.kill("server")
+    begun = [record["round"] for record in rounds_of(app.folder / "runs/server")]
+    assert begun == [0, 1]
+    app.begin("server")
+    app.listening()
+    run_to_end(app, changes, "runs/server")
+    assert [record["round"] for record in rounds_of(app.folder / "runs/server")] == [0, 1, 2]
+    here = in_one_process(app, changes.split(), tmp_path / "here")
+    assert tensors_of(app.folder / "runs/server")["state"] == tensors_of(tmp_path / "here")["state"]
+    assert not [line for line in here["warnings"] if "lost" in line]
+
+
+@pytest.mark.deployment
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (("data-dir='$PWD/rows/site-b'", "data-dir='$PWD/rows/nowhere'"), "data-dir: '{folder}/rows/nowhere' does not"),
+        (("client-id='site-b'", "client-id='site-a'"), "client 'site-a' is claimed by two nodes"),
+        (("client-id='site-b'", "client-id='site-b' model='{folder}/other'"), "is not the server's"),
+    ],
+    ids=["folder", "twins", "model"],
+)
+def test_a_node_set_up_wrongly_stops_the_run_before_training(
+    change: tuple[str, str], line: str, app: Deployment
+) -> None:
+    from fedlease.models.tiny import make_tiny
+
+    if not (app.folder / "other").exists():
+        make_tiny(app.folder / "other", seed=5)
+    app.end("node site-b")
+    was, becomes = change
+    app.join("wrong", app.blocks["node site-b"].replace(was, becomes.format(folder=app.folder)))
+    try:
+        name = run(app, "rounds=1 flower.wait=120", f"runs/{time.monotonic_ns()}")
+        app.until(name, line.format(folder=app.folder), RUN)
+        app.running[name].wait(RUN)
+        assert "train loss" not in app.log(name)
+        app.until("wrong", "the server does not take this node")
+    finally:
+        app.end("wrong")
+        app.join("node site-b", app.blocks["node site-b"])
+
+
+@pytest.mark.deployment
+@pytest.mark.parametrize("fault", ["key", "authority", "open"])
+def test_a_stranger_is_not_let_in(fault: str, app: Deployment) -> None:
+    block = app.blocks["node site-a"]
+    port = re.findall(r"--port (\d+)", block)[0]
+    block = block.replace(f"--port {port}", f"--port {int(port) + 700}")
+    if fault == "key":
+        block = "ssh-keygen -q -t ecdsa -b 384 -N '' -f keys/stranger\n" + block.replace("keys/site-a", "keys/stranger")
+    if fault == "authority":
+        made = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=other -keyout keys/other.key -out keys/other.crt\n"
+        block = made + block.replace("keys/ca.crt", "keys/other.crt")
+    if fault == "open":
+        block = block.replace("--root-certificates keys/ca.crt", "--insecure")
+    name = f"stranger {fault}"
+    assert app.begin(name, block).wait(60) != 0
+    said = {"key": "Failed to activate SuperNode", "authority": "CERTIFICATE_VERIFY_FAILED", "open": "secure TLS"}
+    assert said[fault] in app.log(name)
+    app.running.pop(name)

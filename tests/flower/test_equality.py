@@ -1,0 +1,61 @@
+"""One result, whatever drives it: a run over a grid equals the run in one process, bit for bit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import own_rows, rounds_of, small_run, small_settings, tensors_of
+
+pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
+
+from flower.nodes import over_memory, told
+
+from fedlease.methods.registry import METHODS
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_gives_the_same_tensors_and_scores(method: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"method": method, "baselines": []}
+    here = small_run(tmp_path / "here", **settings)
+    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
+    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
+    assert told(there[method]) == told(here.summary)
+
+
+@pytest.mark.parametrize("head", ["shared", "frozen"])
+def test_heads_are_averaged_or_left_as_in_one_process(head: str, tmp_path: Path) -> None:
+    rows = own_rows(tmp_path / "rows")
+    settings: dict[str, Any] = {
+        "head": head,
+        "baselines": ["fedit"],
+        "data.source": "folder",
+        "data.path": str(rows),
+        "data.train_rows": None,
+        "data.test_rows": None,
+    }
+    small_run(tmp_path / "here", **settings)
+    over_memory(small_settings(**settings), tmp_path / "there")
+    for folder in (".", "baselines/fedit"):
+        assert tensors_of(tmp_path / "there" / folder) == tensors_of(tmp_path / "here" / folder)
+
+
+def test_text_generation(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"task": "generation", "baselines": [], "data.max_tokens": 48}
+    here = small_run(tmp_path / "here", **settings)
+    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
+    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
+    assert told(there["fedlease"]) == told(here.summary)
+    samples = [json.loads((tmp_path / place / "samples.json").read_text()) for place in ("here", "there")]
+    assert samples[0] == samples[1] and samples[0]
+
+
+def test_sampled_clients_and_the_scores_of_the_others(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"clients_per_round": 3, "baselines": [], "rounds": 3}
+    here = small_run(tmp_path / "here", **settings)
+    there, grid = over_memory(small_settings(**settings), tmp_path / "there")
+    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
+    assert told(there["fedlease"]) == told(here.summary)
+    scores = [[r["mean_score"] for r in rounds_of(tmp_path / place)] for place in ("here", "there")]
+    assert scores[0] == scores[1]
+    assert "evaluate.score" in {kind for kind, _ in grid.log}

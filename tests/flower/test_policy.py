@@ -1,0 +1,317 @@
+"""What a node lets its server ask for: the node's own rules, each named with the value that breaks it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import own_rows, small_settings
+
+pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
+
+from flower.hostile import asked_of, recorded
+from flower.nodes import grid_of
+from pydantic import ValidationError
+
+from fedlease import __version__
+from fedlease.config.settings import Settings, preset_names, resolve
+from fedlease.core.codec import loads
+from fedlease.core.types import head_names
+from fedlease.errors import ConfigError
+from fedlease.flower.client_app import client_app
+from fedlease.flower.memory_grid import MemoryGrid
+from fedlease.flower.messages import Finish, Hello, Introduction, Refusal, Score, Work
+from fedlease.flower.policy import NodePolicy
+from fedlease.flower.strategy import FedLeaseStrategy
+
+RUN = "0123456789abcdef" * 2
+CLIENT = "planted-0-0"
+
+
+def hello(settings: Settings, run: str = RUN) -> Hello:
+    return Hello(run, __version__, settings.model_dump_json(), "x")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_passes_a_node_without_rules_of_its_own(name: str) -> None:
+    settings = resolve(preset=name, overrides={"data.path": "rows"} if name == "smoke" else {})
+    assert NodePolicy().faults(hello(settings), settings, own_model=False, own_rows=True) == []
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "data.columns.label": ("text", "data.columns.label: this node reads 'label' (columns.label), received 'text'"),
+    "data.columns.task": ("text", "data.columns.task: this node reads 'task' (columns.task), received 'text'"),
+    "model": ("/home/someone/model", "(models), received '/home/someone/model'"),
+    "revision": ("../../x", "revision: must be a commit or a plain name, received '../../x'"),
+    "device": ("../x", "device: must be the name of a device, received '../x'"),
+    "rounds": (10**6, "rounds: must be at most 1000 (max-rounds), received 1000000"),
+    "warmup.epochs": (10**6, "warmup.epochs: must be at most 100 (max-epochs), received 1000000"),
+    "train.local_epochs": (101, "train.local_epochs: must be at most 100 (max-epochs), received 101"),
+    "train.batch_size": (10**9, "train.batch_size: must be at most 1024 (max-batch), received 1000000000"),
+    "generation.batch_size": (10**9, "generation.batch_size: must be at most 1024 (max-batch)"),
+    "generation.max_new_tokens": (10**9, "generation.max_new_tokens: must be at most 1024 (max-new-tokens)"),
+    "generation.samples": (10**9, "generation.samples: must be at most 10 (max-samples)"),
+    "data.max_tokens": (32768, "data.max_tokens: must be at most 4096 (max-tokens), received 32768"),
+    "lora.r": (129, "lora.r: must be at most 128 (max-rank), received 129"),
+    "threads": (10**6, "threads: must be at most 256 (max-threads), received 1000000"),
+    "feddpa.num_anchors": (10**9, "feddpa.num_anchors: must be at most 1024"),
+    "seed": (2**63, "seed: must be below 2 ** 63"),
+    "head": ("shared", "head: 'shared' sends heads to the server, A, B, G may leave this node (uploads)"),
+}
+
+
+@pytest.mark.parametrize("key", BROKEN)
+def test_a_setting_beyond_a_rule_is_refused_with_rule_and_value(key: str) -> None:
+    value, said = BROKEN[key]
+    settings = resolve(preset="smoke", overrides={key: value})
+    (fault,) = NodePolicy().faults(hello(settings), settings, own_model=False, own_rows=True)
+    assert said in fault
+
+
+def test_all_that_is_refused_is_said_at_once() -> None:
+    settings = resolve(preset="smoke", overrides={"rounds": 10**6, "lora.r": 500, "data.columns.text": "label"})
+    faults = NodePolicy().faults(hello(settings, "../x"), settings, own_model=False, own_rows=True)
+    assert [fault.partition(":")[0] for fault in faults] == ["data.columns.text", "rounds", "lora.r", "run"]
+
+
+class TestTheNodesOwnConfiguration:
+    def test_rules_are_read_from_it(self) -> None:
+        given = {
+            "max-rank": 4,
+            "models": "minilm, org/name",
+            "columns.text": "sentence",
+            "uploads": "A,B",
+            "device": "cpu",
+        }
+        policy = NodePolicy.of({**given, "data-dir": "x"})
+        assert (policy.max_rank, policy.models, policy.uploads) == (4, ("minilm", "org/name"), ("A", "B"))
+        assert policy.columns.text == "sentence" and policy.columns.label == "label"
+
+    def test_what_is_wrong_is_said_with_its_key(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            NodePolicy.of({"max-rank": 0, "max-lables": 3, "uploads": "A,rows", "send-samples": 1, "columns.txt": "x"})
+        said = sorted(caught.value.faults)
+        assert said[0].startswith("node-config: columns.txt: no such rule of a node; did you mean 'columns.text'")
+        assert said[1].startswith("node-config: max-lables: no such rule of a node; did you mean 'max-labels'")
+        assert said[2] == "node-config: max-rank: must be at least 1, received 0"
+        assert "send-samples: must be true or false, received 1" in said[3] and "uploads: must be one of" in said[4]
+
+    def test_it_is_frozen(self) -> None:
+        policy = NodePolicy()
+        with pytest.raises(ValidationError, match="frozen"):
+            policy.max_rank = 3  # type: ignore[misc]
+
+
+def node_of(folder: Path, **config: Any) -> MemoryGrid:
+    return MemoryGrid(client_app(), {1: {"data-dir": str(folder), **config}})
+
+
+class TestRows:
+    def test_no_setting_makes_a_node_tell_its_texts(self, tmp_path: Path) -> None:
+        rows = own_rows(tmp_path / "rows")
+        settings = resolve(preset="smoke", overrides={"data.path": str(rows), "data.columns.label": "text"})
+        answer = asked_of(node_of(rows / "one"), 1, hello(settings))
+        assert isinstance(answer, Refusal) and "says" not in answer.reason
+        assert answer.reason.startswith("client 'one': data.columns.label: this node reads 'label'")
+
+    def test_a_nodes_own_columns_are_read_whatever_the_server_calls_them(self, tmp_path: Path) -> None:
+        rows = own_rows(tmp_path / "rows")
+        for path in (rows / "one").iterdir():
+            path.write_text(path.read_text().replace('"text"', '"note"').replace('"label"', '"kind"'))
+        settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
+        grid = node_of(rows / "one", **{"columns.text": "note", "columns.label": "kind"})
+        answer = asked_of(grid, 1, hello(settings))
+        assert isinstance(answer, Refusal) and "base model" in answer.reason, "rows are read by then"
+        answer = asked_of(grid, 1, hello(resolve(base=settings, overrides={"data.columns.label": "kind"})))
+        assert "base model" in answer.reason
+
+    @pytest.mark.parametrize(("rule", "value"), [("max-labels", 1), ("max-label-length", 2)])
+    def test_labels_beyond_a_rule_stay(self, rule: str, value: int, tmp_path: Path) -> None:
+        rows = own_rows(tmp_path / "rows")
+        settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
+        answer = asked_of(node_of(rows / "one", **{rule: value}), 1, hello(settings))
+        assert isinstance(answer, Refusal) and f"{rule} of its node is {value}" in answer.reason
+        assert "yes" not in answer.reason
+
+    def test_a_message_names_no_folder(self, tmp_path: Path) -> None:
+        rows = own_rows(tmp_path / "rows")
+        settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
+        config = {"partition-id": 0, "num-partitions": 4}
+        answer = asked_of(MemoryGrid(client_app(), {1: config}), 1, hello(settings))
+        assert isinstance(answer, Refusal) and "data.path: this node reads rows in its own folders" in answer.reason
+        allowed = MemoryGrid(client_app(), {1: {**config, "data-folders": str(tmp_path)}})
+        assert "base model" in asked_of(allowed, 1, hello(settings)).reason
+
+    def test_a_function_that_gives_rows_is_told_no_path_of_the_servers(self, tmp_path: Path) -> None:
+        from fedlease.data.sources.folder import load_client
+        from fedlease.flower.handler import answer
+        from fedlease.flower.wire import pack, unpack
+
+        rows, seen = own_rows(tmp_path / "rows"), []
+
+        def load(context: Any, settings: Settings) -> Any:
+            seen.append(settings.data.path)
+            return replace(load_client(rows / "one", "one", settings.data, settings.seed), id="../one")
+
+        settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
+        grid = node_of(rows / "one")
+        reply = unpack(answer(pack(hello(settings)).record, grid.contexts[1], load, None), 2**20)[0]
+        assert seen == [None]
+        assert reply.reason == "client '../one': must not start with a dot"
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MemoryGrid, dict[str, Any]]:
+    """Nodes with a state-dir after a run, and the last message of every kind to one of them."""
+    settings = small_settings(**{"data.clients_per_task": 1, "baselines": [], "rounds": 4, "clients_per_round": 2})
+    grid = grid_of(settings, **{"state-dir": str(tmp_path / "state")})
+    found = recorded(monkeypatch, CLIENT)
+    FedLeaseStrategy(settings, tmp_path / "r").start(grid)
+    messages = {type(value).__name__: value for _, value in found}
+    assert messages.keys() == {"Work", "Score", "Finish"} and messages["Work"].accepted is not None
+    return grid, messages
+
+
+def state_of(grid: MemoryGrid) -> Path:
+    return Path(str(grid.contexts[900].node_config["state-dir"]))
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestTasks:
+    def test_the_private_head_stays(self, told: Any) -> None:
+        grid, messages = told
+        work: Work = messages["Work"]
+        heads = head_names(work.task.model.tensors)
+        assert heads and not heads & work.task.upload
+        greedy = replace(work, task=replace(work.task, upload=work.task.upload | heads))
+        answer = asked_of(grid, 900, greedy)
+        assert isinstance(answer, Refusal)
+        assert "upload: A, B, G may leave this node (uploads), asked for head" in answer.reason
+        # Nor where heads may leave: this run's was kept.
+        grid.contexts[900].node_config["uploads"] = "A,B,G,head"
+        assert "has kept to itself in this run" in asked_of(grid, 900, greedy).reason
+        stages = tuple(replace(stage, trainable=stage.trainable - heads) for stage in work.task.stages)
+        sly = replace(greedy, run=RUN, task=replace(greedy.task, stages=stages))
+        assert "upload names tensors that are not trained" in asked_of(grid, 900, sly).reason
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"round": 10**6}, "round: must be in 0 .. 1000 (max-rounds), received 1000000"),
+            ({"phase": "../x"}, "phase must be one of"),
+            ({"upload": frozenset({"x/A/0"})}, "upload names tensors that its model does not have"),
+            ({"stages": ()}, "its stages are malformed"),
+        ],
+    )
+    def test_a_task_beyond_a_rule(self, told: Any, change: dict[str, Any], said: str) -> None:
+        grid, messages = told
+        work = messages["Work"]
+        answer = asked_of(grid, 900, replace(work, task=replace(work.task, **change)))
+        assert isinstance(answer, Refusal) and said in answer.reason
+
+    def test_epochs_and_stages(self, told: Any) -> None:
+        grid, messages = told
+        work = messages["Work"]
+        (stage,) = work.task.stages
+        many = replace(work, task=replace(work.task, stages=(replace(stage, epochs=10**9),)))
+        assert "epochs: must be at most 100 (max-epochs) together" in asked_of(grid, 900, many).reason
+        many = replace(work, task=replace(work.task, stages=(stage,) * 5))
+        assert "stages: must be at most 4 (max-stages), received 5" in asked_of(grid, 900, many).reason
+        odd = replace(work, task=replace(work.task, stages=(replace(stage, experts=(7,)),)))
+        assert "stages name experts of a model that has" in asked_of(grid, 900, odd).reason
+
+    def test_a_node_does_not_train_for_one_run_for_ever(self, told: Any) -> None:
+        grid, messages = told
+        done = max(loads(path.read_bytes()).tasks for path in state_of(grid).glob("*/planted-0-0/fedlease.safetensors"))
+        assert 0 < done < 12
+        grid.contexts[900].node_config["max-rounds"] = 4
+        work = replace(messages["Work"], step=1)
+        answers = [asked_of(grid, 900, work) for _ in range(12 - done + 1)]
+        assert [isinstance(answer, Refusal) for answer in answers] == [False] * (12 - done) + [True]
+        assert "it has done 12 tasks for this run and does no more (max-rounds)" in answers[-1].reason
+
+    @pytest.mark.parametrize("kind", ["Work", "Score", "Finish"])
+    def test_a_model_is_looked_at_whole(self, told: Any, kind: str) -> None:
+        import torch
+
+        grid, messages = told
+        message = messages[kind]
+
+        def with_model(model: Any) -> Any:
+            if kind == "Work":
+                return replace(message, task=replace(message.task, model=model))
+            return replace(message, model=model)
+
+        model = message.task.model if kind == "Work" else message.model
+        first = min(model.tensors)
+        for tensor, said in (
+            (model.tensors[first][:1], "has shape"),
+            (model.tensors[first].double(), "has dtype torch.float64"),
+            (torch.full_like(model.tensors[first], float("nan")), "not numbers of at most 1e+06"),
+            (torch.full_like(model.tensors[first], 1e30), "not numbers of at most 1e+06"),
+        ):
+            answer = asked_of(grid, 900, with_model(replace(model, tensors={**model.tensors, first: tensor})))
+            assert isinstance(answer, Refusal) and said in answer.reason
+        lacking = {name: tensor for name, tensor in model.tensors.items() if name != first}
+        assert (
+            "does not fit the base model: missing"
+            in asked_of(grid, 900, with_model(replace(model, tensors=lacking))).reason
+        )
+        for change, said in (
+            ({"r": 10**9}, "rank: must be a whole number, at most 128"),
+            ({"r": 3}, "its adapter is not of rank 4"),
+            ({"num_experts": 10**6, "mixer": "softmax"}, "num_experts: must be a whole number, at most 64"),
+            ({"alpha": float("nan")}, "its adapter cannot be: alpha = nan"),
+            ({"target_modules": ("x",)}, "its adapter is not of rank 4 on the 4 modules"),
+            ({"own": -1}, "its adapter cannot be: own = -1"),
+        ):
+            answer = asked_of(grid, 900, with_model(replace(model, spec=replace(model.spec, **change))))
+            assert isinstance(answer, Refusal) and said in answer.reason, change
+
+    def test_names_are_never_paths(self, told: Any, tmp_path: Path) -> None:
+        grid, messages = told
+        before = files(tmp_path)
+        for kind, message in messages.items():
+            for change, said in (
+                ({"method": "../../../x"}, "method: must be one of"),
+                ({"method": "a\0b"}, "names must be texts of one line"),
+                ({"run": "../../x"}, "run: must be 32 hexadecimal digits"),
+                ({"run": RUN[:-1]}, "run: must be 32 hexadecimal digits"),
+            ):
+                answer = asked_of(grid, 900, replace(message, **change))
+                assert isinstance(answer, Refusal) and said in answer.reason, (kind, change)
+        assert files(tmp_path) == before
+        assert all(isinstance(m, Work | Score | Finish) for m in messages.values()) and len(messages) == 3
+
+    def test_a_message_larger_than_the_node_takes(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        from fedlease.flower import handler as answering
+
+        grid, messages = told
+        monkeypatch.setattr(answering, "MIB", 1)
+        grid.contexts[900].state.clear()
+        assert "bytes of arrays, at most 1024 are expected" in asked_of(grid, 900, messages["Work"]).reason
+
+    def test_settings_without_end(self, told: Any) -> None:
+        grid, messages = told
+        long = replace(messages["Work"], settings=messages["Work"].settings + " " * 300_000)
+        assert "characters, at most 262144 are taken" in asked_of(grid, 900, long).reason
+
+
+def test_an_honest_node_introduces_itself_with_its_own_labels(tmp_path: Path) -> None:
+    rows = own_rows(tmp_path / "rows")
+    settings = resolve(preset="smoke", overrides={"data.path": str(rows), "threads": 1, "device": "cpu"})
+    grid = node_of(rows / "one")
+    refusal = asked_of(grid, 1, hello(settings))
+    from fedlease.flower.handler import _site
+    from fedlease.flower.policy import NodePolicy as Policy
+
+    applied = Policy().applied(settings, with_path=False)
+    mine = _site(applied.model_dump_json(), ()).fingerprint
+    assert isinstance(refusal, Refusal)
+    answer = asked_of(grid, 1, replace(hello(settings), model=mine))
+    assert isinstance(answer, Introduction) and answer.card.labels == ("no", "yes")
+    assert json.dumps(answer.card.labels) and answer.card.id == "one"

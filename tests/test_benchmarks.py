@@ -1,0 +1,164 @@
+"""The benchmarks: every script runs, the loop computes what the routed layer computes, the README keeps its text."""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+WHOLE_RUN = pytest.param("quickstart", marks=pytest.mark.slow)
+
+
+class Scripts:
+    """The scripts import each other by bare names, as they do when one of them is run."""
+
+    def __getattr__(self, name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripts]:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads = torch.get_num_threads()
+    own = {file.stem for file in FOLDER.glob("*.py")}
+    assert not own & sys.modules.keys()
+    yield Scripts()
+    for name in own:
+        sys.modules.pop(name, None)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ["layer", "step", "round", "allocation", "payload", WHOLE_RUN])
+def test_every_script_runs_and_writes_its_tables(
+    name: str, scripts: Scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = getattr(scripts, name)
+    scripts.output.entry(name, script.measure, ["--smoke", "--json", str(tmp_path / "result.json")])
+    check_smoke(tmp_path / "result.json", capsys.readouterr().out)
+
+
+@pytest.mark.slow  # processes of their own
+@pytest.mark.parametrize("part", ["simulation", "scale"])
+def test_flower_runs_and_writes_its_tables(
+    part: str, scripts: Scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'fedlease[simulation]'")
+    scripts.flower.main([part, "--smoke", "--json", str(tmp_path / "result.json")])
+    check_smoke(tmp_path / "result.json", capsys.readouterr().out)
+
+
+def check_smoke(path: Path, printed: str) -> None:
+    result = json.loads(path.read_text())
+    assert result["smoke"] is True
+    assert result["tables"]
+    for table in result["tables"]:
+        assert table["rows"]
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+    # Tiny sizes decide no target.
+    assert {target["met"] for target in result["targets"]} <= {None}
+    assert result["question"] in printed
+
+
+def test_every_question_is_run_by_run_all(scripts: Scripts) -> None:
+    questions = {file.stem for file in FOLDER.glob("*.py") if 'entry("' in file.read_text()}
+    assert set(scripts.run_all.NAMES) == questions
+
+
+@pytest.mark.parametrize("num_experts", [2, 4])
+def test_the_loop_over_slots_and_the_routed_layer_give_the_same_output_and_gradients(
+    num_experts: int, scripts: Scripts
+) -> None:
+    variants = scripts.layer.build(width=12, num_experts=num_experts, r=3, dropout=0.0)
+    gradient = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(3))
+    found: dict[str, list[torch.Tensor]] = {}
+    for name in ("routed", "loop"):
+        x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        learning = [p for p in variants[name].parameters() if p.requires_grad]
+        assert len(learning) == 3  # own A, own B, router
+        output = variants[name](x)
+        found[name] = [output, *torch.autograd.grad(output, [x, *learning], gradient)]
+        # The router's gradient vanishes where nobody else is chosen; here it must say something.
+        assert all(bool(tensor.abs().max() > 0) for tensor in found[name])
+    for routed, loop in zip(found["routed"], found["loop"], strict=True):
+        torch.testing.assert_close(routed, loop)
+
+
+def test_peak_memory_counts_what_is_alive_at_once(scripts: Scripts) -> None:
+    def step() -> None:
+        first = torch.ones(1000)  # 4,000 bytes
+        second = first + 1  # 8,000 alive
+        del first
+        third = second + 1  # 8,000 alive again
+        del second, third
+
+    # The numbers 1 are tensors of a few bytes as well.
+    assert 8000 <= scripts.measure.peak_tensor_bytes(step) < 8100
+
+
+def test_variants_take_turns_and_warm_up_passes_are_not_kept(scripts: Scripts) -> None:
+    calls: list[str] = []
+    times = scripts.measure.interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, warmup=1)
+    assert calls == ["a", "b"] * 3
+    assert [len(seconds) for seconds in times.seconds.values()] == [2, 2]
+
+
+def test_a_ratio_is_the_median_over_neighbours_and_not_of_medians(scripts: Scripts) -> None:
+    times = scripts.measure.Times({"a": [2.0, 20.0, 3.0], "b": [1.0, 10.0, 3.0], "floor": [0.5, 0.5, 0.5]})
+    assert times.ratio("a", "b").median == 2.0  # of 2, 2 and 1; the medians 3 and 3 would give 1
+    assert times.ratio_above("floor", "a", "b") == 1.0  # (3 - 0.5) / (3 - 0.5)
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    machine = {
+        "date": "2000-01-02",
+        "processor": "P",
+        "cores": 3,
+        "memory_gb": 4,
+        "system": "S",
+        "versions": {"v": "1"},
+    }
+    tables = [{"title": "T", "columns": ["a", "b"], "rows": [["1", "2|3"]], "notes": ["N."]}]
+    targets = [{"text": "at most 1", "figure": "2", "met": False}, {"text": "at least 1", "figure": "2", "met": True}]
+    made = {"name": "n", "question": "Q?", "smoke": False, "seconds": 60, "machine": machine}
+    return {**made, "tables": tables, "targets": targets, **changes}
+
+
+def test_only_what_is_between_the_markers_is_rewritten(scripts: Scripts, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{scripts.render.BEGIN}\nold\n{scripts.render.END}\nafter\n")
+    for _ in range(2):  # a second time changes nothing
+        scripts.render.rewrite(readme, [result()])
+        text = readme.read_text()
+        assert text.startswith(f"before\n{scripts.render.BEGIN}\n")
+        assert text.endswith(f"{scripts.render.END}\nafter\n")
+        assert "old" not in text
+    for part in (
+        "2000-01-02",
+        "P, 3 cores, 4 GiB",
+        "v 1",
+        "| at most 1 | 2 | **missed** |",
+        "| at least 1 | 2 | met |",
+    ):
+        assert part in text
+    assert "| 1 | 2\\|3 |" in text
+    assert "smoke run" not in text
+    assert "smoke run" in scripts.render.markdown([result(smoke=True)])
+
+
+@pytest.mark.parametrize("text", ["no markers", "{END} {BEGIN}", "{BEGIN} {BEGIN} {END}"])
+def test_a_readme_without_the_markers_is_refused(text: str, scripts: Scripts) -> None:
+    text = text.replace("{BEGIN}", scripts.render.BEGIN).replace("{END}", scripts.render.END)
+    with pytest.raises(ValueError, match=r"must hold <!-- bench:begin --> and then <!-- bench:end -->, once each"):
+        scripts.render.replace_block(text, "block")
+
+
+def test_the_readme_of_this_project_has_the_markers(scripts: Scripts) -> None:
+    text = (FOLDER / "README.md").read_text()
+    assert scripts.render.replace_block(text, "block").count("\nblock\n") == 1

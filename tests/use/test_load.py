@@ -1,0 +1,97 @@
+"""What is loaded predicts exactly what was evaluated, in a fresh process too."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small import SMALL, small_run
+
+import fedlease
+from fedlease.config.settings import resolve
+from fedlease.data.load import load_federation
+from fedlease.errors import ConfigError, RunFolderError
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("run") / "r").out
+
+
+FRESH = """
+import json, sys, torch, fedlease
+out, client, method, texts = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+torch.set_num_threads(1)
+model, tokenizer = fedlease.load(out, client, method), fedlease.tokenizer(out)
+with torch.inference_mode():
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=24, return_tensors="pt")
+    best = model(**batch).logits.argmax(-1).tolist()
+print(json.dumps([model.config.id2label[i] for i in best]))
+"""
+
+
+@pytest.mark.parametrize("method", ["fedlease", "fedit", "local"])
+def test_a_fresh_process_predicts_what_was_evaluated(method: str, out: Path) -> None:
+    federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
+    folder = out if method == "fedlease" else out / "baselines" / method
+    summary = json.loads((folder / "summary.json").read_text())
+    client = federation.clients["planted-1-1"]
+    texts = json.dumps([row.text for row in client.test])
+    command = [sys.executable, "-W", "ignore", "-c", FRESH, str(out), client.id, method, texts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    predicted = json.loads(done.stdout)
+    right = sum(label == client.labels[row.label] for label, row in zip(predicted, client.test, strict=True))
+    assert right / len(client.test) == summary["per_client"][client.id]["accuracy"]
+
+
+def test_every_client_of_every_method_scores_as_in_its_summary(out: Path) -> None:
+    federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
+    tokenizer = fedlease.tokenizer(out)
+    for method in ("fedlease", "fedit", "local"):
+        folder = out if method == "fedlease" else out / "baselines" / method
+        summary = json.loads((folder / "summary.json").read_text())
+        for client in federation:
+            model = fedlease.load(out, client.id, method)
+            assert not model.training
+            batch = tokenizer(
+                [row.text for row in client.test], padding=True, truncation=True, max_length=24, return_tensors="pt"
+            )
+            with torch.inference_mode():
+                best = model(**batch).logits.argmax(-1).tolist()
+            right = sum(guess == row.label for guess, row in zip(best, client.test, strict=True))
+            assert right / len(client.test) == summary["per_client"][client.id]["accuracy"], (method, client.id)
+
+
+def test_a_loaded_model_is_saved_and_read_back_by_peft(out: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    from fedlease.models.base import load_base
+    from fedlease.models.sources import locate
+
+    model = fedlease.load(out, "planted-0-0")
+    model.save_pretrained(tmp_path / "adapter")
+    base = load_base(locate(str(out / "base"), None, out, 0), dtype="float32", dropout=False).model
+    again = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    ids = torch.arange(4, 24).view(2, 10)
+    with torch.inference_mode():
+        assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_labels_are_the_clients_own(out: Path) -> None:
+    federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
+    assert len({client.labels for client in federation}) > 1
+    for client in federation:
+        config = fedlease.load(out, client.id).config
+        assert config.id2label == dict(enumerate(client.labels))
+        assert config.label2id == {label: i for i, label in enumerate(client.labels)}
+
+
+def test_unknown_client_method_and_folder_are_named(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"client: the run has \['planted-0-0'.*received 'nobody'"):
+        fedlease.load(out, "nobody")
+    with pytest.raises(ConfigError, match=r"method: the run has \['fedlease', 'fedit', 'local'\], received 'ifca'"):
+        fedlease.load(out, "planted-0-0", "ifca")
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        fedlease.load(tmp_path, "planted-0-0")
