@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from small import small_run, small_settings
 
-from fedlease.runs.check import check_settings
 from fedlease.core.experts import initial_adapter
 from fedlease.core.types import Budget
-from fedlease.server.participation import Participation
-from fedlease.runs.estimate import MethodEstimate, Rows, adapter_parameters, estimate_method, router_parameters
 from fedlease.methods.registry import CENTRALISED, METHODS, known_methods, make_method
+from fedlease.runs.check import check_settings
+from fedlease.runs.estimate import MethodEstimate, Rows, adapter_parameters, estimate_method, router_parameters
+from fedlease.server.participation import Participation
 
 # Query and value of RoBERTa-large's 24 layers and of LLaMA-2-7B's 32: (in, out).
 ROBERTA_LARGE = {f"{layer}.{name}": (1024, 1024) for layer in range(24) for name in ("query", "value")}

@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from small import rounds_of, scores_of, small_run, small_settings, tensors_of
 from peft import PeftModel
+from small import rounds_of, scores_of, small_run, small_settings, tensors_of
 from transformers import AutoModelForCausalLM
 
 import fedlease
-from fedlease.runs.check import check_settings
 from fedlease.config.settings import resolve
-from fedlease.data.load import load_federation
 from fedlease.data.federation import Row
-from fedlease.storage.checkpoint import Checkpoint
-from fedlease.server.events import RunStarted
+from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, ModelError
-from fedlease.runs.machine import settle
 from fedlease.methods.registry import known_methods
 from fedlease.peft_plugin.usage import record_usage
-from fedlease.storage.run_folder import changed_settings, read_settings
+from fedlease.runs.check import check_settings
+from fedlease.runs.machine import settle
 from fedlease.runs.runner import resume, run_settings
+from fedlease.server.events import RunStarted
+from fedlease.storage.checkpoint import Checkpoint
+from fedlease.storage.run_folder import changed_settings, read_settings
 from fedlease.tasks.text_scores import rouge
 from fedlease.use.chat import Chat
 from fedlease.use.export import Exporter

@@ -9,9 +9,9 @@ import torch
 from small import own_rows, rounds_of, small_run, small_settings
 
 import fedlease
-from fedlease.core.codec import loads
 from fedlease.client import worker as client_work
 from fedlease.client.training import local_step
+from fedlease.core.codec import loads
 from fedlease.errors import DataError
 from fedlease.methods.registry import known_methods
 from fedlease.use.onboard import onboard

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from small import SMALL, own_rows, rounds_of, scores_of, small_run, tensors_of
 
-from fedlease.storage import checkpoint
-from fedlease.storage.run_files import sealed
 from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.runs.runner import resume
+from fedlease.storage import checkpoint
+from fedlease.storage.run_files import sealed
 
 METHODS = ("fedlease", "fedit", "local")
 

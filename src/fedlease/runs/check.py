@@ -9,10 +9,14 @@ from pathlib import Path
 
 import torch
 
+from fedlease.client.training import local_step
 from fedlease.config.settings import Settings
 from fedlease.core.types import Budget, TensorName
 from fedlease.data.load import load_federation
-from fedlease.client.training import local_step
+from fedlease.methods.fedit import FedIT
+from fedlease.methods.head import with_head
+from fedlease.methods.registry import CENTRALISED
+from fedlease.models.sources import locate
 from fedlease.runs.estimate import (
     ASSUMED_EXPERTS,
     CheckReport,
@@ -22,12 +26,8 @@ from fedlease.runs.estimate import (
     router_parameters,
 )
 from fedlease.runs.machine import settle
-from fedlease.methods.registry import CENTRALISED
-from fedlease.methods.fedit import FedIT
-from fedlease.methods.head import with_head
-from fedlease.models.sources import locate
-from fedlease.runs.preconditions import check_fit
 from fedlease.runs.open import Prepared, build_method, optimiser_of, participation_of, prepare
+from fedlease.runs.preconditions import check_fit
 
 __all__ = ["check_settings"]
 

@@ -8,9 +8,9 @@ import torch
 from fedlease.config.settings import Settings
 from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate
-from fedlease.server.transport import count_bytes
-from fedlease.server.participation import Participation
 from fedlease.methods.base import WARMUP, Method, rounds_for_warmup
+from fedlease.server.participation import Participation
+from fedlease.server.transport import count_bytes
 
 __all__ = [
     "CheckReport",

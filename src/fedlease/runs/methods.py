@@ -8,12 +8,15 @@ from typing import Any
 
 from safetensors.torch import save
 
+from fedlease.client.worker import FinalScores
 from fedlease.config.settings import Settings
 from fedlease.core.allocate import Centres
 from fedlease.core.types import Allocation, ClientId, ClientModel
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
-from fedlease.storage.checkpoint import Checkpoint
-from fedlease.client.worker import FinalScores
+from fedlease.errors import within_limits
+from fedlease.methods.head import Head
+from fedlease.reporting.run.page import write_report
+from fedlease.runs.open import build_method, participation_of
 from fedlease.server.events import (
     Allocated,
     Event,
@@ -23,14 +26,11 @@ from fedlease.server.events import (
     RunStarted,
     StepFinished,
 )
-from fedlease.server.transport import Fleet
 from fedlease.server.loop import RoundLoop, fields_of
-from fedlease.storage.run_files import RunFiles
 from fedlease.server.scoring import summarise
-from fedlease.errors import within_limits
-from fedlease.methods.head import Head
-from fedlease.runs.open import build_method, participation_of
-from fedlease.reporting.run.page import write_report
+from fedlease.server.transport import Fleet
+from fedlease.storage.checkpoint import Checkpoint
+from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import (
     method_files,
     read_clients,

@@ -10,28 +10,28 @@ from typing import Any
 import torch
 
 from fedlease.client.batch_check import check_batches
+from fedlease.client.resident import ResidentModel
+from fedlease.client.training import Optimiser
+from fedlease.client.worker import Client
 from fedlease.config.settings import Settings
 from fedlease.core.experts import initial_adapter
 from fedlease.core.types import Budget, ClientId, ClientModel
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
-from fedlease.client.worker import Client
-from fedlease.client.training import Optimiser
-from fedlease.server.participation import Participation
-from fedlease.client.resident import ResidentModel
 from fedlease.errors import DataError
-from fedlease.runs.machine import usable_device
-from fedlease.methods.registry import make_method
 from fedlease.methods.base import Method
 from fedlease.methods.head import Head, with_head
-from fedlease.models.checks import longest_input
-from fedlease.models.limits import fitted_lengths
-from fedlease.models.fingerprints import file_prints
-from fedlease.models.sources import ModelSource, locate
+from fedlease.methods.registry import make_method
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.models.checks import longest_input
+from fedlease.models.fingerprints import file_prints
+from fedlease.models.limits import fitted_lengths
 from fedlease.models.padding import settle_model
-from fedlease.tasks.registry import make_task
+from fedlease.models.sources import ModelSource, locate
+from fedlease.runs.machine import usable_device
+from fedlease.server.participation import Participation
 from fedlease.tasks.base import Encoded
+from fedlease.tasks.registry import make_task
 
 __all__ = [
     "Loaded",

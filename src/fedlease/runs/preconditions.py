@@ -6,9 +6,9 @@ from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.data.faults import listed
 from fedlease.errors import ConfigError
-from fedlease.methods.registry import CENTRALISED
 from fedlease.methods.base import Method, rounds_for_warmup
 from fedlease.methods.head import Head
+from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.open import build_method, participation_of
 
 __all__ = ["check_fit"]

@@ -10,22 +10,21 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fedlease.runs.methods import Parts, conduct, finished
+from fedlease.client.cache import WorkCache
+from fedlease.client.worker import ClientWork
 from fedlease.config.settings import Settings
-from fedlease.config.call import settings_of_call
 from fedlease.core.codec import digest
 from fedlease.data.load import load_federation
-from fedlease.server.pooled import PooledFleet
-from fedlease.client.worker import ClientWork
-from fedlease.server.events import Listener
-from fedlease.server.in_process import LocalFleet
-from fedlease.client.cache import WorkCache
 from fedlease.errors import RunFolderError, within_limits
-from fedlease.runs.machine import settle
 from fedlease.methods.registry import CENTRALISED
 from fedlease.models.sources import locate
-from fedlease.runs.preconditions import check_fit
+from fedlease.runs.machine import settle
+from fedlease.runs.methods import Parts, conduct, finished
 from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
+from fedlease.runs.preconditions import check_fit
+from fedlease.server.events import Listener
+from fedlease.server.in_process import LocalFleet
+from fedlease.server.pooled import PooledFleet
 from fedlease.storage.run_folder import (
     base_folder,
     check_base,
