@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fedlease.client.resident import ResidentModel
 from fedlease.config.settings import Settings, resolve
-from fedlease.core.experts import initial_adapter, initial_router, renumber
+from fedlease.core.adapters import initial_adapter, initial_router, renumber
 from fedlease.core.types import AdapterSpec, ClientModel
 from fedlease.data.federation import Federation
 from fedlease.data.load import load_federation

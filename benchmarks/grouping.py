@@ -21,8 +21,8 @@ from torch import Tensor
 
 from fedlease.client.training import local_step
 from fedlease.config.settings import Settings, resolve
+from fedlease.core.adapters import a_matrices, b_matrices
 from fedlease.core.allocate import allocate, distances, product_distances
-from fedlease.core.experts import a_matrices, b_matrices
 from fedlease.core.types import ClientId, ClientTask, Stage, Tensors
 from fedlease.data.load import load_federation
 from fedlease.models.sources import locate

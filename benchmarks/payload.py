@@ -8,8 +8,8 @@ Asserts that an upload is the own expert, the router, the head where it is share
 import torch
 from output import Report, Table, Target, entry
 
+from fedlease.core.adapters import initial_adapter
 from fedlease.core.codec import dumps
-from fedlease.core.experts import initial_adapter
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName, head_names
 from fedlease.methods.fedlease import FedLease
 from fedlease.methods.head import Head, HeadPolicy, with_head

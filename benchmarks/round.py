@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedlease.client.resident import ResidentModel
 from fedlease.client.training import LocalResult, Optimiser, local_step
-from fedlease.core.experts import initial_adapter
+from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import Budget, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.methods.fedlease import FedLease
 from fedlease.methods.head import Head, with_head

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedlease.client.resident import ResidentModel
 from fedlease.client.store import ClientStore
-from fedlease.core.experts import initial_adapter
+from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import AdapterSpec, ClientModel
 from fedlease.methods.local import LocalState
 from fedlease.models.base import initial_head, load_base, target_shapes

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from fedlease.core.experts import initial_adapter
+from fedlease.core.adapters import initial_adapter
 from fedlease.core.seeds import generator
 from fedlease.core.types import ClientModel, ClientTask, ClientUpdate, Tensors
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from contract.planted import CLIENTS, adapter
 
+from fedlease.core.adapters import initial_router
 from fedlease.core.allocate import place
 from fedlease.core.codec import dumps, loads
-from fedlease.core.experts import initial_router
 from fedlease.core.seeds import generator
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName
 from fedlease.errors import ConfigError, RunFailedError

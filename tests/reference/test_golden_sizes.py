@@ -21,7 +21,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from fedlease.core.experts import initial_adapter, initial_router, renumber
+from fedlease.core.adapters import initial_adapter, initial_router, renumber
 from fedlease.core.types import ClientModel
 
 

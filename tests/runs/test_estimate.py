@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from small import small_run, small_settings
 
-from fedlease.core.experts import initial_adapter
+from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import Budget
 from fedlease.methods.registry import CENTRALISED, METHODS, known_methods, make_method
 from fedlease.runs.check import check_settings

@@ -10,7 +10,7 @@ import torch
 
 from fedlease.client.resident import ResidentModel
 from fedlease.client.training import Optimiser, local_step
-from fedlease.core.experts import initial_adapter
+from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import ClientTask, Stage
 from fedlease.data.federation import Row
 from fedlease.errors import MissingPackageError

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from fedlease.client.resident import ResidentModel
-from fedlease.core.experts import initial_adapter
+from fedlease.core.adapters import initial_adapter
 from fedlease.data.federation import Row
 from fedlease.models.base import load_base, load_tokenizer, target_shapes
 from fedlease.models.sources import ModelSource, locate

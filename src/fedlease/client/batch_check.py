@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedlease.client.resident import ResidentModel
-from fedlease.core.experts import renumber
+from fedlease.core.adapters import renumber
 from fedlease.core.types import ANCHOR, ClientId, ClientModel, TensorName
 from fedlease.data.federation import Row
 from fedlease.errors import DataError, ModelError

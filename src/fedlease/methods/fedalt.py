@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from fedlease.core.adapters import renumber
 from fedlease.core.aggregate import weighted_mean
 from fedlease.core.codec import serialisable
-from fedlease.core.experts import renumber
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
 from fedlease.methods.base import ab_names
 

@@ -7,9 +7,9 @@ https://arxiv.org/abs/2403.19211
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from fedlease.core.adapters import renumber
 from fedlease.core.aggregate import Weighting, mean_update
 from fedlease.core.codec import serialisable
-from fedlease.core.experts import renumber
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
 from fedlease.methods.base import ab_names
 

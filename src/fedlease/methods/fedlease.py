@@ -10,9 +10,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from fedlease.core.adapters import RouterStart, b_matrices, renumber
 from fedlease.core.aggregate import Weighting
 from fedlease.core.allocate import Clustering, Linkage, assign, centres
-from fedlease.core.experts import RouterStart, b_matrices, renumber
 from fedlease.core.types import (
     Budget,
     ClientId,
@@ -65,7 +65,7 @@ class FedLease:
         reallocate: after every so many rounds, but the last, clients are clustered again, by what they uploaded last.
             None allocates once (paper).
         router_start: ``random`` (as released), or ``own``: nearly all weight on the own expert, see
-            :func:`fedlease.core.experts.initial_router`.
+            :func:`fedlease.core.adapters.initial_router`.
         unlike: ``keep_out``: a newcomer whose warm-up is farther from every expert than the expert's own clients are
             waits outside; ``place``: it goes to the nearest, as do clients that were there at the start.
         admitted: late clients that are placed however unlike they are, those kept out so far too.

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from fedlease.core.adapters import b_matrices, initial_router
 from fedlease.core.aggregate import Weighting, mean_update, weighted_mean
 from fedlease.core.allocate import distances
-from fedlease.core.experts import b_matrices, initial_router
-from fedlease.core.refactor import product_mean
+from fedlease.core.low_rank import product_mean
 from fedlease.core.types import ClientId, ClientModel, ClientUpdate, Tensors
 from fedlease.core.wording import counted
 
@@ -44,7 +44,7 @@ def expert_means(
         rows: client -> n_i.
         assignment: client -> expert; others than those in ``uploads`` may be named.
         weighting: by n_i, or uniform.
-        average: ``factors`` (paper), or ``product``: see :func:`fedlease.core.refactor.product_mean`.
+        average: ``factors`` (paper), or ``product``: see :func:`fedlease.core.low_rank.product_mean`.
         shrink: w in [0, 1], 0 for the paper's mean; or ``auto``, see :func:`shrinkage`.
 
     Returns:

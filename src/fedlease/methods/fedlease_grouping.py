@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from fedlease.core.adapters import a_matrices, b_matrices
 from fedlease.core.allocate import Centres, allocate, assign, distances, place, product_distances
-from fedlease.core.experts import a_matrices, b_matrices
 from fedlease.core.seeds import generator
 from fedlease.core.types import Allocation, ClientId, Tensors
 from fedlease.errors import ConfigError, RunFailedError

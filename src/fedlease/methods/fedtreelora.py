@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from fedlease.core.adapters import b_matrices, renumber, seed_experts
 from fedlease.core.aggregate import Weighting, mean_update, weighted_mean
 from fedlease.core.allocate import Centres, Linkage, assign, centres
 from fedlease.core.codec import serialisable
-from fedlease.core.experts import b_matrices, renumber, seed_experts
 from fedlease.core.tree import LayerCut, TreeDistance, cut_layers, layer_distances
 from fedlease.core.types import (
     Allocation,

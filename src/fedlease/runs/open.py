@@ -14,7 +14,7 @@ from fedlease.client.resident import ResidentModel
 from fedlease.client.training import Optimiser
 from fedlease.client.worker import Client
 from fedlease.config.settings import Settings
-from fedlease.core.experts import initial_adapter
+from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import Budget, ClientId, ClientModel
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from fedlease.core.fold import expert_alone, fold
+from fedlease.core.low_rank import expert_alone, fold
 from fedlease.core.types import ClientId, ClientModel, head_names
 from fedlease.errors import ConfigError
 from fedlease.files import new_folder, write_atomically

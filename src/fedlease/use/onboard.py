@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from fedlease.client.training import LocalResult, local_step
+from fedlease.core.adapters import b_matrices
 from fedlease.core.allocate import Placement, place
-from fedlease.core.experts import b_matrices
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, TensorName, Tensors, head_names
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.reading.examples import client_id_fault, folded

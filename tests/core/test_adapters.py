@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedlease.core.experts import (
+from fedlease.core.adapters import (
     MIRROR_SCALE,
     expert_tensors,
     initial_adapter,

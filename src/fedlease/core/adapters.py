@@ -1,4 +1,4 @@
-"""Where adapters, experts and routers start (paper, end of phase 1)."""
+"""Adapters as named tensors: where A, B, experts and routers start (paper, end of phase 1), and their numbers."""
 
 import math
 from collections.abc import Mapping

@@ -1,0 +1,130 @@
+"""Low-rank products as LoRA pairs: cut to a rank, averaged over clients, folded from a mixture into one adapter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedlease.core.adapters import expert_tensors, renumber
+from fedlease.core.aggregate import weighted_mean
+from fedlease.core.types import AdapterSpec, ClientModel, TensorName, Tensors, head_names
+
+__all__ = ["expert_alone", "fold", "product_mean", "truncate"]
+
+
+def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best pair of a rank for the product b a, balanced: b = U sqrt(S), a = sqrt(S) V^T of its largest singular
+    values.
+
+    Only small matrices are decomposed, never one of (out, in) where k is below both. A direction that the product
+    lacks, since its rank is below ``rank``, gets zero in b and length 1 in a: with zeros in both, training could never
+    move it.
+
+    Args:
+        a: (k, in).
+        b: (out, k).
+        rank: at most k, in and out.
+
+    Returns:
+        (rank, in) and (out, rank), in the dtype of the arguments; give float64.
+    """
+    qb, rb = torch.linalg.qr(b)
+    qa, ra = torch.linalg.qr(a.T)
+    core = rb @ ra.T  # (min(out, k), min(in, k))
+    u, s, vh = torch.linalg.svd(core, full_matrices=False)
+    root = s[:rank].sqrt()
+    lacking = s[:rank] <= s[0] * torch.finfo(s.dtype).eps * max(core.shape)
+    rows = root.where(~lacking, 1).unsqueeze(1) * vh[:rank]
+    return rows @ qa.T, qb @ (u[:, :rank] * root.where(~lacking, 0))
+
+
+def product_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The single adapter of rank r nearest to the mean of the products, sum over i of w_i B_i A_i, module by module.
+
+    The mean of B times the mean of A is not the mean of the products. That one is
+    ``[w_1 B_1 ... w_N B_N] [A_1; ...; A_N]``, of rank at most N r, and is cut back to r by :func:`truncate`. Scaling by
+    alpha / r is the same before and after. With one state the product stays what it was, up to rounding; A and B are
+    then balanced.
+
+    Args:
+        states: one mapping per client, A and B of a single adapter.
+        weights: one finite, non-negative weight per state, with a positive sum; they are scaled to sum 1.
+
+    Returns:
+        A and B under the same names, in the dtype of the inputs, computed in float64; other tensors as plain means.
+
+    Raises:
+        ValueError: as :func:`fedlease.core.aggregate.weighted_mean`.
+    """
+    mean = weighted_mean(states, weights)
+    total = sum(weights)
+    for name in sorted(mean):
+        module, kind, expert = TensorName.parse(name)
+        if kind != "A":
+            continue
+        other = str(TensorName(module, "B", expert))
+        a = torch.cat([state[name].detach().double() for state in states])  # (N r, in)
+        b = torch.cat(
+            [state[other].detach().double() * (w / total) for state, w in zip(states, weights, strict=True)], 1
+        )
+        like = mean[name]
+        a, b = truncate(a, b, len(like))
+        mean[name], mean[other] = a.to(like.dtype), b.to(like.dtype)
+    return mean
+
+
+def expert_alone(model: ClientModel, expert: int) -> ClientModel:
+    """One expert of a mixture as a single adapter, with the model's head.
+
+    Raises:
+        ValueError: the mixture has no such expert.
+    """
+    if not 0 <= expert < model.spec.num_experts:
+        raise ValueError(f"expert must be in 0 .. {model.spec.num_experts - 1}, received {expert}")
+    return _single(model, renumber(expert_tensors(model.tensors, expert), 0), model.spec.r)
+
+
+def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int | None = None) -> ClientModel:
+    """One adapter whose update is (alpha / r) sum over e of w_e B_e A_e, with the same w for every token.
+
+    Without ``rank`` it is exact for these weights, of rank M r: the experts side by side. With ``rank`` it is the best
+    approximation of that rank in every module (truncated singular value decomposition); a module whose smaller side is
+    below ``rank`` is exact, and filled up with zeros, since an adapter has one rank.
+
+    Args:
+        model: a mixture; a single adapter is given back as it is, or truncated to ``rank``.
+        weights: module -> w, one per expert.
+        rank: of the result, at least 1 and at most M r.
+
+    Raises:
+        ValueError: a module has no weights, or another number of them; or the rank is out of range.
+    """
+    spec = model.spec
+    full = spec.num_experts * spec.r
+    if rank is not None and not 1 <= rank <= full:
+        raise ValueError(f"rank must be in 1 .. {full} (experts x r), received {rank}")
+    tensors: dict[str, Tensor] = {}
+    for module in spec.target_modules:
+        w = [1.0] if spec.num_experts == 1 else list(weights.get(module, ()))
+        if len(w) != spec.num_experts:
+            raise ValueError(f"{module}: {spec.num_experts} weights are needed, one per expert, received {len(w)}")
+        experts = range(spec.num_experts)
+        a = torch.cat([model.tensors[str(TensorName(module, "A", e))].double() for e in experts])  # (M r, in)
+        b = torch.cat([w[e] * model.tensors[str(TensorName(module, "B", e))].double() for e in experts], 1)
+        if rank is not None and rank < full:
+            possible = min(rank, a.shape[1], b.shape[0])
+            a, b = truncate(a, b, possible)
+            a, b = F.pad(a, (0, 0, 0, rank - possible)), F.pad(b, (0, rank - possible))
+        tensors[str(TensorName(module, "A", 0))] = a.float()
+        tensors[str(TensorName(module, "B", 0))] = b.float()
+    return _single(model, tensors, full if rank is None else rank)
+
+
+def _single(model: ClientModel, tensors: Tensors, r: int) -> ClientModel:
+    """A single adapter of rank r with the head of ``model``; alpha / r stays what it is."""
+    spec = AdapterSpec(model.spec.r, model.spec.alpha, model.spec.dropout, model.spec.target_modules)
+    if r != spec.r:
+        spec = replace(spec, r=r, alpha=spec.alpha / spec.r * r)
+    return ClientModel(spec, {**tensors, **{name: model.tensors[name] for name in sorted(head_names(model.tensors))}})
