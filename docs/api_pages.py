@@ -1,8 +1,9 @@
 """What turns docstrings into the API pages: a MkDocs hook and a griffe extension.
 
-The hook makes ``<!-- modules: fedlease.core -->`` stand for the modules of that folder that are on no page by name. The
-extension turns roles in docstrings, which editors understand, into links to the page that documents the name; a name
-without a place of its own is shown as code. A role that names nothing is a warning, which ends a strict build.
+The hook makes ``<!-- folder: fedlease.core -->`` stand for the docstring of a folder and for each of its modules that
+has public names. The extension turns roles in docstrings, which editors understand, into links to the page that
+documents the name; a name without a place of its own is shown as code. A role that names nothing is a warning, which
+ends a strict build.
 """
 
 import re
@@ -15,22 +16,23 @@ import griffe
 PAGES = Path(__file__).resolve().parent / "api"
 SOURCE = PAGES.parents[1] / "src"
 LISTED = re.compile(r"^::: (\S+)$", re.MULTILINE)
-MARKER = re.compile(r"^<!-- modules: (\S+) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- folder: (\S+) -->$", re.MULTILINE)
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):`~?([\w.]+)`")
+ITSELF = "\n    options:\n      members: false"
 
 log = griffe.get_logger("fedlease")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by MkDocs for every page."""
-    return MARKER.sub(lambda marker: "\n\n".join(f"::: {name}" for name in _others(marker[1], _texts())), markdown)
+    return MARKER.sub(lambda marker: f"::: {marker[1]}{ITSELF}\n\n{_listing(_modules(marker[1]))}", markdown)
 
 
 def listed_modules() -> set[str]:
     """Every module that an API page shows, by its name or as one of its folder."""
-    texts = _texts()
-    named = {name for text in texts for name in LISTED.findall(text)}
-    return named.union(*(_others(package, texts) for text in texts for package in MARKER.findall(text)))
+    texts = [path.read_text(encoding="utf-8") for path in PAGES.glob("*.md")]
+    folders = {name for text in texts for name in MARKER.findall(text)}
+    return {name for text in texts for name in LISTED.findall(text)}.union(folders, *map(_modules, folders))
 
 
 class Roles(griffe.Extension):
@@ -47,19 +49,16 @@ class Roles(griffe.Extension):
                 place.docstring.value = ROLE.sub(lambda role, place=place: _link(role[1], place, pkg, modules), text)
 
 
-def _texts() -> list[str]:
-    return [path.read_text(encoding="utf-8") for path in sorted(PAGES.glob("*.md"))]
+def _listing(modules: list[str]) -> str:
+    return "\n\n".join(f"::: {name}" for name in modules)
 
 
-def _others(package: str, texts: list[str]) -> list[str]:
-    """The modules of a folder, without those of folders in it, that have public names and are on no page by name."""
-    named = {name for text in texts for name in LISTED.findall(text)}
-    found = []
-    for path in sorted((SOURCE / Path(*package.split("."))).glob("*.py")):
-        name = package if path.stem == "__init__" else f"{package}.{path.stem}"
-        if name not in named and "\n__all__ = [" in path.read_text(encoding="utf-8"):
-            found.append(name)
-    return found
+def _modules(folder: str) -> list[str]:
+    """The modules in a folder, at any depth, that have public names."""
+    root = SOURCE / Path(*folder.split("."))
+    files = [path for path in sorted(root.rglob("*.py")) if path != root / "__init__.py"]
+    names = {".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    return [name for name, path in names.items() if "\n__all__ = [" in path.read_text(encoding="utf-8")]
 
 
 def _objects(place: Any) -> Iterator[Any]:

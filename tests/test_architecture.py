@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import pydoc
 import re
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 import pytest
 
 import fedlease
+from fedlease.config.faults import setting_names
+from fedlease.config.settings import Settings
 from fedlease.methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 PACKAGE = SRC / "fedlease"
+DOCS = ROOT / "docs"
 
 SCIENCE = {"torch", "numpy", "scipy", "sklearn", "safetensors"}
 
@@ -216,11 +220,16 @@ class TestEveryModule:
         assert folders | {"privacy"} == set(LADDER) - {"errors", "files"}
 
     def test_every_folder_says_what_lives_there_and_what_may_not(self) -> None:
-        def without(path: Path, source: str) -> list[str]:
-            sentences = (ast.get_docstring(ast.parse(source)) or "").strip().splitlines()
-            return ["needs a docstring"] if path.name == "__init__.py" and not sentences else []
+        def short(path: Path, source: str) -> list[str]:
+            sentences = re.findall(r"\.(?=\s|$)", ast.get_docstring(ast.parse(source)) or "")
+            return ["needs two sentences"] * (path.name == "__init__.py" and len(sentences) < 2)
 
-        assert offenders(without) == {}
+        found = offenders(short)
+        assert found.pop("__init__.py", None) == ["needs two sentences"]  # the package itself shows how it is used
+        assert found == {}
+
+    def test_every_folder_of_modules_is_a_package(self) -> None:
+        assert [str(path) for path in modules() if not (path.parent / "__init__.py").exists()] == []
 
     def test_nothing_is_pickled(self) -> None:
         assert offenders(lambda _, source: pickle_faults(source)) == {}
@@ -236,6 +245,55 @@ class TestEveryModule:
             return [f"{source.count(chr(10))} lines"] if source.count("\n") > SOFT_LIMIT else []
 
         assert offenders(too_long) == {}
+
+
+def listed_folders(page: str) -> list[str]:
+    """The first column of the page's table of ``src/fedlease/``, as in :data:`LADDER`."""
+    table = (ROOT / page).read_text(encoding="utf-8").partition("| `src/fedlease/` |")[2].partition("\n\n")[0]
+    return [name.removesuffix(".py").removesuffix("/") for name in re.findall(r"^\| `([\w./]+)` \|", table, re.M)]
+
+
+class TestPages:
+    """README and CONTRIBUTING show the source as it is."""
+
+    PAGES = (
+        "README.md",
+        "CONTRIBUTING.md",
+        "benchmarks/README.md",
+        *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+    )
+
+    def test_contributing_has_the_ladder_in_its_order(self) -> None:
+        assert listed_folders("CONTRIBUTING.md") == [name for name in LADDER if name in there()]
+
+    def test_the_readme_has_every_folder_in_the_order_of_the_ladder(self) -> None:
+        folders = [name for name in LADDER if (PACKAGE / name).is_dir()]
+        assert listed_folders("README.md") == folders
+
+    def test_every_path_and_module_that_a_page_names_is_there(self) -> None:
+        keys = set(setting_names(Settings)) | {"fedlease.sources"}  # a group of entry points
+        missing = []
+        for page in self.PAGES:
+            text = (ROOT / page).read_text(encoding="utf-8")
+            paths = re.findall(r"\b((?:src/fedlease|benchmarks|examples|docs)/[\w./-]+\w)", text)
+            missing += [f"{page}: {path}" for path in paths if not (ROOT / path).exists()]
+            names = set(re.findall(r"`(fedlease(?:\.\w+)+)`", text)) - keys
+            missing += [f"{page}: {name}" for name in names if not resolves(name)]
+        assert missing == []
+
+    def test_a_missing_path_would_be_found(self) -> None:
+        assert not resolves("fedlease.engines.local_step")
+        assert not resolves("fedlease.run.no_such_name")
+        assert resolves("fedlease.core.allocate.allocate")
+
+
+def there() -> set[str]:
+    return {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in modules()}
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name, of a module or of something in one, is there."""
+    return pydoc.locate(name) is not None
 
 
 class TestTheTestsThemselves:

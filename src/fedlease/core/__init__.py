@@ -1,1 +1,4 @@
-"""The algorithm, pure: tensors and frozen dataclasses in, the same out."""
+"""The algorithm, pure: tensors and frozen dataclasses in, the same out.
+
+No file, no settings, no model and no printing.
+"""

@@ -1,4 +1,7 @@
-"""FEDLEASE as a PEFT method: importing this package registers it, then ``get_peft_model`` and ``PeftModel`` know it."""
+"""FEDLEASE as a PEFT method; importing this package registers it with ``get_peft_model`` and ``PeftModel``.
+
+All that depends on the inside of PEFT is here; no server, no client and no method is.
+"""
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import register_peft_method

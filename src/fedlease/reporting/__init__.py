@@ -1,1 +1,4 @@
-"""Run folder, tables, terminal: everything that writes or prints."""
+"""What a run shows and leaves for people: terminal, trackers, tables, pages and model cards.
+
+Nothing is trained or scored here, and no page needs a network.
+"""

@@ -1,4 +1,7 @@
-"""A ready Flower app: what ``fedlease new`` writes."""
+"""A ready Flower app: what ``fedlease new`` writes.
+
+Templates, the few values that they take, and sample rows; nothing here runs.
+"""
 
 import ipaddress
 import re

@@ -1,4 +1,4 @@
-"""The page of a comparison.
+"""The page of a comparison, from ``compare.json``.
 
-It reads what the cells left and runs nothing.
+Nothing is run, and no statistic is computed.
 """

@@ -1,4 +1,4 @@
-"""The page of one run.
+"""The page of one run, from its folder.
 
-It reads the run folder and computes no score.
+No score is computed.
 """

@@ -1,1 +1,4 @@
-"""Models of every client of a run behind one HTTP service."""
+"""The models of every client of a run behind one HTTP service.
+
+Models are opened by ``use``; nothing is trained or written.
+"""
