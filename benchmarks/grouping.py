@@ -24,9 +24,7 @@ from fedlease.config.settings import Settings, resolve
 from fedlease.core.adapters import a_matrices, b_matrices
 from fedlease.core.allocate import allocate, distances, product_distances
 from fedlease.core.types import ClientId, ClientTask, Stage, Tensors
-from fedlease.data.load import load_federation
-from fedlease.models.sources import locate
-from fedlease.runs.machine import settle
+from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Prepared, optimiser_of, prepare
 
 SIGNALS = ("B", "A", "BA")
@@ -36,7 +34,8 @@ States = dict[int, dict[ClientId, Tensors]]
 
 def warm_up(prepared: Prepared, client: ClientId, epochs: Sequence[int]) -> dict[int, dict[str, Tensor]]:
     """Epochs -> A and B after them, of one client's warm-up for the most."""
-    adapter, optimiser, resident = prepared.adapter, optimiser_of(prepared.settings), prepared.resident
+    loaded = prepared.loaded
+    adapter, optimiser, resident = loaded.adapter, optimiser_of(loaded.settings), loaded.resident
     head = prepared.heads[client].tensors
     tensors = {**adapter.tensors, **head}
     names = frozenset(adapter.tensors)
@@ -91,18 +90,17 @@ def settings_of(data: Path, rows: int, clients: int, seed: int, threads: int) ->
         "data.path": str(data), "data.train_rows": rows, "data.test_rows": 10, "data.clients_per_task": clients,
         "seed": seed, "threads": threads,
     }  # fmt: skip
-    return settle(resolve(preset="glue-small", overrides=changes))
+    return resolve_machine(resolve(preset="glue-small", overrides=changes))
 
 
-def one_seed(settings: Settings, epochs: Sequence[int], scratch: Path) -> list[dict[str, Any]]:
+def one_seed(settings: Settings, epochs: Sequence[int]) -> list[dict[str, Any]]:
     """Every clustering of one seed."""
-    federation = load_federation(settings.data, settings.seed, settings.task)
-    prepared = prepare(settings, federation, locate(settings.model, None, scratch, settings.seed))
+    prepared = prepare(settings)
     states: States = {count: {} for count in epochs}
     for client in sorted(prepared.clients):
         for count, tensors in warm_up(prepared, client, epochs).items():
             states[count][client] = tensors
-    tasks = {client.id: client.task for client in federation}
+    tasks = {client.id: client.task for client in prepared.federation}
     found = []
     for per_task in sorted({2, settings.data.clients_per_task}):
         members = {client for client in tasks if int(client.rsplit("-", 1)[1]) < per_task}

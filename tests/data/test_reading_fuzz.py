@@ -20,7 +20,7 @@ from fedlease.config.settings import DataSettings, resolve
 from fedlease.data.load import load_federation
 from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, DataError, InputError
-from fedlease.runs.machine import settle
+from fedlease.runs.machine import resolve_machine
 
 TRAIN = [
     {
@@ -154,7 +154,7 @@ def test_paths_of_rows_that_lead_nowhere(path: str, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     with pytest.raises(InputError, match=r"^data\.path: .*(cannot be used as a path|does not exist)"):
-        load_federation(settle(resolve(preset="smoke", overrides={"data.path": path})).data, 0)
+        load_federation(resolve_machine(resolve(preset="smoke", overrides={"data.path": path})).data, 0)
 
 
 def test_an_empty_path_is_not_the_folder_one_stands_in() -> None:

@@ -183,9 +183,9 @@ def test_introductions(tmp_path: Path) -> None:
 
 def _base(settings: Any) -> str:
     from fedlease.models.fingerprints import fingerprint
-    from fedlease.runs.open import load_resident
+    from fedlease.runs.open import load_run
 
-    loaded = load_resident(settings)
+    loaded = load_run(settings)
     return fingerprint(loaded.base, loaded.tokenizer)
 
 

@@ -216,11 +216,11 @@ def test_roberta_says_its_limit(tmp_path: Path) -> None:
     from small import small_settings
 
     from fedlease.errors import ConfigError
-    from fedlease.runs.open import load_resident
+    from fedlease.runs.open import load_run
 
     folder = save_checkpoint(tmp_path / "m", "roberta", max_position_embeddings=40)
     with pytest.raises(ConfigError, match=r"data\.max_tokens: 40 are more than the 39 tokens that model"):
-        load_resident(small_settings(model=str(folder), data__max_tokens=40))
+        load_run(small_settings(model=str(folder), data__max_tokens=40))
     shutil.rmtree(folder)
     folder = save_checkpoint(folder, "xlnet")
-    assert load_resident(small_settings(model=str(folder), data__max_tokens=512)).base.head_modules
+    assert load_run(small_settings(model=str(folder), data__max_tokens=512)).base.head_modules

@@ -20,7 +20,7 @@ from fedlease.errors import ConfigError, ModelError
 from fedlease.methods.registry import known_methods
 from fedlease.peft_plugin.usage import record_usage
 from fedlease.runs.check import check_settings
-from fedlease.runs.machine import settle
+from fedlease.runs.machine import resolve_machine
 from fedlease.runs.runner import resume, run_settings
 from fedlease.server.events import RunStarted
 from fedlease.storage.checkpoint import Checkpoint
@@ -293,7 +293,7 @@ def test_a_presets_lengths_are_cut_to_the_model_and_the_run_says_so(tmp_path: Pa
     (begun,) = (event for event in heard if isinstance(event, RunStarted))
     assert f"data.max_tokens: 25 in the place of 48, since model {str(base)!r} reads 50 tokens" in begun.warnings
     # The same settings are those of the run, whatever it made of them.
-    assert changed_settings(read_settings(out), settle(settings)) == []
+    assert changed_settings(read_settings(out), resolve_machine(settings)) == []
 
 
 def test_an_encoder_cannot_write(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_with_the_adapter_disabled_it_answers_as_the_untrained_model(plain: Path
     for method in ("fedlease", "fedit"):
         opened = OpenRun(out, method)
         opened.load(client.id)
-        start = opened.initial_head(len(client.labels))
+        start = opened.loaded.head(client.labels).tensors
         known = json.loads((out / "summary.json").read_text())["per_client"][client.id]["bare_base"]
         found = []
         for _ in range(2):

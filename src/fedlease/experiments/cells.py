@@ -9,12 +9,11 @@ from fedlease.config.faults import nearest
 from fedlease.config.settings import Settings, resolve
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.methods.registry import known_methods
-from fedlease.models.sources import locate
-from fedlease.runs.machine import settle
-from fedlease.runs.open import build_method
+from fedlease.runs.machine import resolve_machine
+from fedlease.runs.open import base_of_run, build_method
 from fedlease.runs.runner import resume, run_settings
 from fedlease.server.events import Listener
-from fedlease.storage.run_folder import changed_settings, check_base, read_environment, read_settings, read_summary
+from fedlease.storage.run_folder import changed_settings, read_environment, read_settings, read_summary
 
 __all__ = ["SHARED", "Cell", "Variant", "check_bases", "plan", "run_cell", "summary_of", "variants_of"]
 
@@ -95,7 +94,7 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
     for seed in seeds:
         for variant in variants:
             changes = {**variant.changes, "method": variant.method, "baselines": [], "seed": seed}
-            resolved = settle(resolve(base=settings, overrides=changes))
+            resolved = resolve_machine(resolve(base=settings, overrides=changes))
             cells.append(Cell(variant, seed, resolved, out / variant.name / f"seed-{seed}"))
     _check_same_terms(cells)
     return cells
@@ -141,10 +140,10 @@ def check_bases(cells: Sequence[Cell]) -> None:
     for cell in cells:
         if (cell.folder / "config.yaml").is_file():
             run = read_settings(cell.folder)
-            source = locate(run.model, run.revision, cell.folder / "base", run.seed, run.task)
-            known = source.location, read_environment(cell.folder).get("base_files")
+            place = str(cell.folder) if (cell.folder / "base").exists() else run.model
+            known = place, read_environment(cell.folder).get("base_files")
             if known not in same:
-                check_base(cell.folder, source)
+                base_of_run(cell.folder, run)
                 same.append(known)
 
 

@@ -142,7 +142,7 @@ class Node:
         rank, heads = self.site.loaded.settings.lora.r, {}
         if found:
             heads = self.site.loaded.resident.head_modules(self.client.num_labels)
-        faults = ((name, model_fault(model, rank, self.site.shapes, heads)) for name, model in found)
+        faults = ((name, model_fault(model, rank, self.site.loaded.shapes, heads)) for name, model in found)
         return next((f"{name}: {fault}" for name, fault in faults if fault), "")
 
     def _hello(self, hello: Hello) -> object:

@@ -1,6 +1,5 @@
 """A client's own model on its own machine: a folder that PEFT reads, and that is a run folder of this one client."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,10 +10,10 @@ from fedlease.core.types import ClientModel
 from fedlease.data.federation import ClientData
 from fedlease.errors import RunFolderError
 from fedlease.files import new_folder, write_atomically
-from fedlease.models.sources import ModelSource, locate
+from fedlease.models.sources import ModelSource
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, write_adapter
 from fedlease.reporting.model_card import render_card
-from fedlease.runs.machine import settle
+from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Loaded
 from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import read_clients
@@ -42,20 +41,18 @@ def write_own_model(
         OSError: it cannot be written.
         SafetensorError: likewise.
     """
-    settings = settle(loaded.settings.model_copy(update={"method": method, "baselines": ()}))
+    settings = resolve_machine(loaded.settings.model_copy(update={"method": method, "baselines": ()}))
     base, task, card = loaded.base, loaded.resident.task, data.card()
     public = ModelSource(settings.model, settings.model, settings.revision).public_name
-    with _in_place_of(out, data.id) as folder, tempfile.TemporaryDirectory() as scratch:
-        # A base that is made for a run stands in the folder, so that whoever opens it writes nothing there.
-        made = Path(scratch) / "base"
-        locate(settings.model, settings.revision, made, settings.seed, settings.task)
+    with _in_place_of(out, data.id) as folder:
         start_run(
             folder,
             settings,
             {data.id: card},
             card.fingerprint,
             loaded.base.warnings,
-            made if made.is_dir() else None,
+            # So that whoever opens the folder writes nothing there.
+            made=loaded.made,
             identity=run,
             base_files=loaded.base_files,
         )

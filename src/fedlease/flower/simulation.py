@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.config.settings import Settings
-from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, RunFolderError
 from fedlease.reporting.quiet import quiet_libraries
-from fedlease.runs.machine import settle
+from fedlease.runs.machine import resolve_machine
+from fedlease.runs.open import rows_of, rows_of_run
 from fedlease.server.events import Listener
-from fedlease.storage.run_folder import data_fingerprint
 
 __all__ = ["simulate"]
 
@@ -57,18 +56,15 @@ def simulate(
     from fedlease.flower.strategy import FedLeaseStrategy, resumed_settings
 
     resumed = (out / "config.yaml").is_file()
-    settings = resumed_settings(out, settle(settings)) if resumed else settle(settings)
-    federation = load_federation(settings.data, settings.seed, settings.task)
+    settings = resumed_settings(out, resolve_machine(settings)) if resumed else resolve_machine(settings)
+    federation = rows_of_run(out, settings) if resumed else rows_of(settings)
     count = len(federation)
     if count < 2:
         raise ConfigError(f"engine: a Flower simulation needs at least 2 clients, the federation has {count}")
     flower = settings.flower.model_copy(update={"min_nodes": count})
     settings = settings.model_copy(update={"flower": flower})
-    prints = federation.fingerprint()
-    if resumed and prints != data_fingerprint(out):
-        raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
     strategy = FedLeaseStrategy(
-        settings, out, listeners, hand_over=True, fingerprint=prints, skipped=federation.skipped
+        settings, out, listeners, hand_over=True, fingerprint=federation.fingerprint(), skipped=federation.skipped
     )
     if (out / "nodes").is_symlink():  # what it leads to would be deleted at the end
         raise RunFolderError(f"{out / 'nodes'} is a link; a run folder holds files and folders alone")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from fedlease.client.worker import Client
@@ -11,9 +12,8 @@ from fedlease.config.faults import sentences
 from fedlease.config.settings import Settings
 from fedlease.data.federation import ClientData
 from fedlease.errors import ConfigError
-from fedlease.models.base import target_shapes
 from fedlease.models.fingerprints import fingerprint
-from fedlease.runs.open import Loaded, encoded, load_resident
+from fedlease.runs.open import Loaded, load_run
 from fedlease.tasks.base import Measured
 
 __all__ = ["Site", "settings_from"]
@@ -26,14 +26,12 @@ class Site:
     Attributes:
         loaded: settings and base model.
         fingerprint: of the base model and its tokenizer.
-        shapes: module that the settings adapt -> (in features, out features).
         clients: id -> rows.
         bare: id -> how the untrained model does.
     """
 
     loaded: Loaded
     fingerprint: str
-    shapes: Mapping[str, tuple[int, int]]
     clients: dict[str, Client] = field(default_factory=dict)
     bare: dict[str, Measured] = field(default_factory=dict)
 
@@ -53,15 +51,14 @@ class Site:
             own = Settings.model_validate({**settings.model_dump(), **overrides})
         except ValidationError as error:
             raise ConfigError([f"node-config: {fault}" for fault in sentences(error, Settings)]) from error
-        loaded = load_resident(own)
-        # Before adapters are put in.
-        shapes = target_shapes(loaded.base, own.lora.target_modules, own.lora.r)
-        return cls(loaded, fingerprint(loaded.base, loaded.tokenizer), shapes)
+        torch.set_num_threads(own.threads or 1)
+        loaded = load_run(own)
+        return cls(loaded, fingerprint(loaded.base, loaded.tokenizer))
 
     def client(self, data: ClientData) -> Client:
         """The client's rows, tokenised when first asked for."""
         if data.id not in self.clients or self.clients[data.id].data != data:
-            self.clients[data.id] = encoded(self.loaded, data)
+            self.clients[data.id] = self.loaded.client(data)
             self.bare.pop(data.id, None)
         return self.clients[data.id]
 

@@ -1,10 +1,10 @@
 """The server: any method of fedlease as a Flower strategy, with the run folder of every other engine."""
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -21,19 +21,16 @@ from fedlease.flower.transport import FlowerFleet
 from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
 from fedlease.models.fingerprints import fingerprint
-from fedlease.models.sources import locate
 from fedlease.reporting.run.reading import read_records
-from fedlease.runs.machine import settle
+from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import Parts, conduct, finished
-from fedlease.runs.open import Loaded, adapter_of, head_of, load_resident, methods_of
+from fedlease.runs.open import Loaded, load_run, methods_of
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
 from fedlease.server.loop import fields_of
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.run_folder import (
-    base_folder,
     changed_settings,
-    check_base,
     method_folder,
     read_clients,
     read_settings,
@@ -58,7 +55,7 @@ class Heads(dict[ClientId, Head]):
         self._cards = cards
 
     def __missing__(self, client: ClientId) -> Head:
-        self[client] = head_of(self._loaded, self._cards[client].labels)
+        self[client] = self._loaded.head(self._cards[client].labels)
         return self[client]
 
 
@@ -161,7 +158,7 @@ class FedLeaseStrategy(Strategy):
 
     def _start(self, grid: Grid) -> Result:
         resumed = (self.out / "config.yaml").is_file()
-        settings = settle(self.settings)
+        settings = resolve_machine(self.settings)
         if resumed:
             settings = resumed_settings(self.out, settings)
         done = finished(self.out, settings) if resumed else None
@@ -170,23 +167,20 @@ class FedLeaseStrategy(Strategy):
             return self._result()
         if CENTRALISED in (settings.method, *settings.baselines):
             raise ConfigError("method: 'centralised' pools the rows of all clients, which are on other machines")
-        with tempfile.TemporaryDirectory() as scratch:
-            made = base_folder(self.out) if resumed else Path(scratch) / "base"
-            source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
-            if resumed:
-                check_base(self.out, source)
-            loaded = load_resident(settings, source)
-            settings = loaded.settings
-            known = cards_of(self.out) if resumed else {}
-            run = read_identity(self.out) if resumed else new_identity()
-            link = self._connected(grid, run, settings, fingerprint(loaded.base, loaded.tokenizer), known)
-            heads = Heads(loaded, link.cards)
-            self._begin(settings, link, heads, loaded, made if made.is_dir() else None, resumed=resumed)
+        torch.set_num_threads(settings.threads or 1)
+        loaded = load_run(settings, self.out if resumed else None)
+        settings = loaded.settings
+        known = cards_of(self.out) if resumed else {}
+        run = read_identity(self.out) if resumed else new_identity()
+        link = self._connected(grid, run, settings, fingerprint(loaded.base, loaded.tokenizer), known)
+        heads = Heads(loaded, link.cards)
+        if not resumed:
+            self._begin(settings, link, heads, loaded)
         parts = Parts(
             settings=settings,
             cards=link.cards,
             warnings=(*one_label_notes(link.cards.values()), *loaded.notes),
-            adapter=adapter_of(loaded),
+            adapter=loaded.adapter,
             heads=heads,
             metric=loaded.resident.task.metric,
             fleet=lambda name: FlowerFleet(
@@ -222,17 +216,12 @@ class FedLeaseStrategy(Strategy):
         link.wait(flower.min_nodes, flower.wait)
         return link
 
-    def _begin(
-        self, settings: Settings, link: Link, heads: Heads, loaded: Loaded, base: Path | None, *, resumed: bool
-    ) -> None:
-        if resumed:
-            return
+    def _begin(self, settings: Settings, link: Link, heads: Heads, loaded: Loaded) -> None:
         cards = dict(sorted(link.cards.items()))
         rows = {client: card.weight for client, card in cards.items()}
-        adapter = adapter_of(loaded)
-        check_fit(settings, adapter, heads, rows)
+        check_fit(settings, loaded.adapter, heads, rows)
         methods = methods_of(settings, heads)
-        check_batches(loaded.resident, loaded.tokenizer, adapter, settings.model, methods, sorted(cards))
+        check_batches(loaded.resident, loaded.tokenizer, loaded.adapter, settings.model, methods, sorted(cards))
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
         rows_print, noted = self.fingerprint or prints, loaded.notes
         start_run(
@@ -241,7 +230,7 @@ class FedLeaseStrategy(Strategy):
             cards,
             rows_print,
             noted,
-            base,
+            made=loaded.made,
             identity=link.run,
             # A node speaks for itself: it takes nobody out who takes part.
             skipped={**self.skipped, **{name: why for name, why in link.unusable.items() if name not in link.cards}},

@@ -40,7 +40,14 @@ def file_prints(source: ModelSource, *, weights: bool = True) -> dict[str, str]:
     return {name: _sha256(folder / name) for name in _names(folder, weights=weights)}
 
 
-def check_files(out: Path, source: ModelSource, expected: Any, *, weights: bool = True) -> None:
+def check_files(
+    out: Path,
+    source: ModelSource,
+    expected: Any,
+    *,
+    weights: bool = True,
+    found: Mapping[str, str] | None = None,
+) -> None:
     """Compares a base with what a run was trained on.
 
     Args:
@@ -48,6 +55,7 @@ def check_files(out: Path, source: ModelSource, expected: Any, *, weights: bool 
         source: of the model, as it is now.
         expected: what :func:`file_prints` gave when the run began, from ``environment.json``.
         weights: see :func:`file_prints`.
+        found: SHA-256 of the base's files by name, where they are known already; else they are read.
 
     Raises:
         RunFolderError: a file is another one, is missing or new; or the run folder names no files.
@@ -57,7 +65,9 @@ def check_files(out: Path, source: ModelSource, expected: Any, *, weights: bool 
     if not isinstance(expected, Mapping) or not expected or not all(map(_is_read, expected)):
         raise RunFolderError(f"{out}: environment.json is damaged: it names no files of the base model")
     wanted = {name: mark for name, mark in expected.items() if weights or not WEIGHTS.fullmatch(str(name))}
-    if source.is_hub:
+    if found:
+        found = {name: mark for name, mark in found.items() if weights or not WEIGHTS.fullmatch(name)}
+    elif source.is_hub:
         # A commit of the hub does not change; which of its files lie here depends on who fetched them.
         found = {}
         for name in wanted:

@@ -2,21 +2,17 @@
 
 import os
 import sys
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from fedlease.client.training import local_step
 from fedlease.config.settings import Settings
-from fedlease.core.types import Budget, TensorName
-from fedlease.data.load import load_federation
+from fedlease.core.types import Budget
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.head import with_head
 from fedlease.methods.registry import CENTRALISED
-from fedlease.models.sources import locate
 from fedlease.runs.estimate import (
     ASSUMED_EXPERTS,
     CheckReport,
@@ -25,7 +21,7 @@ from fedlease.runs.estimate import (
     estimate_method,
     router_parameters,
 )
-from fedlease.runs.machine import settle
+from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Prepared, build_method, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
 
@@ -40,27 +36,17 @@ def check_settings(settings: Settings) -> CheckReport:
     Raises:
         InputError: what a run would have raised before its first step.
     """
-    settings = settle(settings)
-    federation = load_federation(settings.data, settings.seed, settings.task)
-    with tempfile.TemporaryDirectory() as folder:
-        source = locate(settings.model, settings.revision, Path(folder), settings.seed, settings.task)
-        prepared = prepare(settings, federation, source)
-        weights = {data.id: data.weight for data in federation}
-        check_fit(settings, prepared.adapter, prepared.heads, weights)
-        seconds_per_row, seconds_per_test_row = _probe(prepared)
-    adapter = prepared.adapter
-    shapes = {
-        module: (
-            adapter.tensors[str(TensorName(module, "A", 0))].shape[1],
-            adapter.tensors[str(TensorName(module, "B", 0))].shape[0],
-        )
-        for module in adapter.spec.target_modules
-    }
+    prepared = prepare(resolve_machine(settings))
+    federation, loaded = prepared.federation, prepared.loaded
+    settings, adapter = loaded.settings, loaded.adapter
+    weights = {data.id: data.weight for data in federation}
+    check_fit(settings, adapter, prepared.heads, weights)
+    seconds_per_row, seconds_per_test_row = _probe(prepared)
     clients = prepared.clients
     # The silhouette scores 2 .. N - 1 groups.
     experts = max(1, min(ASSUMED_EXPERTS, len(clients) - 1, settings.max_experts)) if len(clients) > 2 else 1
-    one_expert = adapter_parameters(shapes, adapter.spec.r)
-    router = router_parameters(shapes, experts)
+    one_expert = adapter_parameters(loaded.shapes, adapter.spec.r)
+    router = router_parameters(loaded.shapes, experts)
     done: set[tuple[object, ...]] = set()
     estimates = [
         estimate_method(
@@ -83,7 +69,7 @@ def check_settings(settings: Settings) -> CheckReport:
     tokens = [length for client in clients.values() for length in client.train.lengths]
     heads = [sum(t.numel() for t in head.tensors.values()) for head in prepared.heads.values()]
     return CheckReport(
-        settings=prepared.settings,
+        settings=settings,
         tasks={data.id: data.task for data in federation},
         labels={data.id: data.labels for data in federation},
         train_rows={data.id: len(data.train) for data in federation},
@@ -92,7 +78,7 @@ def check_settings(settings: Settings) -> CheckReport:
         truncated=sum(client.train.truncated for client in clients.values()),
         warnings=prepared.warnings,
         skipped=federation.skipped,
-        base_parameters=prepared.resident.base_parameters,
+        base_parameters=loaded.resident.base_parameters,
         adapter_parameters=one_expert,
         router_parameters=router,
         head_parameters=max(heads),
@@ -104,25 +90,25 @@ def check_settings(settings: Settings) -> CheckReport:
 
 def _probe(prepared: Prepared) -> tuple[float, float | None]:
     """Seconds per row of training, on a few batches of the client with the most rows; and of writing answers."""
-    settings = prepared.settings
+    loaded, settings = prepared.loaded, prepared.loaded.settings
     client = max(prepared.clients, key=lambda name: prepared.clients[name].data.weight)
     rows = prepared.clients[client].train.first(PROBE_BATCHES * settings.train.batch_size)
     method = with_head(FedIT(Budget(1, 0)), "frozen", prepared.heads)
-    task = method.task(method.init(prepared.adapter, {name: 1 for name in prepared.clients}, settings.seed), client)
+    task = method.task(method.init(loaded.adapter, {name: 1 for name in prepared.clients}, settings.seed), client)
     assert task is not None  # FedIT's first round asks everyone
     labels = len(prepared.clients[client].data.labels)
-    prepared.resident.load(task.model, labels)
+    loaded.resident.load(task.model, labels)
     warm = rows.first(2)
-    local_step(prepared.resident, client, task, warm, optimiser_of(settings))
+    local_step(loaded.resident, client, task, warm, optimiser_of(settings))
     begun = time.perf_counter()
-    local_step(prepared.resident, client, task, rows, optimiser_of(settings))
+    local_step(loaded.resident, client, task, rows, optimiser_of(settings))
     training = (time.perf_counter() - begun) / len(rows)
     if settings.task == "classification":
         return training, None
     scored = max(prepared.clients.values(), key=lambda own: len(own.test))
     test = scored.test.first(settings.generation.batch_size)
     begun = time.perf_counter()
-    prepared.resident.task.measure(prepared.resident, test, settings.threads or 1)
+    loaded.resident.task.measure(loaded.resident, test, settings.threads or 1)
     return training, (time.perf_counter() - begun) / len(test)
 
 

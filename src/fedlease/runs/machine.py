@@ -10,10 +10,10 @@ from fedlease.config.settings import Settings
 from fedlease.errors import ConfigError
 from fedlease.models.sources import SHORT_NAMES
 
-__all__ = ["settle", "usable_device"]
+__all__ = ["resolve_machine", "usable_device"]
 
 
-def settle(settings: Settings) -> Settings:
+def resolve_machine(settings: Settings) -> Settings:
     """Resolves what depends on the machine: threads, device, absolute paths of data and model.
 
     Raises:

@@ -1,8 +1,8 @@
-"""What a run needs before its first step: rows tokenised, model, adapter and heads in place."""
+"""The one start-up: from settings, or a run folder, to rows, base model, tokenizer, adapter and heads."""
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,40 +15,106 @@ from fedlease.client.training import Optimiser
 from fedlease.client.worker import Client
 from fedlease.config.settings import Settings
 from fedlease.core.adapters import initial_adapter
+from fedlease.core.codec import digest
+from fedlease.core.experts import initial_adapter
 from fedlease.core.types import Budget, ClientId, ClientModel
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
-from fedlease.errors import DataError
+from fedlease.data.load import load_federation
+from fedlease.errors import DataError, RunFolderError
 from fedlease.methods.base import Method
 from fedlease.methods.head import Head, with_head
 from fedlease.methods.registry import make_method
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.models.checks import longest_input
-from fedlease.models.fingerprints import file_prints
+from fedlease.models.fingerprints import check_files, file_prints
 from fedlease.models.limits import fitted_lengths
 from fedlease.models.padding import settle_model
 from fedlease.models.sources import ModelSource, locate
 from fedlease.runs.machine import usable_device
 from fedlease.server.participation import Participation
+from fedlease.storage.run_files import RunFiles
+from fedlease.storage.run_folder import data_fingerprint, read_environment
 from fedlease.tasks.base import Encoded
 from fedlease.tasks.registry import make_task
 
 __all__ = [
     "Loaded",
     "Prepared",
-    "adapter_of",
     "autocast_of",
-    "base_of",
+    "base_of_run",
     "build_method",
-    "encoded",
-    "head_of",
-    "load_resident",
+    "load_run",
     "methods_of",
     "optimiser_of",
     "participation_of",
     "prepare",
-    "resident_of",
+    "rows_of",
+    "rows_of_run",
 ]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base model ready for the clients of a run; made by :func:`load_run`.
+
+    Attributes:
+        settings: with the model's revision resolved, and lengths that it can read.
+        source: of the model; the folder of a base that was made for a new run is gone.
+        base: the model.
+        tokenizer: the model's.
+        device: where it computes.
+        shapes: adapted module -> (in features, out features).
+        made: the files of a base that exists nowhere else, by name: a new run keeps them in its folder.
+        notes: what of a preset gave way to the model, and what is worth knowing of its weights.
+    """
+
+    settings: Settings
+    source: ModelSource
+    base: BaseModel
+    tokenizer: Any
+    device: torch.device
+    shapes: Mapping[str, tuple[int, int]]
+    made: Mapping[str, bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def base_files(self) -> Mapping[str, str]:
+        """SHA-256 of every file that the base was read from, by name."""
+        return {name: digest(blob) for name, blob in self.made.items()} or file_prints(self.source)
+
+    @cached_property
+    def resident(self) -> ResidentModel:
+        """The base, in which one client's adapter and head at a time are put in place."""
+        settings, task = self.settings, make_task(self.settings)
+        autocast = autocast_of(settings)
+        return ResidentModel(self.base, self.device, autocast, task, deterministic=settings.deterministic)
+
+    @cached_property
+    def adapter(self) -> ClientModel:
+        """The adapter that all clients start from."""
+        lora, seed = self.settings.lora, self.settings.seed
+        return initial_adapter(self.shapes, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
+
+    def head(self, labels: tuple[str, ...]) -> Head:
+        """The head that a client with these labels starts from."""
+        return Head(labels, initial_head(self.resident.head_modules(len(labels)), self.settings.seed))
+
+    def client(self, data: ClientData) -> Client:
+        """A client with its rows tokenised.
+
+        Raises:
+            DataError: rows that the model cannot take.
+        """
+        encoded, faults = list[Encoded](), list[str]()
+        for rows in (data.train, data.test):
+            try:
+                encoded.append(self.resident.task.encode(rows, self.tokenizer))
+            except DataError as error:
+                faults.extend(error.faults)
+        if faults:
+            raise DataError(faults)
+        return Client(data, *encoded)
 
 
 @dataclass(frozen=True)
@@ -56,175 +122,140 @@ class Prepared:
     """What a run needs before its first step.
 
     Attributes:
-        settings: with threads, device and revision resolved.
+        loaded: settings, base model and the adapter that all clients start from.
         federation: the rows.
-        clients: tokenised.
-        resident: the base model.
-        adapter: the common start.
+        clients: id -> its rows, tokenised.
         heads: client -> initial head.
         warnings: of the data, of the base model, and of the tokeniser.
-        loaded: what the base model came with.
     """
 
-    settings: Settings
+    loaded: Loaded
     federation: Federation
     clients: Mapping[ClientId, Client]
-    resident: ResidentModel
-    adapter: ClientModel
     heads: Mapping[ClientId, Head]
     warnings: tuple[str, ...]
-    loaded: "Loaded"
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A base model ready for clients.
-
-    Attributes:
-        settings: with the model's revision resolved, and lengths that it can read.
-        base: the model.
-        tokenizer: the model's.
-        resident: the base with adapters to be swapped.
-        source: of the model; the folder of one that was made on the way is gone.
-        made: SHA-256 of the files of such a model, by name.
-        notes: what of a preset gave way to the model, and what is worth knowing of its weights.
-    """
-
-    settings: Settings
-    base: BaseModel
-    tokenizer: Any
-    resident: ResidentModel
-    source: ModelSource
-    made: Mapping[str, str] | None = None
-    notes: tuple[str, ...] = ()
-
-    @cached_property
-    def base_files(self) -> Mapping[str, str]:
-        """SHA-256 of every file that the base was read from, by name."""
-        return file_prints(self.source) if self.made is None else self.made
-
-
-def load_resident(settings: Settings, source: ModelSource | None = None) -> Loaded:
-    """Loads the base model of a run.
+def prepare(settings: Settings, out: Path | None = None) -> Prepared:
+    """Reads the rows, loads the model, tokenises every row once, and draws the initial adapter and heads.
 
     Args:
         settings: with threads and device resolved.
-        source: of the model; None locates it. A model that is made on the way is the same for the same seed.
-
-    Raises:
-        ModelError: it cannot be had.
-        ConfigError: rows may be longer than it can read, or the device is not one of this machine.
-    """
-    torch.set_num_threads(settings.threads or 1)
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "base"
-        if source is None:
-            source = locate(settings.model, settings.revision, made, settings.seed, settings.task)
-        device = usable_device(settings.device)
-        tokenizer = load_tokenizer(source, settings.task)
-        base = base_of(settings, source, tokenizer, device)
-        prints = file_prints(source) if made.is_dir() else None
-    if base.revision is not None:
-        settings = settings.model_copy(update={"revision": base.revision})
-        source = replace(source, revision=base.revision)
-    settings, notes = fitted_lengths(settings, longest_input(base.model, tokenizer))
-    resident = resident_of(settings, base, torch.device(device))
-    return Loaded(settings, base, tokenizer, resident, source, prints, (*notes, *base.warnings))
-
-
-def resident_of(settings: Settings, base: BaseModel, device: torch.device) -> ResidentModel:
-    """A base model with the run's task, type and wish for the same bits."""
-    return ResidentModel(base, device, autocast_of(settings), make_task(settings), deterministic=settings.deterministic)
-
-
-def autocast_of(settings: Settings) -> torch.dtype | None:
-    """The type of the products of a base that is not float32."""
-    return torch.bfloat16 if settings.dtype == "bfloat16" else None
-
-
-def encoded(loaded: Loaded, data: ClientData) -> Client:
-    """A client's rows, tokenised.
-
-    Raises:
-        DataError: rows that the model cannot take.
-    """
-    task, tokenizer = loaded.resident.task, loaded.tokenizer
-    parts, faults = list[Encoded](), list[str]()
-    for rows in (data.train, data.test):
-        try:
-            parts.append(task.encode(rows, tokenizer))
-        except DataError as error:
-            faults.extend(error.faults)
-    if faults:
-        raise DataError(faults)
-    return Client(data, *parts)
-
-
-def adapter_of(loaded: Loaded) -> ClientModel:
-    """The adapter that all clients start from.
-
-    Raises:
-        ModelError: it does not fit the base model.
-    """
-    lora = loaded.settings.lora
-    shapes = target_shapes(loaded.base, lora.target_modules, lora.r)
-    return initial_adapter(shapes, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=loaded.settings.seed)
-
-
-def head_of(loaded: Loaded, labels: tuple[str, ...]) -> Head:
-    """The head that a client with these labels starts from."""
-    return Head(labels, initial_head(loaded.resident.head_modules(len(labels)), loaded.settings.seed))
-
-
-def prepare(settings: Settings, federation: Federation, source: ModelSource) -> Prepared:
-    """Loads the model, tokenises every row once, draws the initial adapter and heads.
+        out: folder of a run that is resumed; None for a new run.
 
     Raises:
         ModelError: the model cannot be had, or the adapter does not fit it.
-        ConfigError: rows may be longer than the model can read.
-        DataError: rows that the model cannot take.
+        ConfigError: rows may be longer than the model can read, or the device is not one of this machine.
+        DataError: rows that cannot be read, or that the model cannot take.
+        RunFolderError: the rows or the base model are no longer those that the run began with.
     """
-    loaded = load_resident(settings, source)
-    adapter = adapter_of(loaded)
+    torch.set_num_threads(settings.threads or 1)
+    federation = rows_of(settings) if out is None else rows_of_run(out, settings)
+    loaded = load_run(settings, out)
     clients, faults = dict[ClientId, Client](), Faults()
     for data in federation:
         try:
-            clients[data.id] = encoded(loaded, data)
+            clients[data.id] = loaded.client(data)
         except DataError as error:
             for fault in error.faults:
                 place, _, rule = fault.partition(": ")
                 path, _, line = place.rpartition(", ")
                 faults.add(fault, kind=rule, place=path or place, line=line)
     faults.check()
-    heads = {data.id: head_of(loaded, data.labels) for data in federation}
+    heads = {data.id: loaded.head(data.labels) for data in federation}
     check_batches(
-        loaded.resident, loaded.tokenizer, adapter, settings.model, methods_of(settings, heads), sorted(heads)
+        loaded.resident, loaded.tokenizer, loaded.adapter, settings.model, methods_of(settings, heads), sorted(heads)
     )
-    task = loaded.resident.task
-    cut = task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
-    warnings = (*federation.warnings, *loaded.notes, *cut)
-    return Prepared(loaded.settings, federation, clients, loaded.resident, adapter, heads, warnings, loaded)
+    cut = loaded.resident.task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
+    return Prepared(loaded, federation, clients, heads, (*federation.warnings, *loaded.notes, *cut))
 
 
-def base_of(settings: Settings, source: ModelSource, tokenizer: Any, device: str) -> BaseModel:
-    """The base model as the settings want it.
+def load_run(settings: Settings, out: Path | None = None) -> Loaded:
+    """Loads the base model of a run.
+
+    Args:
+        settings: with the device resolved.
+        out: folder of a run whose base is loaded; None for a new run. A base that is made for a new run is the same
+            for the same seed.
 
     Raises:
-        ModelError: it cannot be had, or is of another kind than the task needs.
+        ModelError: it cannot be had, or the adapter does not fit it.
+        ConfigError: rows may be longer than it can read, or the device is not one of this machine.
+        RunFolderError: it is no longer the one that the run was trained on.
     """
-    base = load_base(
-        source,
-        dtype=settings.dtype,
-        dropout=settings.train.base_dropout,
-        pad_token_id=tokenizer.pad_token_id,
-        tokenizer=tokenizer,
-        task=settings.task,
-        quantisation=settings.base.quantisation,
-        checkpointing=settings.train.gradient_checkpointing,
-        device=device,
-    )
+    device = usable_device(settings.device)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "base"
+        source = _located(settings, made) if out is None else base_of_run(out, settings)
+        tokenizer = load_tokenizer(source, settings.task)
+        base = load_base(
+            source,
+            dtype=settings.dtype,
+            dropout=settings.train.base_dropout,
+            pad_token_id=tokenizer.pad_token_id,
+            tokenizer=tokenizer,
+            task=settings.task,
+            quantisation=settings.base.quantisation,
+            checkpointing=settings.train.gradient_checkpointing,
+            device=device,
+        )
+        files = {path.name: path.read_bytes() for path in sorted(made.glob("*"))}
     settle_model(base.model, tokenizer)
-    return base
+    if base.revision is not None:
+        settings = settings.model_copy(update={"revision": base.revision})
+        source = replace(source, revision=base.revision)
+    settings, notes = fitted_lengths(settings, longest_input(base.model, tokenizer))
+    shapes = target_shapes(base, settings.lora.target_modules, settings.lora.r)
+    return Loaded(settings, source, base, tokenizer, torch.device(device), shapes, files, (*notes, *base.warnings))
+
+
+def base_of_run(out: Path, settings: Settings, *, weights: bool = True) -> ModelSource:
+    """Finds the base model of a run and compares it with the one that the run was trained on.
+
+    Args:
+        out: run folder.
+        settings: of the run.
+        weights: whether weights outside the run folder are compared too; else configuration and tokenizer alone.
+
+    Raises:
+        RunFolderError: it has changed, or the run folder is damaged.
+        ModelError: it cannot be had.
+    """
+    inside = RunFiles(out).check_folder("base")
+    source = _located(settings, out / "base")
+    check_files(out, source, read_environment(out).get("base_files"), weights=weights, found=inside)
+    return source
+
+
+def rows_of(settings: Settings) -> Federation:
+    """The rows that settings name.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    return load_federation(settings.data, settings.seed, settings.task)
+
+
+def rows_of_run(out: Path, settings: Settings) -> Federation:
+    """The rows of a run.
+
+    Raises:
+        DataError: they cannot be read.
+        RunFolderError: they are no longer those that the run began with.
+    """
+    federation = rows_of(settings)
+    if federation.fingerprint() != data_fingerprint(out):
+        raise RunFolderError(f"{out}: the rows have changed since the run began")
+    return federation
+
+
+def _located(settings: Settings, made: Path) -> ModelSource:
+    return locate(settings.model, settings.revision, made, settings.seed, settings.task)
+
+
+def autocast_of(settings: Settings) -> torch.dtype | None:
+    """The type of the products of a base that is not float32."""
+    return torch.bfloat16 if settings.dtype == "bfloat16" else None
 
 
 def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> Method:

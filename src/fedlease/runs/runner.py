@@ -1,7 +1,6 @@
 """One run: settings -> federation, model, methods, engine -> run folder."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ from fedlease.client.cache import WorkCache
 from fedlease.client.worker import ClientWork
 from fedlease.config.settings import Settings
 from fedlease.core.codec import digest
-from fedlease.data.load import load_federation
 from fedlease.errors import RunFolderError, within_limits
 from fedlease.methods.registry import CENTRALISED
-from fedlease.models.sources import locate
-from fedlease.runs.machine import settle
+from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import Parts, conduct, finished
 from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
@@ -26,9 +23,6 @@ from fedlease.server.events import Listener
 from fedlease.server.in_process import LocalFleet
 from fedlease.server.pooled import PooledFleet
 from fedlease.storage.run_folder import (
-    base_folder,
-    check_base,
-    data_fingerprint,
     read_environment,
     read_settings,
     run_lock,
@@ -81,24 +75,24 @@ def run_settings(
         raise RunFolderError(
             f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
         )
-    settings = settle(settings)
+    settings = resolve_machine(settings)
     begin = within_limits(f"the run in {out} was not begun", "make room and run the same again")
-    with begin, tempfile.TemporaryDirectory() as scratch, ExitStack() as held:
-        federation = load_federation(settings.data, settings.seed, settings.task)
+    with begin, ExitStack() as held:
         # Nothing is written to ``out`` before everything that can be checked is sound.
-        made = Path(scratch) / "base"
-        prepared = prepare(
-            settings, federation, locate(settings.model, settings.revision, made, settings.seed, settings.task)
-        )
-        rows = {data.id: data.weight for data in federation}
-        check_fit(prepared.settings, prepared.adapter, prepared.heads, rows)
-        cards = {data.id: data.card() for data in federation}
-        base = made if made.is_dir() else None
-        loaded, prints = prepared.loaded, federation.fingerprint()
-        noted = (*federation.warnings, *loaded.base.warnings)
+        prepared = prepare(settings)
+        federation, loaded = prepared.federation, prepared.loaded
+        check_fit(loaded.settings, loaded.adapter, prepared.heads, {data.id: data.weight for data in federation})
         held.enter_context(run_lock(out))
-        skipped, files = federation.skipped, loaded.base_files
-        start_run(out, prepared.settings, cards, prints, noted, base, skipped=skipped, base_files=files)
+        start_run(
+            out,
+            loaded.settings,
+            {data.id: data.card() for data in federation},
+            federation.fingerprint(),
+            (*federation.warnings, *loaded.base.warnings),
+            made=loaded.made,
+            skipped=federation.skipped,
+            base_files=loaded.base_files,
+        )
         kept = held.pop_all()
     with kept:
         return _run(out, prepared, listeners, shared, resumed=False)
@@ -120,34 +114,29 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
     summaries = finished(out, settings)
     if summaries is not None:
         return Finished(out, summaries)
-    settings = settle(settings)
+    settings = resolve_machine(settings)
     with run_lock(out), within_limits(f"the run in {out} was not resumed", "make room and resume it again", out):
-        federation = load_federation(settings.data, settings.seed, settings.task)
-        if federation.fingerprint() != data_fingerprint(out):
-            raise RunFolderError(f"{out}: the rows have changed since the run began, so it cannot be resumed")
-        source = locate(settings.model, settings.revision, base_folder(out), settings.seed, settings.task)
-        check_base(out, source)
-        return _run(out, prepare(settings, federation, source), listeners, shared, resumed=True)
+        return _run(out, prepare(settings, out), listeners, shared, resumed=True)
 
 
 def _run(
     out: Path, prepared: Prepared, listeners: Sequence[Listener], shared: Path | None, *, resumed: bool
 ) -> Finished:
-    settings = prepared.settings
+    loaded, settings = prepared.loaded, prepared.loaded.settings
     cache = WorkCache(_context(out, prepared), shared)
 
     def fleet(name: str) -> LocalFleet:
         participation = participation_of(settings)
-        work = ClientWork(prepared.resident, optimiser_of(settings), participation.score_rounds, cache=cache)
+        work = ClientWork(loaded.resident, optimiser_of(settings), participation.score_rounds, cache=cache)
         return (PooledFleet if name == CENTRALISED else LocalFleet)(prepared.clients, work)
 
     parts = Parts(
         settings=settings,
         cards={data.id: data.card() for data in prepared.federation},
         warnings=prepared.warnings,
-        adapter=prepared.adapter,
+        adapter=loaded.adapter,
         heads=prepared.heads,
-        metric=prepared.resident.task.metric,
+        metric=loaded.resident.task.metric,
         fleet=fleet,
         skipped=prepared.federation.skipped,
     )
@@ -156,7 +145,7 @@ def _run(
 
 def _context(out: Path, prepared: Prepared) -> str:
     """All that a client's first step depends on beside the task it is given."""
-    settings = prepared.settings.model_dump(mode="json")
+    settings = prepared.loaded.settings.model_dump(mode="json")
     names = ("seed", "task", "model", "revision", "dtype", "base", "data", "train", "generation", "threads", "device")
     base = read_environment(out)["base_files"]
     content = [{name: settings[name] for name in names}, prepared.federation.fingerprint(), base]

@@ -156,19 +156,18 @@ class RunFiles:
         index = self._load()
         return (index is None or self._within + name in index.files) and (self.folder / name).exists()
 
-    def check_folder(self, name: str) -> None:
-        """Makes sure that a folder holds the files that the index covers, and no others.
+    def check_folder(self, name: str) -> dict[str, str]:
+        """SHA-256 of the files in a folder by their paths in it, which are those that the index covers, and no others.
 
         Raises:
             RunFolderError: it does not.
         """
         if not self.indexed:
-            return
-        covered = self.names(name)
-        for known in covered:
-            self.read(known, MOST_WEIGHTS)
-        if strangers := sorted(set(_files_in(self.folder / name, PurePosixPath(name))) - set(covered)):
+            return {}
+        found = {known: digest(self.read(known, MOST_WEIGHTS)) for known in self.names(name)}
+        if strangers := sorted(set(_files_in(self.folder / name, PurePosixPath(name))) - found.keys()):
             raise RunFolderError(f"{self.folder / strangers[0]} was not written by the run")
+        return {known.removeprefix(f"{name}/"): mark for known, mark in found.items()}
 
     def _now(self, name: str) -> str | None:
         try:

@@ -18,8 +18,6 @@ from fedlease.core.wording import printable
 from fedlease.data.federation import ClientCard
 from fedlease.errors import RunFolderError
 from fedlease.files import check_walls, locked, write_atomically
-from fedlease.models.fingerprints import check_files
-from fedlease.models.sources import ModelSource
 from fedlease.storage.checkpoint import FORMAT
 from fedlease.storage.contents import (
     AllocationContent,
@@ -32,9 +30,7 @@ from fedlease.storage.run_files import INDEX, RunFiles, as_json
 
 __all__ = [
     "CONFIG",
-    "base_folder",
     "changed_settings",
-    "check_base",
     "data_fingerprint",
     "method_files",
     "method_folder",
@@ -159,16 +155,6 @@ def data_fingerprint(out: Path) -> str | None:
     return found
 
 
-def base_folder(out: Path) -> Path:
-    """``base``, whose files are made sure to be those that the run was begun with.
-
-    Raises:
-        RunFolderError: one is missing, damaged, or not the run's.
-    """
-    RunFiles(out).check_folder("base")
-    return out / "base"
-
-
 def read_summary(out: Path, settings: Settings, method: str) -> dict[str, Any] | None:
     """The result of a method of a run; None while it is not finished.
 
@@ -217,21 +203,6 @@ def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> 
         if not is_said(wanted, f"{group}.{name}"):  # fitted to the model when the run begins
             here[group][name] = min(here[group][name], there[group][name])
     return list(differences(there, here))
-
-
-def check_base(out: Path, source: ModelSource, *, weights: bool = True) -> None:
-    """Compares a base model with the one that a run was trained on.
-
-    Args:
-        out: run folder.
-        source: of the model, as it is now.
-        weights: whether its weights are compared too; else configuration and tokenizer alone.
-
-    Raises:
-        RunFolderError: it has changed, or the run folder is damaged.
-        ModelError: a file of the hub cannot be had.
-    """
-    check_files(out, source, read_environment(out).get("base_files"), weights=weights)
 
 
 def read_clients(out: Path) -> dict[str, dict[str, Any]]:

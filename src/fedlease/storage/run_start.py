@@ -35,13 +35,13 @@ def start_run(
     cards: Mapping[ClientId, ClientCard],
     fingerprint: str,
     warnings: Sequence[str] = (),
-    base: Path | None = None,
     *,
+    made: Mapping[str, bytes],
     identity: str | None = None,
     skipped: Mapping[ClientId, str] | None = None,
     base_files: Mapping[str, str],
 ) -> None:
-    """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and copies a model made for this run.
+    """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and a base made for this run.
 
     ``config.yaml`` comes last: a folder with it can be resumed.
 
@@ -51,7 +51,7 @@ def start_run(
         cards: what is known of every client.
         fingerprint: of all rows.
         warnings: of the data and of the base model.
-        base: folder of a base model that exists nowhere else, or None.
+        made: the files of a base model that exists nowhere else, by name.
         identity: of the run; None makes a new one.
         skipped: client -> why it takes no part.
         base_files: SHA-256 of the files of the base model and its tokenizer, by name.
@@ -72,9 +72,8 @@ def start_run(
     try:
         out.mkdir(parents=True, exist_ok=True)
         files.begin(settings.model_dump(mode="json"))
-        if base is not None:
-            for path in sorted(path for path in base.rglob("*") if path.is_file()):
-                files.write(f"base/{path.relative_to(base).as_posix()}", path.read_bytes())
+        for name, blob in made.items():
+            files.write(f"base/{name}", blob)
         write_clients(out, cards)
         environment = _environment(settings, fingerprint, warnings, identity, base_files)
         content = {**environment, "skipped_clients": dict(sorted((skipped or {}).items()))}

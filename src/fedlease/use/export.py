@@ -175,7 +175,7 @@ class Exporter:
     def _write(
         self, kind: Literal["client", "expert"], folder: Path, model: ClientModel, task_type: str | None, content: Any
     ) -> None:
-        source, spec = self.run.source, model.spec
+        source, spec = self.run.loaded.source, model.spec
         write_lora(
             folder,
             model.tensors,

@@ -13,12 +13,11 @@ from fedlease.config.settings import Settings
 from fedlease.config.task import QUANTISATION_DEVICES
 from fedlease.core.types import ANCHOR, ClientId, ClientModel, check_whole
 from fedlease.errors import ConfigError
-from fedlease.models.base import BaseModel, initial_head, load_tokenizer, new_head_modules
-from fedlease.models.sources import locate
+from fedlease.models.base import load_tokenizer
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
-from fedlease.runs.open import autocast_of
-from fedlease.storage.run_folder import base_folder, check_base, read_settings
+from fedlease.runs.open import autocast_of, base_of_run
+from fedlease.storage.run_folder import read_settings
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["load", "tokenizer"]
@@ -63,21 +62,18 @@ def load(
     with run.fitting(client):
         model = run.model(client)
         check_whole(model)
-        wrapped = _as_peft(run.new_base(), model, labels, run)
+        wrapped = _as_peft(run, model, labels)
     autocast = autocast_of(run.settings)
     if autocast is not None:
         _compute_in(wrapped.get_base_model(), autocast)
     return wrapped
 
 
-def _as_peft(base: BaseModel, model: ClientModel, labels: tuple[str, ...], run: OpenRun) -> PeftModel:
-    if not base.placed:
-        base.model.to(run.device)
-    modules = new_head_modules(base, len(labels))
-    for name, module in modules.items():
-        base.model.set_submodule(name, module.to(run.device))
-    # What is heard with the adapter disabled; PEFT copies it for the trained head.
-    copy_into(head_parameters(base.model, base.head_modules), initial_head(modules, run.settings.seed))
+def _as_peft(run: OpenRun, model: ClientModel, labels: tuple[str, ...]) -> PeftModel:
+    base = run.base
+    run.resident.use_head(run.resident.head_modules(len(labels)))
+    # The head of the disabled adapter; PEFT copies it for the trained one.
+    copy_into(head_parameters(base.model, base.head_modules), run.loaded.head(labels).tensors)
     config: Any = base.model.config
     if labels:
         config.id2label = dict(enumerate(labels))
@@ -127,6 +123,4 @@ def tokenizer(run_folder: str | Path) -> Any:
     """
     out = Path(run_folder)
     settings = read_settings(out)
-    source = locate(settings.model, settings.revision, base_folder(out), settings.seed, settings.task)
-    check_base(out, source, weights=False)
-    return load_tokenizer(source, settings.task)
+    return load_tokenizer(base_of_run(out, settings, weights=False), settings.task)

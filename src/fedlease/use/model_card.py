@@ -17,5 +17,5 @@ def model_card(kind: Kind, run: OpenRun, content: Mapping[str, Any]) -> str:
         run: it comes from.
         content: of its ``scores.json``.
     """
-    base, tokenizer = run.source.public_name, run.tokenizer
+    base, tokenizer = run.loaded.source.public_name, run.tokenizer
     return render_card(kind, content, base=base, tokenizer=tokenizer, method=run.method, settings=run.settings)

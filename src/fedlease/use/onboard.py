@@ -94,7 +94,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         raise DataError(f"client {client!r}: it has no test rows, by which its experts are compared")
     work = _Newcomer(run, rows, on_batch)
 
-    start = ClientModel(state.adapter.spec, {**state.adapter.tensors, **run.initial_head(len(rows.labels))})
+    start = ClientModel(state.adapter.spec, {**state.adapter.tensors, **run.loaded.head(rows.labels).tensors})
     warm = work.train(start, WARMUP, ab_names(state.adapter), settings.warmup.epochs)
     placement = place(b_matrices(warm.tensors), state.centres)
     arrival = _with_expert(run, state, placement.expert, rows, warm)

@@ -16,23 +16,19 @@ from safetensors import SafetensorError
 
 from fedlease.client.resident import ResidentModel
 from fedlease.client.store import ClientStore
-from fedlease.core.types import ClientId, ClientModel, Tensors, check_whole
+from fedlease.core.types import ClientId, ClientModel, check_whole
 from fedlease.core.wording import printable
 from fedlease.data.federation import Row
 from fedlease.errors import ConfigError, FedLeaseError, RunFolderError, limit_reached
-from fedlease.methods.head import Head
-from fedlease.models.base import BaseModel, initial_head, load_tokenizer
-from fedlease.models.sources import ModelSource, locate
+from fedlease.models.base import BaseModel
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, read_adapter
 from fedlease.runs.machine import usable_device
-from fedlease.runs.open import base_of, build_method, resident_of
+from fedlease.runs.open import Loaded, build_method, load_run
 from fedlease.storage.checkpoint import Checkpoint, Saved
 from fedlease.storage.documents import parse_json
 from fedlease.storage.newcomers import newcomer_model
 from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles
 from fedlease.storage.run_folder import (
-    base_folder,
-    check_base,
     method_folder,
     read_clients,
     read_newcomers,
@@ -148,46 +144,35 @@ class OpenRun:
         return make_task(self.settings)
 
     @cached_property
-    def source(self) -> ModelSource:
-        """Where the base model is.
+    def loaded(self) -> Loaded:
+        """The base model with its tokenizer.
 
         Raises:
             RunFolderError: it is no longer the one that the run was trained on.
         """
-        settings = self.settings
-        found = locate(settings.model, settings.revision, base_folder(self.out), settings.seed, settings.task)
-        check_base(self.out, found)
-        return found
+        return load_run(self.settings.model_copy(update={"device": str(self.device)}), self.out)
 
-    @cached_property
+    @property
     def tokenizer(self) -> Any:
         """Of the base model."""
-        return load_tokenizer(self.source, self.settings.task)
+        return self.loaded.tokenizer
 
-    def new_base(self) -> BaseModel:
-        """The base model, loaded anew."""
-        return base_of(self.settings, self.source, self.tokenizer, str(self.device))
-
-    @cached_property
+    @property
     def base(self) -> BaseModel:
         """The base model inside :attr:`resident`."""
-        return self.new_base()
+        return self.loaded.base
 
-    @cached_property
+    @property
     def resident(self) -> ResidentModel:
         """The base model in which :meth:`load` puts one client's adapter and head at a time."""
-        return resident_of(self.settings, self.base, self.device)
+        return self.loaded.resident
 
     @cached_property
     def policy(self) -> Any:
         """The method under the run's head policy."""
         members = [client for client in self.clients.values() if not client.newcomer]
-        heads = {client.id: Head(client.labels, self.initial_head(len(client.labels))) for client in members}
+        heads = {client.id: self.loaded.head(client.labels) for client in members}
         return build_method(self.settings, self.method, heads)
-
-    def initial_head(self, num_labels: int) -> Tensors:
-        """What every head with this number of labels starts from."""
-        return initial_head(self.resident.head_modules(num_labels), self.settings.seed)
 
     def model(self, client: ClientId) -> ClientModel:
         """A client's personalised model as it was evaluated, head included.

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.data.federation import ClientData, Federation
-from fedlease.data.load import load_federation
 from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, RunFolderError
-from fedlease.storage.run_folder import data_fingerprint, read_newcomers
+from fedlease.runs.open import rows_of_run
+from fedlease.storage.run_folder import read_newcomers
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["RowsOfRun"]
@@ -47,8 +47,4 @@ class RowsOfRun:
 
     @cached_property
     def _federation(self) -> Federation:
-        settings = self.run.settings
-        federation = load_federation(settings.data, settings.seed, settings.task)
-        if federation.fingerprint() != data_fingerprint(self.run.out):
-            raise RunFolderError(f"{self.run.out}: the rows have changed since the run")
-        return federation
+        return rows_of_run(self.run.out, self.run.settings)
