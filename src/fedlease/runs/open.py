@@ -16,7 +16,6 @@ from fedlease.client.worker import Client
 from fedlease.config.settings import Settings
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.codec import digest
-from fedlease.core.experts import initial_adapter
 from fedlease.core.types import Budget, ClientId, ClientModel
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
