@@ -22,7 +22,8 @@ from torch import Tensor
 from fedlease.client.training import local_step
 from fedlease.config.settings import Settings, resolve
 from fedlease.core.adapters import a_matrices, b_matrices
-from fedlease.core.allocate import allocate, distances, product_distances
+from fedlease.core.allocate import allocate
+from fedlease.core.distances import distances, product_distances
 from fedlease.core.types import ClientId, ClientTask, Stage, Tensors
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Prepared, optimiser_of, prepare

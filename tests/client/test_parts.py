@@ -11,7 +11,8 @@ from fedlease.client.resident import ResidentModel
 from fedlease.client.store import ClientStore
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import AdapterSpec, ClientModel
-from fedlease.methods.local import LocalState
+from fedlease.methods.base import CommonState
+from fedlease.methods.warmup import Warmup
 from fedlease.models.base import initial_head, load_base, target_shapes
 from fedlease.models.sources import locate
 from fedlease.storage.checkpoint import Checkpoint, Saved
@@ -58,7 +59,7 @@ def test_a_checkpoint_gives_back_what_was_committed_and_keeps_only_that(tmp_path
     checkpoint = Checkpoint(tmp_path)
     assert checkpoint.load() is None
     for step in range(3):
-        state = LocalState(step, adapter, {"a": 1}, frozenset({"a"}))
+        state = CommonState(round=step, adapter=adapter, clients={"a": 1}, warmup=Warmup({"a": {}}))
         private = {"a": {"head": {"head/w": torch.full((2,), float(step))}}}
         checkpoint.commit(Saved("local", step, state, private, {"bytes_up": step}), {"step": step})
     saved = Checkpoint(tmp_path).load()

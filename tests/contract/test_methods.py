@@ -11,9 +11,10 @@ from contract.planted import CLIENTS, adapter, train
 from fedlease.core.aggregate import check_update
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName, head_names
-from fedlease.methods.base import WARMUP, Method, rounds_for_warmup
+from fedlease.methods.base import Method, rounds_for_warmup
 from fedlease.methods.head import Head, with_head
 from fedlease.methods.registry import METHODS, make_method
+from fedlease.methods.warmup import WARMUP
 from fedlease.server.participation import Participation
 
 BUDGET = Budget(warmup_epochs=2, rounds=3, local_epochs=1)

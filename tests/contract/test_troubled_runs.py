@@ -11,9 +11,10 @@ from contract.planted import CLIENTS, adapter, train
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget, ClientModel, ClientTask, TensorName
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import WARMUP, rounds_for_warmup
+from fedlease.methods.base import rounds_for_warmup
 from fedlease.methods.head import Head, HeadPolicy, with_head
 from fedlease.methods.registry import METHODS, make_method
+from fedlease.methods.warmup import WARMUP
 from fedlease.server.participation import Participation
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -98,7 +99,7 @@ def check_task(task: ClientTask, round_: int) -> None:
 
 def whole(method: Any, state: Any, clients: Mapping[str, int]) -> None:
     groups = {client: method.group(state, client) for client in clients}
-    experts = getattr(state.inner, "assignment", {})
+    experts = state.assignment
     assert experts.keys() <= clients.keys()
     assert all(groups[client] == expert for client, expert in experts.items())
     for client in clients:

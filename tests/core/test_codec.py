@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fedlease.core import codec
-from fedlease.core.allocate import Centres
 from fedlease.core.codec import CodecError, decode, digest, dumps, encode, loads, serialisable
+from fedlease.core.placement import Centroids
 from fedlease.core.types import AdapterSpec, Allocation, Budget, ClientModel
 
 
@@ -104,7 +104,7 @@ class TestRoundTrip:
         spec = AdapterSpec(r=1, alpha=1.0, dropout=0.0, target_modules=("q",))
         model = ClientModel(spec, {"q/A/0": torch.randn(1, 3)}, candidates=({"q/A/0": torch.zeros(1, 3)},))
         allocation = Allocation(2, {"a": 0, "b": 1}, {2: 0.1}, torch.zeros(2, 2).double(), ["a", "b"], ("w",))
-        known = Centres(("q",), torch.ones(2, 3).double(), torch.zeros(2, 1).double(), (0.5, math.nan))
+        known = Centroids(("q",), torch.ones(2, 3).double(), torch.zeros(2, 1).double(), (0.5, math.nan))
         model_back, allocation_back, known_back = loads(dumps([model, allocation, known]))
         assert model_back.spec == spec
         assert torch.equal(model_back.tensors["q/A/0"], model.tensors["q/A/0"])
@@ -230,4 +230,4 @@ class TestMalformed:
 
     def test_reading_can_name_only_marked_classes(self) -> None:
         assert "Popen" not in codec._CLASSES
-        assert {"AdapterSpec", "Allocation", "Budget", "Centres", "ClientModel"} <= set(codec._CLASSES)
+        assert {"AdapterSpec", "Allocation", "Budget", "Centroids", "ClientModel"} <= set(codec._CLASSES)

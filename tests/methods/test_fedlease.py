@@ -30,7 +30,7 @@ def test_planted_groups_get_one_expert_each() -> None:
     assert state.allocation is not None
     assert state.allocation.num_experts == 2
     assert state.assignment == {"a0": 0, "a1": 0, "a2": 0, "b0": 1, "b1": 1, "b2": 1}
-    assert state.warmups == {}
+    assert not any(state.warmup.results.values())
 
 
 def test_warmup_starts_everyone_from_the_same_adapter_with_b_zero() -> None:
@@ -130,8 +130,8 @@ def test_more_slots_than_the_experts_make_are_all_kept_and_said() -> None:
     method = replace(METHOD, top_k=4)
     state = allocated(method)
     assert len(state.experts) == 2 and method.model(state, "a0").spec.top_k == 3
-    assert state.warnings == ("fedlease.top_k: 4 slots were to be kept, but 2 experts make 3: all are kept",)
-    assert allocated(replace(METHOD, top_k=3)).warnings == ()
+    assert state.notes == ("fedlease.top_k: 4 slots were to be kept, but 2 experts make 3: all are kept",)
+    assert allocated(replace(METHOD, top_k=3)).notes == ()
 
 
 def test_no_warmup_at_all_is_a_named_failure() -> None:
@@ -152,8 +152,8 @@ def test_a_late_client_goes_to_its_group_and_one_unlike_any_is_kept_out() -> Non
     after = METHOD.aggregate(*late_two(METHOD))
     assert after.assignment["b9"] == 1
     assert "z0" not in after.assignment and after.kept_out.keys() == {"z0"}
-    assert [line for line in after.warnings if "'z0'" in line and "kept out: it is unlike every expert" in line]
-    assert len(after.warnings) == 2 and "'b9'" in after.warnings[0]
+    assert [line for line in after.notes if "'z0'" in line and "kept out: it is unlike every expert" in line]
+    assert len(after.notes) == 2 and "'b9'" in after.notes[0]
     # It has nothing to do, and its own warm-up in the meantime.
     assert METHOD.task(after, "z0") is None
     assert METHOD.model(after, "z0").tensors == after.kept_out["z0"]
@@ -164,7 +164,7 @@ def test_who_is_kept_out_is_placed_once_admitted_or_from_the_start_where_so_set(
     admitting = replace(METHOD, admitted=("z0",))
     inside = admitting.aggregate(outside, [])
     assert inside.kept_out == {} and inside.round == outside.round + 1
-    assert "was placed with expert" in inside.warnings[-1] and "farther than any" in inside.warnings[-1]
+    assert "was placed with expert" in inside.notes[-1] and "farther than any" in inside.notes[-1]
     task = admitting.task(inside, "z0")
     assert task is not None and task.phase == "experts"
     placing = replace(METHOD, unlike="place")

@@ -174,25 +174,25 @@ class TestTheMethod:
         for name, router in state.routers[0].items():
             assert torch.equal(router, state.routers[1][name])
             assert torch.equal(router[0], -router[1])
-        assert state.warnings == ()
+        assert state.notes == ()
 
     def test_fewer_slots_than_the_own_ones_on_top_are_said_to_teach_nothing(self) -> None:
         parameters: dict[str, Any] = {"num_experts": 4, "router_start": "own"}
         state = played(FedLease(BUDGET, top_k=2, **parameters), 1)
-        assert state.warnings == (
+        assert state.notes == (
             "fedlease.top_k: with router_start = 'own' the 2 largest of 7 slots are own ones at first: the router has "
             "next to nothing to learn from",
         )
         for start in ("own", "random"):
             state = played(FedLease(BUDGET, top_k=1, num_experts=4, router_start=start), 1)
-            assert state.warnings == (
+            assert state.notes == (
                 "fedlease.top_k: the one slot that is kept weighs 1 whatever its logit is, so routers are not trained "
                 "and stay as they were drawn; fedlease.renormalise=false trains them",
             )
-        assert played(FedLease(BUDGET, top_k=1, num_experts=4, renormalise=False), 1).warnings == ()
-        assert played(FedLease(BUDGET, top_k=1, num_experts=1), 1).warnings == ()
+        assert played(FedLease(BUDGET, top_k=1, num_experts=4, renormalise=False), 1).notes == ()
+        assert played(FedLease(BUDGET, top_k=1, num_experts=1), 1).notes == ()
         for fine in ({"top_k": 3}, {"top_k": 2, "renormalise": False}, {"top_k": 2, "router_start": "random"}):
-            assert played(FedLease(BUDGET, **{**parameters, **fine}), 1).warnings == ()
+            assert played(FedLease(BUDGET, **{**parameters, **fine}), 1).notes == ()
 
 
 def test_settings_reach_the_method() -> None:

@@ -10,8 +10,8 @@ import torch
 from contract.planted import CLIENTS, adapter
 
 from fedlease.core.adapters import initial_router
-from fedlease.core.allocate import place
 from fedlease.core.codec import dumps, loads
+from fedlease.core.placement import place
 from fedlease.core.seeds import generator
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName
 from fedlease.errors import ConfigError, RunFailedError
@@ -58,7 +58,7 @@ def test_a_client_whose_upload_moved_changes_its_group() -> None:
     for expert, mean in ((0, 20 / 30), (1, 140 / 90)):
         a = after.experts[expert]["layer.0.query/A/0"]
         assert torch.allclose(a, torch.full_like(a, mean))
-    assert after.warnings == (
+    assert after.notes == (
         "after round 1 the clients were grouped again: 2 experts became 2, and 6 of 6 clients are with others than "
         "before; routers start anew",
     )
@@ -74,8 +74,8 @@ def test_with_another_number_of_experts_all_routers_start_anew() -> None:
     fresh = initial_router(adapter(), 3, 0)
     assert len(after.experts) == 3
     assert [dumps(router) for router in after.routers] == [dumps(fresh)] * 3
-    assert after.warnings[0].startswith("after round 1 the clients were grouped again: 2 experts became 3, and 6 of 6")
-    assert after.warnings[0].endswith("; routers start anew")
+    assert after.notes[0].startswith("after round 1 the clients were grouped again: 2 experts became 3, and 6 of 6")
+    assert after.notes[0].endswith("; routers start anew")
     spec = METHOD.model(after, "a2").spec
     assert (spec.num_experts, spec.own) == (3, 1)
     # One group again, nothing but noise between them: no router that could start anew.
@@ -92,7 +92,7 @@ def test_groups_that_stay_are_left_as_they_are() -> None:
     for _ in range(2):
         before = state.allocation
         state, other = step(METHOD, state, ONE_LETTER), step(once, other, ONE_LETTER)
-        assert state.allocation is before and state.warnings == ()
+        assert state.allocation is before and state.notes == ()
         assert dumps((state.experts, state.routers)) == dumps((other.experts, other.routers))
     assert other.uploads == {} and other.origins == {}
 
@@ -114,7 +114,7 @@ def test_clients_who_were_not_asked_count_with_what_they_sent_last() -> None:
     # Nobody at all: nothing moves.
     third = FedLease(METHOD.budget, reallocate=1)
     state = third.aggregate(allocated(third), [])
-    assert state.warnings == () and state.round == 2
+    assert state.notes == () and state.round == 2
 
 
 def test_late_clients_are_still_placed_by_warm_ups() -> None:
@@ -126,11 +126,11 @@ def test_late_clients_are_still_placed_by_warm_ups() -> None:
     assert (after.assignment["a9"], after.assignment["b9"]) == (after.assignment["a0"], after.assignment["b0"])
     assert after.uploads.keys() == after.origins.keys() == after.assignment.keys()
     assert {TensorName.parse(f"{name}/B/0").kind for name in after.origins["a9"]} == {"B"}
-    assert after.centres is not None and len(after.centres.units) == 2
+    assert after.centroids is not None and len(after.centroids.units) == 2
 
 
 def test_a_client_admitted_after_it_was_kept_out_keeps_its_warm_up_for_new_groups() -> None:
-    """Its id sorts first, so that without its warm-up the centres would be numbered otherwise than the experts."""
+    """Its id sorts first, so that without its warm-up the centroids would be numbered otherwise than the experts."""
     letters = {**ONE_LETTER, "05": "c"}
     state = METHOD.admit(allocated(), "05", 5)
     state = step(METHOD, state, letters)
@@ -150,7 +150,7 @@ def test_a_client_admitted_after_it_was_kept_out_keeps_its_warm_up_for_new_group
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whoever_comes_when_experts_uploads_and_warm_ups_are_of_the_same_clients(seed: int) -> None:
-    """Clients are sampled, come late, are kept out, admitted and moved: centres are numbered as the experts are."""
+    """Clients are sampled, come late, are kept out, admitted and moved: centroids are numbered as the experts are."""
     rng = random.Random(seed)
     letters, method = dict(ONE_LETTER), FedLease(Budget(1, 12), reallocate=rng.choice([1, 2]))
     state = step(method, method.init(adapter(), CLIENTS, 0), letters)
@@ -170,19 +170,19 @@ def test_whoever_comes_when_experts_uploads_and_warm_ups_are_of_the_same_clients
         assert heard - state.kept_out.keys() == state.assignment.keys(), "nobody loses an expert"
         assert state.uploads.keys() == state.origins.keys() == state.assignment.keys()
         assert not state.assignment.keys() & state.kept_out.keys()
-        assert state.centres is not None
-        assert len(state.experts) == len(state.routers) == len(state.centres.units)
+        assert state.centroids is not None
+        assert len(state.experts) == len(state.routers) == len(state.centroids.units)
         if state.allocation is before:
             continue  # not grouped again
-        for expert, unit in enumerate(state.centres.units):
+        for expert, unit in enumerate(state.centroids.units):
             own = [distances_to(state, client)[expert] for client, e in state.assignment.items() if e == expert]
             # d of a member to the mean of unit vectors, averaged over the members, is 1 - |mean|^2 / |L|.
             assert sum(own) / len(own) == pytest.approx(1 - float(unit @ unit) / 2, abs=1e-6)
 
 
 def distances_to(state: FedLeaseState, client: str) -> tuple[float, ...]:
-    assert state.centres is not None
-    return place(state.origins[client], state.centres).distances
+    assert state.centroids is not None
+    return place(state.origins[client], state.centroids).distances
 
 
 @pytest.mark.parametrize("signal", ["B", "A", "BA"])
@@ -207,11 +207,11 @@ def test_late_clients_are_held_against_b_whatever_the_groups_are_made_of(signal:
     assert task is not None
     after = method.aggregate(state, [both("a9", task)])
     assert after.assignment["a9"] == 0 and not after.kept_out
-    assert state.allocation is not None and state.centres is not None
+    assert state.allocation is not None and state.centroids is not None
     reach = FedLease(METHOD.budget)
     plain = reach.init(adapter(), CLIENTS, 0)
     plain = reach.aggregate(plain, [both(c, task) for c in CLIENTS if (task := reach.task(plain, c))])
-    assert plain.centres is not None and state.centres.reach == plain.centres.reach
+    assert plain.centroids is not None and state.centroids.reach == plain.centroids.reach
 
 
 def alike(method: FedLease, state: FedLeaseState) -> FedLeaseState:
@@ -239,7 +239,7 @@ def test_groups_stay_where_new_ones_cannot_be_told_apart() -> None:
     state = allocated(method)
     after = alike(method, state)
     assert after.assignment == state.assignment and after.round == state.round + 1
-    assert after.warnings == (
+    assert after.notes == (
         "after round 1 the groups stay as they were: fedlease: the clients cannot be grouped: num_experts: ties among "
         "the clients leave no grouping into 2",
     )

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from reference import equations
 from torch import Tensor
 
-from fedlease.core.allocate import allocate, centres, distances, place
+from fedlease.core.allocate import allocate, distances
+from fedlease.core.placement import centroids, place
 
 BMatrices = dict[str, dict[str, Tensor]]
 
@@ -122,7 +123,7 @@ def test_every_client_has_one_expert_and_every_expert_a_client(b: BMatrices, min
 @given(federations())
 def test_place_is_the_mean_distance_to_the_members(b: BMatrices) -> None:
     allocation = allocate(b)
-    known = centres(b, allocation)
+    known = centroids(b, allocation)
     loop = {c: {m: t.double().flatten().tolist() for m, t in parts.items()} for c, parts in b.items()}
     for client in b:
         placement = place(b[client], known)

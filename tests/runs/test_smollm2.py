@@ -14,7 +14,6 @@ from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import ClientTask, Stage
 from fedlease.data.federation import Row
 from fedlease.errors import MissingPackageError
-from fedlease.methods.base import ab_names
 from fedlease.models.base import load_base, load_tokenizer, target_shapes
 from fedlease.models.gguf import converted
 from fedlease.models.sources import PACKAGES, ModelSource, locate
@@ -73,7 +72,7 @@ def test_it_learns(resident: ResidentModel, source: ModelSource) -> None:
     rows = [Row(f"Say the code of {name}.", None, 0, response="blue 7") for name in ("Ann", "Bob", "Cy", "Di")]
     encoded = TASK.encode(rows, load_tokenizer(source))
     adapter = initial_adapter(target_shapes(resident._base, None, 8), r=8, alpha=16, dropout=0.0, seed=0)
-    names = ab_names(adapter)
+    names = adapter.names("AB")
     before = TASK.mean_loss(resident, encoded, 1)
     optimiser = Optimiser(lr=5e-3, weight_decay=0.0, batch_size=4, clip_norm=1.0, threads=1, seed=0)
     local_step(resident, "c", ClientTask("train", 1, adapter, (Stage(names, 4),), upload=names), encoded, optimiser)

@@ -44,7 +44,8 @@ def check_batches(
         tokenizer: the model's.
         adapter: the common start.
         model: its name in the settings.
-        methods: of the run; some weigh every input by itself (the mixer ``instance``).
+        methods: of the run, without heads, since those that cannot be shared are refused elsewhere; some weigh every
+            input by itself (the mixer ``instance``).
         clients: of the run.
 
     Raises:
@@ -65,11 +66,9 @@ def check_batches(
     start = _trained(adapter)
     kinds = [("", start)]
     rows_of = dict.fromkeys(clients, 1)
-    # Without their heads: those that cannot be shared are refused with all their lists, see preconditions.
-    bare = {name: getattr(method, "method", method) for name, method in methods.items()}
     weighing = [
         name
-        for name, method in bare.items()
+        for name, method in methods.items()
         if method.model(method.init(adapter, rows_of, 0), clients[0]).spec.mixer == "instance"
     ]
     if weighing:

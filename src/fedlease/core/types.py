@@ -59,10 +59,7 @@ class TensorName(NamedTuple):
     expert: int | None = None
 
     def __str__(self) -> str:
-        parts = [self.module, self.kind]
-        if self.expert is not None:
-            parts.append(str(self.expert))
-        return "/".join(parts)
+        return "/".join(str(part) for part in self if part is not None)
 
     @classmethod
     def parse(cls, name: str) -> "TensorName":
@@ -139,6 +136,11 @@ class ClientModel:
     spec: AdapterSpec
     tensors: Tensors
     candidates: tuple[Tensors, ...] = ()
+
+    def names(self, kinds: str, expert: int = 0) -> frozenset[str]:
+        """The names of some kinds of tensors (letters): A and B of one expert, and G, which belongs to all."""
+        wanted = {(kind, None if kind == "G" else expert) for kind in kinds}
+        return frozenset(name for name in self.tensors if TensorName.parse(name)[1:] in wanted)
 
 
 def check_whole(model: ClientModel) -> None:

@@ -27,7 +27,6 @@ from fedlease.runs.methods import Parts, conduct, finished
 from fedlease.runs.open import Loaded, load_run, methods_of
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
-from fedlease.server.loop import fields_of
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.run_folder import (
     changed_settings,
@@ -220,7 +219,7 @@ class FedLeaseStrategy(Strategy):
         cards = dict(sorted(link.cards.items()))
         rows = {client: card.weight for client, card in cards.items()}
         check_fit(settings, loaded.adapter, heads, rows)
-        methods = methods_of(settings, heads)
+        methods = {name: method.method for name, method in methods_of(settings, heads).items()}
         check_batches(loaded.resident, loaded.tokenizer, loaded.adapter, settings.model, methods, sorted(cards))
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())
         rows_print, noted = self.fingerprint or prints, loaded.notes
@@ -246,7 +245,7 @@ class FedLeaseStrategy(Strategy):
         saved = Checkpoint(self.out).load()
         assert saved is not None  # a finished run has one
         result = Result()
-        for number, expert in enumerate(fields_of(saved.state).get("experts", ())):
+        for number, expert in enumerate(saved.state.experts):
             for name, tensor in expert.items():
                 result.arrays[f"experts.{number}.{name}"] = Array(tensor.float().numpy())
         for record in read_records(self.out):

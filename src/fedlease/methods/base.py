@@ -1,25 +1,72 @@
-"""The contract of a federated method, and what several methods say in the same words."""
+"""The contract of a federated method and of its state."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, TensorName
+from fedlease.core.codec import serialisable
+from fedlease.core.placement import Centroids
+from fedlease.core.types import Allocation, Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.methods.warmup import Warmup
 
-__all__ = ["WARMUP", "WARMUP_TRIES", "Method", "State", "ab_names", "by_client", "rounds_for_warmup", "waits"]
-
-WARMUP = "warmup"
-"""The phase in which the engine asks every client once; in all other phases it samples."""
-
-WARMUP_TRIES = 2
-"""A client whose warm-up is refused this often is treated as one that joins later."""
+__all__ = ["CommonState", "Method", "State", "by_client", "rounds_for_warmup"]
 
 
+@runtime_checkable
 class State(Protocol):
-    """A frozen, serialisable dataclass; what else it holds is the method's business."""
+    """What everyone may read of a method's state: a frozen, serialisable dataclass that also holds the method's own."""
 
     @property
     def round(self) -> int:
-        """0 during the warm-up, then the round that comes next."""
+        """0 during the warm-up, then the number of the round that comes next."""
+
+    @property
+    def adapter(self) -> ClientModel:
+        """What a client that has not trained yet starts from."""
+
+    @property
+    def clients(self) -> Mapping[ClientId, int]:
+        """Client -> n_i, its train rows."""
+
+    @property
+    def warmup(self) -> Warmup:
+        """Who has answered in the warm-up; empty for a method without one."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Plain sentences about what the method decided, for the summary."""
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """How the clients were grouped; None before that, and for a method that groups nobody."""
+
+    @property
+    def centroids(self) -> Centroids | None:
+        """What places a client that comes after the allocation."""
+
+    @property
+    def assignment(self) -> Mapping[ClientId, int]:
+        """Client -> expert, of the allocation and of those placed since."""
+
+    @property
+    def experts(self) -> tuple[Tensors, ...]:
+        """One A and B per expert of the allocation, numbered as expert 0; () where a method has no experts."""
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class CommonState:
+    """The fields of :class:`State`. A method that needs more extends it; FedIT needs nothing more."""
+
+    round: int
+    adapter: ClientModel
+    clients: Mapping[ClientId, int]
+    warmup: Warmup = field(default_factory=Warmup)
+    notes: tuple[str, ...] = ()
+    allocation: Allocation | None = None
+    centroids: Centroids | None = None
+    assignment: Mapping[ClientId, int] = field(default_factory=dict)
+    experts: tuple[Tensors, ...] = ()
 
 
 class Method(Protocol):
@@ -55,7 +102,7 @@ class Method(Protocol):
         """
 
     def model(self, state: Any, client: ClientId) -> ClientModel:
-        """What the client is evaluated with; private tensors are laid over it by the engine."""
+        """What the client is evaluated with; its client lays its private tensors over it."""
 
     def admit(self, state: Any, client: ClientId, num_examples: int) -> Any:
         """The state with one more client."""
@@ -64,21 +111,11 @@ class Method(Protocol):
         """Clients with the same number average their heads when heads are shared."""
 
 
-def ab_names(model: ClientModel, expert: int = 0) -> frozenset[str]:
-    """Names of the A and B of one expert in a model."""
-    return frozenset(name for name in model.tensors if TensorName.parse(name).expert == expert)
-
-
 def by_client(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
-    """Sorted by client, so that arrival order changes no bit."""
+    """The updates sorted by client, so that arrival order changes no bit."""
     return sorted(updates, key=lambda update: update.client)
 
 
 def rounds_for_warmup(method: Method) -> int:
     """Rounds that a method without a warm-up has in its place, see ``Budget``; 0 for one that has it."""
     return max(0, method.last_round - method.budget.rounds)
-
-
-def waits(client: ClientId, done: Collection[ClientId], tries: Mapping[ClientId, int]) -> bool:
-    """Whether a client's warm-up is still to come."""
-    return client not in done and tries.get(client, 0) < WARMUP_TRIES

@@ -13,7 +13,7 @@ from fedlease.core.adapters import renumber
 from fedlease.core.aggregate import weighted_mean
 from fedlease.core.codec import serialisable
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
-from fedlease.methods.base import ab_names
+from fedlease.methods.base import CommonState
 
 __all__ = ["FedALT", "FedALTState"]
 
@@ -21,23 +21,15 @@ OWN, REST = 0, 1
 
 
 @serialisable
-@dataclass(frozen=True)
-class FedALTState:
+@dataclass(frozen=True, kw_only=True)
+class FedALTState(CommonState):
     """Where a FedALT run stands.
 
     Attributes:
-        round: starts at 1: there is no warm-up.
-        adapter: what every client starts from.
-        clients: client -> n_i.
         individuals: client -> its A and B, of those that have trained.
-        warnings: plain sentences.
     """
 
-    round: int
-    adapter: ClientModel
-    clients: Mapping[ClientId, int]
     individuals: Mapping[ClientId, Tensors] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,19 +49,18 @@ class FedALT:
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedALTState:
         """Everyone starts from the same adapter; the rest of the world is that adapter too, and adds nothing yet."""
-        warnings: tuple[str, ...] = ()
+        notes: tuple[str, ...] = ()
         if len(clients) == 2:
-            warnings = ("two clients: the mean of the others is the other client's adapter, handed over as it is",)
-        return FedALTState(round=1, adapter=adapter, clients=dict(clients), warnings=warnings)
+            notes = ("two clients: the mean of the others is the other client's adapter, handed over as it is",)
+        return FedALTState(round=1, adapter=adapter, clients=dict(clients), notes=notes)
 
     def task(self, state: FedALTState, client: ClientId) -> ClientTask | None:
         """Train the own adapter and the mixer; give the adapter back, keep the mixer."""
         if state.round > self.last_round:
             return None
         model = self.model(state, client)
-        own = ab_names(model, OWN)
-        mixer = frozenset(name for name in model.tensors if TensorName.parse(name).kind == "G")
-        stage = Stage(own | mixer, self.budget.epochs(state.round))
+        own = model.names("AB", OWN)
+        stage = Stage(own | model.names("G"), self.budget.epochs(state.round))
         return ClientTask("individual", state.round, model, (stage,), upload=own)
 
     def aggregate(

@@ -11,7 +11,7 @@ from fedlease.core.adapters import renumber
 from fedlease.core.aggregate import Weighting, mean_update
 from fedlease.core.codec import serialisable
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
-from fedlease.methods.base import ab_names
+from fedlease.methods.base import CommonState
 
 __all__ = ["FedDPA", "FedDPAState"]
 
@@ -19,21 +19,15 @@ GLOBAL, LOCAL = 0, 1
 
 
 @serialisable
-@dataclass(frozen=True)
-class FedDPAState:
+@dataclass(frozen=True, kw_only=True)
+class FedDPAState(CommonState):
     """Where a FedDPA run stands.
 
     Attributes:
-        round: starts at 1: there is no warm-up.
-        adapter: what every client's local adapter starts from.
         shared: the global A and B, numbered as expert 0.
-        clients: client -> n_i.
     """
 
-    round: int
-    adapter: ClientModel
     shared: Tensors
-    clients: Mapping[ClientId, int]
 
 
 @dataclass(frozen=True)
@@ -69,14 +63,14 @@ class FedDPA:
             raise ValueError(f"blend must be in [0, 1], received {self.blend}")
         if self.num_anchors < 1:
             raise ValueError(f"num_anchors must be at least 1, received {self.num_anchors}")
-        return FedDPAState(1, adapter, adapter.tensors, dict(clients))
+        return FedDPAState(round=1, adapter=adapter, clients=dict(clients), shared=adapter.tensors)
 
     def task(self, state: FedDPAState, client: ClientId) -> ClientTask | None:
         """Train the global adapter alone, then the local one beside the frozen global; give the global back."""
         if state.round > self.last_round:
             return None
         model = self.model(state, client)
-        shared, local = ab_names(model, GLOBAL), ab_names(model, LOCAL)
+        shared, local = model.names("AB", GLOBAL), model.names("AB", LOCAL)
         epochs = self.budget.epochs(state.round)
         stages = (Stage(shared, epochs, experts=(GLOBAL,)), Stage(local, epochs))
         return ClientTask("dual", state.round, model, stages, upload=shared)

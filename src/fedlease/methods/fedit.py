@@ -9,26 +9,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fedlease.core.aggregate import Weighting, mean_update
-from fedlease.core.codec import serialisable
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
+from fedlease.methods.base import CommonState
 
-__all__ = ["FedIT", "FedITState"]
-
-
-@serialisable
-@dataclass(frozen=True)
-class FedITState:
-    """Where a FedIT run stands.
-
-    Attributes:
-        round: starts at 1: there is no warm-up.
-        adapter: the shared adapter.
-        clients: client -> n_i.
-    """
-
-    round: int
-    adapter: ClientModel
-    clients: Mapping[ClientId, int]
+__all__ = ["FedIT"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +28,8 @@ class FedIT:
         weights: how clients are weighted.
     """
 
-    TRAINED: ClassVar[frozenset[str]] = frozenset("AB")
-    SENT: ClassVar[frozenset[str]] = frozenset("AB")
+    TRAINED: ClassVar[str] = "AB"
+    SENT: ClassVar[str] = "AB"
 
     budget: Budget
     weights: Weighting = "num_examples"
@@ -55,21 +39,21 @@ class FedIT:
         """Opening rounds in the place of a warm-up, then R."""
         return self.budget.opening_rounds + self.budget.rounds
 
-    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedITState:
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> CommonState:
         """The initial adapter is the first shared one."""
-        return FedITState(round=1, adapter=adapter, clients=dict(clients))
+        return CommonState(round=1, adapter=adapter, clients=dict(clients))
 
-    def task(self, state: FedITState, client: ClientId) -> ClientTask | None:
+    def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
         """Train what is trained of the shared adapter, give back what is sent."""
         if state.round > self.last_round:
             return None
-        stage = Stage(_kinds(state.adapter, self.TRAINED), self.budget.epochs(state.round))
-        sent = _kinds(state.adapter, self.SENT)
+        stage = Stage(state.adapter.names(self.TRAINED), self.budget.epochs(state.round))
+        sent = state.adapter.names(self.SENT)
         return ClientTask("federated", state.round, state.adapter, (stage,), upload=sent)
 
     def aggregate(
-        self, state: FedITState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> FedITState:
+        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> CommonState:
         """Weighted mean of what is sent; the rest stays as it is."""
         adapter = state.adapter
         if updates:
@@ -77,18 +61,14 @@ class FedIT:
             adapter = replace(adapter, tensors={**adapter.tensors, **mean})
         return replace(state, round=state.round + 1, adapter=adapter)
 
-    def model(self, state: FedITState, client: ClientId) -> ClientModel:
+    def model(self, state: CommonState, client: ClientId) -> ClientModel:
         """The shared adapter; the engine lays over it what the client keeps."""
         return state.adapter
 
-    def admit(self, state: FedITState, client: ClientId, num_examples: int) -> FedITState:
+    def admit(self, state: CommonState, client: ClientId, num_examples: int) -> CommonState:
         """A late client shares from its first round on."""
         return replace(state, clients={**state.clients, client: num_examples})
 
-    def group(self, state: FedITState, client: ClientId) -> int:
+    def group(self, state: CommonState, client: ClientId) -> int:
         """All clients are one group."""
         return 0
-
-
-def _kinds(model: ClientModel, kinds: frozenset[str]) -> frozenset[str]:
-    return frozenset(name for name in model.tensors if TensorName.parse(name).kind in kinds)

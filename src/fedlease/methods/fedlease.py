@@ -12,7 +12,9 @@ from torch import Tensor
 
 from fedlease.core.adapters import RouterStart, b_matrices, renumber
 from fedlease.core.aggregate import Weighting
-from fedlease.core.allocate import Clustering, Linkage, assign, centres
+from fedlease.core.allocate import assign
+from fedlease.core.clustering import Clustering, Linkage
+from fedlease.core.placement import centroids
 from fedlease.core.types import (
     Budget,
     ClientId,
@@ -25,10 +27,11 @@ from fedlease.core.types import (
 )
 from fedlease.core.wording import counted
 from fedlease.errors import ConfigError, RunFailedError
-from fedlease.methods.base import WARMUP, ab_names, by_client, waits
+from fedlease.methods.base import by_client
 from fedlease.methods.fedlease_experts import Average, Shrink, expert_means, first_routers, router_means
 from fedlease.methods.fedlease_grouping import Grouping, Signal, check_grouping, group_clients, parted, place_late
 from fedlease.methods.fedlease_state import FedLeaseState
+from fedlease.methods.warmup import WARMUP, warmup_task
 
 __all__ = ["FedLease", "FedLeaseState"]
 
@@ -114,14 +117,11 @@ class FedLease:
         if state.round > self.last_round or client in state.kept_out:
             return None
         if client not in state.assignment:
-            if state.allocation is None and not waits(client, state.warmups, state.tries):
+            if state.allocation is None and not state.warmup.pending([client]):
                 return None
-            names = ab_names(state.adapter)
-            stage = Stage(names, self.budget.warmup_epochs)
-            return ClientTask(WARMUP, state.round, state.adapter, (stage,), upload=names)
+            return warmup_task(state.adapter, self.budget, state.round)
         model = self.model(state, client)
-        own = ab_names(model, model.spec.own)
-        routers = frozenset(name for name in model.tensors if TensorName.parse(name).kind == "G")
+        own, routers = model.names("AB", model.spec.own), model.names("G")
         if client in state.starts:
             start = renumber(state.starts[client], model.spec.own)
             model = replace(model, tensors={**model.tensors, **start})
@@ -135,12 +135,8 @@ class FedLease:
         """Warm-up: collects, and allocates once everyone has answered. Rounds: means within each cluster."""
         updates = by_client(updates)
         if state.allocation is None:
-            warmups = {**state.warmups, **{update.client: update.tensors for update in updates}}
-            tries = {**state.tries, **{client: state.tries.get(client, 0) + 1 for client in absent}}
-            state = replace(state, warmups=warmups, tries=tries)
-            if any(waits(client, warmups, tries) for client in state.clients):
-                return state
-            return self._allocate(state)
+            state = replace(state, warmup=state.warmup.collect(updates, absent))
+            return state if state.warmup.pending(state.clients) else self._allocate(state)
         state = self._place(state, {update.client: update.tensors for update in updates if update.phase == WARMUP})
         trained = [update for update in updates if update.phase == EXPERTS]
         uploads = {
@@ -166,7 +162,7 @@ class FedLease:
     def model(self, state: FedLeaseState, client: ClientId) -> ClientModel:
         """All M experts with the client's own marked, and its cluster's router; before that, its warm-up."""
         if client not in state.assignment:
-            tensors = {**state.warmups, **state.kept_out}.get(client, state.adapter.tensors)
+            tensors = {**state.warmup.results, **state.kept_out}.get(client, state.adapter.tensors)
             return ClientModel(state.adapter.spec, tensors)
         own = state.assignment[client]
         if len(state.experts) == 1 or self.routing == "own":
@@ -196,21 +192,22 @@ class FedLease:
         return -1 - sorted(state.clients).index(client)
 
     def _allocate(self, state: FedLeaseState) -> FedLeaseState:
-        if not state.warmups:
+        warmups = state.warmup.results
+        if not warmups:
             raise RunFailedError("no client's warm-up could be used: there is nothing to allocate experts from")
-        b = {client: b_matrices(tensors) for client, tensors in state.warmups.items()}
-        allocation = group_clients(self, state.warmups, state.seed)
-        means = self._means(state.warmups, state.clients, allocation.assignment)
+        b = {client: b_matrices(tensors) for client, tensors in warmups.items()}
+        allocation = group_clients(self, warmups, state.seed)
+        means = self._means(warmups, state.clients, allocation.assignment)
         state = replace(
             state,
             round=1,
-            warmups={},
-            starts=dict(state.warmups) if self.expert_start == "client" else {},
-            uploads=dict(state.warmups) if self.reallocate else {},
+            warmup=state.warmup.used(),
+            starts=dict(warmups) if self.expert_start == "client" else {},
+            uploads=dict(warmups) if self.reallocate else {},
             origins=b if self.reallocate else {},
             allocation=allocation,
             # Late clients are placed by B, whatever the groups were made of.
-            centres=centres(b, allocation if self.signal == "B" else assign(b, allocation.assignment)),
+            centroids=centroids(b, allocation if self.signal == "B" else assign(b, allocation.assignment)),
             assignment=dict(allocation.assignment),
             experts=tuple(means[expert] for expert in range(allocation.num_experts)),
         )
@@ -222,7 +219,7 @@ class FedLease:
             allocation = group_clients(self, state.uploads, state.seed)
         except RunFailedError as error:
             said = f"after round {state.round - 1} the groups stay as they were: {error}"
-            return replace(state, warnings=(*state.warnings, said))
+            return replace(state, notes=(*state.notes, said))
         moved, before, now = parted(state.assignment, allocation.assignment), len(state.experts), allocation.num_experts
         if not moved:
             return state
@@ -236,18 +233,18 @@ class FedLease:
             state,
             allocation=allocation,
             # Late clients come with a warm-up, so what places them are still warm-ups.
-            centres=centres(state.origins, assign(state.origins, allocation.assignment)),
+            centroids=centroids(state.origins, assign(state.origins, allocation.assignment)),
             assignment=dict(allocation.assignment),
             experts=tuple(means[expert] for expert in range(now)),
-            warnings=(*state.warnings, said + ("; routers start anew" if any(state.routers) else "")),
+            notes=(*state.notes, said + ("; routers start anew" if any(state.routers) else "")),
         )
         # The experts that a router weighs are others now, and so may be the clients that an expert's number stands for.
         return self._with_new_routers(state)
 
     def _with_new_routers(self, state: FedLeaseState) -> FedLeaseState:
         routers, said = first_routers(self, state.adapter, len(state.experts), state.seed)
-        news = (said,) if said and said not in state.warnings else ()
-        return replace(state, routers=routers, warnings=(*state.warnings, *news))
+        news = (said,) if said and said not in state.notes else ()
+        return replace(state, routers=routers, notes=(*state.notes, *news))
 
     def _means(
         self, uploads: Mapping[ClientId, Tensors], rows: Mapping[ClientId, int], assignment: Mapping[ClientId, int]
@@ -255,16 +252,16 @@ class FedLease:
         return expert_means(uploads, rows, assignment, weighting=self.weights, average=self.average, shrink=self.shrink)
 
     def _place(self, state: FedLeaseState, late: Mapping[ClientId, Tensors]) -> FedLeaseState:
-        assert state.centres is not None  # set together with the allocation
+        assert state.centroids is not None  # set together with the allocation
         waiting = {client: tensors for client, tensors in state.kept_out.items() if client in self.admitted}
         warmups = {**waiting, **late}
-        placed = place_late(self, warmups, state.newcomers, state.centres)
+        placed = place_late(self, warmups, state.newcomers, state.centroids)
         kept_out = {client: tensors for client, tensors in state.kept_out.items() if client not in waiting}
         state = replace(
             state,
             assignment={**state.assignment, **placed.assignment},
             kept_out={**kept_out, **placed.kept_out},
-            warnings=(*state.warnings, *placed.said),
+            notes=(*state.notes, *placed.said),
         )
         if self.reallocate is None:
             return state

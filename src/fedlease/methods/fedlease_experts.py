@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedlease.core.adapters import b_matrices, initial_router
 from fedlease.core.aggregate import Weighting, mean_update, weighted_mean
-from fedlease.core.allocate import distances
+from fedlease.core.distances import distances
 from fedlease.core.low_rank import product_mean
 from fedlease.core.types import ClientId, ClientModel, ClientUpdate, Tensors
 from fedlease.core.wording import counted

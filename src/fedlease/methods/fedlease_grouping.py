@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from fedlease.core.adapters import a_matrices, b_matrices
-from fedlease.core.allocate import Centres, allocate, assign, distances, place, product_distances
+from fedlease.core.allocate import allocate, assign
+from fedlease.core.distances import distances, product_distances
+from fedlease.core.placement import Centroids, place
 from fedlease.core.seeds import generator
 from fedlease.core.types import Allocation, ClientId, Tensors
 from fedlease.errors import ConfigError, RunFailedError
@@ -98,7 +100,7 @@ class Placed:
 
 
 def place_late(
-    method: "FedLease", late: Mapping[ClientId, Tensors], newcomers: Collection[ClientId], known: Centres
+    method: "FedLease", late: Mapping[ClientId, Tensors], newcomers: Collection[ClientId], known: Centroids
 ) -> Placed:
     """Late clients go to the experts whose warm-ups theirs are nearest to; newcomers unlike all of them wait.
 

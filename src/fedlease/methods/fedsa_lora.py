@@ -16,4 +16,4 @@ __all__ = ["FedSALoRA"]
 class FedSALoRA(FedIT):
     """Parameters of FedSA-LoRA: those of FedIT. B is private: trained, kept by the client, never uploaded."""
 
-    SENT: ClassVar[frozenset[str]] = frozenset("A")
+    SENT: ClassVar[str] = "A"

@@ -11,11 +11,12 @@ import torch
 
 from fedlease.core.adapters import b_matrices, renumber, seed_experts
 from fedlease.core.aggregate import Weighting, mean_update, weighted_mean
-from fedlease.core.allocate import Centres, Linkage, assign, centres
+from fedlease.core.allocate import assign
+from fedlease.core.clustering import Linkage
 from fedlease.core.codec import serialisable
+from fedlease.core.placement import centroids
 from fedlease.core.tree import LayerCut, TreeDistance, cut_layers, layer_distances
 from fedlease.core.types import (
-    Allocation,
     Budget,
     ClientId,
     ClientModel,
@@ -26,7 +27,8 @@ from fedlease.core.types import (
     Tensors,
 )
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import WARMUP, ab_names, by_client, waits
+from fedlease.methods.base import CommonState, by_client
+from fedlease.methods.warmup import WARMUP, warmup_task
 
 __all__ = ["FedTreeLoRA", "FedTreeLoRAState"]
 
@@ -37,39 +39,23 @@ ALONE = 100.0
 
 
 @serialisable
-@dataclass(frozen=True)
-class FedTreeLoRAState:
+@dataclass(frozen=True, kw_only=True)
+class FedTreeLoRAState(CommonState):
     """Where a FedTreeLoRA run stands.
 
     Attributes:
-        round: 0 until the tree is cut.
-        adapter: what every client starts from.
-        clients: client -> n_i.
-        tries: client -> warm-ups that were refused.
         individuals: client -> the A and B it gave back last, its warm-up at first.
         layers: per layer, from the input on, who shares it; () until the tree is cut.
         groups: per layer, per group, its A and B, numbered as expert 0.
-        outsides: per layer, per group, the mean A and B of the clients outside it; {} where there are none.
-        allocation: the last layer's groups, for the record; its silhouettes are that layer's scores.
-        centres: as in FedLEASE, for the record.
-        middles: per group of the last layer the mean warm-up of its clients, which late ones are compared with.
-        assignment: client -> group in the last layer.
-        warnings: plain sentences.
+        rests: per layer, per group, the mean A and B of all clients outside the group; {} where there are none.
+        warmup_means: per group of the last layer the mean warm-up of its clients, which late ones are compared with.
     """
 
-    round: int
-    adapter: ClientModel
-    clients: Mapping[ClientId, int]
-    tries: Mapping[ClientId, int] = field(default_factory=dict)
     individuals: Mapping[ClientId, Tensors] = field(default_factory=dict)
     layers: tuple[LayerCut, ...] = ()
     groups: tuple[tuple[Tensors, ...], ...] = ()
-    outsides: tuple[tuple[Tensors, ...], ...] = ()
-    allocation: Allocation | None = None
-    centres: Centres | None = None
-    middles: tuple[Tensors, ...] = ()
-    assignment: Mapping[ClientId, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    rests: tuple[tuple[Tensors, ...], ...] = ()
+    warmup_means: tuple[Tensors, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,19 +95,13 @@ class FedTreeLoRA:
         if state.round > self.last_round:
             return None
         if client not in state.assignment:
-            if not state.layers and not waits(client, state.individuals, state.tries):
+            if not state.layers and not state.warmup.pending([client]):
                 return None
-            names = ab_names(state.adapter)
-            stage = Stage(names, self.budget.warmup_epochs)
-            return ClientTask(WARMUP, state.round, state.adapter, (stage,), upload=names)
+            return warmup_task(state.adapter, self.budget, state.round)
         model = self.model(state, client)
-        own = ab_names(model, CLUSTER)
-        shared = {module for layer in state.layers if layer.num_groups == 1 for module in layer.modules}
-        scalars = frozenset(
-            name
-            for name in model.tensors
-            if (parsed := TensorName.parse(name)).kind == "G" and parsed.module not in shared
-        )
+        own = model.names("AB", CLUSTER)
+        shared = {str(TensorName(m, "G")) for layer in state.layers if layer.num_groups == 1 for m in layer.modules}
+        scalars = model.names("G") - shared
         return ClientTask(ROUNDS, state.round, model, (Stage(own | scalars, self.budget.local_epochs),), upload=own)
 
     def aggregate(
@@ -132,16 +112,16 @@ class FedTreeLoRA:
         individuals = {**state.individuals, **{update.client: update.tensors for update in updates}}
         state = replace(state, individuals=individuals)
         if not state.layers:
-            state = replace(state, tries={**state.tries, **{c: state.tries.get(c, 0) + 1 for c in absent}})
-            waiting = any(waits(client, individuals, state.tries) for client in state.clients)
-            return state if waiting else self._cut(state)
+            warmup = state.warmup.collect(updates, absent).used()  # the tensors stand in individuals
+            state = replace(state, warmup=warmup)
+            return state if warmup.pending(state.clients) else self._cut(state)
         state = self._place(state, [update for update in updates if update.phase == WARMUP])
         trained = [update for update in updates if update.phase == ROUNDS]
         groups = tuple(
             tuple(self._mean(layer, g, trained) or before for g, before in enumerate(old))
             for layer, old in zip(state.layers, state.groups, strict=True)
         )
-        return self._with_outsides(replace(state, round=state.round + 1, groups=groups))
+        return self._with_rests(replace(state, round=state.round + 1, groups=groups))
 
     def model(self, state: FedTreeLoRAState, client: ClientId) -> ClientModel:
         """In every layer the adapter of the client's group and the mean of everyone outside it.
@@ -155,12 +135,12 @@ class FedTreeLoRA:
             tensors.update(groups[layer.labels[client]])
         if not self.outside:
             return ClientModel(state.adapter.spec, tensors)
-        for layer, groups, outsides in zip(state.layers, state.groups, state.outsides, strict=True):
+        for layer, groups, rests in zip(state.layers, state.groups, state.rests, strict=True):
             label = layer.labels[client]
             # Nobody outside: it takes no part, whatever stands there.
-            tensors.update(renumber(outsides[label] or groups[label], OUTSIDE))
+            tensors.update(renumber(rests[label] or groups[label], OUTSIDE))
             for module in layer.modules:
-                tensors[str(TensorName(module, "G"))] = torch.full((1,), 0.0 if outsides[label] else ALONE)
+                tensors[str(TensorName(module, "G"))] = torch.full((1,), 0.0 if rests[label] else ALONE)
         return ClientModel(replace(state.adapter.spec, num_experts=2, own=CLUSTER, mixer="scalar"), tensors)
 
     def admit(self, state: FedTreeLoRAState, client: ClientId, num_examples: int) -> FedTreeLoRAState:
@@ -188,19 +168,19 @@ class FedTreeLoRA:
                 tuple(self._held(state, layer, g, inside=True) for g in range(layer.num_groups)) for layer in layers
             ),
             allocation=allocation,
-            centres=centres(b, allocation),
-            middles=seed_experts(allocation, state.individuals, state.clients, weighting="uniform"),
+            centroids=centroids(b, allocation),
+            warmup_means=seed_experts(allocation, state.individuals, state.clients, weighting="uniform"),
             assignment=dict(last.labels),
         )
-        return self._with_outsides(cut)
+        return self._with_rests(cut)
 
-    def _with_outsides(self, state: FedTreeLoRAState) -> FedTreeLoRAState:
+    def _with_rests(self, state: FedTreeLoRAState) -> FedTreeLoRAState:
         if not self.outside:
             return state
-        outsides = (
+        rests = (
             tuple(self._held(state, layer, g, inside=False) for g in range(layer.num_groups)) for layer in state.layers
         )
-        return replace(state, outsides=tuple(outsides))
+        return replace(state, rests=tuple(rests))
 
     def _held(self, state: FedTreeLoRAState, layer: LayerCut, group: int, *, inside: bool) -> Tensors:
         """Mean of what the clients in a group, or outside it, gave back last; {} without any."""
@@ -219,9 +199,12 @@ class FedTreeLoRA:
         return mean_update(members, weighting=self.weights) if members else None
 
     def _place(self, state: FedTreeLoRAState, late: Sequence[ClientUpdate]) -> FedTreeLoRAState:
-        layers, warnings = state.layers, list(state.warnings)
+        layers, notes = state.layers, list(state.notes)
         for update in late:
-            compared = {"": b_matrices(update.tensors), **{str(g): b_matrices(m) for g, m in enumerate(state.middles)}}
+            compared = {
+                "": b_matrices(update.tensors),
+                **{str(g): b_matrices(m) for g, m in enumerate(state.warmup_means)},
+            }
             order = [int(name) for name in sorted(compared) if name]
             per_layer = layer_distances(compared, [layer.modules for layer in layers], self.distance)
             d = torch.stack(per_layer).mean(0)[0, 1:].tolist()  # sorted names: the late client is the first
@@ -231,11 +214,11 @@ class FedTreeLoRA:
             layers = tuple(
                 replace(layer, labels={**layer.labels, update.client: layer.labels[fellow]}) for layer in layers
             )
-            warnings.append(
+            notes.append(
                 f"client {update.client!r} came late and joined group {nearest} of the last layer, {min(d):.3f} from "
-                f"the middle of its warm-ups; from that of the farthest group it is {max(d):.3f}"
+                f"the mean of its warm-ups; the farthest group's is {max(d):.3f} away"
             )
-        return replace(state, layers=layers, assignment=dict(layers[-1].labels), warnings=tuple(warnings))
+        return replace(state, layers=layers, assignment=dict(layers[-1].labels), notes=tuple(notes))
 
 
 def _of_layer(tensors: Tensors, layer: LayerCut) -> dict[str, torch.Tensor]:

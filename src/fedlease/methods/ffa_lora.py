@@ -19,5 +19,5 @@ class FFALoRA(FedIT):
     Half of FedIT's bytes go up. What comes down is counted whole, although A never changes.
     """
 
-    TRAINED: ClassVar[frozenset[str]] = frozenset("B")
-    SENT: ClassVar[frozenset[str]] = frozenset("B")
+    TRAINED: ClassVar[str] = "B"
+    SENT: ClassVar[str] = "B"

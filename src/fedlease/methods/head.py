@@ -6,9 +6,10 @@ from typing import Any, Literal, get_args
 
 from fedlease.core.aggregate import Weighting, weighted_mean
 from fedlease.core.codec import serialisable
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.errors import ConfigError
 from fedlease.methods.base import Method
+from fedlease.methods.wrapper import Wrapper, WrapperState
 
 __all__ = ["Head", "HeadPolicy", "HeadState", "WithHead", "with_head"]
 
@@ -29,58 +30,39 @@ class Head:
 
 
 @serialisable
-@dataclass(frozen=True)
-class HeadState:
+@dataclass(frozen=True, kw_only=True)
+class HeadState(WrapperState):
     """The method's state and, when heads are shared, what belongs to them.
 
     Attributes:
-        inner: the method's.
         heads: client -> its current head.
         late: clients that were admitted later; one whose labels are not its group's shares its head with nobody else.
     """
 
-    inner: Any
     heads: Mapping[ClientId, Tensors]
     late: frozenset[ClientId] = frozenset()
 
-    @property
-    def round(self) -> int:
-        """The method's round."""
-        number: int = self.inner.round
-        return number
-
 
 @dataclass(frozen=True)
-class WithHead:
+class WithHead(Wrapper):
     """A method whose tasks also train, or at least carry, a classifier head; made by :func:`with_head`.
 
     Attributes:
-        method: the method itself; it never sees a head.
         policy: ``local``: trained, never uploaded; ``shared``: averaged within the method's groups;
             ``frozen``: left at its initial value, as in the authors' released code.
         heads: client -> initial head.
         weights: how shared heads are weighted, as the method weights its adapters.
     """
 
-    method: Method
     policy: HeadPolicy
     heads: Mapping[ClientId, Head]
     weights: Weighting = "num_examples"
 
-    @property
-    def budget(self) -> Budget:
-        """The method's."""
-        return self.method.budget
-
-    @property
-    def last_round(self) -> int:
-        """The method's."""
-        return self.method.last_round
-
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HeadState:
         """The method's first state; shared heads start at their initial values."""
         heads = {client: dict(self.heads[client].tensors) for client in sorted(clients)}
-        state = HeadState(self.method.init(adapter, clients, seed), heads if self.policy == "shared" else {})
+        inner = self.method.init(adapter, clients, seed)
+        state = HeadState(inner=inner, heads=heads if self.policy == "shared" else {})
         self._check_groups(state)
         return state
 
@@ -115,7 +97,7 @@ class WithHead:
             voters = [client for client in members if client in answered or tuple(members) not in before]
             if voters:
                 uniform = self.weights == "uniform"
-                weights = [1.0 if uniform else float(after.inner.clients[client]) for client in voters]
+                weights = [1.0 if uniform else float(after.clients[client]) for client in voters]
                 mean = weighted_mean([current[client] for client in voters], weights)
                 heads.update(dict.fromkeys(members, mean))
         return replace(after, heads=heads)
@@ -130,11 +112,7 @@ class WithHead:
         if self.policy != "shared":
             return replace(state, inner=inner)
         heads = {**state.heads, client: dict(self.heads[client].tensors)}
-        return HeadState(inner, heads, state.late | {client})
-
-    def group(self, state: HeadState, client: ClientId) -> int:
-        """The method's."""
-        return self.method.group(state.inner, client)
+        return replace(state, inner=inner, heads=heads, late=state.late | {client})
 
     def _with_head(self, state: HeadState, client: ClientId, model: ClientModel) -> ClientModel:
         # A client that the method does not know has the head that it would start from.

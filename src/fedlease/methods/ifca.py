@@ -15,7 +15,8 @@ from fedlease.core.codec import serialisable
 from fedlease.core.seeds import generator
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import WARMUP, ab_names, by_client, waits
+from fedlease.methods.base import CommonState, by_client
+from fedlease.methods.warmup import warmup_task
 
 __all__ = ["IFCA", "CandidateStart", "IFCAState"]
 
@@ -26,29 +27,17 @@ ROUNDS = "candidates"
 
 
 @serialisable
-@dataclass(frozen=True)
-class IFCAState:
+@dataclass(frozen=True, kw_only=True)
+class IFCAState(CommonState):
     """Where an IFCA run stands.
 
     Attributes:
-        round: 0 until the candidates are made.
-        seed: root seed, for the draw that makes them.
-        adapter: what every client starts from.
-        clients: client -> n_i.
-        warmups: client -> its first A and B; emptied when the candidates are made.
-        warmed: clients whose first update was used.
-        tries: client -> first updates that were refused.
-        candidates: K states.
+        seed: root seed, for the draw that makes the candidates.
+        candidates: K states; () until they are made.
         choices: client -> the candidate it chose last.
     """
 
-    round: int
     seed: int
-    adapter: ClientModel
-    clients: Mapping[ClientId, int]
-    warmups: Mapping[ClientId, Tensors] = field(default_factory=dict)
-    warmed: frozenset[ClientId] = frozenset()
-    tries: Mapping[ClientId, int] = field(default_factory=dict)
     candidates: tuple[Tensors, ...] = ()
     choices: Mapping[ClientId, int] = field(default_factory=dict)
 
@@ -94,14 +83,11 @@ class IFCA:
         """First a warm-up; then choose among the candidates, train the chosen one and give it back."""
         if state.round > self.last_round:
             return None
-        names = ab_names(state.adapter)
-        if client not in state.warmed:
-            if not state.candidates and not waits(client, state.warmups, state.tries):
-                return None
-            stage = Stage(names, self.budget.warmup_epochs)
-            return ClientTask(WARMUP, state.round, state.adapter, (stage,), upload=names)
-        if not state.candidates:
+        if not state.candidates and not state.warmup.pending([client]):
             return None
+        if client not in state.warmup.results:
+            return warmup_task(state.adapter, self.budget, state.round)
+        names = state.adapter.names("AB")
         stage = Stage(names, self.budget.local_epochs)
         return ClientTask(ROUNDS, state.round, self.model(state, client), (stage,), upload=names)
 
@@ -110,26 +96,24 @@ class IFCA:
     ) -> IFCAState:
         """The mean of every candidate over those who chose it; one that nobody chose stays as it is."""
         updates = by_client(updates)
-        first = [update for update in updates if update.phase == WARMUP]
-        state = replace(state, warmed=state.warmed | {update.client for update in first})
+        warmup = state.warmup.collect(updates, () if state.candidates else absent)
         if not state.candidates:
-            warmups = {**state.warmups, **{update.client: update.tensors for update in first}}
-            tries = {**state.tries, **{client: state.tries.get(client, 0) + 1 for client in absent}}
-            state = replace(state, warmups=warmups, tries=tries)
-            waiting = any(waits(client, warmups, tries) for client in state.clients)
-            return state if waiting else self._make_candidates(state)
+            state = replace(state, warmup=warmup)
+            return state if warmup.pending(state.clients) else self._make_candidates(state)
         candidates, choices = list(state.candidates), dict(state.choices)
         for k in range(len(candidates)):
             members = [update for update in updates if update.phase == ROUNDS and update.choice == k]
             if members:
                 candidates[k] = mean_update(members, weighting=self.weights)
             choices.update({update.client: k for update in members})
-        return replace(state, round=state.round + 1, candidates=tuple(candidates), choices=choices)
+        return replace(
+            state, round=state.round + 1, warmup=warmup.used(), candidates=tuple(candidates), choices=choices
+        )
 
     def model(self, state: IFCAState, client: ClientId) -> ClientModel:
         """The candidates, and as its tensors the one that the client chose last."""
         if not state.candidates:
-            return ClientModel(state.adapter.spec, state.warmups.get(client, state.adapter.tensors))
+            return ClientModel(state.adapter.spec, state.warmup.results.get(client, state.adapter.tensors))
         last = state.candidates[state.choices.get(client, 0)]
         return ClientModel(state.adapter.spec, last, state.candidates)
 
@@ -144,7 +128,7 @@ class IFCA:
         return -1 - sorted(state.clients).index(client)
 
     def _make_candidates(self, state: IFCAState) -> IFCAState:
-        clients = sorted(state.warmups)
+        clients = sorted(state.warmup.results)
         if not clients:
             raise RunFailedError("no client's first update could be used: there is nothing to make candidates from")
         order = torch.randperm(len(clients), generator=generator(state.seed, "ifca")).tolist()
@@ -154,9 +138,9 @@ class IFCA:
         parts = [[clients[i] for i in sorted(order[k::count])] for k in range(count)]
         candidates = tuple(
             weighted_mean(
-                [state.warmups[client] for client in part],
+                [state.warmup.results[client] for client in part],
                 [1.0 if self.weights == "uniform" else float(state.clients[client]) for client in part],
             )
             for part in parts
         )
-        return replace(state, round=1, warmups={}, candidates=candidates)
+        return replace(state, round=1, warmup=state.warmup.used(), candidates=candidates)

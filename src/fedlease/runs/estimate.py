@@ -8,7 +8,8 @@ import torch
 from fedlease.config.settings import Settings
 from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate
-from fedlease.methods.base import WARMUP, Method, rounds_for_warmup
+from fedlease.methods.base import Method, rounds_for_warmup
+from fedlease.methods.warmup import WARMUP
 from fedlease.server.participation import Participation
 from fedlease.server.transport import count_bytes
 

@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from fedlease.client.worker import FinalScores
 from fedlease.config.settings import Settings
-from fedlease.core.allocate import Centres
+from fedlease.core.placement import Centroids
 from fedlease.core.types import Allocation, ClientId, ClientModel
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
 from fedlease.errors import within_limits
@@ -26,7 +26,7 @@ from fedlease.server.events import (
     RunStarted,
     StepFinished,
 )
-from fedlease.server.loop import RoundLoop, fields_of
+from fedlease.server.loop import RoundLoop
 from fedlease.server.scoring import summarise
 from fedlease.server.transport import Fleet
 from fedlease.storage.checkpoint import Checkpoint
@@ -148,9 +148,8 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
     loop = RoundLoop(fleet, participation, Checkpoint(files.folder), (keep, *listeners), settings.seed)
     method = build_method(settings, name, parts.heads)
     state = loop.run(name, method, parts.adapter)
-    inner = fields_of(state)
-    if inner.get("allocation") is not None:
-        _write_allocation(files, inner["allocation"], inner["centres"], tasks())
+    if state.allocation is not None:
+        _write_allocation(files, state.allocation, state.centroids, tasks())
     clients = sorted(fleet.rows())
     untrained = {
         client: ClientModel(parts.adapter.spec, {**parts.adapter.tensors, **parts.heads[client].tensors})
@@ -185,12 +184,12 @@ def _left_out(client: ClientId, fleet: Fleet, found: Mapping[ClientId, FinalScor
 
 
 def _write_allocation(
-    files: RunFiles, allocation: Allocation, centres: Centres | None, tasks: Mapping[str, str]
+    files: RunFiles, allocation: Allocation, centroids: Centroids | None, tasks: Mapping[str, str]
 ) -> None:
     """Writes ``allocation.json`` and, with the mean warm-up vector of every cluster, ``allocation.safetensors``."""
-    if centres is not None:
-        metadata = {"modules": json.dumps(centres.modules), "reach": json.dumps([str(r) for r in centres.reach])}
-        blob = save({"units": centres.units, "zeros": centres.zeros}, metadata=metadata)
+    if centroids is not None:
+        metadata = {"modules": json.dumps(centroids.modules), "reach": json.dumps([str(r) for r in centroids.reach])}
+        blob = save({"units": centroids.units, "zeros": centroids.zeros}, metadata=metadata)
         files.write("allocation.safetensors", blob)
     files.write_json(
         "allocation.json",

@@ -21,8 +21,7 @@ from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.load import load_federation
 from fedlease.errors import DataError, RunFolderError
-from fedlease.methods.base import Method
-from fedlease.methods.head import Head, with_head
+from fedlease.methods.head import Head, WithHead, with_head
 from fedlease.methods.registry import make_method
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.models.checks import longest_input
@@ -162,9 +161,8 @@ def prepare(settings: Settings, out: Path | None = None) -> Prepared:
                 faults.add(fault, kind=rule, place=path or place, line=line)
     faults.check()
     heads = {data.id: loaded.head(data.labels) for data in federation}
-    check_batches(
-        loaded.resident, loaded.tokenizer, loaded.adapter, settings.model, methods_of(settings, heads), sorted(heads)
-    )
+    methods = {name: method.method for name, method in methods_of(settings, heads).items()}
+    check_batches(loaded.resident, loaded.tokenizer, loaded.adapter, settings.model, methods, sorted(heads))
     cut = loaded.resident.task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
     return Prepared(loaded, federation, clients, heads, (*federation.warnings, *loaded.notes, *cut))
 
@@ -257,7 +255,7 @@ def autocast_of(settings: Settings) -> torch.dtype | None:
     return torch.bfloat16 if settings.dtype == "bfloat16" else None
 
 
-def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> Method:
+def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> WithHead:
     """A method under the budget, weighting and head policy of the settings."""
     budget = Budget(settings.warmup.epochs, settings.rounds, settings.train.local_epochs)
     parameters = {
@@ -273,7 +271,7 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
     return with_head(make_method(name, budget, parameters), settings.head, heads, settings.weights)
 
 
-def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, Method]:
+def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, WithHead]:
     """The method of a run and its baselines."""
     return {name: build_method(settings, name, heads) for name in (settings.method, *settings.baselines)}
 

@@ -6,8 +6,8 @@ from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.data.faults import listed
 from fedlease.errors import ConfigError
-from fedlease.methods.base import Method, rounds_for_warmup
-from fedlease.methods.head import Head
+from fedlease.methods.base import rounds_for_warmup
+from fedlease.methods.head import Head, WithHead
 from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.open import build_method, participation_of
 
@@ -47,7 +47,7 @@ def check_fit(
 def _lists_fault(
     settings: Settings,
     name: str,
-    method: Method,
+    method: WithHead,
     adapter: ClientModel,
     heads: Mapping[ClientId, Head],
     rows: Mapping[ClientId, int],
@@ -57,7 +57,7 @@ def _lists_fault(
     A group that a method has yet to find may hold any clients, so all of them need one label list.
     """
     # The method itself: with its heads it would raise at the first group.
-    inner = getattr(method, "method", method)
+    inner = method.method
     state = inner.init(adapter, dict.fromkeys(sorted(rows), 1), settings.seed)
     groups: dict[object, dict[tuple[str, ...], list[ClientId]]] = {}
     for client in sorted(rows):

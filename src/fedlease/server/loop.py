@@ -7,11 +7,11 @@ from typing import Any
 
 from fedlease.client.worker import Answer
 from fedlease.core.aggregate import check_update
-from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, head_names
+from fedlease.core.types import ClientId, ClientModel, ClientTask, head_names
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
 from fedlease.errors import RunFailedError, UpdateRefusedError
-from fedlease.methods.base import WARMUP, Method, rounds_for_warmup
-from fedlease.methods.head import HeadState
+from fedlease.methods.base import Method, rounds_for_warmup
+from fedlease.methods.warmup import WARMUP
 from fedlease.server.events import (
     Allocated,
     ClientFinished,
@@ -26,7 +26,7 @@ from fedlease.server.participation import Participation
 from fedlease.server.transport import Fleet
 from fedlease.storage.checkpoint import Checkpoint, Saved
 
-__all__ = ["RoundLoop", "allocation_of", "fields_of"]
+__all__ = ["RoundLoop"]
 
 COUNTED = ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")
 
@@ -103,7 +103,7 @@ class RoundLoop:
             self.checkpoint.commit(finished)
             return finished
         # Clients whose warm-up was refused once: whoever is refused twice joins later.
-        tried = {client for client, count in fields_of(state).get("tries", {}).items() if count}
+        tried = {client for client, count in state.warmup.refusals.items() if count}
         asked = self.participation.choose(tasks, state.round, self.seed, rounds_for_warmup(method), tried)
         phase = _phase_of([tasks[client] for client in asked])
         self._tell(StepStarted(name, phase, state.round, tuple(asked)))
@@ -157,9 +157,8 @@ class RoundLoop:
         }
         saved = Saved(name, number, after, self.fleet.private(), dict(self.totals))
         self.checkpoint.commit(saved, record)
-        allocation = allocation_of(after)
-        if allocation is not None and allocation_of(state) is None:
-            self._tell(Allocated(name, allocation))
+        if after.allocation is not None and state.allocation is None:
+            self._tell(Allocated(name, after.allocation))
         self._tell(StepFinished(name, record))
         return saved
 
@@ -238,18 +237,6 @@ class RoundLoop:
 def _phase_of(tasks: Sequence[ClientTask]) -> str:
     """The phase of a step; where clients differ, all phases, with the warm-ups of those that came late at the end."""
     return " + ".join(sorted({task.phase for task in tasks}, key=lambda phase: (phase == WARMUP, phase)))
-
-
-def fields_of(state: Any) -> dict[str, Any]:
-    """The fields of a method's own state, without the wrapper that heads add."""
-    fields: dict[str, Any] = vars(state.inner if isinstance(state, HeadState) else state)
-    return fields
-
-
-def allocation_of(state: Any) -> Allocation | None:
-    """The allocation inside a method's state, or None."""
-    found: Allocation | None = fields_of(state).get("allocation")
-    return found
 
 
 def _adapter_parameters(task: ClientTask) -> int:

@@ -6,8 +6,7 @@ from typing import Any
 from fedlease.client.worker import FinalScores
 from fedlease.core.types import ClientId
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import Method
-from fedlease.server.loop import allocation_of, fields_of
+from fedlease.methods.base import Method, State
 
 __all__ = ["summarise"]
 
@@ -18,7 +17,7 @@ NOT_AVERAGED = {"loss"}
 def summarise(
     name: str,
     method: Method,
-    state: Any,
+    state: State,
     metric: str,
     tasks: Mapping[ClientId, str],
     found: Mapping[ClientId, FinalScores],
@@ -47,7 +46,7 @@ def summarise(
         reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(left_out.items()))
         raise RunFailedError(f"{name}: no client could be scored at the end. {reasons}")
     others = {name for measured in found.values() for name in measured.metrics} - {metric} - NOT_AVERAGED
-    allocation = allocation_of(state)
+    allocation = state.allocation
     scores = {client: row[metric] for client, row in averaged.items()}
     names = sorted({row["task"] for row in averaged.values()})
     rows = sum(row["num_test"] for row in averaged.values())
@@ -68,11 +67,11 @@ def summarise(
         "left_out": dict(sorted(left_out.items())),
         "num_experts": allocation.num_experts if allocation else None,
         # The state's, not the allocation's: it knows clients that came late.
-        "assignment": dict(fields_of(state).get("assignment", {})),
+        "assignment": dict(state.assignment),
         "silhouettes": {str(k): s for k, s in allocation.silhouettes.items()} if allocation else {},
         "warnings": [
             *(allocation.warnings if allocation else ()),
-            *fields_of(state).get("warnings", ()),
+            *state.notes,
             *(f"client {client!r}: {note}" for client, row in sorted(found.items()) for note in row.notes),
         ],
         "metric": metric,

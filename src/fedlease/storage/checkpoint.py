@@ -17,6 +17,7 @@ from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.files import append, read_file, sweep, write_atomically
+from fedlease.methods.base import State
 from fedlease.methods.head import HeadState
 from fedlease.methods.registry import known_methods, method_class
 from fedlease.storage.documents import checked, read_lines, read_object
@@ -120,7 +121,7 @@ class Checkpoint:
         self.lines()
         self._lines = manifest.rounds_lines
         state = self._read(manifest.state)
-        if not isinstance(getattr(state, "round", None), int):
+        if not isinstance(state, State):
             raise RunFolderError(f"{self.state / manifest.state.file} is damaged: it holds a {type(state).__name__}")
         return Saved(
             method=manifest.method,

@@ -4,20 +4,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fedlease.client.training import LocalResult, local_step
 from fedlease.core.adapters import b_matrices
-from fedlease.core.allocate import Placement, place
-from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, TensorName, Tensors, head_names
+from fedlease.core.placement import Centroids, Placement, place
+from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, Tensors, head_names
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.reading.examples import client_id_fault, folded
 from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, DataError, RunFailedError, UpdateRefusedError
 from fedlease.files import sweep
-from fedlease.methods.base import WARMUP, ab_names
+from fedlease.methods.base import State
+from fedlease.methods.warmup import WARMUP
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.open import optimiser_of
 from fedlease.storage.newcomers import write_newcomer
@@ -77,7 +77,7 @@ def onboard(
 
 
 def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_batch: OnBatch | None) -> Onboarded:
-    state = _allocated_state(run)
+    state, known = _allocated_state(run)
     _check_id(run, client)
     settings = run.settings
     if epochs is None:
@@ -95,11 +95,10 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
     work = _Newcomer(run, rows, on_batch)
 
     start = ClientModel(state.adapter.spec, {**state.adapter.tensors, **run.loaded.head(rows.labels).tensors})
-    warm = work.train(start, WARMUP, ab_names(state.adapter), settings.warmup.epochs)
-    placement = place(b_matrices(warm.tensors), state.centres)
+    warm = work.train(start, WARMUP, state.adapter.names("AB"), settings.warmup.epochs)
+    placement = place(b_matrices(warm.tensors), known)
     arrival = _with_expert(run, state, placement.expert, rows, warm)
-    spec = arrival.spec
-    own = ab_names(arrival, spec.own) | {name for name in arrival.tensors if TensorName.parse(name).kind == "G"}
+    own = arrival.names("AB", arrival.spec.own) | arrival.names("G")
     trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
 
     scores = {
@@ -177,13 +176,13 @@ class _Newcomer:
         self.run.resident.load(model, len(self.rows.labels))
 
 
-def _allocated_state(run: OpenRun) -> Any:
-    state = getattr(run.saved.state, "inner", run.saved.state)
-    if getattr(state, "centres", None) is None:
+def _allocated_state(run: OpenRun) -> tuple[State, Centroids]:
+    state = run.saved.state
+    if isinstance(state, ClientModel) or state.centroids is None:
         raise ConfigError(
             f"method: {run.method!r} in {run.out} has allocated no experts, so a newcomer cannot be placed with one"
         )
-    return state
+    return state.inner, state.centroids
 
 
 def _check_id(run: OpenRun, client: ClientId) -> None:
@@ -203,10 +202,10 @@ def _experts_alone(run: OpenRun, arrival: ClientModel) -> dict[int, ClientModel]
     return {expert: replace(model, tensors={**model.tensors, **head}) for expert, model in alone.items()}
 
 
-def _with_expert(run: OpenRun, state: Any, expert: int, rows: ClientData, warm: ClientModel) -> ClientModel:
+def _with_expert(run: OpenRun, state: State, expert: int, rows: ClientData, warm: ClientModel) -> ClientModel:
     """The model of an expert's clients, with the newcomer's warmed-up head, or the shared one where labels agree."""
     members = [client for client, own in sorted(state.assignment.items()) if own == expert]
-    model: ClientModel = run.policy.method.model(state, members[0])
+    model = run.bare_method.model(state, members[0])
     head: Tensors = {name: warm.tensors[name] for name in head_names(warm.tensors)}
     if run.settings.head == "shared" and run.client(members[0]).labels == rows.labels:
         shared = run.policy.model(run.saved.state, members[0]).tensors

@@ -20,6 +20,8 @@ from fedlease.core.types import ClientId, ClientModel, check_whole
 from fedlease.core.wording import printable
 from fedlease.data.federation import Row
 from fedlease.errors import ConfigError, FedLeaseError, RunFolderError, limit_reached
+from fedlease.methods.base import Method
+from fedlease.methods.head import WithHead
 from fedlease.models.base import BaseModel
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, read_adapter
 from fedlease.runs.machine import usable_device
@@ -168,7 +170,12 @@ class OpenRun:
         return self.loaded.resident
 
     @cached_property
-    def policy(self) -> Any:
+    def bare_method(self) -> Method:
+        """The method without heads."""
+        return build_method(self.settings, self.method, {}).method
+
+    @cached_property
+    def policy(self) -> WithHead:
         """The method under the run's head policy."""
         members = [client for client in self.clients.values() if not client.newcomer]
         heads = {client.id: self.loaded.head(client.labels) for client in members}
@@ -214,12 +221,13 @@ class OpenRun:
         """
         if self.client(client).newcomer or isinstance(self.saved.state, ClientModel):
             return None
-        inner: Any = getattr(self.saved.state, "inner", self.saved.state)
-        if getattr(inner, "candidates", ()):
-            chosen = self._choice(client)
-            return inner.choices.get(client) if chosen is None else chosen
-        found: int | None = getattr(inner, "assignment", {}).get(client)
-        return found
+        state = self.saved.state.inner
+        with self.fitting(client):
+            if not self.bare_method.model(state, client).candidates:
+                return state.assignment.get(client)
+            group = self.bare_method.group(state, client)  # below 0 before its first choice
+        chosen = self._choice(client)
+        return chosen if chosen is not None else group if group >= 0 else None
 
     def _choice(self, client: ClientId) -> int | None:
         """The candidate that the client was scored with at the end; None before the end."""

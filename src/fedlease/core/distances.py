@@ -1,0 +1,108 @@
+"""How unlike clients are: cosine distances between their LoRA matrices (paper, phase 1)."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from fedlease.core.types import ClientId
+
+__all__ = ["IDENTICAL", "Matrices", "distances", "product_distances", "unit_rows"]
+
+Matrices = Mapping[ClientId, Mapping[str, Tensor]]
+"""Client -> module -> its A or its B."""
+
+IDENTICAL = 1e-6
+"""Distances below this are rounding: float32 makes two identical clients 5e-7 apart."""
+
+
+def distances(b: Matrices) -> tuple[list[ClientId], Tensor]:
+    """d(i, j) = (1 / |L|) sum over modules l of (1 - cos(vec B_i^l, vec B_j^l)), for all pairs in one matrix product
+    per module.
+
+    A module whose B is all zero has no direction: its distance is 0 to another zero B and 1 to a non-zero one.
+
+    Args:
+        b: client -> module -> B, (out, r); every client has the same modules and shapes.
+
+    Returns:
+        The clients, sorted, and d, (N, N) float64 in [0, 2], symmetric, with a zero diagonal.
+
+    Raises:
+        ValueError: no clients, no modules, modules or shapes that differ, or values that are not finite.
+    """
+    clients = sorted(b)
+    similarity = torch.zeros(len(clients), len(clients), dtype=torch.float64)
+    modules = 0
+    for units, zeros in unit_rows(b):
+        # Module by module, so that no more than one module of all clients is held in float64.
+        similarity.addmm_(units, units.T).addmm_(zeros, zeros.T)
+        modules += 1
+    return clients, _to_distances(similarity, modules)
+
+
+def product_distances(b: Matrices, a: Matrices) -> tuple[list[ClientId], Tensor]:
+    """As :func:`distances`, of the products B A, which are never formed: <B A, B' A'> = <B^T B', A A'^T>.
+
+    Args:
+        b: client -> module -> B, (out, r).
+        a: client -> module -> A, (r, in), with the same clients and modules.
+    """
+    clients = sorted(b)
+    count, modules = len(clients), sorted(b[clients[0]])
+    similarity = torch.zeros(count, count, dtype=torch.float64)
+    for module in modules:
+        stacked_b = torch.cat([b[client][module].double() for client in clients], 1)  # (out, N r)
+        stacked_a = torch.cat([a[client][module].double() for client in clients])  # (N r, in)
+        inner = (stacked_b.T @ stacked_b) * (stacked_a @ stacked_a.T)
+        inner = inner.view(count, -1, count, stacked_b.shape[1] // count).sum((1, 3))  # (N, N)
+        norms = inner.diagonal().sqrt()
+        zero = (norms == 0).double()
+        scale = 1 / norms.where(norms > 0, 1)
+        similarity += inner * torch.outer(scale, scale) + torch.outer(zero, zero)
+    return clients, _to_distances(similarity, len(modules))
+
+
+def _to_distances(similarity: Tensor, modules: int) -> Tensor:
+    """1 - mean cosine, symmetric, in [0, 2], with rounding and the diagonal at 0."""
+    d = (similarity + similarity.T).mul_(-0.5 / modules).add_(1).clamp_(0, 2)
+    d[d < IDENTICAL] = 0
+    return d.fill_diagonal_(0)
+
+
+def unit_rows(b: Matrices) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per module, in sorted order, one row per client, in sorted order.
+
+    Yields:
+        The flattened matrices, (N, D_l) float64, scaled to length 1 or all zero; the indicator of zero ones, (N, 1).
+
+    Raises:
+        ValueError: no clients, no modules, modules or shapes that differ, or values that are not finite.
+    """
+    if not b:
+        raise ValueError("distances need at least one client, received none")
+    clients = sorted(b)
+    modules = sorted(b[clients[0]])
+    if not modules:
+        raise ValueError(f"distances need at least one module, client {clients[0]!r} has none")
+    for client in clients:
+        if sorted(b[client]) != modules:
+            raise ValueError(f"client {client!r} has modules {sorted(b[client])}, client {clients[0]!r} has {modules}")
+    for module in modules:
+        first = b[clients[0]][module]
+        rows = torch.empty(len(clients), first.numel(), dtype=torch.float64)
+        for row, client in zip(rows, clients, strict=True):
+            matrix = b[client][module].detach()
+            if matrix.shape != first.shape:
+                raise ValueError(
+                    f"{module}: B of client {client!r} has shape {tuple(matrix.shape)}, "
+                    f"B of client {clients[0]!r} has {tuple(first.shape)}"
+                )
+            row.copy_(matrix.flatten())
+            if not bool(torch.isfinite(row).all()):
+                raise ValueError(f"{module}: B of client {client!r} holds values that are NaN or infinite")
+        # Scaled by the largest entry first, so that very small values do not underflow when squared.
+        largest = rows.abs().amax(1, keepdim=True)
+        rows /= largest.where(largest > 0, 1)
+        rows /= rows.norm(dim=1, keepdim=True).where(largest > 0, 1)
+        yield rows, (largest == 0).to(torch.float64)

@@ -1,0 +1,91 @@
+"""Where a client belongs that comes after the allocation: with the experts whose warm-ups its own is nearest to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedlease.core.codec import serialisable
+from fedlease.core.distances import IDENTICAL, Matrices, unit_rows
+from fedlease.core.types import Allocation
+
+__all__ = ["Centroids", "Placement", "centroids", "place"]
+
+
+@serialisable
+@dataclass(frozen=True)
+class Centroids:
+    """What is kept of the warm-up to place a client that comes later: never an expert's current B, whose A drifted.
+
+    Attributes:
+        modules: sorted.
+        units: (M, D) float64, mean over a cluster of the clients' unit rows.
+        zeros: (M, |L|) float64, share of a cluster's clients whose B of a module is all zero.
+        reach: per expert, the largest leave-one-out distance of a member to the rest; NaN for a singleton.
+    """
+
+    modules: tuple[str, ...]
+    units: Tensor
+    zeros: Tensor
+    reach: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a late client belongs.
+
+    Attributes:
+        expert: the nearest.
+        distances: to every expert, in [0, 2].
+        margin: second smallest minus smallest distance; infinite for M = 1.
+        unlike: farther from the nearest expert than any of that expert's own members is from the rest (for a
+            singleton: than any member of any cluster); False where nothing can be compared.
+    """
+
+    expert: int
+    distances: tuple[float, ...]
+    margin: float
+    unlike: bool
+
+
+def centroids(b: Matrices, allocation: Allocation) -> Centroids:
+    """The mean warm-up vectors of every cluster; see :class:`Centroids`."""
+    row = {client: number for number, client in enumerate(sorted(b))}
+    rows = [[row[client] for client in allocation.members(e)] for e in range(allocation.num_experts)]
+    reach = []
+    for members in rows:
+        inner = allocation.distances[members][:, members]
+        reach.append(float(inner.sum(1).max()) / (len(members) - 1) if len(members) > 1 else float("nan"))
+    units, zeros = [], []
+    for unit, zero in unit_rows(b):
+        units.append(torch.stack([unit[members].mean(0) for members in rows]))
+        zeros.append(torch.stack([zero[members].mean(0) for members in rows]))
+    return Centroids(
+        modules=tuple(sorted(next(iter(b.values())))),
+        units=torch.cat(units, 1),
+        zeros=torch.cat(zeros, 1),
+        reach=tuple(reach),
+    )
+
+
+def place(b: Mapping[str, Tensor], known: Centroids) -> Placement:
+    """Places one late client by d(i, c) = 1 - u_i . mean over c of u_j / |L|, from its own warm-up B.
+
+    Raises:
+        ValueError: its modules or shapes are not those of the centroids.
+    """
+    if tuple(sorted(b)) != known.modules:
+        raise ValueError(f"B must hold the modules of the run, received {sorted(b)}, expected {list(known.modules)}")
+    parts = list(unit_rows({"newcomer": b}))
+    unit, zero = torch.cat([part[0] for part in parts], 1)[0], torch.cat([part[1] for part in parts], 1)[0]
+    if len(unit) != known.units.shape[1]:
+        raise ValueError(f"B has {len(unit)} values, the run's clusters have {known.units.shape[1]}")
+    d = (1 - (known.units @ unit + known.zeros @ zero) / len(known.modules)).clamp(0, 2)
+    d[d < IDENTICAL] = 0
+    ordered = d.sort().values
+    expert = int(d.argmin())
+    finite = [reach for reach in known.reach if reach == reach]  # NaN marks a singleton
+    reach = known.reach[expert] if known.reach[expert] == known.reach[expert] else max(finite, default=float("inf"))
+    margin = float(ordered[1] - ordered[0]) if len(ordered) > 1 else float("inf")
+    return Placement(expert, tuple(d.tolist()), margin, unlike=float(d[expert]) > reach)

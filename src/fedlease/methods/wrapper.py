@@ -1,0 +1,113 @@
+"""A method around another method: passes everything on, so that a variation states only what it changes."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedlease.core.placement import Centroids
+from fedlease.core.types import Allocation, Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.methods.base import Method, State
+from fedlease.methods.warmup import Warmup
+
+__all__ = ["Wrapper", "WrapperState"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrapperState:
+    """The state of the method within, read through; a wrapper adds fields of its own.
+
+    Attributes:
+        inner: the state of the method within.
+    """
+
+    inner: State
+
+    @property
+    def round(self) -> int:
+        """That of the method within."""
+        return self.inner.round
+
+    @property
+    def adapter(self) -> ClientModel:
+        """That of the method within."""
+        return self.inner.adapter
+
+    @property
+    def clients(self) -> Mapping[ClientId, int]:
+        """Those of the method within."""
+        return self.inner.clients
+
+    @property
+    def warmup(self) -> Warmup:
+        """That of the method within."""
+        return self.inner.warmup
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the method within."""
+        return self.inner.notes
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """That of the method within."""
+        return self.inner.allocation
+
+    @property
+    def centroids(self) -> Centroids | None:
+        """Those of the method within."""
+        return self.inner.centroids
+
+    @property
+    def assignment(self) -> Mapping[ClientId, int]:
+        """That of the method within."""
+        return self.inner.assignment
+
+    @property
+    def experts(self) -> tuple[Tensors, ...]:
+        """Those of the method within."""
+        return self.inner.experts
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A method that does what the method within does.
+
+    Attributes:
+        method: the method within; it does not know that it is wrapped.
+    """
+
+    method: Method
+
+    @property
+    def budget(self) -> Budget:
+        """That of the method within."""
+        return self.method.budget
+
+    @property
+    def last_round(self) -> int:
+        """That of the method within."""
+        return self.method.last_round
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> Any:
+        """Wraps the first state of the method within."""
+        return WrapperState(inner=self.method.init(adapter, clients, seed))
+
+    def task(self, state: Any, client: ClientId) -> ClientTask | None:
+        """The task of the method within."""
+        return self.method.task(state.inner, client)
+
+    def aggregate(self, state: Any, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()) -> Any:
+        """The aggregation of the method within."""
+        return replace(state, inner=self.method.aggregate(state.inner, updates, absent))
+
+    def model(self, state: Any, client: ClientId) -> ClientModel:
+        """The model of the method within."""
+        return self.method.model(state.inner, client)
+
+    def admit(self, state: Any, client: ClientId, num_examples: int) -> Any:
+        """Admits the client to the method within."""
+        return replace(state, inner=self.method.admit(state.inner, client, num_examples))
+
+    def group(self, state: Any, client: ClientId) -> int:
+        """The group that the method within puts the client into."""
+        return self.method.group(state.inner, client)
