@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from reporting.comparisons import compared, one_seed
 
-from fedlease.experiments.compare import markdown
 from fedlease.reporting.comparison.data import read_comparison
 from fedlease.reporting.comparison.figures import comparison_figures
-from fedlease.reporting.comparison.page import compare_page
+from fedlease.reporting.comparison.page import compare_page, markdown
 from fedlease.reporting.comparison.tables import score_table
 from fedlease.reporting.comparison.words import facts, reading
 from fedlease.reporting.drawing import Figure
@@ -64,9 +63,11 @@ class TestWords:
         assert figures["curves"].layout["annotations"][0]["text"] == "most frequent answer 50.0"
 
     def test_the_markdown(self) -> None:
-        classes, answers = (markdown(compared(metric=metric)).partition("\n")[0] for metric in ("accuracy", "rouge1"))
-        assert classes.startswith("accuracy in %") and classes.endswith("5 passes, heads local; majority class 50.0.")
-        assert answers.startswith("ROUGE-1 in %") and answers.endswith("5 passes; most frequent answer 50.0.")
+        classes, answers = (markdown(compared(metric=metric)) for metric in ("accuracy", "rouge1"))
+        assert classes.startswith("accuracy in %") and "- Heads: local" in classes
+        assert classes.endswith("- Majority class: 50.0 %\n")
+        assert answers.startswith("ROUGE-1 in %") and "Heads" not in answers
+        assert answers.endswith("- Most frequent answer: 50.0 %\n")
 
 
 class TestRoundsWithoutScores:

@@ -292,12 +292,12 @@ class TestTheFolder:
     @pytest.mark.parametrize(
         ("key", "value", "said"),
         [
-            ("seeds", None, "TypeError"),
+            ("seeds", None, "seeds must be a valid tuple, received NoneType"),
             ("seeds", [0], "fedlease needs one value per seed, 1 of each kind"),
-            ("first", "nobody", "KeyError 'nobody'"),
-            ("differences", {}, "KeyError 'local'"),
-            ("majority_mean", float("nan"), "nan is not a finite number"),
-            ("variants", {"fedlease": 3}, "TypeError"),
+            ("first", "nobody", "variants must be an object that holds the first, 'nobody'"),
+            ("differences", {}, "differences has no 'local'"),
+            ("majority_mean", float("nan"), "majority_mean must be a finite number"),
+            ("variants", {"fedlease": 3}, r"variants\.fedlease must be an object"),
         ],
     )
     def test_damage_is_named(self, key: str, value: Any, said: str) -> None:

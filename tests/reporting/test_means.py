@@ -10,8 +10,8 @@ from reporting.report_folders import FINALS, bare, summary
 
 from fedlease.errors import RunFolderError
 from fedlease.experiments.common_clients import common, coverage, gap, over_clients
-from fedlease.experiments.compare import markdown
 from fedlease.reporting.comparison.data import read_comparison
+from fedlease.reporting.comparison.page import markdown
 from fedlease.reporting.comparison.words import difference_words, facts, reading
 from fedlease.reporting.means import common_words, left_out_lines, own_over, task_over, with_count
 from fedlease.reporting.run.advice import advise
@@ -118,8 +118,9 @@ class TestComparison:
         content["differences"]["fedit"]["clients"] = [4, 3]
         missing = f"In seed 7 the means are over 3 of 4 clients, without d (fedit: {GONE})."
         table = markdown(content)
-        assert "mean over 3 to 4 of 4 clients on their own test rows" in table and missing in table
-        assert "Differences are over the clients that both scored, in each seed: `local` 4, 4; `fedit` 4, 3." in table
+        assert "Clients: means over 3 to 4 of 4 clients" in table and missing in table
+        # fedit's is over the clients that the means are over.
+        assert "It is over the clients that both scored, in each seed: local 4, 4." in table
         page = read_comparison(content)
         assert missing in reading(page) and dict(facts(page))["Clients"] == "means over 3 to 4 of 4 clients"
         assert difference_words(page).endswith("the clients that both scored, in each seed: local 4, 4.")

@@ -6,7 +6,7 @@ import pytest
 from reporting.made_up import console, summary
 from rich.progress import Task
 
-from fedlease.reporting.tables import render_results, results_table
+from fedlease.reporting.results import render_results
 from fedlease.reporting.terminal import Terminal
 from fedlease.server.events import ClientFinished, MethodStarted, StepFinished, StepStarted, UpdateRefused
 
@@ -58,9 +58,9 @@ def test_control_sequences_in_names_are_shown_and_not_obeyed() -> None:
 
 def test_heads_have_rows_of_their_own_only_where_they_travel() -> None:
     to = console()
-    to.print(results_table({"fedit": summary()}))
+    render_results(Path("x"), {"fedit": summary()}, to)
     assert "heads up" not in to.export_text(clear=False)
-    to.print(results_table({"fedit": {**summary(), "head_bytes_up": 2_000, "head_bytes_down": 3_000}}))
+    render_results(Path("x"), {"fedit": {**summary(), "head_bytes_up": 2_000, "head_bytes_down": 3_000}}, to)
     text = to.export_text()
     assert "2.0 kB" in text.split("heads up")[1].splitlines()[0]
     assert "3.0 kB" in text.split("heads down")[1].splitlines()[0]

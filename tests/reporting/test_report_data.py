@@ -8,6 +8,7 @@ from reporting.report_folders import CLIENTS, DISTANCES, allocation, bare, finis
 from fedlease.errors import RunFolderError
 from fedlease.reporting.run.advice import advise
 from fedlease.reporting.run.reading import read_run
+from fedlease.reporting.run.tables import newcomer_table
 
 
 def titles(out: Path) -> list[str]:
@@ -45,7 +46,7 @@ def test_a_line_that_is_being_written_does_not_count_yet(tmp_path: Path) -> None
     steps(bare(tmp_path), [line(1, 0, {"a0": 0.5})])
     with (tmp_path / "rounds.jsonl").open("a") as file:
         file.write('{"step": 2, "meth')
-    assert [step.number for step in read_run(tmp_path).main.steps] == [1]
+    assert [step.step for step in read_run(tmp_path).main.steps] == [1]
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
@@ -159,5 +160,7 @@ def test_newcomers_with_and_without_a_margin(tmp_path: Path) -> None:
     entry = {"task": "t", "expert": 0, "distances": [0.5], "unlike": False, "scores": {"mixture": 0.5, "own": None}}
     put(tmp_path / "onboarded" / "n" / "onboarding.json", {"client": "n", "margin": float("inf"), **entry})
     put(tmp_path / "onboarded" / "k" / "onboarding.json", {"client": "k", "margin": 0.25, **entry})
-    found = [(n.id, n.margin, n.scores) for n in read_run(tmp_path).newcomers]
-    assert found == [("k", 0.25, {"mixture": 0.5}), ("n", None, {"mixture": 0.5})]
+    table = newcomer_table(read_run(tmp_path))
+    assert table is not None and table.header[4:] == ("margin", "unlike any", "mixture", "own")
+    rows = [[cell.text for cell in row] for row in table.rows]
+    assert [[row[0], *row[4:]] for row in rows] == [["k", "0.250", "no", "50.0", "-"], ["n", "-", "no", "50.0", "-"]]

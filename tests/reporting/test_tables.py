@@ -9,19 +9,14 @@ from reporting.made_up import HOSTILE, console, summary
 
 from fedlease.cli.check_report import render_check
 from fedlease.config.settings import resolve
-from fedlease.reporting.tables import (
-    human_bytes,
-    human_seconds,
-    render_onboarding,
-    render_results,
-    results_table,
-)
+from fedlease.reporting.formats import human_bytes, human_seconds
+from fedlease.reporting.results import render_onboarding, render_results
 from fedlease.runs.estimate import CheckReport, MethodEstimate
 
 
 def rows_of(summaries: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     to = console()
-    to.print(results_table(summaries))
+    render_results(Path("out"), summaries, to)
     lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in to.export_text().splitlines()]
     return {cells[0]: cells[1:] for cells in lines if len(cells) > 1}
 

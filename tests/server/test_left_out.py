@@ -10,7 +10,7 @@ from rich.console import Console
 from small import own_rows, rounds_of, small_run, small_settings
 
 from fedlease.cli.check_report import render_check
-from fedlease.reporting.tables import render_results
+from fedlease.reporting.results import render_results
 from fedlease.reporting.terminal import Terminal
 from fedlease.runs.check import check_settings
 from fedlease.runs.runner import resume

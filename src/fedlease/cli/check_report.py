@@ -1,31 +1,33 @@
 """What ``fedlease check`` prints."""
 
 from rich.console import Console
-from rich.table import Table
 
 from fedlease.core.wording import counted
-from fedlease.reporting.tables import escape, human_bytes, human_seconds
+from fedlease.reporting.formats import escape, human_bytes, human_seconds, print_note
+from fedlease.reporting.tables import Cell, Table, number
 from fedlease.runs.estimate import CheckReport
 
 __all__ = ["render_check"]
 
+LABELS = 6
+"""More labels of a client are not listed."""
+
 
 def render_check(report: CheckReport, console: Console) -> None:
-    """What ``fedlease check`` prints."""
-    table = Table(title="clients")
+    """Prints the clients, what the run will cost, and whether settings and data can be used."""
     labelled = any(report.labels.values())
-    for column in ("client", "task", *(["labels"] if labelled else []), "train", "test"):
-        table.add_column(column, justify="right" if column in ("train", "test") else "left")
+    clients = []
     for client, task in report.tasks.items():
         known = report.labels[client]
-        labels = [escape(", ".join(known[:6]) + (" ..." if len(known) > 6 else ""))] if labelled else []
-        rows = (str(report.train_rows[client]), str(report.test_rows[client]))
-        table.add_row(escape(client), escape(task), *labels, *rows)
-    console.print(table)
+        labels = [Cell(", ".join(known[:LABELS]) + (" ..." if len(known) > LABELS else ""))] if labelled else []
+        rows = number(report.train_rows[client]), number(report.test_rows[client])
+        clients.append((Cell(client), Cell(task), *labels, *rows))
+    header = ("client", "task", *(["labels"] if labelled else []), "train", "test")
+    console.print(Table("clients", header, tuple(clients)).for_terminal())
     for client, reason in report.skipped.items():
-        console.print(f"[yellow]note[/] {escape(client)} is skipped: {escape(reason)}", soft_wrap=True)
+        print_note(console, f"{client} is skipped: {reason}")
     for warning in report.warnings:
-        console.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
+        print_note(console, warning)
     console.print(
         f"{counted(round(report.mean_tokens), 'token')} per row; base {report.base_parameters:,} parameters, one "
         f"expert {report.adapter_parameters:,}, routers {report.router_parameters:,}"
@@ -33,13 +35,16 @@ def render_check(report: CheckReport, console: Console) -> None:
         soft_wrap=True,
     )
     console.print(f"Peak memory about {human_bytes(report.memory_bytes)}.")
-    costs = Table(title=f"estimates, taking {counted(report.assumed_experts, 'expert')}")
-    for column in ("method", "up", "down", "time"):
-        costs.add_column(column, justify="left" if column == "method" else "right")
-    for cost in report.estimates:
-        up, down = human_bytes(cost.bytes_up), human_bytes(cost.bytes_down)
-        costs.add_row(cost.method, up, down, human_seconds(cost.seconds))
-    console.print(costs)
+    costs = tuple(
+        (
+            Cell(cost.method),
+            *(Cell(human_bytes(count), count) for count in (cost.bytes_up, cost.bytes_down)),
+            Cell(human_seconds(cost.seconds), cost.seconds),
+        )
+        for cost in report.estimates
+    )
+    caption = f"estimates, taking {counted(report.assumed_experts, 'expert')}"
+    console.print(Table(caption, ("method", "up", "down", "time"), costs).for_terminal())
     if not report.warnings:
         console.print("[green]Settings and data are sound.[/]")
         return

@@ -1,14 +1,13 @@
 """The command that compares methods."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedlease.cli.runs import Config, Preset, Set
-from fedlease.cli.shared import Json, Quiet, app, stdout_for_json
+from fedlease.cli.shared import Json, Quiet, app, cell_printer, comma_separated, seed_numbers, stdout_for_json
 
 __all__ = ["compare"]
 
@@ -16,7 +15,7 @@ __all__ = ["compare"]
 @app.command()
 def compare(
     config: Config = None,
-    methods: Annotated[str, typer.Option(help="Names with commas between; the first is held against the others.")] = (
+    methods: Annotated[str, typer.Option(help="Names with commas between; the first is compared with the others.")] = (
         "fedlease,fedit,local"
     ),
     seeds: Annotated[str, typer.Option(help="Whole numbers with commas between.")] = "0,1,2",
@@ -31,39 +30,21 @@ def compare(
 ) -> None:
     """Run several methods on several seeds: means, spread, paired intervals. Resumable."""
     from fedlease.config.settings import resolve
-    from fedlease.errors import ConfigError
 
     settings = resolve(config, preset=preset, overrides=set_ or ())
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise ConfigError(f"seeds: must be whole numbers with commas between, received {seeds!r}") from None
-    from rich.console import Console
-
-    from fedlease.experiments import compare as experiment
-    from fedlease.experiments.cells import Cell, variants_of
-    from fedlease.reporting.means import over
-    from fedlease.reporting.tables import escape, percent
-    from fedlease.tasks.metric_words import of_metric
-
-    console = Console(stderr=True)
-
-    def tell(cell: Cell, summary: Mapping[str, Any] | None) -> None:
-        what = f"{escape(cell.variant.name)}, seed {cell.seed}"
-        if summary is not None:
-            name = of_metric(summary["metric"]).name
-            console.print(f"{what}: mean {name} {percent(summary['mean'])} % over {over(summary)} clients")
-        elif not cell.finished:
-            console.print(f"{what}: runs")
+    numbers = seed_numbers(seeds)
+    from fedlease.experiments.cells import variants_of
+    from fedlease.experiments.compare import LEARNING_RATES
+    from fedlease.experiments.compare import compare as run_all
+    from fedlease.reporting.comparison.page import markdown
 
     with stdout_for_json(True):
-        content = experiment.compare(
+        content = run_all(
             settings,
-            variants_of(names),
+            variants_of(comma_separated(methods)),
             numbers,
             out,
-            rates=experiment.LEARNING_RATES if tune_lr else (),
-            on_cell=None if quiet else tell,
+            rates=LEARNING_RATES if tune_lr else (),
+            on_cell=None if quiet else cell_printer(lambda cell: f"{cell.variant.name}, seed {cell.seed}"),
         )
-    typer.echo(json.dumps(content) if json_ else experiment.markdown(content), nl=json_)
+    typer.echo(json.dumps(content) if json_ else markdown(content), nl=json_)

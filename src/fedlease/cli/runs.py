@@ -141,7 +141,7 @@ def methods() -> None:
 def _watched(call: Callable[[list[Any]], Any], folder: Path, log: Tracker, quiet: bool, json_: bool) -> None:
     from rich.console import Console
 
-    from fedlease.reporting.tables import render_results
+    from fedlease.reporting.results import render_results
     from fedlease.reporting.terminal import Terminal
     from fedlease.reporting.trackers import tracker
 

@@ -1,10 +1,10 @@
-"""The application object, and what several commands say in the same words."""
+"""The application object, and what several commands have in common."""
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -13,6 +13,9 @@ from fedlease._version import __version__
 
 if TYPE_CHECKING:
     import click
+
+    from fedlease.experiments.cells import Cell
+    from fedlease.experiments.compare import OnCell
 
 __all__ = [
     "INTERRUPTED",
@@ -26,7 +29,10 @@ __all__ = [
     "Quiet",
     "RunFolder",
     "app",
+    "cell_printer",
+    "comma_separated",
     "progress",
+    "seed_numbers",
     "stdout_for_json",
 ]
 
@@ -100,6 +106,46 @@ def _root(
 def stdout_for_json(json_: bool) -> contextlib.AbstractContextManager[object]:
     """Keeps what libraries print apart from the one JSON object."""
     return contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()
+
+
+def comma_separated(text: str) -> list[str]:
+    """``"a, b"`` -> ``["a", "b"]``."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def seed_numbers(text: str) -> list[int]:
+    """``"0,1"`` -> ``[0, 1]``.
+
+    Raises:
+        ConfigError: something else than whole numbers.
+    """
+    from fedlease.errors import ConfigError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"seeds: must be whole numbers with commas between, received {text!r}") from None
+
+
+def cell_printer(name_of: "Callable[[Cell], str]") -> "OnCell":
+    """A function that prints on standard error that a cell of a comparison begins, and its mean once it has one."""
+    from rich.console import Console
+
+    from fedlease.reporting.formats import escape, percent
+    from fedlease.reporting.means import over
+    from fedlease.tasks.metric_words import of_metric
+
+    console = Console(stderr=True)
+
+    def show(cell: "Cell", summary: Mapping[str, Any] | None) -> None:
+        name = escape(name_of(cell))
+        if summary is not None:
+            mean = f"mean {of_metric(summary['metric']).name} {percent(summary['mean'])} %"
+            console.print(f"{name}: {mean} over {over(summary)} clients", soft_wrap=True)
+        elif not cell.finished:
+            console.print(f"{name}: runs", soft_wrap=True)
+
+    return show
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ def onboard(
         return
     from rich.console import Console
 
-    from fedlease.reporting.tables import render_onboarding
+    from fedlease.reporting.results import render_onboarding
 
     render_onboarding(json.loads((found.folder / "onboarding.json").read_text(encoding="utf-8")), Console())
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from fedlease.config.settings import Settings
-from fedlease.core.wording import counted
 from fedlease.data.reading.csv_rows import as_text
 from fedlease.data.reading.examples import client_id_fault
 from fedlease.errors import ConfigError, RunFailedError, TooFewUpdatesError, within_limits
@@ -19,18 +18,14 @@ from fedlease.experiments.common_clients import common, coverage, gap, over_clie
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import RowScores, spread
 from fedlease.files import locked, write_atomically
-from fedlease.reporting.comparison.data import FEWEST_SEEDS
-from fedlease.reporting.comparison.page import write_compare_page
-from fedlease.reporting.means import coverage_lines, coverage_over
+from fedlease.reporting.comparison.page import markdown, write_compare_page
 from fedlease.reporting.run.reading import read_records, read_run
-from fedlease.reporting.tables import human_bytes, human_seconds, percent
 from fedlease.server.events import Listener
 from fedlease.storage.contents import RowScoresContent
 from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import write_json
-from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["compare", "markdown", "summarised", "tune"]
+__all__ = ["LEARNING_RATES", "OnCell", "compare", "summarised", "tune"]
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 OnCell = Callable[[Cell, Mapping[str, Any] | None], None]
@@ -203,53 +198,6 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     }
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The comparison as a Markdown table with its reading."""
-    rows, seeds, words = content["variants"], content["seeds"], of_metric(content["metric"])
-    tasks = list(next(iter(rows.values()))["per_task"])
-    over = f"standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
-    if len(seeds) == 1:
-        over = f"seed {seeds[0]} alone"
-    lines = [
-        f"{words.name} in %, mean over {coverage_over(content['coverage'])} on their own test rows, {over}; "
-        + counted(content["passes"], "pass", "passes")
-        + (f", heads {content['head']}" if words.heads else "")
-        + f"; {words.naive} {percent(content['majority_mean'])}.",
-        "",
-        f"| method | {' | '.join(tasks)} | mean | {content['first']} is above it by (95 % interval) | experts | up | "
-        "trained | time |",
-        "| --- |" + " ---: |" * (len(tasks) + 6),
-    ]
-    for name, row in rows.items():
-        above = ""
-        if found := content["differences"].get(name):
-            above = f"{_points(found['mean'])} ({_points(found['low'])} to {_points(found['high'])})"
-        experts = ", ".join("-" if m is None else str(m) for m in row["num_experts"])
-        lines.append(
-            f"| `{name}` | {' | '.join(_spread(row['per_task'][task]) for task in tasks)} | {_spread(row['mean'])} | "
-            f"{above} | {experts} | {human_bytes(float(np.mean(row['bytes_up'])))} | "
-            f"{row['trainable_parameters']:,} | {human_seconds(float(np.mean(row['seconds'])))} |"
-        )
-    if content["best_other"] is not None:
-        best = content["differences"][content["best_other"]]
-        if len(seeds) < FEWEST_SEEDS:
-            said = f"is at {_points(best['mean'])}; {FEWEST_SEEDS} seeds at least are needed to say more"
-        elif best["low"] > 0:
-            said = "is above it, and the interval does not reach zero"
-        elif best["high"] < 0:
-            said = "is below it, and the interval does not reach zero"
-        else:
-            said = "cannot be told from it: the interval holds zero"
-        lines += ["", f"Best of the others: `{content['best_other']}`; `{content['first']}` {said}."]
-    if missing := coverage_lines(content["coverage"]):
-        lines += ["", *missing]
-    uneven = {name: found["clients"] for name, found in content["differences"].items()}
-    if len({tuple(counts) for counts in uneven.values()}) > 1:
-        pairs = "; ".join(f"`{name}` {', '.join(map(str, counts))}" for name, counts in uneven.items())
-        lines += ["", f"Differences are over the clients that both scored, in each seed: {pairs}."]
-    return "\n".join(lines) + "\n"
-
-
 def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell | None) -> dict[str, Any]:
     if on_cell is not None:
         on_cell(cell, None)
@@ -265,7 +213,7 @@ def _row_scores(cell: Cell) -> RowScores:
 
 
 def _curve(cell: Cell, final: float) -> list[float | None]:
-    return [*(line.get("mean_score") for line in read_records(cell.folder)), final]
+    return [*(line.mean_score for line in read_records(cell.folder)), final]
 
 
 def _points_of(cell: Cell) -> list[dict[str, Any]]:
@@ -287,11 +235,3 @@ def _csv(content: Mapping[str, Any]) -> str:
             writer.writerow([*start, "mean over clients", row["mean"]["values"][i]])
             writer.writerow([*start, "clients in the mean", content["coverage"][i]["averaged"]])
     return target.getvalue()
-
-
-def _spread(value: Mapping[str, Any]) -> str:
-    return percent(value["mean"]) + ("" if value["deviation"] is None else f" ± {100 * value['deviation']:.1f}")
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"

@@ -1,15 +1,16 @@
 """What an experiment found, as Markdown: our numbers, and the published ones beside them."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from fedlease.core.wording import counted
-from fedlease.experiments import compare
-from fedlease.reporting.means import coverage_over
-from fedlease.reporting.tables import human_bytes, human_seconds, percent
-from fedlease.tasks.metric_words import of_metric
+from fedlease.reporting.comparison.data import Comparison, read_comparison
+from fedlease.reporting.comparison.page import markdown as comparison_markdown
+from fedlease.reporting.comparison.tables import above, experts
+from fedlease.reporting.comparison.words import clients_over
+from fedlease.reporting.formats import human_bytes, human_seconds, percent, points, spread
+from fedlease.reporting.tables import Cell, Table, number, score
 
 __all__ = ["markdown"]
 
@@ -29,136 +30,101 @@ def markdown(content: Mapping[str, Any]) -> str:
     if content["changes"]:
         given = ", ".join(f"`{key}={value}`" for key, value in sorted(content["changes"].items()))
         lines += [f"Set for all: {given}.", ""]
-    parts = content["parts"]
+    parts = {part["part"]: read_comparison(part["comparison"]) for part in content["parts"]}
     if len(parts) == 1:
-        lines += [compare.markdown(parts[0]["comparison"]).rstrip("\n"), ""]
+        lines += [comparison_markdown(content["parts"][0]["comparison"])]
     else:
-        lines += [*_combined(content), ""]
+        lines += [*_combined(parts), ""]
     if content["paper"]:
-        lines += [*_beside_the_paper(content), ""]
+        lines += [*_beside_the_paper(content, parts), ""]
     if content["paper_words"]:
         lines += [content["paper_words"], ""]
     if content["paper"] and content["scale"] != "paper":
         lines += [ONLY_SIGNS, ""]
-    for part in parts:
+    for part, comparison in zip(content["parts"], parts.values(), strict=True):
         if "usage" in part:
             lines += [*_usage(part["usage"]), ""]
         if "overhead" in part:
-            lines += [*_overhead(part["overhead"], part["comparison"]["variants"]), ""]
+            lines += [*_overhead(part["overhead"], comparison), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _combined(content: Mapping[str, Any]) -> list[str]:
-    """All parts in one table; tasks stand in each part's own."""
-    parts = content["parts"]
-    first = parts[0]["comparison"]
-    words = of_metric(first["metric"])
-    heads = f", heads {first['head']}" if words.heads else ""
-    rows = [
+def _combined(parts: Mapping[str, Comparison]) -> list[str]:
+    """All parts in one table; scores by task stand in the page of each."""
+    first = next(iter(parts.values()))
+    rows = tuple(
         (
-            part["part"],
-            coverage_over(part["comparison"]["coverage"]).removeprefix("all ").removesuffix(" clients"),
-            f"`{name}`",
-            _spread(row["mean"]),
-            _gap(part["comparison"]["differences"].get(name)),
-            percent(row["worst_client"]["mean"]),
-            percent(part["comparison"]["majority_mean"]),
-            ", ".join("-" if m is None else str(m) for m in row["num_experts"]),
-            human_seconds(float(np.mean(row["seconds"]))),
+            Cell(part),
+            Cell(clients_over(c.coverage).removeprefix("all ").removesuffix(" clients")),
+            Cell(v.name),
+            Cell(spread(v.mean), v.mean.mean),
+            above(c, v.name),
+            score(v.worst_client.mean),
+            score(c.majority_mean),
+            experts(v.num_experts),
+            Cell(human_seconds(fmean(v.seconds)), fmean(v.seconds)),
         )
-        for part in parts
-        for name, row in part["comparison"]["variants"].items()
-    ]
-    count = len(content["seeds"])
-    seeds = f"{counted(count, 'seed')} ({', '.join(map(str, content['seeds']))})"
-    passes = counted(first["passes"], "pass", "passes")
-    header = ("part", "clients", "method", "mean", f"{first['first']} is above it by (95 % interval)", "worst client",
-              words.naive, "experts", "time")  # fmt: skip
+        for part, c in parts.items()
+        for v in c.variants
+    )
+    header = ("part", "clients", "method", "mean", f"{first.first.name} is above it by (95 % interval)",
+              "worst client", first.words.naive, "experts", "time")  # fmt: skip
+    seeds = f"{counted(len(first.seeds), 'seed')} ({', '.join(map(str, first.seeds))})"
+    heads = f", heads {first.head}" if first.words.heads else ""
     return [
-        f"{words.name} in %, mean over clients on their own test rows, standard deviation over {seeds}; "
-        f"{passes}{heads}. Parts are on different rows: compare within them. Each has a folder of its "
-        "own, with scores by task.",
+        f"{first.words.name} in %, mean over clients on their own test rows, standard deviation over {seeds}; "
+        f"{counted(first.passes, 'pass', 'passes')}{heads}. Parts are on different rows: compare within them. Each "
+        "has a folder of its own, with scores by task.",
         "",
-        *_table(header, rows, left=("part", "method")),
+        *Table("", header, rows).markdown(),
     ]
 
 
-def _beside_the_paper(content: Mapping[str, Any]) -> list[str]:
+def _beside_the_paper(content: Mapping[str, Any], parts: Mapping[str, Comparison]) -> list[str]:
     """Ours and the published figures, of variants for which there are any."""
     published: Mapping[str, Any] = content["paper"]
-    first = content["parts"][0]["comparison"]
-    ours = {name: row["mean"]["mean"] for name, row in first["variants"].items()}
-    ours = content["means_over_parts"] or ours
-    top = first["first"]
-    tasks = [] if content["means_over_parts"] else [task for task in _tasks(published) if task in _tasks_of(first)]
+    first = next(iter(parts.values()))
+    over_parts: Mapping[str, float] = content["means_over_parts"]
+    ours = over_parts or {v.name: v.mean.mean for v in first.variants}
+    known = dict.fromkeys(task for row in published.values() for task in row["per_task"])
+    tasks = [] if over_parts else [task for task in known if task in first.tasks]
+    top = first.first.name
     rows = []
-    for name in (name for name in ours if name in published):
-        row = published[name]
-        cells = [
-            _two(percent(first["variants"][name]["per_task"][task]["mean"]), row["per_task"].get(task))
-            for task in tasks
-        ]
-        gap = ""
-        if name != top and top in published:
-            gap = f"{100 * (ours[top] - ours[name]):+.1f} / {published[top]['mean'] - row['mean']:+.2f}"
-        rows.append((f"`{name}`", *cells, _two(percent(ours[name]), row["mean"]), gap))
-    if not rows:
-        return []
-    mean = f"mean over {counted(len(content['parts']), 'part')}" if content["means_over_parts"] else "mean"
+    for v in first.variants:
+        if (row := published.get(v.name)) is None:
+            continue
+        cells = [_two(v.per_task[task].mean, row["per_task"].get(task)) for task in tasks]
+        gap = Cell("")
+        if v.name != top and top in published:
+            gap = Cell(f"{points(ours[top] - ours[v.name])} / {published[top]['mean'] - row['mean']:+.2f}", 0)
+        rows.append((Cell(v.name), *cells, _two(ours[v.name], row["mean"]), gap))
+    mean = f"mean over {counted(len(parts), 'part')}" if over_parts else "mean"
     header = ("ours / published", *tasks, mean, f"{top} is above it by")
-    return _table(header, rows, left=("ours / published",))
+    return Table("", header, tuple(rows)).markdown() if rows else []
 
 
 def _usage(usage: Mapping[str, Mapping[str, float]]) -> list[str]:
     if not usage:
         return ["Nothing was routed, so there is no expert usage."]
-    tasks = [task for task in next(iter(usage.values())) if task != "all"]
-    rows: list[Sequence[object]] = [
-        (layer, *(f"{row[task]:.2f}" for task in (*tasks, "all"))) for layer, row in usage.items()
-    ]
-    over = ("mean of layers", *(f"{np.mean([row[t] for row in usage.values()]):.2f}" for t in (*tasks, "all")))
-    return ["Experts per token:", "", *_table(("layer", *tasks, "all clients"), [*rows, over], left=("layer",))]
+    tasks = [*(task for task in next(iter(usage.values())) if task != "all"), "all"]
+    means = {task: fmean(row[task] for row in usage.values()) for task in tasks}
+    rows = [(Cell(name), *(Cell(f"{row[task]:.2f}", row[task]) for task in tasks))
+            for name, row in {**usage, "mean of layers": means}.items()]  # fmt: skip
+    return ["Experts per token:", "", *Table("", ("layer", *tasks[:-1], "all clients"), tuple(rows)).markdown()]
 
 
-def _overhead(overhead: Mapping[str, Mapping[str, Any]], variants: Mapping[str, Any]) -> list[str]:
-    rows = [
-        (
-            f"`{name}`",
-            "-" if row["allocation"] is None else f"{row['allocation']:.3f} s",
-            f"{row['local_epoch']:.2f} s",
-            human_bytes(float(np.mean(variants[name]["bytes_up"]))),
-            human_bytes(float(np.mean(variants[name]["bytes_down"]))),
-            f"{variants[name]['trainable_parameters']:,}",
-        )
-        for name, row in overhead.items()
-    ]
+def _overhead(overhead: Mapping[str, Mapping[str, Any]], c: Comparison) -> list[str]:
+    def cells(name: str, seconds: Mapping[str, Any]) -> Sequence[Cell]:
+        (v,) = (variant for variant in c.variants if variant.name == name)
+        took = seconds["allocation"]
+        sizes = (Cell(human_bytes(fmean(values)), fmean(values)) for values in (v.bytes_up, v.bytes_down))
+        own = Cell(f"{seconds['local_epoch']:.2f} s", 0)
+        return Cell("-" if took is None else f"{took:.3f} s", took), own, *sizes, number(v.trainable_parameters)
+
     header = ("method", "allocation", "one client's pass", "up", "down", "trained parameters")
-    return _table(header, rows, left=("method",))
+    rows = tuple((Cell(name), *cells(name, seconds)) for name, seconds in overhead.items())
+    return Table("", header, rows).markdown()
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[str]) -> list[str]:
-    rule = "| " + " | ".join("---" if name in left else "---:" for name in header) + " |"
-    return [f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(map(str, row))} |" for row in rows)]
-
-
-def _tasks(published: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(task for row in published.values() for task in row["per_task"]))
-
-
-def _tasks_of(comparison: Mapping[str, Any]) -> list[str]:
-    return list(next(iter(comparison["variants"].values()))["per_task"])
-
-
-def _two(ours: str, published: float | None) -> str:
-    return f"{ours} / {'-' if published is None else f'{published:.2f}'}"
-
-
-def _spread(value: Mapping[str, Any]) -> str:
-    return percent(value["mean"]) + ("" if value["deviation"] is None else f" ± {100 * value['deviation']:.1f}")
-
-
-def _gap(gap: Mapping[str, Any] | None) -> str:
-    if gap is None:
-        return ""
-    mean, low, high = (f"{100 * gap[key]:+.1f}" for key in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
+def _two(ours: float, published: float | None) -> Cell:
+    return Cell(f"{percent(ours)} / {'-' if published is None else f'{published:.2f}'}", ours)

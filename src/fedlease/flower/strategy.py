@@ -249,8 +249,8 @@ class FedLeaseStrategy(Strategy):
             for name, tensor in expert.items():
                 result.arrays[f"experts.{number}.{name}"] = Array(tensor.float().numpy())
         for record in read_records(self.out):
-            if record.get("mean_score") is not None:
-                result.train_metrics_clientapp[record["step"]] = MetricRecord({"mean-score": record["mean_score"]})
+            if record.mean_score is not None:
+                result.train_metrics_clientapp[record.step] = MetricRecord({"mean-score": record.mean_score})
         return result
 
     def summary(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlease.core.wording import JOINERS, printable
-from fedlease.reporting.tables import percent
+from fedlease.reporting.formats import percent
 
 __all__ = [
     "DASHES",

@@ -1,6 +1,6 @@
 """Over how many of how many clients the means of a ``summary.json`` are, who is missing and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fedlease.core.wording import counted
@@ -8,12 +8,12 @@ from fedlease.core.wording import counted
 __all__ = [
     "averaged",
     "common_words",
-    "coverage_lines",
-    "coverage_over",
     "left_out",
     "left_out_lines",
+    "named",
     "over",
     "own_over",
+    "task_means",
     "task_over",
     "with_count",
 ]
@@ -33,6 +33,17 @@ def averaged(summary: Summary) -> dict[str, float]:
     """Client -> final score, of those that the headline mean is over."""
     missing = left_out(summary)
     return {c: row[summary["metric"]] for c, row in summary["per_client"].items() if c not in missing}
+
+
+def task_means(summary: Summary, key: str | None = None) -> dict[str, float]:
+    """Task -> plain mean over those clients of the final scores, or of another entry of their rows that all have."""
+    found: dict[str, list[float]] = {}
+    for client, final in averaged(summary).items():
+        row = summary["per_client"][client]
+        value = final if key is None else row.get(key)
+        if value is not None:
+            found.setdefault(row["task"], []).append(value)
+    return {task: sum(values) / len(values) for task, values in sorted(found.items())}
 
 
 def over(summary: Summary) -> str:
@@ -71,10 +82,10 @@ def left_out_lines(summaries: Mapping[str, Summary]) -> list[str]:
     for missing, methods in groups.items():
         if missing:
             whose = "" if len(groups) == 1 else f" of {', '.join(methods)}"
-            lines.append(f"Left out of the means{whose}: {_named(missing)}.")
+            lines.append(f"Left out of the means{whose}: {named(dict(missing))}.")
     skipped: dict[str, str] = next((s["skipped"] for s in summaries.values() if s.get("skipped")), {})
     if skipped:
-        lines.append(f"Skipped, since their rows cannot be used: {_named(tuple(sorted(skipped.items())))}.")
+        lines.append(f"Skipped, since their rows cannot be used: {named(skipped)}.")
     return lines
 
 
@@ -97,29 +108,7 @@ def common_words(summaries: Mapping[str, Summary]) -> str:
     )
 
 
-def _named(missing: tuple[tuple[str, str], ...]) -> str:
-    more = f"; and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-    return "; ".join(f"{client} ({reason})" for client, reason in missing[:SHOWN]) + more
-
-
-def coverage_over(coverage: Sequence[Mapping[str, Any]]) -> str:
-    """``3 to 4 of 4 clients``: what the means of a comparison are over, from the ``coverage`` of ``compare.json``."""
-    counts, totals = ([int(entry[key]) for entry in coverage] for key in ("averaged", "clients"))
-    clients = f"{_span(totals)} client{'' if max(totals) == 1 else 's'}"
-    if counts == totals:
-        return f"the one {clients.removeprefix('1 ')}" if max(totals) == 1 else f"all {clients}"
-    return f"{_span(counts)} of {clients}"
-
-
-def coverage_lines(coverage: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Who is in no mean of a comparison and why, a sentence per seed; seeds that miss nobody have none."""
-    return [
-        f"In seed {entry['seed']} the means are over {entry['averaged']} of {counted(entry['clients'], 'client')}, "
-        f"without {_named(tuple(sorted(entry['left_out'].items())))}."
-        for entry in coverage
-        if entry["left_out"]
-    ]
-
-
-def _span(counts: Sequence[int]) -> str:
-    return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+def named(missing: Mapping[str, str]) -> str:
+    """``b (no answer); c (no rows)``: clients with their reasons, in order; the rest is counted."""
+    shown = [f"{client} ({reason})" for client, reason in sorted(missing.items())]
+    return "; ".join([*shown[:SHOWN], *([f"and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else [])])

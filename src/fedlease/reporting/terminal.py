@@ -14,8 +14,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fedlease.core.types import Allocation
 from fedlease.core.wording import counted
-from fedlease.reporting.tables import allocation_table, escape, human_bytes, human_seconds, percent, render_results
+from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent, print_note
+from fedlease.reporting.results import render_results
+from fedlease.reporting.tables import allocation_table
 from fedlease.server.events import (
     Allocated,
     BatchTrained,
@@ -67,7 +70,7 @@ class Terminal:
         self._answered = 0
         self._drawn = 0.0
         self._scored = True
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         """Receives one event."""
@@ -89,10 +92,7 @@ class Terminal:
                     soft_wrap=True,
                 )
             case Allocated():
-                self.console.print(allocation_table(event.allocation, self.tasks))
-                self._told.update(event.allocation.warnings)
-                for warning in event.allocation.warnings:
-                    self.console.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
+                self._allocated(event.allocation)
             case StepFinished():
                 self._step_finished(event)
             case MethodFinished():
@@ -123,9 +123,18 @@ class Terminal:
         )
         self.console.print(f"Run folder: {escape(str(event.out))}", soft_wrap=True)
         for client, reason in event.skipped.items():
-            self.console.print(f"[yellow]note[/] {escape(client)} is skipped: {escape(reason)}", soft_wrap=True)
+            print_note(self.console, f"{client} is skipped: {reason}")
         for warning in event.warnings:
-            self.console.print(f"[yellow]note[/] {escape(warning)}", soft_wrap=True)
+            print_note(self.console, warning)
+
+    def _allocated(self, allocation: Allocation) -> None:
+        scores = ", ".join(f"{k}={score:.3f}" for k, score in allocation.silhouettes.items())
+        table = allocation_table(allocation, self.tasks).for_terminal()
+        table.caption = f"silhouette by k: {scores or 'none'}"
+        self.console.print(table)
+        self._printed.update(allocation.warnings)
+        for warning in allocation.warnings:
+            print_note(self.console, warning)
 
     def _method(self, event: MethodStarted) -> None:
         self.close()
@@ -201,5 +210,5 @@ class Terminal:
 
     def _finished(self, event: RunFinished) -> None:
         self.close()
-        render_results(event.out, event.summaries, self.console, models_here=self.models_here, told=self._told)
+        render_results(event.out, event.summaries, self.console, models_here=self.models_here, printed=self._printed)
         self.finished = True

@@ -232,3 +232,13 @@ class Line(_Content):
         if value is None:
             raise ValueError("must be an object")
         return value
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Client -> score in [0, 1] of the model that it received in this step."""
+        return {client: row.score for client, row in (self.clients or {}).items() if row.score is not None}
+
+    @property
+    def failed(self) -> bool:
+        """Whether the step had too few usable updates, so that the run stopped."""
+        return self.clients is None

@@ -1,77 +1,107 @@
-"""``compare.json`` as frozen values, which the page of a comparison is drawn from."""
+"""``compare.json`` as frozen values, read and checked as a whole."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from fedlease.errors import RunFolderError
+from fedlease.storage.documents import checked
 from fedlease.tasks.metric_words import MetricWords, of_metric
 
-__all__ = ["FEWEST_SEEDS", "Comparison", "Gap", "MethodRow", "Score", "read_comparison"]
+__all__ = ["FEWEST_SEEDS", "Comparison", "Coverage", "Gap", "Score", "Variant", "read_comparison"]
 
 FEWEST_SEEDS = 3
-"""With fewer, intervals are shown and nothing is said of whether they hold zero."""
+"""With fewer, intervals are shown and nothing is concluded from whether they hold zero."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class Score:
     """Over seeds, in [0, 1]; ``deviation`` is None for one seed, ``values`` has one per seed."""
 
-    mean: float
-    deviation: float | None
-    values: tuple[float, ...]
+    mean: Finite
+    deviation: Finite | None
+    values: tuple[Finite, ...]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How much the first method is above another, in [-1, 1], with its 95 % interval; and, per seed, over how many
-    clients, those that both scored."""
+    """How much the first variant is above another, in [-1, 1], with its 95 % interval.
 
-    mean: float
-    low: float
-    high: float
-    clients: tuple[int, ...]
+    ``clients`` has, per seed, the number of clients that both scored; () where the file does not say.
+    """
+
+    mean: Finite
+    low: Finite
+    high: Finite
+    clients: tuple[int, ...] = ()
 
     @property
     def holds_zero(self) -> bool:
-        """Whether the two cannot be told apart."""
+        """Whether the interval leaves open which of the two is better."""
         return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
-class MethodRow:
+class Coverage:
+    """Of one seed: over how many of how many clients means are, and why each of the others is in none."""
+
+    seed: int
+    averaged: int
+    clients: int
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The mean over clients after so many passes; None where nobody was scored."""
+
+    passes: int
+    mean: Finite | None
+
+
+@dataclass(frozen=True)
+class Variant:
     """What is compared: a method, or one with settings of its own.
 
     Attributes:
         name: of its row.
         method: which it is.
         changes: dotted settings of its own.
-        rate: the learning rate among these, or None where it has that of all.
         mean: over clients.
-        worst: the client with the lowest score.
-        tasks: by task.
-        experts: one number per seed; None where it has no allocation.
+        worst_client: the lowest score of a client.
+        per_task: task -> mean over its clients.
+        num_experts: one number per seed; None where it has no allocation.
         bytes_up: adapters, one number per seed.
         bytes_down: likewise.
         seconds: one number per seed.
-        trainable: parameters of one client.
-        curves: per seed the mean over clients by passes made, or by steps.
+        trainable_parameters: of one client.
+        curves: per seed the mean over clients at each step, and at the end.
+        points: the same by passes; None where the file does not say how many passes a step makes.
     """
 
     name: str
     method: str
     changes: Mapping[str, Any]
-    rate: float | None
     mean: Score
-    worst: Score
-    tasks: Mapping[str, Score]
-    experts: tuple[int | None, ...]
-    bytes_up: tuple[float, ...]
-    bytes_down: tuple[float, ...]
-    seconds: tuple[float, ...]
-    trainable: int
-    curves: tuple[Mapping[int, float], ...]
+    worst_client: Score
+    per_task: Mapping[str, Score]
+    num_experts: tuple[int | None, ...]
+    bytes_up: tuple[Finite, ...]
+    bytes_down: tuple[Finite, ...]
+    seconds: tuple[Finite, ...]
+    trainable_parameters: int
+    curves: tuple[tuple[Finite | None, ...], ...]
+    points: tuple[tuple[Point, ...], ...] | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate among its own settings."""
+        rate = self.changes.get("train.lr")
+        return rate if isinstance(rate, int | float) else None
 
 
 @dataclass(frozen=True)
@@ -81,42 +111,39 @@ class Comparison:
     Attributes:
         metric: its key.
         head: policy for heads.
-        passes: over each client's rows, the same for all methods.
+        passes: over each client's rows, the same for all variants.
         seeds: of the runs.
-        majority: mean score of always naming the most frequent class, or giving the most frequent answer.
-        coverage: per seed, over how many of how many clients means are and who is left out; none where the file does
-            not say.
-        methods: the first is the one that the others are held against.
-        gaps: how much the first is above each other one.
-        rates: method -> learning rate -> score on validation rows of the first seed, without
-            those at which training failed; {} where none was chosen.
-        by_passes: whether curves are by passes; else by steps, since the file does not say what a step holds.
+        majority_mean: mean score of the majority baseline.
+        variants: the first is compared with each of the others.
+        differences: how much the first is above each of the others.
+        coverage: one entry per seed; () where the file does not say.
+        learning_rates: variant -> learning rate -> score on validation rows of the first seed, None where training
+            failed; {} where none was chosen.
     """
 
     metric: str
     head: str
     passes: int
     seeds: tuple[int, ...]
-    majority: float
-    coverage: tuple[Mapping[str, Any], ...]
-    methods: tuple[MethodRow, ...]
-    gaps: Mapping[str, Gap]
-    rates: Mapping[str, Mapping[float, float]]
-    by_passes: bool
+    majority_mean: Finite
+    variants: tuple[Variant, ...]
+    differences: Mapping[str, Gap]
+    coverage: tuple[Coverage, ...] = ()
+    learning_rates: Mapping[str, Mapping[float, Finite | None]] = field(default_factory=dict)
 
     @property
-    def first(self) -> MethodRow:
-        """The one that the others are held against."""
-        return self.methods[0]
+    def first(self) -> Variant:
+        """The variant that is compared with each of the others."""
+        return self.variants[0]
 
     @property
-    def others(self) -> tuple[MethodRow, ...]:
+    def others(self) -> tuple[Variant, ...]:
         """All but the first."""
-        return self.methods[1:]
+        return self.variants[1:]
 
     @property
     def enough_seeds(self) -> bool:
-        """Whether there are seeds enough to say that two methods differ, or cannot be told apart."""
+        """Whether there are seeds enough to conclude that two variants differ, or cannot be told apart."""
         return len(self.seeds) >= FEWEST_SEEDS
 
     @property
@@ -125,14 +152,25 @@ class Comparison:
         return of_metric(self.metric)
 
     @property
+    def by_passes(self) -> bool:
+        """Whether curves are by passes; else by steps, where the file does not say what a step holds."""
+        return all(variant.points is not None for variant in self.variants)
+
+    @property
     def rounds_scored(self) -> bool:
-        """Whether any method has a score before its end."""
-        return any(len(curve) > 1 for method in self.methods for curve in method.curves)
+        """Whether any variant has a score before its end."""
+        return any(len(curve) > 1 for variant in self.variants for curve in self.curves(variant))
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """In the order of the file."""
-        return tuple(self.first.tasks)
+        return tuple(self.first.per_task)
+
+    def curves(self, variant: Variant) -> tuple[dict[int, float], ...]:
+        """Per seed, the mean over clients by passes made, or by steps: a step scores the model that it receives."""
+        if self.by_passes:
+            return tuple({p.passes: p.mean for p in seed if p.mean is not None} for seed in variant.points or ())
+        return tuple({x: value for x, value in enumerate(seed) if value is not None} for seed in variant.curves)
 
 
 def read_comparison(content: Mapping[str, Any]) -> Comparison:
@@ -141,91 +179,21 @@ def read_comparison(content: Mapping[str, Any]) -> Comparison:
     Raises:
         RunFolderError: something is missing or not what it should be.
     """
-    try:
-        return _comparison(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"compare.json is damaged: {type(error).__name__} {error}") from error
-
-
-def _comparison(content: Mapping[str, Any]) -> Comparison:
-    rows: Mapping[str, Mapping[str, Any]] = content["variants"]
-    first, seeds = str(content["first"]), tuple(int(seed) for seed in content["seeds"])
-    order = [first, *(name for name in rows if name != first)]
-    by_passes = all("points" in row for row in rows.values())
-    methods = tuple(_method(name, rows[name], by_passes) for name in order)
-    for method in methods:
-        lists = (method.mean.values, method.experts, method.bytes_up, method.bytes_down, method.seconds, method.curves)
-        if not seeds or any(len(values) != len(seeds) for values in lists):
-            raise ValueError(f"{method.name} needs one value per seed, {len(seeds)} of each kind")
-        if method.tasks.keys() != methods[0].tasks.keys():
-            raise ValueError(f"{method.name} has other tasks than {first}")
-    gaps: Mapping[str, Mapping[str, Any]] = content["differences"]
-    rates: Mapping[str, Mapping[str, Any]] = content.get("learning_rates", {})
-    return Comparison(
-        metric=str(content["metric"]),
-        head=str(content["head"]),
-        passes=int(content["passes"]),
-        seeds=seeds,
-        majority=_number(content["majority_mean"]),
-        coverage=tuple(_covered(entry) for entry in content.get("coverage", ())),
-        methods=methods,
-        gaps={
-            name: Gap(_number(gap["mean"]), _number(gap["low"]), _number(gap["high"]), tuple(gap.get("clients", ())))
-            for name, gap in ((name, gaps[name]) for name in order[1:])
-        },
-        rates={
-            name: {_number(k): _number(v) for k, v in rates[name].items() if v is not None}
-            for name in order
-            if name in rates
-        },
-        by_passes=by_passes,
-    )
-
-
-def _covered(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **{key: int(entry[key]) for key in ("seed", "averaged", "clients")},
-        "left_out": {str(client): str(reason) for client, reason in entry["left_out"].items()},
-    }
-
-
-def _method(name: str, row: Mapping[str, Any], by_passes: bool) -> MethodRow:
-    rate = row["changes"].get("train.lr")
-    return MethodRow(
-        name=name,
-        method=str(row["method"]),
-        changes=dict(row["changes"]),
-        rate=None if rate is None else _number(rate),
-        mean=_score(row["mean"]),
-        worst=_score(row["worst_client"]),
-        tasks={str(task): _score(value) for task, value in row["per_task"].items()},
-        experts=tuple(None if count is None else int(count) for count in row["num_experts"]),
-        bytes_up=tuple(map(_number, row["bytes_up"])),
-        bytes_down=tuple(map(_number, row["bytes_down"])),
-        seconds=tuple(map(_number, row["seconds"])),
-        trainable=int(row["trainable_parameters"]),
-        curves=tuple(map(_by_passes, row["points"]) if by_passes else map(_by_steps, row["curves"])),
-    )
-
-
-def _by_passes(points: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    return {int(point["passes"]): _number(point["mean"]) for point in points if point["mean"] is not None}
-
-
-def _by_steps(curve: Sequence[float | None]) -> dict[int, float]:
-    """A step scores what it receives: the first stands at 0 steps made."""
-    return {step: _number(value) for step, value in enumerate(curve) if value is not None}
-
-
-def _score(value: Mapping[str, Any]) -> Score:
-    deviation = value["deviation"]
-    return Score(
-        _number(value["mean"]), None if deviation is None else _number(deviation), tuple(map(_number, value["values"]))
-    )
-
-
-def _number(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{number} is not a finite number")
-    return number
+    rows, first = content.get("variants"), content.get("first")
+    if not isinstance(rows, dict) or not isinstance(first, str) or first not in rows:
+        raise RunFolderError(f"compare.json is damaged: variants must be an object that holds the first, {first!r}")
+    if wrong := [name for name, row in rows.items() if not isinstance(row, dict)]:
+        raise RunFolderError(f"compare.json is damaged: variants.{wrong[0]} must be an object")
+    order = [{**rows[name], "name": name} for name in (first, *(name for name in rows if name != first))]
+    read: Comparison = checked({**content, "variants": order}, TypeAdapter(Comparison), "compare.json")
+    if missing := [variant.name for variant in read.others if variant.name not in read.differences]:
+        raise RunFolderError(f"compare.json is damaged: differences has no {missing[0]!r}")
+    for v in read.variants:
+        lists = (v.mean.values, v.num_experts, v.bytes_up, v.bytes_down, v.seconds, read.curves(v))
+        if not read.seeds or any(len(values) != len(read.seeds) for values in lists):
+            raise RunFolderError(
+                f"compare.json is damaged: {v.name} needs one value per seed, {len(read.seeds)} of each kind"
+            )
+        if v.per_task.keys() != read.first.per_task.keys():
+            raise RunFolderError(f"compare.json is damaged: {v.name} has other tasks than {first}")
+    return read

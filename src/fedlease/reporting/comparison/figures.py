@@ -3,8 +3,7 @@
 from statistics import fmean
 from typing import Any
 
-from fedlease.reporting.comparison.data import Comparison, MethodRow, Score
-from fedlease.reporting.comparison.words import points, spread
+from fedlease.reporting.comparison.data import Comparison, Score, Variant
 from fedlease.reporting.drawing import (
     PALETTE,
     SYMBOLS,
@@ -17,7 +16,7 @@ from fedlease.reporting.drawing import (
     line_trace,
     naive_line,
 )
-from fedlease.reporting.tables import human_bytes, percent
+from fedlease.reporting.formats import human_bytes, percent, points, spread
 
 __all__ = ["comparison_figures"]
 
@@ -36,11 +35,11 @@ def _curves(c: Comparison) -> Figure:
     thin: list[dict[str, Any]] = []
     thick: list[dict[str, Any]] = []
     said, rows = [], []
-    for number, m in enumerate(c.methods):
-        places = sorted({x for curve in m.curves for x in curve})
-        mean = {x: fmean(curve[x] for curve in m.curves) for x in places if all(x in curve for curve in m.curves)}
+    for number, m in enumerate(c.variants):
+        places = sorted({x for curve in c.curves(m) for x in curve})
+        mean = {x: fmean(curve[x] for curve in c.curves(m)) for x in places if all(x in curve for curve in c.curves(m))}
         group = f"method {number}"
-        seeds = {x: ", ".join(percent(curve.get(x)) for curve in m.curves) for x in places}
+        seeds = {x: ", ".join(percent(curve.get(x)) for curve in c.curves(m)) for x in places}
         texts = [f"{percent(y)} %" + (f", seeds {seeds[x]}" if len(c.seeds) > 1 else "") for x, y in mean.items()]
         trace = line_trace(number, m.name, list(mean), [in_percent(y) for y in mean.values()], texts, unit)
         trace["line"]["width"] = 3 if m is c.first else 1.8
@@ -48,7 +47,7 @@ def _curves(c: Comparison) -> Figure:
         trace["x"] = trace["x"] if c.rounds_scored else [name] * len(mean)
         thick.append({**trace, "legendgroup": group})
         if len(c.seeds) > 1:
-            for curve in m.curves:
+            for curve in c.curves(m):
                 y = [in_percent(curve[x]) for x in sorted(curve)]
                 x: list[Any] = sorted(curve) if c.rounds_scored else [name] * len(y)
                 thin.append(
@@ -61,14 +60,14 @@ def _curves(c: Comparison) -> Figure:
             said.append(f"{m.name} goes from {percent(next(iter(mean.values())))} to {percent(mean[max(mean)])} %.")
         elif mean:
             said.append(f"{m.name} ends at {percent(mean[max(mean)])} %.")
-        rows += [(m.name, str(x), percent(mean.get(x)), *(percent(k.get(x)) for k in m.curves)) for x in places]
-    shapes, notes = naive_line(c.majority, c.words.naive)
+        rows += [(m.name, str(x), percent(mean.get(x)), *(percent(k.get(x)) for k in c.curves(m))) for x in places]
+    shapes, notes = naive_line(c.majority_mean, c.words.naive)
     if not c.rounds_scored:
         said.append("Rounds were not scored: these are the final scores.")
     if len(c.seeds) > 1:
         kinds = ("Thick lines", "thin ones") if c.rounds_scored else ("Large marks", "small ones")
         said.append(f"{kinds[0]} are means over seeds, {kinds[1]} the seeds.")
-    last = max((x for m in c.methods for curve in m.curves for x in curve), default=0)
+    last = max((x for m in c.variants for curve in c.curves(m) for x in curve), default=0)
     places_axis = axis("passes over the rows" if c.by_passes else "steps", **({"dtick": 1} if last <= 20 else {}))
     layout = base_layout(
         xaxis=places_axis if c.rounds_scored else final_axis(),
@@ -83,12 +82,12 @@ def _curves(c: Comparison) -> Figure:
 
 def _by_task(c: Comparison) -> Figure:
     """Dots, one row of the figure per task and within it one line per method; bars are standard deviations."""
-    step = 0.8 / len(c.methods)
+    step = 0.8 / len(c.variants)
     names = (*c.tasks, "mean over clients")
     traces = []
-    for number, m in enumerate(c.methods):
-        scores = [*m.tasks.values(), m.mean]
-        shift = (number - (len(c.methods) - 1) / 2) * step
+    for number, m in enumerate(c.variants):
+        scores = [*m.per_task.values(), m.mean]
+        shift = (number - (len(c.variants) - 1) / 2) * step
         hover = [_hover(m, f"{label(task)}: {spread(score)} %") for task, score in zip(names, scores, strict=True)]
         traces.append(
             {**_dots(number, m, hover), "x": [in_percent(score.mean) for score in scores],
@@ -105,11 +104,11 @@ def _by_task(c: Comparison) -> Figure:
     )
     said = []
     for task in c.tasks:
-        best = max(c.methods, key=lambda m: m.tasks[task].mean)
-        said.append(f"{task}: {best.name} is highest, {spread(best.tasks[task])} %.")
+        best = max(c.variants, key=lambda m: m.per_task[task].mean)
+        said.append(f"{task}: {best.name} is highest, {spread(best.per_task[task])} %.")
     said.append("Bars are standard deviations over seeds." if len(c.seeds) > 1 else "One seed, so no spread is drawn.")
-    rows = tuple((m.name, *(spread(score) for score in (*m.tasks.values(), m.mean))) for m in c.methods)
-    height = 100 + len(names) * max(18 * len(c.methods), 48)
+    rows = tuple((m.name, *(spread(score) for score in (*m.per_task.values(), m.mean))) for m in c.variants)
+    height = 100 + len(names) * max(18 * len(c.variants), 48)
     return Figure("tasks", "Scores by task", " ".join(said), tuple(traces), layout, height, ("method", *names), rows)
 
 
@@ -119,9 +118,9 @@ def _differences(c: Comparison) -> Figure:
     kinds = ((False, "interval without zero"), (True, "interval with zero"))
     for number, (holds, name) in enumerate(kinds if c.enough_seeds else ((None, "95 % interval"),)):
         found = [
-            (place, m, c.gaps[m.name])
+            (place, m, c.differences[m.name])
             for place, m in enumerate(c.others)
-            if holds is None or c.gaps[m.name].holds_zero is holds
+            if holds is None or c.differences[m.name].holds_zero is holds
         ]
         if not found:
             continue
@@ -140,7 +139,8 @@ def _differences(c: Comparison) -> Figure:
              "marker": {"symbol": "circle-open" if holds else "circle", "size": 11, "color": colour,
                         "line": {"width": 2, "color": colour}}},
         )  # fmt: skip
-    ends = [100 * end for gap in c.gaps.values() for end in (gap.low, gap.high)]
+    gaps = [(m, c.differences[m.name]) for m in c.others]
+    ends = [100 * end for _, gap in gaps for end in (gap.low, gap.high)]
     zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1}
     layout = base_layout(
         xaxis=axis(f"points by which {label(c.first.name, 30)} is above", range=_around(ends)),
@@ -150,14 +150,12 @@ def _differences(c: Comparison) -> Figure:
     )
     said = " ".join(
         f"{c.first.name} less {m.name}: {points(gap.mean)} points, {points(gap.low)} to {points(gap.high)}."
-        for m in c.others
-        for gap in [c.gaps[m.name]]
+        for m, gap in gaps
     )
     rows = tuple(
         (m.name, points(gap.mean), points(gap.low), points(gap.high))
         + (("yes" if gap.holds_zero else "no",) if c.enough_seeds else ())
-        for m in c.others
-        for gap in [c.gaps[m.name]]
+        for m, gap in gaps
     )
     header = ("method", f"{c.first.name} is above by", "from", "to", *(["holds zero"] if c.enough_seeds else []))
     title = f"Paired differences of {c.first.name} to each other, with 95 % intervals"
@@ -166,7 +164,7 @@ def _differences(c: Comparison) -> Figure:
 
 def _against_bytes(c: Comparison) -> Figure:
     traces, said, rows = [], [], []
-    for number, m in enumerate(c.methods):
+    for number, m in enumerate(c.variants):
         up = fmean(m.bytes_up)
         told = f"{spread(m.mean)} % for {human_bytes(up)} up"
         hover = [_hover(m, told)]
@@ -175,7 +173,7 @@ def _against_bytes(c: Comparison) -> Figure:
         )
         said.append(f"{m.name}: {told}.")
         rows.append((m.name, human_bytes(up), human_bytes(fmean(m.bytes_down)), spread(m.mean)))
-    sent = [fmean(m.bytes_up) for m in c.methods]
+    sent = [fmean(m.bytes_up) for m in c.variants]
     layout = base_layout(
         xaxis=axis("adapter bytes sent up by all clients", range=_around(sent), tickformat="~s", ticksuffix="B"),
         yaxis=axis(f"mean {label(c.words.name)}, %"),
@@ -184,7 +182,7 @@ def _against_bytes(c: Comparison) -> Figure:
     return Figure("bytes", "Score against bytes up", " ".join(said), tuple(traces), layout, 380, header, tuple(rows))
 
 
-def _dots(number: int, m: MethodRow, hover: list[str], size: int = 9) -> dict[str, Any]:
+def _dots(number: int, m: Variant, hover: list[str], size: int = 9) -> dict[str, Any]:
     marker = {"symbol": SYMBOLS[number % len(SYMBOLS)], "color": PALETTE[number % len(PALETTE)], "size": size}
     return {
         "type": "scatter", "mode": "markers", "name": label(m.name, 30), "marker": marker, "hovertext": hover,
@@ -216,5 +214,5 @@ def _named(names: list[str]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _hover(m: MethodRow, text: str) -> str:
+def _hover(m: Variant, text: str) -> str:
     return f"{label(m.name)}<br>{text}"

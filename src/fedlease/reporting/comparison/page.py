@@ -1,4 +1,4 @@
-"""``compare.html``: a comparison of methods as one page that needs no network."""
+"""A comparison of methods as one page that needs no network, ``compare.html``, and as Markdown."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,18 +10,15 @@ from fedlease.reporting.comparison.data import read_comparison
 from fedlease.reporting.comparison.figures import comparison_figures
 from fedlease.reporting.rendering import render
 
-__all__ = ["compare_page", "write_compare_page"]
+__all__ = ["compare_page", "markdown", "write_compare_page"]
 
 
 def write_compare_page(content: Mapping[str, Any], out: Path) -> Path:
-    """Writes ``compare.html``.
+    """Writes ``compare.html`` into a comparison's folder, and returns where it is.
 
     Args:
         content: of ``compare.json``.
-        out: the comparison's folder.
-
-    Returns:
-        The page.
+        out: the folder.
 
     Raises:
         RunFolderError: something is missing in the content, or not what it should be.
@@ -30,6 +27,24 @@ def write_compare_page(content: Mapping[str, Any], out: Path) -> Path:
     path = out / "compare.html"
     write_atomically(path, compare_page(content).encode("utf-8", errors="replace"))
     return path
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The tables of a comparison, how they read, and the terms, in the words of its page.
+
+    Args:
+        content: of ``compare.json``.
+
+    Raises:
+        RunFolderError: something is missing in the content, or not what it should be.
+    """
+    c = read_comparison(content)
+    shown = [tables.settings_table(c), tables.score_table(c), tables.cost_table(c), tables.rate_table(c)]
+    lines = [line for table in shown if table for line in (f"{table.caption}:", "", *table.markdown(), "")]
+    lines += [f"- {sentence}" for sentence in words.reading(c)]
+    if c.others:
+        lines += ["", words.difference_words(c)]
+    return "\n".join([*lines, "", *(f"- {name}: {value}" for name, value in words.facts(c))]) + "\n"
 
 
 def compare_page(content: Mapping[str, Any]) -> str:

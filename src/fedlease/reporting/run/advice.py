@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fedlease.core.wording import counted
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
+from fedlease.reporting.formats import listed
 from fedlease.reporting.run.data import RunData, mean
 from fedlease.tasks.metric_words import of_metric
 
@@ -59,14 +60,14 @@ def _progress(run: RunData) -> Iterator[Advice]:
         yield Advice(
             "act",
             "The run stopped",
-            f"A step of {_names(failed)} had fewer usable updates than min_clients = {run.settings.min_clients}.",
+            f"A step of {listed(failed)} had fewer usable updates than min_clients = {run.settings.min_clients}.",
             "Look at the refusals listed here, mend what caused them, then go on with: fedlease resume and the folder.",
         )
     if unfinished:
         yield Advice(
             "act",
             "Not finished",
-            f"No final scores yet for {_names(unfinished)}. What is shown are the steps done so far.",
+            f"No final scores yet for {listed(unfinished, SHOWN)}. What is shown are the steps done so far.",
             "Wait for the run, or go on with: fedlease resume and the folder. Then write this report again.",
         )
 
@@ -76,7 +77,7 @@ def _refusals(run: RunData) -> Iterator[Advice]:
         reasons: dict[tuple[str, str], list[int]] = {}
         for step in method.steps:
             for client, reason in step.refused.items():
-                reasons.setdefault((client, reason), []).append(step.number)
+                reasons.setdefault((client, reason), []).append(step.step)
         for (client, reason), steps in reasons.items():
             named = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(map(str, steps))}"
             yield Advice(
@@ -114,7 +115,7 @@ def _grouping(run: RunData) -> Iterator[Advice]:
         yield Advice(
             "look",
             "Experts with one client",
-            f"{_names(single)} train alone: their expert is not averaged with anyone's.",
+            f"{listed(single, SHOWN)} train alone: their expert is not averaged with anyone's.",
             "Expected if these clients are truly different. Otherwise lower max_experts, or warm up longer so that "
             "the vectors of like clients come closer.",
         )
@@ -123,7 +124,7 @@ def _grouping(run: RunData) -> Iterator[Advice]:
         yield Advice(
             "look",
             "Late clients",
-            f"{_names(list(run.late))} had no warm-up when the others were allocated. " + ". ".join(told),
+            f"{listed(run.late, SHOWN)} had no warm-up when the others were allocated. " + ". ".join(told),
             "A late client gets the nearest existing expert and can never open a new one. If one is farther than any "
             "member, run again with it there from the start.",
         )
@@ -185,7 +186,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
         yield Advice(
             "look",
             "No better than guessing",
-            f"For {_names(below)} the model scores no higher than always {words.naively}.",
+            f"For {listed(below, SHOWN)} the model scores no higher than always {words.naively}.",
             f"Give more rounds or rows, try another train.lr, and {words.look}.",
         )
     routed = [client for client in finals if rows[client].get("own_expert") is not None]
@@ -227,7 +228,7 @@ def _missing(run: RunData) -> Iterator[Advice]:
             yield Advice(
                 "look",
                 "Left out of the means",
-                f"{method.name}: {_names(clients)} of {counted(total, 'client')}: {reason}.",
+                f"{method.name}: {listed(clients, SHOWN)} of {counted(total, 'client')}: {reason}.",
                 TODO.get(reason, "See that every client can answer, and repeat the run: means are over the others."),
             )
         told = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}
@@ -249,9 +250,3 @@ def _data(run: RunData) -> Iterator[Advice]:
         mute = "learns nothing" in str(warning)
         todo = TODO[NOTHING_TO_LEARN] if mute else "Nothing, if this is what you expect of these rows."
         yield Advice("look" if mute else "note", "Data", str(warning), todo)
-
-
-def _names(names: list[str]) -> str:
-    if len(names) > SHOWN:
-        return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -5,20 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlease.config.settings import Settings
+from fedlease.core.types import Allocation
 from fedlease.data.federation import NOTHING_TO_LEARN
 from fedlease.reporting.means import averaged, left_out
+from fedlease.storage.contents import Line
 
-__all__ = [
-    "ClientRows",
-    "Grouping",
-    "MethodRun",
-    "Newcomer",
-    "Point",
-    "RunData",
-    "Sample",
-    "Step",
-    "mean",
-]
+__all__ = ["ClientRows", "MethodRun", "Point", "RunData", "Sample", "mean"]
 
 
 @dataclass(frozen=True)
@@ -30,31 +22,6 @@ class ClientRows:
     labels: int
     train_rows: int
     test_rows: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """One line of ``rounds.jsonl``.
-
-    Attributes:
-        number: from 1.
-        phase: as the method calls it.
-        round: 0 is the warm-up.
-        scores: client -> score in [0, 1] of the model it received in this step.
-        refused: client -> reason.
-        bytes: ``bytes_up``, ``bytes_down``, ``head_bytes_up``, ``head_bytes_down``.
-        seconds: ``train``, ``evaluate``, ``aggregate`` and ``step``.
-        failed: the step had too few usable updates, and the run stopped.
-    """
-
-    number: int
-    phase: str
-    round: int
-    scores: Mapping[str, float]
-    refused: Mapping[str, str]
-    bytes: Mapping[str, int]
-    seconds: Mapping[str, float]
-    failed: bool
 
 
 @dataclass(frozen=True)
@@ -82,7 +49,7 @@ class MethodRun:
     """
 
     name: str
-    steps: tuple[Step, ...]
+    steps: tuple[Line, ...]
     summary: Mapping[str, Any] | None
     points: tuple[Point, ...]
 
@@ -111,40 +78,11 @@ class MethodRun:
 
     def total(self, key: str) -> int:
         """Sum over the steps of one of the byte counts."""
-        return sum(step.bytes.get(key, 0) for step in self.steps)
+        return sum(getattr(step, key) for step in self.steps)
 
     def spent(self, phase: str) -> float:
         """Sum over the steps of the seconds of ``train``, ``evaluate`` or ``aggregate``."""
         return sum(step.seconds.get(phase, 0.0) for step in self.steps)
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """Content of ``allocation.json``; ``distances`` is in the order of ``clients``."""
-
-    clients: tuple[str, ...]
-    num_experts: int
-    assignment: Mapping[str, int]
-    silhouettes: Mapping[int, float]
-    distances: tuple[tuple[float, ...], ...]
-    warnings: tuple[str, ...]
-
-    def members(self, expert: int) -> list[str]:
-        """The clients of one expert, in the order of ``clients``."""
-        return [client for client in self.clients if self.assignment[client] == expert]
-
-
-@dataclass(frozen=True)
-class Newcomer:
-    """A client that was placed after the run; ``margin`` is None where it is infinite or unknown."""
-
-    id: str
-    task: str
-    expert: int
-    distances: tuple[float, ...]
-    margin: float | None
-    unlike: bool
-    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -176,7 +114,7 @@ class RunData:
         methods: the main method first, then the baselines that have begun.
         missing: methods of which there is nothing yet.
         grouping: of the main method, or None where it has none (yet).
-        newcomers: placed after the run.
+        newcomers: client that was placed after the run -> content of its ``onboarding.json``.
         samples: client -> some of its test rows with answers; {} where none are kept.
     """
 
@@ -186,8 +124,8 @@ class RunData:
     clients: Mapping[str, ClientRows]
     methods: tuple[MethodRun, ...]
     missing: tuple[str, ...]
-    grouping: Grouping | None
-    newcomers: tuple[Newcomer, ...]
+    grouping: Allocation | None
+    newcomers: Mapping[str, Mapping[str, Any]]
     samples: Mapping[str, tuple[Sample, ...]]
 
     @property

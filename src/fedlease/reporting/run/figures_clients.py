@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
+from fedlease.core.types import Allocation
 from fedlease.core.wording import counted
 from fedlease.reporting.drawing import PALETTE, SYMBOLS, Figure, axis, base_layout, label
-from fedlease.reporting.run.data import Grouping, RunData
+from fedlease.reporting.run.data import RunData
 
 __all__ = ["allocation_figures", "ordered_clients"]
 
@@ -27,7 +28,7 @@ HEATMAP: Mapping[str, Any] = {
 }
 
 
-def ordered_clients(grouping: Grouping, method: str) -> list[str]:
+def ordered_clients(grouping: Allocation, method: str) -> list[str]:
     """Clients by expert, and within an expert so that near ones are neighbours."""
     leaves = _tree(grouping, method)["leaves"] if len(grouping.clients) > 1 else [0]
     rank = {grouping.clients[leaf]: place for place, leaf in enumerate(leaves)}
@@ -45,7 +46,7 @@ def allocation_figures(run: RunData) -> list[Figure]:
     return figures
 
 
-def _distances(run: RunData, grouping: Grouping) -> Figure:
+def _distances(run: RunData, grouping: Allocation) -> Figure:
     order = ordered_clients(grouping, run.settings.linkage)
     place = {client: number for number, client in enumerate(grouping.clients)}
     where = [place[client] for client in order]
@@ -117,7 +118,7 @@ def _mean(distances: NDArray[np.float64]) -> float | None:
     return round(float(known.mean()), 4) if known.size else None
 
 
-def _dendrogram(run: RunData, grouping: Grouping) -> Figure:
+def _dendrogram(run: RunData, grouping: Allocation) -> Figure:
     tree = _tree(grouping, run.settings.linkage)
     heights = sorted(max(ys) for ys in tree["dcoord"])
     chosen, count = grouping.num_experts, len(grouping.clients)
@@ -173,7 +174,7 @@ def _dendrogram(run: RunData, grouping: Grouping) -> Figure:
     return Figure("dendrogram", "Dendrogram and cut", said, tuple(traces), layout, height, ("join", "distance"), rows)
 
 
-def _silhouettes(run: RunData, grouping: Grouping) -> Figure:
+def _silhouettes(run: RunData, grouping: Allocation) -> Figure:
     scores, chosen = grouping.silhouettes, grouping.num_experts
     ks = list(scores)
     least = run.settings.min_silhouette
@@ -205,7 +206,7 @@ def _silhouettes(run: RunData, grouping: Grouping) -> Figure:
     return Figure("silhouettes", title, said, (bars,), layout, 320, ("k", "S(k)", ""), rows)
 
 
-def _tree(grouping: Grouping, method: str) -> dict[str, Any]:
+def _tree(grouping: Allocation, method: str) -> dict[str, Any]:
     matrix = np.asarray(grouping.distances, dtype=np.float64)
     # Drawn, not clustered anew: the labels of the run come from the same linkage of the same distances.
     tree: dict[str, Any] = dendrogram(linkage(squareform(matrix, checks=False), method=method), no_plot=True)

@@ -15,9 +15,9 @@ from fedlease.reporting.drawing import (
     line_trace,
     naive_line,
 )
+from fedlease.reporting.formats import human_bytes, human_seconds, percent
 from fedlease.reporting.run.data import RunData, mean
 from fedlease.reporting.run.usage_numbers import Depth, adapter_names, usage_by_depth, usage_sentence
-from fedlease.reporting.tables import human_bytes, human_seconds, percent
 from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["bytes_figure", "score_figures", "seconds_figures", "usage_figures"]
@@ -49,13 +49,13 @@ def bytes_figure(run: RunData) -> Figure | None:
         return None
     traces = []
     for number, method in enumerate(run.methods):
-        x = [step.number for step in method.steps]
-        everything = [step.bytes["bytes_down"] for step in method.steps]
+        x = [step.step for step in method.steps]
+        everything = [step.bytes_down for step in method.steps]
         for key, name, place in (("bytes_up", "up", ""), ("bytes_down", "down", "2")):
-            y = [step.bytes[key] for step in method.steps]
+            y = [getattr(step, key) for step in method.steps]
             trace = line_trace(number, method.name, x, y, [human_bytes(v) for v in y], "step")
             traces.append({**trace, "xaxis": f"x{place}", "yaxis": f"y{place}", "showlegend": name == "up"})
-        if method is run.main and everything != [step.bytes["bytes_up"] for step in method.steps]:
+        if method is run.main and everything != [step.bytes_up for step in method.steps]:
             texts = [f"if all were sent up: {human_bytes(v)}" for v in everything]
             line = {"dash": "dot", "width": 1.5, "color": PALETTE[7], "shape": "linear"}
             traces.append(
@@ -77,7 +77,7 @@ def bytes_figure(run: RunData) -> Figure | None:
         for m in run.methods
     )
     rows = tuple(
-        (m.name, str(s.number), s.phase, *(human_bytes(s.bytes[k]) for k in ("bytes_up", "bytes_down")))
+        (m.name, str(s.step), s.phase, human_bytes(s.bytes_up), human_bytes(s.bytes_down))
         for m in run.methods
         for s in m.steps
     )
@@ -100,17 +100,15 @@ def seconds_figures(run: RunData) -> list[Figure]:
     figures = [Figure("seconds-total", "Time by method", said, totals, layout, height, ("method", *PHASES), rows)]
     steps = run.main.steps
     if steps:
-        named = [f"{step.number} {step.phase}" for step in steps]
+        named = [f"{step.step} {step.phase}" for step in steps]
         bars = _bars(named, {p: [s.seconds.get(p, 0.0) for s in steps] for p in PHASES}, "v")
         layout = base_layout(
             barmode="stack", xaxis=axis("step and phase", showgrid=False), yaxis=axis("seconds", rangemode="tozero")
         )
         slowest = max(steps, key=lambda s: sum(s.seconds.get(p, 0.0) for p in PHASES))
-        said = (
-            f"Seconds in each of {counted(len(steps), 'step')} of {run.main.name}; step {slowest.number} took longest."
-        )
+        said = f"Seconds in each of {counted(len(steps), 'step')} of {run.main.name}; step {slowest.step} took longest."
         rows = tuple(
-            (m.name, str(s.number), s.phase, *(human_seconds(s.seconds.get(p, 0.0)) for p in PHASES))
+            (m.name, str(s.step), s.phase, *(human_seconds(s.seconds.get(p, 0.0)) for p in PHASES))
             for m in timed
             for s in m.steps
         )

@@ -20,6 +20,7 @@ from fedlease.reporting.run.figures_run import bytes_figure, score_figures, seco
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.samples import shown_samples
 from fedlease.reporting.run.usage_numbers import short_modules, usage_sentence
+from fedlease.reporting.tables import allocation_table
 from fedlease.storage.documents import read_object
 from fedlease.storage.run_folder import read_settings
 
@@ -119,6 +120,7 @@ def _is_comparison(out: Path) -> bool:
 
 def _render(run: RunData) -> str:
     figures = _figures(run)
+    known_tasks = {client: row.task for client, row in run.clients.items()}
     return render(
         "report.html",
         figures,
@@ -130,7 +132,7 @@ def _render(run: RunData) -> str:
         facts=words.facts(run),
         advice=advise(run),
         allocation_words=words.allocation_words(run),
-        allocation_table=tables.allocation_table(run),
+        allocation_table=allocation_table(run.grouping, known_tasks) if run.grouping else None,
         score_words=words.score_words(run),
         client_table=tables.client_table(run),
         task_table=tables.task_table(run),

@@ -1,15 +1,16 @@
 """A run folder, finished or not -> the values that a report is drawn from."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedlease.config.settings import Settings
-from fedlease.core.types import Budget
+from fedlease.core.types import Allocation, Budget
 from fedlease.errors import RunFolderError
 from fedlease.reporting.means import averaged
-from fedlease.reporting.run.data import ClientRows, Grouping, MethodRun, Newcomer, Point, RunData, Step
+from fedlease.reporting.run.data import ClientRows, MethodRun, Point, RunData
 from fedlease.reporting.run.samples import read_samples
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.contents import Line
@@ -57,18 +58,18 @@ def read_run(out: Path) -> RunData:
         methods=tuple(methods),
         missing=tuple(missing),
         grouping=_read_grouping(out),
-        newcomers=_read_newcomers(out),
+        newcomers=read_newcomers(out),
         samples=read_samples({m.name: method_files(out, settings, m.name) for m in methods}, clients),
     )
 
 
 def _read_method(out: Path, name: str, settings: Settings) -> MethodRun:
-    steps = tuple(_step(record) for record in read_records(method_folder(out, settings, name)))
+    steps = tuple(read_records(method_folder(out, settings, name)))
     summary = read_summary(out, settings, name)
     return MethodRun(name, steps, summary, _points(steps, summary, settings))
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
+def read_records(folder: Path) -> list[Line]:
     """The lines of a method's ``rounds.jsonl``; one that a run is writing just now is left out.
 
     Args:
@@ -85,8 +86,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
             continue
         where = f"{checkpoint.rounds}, line {number}"
         try:
-            record = parse_json(line, where)
-            checked(record, Line, where)
+            record: Line = checked(parse_json(line, where), Line, where)
         except RunFolderError:
             if number == len(lines):
                 break  # no newline yet
@@ -95,22 +95,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _step(record: Mapping[str, Any]) -> Step:
-    rows: Mapping[str, Mapping[str, Any]] = record.get("clients", {})
-    counts = ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")
-    return Step(
-        number=int(record["step"]),
-        phase=str(record["phase"]),
-        round=int(record["round"]),
-        scores={client: float(row["score"]) for client, row in rows.items() if row.get("score") is not None},
-        refused={client: str(reason) for client, reason in record.get("refused", {}).items()},
-        bytes={key: int(record.get(key, 0)) for key in counts},
-        seconds={phase: float(value) for phase, value in record.get("seconds", {}).items()},
-        failed="clients" not in record,
-    )
-
-
-def _points(steps: Sequence[Step], summary: Mapping[str, Any] | None, settings: Settings) -> tuple[Point, ...]:
+def _points(steps: Sequence[Line], summary: Mapping[str, Any] | None, settings: Settings) -> tuple[Point, ...]:
     """A score belongs to the passes that came before it: a step scores the model that it receives."""
     warmed_up = any(step.round == 0 for step in steps)
     budget = Budget(settings.warmup.epochs, settings.rounds, settings.train.local_epochs)
@@ -126,30 +111,15 @@ def _points(steps: Sequence[Step], summary: Mapping[str, Any] | None, settings: 
     return tuple(Point(passes, scores) for passes, scores in sorted(merged.items()) if scores)
 
 
-def _read_grouping(out: Path) -> Grouping | None:
+def _read_grouping(out: Path) -> Allocation | None:
     content = read_allocation(out)
     if content is None:
         return None
-    return Grouping(
-        clients=tuple(content["clients"]),
+    return Allocation(
         num_experts=content["num_experts"],
         assignment=content["assignment"],
         silhouettes={int(k): float(s) for k, s in sorted(content["silhouettes"].items(), key=lambda i: int(i[0]))},
-        distances=tuple(tuple(float(value) for value in row) for row in content["distances"]),
+        distances=torch.tensor(content["distances"], dtype=torch.float64),
+        clients=content["clients"],
         warnings=tuple(content.get("warnings", ())),
-    )
-
-
-def _read_newcomers(out: Path) -> tuple[Newcomer, ...]:
-    return tuple(
-        Newcomer(
-            id=client,
-            task=content.get("task", "default"),
-            expert=content["expert"],
-            distances=tuple(float(value) for value in content.get("distances", ())),
-            margin=margin if (margin := content.get("margin")) is not None and math.isfinite(margin) else None,
-            unlike=content.get("unlike", False),
-            scores={name: float(value) for name, value in content.get("scores", {}).items() if value is not None},
-        )
-        for client, content in read_newcomers(out).items()
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 from fedlease.core.wording import counted
 from fedlease.errors import RunFolderError
+from fedlease.reporting.formats import percent
 from fedlease.reporting.run.data import RunData, Sample
-from fedlease.reporting.tables import percent
 from fedlease.storage.contents import SamplesContent
 from fedlease.storage.run_files import RunFiles
 from fedlease.tasks.metric_words import of_metric

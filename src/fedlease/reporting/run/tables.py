@@ -1,63 +1,17 @@
 """The tables of a report."""
 
-from dataclasses import dataclass, replace
+import math
 from typing import Any
 
-from fedlease.reporting.means import over, own_over, task_over, with_count
+from fedlease.reporting.formats import human_bytes
 from fedlease.reporting.run.data import RunData
-from fedlease.reporting.tables import human_bytes, percent
-from fedlease.tasks.metric_words import further_means, of_metric
+from fedlease.reporting.tables import Cell, Table, number, results_table, score
+from fedlease.tasks.metric_words import of_metric
 
-__all__ = [
-    "Cell",
-    "Table",
-    "allocation_table",
-    "bytes_table",
-    "client_table",
-    "newcomer_table",
-    "task_table",
-]
+__all__ = ["bytes_table", "client_table", "newcomer_table", "task_table"]
 
 
 HEAD_BYTES = ("head_bytes_up", "head_bytes_down")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Text, the number it is sorted by (None: as text), and the client it names, by place (None: none)."""
-
-    text: str
-    value: float | None = None
-    client: int | None = None
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that can be sorted; ``foot`` rows stay at the end."""
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    foot: tuple[tuple[Cell, ...], ...] = ()
-
-    def numeric(self, column: int) -> bool:
-        """Whether a column holds numbers, which stand at the right."""
-        return any(row[column].value is not None for row in self.rows)
-
-
-def allocation_table(run: RunData) -> Table | None:
-    """Experts by tasks: how many clients; and which."""
-    grouping = run.grouping
-    if grouping is None:
-        return None
-    rows = []
-    for expert in range(grouping.num_experts):
-        members = grouping.members(expert)
-        named = [run.task(client) for client in members if client in run.clients]
-        counts = (Cell(str(n) if (n := named.count(task)) else "\N{MIDDLE DOT}", n) for task in run.tasks)
-        rows.append((Cell(str(expert), expert), *counts, Cell(", ".join(members))))
-    return Table("Clients of each expert by task", ("expert", *run.tasks, "clients"), tuple(rows))
 
 
 def client_table(run: RunData) -> Table:
@@ -71,27 +25,25 @@ def client_table(run: RunData) -> Table:
     for place, (client, info) in enumerate(run.clients.items()):
         row = per_client.get(client, {})
         expert = experts.get(client)
-        scores = [method.finals.get(client) for method in done]
-        best = max((score for score in scores if score is not None), default=None)
+        finals = [method.finals.get(client) for method in done]
+        best = max((final for final in finals if final is not None), default=None)
         cells = [
             Cell(client, client=place),
             Cell(info.task),
             Cell("late" if client in run.late and expert is None else "-" if expert is None else str(expert), expert),
-            Cell(f"{info.train_rows:,}", info.train_rows),
-            Cell(f"{info.test_rows:,}", info.test_rows),
-            _score(row.get("majority")),
-            _score(row.get("bare_base")),
-            *(_score(score, best) for score in scores),
+            number(info.train_rows),
+            number(info.test_rows),
+            score(row.get("majority")),
+            score(row.get("bare_base")),
+            *(score(final, best) for final in finals),
         ]
-        rows.append((*cells, _score(row.get("own_expert"))) if own else tuple(cells))
+        rows.append((*cells, score(row.get("own_expert"))) if own else tuple(cells))
     foot = []
     if done:
         means = [method.mean for method in done]
         plain = [summary.get("majority_mean"), summary.get("bare_base_mean"), *means]
         plain += [summary.get("own_expert_mean")] if own else []
-        foot = [(Cell("mean"), *(Cell("") for _ in range(4)), *map(_score, plain))]
-        counts = [summary, summary, *(method.summary or {} for method in done), *([summary] if own else [])]
-        foot.append((Cell("clients in the mean"), *(Cell("") for _ in range(4)), *(Cell(over(s)) for s in counts)))
+        foot = [(Cell("mean"), *(Cell("") for _ in range(4)), *map(score, plain))]
     words = of_metric(run.metric)
     header = ("client", "task", "expert", "train rows", "test rows", words.naive, "untrained", *(m.name for m in done))
     header = (*header, "own expert only") if own else header
@@ -100,30 +52,9 @@ def client_table(run: RunData) -> Table:
 
 def task_table(run: RunData) -> Table | None:
     """Every task with the mean of every finished method; None before the first has finished."""
-    done = [method for method in run.methods if method.summary is not None]
-    if not done:
-        return None
-    by_task = [run.task_means(method.averaged) for method in done]
-    rows = []
-    for task in run.tasks:
-        members = sum(client.task == task for client in run.clients.values())
-        best = max((means[task] or 0 for means in by_task), default=None)
-        cells = [
-            _counted(_score(means[task], best), task_over(method.summary or {}, task))
-            for means, method in zip(by_task, done, strict=True)
-        ]
-        rows.append((Cell(task), Cell(str(members), members), *cells))
-    foot = [
-        (Cell("mean over clients"), Cell(str(len(run.clients)), 0), *(_score(m.mean) for m in done)),
-        (Cell("clients in the mean"), Cell(""), *(Cell(over(m.summary or {})) for m in done)),
-        (Cell("weighted by test rows"), Cell(""), *(_score((m.summary or {}).get("weighted_mean")) for m in done)),
-    ]
-    for key, name, values in further_means([m.summary or {} for m in done]):
-        counts = [own_over(method.summary or {}, key) for method in done]
-        further = [_counted(_score(value), count) for value, count in zip(values, counts, strict=True)]
-        foot.append((Cell(name), Cell(""), *further))
-    header = ("task", "clients", *(m.name for m in done))
-    return Table(f"Mean {of_metric(run.metric).name} by task, in %", header, tuple(rows), tuple(foot))
+    done = {method.name: method.summary for method in run.methods if method.summary is not None}
+    clients = {task: sum(client.task == task for client in run.clients.values()) for task in run.tasks}
+    return results_table(done, clients) if done else None
 
 
 def bytes_table(run: RunData) -> Table | None:
@@ -147,20 +78,22 @@ def newcomer_table(run: RunData) -> Table | None:
     """Clients placed after the run; None where there are none."""
     if not run.newcomers:
         return None
-    names = sorted({name for newcomer in run.newcomers for name in newcomer.scores})
+    names = sorted({name for found in run.newcomers.values() for name in found.get("scores", {})})
     rows = []
-    for n in run.newcomers:
-        distances = ", ".join(f"{e}: {d:.3f}" for e, d in enumerate(n.distances))
-        margin = "-" if n.margin is None else f"{n.margin:.3f}"
-        head = (Cell(n.id), Cell(n.task), Cell(str(n.expert), n.expert), Cell(distances), Cell(margin, n.margin))
-        rows.append((*head, Cell("yes" if n.unlike else "no"), *(_score(n.scores.get(name)) for name in names)))
+    for client, found in run.newcomers.items():
+        distances = ", ".join(f"{expert}: {d:.3f}" for expert, d in enumerate(found.get("distances", ())))
+        margin = found.get("margin")
+        known = margin is not None and math.isfinite(margin)
+        rows.append(
+            (
+                Cell(client),
+                Cell(found.get("task", "default")),
+                number(found["expert"]),
+                Cell(distances),
+                Cell(f"{margin:.3f}", margin) if known else Cell("-"),
+                Cell("yes" if found.get("unlike") else "no"),
+                *(score(found.get("scores", {}).get(name)) for name in names),
+            )
+        )
     header = ("client", "task", "expert", "distance to each expert", "margin", "unlike any", *names)
     return Table("Clients that joined after the run", header, tuple(rows))
-
-
-def _counted(cell: Cell, counts: tuple[int, int] | int | None) -> Cell:
-    return cell if cell.value is None else replace(cell, text=with_count(cell.text, counts))
-
-
-def _score(value: float | None, best: float | None = None) -> Cell:
-    return Cell(percent(value), value, best=value is not None and best is not None and value >= best - 1e-9)

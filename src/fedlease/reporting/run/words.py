@@ -5,12 +5,13 @@ from pathlib import PurePath
 from typing import Any
 
 from fedlease.core.wording import counted
+from fedlease.reporting.formats import human_seconds, percent
 from fedlease.reporting.means import averaged, left_out_lines
+from fedlease.reporting.results import agreement
 from fedlease.reporting.run.data import MethodRun, RunData, mean
-from fedlease.reporting.tables import human_seconds, percent
 from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["HEADS", "TIE", "allocation_words", "facts", "headline", "score_words", "time_words"]
+__all__ = ["HEADS", "TIE", "allocation_words", "facts", "headline", "score_words", "span", "time_words"]
 
 TIE = 0.0005
 """Scores nearer than this print alike."""
@@ -58,7 +59,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Data", _data(run)),
         ("Clients", f"{len(run.clients)}, {sampled}"),
         ("Skipped", "; ".join(f"{client} ({why})" for client, why in (env.get("skipped_clients") or {}).items())),
-        ("Train rows", f"{sum(rows):,} in all, {_span(rows)} per client"),
+        ("Train rows", f"{sum(rows):,} in all, {span(rows)} per client"),
         (
             "Budget",
             epochs
@@ -87,11 +88,8 @@ def allocation_words(run: RunData) -> list[str]:
     if grouping is None:
         return []
     said = [f"{counted(len(grouping.clients), 'client')} were given {counted(grouping.num_experts, 'expert')}."]
-    if len(run.tasks) > 1 and len(grouping.clients) > 1:
-        from sklearn.metrics import adjusted_rand_score
-
-        known = [client for client in grouping.clients if client in run.clients]
-        index = adjusted_rand_score([run.task(c) for c in known], [grouping.assignment[c] for c in known])
+    tasks = {client: run.task(client) for client in grouping.clients if client in run.clients}
+    if len(tasks) > 1 and (index := agreement(tasks, grouping.assignment)) is not None:
         said.append(
             f"There are {len(run.tasks)} tasks. The agreement of the groups with them, the adjusted Rand index, is "
             f"{index:.2f}: 1 is the same grouping, 0 what chance would give. The algorithm does not see the tasks."
@@ -191,7 +189,8 @@ def _no_folder(name: str) -> str:
     return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
-def _span(counts: list[int]) -> str:
+def span(counts: list[int]) -> str:
+    """``3 to 4``, or the one number that all are."""
     least, most = min(counts, default=0), max(counts, default=0)
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 

@@ -1,0 +1,71 @@
+"""Numbers, names and lists as people read them, on a terminal, on a page and in Markdown."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape as escape_markup
+
+from fedlease.core.wording import printable
+
+__all__ = ["escape", "human_bytes", "human_seconds", "listed", "percent", "points", "print_note", "spread"]
+
+
+class Spread(Protocol):
+    """A mean over seeds with its standard deviation, which a single seed has not."""
+
+    @property
+    def mean(self) -> float: ...
+
+    @property
+    def deviation(self) -> float | None: ...
+
+
+def escape(text: str) -> str:
+    """Text of unknown origin as it can be printed: neither markup nor control sequences take effect."""
+    return escape_markup(printable(text))
+
+
+def print_note(console: Console, text: str) -> None:
+    """Prints what the reader should know, whatever its origin."""
+    console.print(f"[yellow]note[/] {escape(text)}", soft_wrap=True)
+
+
+def human_bytes(count: float) -> str:
+    """1,234,567 -> ``1.2 MB``; decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        digits = 0 if unit == "B" else 1
+        if round(abs(count), digits) < 1000:
+            return f"{count:.{digits}f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """75 -> ``1 min 15 s``."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(value: float | None) -> str:
+    """0.876 -> ``87.6``."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference in percentage points with its sign; a negative zero is a plain one."""
+    return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def spread(score: Spread) -> str:
+    """Mean and, where there is one, standard deviation in %."""
+    return percent(score.mean) + ("" if score.deviation is None else f" ± {100 * score.deviation:.1f}")
+
+
+def listed(names: Sequence[str], most: int | None = None) -> str:
+    """``a, b and c``; beyond ``most`` names the rest is counted."""
+    if most is not None and len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

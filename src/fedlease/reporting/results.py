@@ -1,0 +1,99 @@
+"""What is printed at the end of a run and of an onboarding."""
+
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedlease.core.wording import counted
+from fedlease.reporting.formats import escape, print_note
+from fedlease.reporting.means import common_words, left_out_lines
+from fedlease.reporting.tables import Cell, Table, cost_rows, results_table, score
+from fedlease.tasks.metric_words import of_metric
+
+__all__ = ["agreement", "render_onboarding", "render_results"]
+
+
+def render_results(
+    out: Path,
+    summaries: Mapping[str, Mapping[str, Any]],
+    console: Console,
+    *,
+    models_here: bool = True,
+    printed: Collection[str] = (),
+) -> None:
+    """Prints the results, who is missing in them, on which terms they were reached, and what to type next.
+
+    Args:
+        out: run folder.
+        summaries: method -> content of its ``summary.json``.
+        console: where to.
+        models_here: whether the run folder holds every client's model.
+        printed: warnings of the summaries that were printed before.
+    """
+    table = results_table(summaries)
+    console.print(replace(table, foot=(*table.foot, *cost_rows(summaries))).for_terminal())
+    for line in [*left_out_lines(summaries), common_words(summaries)]:
+        if line:
+            print_note(console, line)
+    for method, summary in summaries.items():
+        for warning in dict.fromkeys(summary.get("warnings", ())):
+            if warning not in printed:
+                print_note(console, f"{method}: {warning}")
+    for line in _closing(out, next(iter(summaries.values())), models_here):
+        console.print(escape(line), soft_wrap=True)
+
+
+def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
+    """Prints where a newcomer was placed and what it gained.
+
+    Args:
+        content: of its ``onboarding.json``.
+        console: where to.
+    """
+    experts = tuple(f"expert {number}" for number in range(len(content["distances"])))
+    near = tuple(Cell(f"{d:.3f}", d, best=e == content["expert"]) for e, d in enumerate(content["distances"]))
+    console.print(Table("distance of its warm-up to those of each expert's clients", experts, (near,)).for_terminal())
+    margin = "" if content["margin"] is None else f", nearer than the next by {content['margin']:.3f}"
+    console.print(f"Client {escape(content['client'])} is placed with expert {content['expert']}{margin}.")
+    rows = tuple((Cell(name), score(value)) for name, value in content["scores"].items())
+    title = f"{of_metric(content['metric']).name} in % on its {content['test_rows']} test rows"
+    console.print(Table(title, ("", ""), rows).for_terminal())
+    if content["unlike"]:
+        print_note(
+            console,
+            "it is unlike any expert: farther from the nearest than each of that expert's own clients is from the "
+            "others. Its own warm-up, or a run with it, may serve it better.",
+        )
+
+
+def agreement(tasks: Mapping[str, str], assignment: Mapping[str, int]) -> float | None:
+    """Adjusted Rand index of groups and tasks over the clients that have both; None where all have one task."""
+    if len(set(tasks.values())) < 2:
+        return None
+    from sklearn.metrics import adjusted_rand_score
+
+    order = sorted(assignment.keys() & tasks.keys())
+    return float(adjusted_rand_score([tasks[c] for c in order], [assignment[c] for c in order]))
+
+
+def _closing(out: Path, first: Mapping[str, Any], models_here: bool) -> Iterator[str]:
+    tasks = {client: row["task"] for client, row in first["per_client"].items()}
+    if first.get("assignment") and (index := agreement(tasks, first["assignment"])) is not None:
+        yield (
+            f"{counted(first['num_experts'], 'expert')} for {counted(len(set(tasks.values())), 'task')}; "
+            f"agreement of the groups with the tasks (adjusted Rand index): {index:.2f}"
+        )
+    heads = f"heads {first['head']}, " if of_metric(first["metric"]).heads else ""
+    passes = counted(first["passes"], "pass", "passes")
+    yield f"All methods: {passes} over each client's rows, {heads}seed {first['seed']}."
+    yield f"Run folder: {out}, explained in {out / 'report.html'}"
+    if not models_here:
+        yield "Every client's model is on its own machine, where its node has a state-dir or model-out."
+        return
+    again = f"fedlease run {shlex.quote(str(out / 'config.yaml'))} --set seed={first['seed'] + 1}"
+    yield f"The same on another seed: {again}"
+    yield f'Next: python -c "import fedlease; print(fedlease.load({str(out)!r}, {next(iter(tasks))!r}))"'
