@@ -1,64 +1,105 @@
-"""Results of first steps, so that methods that begin with the same work do it once."""
+"""Work that several methods or runs begin with, done once: first steps, and the scores of the untrained model."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from fedlease.client.training import LocalResult
 from fedlease.core.codec import CodecError, digest, dumps, loads
-from fedlease.core.types import ClientId, ClientTask, Tensors
+from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors
 from fedlease.errors import RunFolderError
 from fedlease.files import read_file, write_atomically
 from fedlease.storage.run_files import MOST_WEIGHTS
 from fedlease.tasks.base import Measured
 
-__all__ = ["FirstStep", "WorkCache"]
+__all__ = ["IN_MEMORY", "WorkCache", "begins_with"]
 
-FirstStep = tuple[LocalResult, dict[str, float]]
-"""What training left, and the scores of the model received."""
+IN_MEMORY = 256 * 2**20
+"""Bytes of tensors that a run keeps in memory; further first steps go to disk."""
+
+
+def begins_with(start: ClientModel, task: ClientTask, tensors: Tensors) -> bool:
+    """Whether a task trains from the common start, so that other methods' first tasks may be the same."""
+    same = (name in tensors and tensors[name].equal(tensor) for name, tensor in start.tensors.items())
+    return task.round <= 1 and task.model.spec == start.spec and all(same)
 
 
 @dataclass
 class WorkCache:
-    """Keyed by the content of the work, not by who asks for it.
+    """Results by the content of the work, not by the method that asks for it.
 
     Attributes:
         context: digest of all that the work depends on beside the task: rows, base model, optimiser, seed.
-        folder: where results are kept beyond this process; None keeps them in memory only.
-        bare: client -> how the untrained model does.
+        start: the common start of methods that share first steps; None shares scores alone.
+        folder: where results are kept for other runs, too; None keeps them for this run, in a temporary folder when
+            they exceed ``in_memory``.
+        in_memory: bytes of tensors.
     """
 
     context: str = ""
+    start: ClientModel | None = None
     folder: Path | None = None
-    bare: dict[ClientId, Measured] = field(default_factory=dict)
-    _kept: dict[str, FirstStep] = field(default_factory=dict)
+    in_memory: int = IN_MEMORY
+    _results: dict[str, Any] = field(default_factory=dict)
+    _bytes: int = 0
+    _temporary: TemporaryDirectory[str] | None = None
 
-    def key(self, client: ClientId, task: ClientTask, tensors: Tensors) -> str | None:
-        """The work's name, 64 hexadecimal digits; None for work that is not kept: later rounds."""
-        if task.round > 1:
+    def step_key(self, client: ClientId, task: ClientTask, tensors: Tensors) -> str | None:
+        """Names the work of a first step by 64 hexadecimal digits; None where nothing else could begin with it."""
+        if self.start is None or not begins_with(self.start, task, tensors):
             return None
         stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
-        values = dumps((client, task.model.spec, dict(sorted(tensors.items()))))
-        return digest(values + repr((self.context, task.round, stages)).encode())
+        return digest(f"{self.score_key(client, task.model, tensors)} {task.round} {stages}".encode())
 
-    def get(self, key: str | None) -> FirstStep | None:
-        """What is kept under a key; a damaged file counts as absent."""
-        if key is None:
-            return None
-        if key not in self._kept and self.folder is not None:
-            path = self.folder / f"{key[:32]}.safetensors"
-            try:
-                found_key, result, metrics = loads(read_file(path, MOST_WEIGHTS))
-            except (OSError, RunFolderError, CodecError, TypeError, ValueError):
-                return None
-            if found_key == key:
-                self._kept[key] = (result, metrics)
-        return self._kept.get(key)
+    def score_key(self, client: ClientId, model: ClientModel, tensors: Tensors) -> str:
+        """Names the scoring of a client's model by 64 hexadecimal digits."""
+        return digest(dumps((self.context, client, model.spec, dict(tensors))))
 
-    def put(self, key: str | None, step: FirstStep) -> None:
-        """Keeps a result."""
-        if key is None or key in self._kept:
+    def step(self, key: str | None) -> LocalResult | None:
+        """The first step under a key, if it has been done."""
+        found = self._get(key)
+        return found if isinstance(found, LocalResult) else None
+
+    def scores(self, key: str) -> Measured | None:
+        """The scores under a key, if they have been taken."""
+        found = self._get(key)
+        return found if isinstance(found, Measured) else None
+
+    def put(self, key: str | None, result: LocalResult | Measured) -> None:
+        """Keeps a result for whoever does the same work."""
+        if key is None or key in self._results:
             return
-        self._kept[key] = step
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / f"{key[:32]}.safetensors", dumps((key, *step)))
+            _write(self.folder, key, result)
+        size = _size(result)
+        if self._bytes + size <= self.in_memory:
+            self._results[key] = result
+            self._bytes += size
+        elif self.folder is None:
+            self._temporary = self._temporary or TemporaryDirectory(prefix="fedlease-")
+            _write(Path(self._temporary.name), key, result)
+
+    def _get(self, key: str | None) -> Any:
+        """A result; a damaged file counts as absent."""
+        if key is None or key in self._results:
+            return self._results.get(key or "")
+        folder = self.folder or (Path(self._temporary.name) if self._temporary else None)
+        if folder is None:
+            return None
+        try:
+            written, result = loads(read_file(folder / f"{key[:32]}.safetensors", MOST_WEIGHTS))
+        except (OSError, RunFolderError, CodecError, TypeError, ValueError):
+            return None
+        return result if written == key else None
+
+
+def _write(folder: Path, key: str, result: LocalResult | Measured) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{key[:32]}.safetensors", dumps((key, result)))
+
+
+def _size(result: LocalResult | Measured) -> int:
+    if isinstance(result, Measured):
+        return 0
+    return sum(tensor.nbytes for tensors in (result.update.tensors, result.private) for tensor in tensors.values())

@@ -1,57 +1,76 @@
-"""The private tensors of every client: trained, never uploaded."""
+"""A client's private tensors: trained, never uploaded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from torch import Tensor
+from fedlease.core.codec import serialisable
+from fedlease.core.types import ANCHOR, AdapterSpec, Tensors, head_names
 
-from fedlease.core.types import ANCHOR, AdapterSpec, ClientId, Tensors, head_names
-
-__all__ = ["BOOK_SLOT", "HEAD_SLOT", "ClientStore"]
+__all__ = ["ELSEWHERE", "HEAD_SLOT", "Private", "is_elsewhere"]
 
 HEAD_SLOT = "head"
-BOOK_SLOT = "elsewhere"
-"""What a server notes of a client that keeps its tensors on its own machine: ``accepted``, its last step whose update
-was used, and ``keeps``, 1 where it keeps anything."""
+ELSEWHERE = "elsewhere"
+"""The slot in which a server records a client that keeps its tensors on its own machine: ``accepted``, the last step
+whose update was used, and ``keeps``, 1 where the client keeps anything."""
 
 
-@dataclass
-class ClientStore:
-    """Keyed by client and by what the tensors belong to: the fingerprint of an adapter's spec, or ``"head"``.
+@serialisable
+@dataclass(frozen=True)
+class Private:
+    """What one client keeps under one method.
 
-    A head belongs to the client and not to an adapter, so it outlives the change of spec at the allocation.
+    A slot is named by what its tensors belong to: the fingerprint of an adapter's spec, or ``"head"``. A head belongs to
+    the client and not to an adapter, so it outlives the change of spec at the allocation.
+
+    Attributes:
+        slots: slot -> tensors of updates that the server used.
+        step: the step in which ``pending`` was trained, or None.
+        spec: the adapter that ``pending`` belongs to.
+        pending: trained last; moves into the slots once a request says that the update of ``step`` was used.
     """
 
-    slots: dict[ClientId, dict[str, Tensors]] = field(default_factory=dict)
+    slots: Mapping[str, Tensors] = field(default_factory=dict)
+    step: int | None = None
+    spec: AdapterSpec | None = None
+    pending: Tensors = field(default_factory=dict)
 
-    def get(self, client: ClientId, spec: AdapterSpec) -> dict[str, Tensor]:
-        """The client's private tensors that fit this adapter, by name."""
-        kept = self.slots.get(client, {})
-        return {**kept.get(spec.fingerprint(), {}), **kept.get(HEAD_SLOT, {})}
+    def trained(self, step: int, spec: AdapterSpec, tensors: Tensors) -> "Private":
+        """With the private tensors of one more task pending."""
+        return replace(self, step=step, spec=spec, pending=dict(tensors))
 
-    def put(self, client: ClientId, spec: AdapterSpec, tensors: Tensors) -> None:
-        """Replaces what the client keeps for this adapter, and its head where one is given."""
-        heads = head_names(tensors)
-        kept = self.slots.setdefault(client, {})
-        adapter = {name: tensor for name, tensor in tensors.items() if name not in heads}
-        if adapter:
-            kept[spec.fingerprint()] = adapter
-        if heads:
-            kept[HEAD_SLOT] = {name: tensors[name] for name in heads}
+    def accepted(self, step: int | None, spec: AdapterSpec) -> "Private":
+        """What holds now that the server's last used update of this client is known; nothing stays pending.
 
-    def overlay(self, client: ClientId, spec: AdapterSpec, tensors: Tensors) -> Tensors:
-        """``tensors`` with the client's private ones laid over those of the same name, and its anchor if it has one."""
-        private = self.get(client, spec)
+        Args:
+            step: in which that update was trained. None: no update was used yet, so whatever lies here is left over
+                from a server that was stopped, and goes.
+            spec: the adapter in use from now on; slots of other adapters go.
+        """
+        if step is None:
+            return Private()
+        slots = dict(self.slots)
+        if self.spec is not None and self.step == step:
+            heads = head_names(self.pending)
+            adapter = {name: tensor for name, tensor in self.pending.items() if name not in heads}
+            if adapter:
+                slots[self.spec.fingerprint()] = adapter
+            if heads:
+                slots[HEAD_SLOT] = {name: self.pending[name] for name in sorted(heads)}
+        return Private({slot: slots[slot] for slot in slots if slot in (HEAD_SLOT, spec.fingerprint())})
+
+    def overlay(self, spec: AdapterSpec, tensors: Tensors) -> Tensors:
+        """``tensors`` with the private ones laid over those of the same name, and the client's anchor if it has one."""
+        private = {**self.slots.get(spec.fingerprint(), {}), **self.slots.get(HEAD_SLOT, {})}
         anchor = {ANCHOR: private[ANCHOR]} if ANCHOR in private else {}
         return {**{name: private.get(name, tensor) for name, tensor in tensors.items()}, **anchor}
 
-    def is_elsewhere(self, client: ClientId) -> bool:
-        """Whether the client keeps tensors on another machine, so that what is here is not its model."""
-        book = self.slots.get(client, {}).get(BOOK_SLOT)
-        return book is not None and bool(book["keeps"])
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors, pending ones too."""
+        return frozenset(name for tensors in (*self.slots.values(), self.pending) for name in tensors)
 
-    def forget_other_specs(self, keep: Mapping[ClientId, AdapterSpec]) -> None:
-        """Drops adapters of specs that are no longer in use."""
-        for client, kept in self.slots.items():
-            wanted = {HEAD_SLOT, keep[client].fingerprint()} if client in keep else set(kept)
-            self.slots[client] = {slot: tensors for slot, tensors in kept.items() if slot in wanted}
+
+def is_elsewhere(slots: Mapping[str, Tensors]) -> bool:
+    """Whether a client keeps private tensors on another machine, so that the slots here are not its whole model."""
+    record = slots.get(ELSEWHERE)
+    return record is not None and bool(record["keeps"])

@@ -1,11 +1,13 @@
-"""One client's work in one round: load, train the stages, give back. The same in every engine."""
+"""The training loop of a client: sampling, loss, backward, clipping and step, the same in every engine."""
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
+from torch import Tensor, nn
 
 from fedlease.client.resident import ResidentModel
 from fedlease.core.codec import serialisable
@@ -15,10 +17,10 @@ from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Encoded
 from fedlease.tasks.batches import training_batches
 
-__all__ = ["LocalResult", "OnBatch", "Optimiser", "local_step"]
+__all__ = ["LocalResult", "OnBatch", "Optimiser", "Progress", "Share", "Trainer", "TrainsTasks", "local_result"]
 
-OnBatch = Callable[[int, int, float], None]
-"""Receives steps done, steps in total, and the loss of the last."""
+OnBatch = Callable[[ClientId, int, int, float], None]
+"""Receives the client, steps done, steps in total, and the loss of the last of those done."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,10 @@ class Optimiser:
 
     Attributes:
         lr: learning rate.
-        weight_decay: AdamW's.
+        weight_decay: of AdamW.
         batch_size: rows per step.
         clip_norm: largest gradient norm, or None.
-        threads: CPU threads; other counts sum in another order.
+        threads: CPU threads; another number sums in another order.
         seed: root seed of the run.
     """
 
@@ -45,13 +47,13 @@ class Optimiser:
 @serialisable
 @dataclass(frozen=True)
 class LocalResult:
-    """What local training leaves.
+    """The outcome of local training.
 
     Attributes:
-        update: goes to the server.
-        private: stays with the client.
+        update: for the server.
+        private: tensors that stay with the client.
         steps: optimiser steps.
-        seconds: of training.
+        seconds: time spent training.
     """
 
     update: ClientUpdate
@@ -60,98 +62,214 @@ class LocalResult:
     seconds: float
 
 
-def local_step(
-    resident: ResidentModel,
-    client: ClientId,
-    task: ClientTask,
-    rows: Encoded,
-    optimiser: Optimiser,
-    on_batch: OnBatch | None = None,
-) -> LocalResult:
-    """Trains the stages of a task on what is loaded in ``resident``.
+@dataclass(frozen=True)
+class Share:
+    """One client's share of the training rows.
 
-    Args:
-        resident: with the task's model and the client's private tensors loaded.
-        client: whose rows.
-        task: what to train and what to upload.
-        rows: the client's train rows, tokenised.
-        optimiser: see :class:`Optimiser`.
-        on_batch: called after every step.
-
-    Raises:
-        UpdateRefusedError: the loss is NaN or infinite, or no gradient reached anything; nothing of this step may be
-            used: what was received would be averaged as if it had been learnt.
-        ConfigError: a GPU cannot give the same bits every time, and the settings want it.
+    Attributes:
+        rows: tokenised.
+        shuffle: draws the order of the rows.
+        parameters: trained by the client's batches.
+        head: modules that are put in place before each of its batches; empty leaves those that are loaded.
     """
-    with resident.repeatable():
-        return _trained(resident, client, task, rows, optimiser, on_batch)
+
+    rows: Encoded
+    shuffle: torch.Generator
+    parameters: Sequence[nn.Parameter]
+    head: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
-def _trained(
-    resident: ResidentModel,
-    client: ClientId,
-    task: ClientTask,
-    rows: Encoded,
-    optimiser: Optimiser,
-    on_batch: OnBatch | None,
-) -> LocalResult:
-    torch.set_num_threads(optimiser.threads)
-    started = time.perf_counter()
-    total = sum(stage.epochs for stage in task.stages) * math.ceil(len(rows) / optimiser.batch_size)
-    done = 0
-    losses: list[float] = []
-    learnt = False
-    for number, stage in enumerate(task.stages):
-        parameters = resident.train_only(stage.trainable)
-        resident.restrict(stage.experts)
-        resident.model.train()
-        torch.manual_seed(derive(optimiser.seed, "dropout", client, task.round, number))
-        shuffle = generator(optimiser.seed, "batches", client, task.round, number)
-        adamw = torch.optim.AdamW(parameters, lr=optimiser.lr, weight_decay=optimiser.weight_decay, fused=True)
-        for epoch in range(stage.epochs):
-            losses = []
-            for batch in training_batches(rows.lengths, optimiser.batch_size, shuffle):
-                loss = resident.task.batch_loss(resident, rows, batch)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise UpdateRefusedError(client, f"loss is {value} in epoch {epoch + 1}, step {done + 1}")
-                loss.backward()
-                # One step with a gradient is enough, and as a rule it is the first.
-                learnt = learnt or any(p.grad is not None and bool(p.grad.any()) for p in parameters)
-                if optimiser.clip_norm is not None:
-                    torch.nn.utils.clip_grad_norm_(parameters, optimiser.clip_norm)
-                adamw.step()
-                adamw.zero_grad(set_to_none=True)
-                losses.append(value * len(batch))
-                done += 1
-                if on_batch is not None:
-                    on_batch(done, total, value)
+@dataclass
+class Progress:
+    """Steps done over several stages.
+
+    Attributes:
+        total: steps of all stages.
+        on_batch: called after every step, or None.
+        done: steps so far.
+        learnt: whether any step had a gradient.
+    """
+
+    total: int
+    on_batch: OnBatch | None = None
+    done: int = 0
+    learnt: bool = False
+
+
+class TrainsTasks(Protocol):
+    """A way of training a task on the resident model: :class:`Trainer`, or one that pools, stacks or adds noise."""
+
+    resident: ResidentModel
+    optimiser: Optimiser
+
+    def train(
+        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None
+    ) -> LocalResult:
+        """See :meth:`Trainer.train`."""
+
+
+@dataclass
+class Trainer:
+    """Trains what is loaded in the resident model.
+
+    Attributes:
+        resident: the base model.
+        optimiser: of every stage.
+    """
+
+    resident: ResidentModel
+    optimiser: Optimiser
+
+    def train(
+        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None
+    ) -> LocalResult:
+        """Trains the stages of a task; the task's model and the client's private tensors are loaded before.
+
+        Args:
+            client: whose rows.
+            task: what to train and what to upload.
+            rows: the client's train rows, tokenised.
+            on_batch: called after every step.
+
+        Raises:
+            UpdateRefusedError: the loss is NaN or infinite, or no gradient reached anything. Nothing of this task may
+                be used: the tensors that were received would be averaged as if they had been learnt.
+            ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
+        """
+        with self.resident.repeatable():
+            return self._train(client, task, rows, on_batch)
+
+    def _train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None) -> LocalResult:
+        resident, seed = self.resident, self.optimiser.seed
+        torch.set_num_threads(self.optimiser.threads)
+        started = time.perf_counter()
+        progress = Progress(sum(stage.epochs for stage in task.stages) * self.steps_per_epoch(rows), on_batch)
+        loss = 0.0
+        for number, stage in enumerate(task.stages):
+            parameters = resident.train_only(stage.trainable)
+            resident.restrict(stage.experts)
+            torch.manual_seed(derive(seed, "dropout", client, task.round, number))
+            share = Share(rows, generator(seed, "batches", client, task.round, number), parameters)
+            loss = self.fit({client: share}, stage.epochs, progress)[client]
         resident.restrict(None)
-    resident.model.eval()
-    resident.train_only(())
-    if not learnt:
-        reason = f"no step had a gradient, the loss is {math.fsum(losses) / len(rows):g}: its rows teach nothing"
-        raise UpdateRefusedError(client, reason)
-    private = resident.read(task.private)
-    if task.model.spec.anchors:
-        private[ANCHOR] = _anchor(resident, rows, task.model.spec.anchors, generator(optimiser.seed, "anchors", client))
-    for name, tensor in private.items():
-        # Uploads are checked by whoever receives them; nobody else sees these.
-        if not bool(torch.isfinite(tensor).all()):
-            raise UpdateRefusedError(client, f"{name} holds values that are NaN or infinite after training")
-    seconds = time.perf_counter() - started
+        resident.train_only(())
+        if not progress.learnt:
+            reason = f"no step had a gradient, the loss is {loss:g}: its rows teach nothing"
+            raise UpdateRefusedError(client, reason)
+        tensors = resident.read(task.trainable | task.upload)
+        if task.model.spec.anchors:
+            rng = generator(seed, "anchors", client)
+            tensors[ANCHOR] = _anchor(resident, rows, task.model.spec.anchors, rng)
+        for name in sorted(tensors.keys() - task.upload):
+            # Uploads are checked by the server; nobody else sees these.
+            if not bool(torch.isfinite(tensors[name]).all()):
+                raise UpdateRefusedError(client, f"{name} holds values that are NaN or infinite after training")
+        seconds = time.perf_counter() - started
+        return local_result(client, task, len(rows), tensors, loss, progress.done, seconds)
+
+    def steps_per_epoch(self, rows: Encoded) -> int:
+        """Batches in one pass over the rows."""
+        return math.ceil(len(rows) / self.optimiser.batch_size)
+
+    def fit(
+        self,
+        shares: Mapping[ClientId, Share],
+        epochs: int,
+        progress: Progress,
+        order: torch.Generator | None = None,
+    ) -> dict[ClientId, float]:
+        """Makes so many passes over the rows of all shares with one optimiser.
+
+        Args:
+            shares: client -> its share; a batch holds rows of one client.
+            epochs: passes.
+            progress: of the task; is updated.
+            order: draws the order of all batches; None takes them as the shares have them.
+
+        Returns:
+            Client -> mean loss over its rows in the last pass.
+
+        Raises:
+            UpdateRefusedError: the loss is NaN or infinite; the tensors are spoilt and must be discarded.
+        """
+        trained = {id(parameter): parameter for share in shares.values() for parameter in share.parameters}
+        options = self.optimiser
+        adamw = torch.optim.AdamW(trained.values(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        self.resident.model.train()
+        losses: dict[ClientId, list[float]] = {}
+        for epoch in range(epochs):
+            losses = {client: [] for client in shares}
+            steps = self._steps(shares, adamw, progress, order)
+            for client, size, loss in _one_behind(steps):
+                value = float(loss)
+                progress.done += 1
+                if not math.isfinite(value):
+                    raise UpdateRefusedError(client, f"loss is {value} in epoch {epoch + 1}, step {progress.done}")
+                losses[client].append(value * size)
+                if progress.on_batch is not None:
+                    progress.on_batch(client, progress.done, progress.total, value)
+        self.resident.model.eval()
+        return {client: math.fsum(values) / len(shares[client].rows) for client, values in losses.items()}
+
+    def _steps(
+        self,
+        shares: Mapping[ClientId, Share],
+        adamw: torch.optim.Optimizer,
+        progress: Progress,
+        order: torch.Generator | None,
+    ) -> Iterator[tuple[ClientId, int, Tensor]]:
+        """One pass; the loss of every step, a scalar that is still on the device."""
+        batches = [
+            (client, batch)
+            for client, share in shares.items()
+            for batch in training_batches(share.rows.lengths, self.optimiser.batch_size, share.shuffle)
+        ]
+        if order is not None:
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=order).tolist()]
+        for client, batch in batches:
+            share = shares[client]
+            self.resident.use_head(share.head)
+            loss = self.resident.task.batch_loss(self.resident, share.rows, batch)
+            loss.backward()
+            # One step with a gradient is enough, and as a rule it is the first.
+            progress.learnt = progress.learnt or any(
+                p.grad is not None and bool(p.grad.any()) for p in share.parameters
+            )
+            if self.optimiser.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(share.parameters, self.optimiser.clip_norm)
+            adamw.step()
+            adamw.zero_grad(set_to_none=True)
+            yield client, len(batch), loss.detach()
+
+
+def _one_behind(
+    steps: Iterator[tuple[ClientId, int, Tensor]],
+) -> Iterator[tuple[ClientId, int, Tensor]]:
+    """The same items, each once the next has been made: reading a loss then waits for no step but a past one."""
+    waiting = next(steps, None)
+    while waiting is not None:
+        coming = next(steps, None)
+        yield waiting
+        waiting = coming
+
+
+def local_result(
+    client: ClientId, task: ClientTask, num_examples: int, tensors: Tensors, loss: float, steps: int, seconds: float
+) -> LocalResult:
+    """Divides trained tensors into the update and what stays with the client."""
     update = ClientUpdate(
         client=client,
         phase=task.phase,
         round=task.round,
-        num_examples=len(rows),
-        tensors=resident.read(task.upload),
-        metrics={"loss": math.fsum(losses) / len(rows)},
+        num_examples=num_examples,
+        tensors={name: tensors[name] for name in sorted(task.upload)},
+        metrics={"loss": loss},
     )
-    return LocalResult(update, private, done, seconds)
+    own = (task.private | {ANCHOR}) & tensors.keys()
+    return LocalResult(update, {name: tensors[name] for name in sorted(own)}, steps, seconds)
 
 
-def _anchor(resident: ResidentModel, rows: Encoded, count: int, rng: torch.Generator) -> torch.Tensor:
+def _anchor(resident: ResidentModel, rows: Encoded, count: int, rng: torch.Generator) -> Tensor:
     """Mean direction of a few train rows, (hidden,), the same rows in every round."""
     chosen = sorted(torch.randperm(len(rows), generator=rng)[:count].tolist())
     return resident.represent(rows.questions(chosen, resident.device)).mean(0).cpu()

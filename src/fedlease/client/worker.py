@@ -1,27 +1,40 @@
-"""The client's half of a run: takes a task, trains, gives back; scores its own rows. The same in every engine."""
+"""One client's half of a run: handles a request by training or scoring on the resident model."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from fedlease.client.cache import WorkCache
 from fedlease.client.candidates import choose
+from fedlease.client.messages import (
+    FinalScores,
+    Finish,
+    Finished,
+    Refused,
+    Reply,
+    Request,
+    Score,
+    Scored,
+    Train,
+    Trained,
+)
 from fedlease.client.resident import ResidentModel
-from fedlease.client.store import ClientStore
-from fedlease.client.training import LocalResult, OnBatch, Optimiser, local_step
-from fedlease.core.codec import serialisable
-from fedlease.core.types import ANCHOR, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.client.store import Private
+from fedlease.client.training import LocalResult, OnBatch, TrainsTasks, local_result
+from fedlease.core.types import ANCHOR, ClientModel, ClientTask, Tensors
 from fedlease.data.federation import ClientData
+from fedlease.errors import UpdateRefusedError
 from fedlease.peft_plugin.usage import record_usage
 from fedlease.tasks.base import Encoded, Measured
 
-__all__ = ["Answer", "Client", "ClientWork", "FinalScores"]
+__all__ = ["LOST", "Client", "ClientWorker"]
+
+LOST = "has lost what it kept to itself, and went on from what the server sent"
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client's rows as the engine needs them."""
+    """A client's rows, raw and tokenised."""
 
     data: ClientData
     train: Encoded
@@ -33,189 +46,138 @@ class Client:
         return len(self.data.labels)
 
 
-@serialisable
-@dataclass(frozen=True)
-class Answer:
-    """What a client gives back for one task.
-
-    Attributes:
-        update: for the method.
-        score: of the model received, by the headline metric on the client's test rows; None where rounds are not
-            scored.
-        steps: optimiser steps.
-        train_seconds: of training.
-        evaluate_seconds: of scoring, and of the choice among candidates.
-        reused: whether the work had been done before, by another method with the same first step.
-        notes: plain sentences, such as what the client has lost.
-    """
-
-    update: ClientUpdate
-    score: float | None
-    steps: int
-    train_seconds: float
-    evaluate_seconds: float
-    reused: bool = False
-    notes: tuple[str, ...] = ()
-
-
-@serialisable
-@dataclass(frozen=True)
-class FinalScores:
-    """How a client's personalised model does on the client's own test rows at the end.
-
-    Attributes:
-        metrics: name -> mean over the rows; empty, as all that follows from rows, for a client without test rows.
-        num_test: test rows.
-        majority: headline metric of the most frequent train label or answer.
-        bare_base: headline metric of the untrained model.
-        own_expert: headline metric of the own expert alone; None where nothing is routed.
-        choice: candidate taken, or None.
-        usage: experts used, by module; None where nothing is routed.
-        row_scores: headline metric per row: one character each where all are 0 or 1, else numbers.
-        samples: some rows with what was written; empty for classification.
-        notes: plain sentences, such as what the client has lost.
-    """
-
-    metrics: Mapping[str, float]
-    num_test: int
-    majority: float | None = None
-    bare_base: float | None = None
-    own_expert: float | None = None
-    choice: int | None = None
-    usage: Mapping[str, Any] | None = None
-    row_scores: str | Sequence[float] = ""
-    samples: Sequence[Mapping[str, str]] = ()
-    notes: tuple[str, ...] = ()
-
-    def row(self, task: str) -> dict[str, Any]:
-        """The client's entry under ``per_client`` in ``summary.json``; ``task``: what its rows are about."""
-        return {
-            **self.metrics,
-            "num_test": self.num_test,
-            "task": task,
-            **({} if self.majority is None else {"majority": self.majority}),
-            **({} if self.bare_base is None else {"bare_base": self.bare_base}),
-            **({} if self.choice is None else {"choice": self.choice}),
-            **({} if self.own_expert is None else {"own_expert": self.own_expert}),
-        }
-
-
 @dataclass
-class ClientWork:
-    """Work of clients on one resident base model, one after another.
+class ClientWorker:
+    """One client under one method, on a resident model that it may share with others.
 
     Attributes:
-        resident: the base model.
-        optimiser: of local training.
+        client: its rows.
+        trainer: trains on the resident model.
         score_rounds: whether received models are scored before they are trained.
-        store: what clients keep.
-        cache: results of first steps, and scores of untrained models.
+        private: what the client keeps; is replaced by every request.
+        cache: results that other methods or runs may have left.
+        on_batch: called after every optimiser step.
     """
 
-    resident: ResidentModel
-    optimiser: Optimiser
+    client: Client
+    trainer: TrainsTasks
     score_rounds: bool = True
-    store: ClientStore = field(default_factory=ClientStore)
+    private: Private = field(default_factory=Private)
     cache: WorkCache = field(default_factory=WorkCache)
+    on_batch: OnBatch | None = None
 
-    def load(self, client: Client, model: ClientModel) -> int | None:
-        """Puts a client's model in place, private tensors laid over; of candidates its choice, which is returned."""
-        tensors, choice = self._received(client, model)
-        self.resident.load(model, client.num_labels, tensors)
-        return choice
-
-    def measure(self, client: Client) -> Measured:
-        """What is loaded now, on the client's own test rows."""
-        return self.resident.task.measure(self.resident, client.test, self.optimiser.threads)
-
-    def score(self, client: Client, model: ClientModel) -> float:
-        """The client's personalised model on its own test rows, by the headline metric."""
-        self.load(client, model)
-        return self.measure(client).metrics[self.resident.task.metric]
-
-    def train(self, client: Client, task: ClientTask, on_batch: OnBatch | None = None) -> tuple[Answer, Tensors]:
-        """Scores the received model, then trains it.
-
-        Returns:
-            What goes to the server, and the private tensors, which the caller keeps once the update is accepted.
+    def handle(self, request: Request) -> Reply:
+        """Does what a request asks.
 
         Raises:
-            UpdateRefusedError: training diverged.
+            ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
         """
+        self.private = self.private.accepted(request.accepted, request.model.spec)
+        notes = (LOST,) if request.keeps and not self.private.slots else ()
+        match request:
+            case Train():
+                try:
+                    return replace(self._train(request), notes=notes)
+                except UpdateRefusedError as error:
+                    return Refused(error.reason)
+            case Score():
+                self.load(request.model)
+                return Scored(self._measure().metrics[self._resident.task.metric])
+            case Finish():
+                scores = replace(self._finish(request), notes=notes)
+                return Finished(scores, self.private.slots if request.hand_over else None)
+
+    def load(self, model: ClientModel) -> int | None:
+        """Puts the client's model in place, private tensors laid over, and returns the index of its chosen candidate."""
+        tensors, choice = self.received(model)
+        self._resident.load(model, self.client.num_labels, tensors)
+        return choice
+
+    def received(self, model: ClientModel) -> tuple[Tensors, int | None]:
+        """A model's tensors with the private ones laid over, and with those of the candidate that fits the rows best."""
+        tensors = self.private.overlay(model.spec, model.tensors)
+        if not model.candidates:
+            return tensors, None
+        client, threads = self.client, self.trainer.optimiser.threads
+        choice = choose(self._resident, model, tensors, client.num_labels, client.train, threads)
+        return {**tensors, **model.candidates[choice]}, choice
+
+    def score_untrained(self, model: ClientModel) -> Measured:
+        """Scores of the untrained model, which are taken once: a first step may have scored it on receipt."""
+        return self._scores(model, model.tensors, first=True)
+
+    @property
+    def _resident(self) -> ResidentModel:
+        return self.trainer.resident
+
+    def _train(self, request: Train) -> Trained:
+        task, client = request.task, self.client
         begun = time.perf_counter()
-        tensors, choice = self._received(client, task.model)
-        key = self.cache.key(client.data.id, task, tensors)
-        kept = self.cache.get(key)
-        if kept is None:
-            self.resident.load(task.model, client.num_labels, tensors)
-        metrics = self.on_receipt(client) if kept is None else kept[1]
-        spent = time.perf_counter() - begun
-        if kept is None:
-            result = local_step(self.resident, client.data.id, task, client.train, self.optimiser, on_batch)
-            self.cache.put(key, (result, metrics))
+        tensors, choice = self.received(task.model)
+        key = self.cache.step_key(client.data.id, task, tensors)
+        known = self.cache.step(key)
+        score = None
+        if self.score_rounds and len(client.test):
+            measured = self._scores(task.model, tensors, first=task.round <= 1)
+            score = measured.metrics[self._resident.task.metric]
+        scored = time.perf_counter() - begun
+        if known is None:
+            self._resident.load(task.model, client.num_labels, tensors)
+            result = self.trainer.train(client.data.id, task, client.train, self.on_batch)
+            self.cache.put(key, result)
         else:
-            update = replace(kept[0].update, phase=task.phase, tensors=_only(kept[0], task.upload))
-            private = _only(kept[0], task.private | ({ANCHOR} & {*kept[0].private}))
-            result = replace(kept[0], update=update, private=private)
+            result = _as_asked(known, task)
+        self.private = self.private.trained(request.step, task.model.spec, result.private)
         update = replace(result.update, choice=choice)
-        score = self.headline(metrics)
-        return Answer(update, score, result.steps, result.seconds, spent, kept is not None), result.private
+        return Trained(update, score, result.steps, result.seconds, scored, known is not None)
 
-    def on_receipt(self, client: Client) -> dict[str, float]:
-        """Scores of what is loaded, before it is trained; empty where rounds are not scored, or it has no test rows."""
-        return dict(self.measure(client).metrics) if self.score_rounds and len(client.test) else {}
-
-    def headline(self, metrics: Mapping[str, float]) -> float | None:
-        """The headline metric among some, None where there are none."""
-        return metrics[self.resident.task.metric] if metrics else None
-
-    def bare(self, client: Client, untrained: ClientModel) -> Measured:
-        """The untrained model's scores; the same for every method of a run, so they are computed once."""
-        known = self.cache.bare
-        if client.data.id not in known:
-            self.resident.load(untrained, client.num_labels)
-            known[client.data.id] = self.measure(client)
-        return known[client.data.id]
-
-    def finish(self, client: Client, model: ClientModel, untrained: ClientModel) -> FinalScores:
+    def _finish(self, request: Finish) -> FinalScores:
         """The final scores, by the evaluation contract."""
-        task, metric = self.resident.task, self.resident.task.metric
+        resident, client, model = self._resident, self.client, request.model
+        task, metric = resident.task, resident.task.metric
         if not len(client.test):
-            return FinalScores({}, 0, choice=self.load(client, model))
-        bare = self.bare(client, untrained)
-        choice = self.load(client, model)
-        with record_usage(self.resident.model) as used:
-            measured = self.measure(client)
+            return FinalScores({}, 0, choice=self.load(model))
+        bare = self.score_untrained(request.untrained)
+        choice = self.load(model)
+        with record_usage(resident.model) as used:
+            measured = self._measure()
         own = usage = None
         if model.spec.num_experts > 1:
             usage = used.summary()
-            self.resident.restrict((model.spec.own,))
-            own = self.measure(client).metrics[metric]
-            self.resident.restrict(None)
-        data = client.data
+            resident.restrict((model.spec.own,))
+            own = self._measure().metrics[metric]
+            resident.restrict(None)
         return FinalScores(
             metrics=dict(measured.metrics),
             num_test=len(client.test),
-            majority=task.naive(data.train, data.test),
+            majority=task.naive(client.data.train, client.data.test),
             bare_base=bare.metrics[metric],
             own_expert=own,
             choice=choice,
             usage=usage,
             row_scores=_compact(measured.per_row),
-            samples=task.samples(data.test, measured.answers, bare.answers) if measured.answers else (),
+            samples=task.samples(client.data.test, measured.answers, bare.answers) if measured.answers else (),
         )
 
-    def _received(self, client: Client, model: ClientModel) -> tuple[Tensors, int | None]:
-        tensors = self.store.overlay(client.data.id, model.spec, model.tensors)
-        if not model.candidates:
-            return tensors, None
-        choice = choose(self.resident, model, tensors, client.num_labels, client.train, self.optimiser.threads)
-        return {**tensors, **model.candidates[choice]}, choice
+    def _scores(self, model: ClientModel, tensors: Tensors, *, first: bool) -> Measured:
+        """Scores a model on the client's test rows; those of a model that the client has before its first step once."""
+        key = self.cache.score_key(self.client.data.id, model, tensors) if first else None
+        known = None if key is None else self.cache.scores(key)
+        if known is None:
+            self._resident.load(model, self.client.num_labels, tensors)
+            known = self._measure()
+            self.cache.put(key, known)
+        return known
+
+    def _measure(self) -> Measured:
+        return self._resident.task.measure(self._resident, self.client.test, self.trainer.optimiser.threads)
 
 
-def _only(result: LocalResult, names: frozenset[str]) -> Tensors:
-    everything = {**result.update.tensors, **result.private}
-    return {name: everything[name] for name in sorted(names)}
+def _as_asked(known: LocalResult, task: ClientTask) -> LocalResult:
+    """Another method's result, divided into upload and private tensors as this task asks."""
+    tensors = {**known.update.tensors, **known.private}
+    loss = known.update.metrics["loss"]
+    return local_result(known.update.client, task, known.update.num_examples, tensors, loss, known.steps, known.seconds)
 
 
 def _compact(values: Sequence[float]) -> str | list[float]:

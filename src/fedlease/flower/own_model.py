@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from fedlease.client.worker import FinalScores
+from fedlease.client.messages import FinalScores
 from fedlease.core.types import ClientModel
 from fedlease.data.federation import ClientData
 from fedlease.errors import RunFolderError

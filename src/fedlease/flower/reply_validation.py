@@ -9,7 +9,7 @@ from typing import Any, ParamSpec
 
 import torch
 
-from fedlease.client.worker import Answer, FinalScores
+from fedlease.client.messages import FinalScores, Trained
 from fedlease.core.aggregate import check_update
 from fedlease.core.types import AdapterSpec, ClientId, ClientModel, ClientTask, ClientUpdate
 from fedlease.data.federation import ClientCard
@@ -101,7 +101,7 @@ def answer_fault(answer: Any, task: ClientTask, client: ClientId, rows: int) -> 
         client: who was asked.
         rows: train rows of the client, as it said at the start.
     """
-    if not isinstance(answer, Answer) or not isinstance(answer.update, ClientUpdate):
+    if not isinstance(answer, Trained) or not isinstance(answer.update, ClientUpdate):
         return f"its answer is no update but a {type(answer).__name__}"
     update, most = answer.update, sum(stage.epochs for stage in task.stages) * rows
     seconds = (answer.train_seconds, answer.evaluate_seconds)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fedlease.client.store import BOOK_SLOT
-from fedlease.client.worker import FinalScores
+from fedlease.client.messages import FinalScores
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.flower.bounds import LONGEST_TEXT, is_share, shown

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from fedlease.client.worker import FinalScores
+from fedlease.client.messages import FinalScores
 from fedlease.config.settings import Settings
 from fedlease.core.placement import Centroids
 from fedlease.core.types import Allocation, ClientId, ClientModel

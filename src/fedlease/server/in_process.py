@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedlease.client.store import BOOK_SLOT, ClientStore
-from fedlease.client.worker import Client, ClientWork, FinalScores
+from fedlease.client.messages import FinalScores, Finish, Finished, Refused, Score, Scored, Train, Trained
+from fedlease.client.store import ELSEWHERE, Private
+from fedlease.client.worker import ClientWorker
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors
 from fedlease.errors import RunFolderError, UpdateRefusedError
 from fedlease.server.events import BatchTrained, Listener
@@ -17,55 +18,63 @@ class LocalFleet:
     """Clients in this process; what they keep goes into the run's own checkpoint.
 
     Args:
-        clients: all of them, by id.
-        work: on the resident model.
+        method: name.
+        workers: of all clients, by id.
     """
 
-    def __init__(self, clients: Mapping[ClientId, Client], work: ClientWork) -> None:
-        self.clients = clients
-        self.client_work = work
-        self._pending: dict[ClientId, Tensors] = {}
+    def __init__(self, method: str, workers: Mapping[ClientId, ClientWorker]) -> None:
+        self.method = method
+        self.workers = workers
+        self._accepted: dict[ClientId, int] = {}
 
     def rows(self) -> Mapping[ClientId, int]:
         """Client -> train rows that count."""
-        return {client: own.data.weight for client, own in self.clients.items()}
+        return {client: worker.client.data.weight for client, worker in self.workers.items()}
 
     def work(
         self, method: str, step: int, tasks: Mapping[ClientId, ClientTask], tell: Listener
     ) -> Iterator[tuple[ClientId, Outcome]]:
         """One client after another, each when it is asked for."""
         for client, task in tasks.items():
-
-            def on_batch(done: int, total: int, loss: float, client: ClientId = client) -> None:
-                tell(BatchTrained(method, client, done, total, loss))
-
-            try:
-                answer, self._pending[client] = self.client_work.train(self.clients[client], task, on_batch)
-            except UpdateRefusedError as error:
-                yield client, error
-                continue
-            yield client, answer
+            self.workers[client].on_batch = lambda c, done, total, loss: tell(BatchTrained(method, c, done, total, loss))
+            reply = self.workers[client].handle(Train(method, step, task, self._accepted.get(client)))
+            if isinstance(reply, Refused):
+                yield client, UpdateRefusedError(client, reply.reason)
+            else:
+                assert isinstance(reply, Trained)
+                yield client, reply
 
     def accept(self, step: int, tasks: Mapping[ClientId, ClientTask], models: Mapping[ClientId, ClientModel]) -> None:
         """Keeps the private tensors of accepted updates, and forgets those of shapes that are no longer in use."""
-        store = self.client_work.store
-        for client, task in tasks.items():
-            store.put(client, task.model.spec, self._pending[client])
-        self._pending = {}
-        store.forget_other_specs({client: model.spec for client, model in models.items()})
+        self._accepted |= dict.fromkeys(tasks, step)
+        for client, model in models.items():
+            worker = self.workers[client]
+            worker.private = worker.private.accepted(self._accepted.get(client), model.spec)
 
     def score(self, models: Mapping[ClientId, ClientModel]) -> Mapping[ClientId, float]:
         """One client after another."""
-        return {c: self.client_work.score(self.clients[c], m) for c, m in models.items() if len(self.clients[c].test)}
+        scores = {}
+        for client, model in models.items():
+            if len(self.workers[client].client.test):
+                reply = self.workers[client].handle(Score(self.method, model, self._accepted.get(client)))
+                assert isinstance(reply, Scored)
+                scores[client] = reply.score
+        return scores
 
     def finish(
         self, models: Mapping[ClientId, ClientModel], untrained: Mapping[ClientId, ClientModel]
     ) -> Mapping[ClientId, FinalScores]:
         """One client after another."""
         # Before the loop: scoring the bare base between mixtures would rebuild the adapter for every client.
-        for client in (client for client in models if len(self.clients[client].test)):
-            self.client_work.bare(self.clients[client], untrained[client])
-        return {c: self.client_work.finish(self.clients[c], model, untrained[c]) for c, model in models.items()}
+        for client in (client for client in models if len(self.workers[client].client.test)):
+            self.workers[client].score_untrained(untrained[client])
+        found = {}
+        for client, model in models.items():
+            request = Finish(self.method, model, untrained[client], self._accepted.get(client))
+            reply = self.workers[client].handle(request)
+            assert isinstance(reply, Finished)
+            found[client] = reply.scores
+        return found
 
     def unscored(self) -> Mapping[ClientId, str]:
         """Nobody: all are here."""
@@ -77,7 +86,7 @@ class LocalFleet:
 
     def private(self) -> Mapping[ClientId, Mapping[str, Tensors]]:
         """What every client keeps."""
-        return self.client_work.store.slots
+        return {client: worker.private.slots for client, worker in self.workers.items() if worker.private.slots}
 
     def restore(self, private: Mapping[ClientId, Mapping[str, Any]]) -> None:
         """Puts back what every client kept.
@@ -85,13 +94,15 @@ class LocalFleet:
         Raises:
             RunFolderError: clients keep it themselves, on other machines.
         """
-        elsewhere = sorted(client for client, slots in private.items() if BOOK_SLOT in slots)
+        elsewhere = sorted(client for client, slots in private.items() if ELSEWHERE in slots)
         if elsewhere:
             raise RunFolderError(
                 f"client {elsewhere[0]!r} keeps a part of its model on its own machine, so the run cannot go on here: "
                 "start the Flower server with the same out again, or give --engine flower"
             )
-        self.client_work.store = ClientStore({client: dict(slots) for client, slots in private.items()})
+        self._accepted = dict.fromkeys(private, 0)
+        for client, worker in self.workers.items():
+            worker.private = Private(dict(private.get(client, {})))
 
     def newcomers(self) -> Mapping[ClientId, int]:
         """Nobody: late clients are onboarded in a finished run."""

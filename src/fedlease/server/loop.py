@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedlease.client.worker import Answer
+from fedlease.client.messages import Trained
 from fedlease.core.aggregate import check_update
 from fedlease.core.types import ClientId, ClientModel, ClientTask, head_names
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
@@ -192,10 +192,10 @@ class RoundLoop:
         tasks: Mapping[ClientId, ClientTask],
         records: dict[ClientId, dict[str, Any]],
         seconds: dict[str, float],
-    ) -> tuple[dict[ClientId, Answer], dict[ClientId, str]]:
+    ) -> tuple[dict[ClientId, Trained], dict[ClientId, str]]:
         """Answers whose updates may be used, and the reasons why others may not."""
         rows = self.fleet.rows()
-        used: dict[ClientId, Answer] = {}
+        used: dict[ClientId, Trained] = {}
         refused: dict[ClientId, str] = {}
         for client, outcome in self.fleet.work(name, number, tasks, self._tell):
             task = tasks[client]
@@ -213,7 +213,7 @@ class RoundLoop:
             used[client] = outcome
         return used, refused
 
-    def _record(self, name: str, task: ClientTask, client: ClientId, answer: Answer) -> dict[str, Any]:
+    def _record(self, name: str, task: ClientTask, client: ClientId, answer: Trained) -> dict[str, Any]:
         values = {"loss": answer.update.metrics["loss"]}
         if answer.score is not None:
             values["score"] = answer.score

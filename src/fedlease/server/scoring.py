@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedlease.client.worker import FinalScores
+from fedlease.client.messages import FinalScores
 from fedlease.core.types import ClientId
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import Method, State

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from fedlease.client.worker import Answer, FinalScores
+from fedlease.client.messages import FinalScores, Trained
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.errors import UpdateRefusedError
 from fedlease.server.events import Listener
 
 __all__ = ["Fleet", "Outcome", "count_bytes"]
 
-Outcome = Answer | UpdateRefusedError
+Outcome = Trained | UpdateRefusedError
 """What asking a client came to."""
 
 

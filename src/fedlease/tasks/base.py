@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlease.core.codec import serialisable
 from fedlease.data.faults import where
 from fedlease.data.federation import Row
 
@@ -100,6 +101,7 @@ def padded(
     return inputs
 
 
+@serialisable
 @dataclass(frozen=True)
 class Measured:
     """How a model does on a client's rows.
