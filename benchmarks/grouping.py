@@ -19,7 +19,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from fedlease.client.training import local_step
+from fedlease.client.training import Trainer
 from fedlease.config.settings import Settings, resolve
 from fedlease.core.adapters import a_matrices, b_matrices
 from fedlease.core.allocate import allocate
@@ -52,11 +52,11 @@ def warm_up(prepared: Prepared, client: ClientId, epochs: Sequence[int]) -> dict
     steps = -(-len(rows.train) // optimiser.batch_size)
     kept = {}
 
-    def keep(done: int, total: int, loss: float) -> None:
+    def keep(client: ClientId, done: int, total: int, loss: float) -> None:
         if done % steps == 0 and done // steps in epochs:
             kept[done // steps] = resident.read(names)
 
-    local_step(resident, client, task, rows.train, optimiser, keep)
+    Trainer(resident, optimiser).train(client, task, rows.train, keep)
     return kept
 
 

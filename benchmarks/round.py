@@ -18,7 +18,7 @@ from output import Report, Table, at_least, entry
 from torch import Tensor
 
 from fedlease.client.resident import ResidentModel
-from fedlease.client.training import LocalResult, Optimiser, local_step
+from fedlease.client.training import Optimiser, Trainer
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import Budget, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.methods.fedlease import FedLease
@@ -113,7 +113,7 @@ class Round:
     def __call__(self) -> None:
         started, training = time.perf_counter(), 0.0
         for client, task in self.tasks.items():
-            result: LocalResult = local_step(self.ready(client, task), client, task, self.rows[client], self.optimiser)
+            result = Trainer(self.ready(client, task), self.optimiser).train(client, task, self.rows[client])
             self.uploads[client] = result.update.tensors
             training += result.seconds
         self.beside.append(time.perf_counter() - started - training)

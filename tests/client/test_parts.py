@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlease.client.resident import ResidentModel
-from fedlease.client.store import ClientStore
+from fedlease.client.store import Private
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import AdapterSpec, ClientModel
 from fedlease.methods.base import CommonState
@@ -41,17 +41,23 @@ def test_buckets_pad_less_than_random_batches() -> None:
     assert padding_share([3, 1], [[0, 1]]) == pytest.approx(2 / 6)
 
 
-def test_private_tensors_belong_to_a_client_and_a_spec_and_heads_to_the_client() -> None:
-    store = ClientStore()
+def test_private_tensors_belong_to_a_spec_and_heads_to_the_client() -> None:
     other = AdapterSpec(r=3, alpha=4, dropout=0.0, target_modules=("m",))
-    store.put("a", SPEC, {"m/A/0": torch.ones(2), "head/w": torch.full((2,), 5.0)})
-    assert set(store.get("a", SPEC)) == {"m/A/0", "head/w"}
-    assert set(store.get("a", other)) == {"head/w"}
-    assert store.get("b", SPEC) == {}
-    laid = store.overlay("a", SPEC, {"m/A/0": torch.zeros(2), "m/B/0": torch.zeros(2)})
+    trained = Private().trained(1, SPEC, {"m/A/0": torch.ones(2), "head/w": torch.full((2,), 5.0)})
+    private = trained.accepted(1, SPEC)
+    assert private.slots.keys() == {SPEC.fingerprint(), "head"} and private.names == {"m/A/0", "head/w"}
+    laid = private.overlay(SPEC, {"m/A/0": torch.zeros(2), "m/B/0": torch.zeros(2)})
     assert laid["m/A/0"].tolist() == [1, 1] and laid["m/B/0"].tolist() == [0, 0] and "head/w" not in laid
-    store.forget_other_specs({"a": other})
-    assert set(store.get("a", SPEC)) == {"head/w"}
+    assert private.accepted(1, other).slots.keys() == {"head"}
+
+
+def test_what_was_trained_holds_once_the_server_says_that_it_was_used() -> None:
+    first = Private().trained(1, SPEC, {"m/A/0": torch.ones(2)}).accepted(1, SPEC)
+    second = first.trained(2, SPEC, {"m/A/0": torch.zeros(2)})
+    assert second.overlay(SPEC, {"m/A/0": torch.full((2,), 7.0)})["m/A/0"].tolist() == [1, 1], "still pending"
+    assert second.accepted(2, SPEC).slots[SPEC.fingerprint()]["m/A/0"].tolist() == [0, 0]
+    assert second.accepted(1, SPEC).slots[SPEC.fingerprint()]["m/A/0"].tolist() == [1, 1], "the update was not used"
+    assert second.accepted(1, SPEC).names == {"m/A/0"} and second.accepted(None, SPEC) == Private()
 
 
 def test_a_checkpoint_gives_back_what_was_committed_and_keeps_only_that(tmp_path: Path) -> None:

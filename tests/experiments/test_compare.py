@@ -8,7 +8,7 @@ import pytest
 from checkpoints import flip, save_checkpoint
 from small import own_rows, rounds_of, small_settings
 
-from fedlease.client import worker as client_work
+from fedlease.client.training import Trainer
 from fedlease.errors import ConfigError, DataError, RunFailedError, RunFolderError, UpdateRefusedError
 from fedlease.experiments.cells import Cell, Variant, plan, variants_of
 from fedlease.experiments.compare import compare, tune
@@ -213,14 +213,14 @@ class TestRefusals:
 
 class TestTuning:
     def test_a_rate_at_which_training_diverges_loses(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        honest = client_work.local_step
+        honest = Trainer.train
 
-        def step(resident: Any, client: str, task: Any, rows: Any, optimiser: Any, *more: Any) -> Any:
-            if optimiser.lr == 0.5:
+        def step(self: Trainer, client: str, *more: Any) -> Any:
+            if self.optimiser.lr == 0.5:
                 raise UpdateRefusedError(client, "loss is nan in epoch 1, step 1")
-            return honest(resident, client, task, rows, optimiser, *more)
+            return honest(self, client, *more)
 
-        monkeypatch.setattr(client_work, "local_step", step)
+        monkeypatch.setattr(Trainer, "train", step)
         common = settings(data__valid_fraction=0.4)
         (variant,) = variants_of(["local"])
         tuned, scores = tune(common, variant, 0, tmp_path / "c", (1e-3, 0.5))

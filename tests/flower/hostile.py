@@ -59,7 +59,11 @@ ODD: tuple[Callable[[random.Random], Any], ...] = (
     lambda rng: {"$": "tuple", "items": ["z"] * rng.choice([0, 1, 50_000])},
     lambda rng: {"$": "dict", "items": [["k", 1], [None, "v"]]},
     lambda rng: {"$": "frozenset", "items": ["head/x", "y"]},
-    lambda rng: {"$": "class", "name": rng.choice(["Finish", "Work", "Refusal", "Kept", "os"]), "fields": {}},
+    lambda rng: {
+        "$": "class",
+        "name": rng.choice(["Finish", "Train", "Envelope", "Kept", "os"]),
+        "fields": {},
+    },
     lambda rng: {"$": "tensor", "name": rng.choice(["t0", "t1", "none"])},
     _deep,
 )

@@ -12,10 +12,11 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease
 from flower.nodes import grid_of
 from flwr.app import Message
 
+from fedlease.client.messages import Finished
 from fedlease.config.settings import Settings
 from fedlease.errors import ConfigError, DataError, RunFailedError, RunFolderError
 from fedlease.flower.memory_grid import MemoryGrid
-from fedlease.flower.node import HandedOver, refusal_of
+from fedlease.flower.node import refusal_of
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import unpack
 
@@ -40,7 +41,7 @@ def asked(settings: Settings, out: Path, grid: MemoryGrid) -> list[Any]:
 
     grid.faults.append(look)
     FedLeaseStrategy(settings, out, hand_over=True).start(grid)
-    assert len(answers) == 8
+    assert len(answers) == 8 and all(isinstance(answer, Finished) for answer in answers)
     return answers
 
 
@@ -48,7 +49,7 @@ class TestTheEnd:
     def test_a_server_that_asks_gets_neither_rows_nor_private_tensors(self, tmp_path: Path) -> None:
         settings = small_settings(**GENERATION)
         for answer in asked(settings, tmp_path / "r", grid_of(settings)):
-            assert not isinstance(answer, HandedOver) and answer.samples == ()
+            assert answer.private is None and answer.scores.samples == ()
         assert json.loads((tmp_path / "r/state/manifest.json").read_text())["round"] > 0
 
     def test_rows_go_along_where_the_node_says_so(self, tmp_path: Path) -> None:
@@ -56,13 +57,13 @@ class TestTheEnd:
         grid = grid_of(settings)
         grid.contexts[NODE].node_config["send-samples"] = True
         answers = asked(settings, tmp_path / "r", grid)
-        assert sorted(len(answer.samples) > 0 for answer in answers) == [False] * 7 + [True]
-        assert not any(isinstance(answer, HandedOver) for answer in answers)
+        assert sorted(len(answer.scores.samples) > 0 for answer in answers) == [False] * 7 + [True]
+        assert all(answer.private is None for answer in answers)
 
     def test_one_machine_hands_over_all(self, tmp_path: Path) -> None:
         settings = small_settings(**GENERATION)
         answers = asked(settings, tmp_path / "r", grid_of(settings, one_machine=True))
-        assert all(isinstance(answer, HandedOver) and answer.scores.samples for answer in answers)
+        assert all(answer.private is not None and answer.scores.samples for answer in answers)
 
     @pytest.mark.parametrize("value", ["yes", 1, ""])
     def test_a_consent_that_is_none_is_refused(self, value: Any, tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ class TestFaultsOfRows:
 
 
 def test_what_breaks_in_a_node_is_named_by_its_type_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedlease.client.worker import ClientWork
+    from fedlease.client.worker import ClientWorker
 
     def fail(*_: Any) -> None:
         raise KeyError(TestFaultsOfRows.SECRET)
@@ -118,7 +119,7 @@ def test_what_breaks_in_a_node_is_named_by_its_type_alone(tmp_path: Path, monkey
 
     def break_one(event: Any) -> None:
         if type(event).__name__ == "StepFinished" and event.record["round"] == 1:
-            monkeypatch.setattr(ClientWork, "train", fail)
+            monkeypatch.setattr(ClientWorker, "handle", fail)
 
     with pytest.raises(RunFailedError, match="usable updates") as caught:
         FedLeaseStrategy(settings, tmp_path / "r", [break_one]).start(grid)

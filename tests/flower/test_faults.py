@@ -15,7 +15,7 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease
 from flower.nodes import Stopped, grid_of, over_memory, stop_after
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
-from fedlease.client.worker import Answer
+from fedlease.client.messages import Trained
 from fedlease.core.codec import loads
 from fedlease.core.types import TensorName
 from fedlease.errors import ConfigError, RunFailedError, RunFolderError
@@ -26,7 +26,7 @@ from fedlease.flower.wire import pack, unpack
 BAD, CLIENT = 900, "planted-0-0"
 """Node ids count down from 900, clients up."""
 
-Change = Callable[[Answer], Answer]
+Change = Callable[[Trained], Trained]
 
 
 def of_round(message: Message, number: int) -> bool:
@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "many notes": (lambda answer: replace(answer, notes=("x",) * 100), "its notes are no texts of one line"),
     "escape": (lambda answer: replace(answer, notes=("\x1b[2J",)), "its notes are no texts of one line"),
     "score": (lambda answer: replace(answer, score=float("inf")), "its score must be a number in 0 .. 1, received inf"),
-    "update": (lambda answer: replace(answer, update=None), "Answer.update cannot be a NoneType"),  # type: ignore[arg-type]
+    "update": (lambda answer: replace(answer, update=None), "Trained.update cannot be a NoneType"),  # type: ignore[arg-type]
 }
 
 

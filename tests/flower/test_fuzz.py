@@ -21,7 +21,7 @@ from flower.nodes import grid_of
 from flwr.app import Message
 
 from fedlease import __version__
-from fedlease.client.worker import Answer, FinalScores
+from fedlease.client.messages import FinalScores, Finish, Finished, Score, Scored, Train, Trained
 from fedlease.core.aggregate import MAX_VALUE
 from fedlease.core.types import ClientTask, TensorName
 from fedlease.data.load import load_federation
@@ -29,8 +29,7 @@ from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
 from fedlease.flower.bounds import MOST_SECONDS
 from fedlease.flower.connection import Link
 from fedlease.flower.handler import answer
-from fedlease.flower.messages import Finish, Hello, Introduction, Lacking, Refusal, Score, Work
-from fedlease.flower.node import HandedOver
+from fedlease.flower.messages import Envelope, Hello, Introduction, Lacking, Refusal
 from fedlease.flower.replies import read
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.transport import FlowerFleet, _size
@@ -69,8 +68,9 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
             assert len(values) == len(replies)
             pairs = [(value, *pair) for value, pair in zip(values, replies, strict=True)]
             end = values[-1]
-            assert isinstance(end, Finish)
-            score = Score(end.run, end.settings, end.base, end.method, end.model, end.accepted, end.keeps)
+            last = end.request
+            assert isinstance(last, Finish)
+            score = Envelope(end.run, end.settings, end.base, Score(last.method, last.model, last.accepted, last.keeps))
             hello = Hello(end.run, __version__, end.settings, end.base)
             found[method] = [*values, score, hello], pairs, links[-1]
         yield found
@@ -86,14 +86,15 @@ def test_replies(honest: Recorded) -> None:
         fleet = FlowerFleet(link, "fedlease", Classification())
         odd = reply_with(message, mutated(reply.content, rng))
         try:
-            if isinstance(asked, Work):
-                task = asked.task
+            request = asked.request
+            if isinstance(request, Train):
+                task = request.task
                 size = _size({name: task.model.tensors[name] for name in task.upload})
                 outcome: Any = fleet._checked_answer(CLIENT, read(CLIENT, odd, size), task)
             else:
-                assert isinstance(asked, Finish)
-                found = read(CLIENT, odd, fleet._size_of_scores(CLIENT, asked.model))
-                outcome = fleet._checked_scores(CLIENT, found, asked.model)
+                assert isinstance(request, Finish)
+                found = read(CLIENT, odd, fleet._size_of_scores(CLIENT, request.model))
+                outcome = fleet._checked_scores(CLIENT, found, request.model)
         except UpdateRefusedError as error:
             outcome = error
         if isinstance(outcome, Refusal | Lacking | UpdateRefusedError):
@@ -101,7 +102,7 @@ def test_replies(honest: Recorded) -> None:
             assert isinstance(outcome, Lacking) or is_one_sentence(outcome.reason), seed
         else:
             outcomes["used"] += 1
-            _is_right(outcome, asked)
+            _is_right(outcome, request)
     assert outcomes["refused"] > outcomes["used"] > 0
 
 
@@ -111,7 +112,7 @@ def _is_right(outcome: Any, asked: Any) -> None:
         assert all(abs(value) <= 1e9 for value in outcome.metrics.values())
         assert len(outcome.row_scores) == outcome.num_test == 8 and outcome.samples == ()
     else:
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, Trained)
         task: ClientTask = asked.task
         assert outcome.update.tensors.keys() == task.upload
         for name, tensor in outcome.update.tensors.items():
@@ -211,8 +212,7 @@ def test_a_servers_messages(honest: Recorded, tmp_path: Path, monkeypatch: pytes
                 assert "its app failed" not in value.reason, (method, seed, value.reason)
             else:
                 other += 1
-                assert isinstance(value, Answer | FinalScores | float | Lacking | Introduction), seed
-                assert not isinstance(value, HandedOver)
+                assert isinstance(value, Trained | Finished | Scored | Lacking | Introduction), seed
                 _keeps_to_itself(value)
             said = str(reply.config_records["fedlease"]["tree"])
             assert not any(row.text in said for row in (*data.train, *data.test)), seed
@@ -224,9 +224,9 @@ def test_a_servers_messages(honest: Recorded, tmp_path: Path, monkeypatch: pytes
 
 
 def _keeps_to_itself(value: Any) -> None:
-    if isinstance(value, FinalScores):
-        assert value.samples == ()
-    if isinstance(value, Answer):
+    if isinstance(value, Finished):
+        assert value.scores.samples == () and value.private is None
+    if isinstance(value, Trained):
         assert {TensorName.parse(name).kind for name in value.update.tensors} <= {"A", "B", "G"}
         assert not any(name.startswith("head/") for name in value.update.tensors)
         assert all(isinstance(tensor, torch.Tensor) for tensor in value.update.tensors.values())

@@ -21,7 +21,7 @@ from fedlease.core.types import head_names
 from fedlease.errors import ConfigError
 from fedlease.flower.client_app import client_app
 from fedlease.flower.memory_grid import MemoryGrid
-from fedlease.flower.messages import Finish, Hello, Introduction, Refusal, Score, Work
+from fedlease.flower.messages import Envelope, Hello, Introduction, Refusal
 from fedlease.flower.policy import NodePolicy
 from fedlease.flower.strategy import FedLeaseStrategy
 
@@ -168,13 +168,21 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MemoryGrid, d
     grid = grid_of(settings, **{"state-dir": str(tmp_path / "state")})
     found = recorded(monkeypatch, CLIENT)
     FedLeaseStrategy(settings, tmp_path / "r").start(grid)
-    messages = {type(value).__name__: value for _, value in found}
-    assert messages.keys() == {"Work", "Score", "Finish"} and messages["Work"].accepted is not None
+    messages = {type(value.request).__name__: value for _, value in found}
+    assert messages.keys() == {"Train", "Score", "Finish"} and messages["Train"].request.accepted is not None
     return grid, messages
 
 
 def state_of(grid: MemoryGrid) -> Path:
     return Path(str(grid.contexts[900].node_config["state-dir"]))
+
+
+def with_request(message: Envelope, **change: Any) -> Envelope:
+    return replace(message, request=replace(message.request, **change))
+
+
+def with_task(message: Any, **change: Any) -> Envelope:
+    return with_request(message, task=replace(message.request.task, **change))
 
 
 def files(folder: Path) -> dict[Path, bytes]:
@@ -184,18 +192,19 @@ def files(folder: Path) -> dict[Path, bytes]:
 class TestTasks:
     def test_the_private_head_stays(self, told: Any) -> None:
         grid, messages = told
-        work: Work = messages["Work"]
-        heads = head_names(work.task.model.tensors)
-        assert heads and not heads & work.task.upload
-        greedy = replace(work, task=replace(work.task, upload=work.task.upload | heads))
+        message = messages["Train"]
+        task = message.request.task
+        heads = head_names(task.model.tensors)
+        assert heads and not heads & task.upload
+        greedy = with_task(message, upload=task.upload | heads)
         answer = asked_of(grid, 900, greedy)
         assert isinstance(answer, Refusal)
         assert "upload: A, B, G may leave this node (uploads), asked for head" in answer.reason
         # Nor where heads may leave: this run's was kept.
         grid.contexts[900].node_config["uploads"] = "A,B,G,head"
         assert "has kept to itself in this run" in asked_of(grid, 900, greedy).reason
-        stages = tuple(replace(stage, trainable=stage.trainable - heads) for stage in work.task.stages)
-        sly = replace(greedy, run=RUN, task=replace(greedy.task, stages=stages))
+        stages = tuple(replace(stage, trainable=stage.trainable - heads) for stage in task.stages)
+        sly = replace(with_task(greedy, stages=stages), run=RUN)
         assert "upload names tensors that are not trained" in asked_of(grid, 900, sly).reason
 
     @pytest.mark.parametrize(
@@ -209,19 +218,18 @@ class TestTasks:
     )
     def test_a_task_beyond_a_rule(self, told: Any, change: dict[str, Any], said: str) -> None:
         grid, messages = told
-        work = messages["Work"]
-        answer = asked_of(grid, 900, replace(work, task=replace(work.task, **change)))
+        answer = asked_of(grid, 900, with_task(messages["Train"], **change))
         assert isinstance(answer, Refusal) and said in answer.reason
 
     def test_epochs_and_stages(self, told: Any) -> None:
         grid, messages = told
-        work = messages["Work"]
-        (stage,) = work.task.stages
-        many = replace(work, task=replace(work.task, stages=(replace(stage, epochs=10**9),)))
+        message = messages["Train"]
+        (stage,) = message.request.task.stages
+        many = with_task(message, stages=(replace(stage, epochs=10**9),))
         assert "epochs: must be at most 100 (max-epochs) together" in asked_of(grid, 900, many).reason
-        many = replace(work, task=replace(work.task, stages=(stage,) * 5))
+        many = with_task(message, stages=(stage,) * 5)
         assert "stages: must be at most 4 (max-stages), received 5" in asked_of(grid, 900, many).reason
-        odd = replace(work, task=replace(work.task, stages=(replace(stage, experts=(7,)),)))
+        odd = with_task(message, stages=(replace(stage, experts=(7,)),))
         assert "stages name experts of a model that has" in asked_of(grid, 900, odd).reason
 
     def test_a_node_does_not_train_for_one_run_for_ever(self, told: Any) -> None:
@@ -229,12 +237,12 @@ class TestTasks:
         done = max(loads(path.read_bytes()).tasks for path in state_of(grid).glob("*/planted-0-0/fedlease.safetensors"))
         assert 0 < done < 12
         grid.contexts[900].node_config["max-rounds"] = 4
-        work = replace(messages["Work"], step=1)
+        work = with_request(messages["Train"], step=1)
         answers = [asked_of(grid, 900, work) for _ in range(12 - done + 1)]
         assert [isinstance(answer, Refusal) for answer in answers] == [False] * (12 - done) + [True]
         assert "it has done 12 tasks for this run and does no more (max-rounds)" in answers[-1].reason
 
-    @pytest.mark.parametrize("kind", ["Work", "Score", "Finish"])
+    @pytest.mark.parametrize("kind", ["Train", "Score", "Finish"])
     def test_a_model_is_looked_at_whole(self, told: Any, kind: str) -> None:
         import torch
 
@@ -242,11 +250,9 @@ class TestTasks:
         message = messages[kind]
 
         def with_model(model: Any) -> Any:
-            if kind == "Work":
-                return replace(message, task=replace(message.task, model=model))
-            return replace(message, model=model)
+            return with_task(message, model=model) if kind == "Train" else with_request(message, model=model)
 
-        model = message.task.model if kind == "Work" else message.model
+        model = message.request.model
         first = min(model.tensors)
         for tensor, said in (
             (model.tensors[first][:1], "has shape"),
@@ -282,10 +288,11 @@ class TestTasks:
                 ({"run": "../../x"}, "run: must be 32 hexadecimal digits"),
                 ({"run": RUN[:-1]}, "run: must be 32 hexadecimal digits"),
             ):
-                answer = asked_of(grid, 900, replace(message, **change))
+                changed = with_request(message, **change) if "method" in change else replace(message, **change)
+                answer = asked_of(grid, 900, changed)
                 assert isinstance(answer, Refusal) and said in answer.reason, (kind, change)
         assert files(tmp_path) == before
-        assert all(isinstance(m, Work | Score | Finish) for m in messages.values()) and len(messages) == 3
+        assert all(isinstance(m, Envelope) for m in messages.values()) and len(messages) == 3
 
     def test_a_message_larger_than_the_node_takes(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         from fedlease.flower import handler as answering
@@ -293,11 +300,11 @@ class TestTasks:
         grid, messages = told
         monkeypatch.setattr(answering, "MIB", 1)
         grid.contexts[900].state.clear()
-        assert "bytes of arrays, at most 1024 are expected" in asked_of(grid, 900, messages["Work"]).reason
+        assert "bytes of arrays, at most 1024 are expected" in asked_of(grid, 900, messages["Train"]).reason
 
     def test_settings_without_end(self, told: Any) -> None:
         grid, messages = told
-        long = replace(messages["Work"], settings=messages["Work"].settings + " " * 300_000)
+        long = replace(messages["Train"], settings=messages["Train"].settings + " " * 300_000)
         assert "characters, at most 262144 are taken" in asked_of(grid, 900, long).reason
 
 

@@ -13,7 +13,6 @@ from small import small_run
 from torch import Tensor
 
 import fedlease
-from fedlease.client.store import ClientStore
 from fedlease.core.types import ANCHOR, Budget
 from fedlease.errors import ModelError
 from fedlease.methods.feddpa import FedDPA
@@ -160,7 +159,7 @@ class TestEndToEnd:
         opened = OpenRun(run)
         client = min(opened.clients)
         spec = opened.model(client).spec
-        kept = ClientStore({c: dict(slots) for c, slots in saved.private.items()}).get(client, spec)
+        kept = saved.private[client][spec.fingerprint()]
         assert ANCHOR in kept
         assert ANCHOR not in saved.state.inner.shared
         model = fedlease.load(run, client)

@@ -9,8 +9,7 @@ import torch
 from small import own_rows, rounds_of, small_run, small_settings
 
 import fedlease
-from fedlease.client import worker as client_work
-from fedlease.client.training import local_step
+from fedlease.client.training import Trainer
 from fedlease.core.codec import loads
 from fedlease.errors import DataError
 from fedlease.methods.registry import known_methods
@@ -73,19 +72,22 @@ def test_a_stated_list_lets_it_learn_and_weigh(head: str, tmp_path: Path) -> Non
 def test_a_step_without_any_gradient_is_refused_whatever_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def step(resident: Any, who: str, task: Any, *args: Any) -> Any:
+    train = Trainer.train
+
+    def step(self: Trainer, who: str, *args: Any) -> Any:
+        resident = self.resident
         if who != "one":
-            return local_step(resident, who, task, *args)
+            return train(self, who, *args)
         honest = resident.task
         silent = type(honest)(**vars(honest))
         object.__setattr__(silent, "batch_loss", lambda model, rows, batch: honest.batch_loss(model, rows, batch) * 0.0)
         resident.task = silent
         try:
-            return local_step(resident, who, task, *args)
+            return train(self, who, *args)
         finally:
             resident.task = honest
 
-    monkeypatch.setattr(client_work, "local_step", step)
+    monkeypatch.setattr(Trainer, "train", step)
     result = small_run(tmp_path / "r", method="fedit", data__path=str(own_rows(tmp_path / "a")), **TAKE_ALL)
     assert all(
         line["refused"] == {"one": "no step had a gradient, the loss is 0: its rows teach nothing"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedlease.client.resident import ResidentModel
-from fedlease.client.training import Optimiser, local_step
+from fedlease.client.training import Optimiser, Trainer
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import ClientTask, Stage
 from fedlease.data.federation import Row
@@ -75,7 +75,8 @@ def test_it_learns(resident: ResidentModel, source: ModelSource) -> None:
     names = adapter.names("AB")
     before = TASK.mean_loss(resident, encoded, 1)
     optimiser = Optimiser(lr=5e-3, weight_decay=0.0, batch_size=4, clip_norm=1.0, threads=1, seed=0)
-    local_step(resident, "c", ClientTask("train", 1, adapter, (Stage(names, 4),), upload=names), encoded, optimiser)
+    task = ClientTask("train", 1, adapter, (Stage(names, 4),), upload=names)
+    Trainer(resident, optimiser).train("c", task, encoded)
     assert TASK.mean_loss(resident, encoded, 1) < before / 2
 
 

@@ -9,9 +9,8 @@ import torch
 from small import own_rows, rounds_of, scores_of, small_run, small_settings, tensors_of
 
 import fedlease
-from fedlease.client import training as local_step
-from fedlease.client import worker as client_work
 from fedlease.client.resident import ResidentModel
+from fedlease.client.training import Trainer
 from fedlease.core.codec import loads
 from fedlease.errors import ConfigError, ModelError, RunFailedError, RunFolderError, UpdateRefusedError
 from fedlease.models.tiny import make_tiny
@@ -158,10 +157,10 @@ def test_sampling_asks_everyone_once_and_then_samples(tmp_path: Path) -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, client: str, rounds: set[int], how: str) -> None:
     """Makes one client's local step fail, or its update NaN, in some rounds."""
-    honest = local_step.local_step
+    honest = Trainer.train
 
-    def step(resident: Any, who: str, task: Any, *args: Any) -> Any:
-        result = honest(resident, who, task, *args)
+    def step(self: Trainer, who: str, task: Any, *args: Any) -> Any:
+        result = honest(self, who, task, *args)
         if who == client and task.round in rounds:
             if how == "loss":
                 raise UpdateRefusedError(who, "loss is nan in epoch 1, step 1")
@@ -169,7 +168,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, client: str, rounds: set[int], how: 
                 tensor.view(-1)[0] = float("nan") if how == "nan" else float("inf")
         return result
 
-    monkeypatch.setattr(client_work, "local_step", step)
+    monkeypatch.setattr(Trainer, "train", step)
 
 
 @pytest.mark.parametrize("how", ["loss", "nan", "inf"])

@@ -68,8 +68,9 @@ def test_a_pooled_round_is_the_plain_loop(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(PooledFleet, "work", spy)
     out = small_run(tmp_path / "r", method="centralised", baselines=[], rounds=0, warmup__epochs=1).out
     fleet, tasks = seen["start"]
-    work = fleet.client_work
-    found = {client: OpenRun(out).model(client).tensors for client in fleet.clients}
+    clients = {client: worker.client for client, worker in fleet.workers.items()}
+    trainer = fleet.workers[min(clients)].trainer
+    found = {client: OpenRun(out).model(client).tensors for client in clients}
 
     first = next(iter(tasks.values()))
     values = {n: torch.nn.Parameter(t.clone()) for n, t in first.model.tensors.items() if n not in head_names({n: t})}
@@ -78,25 +79,25 @@ def test_a_pooled_round_is_the_plain_loop(tmp_path: Path, monkeypatch: pytest.Mo
         for client, task in tasks.items()
     }
     everything = [*values.values(), *(p for head in heads.values() for p in head.values())]
-    optimiser = work.optimiser
+    optimiser, resident = trainer.optimiser, trainer.resident
     adamw = torch.optim.AdamW(everything, lr=optimiser.lr, weight_decay=optimiser.weight_decay)
     order = generator(optimiser.seed, "pooled", 1)
     batches = []
     for client in sorted(tasks):
         rng = generator(optimiser.seed, "batches", client, 1, 0)
-        rows = fleet.clients[client].train
+        rows = clients[client].train
         batches += [(client, batch) for batch in training_batches(rows.lengths, optimiser.batch_size, rng)]
     for i in torch.randperm(len(batches), generator=order).tolist():
         client, batch = batches[i]
         current = {**values, **heads[client]}
-        work.resident.load(tasks[client].model, len(fleet.clients[client].data.labels), current)
-        work.resident.train_only(current)
-        work.resident.model.train()
-        inputs, labels = classification.collate(fleet.clients[client].train, batch, torch.device("cpu"))
-        work.resident.model.zero_grad()
-        classification.loss(work.resident.logits(inputs), labels).backward()
+        resident.load(tasks[client].model, len(clients[client].data.labels), current)
+        resident.train_only(current)
+        resident.model.train()
+        inputs, labels = classification.collate(clients[client].train, batch, torch.device("cpu"))
+        resident.model.zero_grad()
+        classification.loss(resident.logits(inputs), labels).backward()
         for name, parameter in current.items():
-            parameter.grad = work.resident.parameters[name].grad.clone()
+            parameter.grad = resident.parameters[name].grad.clone()
         if optimiser.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(current.values()), optimiser.clip_norm)
         adamw.step()
@@ -192,5 +193,5 @@ def test_other_head_policies(head: str, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = classification.loss
     monkeypatch.setattr(classification, "loss", lambda *given: honest(*given) * float("nan"))
-    with pytest.raises(RunFailedError, match="pooled training: loss is nan on rows of 'planted-"):
+    with pytest.raises(RunFailedError, match="pooled training: loss is nan in epoch 1, step 1, on rows of 'planted-"):
         small_run(tmp_path / "r", method="centralised", baselines=[])

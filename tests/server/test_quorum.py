@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from small import own_rows, rounds_of, small_run, small_settings
 
-from fedlease.client import training as local_step
-from fedlease.client import worker as client_work
+from fedlease.client.training import Trainer
 from fedlease.errors import ConfigError, TooFewUpdatesError, UpdateRefusedError
 from fedlease.runs.check import check_settings
 from fedlease.runs.runner import resume
@@ -16,15 +15,15 @@ from fedlease.server.participation import Participation
 
 def refuse(monkeypatch: pytest.MonkeyPatch, clients: set[str], tries: int = 99) -> None:
     """Lets the local steps of some clients fail so many times."""
-    honest, seen = local_step.local_step, dict.fromkeys(clients, 0)
+    honest, seen = Trainer.train, dict.fromkeys(clients, 0)
 
-    def step(resident: Any, who: str, *args: Any) -> Any:
+    def step(self: Trainer, who: str, *args: Any) -> Any:
         if who in seen and seen[who] < tries:
             seen[who] += 1
             raise UpdateRefusedError(who, "loss is nan")
-        return honest(resident, who, *args)
+        return honest(self, who, *args)
 
-    monkeypatch.setattr(client_work, "local_step", step)
+    monkeypatch.setattr(Trainer, "train", step)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from fedlease.client.training import LocalResult
@@ -32,18 +31,18 @@ class WorkCache:
     Attributes:
         context: digest of all that the work depends on beside the task: rows, base model, optimiser, seed.
         start: the common start of methods that share first steps; None shares scores alone.
-        folder: where results are kept for other runs, too; None keeps them for this run, in a temporary folder when
-            they exceed ``in_memory``.
+        folder: where results go that exceed ``in_memory``; None drops those.
+        shared: whether other runs read the folder, too, so that every result goes there.
         in_memory: bytes of tensors.
     """
 
     context: str = ""
     start: ClientModel | None = None
     folder: Path | None = None
+    shared: bool = False
     in_memory: int = IN_MEMORY
     _results: dict[str, Any] = field(default_factory=dict)
     _bytes: int = 0
-    _temporary: TemporaryDirectory[str] | None = None
 
     def step_key(self, client: ClientId, task: ClientTask, tensors: Tensors) -> str | None:
         """Names the work of a first step by 64 hexadecimal digits; None where nothing else could begin with it."""
@@ -70,33 +69,24 @@ class WorkCache:
         """Keeps a result for whoever does the same work."""
         if key is None or key in self._results:
             return
-        if self.folder is not None:
-            _write(self.folder, key, result)
         size = _size(result)
-        if self._bytes + size <= self.in_memory:
+        fits = self._bytes + size <= self.in_memory
+        if fits:
             self._results[key] = result
             self._bytes += size
-        elif self.folder is None:
-            self._temporary = self._temporary or TemporaryDirectory(prefix="fedlease-")
-            _write(Path(self._temporary.name), key, result)
+        if self.folder is not None and (self.shared or not fits):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / f"{key[:32]}.safetensors", dumps((key, result)))
 
     def _get(self, key: str | None) -> Any:
         """A result; a damaged file counts as absent."""
-        if key is None or key in self._results:
+        if key is None or key in self._results or self.folder is None:
             return self._results.get(key or "")
-        folder = self.folder or (Path(self._temporary.name) if self._temporary else None)
-        if folder is None:
-            return None
         try:
-            written, result = loads(read_file(folder / f"{key[:32]}.safetensors", MOST_WEIGHTS))
+            written, result = loads(read_file(self.folder / f"{key[:32]}.safetensors", MOST_WEIGHTS))
         except (OSError, RunFolderError, CodecError, TypeError, ValueError):
             return None
         return result if written == key else None
-
-
-def _write(folder: Path, key: str, result: LocalResult | Measured) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{key[:32]}.safetensors", dumps((key, result)))
 
 
 def _size(result: LocalResult | Measured) -> int:

@@ -19,8 +19,8 @@ whose update was used, and ``keeps``, 1 where the client keeps anything."""
 class Private:
     """What one client keeps under one method.
 
-    A slot is named by what its tensors belong to: the fingerprint of an adapter's spec, or ``"head"``. A head belongs to
-    the client and not to an adapter, so it outlives the change of spec at the allocation.
+    A slot is named by what its tensors belong to: the fingerprint of an adapter's spec, or ``"head"``. A head belongs
+    to the client and not to an adapter, so it outlives the change of spec at the allocation.
 
     Attributes:
         slots: slot -> tensors of updates that the server used.

@@ -102,9 +102,7 @@ class TrainsTasks(Protocol):
     resident: ResidentModel
     optimiser: Optimiser
 
-    def train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None
-    ) -> LocalResult:
+    def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
         """See :meth:`Trainer.train`."""
 
 
@@ -120,9 +118,7 @@ class Trainer:
     resident: ResidentModel
     optimiser: Optimiser
 
-    def train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None
-    ) -> LocalResult:
+    def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
         """Trains the stages of a task; the task's model and the client's private tensors are loaded before.
 
         Args:

@@ -21,7 +21,7 @@ from fedlease.client.messages import (
 from fedlease.client.resident import ResidentModel
 from fedlease.client.store import Private
 from fedlease.client.training import LocalResult, OnBatch, TrainsTasks, local_result
-from fedlease.core.types import ANCHOR, ClientModel, ClientTask, Tensors
+from fedlease.core.types import ClientModel, ClientTask, Tensors
 from fedlease.data.federation import ClientData
 from fedlease.errors import UpdateRefusedError
 from fedlease.peft_plugin.usage import record_usage
@@ -88,13 +88,13 @@ class ClientWorker:
                 return Finished(scores, self.private.slots if request.hand_over else None)
 
     def load(self, model: ClientModel) -> int | None:
-        """Puts the client's model in place, private tensors laid over, and returns the index of its chosen candidate."""
+        """Puts the client's model in place, private tensors laid over; returns the index of its chosen candidate."""
         tensors, choice = self.received(model)
         self._resident.load(model, self.client.num_labels, tensors)
         return choice
 
     def received(self, model: ClientModel) -> tuple[Tensors, int | None]:
-        """A model's tensors with the private ones laid over, and with those of the candidate that fits the rows best."""
+        """A model's tensors with the private ones laid over, and those of the candidate that fits the rows best."""
         tensors = self.private.overlay(model.spec, model.tensors)
         if not model.candidates:
             return tensors, None

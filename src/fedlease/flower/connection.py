@@ -10,6 +10,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedlease._version import __version__
+from fedlease.client.messages import Refused
 from fedlease.core.types import ClientId
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
@@ -218,7 +219,7 @@ class Link:
             answers |= dict(self._exchange(kind, whole, expected, group))
         for client in values:
             answer = answers[client]
-            if isinstance(answer, Refusal):
+            if isinstance(answer, Refusal | Refused):
                 answer = UpdateRefusedError(client, shown(answer.reason))
             elif isinstance(answer, Lacking):
                 answer = UpdateRefusedError(client, "it lacks arrays that were sent with the message")

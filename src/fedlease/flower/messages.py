@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from fedlease.client.messages import Request
 from fedlease.core.codec import serialisable
-from fedlease.core.types import ClientModel, ClientTask
 from fedlease.data.federation import ClientCard
 
-__all__ = ["Finish", "Hello", "Introduction", "Lacking", "Refusal", "Score", "Work"]
+__all__ = ["Envelope", "Hello", "Introduction", "Lacking", "Refusal"]
 
 
 @serialisable
@@ -63,60 +63,17 @@ class Lacking:
 
 @serialisable
 @dataclass(frozen=True)
-class Work:
-    """A task for a client.
+class Envelope:
+    """A request to a client, with what a node's process needs that knows nothing yet.
 
     Attributes:
-        run: identity of the run, which what the client keeps belongs to.
-        settings: of the run, as JSON: every message may start a process that knows nothing.
+        run: identity of the run, which the client's private tensors belong to.
+        settings: of the run, as JSON.
         base: fingerprint of the server's base model.
-        method: name.
-        step: of the run.
-        task: what to do.
-        accepted: the last step of this client whose update was used, or None.
-        keeps: whether the client should have private tensors from before.
+        request: to the client.
     """
 
     run: str
     settings: str
     base: str
-    method: str
-    step: int
-    task: ClientTask
-    accepted: int | None
-    keeps: bool
-
-
-@serialisable
-@dataclass(frozen=True)
-class Score:
-    """A model to be scored on the client's test rows; fields as of :class:`Work`."""
-
-    run: str
-    settings: str
-    base: str
-    method: str
-    model: ClientModel
-    accepted: int | None
-    keeps: bool
-
-
-@serialisable
-@dataclass(frozen=True)
-class Finish:
-    """The client's final model; fields as of :class:`Work`.
-
-    Attributes:
-        untrained: initial adapter and head.
-        hand_over: whether the client gives its private tensors to the server; only where both are one machine.
-    """
-
-    run: str
-    settings: str
-    base: str
-    method: str
-    model: ClientModel
-    untrained: ClientModel
-    accepted: int | None
-    keeps: bool
-    hand_over: bool = False
+    request: Request

@@ -1,32 +1,30 @@
 """A client on its own machine: takes a message's value and gives the reply's, and keeps what is private."""
 
 import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
 from fedlease._version import __version__
-from fedlease.client.store import HEAD_SLOT, ClientStore
-from fedlease.client.worker import Answer, ClientWork, FinalScores
+from fedlease.client.messages import FinalScores, Finish, Finished, Reply, Request, Train, Trained
+from fedlease.client.store import Private
+from fedlease.client.training import Trainer
+from fedlease.client.worker import LOST, ClientWorker
 from fedlease.core.codec import serialisable
-from fedlease.core.types import AdapterSpec, ClientModel, Tensors
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientData
-from fedlease.errors import DataError, InputError, RunFolderError, UpdateRefusedError
+from fedlease.errors import DataError, InputError, RunFolderError
 from fedlease.flower.bounds import LONGEST_TEXT
-from fedlease.flower.messages import Finish, Hello, Introduction, Refusal, Score, Work
+from fedlease.flower.messages import Envelope, Hello, Introduction, Refusal
 from fedlease.flower.node_store import Keep
 from fedlease.flower.own_model import write_own_model
 from fedlease.flower.request_validation import model_fault, task_fault
 from fedlease.flower.site import Site
 from fedlease.runs.open import optimiser_of, participation_of
 
-__all__ = ["Consent", "HandedOver", "Node", "refusal_of"]
+__all__ = ["Consent", "Node", "refusal_of"]
 
-LOST = "has lost what it kept to itself, and went on from what the server sent"
 ANOTHERS = "keeps what belongs to another run or client, and went on from what the server sent"
 
 log = logging.getLogger("flwr")
@@ -47,40 +45,20 @@ class Consent:
 
 @serialisable
 @dataclass(frozen=True)
-class HandedOver:
-    """Final scores with what the client kept; only where server and client are one machine."""
-
-    scores: FinalScores
-    private: Mapping[str, Tensors]
-
-
-@serialisable
-@dataclass(frozen=True)
 class Kept:
-    """What a client keeps for one method.
+    """What a node keeps for its client under one method.
 
     Attributes:
         run: identity of the run that it belongs to.
         client: whose it is.
-        slots: accepted, as in a :class:`~fedlease.client.store.ClientStore`.
-        step: of the run in which ``pending`` was trained.
-        spec: that ``pending`` belongs to.
-        pending: trained last; holds once the server says that the step's update was used.
+        private: the client's private tensors.
         tasks: done for this run and method so far.
     """
 
     run: str
     client: str
-    slots: Mapping[str, Tensors] = field(default_factory=dict)
-    step: int | None = None
-    spec: AdapterSpec | None = None
-    pending: Tensors = field(default_factory=dict)
+    private: Private = field(default_factory=Private)
     tasks: int = 0
-
-    def after(self, work: Work, private: Tensors) -> "Kept":
-        """With what one more task trained."""
-        spec = work.task.model.spec
-        return replace(self, step=work.step, spec=spec, pending=dict(private), tasks=self.tasks + 1)
 
 
 class Node:
@@ -110,40 +88,48 @@ class Node:
         self.models = models
         self.consent = consent or Consent()
         self.max_tasks = max_tasks
-        self.private: set[str] = set()
-        settings = site.loaded.settings
-        self.work = ClientWork(site.loaded.resident, optimiser_of(settings), participation_of(settings).score_rounds)
-        self.work.cache.bare = site.bare
 
     def reply(self, value: object) -> object:
         """What to answer to a message whose form is right and that the node's policy lets pass."""
-        handlers: list[tuple[type, Callable[[Any], object]]] = [
-            (Hello, self._hello),
-            (Work, self._work),
-            (Score, self._score),
-            (Finish, self._finish),
-        ]
-        if isinstance(value, Work | Score | Finish) and value.base != self.site.fingerprint:
+        if isinstance(value, Hello):
+            return self._hello(value)
+        if not isinstance(value, Envelope):
+            return Refusal(f"a node is not asked for a {type(value).__name__}")
+        if value.base != self.site.fingerprint:
             return self._other_base(value.base)
-        if fault := self._fault(value):
-            return Refusal(f"client {self.client.data.id!r}: {fault}")
-        for kind, handle in handlers:
-            if isinstance(value, kind):
-                return handle(value)
-        return Refusal(f"a node is not asked for a {type(value).__name__}")
+        request, own = value.request, self.client.data.id
+        found = self.keep.get(request.method)
+        mine = isinstance(found, Kept) and (found.run, found.client) == (value.run, own)
+        kept = found if mine else Kept(value.run, own)
+        if fault := self._fault(request, kept):
+            return Refusal(f"client {own!r}: {fault}")
+        settings = self.site.loaded.settings
+        trainer = Trainer(self.site.loaded.resident, optimiser_of(settings))
+        score_rounds = participation_of(settings).score_rounds
+        worker = ClientWorker(self.client, trainer, score_rounds, kept.private, self.site.cache)
+        reply = worker.handle(request)
+        done = int(isinstance(reply, Trained))
+        self.keep.put(request.method, replace(kept, private=worker.private, tasks=kept.tasks + done))
+        if isinstance(reply, Finished):
+            notes = self._write_model(value.run, request, worker, reply.scores)
+            reply = self._allowed(reply, notes)
+        if not mine and isinstance(found, Kept):
+            reply = _with_notes(reply, ANOTHERS)
+        return reply
 
-    def _fault(self, value: object) -> str:
-        """Why the tensors of a message do not fit."""
-        found: list[tuple[str, ClientModel]] = []
-        if isinstance(value, Work):
-            found = [("model", value.task.model)]
-        elif isinstance(value, Score | Finish):
-            found = [("model", value.model), *([("untrained", value.untrained)] if isinstance(value, Finish) else [])]
-        rank, heads = self.site.loaded.settings.lora.r, {}
-        if found:
-            heads = self.site.loaded.resident.head_modules(self.client.num_labels)
-        faults = ((name, model_fault(model, rank, self.site.loaded.shapes, heads)) for name, model in found)
-        return next((f"{name}: {fault}" for name, fault in faults if fault), "")
+    def _fault(self, request: Request, kept: Kept) -> str:
+        """Why a request does not fit the node's base model, or what the client keeps."""
+        site = self.site
+        found = {"model": request.model, **({"untrained": request.untrained} if isinstance(request, Finish) else {})}
+        heads = site.loaded.resident.head_modules(self.client.num_labels)
+        for name, model in found.items():
+            if fault := model_fault(model, site.loaded.settings.lora.r, site.loaded.shapes, heads):
+                return f"{name}: {fault}"
+        if not isinstance(request, Train):
+            return ""
+        if self.max_tasks is not None and kept.tasks >= self.max_tasks:
+            return f"it has done {kept.tasks} tasks for this run and does no more (max-rounds)"
+        return task_fault(request.task, kept.private.names)
 
     def _hello(self, hello: Hello) -> object:
         card = self.client.data.card()
@@ -160,50 +146,25 @@ class Node:
             f"the server's ({wanted[:12]}): give both the same revision or files"
         )
 
-    def _work(self, work: Work) -> object:
-        kept, notes = self._take_up(work, work.task.model.spec)
-        fault = task_fault(work.task, self.private)
-        if self.max_tasks is not None and kept.tasks >= self.max_tasks:
-            fault = f"it has done {kept.tasks} tasks for this run and does no more (max-rounds)"
-        if fault:
-            return Refusal(f"client {self.client.data.id!r}: {fault}")
-        try:
-            answer, private = self.work.train(self.client, work.task)
-        except UpdateRefusedError as error:
-            self.keep.put(work.method, kept)
-            return Refusal(error.reason)
-        self.keep.put(
-            work.method,
-            kept.after(work, private),
-        )
-        return Answer(**{**vars(answer), "notes": notes})
+    def _allowed(self, reply: Finished, notes: tuple[str, ...]) -> Finished:
+        """What of a reply may leave: texts of rows and private tensors do because this machine says so, never because
+        a message asks."""
+        short = (row for row in reply.scores.samples if all(len(text) <= LONGEST_TEXT for text in row.values()))
+        samples = tuple(short) if self.consent.samples else ()
+        scores = replace(reply.scores, notes=reply.scores.notes + notes, samples=samples)
+        return Finished(scores, reply.private if self.consent.private else None)
 
-    def _score(self, score: Score) -> object:
-        self._take_up(score, score.model.spec)
-        return self.work.score(self.client, score.model)
-
-    def _finish(self, finish: Finish) -> object:
-        kept, notes = self._take_up(finish, finish.model.spec)
-        self.keep.put(finish.method, kept)
-        found = self.work.finish(self.client, finish.model, finish.untrained)
-        notes += self._write_model(finish, found)
-        # Texts of rows and private tensors leave because this machine says so, never because a message asks.
-        few = (row for row in found.samples if all(len(text) <= LONGEST_TEXT for text in row.values()))
-        samples = tuple(few) if self.consent.samples else ()
-        scores = FinalScores(**{**vars(found), "notes": notes, "samples": samples})
-        return HandedOver(scores, kept.slots) if finish.hand_over and self.consent.private else scores
-
-    def _write_model(self, finish: Finish, scores: FinalScores) -> tuple[str, ...]:
+    def _write_model(self, run: str, finish: Request, worker: ClientWorker, scores: FinalScores) -> tuple[str, ...]:
         """Writes the client's model where it is to be; what goes wrong is a note: scores must not be lost by it."""
         if self.models is None:
             return ()
         data, out, model = self.client.data, self.models / finish.method, finish.model
-        tensors = self.work.store.overlay(data.id, model.spec, model.tensors)
+        tensors = worker.private.overlay(model.spec, model.tensors)
         if scores.choice is not None:
             tensors = {**tensors, **model.candidates[scores.choice]}
         own = replace(model, tensors=tensors, candidates=())
         try:
-            write_own_model(out, self.site.loaded, data, finish.method, own, scores, finish.run)
+            write_own_model(out, self.site.loaded, data, finish.method, own, scores, run)
         except (OSError, RunFolderError, SafetensorError) as error:
             log.error("fedlease: the model of %s could not be written to %s: %s", data.id, out, error)
             # Why stays in the node's log: the server need not know its folders.
@@ -211,27 +172,15 @@ class Node:
         log.info("fedlease: the model of %s is in %s", data.id, out)
         return ()
 
-    def _take_up(self, message: Work | Score | Finish, spec: AdapterSpec) -> tuple[Kept, tuple[str, ...]]:
-        """What the client keeps now: what it trained last too, if the server used that step's update."""
-        own = self.client.data.id
-        found = self.keep.get(message.method)
-        mine = isinstance(found, Kept) and (found.run, found.client) == (message.run, own)
-        self.private = {n for part in (*found.slots.values(), found.pending) for n in part} if mine else set()
-        # Nothing of this client has been used yet: what lies here is left over from a server that was stopped.
-        kept = found if mine and message.accepted is not None else Kept(message.run, own)
-        store = ClientStore({own: dict(kept.slots)})
-        if kept.step is not None and kept.step == message.accepted and kept.spec is not None:
-            store.put(own, kept.spec, kept.pending)
-        slots = {
-            slot: tensors
-            for slot, tensors in store.slots.get(own, {}).items()
-            if slot in (HEAD_SLOT, spec.fingerprint())
-        }
-        self.work.store = ClientStore({own: slots})
-        notes: tuple[str, ...] = ()
-        if message.keeps and not slots:
-            notes = (ANOTHERS if isinstance(found, Kept) and not mine else LOST,)
-        return Kept(message.run, own, slots, tasks=found.tasks if mine else 0), notes
+
+def _with_notes(reply: Reply, instead: str) -> Reply:
+    """The reply of a client whose tensors here belong to another run: it has lost none, they are not its own."""
+    if isinstance(reply, Trained):
+        return replace(reply, notes=tuple(instead if note == LOST else note for note in reply.notes))
+    if isinstance(reply, Finished):
+        notes = tuple(instead if note == LOST else note for note in reply.scores.notes)
+        return replace(reply, scores=replace(reply.scores, notes=notes))
+    return reply
 
 
 def refusal_of(error: InputError, node: str, *, client: str = "", in_full: bool = False) -> Refusal:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from fedlease.client.messages import Finish, Train
 from fedlease.config.faults import nearest, sentences
 from fedlease.config.layers import unfold
 from fedlease.config.sections import Positive, Section
@@ -14,7 +15,7 @@ from fedlease.config.settings import ColumnSettings, Settings
 from fedlease.core.types import ClientModel, ClientTask, TensorName
 from fedlease.errors import ConfigError
 from fedlease.flower.bounds import LONGEST_NAME, is_count, shown
-from fedlease.flower.messages import Finish, Hello, Score, Work
+from fedlease.flower.messages import Envelope, Hello
 from fedlease.methods.registry import METHODS
 from fedlease.models.sources import SHORT_NAMES
 from fedlease.storage.run_identity import is_identity
@@ -108,7 +109,7 @@ class NodePolicy(Section):
         data = settings.data.model_copy(update={"columns": self.columns})
         return settings.model_copy(update={"data": data if with_path else data.model_copy(update={"path": None})})
 
-    def faults(self, message: Any, settings: Settings, *, own_model: bool, own_rows: bool) -> list[str]:
+    def faults(self, message: Hello | Envelope, settings: Settings, *, own_model: bool, own_rows: bool) -> list[str]:
         """Why a message is refused, one sentence per rule that it breaks; empty where it breaks none.
 
         Args:
@@ -118,18 +119,19 @@ class NodePolicy(Section):
             own_rows: whether it says where the rows are.
         """
         found = [*self._of_settings(settings, own_model=own_model, own_rows=own_rows)]
-        if isinstance(message, Hello | Work | Score | Finish) and not is_identity(message.run):
+        if not is_identity(message.run):
             found.append(f"run: must be 32 hexadecimal digits, received {shown(message.run)!r}")
-        if isinstance(message, Work | Score | Finish) and message.method not in METHODS:
-            found.append(f"method: must be one of {', '.join(METHODS)}, received {shown(message.method)!r}")
-        if isinstance(message, Work):
-            found += self._of_task(message.task)
-            if not is_count(message.step, 0, 10 * self.max_rounds):
+        if not isinstance(message, Envelope):
+            return found
+        request = message.request
+        if request.method not in METHODS:
+            found.append(f"method: must be one of {', '.join(METHODS)}, received {shown(request.method)!r}")
+        if isinstance(request, Train):
+            found += self._of_task(request.task)
+            if not is_count(request.step, 0, 10 * self.max_rounds):
                 most = 10 * self.max_rounds
-                found.append(f"step: must be in 0 .. {most} (max-rounds), received {shown(message.step)}")
-        models = [message.model] if isinstance(message, Score | Finish) else []
-        models += [message.untrained] if isinstance(message, Finish) else []
-        for model in [*models, *([message.task.model] if isinstance(message, Work) else [])]:
+                found.append(f"step: must be in 0 .. {most} (max-rounds), received {shown(request.step)}")
+        for model in [request.model, *([request.untrained] if isinstance(request, Finish) else [])]:
             found += self._of_model(model)
         return list(dict.fromkeys(found))
 

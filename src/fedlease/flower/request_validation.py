@@ -11,11 +11,12 @@ from typing import Any, ParamSpec, get_args
 import torch
 from torch import Tensor, nn
 
+from fedlease.client.messages import Finish, Score, Train
 from fedlease.core.aggregate import MAX_VALUE
 from fedlease.core.routing import num_slots
 from fedlease.core.types import HEAD, AdapterSpec, ClientModel, ClientTask, Mixer, Stage, TensorName
 from fedlease.flower.bounds import LONG, is_count, is_number, is_plain, shown
-from fedlease.flower.messages import Finish, Hello, Score, Work
+from fedlease.flower.messages import Envelope, Hello
 from fedlease.methods.registry import PHASES
 
 __all__ = ["form_fault", "model_fault", "task_fault"]
@@ -42,28 +43,32 @@ def _guarded(check: Callable[P, str]) -> Callable[P, str]:
 @_guarded
 def form_fault(message: Any) -> str:
     """Why a message is not of the form that a server's has."""
-    if not isinstance(message, Hello | Work | Score | Finish):
+    if not isinstance(message, Hello | Envelope):
         return f"a node is not asked for a {type(message).__name__}"
     if not isinstance(message.settings, str):
         return "the message holds no settings"
-    texts = (message.version, message.model) if isinstance(message, Hello) else (message.base, message.method)
+    texts = (message.version, message.model) if isinstance(message, Hello) else (message.base, message.request.method)
     if not all(is_plain(text) for text in (message.run, *texts)):
         return f"its names must be texts of one line and at most {LONG} characters"
-    if isinstance(message, Hello):
-        return ""
-    if message.accepted is not None and not is_count(message.accepted, 0, MOST_NUMBER):
-        return f"accepted must be a step or none, received {shown(message.accepted)}"
-    if not isinstance(message.keeps, bool):
-        return f"keeps must be true or false, received {shown(message.keeps)}"
-    if isinstance(message, Work):
-        if not is_count(message.step, 0, MOST_NUMBER):
-            return f"step must be a whole number, 0 or more, received {shown(message.step)}"
-        return _task_form(message.task)
-    if isinstance(message, Finish):
-        if not isinstance(message.hand_over, bool):
-            return f"hand_over must be true or false, received {shown(message.hand_over)}"
-        return _model_form(message.model) or _model_form(message.untrained)
-    return _model_form(message.model)
+    return "" if isinstance(message, Hello) else _request_form(message.request)
+
+
+def _request_form(request: Any) -> str:
+    if request.accepted is not None and not is_count(request.accepted, 0, MOST_NUMBER):
+        return f"accepted must be a step or none, received {shown(request.accepted)}"
+    if not isinstance(request.keeps, bool):
+        return f"keeps must be true or false, received {shown(request.keeps)}"
+    if isinstance(request, Train):
+        if not is_count(request.step, 0, MOST_NUMBER):
+            return f"step must be a whole number, 0 or more, received {shown(request.step)}"
+        return _task_form(request.task)
+    if isinstance(request, Finish):
+        if not isinstance(request.hand_over, bool):
+            return f"hand_over must be true or false, received {shown(request.hand_over)}"
+        return _model_form(request.model) or _model_form(request.untrained)
+    if isinstance(request, Score):
+        return _model_form(request.model)
+    return f"a node is not asked for a {type(request).__name__}"
 
 
 def _task_form(task: Any) -> str:

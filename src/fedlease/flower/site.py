@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from fedlease.client.cache import WorkCache
 from fedlease.client.worker import Client
 from fedlease.config.faults import sentences
 from fedlease.config.settings import Settings
@@ -14,7 +15,6 @@ from fedlease.data.federation import ClientData
 from fedlease.errors import ConfigError
 from fedlease.models.fingerprints import fingerprint
 from fedlease.runs.open import Loaded, load_run
-from fedlease.tasks.base import Measured
 
 __all__ = ["Site", "settings_from"]
 
@@ -27,13 +27,13 @@ class Site:
         loaded: settings and base model.
         fingerprint: of the base model and its tokenizer.
         clients: id -> rows.
-        bare: id -> how the untrained model does.
+        cache: scores of the untrained model.
     """
 
     loaded: Loaded
     fingerprint: str
     clients: dict[str, Client] = field(default_factory=dict)
-    bare: dict[str, Measured] = field(default_factory=dict)
+    cache: WorkCache = field(default_factory=WorkCache)
 
     @classmethod
     def of(cls, settings: Settings, overrides: Mapping[str, Any]) -> "Site":
@@ -59,7 +59,7 @@ class Site:
         """The client's rows, tokenised when first asked for."""
         if data.id not in self.clients or self.clients[data.id].data != data:
             self.clients[data.id] = self.loaded.client(data)
-            self.bare.pop(data.id, None)
+            self.cache = WorkCache()
         return self.clients[data.id]
 
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 
-from fedlease.client.store import BOOK_SLOT
-from fedlease.client.messages import FinalScores
+from fedlease.client.messages import FinalScores, Finish, Finished, Request, Score, Scored, Train
+from fedlease.client.store import ELSEWHERE
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.flower.bounds import LONGEST_TEXT, is_share, shown
 from fedlease.flower.connection import Link
-from fedlease.flower.messages import Finish, Score, Work
-from fedlease.flower.node import HandedOver
+from fedlease.flower.messages import Envelope
 from fedlease.flower.replies import ESCAPED, Size
 from fedlease.flower.reply_validation import SAMPLE_KEYS, answer_fault, scores_fault
 from fedlease.flower.wire import fingerprint_of
@@ -80,7 +79,8 @@ class FlowerFleet:
     ) -> Iterator[tuple[ClientId, Outcome]]:
         """All at once; answers in the order of the tasks, when the last is there or the deadline is over."""
         questions = {
-            client: Work(*self._of_run(), method, step, task, *self._standing(client)) for client, task in tasks.items()
+            client: self._enveloped(Train(method, step, task, *self._standing(client)))
+            for client, task in tasks.items()
         }
         expected = {client: _size({n: task.model.tensors[n] for n in task.upload}) for client, task in tasks.items()}
         for phase in sorted({task.phase for task in tasks.values()}):
@@ -99,15 +99,15 @@ class FlowerFleet:
     def score(self, models: Mapping[ClientId, ClientModel]) -> Mapping[ClientId, float]:
         """Scores of those that answer."""
         questions = {
-            client: Score(*self._of_run(), self.method, model, *self._standing(client))
+            client: self._enveloped(Score(self.method, model, *self._standing(client)))
             for client, model in models.items()
             if self.link.cards[client].test_rows
         }
         self._unscored = {}
         scores = {}
         for client, answer, _ in self.link.ask("evaluate.score", questions, dict.fromkeys(questions, Size()), "score"):
-            if is_share(answer):
-                scores[client] = float(answer)
+            if isinstance(answer, Scored) and is_share(answer.score):
+                scores[client] = float(answer.score)
             else:
                 refused = isinstance(answer, UpdateRefusedError)
                 why = answer.reason if refused else f"its score must be a number in 0 .. 1, received {shown(answer)}"
@@ -124,8 +124,8 @@ class FlowerFleet:
             RunFailedError: nobody does.
         """
         questions = {
-            client: Finish(
-                *self._of_run(), self.method, model, untrained[client], *self._standing(client), self.hand_over
+            client: self._enveloped(
+                Finish(self.method, model, untrained[client], *self._standing(client), self.hand_over)
             )
             for client, model in models.items()
         }
@@ -133,14 +133,10 @@ class FlowerFleet:
         scores: dict[ClientId, FinalScores] = {}
         self._unscored, handed = {}, dict[ClientId, Mapping[str, Tensors]]()
         for client, answer, _ in self.link.ask("evaluate.finish", questions, expected, "finish"):
-            private: Mapping[str, Tensors] | None = None
-            if isinstance(answer, HandedOver) and self.hand_over:
-                private = answer.private
-                answer = answer.scores
             try:
                 scores[client] = self._checked_scores(client, answer, models[client])
-                if private is not None:
-                    handed[client] = private
+                if self.hand_over and answer.private is not None:
+                    handed[client] = answer.private
             except UpdateRefusedError as error:
                 self._unscored[client] = error.reason
                 log.error("fedlease: %r is not scored at the end: %s", client, error.reason)
@@ -175,22 +171,21 @@ class FlowerFleet:
         if self._handed is not None:
             return self._handed
         return {
-            client: {BOOK_SLOT: {"accepted": torch.tensor(step), "keeps": torch.tensor(int(client in self._keeps))}}
+            client: {ELSEWHERE: {"accepted": torch.tensor(step), "keeps": torch.tensor(int(client in self._keeps))}}
             for client, step in sorted(self._accepted.items())
         }
 
     def restore(self, private: Mapping[ClientId, Mapping[str, Any]]) -> None:
         """Goes on from what :meth:`private` gave."""
-        books = {client: slots[BOOK_SLOT] for client, slots in private.items() if BOOK_SLOT in slots}
+        books = {client: slots[ELSEWHERE] for client, slots in private.items() if ELSEWHERE in slots}
         self._accepted = {client: int(book["accepted"]) for client, book in books.items()}
         self._keeps = {client for client, book in books.items() if int(book["keeps"])}
 
     def _standing(self, client: ClientId) -> tuple[int | None, bool]:
         return self._accepted.get(client), client in self._keeps
 
-    def _of_run(self) -> tuple[str, str, str]:
-        """What every message begins with."""
-        return self.link.run, self.link.settings, self.link.model
+    def _enveloped(self, request: Request) -> Envelope:
+        return Envelope(self.link.run, self.link.settings, self.link.model, request)
 
     def _size_of_scores(self, client: ClientId, model: ClientModel) -> Size:
         """Of final scores: numbers per row, usage per module and expert, samples, and what is handed over."""
@@ -206,13 +201,14 @@ class FlowerFleet:
         fault = answer_fault(answer, task, client, self.link.cards[client].train_rows)
         return UpdateRefusedError(client, fault) if fault else answer
 
-    def _checked_scores(self, client: ClientId, scores: Any, model: ClientModel) -> FinalScores:
-        if isinstance(scores, UpdateRefusedError):
-            raise scores
+    def _checked_scores(self, client: ClientId, answer: Any, model: ClientModel) -> FinalScores:
+        if isinstance(answer, UpdateRefusedError):
+            raise answer
+        scores = answer.scores if isinstance(answer, Finished) else answer
         fault = scores_fault(scores, self.task, model, self.link.cards[client].test_rows, self.samples)
         if fault:
             raise UpdateRefusedError(client, fault)
-        return scores  # type: ignore[no-any-return]
+        return scores
 
 
 def _bytes(tensors: Any) -> int:

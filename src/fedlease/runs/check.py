@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from fedlease.client.training import local_step
+from fedlease.client.training import Trainer
 from fedlease.config.settings import Settings
 from fedlease.core.types import Budget
 from fedlease.methods.fedit import FedIT
@@ -98,10 +98,10 @@ def _probe(prepared: Prepared) -> tuple[float, float | None]:
     assert task is not None  # FedIT's first round asks everyone
     labels = len(prepared.clients[client].data.labels)
     loaded.resident.load(task.model, labels)
-    warm = rows.first(2)
-    local_step(loaded.resident, client, task, warm, optimiser_of(settings))
+    trainer = Trainer(loaded.resident, optimiser_of(settings))
+    trainer.train(client, task, rows.first(2))
     begun = time.perf_counter()
-    local_step(loaded.resident, client, task, rows, optimiser_of(settings))
+    trainer.train(client, task, rows)
     training = (time.perf_counter() - begun) / len(rows)
     if settings.task == "classification":
         return training, None

@@ -1,16 +1,18 @@
 """One run: settings -> federation, model, methods, engine -> run folder."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from fedlease.client.cache import WorkCache
-from fedlease.client.worker import ClientWork
+from fedlease.client.training import Trainer
+from fedlease.client.worker import ClientWorker
 from fedlease.config.settings import Settings
 from fedlease.core.codec import digest
 from fedlease.errors import RunFolderError, within_limits
@@ -21,7 +23,7 @@ from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
 from fedlease.server.in_process import LocalFleet
-from fedlease.server.pooled import PooledFleet
+from fedlease.server.pooled import PooledFleet, PooledTrainer
 from fedlease.storage.run_folder import (
     read_environment,
     read_settings,
@@ -123,24 +125,36 @@ def _run(
     out: Path, prepared: Prepared, listeners: Sequence[Listener], shared: Path | None, *, resumed: bool
 ) -> Finished:
     loaded, settings = prepared.loaded, prepared.loaded.settings
-    cache = WorkCache(_context(out, prepared), shared)
+    names = (settings.method, *settings.baselines)
+    # Alone, a method's first steps serve nobody else.
+    shares = shared is not None or len({*names} - {CENTRALISED}) > 1
+    start = loaded.adapter if shares else None
+    with tempfile.TemporaryDirectory(prefix="fedlease-") as scratch:
+        cache = WorkCache(_context(out, prepared), start, shared or Path(scratch), shared=shared is not None)
+        # Pooled steps are nobody's first steps.
+        scores_alone = replace(cache, start=None)
+        score_rounds = participation_of(settings).score_rounds
 
-    def fleet(name: str) -> LocalFleet:
-        participation = participation_of(settings)
-        work = ClientWork(loaded.resident, optimiser_of(settings), participation.score_rounds, cache=cache)
-        return (PooledFleet if name == CENTRALISED else LocalFleet)(prepared.clients, work)
+        def fleet(name: str) -> LocalFleet:
+            pooled = name == CENTRALISED
+            trainer = (PooledTrainer if pooled else Trainer)(loaded.resident, optimiser_of(settings))
+            workers = {
+                client: ClientWorker(rows, trainer, score_rounds, cache=scores_alone if pooled else cache)
+                for client, rows in prepared.clients.items()
+            }
+            return (PooledFleet if pooled else LocalFleet)(name, workers)
 
-    parts = Parts(
-        settings=settings,
-        cards={data.id: data.card() for data in prepared.federation},
-        warnings=prepared.warnings,
-        adapter=loaded.adapter,
-        heads=prepared.heads,
-        metric=loaded.resident.task.metric,
-        fleet=fleet,
-        skipped=prepared.federation.skipped,
-    )
-    return Finished(out, conduct(out, parts, listeners, resumed=resumed))
+        parts = Parts(
+            settings=settings,
+            cards={data.id: data.card() for data in prepared.federation},
+            warnings=prepared.warnings,
+            adapter=loaded.adapter,
+            heads=prepared.heads,
+            metric=loaded.resident.task.metric,
+            fleet=fleet,
+            skipped=prepared.federation.skipped,
+        )
+        return Finished(out, conduct(out, parts, listeners, resumed=resumed))
 
 
 def _context(out: Path, prepared: Prepared) -> str:

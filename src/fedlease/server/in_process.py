@@ -35,8 +35,12 @@ class LocalFleet:
         self, method: str, step: int, tasks: Mapping[ClientId, ClientTask], tell: Listener
     ) -> Iterator[tuple[ClientId, Outcome]]:
         """One client after another, each when it is asked for."""
+
+        def on_batch(client: ClientId, done: int, total: int, loss: float) -> None:
+            tell(BatchTrained(method, client, done, total, loss))
+
         for client, task in tasks.items():
-            self.workers[client].on_batch = lambda c, done, total, loss: tell(BatchTrained(method, c, done, total, loss))
+            self.workers[client].on_batch = on_batch
             reply = self.workers[client].handle(Train(method, step, task, self._accepted.get(client)))
             if isinstance(reply, Refused):
                 yield client, UpdateRefusedError(client, reply.reason)

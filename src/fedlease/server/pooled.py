@@ -1,8 +1,8 @@
 """The ``centralised`` run: one adapter trained on the rows of all clients together, the ceiling for reference.
 
-It is no federated method: rows leave their clients. A batch holds one client's rows, since heads differ, and batches come
-in an order drawn over all clients that are asked; everything else is as in the other engines. The state that it leaves
-is FedIT's: one shared adapter, own heads.
+It is no federated method: rows leave their clients. A batch holds one client's rows, since heads differ, and batches
+come in an order drawn over all clients that are asked; everything else is as in the other engines. The state that it
+leaves is FedIT's: one shared adapter, own heads.
 """
 
 import copy
@@ -57,9 +57,7 @@ class PooledTrainer:
     optimiser: Optimiser
     _results: dict[ClientId, LocalResult] = field(default_factory=dict)
 
-    def train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None
-    ) -> LocalResult:
+    def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
         """The client's result of the last :meth:`pool`."""
         return self._results.pop(client)
 

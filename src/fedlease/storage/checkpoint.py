@@ -70,7 +70,7 @@ class Saved:
         method: name.
         step: steps (warm-up waves and rounds) behind it.
         state: the method's, in most runs a :class:`~fedlease.methods.head.HeadState` around it.
-        private: client -> slot -> tensors, see ``ClientStore``.
+        private: client -> slot -> tensors, see :class:`~fedlease.client.store.Private`.
         totals: running sums: bytes, seconds, steps.
         finished: no round is left.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fedlease.client.training import LocalResult, local_step
+from fedlease.client.training import Trainer
 from fedlease.core.adapters import b_matrices
 from fedlease.core.placement import Centroids, Placement, place
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, Tensors, head_names
@@ -141,7 +141,7 @@ class _Newcomer:
         self.on_batch = on_batch
         self.train_rows: Encoded = run.encode(rows.train)
         self.test_rows: Encoded = run.encode(rows.test)
-        self.optimiser = replace(optimiser_of(run.settings), threads=run.threads)
+        self.trainer = Trainer(run.resident, replace(optimiser_of(run.settings), threads=run.threads))
 
     def train(self, model: ClientModel, phase: str, names: frozenset[str], epochs: int) -> ClientModel:
         """The model after ``epochs`` passes over these tensors, and over the head unless heads are frozen."""
@@ -151,15 +151,13 @@ class _Newcomer:
         number = 0 if phase == WARMUP else self.run.settings.rounds + 1
         task = ClientTask(phase, number, model, (Stage(names, epochs),), upload=names)
 
-        def tell(done: int, total: int, loss: float) -> None:
+        def tell(client: ClientId, done: int, total: int, loss: float) -> None:
             if self.on_batch is not None:
                 self.on_batch(phase, done, total, loss)
 
         self._load(model)
         try:
-            result: LocalResult = local_step(
-                self.run.resident, self.rows.id, task, self.train_rows, self.optimiser, tell
-            )
+            result = self.trainer.train(self.rows.id, task, self.train_rows, tell)
             for name, tensor in result.update.tensors.items():
                 if not bool(torch.isfinite(tensor).all()):
                     raise UpdateRefusedError(self.rows.id, f"{name} holds values that are NaN or infinite")

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from fedlease.client.resident import ResidentModel
-from fedlease.client.store import ClientStore
+from fedlease.client.store import Private, is_elsewhere
 from fedlease.core.types import ClientId, ClientModel, check_whole
 from fedlease.core.wording import printable
 from fedlease.data.federation import Row
@@ -113,7 +113,7 @@ class OpenRun:
             raise RunFolderError(f"{self.out}: {self.method} has not completed a step yet, there is nothing to load")
         self.saved = saved
         self.device = torch.device(usable_device(device) if device else self._device_of_run())
-        self._store = ClientStore({client: dict(slots) for client, slots in saved.private.items()})
+        self._private = saved.private
 
     def client(self, client: ClientId) -> KnownClient:
         """One client.
@@ -190,7 +190,7 @@ class OpenRun:
         """
         if self.client(client).newcomer:
             return newcomer_model(self.out, client)
-        if self._store.is_elsewhere(client):
+        if is_elsewhere(self._private.get(client, {})):
             raise RunFolderError(
                 f"{self.out}: client {client!r} keeps a part of its model (such as its head) on its own machine, so it "
                 "cannot be put together here"
@@ -199,7 +199,8 @@ class OpenRun:
             return self.saved.state
         model = self.received(client)
         with self.fitting(client):
-            return replace(model, tensors=self._store.overlay(client, model.spec, model.tensors))
+            private = Private(self._private.get(client, {}))
+            return replace(model, tensors=private.overlay(model.spec, model.tensors))
 
     def received(self, client: ClientId) -> ClientModel:
         """What the server holds for a client of the run: without what the client keeps, head included.
