@@ -56,7 +56,10 @@ def test_the_page_is_written_and_its_curves_are_over_passes(done: tuple[Path, di
     for name in ("fedlease", "local", "fedit"):
         row = content["variants"][name]
         assert [[point["passes"] for point in seed] for seed in row["points"]] == [[0, 1, 2], [0, 1, 2]]
-        assert [[point["mean"] for point in seed] for seed in row["points"]] == row["curves"]
+        lines = [rounds_of(out / name / f"seed-{seed}") for seed in (0, 1)]
+        ends = row["mean"]["values"]
+        scored = [[*(line["mean_score"] for line in own), end] for own, end in zip(lines, ends, strict=True)]
+        assert [[point["mean"] for point in seed] for seed in row["points"]] == scored
         assert {point["clients"] for seed in row["points"] for point in seed} == {8} == {content["num_clients"]}
 
 
@@ -121,8 +124,7 @@ def test_the_tables_say_what_the_cells_hold(done: tuple[Path, dict[str, Any]]) -
         if name != "fedlease":
             gap = (sum(means["fedlease"]) - sum(values)) / 2
             assert content["differences"][name]["mean"] == pytest.approx(gap)
-        assert len(row["curves"][0]) == len(rounds_of(out / name / "seed-0")) + 1
-        assert row["curves"][1][-1] == values[1]
+        assert row["points"][1][-1]["mean"] == pytest.approx(values[1])
     best = max(("local", "fedit"), key=lambda name: sum(means[name]))
     assert content["best_other"] == best
     text = (out / "compare.md").read_text()

@@ -41,7 +41,6 @@ def variant(
         "bytes_down": [4 * up] * len(means),
         "seconds": [60.0] * len(means),
         "trainable_parameters": 1664,
-        "curves": curves,
         "points": [
             [{"passes": at, "mean": mean, "clients": 4} for at, mean in zip(passes, curve, strict=True)]
             for curve in curves
@@ -103,7 +102,8 @@ def one_seed() -> dict[str, Any]:
             "fedlease": variant("fedlease", [0.8], {"mood": [0.7], "news": [0.9]}, passes=WARMED_UP, experts=[2]),
             "local": variant("local", [0.7], {"mood": [0.6], "news": [0.8]}, up=0),
         },
-        differences={"local": {"mean": 0.1, "low": 0.05, "high": 0.15, "seeds": 1}},
+        differences={"local": {"mean": 0.1, "low": 0.05, "high": 0.15, "seeds": 1, "clients": [4]}},
+        coverage=[{"seed": 3, "averaged": 4, "clients": 4, "left_out": {}}],
     )
 
 

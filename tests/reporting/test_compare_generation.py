@@ -27,7 +27,6 @@ def unscored(made: dict[str, Any]) -> dict[str, Any]:
     content = copy.deepcopy(made)
     for row in content["variants"].values():
         row["points"] = [points[-1:] for points in row["points"]]
-        row["curves"] = [[*[None] * (len(curve) - 1), curve[-1]] for curve in row["curves"]]
     return content
 
 
@@ -85,10 +84,3 @@ class TestRoundsWithoutScores:
     def test_the_page_says_why_there_are_no_curves(self) -> None:
         assert "generation.score_rounds is false" in page_of(unscored(one_seed()))
         assert "generation.score_rounds" not in page_of(one_seed())
-
-    def test_neither_does_one_without_passes_speak_of_steps(self) -> None:
-        content = unscored(one_seed())
-        for row in content["variants"].values():
-            del row["points"]
-        assert "generation.score_rounds is false" in page_of(content)
-        assert curves(content).data[0]["x"] == ["fedlease"]

@@ -120,7 +120,7 @@ class TestTheReading:
     def test_a_first_that_is_best_is_said_to_be(self) -> None:
         content = three_seeds()
         content["variants"]["local"]["mean"] = {"mean": 0.7, "deviation": 0.0, "values": [0.7] * 3}
-        content["differences"]["local"] = {"mean": 0.05, "low": 0.02, "high": 0.08, "seeds": 3}
+        content["differences"]["local"] = {"mean": 0.05, "low": 0.02, "high": 0.08, "seeds": 3, "clients": [4] * 3}
         said = reading(read_comparison(content))
         assert said[0] == "fedlease has the highest mean accuracy: 75.0 ± 5.0 %."
         assert said[1] == (
@@ -131,7 +131,7 @@ class TestTheReading:
 
     def test_an_interval_below_zero_speaks_for_the_other(self) -> None:
         content = three_seeds()
-        content["differences"]["local"] = {"mean": -0.01, "low": -0.02, "high": -0.005, "seeds": 3}
+        content["differences"]["local"] = {"mean": -0.01, "low": -0.02, "high": -0.005, "seeds": 3, "clients": [4] * 3}
         said = reading(read_comparison(content))
         assert said[1].endswith("The interval does not hold zero: local is better here.")
         assert said[2] == "By the intervals fedlease is above fedit; is below local."
@@ -225,21 +225,6 @@ class TestTheFigures:
         (mean,) = [trace for trace in figure.data if trace.get("name") == "fedlease"]
         assert mean["x"] == [0, 4, 5]
         assert ("fedlease", "3", "-", "30.0", "-") in figure.rows
-
-    def test_without_passes_curves_are_over_steps_and_the_page_says_so(self) -> None:
-        content = compared()
-        for row in content["variants"].values():
-            del row["points"]
-        content["variants"]["local"]["curves"][0][1] = None
-        figure = figures(content)["curves"]
-        (local,) = [trace for trace in figure.data if trace.get("name") == "local"]
-        assert local["x"] == [0, 2, 3, 4, 5]
-        assert figure.layout["xaxis"]["title"]["text"] == "steps"
-        assert "does not say how many passes a step makes" in compare_page(content)
-        # One without passes is enough: the axis is the same for all.
-        content["variants"]["fedlease"]["points"] = compared()["variants"]["fedlease"]["points"]
-        (own,) = [trace for trace in figures(content)["curves"].data if trace.get("name") == "fedlease"]
-        assert own["x"] == [0, 1, 2, 3]
 
     def test_tasks_have_a_dot_and_a_deviation_per_method(self) -> None:
         figure = figures(compared())["tasks"]

@@ -19,7 +19,7 @@ from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import RowScores, spread
 from fedlease.files import locked, write_atomically
 from fedlease.reporting.comparison.page import markdown, write_compare_page
-from fedlease.reporting.run.reading import read_records, read_run
+from fedlease.reporting.run.reading import read_run
 from fedlease.server.events import Listener
 from fedlease.storage.contents import RowScoresContent
 from fedlease.storage.run_files import RunFiles
@@ -174,7 +174,6 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
             "bytes_down": [s["bytes_down"] for s in own],
             "seconds": [sum(s["seconds"].values()) for s in own],
             "trainable_parameters": own[0]["trainable_parameters"],
-            "curves": [_curve(cell, s["mean"]) for cell, s in zip(by_variant[name], own, strict=True)],
             "points": [_points_of(cell) for cell in by_variant[name]],
         }
     others = [name for name in rows if name != first]
@@ -212,12 +211,8 @@ def _row_scores(cell: Cell) -> RowScores:
     return {client: np.array([float(value) for value in values]) for client, values in content.items()}
 
 
-def _curve(cell: Cell, final: float) -> list[float | None]:
-    return [*(line.mean_score for line in read_records(cell.folder)), final]
-
-
 def _points_of(cell: Cell) -> list[dict[str, Any]]:
-    """The same curve by passes over each client's rows, as the cell's report draws it: a warm-up is several passes."""
+    """The mean over clients by passes over their rows, as the cell's report draws it: a warm-up is several passes."""
     points = read_run(cell.folder).main.points
     return [{"passes": point.passes, "mean": point.mean, "clients": len(point.scores)} for point in points]
 

@@ -15,11 +15,11 @@ __all__ = [
     "axis",
     "base_layout",
     "clean",
-    "final_axis",
     "in_percent",
     "label",
+    "level_line",
     "line_trace",
-    "naive_line",
+    "passes_axis",
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
@@ -104,19 +104,29 @@ def line_trace(number: int, name: str, x: list[Any], y: list[Any], texts: list[s
     }  # fmt: skip
 
 
-def naive_line(level: float | None, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Shapes and annotations of a level line at the score that needs no model; none where it is unknown."""
+def level_line(level: float | None, name: str, text: str | None = None) -> dict[str, Any]:
+    """Shapes and annotations of a layout for a dashed line across the plot; none where the level is unknown.
+
+    Args:
+        level: where the line is, a score in [0, 1] where ``text`` is None.
+        name: what it stands for.
+        text: the level as it is shown; None shows it in %.
+    """
     if level is None:
-        return [], []
+        return {}
+    y, shown = (100 * level, percent(level)) if text is None else (level, text)
     line = {"dash": "dash", "width": 1.5, "color": PALETTE[7]}
-    shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 100 * level, "y1": 100 * level, "line": line}
-    note = {"xref": "paper", "x": 1, "xanchor": "right", "y": 100 * level, "yanchor": "bottom", "showarrow": False}
-    return [shape], [{**note, "text": f"{label(name)} {percent(level)}"}]
+    shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": line}
+    note = {"xref": "paper", "x": 1, "xanchor": "right", "y": y, "yanchor": "bottom", "showarrow": False,
+            "bgcolor": "rgba(127,127,127,0.25)", "text": f"{label(name)} {shown}"}  # fmt: skip
+    return {"shapes": [shape], "annotations": [note]}
 
 
-def final_axis() -> dict[str, Any]:
-    """The axis of names that stands where passes would stand if rounds had been scored."""
-    return axis("final scores: rounds were not scored", type="category")
+def passes_axis(last: int, *, scored: bool) -> dict[str, Any]:
+    """The axis of score curves up to ``last`` passes; of method names where no round was scored."""
+    if not scored:
+        return axis("final scores: rounds were not scored", type="category")
+    return axis("passes over the rows", **({"dtick": 1} if last <= 20 else {}))
 
 
 def in_percent(value: float | None) -> float | None:

@@ -31,13 +31,13 @@ class Score:
 class Gap:
     """How much the first variant is above another, in [-1, 1], with its 95 % interval.
 
-    ``clients`` has, per seed, the number of clients that both scored; () where the file does not say.
+    ``clients`` has, per seed, the number of clients that both scored.
     """
 
     mean: Finite
     low: Finite
     high: Finite
-    clients: tuple[int, ...] = ()
+    clients: tuple[int, ...]
 
     @property
     def holds_zero(self) -> bool:
@@ -79,8 +79,7 @@ class Variant:
         bytes_down: likewise.
         seconds: one number per seed.
         trainable_parameters: of one client.
-        curves: per seed the mean over clients at each step, and at the end.
-        points: the same by passes; None where the file does not say how many passes a step makes.
+        points: per seed the mean over clients by passes.
     """
 
     name: str
@@ -94,8 +93,12 @@ class Variant:
     bytes_down: tuple[Finite, ...]
     seconds: tuple[Finite, ...]
     trainable_parameters: int
-    curves: tuple[tuple[Finite | None, ...], ...]
-    points: tuple[tuple[Point, ...], ...] | None = None
+    points: tuple[tuple[Point, ...], ...]
+
+    @property
+    def curves(self) -> tuple[dict[int, float], ...]:
+        """Per seed, the mean over clients by passes made, where somebody was scored."""
+        return tuple({p.passes: p.mean for p in seed if p.mean is not None} for seed in self.points)
 
     @property
     def rate(self) -> float | None:
@@ -116,7 +119,7 @@ class Comparison:
         majority_mean: mean score of the majority baseline.
         variants: the first is compared with each of the others.
         differences: how much the first is above each of the others.
-        coverage: one entry per seed; () where the file does not say.
+        coverage: one entry per seed.
         learning_rates: variant -> learning rate -> score on validation rows of the first seed, None where training
             failed; {} where none was chosen.
     """
@@ -128,7 +131,7 @@ class Comparison:
     majority_mean: Finite
     variants: tuple[Variant, ...]
     differences: Mapping[str, Gap]
-    coverage: tuple[Coverage, ...] = ()
+    coverage: tuple[Coverage, ...]
     learning_rates: Mapping[str, Mapping[float, Finite | None]] = field(default_factory=dict)
 
     @property
@@ -152,25 +155,14 @@ class Comparison:
         return of_metric(self.metric)
 
     @property
-    def by_passes(self) -> bool:
-        """Whether curves are by passes; else by steps, where the file does not say what a step holds."""
-        return all(variant.points is not None for variant in self.variants)
-
-    @property
     def rounds_scored(self) -> bool:
         """Whether any variant has a score before its end."""
-        return any(len(curve) > 1 for variant in self.variants for curve in self.curves(variant))
+        return any(len(curve) > 1 for variant in self.variants for curve in variant.curves)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """In the order of the file."""
         return tuple(self.first.per_task)
-
-    def curves(self, variant: Variant) -> tuple[dict[int, float], ...]:
-        """Per seed, the mean over clients by passes made, or by steps: a step scores the model that it receives."""
-        if self.by_passes:
-            return tuple({p.passes: p.mean for p in seed if p.mean is not None} for seed in variant.points or ())
-        return tuple({x: value for x, value in enumerate(seed) if value is not None} for seed in variant.curves)
 
 
 def read_comparison(content: Mapping[str, Any]) -> Comparison:
@@ -189,7 +181,7 @@ def read_comparison(content: Mapping[str, Any]) -> Comparison:
     if missing := [variant.name for variant in read.others if variant.name not in read.differences]:
         raise RunFolderError(f"compare.json is damaged: differences has no {missing[0]!r}")
     for v in read.variants:
-        lists = (v.mean.values, v.num_experts, v.bytes_up, v.bytes_down, v.seconds, read.curves(v))
+        lists = (v.mean.values, v.num_experts, v.bytes_up, v.bytes_down, v.seconds, v.points)
         if not read.seeds or any(len(values) != len(read.seeds) for values in lists):
             raise RunFolderError(
                 f"compare.json is damaged: {v.name} needs one value per seed, {len(read.seeds)} of each kind"

@@ -10,11 +10,11 @@ from fedlease.reporting.drawing import (
     Figure,
     axis,
     base_layout,
-    final_axis,
     in_percent,
     label,
+    level_line,
     line_trace,
-    naive_line,
+    passes_axis,
 )
 from fedlease.reporting.formats import human_bytes, percent, points, spread
 
@@ -31,23 +31,22 @@ def comparison_figures(c: Comparison) -> list[Figure]:
 
 def _curves(c: Comparison) -> Figure:
     """A thick line per method, the mean over seeds where all have a value; its seeds are thin lines beside it."""
-    unit = "passes" if c.by_passes else "steps"
     thin: list[dict[str, Any]] = []
     thick: list[dict[str, Any]] = []
     said, rows = [], []
     for number, m in enumerate(c.variants):
-        places = sorted({x for curve in c.curves(m) for x in curve})
-        mean = {x: fmean(curve[x] for curve in c.curves(m)) for x in places if all(x in curve for curve in c.curves(m))}
+        places = sorted({x for curve in m.curves for x in curve})
+        mean = {x: fmean(curve[x] for curve in m.curves) for x in places if all(x in curve for curve in m.curves)}
         group = f"method {number}"
-        seeds = {x: ", ".join(percent(curve.get(x)) for curve in c.curves(m)) for x in places}
+        seeds = {x: ", ".join(percent(curve.get(x)) for curve in m.curves) for x in places}
         texts = [f"{percent(y)} %" + (f", seeds {seeds[x]}" if len(c.seeds) > 1 else "") for x, y in mean.items()]
-        trace = line_trace(number, m.name, list(mean), [in_percent(y) for y in mean.values()], texts, unit)
+        trace = line_trace(number, m.name, list(mean), [in_percent(y) for y in mean.values()], texts, "passes")
         trace["line"]["width"] = 3 if m is c.first else 1.8
         name = trace["name"]
         trace["x"] = trace["x"] if c.rounds_scored else [name] * len(mean)
         thick.append({**trace, "legendgroup": group})
         if len(c.seeds) > 1:
-            for curve in c.curves(m):
+            for curve in m.curves:
                 y = [in_percent(curve[x]) for x in sorted(curve)]
                 x: list[Any] = sorted(curve) if c.rounds_scored else [name] * len(y)
                 thin.append(
@@ -60,23 +59,20 @@ def _curves(c: Comparison) -> Figure:
             said.append(f"{m.name} goes from {percent(next(iter(mean.values())))} to {percent(mean[max(mean)])} %.")
         elif mean:
             said.append(f"{m.name} ends at {percent(mean[max(mean)])} %.")
-        rows += [(m.name, str(x), percent(mean.get(x)), *(percent(k.get(x)) for k in c.curves(m))) for x in places]
-    shapes, notes = naive_line(c.majority_mean, c.words.naive)
+        rows += [(m.name, str(x), percent(mean.get(x)), *(percent(k.get(x)) for k in m.curves)) for x in places]
     if not c.rounds_scored:
         said.append("Rounds were not scored: these are the final scores.")
     if len(c.seeds) > 1:
         kinds = ("Thick lines", "thin ones") if c.rounds_scored else ("Large marks", "small ones")
         said.append(f"{kinds[0]} are means over seeds, {kinds[1]} the seeds.")
-    last = max((x for m in c.variants for curve in c.curves(m) for x in curve), default=0)
-    places_axis = axis("passes over the rows" if c.by_passes else "steps", **({"dtick": 1} if last <= 20 else {}))
+    last = max((x for m in c.variants for curve in m.curves for x in curve), default=0)
     layout = base_layout(
-        xaxis=places_axis if c.rounds_scored else final_axis(),
+        xaxis=passes_axis(last, scored=c.rounds_scored),
         yaxis=axis(f"mean {label(c.words.name)}, %"),
-        shapes=shapes,
-        annotations=notes,
+        **level_line(c.majority_mean, c.words.naive),
     )
-    title = f"Mean over clients by {unit}" if c.rounds_scored else "Mean over clients"
-    header = ("method", unit, "mean, %", *(f"seed {seed}" for seed in c.seeds))
+    title = "Mean over clients by passes" if c.rounds_scored else "Mean over clients"
+    header = ("method", "passes", "mean, %", *(f"seed {seed}" for seed in c.seeds))
     return Figure("curves", title, " ".join(said), (*thin, *thick), layout, 420, header, tuple(rows))
 
 

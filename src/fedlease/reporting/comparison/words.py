@@ -32,7 +32,7 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
         ("Budget", f"{counted(c.passes, 'pass', 'passes')} over each client's train rows, the same for all"),
         ("Heads", HEADS.get(c.head, c.head) if c.words.heads else ""),
         ("Seeds", f"{len(c.seeds)}: {', '.join(map(str, c.seeds))}"),
-        ("Clients", f"means over {clients_over(c.coverage)}" if c.coverage else ""),
+        ("Clients", f"means over {clients_over(c.coverage)}"),
         ("Tasks", ", ".join(c.tasks)),
         (c.words.naive.capitalize(), f"{percent(c.majority_mean)} %"),
         ("Learning rate", chosen),
@@ -73,7 +73,7 @@ def difference_words(c: Comparison) -> str:
 def _pairs(c: Comparison) -> str:
     """Over how many clients each difference is, where that is not what the means are over."""
     averaged = tuple(entry.averaged for entry in c.coverage)
-    others = {name: gap.clients for name, gap in c.differences.items() if gap.clients not in ((), averaged)}
+    others = {name: gap.clients for name, gap in c.differences.items() if gap.clients != averaged}
     if not others:
         return ""
     counts = "; ".join(f"{name} {', '.join(map(str, clients))}" for name, clients in others.items())

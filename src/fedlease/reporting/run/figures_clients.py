@@ -10,7 +10,7 @@ from scipy.spatial.distance import squareform
 
 from fedlease.core.types import Allocation
 from fedlease.core.wording import counted
-from fedlease.reporting.drawing import PALETTE, SYMBOLS, Figure, axis, base_layout, label
+from fedlease.reporting.drawing import PALETTE, SYMBOLS, Figure, axis, base_layout, label, level_line
 from fedlease.reporting.run.data import RunData
 
 __all__ = ["allocation_figures", "ordered_clients"]
@@ -187,17 +187,10 @@ def _silhouettes(run: RunData, grouping: Allocation) -> Figure:
         "hovertext": [f"k = {k}: {scores[k]:.3f}" for k in ks], "hoverinfo": "text",
         "text": [f"{scores[k]:.3f}" for k in ks], "textposition": "outside", "cliponaxis": False,
     }  # fmt: skip
-    shapes, notes = [], []
-    if least > -1:
-        line = {"dash": "dash", "width": 1.5, "color": PALETTE[7]}
-        shapes = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": least, "y1": least, "line": line}]
-        notes = [{"xref": "paper", "x": 1, "y": least, "text": f"min_silhouette {least:g}", "showarrow": False}]
-        notes[0] |= {"xanchor": "right", "yanchor": "bottom", "bgcolor": "rgba(127,127,127,0.25)"}
     layout = base_layout(
         xaxis=axis("k, number of groups", dtick=1 if len(ks) <= 16 else 5, showgrid=False),
         yaxis=axis("mean silhouette S(k)"),
-        shapes=shapes,
-        annotations=notes,
+        **level_line(least if least > -1 else None, "min_silhouette", f"{least:g}"),
     )
     said = f"The mean silhouette is highest at k = {best}, with {scores[best]:.3f}. "
     said += f"It chose M = {chosen}, the hatched bar." if chosen > 1 else "It is not above min_silhouette, so M = 1."

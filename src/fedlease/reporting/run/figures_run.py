@@ -9,11 +9,11 @@ from fedlease.reporting.drawing import (
     Figure,
     axis,
     base_layout,
-    final_axis,
     in_percent,
     label,
+    level_line,
     line_trace,
-    naive_line,
+    passes_axis,
 )
 from fedlease.reporting.formats import human_bytes, human_seconds, percent
 from fedlease.reporting.run.data import RunData, mean
@@ -135,14 +135,13 @@ def _means(run: RunData) -> Figure:
                 f"{method.name} {done} {percent(curve[-1][1])} % after {counted(curve[-1][0], 'pass', 'passes')}."
             )
         rows += [(method.name, str(x), percent(y), str(count)) for x, y, count in curve]
-    shapes, notes = naive_line((run.main.summary or {}).get("majority_mean"), of_metric(run.metric).naive)
+    majority = (run.main.summary or {}).get("majority_mean")
     if not run.rounds_scored:
         said.append(UNSCORED)
     layout = base_layout(
         xaxis=_passes_axis(run),
         yaxis=axis(f"mean {label(of_metric(run.metric).name)}, %"),
-        shapes=shapes,
-        annotations=notes,
+        **level_line(majority, of_metric(run.metric).naive),
     )
     header = ("method", "passes", "mean, %", "clients scored")
     return Figure("score-means", "Mean over clients", " ".join(said), tuple(traces), layout, 400, header, tuple(rows))
@@ -240,10 +239,8 @@ def _hatched(number: int) -> dict[str, Any]:
 
 
 def _passes_axis(run: RunData) -> dict[str, Any]:
-    if not run.rounds_scored:
-        return final_axis()
     last = max((point.passes for method in run.methods for point in method.points), default=0)
-    return axis("passes over the rows", **({"dtick": 1} if last <= 20 else {}))
+    return passes_axis(last, scored=run.rounds_scored)
 
 
 def _at_the_end(run: RunData, trace: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from fedlease.core.wording import counted
@@ -69,11 +70,18 @@ def read_samples(folders: Mapping[str, RunFiles], clients: Mapping[str, Any]) ->
         if not files.has("samples.json"):
             continue
         content = files.read_json("samples.json", SamplesContent)
-        read = {client: [_sample(row, method) for row in rows] for client, rows in content.items()}
-        if strangers := sorted(read.keys() - clients.keys()):
+        if strangers := sorted(content.keys() - clients.keys()):
             raise RunFolderError(f"{files.folder / 'samples.json'} is damaged: the run has no client {strangers[0]!r}")
-        for client, rows in read.items():
-            found[client] = [_joined(*pair) for pair in _paired(found.get(client), rows)]
+        for client, rows in content.items():
+            if client not in found:
+                found[client] = [Sample(row["prompt"], row["reference"], row["base"], {}) for row in rows]
+            found[client] = [
+                # An answer to another row would be read as one to this.
+                replace(known, answers={**known.answers, method: row["answer"]})
+                if row and (row["prompt"], row["reference"]) == (known.prompt, known.reference)
+                else known
+                for known, row in zip_longest(found[client], rows[: len(found[client])])
+            ]
     return {client: tuple(found[client]) for client in clients if found.get(client)}
 
 
@@ -89,24 +97,6 @@ def shown_samples(run: RunData) -> tuple[ClientSamples, ...]:
             facts.append(f"{of_metric(run.metric).name} {percent(finals[client])} %")
         shown.append(ClientSamples(client, ", ".join(facts), tuple(_shown(run, sample) for sample in samples)))
     return tuple(shown)
-
-
-def _sample(row: Mapping[str, str], method: str) -> Sample:
-    return Sample(row["prompt"], row["reference"], row["base"], {method: row["answer"]})
-
-
-def _paired(known: list[Sample] | None, rows: list[Sample]) -> list[tuple[Sample, Sample | None]]:
-    """Samples on file with those of a further method, by their place among the client's test rows."""
-    if known is None:
-        return [(row, None) for row in rows]
-    return [(sample, rows[place] if place < len(rows) else None) for place, sample in enumerate(known)]
-
-
-def _joined(sample: Sample, other: Sample | None) -> Sample:
-    # An answer to another row would be read as one to this.
-    if other is None or (other.prompt, other.reference) != (sample.prompt, sample.reference):
-        return sample
-    return Sample(sample.prompt, sample.reference, sample.base, {**sample.answers, **other.answers})
 
 
 def _shown(run: RunData, sample: Sample) -> ShownSample:
