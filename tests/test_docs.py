@@ -174,13 +174,32 @@ class TestTheCheckItself:
         assert done.returncode == 1
 
 
+def script(name: str) -> Any:
+    """A script of the docs as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_plan_is_as_the_imports_have_it() -> None:
+    plan = script("plan")
+    arrows = plan.arrows()
+    assert "server" in arrows["runs"] and "runs" not in arrows["server"]
+    page, picture = plan.PAGE.read_text(encoding="utf-8"), plan.PICTURE.read_text(encoding="utf-8")
+    assert (page, picture) == (plan.written(page, arrows), plan.picture(arrows)), "run: python docs/plan.py"
+
+
+def test_the_plan_sees_every_import() -> None:
+    source = "import fedlease.core.types\ndef f():\n    from fedlease import files, client\n    from fedlease.data.load import x"
+    assert set(script("plan").imported(source)) == {"core", "files", "client", "data"}
+
+
 def test_the_table_of_settings_is_in_the_file_that_the_readme_names() -> None:
     (named,) = re.findall(r"\[([\w/.]+)\]\(\1\) \| every setting \|", (ROOT / "README.md").read_text())
     page = (ROOT / named).read_text(encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("settings_table", ROOT / "docs" / "settings_table.py")
-    assert spec is not None and spec.loader is not None
-    written = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(written)
+    written = script("settings_table")
     assert page == written.with_tables(page), "run: python docs/settings_table.py"
     from fedlease.config.faults import setting_names
     from fedlease.config.settings import Settings
