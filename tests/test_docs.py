@@ -192,7 +192,8 @@ def test_the_plan_is_as_the_imports_have_it() -> None:
 
 
 def test_the_plan_sees_every_import() -> None:
-    source = "import fedlease.core.types\ndef f():\n    from fedlease import files, client\n    from fedlease.data.load import x"
+    inside = "def f():\n    from fedlease import files, client\n    from fedlease.data.load import x"
+    source = f"import fedlease.core.types\n{inside}"
     assert set(script("plan").imported(source)) == {"core", "files", "client", "data"}
 
 
