@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 
 from fedlease.errors import ConfigError
 from fedlease.flower import handler as answering
-from fedlease.flower.bounds import is_count, is_number, is_plain, is_share, shown
+from fedlease.flower.bounds import SHARE, count, line, number, shown
 from fedlease.flower.handler import proxies_said, turned_away
 from fedlease.flower.messages import Introduction, Refusal
 from fedlease.flower.strategy import FedLeaseStrategy
@@ -35,11 +35,11 @@ def test_what_is_shown_is_one_line_that_ends() -> None:
 
 
 def test_single_values() -> None:
-    assert is_number(1.5, 0, 2) and not is_number(True) and not is_number("1") and not is_number(float("inf"))
-    assert not is_number(10**400) and not is_number(3, 0, 2)
-    assert is_count(2, 0, 2) and not is_count(2.0, 0, 2) and not is_count(True, 0, 2) and not is_count(3, 0, 2)
-    assert is_share(1) and not is_share(1.0001) and not is_share(None)
-    assert is_plain("a b") and not any(map(is_plain, ("a\nb", "\x1b", "\u202e", "\ud800", 5, "x" * 1001)))
+    assert number(0, 2).holds(1.5) and not any(map(number(0, 2).holds, (3, True, "1", None)))
+    assert not any(map(number().holds, (float("inf"), float("nan"), 10**400)))
+    assert count(0, 2).holds(2) and not any(map(count(0, 2).holds, (2.0, True, 3, -1)))
+    assert SHARE.holds(1) and not SHARE.holds(1.0001) and not SHARE.holds(None)
+    assert line().holds("a b") and not any(map(line().holds, ("a\nb", "\x1b", "\u202e", "\ud800", 5, "x" * 1001)))
 
 
 def with_answer(kind: str, change: Any) -> Any:
@@ -88,8 +88,8 @@ def test_a_node_takes_nobody_else_out_of_the_run(tmp_path: Path) -> None:
     from fedlease.storage.run_folder import read_skipped
 
     settings = small_settings(**{**SMALL, "data.clients": "skip", "flower.min_nodes": 3})
-    for number, named in enumerate(("planted-1-0", EVIL)):
-        odd, out = Refusal("its rows cannot be used", named), tmp_path / str(number)
+    for run, named in enumerate(("planted-1-0", EVIL)):
+        odd, out = Refusal("its rows cannot be used", named), tmp_path / str(run)
         grid = grid_of(settings)
         grid.faults.append(
             with_answer("query.hello", lambda message, reply, odd=odd: Message(pack(odd).record, reply_to=message))
@@ -111,16 +111,16 @@ def test_nor_do_the_servers_words_on_a_node(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"labels": tuple(map(str, range(1001)))}, "has 1001 labels, at most 1000 are taken (flower.max_labels)"),
+        ({"labels": tuple(map(str, range(1001)))}, "labels must be at most 1000 lines"),
         ({"labels": tuple(map(str, range(2_000_000)))}, "characters of JSON, at most"),
-        ({"labels": ("x" * 201,)}, "labels that are no distinct texts of one line"),
-        ({"labels": ("a", "a")}, "labels that are no distinct texts of one line"),
-        ({"labels": ("\x1b[2J",)}, "labels that are no distinct texts of one line"),
-        ({"train_rows": 10**12}, "says it has 1000000000000 train rows, which must be in 1 .. 1000000000"),
-        ({"test_rows": 10**6}, "says it has 1000000 test rows, which must be in 0 .. 500000"),
-        ({"task": "\x1b[2J"}, "is malformed"),
+        ({"labels": ("x" * 201,)}, "lines of at most 200 characters and all different (flower.max_labels)"),
+        ({"labels": ("a", "a")}, "all different (flower.max_labels), received ('a', 'a')"),
+        ({"labels": ("\x1b[2J",)}, "labels must be at most"),
+        ({"train_rows": 10**12}, "train_rows must be a whole number in 1 .. 1000000000, received 1000000000000"),
+        ({"test_rows": 10**6}, "test_rows must be a whole number in 0 .. 500000, received 1000000"),
+        ({"task": "\x1b[2J"}, "task must be one line"),
         ({"id": "a\x9bb"}, "client id"),
-        ({"fingerprint": "f" * 10**6}, "is malformed"),
+        ({"fingerprint": "f" * 10**6}, "fingerprint must be one line of at most 64 characters"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

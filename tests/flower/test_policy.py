@@ -213,7 +213,7 @@ class TestTasks:
             ({"round": 10**6}, "round: must be in 0 .. 1000 (max-rounds), received 1000000"),
             ({"phase": "../x"}, "phase must be one of"),
             ({"upload": frozenset({"x/A/0"})}, "upload names tensors that its model does not have"),
-            ({"stages": ()}, "its stages are malformed"),
+            ({"stages": ()}, "stages must be at least one"),
         ],
     )
     def test_a_task_beyond_a_rule(self, told: Any, change: dict[str, Any], said: str) -> None:
@@ -271,9 +271,12 @@ class TestTasks:
             ({"r": 10**9}, "rank: must be a whole number, at most 128"),
             ({"r": 3}, "its adapter is not of rank 4"),
             ({"num_experts": 10**6, "mixer": "softmax"}, "num_experts: must be a whole number, at most 64"),
-            ({"alpha": float("nan")}, "its adapter cannot be: alpha = nan"),
+            (
+                {"alpha": float("nan")},
+                "its adapter cannot be: alpha must be a number in 0 .. 1e+06 and more than 0, received nan",
+            ),
             ({"target_modules": ("x",)}, "its adapter is not of rank 4 on the 4 modules"),
-            ({"own": -1}, "its adapter cannot be: own = -1"),
+            ({"own": -1}, "its adapter cannot be: own must be a whole number in 0 .. "),
         ):
             answer = asked_of(grid, 900, with_model(replace(model, spec=replace(model.spec, **change))))
             assert isinstance(answer, Refusal) and said in answer.reason, change
@@ -284,7 +287,7 @@ class TestTasks:
         for kind, message in messages.items():
             for change, said in (
                 ({"method": "../../../x"}, "method: must be one of"),
-                ({"method": "a\0b"}, "names must be texts of one line"),
+                ({"method": "a\0b"}, "method must be one line of at most 1000 characters"),
                 ({"run": "../../x"}, "run: must be 32 hexadecimal digits"),
                 ({"run": RUN[:-1]}, "run: must be 32 hexadecimal digits"),
             ):

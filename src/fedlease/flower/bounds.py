@@ -1,64 +1,52 @@
-"""Limits of what machines tell each other, and what every check asks of a single value."""
+"""Limits of what another machine may send, as rules for single values; each rule says in words what it asks for."""
 
 import math
 import reprlib
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
 
 from fedlease.core.names import encodable
 from fedlease.core.wording import JOINERS, printable
 
 __all__ = [
-    "LONGEST_LABEL",
-    "LONGEST_NAME",
-    "LONGEST_TEXT",
-    "MOST_LOSS",
-    "MOST_NOTES",
+    "LABEL",
+    "LONG",
+    "LOSS",
     "MOST_ROWS",
-    "MOST_SECONDS",
     "MOST_TEST_ROWS",
-    "is_count",
-    "is_number",
-    "is_plain",
-    "is_share",
+    "NAME",
+    "NOTES",
+    "NOTHING",
+    "SECONDS",
+    "SHARE",
+    "TEXT",
+    "WHOLE",
+    "Rule",
+    "broken",
+    "count",
+    "guarded",
     "is_text",
-    "is_texts",
+    "line",
+    "lines",
+    "number",
+    "one_of",
     "shown",
 ]
 
-MOST_ROWS = 10**9
-"""Train rows that a client can say it has."""
-
-MOST_TEST_ROWS = 500_000
-"""Test rows of a client; every one has a number in the client's last answer."""
-
-MOST_SECONDS = 10**7
-"""Seconds that a client can say it worked on one message: 115 days."""
-
-MOST_LOSS = 1e9
-"""Largest loss, either way."""
-
-MOST_NOTES = 16
-"""Notes in one answer."""
-
-LONGEST_NAME = 100
-"""Characters of a name, such as that of a metric or a task."""
-
-LONGEST_LABEL = 200
-"""Characters of a label in a client's card."""
-
-LONGEST_TEXT = 100_000
-"""Characters of one text of a sample."""
-
-LONG = 1000
-"""Characters of a note, and of what another machine says that are shown."""
+LONG, NAME, LABEL, TEXT = 1000, 100, 200, 100_000
+"""Characters: of a note and of whatever is printed or logged, of a name, of a label, of one text of a sample."""
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 3, 200, 200
 _short.maxlist = _short.maxtuple = _short.maxdict = 8
 
+P = ParamSpec("P")
+
 
 def shown(value: Any) -> str:
-    """A value of another machine as it can be printed and logged: one line, no control characters, not without end."""
+    """A value of another machine as it may be printed and logged: one bounded line without control characters."""
     try:
         text = value if isinstance(value, str) else _short.repr(value)
     except ValueError:
@@ -67,34 +55,103 @@ def shown(value: Any) -> str:
 
 
 def is_text(value: Any, longest: int = LONG) -> bool:
-    """Whether it is a text that can be written, of at most so many characters."""
+    """Whether a value is a valid Unicode text of at most so many characters."""
     return isinstance(value, str) and len(value) <= longest and encodable(value)
 
 
-def is_plain(value: Any, longest: int = LONG) -> bool:
-    """Whether it is such a text on one line, without characters that steer a terminal or turn text around."""
-    return is_text(value, longest) and value == printable(value, keep=JOINERS)
+@dataclass(frozen=True)
+class Rule:
+    """A condition on one value.
+
+    Attributes:
+        words: what the value must be, as the end of a sentence.
+        holds: whether a value meets the condition.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def __and__(self, other: "Rule") -> "Rule":
+        return Rule(f"{self.words} and {other.words}", lambda value: self.holds(value) and other.holds(value))
+
+    def __or__(self, other: "Rule") -> "Rule":
+        return Rule(f"{self.words} or {other.words}", lambda value: self.holds(value) or other.holds(value))
 
 
-def is_texts(value: Any, most: int, longest: int = LONG) -> bool:
-    """Whether it is a tuple of at most so many texts on one line."""
-    return isinstance(value, tuple) and len(value) <= most and all(is_plain(item, longest) for item in value)
+def number(low: float = -math.inf, high: float = math.inf) -> Rule:
+    """A finite number in ``low .. high``; bool is no number."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        # No float holds a larger int.
+        finite = math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
+        return finite and low <= value <= high
+
+    return Rule(f"a number in {low:g} .. {high:g}", holds)
 
 
-def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    """Whether it is a finite number, and no switch, in low .. high."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    # Beyond that no float holds it.
-    finite = math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
-    return finite and low <= value <= high
+def count(low: int = 0, high: int = 2**62) -> Rule:
+    """A whole number in ``low .. high``; bool is no number."""
+    return Rule(
+        f"a whole number in {low} .. {high}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+    )
 
 
-def is_share(value: Any) -> bool:
-    """Whether it is a number in 0 .. 1."""
-    return is_number(value, 0, 1)
+def line(longest: int = LONG) -> Rule:
+    """A text on one line, without characters that control a terminal or turn the reading direction."""
+    return Rule(
+        f"one line of at most {longest} characters",
+        lambda value: is_text(value, longest) and value == printable(value, keep=JOINERS),
+    )
 
 
-def is_count(value: Any, low: int, high: int) -> bool:
-    """Whether it is a whole number, and no switch, in low .. high."""
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+def lines(most: int, longest: int = LONG) -> Rule:
+    """A tuple of at most so many lines of at most so many characters."""
+    single = line(longest)
+    return Rule(
+        f"at most {most} lines of at most {longest} characters",
+        lambda value: isinstance(value, tuple) and len(value) <= most and all(map(single.holds, value)),
+    )
+
+
+def one_of(choices: Any) -> Rule:
+    """One of a few texts."""
+    return Rule(f"one of {', '.join(choices)}", lambda value: isinstance(value, str) and value in choices)
+
+
+NOTHING = Rule("none", lambda value: value is None)
+WHOLE, SHARE = count(), number(0, 1)
+LOSS, NOTES = number(-1e9, 1e9), lines(16)
+SECONDS = number(0, 1e7)
+"""Of work on one request: at most 115 days."""
+MOST_ROWS, MOST_TEST_ROWS = 10**9, 500_000
+"""Of a client. Final scores hold a number for each test row."""
+
+
+def broken(value: Any, rules: Mapping[str, Rule]) -> str:
+    """The first rule that a value's attributes break, as a sentence; empty where all hold."""
+    for name, rule in rules.items():
+        found = getattr(value, name)
+        try:
+            holds = rule.holds(found)
+        except Exception:  # a value of another type than the rule expects
+            holds = False
+        if not holds:
+            many = f"{len(found)} items: " if isinstance(found, tuple | list | Mapping) and len(found) > 8 else ""
+            return f"{name} must be {rule.words}, received {many}{shown(found)}"
+    return ""
+
+
+def guarded(check: Callable[P, str]) -> Callable[P, str]:
+    """Decorates a check whose result is a sentence: one bounded line, even where looking at the value fails."""
+
+    @wraps(check)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> str:
+        try:
+            return shown(check(*args, **kwargs))
+        except Exception as error:
+            return f"it is malformed: {type(error).__name__}"
+
+    return wrapped

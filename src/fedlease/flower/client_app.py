@@ -14,7 +14,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedlease.errors import ConfigError, InputError
-from fedlease.flower.node_config import LoadClient, keep_loaded
+from fedlease.flower.worker_process import LoadClient, keep_loaded
 from fedlease.methods.registry import PHASES
 
 __all__ = ["client_app"]

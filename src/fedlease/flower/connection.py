@@ -15,7 +15,7 @@ from fedlease.core.types import ClientId
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
-from fedlease.flower.bounds import LONGEST_LABEL, shown
+from fedlease.flower.bounds import LABEL, shown
 from fedlease.flower.messages import Hello, Introduction, Lacking, Refusal
 from fedlease.flower.replies import (
     ESCAPED,
@@ -28,7 +28,7 @@ from fedlease.flower.replies import (
     of_asked,
     read,
 )
-from fedlease.flower.reply_validation import card_fault
+from fedlease.flower.validation import card_fault
 from fedlease.flower.wire import Packed, Shared, pack, unpack
 
 __all__ = ["Link"]
@@ -153,7 +153,7 @@ class Link:
             if self.simulated:
                 check_worker(reply)
             return f"node {node} failed: {last_line(reply.error.reason)}"
-        most = SPARE_TREE + self.max_labels * ESCAPED * LONGEST_LABEL
+        most = SPARE_TREE + self.max_labels * ESCAPED * LABEL
         try:
             value, _, _ = unpack(reply.content, SPARE, max_tree=most)
         except Exception as error:  # as for every answer

@@ -20,12 +20,12 @@ from fedlease.errors import ConfigError, DataError, InputError
 from fedlease.flower.bounds import shown
 from fedlease.flower.messages import Lacking, Refusal
 from fedlease.flower.node import Consent, Node, refusal_of
-from fedlease.flower.node_config import LoadClient, keep_loaded
 from fedlease.flower.node_store import FolderKeep, MemoryKeep
 from fedlease.flower.policy import MAX_SETTINGS, NodePolicy
-from fedlease.flower.request_validation import form_fault
 from fedlease.flower.site import Site, settings_from
+from fedlease.flower.validation import form_fault
 from fedlease.flower.wire import RecordError, pack, unpack
+from fedlease.flower.worker_process import LoadClient, keep_loaded
 from fedlease.storage.run_identity import is_identity
 
 __all__ = ["answer", "proxies_said", "rows_of_node", "turned_away"]

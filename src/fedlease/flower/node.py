@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from fedlease._version import __version__
-from fedlease.client.messages import FinalScores, Finish, Finished, Reply, Request, Train, Trained
+from fedlease.client.messages import FinalScores, Finished, Reply, Request, Train, Trained
 from fedlease.client.store import Private
 from fedlease.client.training import Trainer
 from fedlease.client.worker import LOST, ClientWorker
@@ -15,12 +15,13 @@ from fedlease.core.codec import serialisable
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientData
 from fedlease.errors import DataError, InputError, RunFolderError
-from fedlease.flower.bounds import LONGEST_TEXT
+from fedlease.flower.bounds import TEXT
 from fedlease.flower.messages import Envelope, Hello, Introduction, Refusal
+from fedlease.flower.model_validation import model_fault, task_fault
 from fedlease.flower.node_store import Keep
 from fedlease.flower.own_model import write_own_model
-from fedlease.flower.request_validation import model_fault, task_fault
 from fedlease.flower.site import Site
+from fedlease.flower.validation import models_of
 from fedlease.runs.open import optimiser_of, participation_of
 
 __all__ = ["Consent", "Node", "refusal_of"]
@@ -120,9 +121,8 @@ class Node:
     def _fault(self, request: Request, kept: Kept) -> str:
         """Why a request does not fit the node's base model, or what the client keeps."""
         site = self.site
-        found = {"model": request.model, **({"untrained": request.untrained} if isinstance(request, Finish) else {})}
         heads = site.loaded.resident.head_modules(self.client.num_labels)
-        for name, model in found.items():
+        for name, model in models_of(request).items():
             if fault := model_fault(model, site.loaded.settings.lora.r, site.loaded.shapes, heads):
                 return f"{name}: {fault}"
         if not isinstance(request, Train):
@@ -149,7 +149,7 @@ class Node:
     def _allowed(self, reply: Finished, notes: tuple[str, ...]) -> Finished:
         """What of a reply may leave: texts of rows and private tensors do because this machine says so, never because
         a message asks."""
-        short = (row for row in reply.scores.samples if all(len(text) <= LONGEST_TEXT for text in row.values()))
+        short = (row for row in reply.scores.samples if all(len(text) <= TEXT for text in row.values()))
         samples = tuple(short) if self.consent.samples else ()
         scores = replace(reply.scores, notes=reply.scores.notes + notes, samples=samples)
         return Finished(scores, reply.private if self.consent.private else None)

@@ -7,15 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from fedlease.client.messages import Finish, Train
+from fedlease.client.messages import Train
 from fedlease.config.faults import nearest, sentences
 from fedlease.config.layers import unfold
 from fedlease.config.sections import Positive, Section
 from fedlease.config.settings import ColumnSettings, Settings
 from fedlease.core.types import ClientModel, ClientTask, TensorName
 from fedlease.errors import ConfigError
-from fedlease.flower.bounds import LONGEST_NAME, is_count, shown
+from fedlease.flower.bounds import NAME, count, shown
 from fedlease.flower.messages import Envelope, Hello
+from fedlease.flower.validation import models_of
 from fedlease.methods.registry import METHODS
 from fedlease.models.sources import SHORT_NAMES
 from fedlease.storage.run_identity import is_identity
@@ -128,10 +129,10 @@ class NodePolicy(Section):
             found.append(f"method: must be one of {', '.join(METHODS)}, received {shown(request.method)!r}")
         if isinstance(request, Train):
             found += self._of_task(request.task)
-            if not is_count(request.step, 0, 10 * self.max_rounds):
+            if not count(0, 10 * self.max_rounds).holds(request.step):
                 most = 10 * self.max_rounds
                 found.append(f"step: must be in 0 .. {most} (max-rounds), received {shown(request.step)}")
-        for model in [request.model, *([request.untrained] if isinstance(request, Finish) else [])]:
+        for model in models_of(request).values():
             found += self._of_model(model)
         return list(dict.fromkeys(found))
 
@@ -176,7 +177,7 @@ class NodePolicy(Section):
             ("generation.samples", generation.samples, self.max_samples, "max-samples"),
             ("feddpa.num_anchors", settings.feddpa.num_anchors, self.max_batch, "max-batch"),
             ("threads", settings.threads or 1, self.max_threads, "max-threads"),
-            ("generation.stop", len(generation.stop), LONGEST_NAME, "entries"),
+            ("generation.stop", len(generation.stop), NAME, "entries"),
         )
         for key, value, most, rule in pairs:
             if value > most:
@@ -193,16 +194,16 @@ class NodePolicy(Section):
             ("candidates", len(model.candidates), self.max_experts, "max-experts"),
             ("anchors", model.spec.anchors, self.max_batch, "max-batch"),
         ):
-            if not is_count(value, 0, most):
+            if not count(0, most).holds(value):
                 yield f"{name}: must be a whole number, at most {most} ({rule}), received {shown(value)}"
 
     def _of_task(self, task: ClientTask) -> Iterator[str]:
         epochs = [stage.epochs for stage in task.stages]
         if len(epochs) > self.max_stages:
             yield f"stages: must be at most {self.max_stages} (max-stages), received {len(epochs)}"
-        if not all(is_count(number, 1, self.max_epochs) for number in epochs) or sum(epochs) > self.max_epochs:
+        if not all(map(count(1, self.max_epochs).holds, epochs)) or sum(epochs) > self.max_epochs:
             yield f"epochs: must be at most {self.max_epochs} (max-epochs) together, received {shown(epochs)}"
-        if not is_count(task.round, 0, self.max_rounds):
+        if not count(0, self.max_rounds).holds(task.round):
             yield f"round: must be in 0 .. {self.max_rounds} (max-rounds), received {shown(task.round)}"
         kinds = {_kind(name) for name in task.upload} - {*self.uploads}
         if kinds:

@@ -10,11 +10,11 @@ from fedlease.client.messages import FinalScores, Finish, Finished, Request, Sco
 from fedlease.client.store import ELSEWHERE
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors, head_names
 from fedlease.errors import RunFailedError, UpdateRefusedError
-from fedlease.flower.bounds import LONGEST_TEXT, is_share, shown
+from fedlease.flower.bounds import SHARE, TEXT, shown
 from fedlease.flower.connection import Link
 from fedlease.flower.messages import Envelope
 from fedlease.flower.replies import ESCAPED, Size
-from fedlease.flower.reply_validation import SAMPLE_KEYS, answer_fault, scores_fault
+from fedlease.flower.validation import SAMPLE_KEYS, scores_fault, update_fault
 from fedlease.flower.wire import fingerprint_of
 from fedlease.server.events import Listener
 from fedlease.server.transport import Outcome
@@ -106,7 +106,7 @@ class FlowerFleet:
         self._unscored = {}
         scores = {}
         for client, answer, _ in self.link.ask("evaluate.score", questions, dict.fromkeys(questions, Size()), "score"):
-            if isinstance(answer, Scored) and is_share(answer.score):
+            if isinstance(answer, Scored) and SHARE.holds(answer.score):
                 scores[client] = float(answer.score)
             else:
                 refused = isinstance(answer, UpdateRefusedError)
@@ -191,14 +191,14 @@ class FlowerFleet:
         """Of final scores: numbers per row, usage per module and expert, samples, and what is handed over."""
         spec, most = model.spec, _size(model.tensors) if self.hand_over else Size()
         usage = len(spec.target_modules) * (PER_NAME + PER_EXPERT * spec.num_experts)
-        samples = self.samples * len(SAMPLE_KEYS) * ESCAPED * LONGEST_TEXT
+        samples = self.samples * len(SAMPLE_KEYS) * ESCAPED * TEXT
         return Size(most.arrays, most.tree + self.link.cards[client].test_rows * PER_ROW + usage + samples)
 
     def _checked_answer(self, client: ClientId, answer: Any, task: ClientTask) -> Outcome:
         """An answer that is right as a whole, or why it is not used."""
         if isinstance(answer, UpdateRefusedError):
             return answer
-        fault = answer_fault(answer, task, client, self.link.cards[client].train_rows)
+        fault = update_fault(answer, task, client, self.link.cards[client].train_rows)
         return UpdateRefusedError(client, fault) if fault else answer
 
     def _checked_scores(self, client: ClientId, answer: Any, model: ClientModel) -> FinalScores:

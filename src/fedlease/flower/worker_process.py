@@ -1,8 +1,8 @@
-"""A process of a node that stays between messages: torch is imported and the base model loaded once, not every time.
+"""A process of a node that stays between messages: it imports torch and loads the base model once, not every time.
 
 In a deployment Flower starts a process for every message. With ``keep-loaded`` in the node's configuration that process
-is a thin one, which hands the message to this one over a socket in a folder of the user's own and starts it where it is
-not there. It ends after so many seconds without a message, and with the SuperNode. What it computes is the same.
+is a thin one, which hands the message to this one over a socket in a folder of the user's own, and starts it first if
+need be. It ends after so many seconds without a message, and with the SuperNode. It computes the same.
 """
 
 import fcntl
@@ -19,9 +19,10 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,16 @@ from flwr.app import Context, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
+from fedlease.errors import ConfigError
+
 if TYPE_CHECKING:
-    from io import BufferedRWPair
+    from fedlease.config.settings import Settings
+    from fedlease.data.federation import ClientData
 
-    Stream = BufferedRWPair[Any, Any]
+__all__ = ["LoadClient", "Worker", "ask", "keep_loaded", "worker_of"]
 
-__all__ = ["Worker", "ask", "worker_of"]
+LoadClient = Callable[[Context, "Settings"], "ClientData"]
+"""Gives the rows of the client that a node is; the context has the node's configuration."""
 
 START = 300.0
 """Seconds that the process may take until it listens; importing torch on a busy machine takes ten."""
@@ -46,15 +51,27 @@ log = logging.getLogger("flwr")
 _started: list[subprocess.Popen[bytes]] = []
 
 
+def keep_loaded(config: Mapping[str, Any]) -> float:
+    """Seconds for which a node's process stays, from the node's configuration; 0 without the key.
+
+    Raises:
+        ConfigError: the value is no number, or negative.
+    """
+    given = config.get("keep-loaded", 0)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < float("inf"):
+        raise ConfigError(f"keep-loaded: must be a number of seconds, 0 or more, received {given!r}")
+    return float(given)
+
+
 @dataclass(frozen=True)
 class Worker:
-    """Which process: another app, SuperNode or way of reading rows is another one.
+    """What identifies the process: each app, SuperNode and way of reading rows has its own.
 
     Attributes:
         idle: seconds without a message after which it ends.
         watched: id of the process that it ends with.
         load: module and name of the function that gives the rows; None reads them as the node configuration says.
-        state_dir: of :func:`~fedlease.flower.client_app.client_app`.
+        state_dir: see :func:`~fedlease.flower.client_app.client_app`.
         path: where modules are found.
     """
 
@@ -80,13 +97,7 @@ class Worker:
 
 
 def worker_of(load: Any, state_dir: Path | None, idle: float) -> Worker | None:
-    """The process that answers in the place of this one; None where there can be none.
-
-    Args:
-        load: gives the client's rows, or None.
-        state_dir: where private tensors are kept.
-        idle: seconds without a message after which it ends.
-    """
+    """The process that replies in place of this one; None where there can be none. Arguments as for :class:`Worker`."""
     named = None
     if load is not None:
         named = (getattr(load, "__module__", ""), getattr(load, "__qualname__", ""))
@@ -100,53 +111,50 @@ def worker_of(load: Any, state_dir: Path | None, idle: float) -> Worker | None:
 
 
 def ask(worker: Worker, content: RecordDict, context: Context) -> RecordDict:
-    """Has the process answer a message; ``context.state`` is what it was there afterwards.
+    """Has the process reply to a message, and updates ``context.state``.
 
     Raises:
         PermissionError: the folder of sockets is not this user's alone.
-        RuntimeError: the process could not be started, ended while it answered, or raised an error.
+        RuntimeError: the process could not be started, ended before it replied, or raised an error.
     """
-    with _connected(worker) as stream:
-        asked = {"run_id": context.run_id, "node_id": context.node_id, "node_config": dict(context.node_config)}
+    with _connected(worker) as connection:
+        node = {"run_id": context.run_id, "node_id": context.node_id, "node_config": dict(context.node_config)}
         try:
-            _send(stream, asked, content, context.state)
-            told, records = _receive(stream)
+            _send(connection, node, content, context.state)
+            header, records = _receive(connection)
         except (EOFError, OSError) as error:
-            raise RuntimeError("the process of this node ended while it answered; was there enough memory?") from error
-    if "error" in told:
-        raise RuntimeError(told["error"])
+            raise RuntimeError("the process of this node ended before it replied; was there enough memory?") from error
+    if "error" in header:
+        raise RuntimeError(header["error"])
     reply, context.state = records
     return reply
 
 
 @contextmanager
-def _connected(worker: Worker) -> Iterator["Stream"]:
+def _connected(worker: Worker) -> Iterator[Connection]:
     place = worker.place()
     with place.with_suffix(".lock").open("w") as lock:
-        # Two messages at once must not start two.
+        # Two messages at once must not start two processes.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        stream = _connect(place) or _start(worker, place)
-    with stream:
-        yield stream
+        connection = _connect(place) or _start(worker, place)
+    with connection:
+        yield connection
 
 
-def _connect(place: Path) -> "Stream | None":
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _connect(place: Path) -> Connection | None:
     try:
-        connection.connect(str(place))
-        stream = connection.makefile("rwb")
-        # Without this sign it was about to end.
-        if stream.read(1) == READY:
-            return stream
-        stream.close()
+        connection: Connection = Client(str(place), "AF_UNIX")
     except OSError:
-        pass
-    finally:
-        connection.close()
+        return None
+    with suppress(EOFError, OSError):
+        # Without this sign it was about to end.
+        if connection.recv_bytes() == READY:
+            return connection
+    connection.close()
     return None
 
 
-def _start(worker: Worker, place: Path) -> "Stream":
+def _start(worker: Worker, place: Path) -> Connection:
     place.unlink(missing_ok=True)
     command = [sys.executable, "-m", "fedlease.flower.worker_process", str(place), json.dumps(asdict(worker))]
     # In the session of the SuperNode, so that Ctrl-C reaches it, and with its terminal for what it logs.
@@ -155,10 +163,10 @@ def _start(worker: Worker, place: Path) -> "Stream":
     until = time.monotonic() + START
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise RuntimeError(f"the process of this node ended with {process.returncode} before it could answer")
-        stream = _connect(place) if place.exists() else None
-        if stream is not None:
-            return stream
+            raise RuntimeError(f"the process of this node ended with {process.returncode} before it listened")
+        connection = _connect(place) if place.exists() else None
+        if connection is not None:
+            return connection
         time.sleep(0.05)
     process.kill()
     raise RuntimeError(f"the process of this node did not listen within {START:g} s")
@@ -169,26 +177,16 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def _send(stream: "Stream", told: dict[str, Any], *records: RecordDict) -> None:
-    parts = [recorddict_to_proto(record).SerializeToString() for record in records]
-    stream.write(json.dumps({**told, "sizes": [len(part) for part in parts]}).encode() + b"\n")
-    for part in parts:
-        stream.write(part)
-    stream.flush()
+def _send(connection: Connection, header: dict[str, Any], *records: RecordDict) -> None:
+    connection.send_bytes(json.dumps({**header, "records": len(records)}).encode())
+    for record in records:
+        connection.send_bytes(recorddict_to_proto(record).SerializeToString())
 
 
-def _receive(stream: "Stream") -> tuple[dict[str, Any], list[RecordDict]]:
-    line = stream.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    told: dict[str, Any] = json.loads(line)
-    records = []
-    for size in told["sizes"]:
-        part = stream.read(size)
-        if len(part) < size:
-            raise EOFError
-        records.append(recorddict_from_proto(ProtoRecordDict.FromString(part)))
-    return told, records
+def _receive(connection: Connection) -> tuple[dict[str, Any], list[RecordDict]]:
+    header: dict[str, Any] = json.loads(connection.recv_bytes())
+    parts = [connection.recv_bytes() for _ in range(header["records"])]
+    return header, [recorddict_from_proto(ProtoRecordDict.FromString(part)) for part in parts]
 
 
 def _serve(place: Path, worker: Worker) -> None:
@@ -205,28 +203,26 @@ def _serve(place: Path, worker: Worker) -> None:
         server.settimeout(worker.idle)
         try:
             while True:
-                connection, _ = server.accept()
-                with connection, connection.makefile("rwb") as stream:
-                    stream.write(READY)
-                    stream.flush()
-                    with suppress(EOFError, OSError):
-                        _reply(stream, answer, load, state_dir)
+                accepted, _ = server.accept()
+                with Connection(accepted.detach()) as connection, suppress(EOFError, OSError):
+                    connection.send_bytes(READY)
+                    _reply(connection, answer, load, state_dir)
         except TimeoutError:
             pass
         finally:
             _tidy(place)
 
 
-def _reply(stream: "Stream", answer: Any, load: Any, state_dir: Path | None) -> None:
-    asked, (content, state) = _receive(stream)
-    context = Context(asked["run_id"], asked["node_id"], asked["node_config"], state, {})
+def _reply(connection: Connection, answer: Any, load: Any, state_dir: Path | None) -> None:
+    node, (content, state) = _receive(connection)
+    context = Context(node["run_id"], node["node_id"], node["node_config"], state, {})
     try:
         reply = answer(content, context, load, state_dir)
-    except Exception as error:  # whatever the answer of Flower's own process would have been
+    except Exception as error:  # the caller raises it, as if it had replied itself
         traceback.print_exc()
-        _send(stream, {"error": f"{type(error).__name__}: {error}"})
+        _send(connection, {"error": f"{type(error).__name__}: {error}"})
         return
-    _send(stream, {}, reply, context.state)
+    _send(connection, {}, reply, context.state)
 
 
 def _end_with(watched: int, place: Path) -> None:
@@ -252,6 +248,6 @@ if __name__ == "__main__":
     from fedlease.reporting.quiet import quiet_libraries
 
     quiet_libraries()
-    told_ = json.loads(sys.argv[2])
+    given = json.loads(sys.argv[2])
     with suppress(KeyboardInterrupt):
-        _serve(Path(sys.argv[1]), Worker(**{**told_, "load": told_["load"] and tuple(told_["load"])}))
+        _serve(Path(sys.argv[1]), Worker(**{**given, "load": given["load"] and tuple(given["load"])}))

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +92,16 @@ def test_it_ends_with_the_process_it_belongs_to() -> None:
 
 def test_one_that_ends_while_it_answers_is_an_error() -> None:
     worker = Worker(IDLE, os.getpid(), None, None, tuple(sys.path))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-        server.bind(str(worker.place()))
-        server.listen()
+    with Listener(str(worker.place()), "AF_UNIX") as server:
 
         def end() -> None:
-            connection, _ = server.accept()
-            connection.sendall(READY)
-            connection.recv(10)
-            connection.close()
+            with server.accept() as connection:
+                connection.send_bytes(READY)
+                connection.recv_bytes()
 
         thread = threading.Thread(target=end)
         thread.start()
-        with pytest.raises(RuntimeError, match=r"ended while it answered; was there enough memory"):
+        with pytest.raises(RuntimeError, match=r"ended before it replied; was there enough memory"):
             hello(worker)
         thread.join()
 
@@ -131,7 +129,7 @@ def test_one_that_is_about_to_end_is_replaced() -> None:
 
 def test_one_that_cannot_start_is_an_error() -> None:
     worker = Worker(IDLE, os.getpid(), ("no_such_module_anywhere", "load"), None, tuple(sys.path))
-    with pytest.raises(RuntimeError, match=r"ended with 1 before it could answer"):
+    with pytest.raises(RuntimeError, match=r"ended with 1 before it listened"):
         hello(worker)
 
 

@@ -1,0 +1,95 @@
+"""Whether a model and a task fit the node: its base model, its labels, and what it keeps to itself.
+
+Sentences as in ``validation.py``, whose checks of form come first.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fedlease.core.aggregate import MAX_VALUE
+from fedlease.core.routing import num_slots
+from fedlease.core.types import HEAD, AdapterSpec, ClientModel, ClientTask, TensorName
+from fedlease.flower.bounds import guarded, shown
+
+__all__ = ["model_fault", "task_fault"]
+
+
+@guarded
+def model_fault(
+    model: ClientModel, rank: int, shapes: Mapping[str, tuple[int, int]], heads: Mapping[str, nn.Module]
+) -> str:
+    """Why a model does not fit the node's base model.
+
+    Args:
+        model: of a message whose form is right.
+        rank: of the adapter, by the settings.
+        shapes: module that the settings adapt -> (in features, out features), of the node's base model.
+        heads: the head modules for its labels.
+    """
+    spec = model.spec
+    if spec.r != rank or {*spec.target_modules} != shapes.keys() or len(spec.target_modules) != len(shapes):
+        return f"its adapter is not of rank {rank} on the {len(shapes)} modules that the settings adapt"
+    expected = dict(_expected_shapes(spec, shapes, heads))
+    if model.tensors.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - model.tensors.keys()), sorted(model.tensors.keys() - expected.keys())
+        return f"its model does not fit the base model: missing {shown(missing)}, unknown {shown(extra)}"
+    for tensors in (model.tensors, *model.candidates):
+        if strange := sorted(tensors.keys() - expected.keys()):
+            return f"a candidate holds tensors that the model does not have: {shown(strange)}"
+        for name in sorted(tensors):
+            if fault := _tensor_fault(tensors[name], expected[name]):
+                return f"{name} {fault}"
+    return ""
+
+
+def _expected_shapes(
+    spec: AdapterSpec, shapes: Mapping[str, tuple[int, int]], heads: Mapping[str, nn.Module]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a model."""
+    for name, module in heads.items():
+        for path, parameter in module.named_parameters():
+            yield f"{HEAD}/{name}.{path}", tuple(parameter.shape)
+    slots = {"top_m": num_slots(spec.num_experts), "softmax": spec.num_experts}
+    for target, (features_in, features_out) in shapes.items():
+        for expert in range(spec.num_experts):
+            yield str(TensorName(target, "A", expert)), (spec.r, features_in)
+            yield str(TensorName(target, "B", expert)), (features_out, spec.r)
+        if spec.mixer in slots:
+            yield str(TensorName(target, "G")), (slots[spec.mixer], features_in)
+        elif spec.mixer == "scalar":
+            yield str(TensorName(target, "G")), (1,)
+
+
+def _tensor_fault(tensor: Tensor, shape: tuple[int, ...]) -> str:
+    if tuple(tensor.shape) != shape:
+        return f"has shape {tuple(tensor.shape)}, expected {shape}"
+    if tensor.dtype != torch.float32:
+        return f"has dtype {tensor.dtype}, expected torch.float32"
+    if tensor.numel() and not float(tensor.abs().max()) <= MAX_VALUE:
+        return f"holds values that are not numbers of at most {MAX_VALUE:g}"
+    return ""
+
+
+@guarded
+def task_fault(task: ClientTask, private: Collection[str]) -> str:
+    """Why a node does not do a task although its model fits.
+
+    Args:
+        task: whose form is right.
+        private: names of the client's private tensors of this run.
+    """
+    names = task.model.tensors.keys()
+    for what, given in (("trainable", task.trainable), ("upload", task.upload)):
+        if strange := sorted(given - names):
+            return f"{what} names tensors that its model does not have: {shown(strange)}"
+    # A tensor that is not trained has its private value laid over it, and would leave as it is.
+    if strange := sorted(task.upload - task.trainable):
+        return f"upload names tensors that are not trained: {shown(strange)}"
+    if strange := sorted(task.upload & {*private}):
+        return f"upload names tensors that the client has kept to itself in this run: {shown(strange)}"
+    most = task.model.spec.num_experts
+    if unknown := [e for stage in task.stages for e in stage.experts or () if e >= most]:
+        return f"stages name experts of a model that has {most}: {shown(unknown)}"
+    return ""

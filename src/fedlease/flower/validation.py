@@ -1,0 +1,213 @@
+"""What server and nodes require of each other's messages, checked whole before anything of a message is used.
+
+Types are checked where a message is decoded (:mod:`fedlease.core.codec`); here are the limits of values and what must
+fit together. Every check gives a sentence, which is empty where nothing is wrong. A node then asks its own policy
+(``policy.py``) and compares tensors with its own base model (``model_validation.py``).
+"""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from fedlease.client.messages import FinalScores, Finish, Request, Train, Trained
+from fedlease.core.aggregate import MAX_VALUE, check_update
+from fedlease.core.routing import num_slots
+from fedlease.core.types import AdapterSpec, ClientId, ClientModel, ClientTask, Mixer
+from fedlease.data.federation import ClientCard
+from fedlease.data.reading.examples import client_id_fault
+from fedlease.errors import UpdateRefusedError
+from fedlease.flower import bounds
+from fedlease.flower.bounds import NOTHING, SHARE, WHOLE, Rule, broken, count, guarded, line, number, one_of
+from fedlease.flower.messages import Envelope, Hello
+from fedlease.methods.registry import PHASES
+from fedlease.tasks.base import Task
+
+__all__ = ["SAMPLE_KEYS", "card_fault", "form_fault", "models_of", "scores_fault", "update_fault"]
+
+SAMPLE_KEYS = {"prompt", "reference", "base", "answer"}
+
+MOST_MODULES = 10_000
+"""Modules that an adapter may adapt."""
+
+ROUNDING = 1e-5
+"""Excess over 1 that rounding can give a share."""
+
+LINE = line()
+LOSS_ALONE = Rule(
+    f"the loss alone, {bounds.LOSS.words}",
+    lambda metrics: {*metrics} == {"loss"} and bounds.LOSS.holds(metrics["loss"]),
+)
+OF_REQUESTS = {"method": LINE, "accepted": WHOLE | NOTHING}
+OF_STAGES = {
+    "epochs": count(1),
+    "experts": NOTHING | Rule("expert ids", lambda experts: all(map(WHOLE.holds, experts))),
+}
+
+
+def models_of(request: Request) -> dict[str, ClientModel]:
+    """The models in a request, by the names of their fields."""
+    return {"model": request.model} | ({"untrained": request.untrained} if isinstance(request, Finish) else {})
+
+
+@guarded
+def form_fault(message: Any) -> str:
+    """Why a message is not one that a server sends."""
+    if isinstance(message, Hello):
+        return broken(message, {"run": LINE, "version": LINE, "model": LINE})
+    if not isinstance(message, Envelope):
+        return f"a node is not asked for a {type(message).__name__}"
+    request = message.request
+    fault = broken(message, {"run": LINE, "base": LINE}) or broken(request, OF_REQUESTS)
+    if not fault and isinstance(request, Train):
+        fault = broken(request, {"step": WHOLE}) or _task_form(request.task)
+    return fault or next((fault for model in models_of(request).values() if (fault := _spec_fault(model.spec))), "")
+
+
+def _task_form(task: ClientTask) -> str:
+    stages = Rule("at least one", bool)
+    fault = broken(task, {"phase": one_of(PHASES), "round": WHOLE, "stages": stages})
+    return fault or next((fault for stage in task.stages if (fault := broken(stage, OF_STAGES))), "")
+
+
+def _spec_fault(spec: AdapterSpec) -> str:
+    experts = spec.num_experts
+    needed = {"none": 1, "scalar": 2, "instance": 2}.get(spec.mixer, experts)
+    rules = {
+        "mixer": one_of(get_args(Mixer)),
+        "r": count(1),
+        "alpha": number(0, MAX_VALUE) & Rule("more than 0", bool),
+        "dropout": number(0, 1) & Rule("less than 1", lambda value: value < 1),
+        "num_experts": count(1) & Rule(f"{needed} for {spec.mixer}", lambda value: value == needed),
+        "own": count(0, experts - 1),
+        "top_k": count(1, num_slots(experts)) | NOTHING,
+        "blend": SHARE,
+        "anchors": WHOLE,
+        "target_modules": Rule(f"1 to {MOST_MODULES} names", lambda names: 0 < len(names) <= MOST_MODULES),
+    }
+    fault = broken(spec, rules)
+    return fault and f"its adapter cannot be: {fault}"
+
+
+@guarded
+def card_fault(card: ClientCard, max_labels: int) -> str:
+    """Why the card of a client cannot be used.
+
+    Args:
+        card: as it came.
+        max_labels: that a client may have.
+    """
+    fault = client_id_fault(card.id) if card.id else "must not be empty"
+    if fault or not LINE.holds(card.id):
+        return f"client id {card.id!r} {fault or 'must not hold control characters'}"
+    labels = bounds.lines(max_labels, bounds.LABEL)
+    different = Rule("all different (flower.max_labels)", lambda value: len({*value}) == len(value))
+    rules = {
+        "task": line(bounds.NAME),
+        "fingerprint": line(64),
+        "train_rows": count(1, bounds.MOST_ROWS),
+        "valid_rows": count(0, bounds.MOST_ROWS),
+        "test_rows": count(0, bounds.MOST_TEST_ROWS),
+        "labels": labels & different,
+    }
+    fault = broken(card, rules)
+    return fault and f"client {card.id!r}: {fault}"
+
+
+@guarded
+def update_fault(answer: Any, task: ClientTask, client: ClientId, rows: int) -> str:
+    """Why the reply to a task cannot be used.
+
+    Args:
+        answer: of a client.
+        task: that it was given.
+        client: that it was given to.
+        rows: train rows of the client, by its card.
+    """
+    if not isinstance(answer, Trained):
+        return f"its reply is no update but a {type(answer).__name__}"
+    update, most = answer.update, sum(stage.epochs for stage in task.stages) * rows
+    rules = {
+        "steps": count(0, most),
+        "train_seconds": bounds.SECONDS,
+        "evaluate_seconds": bounds.SECONDS,
+        "score": SHARE | NOTHING,
+        "notes": bounds.NOTES,
+    }
+    if fault := broken(answer, rules) or broken(update, {"metrics": LOSS_ALONE}):
+        return fault
+    try:
+        check_update(task, client, update, expected_examples=rows)
+    except UpdateRefusedError as error:
+        return error.reason
+    return ""
+
+
+@guarded
+def scores_fault(scores: Any, task: Task, model: ClientModel, test_rows: int, samples: int) -> str:
+    """Why final scores cannot be used.
+
+    Args:
+        scores: of a client.
+        task: of the run.
+        model: that was scored.
+        test_rows: of the client, by its card.
+        samples: rows that may come in clear text.
+    """
+    if not isinstance(scores, FinalScores):
+        return f"its reply holds no scores but a {type(scores).__name__}"
+    candidates, routed = len(model.candidates), model.spec.num_experts > 1
+    choice = count(0, candidates - 1) if candidates else NOTHING
+    if fault := broken(scores, {"choice": choice, "notes": bounds.NOTES}):
+        return fault
+    if test_rows == 0:
+        empty = FinalScores({}, 0, choice=scores.choice, notes=scores.notes)
+        return "" if scores == empty else "it has no test rows, and sent scores of some"
+    sample = f"{', '.join(sorted(SAMPLE_KEYS))}, texts of at most {bounds.TEXT} characters"
+    rules = {
+        "metrics": _metrics(task),
+        "majority": SHARE,
+        "bare_base": SHARE,
+        "own_expert": SHARE if routed else NOTHING,
+        "num_test": Rule(f"{test_rows}, as its card says", lambda value: value == test_rows),
+        "row_scores": Rule(f"{test_rows} numbers in 0 .. 1", lambda rows: len(rows) == test_rows and _are_shares(rows)),
+        "samples": Rule(
+            f"at most {samples} (generation.samples) of {sample}",
+            lambda rows: len(rows) <= samples and all(map(_is_sample, rows)),
+        ),
+        "usage": _usage(model.spec) if routed else NOTHING,
+    }
+    return broken(scores, rules)
+
+
+def _metrics(task: Task) -> Rule:
+    def holds(metrics: Mapping[str, float]) -> bool:
+        known = {*task.metrics} <= {*metrics} <= {*task.metrics, *task.extra_metrics}
+        signed = number(-1, 1)
+        within = all((bounds.LOSS if name == "loss" else signed).holds(value) for name, value in metrics.items())
+        return known and within and SHARE.holds(metrics[task.metric])
+
+    return Rule(f"{', '.join(task.metrics)}, numbers in -1 .. 1, {task.metric} in 0 .. 1", holds)
+
+
+def _usage(spec: AdapterSpec) -> Rule:
+    most = spec.num_experts
+    weight, experts = number(0, 1 + ROUNDING), number(0, most)
+
+    def holds(usage: Any) -> bool:
+        return usage.keys() == {*spec.target_modules} and all(
+            row.keys() == {"weights", "experts_per_token"}
+            and experts.holds(row["experts_per_token"])
+            and isinstance(row["weights"], list | tuple)
+            and len(row["weights"]) == most
+            and all(map(weight.holds, row["weights"]))
+            for row in usage.values()
+        )
+
+    return Rule(f"the use of {most} experts in every adapted module", holds)
+
+
+def _are_shares(rows: Any) -> bool:
+    return set(rows) <= {"0", "1"} if isinstance(rows, str) else all(map(SHARE.holds, rows))
+
+
+def _is_sample(row: Any) -> bool:
+    return row.keys() == SAMPLE_KEYS and all(bounds.is_text(text, bounds.TEXT) for text in row.values())
