@@ -1,11 +1,12 @@
 """fedlease on Flower: the server's strategy, the client app, and what travels between them.
 
 A client: ``client_app.py`` its Flower app, ``handler.py`` what it answers, ``policy.py`` what it lets its server ask
-for, ``request_validation.py`` what it takes from it, ``node.py`` how it works, ``site.py`` with what, ``node_store.py``
+for, ``node.py`` how it works, ``site.py`` with what, ``node_store.py``
 what it keeps, ``worker_process.py`` a process that stays. The server: ``server_app.py``, ``strategy.py``,
-``transport.py`` clients as the round loop sees them, ``connection.py`` to them, ``replies.py`` and
-``reply_validation.py`` what it takes from them. Between them: ``messages.py`` what they say, ``wire.py`` how it
-travels, ``bounds.py`` how much it may be. On one machine: ``simulation.py``, and ``memory_grid.py`` without processes.
+``transport.py`` clients as the round loop sees them, ``connection.py`` to them, ``replies.py``
+what comes back. Between them: ``messages.py`` what they say, ``wire.py`` how it
+travels, ``bounds.py`` how much it may be, ``validation.py`` and
+``model_validation.py`` what both require. On one machine: ``simulation.py``, and ``memory_grid.py`` without processes.
 """
 
 from typing import TYPE_CHECKING, Any
