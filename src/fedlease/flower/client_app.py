@@ -8,14 +8,16 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedlease.errors import ConfigError, InputError
-from fedlease.flower.worker_process import LoadClient, keep_loaded
+from fedlease.errors import ConfigError
 from fedlease.methods.registry import PHASES
+
+if TYPE_CHECKING:
+    from fedlease.flower.handler import LoadClient
 
 __all__ = ["client_app"]
 
@@ -24,7 +26,7 @@ _one_at_a_time = threading.Lock()
 
 
 def client_app(
-    load: LoadClient | None = None,
+    load: "LoadClient | None" = None,
     mods: Sequence[Any] = (),
     state_dir: Path | None = None,
     *,
@@ -37,7 +39,7 @@ def client_app(
     for the client's own models, by default in ``state-dir``; ``model``, ``device``, ``threads`` where they differ from
     the server's; ``send-samples``, true where some test rows may go to the server in clear text, with the models'
     answers; ``keep-loaded``, seconds for which a process with the base model stays when no message comes, see
-    ``warm.py``. In a simulation ``partition-id`` picks the client from the federation of the settings.
+    ``worker_process.py``. In a simulation ``partition-id`` picks the client from the federation of the settings.
 
     Args:
         load: gives the client's rows; None reads them as the node configuration says.
@@ -69,21 +71,17 @@ def client_app(
 
 
 def _handle(
-    message: Message, context: Context, *, load: LoadClient | None, state_dir: Path | None, one_machine: bool
+    message: Message, context: Context, *, load: "LoadClient | None", state_dir: Path | None, one_machine: bool
 ) -> Message:
     # A function of the module, so that a simulation can hand the app to its workers.
-    worker = None
-    try:
-        seconds = keep_loaded(context.node_config)
-    except InputError:
-        seconds = 0.0  # the answer says it
-    # A process that stays is for deployments; a simulation's workers stay anyway.
-    if seconds and not one_machine:
+    seconds = context.node_config.get("keep-loaded", 0)
+    # A process that stays is for deployments; a simulation's workers stay anyway. Odd values are refused by the policy.
+    if type(seconds) in (int, float) and 0 < seconds < float("inf") and not one_machine:
         from fedlease.flower.worker_process import ask, worker_of
 
-        worker = worker_of(load, state_dir, seconds)
-    if worker is not None:
-        return Message(ask(worker, message.content, context), reply_to=message)
+        worker = worker_of(load, state_dir, float(seconds))
+        if worker is not None:
+            return Message(ask(worker, message.content, context), reply_to=message)
     from fedlease.flower.handler import answer
 
     with _one_at_a_time:

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from fedlease.flower.policy import MAX_SETTINGS, NodePolicy
 from fedlease.flower.site import Site, settings_from
 from fedlease.flower.validation import form_fault
 from fedlease.flower.wire import RecordError, pack, unpack
-from fedlease.flower.worker_process import LoadClient, keep_loaded
 from fedlease.storage.run_identity import is_identity
 
 __all__ = ["answer", "proxies_said", "rows_of_node", "turned_away"]
+
+LoadClient = Callable[[Context, Settings], ClientData]
+"""Gives the rows of the client that a node is; the context has the node's configuration."""
 
 HELD = "held"
 OVERRIDES = ("model", "device", "threads")
@@ -112,7 +114,6 @@ def answer(
         value, arrays, lacking = unpack(content, policy.max_megabytes * MIB, bank)
         if lacking:
             return pack(Lacking(lacking)).record
-        keep_loaded(context.node_config)
         node = _node(value, policy, context, load or rows_of_node, state_dir, one_machine=one_machine)
         reply = node.reply(value)
     except RecordError as error:

@@ -73,6 +73,8 @@ class NodePolicy(Section):
     """Tensors in one message, in MiB."""
     max_runs: Positive = 100
     """Runs whose state the node keeps in its ``state-dir``."""
+    keep_loaded: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] = 0.0
+    """Seconds for which a process with the base model stays after a message, see ``worker_process.py``."""
     send_samples: Annotated[bool, Field(strict=True)] = False
     """Whether some test rows may go to the server in clear text, with the models' answers."""
     max_samples: Annotated[int, Field(ge=0)] = 10

@@ -19,27 +19,18 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flwr.app import Context, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-from fedlease.errors import ConfigError
-
-if TYPE_CHECKING:
-    from fedlease.config.settings import Settings
-    from fedlease.data.federation import ClientData
-
-__all__ = ["LoadClient", "Worker", "ask", "keep_loaded", "worker_of"]
-
-LoadClient = Callable[[Context, "Settings"], "ClientData"]
-"""Gives the rows of the client that a node is; the context has the node's configuration."""
+__all__ = ["Worker", "ask", "worker_of"]
 
 START = 300.0
 """Seconds that the process may take until it listens; importing torch on a busy machine takes ten."""
@@ -49,18 +40,6 @@ READY = b"+"
 log = logging.getLogger("flwr")
 # They outlive what started them: nobody waits for them.
 _started: list[subprocess.Popen[bytes]] = []
-
-
-def keep_loaded(config: Mapping[str, Any]) -> float:
-    """Seconds for which a node's process stays, from the node's configuration; 0 without the key.
-
-    Raises:
-        ConfigError: the value is no number, or negative.
-    """
-    given = config.get("keep-loaded", 0)
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < float("inf"):
-        raise ConfigError(f"keep-loaded: must be a number of seconds, 0 or more, received {given!r}")
-    return float(given)
 
 
 @dataclass(frozen=True)
