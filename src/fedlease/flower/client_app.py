@@ -74,7 +74,7 @@ def _handle(
     message: Message, context: Context, *, load: "LoadClient | None", state_dir: Path | None, one_machine: bool
 ) -> Message:
     # A function of the module, so that a simulation can hand the app to its workers.
-    seconds = context.node_config.get("keep-loaded", 0)
+    seconds: Any = context.node_config.get("keep-loaded", 0)
     # A process that stays is for deployments; a simulation's workers stay anyway. Odd values are refused by the policy.
     if type(seconds) in (int, float) and 0 < seconds < float("inf") and not one_machine:
         from fedlease.flower.worker_process import ask, worker_of
