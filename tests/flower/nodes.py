@@ -1,9 +1,11 @@
 """Federations over the grid in memory."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flwr.app import Message
 from small import scores_of
 
 from fedlease.config.settings import Settings
@@ -11,6 +13,7 @@ from fedlease.data.load import load_federation
 from fedlease.flower.client_app import client_app
 from fedlease.flower.memory_grid import MemoryGrid
 from fedlease.flower.strategy import FedLeaseStrategy
+from fedlease.flower.wire import RECORD, TREE
 from fedlease.server.events import Listener, StepFinished
 
 Summaries = dict[str, dict[str, Any]]
@@ -33,6 +36,15 @@ def stop_after(round_: int) -> Listener:
 def told(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary without the clock and without what went down, which is less over a grid."""
     return {key: value for key, value in scores_of(summary).items() if key not in ("bytes_down", "head_bytes_down")}
+
+
+def kind_of(message: Message) -> str:
+    """The type of a message; of a task with its phase, as in ``train.experts``."""
+    kind = message.metadata.message_type
+    if kind != "train.task":
+        return kind
+    fields = json.loads(str(message.content.config_records[RECORD][TREE]))["value"]["fields"]
+    return f"train.{fields['request']['fields']['task']['fields']['phase']}"
 
 
 def grid_of(settings: Settings, *, one_machine: bool = False, **config: Any) -> MemoryGrid:

@@ -12,7 +12,7 @@ from small import rounds_of, small_settings
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
 from flower.hostile import BAD, is_one_sentence
-from flower.nodes import grid_of
+from flower.nodes import grid_of, kind_of
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from fedlease.errors import ConfigError
@@ -46,7 +46,7 @@ def with_answer(kind: str, change: Any) -> Any:
     """A fault: another answer of one node to one kind of message."""
 
     def fault(message: Message, reply: Message) -> Message:
-        fits = message.metadata.message_type == kind and message.metadata.dst_node_id == BAD
+        fits = kind_of(message) == kind and message.metadata.dst_node_id == BAD
         return change(message, reply) if fits else reply  # type: ignore[no-any-return]
 
     return fault

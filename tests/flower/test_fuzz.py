@@ -17,7 +17,7 @@ from small import rounds_of, small_settings
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
 from flower.hostile import ANY, BAD, is_one_sentence, mutated, recorded, reply_with
-from flower.nodes import grid_of
+from flower.nodes import grid_of, kind_of
 from flwr.app import Message
 
 from fedlease import __version__
@@ -129,7 +129,7 @@ def test_whole_runs(tmp_path: Path) -> None:
         grid = grid_of(settings)
 
         def fault(message: Message, reply: Message) -> Message | None:
-            fits = (message.metadata.message_type, message.metadata.dst_node_id) == (kind, BAD)
+            fits = (kind_of(message), message.metadata.dst_node_id) == (kind, BAD)
             replied: Message | None = change(message, reply) if fits else reply
             return replied
 

@@ -95,7 +95,8 @@ def test_every_message_carries_the_identity_of_its_run(tmp_path: Path, monkeypat
     FedLeaseStrategy(settings, tmp_path / "r").start(grid)
     assert re.fullmatch("[0-9a-f]{32}", run) and read_identity(tmp_path / "r") == run
     assert {value.run for _, value in found} == {run}
-    assert {kind for kind, _ in found} >= {"train.warmup", "train.experts", "train.federated", "evaluate.finish"}
+    phases = {value.request.task.phase for kind, value in found if kind == "train.task"}
+    assert phases == {"warmup", "experts", "federated"} and found[-1][0] == "evaluate.finish"
     for value in (None, 7, "", "../x", run.upper(), run + "0"):
         answer = asked_of(grid, 900, replace(found[-1][1], run=value))
         assert isinstance(answer, Refusal) and answer.reason != ""

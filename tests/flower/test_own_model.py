@@ -12,7 +12,7 @@ from small import own_rows, small_run, small_settings
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from flower.nodes import grid_of, over_memory
+from flower.nodes import grid_of, kind_of, over_memory
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -249,7 +249,7 @@ def test_a_node_that_lost_what_it_kept_writes_its_model_all_the_same(tmp_path: P
     grid = grid_of(settings, **{"state-dir": str(state)})
 
     def lose(message: Any, reply: Any) -> Any:
-        if message.metadata.message_type == "train.dual":
+        if kind_of(message) == "train.dual":
             for path in state.glob("*/planted-0-0/feddpa.safetensors"):
                 path.unlink()
         return reply

@@ -211,7 +211,7 @@ class TestTasks:
         ("change", "said"),
         [
             ({"round": 10**6}, "round: must be in 0 .. 1000 (max-rounds), received 1000000"),
-            ({"phase": "../x"}, "phase must be one of"),
+            ({"phase": "../x"}, "phase must be at most 40 letters, digits and dashes, received ../x"),
             ({"upload": frozenset({"x/A/0"})}, "upload names tensors that its model does not have"),
             ({"stages": ()}, "stages must be at least one"),
         ],

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 pytest.importorskip("ray", reason="ray is not installed: pip install 'fedlease[simulation]'")
 
-from flower.nodes import Stopped, grid_of, stop_after, told
+from flower.nodes import Stopped, grid_of, kind_of, stop_after, told
 
 from fedlease.cli.main import app
 from fedlease.errors import RunFolderError
@@ -103,7 +103,7 @@ def test_a_worker_that_dies_for_good_ends_the_run_and_is_no_clients_refusal(when
     grid, broken = grid_of(settings, one_machine=True), [True]
 
     def die(message: Message, reply: Message) -> Message:
-        fits = message.metadata.message_type == when and message.metadata.dst_node_id == 899
+        fits = kind_of(message) == when and message.metadata.dst_node_id == 899
         return Message(Error(0, DIED), reply_to=message) if fits and broken else reply
 
     grid.faults.append(die)
@@ -129,7 +129,7 @@ def test_only_a_simulation_takes_such_words_for_the_end_of_a_worker(tmp_path: Pa
     grid.faults.append(
         lambda message, reply: (
             Message(Error(0, DIED), reply_to=message)
-            if message.metadata.message_type == "train.experts" and message.metadata.dst_node_id == 899
+            if kind_of(message) == "train.experts" and message.metadata.dst_node_id == 899
             else reply
         )
     )

@@ -148,5 +148,5 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [-1, "soon", True, float("inf")])
 def test_seconds_that_are_none_are_said(value: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"node-config: keep-loaded: must be .*, received"):
+    with pytest.raises(ConfigError, match=r"node-config: keep-loaded: must .*, received"):
         over_memory(small_settings(baselines=[]), tmp_path / "r", **{"keep-loaded": value})

@@ -31,7 +31,6 @@ __all__ = [
     "line",
     "lines",
     "number",
-    "one_of",
     "shown",
 ]
 
@@ -114,11 +113,6 @@ def lines(most: int, longest: int = LONG) -> Rule:
         f"at most {most} lines of at most {longest} characters",
         lambda value: isinstance(value, tuple) and len(value) <= most and all(map(single.holds, value)),
     )
-
-
-def one_of(choices: Any) -> Rule:
-    """One of a few texts."""
-    return Rule(f"one of {', '.join(choices)}", lambda value: isinstance(value, str) and value in choices)
 
 
 NOTHING = Rule("none", lambda value: value is None)

@@ -14,7 +14,6 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedlease.errors import ConfigError
-from fedlease.methods.registry import PHASES
 
 if TYPE_CHECKING:
     from fedlease.flower.handler import LoadClient
@@ -61,8 +60,7 @@ def client_app(
             )
     app = ClientApp(mods=list(mods))
     handle = partial(_handle, load=load, state_dir=state_dir, one_machine=one_machine)
-    for phase in PHASES:
-        app.train(phase)(handle)
+    app.train("task")(handle)
     for action in ("score", "finish"):
         app.evaluate(action)(handle)
     app.query("hello")(handle)

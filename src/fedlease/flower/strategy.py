@@ -97,7 +97,7 @@ class FedLeaseStrategy(Strategy):
 
     Flower's own loop knows one model and one kind of round. Warm-up in waves, another payload for every node, rounds
     that go on from a checkpoint: these need their own, so ``start`` is fedlease's, and ``num_rounds`` and
-    ``initial_arrays`` are those of the settings. Messages are ``query.hello``, ``train.<phase>``, which also scores the
+    ``initial_arrays`` are those of the settings. Messages are ``query.hello``, ``train.task``, which also scores the
     model received, ``evaluate.score`` under sampling, and ``evaluate.finish``.
 
     Args:

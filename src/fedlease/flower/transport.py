@@ -83,11 +83,9 @@ class FlowerFleet:
             for client, task in tasks.items()
         }
         expected = {client: _size({n: task.model.tensors[n] for n in task.upload}) for client, task in tasks.items()}
-        for phase in sorted({task.phase for task in tasks.values()}):
-            own = {client: question for client, question in questions.items() if tasks[client].phase == phase}
-            for client, answer, packed in self.link.ask(f"train.{phase}", own, expected, str(step)):
-                self._sent[client] = packed.sent
-                yield client, self._checked_answer(client, answer, tasks[client])
+        for client, answer, packed in self.link.ask("train.task", questions, expected, str(step)):
+            self._sent[client] = packed.sent
+            yield client, self._checked_answer(client, answer, tasks[client])
 
     def accept(self, step: int, tasks: Mapping[ClientId, ClientTask], models: Mapping[ClientId, ClientModel]) -> None:
         """Clients learn of it with the next message."""

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from fedlease.core.types import Budget
     from fedlease.methods.base import Method
 
-__all__ = ["CENTRALISED", "METHODS", "PHASES", "known_methods", "make_method", "method_class"]
+__all__ = ["CENTRALISED", "METHODS", "known_methods", "make_method", "method_class"]
 
 METHODS: dict[str, str] = {
     "fedalt": "fedlease.methods.fedalt:FedALT",
@@ -25,9 +25,6 @@ METHODS: dict[str, str] = {
 
 CENTRALISED = "centralised"
 """The ceiling, all rows pooled: no federated method, but an engine that leaves FedIT's state."""
-
-PHASES = ("warmup", "candidates", "dual", "experts", "federated", "individual", "local", "tree")
-"""Every phase of every method: a message to a client on another machine is addressed by it."""
 
 
 def known_methods() -> list[str]:
