@@ -13,6 +13,7 @@ from fedlease import __version__
 from fedlease.cli.main import main
 from fedlease.errors import RunFailedError
 from fedlease.runs import runner
+from fedlease.storage.summary import Summary
 
 Fake = Callable[..., Any]
 
@@ -83,13 +84,14 @@ def test_our_own_fault_keeps_its_traceback_and_asks_for_a_report(end: Any) -> No
 
 
 def test_what_a_library_prints_does_not_get_into_the_json(end: Any, tmp_path: Path) -> None:
-    def chatty(_: object, out: Path, __: object) -> runner.Finished:
+    def chatty(_: object, out: Path, __: object) -> dict[str, Summary]:
         print("a library says hello")
-        return runner.Finished(out, {"fedlease": {"mean": 0.5}})
+        return {"fedlease": Summary(method="fedlease", metric="accuracy", per_client={}, mean=0.5)}
 
     code, printed, said = end(chatty, "--json", "--out", str(tmp_path / "run"))
     assert code == 0
-    assert json.loads(printed) == {"out": str(tmp_path / "run"), "summaries": {"fedlease": {"mean": 0.5}}}
+    summary = {"method": "fedlease", "metric": "accuracy", "per_client": {}, "mean": 0.5}
+    assert json.loads(printed) == {"out": str(tmp_path / "run"), "summaries": {"fedlease": summary}}
     assert said == "a library says hello\n"
 
 

@@ -42,7 +42,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 def test_every_cell_is_a_run_folder_with_the_result_of_a_run(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, content = done
-    alone = run_settings(settings(method="local", seed=1), tmp_path / "alone").summary
+    alone = run_settings(settings(method="local", seed=1), tmp_path / "alone")["local"].content
     cell = json.loads((out / "local" / "seed-1" / "summary.json").read_text())
     for key in ("mean", "per_client", "per_task", "bytes_up", "trainable_parameters"):
         assert cell[key] == alone[key]

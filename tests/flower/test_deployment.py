@@ -50,7 +50,7 @@ def run_to_end(app: Deployment, changes: str, out: str = "runs/first") -> dict[s
 def in_one_process(app: Deployment, changes: list[str], out: Path) -> dict[str, Any]:
     """The same settings on the same rows, without Flower."""
     settings = resolve(app.folder / "federation.yaml", overrides=[*changes, f"data.path={app.folder / 'rows'}"])
-    return run_settings(settings, out).summary
+    return run_settings(settings, out)[settings.method].content
 
 
 @pytest.fixture(scope="module")

@@ -31,10 +31,10 @@ def test_nothing_that_is_shown_has_a_plural_of_one(tmp_path: Path) -> None:
     data = own_rows(tmp_path / "data", clients=("alone",), train=4)
     settings = small_settings(data__path=str(data), rounds=1, baselines=["local"], train__batch_size=1)
     screen = Console(file=io.StringIO(), width=10_000)
-    run = run_settings(settings, tmp_path / "r", [Terminal(screen)])
+    run_settings(settings, tmp_path / "r", [Terminal(screen)])
     render_check(check_settings(settings), screen)
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
-    html = (run.out / "report.html").read_text(encoding="utf-8")
+    html = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
     page = re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", own_text(html), flags=re.DOTALL)
     page += " ".join(plotly_texts(html))
     for words in ("1 client", "1 task", "1 thread", "1 expert"):

@@ -288,7 +288,8 @@ def test_a_presets_lengths_are_cut_to_the_model_and_the_run_says_so(tmp_path: Pa
     overrides = {"task": "generation", "model": str(base), "baselines": [], **few}
     heard: list[Any] = []
     settings = resolve(preset="smoke", overrides=overrides)  # data.max_tokens 48, generation.max_new_tokens 64
-    out = run_settings(settings, tmp_path / "r", [heard.append]).out
+    out = tmp_path / "r"
+    run_settings(settings, out, [heard.append])
     assert (read_settings(out).data.max_tokens, read_settings(out).generation.max_new_tokens) == (25, 25)
     (begun,) = (event for event in heard if isinstance(event, RunStarted))
     assert f"data.max_tokens: 25 in the place of 48, since model {str(base)!r} reads 50 tokens" in begun.warnings

@@ -78,7 +78,7 @@ def test_a_wave_without_its_quorum_stops_with_every_reason_and_can_be_resumed(
         with pytest.raises(TooFewUpdatesError, match=message):
             small_run(tmp_path / "r", baselines=[], rounds=1, clients_per_round=4, min_clients=3)
     assert [sorted(line["refused"]) for line in rounds_of(tmp_path / "r")] == [["planted-0-0", "planted-0-1"]]
-    assert resume(tmp_path / "r").summary["num_clients"] == 8
+    assert resume(tmp_path / "r")["fedlease"].num_clients == 8
 
 
 def test_second_tries_alone_do_not_stop_a_warm_up_that_had_its_quorum(

@@ -23,6 +23,7 @@ from fedlease.reporting.run.page import write_report
 from fedlease.runs.runner import resume
 from fedlease.storage.run_files import as_json, sealed
 from fedlease.storage.run_folder import RESULT
+from fedlease.storage.summary import contents_of
 from fedlease.use.export import Exporter
 from fedlease.use.load import load
 from fedlease.use.onboard import onboard
@@ -66,7 +67,7 @@ def onboarded(out: Path, scratch: Path) -> Any:
 
 
 READERS: dict[str, Callable[[Path, Path], Any]] = {
-    "resume": lambda out, _: resume(out).summaries,
+    "resume": lambda out, _: contents_of(resume(out)),
     "report": lambda out, _: write_report(out).read_bytes(),
     "predict": predicted,
     "load": loaded,

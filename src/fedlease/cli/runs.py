@@ -14,7 +14,6 @@ from fedlease.cli.shared import Interrupted, Json, Quiet, RunFolder, app, stdout
 
 if TYPE_CHECKING:
     from fedlease.config.settings import Settings
-    from fedlease.runs.runner import Finished
     from fedlease.server.events import Listener
 
 __all__ = ["check", "methods", "presets", "resume", "run_command"]
@@ -62,12 +61,13 @@ def run_command(
 
     settings = resolve(config, preset=preset, overrides=set_ or ())
     from fedlease.runs.runner import default_out, run_settings
+    from fedlease.storage.summary import contents_of
 
     folder = out or default_out(settings)
     if engine is EngineName.FLOWER:
         _watched(lambda listeners: _simulated(settings, folder, listeners, new=True), folder, log, quiet, json_)
         return
-    _watched(lambda listeners: run_settings(settings, folder, listeners), folder, log, quiet, json_)
+    _watched(lambda listeners: contents_of(run_settings(settings, folder, listeners)), folder, log, quiet, json_)
 
 
 @app.command()
@@ -80,6 +80,7 @@ def resume(
 ) -> None:
     """Go on with an interrupted run from its last complete step."""
     from fedlease.runs import runner
+    from fedlease.storage.summary import contents_of
 
     if engine is EngineName.FLOWER:
         from fedlease.storage.run_folder import read_settings
@@ -87,7 +88,7 @@ def resume(
         settings = read_settings(folder)
         _watched(lambda listeners: _simulated(settings, folder, listeners, new=False), folder, log, quiet, json_)
         return
-    _watched(lambda listeners: runner.resume(folder, listeners), folder, log, quiet, json_)
+    _watched(lambda listeners: contents_of(runner.resume(folder, listeners)), folder, log, quiet, json_)
 
 
 @app.command()
@@ -138,7 +139,9 @@ def methods() -> None:
         typer.echo(f"{name:15} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")
 
 
-def _watched(call: Callable[[list[Any]], Any], folder: Path, log: Tracker, quiet: bool, json_: bool) -> None:
+def _watched(
+    call: Callable[[list[Any]], dict[str, dict[str, Any]]], folder: Path, log: Tracker, quiet: bool, json_: bool
+) -> None:
     from rich.console import Console
 
     from fedlease.reporting.results import render_results
@@ -154,7 +157,7 @@ def _watched(call: Callable[[list[Any]], Any], folder: Path, log: Tracker, quiet
         listeners.append(stream)
     try:
         with stdout_for_json(json_):
-            result = call(listeners)
+            summaries = call(listeners)
     except KeyboardInterrupt:
         raise Interrupted(folder) from None
     finally:
@@ -162,20 +165,21 @@ def _watched(call: Callable[[list[Any]], Any], folder: Path, log: Tracker, quiet
         if stream is not None:
             stream.close()
     if json_:
-        typer.echo(json.dumps({"out": str(result.out), "summaries": result.summaries}))
+        typer.echo(json.dumps({"out": str(folder), "summaries": summaries}))
     elif not terminal.finished:
-        render_results(result.out, result.summaries, console)
+        render_results(folder, summaries, console)
 
 
-def _simulated(settings: "Settings", folder: Path, listeners: "Sequence[Listener]", *, new: bool) -> "Finished":
+def _simulated(
+    settings: "Settings", folder: Path, listeners: "Sequence[Listener]", *, new: bool
+) -> dict[str, dict[str, Any]]:
     """A run over a Flower simulation on this machine."""
     from fedlease.errors import RunFolderError
     from fedlease.flower.simulation import simulate
-    from fedlease.runs.runner import Finished
 
     if new and (folder / "config.yaml").exists():
         raise RunFolderError(
             f"out: {folder} already holds a run; go on with: fedlease resume {folder} --engine flower, or choose "
             "another --out"
         )
-    return Finished(folder, simulate(settings, folder, listeners))
+    return simulate(settings, folder, listeners)

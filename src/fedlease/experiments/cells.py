@@ -13,7 +13,8 @@ from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import base_of_run, build_method
 from fedlease.runs.runner import resume, run_settings
 from fedlease.server.events import Listener
-from fedlease.storage.run_folder import changed_settings, read_environment, read_settings, read_summary
+from fedlease.storage.run_folder import changed_settings, method_files, read_environment, read_settings
+from fedlease.storage.summary import read_summary
 
 __all__ = ["SHARED", "Cell", "Variant", "check_bases", "plan", "run_cell", "summary_of", "variants_of"]
 
@@ -114,8 +115,10 @@ def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> dict[
     """
     if (cell.folder / "config.yaml").is_file():
         _check_same_settings(cell)
-        return resume(cell.folder, listeners, out / SHARED).summary
-    return run_settings(cell.settings, cell.folder, listeners, out / SHARED).summary
+        summaries = resume(cell.folder, listeners, out / SHARED)
+    else:
+        summaries = run_settings(cell.settings, cell.folder, listeners, out / SHARED)
+    return summaries[cell.variant.method].content
 
 
 def summary_of(cell: Cell) -> dict[str, Any]:
@@ -124,10 +127,10 @@ def summary_of(cell: Cell) -> dict[str, Any]:
     Raises:
         RunFolderError: it is not finished, or damaged.
     """
-    summary = read_summary(cell.folder, cell.settings, cell.variant.method)
+    summary = read_summary(method_files(cell.folder, cell.settings, cell.variant.method))
     if summary is None:
         raise RunFolderError(f"{cell.folder} is not finished: it holds no summary.json")
-    return summary
+    return summary.content
 
 
 def check_bases(cells: Sequence[Cell]) -> None:

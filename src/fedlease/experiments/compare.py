@@ -21,9 +21,9 @@ from fedlease.files import locked, write_atomically
 from fedlease.reporting.comparison.page import markdown, write_compare_page
 from fedlease.reporting.run.reading import read_run
 from fedlease.server.events import Listener
-from fedlease.storage.contents import RowScoresContent
 from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import write_json
+from fedlease.storage.summary import read_row_scores
 
 __all__ = ["LEARNING_RATES", "OnCell", "compare", "summarised", "tune"]
 
@@ -207,7 +207,7 @@ def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell |
 
 
 def _row_scores(cell: Cell) -> RowScores:
-    content = RunFiles(cell.folder).read_json("row_scores.json", RowScoresContent)
+    content = read_row_scores(RunFiles(cell.folder))
     return {client: np.array([float(value) for value in values]) for client, values in content.items()}
 
 

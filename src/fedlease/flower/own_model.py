@@ -18,6 +18,7 @@ from fedlease.runs.open import Loaded
 from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import read_clients
 from fedlease.storage.run_start import start_run
+from fedlease.storage.summary import ClientScores, Summary
 
 __all__ = ["write_own_model"]
 
@@ -66,13 +67,16 @@ def write_own_model(
             revision=settings.revision,
         )
         # The candidate that was taken is laid over, so that there is nothing left to choose from.
-        values = replace(scores, choice=None).row(data.task)
-        usage = {} if scores.usage is None else {data.id: scores.usage}
-        scored = {data.id: values} if scores.num_test else {}
-        summary = {"method": method, "metric": task.metric, "per_client": scored, "expert_usage": usage}
+        values = ClientScores(**replace(scores, choice=None).row(data.task))
+        summary = Summary(
+            method=method,
+            metric=task.metric,
+            per_client={data.id: values} if scores.num_test else {},
+            expert_usage={} if scores.usage is None else {data.id: dict(scores.usage)},
+        )
         files = RunFiles(folder)
         files.expect({name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)})
-        files.write_json("summary.json", summary)
+        files.write_json("summary.json", summary.content)
         content = {
             "client": data.id,
             "task": data.task,

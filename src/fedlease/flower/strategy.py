@@ -38,6 +38,7 @@ from fedlease.storage.run_folder import (
 )
 from fedlease.storage.run_identity import new_identity, read_identity
 from fedlease.storage.run_start import start_run
+from fedlease.storage.summary import contents_of
 
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
@@ -162,7 +163,7 @@ class FedLeaseStrategy(Strategy):
             settings = resumed_settings(self.out, settings)
         done = finished(self.out, settings) if resumed else None
         if done is not None:
-            self.summaries = done
+            self.summaries = contents_of(done)
             return self._result()
         if CENTRALISED in (settings.method, *settings.baselines):
             raise ConfigError("method: 'centralised' pools the rows of all clients, which are on other machines")
@@ -192,7 +193,7 @@ class FedLeaseStrategy(Strategy):
             ),
             skipped=read_skipped(self.out),
         )
-        self.summaries = conduct(self.out, parts, self.listeners, resumed=resumed)
+        self.summaries = contents_of(conduct(self.out, parts, self.listeners, resumed=resumed))
         return self._result()
 
     def _connected(

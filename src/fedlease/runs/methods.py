@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save
 
@@ -34,9 +33,9 @@ from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import (
     method_files,
     read_clients,
-    read_result,
     write_clients,
 )
+from fedlease.storage.summary import Summary, contents_of, read_result, write_result
 
 __all__ = ["Parts", "conduct", "finished"]
 
@@ -66,7 +65,7 @@ class Parts:
     skipped: Mapping[ClientId, str] = field(default_factory=dict)
 
 
-def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resumed: bool) -> dict[str, dict[str, Any]]:
+def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resumed: bool) -> dict[str, Summary]:
     """Runs the method and its baselines from where they stand, and writes the report.
 
     Args:
@@ -76,7 +75,7 @@ def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resu
         resumed: whether the run was begun before.
 
     Returns:
-        Method -> content of its ``summary.json``, the main method first.
+        Method -> its result, the main method first.
 
     Raises:
         RunFailedError: the run cannot go on; it goes on from its last step when it is resumed.
@@ -96,11 +95,11 @@ def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resu
         _tell(listeners, started)
         summaries = {name: _method(out, parts, name, listeners) for name in (settings.method, *settings.baselines)}
         write_report(out)
-        _tell(listeners, RunFinished(out, summaries))
+        _tell(listeners, RunFinished(out, contents_of(summaries)))
     return summaries
 
 
-def finished(out: Path, settings: Settings) -> dict[str, dict[str, Any]] | None:
+def finished(out: Path, settings: Settings) -> dict[str, Summary] | None:
     """The summaries of a run that is over, or None where a method's result is not complete.
 
     A run that ended between its last result and its report gets the report.
@@ -109,9 +108,9 @@ def finished(out: Path, settings: Settings) -> dict[str, dict[str, Any]] | None:
         RunFolderError: a result is damaged.
         RunFailedError: the report cannot be written.
     """
-    summaries: dict[str, dict[str, Any]] = {}
+    summaries: dict[str, Summary] = {}
     for name in (settings.method, *settings.baselines):
-        summary = read_result(out, settings, name)
+        summary = read_result(method_files(out, settings, name))
         if summary is None:
             return None
         summaries[name] = summary
@@ -121,13 +120,13 @@ def finished(out: Path, settings: Settings) -> dict[str, dict[str, Any]] | None:
     return summaries
 
 
-def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -> dict[str, Any]:
+def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -> Summary:
     settings = parts.settings
     files = method_files(out, settings, name)
     files.folder.mkdir(parents=True, exist_ok=True)
-    result = read_result(out, settings, name)
+    result = read_result(files)
     if result is not None:
-        _tell(listeners, MethodFinished(name, result))
+        _tell(listeners, MethodFinished(name, result.content))
         return result
 
     written = len(read_clients(out))
@@ -158,19 +157,22 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
     found = fleet.finish({client: method.model(state, client) for client in clients}, untrained)
     loop.settle()
     left_out = {client: reason for client in clients if (reason := _left_out(client, fleet, found))}
-    summary = summarise(name, method, state, parts.metric, tasks(), found, loop.totals, left_out)
-    summary["skipped"] = dict(sorted(parts.skipped.items()))
-    summary["warnings"] += [
-        f"client {client!r} is not scored at the end: {left_out[client]}" for client in clients if client not in found
-    ]
-    # Row by row, apart from what people read: comparisons are paired by it.
-    files.write_json("row_scores.json", summary.pop("row_scores"))
-    samples = summary.pop("samples")
-    if samples:
-        files.write_json("samples.json", samples)
-    summary = {"method": name, "seed": settings.seed, "head": settings.head, **summary}
-    files.write_json("summary.json", summary)
-    _tell(listeners, MethodFinished(name, summary))
+    summary = summarise(
+        name,
+        method,
+        state,
+        parts.metric,
+        tasks(),
+        found,
+        loop.totals,
+        left_out,
+        seed=settings.seed,
+        skipped=parts.skipped,
+    )
+    row_scores = {client: row.row_scores for client, row in sorted(found.items()) if row.num_test}
+    samples = {client: list(row.samples) for client, row in sorted(found.items()) if row.samples}
+    write_result(files, summary, row_scores, samples)
+    _tell(listeners, MethodFinished(name, summary.content))
     return summary
 
 

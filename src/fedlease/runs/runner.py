@@ -4,11 +4,10 @@ import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from fedlease.client.cache import WorkCache
 from fedlease.client.training import Trainer
@@ -30,26 +29,9 @@ from fedlease.storage.run_folder import (
     run_lock,
 )
 from fedlease.storage.run_start import start_run
+from fedlease.storage.summary import Summary
 
-__all__ = ["Finished", "default_out", "resume", "run_settings"]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run.
-
-    Attributes:
-        out: its folder.
-        summaries: method -> content of its ``summary.json``, the main method first.
-    """
-
-    out: Path
-    summaries: dict[str, dict[str, Any]]
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The main method's."""
-        return next(iter(self.summaries.values()))
+__all__ = ["default_out", "resume", "run_settings"]
 
 
 def default_out(settings: Settings) -> Path:
@@ -60,7 +42,7 @@ def default_out(settings: Settings) -> Path:
 
 def run_settings(
     settings: Settings, out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None
-) -> Finished:
+) -> dict[str, Summary]:
     """Runs the method and its baselines into a new folder.
 
     Args:
@@ -68,6 +50,9 @@ def run_settings(
         out: folder to write.
         listeners: told of every event.
         shared: folder of first steps that other runs may have done; None shares within the run only.
+
+    Returns:
+        Method -> its result, the main method first.
 
     Raises:
         InputError: settings, data or model are wrong, or ``out`` already holds a run; nothing was trained.
@@ -100,13 +85,16 @@ def run_settings(
         return _run(out, prepared, listeners, shared, resumed=False)
 
 
-def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None) -> Finished:
+def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None) -> dict[str, Summary]:
     """Goes on from the last complete step; a finished run is left as it is.
 
     Args:
         out: a run folder.
         listeners: told of every event.
         shared: as for :func:`run_settings`.
+
+    Returns:
+        As :func:`run_settings`.
 
     Raises:
         RunFolderError: no run folder, damaged, or the rows or the base model are no longer those the run began with.
@@ -115,7 +103,7 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
     settings = read_settings(out)
     summaries = finished(out, settings)
     if summaries is not None:
-        return Finished(out, summaries)
+        return summaries
     settings = resolve_machine(settings)
     with run_lock(out), within_limits(f"the run in {out} was not resumed", "make room and resume it again", out):
         return _run(out, prepare(settings, out), listeners, shared, resumed=True)
@@ -123,7 +111,7 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
 
 def _run(
     out: Path, prepared: Prepared, listeners: Sequence[Listener], shared: Path | None, *, resumed: bool
-) -> Finished:
+) -> dict[str, Summary]:
     loaded, settings = prepared.loaded, prepared.loaded.settings
     names = (settings.method, *settings.baselines)
     # Alone, a method's first steps serve nobody else.
@@ -154,7 +142,7 @@ def _run(
             fleet=fleet,
             skipped=prepared.federation.skipped,
         )
-        return Finished(out, conduct(out, parts, listeners, resumed=resumed))
+        return conduct(out, parts, listeners, resumed=resumed)
 
 
 def _context(out: Path, prepared: Prepared) -> str:

@@ -6,7 +6,10 @@ from typing import Any
 from fedlease.client.messages import FinalScores
 from fedlease.core.types import ClientId
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import Method, State
+from fedlease.methods.base import State
+from fedlease.methods.head import WithHead
+from fedlease.server.loop import COUNTED
+from fedlease.storage.summary import ClientScores, Summary, TaskClients, WorstClient
 
 __all__ = ["summarise"]
 
@@ -16,15 +19,18 @@ NOT_AVERAGED = {"loss"}
 
 def summarise(
     name: str,
-    method: Method,
+    method: WithHead,
     state: State,
     metric: str,
     tasks: Mapping[ClientId, str],
     found: Mapping[ClientId, FinalScores],
     totals: Mapping[str, float],
     left_out: Mapping[ClientId, str],
-) -> dict[str, Any]:
-    """The content of ``summary.json``, less what only the run knows (head policy, seed).
+    *,
+    seed: int,
+    skipped: Mapping[str, str],
+) -> Summary:
+    """The result of a method.
 
     Args:
         name: of the method.
@@ -35,6 +41,8 @@ def summarise(
         found: client -> final scores.
         totals: bytes and seconds.
         left_out: client -> why it is in no mean, whether it has scores or not.
+        seed: root seed of the run.
+        skipped: client -> why it takes no part in the run.
 
     Raises:
         RunFailedError: nobody is left whose scores could be averaged.
@@ -60,44 +68,52 @@ def summarise(
             for key in ("own_expert", "majority", "bare_base")
         },
     }
-    return {
-        "method": name,
-        "num_clients": len(everyone),
-        "averaged": len(averaged),
-        "left_out": dict(sorted(left_out.items())),
-        "num_experts": allocation.num_experts if allocation else None,
+    warnings = [
+        *(allocation.warnings if allocation else ()),
+        *state.notes,
+        *(f"client {client!r}: {note}" for client, row in sorted(found.items()) for note in row.notes),
+        *(
+            f"client {client!r} is not scored at the end: {reason}"
+            for client, reason in sorted(left_out.items())
+            if client not in found
+        ),
+    ]
+    means: dict[str, Any] = {key: _mean(listed) if listed else None for key, listed in values.items()}
+    return Summary(
+        method=name,
+        seed=seed,
+        head=method.policy,
+        num_clients=len(everyone),
+        averaged=len(averaged),
+        left_out=dict(sorted(left_out.items())),
+        skipped=dict(sorted(skipped.items())),
+        num_experts=allocation.num_experts if allocation else None,
         # The state's, not the allocation's: it knows clients that came late.
-        "assignment": dict(state.assignment),
-        "silhouettes": {str(k): s for k, s in allocation.silhouettes.items()} if allocation else {},
-        "warnings": [
-            *(allocation.warnings if allocation else ()),
-            *state.notes,
-            *(f"client {client!r}: {note}" for client, row in sorted(found.items()) for note in row.notes),
-        ],
-        "metric": metric,
-        "per_client": per_client,
-        "per_task": {task: _mean([scores[c] for c in scores if averaged[c]["task"] == task]) for task in names},
-        "task_clients": {
-            task: {
-                "averaged": sum(row["task"] == task for row in averaged.values()),
-                "clients": sum(tasks[client] == task for client in everyone),
-            }
+        assignment=dict(state.assignment),
+        silhouettes={str(k): s for k, s in allocation.silhouettes.items()} if allocation else {},
+        warnings=warnings,
+        metric=metric,
+        per_client={client: ClientScores(**row) for client, row in per_client.items()},
+        per_task={task: _mean([scores[c] for c in scores if averaged[c]["task"] == task]) for task in names},
+        task_clients={
+            task: TaskClients(
+                averaged=sum(row["task"] == task for row in averaged.values()),
+                clients=sum(tasks[client] == task for client in everyone),
+            )
             for task in sorted({tasks[client] for client in everyone})
         },
-        "weighted_mean": sum(scores[c] * averaged[c]["num_test"] for c in scores) / rows,
-        "worst_client": {"client": worst, metric: scores[worst]},
-        **{key: _mean(listed) if listed else None for key, listed in values.items()},
-        "means_over": {"weighted_mean": len(averaged), **{key: len(listed) for key, listed in values.items()}},
-        "expert_usage": {client: row.usage for client, row in sorted(found.items()) if row.usage is not None},
-        "row_scores": {client: row.row_scores for client, row in sorted(found.items()) if row.num_test},
-        "samples": {client: list(row.samples) for client, row in sorted(found.items()) if row.samples},
-        "passes": method.budget.passes,
-        "trainable_parameters": int(totals.get("trainable", 0)),
-        **{k: int(totals.get(k, 0)) for k in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")},
-        "seconds": {
+        weighted_mean=sum(scores[c] * averaged[c]["num_test"] for c in scores) / rows,
+        worst_client=WorstClient(client=worst, **{metric: scores[worst]}),
+        **means,
+        means_over={"weighted_mean": len(averaged), **{key: len(listed) for key, listed in values.items()}},
+        expert_usage={client: dict(row.usage) for client, row in sorted(found.items()) if row.usage is not None},
+        passes=method.budget.passes,
+        trainable_parameters=int(totals.get("trainable", 0)),
+        **{key: int(totals.get(key, 0)) for key in COUNTED},
+        seconds={
             key.removeprefix("seconds_"): round(value, 2) for key, value in totals.items() if key.startswith("seconds_")
         },
-    }
+    )
 
 
 def _mean(values: list[float]) -> float:

@@ -4,19 +4,27 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedlease.core.wording import printable
+from fedlease.data.reading.examples import client_id_fault
 from fedlease.errors import RunFolderError
 from fedlease.files import read_file
 
 __all__ = [
     "MOST_BYTES",
     "MOST_DEPTH",
+    "MOST_EXPERTS",
     "MOST_LINES",
     "MOST_VALUES",
+    "ClientName",
+    "Content",
+    "Count",
+    "Expert",
+    "Finite",
+    "Name",
     "checked",
     "parse_json",
     "read_lines",
@@ -34,7 +42,30 @@ MOST_LINES = 100_000
 FEW = 3
 """Faults of a file that are told one by one."""
 
+MOST_EXPERTS = 10_000
+MOST_NAME = 2_000
+
 M = TypeVar("M", bound=BaseModel)
+
+
+def _client(name: str) -> str:
+    if fault := client_id_fault(name):
+        raise ValueError(f"a client's id {fault}")
+    return name
+
+
+ClientName = Annotated[str, AfterValidator(_client)]
+Name = Annotated[str, Field(max_length=MOST_NAME)]
+"""Of a client that takes no part: a node that is turned away may have stated any. It is shown, and names no file."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Expert = Annotated[int, Field(ge=0, lt=MOST_EXPERTS)]
+
+
+class Content(BaseModel):
+    """What a JSON object must hold for what is read of it; it may hold more."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
 
 def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:

@@ -151,6 +151,15 @@ class RunFiles:
         checked(content, kind, self.folder / name)
         return content
 
+    def read_model(self, name: str, kind: type[M]) -> M:
+        """The content of a JSON file as a ``kind``, compared with the index.
+
+        Raises:
+            RunFolderError: missing, damaged, or something else.
+        """
+        found: M = checked(parse_json(self.read(name), self.folder / name), kind, self.folder / name)
+        return found
+
     def has(self, name: str) -> bool:
         """Whether a file is there, and covered where there is an index."""
         index = self._load()

@@ -24,7 +24,6 @@ from fedlease.storage.contents import (
     ClientsContent,
     EnvironmentContent,
     NewcomerContent,
-    SummaryContent,
 )
 from fedlease.storage.run_files import INDEX, RunFiles, as_json
 
@@ -40,10 +39,8 @@ __all__ = [
     "read_clients",
     "read_environment",
     "read_newcomers",
-    "read_result",
     "read_settings",
     "read_skipped",
-    "read_summary",
     "run_lock",
     "write_clients",
     "write_json",
@@ -54,8 +51,6 @@ MAY_CHANGE = ("data.path", "device", "fedlease.admitted", "fedlease.unlike", "fl
 """Settings that may be edited in a run folder: where rows and machine are now, and what is of a call."""
 TRACKED = "wandb"
 """A folder of a run that holds links, which nothing here reads."""
-RESULT = ("allocation.json", "allocation.safetensors", "row_scores.json", "samples.json", "summary.json")
-"""What a finished method leaves, as far as it has it."""
 FEW = 5
 """Changed settings that are told one by one."""
 LONGEST = 500
@@ -153,29 +148,6 @@ def data_fingerprint(out: Path) -> str | None:
     """
     found: str | None = read_environment(out).get("data_fingerprint")
     return found
-
-
-def read_summary(out: Path, settings: Settings, method: str) -> dict[str, Any] | None:
-    """The result of a method of a run; None while it is not finished.
-
-    Raises:
-        RunFolderError: damaged.
-    """
-    files = method_files(out, settings, method)
-    return files.read_json("summary.json", SummaryContent) if files.has("summary.json") else None
-
-
-def read_result(out: Path, settings: Settings, method: str) -> dict[str, Any] | None:
-    """The summary of a method whose result is complete, or None.
-
-    Raises:
-        RunFolderError: damaged.
-    """
-    files = method_files(out, settings, method)
-    covered = set(files.names())
-    if any(name in covered and not files.has(name) for name in RESULT):
-        return None
-    return read_summary(out, settings, method)
 
 
 def read_allocation(out: Path) -> dict[str, Any] | None:

@@ -12,7 +12,8 @@ from fedlease.files import new_folder, write_atomically
 from fedlease.peft_plugin.export import write_lora
 from fedlease.peft_plugin.state import keeps_weights_transposed
 from fedlease.peft_plugin.usage import record_usage
-from fedlease.storage.run_folder import read_summary, write_json
+from fedlease.storage.run_folder import method_files, write_json
+from fedlease.storage.summary import read_summary
 from fedlease.use.experts import expert_model, experts_of
 from fedlease.use.model_card import model_card
 from fedlease.use.open_run import OpenRun
@@ -150,13 +151,13 @@ class Exporter:
         if model.spec.num_experts == 1:
             return {}, None
         if self.rows is None:
-            summary = read_summary(self.run.out, self.run.settings, self.run.method) or {}
-            usage = summary.get("expert_usage", {}).get(client)
+            summary = read_summary(method_files(self.run.out, self.run.settings, self.run.method))
+            usage = None if summary is None else summary.expert_usage.get(client)
             if usage is None:
                 raise ConfigError(
                     f"client {client!r}: the run's summary holds no routing weights of it; export with its rows"
                 )
-            return {module: list(entry["weights"]) for module, entry in usage.items()}, "test rows of the run"
+            return {module: list(entry.weights) for module, entry in usage.items()}, "test rows of the run"
         self.run.load(client)
         with record_usage(self.run.resident.model) as used:
             # The loss alone takes every row through the model once, which is what the weights are counted in.

@@ -31,12 +31,13 @@ from fedlease.storage.documents import parse_json
 from fedlease.storage.newcomers import newcomer_model
 from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles
 from fedlease.storage.run_folder import (
+    method_files,
     method_folder,
     read_clients,
     read_newcomers,
     read_settings,
-    read_summary,
 )
+from fedlease.storage.summary import read_summary
 from fedlease.tasks.base import Encoded, Task
 from fedlease.tasks.registry import make_task
 
@@ -232,11 +233,11 @@ class OpenRun:
 
     def _choice(self, client: ClientId) -> int | None:
         """The candidate that the client was scored with at the end; None before the end."""
-        summary = read_summary(self.out, self.settings, self.method)
-        if summary is None or client not in summary["per_client"]:
+        summary = read_summary(method_files(self.out, self.settings, self.method))
+        if summary is None or client not in summary.per_client:
             return None
-        chosen = summary["per_client"][client].get("choice")
-        if not isinstance(chosen, int):
+        chosen = summary.per_client[client].choice
+        if chosen is None:
             raise RunFolderError(f"{self.out}: its summary does not say which candidate client {client!r} took")
         return chosen
 

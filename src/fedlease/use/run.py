@@ -10,6 +10,7 @@ from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId
 from fedlease.runs import runner
 from fedlease.server.events import Listener
+from fedlease.storage.summary import contents_of
 from fedlease.use.load import load
 
 __all__ = ["RunResult", "run"]
@@ -58,5 +59,5 @@ def run(
     """
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     settings = settings_of_call(config, changes)
-    finished = runner.run_settings(settings, Path(out) if out is not None else runner.default_out(settings), listeners)
-    return RunResult(finished.out, finished.summaries)
+    folder = Path(out) if out is not None else runner.default_out(settings)
+    return RunResult(folder, contents_of(runner.run_settings(settings, folder, listeners)))

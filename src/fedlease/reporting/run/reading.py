@@ -23,8 +23,8 @@ from fedlease.storage.run_folder import (
     read_environment,
     read_newcomers,
     read_settings,
-    read_summary,
 )
+from fedlease.storage.summary import read_summary
 
 __all__ = ["read_records", "read_run"]
 
@@ -65,8 +65,9 @@ def read_run(out: Path) -> RunData:
 
 def _read_method(out: Path, name: str, settings: Settings) -> MethodRun:
     steps = tuple(read_records(method_folder(out, settings, name)))
-    summary = read_summary(out, settings, name)
-    return MethodRun(name, steps, summary, _points(steps, summary, settings))
+    summary = read_summary(method_files(out, settings, name))
+    content = None if summary is None else summary.content
+    return MethodRun(name, steps, content, _points(steps, content, settings))
 
 
 def read_records(folder: Path) -> list[Line]:

@@ -10,7 +10,7 @@ from fedlease.core.wording import counted
 from fedlease.errors import RunFolderError
 from fedlease.reporting.formats import percent
 from fedlease.reporting.run.data import RunData, Sample
-from fedlease.storage.contents import SamplesContent
+from fedlease.storage import summary
 from fedlease.storage.run_files import RunFiles
 from fedlease.tasks.metric_words import of_metric
 
@@ -67,9 +67,7 @@ def read_samples(folders: Mapping[str, RunFiles], clients: Mapping[str, Any]) ->
     """
     found: dict[str, list[Sample]] = {}
     for method, files in folders.items():
-        if not files.has("samples.json"):
-            continue
-        content = files.read_json("samples.json", SamplesContent)
+        content = summary.read_samples(files)
         if strangers := sorted(content.keys() - clients.keys()):
             raise RunFolderError(f"{files.folder / 'samples.json'} is damaged: the run has no client {strangers[0]!r}")
         for client, rows in content.items():
