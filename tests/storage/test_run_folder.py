@@ -17,7 +17,8 @@ from fedlease.experiments.compare import compare
 from fedlease.files import locked
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.runner import resume, run_settings
-from fedlease.storage.run_folder import RESULT, run_lock
+from fedlease.storage.run_folder import run_lock
+from fedlease.storage.summary import RESULT
 from fedlease.use.onboard import onboard
 from fedlease.use.open_run import OpenRun
 

@@ -22,8 +22,7 @@ from fedlease.errors import InputError
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.runner import resume
 from fedlease.storage.run_files import as_json, sealed
-from fedlease.storage.run_folder import RESULT
-from fedlease.storage.summary import contents_of
+from fedlease.storage.summary import RESULT, contents_of
 from fedlease.use.export import Exporter
 from fedlease.use.load import load
 from fedlease.use.onboard import onboard

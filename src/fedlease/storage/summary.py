@@ -4,7 +4,7 @@ A :class:`Summary` is typed; :attr:`Summary.content` is its JSON form, which rep
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from pydantic import Field, RootModel
 
@@ -153,7 +153,7 @@ class _RowScores(RootModel[dict[ClientName, Annotated[str, Field(pattern=r"^[01]
     """One character a row where it is right or wrong, else one number."""
 
 
-class _Sample(TypedDict):
+class _Sample(Content):
     prompt: str
     reference: str
     base: str
@@ -228,4 +228,4 @@ def read_samples(files: RunFiles) -> dict[str, list[Any]]:
     Raises:
         RunFolderError: damaged.
     """
-    return files.read_model("samples.json", _Samples).root if files.has("samples.json") else {}
+    return files.read_model("samples.json", _Samples).model_dump() if files.has("samples.json") else {}
