@@ -93,7 +93,7 @@ class TestPublishedFigures:
     @pytest.mark.parametrize("name", EXPERIMENTS)
     def test_every_figure_has_a_variant(self, name: str) -> None:
         experiment = EXPERIMENTS[name]
-        assert set(experiment.paper) <= {arm.name for arm in experiment.arms}
+        assert set(experiment.paper) <= {variant.name for variant in experiment.variants}
 
     def test_the_docs_state_them_and_name_every_experiment(self) -> None:
         text = (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
@@ -111,19 +111,19 @@ class TestPlans:
         ready = planned(name, scale, [0, 1], out=tmp_path / "r")
         assert ready.parts and len({cell.folder for cell in ready.cells}) == len(ready.cells) > 0
         for part in ready.parts:
-            arms = {cell.variant.name: cell for cell in part.cells if cell.seed == 0}
-            assert {cell.variant.method for cell in arms.values()} <= set(known_methods())
-            budgets = {build_method(c.settings, c.settings.method, {}).budget.passes for c in arms.values()}
+            cells = {cell.variant.name: cell for cell in part.cells if cell.seed == 0}
+            assert {cell.variant.method for cell in cells.values()} <= set(known_methods())
+            budgets = {build_method(c.settings, c.settings.method, {}).budget.passes for c in cells.values()}
             # glue-small: 2 + 4 x 1; paper-nlu: 25 rounds of 2 epochs, 5 of them the warm-up. flan-small: 2 + 2 x 1;
             # paper-nlg: 10 rounds of 2 epochs, 2 of them the warm-up.
             passes = {"small": 4, "paper": 20} if name == "nlg-main" else {"small": 6, "paper": 50}
             assert budgets == {passes[scale]}
             # No two variants are the same run.
-            assert len({c.settings.model_dump_json() for c in arms.values()}) == len(arms)
+            assert len({c.settings.model_dump_json() for c in cells.values()}) == len(cells)
         assert list(tmp_path.iterdir()) == []
 
     def test_the_main_comparison_holds_every_method(self) -> None:
-        assert {arm.method for arm in EXPERIMENTS["nlu-main"].arms} == set(known_methods())
+        assert {variant.method for variant in EXPERIMENTS["nlu-main"].variants} == set(known_methods())
 
     def test_four_times_the_rank_follows_the_rank(self) -> None:
         for changes, rank in (((), 8), (["lora.r=3"], 3)):

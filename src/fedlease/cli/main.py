@@ -47,7 +47,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _complain(*sentences: str) -> None:
-    for sentence in sentences:
+def _complain(*text: str) -> None:
+    for sentence in text:
         # One line each that steers no terminal, whatever a file name or a library's message holds.
         print(f"fedlease: {printable(' '.join(sentence.splitlines()))}", file=sys.stderr)

@@ -11,7 +11,7 @@ from fedlease.config.faults import nearest
 from fedlease.config.settings import Settings
 from fedlease.core.wording import counted
 from fedlease.errors import ConfigError
-from fedlease.experiments.experiment import GENERATION, PAPER, SMALL, Arm, Experiment, Part
+from fedlease.experiments.experiment import GENERATION, PAPER, SMALL, Experiment, Part, Variant
 from fedlease.experiments.paper_numbers import (
     EXPERTS,
     LABEL_SKEW,
@@ -53,9 +53,9 @@ def _rounds_after(epochs: int) -> Callable[[Settings], int]:
     return rounds
 
 
-def _warmup(epochs: int, scales: tuple[str, ...]) -> Arm:
+def _warmup(epochs: int, scales: tuple[str, ...]) -> Variant:
     changes = {"warmup.epochs": epochs, "rounds": _rounds_after(epochs)}
-    return Arm(f"warmup-{epochs}", changes=changes, scales=scales)
+    return Variant(f"warmup-{epochs}", changes=changes, scales=scales)
 
 
 def _tasks(name: str, *tasks: str) -> Part:
@@ -69,12 +69,12 @@ def _skewed(task: str, clients: Any, scales: tuple[str, ...]) -> Part:
 
 TOGETHER = {"fedlease.average": "product", "fedlease.router_start": "own", "fedlease.signal": "BA"}
 
-FULL = Arm("fedlease")
-FEDIT, IFCA, LOCAL, TREE = (Arm(name, name) for name in ("fedit", "ifca", "local", "fedtreelora"))
-FEDIT_R4X = Arm("fedit-r4x", "fedit", {"lora.r": _four_times_the_rank})
-IFCA_CLIENTS = Arm("ifca-clients", "ifca", {"ifca.candidate_start": "clients"})
-CENTRALISED = Arm("centralised", "centralised")
-OTHERS = tuple(Arm(name, name) for name in ("ffa-lora", "fedsa-lora", "feddpa", "ifca", "fedalt", "fedtreelora"))
+FULL = Variant("fedlease")
+FEDIT, IFCA, LOCAL, TREE = (Variant(name, name) for name in ("fedit", "ifca", "local", "fedtreelora"))
+FEDIT_R4X = Variant("fedit-r4x", "fedit", {"lora.r": _four_times_the_rank})
+IFCA_CLIENTS = Variant("ifca-clients", "ifca", {"ifca.candidate_start": "clients"})
+CENTRALISED = Variant("centralised", "centralised")
+OTHERS = tuple(Variant(name, name) for name in ("ffa-lora", "fedsa-lora", "feddpa", "ifca", "fedalt", "fedtreelora"))
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "nlu-main": Experiment(
@@ -104,10 +104,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "which all clients may use.",
         (
             FULL,
-            Arm("own-expert", changes={"fedlease.routing": "own"}),
-            Arm("single-r4x", changes={"fedlease.num_experts": 1, "lora.r": _four_times_the_rank}),
-            Arm("single", changes={"fedlease.num_experts": 1}),
-            Arm("one-per-client", changes={"fedlease.grouping": "clients"}),
+            Variant("own-expert", changes={"fedlease.routing": "own"}),
+            Variant("single-r4x", changes={"fedlease.num_experts": 1, "lora.r": _four_times_the_rank}),
+            Variant("single", changes={"fedlease.num_experts": 1}),
+            Variant("one-per-client", changes={"fedlease.grouping": "clients"}),
         ),
         paper=EXPERTS,
         paper_words="",
@@ -119,14 +119,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "trains its routers; `top-1-weighted` leaves that slot its share of the softmax.",
         (
             FULL,
-            *(Arm(f"top-{k}", changes={"fedlease.top_k": k}) for k in (1, 2, 3, 4)),
-            Arm("top-1-weighted", changes={"fedlease.top_k": 1, "fedlease.renormalise": False}),
+            *(Variant(f"top-{k}", changes={"fedlease.top_k": k}) for k in (1, 2, 3, 4)),
+            Variant("top-1-weighted", changes={"fedlease.top_k": 1, "fedlease.renormalise": False}),
         ),
     ),
     "router-aggregation": Experiment(
         "Should routers be averaged in the cluster, or stay with the client?",
         "`router-client` keeps every router where it is trained; experts are averaged as before.",
-        (FULL, Arm("router-client", changes={"fedlease.router": "client"})),
+        (FULL, Variant("router-client", changes={"fedlease.router": "client"})),
     ),
     "warmup-epochs": Experiment(
         "How long a warm-up does the allocation need, at the same total budget?",
@@ -140,7 +140,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "rank": Experiment(
         "How does the score depend on the rank?",
         "Alpha stays as it is. The paper's rank is 4.",
-        tuple(Arm(f"rank-{r}", changes={"lora.r": r}) for r in (4, 2, 8, 16)),
+        tuple(Variant(f"rank-{r}", changes={"lora.r": r}) for r in (4, 2, 8, 16)),
     ),
     "clients": Experiment(
         "Does it hold with fewer and with more clients?",
@@ -165,14 +165,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "M_max bounds the numbers of clusters that are scored, which are below the number of clients anyway: with the "
         "eight clients of the small scale 8 is no bound.",
         (
-            *(Arm(f"max-{m}", changes={"max_experts": m}) for m in (8, 2, 4)),
-            Arm("max-16", "fedlease", {"max_experts": 16}, PAPER),
+            *(Variant(f"max-{m}", changes={"max_experts": m}) for m in (8, 2, 4)),
+            Variant("max-16", "fedlease", {"max_experts": 16}, PAPER),
         ),
     ),
     "clustering": Experiment(
         "Does it matter how clients are clustered by their distances?",
         "`spectral` clusters on the affinity of the same distances; the silhouette picks M for both.",
-        (FULL, Arm("spectral", changes={"fedlease.clustering": "spectral"})),
+        (FULL, Variant("spectral", changes={"fedlease.clustering": "spectral"})),
     ),
     "task-and-label-skew": Experiment(
         "Does it hold when labels are skewed within every task?",
@@ -186,7 +186,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "paper's scale twenty clients on each of FedTreeLoRA's four tasks, whose published means stand beside; that "
         "its twenty clients share one task at a time is our reading. At the small scale MNLI is left out. "
         "`fedtreelora-grouping` mixes nothing in from outside a client's group.",
-        (FULL, TREE, Arm("fedtreelora-grouping", "fedtreelora", {"fedtreelora.outside": False}), FEDIT, LOCAL),
+        (FULL, TREE, Variant("fedtreelora-grouping", "fedtreelora", {"fedtreelora.outside": False}), FEDIT, LOCAL),
         (*(_skewed(t, _all_clients, SMALL) for t in SKEWED[1:]), *(_skewed(t, 20, PAPER) for t in SKEWED)),
         paper=LABEL_SKEW,
         paper_words="Figures of FedTreeLoRA's paper, means over its four tasks. FedLEASE's own for label skew are not "
@@ -196,7 +196,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "signal": Experiment(
         "Which of the warm-up's matrices tells tasks apart: B, A, or their product?",
         "Clients are clustered by the same distance of other matrices; everything after that is the same.",
-        (FULL, *(Arm(f"signal-{s}", changes={"fedlease.signal": s}) for s in ("A", "BA"))),
+        (FULL, *(Variant(f"signal-{s}", changes={"fedlease.signal": s}) for s in ("A", "BA"))),
     ),
     "promising": Experiment(
         "Which changes to the method look promising?",
@@ -208,13 +208,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "grouped by B A.",
         (
             FULL,
-            Arm("own-start", changes={"fedlease.expert_start": "client"}),
-            Arm("router-own", changes={"fedlease.router_start": "own"}),
-            Arm("shrink", changes={"fedlease.shrink": 0.25}),
-            Arm("shrink-auto", changes={"fedlease.shrink": "auto"}),
-            Arm("product-mean", changes={"fedlease.average": "product"}),
-            Arm("reallocate", changes={"fedlease.reallocate": 2}),
-            Arm("together", changes=TOGETHER),
+            Variant("own-start", changes={"fedlease.expert_start": "client"}),
+            Variant("router-own", changes={"fedlease.router_start": "own"}),
+            Variant("shrink", changes={"fedlease.shrink": 0.25}),
+            Variant("shrink-auto", changes={"fedlease.shrink": "auto"}),
+            Variant("product-mean", changes={"fedlease.average": "product"}),
+            Variant("reallocate", changes={"fedlease.reallocate": 2}),
+            Variant("together", changes=TOGETHER),
             TREE,
         ),
     ),

@@ -1,13 +1,14 @@
 """One run per method and seed, each in its own folder; what is finished is not run again."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedlease.config.faults import nearest
 from fedlease.config.settings import Settings, resolve
 from fedlease.errors import ConfigError, RunFolderError
+from fedlease.experiments.experiment import Variant
 from fedlease.methods.registry import known_methods
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import base_of_run, build_method
@@ -16,25 +17,10 @@ from fedlease.server.events import Listener
 from fedlease.storage.run_folder import changed_settings, method_files, read_environment, read_settings
 from fedlease.storage.summary import read_summary
 
-__all__ = ["SHARED", "Cell", "Variant", "check_bases", "plan", "run_cell", "summary_of", "variants_of"]
+__all__ = ["SHARED", "Cell", "check_bases", "plan", "run_cell", "summary_of", "variants_of"]
 
 SHARED = "shared"
 """Folder of first steps that several cells begin with."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is compared: a method, with settings of its own where it has any.
-
-    Attributes:
-        name: names its folder and its row.
-        method: one of ``known_methods()``.
-        changes: dotted settings laid over the common ones.
-    """
-
-    name: str
-    method: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,7 +93,7 @@ def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> dict[
     Args:
         cell: which.
         out: folder of the comparison.
-        listeners: told of every event.
+        listeners: receive every event.
 
     Raises:
         ConfigError: its folder holds a run with other settings.

@@ -59,22 +59,22 @@ def coverage(
         seeds: of the runs.
         clients: per seed, those that means are over.
     """
-    said = []
+    found = []
     for number, (seed, kept) in enumerate(zip(seeds, clients, strict=True)):
         of_seed = {name: own[number] for name, own in summaries.items()}
         reasons: dict[str, dict[str, str]] = {}
         for name, summary in of_seed.items():
             for client, reason in left_out(summary).items():
                 reasons.setdefault(client, {})[name] = reason
-        said.append(
+        found.append(
             {
                 "seed": seed,
                 "averaged": len(kept),
                 "clients": max(int(summary["num_clients"]) for summary in of_seed.values()),
-                "left_out": {client: _told(why, len(of_seed)) for client, why in sorted(reasons.items())},
+                "left_out": {client: _shared_reason(why, len(of_seed)) for client, why in sorted(reasons.items())},
             }
         )
-    return said
+    return found
 
 
 def gap(
@@ -101,7 +101,7 @@ def gap(
     return {**asdict(difference), "clients": [len(clients) for clients in both]}
 
 
-def _told(reasons: Mapping[str, str], variants: int) -> str:
+def _shared_reason(reasons: Mapping[str, str], variants: int) -> str:
     """A reason that all variants have, or the reason of each."""
     if len(reasons) == variants and len({*reasons.values()}) == 1:
         return next(iter(reasons.values()))

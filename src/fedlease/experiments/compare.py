@@ -1,4 +1,4 @@
-"""Runs every cell of a comparison and writes what can be said: JSON, CSV, Markdown and a page."""
+"""Runs every cell of a comparison and writes what can be sentences: JSON, CSV, Markdown and a page."""
 
 import csv
 import io
@@ -13,8 +13,9 @@ from fedlease.config.settings import Settings
 from fedlease.data.reading.csv_rows import as_text
 from fedlease.data.reading.examples import client_id_fault
 from fedlease.errors import ConfigError, RunFailedError, TooFewUpdatesError, within_limits
-from fedlease.experiments.cells import Cell, Variant, check_bases, plan, run_cell, summary_of
+from fedlease.experiments.cells import Cell, check_bases, plan, run_cell, summary_of
 from fedlease.experiments.common_clients import common, coverage, gap, over_clients
+from fedlease.experiments.experiment import Variant
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import RowScores, spread
 from fedlease.files import locked, write_atomically
@@ -46,13 +47,13 @@ def compare(
 
     Args:
         settings: common to all; method, baselines and seed are set per cell.
-        variants: the first is the one that the others are held against.
+        variants: the first is compared with each of the others.
         seeds: of the cells.
         out: folder; cells are in ``out/<variant>/seed-<s>``.
         rates: learning rates of which each variant gets its own, by validation rows of the first seed; empty: all use
             that of the settings.
-        listeners: told of every event of every run.
-        on_cell: told before and after every cell.
+        listeners: receive every event of every run.
+        on_cell: called before and after every cell.
 
     Returns:
         The content of ``compare.json``.
@@ -139,7 +140,7 @@ def tune(
 
 
 def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
-    """What the finished cells say; the first variant is held against every other.
+    """What the finished cells say, with the differences of the first variant to each of the others.
 
     Args:
         cells: of several variants on the same seeds.

@@ -1,12 +1,13 @@
-"""What an experiment is made of: variants, comparisons on rows of their own, scales, and published figures."""
+"""What is compared: variants of methods, and experiments of several comparisons beside published figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fedlease.config.settings import Settings
 from fedlease.experiments.paper_numbers import NO_NUMBERS, PaperRow
 
-__all__ = ["BOTH", "GENERATION", "PAPER", "SCALES", "SMALL", "Arm", "Experiment", "Part"]
+__all__ = ["BOTH", "GENERATION", "PAPER", "SCALES", "SMALL", "Experiment", "Part", "Variant", "evaluated"]
 
 SCALES: Mapping[str, str] = {"small": "glue-small", "paper": "paper-nlu"}
 """Scale -> preset, of all experiments that name no others."""
@@ -17,14 +18,14 @@ BOTH = (*SMALL, *PAPER)
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One variant.
+class Variant:
+    """What is compared: a method, with settings of its own where it has any.
 
     Attributes:
-        name: names its folder and its row; ``fedlease`` is always the method as the preset has it.
+        name: names its folder and its row; in an experiment ``fedlease`` is always the method as the preset has it.
         method: one of ``known_methods()``.
-        changes: dotted settings of its own; a function is called with the common settings.
-        scales: where it takes part.
+        changes: dotted settings laid over the common ones; in an experiment a value may be a function of these.
+        scales: of an experiment, at which it takes part.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Part:
 
     Attributes:
         name: names its folder; empty where there is one part only.
-        changes: as of :class:`Arm`, for all its variants.
+        changes: as of :class:`Variant`, for all its variants.
         scales: where it takes part.
     """
 
@@ -55,7 +56,7 @@ class Experiment:
     Attributes:
         asks: the question, one line.
         how: what is done and held equal, and where a reading of the paper was needed.
-        arms: variants; the first is the one that the others are held against.
+        variants: the first is compared with each of the others.
         parts: comparisons; results of different parts are on different rows.
         paper: variant -> published figures.
         paper_words: what was published beside them.
@@ -66,10 +67,15 @@ class Experiment:
 
     asks: str
     how: str
-    arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     parts: tuple[Part, ...] = (Part(),)
     paper: Mapping[str, PaperRow] = field(default_factory=dict)
     paper_words: str = NO_NUMBERS
     adds: Literal["", "usage", "overhead"] = ""
     over_parts: bool = False
     presets: Mapping[str, str] = field(default_factory=lambda: SCALES)
+
+
+def evaluated(changes: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Settings with their functions called on the common ones."""
+    return {key: value(settings) if callable(value) else value for key, value in changes.items()}

@@ -1,7 +1,7 @@
 """Runs an experiment of the catalogue: every part is a comparison, and one page sets ours beside the published."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,9 +12,9 @@ from fedlease.config.settings import Settings, resolve
 from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError
 from fedlease.experiments.catalogue import find, preset_of
-from fedlease.experiments.cells import Cell, Variant, plan, summary_of
+from fedlease.experiments.cells import Cell, plan, summary_of
 from fedlease.experiments.compare import OnCell, compare
-from fedlease.experiments.experiment import Arm, Experiment, Part
+from fedlease.experiments.experiment import Experiment, Part, Variant, evaluated
 from fedlease.experiments.reproduce_tables import markdown
 from fedlease.files import write_atomically
 from fedlease.reporting.run.reading import read_run
@@ -104,17 +104,17 @@ def planned(
         if "data.path" in mine:
             faults.append("data.path: is given by --data and by --set; leave one of them out")
         mine["data.path"] = str(data)
-    arms = [arm for arm in experiment.arms if scale in arm.scales]
+    variants = [variant for variant in experiment.variants if scale in variant.scales]
     parts = [part for part in experiment.parts if scale in part.scales]
-    faults += _not_the_callers(name, mine, [*arms, *parts])
-    names = [arm.name for arm in arms]
+    faults += _not_the_callers(name, mine, [*variants, *parts])
+    names = [variant.name for variant in variants]
     faults += [f"only: {name!r} has no variant {o!r}{nearest(o, names)}" for o in only if o not in names]
     if faults:
         raise ConfigError(faults)
-    arms = [arm for arm in arms if not only or arm.name in only]
+    variants = [variant for variant in variants if not only or variant.name in only]
     settings = resolve(preset=preset, overrides=mine)
     folder = out or Path("runs") / "reproduce" / f"{name}-{scale}"
-    ready = tuple(_part(settings, part, arms, seeds, folder) for part in parts)
+    ready = tuple(_part(settings, part, variants, seeds, folder) for part in parts)
     return Reproduction(name, scale, tuple(seeds), folder, mine, ready)
 
 
@@ -125,8 +125,8 @@ def reproduce(
 
     Args:
         ready: of :func:`planned`.
-        listeners: told of every event of every run.
-        on_cell: told before and after every cell.
+        listeners: receive every event of every run.
+        on_cell: called before and after every cell.
 
     Returns:
         The content of ``reproduce.json``.
@@ -161,7 +161,7 @@ def reproduce(
     return content
 
 
-def _not_the_callers(name: str, mine: Mapping[str, Any], varied: Sequence[Arm | Part]) -> list[str]:
+def _not_the_callers(name: str, mine: Mapping[str, Any], varied: Sequence[Variant | Part]) -> list[str]:
     fixed = {key for entry in varied for key, value in entry.changes.items() if not callable(value)}
     faults = []
     for key in mine:
@@ -175,15 +175,11 @@ def _not_the_callers(name: str, mine: Mapping[str, Any], varied: Sequence[Arm | 
     return faults
 
 
-def _part(settings: Settings, part: Part, arms: Sequence[Arm], seeds: Sequence[int], out: Path) -> PlannedPart:
-    common = resolve(base=settings, overrides=_values(part.changes, settings))
-    variants = tuple(Variant(arm.name, arm.method, _values(arm.changes, common)) for arm in arms)
+def _part(settings: Settings, part: Part, variants: Sequence[Variant], seeds: Sequence[int], out: Path) -> PlannedPart:
+    common = resolve(base=settings, overrides=evaluated(part.changes, settings))
+    own = tuple(replace(variant, changes=evaluated(variant.changes, common)) for variant in variants)
     folder = out / part.name if part.name else out
-    return PlannedPart(part.name, common, variants, folder, tuple(plan(common, variants, seeds, folder)))
-
-
-def _values(changes: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    return {key: value(settings) if callable(value) else value for key, value in changes.items()}
+    return PlannedPart(part.name, common, own, folder, tuple(plan(common, own, seeds, folder)))
 
 
 def _means_over_parts(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -33,7 +33,7 @@ def _curves(c: Comparison) -> Figure:
     """A thick line per method, the mean over seeds where all have a value; its seeds are thin lines beside it."""
     thin: list[dict[str, Any]] = []
     thick: list[dict[str, Any]] = []
-    said, rows = [], []
+    text, rows = [], []
     for number, m in enumerate(c.variants):
         places = sorted({x for curve in m.curves for x in curve})
         mean = {x: fmean(curve[x] for curve in m.curves) for x in places if all(x in curve for curve in m.curves)}
@@ -56,15 +56,15 @@ def _curves(c: Comparison) -> Figure:
                      "line": {**trace["line"], "width": 1, "dash": "solid"}},
                 )  # fmt: skip
         if len(mean) > 1:
-            said.append(f"{m.name} goes from {percent(next(iter(mean.values())))} to {percent(mean[max(mean)])} %.")
+            text.append(f"{m.name} goes from {percent(next(iter(mean.values())))} to {percent(mean[max(mean)])} %.")
         elif mean:
-            said.append(f"{m.name} ends at {percent(mean[max(mean)])} %.")
+            text.append(f"{m.name} ends at {percent(mean[max(mean)])} %.")
         rows += [(m.name, str(x), percent(mean.get(x)), *(percent(k.get(x)) for k in m.curves)) for x in places]
     if not c.rounds_scored:
-        said.append("Rounds were not scored: these are the final scores.")
+        text.append("Rounds were not scored: these are the final scores.")
     if len(c.seeds) > 1:
         kinds = ("Thick lines", "thin ones") if c.rounds_scored else ("Large marks", "small ones")
-        said.append(f"{kinds[0]} are means over seeds, {kinds[1]} the seeds.")
+        text.append(f"{kinds[0]} are means over seeds, {kinds[1]} the seeds.")
     last = max((x for m in c.variants for curve in m.curves for x in curve), default=0)
     layout = base_layout(
         xaxis=passes_axis(last, scored=c.rounds_scored),
@@ -73,7 +73,7 @@ def _curves(c: Comparison) -> Figure:
     )
     title = "Mean over clients by passes" if c.rounds_scored else "Mean over clients"
     header = ("method", "passes", "mean, %", *(f"seed {seed}" for seed in c.seeds))
-    return Figure("curves", title, " ".join(said), (*thin, *thick), layout, 420, header, tuple(rows))
+    return Figure("curves", title, " ".join(text), (*thin, *thick), layout, 420, header, tuple(rows))
 
 
 def _by_task(c: Comparison) -> Figure:
@@ -98,14 +98,14 @@ def _by_task(c: Comparison) -> Figure:
         yaxis=_named([label(name, 24) for name in names]),
         shapes=between,
     )
-    said = []
+    text = []
     for task in c.tasks:
         best = max(c.variants, key=lambda m: m.per_task[task].mean)
-        said.append(f"{task}: {best.name} is highest, {spread(best.per_task[task])} %.")
-    said.append("Bars are standard deviations over seeds." if len(c.seeds) > 1 else "One seed, so no spread is drawn.")
+        text.append(f"{task}: {best.name} is highest, {spread(best.per_task[task])} %.")
+    text.append("Bars are standard deviations over seeds." if len(c.seeds) > 1 else "One seed, so no spread is drawn.")
     rows = tuple((m.name, *(spread(score) for score in (*m.per_task.values(), m.mean))) for m in c.variants)
     height = 100 + len(names) * max(18 * len(c.variants), 48)
-    return Figure("tasks", "Scores by task", " ".join(said), tuple(traces), layout, height, ("method", *names), rows)
+    return Figure("tasks", "Scores by task", " ".join(text), tuple(traces), layout, height, ("method", *names), rows)
 
 
 def _differences(c: Comparison) -> Figure:
@@ -144,7 +144,7 @@ def _differences(c: Comparison) -> Figure:
         shapes=[{**zero, "line": {"color": PALETTE[7], "width": 2, "dash": "dash"}}],
         showlegend=True,
     )
-    said = " ".join(
+    text = " ".join(
         f"{c.first.name} less {m.name}: {points(gap.mean)} points, {points(gap.low)} to {points(gap.high)}."
         for m, gap in gaps
     )
@@ -155,19 +155,19 @@ def _differences(c: Comparison) -> Figure:
     )
     header = ("method", f"{c.first.name} is above by", "from", "to", *(["holds zero"] if c.enough_seeds else []))
     title = f"Paired differences of {c.first.name} to each other, with 95 % intervals"
-    return Figure("differences", title, said, tuple(traces), layout, 130 + 42 * len(c.others), header, rows)
+    return Figure("differences", title, text, tuple(traces), layout, 130 + 42 * len(c.others), header, rows)
 
 
 def _against_bytes(c: Comparison) -> Figure:
-    traces, said, rows = [], [], []
+    traces, text, rows = [], [], []
     for number, m in enumerate(c.variants):
         up = fmean(m.bytes_up)
-        told = f"{spread(m.mean)} % for {human_bytes(up)} up"
-        hover = [_hover(m, told)]
+        result = f"{spread(m.mean)} % for {human_bytes(up)} up"
+        hover = [_hover(m, result)]
         traces.append(
             {**_dots(number, m, hover, 11), "x": [up], "y": [in_percent(m.mean.mean)], **_bars("y", [m.mean], number)}
         )
-        said.append(f"{m.name}: {told}.")
+        text.append(f"{m.name}: {result}.")
         rows.append((m.name, human_bytes(up), human_bytes(fmean(m.bytes_down)), spread(m.mean)))
     sent = [fmean(m.bytes_up) for m in c.variants]
     layout = base_layout(
@@ -175,7 +175,7 @@ def _against_bytes(c: Comparison) -> Figure:
         yaxis=axis(f"mean {label(c.words.name)}, %"),
     )
     header = ("method", "up", "down", "mean, %")
-    return Figure("bytes", "Score against bytes up", " ".join(said), tuple(traces), layout, 380, header, tuple(rows))
+    return Figure("bytes", "Score against bytes up", " ".join(text), tuple(traces), layout, 380, header, tuple(rows))
 
 
 def _dots(number: int, m: Variant, hover: list[str], size: int = 9) -> dict[str, Any]:

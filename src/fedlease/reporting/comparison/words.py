@@ -43,10 +43,10 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
 def reading(c: Comparison) -> list[str]:
     """The result in plain words, also where it is not the first method's."""
     if not c.others:
-        said = [f"{c.first.name} reaches a mean {c.words.name} of {spread(c.first.mean)} %. Nothing else was run."]
+        text = [f"{c.first.name} reaches a mean {c.words.name} of {spread(c.first.mean)} %. Nothing else was run."]
     else:
-        said = [*_best(c), *_distinguished(c), _behind(c)]
-    return [*said, _majority(c), _seeds(c), *_missing(c)]
+        text = [*_best(c), *_distinguished(c), _behind(c)]
+    return [*text, _majority(c), _seeds(c), *_missing(c)]
 
 
 def clients_over(coverage: tuple[Coverage, ...]) -> str:
@@ -97,9 +97,9 @@ def _best(c: Comparison) -> list[str]:
     other = max(c.others, key=lambda m: m.mean.mean)
     gap = c.differences[other.name]
     if len(best) > 1:
-        said = [f"{listed([m.name for m in best])} share the highest mean {c.words.name}, {percent(top)} %."]
+        text = [f"{listed([m.name for m in best])} share the highest mean {c.words.name}, {percent(top)} %."]
     else:
-        said = [f"{best[0].name} has the highest mean {c.words.name}: {spread(best[0].mean)} %."]
+        text = [f"{best[0].name} has the highest mean {c.words.name}: {spread(best[0].mean)} %."]
     apart = f"{points(gap.mean)} points (95 % interval {points(gap.low)} to {points(gap.high)})"
     if c.first not in best:
         stands = f"{c.first.name} gets {spread(c.first.mean)} %, {apart} against {other.name}."
@@ -108,11 +108,14 @@ def _best(c: Comparison) -> list[str]:
     else:
         stands = f"Against {other.name}, {c.first.name} is at {apart}."
     if not c.enough_seeds:
-        return [*said, f"{stands} {FEWEST_SEEDS} seeds at least are needed to say whether that is more than chance."]
+        return [
+            *text,
+            f"{stands} {FEWEST_SEEDS} seeds at least are needed to say whether that is more than chance.",
+        ]
     if gap.holds_zero:
-        return [*said, f"{stands} The interval holds zero: the two cannot be told apart."]
+        return [*text, f"{stands} The interval holds zero: the two cannot be told apart."]
     better = c.first.name if gap.low > 0 else other.name
-    return [*said, f"{stands} The interval does not hold zero: {better} is better here."]
+    return [*text, f"{stands} The interval does not hold zero: {better} is better here."]
 
 
 def _distinguished(c: Comparison) -> list[str]:
@@ -123,8 +126,8 @@ def _distinguished(c: Comparison) -> list[str]:
     below = [m.name for m in c.others if c.differences[m.name].high < 0]
     unclear = [m.name for m in c.others if c.differences[m.name].holds_zero]
     found = {"is above": above, "is below": below, "cannot be told from": unclear}
-    said = "; ".join(f"{verb} {listed(names)}" for verb, names in found.items() if names)
-    return [f"By the intervals {c.first.name} {said}."]
+    text = "; ".join(f"{verb} {listed(names)}" for verb, names in found.items() if names)
+    return [f"By the intervals {c.first.name} {text}."]
 
 
 def _behind(c: Comparison) -> str:
@@ -135,28 +138,28 @@ def _behind(c: Comparison) -> str:
         if other.per_task[task].mean > own.mean + TIE:
             lost.append(f"{task} ({other.name} {percent(other.per_task[task].mean)}, against {percent(own.mean)} %)")
     worst = max(c.others, key=lambda m: m.worst_client.mean)
-    said = f"No other is above {c.first.name} on any task."
+    text = f"No other is above {c.first.name} on any task."
     if lost:
         more = f" and {len(lost) - LISTED} more" if len(lost) > LISTED else ""
-        said = (
+        text = (
             f"{c.first.name} is behind on {len(lost)} of {counted(len(c.tasks), 'task')}: {', '.join(lost[:LISTED])}"
             f"{more}. These are plain means, without intervals."
         )
     if worst.worst_client.mean > c.first.worst_client.mean + TIE:
-        said += f" Its worst client gets {percent(c.first.worst_client.mean)} %, that of {worst.name} "
-        said += f"{percent(worst.worst_client.mean)} %."
-    return said
+        text += f" Its worst client gets {percent(c.first.worst_client.mean)} %, that of {worst.name} "
+        text += f"{percent(worst.worst_client.mean)} %."
+    return text
 
 
 def _majority(c: Comparison) -> str:
     low = [m.name for m in c.variants if m.mean.mean <= c.majority_mean + TIE]
-    said = f"Always {c.words.naively} would get {percent(c.majority_mean)} %"
-    return f"{said}; {listed(low)} {'is' if len(low) == 1 else 'are'} no better than that." if low else f"{said}."
+    text = f"Always {c.words.naively} would get {percent(c.majority_mean)} %"
+    return f"{text}; {listed(low)} {'is' if len(low) == 1 else 'are'} no better than that." if low else f"{text}."
 
 
 def _seeds(c: Comparison) -> str:
     if len(c.seeds) == 1:
-        said = f"There is one seed, {c.seeds[0]}, so that no spread over seeds is known"
-        return f"{said}, and intervals speak of this seed's test rows alone." if c.others else f"{said}."
+        text = f"There is one seed, {c.seeds[0]}, so that no spread over seeds is known"
+        return f"{text}, and intervals speak of this seed's test rows alone." if c.others else f"{text}."
     rough = ": few, so that spread and intervals are rough" if len(c.seeds) < FEW_SEEDS else ""
     return f"± is the standard deviation over {len(c.seeds)} seeds{rough}."

@@ -120,11 +120,11 @@ def _grouping(run: RunData) -> Iterator[Advice]:
             "the vectors of like clients come closer.",
         )
     if run.late:
-        told = [str(w) for w in (run.main.summary or {}).get("warnings", ()) if "came late" in str(w)]
+        placed = [str(w) for w in (run.main.summary or {}).get("warnings", ()) if "came late" in str(w)]
         yield Advice(
             "look",
             "Late clients",
-            f"{listed(run.late, SHOWN)} had no warm-up when the others were allocated. " + ". ".join(told),
+            f"{listed(run.late, SHOWN)} had no warm-up when the others were allocated. " + ". ".join(placed),
             "A late client gets the nearest existing expert and can never open a new one. If one is farther than any "
             "member, run again with it there from the start.",
         )
@@ -231,10 +231,10 @@ def _missing(run: RunData) -> Iterator[Advice]:
                 f"{method.name}: {listed(clients, SHOWN)} of {counted(total, 'client')}: {reason}.",
                 TODO.get(reason, "See that every client can answer, and repeat the run: means are over the others."),
             )
-        told = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}
+        left = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}
         known = set(run.grouping.warnings) if run.grouping is not None else set[str]()
         for warning in dict.fromkeys(map(str, (method.summary or {}).get("warnings", ()))):
-            if warning not in told | known and "came late" not in warning:
+            if warning not in left | known and "came late" not in warning:
                 yield Advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
     for client, reason in (run.environment.get("skipped_clients") or {}).items():
         yield Advice(

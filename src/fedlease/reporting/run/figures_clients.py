@@ -67,8 +67,8 @@ def _distances(run: RunData, grouping: Allocation) -> Figure:
         first, last = experts.index(expert) - 0.5, count - 1 - experts[::-1].index(expert) + 0.5
         box = {"type": "rect", "x0": first, "x1": last, "y0": first, "y1": last}
         shapes.append({**box, "line": {"color": PALETTE[1], "width": 2}})
-    said = f"Distances between {counted(count, 'client')}, ordered by expert; outlined blocks are the experts' groups. "
-    said += _means(matrix, experts)
+    text = f"Distances between {counted(count, 'client')}, ordered by expert; outlined blocks are the experts' groups. "
+    text += _means(matrix, experts)
     step = -(-count // TICKS)
     ticks = list(range(0, count, step))
     names = [label(order[i], 18) for i in ticks]
@@ -82,7 +82,7 @@ def _distances(run: RunData, grouping: Allocation) -> Figure:
     )
     np.fill_diagonal(matrix, 0.0)
     rows = tuple((client, *(f"{d:.3f}" for d in row)) for client, row in zip(order, matrix, strict=True))
-    return Figure("distances", "Distances between clients", said, (trace,), layout, 620, ("client", *order), rows)
+    return Figure("distances", "Distances between clients", text, (trace,), layout, 620, ("client", *order), rows)
 
 
 def _block_distances(matrix: NDArray[np.float64], experts: Sequence[int]) -> Figure:
@@ -91,9 +91,9 @@ def _block_distances(matrix: NDArray[np.float64], experts: Sequence[int]) -> Fig
     members = [np.flatnonzero(np.asarray(experts) == expert) for expert in numbers]
     means = [[_mean(matrix[np.ix_(a, b)]) for b in members] for a in members]
     names = [f"expert {number}" for number in numbers]
-    said = f"Mean distances between the groups of {counted(len(numbers), 'expert')}, "
-    said += f"of {counted(len(experts), 'client')} in all. "
-    said += _means(matrix, experts) + " A group of one client has no distance within. allocation.json has every pair."
+    text = f"Mean distances between the groups of {counted(len(numbers), 'expert')}, "
+    text += f"of {counted(len(experts), 'client')} in all. "
+    text += _means(matrix, experts) + " A group of one client has no distance within. allocation.json has every pair."
     layout = base_layout(
         xaxis=axis("", showgrid=False, ticks="", constrain="domain"),
         yaxis=axis("", showgrid=False, ticks="", autorange="reversed", scaleanchor="x", constrain="domain"),
@@ -102,7 +102,7 @@ def _block_distances(matrix: NDArray[np.float64], experts: Sequence[int]) -> Fig
     rows = tuple(
         (name, *("none" if d is None else f"{d:.3f}" for d in row)) for name, row in zip(names, means, strict=True)
     )
-    return Figure("distances", "Distances between groups", said, (trace,), layout, 620, ("", *names), rows)
+    return Figure("distances", "Distances between groups", text, (trace,), layout, 620, ("", *names), rows)
 
 
 def _means(matrix: NDArray[np.float64], experts: Sequence[int]) -> str:
@@ -163,15 +163,15 @@ def _dendrogram(run: RunData, grouping: Allocation) -> Figure:
         shapes=shapes,
         annotations=notes,
     )  # fmt: skip
-    said = f"Clients joined step by step, nearest first, by {run.settings.linkage} linkage. "
-    said += (
+    text = f"Clients joined step by step, nearest first, by {run.settings.linkage} linkage. "
+    text += (
         f"Cut at {cut:.3f} the tree falls into {counted(chosen, 'expert')}."
         if cut is not None
         else "It is not cut: one expert."
     )
     rows = tuple((f"{number}", f"{height:.3f}") for number, height in enumerate(heights, 1))
     height = min(max(26 * count + 120, 260), 900)
-    return Figure("dendrogram", "Dendrogram and cut", said, tuple(traces), layout, height, ("join", "distance"), rows)
+    return Figure("dendrogram", "Dendrogram and cut", text, tuple(traces), layout, height, ("join", "distance"), rows)
 
 
 def _silhouettes(run: RunData, grouping: Allocation) -> Figure:
@@ -192,11 +192,11 @@ def _silhouettes(run: RunData, grouping: Allocation) -> Figure:
         yaxis=axis("mean silhouette S(k)"),
         **level_line(least if least > -1 else None, "min_silhouette", f"{least:g}"),
     )
-    said = f"The mean silhouette is highest at k = {best}, with {scores[best]:.3f}. "
-    said += f"It chose M = {chosen}, the hatched bar." if chosen > 1 else "It is not above min_silhouette, so M = 1."
+    text = f"The mean silhouette is highest at k = {best}, with {scores[best]:.3f}. "
+    text += f"It chose M = {chosen}, the hatched bar." if chosen > 1 else "It is not above min_silhouette, so M = 1."
     rows = tuple((str(k), f"{scores[k]:.4f}", "chosen" if k == chosen else "") for k in ks)
     title = "Silhouette by number of groups"
-    return Figure("silhouettes", title, said, (bars,), layout, 320, ("k", "S(k)", ""), rows)
+    return Figure("silhouettes", title, text, (bars,), layout, 320, ("k", "S(k)", ""), rows)
 
 
 def _tree(grouping: Allocation, method: str) -> dict[str, Any]:

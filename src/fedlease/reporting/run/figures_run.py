@@ -71,8 +71,8 @@ def bytes_figure(run: RunData) -> Figure | None:
         xaxis2=axis("step", **ticks, anchor="y2"),
         yaxis2=axis("down", domain=[0, 0.44], **size),
     )
-    said = "Adapter bytes of all clients together in each step, up above and down below. "
-    said += " ".join(
+    text = "Adapter bytes of all clients together in each step, up above and down below. "
+    text += " ".join(
         f"{m.name}: {human_bytes(m.total('bytes_up'))} up, {human_bytes(m.total('bytes_down'))} down."
         for m in run.methods
     )
@@ -82,7 +82,7 @@ def bytes_figure(run: RunData) -> Figure | None:
         for s in m.steps
     )
     header = ("method", "step", "phase", "up", "down")
-    return Figure("bytes-steps", "Adapter bytes per step", said, tuple(traces), layout, 460, header, rows)
+    return Figure("bytes-steps", "Adapter bytes per step", text, tuple(traces), layout, 460, header, rows)
 
 
 def seconds_figures(run: RunData) -> list[Figure]:
@@ -94,10 +94,10 @@ def seconds_figures(run: RunData) -> list[Figure]:
     layout = base_layout(
         barmode="stack", xaxis=axis("seconds", rangemode="tozero"), yaxis=axis("", autorange="reversed", showgrid=False)
     )
-    said = " ".join(f"{m.name}: {_phases({p: m.spent(p) for p in PHASES})}." for m in timed)
+    text = " ".join(f"{m.name}: {_phases({p: m.spent(p) for p in PHASES})}." for m in timed)
     rows = tuple((m.name, *(human_seconds(m.spent(p)) for p in PHASES)) for m in timed)
     height = 110 + 44 * len(timed)
-    figures = [Figure("seconds-total", "Time by method", said, totals, layout, height, ("method", *PHASES), rows)]
+    figures = [Figure("seconds-total", "Time by method", text, totals, layout, height, ("method", *PHASES), rows)]
     steps = run.main.steps
     if steps:
         named = [f"{step.step} {step.phase}" for step in steps]
@@ -106,7 +106,7 @@ def seconds_figures(run: RunData) -> list[Figure]:
             barmode="stack", xaxis=axis("step and phase", showgrid=False), yaxis=axis("seconds", rangemode="tozero")
         )
         slowest = max(steps, key=lambda s: sum(s.seconds.get(p, 0.0) for p in PHASES))
-        said = f"Seconds in each of {counted(len(steps), 'step')} of {run.main.name}; step {slowest.step} took longest."
+        text = f"Seconds in each of {counted(len(steps), 'step')} of {run.main.name}; step {slowest.step} took longest."
         rows = tuple(
             (m.name, str(s.step), s.phase, *(human_seconds(s.seconds.get(p, 0.0)) for p in PHASES))
             for m in timed
@@ -114,13 +114,13 @@ def seconds_figures(run: RunData) -> list[Figure]:
         )
         header = ("method", "step", "phase", *PHASES)
         figures.append(
-            Figure("seconds-steps", f"Time per step of {run.main.name}", said, bars, layout, 320, header, rows)
+            Figure("seconds-steps", f"Time per step of {run.main.name}", text, bars, layout, 320, header, rows)
         )
     return figures
 
 
 def _means(run: RunData) -> Figure:
-    traces, said, rows = [], [], []
+    traces, text, rows = [], [], []
     for number, method in enumerate(run.methods):
         curve = [(point.passes, point.mean, len(point.scores)) for point in method.points]
         texts = [f"{percent(y)} %, {count} of {counted(len(run.clients), 'client')}" for _, y, count in curve]
@@ -131,24 +131,24 @@ def _means(run: RunData) -> Figure:
         traces.append(_at_the_end(run, trace))
         if curve:
             done = "ends at" if method.summary is not None else "stands at"
-            said.append(
+            text.append(
                 f"{method.name} {done} {percent(curve[-1][1])} % after {counted(curve[-1][0], 'pass', 'passes')}."
             )
         rows += [(method.name, str(x), percent(y), str(count)) for x, y, count in curve]
     majority = (run.main.summary or {}).get("majority_mean")
     if not run.rounds_scored:
-        said.append(UNSCORED)
+        text.append(UNSCORED)
     layout = base_layout(
         xaxis=_passes_axis(run),
         yaxis=axis(f"mean {label(of_metric(run.metric).name)}, %"),
         **level_line(majority, of_metric(run.metric).naive),
     )
     header = ("method", "passes", "mean, %", "clients scored")
-    return Figure("score-means", "Mean over clients", " ".join(said), tuple(traces), layout, 400, header, tuple(rows))
+    return Figure("score-means", "Mean over clients", " ".join(text), tuple(traces), layout, 400, header, tuple(rows))
 
 
 def _by_task(run: RunData) -> Figure:
-    traces, said, rows = [], [], []
+    traces, text, rows = [], [], []
     curves = [(point.passes, run.task_means(point.scores)) for point in run.main.points]
     for number, task in enumerate(run.tasks):
         curve = [(x, means[task]) for x, means in curves if means[task] is not None]
@@ -158,7 +158,7 @@ def _by_task(run: RunData) -> Figure:
         trace = line_trace(number, task, [x for x, _ in curve], [in_percent(y) for _, y in curve], texts, "passes")
         traces.append(_at_the_end(run, trace))
         first, last = percent(curve[0][1]), percent(curve[-1][1])
-        said.append(f"{task} from {first} to {last} %." if run.rounds_scored else f"{task} ends at {last} %.")
+        text.append(f"{task} from {first} to {last} %." if run.rounds_scored else f"{task} ends at {last} %.")
     for client in run.clients:
         cells = [percent(point.scores.get(client)) for point in run.main.points]
         rows.append((client, run.task(client), *cells))
@@ -172,7 +172,7 @@ def _by_task(run: RunData) -> Figure:
     )
     header = ("client", "task", *(f"{counted(point.passes, 'pass', 'passes')}" for point in run.main.points))
     title = f"{run.main.name} by task, and one client"
-    return Figure("score-tasks", title, " ".join(said), tuple(traces), layout, 400, header, tuple(rows))
+    return Figure("score-tasks", title, " ".join(text), tuple(traces), layout, 400, header, tuple(rows))
 
 
 def _overview(run: RunData, layers: tuple[Depth, ...]) -> Figure:
@@ -189,9 +189,9 @@ def _overview(run: RunData, layers: tuple[Depth, ...]) -> Figure:
     rows = tuple(
         (layer.name, *(f"{layer.by_task[t]:.2f}" if t in layer.by_task else "-" for t in run.tasks)) for layer in layers
     )
-    said = usage_sentence(run)
+    text = usage_sentence(run)
     title = "Experts per token by depth"
-    return Figure("usage-depth", title, said, tuple(traces), layout, 360, ("layer", *run.tasks), rows)
+    return Figure("usage-depth", title, text, tuple(traces), layout, 360, ("layer", *run.tasks), rows)
 
 
 def _of_client(run: RunData) -> Figure:
@@ -209,7 +209,7 @@ def _of_client(run: RunData) -> Figure:
         xaxis=axis("mean weight per token", range=[0, 1.001]),
         yaxis=axis("", autorange="reversed", showgrid=False, type="category"),
     )
-    said = "Mean weight of each adapter in every module of the client that is picked; at the right, experts per token."
+    text = "Mean weight of each adapter in every module of the client that is picked; at the right, experts per token."
     rows = []
     for client, modules in sorted(usage.items()):
         weights = [mean(m["weights"][e] for m in modules.values()) for e in range(experts)]
@@ -217,7 +217,7 @@ def _of_client(run: RunData) -> Figure:
         rows.append((client, f"{count:.2f}" if count is not None else "-", *(f"{w or 0:.3f}" for w in weights)))
     header = ("client, mean over modules", "experts per token", *names)
     height = min(130 + 24 * len(usage[first]), 1200)
-    return Figure("usage-client", "Usage by one client", said, tuple(traces), layout, height, header, tuple(rows))
+    return Figure("usage-client", "Usage by one client", text, tuple(traces), layout, height, header, tuple(rows))
 
 
 def _bars(names: list[str], values: Mapping[str, list[float]], way: str) -> tuple[dict[str, Any], ...]:

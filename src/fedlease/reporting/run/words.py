@@ -28,18 +28,18 @@ def headline(run: RunData) -> list[str]:
     if summary is None or main.mean is None:
         return [_standing(run)]
     metric, words = summary["metric"], of_metric(summary["metric"])
-    said = [f"{main.name} reaches a mean {words.name} of {percent(main.mean)} % over {_over(summary)}."]
-    said += left_out_lines({method.name: method.summary for method in run.methods if method.summary is not None})
+    text = [f"{main.name} reaches a mean {words.name} of {percent(main.mean)} % over {_over(summary)}."]
+    text += left_out_lines({method.name: method.summary for method in run.methods if method.summary is not None})
     for other in run.methods[1:]:
         if other.mean is not None:
-            said.append(_compared(main, other))
+            text.append(_compared(main, other))
     majority, bare = summary.get("majority_mean"), summary.get("bare_base_mean")
     if majority is not None and bare is not None:
-        said.append(f"Always {words.naively} would get {percent(majority)} %, the untrained model {percent(bare)} %.")
+        text.append(f"Always {words.naively} would get {percent(majority)} %, the untrained model {percent(bare)} %.")
     worst = summary.get("worst_client")
     if worst:
-        said.append(f"The lowest client is {worst['client']}, with {percent(worst[metric])} %.")
-    return said
+        text.append(f"The lowest client is {worst['client']}, with {percent(worst[metric])} %.")
+    return text
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:
@@ -87,23 +87,23 @@ def allocation_words(run: RunData) -> list[str]:
     grouping = run.grouping
     if grouping is None:
         return []
-    said = [f"{counted(len(grouping.clients), 'client')} were given {counted(grouping.num_experts, 'expert')}."]
+    text = [f"{counted(len(grouping.clients), 'client')} were given {counted(grouping.num_experts, 'expert')}."]
     tasks = {client: run.task(client) for client in grouping.clients if client in run.clients}
     if len(tasks) > 1 and (index := agreement(tasks, grouping.assignment)) is not None:
-        said.append(
+        text.append(
             f"There are {len(run.tasks)} tasks. The agreement of the groups with them, the adjusted Rand index, is "
             f"{index:.2f}: 1 is the same grouping, 0 what chance would give. The algorithm does not see the tasks."
         )
-    return said
+    return text
 
 
 def time_words(run: RunData) -> str:
     """Total time by method, and what it does not mean."""
     totals = {m.name: sum(m.spent(p) for p in ("train", "evaluate", "aggregate")) for m in run.methods if m.steps}
-    said = "; ".join(f"{name} {human_seconds(value)}" for name, value in totals.items())
+    text = "; ".join(f"{name} {human_seconds(value)}" for name, value in totals.items())
     reused = any(s.seconds.get("train", 0) > 1.5 * s.seconds.get("step", 0) + 1 for m in run.methods for s in m.steps)
     more = " Work that several methods begin with is done once and counted with each of them." if reused else ""
-    return f"Clients are run one after another, so these are sums over clients, not waiting times: {said}.{more}"
+    return f"Clients are run one after another, so these are sums over clients, not waiting times: {text}.{more}"
 
 
 def score_words(run: RunData) -> str:
@@ -114,11 +114,11 @@ def score_words(run: RunData) -> str:
             "method's scores are those of its result, each client's model on its own test rows."
         )
     partial = any(len(point.scores) < len(run.clients) for method in run.methods for point in method.points)
-    said = "A step scores the model that a client received, on its own test rows, before training goes on. "
-    said += "Curves are drawn over the passes made until then, so that methods with and without warm-up line up."
+    text = "A step scores the model that a client received, on its own test rows, before training goes on. "
+    text += "Curves are drawn over the passes made until then, so that methods with and without warm-up line up."
     if partial:
-        said += " Some points hold only the clients that were asked in that step; the data beside them count these."
-    return said
+        text += " Some points hold only the clients that were asked in that step; the data beside them count these."
+    return text
 
 
 def _over(summary: Any) -> str:

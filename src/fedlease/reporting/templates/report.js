@@ -103,11 +103,11 @@
       y: each.map(() => names),
       hovertext: each.map(hover),
     }, { annotations: notes, "margin.r": 48 });
-    const said = routed
+    const text = routed
       ? `${client.name.replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&")}: experts per token from ` +
         `${Math.min(...client.experts).toFixed(2)} to ${Math.max(...client.experts).toFixed(2)} over ${names.length} modules.`
       : "Nothing was routed for this client.";
-    usageBox.setAttribute("aria-label", "Usage by one client. " + said);
+    usageBox.setAttribute("aria-label", "Usage by one client. " + text);
   }
 
   function showScore(client) {
