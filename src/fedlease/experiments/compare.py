@@ -1,4 +1,4 @@
-"""Runs every cell of a comparison and writes what can be sentences: JSON, CSV, Markdown and a page."""
+"""Runs every cell of a comparison and writes the result as JSON, CSV, Markdown and a page."""
 
 import csv
 import io
