@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # HF_HUB_OFFLINE=0 pytest -m hub: 
 import hypothesis
 import pytest
 import torch
+from small import FinishedRuns
 
 torch.set_num_threads(1)
 
@@ -21,6 +22,12 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRuns:
+    """Runs for tests of what one does with a finished run."""
+    return FinishedRuns(tmp_path_factory.mktemp("finished"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

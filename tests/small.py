@@ -1,6 +1,7 @@
 """Runs of the tiny random model on a planted federation, small enough for a second."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ SMALL: dict[str, Any] = {
     "data.test_rows": 8,
     "data.max_tokens": 24,
     "warmup.epochs": 1,
+    "generation.max_new_tokens": 6,
     "rounds": 2,
     "threads": 1,
     "device": "cpu",
@@ -30,6 +32,32 @@ def small_settings(**changes: Any) -> Settings:
 def small_run(out: Path, listeners: Any = (), **changes: Any) -> RunResult:
     """Runs it."""
     return run(small_settings(**changes), out=out, listeners=listeners)
+
+
+class FinishedRuns:
+    """Finished runs by their settings, each trained once in a process; their folders are for reading only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._runs: dict[str, tuple[RunResult, dict[Path, tuple[int, int]]]] = {}
+
+    def __call__(self, **changes: Any) -> RunResult:
+        """The run that ``small_run`` gives."""
+        key = small_settings(**changes).model_dump_json()
+        if key not in self._runs:
+            result = small_run(self._folder / str(len(self._runs)), **changes)
+            self._runs[key] = result, _files(result.out)
+        result, files = self._runs[key]
+        assert _files(result.out) == files, "a test has written into a run that others read: let it use a copy"
+        return result
+
+    def copy(self, to: Path, **changes: Any) -> Path:
+        """A copy of the run's folder that may be written to."""
+        return Path(shutil.copytree(self(**changes).out, to))
+
+
+def _files(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
 
 
 def tensors_of(folder: Path) -> dict[str, Any]:

@@ -3,59 +3,20 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cli.shell import Done, Shell
 from small import SMALL
-from typer.testing import CliRunner
 
 from fedlease import __version__
-from fedlease.cli.main import app, main
 from fedlease.config.settings import preset_names, preset_text
 from fedlease.methods.registry import CENTRALISED, METHODS, known_methods
-from fedlease.reporting.quiet import QUIET
 
 VALID = ", ".join(known_methods())
 
 QUICK = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
 ALONE = ["--set", "baselines=[]"]
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-class Shell:
-    """Runs the entry point in this process, as the installed command does."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch = monkeypatch
-        self.capsys = capsys
-
-    def __call__(self, *words: str | Path) -> Done:
-        self.monkeypatch.setattr(sys, "argv", ["fedlease", *map(str, words)])
-        self.capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Done(code, *self.capsys.readouterr())
-
-
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Shell]:
-    monkeypatch.setenv("COLUMNS", "200")
-    for key, value in QUIET.items():
-        # main() sets what is not set; monkeypatch takes it back.
-        monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tmp_path)
-    yield Shell(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -238,20 +199,13 @@ def test_wrong_input_leaves_a_process_with_code_2_and_no_traceback() -> None:
     assert done.stderr == "fedlease: max_experts: must be at least 2, received 1\n"
 
 
-def test_help_lists_every_command() -> None:
-    done = CliRunner().invoke(app, ["--help"])
-    assert done.exit_code == 0
-    for command in ("run", "resume", "check", "presets", "methods"):
-        assert f"  {command} " in done.stdout
-
-
-def test_an_unknown_command_or_option_is_refused_with_code_2() -> None:
+def test_an_unknown_command_or_option_is_refused_with_code_2(shell: Shell) -> None:
     for words in (["bogus"], ["run", "--bogus"], ["resume"]):
-        assert CliRunner().invoke(app, words).exit_code == 2
+        assert shell(*words).code == 2
 
 
-def test_the_version_is_the_packages() -> None:
-    assert CliRunner().invoke(app, ["--version"]).stdout == f"fedlease {__version__}\n"
+def test_the_version_is_the_packages(shell: Shell) -> None:
+    assert shell("--version").out == f"fedlease {__version__}\n"
 
 
 def test_presets_lists_each_in_a_line_and_prints_one_as_it_is(shell: Shell) -> None:

@@ -2,15 +2,14 @@
 
 import errno
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from cli.shell import Done, Shell
 
 from fedlease import __version__
-from fedlease.cli.main import main
 from fedlease.errors import RunFailedError
 from fedlease.runs import runner
 from fedlease.storage.summary import Summary
@@ -19,16 +18,12 @@ Fake = Callable[..., Any]
 
 
 @pytest.fixture
-def end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs ``fedlease run --out out`` with the given function in the place of the real run."""
+def end(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> Shell:
+    """Runs ``fedlease run`` with the given function in the place of the real run."""
 
-    def ended(fake: Fake, *words: str) -> tuple[int, str, str]:
+    def ended(fake: Fake, *words: str) -> Done:
         monkeypatch.setattr(runner, "run_settings", fake)
-        monkeypatch.setattr(sys, "argv", ["fedlease", "run", "--preset", "smoke", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        assert isinstance(exit_.value.code, int)
-        return (exit_.value.code, *capsys.readouterr())
+        return shell("run", "--preset", "smoke", *words)
 
     return ended
 
@@ -55,12 +50,9 @@ def test_ctrl_c_before_the_run_folder_is_there_names_no_folder(end: Any, tmp_pat
     assert (code, said) == (130, "fedlease: interrupted; nothing begun\n")
 
 
-def test_ctrl_c_outside_a_run_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_outside_a_run_is_one_line(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
     monkeypatch.setattr("fedlease.config.settings.preset_names", raising(KeyboardInterrupt()))
-    monkeypatch.setattr(sys, "argv", ["fedlease", "presets"])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert (exit_.value.code, capsys.readouterr().err) == (130, "fedlease: interrupted\n")
+    assert shell("presets") == (130, "", "fedlease: interrupted\n")
 
 
 def test_a_failed_run_is_one_line_whatever_its_reason_holds(end: Any) -> None:

@@ -1,31 +1,27 @@
 """What the command line says of itself."""
 
-from typing import Any
-
 import pytest
-from typer.testing import CliRunner
+from cli.shell import Shell
 
 from fedlease.cli.main import app
 
 COMMANDS = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback is not None]
 
 
-def said(*words: str) -> Any:
-    return CliRunner(env={"COLUMNS": "100"}).invoke(app, words)
+def test_help_lists_every_command_and_each_helps_in_plain_text(shell: Shell) -> None:
+    overview = shell("--help").out
+    assert len(COMMANDS) > 10 and not [command for command in COMMANDS if f"  {command} " not in overview]
+    for command in COMMANDS:
+        done = shell(command, "--help")
+        assert (done.code, done.err) == (0, "") and done.out.startswith("Usage: "), command
+        # typer writes "\\[required]" where it has escaped for a renderer that is not used.
+        assert "\\" not in done.out, command
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_help_is_plain_text(command: str) -> None:
-    done = said(command, "--help")
-    assert done.exit_code == 0
-    assert done.stdout.startswith("Usage: ")
-    # typer writes "\\[required]" where it has escaped for a renderer that is not used.
-    assert "\\" not in done.stdout
-
-
-def test_what_must_be_given_is_marked() -> None:
-    assert "  DIR   [required]\n  FILE  [required]\n" in said("predict", "--help").stdout
-    assert "--client ID    A client of the run.  [required]\n" in said("predict", "--help").stdout
+def test_what_must_be_given_is_marked(shell: Shell) -> None:
+    said = shell("predict", "--help").out
+    assert "  DIR   [required]\n  FILE  [required]\n" in said
+    assert "--client ID    A client of the run.  [required]\n" in said
 
 
 @pytest.mark.parametrize(
@@ -36,7 +32,7 @@ def test_what_must_be_given_is_marked() -> None:
         ("zzzz", "No such command 'zzzz'"),
     ],
 )
-def test_a_command_that_is_none_is_told_with_one_suggestion(word: str, sentence: str) -> None:
-    done = said(word)
-    assert done.exit_code == 2
-    assert done.stderr.splitlines()[-1] == f"Error: {sentence}"
+def test_a_command_that_is_none_is_told_with_one_suggestion(word: str, sentence: str, shell: Shell) -> None:
+    done = shell(word)
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == f"Error: {sentence}"

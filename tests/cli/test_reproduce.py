@@ -3,17 +3,13 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cli.shell import Shell
 
-from fedlease.cli.main import main
 from fedlease.data.sources.glue import TASKS
 from fedlease.experiments.catalogue import EXPERIMENTS
-from fedlease.reporting.quiet import QUIET
-
-Shell = Callable[..., tuple[int, str, str]]
 
 TINY = [
     word
@@ -23,27 +19,6 @@ TINY = [
     )
     for word in ("--set", pair)
 ]  # fmt: skip
-
-
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
-    """Runs the entry point in this process, in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "200")
-    for key, value in QUIET.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedlease", "reproduce", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return (code, *capfd.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -62,11 +37,11 @@ def glue(tmp_path: Path) -> Path:
 
 def test_without_a_name_every_experiment_has_a_line(shell: Shell) -> None:
     for words in ((), ("--list",), ("rank", "--list")):
-        code, out, err = shell(*words)
+        code, out, err = shell("reproduce", *words)
         assert (code, err) == (0, "")
         assert [line.split()[0] for line in out.splitlines()] == list(EXPERIMENTS)
         assert all(line.endswith("?") and len(line) < 120 for line in out.splitlines())
-    assert list(json.loads(shell("--json")[1])) == list(EXPERIMENTS)
+    assert list(json.loads(shell("reproduce", "--json")[1])) == list(EXPERIMENTS)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +64,7 @@ def test_without_a_name_every_experiment_has_a_line(shell: Shell) -> None:
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(words: list[str], fault: str, shell: Shell, tmp_path: Path) -> None:
-    code, out, err = shell(*words, "--quiet")
+    code, out, err = shell("reproduce", *words, "--quiet")
     assert (code, out, err) == (2, "", f"fedlease: {fault.format(here=tmp_path)}\n")
     assert not (tmp_path / "runs").exists()
 
@@ -97,20 +72,20 @@ def test_wrong_input_is_one_line_and_code_2(words: list[str], fault: str, shell:
 def test_it_says_what_is_finished_runs_the_rest_and_prints_the_page(shell: Shell, glue: Path, tmp_path: Path) -> None:
     words = ["ablation-experts", "--data", glue, "--only", "fedlease,single", *TINY]
     folder = Path("runs/reproduce/ablation-experts-small")
-    code, out, err = shell(*words, "--seeds", "0")
+    code, out, err = shell("reproduce", *words, "--seeds", "0")
     assert code == 0
     assert err.splitlines()[0] == f"ablation-experts: 2 cells in {folder}, 0 of them finished"
     assert "fedlease/seed-0: runs" in err and "single/seed-0: mean accuracy" in err
     assert out == (tmp_path / folder / "reproduce.md").read_text()
     assert "| ours / published | mean | fedlease is above it by |" in out and " / 82.00 | " in out
 
-    code, out, err = shell(*words, "--seeds", "0,1", "--json")
+    code, out, err = shell("reproduce", *words, "--seeds", "0,1", "--json")
     assert code == 0
     assert err.splitlines()[0] == f"ablation-experts: 4 cells in {folder}, 2 of them finished"
     assert "seed-0: runs" not in err and "single/seed-1: runs" in err
     assert json.loads(out) == json.loads((tmp_path / folder / "reproduce.json").read_text())
 
-    code, again, err = shell(*words, "--seeds", "0,1", "--quiet")
+    code, again, err = shell("reproduce", *words, "--seeds", "0,1", "--quiet")
     assert (code, err) == (0, "")
     assert again == (tmp_path / folder / "reproduce.md").read_text()
 

@@ -1,55 +1,18 @@
 """Commands on a finished run: what they print, where, and exit code 2 with one line for wrong input."""
 
 import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cli.shell import Done, Shell
 from reporting.comparisons import compared
 from reporting.report_folders import put
-from small import small_run
-
-from fedlease.cli.main import main
-from fedlease.reporting.quiet import QUIET
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-class Shell:
-    """Runs the entry point in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch = monkeypatch
-        self.capfd = capfd
-
-    def __call__(self, *words: str | Path) -> Done:
-        self.monkeypatch.setattr(sys, "argv", ["fedlease", *map(str, words)])
-        self.capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Done(code, *self.capfd.readouterr())
-
-
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    monkeypatch.setenv("COLUMNS", "200")
-    for key, value in QUIET.items():
-        monkeypatch.setenv(key, value)
-    return Shell(monkeypatch, capfd)
+from small import FinishedRuns
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("run") / "r", baselines=[]).out
+def out(finished: FinishedRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished.copy(tmp_path_factory.mktemp("run") / "r")
 
 
 @pytest.fixture
@@ -87,8 +50,8 @@ def test_export_names_its_folder(shell: Shell, out: Path, tmp_path: Path) -> Non
     assert done.code == 0 and (tmp_path / "all" / "expert-0" / "adapter_config.json").is_file()
 
 
-def test_onboard_shows_distances_and_scores(shell: Shell, tmp_path: Path) -> None:
-    out = small_run(tmp_path / "r", baselines=[], rounds=0).out
+def test_onboard_shows_distances_and_scores(shell: Shell, finished: FinishedRuns, tmp_path: Path) -> None:
+    out = finished.copy(tmp_path / "r")
     for split in ("train", "test"):
         lines = [json.dumps({"text": f"zib {i}", "label": i % 2}) for i in range(6)]
         (tmp_path / "new").mkdir(exist_ok=True)

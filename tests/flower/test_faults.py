@@ -1,8 +1,9 @@
 """What nodes and networks do wrong: each ends in a finished run without the faulty update, or in a clear stop."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +24,55 @@ from fedlease.flower.memory_grid import MemoryGrid
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import pack, unpack
 
-BAD, CLIENT = 900, "planted-0-0"
+NODES = {900 - i: f"planted-{i // 2}-{i % 2}" for i in range(8)}
 """Node ids count down from 900, clients up."""
+BAD, CLIENT = 900, "planted-0-0"
+HONEST = "planted-3-1"
+"""The last one, where every other client sends a fault of its own."""
 
 Change = Callable[[Trained], Trained]
+What = Callable[[Message, Message], Message | None]
 
 
 def of_round(message: Message, number: int) -> bool:
     return kind_of(message) == ("train.warmup" if number == 0 else "train.experts")
 
 
-def nth(wanted: int, number: int, what: Callable[[Message, Message], Message | None]) -> Any:
-    """A fault of the bad node in its ``wanted``-th train message of the warm-up (0) or the rounds (1)."""
+def nth(wanted: int, number: int, what: What, node: int = BAD) -> What:
+    """A fault of one node in its ``wanted``-th train message of the warm-up (0) or the rounds (1)."""
     seen = 0
 
     def fault(message: Message, reply: Message) -> Message | None:
         nonlocal seen
-        if reply.metadata.src_node_id != BAD or not of_round(message, number):
+        if reply.metadata.src_node_id != node or not of_round(message, number):
             return reply
         seen += 1
         return what(message, reply) if seen == wanted else reply
 
     return fault
+
+
+def sevens(names: Iterable[str]) -> list[list[str]]:
+    """Faults for runs in which every client but the last sends one."""
+    left = iter(names)
+    return [batch for batch in iter(lambda: list(islice(left, 7)), [])]
+
+
+def refusals(records: Sequence[dict[str, Any]]) -> dict[tuple[int, str], str]:
+    """(round, client) -> reason."""
+    return {(r["round"], client): why for r in records for client, why in r["refused"].items()}
+
+
+def assert_refused(sent: dict[str, tuple[What, str]], number: int, tmp_path: Path) -> None:
+    """Every client sends one of these messages once, is refused for the reason beside it, and takes part again."""
+    nodes = dict(zip(NODES, sent, strict=False))
+    summary, records = run(tmp_path, *(nth(1, number, sent[name][0], node) for node, name in nodes.items()))
+    refused = refusals(records)
+    assert refused.keys() == {(number, NODES[node]) for node in nodes}
+    found = {name: refused[number, NODES[node]] for node, name in nodes.items()}
+    assert not {name: why for name, why in found.items() if sent[name][1] not in why}
+    # After a refused warm-up it was asked once more.
+    assert summary["assignment"].keys() == set(NODES.values()) and summary["num_clients"] == 8
 
 
 def changed(change: Change) -> Callable[[Message, Message], Message]:
@@ -74,6 +102,18 @@ def run(tmp_path: Path, *faults: Any, **changes: Any) -> tuple[dict[str, Any], l
     return summaries["fedlease"], rounds_of(tmp_path / "r")
 
 
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The run without any fault: its summary and its folder."""
+    folder = tmp_path_factory.mktemp("honest")
+    return run(folder)[0], folder / "r"
+
+
+def state_at(out: Path) -> Any:
+    """What the manifest says of the state."""
+    return json.loads((out / "state/manifest.json").read_text())["state"]
+
+
 def spoilt(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     first = min(values)
     return {**values, first: torch.full_like(values[first], float("nan"))}
@@ -100,7 +140,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "zero": (update(num_examples=0), "num_examples must be an integer in 1 .."),
     "absurd": (update(num_examples=10**12), "num_examples is 1000000000000, the client announced 12"),
     "false": (update(num_examples=13), "num_examples is 13, the client announced 12"),
-    "other": (update(client="planted-1-0"), "update is from client 'planted-1-0'"),
+    "other": (update(client=HONEST), f"update is from client '{HONEST}'"),
     "round": (update(round=7), "round 7, expected 'experts' round 1"),
     "loss": (update(metrics={}), "metrics must be the loss alone, a number in -1e+09 .. 1e+09, received {}"),
     "choice": (update(choice=3), "choice must be None, there are no candidates, received 3"),
@@ -127,16 +167,10 @@ FAULTS: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_faulty_update_is_refused_by_name_and_the_run_ends(name: str, tmp_path: Path) -> None:
-    change, reason = FAULTS[name]
-    summary, records = run(tmp_path, nth(1, 1, changed(change)))
-    refused = [(r["round"], client, why) for r in records for client, why in r["refused"].items()]
-    assert [(number, client) for number, client, _ in refused] == [(1, CLIENT)]
-    assert reason in refused[0][2]
-    assert summary["num_clients"] == 8
-    manifest = json.loads((tmp_path / "r/state/manifest.json").read_text())
-    state = loads((tmp_path / "r/state" / manifest["state"]["file"]).read_bytes())
+@pytest.mark.parametrize("names", sevens(FAULTS), ids="-".join)
+def test_faulty_updates_are_refused_by_name_and_the_run_ends(names: list[str], tmp_path: Path) -> None:
+    assert_refused({name: (changed(FAULTS[name][0]), FAULTS[name][1]) for name in names}, 1, tmp_path)
+    state = loads((tmp_path / "r/state" / state_at(tmp_path / "r")["file"]).read_bytes())
     assert all(bool(t.isfinite().all()) for expert in state.inner.experts for t in expert.values())
 
 
@@ -159,28 +193,19 @@ def mislabelled(message: Message, reply: Message) -> Message:
     return Message(RecordDict({"fedlease": config, "arrays": ArrayRecord(arrays)}), reply_to=message)
 
 
-@pytest.mark.parametrize(
-    ("what", "reason"),
-    [
-        (garbled, "the message's JSON is malformed"),
-        (oversized, "bytes of arrays, at most"),
-        (mislabelled, "does not hold what its name says"),
-        (lambda message, reply: Message(RecordDict(), reply_to=message), "has no fedlease record"),
-        (lambda message, reply: Message(Error(0, "killed\nout of memory"), reply_to=message), "out of memory"),
-        (lambda message, reply: None, "did not answer within 3600 s (flower.deadline)"),
-    ],
-    ids=["garbled", "oversized", "mislabelled", "empty", "error", "late"],
-)
+UNUSABLE: dict[str, tuple[What, str]] = {
+    "garbled": (garbled, "the message's JSON is malformed"),
+    "oversized": (oversized, "bytes of arrays, at most"),
+    "mislabelled": (mislabelled, "does not hold what its name says"),
+    "empty": (lambda message, reply: Message(RecordDict(), reply_to=message), "has no fedlease record"),
+    "error": (lambda message, reply: Message(Error(0, "killed\nout of memory"), reply_to=message), "out of memory"),
+    "late": (lambda message, reply: None, "did not answer within 3600 s (flower.deadline)"),
+}
+
+
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_message_that_cannot_be_used_costs_its_client_the_step(
-    what: Any, reason: str, number: int, tmp_path: Path
-) -> None:
-    summary, records = run(tmp_path, nth(1, number, what))
-    refused = [(r["round"], client, why) for r in records for client, why in r["refused"].items()]
-    assert [(round_, client) for round_, client, _ in refused] == [(number, CLIENT)]
-    assert reason in refused[0][2]
-    # After a refused warm-up it was asked once more.
-    assert CLIENT in summary["assignment"] and summary["num_clients"] == 8
+def test_a_message_that_cannot_be_used_costs_its_client_the_step(number: int, tmp_path: Path) -> None:
+    assert_refused(UNUSABLE, number, tmp_path)
 
 
 def record(tree: str, **arrays: Array) -> RecordDict:
@@ -195,64 +220,72 @@ def with_header(header: bytes) -> Array:
 ONE = json.dumps({"value": None, "names": {"a": "x"}, "types": {}})
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (record(json.dumps({"value": None, "names": {"a": [1]}, "types": {}})), "names of arrays must be texts"),
-        (
-            record(ONE, x=with_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }\n")),
-            "is not of the type and shape that the message states",
-        ),
-        (record(ONE, x=with_header(b"{'descr': ('<f4'\n")), "array x cannot be read"),
-        (record(ONE, x=Array(dtype="float32", shape=(1,), stype="other", data=b"\0" * 4)), "array x cannot be read"),
-        (record('{"value":' + "[" * 900 + "]" * 900 + ',"names":{},"types":{}}'), "malformed state: RecursionError"),
-    ],
-    ids=["names", "huge", "brackets", "stype", "deep"],
-)
-def test_bytes_made_to_break_the_reader_are_the_senders_fault(content: Any, reason: str, tmp_path: Path) -> None:
-    summary, records = run(tmp_path, nth(1, 1, lambda message, reply: Message(content, reply_to=message)))
-    (why,) = [why for r in records for why in r["refused"].values()]
-    assert reason in why
-    assert summary["num_clients"] == 8
+HARMFUL: dict[str, tuple[RecordDict, str]] = {
+    "names": (
+        record(json.dumps({"value": None, "names": {"a": [1]}, "types": {}})),
+        "names of arrays must be texts",
+    ),
+    "huge": (
+        record(ONE, x=with_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }\n")),
+        "is not of the type and shape that the message states",
+    ),
+    "brackets": (record(ONE, x=with_header(b"{'descr': ('<f4'\n")), "array x cannot be read"),
+    "stype": (
+        record(ONE, x=Array(dtype="float32", shape=(1,), stype="other", data=b"\0" * 4)),
+        "array x cannot be read",
+    ),
+    "deep": (
+        record('{"value":' + "[" * 900 + "]" * 900 + ',"names":{},"types":{}}'),
+        "malformed state: RecursionError",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"row_scores": None},
-        {"row_scores": "01"},
-        {"metrics": None},
-        {"metrics": {}},
-        {"metrics": {"accuracy": 1e9}},
-        {"notes": None},
-        {"usage": {"layer": 3}},
-        {"num_test": 3},
-        {"majority": float("nan")},
-        {"metrics": {"accuracy": 10**400}},
-        {"num_test": 10**400},
-        {"choice": "first"},
-        {"choice": 3},
-        {"samples": ({"prompt": 5},)},
-        {"samples": ({"prompt": "\ud800"},)},
-        {"samples": 5},
-        {"samples": ({"reference": "r", "base": "b", "answer": "a"},)},
-        {"usage": "shorter"},
-        {"usage": "other modules"},
-        {"usage": None},
-        {"own_expert": None},
-        {"metrics": {"accuracy": 0.5}},
-        {"metrics": {"accuracy": 0.5, "macro_f1": 0.5, "mcc": 0.5, "loss": 1e300}},
-        {"metrics": {"accuracy": 0.5, "macro_f1": 0.5, "mcc": 0.5, "loss": 1.0, "mine": 0.5}},
-        {"notes": ("\x1b]0;x\x07",)},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_false_final_scores_are_left_out_and_it_is_said(change: dict[str, Any], tmp_path: Path) -> None:
+def test_bytes_made_to_break_the_reader_are_the_senders_fault(tmp_path: Path) -> None:
+    def sends(content: RecordDict) -> What:
+        return lambda message, reply: Message(content, reply_to=message)
+
+    assert_refused({name: (sends(content), reason) for name, (content, reason) in HARMFUL.items()}, 1, tmp_path)
+
+
+FALSE_SCORES: list[dict[str, Any]] = [
+    {"row_scores": None},
+    {"row_scores": "01"},
+    {"metrics": None},
+    {"metrics": {}},
+    {"metrics": {"accuracy": 1e9}},
+    {"notes": None},
+    {"usage": {"layer": 3}},
+    {"num_test": 3},
+    {"majority": float("nan")},
+    {"metrics": {"accuracy": 10**400}},
+    {"num_test": 10**400},
+    {"choice": "first"},
+    {"choice": 3},
+    {"samples": ({"prompt": 5},)},
+    {"samples": ({"prompt": "\ud800"},)},
+    {"samples": 5},
+    {"samples": ({"reference": "r", "base": "b", "answer": "a"},)},
+    {"usage": "shorter"},
+    {"usage": "other modules"},
+    {"usage": None},
+    {"own_expert": None},
+    {"metrics": {"accuracy": 0.5}},
+    {"metrics": {"accuracy": 0.5, "macro_f1": 0.5, "mcc": 0.5, "loss": 1e300}},
+    {"metrics": {"accuracy": 0.5, "macro_f1": 0.5, "mcc": 0.5, "loss": 1.0, "mine": 0.5}},
+    {"notes": ("\x1b]0;x\x07",)},
+]
+
+
+@pytest.mark.parametrize("first", range(0, len(FALSE_SCORES), 7))
+def test_false_final_scores_are_left_out_and_it_is_said(first: int, tmp_path: Path) -> None:
+    sent = dict(zip(NODES, FALSE_SCORES[first : first + 7], strict=False))
+
     def fault(message: Message, reply: Message) -> Message:
-        if message.metadata.message_type != "evaluate.finish" or reply.metadata.src_node_id != BAD:
+        if message.metadata.message_type != "evaluate.finish" or reply.metadata.src_node_id not in sent:
             return reply
         scores = unpack(reply.content, 2**30)[0]
-        new = dict(change)
+        new = dict(sent[reply.metadata.src_node_id])
         if new.get("usage") == "shorter":
             new["usage"] = {m: {**row, "weights": row["weights"][:-1]} for m, row in scores.usage.items()}
         elif new.get("usage") == "other modules":
@@ -260,9 +293,12 @@ def test_false_final_scores_are_left_out_and_it_is_said(change: dict[str, Any], 
         return Message(pack(replace(scores, **new)).record, reply_to=message)
 
     summary, _ = run(tmp_path, fault)
-    assert (summary["averaged"], summary["num_clients"]) == (7, 8) and CLIENT not in summary["per_client"]
-    assert summary["left_out"].keys() == {CLIENT}
-    assert [line for line in summary["warnings"] if CLIENT in line and "not scored" in line]
+    faulty = {NODES[node]: change for node, change in sent.items()}
+    said = {client for client in faulty for line in summary["warnings"] if client in line and "not scored" in line}
+    assert not {client: change for client, change in faulty.items() if client not in said}
+    assert summary["left_out"].keys() == faulty.keys()
+    assert summary["per_client"].keys() == set(NODES.values()) - faulty.keys()
+    assert (summary["averaged"], summary["num_clients"]) == (8 - len(faulty), 8)
 
 
 def test_the_score_of_a_refused_update_is_not_in_the_mean(tmp_path: Path) -> None:
@@ -306,8 +342,7 @@ class TestRestart:
         grid.join(5, {"data-dir": str(rows / CLIENT), "client-id": "new"})
         strategy = FedLeaseStrategy(settings, tmp_path / "r")
         strategy.start(grid)
-        manifest = json.loads((tmp_path / "r/state/manifest.json").read_text())
-        state = loads((tmp_path / "r/state" / manifest["state"]["file"]).read_bytes())
+        state = loads((tmp_path / "r/state" / state_at(tmp_path / "r")["file"]).read_bytes())
         assert state.inner.newcomers == {"new"} and "new" in state.inner.clients
         assert "new" in json.loads((tmp_path / "r/clients.json").read_text())
 
@@ -344,9 +379,8 @@ def test_what_the_settings_say_is_refused_as_an_argument(tmp_path: Path) -> None
         FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings), num_rounds=3)
 
 
-def test_a_repeated_answer_counts_once(tmp_path: Path) -> None:
+def test_a_repeated_answer_counts_once(honest: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     """The round that hears an answer twice gives what the round that hears it once gives."""
-    honest, _ = run(tmp_path / "one")
     settings = small_settings(baselines=[])
     grid = grid_of(settings)
     inner = grid.send_and_receive
@@ -355,9 +389,8 @@ def test_a_repeated_answer_counts_once(tmp_path: Path) -> None:
     ]
     strategy = FedLeaseStrategy(settings, tmp_path / "two")
     strategy.start(grid)
-    manifests = [json.loads((tmp_path / p / "state/manifest.json").read_text()) for p in ("one/r", "two")]
-    assert manifests[0]["state"] == manifests[1]["state"]
-    assert strategy.summaries["fedlease"]["mean"] == honest["mean"]
+    assert state_at(tmp_path / "two") == state_at(honest[1])
+    assert strategy.summaries["fedlease"]["mean"] == honest[0]["mean"]
 
 
 def test_an_answer_of_the_round_before_is_refused(tmp_path: Path) -> None:
@@ -408,10 +441,8 @@ def test_too_few_answers_stop_the_run_and_name_every_reason(tmp_path: Path) -> N
         run(tmp_path, silent, min_clients=6)
 
 
-def test_a_killed_server_goes_on_from_the_last_round(tmp_path: Path) -> None:
+def test_a_killed_server_goes_on_from_the_last_round(honest: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     """Nodes keep what is private meanwhile; the end is that of a run without the kill."""
-    honest, _ = run(tmp_path / "one")
-
     settings = small_settings(baselines=[])
     grid = grid_of(settings)
     with pytest.raises(Stopped):
@@ -419,10 +450,9 @@ def test_a_killed_server_goes_on_from_the_last_round(tmp_path: Path) -> None:
     trained = sum(kind.startswith("train.") for kind, _ in grid.log)
     strategy = FedLeaseStrategy(settings, tmp_path / "two")
     strategy.start(grid)
-    assert strategy.summaries["fedlease"]["per_client"] == honest["per_client"]
+    assert strategy.summaries["fedlease"]["per_client"] == honest[0]["per_client"]
     assert sum(kind.startswith("train.") for kind, _ in grid.log) == trained + 8, "one round was left"
-    manifests = [json.loads((tmp_path / p / "state/manifest.json").read_text()) for p in ("one/r", "two")]
-    assert manifests[0]["state"] == manifests[1]["state"]
+    assert state_at(tmp_path / "two") == state_at(honest[1])
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
@@ -464,14 +494,13 @@ class TestLostState:
         assert set(notes) == {(2, CLIENT)}
         assert notes[2, CLIENT] == ["has lost what it kept to itself, and went on from what the server sent"]
 
-    def test_with_a_folder_nothing_is_lost(self, tmp_path: Path) -> None:
+    def test_with_a_folder_nothing_is_lost(self, honest: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
         settings = small_settings(baselines=[])
-        honest, _ = over_memory(settings, tmp_path / "one", hand_over=False)
         found, _ = over_memory(
             settings, tmp_path / "two", prepare=self.kill_once, hand_over=False, **{"state-dir": str(tmp_path / "own")}
         )
         assert not any("notes" in e for r in rounds_of(tmp_path / "two") for e in r["clients"].values())
-        assert found["fedlease"]["per_client"] == honest["fedlease"]["per_client"]
+        assert found["fedlease"]["per_client"] == honest[0]["per_client"]
 
 
 class TestWhoMayTakePart:
@@ -531,12 +560,11 @@ class TestWhoMayTakePart:
             FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))
 
 
-def test_the_run_folder_does_not_pass_off_a_model_without_its_private_part(tmp_path: Path) -> None:
+def test_the_run_folder_does_not_pass_off_a_model_without_its_private_part(honest: tuple[Any, Path]) -> None:
     from fedlease.use.load import load
 
-    over_memory(small_settings(baselines=[]), tmp_path / "r", hand_over=False)
     with pytest.raises(RunFolderError, match=r"planted-0-0.* keeps .* on its own machine"):
-        load(tmp_path / "r", "planted-0-0")
+        load(honest[1], CLIENT)
 
 
 def test_what_a_node_has_is_not_sent_again(tmp_path: Path) -> None:
@@ -568,8 +596,7 @@ def test_an_answer_that_arrives_after_the_deadline_is_not_used(tmp_path: Path) -
     strategy.start(grid)
     (refused,) = [r["refused"] for r in rounds_of(tmp_path / "two") if r["refused"]]
     assert refused == {CLIENT: "did not answer within 3600 s (flower.deadline)"}
-    manifests = [json.loads((tmp_path / p / "state/manifest.json").read_text()) for p in ("one/r", "two")]
-    assert manifests[0]["state"] == manifests[1]["state"]
+    assert state_at(tmp_path / "two") == state_at(tmp_path / "one/r")
     assert strategy.summaries["fedlease"]["per_client"] == silent["per_client"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from small import SMALL, own_rows, rounds_of, scores_of, small_run, tensors_of
+from small import SMALL, FinishedRuns, own_rows, rounds_of, scores_of, small_run, tensors_of
 
 from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.runs.runner import resume
@@ -28,9 +28,9 @@ def folder_of(out: Path, method: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(finished: FinishedRuns) -> Path:
     """A run that nothing interrupts."""
-    return small_run(tmp_path_factory.mktemp("whole") / "r").out
+    return finished().out
 
 
 def assert_same(out: Path, whole: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel
-from small import own_rows, small_run, small_settings
+from small import FinishedRuns, own_rows, small_run, small_settings
 from tasks import architectures
 from transformers import AutoModelForSequenceClassification
 
@@ -30,8 +30,8 @@ IDS = torch.arange(4, 44).view(4, 10)
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("run") / "r", baselines=["local"]).out
+def out(finished: FinishedRuns) -> Path:
+    return finished().out
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_run
+from small import FinishedRuns, small_run
 
 import fedlease
 from fedlease.core.types import head_names
@@ -18,8 +18,8 @@ from fedlease.use.open_run import OpenRun
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("run") / "r").out
+def out(finished: FinishedRuns) -> Path:
+    return finished().out
 
 
 @pytest.mark.parametrize("method", ["fedlease", "fedit", "local"])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small import own_rows, small_run
+from small import FinishedRuns, own_rows, small_run
 
 import fedlease
 from fedlease.data.faults import Faults
@@ -22,8 +22,8 @@ TEXTS = ["zib", "a much longer text than the others here", "kulo mab", "nee nee 
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
-    return OpenRun(small_run(tmp_path_factory.mktemp("run") / "r", baselines=[]).out)
+def run(finished: FinishedRuns) -> OpenRun:
+    return OpenRun(finished().out)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import own_rows, small_run
+from small import FinishedRuns, own_rows, small_run
 from use.serving_client import SECONDS, rows_of, served
 
 import fedlease
@@ -33,8 +33,8 @@ TEXTS = ["zib", "a much longer text than the others here", "kulo mab", "nee nee 
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("run") / "r", baselines=[], rounds=1).out
+def out(finished: FinishedRuns) -> Path:
+    return finished().out
 
 
 @pytest.fixture(scope="module")

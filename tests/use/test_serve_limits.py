@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import small_run
+from small import FinishedRuns
 from use.serving_client import SECONDS, rows_of, served
 
 from fedlease.use.open_run import OpenRun
@@ -34,8 +34,8 @@ LINES = 50
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("run") / "r", baselines=[], rounds=0).out
+def out(finished: FinishedRuns) -> Path:
+    return finished().out
 
 
 @pytest.fixture(scope="module")
