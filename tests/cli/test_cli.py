@@ -223,7 +223,7 @@ def test_methods_lists_each_with_a_sentence(shell: Shell) -> None:
 
 
 HELP = "import fedlease.cli.main\ntry: fedlease.cli.main.app()\nexcept SystemExit as end: assert end.code == 0"
-SETTINGS = "import fedlease, fedlease.config.settings\nfedlease.config.settings.resolve(), fedlease.Settings, fedlease.FedLeaseError"
+SETTINGS = "import fedlease\nfrom fedlease.config.settings import resolve\nresolve(), fedlease.Settings"
 
 
 @pytest.mark.parametrize(
