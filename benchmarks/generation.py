@@ -30,9 +30,10 @@ from fedlease.data.load import load_federation
 from fedlease.models.base import load_base, load_tokenizer, target_shapes
 from fedlease.models.sources import locate
 from fedlease.runs.runner import run_settings
-from fedlease.tasks.base import Encoded, Task
+from fedlease.tasks.base import Task
 from fedlease.tasks.batches import evaluation_batches, padding_share, training_batches
-from fedlease.tasks.generation import EncodedPrompts
+from fedlease.tasks.encoded import Encoded
+from fedlease.tasks.encoded_prompts import EncodedPrompts
 from fedlease.tasks.registry import make_task
 
 EXPERTS, RANK = 4, 8

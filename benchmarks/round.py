@@ -26,7 +26,7 @@ from fedlease.methods.head import Head, with_head
 from fedlease.models.base import BaseModel, initial_head, load_base, target_shapes
 from fedlease.models.sources import ModelSource, locate
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
-from fedlease.tasks.base import Encoded
+from fedlease.tasks.encoded import Encoded
 
 CLIENTS = [f"client-{i:02}" for i in range(16)]
 CPU = torch.device("cpu")
@@ -97,8 +97,7 @@ def tasks_of_round(base: BaseModel, routed: bool, r: int) -> dict[str, ClientTas
 def encoded(client: int, rows: int, tokens: int, vocabulary: int) -> Encoded:
     generator = torch.Generator().manual_seed(100 + client)
     ids = torch.randint(min(1000, vocabulary // 2), vocabulary, (rows, tokens), generator=generator).tolist()
-    columns = {"input_ids": ids, "attention_mask": [[1] * tokens] * rows}
-    return Encoded(columns, tuple(i % LABELS for i in range(rows)), {"input_ids": 0, "attention_mask": 0}, False, 0)
+    return Encoded.of({"input_ids": ids}, [i % LABELS for i in range(rows)], 0, left=False)
 
 
 class Round:

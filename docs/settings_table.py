@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fedlease.config.settings import Settings, preset_names
+from fedlease.config.tables import OneOf
 
 PAGE = Path(__file__).parent / "configuration.md"
 
@@ -82,6 +83,9 @@ def kind(annotation: Any, metadata: Any = ()) -> str:
     if origin is Annotated:
         inner, *more = get_args(annotation)
         return kind(inner, [*metadata, *more])
+    tables = [rule.func for rule in metadata if isinstance(getattr(rule, "func", None), OneOf)]
+    if tables:
+        return ", ".join(f"`{choice}`" for choice in tables[0].known())
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(annotation))
     if origin in (Union, types.UnionType):

@@ -78,7 +78,7 @@ def save_checkpoint(folder: Path, name: str, *, tokenizer: str | None = "classif
     torch.manual_seed(1)
     made = getattr(transformers, f"{stem}Config")(**{**sizes, **config})
     if tokenizer is not None:
-        make_tiny(folder, 0, tokenizer)  # type: ignore[arg-type]
+        make_tiny(folder, 0, writes=tokenizer == "generation")
         (folder / "model.safetensors").unlink()
         (folder / "config.json").unlink()
     getattr(transformers, stem + trained_as)(made).save_pretrained(folder)

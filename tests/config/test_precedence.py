@@ -1,13 +1,12 @@
 """A preset gives way to what the user says; what one user's settings contradict is refused."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from fedlease.config.precedence import is_said
-from fedlease.config.sections import SOURCE_TASKS
-from fedlease.config.settings import DataSettings, Settings, preset_names, resolve
+from fedlease.config.settings import Settings, preset_names, resolve
+from fedlease.config.tables import SOURCES, TASKS
 from fedlease.errors import ConfigError
 from fedlease.methods.registry import known_methods
 from fedlease.models.limits import fitted_lengths
@@ -55,7 +54,7 @@ class TestTaskSourceAndModel:
     def test_own_rows_of_either_task_go_with_every_preset(self, preset: str, task: str) -> None:
         found = resolve(preset=preset, overrides=[f"task={task}", "data.path=rows"])
         assert found.task == task
-        assert task in SOURCE_TASKS[found.data.source]
+        assert TASKS[task].rows in SOURCES[found.data.source].rows
         before = resolve(preset=preset)
         if task == "generation" != before.task:
             # An encoder writes no answers.
@@ -64,19 +63,21 @@ class TestTaskSourceAndModel:
             assert found.model == before.model
 
     @pytest.mark.parametrize("preset", preset_names())
-    @pytest.mark.parametrize("source", [source for source in SOURCE_TASKS if source != "folder"])
+    @pytest.mark.parametrize("source", [source for source in SOURCES if source != "folder"])
     def test_the_task_follows_the_source(self, preset: str, source: str) -> None:
         found = resolve(preset=preset, overrides=[f"data.source={source}"])
         assert found.data.source == source
-        assert found.task in SOURCE_TASKS[source]
+        assert TASKS[found.task].rows in SOURCES[source].rows
 
     def test_what_the_user_says_of_both_stays_as_it_is(self) -> None:
         found = resolve(overrides=["task=generation", "data.source=quickstart", "model=minilm"])
         assert (found.task, found.data.source, found.model) == ("generation", "quickstart", "minilm")
         assert resolve(overrides=["task=generation", "model=minilm", "data.path=rows"]).model == "minilm"
 
-    def test_every_source_says_what_it_serves(self) -> None:
-        assert set(get_args(DataSettings.model_fields["source"].annotation)) == set(SOURCE_TASKS)
+    def test_ways_of_dealing_go_where_the_users_source_has_none(self, tmp_path: Path) -> None:
+        assert resolve(preset="paper-nlu").data.share_rows
+        for data in (["data.source=folder", f"data.path={tmp_path}"], ["data.source=synthetic"]):
+            assert not resolve(preset="paper-nlu", overrides=data).data.share_rows
 
 
 class TestQuantisation:

@@ -136,9 +136,9 @@ class TestValues:
             found = getattr(found, part)
         assert (found, type(found)) == (value, type(value))
 
-    def test_text_settings_are_the_ones_without_choices(self) -> None:
+    def test_text_settings_are_texts_paths_and_names_of_tables(self) -> None:
         columns = ("text", "text_pair", "label", "prompt", "response", "client", "split", "task")
-        expected = {"data.path", "method", "model", "revision", "device"}
+        expected = {"data.path", "data.source", "task", "method", "model", "revision", "device"}
         expected |= {f"data.columns.{name}" for name in columns}
         assert set(text_setting_names(Settings)) == expected
 

@@ -14,7 +14,7 @@ import pytest
 
 from fedlease.config.settings import ColumnSettings, DataSettings
 from fedlease.data.federation import Federation
-from fedlease.data.load import load_federation, source_of
+from fedlease.data.load import load_federation
 from fedlease.data.reading.examples import client_id_fault
 from fedlease.data.sources.folder import load_client, write_folder
 from fedlease.errors import DataError
@@ -62,7 +62,9 @@ def test_every_file_type_gives_the_same_rows(tmp_path: Path, suffix: str) -> Non
     write(tmp_path / "a" / f"test.{suffix}", TEST)
     (member,) = load(tmp_path)
     assert (member.id, member.task, member.labels) == ("a", "default", ("0", "1"))
-    assert [(row.text, row.pair, row.label) for row in member.train] == [(f"row {i}", None, i % 2) for i in range(6)]
+    assert [(row.text, row.text_pair, row.label) for row in member.train] == [
+        (f"row {i}", None, i % 2) for i in range(6)
+    ]
     assert [row.text for row in member.test] == ["new 0", "new 1"]
 
 
@@ -105,10 +107,10 @@ def test_columns_are_mapped_and_a_pair_is_found_by_name(tmp_path: Path) -> None:
     rows = [{"q": f"q{n}", "a": f"a{n}", "y": n, "about": "qa"} for n in range(2)]
     columns = ColumnSettings(text="q", text_pair="a", label="y", task="about")
     (member,) = load(client(tmp_path / "mapped", train=rows, test=rows[:1]), columns=columns)
-    assert (member.train[0].text, member.train[0].pair, member.task) == ("q0", "a0", "qa")
+    assert (member.train[0].text, member.train[0].text_pair, member.task) == ("q0", "a0", "qa")
     paired = [{"text": f"x{n}", "text_pair": f"p{n}", "label": n} for n in range(2)]
     (member,) = load(client(tmp_path / "default", train=paired, test=paired[:1]))
-    assert [row.pair for row in member.train] == ["p0", "p1"]
+    assert [row.text_pair for row in member.train] == ["p0", "p1"]
 
 
 def test_blank_lines_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:
@@ -503,13 +505,6 @@ def test_partition_deals_one_file_without_clients(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("source", ["quickstart", "synthetic", "folder"])
-def test_a_path_means_own_files_for_sources_that_read_none(tmp_path: Path, source: Any) -> None:
-    settings = DataSettings(source=source, path=client(tmp_path))
-    assert source_of(settings) == "folder"
-    assert list(load_federation(settings, 0).clients) == ["a"]
-
-
 def test_one_client_is_read_from_a_folder_of_any_name(tmp_path: Path) -> None:
     write(tmp_path / "whatever" / "train.jsonl", GOOD)
     write(tmp_path / "whatever" / "test.csv", TEST)
@@ -579,8 +574,8 @@ def test_what_is_written_is_read_back(source: Any, tmp_path: Path) -> None:
         assert other.task == client.task and set(other.labels) == set(client.labels)
         for split in ("train", "valid", "test"):
             mine, theirs = getattr(client, split), getattr(other, split)
-            assert [(r.text, r.pair, client.labels[r.label]) for r in mine] == [
-                (r.text, r.pair, other.labels[r.label]) for r in theirs
+            assert [(r.text, r.text_pair, client.labels[r.label]) for r in mine] == [
+                (r.text, r.text_pair, other.labels[r.label]) for r in theirs
             ]
     with pytest.raises(DataError, match="new exists; choose another folder"):
         write_folder(federation, tmp_path / "new")

@@ -18,7 +18,7 @@ from fedlease.errors import DataError
 
 def row(task: str, number: int) -> dict[str, Any]:
     spec = TASKS[task]
-    texts = {name: f"{task} {name} {number}" for name in (spec.text, spec.pair) if name}
+    texts = {name: f"{task} {name} {number}" for name in (spec.text, spec.text_pair) if name}
     return {**texts, "label": number % len(spec.labels), "split": ["train", "validation"][number % 5 == 0]}
 
 
@@ -50,7 +50,7 @@ def test_a_task_is_dealt_disjointly(tmp_path: Path, task: str, suffix: str) -> N
     for item in rows:
         number = int(item.text.split()[-1])
         assert item.label == number % len(TASKS[task].labels)
-        assert item.pair == (f"{task} {TASKS[task].pair} {number}" if TASKS[task].pair else None)
+        assert item.text_pair == (f"{task} {TASKS[task].text_pair} {number}" if TASKS[task].text_pair else None)
     assert federation.clients[f"{task}-0"].labels == TASKS[task].labels
 
 

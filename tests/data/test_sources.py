@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fedlease.config.settings import DataSettings
+from fedlease.config.tables import SOURCES, TASKS
 from fedlease.data.load import load_federation
 from fedlease.errors import DataError
 
@@ -19,14 +20,15 @@ def faults(task: Any, **options: Any) -> list[str]:
 @pytest.mark.parametrize("source", ["glue", "quickstart"])
 def test_sources_of_labels_refuse_generation(source: str) -> None:
     assert faults("generation", source=source) == [
-        f"data.source: '{source}' has labels and no responses, so task 'generation' cannot be trained on it; "
-        "use 'folder', 'flan' or 'synthetic'"
+        f"data.source: '{source}' has labels and no responses, so task 'generation' cannot be trained on it; set "
+        "task=classification, or use 'folder' or 'flan' or 'synthetic'"
     ]
 
 
 def test_flan_refuses_classification() -> None:
     assert faults("classification", source="flan") == [
-        "data.source: 'flan' has responses and no labels; set task=generation to train on it"
+        "data.source: 'flan' has responses and no labels, so task 'classification' cannot be trained on it; set "
+        "task=generation, or use 'folder' or 'glue' or 'quickstart' or 'synthetic'"
     ]
 
 
@@ -34,8 +36,21 @@ def test_flan_refuses_classification() -> None:
 def test_label_skew_is_refused_for_generation(partition: str, tmp_path: Path) -> None:
     rule = f"data.partition: '{partition}' skews labels, and rows of task 'generation' have none; use 'natural'"
     for source in ("folder", "flan", "synthetic"):
-        assert faults("generation", source=source, partition=partition, path=tmp_path) == [rule]
+        path = None if source == "synthetic" else tmp_path
+        assert faults("generation", source=source, partition=partition, path=path) == [rule]
     assert faults("generation", source="glue", partition=partition)[1:] == [rule]
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_a_setting_that_a_source_does_not_read_is_refused(source: str, tmp_path: Path) -> None:
+    facts = SOURCES[source]
+    task = next(name for name in TASKS if TASKS[name].rows in facts.rows)
+    given = {"partition": "dirichlet", "share_rows": True, "labels": ("a", "b"), "path": tmp_path}
+    obeyed = {"partition": facts.partitions, "share_rows": facts.shares, "labels": facts.labels}
+    obeyed["path"] = facts.path != "not read"
+    for key, value in given.items():
+        if not obeyed[key]:
+            assert faults(task, source=source, **{key: value})[0].startswith(f"data.{key}: "), (source, key)
 
 
 def test_a_task_is_classification_unless_said() -> None:

@@ -24,7 +24,7 @@ def test_sizes_names_and_labels() -> None:
         assert client.labels == (("low", "middle", "high") if client.task == "planted-3" else ("low", "high"))
         counts = Counter(row.label for row in client.train)
         assert max(counts.values()) - min(counts.values()) <= 1
-        assert all(row.pair is None and len(row.text) <= 24 for row in (*client.train, *client.test))
+        assert all(row.text_pair is None and len(row.text) <= 24 for row in (*client.train, *client.test))
     assert federation.warnings == ()
 
 
@@ -78,7 +78,7 @@ def test_each_task_answers_by_its_own_rule() -> None:
     for client in federation:
         assert (client.labels, len(client.train), len(client.test)) == ((), 60, 16)
         for row in (*client.train, *client.test):
-            assert (row.label, row.pair, row.turns) == (0, None, ()) and len(row.text) <= 24
+            assert (row.label, row.text_pair, row.turns) == (0, None, ()) and len(row.text) <= 24
             assert row.response is not None
             asked.setdefault(client.task, {}).setdefault(row.response, []).append(row.text)
     for word, texts in asked["planted-0"].items():
@@ -100,7 +100,7 @@ def test_each_task_answers_by_its_own_rule() -> None:
 
 
 def test_prompts_are_distinct_and_the_seed_determines_them() -> None:
-    made = [planted(DataSettings(source="synthetic"), seed, task="generation") for seed in (0, 0, 1)]
+    made = [planted(DataSettings(source="synthetic"), seed, kind="responses") for seed in (0, 0, 1)]
     assert made[0].fingerprint() == made[1].fingerprint() != made[2].fingerprint()
     texts = [row.text for client in made[0] for row in (*client.train, *client.test)]
     assert len(texts) == len(set(texts))
@@ -109,5 +109,5 @@ def test_prompts_are_distinct_and_the_seed_determines_them() -> None:
 def test_as_many_prompts_as_the_limit_allows_are_distinct() -> None:
     # 9^4 = 6561 sentences of signal words, of which at most 4000 are asked for
     settings = DataSettings(source="synthetic", clients_per_task=1, train_rows=3999, test_rows=1)
-    federation = planted(settings, 0, num_tasks=3, task="generation")
+    federation = planted(settings, 0, num_tasks=3, kind="responses")
     assert all(len({row.text for row in (*client.train, *client.test)}) == 4000 for client in federation)

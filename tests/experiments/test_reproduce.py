@@ -43,7 +43,7 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in ("sst2", "qnli", "mrpc", "qqp"):
         spec = TASKS[task]
         rows = [
-            {name: f"{task} {name} {n}" for name in (spec.text, spec.pair) if name} | {"label": n % 2}
+            {name: f"{task} {name} {n}" for name in (spec.text, spec.text_pair) if name} | {"label": n % 2}
             for n in range(100)
         ]
         (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

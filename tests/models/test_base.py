@@ -40,7 +40,7 @@ def base(tiny: ModelSource) -> BaseModel:
 
 def saved(model: PreTrainedModel, folder: Path) -> BaseModel:
     model.save_pretrained(folder)
-    return load_base(locate(str(folder), None, folder, 0), dtype="float32", dropout=False, pad_token_id=0)
+    return load_base(locate(str(folder), None, folder, 0), dtype="float32", dropout=False)
 
 
 def message(call: Any, *arguments: Any, **named: Any) -> str:

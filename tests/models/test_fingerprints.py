@@ -20,7 +20,7 @@ def source(folder: Path) -> ModelSource:
 
 
 def print_of(folder: Path, task: str = "classification") -> str:
-    base = load_base(source(folder), dtype="float32", dropout=False, pad_token_id=0, task=task)  # type: ignore[arg-type]
+    base = load_base(source(folder), dtype="float32", dropout=False, task=task)  # type: ignore[arg-type]
     return fingerprint(base, load_tokenizer(source(folder)))
 
 

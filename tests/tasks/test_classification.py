@@ -1,5 +1,6 @@
 """Tokenising, batching and scoring of classification rows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ from fedlease.data.federation import Row
 from fedlease.errors import DataError
 from fedlease.models.base import load_tokenizer
 from fedlease.models.sources import locate
-from fedlease.tasks.base import Encoded
-from fedlease.tasks.classification import Classification, collate, loss, majority_score, score
+from fedlease.tasks.classification import Classification, collate, loss, score
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,8 @@ def test_rows_are_cut_and_counted_by_tokenizers_in_python_too(make: Any) -> None
     encoded = Classification(8).encode(rows, slow)
     assert encoded.truncated == 2
     assert [length == 8 for length in encoded.lengths] == [False, True, True, False]
-    assert encoded.columns["attention_mask"] == [[1] * length for length in encoded.lengths]
+    mask = encoded.pad(range(4), torch.device("cpu"))["attention_mask"]
+    assert mask.sum(1).tolist() == encoded.lengths
 
 
 def test_every_row_is_tokenised_as_if_it_were_alone(tokenizer: Any) -> None:
@@ -47,8 +48,9 @@ def test_every_row_is_tokenised_as_if_it_were_alone(tokenizer: Any) -> None:
     rows = [Row("ab", None, 0), Row("ab", "cd", 1), Row("abc", None, 0), Row("ab", "", 1)]
     together = Classification(32).encode(rows, tokenizer)
     for place, row in enumerate(rows):
-        alone = Classification(32).encode([row], tokenizer)
-        assert {n: c[place] for n, c in together.columns.items()} == {n: c[0] for n, c in alone.columns.items()}
+        alone = Classification(32).encode([row], tokenizer).pad([0], torch.device("cpu"))
+        found = together.pad([place], torch.device("cpu"))
+        assert {n: v.tolist() for n, v in found.items()} == {n: v.tolist() for n, v in alone.items()}
     assert together.lengths == [4, 7, 5, 5]
 
 
@@ -64,7 +66,7 @@ def test_a_row_without_tokens_is_told_by_its_place() -> None:
 def test_a_pair_becomes_one_input_with_two_segments(tokenizer: Any) -> None:
     encoded = Classification(32).encode([Row("ab", "cde", 0)], tokenizer)
     assert encoded.lengths == [3 + 2 + 3]
-    assert list(encoded.columns["token_type_ids"][0]) == [0] * 4 + [1] * 4
+    assert list(encoded.columns["token_type_ids"]) == [0] * 4 + [1] * 4
 
 
 def test_no_rows_are_no_batch(tokenizer: Any) -> None:
@@ -74,7 +76,7 @@ def test_no_rows_are_no_batch(tokenizer: Any) -> None:
 @pytest.mark.parametrize("left", [False, True])
 def test_padding_is_masked_on_the_tokenizers_side(left: bool, tokenizer: Any) -> None:
     encoded = Classification(32).encode([Row("a", None, 0), Row("abcd", None, 1)], tokenizer)
-    encoded = Encoded(encoded.columns, encoded.labels, encoded.padding, left, 0)
+    encoded = replace(encoded, left=left)
     inputs, labels = collate(encoded, [1, 0], torch.device("cpu"))
     assert labels.tolist() == [1, 0]
     short = [0, 0, 0, 1, 1, 1] if left else [1, 1, 1, 0, 0, 0]
@@ -123,6 +125,6 @@ def test_loss_of_16_bit_logits_is_computed_in_32(tokenizer: Any) -> None:
 
 def test_majority_is_counted_on_train_and_scored_on_test() -> None:
     rows = [Row("a", None, label) for label in (1, 1, 0)]
-    assert majority_score(rows, [Row("a", None, label) for label in (1, 0, 0, 0)]) == 0.25
+    assert Classification().majority_score(rows, [Row("a", None, label) for label in (1, 0, 0, 0)]) == 0.25
     tie = [Row("a", None, label) for label in (0, 1)]
-    assert majority_score(tie, [Row("a", None, 0)]) == 1.0
+    assert Classification().majority_score(tie, [Row("a", None, 0)]) == 1.0

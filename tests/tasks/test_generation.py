@@ -13,7 +13,8 @@ from fedlease.core.adapters import initial_adapter
 from fedlease.data.federation import Row
 from fedlease.models.base import load_base, load_tokenizer, target_shapes
 from fedlease.models.sources import ModelSource, locate
-from fedlease.tasks.generation import IGNORED, EncodedPrompts, Generation, answer_loss, collate, write
+from fedlease.tasks.encoded_prompts import IGNORED, EncodedPrompts, answer_loss, collate
+from fedlease.tasks.generation import Generation
 
 CPU = torch.device("cpu")
 ROWS = [
@@ -38,7 +39,7 @@ def tokenizer(source: ModelSource) -> Any:
 
 
 def resident_of(source: ModelSource, task: Generation) -> ResidentModel:
-    base = load_base(source, dtype="float32", dropout=False, task="generation", pad_token_id=0)
+    base = load_base(source, dtype="float32", dropout=False, task="generation")
     resident = ResidentModel(base, CPU, None, task)
     adapter = initial_adapter(target_shapes(base, None, 4), r=4, alpha=8, dropout=0.0, seed=0)
     trained = {
@@ -77,7 +78,8 @@ def test_the_loss_is_the_mean_over_answer_tokens_of_rows_by_themselves(resident:
     task = Generation(64)
     encoded = task.encode(ROWS, tokenizer)
     total, count = 0.0, 0
-    for ids, answer in zip(encoded.columns["input_ids"], encoded.labels, strict=True):
+    for place, answer in enumerate(encoded.labels):
+        ids = encoded.ids(place)
         tokens = torch.tensor([ids])
         with torch.inference_mode():
             logits = resident.model(input_ids=tokens).logits[0]
@@ -121,46 +123,46 @@ def test_padding_changes_no_loss_and_no_answer(
         GPTNeoForCausalLM(config).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         found = ModelSource("neo", str(tmp_path))
-        base = load_base(found, dtype="float32", dropout=False, task="generation", pad_token_id=0)
+        base = load_base(found, dtype="float32", dropout=False, task="generation")
         resident = ResidentModel(base, CPU, None, task)
         resident.load(initial_adapter(target_shapes(base, None, 2), r=2, alpha=4, dropout=0.0, seed=0), 0)
     alone = [task.encode([row], tokenizer) for row in ROWS]
     together = task.encode(ROWS, tokenizer)
     one_by_one = [task.mean_loss(resident, rows, 1) * rows.labels[0] for rows in alone]
     assert task.mean_loss(resident, together, 1) == pytest.approx(sum(one_by_one) / sum(together.labels), rel=1e-5)
-    answers = [write(resident, rows, task, 1)[0] for rows in alone]
-    assert write(resident, together, task, 1) == answers
+    answers = [task.write(resident, rows, 1)[0] for rows in alone]
+    assert task.write(resident, together, 1) == answers
     assert len(set(answers)) > 1
 
 
 def test_answers_do_not_depend_on_references_batches_or_the_call(resident: ResidentModel, tokenizer: Any) -> None:
     task = Generation(64, 6)
-    answers = write(resident, task.encode(ROWS, tokenizer), task, 1)
-    assert write(resident, task.encode([ask(row.text) for row in ROWS], tokenizer), task, 1) == answers
-    assert write(resident, task.encode(ROWS, tokenizer), Generation(64, 6, batch_size=1), 1) == answers
+    answers = task.write(resident, task.encode(ROWS, tokenizer), 1)
+    assert task.write(resident, task.encode([ask(row.text) for row in ROWS], tokenizer), 1) == answers
+    assert Generation(64, 6, batch_size=1).write(resident, task.encode(ROWS, tokenizer), 1) == answers
     seen: list[tuple[int, int]] = []
-    write(resident, task.encode(ROWS, tokenizer), Generation(64, 6, batch_size=2), 1, lambda *a: seen.append(a))
+    Generation(64, 6, batch_size=2).write(resident, task.encode(ROWS, tokenizer), 1, lambda *a: seen.append(a))
     assert seen == [(2, 3), (3, 3)]
 
 
 def test_a_stop_text_ends_an_answer_and_is_cut_off(resident: ResidentModel, tokenizer: Any) -> None:
-    free = write(resident, task_rows := Generation(64, 6).encode(ROWS[:1], tokenizer), Generation(64, 6), 1)[0]
+    free = Generation(64, 6).write(resident, task_rows := Generation(64, 6).encode(ROWS[:1], tokenizer), 1)[0]
     assert len(free) > 2
     stop = free[1]
-    assert write(resident, task_rows, Generation(64, 6, stop=(stop,)), 1) == [free.split(stop)[0].strip()]
+    assert Generation(64, 6, stop=(stop,)).write(resident, task_rows, 1) == [free.split(stop)[0].strip()]
 
 
 def test_pieces_of_an_answer_make_the_answer(resident: ResidentModel, tokenizer: Any) -> None:
     task = Generation(64, 6)
     pieces: list[str] = []
-    answer = write(resident, task.encode([ask("hello")], tokenizer), task, 1, on_text=pieces.append)[0]
+    answer = task.write(resident, task.encode([ask("hello")], tokenizer), 1, on_text=pieces.append)[0]
     assert "".join(pieces).strip() == answer
 
 
 def test_a_long_prompt_is_cut_so_that_the_answer_stays(tokenizer: Any) -> None:
     """32 tokens: an answer of 3 and its end leave 28 for the prompt, of which one is the template's newline."""
     encoded = Generation(32).encode([ask("p" * 60, "abc"), ask("q", "r")], tokenizer)
-    assert tokenizer.decode(encoded.columns["input_ids"][0]) == "p" * 27 + "\nabc" + tokenizer.eos_token
+    assert tokenizer.decode(encoded.ids(0)) == "p" * 27 + "\nabc" + tokenizer.eos_token
     assert (encoded.truncated, encoded.shortened) == (1, 0)
     assert Generation(32).warnings([encoded]) == ["1 of 2 prompts were cut to data.max_tokens = 32"]
 
@@ -168,7 +170,7 @@ def test_a_long_prompt_is_cut_so_that_the_answer_stays(tokenizer: Any) -> None:
 def test_a_long_answer_leaves_half_to_the_prompt(tokenizer: Any) -> None:
     """32 tokens: a prompt of 30 keeps 16, the answer gets the other 16; it has no end then, since it did not end."""
     encoded = Generation(32).encode([ask("p" * 29, "a" * 50)], tokenizer)
-    assert tokenizer.decode(encoded.columns["input_ids"][0]) == "p" * 15 + "\n" + "a" * 16
+    assert tokenizer.decode(encoded.ids(0)) == "p" * 15 + "\n" + "a" * 16
     assert (encoded.truncated, encoded.shortened) == (1, 1)
     assert Generation(32).warnings([encoded, encoded]) == [
         "2 of 2 prompts were cut to data.max_tokens = 32",
@@ -203,8 +205,10 @@ def test_measured_is_what_was_written_row_by_row(
     ]
 
 
-def test_naive_gives_the_most_frequent_answer() -> None:
+def test_the_majority_baseline_gives_the_most_frequent_answer() -> None:
     task = Generation(64)
     train = [ask("p", answer) for answer in ("no", "yes", "yes", "no", "maybe")]
     # A tie between no and yes: the first in the alphabet.
-    assert task.naive(train, [ask("q", "no"), ask("q", "yes"), ask("q", "no no")]) == pytest.approx((1 + 0 + 2 / 3) / 3)
+    assert task.majority_score(train, [ask("q", "no"), ask("q", "yes"), ask("q", "no no")]) == pytest.approx(
+        (1 + 0 + 2 / 3) / 3
+    )

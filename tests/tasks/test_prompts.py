@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tasks import architectures
 
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.errors import ConfigError, DataError
 from fedlease.models.base import load_tokenizer
@@ -28,18 +29,18 @@ def bare(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_tokenizers_template_is_taken_where_there_is_one(tokenizer: Any) -> None:
-    assert Prompts(tokenizer).text(CHAT) == "be\none\ntwo\nlast\n"
+    assert Prompts(tokenizer).text(CHAT, Faults()) == "be\none\ntwo\nlast\n"
     assert Prompts(tokenizer, "chat").ids([CHAT]) == [tokenizer("be\none\ntwo\nlast\n")["input_ids"]]
 
 
 def test_the_plain_template_is_stated(bare: Any) -> None:
     said = "System: be\nUser: one\nAssistant: two\nUser: last\nAssistant:\n"
-    assert Prompts(bare).text(CHAT) == said
-    assert Prompts(bare, "plain").text(CHAT) == said
+    assert Prompts(bare).text(CHAT, Faults()) == said
+    assert Prompts(bare, "plain").text(CHAT, Faults()) == said
 
 
 def test_plain_can_be_asked_for(tokenizer: Any) -> None:
-    assert Prompts(tokenizer, "plain").text(Row("a", None, 0)) == "User: a\nAssistant:\n"
+    assert Prompts(tokenizer, "plain").text(Row("a", None, 0), Faults()) == "User: a\nAssistant:\n"
 
 
 def test_a_chat_template_that_is_missing_is_refused(bare: Any) -> None:
@@ -122,5 +123,5 @@ def test_a_prompt_does_not_end_before_its_answer(added: str, front: str) -> None
     """Tokenizers saved with an end token behind every text; the answer brings its own."""
     ends = architectures.tokenizer(added)
     encoded = Generation(64).encode([Row("where </s>", None, 0, "here")], ends)
-    assert ends.decode(encoded.columns["input_ids"][0]) == f"{front}User: where </s>\nAssistant:\nhere</s>"
+    assert ends.decode(encoded.ids(0)) == f"{front}User: where </s>\nAssistant:\nhere</s>"
     assert encoded.labels == (5,)

@@ -18,11 +18,10 @@ from fedlease.errors import ModelError
 from fedlease.methods.feddpa import FedDPA
 from fedlease.methods.local import Local
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer
-from fedlease.models.padding import settle_model
 from fedlease.models.sources import ModelSource
 from fedlease.tasks.base import Task
 from fedlease.tasks.classification import Classification, evaluate
-from fedlease.tasks.generation import Generation, write
+from fedlease.tasks.generation import Generation
 from fedlease.use.serving.mixed import MixedModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
@@ -60,10 +59,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
 def opened(folder: Path, task: Task) -> tuple[ResidentModel, BaseModel, Any]:
     """As a run opens a model."""
-    source, name = ModelSource(folder.name, str(folder)), task.name
+    source, name = (
+        ModelSource(folder.name, str(folder)),
+        "classification" if isinstance(task, Classification) else "generation",
+    )
     tokenizer = load_tokenizer(source, name)
-    base = load_base(source, dtype="float32", dropout=False, pad_token_id=tokenizer.pad_token_id, task=name)
-    settle_model(base.model, tokenizer)
+    base = load_base(source, dtype="float32", dropout=False, tokenizer=tokenizer, task=name)
     return ResidentModel(base, CPU, None, task), base, tokenizer
 
 
@@ -203,8 +204,8 @@ def test_prompts_and_answers(name: str, given: str, saved: Saved, tmp_path: Path
         assert_close(torch.tensor(task.mean_loss(resident, rows, 1)), losses.sum() / sum(rows.labels), 1e-3)
         if mixer == "top_m":
             assert_close(task.batch_loss(resident, rows, everyone), losses.sum() / sum(rows.labels), 1e-3)
-        answers = [write(resident, row, task, 1)[0] for row in single]
-        assert write(resident, rows, task, 1) == answers
+        answers = [task.write(resident, row, 1)[0] for row in single]
+        assert task.write(resident, rows, 1) == answers
         assert len(set(answers)) > 1
 
 
@@ -251,4 +252,4 @@ def test_long_rows_are_cut_on_the_right_whatever_was_saved(saved: Saved, tmp_pat
     folder = variant(saved("bert"), tmp_path / "bert", "<s> $A </s>", truncation_side="left")
     tokenizer = opened(folder, Classification(5))[2]
     encoded = Classification(5).encode([Row("abcdef", None, 0)], tokenizer)
-    assert tokenizer.decode(encoded.columns["input_ids"][0]) == "<s>abc</s>"
+    assert tokenizer.decode(encoded.ids(0)) == "<s>abc</s>"

@@ -116,7 +116,7 @@ def test_a_pooler_without_weights_is_the_same_in_every_use(tmp_path: Path) -> No
             logits = fedlease.load(run.out, client.id)(**batch).logits
         for other in (mixed.logits(batch, [client.id] * len(texts)),):
             assert torch.allclose(torch.stack(other), logits, atol=1e-5)
-        names = [prediction.label for prediction in predict(opened, client.id, client.test)]
+        names = [prediction["prediction"] for prediction in predict(opened, client.id, client.test)]
         assert names == [client.labels[i] for i in logits.argmax(-1).tolist()]
         right = sum(guess == client.labels[row.label] for guess, row in zip(names, client.test, strict=True))
         assert right / len(names) == scored[client.id]["accuracy"]

@@ -65,7 +65,7 @@ def test_it_predicts_what_was_scored(method: str, out: Path) -> None:
         assert torch.equal(logits, twin)
         right = sum(i == row.label for i, row in zip(logits.argmax(-1).tolist(), client.test, strict=True))
         assert right / len(client.test) == scored[client.id]["accuracy"]
-        said = [found.label for found in predict(opened, client.id, client.test)]
+        said = [found["prediction"] for found in predict(opened, client.id, client.test)]
         assert said == [client.labels[i] for i in logits.argmax(-1).tolist()]
     Exporter(opened).client(client.id, out.parent / f"x-{method}")
     stated = json.loads((out.parent / f"x-{method}" / "scores.json").read_text())["scores"]

@@ -50,17 +50,17 @@ def test_predictions_are_the_loaded_models_softmax(run: OpenRun) -> None:
         with torch.inference_mode():
             expected = model(**batch).logits[0].softmax(-1)
         labels = list(model.config.id2label.values())
-        assert list(prediction.probabilities) == labels
-        assert list(prediction.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
-        assert prediction.label == labels[int(expected.argmax())]
-        assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-12)
-        assert prediction.probability == max(prediction.probabilities.values())
+        assert list(prediction["probabilities"]) == labels
+        assert list(prediction["probabilities"].values()) == pytest.approx(expected.tolist(), abs=1e-5)
+        assert prediction["prediction"] == labels[int(expected.argmax())]
+        assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-12)
+        assert prediction["probability"] == max(prediction["probabilities"].values())
 
 
 def test_clients_differ(run: OpenRun) -> None:
     rows = [Row(text, None, 0) for text in TEXTS]
     first, second = (predict(run, client, rows) for client in ("planted-0-0", "planted-1-1"))
-    assert [p.probability for p in first] != [p.probability for p in second]
+    assert [p["probability"] for p in first] != [p["probability"] for p in second]
 
 
 def test_jsonl_keeps_its_columns_and_order(run: OpenRun, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_standard_input_is_json_lines_or_csv(content: bytes, run: OpenRun, monke
     found = [json.loads(line) for line in predict_file(run, "planted-0-0", STDIN).splitlines()]
     assert [row["text"] for row in found] == ["zib", "mab"]
     expected = predict(run, "planted-0-0", [Row("zib", None, 0), Row("mab", None, 0)])
-    assert [row["prediction"] for row in found] == [prediction.label for prediction in expected]
+    assert [row["prediction"] for row in found] == [prediction["prediction"] for prediction in expected]
 
 
 @pytest.mark.parametrize(

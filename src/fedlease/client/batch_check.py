@@ -1,11 +1,10 @@
 """A check before a run: what a model says of a row does not depend on the rows that share its batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fedlease.client.resident import ResidentModel
 from fedlease.core.adapters import renumber
@@ -14,8 +13,6 @@ from fedlease.data.federation import Row
 from fedlease.errors import DataError, ModelError
 from fedlease.methods.base import Method
 from fedlease.models.base import initial_head
-from fedlease.tasks.base import Encoded, Inputs
-from fedlease.tasks.generation import Generation
 
 __all__ = ["check_batches"]
 
@@ -57,7 +54,7 @@ def check_batches(
         return
     config: Any = resident.config
     if getattr(config, "is_encoder_decoder", False) and any(
-        ids[-1] != config.eos_token_id for ids in rows.columns["input_ids"]
+        rows.ids(i)[-1] != config.eos_token_id for i in range(len(rows))
     ):
         raise ModelError(
             f"model: {model!r} is read at its end token {config.eos_token_id}, which its tokenizer does not put behind "
@@ -76,14 +73,14 @@ def check_batches(
     # Making an adapter draws numbers that nobody keeps.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for words, candidate in kinds:
-            head = {} if isinstance(resident.task, Generation) else initial_head(resident.head_modules(2), 0)
+            head = initial_head(resident.head_modules(2), 0)
             resident.load(ClientModel(candidate.spec, {**candidate.tensors, **head}), 2)
             resident.for_scoring()
             try:
                 if candidate.spec.anchors:
                     anchor = resident.represent(rows.questions([0], resident.device))[0]
                     resident.load(ClientModel(candidate.spec, {**candidate.tensors, **head, ANCHOR: anchor}), 2)
-                compared = _compared(resident, rows)
+                compared = resident.task.apart_and_together(resident, rows)
             except (RuntimeError, ValueError, LookupError, TypeError) as error:
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
                 raise ModelError(
@@ -98,45 +95,6 @@ def check_batches(
                         f"{words}model: what {model!r} says of a row depends on {what}, so no score could be relied "
                         "on; choose another model"
                     )
-
-
-def _compared(resident: ResidentModel, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
-    """What a row must not depend on -> two results that must be the same."""
-    everyone = range(len(rows))
-    beside = "the rows that share its batch"
-    if not isinstance(resident.task, Generation):
-        alone = torch.cat([resident.logits(rows.pad([i], resident.device)) for i in everyone])
-        return {beside: (alone.float(), resident.logits(rows.pad(everyone, resident.device)).float())}
-
-    def told(indices: Sequence[int], change: Callable[[Inputs], Inputs] = lambda inputs: inputs) -> list[Tensor]:
-        width = max(rows.labels[i] for i in indices)
-        with resident.answering(rows.questions(indices, resident.device)):
-            found = resident.logits(change(rows.pad(indices, resident.device)), last=width + 1)
-        return [line[-rows.labels[i] - 1 :].float() for i, line in zip(indices, found, strict=True)]
-
-    def first(indices: Sequence[int]) -> list[Tensor]:
-        prompts = rows.questions(indices, resident.device)
-        options = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-        with resident.answering(prompts):
-            found: Any = resident.generate(prompts, **options)
-        return list(found.logits[0].float())
-
-    def other_end(inputs: Inputs) -> Inputs:
-        ids = inputs["input_ids"].clone()
-        ids[:, -1] = ids[:, 0]
-        return {**inputs, "input_ids": ids}
-
-    alone = torch.cat([told([i])[0] for i in everyone])
-    longest = 1
-    before, after = told([longest])[0][:-1], told([longest], other_end)[0][:-1]
-    return {
-        "tokens behind it, since it is no causal language model": (before, after),
-        beside: (alone, torch.cat(told(everyone))),
-        "the prompts that are answered with it": (
-            torch.cat([first([i])[0] for i in everyone]),
-            torch.cat(first(everyone)),
-        ),
-    }
 
 
 def _trained(adapter: ClientModel) -> ClientModel:

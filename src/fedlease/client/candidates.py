@@ -2,7 +2,7 @@
 
 from fedlease.client.resident import ResidentModel
 from fedlease.core.types import ClientModel, Tensors
-from fedlease.tasks.base import Encoded
+from fedlease.tasks.encoded import Encoded
 
 __all__ = ["choose"]
 

@@ -17,8 +17,9 @@ from fedlease.models.padding import groups_of
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, snapshot, wrap
 from fedlease.peft_plugin.usage import uncounted
-from fedlease.tasks.base import Inputs, Task
+from fedlease.tasks.base import Task
 from fedlease.tasks.classification import Classification
+from fedlease.tasks.encoded import Inputs
 
 __all__ = ["ResidentModel"]
 

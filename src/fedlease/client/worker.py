@@ -25,7 +25,8 @@ from fedlease.core.types import ClientModel, ClientTask, Tensors
 from fedlease.data.federation import ClientData
 from fedlease.errors import UpdateRefusedError
 from fedlease.peft_plugin.usage import record_usage
-from fedlease.tasks.base import Encoded, Measured
+from fedlease.tasks.base import Measured
+from fedlease.tasks.encoded import Encoded
 
 __all__ = ["LOST", "Client", "ClientWorker"]
 
@@ -150,7 +151,7 @@ class ClientWorker:
         return FinalScores(
             metrics=dict(measured.metrics),
             num_test=len(client.test),
-            majority=task.naive(client.data.train, client.data.test),
+            majority=task.majority_score(client.data.train, client.data.test),
             bare_base=bare.metrics[metric],
             own_expert=own,
             choice=choice,

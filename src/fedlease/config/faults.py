@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from fedlease.config.tables import known_sources
 from fedlease.core.wording import printable
 from fedlease.methods.registry import known_methods
 
@@ -102,9 +103,10 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
     for key, names in (("method", _names([method])), ("baselines", baselines)):
         faults += [f"{key}: unknown method {n!r}{nearest(n, known)}" for n in names if n not in known]
     source, path = data.get("source", "folder"), data.get("path")
-    if source == "folder" and path is None:
-        faults.append("data.path: is required when data.source is 'folder': the folder or file that holds your rows")
-    if source in ("quickstart", "synthetic") and path is not None:
+    read = known_sources()[source].path if isinstance(source, str) and source in known_sources() else "optional"
+    if read == "required" and path is None:
+        faults.append(f"data.path: is required when data.source is {source!r}: the folder or file that holds your rows")
+    if read == "not read" and path is not None:
         faults.append(f"data.path: is not read when data.source is {source!r}; leave one of them out")
     variant = raw.get("fedlease", {})
     if isinstance(variant, Mapping):

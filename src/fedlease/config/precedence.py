@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fedlease.config.layers import merge
-from fedlease.config.sections import SOURCE_TASKS, WITHOUT_PATH, Section
+from fedlease.config.sections import Section
+from fedlease.config.tables import known_sources, known_tasks
 from fedlease.config.task import QUANTISATION_DEVICES
 
 __all__ = ["as_said", "give_way", "is_said"]
 
 S = TypeVar("S", bound=Section)
-
-GENERATING = "smollm2"
-"""The model that ``task: generation`` has where the user names none."""
 
 
 def give_way(preset: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +22,7 @@ def give_way(preset: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, An
     """
     layers = _room_for_own_rows(preset, mine)
     layers = _one_task(layers, mine, str(preset.get("task", "classification")))
+    layers = _without_what_the_source_ignores(layers, mine)
     return _quantised_where_possible(_baselines_beside(layers, mine), mine)
 
 
@@ -50,7 +49,8 @@ def _room_for_own_rows(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> di
     if given.get("source") == "quickstart":
         # Its row counts and lengths are made for its own corpora.
         return {**layers, "data": {"source": "folder"}}
-    if given.get("source") in WITHOUT_PATH:
+    source = known_sources().get(given.get("source", "folder"))
+    if source is not None and source.path == "not read":
         return {**layers, "data": {**given, "source": "folder"}}
     return dict(layers)
 
@@ -66,16 +66,27 @@ def _one_task(layers: Mapping[str, Any], mine: Mapping[str, Any], made_for: str)
     changed = dict(layers)
     own, given = _group(mine, "data"), _group(layers, "data")
     source = own.get("source", given.get("source", "folder"))
-    task = mine.get("task", layers.get("task", "classification"))
-    served = SOURCE_TASKS.get(source, (task,)) if isinstance(source, str) else (task,)
-    if task not in served:
+    task = mine.get("task", layers.get("task", made_for))
+    sources, tasks = known_sources(), known_tasks()
+    if not isinstance(task, str) or task not in tasks:
+        return changed
+    if isinstance(source, str) and source in sources and tasks[task].rows not in sources[source].rows:
         if "task" not in mine and "source" in own:
-            task = changed["task"] = served[0]
+            task = changed["task"] = next(name for name in tasks if tasks[name].rows in sources[source].rows)
         elif "task" in mine and "source" not in own and own.get("path") is not None:
             changed["data"] = {**given, "source": "folder"}
-    if task == "generation" != made_for and layers.get("model") != "tiny-random":
-        changed["model"] = GENERATING
+    if task != made_for and tasks[task].default_model is not None and layers.get("model") != "tiny-random":
+        changed["model"] = tasks[task].default_model
     return changed
+
+
+def _without_what_the_source_ignores(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's ways of dealing rows go where the source that the user chose has none of them."""
+    given = _group(layers, "data")
+    source = known_sources().get(str(_group(mine, "data").get("source", given.get("source", "folder"))))
+    ignored = {"partition": "partitions", "share_rows": "shares", "labels": "labels"}
+    dropped = {key for key, fact in ignored.items() if source is not None and not getattr(source, fact)}
+    return {**layers, "data": {k: v for k, v in given.items() if k not in dropped}} if given else dict(layers)
 
 
 def _baselines_beside(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:

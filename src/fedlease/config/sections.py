@@ -4,39 +4,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from fedlease.config.tables import OneOf, known_sources
 from fedlease.core.names import name_of
 
 __all__ = [
-    "SOURCE_TASKS",
-    "WITHOUT_PATH",
     "ColumnSettings",
     "DataSettings",
     "Fraction",
     "LimitSettings",
     "Positive",
     "Section",
-    "TaskName",
 ]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-TaskName = Literal["classification", "generation"]
-"""What clients optimise."""
-
-SOURCE_TASKS: dict[str, tuple[TaskName, ...]] = {
-    "folder": ("classification", "generation"),
-    "glue": ("classification",),
-    "flan": ("generation",),
-    "quickstart": ("classification",),
-    "synthetic": ("classification", "generation"),
-}
-"""What can be learnt from the rows of each ``data.source``."""
-WITHOUT_PATH = ("quickstart", "synthetic")
-"""Sources that read no files of the user's."""
-
 GlueTask = Literal["sst2", "qnli", "mrpc", "qqp", "cola", "rte", "mnli", "wnli"]
 
 
@@ -99,7 +83,7 @@ class LimitSettings(Section):
 class DataSettings(Section):
     """Where rows come from and how they are dealt to clients."""
 
-    source: Literal["folder", "glue", "flan", "quickstart", "synthetic"] = "folder"
+    source: Annotated[str, BeforeValidator(OneOf(known_sources))] = "folder"
     """``folder``: your files; ``glue`` (classification) and ``flan`` (generation): from the hub or from a folder of
     files; ``quickstart`` (classification); ``synthetic``."""
     path: Path | None = None

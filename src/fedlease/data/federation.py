@@ -21,7 +21,7 @@ class Row:
 
     Attributes:
         text: never empty; for generation the last message of the user.
-        pair: second text of a sentence-pair task, or None.
+        text_pair: second text of a sentence-pair task, or None.
         label: index into the client's ``labels``; 0 for generation.
         response: the answer that a model should give, never empty; None for classification and where it is not known.
         turns: (role, content) of the messages before ``text``, oldest first; roles are system, user, assistant and
@@ -31,7 +31,7 @@ class Row:
     """
 
     text: str
-    pair: str | None
+    text_pair: str | None
     label: int
     response: str | None = None
     turns: tuple[tuple[str, str], ...] = ()
@@ -41,7 +41,7 @@ class Row:
     @property
     def question(self) -> tuple[object, ...]:
         """Everything that a model is shown; a test row with the question of a train row is a leak."""
-        return self.turns, self.role, self.text, self.pair
+        return self.turns, self.role, self.text, self.text_pair
 
     @property
     def content(self) -> tuple[object, ...]:
@@ -80,7 +80,7 @@ class ClientData:
             id=self.id,
             task=self.task,
             labels=self.labels,
-            pairs=any(row.pair is not None for row in self.train),
+            pairs=any(row.text_pair is not None for row in self.train),
             train_rows=len(self.train),
             valid_rows=len(self.valid),
             test_rows=len(self.test),
@@ -168,7 +168,7 @@ class Federation:
             for name, rows in (("train", client.train), ("valid", client.valid), ("test", client.test)):
                 digest.update(f"\x1d{name}\x1d".encode())
                 for row in rows:
-                    digest.update(f"{row.text}\x1f{row.pair}\x1f{row.label}{_answer(row)}\x1e".encode())
+                    digest.update(f"{row.text}\x1f{row.text_pair}\x1f{row.label}{_answer(row)}\x1e".encode())
         return digest.hexdigest()
 
 

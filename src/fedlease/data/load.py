@@ -1,104 +1,81 @@
-"""Where rows come from.
+"""The one entry to rows: reads the source that the settings name, and refuses what that source cannot serve."""
 
-:func:`load_federation` is the one entry. A source is one module, imported when it is asked for: ``folder`` (own
-files), ``glue``, ``flan``, ``quickstart`` and ``synthetic``; a new one is a module and one branch here.
-"""
+import importlib
+from dataclasses import replace
 
-from typing import TYPE_CHECKING
+from fedlease.config.settings import DataSettings
+from fedlease.config.tables import SourceFacts, TaskFacts, known_sources, sources_with, task_facts, tasks_reading
+from fedlease.data.federation import Federation
+from fedlease.data.usable import without_unusable
+from fedlease.errors import DataError
 
-from fedlease.config.sections import SOURCE_TASKS, WITHOUT_PATH
-
-if TYPE_CHECKING:
-    from fedlease.config.sections import TaskName
-    from fedlease.config.settings import DataSettings
-    from fedlease.data.federation import Federation
-
-__all__ = ["load_federation", "source_of"]
+__all__ = ["load_federation"]
 
 
-def source_of(settings: "DataSettings") -> str:
-    """The source that is read: ``data.source``, or ``folder`` when a source that reads no files was given a path.
-
-    The second case is what makes ``--preset quickstart --set data.path=DIR`` mean the caller's own files.
-    """
-    if settings.path is not None and settings.source in WITHOUT_PATH:
-        return "folder"
-    return settings.source
-
-
-def load_federation(settings: "DataSettings", seed: int, task: "TaskName" = "classification") -> "Federation":
+def load_federation(settings: DataSettings, seed: int, task: str = "classification") -> Federation:
     """Reads or makes the rows of every client.
 
     Args:
         settings: where rows come from and how they are dealt.
         seed: root seed; the same settings, seed and task give the same federation.
-        task: what clients optimise: rows have labels for ``classification`` and responses for ``generation``.
+        task: what clients optimise, which decides whether rows need labels or responses.
 
     Raises:
-        DataError: the rows are not usable, with every fault that was found; or the source or the partition cannot
-            serve the task.
+        DataError: the rows are not usable, with every fault that was found; or the source cannot serve the task or a
+            setting.
         MissingPackageError: the source or partition needs a package that is not installed.
     """
-    from fedlease.data.usable import without_unusable
-
-    federation = without_unusable(_load(settings, seed, task), settings)
+    source, facts = known_sources()[settings.source], task_facts(task)
+    faults = [*_unserved(settings, source, task, facts), *_ignored(settings, source, facts)]
+    if faults:
+        raise DataError(faults)
+    federation: Federation = importlib.import_module(source.module).load(settings, seed, facts.rows)
+    federation = without_unusable(federation, settings)
     return _scored_on_valid(federation) if settings.score_rows == "valid" else federation
 
 
-def _load(settings: "DataSettings", seed: int, task: "TaskName") -> "Federation":
-    source = source_of(settings)
-    _check_task(source, settings, task)
-    if source == "glue":
-        from fedlease.data.sources import glue
-
-        return glue.load(settings, seed)
-    if source == "flan":
-        from fedlease.data.sources import flan
-
-        return flan.load(settings, seed)
-    if source == "quickstart":
-        from fedlease.data.sources import quickstart
-
-        return quickstart.load(settings, seed)
-    if source == "synthetic":
-        from fedlease.data.sources import synthetic
-
-        return synthetic.load(settings, seed, task)
-    from fedlease.data.sources import folder
-
-    return folder.load(settings, seed, task)
-
-
-def _check_task(source: str, settings: "DataSettings", task: "TaskName") -> None:
-    from fedlease.errors import DataError
-
+def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: TaskFacts) -> list[str]:
+    """What the task needs and the source or the settings do not give."""
     faults = []
-    if task not in SOURCE_TASKS[source]:
+    if facts.rows not in source.rows:
+        has = "responses and no labels" if facts.rows == "labels" else "labels and no responses"
+        others = [name for kind in source.rows for name in tasks_reading(kind)]
         faults.append(
-            f"data.source: {source!r} has responses and no labels; set task=generation to train on it"
-            if task == "classification"
-            else f"data.source: {source!r} has labels and no responses, so task 'generation' cannot be trained on it; "
-            "use 'folder', 'flan' or 'synthetic'"
+            f"data.source: {settings.source!r} has {has}, so task {task!r} cannot be trained on it; set "
+            f"task={' or '.join(others)}, or use {' or '.join(map(repr, sources_with(facts.rows)))}"
         )
-    if task == "generation" and settings.partition != "natural":
+    if facts.rows != "labels" and settings.partition != "natural":
         faults.append(
-            f"data.partition: {settings.partition!r} skews labels, and rows of task 'generation' have none; "
-            "use 'natural'"
+            f"data.partition: {settings.partition!r} skews labels, and rows of task {task!r} have none; use 'natural'"
         )
-    if settings.labels is not None and source != "folder":
-        faults.append(f"data.labels: source {source!r} has label lists of its own; it is read for files of your own")
-    if settings.labels is not None and task == "generation":
-        faults.append("data.labels: rows of task 'generation' have no labels; leave it out")
-    if faults:
-        raise DataError(faults)
+    if facts.rows != "labels" and settings.labels is not None:
+        faults.append(f"data.labels: rows of task {task!r} have no labels; leave it out")
+    return faults
 
 
-def _scored_on_valid(federation: "Federation") -> "Federation":
-    from dataclasses import replace
+def _ignored(settings: DataSettings, source: SourceFacts, facts: TaskFacts) -> list[str]:
+    """Settings that the source would not look at."""
+    faults = []
+    if settings.labels is not None and not source.labels:
+        faults.append(
+            f"data.labels: source {settings.source!r} has label lists of its own; it is read for files of your own"
+        )
+    if settings.partition != "natural" and not source.partitions and facts.rows == "labels":
+        faults.append(
+            f"data.partition: data.source {settings.source!r} has 'natural' clients only, got {settings.partition!r}"
+        )
+    if settings.share_rows and not source.shares:
+        shared = " and ".join(repr(name) for name, facts in known_sources().items() if facts.shares)
+        faults.append(
+            f"data.share_rows: data.source {settings.source!r} never shares rows between clients; leave it out (it is "
+            f"read for {shared})"
+        )
+    if settings.path is not None and source.path == "not read":
+        faults.append(f"data.path: is not read when data.source is {settings.source!r}; leave one of them out")
+    return faults
 
-    from fedlease.data.federation import Federation
-    from fedlease.errors import DataError
 
+def _scored_on_valid(federation: Federation) -> Federation:
     without = [client.id for client in federation if not client.valid]
     if without:
         raise DataError(

@@ -74,7 +74,7 @@ def _merged(pools: Sequence[Pool], notes: list[str]) -> Pool:
             f"data.partition: 'dirichlet' pools all tasks, which then need one label list, and they have several "
             f"({lists}); configure tasks of one label list or use 'task-and-label'"
         )
-    with_pairs = [any(row.pair is not None for row in pool.rows) for pool in pools]
+    with_pairs = [any(row.text_pair is not None for row in pool.rows) for pool in pools]
     if len(set(with_pairs)) > 1:
         tasks = ", ".join(pool.task for pool, pairs in zip(pools, with_pairs, strict=True) if pairs)
         raise DataError(

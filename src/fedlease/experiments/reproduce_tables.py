@@ -68,7 +68,7 @@ def _combined(parts: Mapping[str, Comparison]) -> list[str]:
         for v in c.variants
     )
     header = ("part", "clients", "method", "mean", f"{first.first.name} is above it by (95 % interval)",
-              "worst client", first.words.naive, "experts", "time")  # fmt: skip
+              "worst client", first.words.majority, "experts", "time")  # fmt: skip
     seeds = f"{counted(len(first.seeds), 'seed')} ({', '.join(map(str, first.seeds))})"
     heads = f", heads {first.head}" if first.words.heads else ""
     return [

@@ -62,7 +62,7 @@ def write_own_model(
             model,
             base.model,
             base.head_modules,
-            task_type=task.peft_type,
+            task_type=base.kind.peft_type,
             base_model_name_or_path=public,
             revision=settings.revision,
         )

@@ -189,7 +189,7 @@ class FedLeaseStrategy(Strategy):
                 loaded.resident.task,
                 self._begun(settings, name, known),
                 hand_over=self.hand_over,
-                samples=settings.generation.samples if settings.task == "generation" else 0,
+                samples=loaded.resident.task.num_samples,
             ),
             skipped=read_skipped(self.out),
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlease.config.sections import TaskName
+from fedlease.config.tables import CLASSIFIER, ModelKind, task_facts
 from fedlease.config.task import Quantisation
 from fedlease.core.seeds import generator
 from fedlease.core.types import HEAD
@@ -23,7 +23,7 @@ from fedlease.models.checks import (
     unavailable,
     untrained_modules,
 )
-from fedlease.models.padding import settle_tokenizer
+from fedlease.models.padding import set_padding, use_padding_of
 from fedlease.models.quantise import quantisation_config
 from fedlease.models.sources import ModelSource, model_folder, quiet
 
@@ -60,6 +60,7 @@ class BaseModel:
         revision: commit it was loaded from, for a hub model.
         placed: whether it is on its device already and cannot be moved: a quantised one.
         warnings: what is worth knowing of its weights.
+        kind: the class of models that it belongs to.
     """
 
     model: nn.Module
@@ -67,20 +68,22 @@ class BaseModel:
     revision: str | None
     placed: bool = False
     warnings: tuple[str, ...] = ()
+    kind: ModelKind = CLASSIFIER
 
 
-def load_tokenizer(source: ModelSource, task: TaskName = "classification") -> Any:
+def load_tokenizer(source: ModelSource, task: str = "classification") -> Any:
     """The model's tokenizer with the padding that the model needs; never runs code of the model's repository.
 
     Args:
         source: see :func:`fedlease.models.sources.locate`.
-        task: what rows are for.
+        task: name of the task, which decides on the padding.
 
     Raises:
         ModelError: it cannot be had, knows no words, or lacks a token that the task needs.
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    writes = task_facts(task).model.writes
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
@@ -94,10 +97,10 @@ def load_tokenizer(source: ModelSource, task: TaskName = "classification") -> An
     needed = VOCABULARY if tokenizer.vocab_files_names else re.compile(r"tokenizer_config\.json")
     if not words or not any(map(needed.fullmatch, files)):
         raise no_tokenizer(source)
-    if task == "generation" and tokenizer.eos_token is None:
-        check_causal(source, config)  # an encoder needs no end token, and cannot write whatever it has
+    if writes and tokenizer.eos_token is None:
+        check_causal(source, config, task)  # an encoder needs no end token, and cannot write whatever it has
         raise ModelError(f"model {source.name!r}: its tokenizer has no end token, so no answer would ever end")
-    settle_tokenizer(tokenizer, config, task)
+    set_padding(tokenizer, config, writes=writes)
     if tokenizer.pad_token is None:
         raise ModelError(f"model {source.name!r}: its tokenizer has neither a padding nor an end token")
     return tokenizer
@@ -108,9 +111,8 @@ def load_base(
     *,
     dtype: str,
     dropout: bool,
-    pad_token_id: int | None = None,
     tokenizer: Any = None,
-    task: TaskName = "classification",
+    task: str = "classification",
     quantisation: Quantisation = "none",
     checkpointing: bool = False,
     device: str = "cpu",
@@ -121,9 +123,8 @@ def load_base(
         source: see :func:`fedlease.models.sources.locate`.
         dtype: ``float32`` or ``bfloat16``.
         dropout: whether the base keeps its dropout probabilities.
-        pad_token_id: given to models that do not state one.
-        tokenizer: whose tokens the model must have embeddings for; None checks none.
-        task: ``classification`` loads a sequence classifier, ``generation`` a causal language model.
+        tokenizer: whose tokens the model must have embeddings for, and whose padding it takes; None leaves both.
+        task: name of the task, which decides on the class of the model.
         quantisation: of the frozen weights, see :mod:`fedlease.models.quantise`.
         checkpointing: whether training computes activations anew in the backward pass, which saves memory.
         device: where it will compute. A quantised base is put there, others are loaded on the CPU and moved later.
@@ -133,27 +134,29 @@ def load_base(
             than the task needs.
         MissingPackageError: the package of a quantisation is not installed.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    import transformers
 
-    auto = AutoModelForCausalLM if task == "generation" else AutoModelForSequenceClassification
+    kind = task_facts(task).model
     extra: dict[str, Any] = {}
     if quantisation != "none":
         extra = {"quantization_config": quantisation_config(quantisation, dtype, device), "device_map": {"": device}}
     try:
-        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=False
+        )
         for key, value in config.to_dict().items():
             if not dropout and isinstance(value, float) and ("dropout" in key or "pdrop" in key):
                 setattr(config, key, 0.0)
-        if getattr(config, "pad_token_id", None) is None:
-            config.pad_token_id = pad_token_id
-        if task == "generation":
-            check_causal(source, config)
+        if getattr(config, "pad_token_id", None) is None and tokenizer is not None:
+            config.pad_token_id = tokenizer.pad_token_id
+        if kind.writes:
+            check_causal(source, config, task)
         packed = getattr(config, "quantization_config", None)
         if packed is not None:
             check_packed(source, packed, quantisation, device)
             extra = {"device_map": {"": device}}
         with quiet():
-            loaded: Any = auto.from_pretrained(
+            loaded: Any = getattr(transformers, kind.auto).from_pretrained(
                 source.location,
                 config=config,
                 revision=source.revision,
@@ -182,7 +185,7 @@ def load_base(
         enable({"use_reentrant": False})
     heads: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    if task == "classification":
+    if kind.head:
         body = model.base_model_prefix
         heads = tuple(
             name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
@@ -195,20 +198,22 @@ def load_base(
         )
     if tokenizer is not None:
         check_tokenizer(source, model, tokenizer)
+        use_padding_of(tokenizer, model)
     revision = getattr(config, "_commit_hash", None) if source.is_hub else None
-    return BaseModel(model, (*fresh, *heads), revision, quantisation != "none" or packed is not None, warnings)
+    placed = quantisation != "none" or packed is not None
+    return BaseModel(model, (*fresh, *heads), revision, placed, warnings, kind)
 
 
 def new_head_modules(base: BaseModel, num_labels: int) -> dict[str, nn.Module]:
     """Head modules of the base's architecture for another number of labels, in float32, all values zero."""
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
     if not base.head_modules:
         return {}
     config = type(base.model.config).from_dict(base.model.config.to_dict())  # type: ignore[union-attr, operator]
     config.num_labels = num_labels
     with torch.device("meta"):
-        twin = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        twin = getattr(transformers, base.kind.auto).from_config(config, trust_remote_code=False)
     modules = {name: twin.get_submodule(name).to(torch.float32) for name in base.head_modules}
     for module in modules.values():
         module.to_empty(device="cpu").requires_grad_(False).eval()

@@ -48,13 +48,13 @@ def no_tokenizer(source: ModelSource) -> ModelError:
     )
 
 
-def check_causal(source: ModelSource, config: Any) -> None:
+def check_causal(source: ModelSource, config: Any, task: str) -> None:
     """A body without a trained output layer cannot write, and neither can an encoder, though classes exist for it."""
     architectures = getattr(config, "architectures", None) or []
     if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         kind = ", ".join(architectures) or type(config).__name__
         raise ModelError(
-            f"model: task 'generation' needs a causal language model, {source.name!r} is {kind}; "
+            f"model: task {task!r} needs a causal language model, {source.name!r} is {kind}; "
             "take 'smollm2', or a model of the hub such as those of the LLaMA family"
         )
 

@@ -2,6 +2,7 @@
 
 from fedlease.config.precedence import is_said
 from fedlease.config.settings import Settings
+from fedlease.config.tables import task_facts
 from fedlease.errors import ConfigError
 
 __all__ = ["fitted_lengths"]
@@ -18,14 +19,14 @@ def fitted_lengths(settings: Settings, limit: int) -> tuple[Settings, tuple[str,
         ConfigError: the lengths that the user gives are more than the model can read.
     """
     rows, answers = settings.data.max_tokens, settings.generation.max_new_tokens
-    generates = settings.task == "generation"
-    new = answers if generates else 0
+    writes = task_facts(settings.task).model.writes
+    new = answers if writes else 0
     if rows + new <= limit:
         return settings, ()
     longest = rows if is_said(settings, "data.max_tokens") else min(rows, max(limit - new, limit // 2))
     new = new if is_said(settings, "generation.max_new_tokens") else min(new, max(limit - longest, 1))
     if longest + new > limit:
-        more = f" and generation.max_new_tokens = {answers}" if generates else ""
+        more = f" and generation.max_new_tokens = {answers}" if writes else ""
         raise ConfigError(
             f"data.max_tokens: {rows}{more} are more than the {limit} tokens that model {settings.model!r} can read"
         )

@@ -6,12 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlease.config.sections import TaskName
-
-__all__ = ["groups_of", "settle_model", "settle_tokenizer"]
+__all__ = ["groups_of", "set_padding", "use_padding_of"]
 
 
-def settle_tokenizer(tokenizer: Any, config: Any, task: TaskName) -> None:
+def set_padding(tokenizer: Any, config: Any, *, writes: bool) -> None:
     """Gives a tokenizer the padding that its model needs, whatever was saved with it.
 
     Rows that are classified begin at the first place, from which positions are counted, unless the classifier reads the
@@ -21,7 +19,7 @@ def settle_tokenizer(tokenizer: Any, config: Any, task: TaskName) -> None:
     Args:
         tokenizer: is changed; without a padding token it keeps none if it has no other special token to take.
         config: of the model.
-        task: what the rows are for.
+        writes: whether the model continues prompts.
     """
     if tokenizer.pad_token is None:
         # An encoder-decoder classifier looks for end tokens, so padding must not be one.
@@ -30,18 +28,18 @@ def settle_tokenizer(tokenizer: Any, config: Any, task: TaskName) -> None:
         tokenizer.pad_token = found[0] if found else None
     reads_last = getattr(config, "summary_type", None) == "last"
     tokenizer.truncation_side = "right"
-    tokenizer.padding_side = "left" if task == "generation" or reads_last else "right"
+    tokenizer.padding_side = "left" if writes or reads_last else "right"
 
 
-def settle_model(model: Any, tokenizer: Any) -> None:
+def use_padding_of(tokenizer: Any, model: Any) -> None:
     """Has a loaded model take the tokenizer's padding for padding, and end answers where the tokenizer ends texts.
 
     The embedding keeps what it was built with: RoBERTa counts positions from the id that it was trained with.
     Of the settings for generation only special tokens stay: a repetition penalty would count padding too.
 
     Args:
-        model: of transformers; its configuration is changed.
         tokenizer: with a padding token.
+        model: of transformers; its configuration is changed.
     """
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = int(tokenizer.pad_token_id)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlease.config.sections import TaskName
+from fedlease.config.tables import task_facts
 from fedlease.errors import MissingPackageError, ModelError, limit_reached
 from fedlease.models.gguf import CONVERT, converted
 from fedlease.models.tiny import make_tiny
@@ -83,9 +83,7 @@ class ModelSource:
         return not Path(self.location).is_dir()
 
 
-def locate(
-    name: str, revision: str | None, base_folder: Path, seed: int, task: TaskName = "classification"
-) -> ModelSource:
+def locate(name: str, revision: str | None, base_folder: Path, seed: int, task: str = "classification") -> ModelSource:
     """Finds a base model without loading it; makes the tiny random one, which depends on the task, in ``base_folder``.
 
     Raises:
@@ -96,7 +94,7 @@ def locate(
         if not (base_folder / "config.json").is_file():
             try:
                 with quiet():
-                    make_tiny(base_folder, seed, task)
+                    make_tiny(base_folder, seed, writes=task_facts(task).model.writes)
             except OSError as error:
                 if limit_reached(error) is not None:
                     raise

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from fedlease.config.sections import TaskName
 from fedlease.core.seeds import derive
 from fedlease.files import new_folder
 
@@ -28,21 +27,21 @@ SIZES: dict[str, Any] = {
 """Of encoder and decoder alike."""
 
 
-def make_tiny(folder: Path, seed: int, task: TaskName = "classification") -> None:
+def make_tiny(folder: Path, seed: int, *, writes: bool = False) -> None:
     """Writes a random two-layer model over bytes: it learns planted signals in seconds, and means nothing.
 
     Args:
         folder: is made.
         seed: of the weights.
-        task: an encoder for ``classification``, a decoder for ``generation``.
+        writes: whether a decoder, which continues prompts, is made; else an encoder.
     """
     state = torch.random.get_rng_state()
     torch.manual_seed(derive(seed, "tiny-random"))
-    model = _decoder() if task == "generation" else _encoder()
+    model = _decoder() if writes else _encoder()
     torch.random.set_rng_state(state)
     with new_folder(folder) as scratch:
         model.save_pretrained(scratch)
-        _tokenizer(task).save_pretrained(scratch)
+        _tokenizer(writes=writes).save_pretrained(scratch)
 
 
 def _vocabulary() -> dict[str, int]:
@@ -51,7 +50,7 @@ def _vocabulary() -> dict[str, int]:
     return {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
 
 
-def _tokenizer(task: TaskName) -> Any:
+def _tokenizer(*, writes: bool) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -59,7 +58,7 @@ def _tokenizer(task: TaskName) -> Any:
     bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_only.decoder = decoders.ByteLevel()
-    if task == "generation":
+    if writes:
         return PreTrainedTokenizerFast(
             tokenizer_object=bytes_only,
             pad_token="[PAD]",

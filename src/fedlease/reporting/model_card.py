@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedlease._version import __version__
 from fedlease.config.settings import Settings
+from fedlease.config.tables import task_facts
 from fedlease.core.wording import printable
 
 __all__ = ["Kind", "render_card"]
@@ -36,7 +37,10 @@ def render_card(
     )
     environment.filters.update(plain=_plain, percent=_percent, ids=_ids)
     template = environment.get_template(f"{kind}.md.j2")
-    return template.render(**content, base=base, tokenizer=tokenizer, method=method, s=settings, version=__version__)
+    learnt = task_facts(settings.task).model
+    return template.render(
+        **content, base=base, tokenizer=tokenizer, method=method, s=settings, model=learnt, version=__version__
+    )
 
 
 def _percent(value: float | None) -> str:

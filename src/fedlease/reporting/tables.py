@@ -125,7 +125,7 @@ def results_table(summaries: Mapping[str, Mapping[str, Any]], clients: Mapping[s
         foot.append(mean_row("own expert only", "own_expert_mean", own))
     foot.append(row("untrained", [score(s.get("bare_base_mean")) for s in every]))
     foot += [mean_row(name, key, values) for key, name, values in further_means(every)]
-    header = ("task", *(["clients"] if clients else []), *summaries, words.naive)
+    header = ("task", *(["clients"] if clients else []), *summaries, words.majority)
     return Table(f"{words.name} in % on each client's own test rows", header, tuple(rows), tuple(foot))
 
 

@@ -14,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fedlease.config.settings import Settings
 from fedlease.core.types import Allocation
 from fedlease.core.wording import counted
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent, print_note
@@ -32,6 +33,7 @@ from fedlease.server.events import (
     StepStarted,
     UpdateRefused,
 )
+from fedlease.tasks.registry import make_task
 
 __all__ = ["Terminal"]
 
@@ -109,8 +111,8 @@ class Terminal:
     def _started(self, event: RunStarted) -> None:
         self.tasks = event.tasks
         settings = event.settings
-        generates = settings["task"] == "generation"
-        self._scored = not generates or settings["generation"]["score_rounds"]
+        task = make_task(Settings.model_validate(settings))
+        self._scored = task.score_rounds
         rows = sum(event.train_rows.values())
         self.console.print(
             f"[bold]{'Resuming' if event.resumed else 'Running'}[/] {settings['method']} "
@@ -118,7 +120,7 @@ class Terminal:
             f"{counted(len(event.tasks), 'client')}, {counted(len(set(event.tasks.values())), 'task')}, "
             f"{counted(rows, 'train row')}, "
             f"seed {settings['seed']}, {counted(settings['threads'], 'thread')}, {settings['device']}, "
-            + ("text generation" if generates else f"heads {settings['head']}"),
+            + (f"heads {settings['head']}" if task.words.heads else task.describe()),
             soft_wrap=True,
         )
         self.console.print(f"Run folder: {escape(str(event.out))}", soft_wrap=True)

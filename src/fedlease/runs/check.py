@@ -24,6 +24,7 @@ from fedlease.runs.estimate import (
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Prepared, build_method, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
+from fedlease.tasks.base import WritingTask
 
 __all__ = ["check_settings"]
 
@@ -103,12 +104,13 @@ def _probe(prepared: Prepared) -> tuple[float, float | None]:
     begun = time.perf_counter()
     trainer.train(client, task, rows)
     training = (time.perf_counter() - begun) / len(rows)
-    if settings.task == "classification":
+    learnt = loaded.resident.task
+    if not isinstance(learnt, WritingTask):
         return training, None
     scored = max(prepared.clients.values(), key=lambda own: len(own.test))
     test = scored.test.first(settings.generation.batch_size)
     begun = time.perf_counter()
-    loaded.resident.task.measure(loaded.resident, test, settings.threads or 1)
+    learnt.measure(loaded.resident, test, settings.threads or 1)
     return training, (time.perf_counter() - begun) / len(test)
 
 

@@ -27,13 +27,12 @@ from fedlease.models.base import BaseModel, initial_head, load_base, load_tokeni
 from fedlease.models.checks import longest_input
 from fedlease.models.fingerprints import check_files, file_prints
 from fedlease.models.limits import fitted_lengths
-from fedlease.models.padding import settle_model
 from fedlease.models.sources import ModelSource, locate
 from fedlease.runs.machine import usable_device
 from fedlease.server.participation import Participation
 from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import data_fingerprint, read_environment
-from fedlease.tasks.base import Encoded
+from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.registry import make_task
 
 __all__ = [
@@ -104,14 +103,13 @@ class Loaded:
         Raises:
             DataError: rows that the model cannot take.
         """
-        encoded, faults = list[Encoded](), list[str]()
+        encoded, faults = list[Encoded](), Faults()
         for rows in (data.train, data.test):
             try:
                 encoded.append(self.resident.task.encode(rows, self.tokenizer))
             except DataError as error:
-                faults.extend(error.faults)
-        if faults:
-            raise DataError(faults)
+                faults.take(error)
+        faults.check()
         return Client(data, *encoded)
 
 
@@ -155,10 +153,7 @@ def prepare(settings: Settings, out: Path | None = None) -> Prepared:
         try:
             clients[data.id] = loaded.client(data)
         except DataError as error:
-            for fault in error.faults:
-                place, _, rule = fault.partition(": ")
-                path, _, line = place.rpartition(", ")
-                faults.add(fault, kind=rule, place=path or place, line=line)
+            faults.take(error)
     faults.check()
     heads = {data.id: loaded.head(data.labels) for data in federation}
     methods = {name: method.method for name, method in methods_of(settings, heads).items()}
@@ -189,7 +184,6 @@ def load_run(settings: Settings, out: Path | None = None) -> Loaded:
             source,
             dtype=settings.dtype,
             dropout=settings.train.base_dropout,
-            pad_token_id=tokenizer.pad_token_id,
             tokenizer=tokenizer,
             task=settings.task,
             quantisation=settings.base.quantisation,
@@ -197,7 +191,6 @@ def load_run(settings: Settings, out: Path | None = None) -> Loaded:
             device=device,
         )
         files = {path.name: path.read_bytes() for path in sorted(made.glob("*"))}
-    settle_model(base.model, tokenizer)
     if base.revision is not None:
         settings = settings.model_copy(update={"revision": base.revision})
         source = replace(source, revision=base.revision)
@@ -278,7 +271,7 @@ def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, 
 
 def participation_of(settings: Settings) -> Participation:
     """Who is asked each round."""
-    score_rounds = settings.task != "generation" or settings.generation.score_rounds
+    score_rounds = make_task(settings).score_rounds
     return Participation(settings.clients_per_round, settings.min_clients, settings.eval_every, score_rounds)
 
 

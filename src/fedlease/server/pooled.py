@@ -22,7 +22,7 @@ from fedlease.peft_plugin.state import copy_into, snapshot
 from fedlease.server.events import BatchTrained, Listener
 from fedlease.server.in_process import LocalFleet
 from fedlease.server.transport import Outcome
-from fedlease.tasks.base import Encoded
+from fedlease.tasks.encoded import Encoded
 
 __all__ = ["Pool", "PooledFleet", "PooledTrainer"]
 

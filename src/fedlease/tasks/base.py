@@ -3,24 +3,28 @@
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedlease.core.codec import serialisable
-from fedlease.data.faults import where
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
+from fedlease.data.reading.rows import Table
+from fedlease.tasks.encoded import Encoded, Inputs
 
-__all__ = ["Encoded", "Inputs", "Measured", "Model", "OnRows", "Task", "padded", "row_fault"]
+if TYPE_CHECKING:
+    from fedlease.config.settings import ColumnSettings, Settings
 
-Inputs = dict[str, Tensor]
-"""Arguments of the base model's forward pass."""
+__all__ = ["BATCH", "Measured", "MetricWords", "Model", "OnRows", "Task", "WritingTask", "add_row_fault"]
 
 OnRows = Callable[[int, int], None]
 """Receives rows done and rows in total."""
+
+BATCH = "the rows that share its batch"
+"""What no prediction may depend on, in words for :meth:`Task.apart_and_together`."""
 
 
 class Model(Protocol):
@@ -29,76 +33,24 @@ class Model(Protocol):
     device: torch.device
 
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
-        """Of a classifier (b, labels); of a language model (b, tokens, vocabulary), of the ``last`` tokens only."""
+        """(b, labels) of a classifier; (b, tokens, vocabulary) of a language model, or of the ``last`` tokens only."""
 
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
         """Token ids of prompt and continuation, (b, tokens)."""
 
     def answering(self, questions: Inputs) -> AbstractContextManager[None]:
-        """While it is open, mixtures that weigh whole inputs weigh these, not what follows them."""
+        """Has mixtures that weigh whole inputs weigh these, not what follows them, while the context is open."""
 
     def for_scoring(self) -> None:
         """Switches dropout off."""
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Tokenised rows, made once per client.
-
-    Attributes:
-        columns: model input -> one list of ids per row, not padded.
-        labels: what the loss compares with, one per row: a class index, or the number of answer tokens at the end.
-        padding: model input -> value that pads it.
-        left: whether padding goes to the left.
-        truncated: rows that were longer than the limit.
-    """
-
-    columns: Mapping[str, Sequence[Sequence[int]]]
-    labels: tuple[int, ...]
-    padding: Mapping[str, int]
-    left: bool
-    truncated: int
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens per row."""
-        return [len(ids) for ids in self.columns["input_ids"]]
-
-    def first(self, count: int) -> Self:
-        """The first rows."""
-        columns = {name: column[:count] for name, column in self.columns.items()}
-        return replace(self, columns=columns, labels=self.labels[:count], truncated=0)
-
-    def pad(self, indices: Sequence[int], device: torch.device) -> Inputs:
-        """Model inputs of a batch, (b, longest)."""
-        return padded({n: [c[i] for i in indices] for n, c in self.columns.items()}, self.padding, self.left, device)
-
-    def questions(self, indices: Sequence[int], device: torch.device) -> Inputs:
-        """Model inputs of a batch without the answers, where answers are part of the text."""
-        return self.pad(indices, device)
-
-
-def row_fault(row: Row, rule: str) -> str:
-    """A fault of a row in words: where it stands, or how it begins, and what is wrong with it."""
-    return f"{reprlib.repr(row.text) if row.place is None else where(*row.place)}: {rule}"
-
-
-def padded(
-    columns: Mapping[str, Sequence[Sequence[int]]], padding: Mapping[str, int], left: bool, device: torch.device
-) -> Inputs:
-    """Lists of ids as one (b, longest) tensor per model input."""
-    width = max(len(ids) for ids in columns["input_ids"])
-    inputs = {}
-    for name, column in columns.items():
-        batch = np.full((len(column), width), padding[name], dtype=np.int64)
-        for line, ids in enumerate(column):
-            start = width - len(ids) if left else 0
-            batch[line, start : start + len(ids)] = ids
-        inputs[name] = torch.from_numpy(batch).to(device)
-    return inputs
+def add_row_fault(faults: Faults, row: Row, rule: str) -> None:
+    """Notes what is wrong with a row: where it stands or, of no file, how it begins, and the rule it breaks."""
+    if row.place is None:
+        faults.add(f"{reprlib.repr(row.text)}: {rule}", kind=rule)
+    else:
+        faults.at(*row.place, None, rule, kind=rule)
 
 
 @serialisable
@@ -109,7 +61,7 @@ class Measured:
     Attributes:
         metrics: name -> mean over the rows; higher is better, but for ``loss``.
         per_row: the headline metric of every row, in row order; comparisons are paired by it.
-        answers: what the model said, in row order; empty where that is a label.
+        answers: what the model wrote, in row order; empty for classifiers.
     """
 
     metrics: Mapping[str, float]
@@ -117,16 +69,40 @@ class Measured:
     answers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class MetricWords:
+    """What people read of a headline metric and of what stands beside it; in files a metric keeps its key.
+
+    Attributes:
+        name: of the metric.
+        majority: of the score of the majority baseline, which needs no model.
+        majority_rule: what that one always does.
+        heads: whether clients have a classifier head; a language model answers with what it has.
+        look: what else distinguishes a model that is better than the majority baseline.
+        further: key in ``summary.json`` -> name, of the means of the other metrics, in the order they are shown.
+    """
+
+    name: str
+    majority: str = "most frequent answer"
+    majority_rule: str = "giving the most frequent answer"
+    heads: bool = True
+    look: str = "look at single answers"
+    further: Mapping[str, str] = field(default_factory=dict)
+
+
 class Task(Protocol):
-    """A kind of learning problem. Implementations are frozen dataclasses of their parameters."""
+    """A kind of learning problem. Implementations are frozen dataclasses of their parameters.
+
+    Its row in :data:`fedlease.config.tables.TASKS` states what it needs of rows and which models it trains.
+    """
 
     @property
-    def name(self) -> str:
-        """The value of the setting ``task``."""
+    def words(self) -> MetricWords:
+        """The headline metric, which :meth:`measure` gives, and what reports call it and what stands beside it."""
 
     @property
     def metric(self) -> str:
-        """The headline metric, one of those that :meth:`measure` gives."""
+        """Key of the headline metric."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -137,8 +113,23 @@ class Task(Protocol):
         """Metrics that it gives for some rows alone."""
 
     @property
-    def peft_type(self) -> str:
-        """PEFT's name for it."""
+    def score_rounds(self) -> bool:
+        """Whether rounds are scored, or the result alone."""
+
+    @property
+    def num_samples(self) -> int:
+        """Test rows per client whose answers are written to the run folder."""
+
+    @property
+    def prediction_columns(self) -> tuple[str, ...]:
+        """Columns that :meth:`predict` adds to rows."""
+
+    @classmethod
+    def of(cls, settings: "Settings") -> Self:
+        """The task with the parameters of a run."""
+
+    def describe(self) -> str:
+        """What is learnt, in words for reports."""
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> Encoded:
         """Tokenises rows; what is longer than the limit is cut and counted."""
@@ -155,8 +146,56 @@ class Task(Protocol):
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """Scores what is loaded on rows whose answers are known."""
 
+    def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
+        """What a prediction must not depend on -> predictions without it and with it, (rows, ...), which must be equal.
+
+        Args:
+            model: the resident model.
+            rows: three, of which the second is the longest.
+        """
+
     def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
         """A few rows with their reference, the untrained model's answer and this one's; empty where none are kept."""
 
-    def naive(self, train: Sequence[Row], test: Sequence[Row]) -> float:
+    def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
         """Headline metric on ``test`` of always giving the most frequent answer of ``train``."""
+
+    def read_inputs(self, table: Table, columns: "ColumnSettings", faults: Faults, *, pairs: bool | None) -> list[Row]:
+        """The rows of a table whose answers are not known or not asked for.
+
+        Args:
+            table: what a file holds.
+            columns: names of the columns.
+            faults: collects what cannot be used.
+            pairs: whether a second text is needed; None takes one where the table has the column.
+        """
+
+    def predict(
+        self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
+    ) -> list[dict[str, Any]]:
+        """Values of :attr:`prediction_columns` for each row, in row order; answers in the rows are not looked at.
+
+        Args:
+            model: with a client's adapter and head loaded.
+            rows: at least one.
+            labels: of the client.
+            threads: CPU threads.
+            on_rows: called after every batch.
+        """
+
+
+@runtime_checkable
+class WritingTask(Task, Protocol):
+    """A task whose model writes texts, so that one can talk to it."""
+
+    max_new_tokens: int
+
+    def write(
+        self,
+        model: Model,
+        rows: Encoded,
+        threads: int,
+        on_rows: OnRows | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """Answers to prompts, in row order; of a single prompt also piece by piece to ``on_text``."""

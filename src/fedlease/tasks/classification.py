@@ -3,22 +3,28 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedlease.config.settings import ColumnSettings, Settings
 from fedlease.core.wording import counted
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.errors import DataError
-from fedlease.tasks.base import Encoded, Inputs, Measured, Model, OnRows, row_fault
+from fedlease.data.reading.examples import read_inputs
+from fedlease.data.reading.rows import Table
+from fedlease.tasks.base import BATCH, Measured, MetricWords, Model, OnRows, add_row_fault
 from fedlease.tasks.batches import evaluation_batches
+from fedlease.tasks.encoded import Encoded, Inputs
 
-__all__ = ["Classification", "collate", "evaluate", "loss", "majority_score", "score"]
+__all__ = ["Classification", "collate", "evaluate", "loss", "score"]
 
 EVALUATION_BATCH = 64
+COLUMNS = ("input_ids", "token_type_ids")
+"""Model inputs that a tokenizer may give; the attention mask follows from the lengths."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,28 @@ class Classification:
     """
 
     max_tokens: int = 128
-    name: ClassVar[str] = "classification"
     metric: ClassVar[str] = "accuracy"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "loss")
     extra_metrics: ClassVar[tuple[str, ...]] = ()
-    peft_type: ClassVar[str] = "SEQ_CLS"
+    score_rounds: ClassVar[bool] = True
+    num_samples: ClassVar[int] = 0
+    prediction_columns: ClassVar[tuple[str, ...]] = ("prediction", "probability", "probabilities")
+    words: ClassVar[MetricWords] = MetricWords(
+        "accuracy",
+        "majority class",
+        "naming the most frequent class",
+        look="look at macro F1, which frequent classes do not help",
+        further={"mean_macro_f1": "mean macro F1", "mean_mcc": "mean MCC, x 100"},
+    )
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The task with the parameters of a run."""
+        return cls(settings.data.max_tokens)
+
+    def describe(self) -> str:
+        """What is learnt, in words for reports."""
+        return "classification"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> Encoded:
         """Tokenises texts or pairs of texts, each row as if it were alone.
@@ -42,25 +65,27 @@ class Classification:
         Raises:
             DataError: the tokenizer makes no token of a row; the message names file and line.
         """
-        padding = {"input_ids": int(tokenizer.pad_token_id), "attention_mask": 0, "token_type_ids": 0}
-        kinds = [[i for i, row in enumerate(rows) if (row.pair is not None) == paired] for paired in (False, True)]
+        kinds = [[i for i, row in enumerate(rows) if (row.text_pair is not None) == pair] for pair in (False, True)]
         found = [self._tokens([rows[i] for i in places], tokenizer) for places in kinds if places]
         back = sorted(range(len(rows)), key=[*kinds[0], *kinds[1]].__getitem__)
-        names = [name for name in padding if all(name in columns for columns, _ in found)]
+        names = [name for name in COLUMNS if all(name in columns for columns, _ in found)]
         columns = {name: [line for part, _ in found for line in part[name]] for name in names if found}
         columns = {name: [column[i] for i in back] for name, column in columns.items()} or {"input_ids": []}
-        empty = [row for row, ids in zip(rows, columns["input_ids"], strict=True) if not ids]
-        if empty:
-            raise DataError([row_fault(row, "the model's tokenizer makes no token of it") for row in empty])
-        truncated = sum(cut for _, cut in found)
-        labels = tuple(row.label for row in rows)
-        return Encoded(columns, labels, padding, tokenizer.padding_side == "left", truncated)
+        faults = Faults()
+        for row, ids in zip(rows, columns["input_ids"], strict=True):
+            if not ids:
+                add_row_fault(faults, row, "the model's tokenizer makes no token of it")
+        faults.check()
+        labels, left = [row.label for row in rows], tokenizer.padding_side == "left"
+        return Encoded.of(
+            columns, labels, int(tokenizer.pad_token_id), left=left, truncated=sum(cut for _, cut in found)
+        )
 
     def _tokens(self, rows: Sequence[Row], tokenizer: Any) -> tuple[dict[str, list[list[int]]], int]:
-        """Model inputs of rows that are all pairs or all none, and how many were cut, which every tokenizer tells."""
+        """Model inputs of rows that are all pairs or all single texts, and how many were cut."""
 
         def tokenised(some: Sequence[Row], **options: Any) -> dict[str, list[list[int]]]:
-            pairs = None if some[0].pair is None else [row.pair for row in some]
+            pairs = None if some[0].text_pair is None else [row.text_pair for row in some]
             return dict(tokenizer([row.text for row in some], pairs, padding=False, verbose=False, **options))
 
         columns = tokenised(rows)
@@ -70,8 +95,6 @@ class Classification:
             for name, column in columns.items():
                 for i, line in zip(longer, cut[name], strict=True):
                     column[i] = line
-        # Not every tokenizer gives a mask, and without one padding would be read.
-        columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
         return columns, len(longer)
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
@@ -99,13 +122,37 @@ class Classification:
         right = tuple(float(guess == label) for guess, label in zip(guesses, rows.labels, strict=True))
         return Measured(score(logits, rows.labels), right)
 
+    def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
+        """Logits of every row alone and in one batch."""
+        everyone = range(len(rows))
+        alone = torch.cat([model.logits(rows.pad([i], model.device)) for i in everyone])
+        return {BATCH: (alone.float(), model.logits(rows.pad(everyone, model.device)).float())}
+
     def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
-        """None: a label is no text."""
+        """No samples: a label is no text."""
         return []
 
-    def naive(self, train: Sequence[Row], test: Sequence[Row]) -> float:
-        """Accuracy of the majority class."""
-        return majority_score(train, test)
+    def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
+        """Accuracy on ``test`` of always giving the most frequent label of ``train``; the smaller label on a tie."""
+        majority = int(np.bincount([row.label for row in train]).argmax())
+        return sum(row.label == majority for row in test) / len(test)
+
+    def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
+        """Texts, or pairs of texts, without labels."""
+        return read_inputs(table, columns, faults, pairs=pairs)
+
+    def predict(
+        self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
+    ) -> list[dict[str, Any]]:
+        """The most probable label of each row, its probability, and those of all labels, which sum to 1."""
+        predictions = []
+        for values in evaluate(model, rows, threads, on_rows).double().softmax(-1).tolist():
+            best = max(range(len(values)), key=values.__getitem__)
+            probabilities = dict(zip(labels, values, strict=True))
+            predictions.append(
+                dict(zip(self.prediction_columns, (labels[best], values[best], probabilities), strict=True))
+            )
+        return predictions
 
 
 def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tuple[Inputs, Tensor]:
@@ -158,10 +205,3 @@ def score(logits: Tensor, labels: Sequence[int]) -> dict[str, float]:
         "mcc": float(rows * right.sum() - guessed @ true) / math.sqrt(spread) if spread else 0.0,
         "loss": float(loss(logits, torch.from_numpy(truth))),
     }
-
-
-def majority_score(train: Sequence[Row], test: Sequence[Row]) -> float:
-    """Accuracy on ``test`` of always giving the most frequent label of ``train``; the smaller label on a tie."""
-    counts = np.bincount([row.label for row in train])
-    majority = int(counts.argmax())
-    return sum(row.label == majority for row in test) / len(test)

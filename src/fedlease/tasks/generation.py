@@ -3,61 +3,27 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fedlease.config.settings import ColumnSettings, Settings
+from fedlease.core.wording import counted
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.tasks.base import Encoded, Inputs, Measured, Model, OnRows, padded
+from fedlease.data.reading.prompts import read_prompts
+from fedlease.data.reading.rows import Table
+from fedlease.tasks.base import BATCH, Measured, MetricWords, Model, OnRows
 from fedlease.tasks.batches import evaluation_batches
+from fedlease.tasks.encoded import Encoded
+from fedlease.tasks.encoded_prompts import IGNORED, EncodedPrompts, answer_loss, collate
 from fedlease.tasks.prompts import Prompts, Template
 from fedlease.tasks.text_scores import answers_given, exact_matches, require_rouge, rouge
 
-__all__ = ["IGNORED", "EncodedPrompts", "Generation", "answer_loss", "collate", "write"]
-
-IGNORED = -100
-"""Label of a token that the loss leaves out: padding, and every token of the prompt."""
+__all__ = ["Generation"]
 
 EVALUATION_BATCH = 16
-
-
-@dataclass(frozen=True)
-class EncodedPrompts(Encoded):
-    """Prompts with their answers at the end; ``labels`` is the number of answer tokens of each, end token included.
-
-    Attributes:
-        references: the answers as texts.
-        tokenizer: that made them, which reads what is written.
-        shortened: answers that were cut, among them those without an end token.
-    """
-
-    references: tuple[str, ...] = ()
-    tokenizer: Any = None
-    shortened: int = 0
-
-    def first(self, count: int) -> "EncodedPrompts":
-        """The first rows."""
-        return EncodedPrompts(
-            {name: column[:count] for name, column in self.columns.items()},
-            self.labels[:count],
-            self.padding,
-            self.left,
-            0,
-            self.references[:count],
-            self.tokenizer,
-        )
-
-    def prompt_lengths(self) -> list[int]:
-        """Tokens per prompt."""
-        return [length - answer for length, answer in zip(self.lengths, self.labels, strict=True)]
-
-    def questions(self, indices: Sequence[int], device: torch.device) -> Inputs:
-        """Prompts alone, padded on the left."""
-        keep = self.prompt_lengths()
-        columns = {name: [column[i][: keep[i]] for i in indices] for name, column in self.columns.items()}
-        return padded(columns, self.padding, True, device)
 
 
 @dataclass(frozen=True)
@@ -71,6 +37,7 @@ class Generation:
         stop: texts that end an answer.
         template: see :class:`~fedlease.tasks.prompts.Prompts`.
         batch_size: answers written together.
+        score_rounds: whether answers are written to score every round, or the result only.
         num_samples: rows whose answers are kept for reading.
     """
 
@@ -79,12 +46,40 @@ class Generation:
     stop: tuple[str, ...] = ()
     template: Template = "auto"
     batch_size: int = 16
+    score_rounds: bool = True
     num_samples: int = 3
-    name: ClassVar[str] = "generation"
     metric: ClassVar[str] = "rouge1"
     metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rougeL", "exact_match", "loss")
     extra_metrics: ClassVar[tuple[str, ...]] = ("answer_accuracy",)
-    peft_type: ClassVar[str] = "CAUSAL_LM"
+    prediction_columns: ClassVar[tuple[str, ...]] = ("prediction",)
+    words: ClassVar[MetricWords] = MetricWords(
+        "ROUGE-1",
+        heads=False,
+        look="read some of the answers",
+        further={
+            "mean_rougeL": "mean ROUGE-L",
+            "mean_exact_match": "mean exact match",
+            "mean_answer_accuracy": "mean accuracy of short answers",
+        },
+    )
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The task with the parameters of a run."""
+        given = settings.generation
+        return cls(
+            settings.data.max_tokens,
+            given.max_new_tokens,
+            given.stop,
+            given.template,
+            given.batch_size,
+            given.score_rounds,
+            given.samples,
+        )
+
+    def describe(self) -> str:
+        """What is learnt, in words for reports."""
+        return f"text generation, answers of at most {counted(self.max_new_tokens, 'token')}"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> EncodedPrompts:
         """Tokenises prompts and answers.
@@ -109,15 +104,15 @@ class Generation:
             shortened += len(kept) < len(end)
             ids.append([*fitted, *kept])
             counts.append(len(kept))
-        return EncodedPrompts(
-            {"input_ids": ids, "attention_mask": [[1] * len(line) for line in ids]},
-            tuple(counts),
-            {"input_ids": int(tokenizer.pad_token_id), "attention_mask": 0},
-            True,
-            cut,
-            tuple(answers),
-            tokenizer,
-            shortened,
+        return EncodedPrompts.of(
+            {"input_ids": ids},
+            counts,
+            int(tokenizer.pad_token_id),
+            left=True,
+            truncated=cut,
+            references=tuple(answers),
+            tokenizer=tokenizer,
+            shortened=shortened,
         )
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
@@ -153,7 +148,7 @@ class Generation:
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """ROUGE-1 and ROUGE-L, exact match, accuracy of short answers where there are any, and loss per token."""
         assert isinstance(rows, EncodedPrompts)
-        answers = write(model, rows, self, threads, on_rows)
+        answers = self.write(model, rows, threads, on_rows)
         scores = rouge(answers, rows.references)
         given = [value for value in answers_given(answers, rows.references) if value is not None]
         metrics = {
@@ -171,92 +166,106 @@ class Generation:
             for row, answer, before in list(zip(rows, answers, bare, strict=True))[: self.num_samples]
         ]
 
-    def naive(self, train: Sequence[Row], test: Sequence[Row]) -> float:
+    def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
         """ROUGE-1 of always giving the most frequent answer of ``train``; the first in the alphabet on a tie."""
         counts = Counter(row.response or "" for row in train)
         most = min(counts, key=lambda answer: (-counts[answer], answer))
         return _mean(rouge([most] * len(test), [row.response or "" for row in test])["rouge1"])
 
+    def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
+        """Prompts without responses."""
+        return read_prompts(table, columns, faults)
 
-def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tuple[Inputs, Tensor]:
-    """One batch, padded on the left, so that all answers end together.
+    def predict(
+        self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
+    ) -> list[dict[str, Any]]:
+        """An answer to each prompt."""
+        return [{"prediction": text} for text in self.write(model, rows, threads, on_rows)]
 
-    Returns:
-        Model inputs (b, longest), and the labels of the last tokens (b, longest answer): a token id, or
-        :data:`IGNORED` where a shorter row has prompt or padding there.
-    """
-    inputs = rows.pad(indices, device)
-    counts = [rows.labels[i] for i in indices]
-    width = max(*counts, 1) if len(counts) > 1 else max(counts[0], 1)
-    labels = inputs["input_ids"][:, -width:].clone()
-    for line, count in enumerate(counts):
-        labels[line, : width - count] = IGNORED
-    return inputs, labels
+    def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
+        """Logits of answers, with other tokens behind them and in one batch, and of the first token that is written."""
 
+        def answered(indices: Sequence[int], *, other_end: bool = False) -> list[Tensor]:
+            width = max(rows.labels[i] for i in indices)
+            inputs = rows.pad(indices, model.device)
+            if other_end:
+                inputs["input_ids"][:, -1] = inputs["input_ids"][:, 0]
+            with model.answering(rows.questions(indices, model.device)):
+                found = model.logits(inputs, last=width + 1)
+            return [line[-rows.labels[i] - 1 :].float() for i, line in zip(indices, found, strict=True)]
 
-def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy, in float32, of (b, n + 1, vocabulary) logits at the last tokens against (b, n) labels.
+        def begun(indices: Sequence[int]) -> Tensor:
+            prompts = rows.questions(indices, model.device)
+            options = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+            with model.answering(prompts):
+                found: Any = model.generate(prompts, **options)
+            first: Tensor = found.logits[0].float()
+            return first
 
-    A token is predicted from the place before it.
-    """
-    flat = logits[:, :-1].flatten(0, 1).float()
-    return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED)
+        everyone, longest = range(len(rows)), [1]
+        return {
+            "tokens behind it, since it is no causal language model": (
+                answered(longest)[0][:-1],
+                answered(longest, other_end=True)[0][:-1],
+            ),
+            BATCH: (torch.cat([answered([i])[0] for i in everyone]), torch.cat(answered(everyone))),
+            "the prompts that are answered with it": (torch.cat([begun([i]) for i in everyone]), begun(everyone)),
+        }
 
+    @torch.inference_mode()
+    def write(
+        self,
+        model: Model,
+        rows: Encoded,
+        threads: int,
+        on_rows: OnRows | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """Answers to prompts, in row order: greedy, in batches of like length, ended by the end token or a stop text.
 
-@torch.inference_mode()
-def write(
-    model: Model,
-    rows: EncodedPrompts,
-    task: Generation,
-    threads: int,
-    on_rows: OnRows | None = None,
-    on_text: Callable[[str], None] | None = None,
-) -> list[str]:
-    """Answers to prompts, in row order: greedy, in batches of like length, ended by the end token or a stop text.
-
-    Args:
-        model: with a client's adapter loaded.
-        rows: prompts; their answers are not looked at.
-        task: how long answers may be, and what ends them.
-        threads: CPU threads.
-        on_rows: called after every batch.
-        on_text: of a single prompt: told the answer piece by piece, before a stop text is cut off.
-    """
-    torch.set_num_threads(threads)
-    model.for_scoring()
-    tokenizer = rows.tokenizer
-    answers = [""] * len(rows)
-    done = 0
-    options: dict[str, Any] = {"stop_strings": list(task.stop), "tokenizer": tokenizer} if task.stop else {}
-    if on_text is not None:
-        options["streamer"] = _streamer(tokenizer, on_text)
-    for batch in evaluation_batches(rows.prompt_lengths(), task.batch_size):
-        inputs = rows.questions(batch, model.device)
-        with model.answering(inputs):
-            tokens = model.generate(
-                inputs,
-                max_new_tokens=task.max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-                **options,
-            )
-        texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(batch, texts, strict=True):
-            answers[i] = _until(text, task.stop).strip()
-        done += len(batch)
-        if on_rows is not None:
-            on_rows(done, len(rows))
-    return answers
+        Args:
+            model: with a client's adapter loaded.
+            rows: prompts; their answers are not looked at.
+            threads: CPU threads.
+            on_rows: called after every batch.
+            on_text: receives the answer to a single prompt piece by piece, before a stop text is cut off.
+        """
+        assert isinstance(rows, EncodedPrompts)
+        torch.set_num_threads(threads)
+        model.for_scoring()
+        tokenizer = rows.tokenizer
+        answers = [""] * len(rows)
+        done = 0
+        options: dict[str, Any] = {"stop_strings": list(self.stop), "tokenizer": tokenizer} if self.stop else {}
+        if on_text is not None:
+            options["streamer"] = _streamer(tokenizer, on_text)
+        for batch in evaluation_batches(rows.prompt_lengths(), self.batch_size):
+            inputs = rows.questions(batch, model.device)
+            with model.answering(inputs):
+                tokens = model.generate(
+                    inputs,
+                    max_new_tokens=self.max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=tokenizer.pad_token_id,
+                    **options,
+                )
+            texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            for i, text in zip(batch, texts, strict=True):
+                answers[i] = _until(text, self.stop).strip()
+            done += len(batch)
+            if on_rows is not None:
+                on_rows(done, len(rows))
+        return answers
 
 
 def _streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
     from transformers import TextStreamer
 
-    class Teller(TextStreamer):
+    class Streamer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             on_text(text)
 
-    return Teller(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 def _until(text: str, stop: Sequence[str]) -> str:

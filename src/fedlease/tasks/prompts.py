@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
+from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.errors import ConfigError, DataError
-from fedlease.tasks.base import row_fault
+from fedlease.errors import ConfigError
+from fedlease.tasks.base import add_row_fault
 
 __all__ = ["Prompts", "Template"]
 
@@ -42,8 +43,8 @@ class Prompts:
             raise ConfigError("generation.template: 'chat' is asked for, but the tokenizer has no chat template")
         return has if self.template == "auto" else self.template == "chat"
 
-    def text(self, row: Row) -> str:
-        """What the model reads before it answers."""
+    def text(self, row: Row, faults: Faults) -> str:
+        """What the model reads before it answers; messages that the template refuses are a fault."""
         messages = [*row.turns, (row.role, row.text)]
         if not self.chat:
             lines = [f"{NAMES[role]}: {content}\n" for role, content in messages]
@@ -57,8 +58,8 @@ class Prompts:
         except (TemplateError, TypeError, ValueError) as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             roles = ", ".join(role for role, _ in messages)
-            rule = f"the model's chat template refuses its messages ({roles}): {reason}"
-            raise DataError(row_fault(row, rule)) from error
+            add_row_fault(faults, row, f"the model's chat template refuses its messages ({roles}): {reason}")
+            return ""
         return content
 
     def ids(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -69,14 +70,9 @@ class Prompts:
         """
         if not rows:
             return []
-        texts, faults = list[str](), list[str]()
-        for row in rows:
-            try:
-                texts.append(self.text(row))
-            except DataError as error:
-                faults.extend(error.faults)
-        if faults:
-            raise DataError(faults)
+        faults = Faults()
+        texts = [self.text(row, faults) for row in rows]
+        faults.check()
         # A chat template writes the tokens that begin a text itself.
         encoding = self.tokenizer(texts, add_special_tokens=not self.chat, padding=False, verbose=False)
         behind = 0 if self.chat else self._behind()

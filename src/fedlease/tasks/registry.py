@@ -1,27 +1,31 @@
-"""What a client optimises and how it is scored."""
+"""Tasks by name; :data:`fedlease.config.tables.TASKS` is their table."""
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import Any
 
+from fedlease.config.settings import Settings
+from fedlease.config.tables import known_tasks, task_facts
 from fedlease.tasks.base import Task
-from fedlease.tasks.classification import Classification
-from fedlease.tasks.generation import Generation
 
-if TYPE_CHECKING:
-    from fedlease.config.settings import Settings
-
-__all__ = ["make_task"]
+__all__ = ["make_task", "task_class", "task_classes"]
 
 
-def make_task(settings: "Settings") -> Task:
+def task_class(name: str) -> Any:
+    """Imports the class of a task, a :class:`fedlease.tasks.base.Task`.
+
+    Raises:
+        KeyError: no such task.
+    """
+    module, _, cls = task_facts(name).path.partition(":")
+    return getattr(importlib.import_module(module), cls)
+
+
+def task_classes() -> list[Any]:
+    """The classes of all tasks, in the order of their table."""
+    return [task_class(name) for name in known_tasks()]
+
+
+def make_task(settings: Settings) -> Task:
     """The task of a run with its parameters."""
-    if settings.task == "classification":
-        return Classification(settings.data.max_tokens)
-    given = settings.generation
-    return Generation(
-        max_tokens=settings.data.max_tokens,
-        max_new_tokens=given.max_new_tokens,
-        stop=given.stop,
-        template=given.template,
-        batch_size=given.batch_size,
-        num_samples=given.samples,
-    )
+    task: Task = task_class(settings.task).of(settings)
+    return task

@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 from fedlease.core.types import ClientId
 from fedlease.core.wording import JOINERS, printable
 from fedlease.data.federation import Row
 from fedlease.errors import ConfigError
-from fedlease.tasks.generation import Generation, write
+from fedlease.tasks.base import WritingTask
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["Chat", "talk"]
@@ -45,11 +46,12 @@ class Chat:
         max_new_tokens: int | None = None,
         remember: bool = True,
     ) -> None:
-        if not isinstance(run.task, Generation):
+        task = run.task
+        if not isinstance(task, WritingTask):
             raise ConfigError(f"task: {run.out} is a run of {run.settings.task!r}, there is nobody to talk to")
         self.run = run
         self._system: tuple[tuple[str, str], ...] = (("system", system),) if system else ()
-        self._task = replace(run.task, max_new_tokens=max_new_tokens or run.task.max_new_tokens)
+        self._task: WritingTask = replace(cast(Any, task), max_new_tokens=max_new_tokens or task.max_new_tokens)
         self._remember = remember
         self.turns: tuple[tuple[str, str], ...] = self._system
         run.load(client)
@@ -67,7 +69,7 @@ class Chat:
         """
         row = Row(text, None, 0, turns=self.turns)
         rows = self._task.encode([row], self.run.tokenizer)
-        answer = write(self.run.resident, rows, self._task, self.run.threads, on_text=on_text)[0]
+        answer = self._task.write(self.run.resident, rows, self.run.threads, on_text=on_text)[0]
         if self._remember:
             self.turns = (*self.turns, ("user", text), ("assistant", answer))
         return answer

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from fedlease.config.tables import task_facts
 from fedlease.core.low_rank import expert_alone, fold
 from fedlease.core.types import ClientId, ClientModel, head_names
 from fedlease.errors import ConfigError
@@ -39,6 +40,7 @@ class Exporter:
 
     def __init__(self, run: OpenRun, *, scores: bool = True) -> None:
         self.run = run
+        self.kind = task_facts(run.settings.task).model
         self.rows = RowsOfRun(run) if scores else None
 
     def client(self, client: ClientId, out: Path, *, form: Form = "folded", rank: int | None = None) -> Path:
@@ -116,7 +118,7 @@ class Exporter:
             "average_weights": weights,
             "average_weights_from": weights_from,
         }
-        self._write("client", folder, chosen, self.run.task.peft_type, content)
+        self._write("client", folder, chosen, self.kind.peft_type, content)
 
     def _expert(self, expert: int, folder: Path) -> None:
         experts = self.experts()
@@ -143,8 +145,8 @@ class Exporter:
             "rank": chosen.spec.r,
         }
         # A classification expert without a head is no classifier.
-        whole = labels is not None or self.run.settings.task != "classification"
-        self._write("expert", folder, chosen, self.run.task.peft_type if whole else None, content)
+        whole = labels is not None or not self.kind.head
+        self._write("expert", folder, chosen, self.kind.peft_type if whole else None, content)
 
     def _weights(self, client: ClientId, model: ClientModel) -> tuple[dict[str, list[float]], str | None]:
         """Module -> average weight of every expert over the tokens of the client's rows, and which rows."""

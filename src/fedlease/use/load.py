@@ -10,6 +10,7 @@ from torch import nn
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.config.settings import Settings
+from fedlease.config.tables import task_facts
 from fedlease.config.task import QUANTISATION_DEVICES
 from fedlease.core.types import ANCHOR, ClientId, ClientModel, check_whole
 from fedlease.errors import ConfigError
@@ -79,7 +80,9 @@ def _as_peft(run: OpenRun, model: ClientModel, labels: tuple[str, ...]) -> PeftM
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
     peft_config = peft_config_for(
-        model.spec, task_type=run.task.peft_type, modules_to_save=list(base.head_modules) or None
+        model.spec,
+        task_type=task_facts(run.settings.task).model.peft_type,
+        modules_to_save=list(base.head_modules) or None,
     )
     wrapped = wrap(base.model, peft_config)
     heads = head_parameters(wrapped.get_base_model(), base.head_modules)

@@ -22,7 +22,7 @@ from fedlease.reporting.run.page import write_report
 from fedlease.runs.open import optimiser_of
 from fedlease.storage.newcomers import write_newcomer
 from fedlease.storage.run_folder import read_newcomers, run_lock
-from fedlease.tasks.base import Encoded
+from fedlease.tasks.encoded import Encoded
 from fedlease.use.experts import expert_model, experts_of
 from fedlease.use.open_run import OpenRun
 
@@ -102,7 +102,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
     trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
 
     scores = {
-        "majority class" if rows.labels else "most frequent answer": run.task.naive(rows.train, rows.test),
+        run.task.words.majority: run.task.majority_score(rows.train, rows.test),
         "untrained": work.score(start),
         "own warm-up": work.score(warm),
         **{f"expert {e} alone": work.score(alone) for e, alone in _experts_alone(run, arrival).items()},
@@ -113,7 +113,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         "client": client,
         "task": rows.task,
         "labels": list(rows.labels),
-        "pairs": any(row.pair is not None for row in rows.train),
+        "pairs": any(row.text_pair is not None for row in rows.train),
         "train_rows": len(rows.train),
         "valid_rows": len(rows.valid),
         "test_rows": len(rows.test),

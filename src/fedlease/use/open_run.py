@@ -38,7 +38,8 @@ from fedlease.storage.run_folder import (
     read_settings,
 )
 from fedlease.storage.summary import read_summary
-from fedlease.tasks.base import Encoded, Task
+from fedlease.tasks.base import Task
+from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.registry import make_task
 
 __all__ = ["KnownClient", "OpenRun"]

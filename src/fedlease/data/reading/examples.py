@@ -40,7 +40,7 @@ class Example:
         path: the file it comes from.
         line: where in the file.
         text: never empty.
-        pair: second text or None.
+        text_pair: second text or None.
         label: name of the label; numbers are written as text; ``""`` for generation.
         client: value of the client column, ``""`` without one.
         split: value of the split column, ``""`` without one.
@@ -53,7 +53,7 @@ class Example:
     path: Path
     line: int
     text: str
-    pair: str | None
+    text_pair: str | None
     label: str
     client: str
     split: str
@@ -169,7 +169,7 @@ def to_rows(
     for example in examples:
         if example.label in index:
             place = (example.path, example.line)
-            rows.append(Row(example.text, example.pair, index[example.label], place=place))
+            rows.append(Row(example.text, example.text_pair, index[example.label], place=place))
         else:
             label, known = shown(example.label), listed(labels)
             if stated:
@@ -182,8 +182,8 @@ def to_rows(
 
 def check_pairs(examples: Sequence[Example], whose: str, settings: DataSettings, faults: Faults) -> None:
     """Adds a fault where some rows have a second text and others none: a model sees all pairs or none."""
-    if len({example.pair is None for example in examples}) > 1:
-        where = next(example for example in examples if example.pair is None)
+    if len({example.text_pair is None for example in examples}) > 1:
+        where = next(example for example in examples if example.text_pair is None)
         rule = f"{whose} has a second text in other rows, but it is empty here"
         faults.at(where.path, where.line, settings.columns.text_pair or "text_pair", rule)
 

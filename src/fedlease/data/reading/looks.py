@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from fedlease.config.sections import TaskName
 from fedlease.config.settings import ColumnSettings
+from fedlease.config.tables import RowKind, tasks_reading
 from fedlease.data.faults import Faults, listed
 from fedlease.data.reading.rows import Table
 
@@ -19,18 +19,19 @@ SEPARATORS = ";\t|"
 CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "completion"}, {"instruction", "output"})
 
 
-def tell_looks(table: Table, columns: ColumnSettings, task: TaskName, faults: Faults) -> None:
+def tell_looks(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faults) -> None:
     """Adds hints about a table in which faults were found.
 
     Args:
         table: what a file holds.
         columns: names of the columns.
-        task: what rows are read for.
+        kind: what the task needs of rows.
         faults: takes the hints.
     """
-    if task == "generation":
+    if kind == "responses":
         if columns.text in table.columns and columns.label in table.columns:
-            faults.hint("task", "The rows look like texts with labels: set task=classification to train on them.")
+            task = " or ".join(tasks_reading("labels"))
+            faults.hint("task", f"The rows look like texts with labels: set task={task} to train on them.")
         return
     lists = [name for name in table.columns if _share(table, name, list) > 0.5]
     chats = next((form for form in CHATS if form <= set(table.columns)), None)
@@ -38,8 +39,8 @@ def tell_looks(table: Table, columns: ColumnSettings, task: TaskName, faults: Fa
     if missing and chats:
         faults.hint(
             "task",
-            f"The rows look like chats or instructions (columns {listed(sorted(chats))}): set task=generation to train "
-            "on them.",
+            f"The rows look like chats or instructions (columns {listed(sorted(chats))}): set "
+            f"task={' or '.join(tasks_reading('responses'))} to train on them.",
         )
     elif len(lists) > 1 or columns.text in lists:
         faults.hint(

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedlease.config.sections import TaskName
 from fedlease.config.settings import DataSettings
+from fedlease.config.tables import RowKind
 from fedlease.data.assemble import EACH, SPLITS, Splits
 from fedlease.data.faults import Faults
 from fedlease.data.reading.examples import Example, read_examples
@@ -55,18 +55,18 @@ def split_files(folder: Path, faults: Faults) -> list[Path]:
 
 
 def examples_of(
-    table: Table, settings: DataSettings, faults: Faults, task: TaskName, *, in_one_file: bool
+    table: Table, settings: DataSettings, faults: Faults, kind: RowKind, *, in_one_file: bool
 ) -> list[Example]:
-    """The usable rows of a table for the task; faults come with what the table looks like."""
+    """The usable rows of a table; faults come with what the table looks like."""
     before = faults.count
-    read = read_prompt_examples if task == "generation" else read_examples
+    read = read_prompt_examples if kind == "responses" else read_examples
     examples = read(table, settings.columns, faults, in_one_file=in_one_file)
     if faults.count > before:
-        tell_looks(table, settings.columns, task, faults)
+        tell_looks(table, settings.columns, kind, faults)
     return examples
 
 
-def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str], task: TaskName) -> Splits:
+def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str], kind: RowKind) -> Splits:
     """Split -> examples of the files in a folder; a split without a file is absent."""
     by_split: dict[str, list[Path]] = {}
     before = faults.count
@@ -88,7 +88,7 @@ def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: lis
         elif files:
             before = faults.count
             table = read_table(files[0], faults, settings.limits)
-            examples = examples_of(table, settings, faults, task, in_one_file=False) if table else []
+            examples = examples_of(table, settings, faults, kind, in_one_file=False) if table else []
             if not examples and faults.count == before:
                 if split == "train":
                     faults.add(f"client {folder.name!r}: {files[0]} has no rows")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedlease.config.settings import DataSettings
+from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import drop_duplicates, federation, generator, make_client, window
 from fedlease.data.faults import Faults
@@ -61,7 +62,7 @@ class Pool(NamedTuple):
     test: Sequence[Row]
 
 
-def load(settings: DataSettings, seed: int) -> Federation:
+def load(settings: DataSettings, seed: int, kind: RowKind = "responses") -> Federation:
     """Deals each category to ``clients_per_task`` clients called ``<category>-0``, ``<category>-1``, ...
 
     Clients hold disjoint rows, ``train_rows`` and ``test_rows`` of them or as many as there are; with ``share_rows``

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from fedlease.config.sections import TaskName
 from fedlease.config.settings import DataSettings
+from fedlease.config.tables import RowKind, task_facts
 from fedlease.core.names import name_of
 from fedlease.core.wording import counted
 from fedlease.data.assemble import EACH, SPLITS, Splits, assemble, check_number_of_clients
@@ -44,13 +44,13 @@ SHOWN = 5
 _ALIASES = {"validation": "valid", "dev": "valid"}
 
 
-def load(settings: DataSettings, seed: int, task: TaskName = "classification") -> Federation:
+def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federation:
     """Reads the federation at ``settings.path``.
 
     Args:
         settings: columns, limits, fractions, and the partition, which is ``natural`` for generation.
         seed: root seed.
-        task: what clients optimise: whether rows have labels or responses.
+        kind: whether rows have labels or responses.
 
     Raises:
         DataError: every fault of every file.
@@ -62,7 +62,7 @@ def load(settings: DataSettings, seed: int, task: TaskName = "classification") -
     if not exists(path):
         raise DataError(f"data.path: {str(path)!r} does not exist")
     if not path.is_dir():
-        return _load_file(path, settings, seed, task)
+        return _load_file(path, settings, seed, kind)
     if settings.partition != "natural":
         raise DataError(
             f"data.partition: {settings.partition!r} deals one file without a client column to clients, "
@@ -75,8 +75,8 @@ def load(settings: DataSettings, seed: int, task: TaskName = "classification") -
     check_number_of_clients(len(folders), settings)
     for folder in folders:
         with unusable.client(folder.name) as own:
-            clients[folder.name] = read_client(folder, settings, own, notes, task)
-    return assemble(clients, settings, seed, unusable, notes, task=task)
+            clients[folder.name] = read_client(folder, settings, own, notes, kind)
+    return assemble(clients, settings, seed, unusable, notes, kind=kind)
 
 
 def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
@@ -104,7 +104,7 @@ def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
 
 
 def _labelled(client: ClientData, rows: Sequence[Row]) -> list[dict[str, str]]:
-    pairs: list[dict[str, str]] = [{} if row.pair is None else {"text_pair": row.pair} for row in rows]
+    pairs: list[dict[str, str]] = [{} if row.text_pair is None else {"text_pair": row.text_pair} for row in rows]
     return [
         {"text": row.text, **pair, "label": client.labels[row.label]} for row, pair in zip(rows, pairs, strict=True)
     ]
@@ -115,7 +115,7 @@ def load_client(
     client: str,
     settings: DataSettings,
     seed: int,
-    task: TaskName = "classification",
+    task: str = "classification",
     tell: Callable[[str], None] = lambda note: None,
 ) -> ClientData:
     """Reads one client from a folder with train and test files, or from one file that holds its rows.
@@ -132,20 +132,20 @@ def load_client(
     Raises:
         DataError: every fault of every file.
     """
-    faults, notes = Faults(), list[str]()
+    faults, notes, kind = Faults(), list[str](), task_facts(task).rows
     unusable = Unusable(faults, skip=False)
     if not exists(path):
         raise DataError(f"data: {str(path)!r} does not exist")
     if path.is_dir():
         if not split_files(path, faults):
             raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {OTHERS})")
-        splits = read_client(path, settings, faults, notes, task)
-        made = assemble({client: splits}, settings, seed, unusable, notes, task=task, whole=False)
+        splits = read_client(path, settings, faults, notes, kind)
+        made = assemble({client: splits}, settings, seed, unusable, notes, kind=kind, whole=False)
         return _told(made, client, tell)
     table = _table_with_rows(path, settings, faults)
     has_split = settings.columns.split in table.columns
     own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
-    examples = examples_of(table, settings, own, task, in_one_file=True)
+    examples = examples_of(table, settings, own, kind, in_one_file=True)
     column = settings.columns.client
     if column in table.columns and examples:
         # Rows of other clients in the file are theirs, not this one's.
@@ -154,7 +154,7 @@ def load_client(
         if not examples:
             faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {listed(named, SHOWN)}")
     clients = _by_split({client: examples}, table, settings, unusable)
-    made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task, whole=False)
+    made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, kind=kind, whole=False)
     return _told(made, client, tell)
 
 
@@ -165,7 +165,7 @@ def _told(made: Federation, client: str, tell: Callable[[str], None]) -> ClientD
     return rows
 
 
-def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) -> Federation:
+def _load_file(path: Path, settings: DataSettings, seed: int, kind: RowKind) -> Federation:
     faults, notes = Faults(), list[str]()
     table = _table_with_rows(path, settings, faults)
     columns = settings.columns
@@ -183,7 +183,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) ->
     unusable = Unusable(faults, skip=settings.clients == "skip" and not dealt)
     named = {r.line: name_of(r.values.get(columns.client), table.typed) for r in table.records}
     owners = {} if dealt else {line: client for line, client in named.items() if client is not None}
-    examples = examples_of(table, settings, RowFaults(unusable, owners), task, in_one_file=True)
+    examples = examples_of(table, settings, RowFaults(unusable, owners), kind, in_one_file=True)
     if dealt or columns.client not in table.columns:
         faults.check()
         return _deal_file(examples, columns.split in table.columns, settings, seed, notes)
@@ -197,7 +197,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int, task: TaskName) ->
     for client in unusable.skipped:
         by_client.setdefault(client, [])  # not one of its rows can be read
     clients = _by_split(by_client, table, settings, unusable)
-    return assemble(clients, settings, seed, unusable, notes, split_here=not has_split, task=task)
+    return assemble(clients, settings, seed, unusable, notes, split_here=not has_split, kind=kind)
 
 
 def _table_with_rows(path: Path, settings: DataSettings, faults: Faults) -> Table:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedlease.config.settings import DataSettings, LimitSettings
+from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import Pool, drop_duplicates, federation
 from fedlease.data.faults import Faults
@@ -33,13 +34,13 @@ class GlueTask(NamedTuple):
 
     Attributes:
         text: column of the (first) text.
-        pair: column of the second text, or None.
+        text_pair: column of the second text, or None.
         labels: names in the order of the hub's label numbers.
         validation: the hub's split with public labels beside train.
     """
 
     text: str
-    pair: str | None
+    text_pair: str | None
     labels: tuple[str, ...]
     validation: str = "validation"
 
@@ -56,7 +57,7 @@ TASKS: Mapping[str, GlueTask] = {
 }
 
 
-def load(settings: DataSettings, seed: int) -> Federation:
+def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federation:
     """Reads the tasks of ``settings.tasks`` and deals them to clients.
 
     Raises:
@@ -88,7 +89,7 @@ def _from_folder(folder: Path, task: str, faults: Faults, limits: LimitSettings)
     table = read_table(files[0], faults, limits)
     if table is None:
         return
-    needed = [name for name in (spec.text, spec.pair, "label") if name is not None]
+    needed = [name for name in (spec.text, spec.text_pair, "label") if name is not None]
     absent = [name for name in needed if name not in table.columns]
     for name in absent:
         faults.add(f"{table.path}: no column {name!r}; it has {', '.join(map(repr, table.columns)) or 'no rows'}")
@@ -110,7 +111,7 @@ def _from_folder(folder: Path, task: str, faults: Faults, limits: LimitSettings)
 
 
 def _row(values: Mapping[str, Any], spec: GlueTask) -> Row:
-    return Row(values[spec.text], values[spec.pair] if spec.pair else None, int(values["label"]))
+    return Row(values[spec.text], values[spec.text_pair] if spec.text_pair else None, int(values["label"]))
 
 
 def _from_hub(task: str, notes: list[str]) -> Iterator[Row]:
@@ -118,7 +119,7 @@ def _from_hub(task: str, notes: list[str]) -> Iterator[Row]:
     empty = 0
     for values in _hub_rows(task, spec):
         row = _row(values, spec)
-        if row.text.strip() and (row.pair is None or row.pair.strip()):
+        if row.text.strip() and (row.text_pair is None or row.text_pair.strip()):
             yield row
         else:
             empty += 1

@@ -14,6 +14,7 @@ import random
 from collections.abc import Sequence
 
 from fedlease.config.settings import DataSettings
+from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import federation, generator, make_client
 from fedlease.data.federation import Federation, Row
@@ -41,19 +42,15 @@ _PER_ARTICLE = 20
 _PAIRED = ("headline", "lead")
 
 
-def load(settings: DataSettings, seed: int) -> Federation:
+def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federation:
     """Makes ``clients_per_task`` clients per task, called ``topic-0``, ``topic-1``, ...
 
     ``train_rows`` and ``test_rows`` default to 150 and 100 per client. Rows are never shared.
 
     Raises:
-        DataError: rows run out, or a partition other than ``natural`` is asked for.
+        DataError: rows run out.
         MissingPackageError: a corpus is not installed.
     """
-    if settings.partition != "natural":
-        raise DataError(
-            f"data.partition: data.source 'quickstart' has 'natural' clients only, got {settings.partition!r}"
-        )
     sizes = (settings.train_rows or TRAIN_ROWS, settings.test_rows or TEST_ROWS)
     news, same_news = articles()
     posts, same_posts = tweets()
@@ -89,7 +86,7 @@ def _ran_out(client: str, split: str, got: int, size: int, count: int) -> str:
     return (
         f"client {client!r}: rows run out: {size} {split} rows (data.{split}_rows) are asked for with "
         f"{counted(count, 'client')} per task (data.clients_per_task), and there are {got}; ask for fewer rows or "
-        f"clients (data.share_rows does not apply to 'quickstart')"
+        "clients"
     )
 
 

@@ -9,8 +9,8 @@ characters and answers one word, so that a tiny byte-level model learns them in 
 import random
 import string
 
-from fedlease.config.sections import TaskName
 from fedlease.config.settings import DataSettings
+from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import federation, generator, make_client
 from fedlease.data.federation import Federation, Row
@@ -30,14 +30,12 @@ _RULES = ("anywhere", "first", "last", "anywhere")
 _CLASSES = ("low", "middle", "high")
 
 
-def load(settings: DataSettings, seed: int, task: TaskName = "classification") -> Federation:
+def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federation:
     """A planted federation of :data:`NUM_TASKS` tasks."""
-    return planted(settings, seed, task=task)
+    return planted(settings, seed, kind=kind)
 
 
-def planted(
-    settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS, *, task: TaskName = "classification"
-) -> Federation:
+def planted(settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS, *, kind: RowKind = "labels") -> Federation:
     """Makes ``clients_per_task`` clients for each of ``num_tasks`` tasks called ``planted-0``, ``planted-1``, ...
 
     Labels (for generation: classes of signal words) are balanced, rows are distinct within a task and over its clients.
@@ -47,10 +45,6 @@ def planted(
     Raises:
         DataError: more rows are asked for than there are distinct sentences to be sure of.
     """
-    if settings.partition != "natural":
-        raise DataError(
-            f"data.partition: data.source 'synthetic' has 'natural' clients only, got {settings.partition!r}"
-        )
     train, test = settings.train_rows or TRAIN_ROWS, settings.test_rows or TEST_ROWS
     needed = settings.clients_per_task * (train + test)
     if needed > _LIMIT:
@@ -71,7 +65,7 @@ def planted(
             splits = [
                 [
                     _answered(vocabulary, place, number % 4, taken, random_)
-                    if task == "generation"
+                    if kind == "responses"
                     else _sentence(vocabulary, place % len(labels), _RULES[number % 4], taken, random_)
                     for place in range(size)
                 ]
@@ -80,7 +74,7 @@ def planted(
             clients.append(
                 make_client(
                     f"{name}-{index}",
-                    () if task == "generation" else labels,
+                    () if kind == "responses" else labels,
                     *splits,
                     task=name,
                     valid_fraction=settings.valid_fraction,

@@ -8,7 +8,8 @@ from pydantic import Field, TypeAdapter
 
 from fedlease.errors import RunFolderError
 from fedlease.storage.documents import checked
-from fedlease.tasks.metric_words import MetricWords, of_metric
+from fedlease.tasks.base import MetricWords
+from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["FEWEST_SEEDS", "Comparison", "Coverage", "Gap", "Score", "Variant", "read_comparison"]
 

@@ -69,7 +69,7 @@ def _curves(c: Comparison) -> Figure:
     layout = base_layout(
         xaxis=passes_axis(last, scored=c.rounds_scored),
         yaxis=axis(f"mean {label(c.words.name)}, %"),
-        **level_line(c.majority_mean, c.words.naive),
+        **level_line(c.majority_mean, c.words.majority),
     )
     title = "Mean over clients by passes" if c.rounds_scored else "Mean over clients"
     header = ("method", "passes", "mean, %", *(f"seed {seed}" for seed in c.seeds))

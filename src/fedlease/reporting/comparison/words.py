@@ -34,7 +34,7 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
         ("Seeds", f"{len(c.seeds)}: {', '.join(map(str, c.seeds))}"),
         ("Clients", f"means over {clients_over(c.coverage)}"),
         ("Tasks", ", ".join(c.tasks)),
-        (c.words.naive.capitalize(), f"{percent(c.majority_mean)} %"),
+        (c.words.majority.capitalize(), f"{percent(c.majority_mean)} %"),
         ("Learning rate", chosen),
     ]
     return [(name, value) for name, value in found if value]
@@ -153,7 +153,7 @@ def _behind(c: Comparison) -> str:
 
 def _majority(c: Comparison) -> str:
     low = [m.name for m in c.variants if m.mean.mean <= c.majority_mean + TIE]
-    text = f"Always {c.words.naively} would get {percent(c.majority_mean)} %"
+    text = f"Always {c.words.majority_rule} would get {percent(c.majority_mean)} %"
     return f"{text}; {listed(low)} {'is' if len(low) == 1 else 'are'} no better than that." if low else f"{text}."
 
 

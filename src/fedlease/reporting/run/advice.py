@@ -186,7 +186,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
         yield Advice(
             "look",
             "No better than guessing",
-            f"For {listed(below, SHOWN)} the model scores no higher than always {words.naively}.",
+            f"For {listed(below, SHOWN)} the model scores no higher than always {words.majority_rule}.",
             f"Give more rounds or rows, try another train.lr, and {words.look}.",
         )
     routed = [client for client in finals if rows[client].get("own_expert") is not None]

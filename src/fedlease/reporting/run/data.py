@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fedlease.config.settings import Settings
@@ -9,6 +10,8 @@ from fedlease.core.types import Allocation
 from fedlease.data.federation import NOTHING_TO_LEARN
 from fedlease.reporting.means import averaged, left_out
 from fedlease.storage.contents import Line
+from fedlease.tasks.base import Task
+from fedlease.tasks.registry import make_task
 
 __all__ = ["ClientRows", "MethodRun", "Point", "RunData", "Sample", "mean"]
 
@@ -143,21 +146,16 @@ class RunData:
         """Whether every method has its final scores."""
         return not self.missing and all(method.summary is not None for method in self.methods)
 
-    @property
-    def generates(self) -> bool:
-        """Whether clients learn to write answers; else they name classes."""
-        return self.settings.task == "generation"
-
-    @property
-    def rounds_scored(self) -> bool:
-        """Whether there are scores before the end."""
-        return not self.generates or self.settings.generation.score_rounds
+    @cached_property
+    def learnt(self) -> Task:
+        """What clients optimise."""
+        return make_task(self.settings)
 
     @property
     def metric(self) -> str:
         """Key of the headline metric; before the first method has finished, what it will be."""
         known = (str(method.summary["metric"]) for method in self.methods if method.summary is not None)
-        return next(known, "rouge1" if self.generates else "accuracy")
+        return next(known, self.learnt.metric)
 
     @property
     def late(self) -> tuple[str, ...]:

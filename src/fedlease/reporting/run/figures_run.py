@@ -136,12 +136,12 @@ def _means(run: RunData) -> Figure:
             )
         rows += [(method.name, str(x), percent(y), str(count)) for x, y, count in curve]
     majority = (run.main.summary or {}).get("majority_mean")
-    if not run.rounds_scored:
+    if not run.learnt.score_rounds:
         text.append(UNSCORED)
     layout = base_layout(
         xaxis=_passes_axis(run),
         yaxis=axis(f"mean {label(of_metric(run.metric).name)}, %"),
-        **level_line(majority, of_metric(run.metric).naive),
+        **level_line(majority, of_metric(run.metric).majority),
     )
     header = ("method", "passes", "mean, %", "clients scored")
     return Figure("score-means", "Mean over clients", " ".join(text), tuple(traces), layout, 400, header, tuple(rows))
@@ -158,7 +158,7 @@ def _by_task(run: RunData) -> Figure:
         trace = line_trace(number, task, [x for x, _ in curve], [in_percent(y) for _, y in curve], texts, "passes")
         traces.append(_at_the_end(run, trace))
         first, last = percent(curve[0][1]), percent(curve[-1][1])
-        text.append(f"{task} from {first} to {last} %." if run.rounds_scored else f"{task} ends at {last} %.")
+        text.append(f"{task} from {first} to {last} %." if run.learnt.score_rounds else f"{task} ends at {last} %.")
     for client in run.clients:
         cells = [percent(point.scores.get(client)) for point in run.main.points]
         rows.append((client, run.task(client), *cells))
@@ -240,12 +240,12 @@ def _hatched(number: int) -> dict[str, Any]:
 
 def _passes_axis(run: RunData) -> dict[str, Any]:
     last = max((point.passes for method in run.methods for point in method.points), default=0)
-    return passes_axis(last, scored=run.rounds_scored)
+    return passes_axis(last, scored=run.learnt.score_rounds)
 
 
 def _at_the_end(run: RunData, trace: dict[str, Any]) -> dict[str, Any]:
     """All methods have made the same passes: without curves their points would lie on each other."""
-    return trace if run.rounds_scored else {**trace, "x": [trace["name"]] * len(trace["x"])}
+    return trace if run.learnt.score_rounds else {**trace, "x": [trace["name"]] * len(trace["x"])}
 
 
 def _phases(seconds: Mapping[str, float]) -> str:

@@ -45,7 +45,16 @@ def client_table(run: RunData) -> Table:
         plain += [summary.get("own_expert_mean")] if own else []
         foot = [(Cell("mean"), *(Cell("") for _ in range(4)), *map(score, plain))]
     words = of_metric(run.metric)
-    header = ("client", "task", "expert", "train rows", "test rows", words.naive, "untrained", *(m.name for m in done))
+    header = (
+        "client",
+        "task",
+        "expert",
+        "train rows",
+        "test rows",
+        words.majority,
+        "untrained",
+        *(m.name for m in done),
+    )
     header = (*header, "own expert only") if own else header
     return Table(f"Final {words.name} by client, in %", header, tuple(rows), tuple(foot))
 

@@ -35,7 +35,9 @@ def headline(run: RunData) -> list[str]:
             text.append(_compared(main, other))
     majority, bare = summary.get("majority_mean"), summary.get("bare_base_mean")
     if majority is not None and bare is not None:
-        text.append(f"Always {words.naively} would get {percent(majority)} %, the untrained model {percent(bare)} %.")
+        text.append(
+            f"Always {words.majority_rule} would get {percent(majority)} %, the untrained model {percent(bare)} %."
+        )
     worst = summary.get("worst_client")
     if worst:
         text.append(f"The lowest client is {worst['client']}, with {percent(worst[metric])} %.")
@@ -66,7 +68,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
             + f", warm-up {counted(s.warmup.epochs, 'epoch')}"
             + (f"; {counted(passes, 'pass', 'passes')}" if passes else ""),
         ),
-        ("Heads", "" if run.generates else HEADS[s.head]),
+        ("Heads", HEADS[s.head] if run.learnt.words.heads else ""),
         ("Optimiser", f"AdamW, learning rate {s.train.lr:g}, batches of {s.train.batch_size}"),
         ("Seed", str(s.seed)),
         ("Started", str(env.get("started", ""))),
@@ -108,7 +110,7 @@ def time_words(run: RunData) -> str:
 
 def score_words(run: RunData) -> str:
     """How the curves are to be read, and where they do not show everybody."""
-    if not run.rounds_scored:
+    if not run.learnt.score_rounds:
         return (
             "Rounds are not scored in this run (generation.score_rounds is false), so that there are no curves: a "
             "method's scores are those of its result, each client's model on its own test rows."
@@ -129,7 +131,7 @@ def _over(summary: Any) -> str:
 
 def _standing(run: RunData) -> str:
     begun = f"{run.main.name} has no final scores yet"
-    if not run.rounds_scored:
+    if not run.learnt.score_rounds:
         return f"{begun}, and rounds are not scored in this run. {counted(len(run.main.steps), 'step')} done."
     if not run.main.points:
         return f"{begun}, and nothing has been scored."
@@ -177,11 +179,7 @@ def _data(run: RunData) -> str:
 
 
 def _task(run: RunData) -> str:
-    name = of_metric(run.metric).name
-    if not run.generates:
-        return f"classification, scored by {name}"
-    longest = run.settings.generation.max_new_tokens
-    return f"text generation, answers of at most {counted(longest, 'token')}, scored by {name}"
+    return f"{run.learnt.describe()}, scored by {of_metric(run.metric).name}"
 
 
 def _no_folder(name: str) -> str:

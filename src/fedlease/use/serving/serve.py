@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlease.config.tables import task_facts
 from fedlease.errors import ConfigError
 from fedlease.use.open_run import OpenRun
 from fedlease.use.serving.app import import_packages, make_app
@@ -64,7 +65,7 @@ def serve(
     # The port is taken before the model is loaded: a wrong one is known at once. Who connects meanwhile waits.
     with contextlib.closing(_listen(host, port)) as listener:
         run = OpenRun(out, method, device)
-        if run.settings.task != "classification":
+        if not task_facts(run.settings.task).model.head:
             raise ConfigError(
                 f"task: {out} is a run of {run.settings.task!r}, this service answers classification only; "
                 f"try fedlease chat or predict, or export an expert for a server of language models"

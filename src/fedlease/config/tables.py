@@ -1,0 +1,152 @@
+"""The table of tasks and the table of sources of rows: what other folders need to know of each, as plain data.
+
+Each row names the module that does the work, which is imported when it is used. A package of someone else adds a row
+through the entry point group ``fedlease.tasks`` or ``fedlease.sources``.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic_core import PydanticKnownError
+
+from fedlease.core.plugins import with_installed
+
+__all__ = [
+    "CAUSAL",
+    "CLASSIFIER",
+    "SOURCES",
+    "TASKS",
+    "ModelKind",
+    "OneOf",
+    "RowKind",
+    "SourceFacts",
+    "TaskFacts",
+    "known_sources",
+    "known_tasks",
+    "sources_with",
+    "task_facts",
+    "tasks_reading",
+]
+
+RowKind = Literal["labels", "responses"]
+"""What stands beside the text of a row; it decides which reader of ``fedlease.data.reading`` is used."""
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """The class of models that a task trains.
+
+    Attributes:
+        auto: class of transformers that loads them.
+        peft_type: PEFT's name for their use.
+        pipeline: the model hub's name for it.
+        head: whether every client has a head of its own on the body.
+        writes: whether they continue texts: prompts are padded on the left, and the tokenizer needs an end token.
+    """
+
+    auto: str
+    peft_type: str
+    pipeline: str
+    head: bool
+    writes: bool
+
+
+CLASSIFIER = ModelKind("AutoModelForSequenceClassification", "SEQ_CLS", "text-classification", head=True, writes=False)
+CAUSAL = ModelKind("AutoModelForCausalLM", "CAUSAL_LM", "text-generation", head=False, writes=True)
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What the folders below a task need to know of it.
+
+    Attributes:
+        path: ``module:class`` of the :class:`fedlease.tasks.base.Task`.
+        rows: what it needs of a row.
+        model: what it trains.
+        default_model: takes the place of a preset's model that was chosen for another task; None leaves it.
+    """
+
+    path: str
+    rows: RowKind
+    model: ModelKind
+    default_model: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What is known of a source before it is read.
+
+    Attributes:
+        module: has ``load(settings, seed, rows) -> Federation``.
+        rows: the kinds of rows that it gives.
+        path: whether ``data.path`` is required, optional or not read.
+        partitions: whether ``data.partition`` may skew labels.
+        shares: whether ``data.share_rows`` is obeyed.
+        labels: whether ``data.labels`` may state the labels.
+    """
+
+    module: str
+    rows: tuple[RowKind, ...]
+    path: Literal["required", "optional", "not read"] = "not read"
+    partitions: bool = False
+    shares: bool = False
+    labels: bool = False
+
+
+TASKS: dict[str, TaskFacts] = {
+    "classification": TaskFacts("fedlease.tasks.classification:Classification", "labels", CLASSIFIER),
+    "generation": TaskFacts("fedlease.tasks.generation:Generation", "responses", CAUSAL, default_model="smollm2"),
+}
+SOURCES: dict[str, SourceFacts] = {
+    "folder": SourceFacts(
+        "fedlease.data.sources.folder", ("labels", "responses"), "required", partitions=True, labels=True
+    ),
+    "glue": SourceFacts("fedlease.data.sources.glue", ("labels",), "optional", partitions=True, shares=True),
+    "flan": SourceFacts("fedlease.data.sources.flan", ("responses",), "optional", shares=True),
+    "quickstart": SourceFacts("fedlease.data.sources.quickstart", ("labels",)),
+    "synthetic": SourceFacts("fedlease.data.sources.synthetic", ("labels", "responses")),
+}
+
+
+def known_tasks() -> dict[str, TaskFacts]:
+    """Name -> facts of every task, installed packages included."""
+    return with_installed(TASKS, "fedlease.tasks")
+
+
+def known_sources() -> dict[str, SourceFacts]:
+    """Name -> facts of every source of rows, installed packages included."""
+    return with_installed(SOURCES, "fedlease.sources")
+
+
+def task_facts(task: str) -> TaskFacts:
+    """The row of a task.
+
+    Raises:
+        KeyError: no such task.
+    """
+    return known_tasks()[task]
+
+
+def tasks_reading(rows: RowKind) -> list[str]:
+    """Names of the tasks that need such rows, for messages."""
+    return [name for name, facts in known_tasks().items() if facts.rows == rows]
+
+
+def sources_with(rows: RowKind) -> list[str]:
+    """Names of the sources that give such rows, for messages."""
+    return [name for name, facts in known_sources().items() if rows in facts.rows]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Validates a setting that names a row of a table, with the message of a closed list of choices."""
+
+    known: Callable[[], Collection[str]]
+
+    def __call__(self, name: Any) -> Any:
+        """The name, if the table has it."""
+        if isinstance(name, str) and name in self.known():
+            return name
+        *most, last = [repr(known) for known in self.known()]
+        raise PydanticKnownError("literal_error", {"expected": " or ".join(filter(None, (", ".join(most), last)))})
