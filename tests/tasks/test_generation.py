@@ -187,11 +187,9 @@ def test_first_rows_keep_what_belongs_to_them(tokenizer: Any) -> None:
 def test_measured_is_what_was_written_row_by_row(
     resident: ResidentModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedlease.tasks import generation
-
     task = Generation(64, num_samples=1)
     said = ["def", "no it is a very long answer", "z"]
-    monkeypatch.setattr(generation, "write", lambda *a, **k: said)
+    monkeypatch.setattr(Generation, "write", lambda *a, **k: said)
     found = task.measure(resident, task.encode(ROWS, tokenizer), 1)
     # "yes it is" against "no it is a very long answer": 2 words in common of 3 and 7.
     assert found.per_row == pytest.approx((1.0, 2 * 2 / (3 + 7), 0.0))

@@ -21,6 +21,7 @@ from fedlease.models.base import BaseModel, initial_head, load_base, load_tokeni
 from fedlease.models.sources import ModelSource
 from fedlease.tasks.base import Task
 from fedlease.tasks.classification import Classification, evaluate
+from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.generation import Generation
 from fedlease.use.serving.mixed import MixedModel
 
@@ -59,10 +60,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
 def opened(folder: Path, task: Task) -> tuple[ResidentModel, BaseModel, Any]:
     """As a run opens a model."""
-    source, name = (
-        ModelSource(folder.name, str(folder)),
-        "classification" if isinstance(task, Classification) else "generation",
-    )
+    source, name = ModelSource(folder.name, str(folder)), type(task).__name__.lower()
     tokenizer = load_tokenizer(source, name)
     base = load_base(source, dtype="float32", dropout=False, tokenizer=tokenizer, task=name)
     return ResidentModel(base, CPU, None, task), base, tokenizer
@@ -148,7 +146,7 @@ def test_classified_rows(name: str, given: str, saved: Saved, tmp_path: Path) ->
 
 def rows_at(rows: Any, place: int) -> Any:
     """One of several encoded rows."""
-    return type(rows)({n: [c[place]] for n, c in rows.columns.items()}, (0,), rows.padding, rows.left, 0)
+    return Encoded.of({"input_ids": [rows.ids(place)]}, [0], rows.pad_id, left=rows.left)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
