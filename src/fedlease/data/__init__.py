@@ -1,1 +1,4 @@
-"""Rows of every client: read, checked, dealt; no tokenizer, no model and no method."""
+"""Rows of every client: read, checked, dealt.
+
+No tokenizer, no model and no method.
+"""
