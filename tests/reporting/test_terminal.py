@@ -95,7 +95,7 @@ def test_a_run_that_scores_no_rounds_has_no_dash_for_them() -> None:
     unscored = {"task": "generation", "generation.score_rounds": False}
     lines = shown({2: 0.25}, terminal=False, **unscored).splitlines()
     assert "fedlease experts 1: 1.2 kB up, 2.0 s" in lines
-    assert any(line.endswith("cpu, text generation") for line in lines)
+    assert any("cpu, text generation, answers of at most" in line for line in lines)
     assert any(line.endswith("cpu, heads local") for line in shown({2: 0.25}, terminal=False).splitlines())
 
 
