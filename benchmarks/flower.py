@@ -135,10 +135,10 @@ def over_memory(settings: Settings, out: Path, clocks: list[Clock]) -> Result:
 
 def noted(folder: Path, context: Any, settings: Settings) -> Any:
     """Gives a client's rows as ever, and notes how often this worker has loaded a base model."""
-    from fedlease.flower import handler as answering
+    from fedlease.flower import handler
 
-    (folder / str(os.getpid())).write_text(str(answering._site.cache_info().misses))
-    return answering.rows_of_node(context, settings)
+    (folder / str(os.getpid())).write_text(str(handler._node_run.cache_info().misses))
+    return handler.rows_of_node(context, settings)
 
 
 def over_ray(settings: Settings, out: Path, clocks: list[Clock]) -> Result:

@@ -10,7 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedlease.flower.connection import Link
-from fedlease.flower.handler import answer
+from fedlease.flower.handler import handle
 from fedlease.flower.memory_grid import MemoryGrid
 from fedlease.flower.wire import ARRAYS, RECORD, TREE, fingerprint_of, pack, unpack
 
@@ -21,7 +21,7 @@ BAD = 900
 
 def asked_of(grid: MemoryGrid, node: int, value: Any) -> Any:
     """What a node answers to a value of the server's."""
-    return unpack(answer(pack(value).record, grid.contexts[node], None, None), ANY)[0]
+    return unpack(handle(pack(value).record, grid.contexts[node], None, None), ANY)[0]
 
 
 def recorded(monkeypatch: Any, client: str) -> list[tuple[str, Any]]:
@@ -61,7 +61,7 @@ ODD: tuple[Callable[[random.Random], Any], ...] = (
     lambda rng: {"$": "frozenset", "items": ["head/x", "y"]},
     lambda rng: {
         "$": "class",
-        "name": rng.choice(["Finish", "Train", "Envelope", "Kept", "os"]),
+        "name": rng.choice(["Finish", "Train", "Envelope", "Stored", "os"]),
         "fields": {},
     },
     lambda rng: {"$": "tensor", "name": rng.choice(["t0", "t1", "none"])},

@@ -15,11 +15,12 @@ from flower.hostile import BAD, is_one_sentence
 from flower.nodes import grid_of, kind_of
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
+from fedlease.client.messages import Refused
 from fedlease.errors import ConfigError
-from fedlease.flower import handler as answering
+from fedlease.flower import handler
 from fedlease.flower.bounds import SHARE, count, line, number, shown
-from fedlease.flower.handler import proxies_said, turned_away
-from fedlease.flower.messages import Introduction, Refusal
+from fedlease.flower.handler import proxies_notice, read_rejection
+from fedlease.flower.messages import Introduction, Unusable
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import RecordError, pack, unpack
 
@@ -61,7 +62,7 @@ def test_a_nodes_words_steer_no_terminal(by: str, tmp_path: Path, caplog: pytest
     def evil(message: Message, reply: Message) -> Message:
         if by == "error":
             return Message(Error(0, EVIL), reply_to=message)
-        return Message(pack(Refusal(EVIL)).record, reply_to=message)
+        return Message(pack(Refused(EVIL)).record, reply_to=message)
 
     settings, out = small_settings(**SMALL), tmp_path / "out.txt"
     grid = grid_of(settings)
@@ -77,7 +78,7 @@ def test_nor_when_it_is_asked_who_it_is(tmp_path: Path, caplog: pytest.LogCaptur
     settings = small_settings(**SMALL)
     grid = grid_of(settings)
     grid.faults.append(
-        with_answer("query.hello", lambda message, reply: Message(pack(Refusal(EVIL)).record, reply_to=message))
+        with_answer("query.hello", lambda message, reply: Message(pack(Refused(EVIL)).record, reply_to=message))
     )
     with pytest.raises(ConfigError) as caught:
         FedLeaseStrategy(settings, tmp_path / "r").start(grid)
@@ -89,7 +90,7 @@ def test_a_node_takes_nobody_else_out_of_the_run(tmp_path: Path) -> None:
 
     settings = small_settings(**{**SMALL, "data.clients": "skip", "flower.min_nodes": 3})
     for run, named in enumerate(("planted-1-0", EVIL)):
-        odd, out = Refusal("its rows cannot be used", named), tmp_path / str(run)
+        odd, out = Unusable(named, "its rows cannot be used"), tmp_path / str(run)
         grid = grid_of(settings)
         grid.faults.append(
             with_answer("query.hello", lambda message, reply, odd=odd: Message(pack(odd).record, reply_to=message))
@@ -102,8 +103,8 @@ def test_a_node_takes_nobody_else_out_of_the_run(tmp_path: Path) -> None:
 
 
 def test_nor_do_the_servers_words_on_a_node(caplog: pytest.LogCaptureFixture) -> None:
-    turned_away(pack(Refusal(EVIL)).record)
-    turned_away(RecordDict())
+    read_rejection(pack(Refused(EVIL)).record)
+    read_rejection(RecordDict())
     assert len(caplog.records) == 2 and "does not take this node: bad" in caplog.text
     assert "\x1b" not in caplog.text and all(is_one_sentence(record.getMessage()) for record in caplog.records)
 
@@ -146,7 +147,7 @@ def test_a_reply_far_larger_than_asked_for_is_not_read(tmp_path: Path, monkeypat
     big = RecordDict({"fedlease": ConfigRecord({"tree": "[" + "[]," * 3_000_000 + "[]]"}), "arrays": ArrayRecord()})
     grid.faults.append(with_answer("train.experts", lambda message, reply: Message(big, reply_to=message)))
     read: list[int] = []
-    inner = answering.unpack
+    inner = handler.unpack
     monkeypatch.setattr("json.loads", _counted(read))
     assert inner is unpack
     FedLeaseStrategy(settings, tmp_path / "r").start(grid)
@@ -178,16 +179,18 @@ def test_arrays_that_nothing_names_are_refused() -> None:
 
 class TestProxies:
     def test_one_line_names_the_variables_and_no_value(self) -> None:
-        said = proxies_said({"HTTPS_PROXY": "http://me:secret@proxy:3128", "all_proxy": "socks5://p", "HTTP_PROXY": ""})
+        said = proxies_notice(
+            {"HTTPS_PROXY": "http://me:secret@proxy:3128", "all_proxy": "socks5://p", "HTTP_PROXY": ""}
+        )
         assert said.startswith("HTTPS_PROXY, all_proxy are set: this node reaches its server")
         assert "secret" not in said and "NO_PROXY=127.0.0.1,localhost" in said
-        assert proxies_said({"PATH": "/bin", "NO_PROXY": "x"}) == ""
+        assert proxies_notice({"PATH": "/bin", "NO_PROXY": "x"}) == ""
 
     def test_a_node_says_it_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
-        answering._tell_proxies.cache_clear()
+        handler._log_once.cache_clear()
         settings = small_settings(**{**SMALL, "method": "local", "rounds": 0})
         with caplog.at_level(logging.WARNING, "flwr"):
             FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))

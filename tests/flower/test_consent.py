@@ -15,8 +15,8 @@ from flwr.app import Message
 from fedlease.client.messages import Finished
 from fedlease.config.settings import Settings
 from fedlease.errors import ConfigError, DataError, RunFailedError, RunFolderError
+from fedlease.flower.handler import refusal_of
 from fedlease.flower.memory_grid import MemoryGrid
-from fedlease.flower.node import refusal_of
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import unpack
 

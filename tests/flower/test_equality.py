@@ -1,6 +1,7 @@
 """One result, whatever drives it: a run over a grid equals the run in one process, bit for bit."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,16 @@ from small import own_rows, rounds_of, small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from flower.nodes import over_memory, told
+from flower.nodes import Pair, over_memory, told
 
 from fedlease.methods.registry import METHODS
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_method_gives_the_same_tensors_and_scores(method: str, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"method": method, "baselines": []}
-    here = small_run(tmp_path / "here", **settings)
-    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
-    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
-    assert told(there[method]) == told(here.summary)
+def test_every_method_gives_the_same_tensors_and_scores(method: str, pair: Callable[[str], Pair]) -> None:
+    made = pair(method)
+    assert tensors_of(made.there) == tensors_of(made.here)
+    assert told(made.summary_there) == told(made.summary_here)
 
 
 @pytest.mark.parametrize("head", ["shared", "frozen"])
@@ -41,7 +40,13 @@ def test_heads_are_averaged_or_left_as_in_one_process(head: str, tmp_path: Path)
 
 
 def test_text_generation(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"task": "generation", "baselines": [], "data.max_tokens": 48}
+    settings: dict[str, Any] = {
+        "task": "generation",
+        "baselines": [],
+        "data.max_tokens": 48,
+        "data.clients_per_task": 1,
+        "rounds": 1,
+    }
     here = small_run(tmp_path / "here", **settings)
     there, _ = over_memory(small_settings(**settings), tmp_path / "there")
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")

@@ -510,7 +510,7 @@ class TestWhoMayTakePart:
         grid.join(7, {"partition-id": 0, "num-partitions": 8})
         with pytest.raises(ConfigError, match=r"client 'planted-0-0' is claimed by two nodes, .*own client-id"):
             FedLeaseStrategy(settings, tmp_path / "r").start(grid)
-        assert ("query.turned_away", 7) in grid.log or ("query.turned_away", 900) in grid.log
+        assert ("query.rejected", 7) in grid.log or ("query.rejected", 900) in grid.log
         assert not (tmp_path / "r" / "config.yaml").exists()
 
     def test_another_version(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,14 +21,14 @@ from flower.nodes import grid_of, kind_of
 from flwr.app import Message
 
 from fedlease import __version__
-from fedlease.client.messages import FinalScores, Finish, Finished, Score, Scored, Train, Trained
+from fedlease.client.messages import FinalScores, Finish, Finished, Refused, Score, Scored, Train, Trained
 from fedlease.core.aggregate import MAX_VALUE
 from fedlease.core.types import ClientTask, TensorName
 from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
 from fedlease.flower.connection import Link
-from fedlease.flower.handler import answer
-from fedlease.flower.messages import Envelope, Hello, Introduction, Lacking, Refusal
+from fedlease.flower.handler import handle
+from fedlease.flower.messages import Envelope, Hello, Introduction, Lacking
 from fedlease.flower.replies import read
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.transport import FlowerFleet, _size
@@ -96,7 +96,7 @@ def test_replies(honest: Recorded) -> None:
                 outcome = fleet._checked_scores(CLIENT, found, request.model)
         except UpdateRefusedError as error:
             outcome = error
-        if isinstance(outcome, Refusal | Lacking | UpdateRefusedError):
+        if isinstance(outcome, Refused | Lacking | UpdateRefusedError):
             outcomes["refused"] += 1
             assert isinstance(outcome, Lacking) or is_one_sentence(outcome.reason), seed
         else:
@@ -203,9 +203,9 @@ def test_a_servers_messages(honest: Recorded, tmp_path: Path, monkeypatch: pytes
         for seed in range(60 * TIMES):
             rng = random.Random(f"{method} {seed}")
             content = mutated(pack(rng.choice(values)).record, rng)
-            reply = answer(content, grid.contexts[BAD], None, None)
+            reply = handle(content, grid.contexts[BAD], None, None)
             value = unpack(reply, ANY)[0]
-            if isinstance(value, Refusal):
+            if isinstance(value, Refused):
                 refused += 1
                 assert is_one_sentence(value.reason), seed
                 assert "its app failed" not in value.reason, (method, seed, value.reason)

@@ -15,8 +15,8 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease
 from flower.hostile import asked_of, recorded
 from flower.nodes import Stopped, grid_of, stop_after
 
+from fedlease.client.messages import Refused
 from fedlease.errors import ConfigError, RunFolderError
-from fedlease.flower.messages import Refusal
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_identity import read_identity
@@ -58,7 +58,7 @@ def test_in_memory_too(tmp_path: Path) -> None:
     FedLeaseStrategy(settings, tmp_path / "second").start(grid)
     FedLeaseStrategy(settings, tmp_path / "first").start(grid)
     assert notes_of(tmp_path / "first") == {
-        "keeps what belongs to another run or client, and went on from what the server sent"
+        "found tensors of another run or client in its place, and continued from what the server sent"
     }
     assert notes_of(tmp_path / "second") == set()
 
@@ -81,7 +81,9 @@ def test_what_was_copied_from_another_place_is_not_taken_up(whose: str, tmp_path
     last = rounds_of(tmp_path / "first")
     told = {(r["round"], c): e["notes"] for r in last for c, e in r["clients"].items() if "notes" in e}
     assert told == {
-        (2, "planted-0-0"): ["keeps what belongs to another run or client, and went on from what the server sent"]
+        (2, "planted-0-0"): [
+            "found tensors of another run or client in its place, and continued from what the server sent"
+        ]
     }
 
 
@@ -99,7 +101,7 @@ def test_every_message_carries_the_identity_of_its_run(tmp_path: Path, monkeypat
     assert phases == {"warmup", "experts", "federated"} and found[-1][0] == "evaluate.finish"
     for value in (None, 7, "", "../x", run.upper(), run + "0"):
         answer = asked_of(grid, 900, replace(found[-1][1], run=value))
-        assert isinstance(answer, Refusal) and answer.reason != ""
+        assert isinstance(answer, Refused) and answer.reason != ""
 
 
 def test_every_engine_gives_a_run_an_identity(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_a_node_keeps_the_state_of_so_many_runs_and_deletes_none_by_itself(tmp_p
     grid = grid_of(settings, **{"state-dir": str(tmp_path / "state"), "max-runs": 2})
     for out in ("1", "2"):
         FedLeaseStrategy(settings, tmp_path / out).start(grid)
-    with pytest.raises(ConfigError, match="holds what was kept for 2 runs, max-runs of this node is 2; delete"):
+    with pytest.raises(ConfigError, match="holds the state of 2 runs, max-runs of this node is 2; delete"):
         FedLeaseStrategy(settings, tmp_path / "3").start(grid)
     assert len(list((tmp_path / "state").iterdir())) == 2
     shutil.rmtree(tmp_path / "state" / read_identity(tmp_path / "1"))

@@ -119,7 +119,7 @@ def test_a_restarted_node_with_another_id_takes_its_client_over_once_the_old_one
     strategy.start(grid)
     kinds = [kind for kind, node in grid.log if node == 7]
     # Turned away before the first round, taken in before the second.
-    assert kinds.count("query.turned_away") == 1 and kinds.count("query.hello") == 2
+    assert kinds.count("query.rejected") == 1 and kinds.count("query.hello") == 2
     assert kinds.count("train.task") == 2
     assert not any(r["refused"] for r in rounds_of(tmp_path / "r"))
     assert strategy.summaries["fedlease"]["num_clients"] == 8

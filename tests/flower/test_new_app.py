@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from fedlease.cli.main import app
 from fedlease.config.settings import resolve
 from fedlease.errors import ConfigError
-from fedlease.flower.new_app import SITES, write_app
+from fedlease.flower.new_app import CLIENTS, write_app
 from fedlease.runs.check import check_settings
 
 
@@ -20,7 +20,7 @@ def test_a_new_app_is_complete_and_its_settings_are_sound(tmp_path: Path, monkey
     assert result.exit_code == 0 and "next: cd" in result.output
     monkeypatch.chdir(folder)
     report = check_settings(resolve(Path("federation.yaml")))
-    assert list(report.tasks) == list(SITES) and not report.warnings
+    assert list(report.tasks) == list(CLIENTS) and not report.warnings
     project = tomllib.loads(Path("pyproject.toml").read_text())
     assert project["project"]["name"] == "my-federation-2"
     for part in project["tool"]["flwr"]["app"]["components"].values():

@@ -15,13 +15,14 @@ from flower.nodes import grid_of
 from pydantic import ValidationError
 
 from fedlease import __version__
+from fedlease.client.messages import Refused
 from fedlease.config.settings import Settings, preset_names, resolve
 from fedlease.core.codec import loads
 from fedlease.core.types import head_names
 from fedlease.errors import ConfigError
 from fedlease.flower.client_app import client_app
 from fedlease.flower.memory_grid import MemoryGrid
-from fedlease.flower.messages import Envelope, Hello, Introduction, Refusal
+from fedlease.flower.messages import Envelope, Hello, Introduction
 from fedlease.flower.policy import NodePolicy
 from fedlease.flower.strategy import FedLeaseStrategy
 
@@ -112,7 +113,7 @@ class TestRows:
         rows = own_rows(tmp_path / "rows")
         settings = resolve(preset="smoke", overrides={"data.path": str(rows), "data.columns.label": "text"})
         answer = asked_of(node_of(rows / "one"), 1, hello(settings))
-        assert isinstance(answer, Refusal) and "says" not in answer.reason
+        assert isinstance(answer, Refused) and "says" not in answer.reason
         assert answer.reason.startswith("client 'one': data.columns.label: this node reads 'label'")
 
     def test_a_nodes_own_columns_are_read_whatever_the_server_calls_them(self, tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ class TestRows:
         settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
         grid = node_of(rows / "one", **{"columns.text": "note", "columns.label": "kind"})
         answer = asked_of(grid, 1, hello(settings))
-        assert isinstance(answer, Refusal) and "base model" in answer.reason, "rows are read by then"
+        assert isinstance(answer, Refused) and "base model" in answer.reason, "rows are read by then"
         answer = asked_of(grid, 1, hello(resolve(base=settings, overrides={"data.columns.label": "kind"})))
         assert "base model" in answer.reason
 
@@ -131,7 +132,7 @@ class TestRows:
         rows = own_rows(tmp_path / "rows")
         settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
         answer = asked_of(node_of(rows / "one", **{rule: value}), 1, hello(settings))
-        assert isinstance(answer, Refusal) and f"{rule} of its node is {value}" in answer.reason
+        assert isinstance(answer, Refused) and f"{rule} of its node is {value}" in answer.reason
         assert "yes" not in answer.reason
 
     def test_a_message_names_no_folder(self, tmp_path: Path) -> None:
@@ -139,13 +140,13 @@ class TestRows:
         settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
         config = {"partition-id": 0, "num-partitions": 4}
         answer = asked_of(MemoryGrid(client_app(), {1: config}), 1, hello(settings))
-        assert isinstance(answer, Refusal) and "data.path: this node reads rows in its own folders" in answer.reason
+        assert isinstance(answer, Refused) and "data.path: this node reads rows in its own folders" in answer.reason
         allowed = MemoryGrid(client_app(), {1: {**config, "data-folders": str(tmp_path)}})
         assert "base model" in asked_of(allowed, 1, hello(settings)).reason
 
     def test_a_function_that_gives_rows_is_told_no_path_of_the_servers(self, tmp_path: Path) -> None:
         from fedlease.data.sources.folder import load_client
-        from fedlease.flower.handler import answer
+        from fedlease.flower.handler import handle
         from fedlease.flower.wire import pack, unpack
 
         rows, seen = own_rows(tmp_path / "rows"), []
@@ -156,7 +157,7 @@ class TestRows:
 
         settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
         grid = node_of(rows / "one")
-        reply = unpack(answer(pack(hello(settings)).record, grid.contexts[1], load, None), 2**20)[0]
+        reply = unpack(handle(pack(hello(settings)).record, grid.contexts[1], load, None), 2**20)[0]
         assert seen == [None]
         assert reply.reason == "client '../one': must not start with a dot"
 
@@ -198,7 +199,7 @@ class TestTasks:
         assert heads and not heads & task.upload
         greedy = with_task(message, upload=task.upload | heads)
         answer = asked_of(grid, 900, greedy)
-        assert isinstance(answer, Refusal)
+        assert isinstance(answer, Refused)
         assert "upload: A, B, G may leave this node (uploads), asked for head" in answer.reason
         # Nor where heads may leave: this run's was kept.
         grid.contexts[900].node_config["uploads"] = "A,B,G,head"
@@ -210,7 +211,7 @@ class TestTasks:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"round": 10**6}, "round: must be in 0 .. 1000 (max-rounds), received 1000000"),
+            ({"round": 10**6}, "round: must be at most 1000 (max-rounds), received 1000000"),
             ({"phase": "../x"}, "phase must be at most 40 letters, digits and dashes, received ../x"),
             ({"upload": frozenset({"x/A/0"})}, "upload names tensors that its model does not have"),
             ({"stages": ()}, "stages must be at least one"),
@@ -219,14 +220,14 @@ class TestTasks:
     def test_a_task_beyond_a_rule(self, told: Any, change: dict[str, Any], said: str) -> None:
         grid, messages = told
         answer = asked_of(grid, 900, with_task(messages["Train"], **change))
-        assert isinstance(answer, Refusal) and said in answer.reason
+        assert isinstance(answer, Refused) and said in answer.reason
 
     def test_epochs_and_stages(self, told: Any) -> None:
         grid, messages = told
         message = messages["Train"]
         (stage,) = message.request.task.stages
         many = with_task(message, stages=(replace(stage, epochs=10**9),))
-        assert "epochs: must be at most 100 (max-epochs) together" in asked_of(grid, 900, many).reason
+        assert "epochs: must be at most 100 (max-epochs, together)" in asked_of(grid, 900, many).reason
         many = with_task(message, stages=(stage,) * 5)
         assert "stages: must be at most 4 (max-stages), received 5" in asked_of(grid, 900, many).reason
         odd = with_task(message, stages=(replace(stage, experts=(7,)),))
@@ -239,7 +240,7 @@ class TestTasks:
         grid.contexts[900].node_config["max-rounds"] = 4
         work = with_request(messages["Train"], step=1)
         answers = [asked_of(grid, 900, work) for _ in range(12 - done + 1)]
-        assert [isinstance(answer, Refusal) for answer in answers] == [False] * (12 - done) + [True]
+        assert [isinstance(answer, Refused) for answer in answers] == [False] * (12 - done) + [True]
         assert "it has done 12 tasks for this run and does no more (max-rounds)" in answers[-1].reason
 
     @pytest.mark.parametrize("kind", ["Train", "Score", "Finish"])
@@ -261,16 +262,16 @@ class TestTasks:
             (torch.full_like(model.tensors[first], 1e30), "not numbers of at most 1e+06"),
         ):
             answer = asked_of(grid, 900, with_model(replace(model, tensors={**model.tensors, first: tensor})))
-            assert isinstance(answer, Refusal) and said in answer.reason
+            assert isinstance(answer, Refused) and said in answer.reason
         lacking = {name: tensor for name, tensor in model.tensors.items() if name != first}
         assert (
             "does not fit the base model: missing"
             in asked_of(grid, 900, with_model(replace(model, tensors=lacking))).reason
         )
         for change, said in (
-            ({"r": 10**9}, "rank: must be a whole number, at most 128"),
+            ({"r": 10**9}, "rank: must be at most 128 (max-rank)"),
             ({"r": 3}, "its adapter is not of rank 4"),
-            ({"num_experts": 10**6, "mixer": "softmax"}, "num_experts: must be a whole number, at most 64"),
+            ({"num_experts": 10**6, "mixer": "softmax"}, "num_experts: must be at most 64 (max-experts)"),
             (
                 {"alpha": float("nan")},
                 "its adapter cannot be: alpha must be a number in 0 .. 1e+06 and more than 0, received nan",
@@ -279,7 +280,7 @@ class TestTasks:
             ({"own": -1}, "its adapter cannot be: own must be a whole number in 0 .. "),
         ):
             answer = asked_of(grid, 900, with_model(replace(model, spec=replace(model.spec, **change))))
-            assert isinstance(answer, Refusal) and said in answer.reason, change
+            assert isinstance(answer, Refused) and said in answer.reason, change
 
     def test_names_are_never_paths(self, told: Any, tmp_path: Path) -> None:
         grid, messages = told
@@ -293,15 +294,15 @@ class TestTasks:
             ):
                 changed = with_request(message, **change) if "method" in change else replace(message, **change)
                 answer = asked_of(grid, 900, changed)
-                assert isinstance(answer, Refusal) and said in answer.reason, (kind, change)
+                assert isinstance(answer, Refused) and said in answer.reason, (kind, change)
         assert files(tmp_path) == before
         assert all(isinstance(m, Envelope) for m in messages.values()) and len(messages) == 3
 
     def test_a_message_larger_than_the_node_takes(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        from fedlease.flower import handler as answering
+        from fedlease.flower import handler
 
         grid, messages = told
-        monkeypatch.setattr(answering, "MIB", 1)
+        monkeypatch.setattr(handler, "MIB", 1)
         grid.contexts[900].state.clear()
         assert "bytes of arrays, at most 1024 are expected" in asked_of(grid, 900, messages["Train"]).reason
 
@@ -316,12 +317,12 @@ def test_an_honest_node_introduces_itself_with_its_own_labels(tmp_path: Path) ->
     settings = resolve(preset="smoke", overrides={"data.path": str(rows), "threads": 1, "device": "cpu"})
     grid = node_of(rows / "one")
     refusal = asked_of(grid, 1, hello(settings))
-    from fedlease.flower.handler import _site
+    from fedlease.flower.handler import _node_run
     from fedlease.flower.policy import NodePolicy as Policy
 
     applied = Policy().applied(settings, with_path=False)
-    mine = _site(applied.model_dump_json(), ()).fingerprint
-    assert isinstance(refusal, Refusal)
-    answer = asked_of(grid, 1, replace(hello(settings), model=mine))
+    mine = _node_run(applied.model_dump_json(), ()).fingerprint
+    assert isinstance(refusal, Refused)
+    answer = asked_of(grid, 1, replace(hello(settings), base=mine))
     assert isinstance(answer, Introduction) and answer.card.labels == ("no", "yes")
     assert json.dumps(answer.card.labels) and answer.card.id == "one"

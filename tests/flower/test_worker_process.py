@@ -20,9 +20,10 @@ import psutil
 from flower.nodes import over_memory, told
 from flwr.app import Context, RecordDict
 
+from fedlease.client.messages import Refused
 from fedlease.errors import ConfigError
 from fedlease.flower import worker_process as warm
-from fedlease.flower.messages import Hello, Refusal
+from fedlease.flower.messages import Hello
 from fedlease.flower.wire import pack, unpack
 from fedlease.flower.worker_process import READY, Worker, ask, worker_of
 
@@ -111,7 +112,7 @@ def test_what_goes_wrong_in_it_is_said_and_the_next_message_is_answered() -> Non
     worker = Worker(IDLE, os.getpid(), ("json", "loads"), None, tuple(sys.path))
     content = pack(Hello("0" * 32, "0", small_settings().model_dump_json(), "model")).record
     reply, _, _ = unpack(ask(worker, content, Context(1, 2, {}, RecordDict(), {})), 2**20)
-    assert reply == Refusal("node 2: its app failed with TypeError; the log of its node says why")
+    assert reply == Refused("node 2: its app failed with TypeError; the log of its node says why")
     assert hello(worker) is not None
     assert len(processes()) == 1
 

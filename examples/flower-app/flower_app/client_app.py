@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def load(context: Context, settings: "Settings") -> "ClientData":
     """The rows of this node.
 
-    As it stands: the train and test files in the folder that ``data-dir`` of the node's configuration names, or, in a
-    simulation, the client of that number in ``data.path``. Rows that are elsewhere, in a database for example, are
-    read here and given as a ``ClientData``; they stay in this process.
+    As written: the train and test files in the folder that ``data-dir`` of the node's configuration names, or, in a
+    simulation, the client of that number in ``data.path``. Rows from elsewhere, a database for example, are read here
+    and returned as a ``ClientData``; they stay in this process.
     """
     from fedlease.flower import rows_of_node
 

@@ -20,7 +20,7 @@ def new(
     port: Annotated[int, typer.Option(help="Port of the server.")] = 8000,
 ) -> None:
     """Write a ready Flower app: code, settings, sample rows, and a README with every command from laptop to servers."""
-    from fedlease.flower.new_app import SITES, write_app
+    from fedlease.flower.new_app import CLIENTS, write_app
 
-    write_app(folder, client or SITES, host, port)
+    write_app(folder, client or CLIENTS, host, port)
     typer.echo(f"{folder} is ready; next: cd {folder}, then fedlease run federation.yaml; README.md goes on from there")

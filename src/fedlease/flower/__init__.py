@@ -1,12 +1,6 @@
-"""fedlease on Flower: the server's strategy, the client app, and what travels between them.
+"""fedlease on Flower: the same rounds over many machines, what travels between them, and what a node allows.
 
-A client: ``client_app.py`` its Flower app, ``handler.py`` what it answers, ``policy.py`` what it lets its server ask
-for, ``node.py`` how it works, ``site.py`` with what, ``node_store.py``
-what it keeps, ``worker_process.py`` a process that stays. The server: ``server_app.py``, ``strategy.py``,
-``transport.py`` clients as the round loop sees them, ``connection.py`` to them, ``replies.py``
-what comes back. Between them: ``messages.py`` what they say, ``wire.py`` how it
-travels, ``bounds.py`` how much it may be, ``validation.py`` and
-``model_validation.py`` what both require. On one machine: ``simulation.py``, and ``memory_grid.py`` without processes.
+No method and no training lives here: a node hands requests to the worker of ``client``.
 """
 
 from typing import TYPE_CHECKING, Any

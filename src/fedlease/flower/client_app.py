@@ -1,7 +1,7 @@
 """The Flower app of a client: ten lines in a user's project, everything else is here.
 
-In a deployment this module is imported for every message, so what takes long, such as torch, is imported when a message
-is answered in this very process.
+In a deployment Flower imports this module for every message, so what takes long to import, such as torch, is imported
+only when a message is handled in this very process.
 """
 
 import threading
@@ -33,23 +33,23 @@ def client_app(
 ) -> ClientApp:
     """A ClientApp that trains and scores one client; one process may serve several, one after another.
 
-    Node configuration: ``data-dir``, the client's folder with train and test files, and ``client-id`` where its name
-    is not the folder's; ``state-dir``, a folder in which private tensors outlive the SuperNode; ``model-out``, a folder
-    for the client's own models, by default in ``state-dir``; ``model``, ``device``, ``threads`` where they differ from
-    the server's; ``send-samples``, true where some test rows may go to the server in clear text, with the models'
-    answers; ``keep-loaded``, seconds for which a process with the base model stays when no message comes, see
-    ``worker_process.py``. In a simulation ``partition-id`` picks the client from the federation of the settings.
+    Node configuration: ``data-dir``, the client's folder with train and test files; ``client-id``, if its name is not
+    the folder's; ``state-dir``, a folder in which private tensors outlive the SuperNode; ``model-out``, a folder for
+    the client's own models, by default in ``state-dir``; ``model``, ``device``, ``threads``, if they differ from the
+    server's; ``keep-loaded``, seconds for which a process with the base model stays after a message, see
+    ``worker_process.py``; and the rules of ``policy.py``. In a simulation ``partition-id`` picks the client from the
+    federation of the settings.
 
     Args:
         load: gives the client's rows; None reads them as the node configuration says.
         mods: of Flower, around every message.
-        state_dir: where private tensors are kept by nodes whose configuration names no ``state-dir``; None keeps them
-            in memory.
+        state_dir: where nodes whose configuration names no ``state-dir`` store private tensors; None stores them in
+            memory.
         one_machine: server and clients are one machine and one owner, as in a simulation: samples of test rows, private
             tensors and the faults of rows in full may go to the server when it asks for them.
 
     Raises:
-        ConfigError: a mod that would be passed over in silence.
+        ConfigError: a mod that would have no effect.
     """
     for mod in mods:
         name = getattr(mod, "__name__", type(mod).__name__)
@@ -64,7 +64,7 @@ def client_app(
     for action in ("score", "finish"):
         app.evaluate(action)(handle)
     app.query("hello")(handle)
-    app.query("turned_away")(_turned_away)
+    app.query("rejected")(_rejected)
     return app
 
 
@@ -80,13 +80,13 @@ def _handle(
         worker = worker_of(load, state_dir, float(seconds))
         if worker is not None:
             return Message(ask(worker, message.content, context), reply_to=message)
-    from fedlease.flower.handler import answer
+    from fedlease.flower.handler import handle
 
     with _one_at_a_time:
-        return Message(answer(message.content, context, load, state_dir, one_machine=one_machine), reply_to=message)
+        return Message(handle(message.content, context, load, state_dir, one_machine=one_machine), reply_to=message)
 
 
-def _turned_away(message: Message, context: Context) -> Message:
-    from fedlease.flower.handler import turned_away
+def _rejected(message: Message, context: Context) -> Message:
+    from fedlease.flower.handler import read_rejection
 
-    return Message(turned_away(message.content), reply_to=message)
+    return Message(read_rejection(message.content), reply_to=message)

@@ -16,7 +16,7 @@ from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
 from fedlease.flower.bounds import LABEL, shown
-from fedlease.flower.messages import Hello, Introduction, Lacking, Refusal
+from fedlease.flower.messages import Hello, Introduction, Lacking, Unusable
 from fedlease.flower.replies import (
     ESCAPED,
     SPARE,
@@ -158,9 +158,9 @@ class Link:
             value, _, _ = unpack(reply.content, SPARE, max_tree=most)
         except Exception as error:  # as for every answer
             return f"node {node}: {shown(str(error))}"
-        if isinstance(value, Refusal):
-            if value.unusable:
-                self.unusable[shown(value.unusable)] = shown(value.reason)
+        if isinstance(value, Unusable):
+            self.unusable[shown(value.client)] = shown(value.reason)
+        if isinstance(value, Unusable | Refused):
             return shown(value.reason)
         if not isinstance(value, Introduction):
             return f"node {node} did not say who it is"
@@ -181,8 +181,8 @@ class Link:
         return ""
 
     def _turn_away(self, node: int, reason: str) -> None:
-        record = pack(Refusal(reason)).record
-        message = Message(record, dst_node_id=node, message_type="query.turned_away", group_id="hello")
+        record = pack(Refused(reason)).record
+        message = Message(record, dst_node_id=node, message_type="query.rejected", group_id="hello")
         self._turned += self.grid.push_messages([message])
 
     def _see_off(self) -> None:
@@ -219,7 +219,7 @@ class Link:
             answers |= dict(self._exchange(kind, whole, expected, group))
         for client in values:
             answer = answers[client]
-            if isinstance(answer, Refusal | Refused):
+            if isinstance(answer, Unusable | Refused):
                 answer = UpdateRefusedError(client, shown(answer.reason))
             elif isinstance(answer, Lacking):
                 answer = UpdateRefusedError(client, "it lacks arrays that were sent with the message")

@@ -1,4 +1,4 @@
-"""What a client answers to a message: finds its rows, its base model and what it keeps, and lets the node reply."""
+"""A node's reply to a message: finds the client's rows, base model and store, and lets the node reply."""
 
 import logging
 import os
@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, RecordDict
+from pydantic import ValidationError
 
+from fedlease.client.messages import Refused
+from fedlease.config.faults import sentences
 from fedlease.config.settings import Settings
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientData, Federation
@@ -18,27 +21,29 @@ from fedlease.data.reading.examples import client_id_fault
 from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, DataError, InputError
 from fedlease.flower.bounds import shown
-from fedlease.flower.messages import Lacking, Refusal
-from fedlease.flower.node import Consent, Node, refusal_of
-from fedlease.flower.node_store import FolderKeep, MemoryKeep
+from fedlease.flower.messages import Lacking, Unusable
+from fedlease.flower.node import Node, NodeRun
+from fedlease.flower.node_store import FolderStore, MemoryStore
 from fedlease.flower.policy import MAX_SETTINGS, NodePolicy
-from fedlease.flower.site import Site, settings_from
 from fedlease.flower.validation import form_fault
 from fedlease.flower.wire import RecordError, pack, unpack
 from fedlease.storage.run_identity import is_identity
 
-__all__ = ["answer", "proxies_said", "rows_of_node", "turned_away"]
+__all__ = ["handle", "proxies_notice", "read_rejection", "refusal_of", "rows_of_node"]
 
 LoadClient = Callable[[Context, Settings], ClientData]
 """Gives the rows of the client that a node is; the context has the node's configuration."""
 
-HELD = "held"
+ARRAYS_OF_BEFORE = "held"
+"""Key in the memory store of the arrays that came with the message before."""
+
 OVERRIDES = ("model", "device", "threads")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 MIB = 2**20
 
-ASKED_AGAIN = 3
-"""Times as many tasks as rounds: a server that was stopped asks for a step again, and warm-ups come on top."""
+TASKS_PER_ROUND = 3
+"""Tasks that a node does for each allowed round: a stopped server repeats a step, and warm-ups are steps too."""
+
 log = logging.getLogger("flwr")
 
 
@@ -46,16 +51,17 @@ def rows_of_node(context: Context, settings: Settings) -> ClientData:
     """The rows that the node configuration points to.
 
     Raises:
-        ConfigError: it points to none, or to a folder that is not there.
+        ConfigError: it points to none, or to a folder that does not exist.
         DataError: every fault of the rows.
     """
     config = context.node_config
     if "data-dir" in config:
-        folder = _data_dir(context)
+        folder = Path(str(config["data-dir"])).expanduser()
         if not folder.exists():
             raise ConfigError(f"data-dir: {str(folder)!r} does not exist on this node")
-        client = _client_id(context)
-        return load_client(folder, client, settings.data, settings.seed, settings.task, tell=log.warning)
+        return load_client(
+            folder, _configured_id(context), settings.data, settings.seed, settings.task, tell=log.warning
+        )
     if "partition-id" not in config:
         raise ConfigError("node-config: needs data-dir (and client-id), the folder of this node's rows")
     federation = _federation(settings.model_dump_json())
@@ -67,14 +73,17 @@ def rows_of_node(context: Context, settings: Settings) -> ClientData:
     return list(federation)[number]
 
 
-def _data_dir(context: Context) -> Path:
-    return Path(str(context.node_config["data-dir"])).expanduser()
+def settings_from(text: str) -> Settings:
+    """The settings in a message.
 
-
-def _client_id(context: Context) -> str:
-    """Of a node with a folder of rows."""
-    config = context.node_config
-    return str(config["client-id"]) if "client-id" in config else _data_dir(context).resolve().name
+    Raises:
+        ConfigError: they are not settings of this version.
+    """
+    try:
+        return Settings.model_validate_json(text)
+    except ValueError as error:
+        faults = sentences(error, Settings) if isinstance(error, ValidationError) else [str(error)]
+        raise ConfigError([f"the server's settings are not understood: {fault}" for fault in faults]) from error
 
 
 @lru_cache(maxsize=1)
@@ -84,11 +93,11 @@ def _federation(settings: str) -> Federation:
 
 
 @lru_cache(maxsize=1)
-def _site(settings: str, overrides: tuple[tuple[str, Any], ...]) -> Site:
-    return Site.of(settings_from(settings), dict(overrides))
+def _node_run(settings: str, overrides: tuple[tuple[str, Any], ...]) -> NodeRun:
+    return NodeRun.of(settings_from(settings), dict(overrides))
 
 
-def answer(
+def handle(
     content: RecordDict,
     context: Context,
     load: LoadClient | None,
@@ -100,15 +109,16 @@ def answer(
 
     Args:
         content: of the message.
-        context: of the node; its state keeps arrays that came with it.
+        context: of the node; its state stores the arrays that came with the message.
         load: gives the client's rows; None is :func:`rows_of_node`.
-        state_dir: where private tensors are kept by nodes whose configuration names no ``state-dir``.
+        state_dir: where nodes whose configuration names no ``state-dir`` store private tensors.
         one_machine: see :func:`~fedlease.flower.client_app.client_app`.
     """
-    keep = MemoryKeep(context.state)
-    bank = keep.get(HELD) or {}
+    memory = MemoryStore(context.state)
+    bank = memory.get(ARRAYS_OF_BEFORE) or {}
     if not one_machine:
-        _tell_proxies(proxies_said(os.environ))
+        _log_once(proxies_notice(os.environ))
+    reply: object
     try:
         policy = NodePolicy.of(context.node_config)
         value, arrays, lacking = unpack(content, policy.max_megabytes * MIB, bank)
@@ -117,7 +127,7 @@ def answer(
         node = _node(value, policy, context, load or rows_of_node, state_dir, one_machine=one_machine)
         reply = node.reply(value)
     except RecordError as error:
-        reply = Refusal(str(error))
+        reply = Refused(str(error))
     except InputError as error:
         reply = refusal_of(error, _name(context), client=_configured_id(context), in_full=one_machine)
         if isinstance(error, DataError) and not one_machine:
@@ -127,26 +137,47 @@ def answer(
         log.exception("fedlease: the node failed")
         # Its text may show rows or folders.
         why = f": {error}" if one_machine else "; the log of its node says why"
-        reply = Refusal(f"{_name(context)}: its app failed with {type(error).__name__}{why}")
+        reply = Refused(f"{_name(context)}: its app failed with {type(error).__name__}{why}")
     else:
         if arrays:
-            keep.put(HELD, arrays)
-    if isinstance(reply, Refusal):
-        reply = Refusal(shown(reply.reason), shown(reply.unusable))
+            memory.put(ARRAYS_OF_BEFORE, arrays)
+    if isinstance(reply, Unusable):
+        reply = Unusable(shown(reply.client), shown(reply.reason))
+    if isinstance(reply, Refused):
+        reply = Refused(shown(reply.reason))
+    if isinstance(reply, Unusable | Refused):
         log.error("fedlease: %s", reply.reason)
     return pack(reply).record
+
+
+def refusal_of(error: InputError, node: str, *, client: str = "", in_full: bool = False) -> Refused | Unusable:
+    """Wrong input on a node, as one sentence for the server.
+
+    Faults of rows show values of rows and places of files: the server learns their number, the node's log has them.
+
+    Args:
+        error: what is wrong.
+        node: what the server knows the node by.
+        client: its id, if the node's configuration has one.
+        in_full: whether faults of rows may leave; only where server and client are one machine.
+    """
+    if not isinstance(error, DataError):
+        return Refused("; ".join(error.faults))
+    many = counted(len(error.faults), "fault")
+    hidden = f"{node}: its rows cannot be used; {many}, in the log of its node"
+    return Unusable(client or node, "; ".join(error.faults) if in_full else hidden)
 
 
 def _node(
     value: Any, policy: NodePolicy, context: Context, load: LoadClient, state_dir: Path | None, *, one_machine: bool
 ) -> Node:
-    """The client as it is for one message, which is looked at whole before anything of it is used."""
+    """The client during one message, which is checked whole before anything of it is used."""
     if fault := form_fault(value):
         raise RecordError(fault)
     if len(value.settings) > MAX_SETTINGS:
         raise RecordError(f"the settings have {len(value.settings)} characters, at most {MAX_SETTINGS} are taken")
     settings, config = settings_from(value.settings), context.node_config
-    # Server and client are one owner there, and the settings are the owner's.
+    # There, server and client have one owner, and so have the settings.
     trusted = one_machine or _in_simulation(context)
     own_rows = "data-dir" in config or "partition-id" not in config
     if not trusted:
@@ -157,34 +188,39 @@ def _node(
     elif not is_identity(value.run):
         raise RecordError(f"run must be 32 hexadecimal digits, received {shown(value.run)!r}")
     overrides = tuple((name, config[name]) for name in OVERRIDES if name in config)
-    site = _site(settings.model_dump_json(), overrides)
-    data = load(context, site.loaded.settings)
-    named_wrongly = client_id_fault(data.id) if data.id else "must not be empty"
-    if wrong := named_wrongly or ("" if trusted else policy.labels_fault(data.labels)):
+    run = _node_run(settings.model_dump_json(), overrides)
+    data = load(context, run.loaded.settings)
+    id_fault = client_id_fault(data.id) if data.id else "must not be empty"
+    if wrong := id_fault or ("" if trusted else policy.labels_fault(data.labels)):
         raise ConfigError(f"client {data.id!r}: {wrong}")
-    own = f"{value.run}/{data.id}"
     named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out") if key in config}
     if "state-dir" in named:
         _check_room(named["state-dir"], value.run, policy.max_runs)
-    folder = named.get("state-dir", state_dir)
-    keep = MemoryKeep(context.state) if folder is None else FolderKeep(folder / own)
+    folder, own = named.get("state-dir", state_dir), f"{value.run}/{data.id}"
     models = named.get("model-out")
     # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
     if models is None and "state-dir" in named:
         models = named["state-dir"] / own / "model"
-    consent = Consent(samples=one_machine or policy.send_samples, private=one_machine)
-    return Node(site, data, keep, models, consent, None if trusted else ASKED_AGAIN * policy.max_rounds)
+    return Node(
+        run,
+        data,
+        MemoryStore(context.state) if folder is None else FolderStore(folder / own),
+        models,
+        send_samples=one_machine or policy.send_samples,
+        share_private=one_machine,
+        max_tasks=None if trusted else TASKS_PER_ROUND * policy.max_rounds,
+    )
 
 
 def _check_room(state_dir: Path, run: str, most: int) -> None:
-    """A server that begins run after run must not fill the disk; what was kept is the node's owner's to delete."""
+    """A server that begins run after run must not fill the disk; only the node's owner deletes what is stored."""
     if (state_dir / run).exists() or not state_dir.is_dir():
         return
     runs = sum(is_identity(entry.name) for entry in state_dir.iterdir())
     if runs >= most:
         raise ConfigError(
-            f"state-dir: it holds what was kept for {runs} runs, max-runs of this node is {most}; delete the folders "
-            "of runs that are over"
+            f"state-dir: it holds the state of {runs} runs, max-runs of this node is {most}; delete the folders of "
+            "runs that are over"
         )
 
 
@@ -196,7 +232,7 @@ def _in_simulation(context: Context) -> bool:
     return bool(ray.is_initialized() and ray.get_runtime_context().get_actor_id())
 
 
-def proxies_said(environment: Mapping[str, str]) -> str:
+def proxies_notice(environment: Mapping[str, str]) -> str:
     """One line where proxy variables are set, without their values, which may hold passwords; else empty."""
     named = sorted(name for name in environment if name.lower() in PROXIES and environment[name])
     if not named:
@@ -208,27 +244,30 @@ def proxies_said(environment: Mapping[str, str]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _tell_proxies(line: str) -> None:
-    # Once per process: the cache remembers that it was said.
+def _log_once(line: str) -> None:
+    # The cache makes it once per process.
     if line:
         log.warning("fedlease: %s", line)
 
 
 def _configured_id(context: Context) -> str:
-    """The client that a node's configuration names; empty where it names none."""
-    return _client_id(context) if context.node_config.keys() & {"client-id", "data-dir"} else ""
+    """The client that a node's configuration names; empty if it names none."""
+    config = context.node_config
+    if "client-id" in config:
+        return str(config["client-id"])
+    return Path(str(config["data-dir"])).expanduser().resolve().name if "data-dir" in config else ""
 
 
 def _name(context: Context) -> str:
-    """What the server may know a node by that has not said who it is."""
+    """What the server may know a node by before its introduction."""
     config = context.node_config
     if client := _configured_id(context):
         return f"client {client!r}"
     return f"partition {config['partition-id']}" if "partition-id" in config else f"node {context.node_id}"
 
 
-def turned_away(content: RecordDict) -> RecordDict:
-    """Says why the server does not take this node."""
+def read_rejection(content: RecordDict) -> RecordDict:
+    """Logs why the server rejects this node."""
     try:
         reason = getattr(unpack(content, MIB)[0], "reason", "no reason given")
     except RecordError as error:

@@ -1,7 +1,7 @@
 """A grid in this process: every message is serialised as on the wire and handed to the client app at once.
 
-For tests and notebooks. Flower gives a message its identity only inside a task of its own, and its id only in the
-SuperLink; both are set here, and nowhere else.
+For tests and notebooks. Flower gives a message an identity only inside a task of its own, and an id only in the
+SuperLink; this is the one place that sets both itself.
 """
 
 import copy
@@ -19,7 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 __all__ = ["MemoryGrid"]
 
 Fault = Callable[[Message, Message], Message | None]
-"""Receives a message and the reply to it, and gives what arrives instead; None is silence."""
+"""Takes a message and the reply to it, and gives the reply that arrives instead; None: none arrives."""
 
 
 class MemoryGrid(Grid):
@@ -49,11 +49,11 @@ class MemoryGrid(Grid):
         )
 
     def leave(self, node: int) -> None:
-        """A node disappears with what it remembered."""
+        """A node disappears with its memory."""
         del self.contexts[node]
 
     def get_node_ids(self) -> Iterable[int]:
-        """Nodes that are there."""
+        """Ids of the nodes."""
         return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -69,7 +69,7 @@ class MemoryGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that are there."""
+        """Replies that have arrived."""
         return [self._waiting.pop(name) for name in message_ids if name in self._waiting]
 
     def arrive(self, reply: Message) -> None:
@@ -77,7 +77,7 @@ class MemoryGrid(Grid):
         self._waiting[reply.metadata.reply_to_message_id] = reply
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Delivers messages one after another; whoever is silent is not waited for."""
+        """Delivers messages one after another; waits for no reply."""
         return self.pull_messages(self.push_messages(messages))
 
     def _deliver(self, message: Message) -> Message | None:
@@ -88,11 +88,10 @@ class MemoryGrid(Grid):
         received = self._on_the_wire(message)
         context = self.contexts[node]
         try:
-            answer = self.app(received, context)
-            reply = self._on_the_wire(answer)
+            reply = self._on_the_wire(self.app(received, context))
         except Exception as error:  # whatever a client app raises reaches the server as an error message
             reply = Message(Error(0, f"{type(error).__name__}: {error}"), reply_to=received)
-        # Between messages a node's memory is serialised too.
+        # A node's memory is serialised between messages, too.
         context.state = recorddict_from_proto(recorddict_to_proto(context.state))
         arrived: Message | None = reply
         for fault in self.faults:
@@ -111,17 +110,17 @@ class MemoryGrid(Grid):
         return copied
 
     def set_run(self, run: Any) -> None:
-        """There is one."""
+        """Does nothing: there is one run."""
 
     @property
     def run(self) -> Any:
-        """There is one, without anything to say of it."""
+        """None: the one run has no record."""
         return None
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Messages are made by their constructor."""
+        """Is not supported: messages are made by their constructor."""
         raise NotImplementedError("make messages by flwr.app.Message(...)")
 
     def get_nodes(self) -> Iterable[Any]:
-        """Nothing is known of nodes but their ids."""
+        """Empty: only the ids of nodes are known."""
         return []

@@ -1,4 +1,4 @@
-"""What server and nodes say to each other; how it travels is in ``records.py``."""
+"""What Flower adds to the requests and replies of :mod:`fedlease.client.messages`; how all travel is in ``wire.py``."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from fedlease.client.messages import Request
 from fedlease.core.codec import serialisable
 from fedlease.data.federation import ClientCard
 
-__all__ = ["Envelope", "Hello", "Introduction", "Lacking", "Refusal"]
+__all__ = ["Envelope", "Hello", "Introduction", "Lacking", "Unusable"]
 
 
 @serialisable
@@ -15,44 +15,44 @@ class Hello:
     """The server's first question to a node.
 
     Attributes:
-        run: identity of the run, the same when it is gone on with.
+        run: identity of the run; a resumed run has the same.
         version: of fedlease on the server.
         settings: of the run, as JSON.
-        model: fingerprint of the base model.
+        base: fingerprint of the server's base model.
     """
 
     run: str
     version: str
     settings: str
-    model: str
+    base: str
 
 
 @serialisable
 @dataclass(frozen=True)
 class Introduction:
-    """A node's answer to :class:`Hello`."""
+    """A node's reply to :class:`Hello`."""
 
     card: ClientCard
 
 
 @serialisable
 @dataclass(frozen=True)
-class Refusal:
-    """A node cannot or will not do what it was asked.
+class Unusable:
+    """The reply of a node whose rows cannot be used.
 
     Attributes:
+        client: its id, or what the node is known by.
         reason: one sentence.
-        unusable: what the node is known by, where its rows cannot be used; else empty.
     """
 
+    client: str
     reason: str
-    unusable: str = ""
 
 
 @serialisable
 @dataclass(frozen=True)
 class Lacking:
-    """A node no longer has arrays that the server thinks it has.
+    """A node no longer has arrays that the server left out of a message.
 
     Attributes:
         names: SHA-256 of each.
@@ -64,7 +64,7 @@ class Lacking:
 @serialisable
 @dataclass(frozen=True)
 class Envelope:
-    """A request to a client, with what a node's process needs that knows nothing yet.
+    """A request to a client, with what a process that a node has just started needs to know.
 
     Attributes:
         run: identity of the run, which the client's private tensors belong to.

@@ -1,6 +1,7 @@
-"""Where a node keeps what is its own between messages: in the node's memory, or in a folder that outlives it."""
+"""Where a node stores values between messages: in its memory, or in a folder that outlives it."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,36 +11,36 @@ from fedlease.core.codec import CodecError, dumps, loads
 from fedlease.files import write_atomically
 from fedlease.flower.wire import ARRAYS, RECORD, RecordError, pack, unpack
 
-__all__ = ["FolderKeep", "Keep", "MemoryKeep"]
+__all__ = ["FolderStore", "MemoryStore", "Store"]
 
 _NAME = re.compile(r"[a-z0-9-]{1,100}")
 
 ANY_SIZE = 2**62
-"""What a node wrote itself is not bounded."""
+"""A node does not bound what it wrote itself."""
 
 
-class Keep(Protocol):
-    """Values by key; a key is a method's name with a prefix."""
+class Store(Protocol):
+    """Values by key, such as the name of a method."""
 
     def get(self, key: str) -> Any:
-        """The value, or None where there is none or it is damaged."""
+        """The value; None if there is none or it is damaged."""
 
     def put(self, key: str, value: object) -> None:
         """Replaces the value."""
 
 
-class MemoryKeep:
-    """In ``context.state``: for one run, and lost when the SuperNode is restarted.
+@dataclass(frozen=True)
+class MemoryStore:
+    """Stores in ``context.state``, for one run: lost when the SuperNode is restarted.
 
-    Args:
+    Attributes:
         state: of the context.
     """
 
-    def __init__(self, state: RecordDict) -> None:
-        self.state = state
+    state: RecordDict
 
     def get(self, key: str) -> Any:
-        """See :class:`Keep`."""
+        """See :class:`Store`."""
         config, arrays = f"{key}.{RECORD}", f"{key}.{ARRAYS}"
         if config not in self.state or arrays not in self.state:
             return None
@@ -50,36 +51,36 @@ class MemoryKeep:
             return None
 
     def put(self, key: str, value: object) -> None:
-        """See :class:`Keep`."""
+        """See :class:`Store`."""
         record = pack(value).record
         self.state[f"{key}.{RECORD}"] = record.config_records[RECORD]
         self.state[f"{key}.{ARRAYS}"] = record.array_records[ARRAYS]
 
 
-class FolderKeep:
-    """In files, written whole or not at all.
+@dataclass(frozen=True)
+class FolderStore:
+    """Stores in files, each written whole or not at all.
 
-    Args:
-        folder: of one node and one run.
+    Attributes:
+        folder: of one client and one run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def get(self, key: str) -> Any:
-        """See :class:`Keep`."""
+        """See :class:`Store`."""
         try:
             return loads(self._path(key).read_bytes())
         except (OSError, CodecError):
             return None
 
     def put(self, key: str, value: object) -> None:
-        """See :class:`Keep`."""
+        """See :class:`Store`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path(key), dumps(value))
 
     def _path(self, key: str) -> Path:
-        # Keys are checked where messages are; a folder is no place to find out that one was not.
+        # Messages are checked before; a key that is no name must not become a path all the same.
         if not _NAME.fullmatch(key):
             raise ValueError(f"{key!r} is no name of a method")
         return self.folder / f"{key}.safetensors"

@@ -1,7 +1,7 @@
-"""What a node lets its server ask for: one set of rules, of the node alone, that every message is held against."""
+"""What a node lets its server ask for: rules of the node alone, which every message must meet."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from fedlease.config.sections import Positive, Section
 from fedlease.config.settings import ColumnSettings, Settings
 from fedlease.core.types import ClientModel, ClientTask, TensorName
 from fedlease.errors import ConfigError
-from fedlease.flower.bounds import NAME, count, shown
+from fedlease.flower.bounds import NAME, shown
 from fedlease.flower.messages import Envelope, Hello
 from fedlease.flower.validation import models_of
 from fedlease.methods.registry import METHODS
@@ -27,20 +27,20 @@ MAX_SETTINGS = 256 * 1024
 """Characters of the settings in a message."""
 
 OF_PRESETS = ("FacebookAI/roberta-large", "meta-llama/Llama-2-7b-hf")
-"""Models of the hub that shipped presets name."""
+"""Hub models that the shipped presets use."""
 
 LISTS = ("data_folders", "models", "uploads")
-"""Rules whose values are lists; a node's configuration holds texts, so they are written with commas."""
+"""Rules whose values are lists, written with commas: a node's configuration holds texts."""
 
 _REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 _DEVICE = re.compile(r"[a-z]{1,10}(:[0-9]{1,2})?")
 
 
 class NodePolicy(Section):
-    """What a node lets its server ask for; read from the node's own configuration, never from a message."""
+    """Rules of a node, read from its own configuration, never from a message."""
 
     models: tuple[str, ...] = (*SHORT_NAMES, *OF_PRESETS)
-    """Base models that a message may name; a node whose configuration says ``model`` uses that one."""
+    """Base models that a message may name; a node with a ``model`` of its own uses that one."""
     data_folders: tuple[Path, ...] = ()
     """Folders under which ``data.path`` of a message may lie, for nodes without a ``data-dir``."""
     columns: ColumnSettings = ColumnSettings()
@@ -48,21 +48,21 @@ class NodePolicy(Section):
     uploads: tuple[Literal["A", "B", "G", "head"], ...] = ("A", "B", "G")
     """Kinds of tensors that may leave: LoRA A and B, routers G, and the classifier head."""
     max_labels: Positive = 1000
-    """Labels that the node tells."""
+    """Labels in the client's card."""
     max_label_length: Positive = 100
-    """Characters of a label that the node tells."""
+    """Characters of such a label."""
     max_epochs: Positive = 100
     """Passes over the rows for one message, all stages together."""
     max_stages: Positive = 4
     """Stages of training in one message."""
     max_rounds: Positive = 1000
-    """Rounds of a run; the node does three times as many tasks for one, as steps may be asked for again."""
+    """Rounds of a run; the node does at most three times as many tasks for it, since steps may be repeated."""
     max_rank: Positive = 128
     """Rank of an adapter."""
     max_experts: Positive = 64
     """Experts in a model, and candidates to choose from."""
     max_batch: Positive = 1024
-    """Rows per step, and answers generated together."""
+    """Rows per optimiser step, and answers generated at once."""
     max_tokens: Positive = 4096
     """Tokens of a row."""
     max_new_tokens: Positive = 1024
@@ -72,7 +72,7 @@ class NodePolicy(Section):
     max_megabytes: Positive = 1024
     """Tensors in one message, in MiB."""
     max_runs: Positive = 100
-    """Runs whose state the node keeps in its ``state-dir``."""
+    """Runs whose state the node stores in its ``state-dir``."""
     keep_loaded: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] = 0.0
     """Seconds for which a process with the base model stays after a message, see ``worker_process.py``."""
     send_samples: Annotated[bool, Field(strict=True)] = False
@@ -82,10 +82,10 @@ class NodePolicy(Section):
 
     @classmethod
     def of(cls, node_config: Mapping[str, Any]) -> "NodePolicy":
-        """Reads it from a node's configuration, whose keys have dashes, and dots for columns: ``columns.text``.
+        """Reads the rules from a node's configuration, whose keys have dashes, and dots for columns: ``columns.text``.
 
         Raises:
-            ConfigError: a value is outside its range, or a key is near to a rule's and none.
+            ConfigError: a value is outside its range, or a key resembles a rule's and is none.
         """
         names = {name.replace("_", "-"): name for name in cls.model_fields if name != "columns"}
         names |= {f"columns.{name}": f"columns.{name}" for name in ColumnSettings.model_fields}
@@ -113,13 +113,13 @@ class NodePolicy(Section):
         return settings.model_copy(update={"data": data if with_path else data.model_copy(update={"path": None})})
 
     def faults(self, message: Hello | Envelope, settings: Settings, *, own_model: bool, own_rows: bool) -> list[str]:
-        """Why a message is refused, one sentence per rule that it breaks; empty where it breaks none.
+        """The rules that a message breaks, one sentence each.
 
         Args:
-            message: one of the server's.
+            message: from the server, of the right form.
             settings: that it holds.
-            own_model: whether the node's configuration says which model.
-            own_rows: whether it says where the rows are.
+            own_model: whether the node's configuration names the model.
+            own_rows: whether the node's configuration says where the rows are.
         """
         found = [*self._of_settings(settings, own_model=own_model, own_rows=own_rows)]
         if not is_identity(message.run):
@@ -131,15 +131,13 @@ class NodePolicy(Section):
             found.append(f"method: must be one of {', '.join(METHODS)}, received {shown(request.method)!r}")
         if isinstance(request, Train):
             found += self._of_task(request.task)
-            if not count(0, 10 * self.max_rounds).holds(request.step):
-                most = 10 * self.max_rounds
-                found.append(f"step: must be in 0 .. {most} (max-rounds), received {shown(request.step)}")
+            found += _beyond([("step", request.step, 10 * self.max_rounds, "max-rounds")])
         for model in models_of(request).values():
             found += self._of_model(model)
         return list(dict.fromkeys(found))
 
     def labels_fault(self, labels: tuple[str, ...]) -> str:
-        """Why the labels of the node's own rows stay where they are; empty where they may be told."""
+        """Why the labels of the node's rows must not leave; empty if they may."""
         if len(labels) > self.max_labels:
             return f"its rows have {len(labels)} labels, max-labels of its node is {self.max_labels}"
         longest, most = max(map(len, labels), default=0), self.max_label_length
@@ -167,7 +165,7 @@ class NodePolicy(Section):
             yield f"data.path: this node reads rows in its own folders alone (data-folders), received {path!r}"
         if settings.seed >= 2**63:
             yield "seed: must be below 2 ** 63"
-        pairs: tuple[tuple[str, int, int, str], ...] = (
+        pairs = (
             ("rounds", settings.rounds, self.max_rounds, "max-rounds"),
             ("warmup.epochs", settings.warmup.epochs, self.max_epochs, "max-epochs"),
             ("train.local_epochs", settings.train.local_epochs, self.max_epochs, "max-epochs"),
@@ -181,36 +179,42 @@ class NodePolicy(Section):
             ("threads", settings.threads or 1, self.max_threads, "max-threads"),
             ("generation.stop", len(generation.stop), NAME, "entries"),
         )
-        for key, value, most, rule in pairs:
-            if value > most:
-                yield f"{key}: must be at most {most} ({rule}), received {shown(value)}"
+        yield from _beyond(pairs)
 
     def _may_read(self, path: Path) -> bool:
         wanted = path.expanduser().resolve()
         return any(wanted.is_relative_to(folder.expanduser().resolve()) for folder in self.data_folders)
 
     def _of_model(self, model: ClientModel) -> Iterator[str]:
-        for name, value, most, rule in (
-            ("rank", model.spec.r, self.max_rank, "max-rank"),
-            ("num_experts", model.spec.num_experts, self.max_experts, "max-experts"),
+        spec = model.spec
+        pairs = (
+            ("rank", spec.r, self.max_rank, "max-rank"),
+            ("num_experts", spec.num_experts, self.max_experts, "max-experts"),
             ("candidates", len(model.candidates), self.max_experts, "max-experts"),
-            ("anchors", model.spec.anchors, self.max_batch, "max-batch"),
-        ):
-            if not count(0, most).holds(value):
-                yield f"{name}: must be a whole number, at most {most} ({rule}), received {shown(value)}"
+            ("anchors", spec.anchors, self.max_batch, "max-batch"),
+        )
+        yield from _beyond(pairs)
 
     def _of_task(self, task: ClientTask) -> Iterator[str]:
-        epochs = [stage.epochs for stage in task.stages]
-        if len(epochs) > self.max_stages:
-            yield f"stages: must be at most {self.max_stages} (max-stages), received {len(epochs)}"
-        if not all(map(count(1, self.max_epochs).holds, epochs)) or sum(epochs) > self.max_epochs:
-            yield f"epochs: must be at most {self.max_epochs} (max-epochs) together, received {shown(epochs)}"
-        if not count(0, self.max_rounds).holds(task.round):
-            yield f"round: must be in 0 .. {self.max_rounds} (max-rounds), received {shown(task.round)}"
+        epochs = sum(stage.epochs for stage in task.stages)
+        yield from _beyond(
+            [
+                ("stages", len(task.stages), self.max_stages, "max-stages"),
+                ("epochs", epochs, self.max_epochs, "max-epochs, together"),
+                ("round", task.round, self.max_rounds, "max-rounds"),
+            ]
+        )
         kinds = {_kind(name) for name in task.upload} - {*self.uploads}
         if kinds:
             own, asked = ", ".join(self.uploads) or "nothing", ", ".join(sorted(kinds))
             yield f"upload: {own} may leave this node (uploads), asked for {asked}"
+
+
+def _beyond(values: Iterable[tuple[str, int, int, str]]) -> Iterator[str]:
+    """Sentences on values, named, that are above their bound, which belongs to a rule."""
+    for name, value, most, rule in values:
+        if value > most:
+            yield f"{name}: must be at most {most} ({rule}), received {shown(value)}"
 
 
 def _kind(name: Any) -> str:

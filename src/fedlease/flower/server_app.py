@@ -1,4 +1,4 @@
-"""The Flower app of the server: settings from the run configuration, everything else is the strategy's."""
+"""The Flower app of the server: reads settings from the run configuration and starts the strategy."""
 
 import logging
 import shlex
@@ -28,28 +28,28 @@ def server_app(
 ) -> ServerApp:
     """A ServerApp that runs what the run configuration says.
 
-    Its keys: ``out``, the run folder (the same again goes on with it); ``config``, a YAML file, or ``preset``; ``set``,
-    changes such as ``"rounds=5 train.lr=1e-3"``; all others are settings by their dotted names.
+    Its keys: ``out``, the run folder (an unfinished run in it is resumed); ``config``, a YAML file, or ``preset``;
+    ``set``, changes such as ``"rounds=5 train.lr=1e-3"``; all others are settings by their dotted names.
 
     Args:
-        listeners: told of every event; None prints progress.
+        listeners: receive every event; None prints progress.
         settings: makes settings of the run configuration; None is :func:`settings_of`.
-        folder: that ``config`` is looked for in, where its path is relative; None is where the SuperLink was started.
+        folder: that a relative ``config`` starts from; None is where the SuperLink was started.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        told = listeners
-        if told is None:
+        receivers = listeners
+        if receivers is None:
             from rich.console import Console
 
             from fedlease.reporting.terminal import Terminal
 
-            told = [Terminal(Console(), models_here=False)]
+            receivers = [Terminal(Console(), models_here=False)]
         try:
             out, made = _read(dict(context.run_config), settings or settings_of, folder)
-            FedLeaseStrategy(made, out, told).start(grid)
+            FedLeaseStrategy(made, out, receivers).start(grid)
         except FedLeaseError as error:
             # One line each, before the traceback that Flower prints of everything.
             for line in str(error).splitlines():

@@ -53,7 +53,7 @@ def models_of(request: Request) -> dict[str, ClientModel]:
 def form_fault(message: Any) -> str:
     """Why a message is not one that a server sends."""
     if isinstance(message, Hello):
-        return broken(message, {"run": LINE, "version": LINE, "model": LINE})
+        return broken(message, {"run": LINE, "version": LINE, "base": LINE})
     if not isinstance(message, Envelope):
         return f"a node is not asked for a {type(message).__name__}"
     request = message.request

@@ -172,7 +172,7 @@ def _serve(place: Path, worker: Worker) -> None:
     sys.path[:] = worker.path
     load = getattr(importlib.import_module(worker.load[0]), worker.load[1]) if worker.load else None
     # What takes long, before it listens.
-    from fedlease.flower.handler import answer
+    from fedlease.flower.handler import handle
 
     state_dir = Path(worker.state_dir) if worker.state_dir else None
     threading.Thread(target=_end_with, args=(worker.watched, place), daemon=True).start()
@@ -185,18 +185,18 @@ def _serve(place: Path, worker: Worker) -> None:
                 accepted, _ = server.accept()
                 with Connection(accepted.detach()) as connection, suppress(EOFError, OSError):
                     connection.send_bytes(READY)
-                    _reply(connection, answer, load, state_dir)
+                    _reply(connection, handle, load, state_dir)
         except TimeoutError:
             pass
         finally:
             _tidy(place)
 
 
-def _reply(connection: Connection, answer: Any, load: Any, state_dir: Path | None) -> None:
+def _reply(connection: Connection, handle: Any, load: Any, state_dir: Path | None) -> None:
     node, (content, state) = _receive(connection)
     context = Context(node["run_id"], node["node_id"], node["node_config"], state, {})
     try:
-        reply = answer(content, context, load, state_dir)
+        reply = handle(content, context, load, state_dir)
     except Exception as error:  # the caller raises it, as if it had replied itself
         traceback.print_exc()
         _send(connection, {"error": f"{type(error).__name__}: {error}"})

@@ -21,10 +21,10 @@ from fedlease.data.sources.synthetic import planted
 from fedlease.errors import ConfigError
 from fedlease.files import write_atomically
 
-__all__ = ["SITES", "Site", "write_app"]
+__all__ = ["CLIENTS", "Machine", "write_app"]
 
-SITES = ("site-a", "site-b", "site-c")
-"""Clients of an app that names none."""
+CLIENTS = ("site-a", "site-b", "site-c")
+"""Clients of an app for which none are named."""
 
 LAST_PORT = 65535
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -32,26 +32,26 @@ _SHELL_SAFE = set(string.ascii_letters + string.digits + "._-")
 
 
 @dataclass(frozen=True)
-class Site:
-    """A client's machine.
+class Machine:
+    """The machine of a client.
 
     Attributes:
         id: of the client.
-        port: that its SuperNode uses on its own machine; all differ, so that several fit on one.
+        port: of its SuperNode, for its own processes; all differ, so that several SuperNodes fit on one machine.
     """
 
     id: str
     port: int
 
 
-def write_app(folder: Path, clients: Sequence[str] = SITES, host: str = "localhost", port: int = 8000) -> None:
+def write_app(folder: Path, clients: Sequence[str] = CLIENTS, host: str = "localhost", port: int = 8000) -> None:
     """Writes a Flower app: code of server and client, settings, sample rows, and a README with every command.
 
     Args:
         folder: new or empty; its name becomes the app's.
         clients: ids of at least two clients; they stand in shell commands.
         host: name or address under which clients reach the server.
-        port: of the server; those after it are the clients', each on its own machine.
+        port: of the server; the ports after it are the clients', each on its own machine.
 
     Raises:
         ConfigError: the folder holds files, or a value cannot be used; every fault at once.
@@ -66,7 +66,7 @@ def write_app(folder: Path, clients: Sequence[str] = SITES, host: str = "localho
         "name": name,
         # No module begins with a digit.
         "package": package if package[0].isalpha() else f"app_{package}",
-        "sites": [Site(client, port + number) for number, client in enumerate(clients, 1)],
+        "machines": [Machine(client, port + number) for number, client in enumerate(clients, 1)],
         "host": host,
         "port": port,
         "local": host == "localhost",
