@@ -9,10 +9,11 @@ import torch
 from output import Report, Table, Target, entry
 
 from fedlease.core.adapters import initial_adapter
+from fedlease.core.choices import HeadPolicy
 from fedlease.core.codec import dumps
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName, head_names
 from fedlease.methods.fedlease import FedLease
-from fedlease.methods.head import Head, HeadPolicy, with_head
+from fedlease.methods.head import Head, with_head
 
 MODELS = {"MiniLM-L6": (6, 384, 8), "RoBERTa-large": (24, 1024, 4)}
 """Layers, width, r; query and value projections are adapted."""

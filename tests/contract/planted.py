@@ -1,16 +1,33 @@
 """A federation small enough to derive results by hand: two modules, planted groups, no model."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.seeds import generator
-from fedlease.core.types import ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.core.types import Budget, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.methods.base import Terms
+from fedlease.methods.registry import make_method
 
 SHAPES = {"layer.0.query": (6, 4), "layer.10.value": (6, 6)}
 CLIENTS = {f"{group}{number}": 10 * (number + 1) for group in "ab" for number in range(3)}
 """Two groups of three clients with 10, 20 and 30 rows."""
+
+
+def made(name: str, budget: Budget, **parameters: Any) -> Any:
+    """A method from its settings: those that all methods share, and those of its own section."""
+    shared = {field.name for field in fields(Terms)} & parameters.keys()
+    terms = Terms(budget, **{key: parameters[key] for key in shared})
+    return make_method(name, terms, {key: value for key, value in parameters.items() if key not in shared})
+
+
+def within(state: Any, name: str) -> Any:
+    """A field of a state or of one within it."""
+    while name not in vars(state):
+        state = state.inner
+    return getattr(state, name)
 
 
 def adapter(seed: int = 0) -> ClientModel:

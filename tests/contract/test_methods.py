@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from contract.planted import CLIENTS, adapter, train
+from contract.planted import CLIENTS, adapter, made, train
 
 from fedlease.core.aggregate import check_update
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName, head_names
 from fedlease.methods.base import Method, rounds_for_warmup
 from fedlease.methods.head import Head, with_head
-from fedlease.methods.registry import METHODS, make_method
+from fedlease.methods.registry import METHODS
 from fedlease.methods.warmup import WARMUP
 from fedlease.server.participation import Participation
 
@@ -47,12 +47,8 @@ def heads(policy: str) -> dict[str, Head]:
     return {client: Head(("no", "yes"), {k: v.clone() for k, v in tensors.items()}) for client in CLIENTS}
 
 
-def made(name: str) -> Method:
-    return make_method(name.partition("+")[0], BUDGET, VARIANTS.get(name))
-
-
-def built(name: str, head: str | None) -> Method:
-    method = made(name)
+def built(name: str, head: str | None, budget: Budget = BUDGET) -> Any:
+    method = made(name.partition("+")[0], budget, **VARIANTS.get(name, {}))
     return method if head is None else with_head(method, head, heads(head))  # type: ignore[arg-type]
 
 
@@ -199,7 +195,7 @@ def test_every_client_trains_every_adapter_for_exactly_the_budget(name: str, hea
 @pytest.mark.parametrize("budget", [Budget(1, 4, 2), Budget(2, 3), Budget(3, 2, 2), Budget(5, 1, 3), Budget(1, 0, 4)])
 def test_all_methods_make_the_same_passes_whoever_is_asked(name: str, budget: Budget, sampled: int | None) -> None:
     """E by everyone, and in each of R rounds local epochs by whoever is sampled: the same clients for every method."""
-    method = make_method(name.partition("+")[0], budget, VARIANTS.get(name))
+    method = built(name, None, budget)
     participation = Participation(clients_per_round=sampled)
     state, passes = method.init(adapter(), CLIENTS, 0), dict.fromkeys(sorted(CLIENTS), 0)
     opening = rounds_for_warmup(method)
@@ -249,7 +245,7 @@ def test_a_client_whose_first_task_is_refused_is_asked_again_and_then_joins_late
 
 
 def test_a_late_client_is_admitted_and_trains(name: str) -> None:
-    method = made(name)
+    method = built(name, None)
     state = method.admit(play(method, 2)[-1], "b9", 5)
     task = method.task(state, "b9")
     assert task is not None

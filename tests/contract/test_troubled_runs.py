@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from contract.planted import CLIENTS, adapter, train
+from contract.planted import CLIENTS, adapter, made, train
 
+from fedlease.core.choices import HeadPolicy
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget, ClientModel, ClientTask, TensorName
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import rounds_for_warmup
-from fedlease.methods.head import Head, HeadPolicy, with_head
-from fedlease.methods.registry import METHODS, make_method
+from fedlease.methods.head import Head, with_head
+from fedlease.methods.registry import METHODS
 from fedlease.methods.warmup import WARMUP
 from fedlease.server.participation import Participation
 
@@ -58,7 +59,7 @@ def check(model: ClientModel) -> None:
 def test_every_state_is_whole_and_the_run_ends(name: str, seed: int, head: HeadPolicy) -> None:
     rng = random.Random(f"{name} {seed}")
     budget = Budget(rng.choice([1, 2, 3]), rng.choice([0, 2, 4]), rng.choice([1, 2]))
-    method = with_head(make_method(name.partition("+")[0], budget, VARIANTS.get(name)), head, HEADS)
+    method = with_head(made(name.partition("+")[0], budget, **VARIANTS.get(name, {})), head, HEADS)
     participation = Participation(clients_per_round=rng.choice([None, 1, 2, 4]))
     state, clients, waiting = method.init(adapter(), CLIENTS, seed), dict(CLIENTS), dict(LATE)
     warmed: set[str] = set()

@@ -12,10 +12,8 @@ from fedlease.core.adapters import (
     initial_adapter,
     initial_router,
     renumber,
-    seed_experts,
 )
 from fedlease.core.routing import expert_weights
-from fedlease.core.types import Allocation
 
 SHAPES = {"layer.1.v": (6, 4), "layer.0.q": (100, 8)}
 
@@ -82,31 +80,6 @@ class TestInitialRouter:
         # Router and A are drawn from generators of their own.
         model = initial_adapter({"q": (6, 4)}, r=3, alpha=1, dropout=0, seed=0)
         assert not torch.equal(initial_router(model, 2, seed=0)["q/G"], model.tensors["q/A/0"])
-
-
-class TestSeedExperts:
-    allocation = Allocation(
-        num_experts=2,
-        assignment={"a": 0, "b": 1, "c": 0},
-        silhouettes={2: 0.5},
-        distances=torch.zeros(3, 3, dtype=torch.float64),
-        clients=["a", "b", "c"],
-    )
-    warmups = {  # noqa: RUF012
-        client: {"q/A/0": torch.full((1, 2), value), "q/B/0": torch.full((2, 1), -value)}
-        for client, value in {"a": 1.0, "b": 10.0, "c": 4.0}.items()
-    }
-
-    def test_mean_by_rows(self) -> None:
-        # Expert 0: (100 x 1 + 300 x 4) / 400 = 3.25. Expert 1 has b alone.
-        first, second = seed_experts(self.allocation, self.warmups, {"a": 100, "b": 7, "c": 300})
-        assert first["q/A/0"].tolist() == [[3.25, 3.25]]
-        assert first["q/B/0"].tolist() == [[-3.25], [-3.25]]
-        assert second["q/A/0"].tolist() == [[10, 10]]
-
-    def test_plain_mean(self) -> None:
-        first, _ = seed_experts(self.allocation, self.warmups, {"a": 100, "b": 7, "c": 300}, weighting="uniform")
-        assert first["q/A/0"].tolist() == [[2.5, 2.5]]
 
 
 class TestNames:

@@ -1,13 +1,20 @@
 """Weighted means by hand, and what an update must be to enter one."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from fedlease.core.aggregate import MAX_EXAMPLES, check_update, mean_update, weighted_mean
+from fedlease.core.aggregate import (
+    MAX_EXAMPLES,
+    ClusterMeans,
+    check_update,
+    client_weights,
+    mean_update,
+    weighted_mean,
+)
 from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, ClientUpdate, Stage
 from fedlease.errors import UpdateRefusedError
 
@@ -84,14 +91,27 @@ def update(client: str = "a", n: Any = 10, **changes: Any) -> ClientUpdate:
     return dataclasses.replace(made, **changes)
 
 
+class TestClusterMeans:
+    uploads: ClassVar[dict[str, dict[str, torch.Tensor]]] = {
+        client: {"q/A/0": torch.full((1, 2), value), "q/B/0": torch.full((2, 1), -value)}
+        for client, value in {"a": 1.0, "b": 10.0, "c": 4.0}.items()
+    }
+
+    def test_one_mean_per_cluster_that_uploaded(self) -> None:
+        # Cluster 0: (100 x 1 + 300 x 4) / 400 = 3.25, and 2.5 without weights. Cluster 1 has b alone.
+        rows, own = {"a": 100, "b": 7, "c": 300}, {"a": 0, "b": 1, "c": 0, "d": 2}
+        means = ClusterMeans()(self.uploads, client_weights(rows, "num_examples"), own)
+        assert means.keys() == {0, 1}
+        assert means[0]["q/A/0"].tolist() == [[3.25, 3.25]] and means[0]["q/B/0"].tolist() == [[-3.25], [-3.25]]
+        assert means[1]["q/A/0"].tolist() == [[10, 10]]
+        assert ClusterMeans()(self.uploads, client_weights(rows, "uniform"), own)[0]["q/A/0"].tolist() == [[2.5, 2.5]]
+
+
 class TestMeanUpdate:
     def test_by_rows_or_uniform(self) -> None:
         updates = [update("a", 1, tensors=state(0)), update("b", 3, tensors=state(4))]
         assert mean_update(updates)["q/B/0"].item() == 3
-        assert mean_update(updates, weighting="uniform")["q/B/0"].item() == 2
-
-    def test_takes_the_names_asked_for(self) -> None:
-        assert set(mean_update([update()], {"q/B/0"})) == {"q/B/0"}
+        assert mean_update(updates, "uniform")["q/B/0"].item() == 2
 
     def test_arrival_order_changes_no_bit(self) -> None:
         g = torch.Generator().manual_seed(0)

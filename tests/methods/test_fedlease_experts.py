@@ -4,17 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from contract.planted import CLIENTS, adapter, constant, train
-from small import own_rows, small_run, small_settings
+from contract.planted import CLIENTS, adapter, constant, made, train, within
+from small import own_rows, small_run
 from torch import Tensor
 
-from fedlease.core.aggregate import weighted_mean
+from fedlease.core.aggregate import client_weights, weighted_mean
 from fedlease.core.codec import dumps
 from fedlease.core.types import Budget, TensorName
-from fedlease.errors import ConfigError
-from fedlease.methods.fedlease import FedLease, FedLeaseState
-from fedlease.methods.fedlease_experts import expert_means, shrinkage
-from fedlease.runs.open import build_method
+from fedlease.methods.fedlease_means import MEANS, Shrunk, shrinkage
 
 BUDGET = Budget(2, 3)
 
@@ -33,6 +30,11 @@ def directed(*b: float) -> dict[str, Tensor]:
 
 
 UPLOADS = {"a0": flat(1, 1), "a1": flat(3, 3), "b0": flat(10, 10)}
+
+
+def expert_means(uploads: Any, rows: Any, own: Any, *, weighting: Any = "num_examples", **how: Any) -> Any:
+    means = Shrunk(how.get("shrink", 0.0), MEANS[how.get("average", "factors")](0.1))
+    return means(uploads, client_weights(rows, weighting), own)
 
 
 def value(state: Any, kind: str = "A") -> float:
@@ -74,7 +76,7 @@ class TestShrink:
         2.5 and 3.5, products 6.25 and 12.25."""
         uploads = {"a0": flat(2, 2), "b0": flat(4, 4)}
         for average, expected in (("product", [7.0, 13.0]), ("factors", [6.25, 12.25])):
-            found = expert_means(uploads, {"a0": 5, "b0": 5}, OWN, average=average, shrink=0.5)  # type: ignore[arg-type]
+            found = expert_means(uploads, {"a0": 5, "b0": 5}, OWN, average=average, shrink=0.5)
             assert [value(found[e]) * value(found[e], "B") for e in (0, 1)] == pytest.approx(expected)
 
 
@@ -109,7 +111,7 @@ class TestAutomaticShrink:
         assert set(found.values()) == {w}
 
 
-def played(method: FedLease, steps: int) -> FedLeaseState:
+def played(method: Any, steps: int) -> Any:
     state = method.init(adapter(), CLIENTS, 0)
     for _ in range(steps):
         tasks = {client: task for client in CLIENTS if (task := method.task(state, client)) is not None}
@@ -121,25 +123,25 @@ class TestTheMethod:
     def test_the_first_experts_are_shrunk_as_those_of_every_round(self) -> None:
         """All weight on everyone: one expert for all, after the warm-up and after a round."""
         for steps in (1, 2):
-            state = played(FedLease(BUDGET, shrink=1.0), steps)
+            state = played(made("fedlease", BUDGET, shrink=1.0), steps)
             assert len(state.experts) == 2
             for name, tensor in state.experts[0].items():
                 assert torch.allclose(tensor, state.experts[1][name], atol=1e-6)
 
     def test_routers_are_never_shrunk(self) -> None:
         """Constants 0, 1, ... for clients in order of their ids: cluster a (10, 20, 30 rows) has 80 / 60."""
-        method = FedLease(BUDGET, shrink=0.5)
+        method = made("fedlease", BUDGET, shrink=0.5)
         state = played(method, 1)
         tasks = [(i, c, method.task(state, c)) for i, c in enumerate(sorted(CLIENTS))]
         state = method.aggregate(state, [constant(train(c, t, CLIENTS[c]), float(i)) for i, c, t in tasks if t])
         # All: (80 + 10 x 3 + 20 x 4 + 30 x 5) / 120 = 340 / 120.
         for tensor in state.experts[0].values():
             assert torch.allclose(tensor, torch.full_like(tensor, 40 / 60 + 170 / 120))
-        for tensor in state.routers[0].values():
+        for tensor in within(state, "routers")[0].values():
             assert torch.allclose(tensor, torch.full_like(tensor, 80 / 60))
 
     def test_a_cluster_without_updates_keeps_its_expert(self) -> None:
-        method = FedLease(BUDGET, shrink="auto", average="product")
+        method = made("fedlease", BUDGET, shrink="auto", average="product")
         state = played(method, 1)
         task = method.task(state, "a0")
         assert task is not None
@@ -151,7 +153,7 @@ class TestTheMethod:
         """a0 and a1 send the same update with the signs of A and B turned; a2 sends nothing."""
         expected = None
         for average in ("product", "factors"):
-            method = FedLease(BUDGET, average=average, weights="uniform")  # type: ignore[arg-type]
+            method = made("fedlease", BUDGET, average=average, weights="uniform")
             state = played(method, 1)
             task = method.task(state, "a0")
             assert task is not None
@@ -163,42 +165,31 @@ class TestTheMethod:
                 expected = sent.tensors[f"{module}/B/0"] @ sent.tensors[f"{module}/A/0"]
                 assert torch.allclose(found, expected if average == "product" else torch.zeros(()), atol=1e-5)
 
-    @pytest.mark.parametrize("w", [-0.1, 1.1, float("nan")])
-    def test_a_share_out_of_range_is_refused(self, w: float) -> None:
-        with pytest.raises(ConfigError, match=rf"fedlease.shrink: must be 'auto' or in \[0, 1\], received {w}"):
-            FedLease(BUDGET, shrink=w).init(adapter(), CLIENTS, 0)
-
     def test_routers_that_start_at_the_own_expert_are_the_same_for_all_clusters(self) -> None:
-        state = played(FedLease(BUDGET, router_start="own"), 1)
+        state = played(made("fedlease", BUDGET, router_start="own"), 1)
         # M = 2: own slots 0 and 1 are one mirrored pair.
-        for name, router in state.routers[0].items():
-            assert torch.equal(router, state.routers[1][name])
+        for name, router in within(state, "routers")[0].items():
+            assert torch.equal(router, within(state, "routers")[1][name])
             assert torch.equal(router[0], -router[1])
         assert state.notes == ()
 
     def test_fewer_slots_than_the_own_ones_on_top_are_said_to_teach_nothing(self) -> None:
         parameters: dict[str, Any] = {"num_experts": 4, "router_start": "own"}
-        state = played(FedLease(BUDGET, top_k=2, **parameters), 1)
+        state = played(made("fedlease", BUDGET, top_k=2, **parameters), 1)
         assert state.notes == (
             "fedlease.top_k: with router_start = 'own' the 2 largest of 7 slots are own ones at first: the router has "
             "next to nothing to learn from",
         )
         for start in ("own", "random"):
-            state = played(FedLease(BUDGET, top_k=1, num_experts=4, router_start=start), 1)
+            state = played(made("fedlease", BUDGET, top_k=1, num_experts=4, router_start=start), 1)
             assert state.notes == (
                 "fedlease.top_k: the one slot that is kept weighs 1 whatever its logit is, so routers are not trained "
                 "and stay as they were drawn; fedlease.renormalise=false trains them",
             )
-        assert played(FedLease(BUDGET, top_k=1, num_experts=4, renormalise=False), 1).notes == ()
-        assert played(FedLease(BUDGET, top_k=1, num_experts=1), 1).notes == ()
+        assert played(made("fedlease", BUDGET, top_k=1, num_experts=4, renormalise=False), 1).notes == ()
+        assert played(made("fedlease", BUDGET, top_k=1, num_experts=1), 1).notes == ()
         for fine in ({"top_k": 3}, {"top_k": 2, "renormalise": False}, {"top_k": 2, "router_start": "random"}):
-            assert played(FedLease(BUDGET, **{**parameters, **fine}), 1).notes == ()
-
-
-def test_settings_reach_the_method() -> None:
-    changes = {"shrink": "auto", "average": "product", "reallocate": 2, "router_start": "own"}
-    made: Any = build_method(small_settings(**{f"fedlease__{k}": v for k, v in changes.items()}), "fedlease", {})
-    assert {name: getattr(made.method, name) for name in changes} == changes
+            assert played(made("fedlease", BUDGET, **{**parameters, **fine}), 1).notes == ()
 
 
 @pytest.mark.parametrize(

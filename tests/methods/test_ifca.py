@@ -9,10 +9,11 @@ import torch
 from contract.planted import CLIENTS, adapter, constant, train
 from small import rounds_of, small_run
 
+from fedlease.core.choices import CandidateStart
 from fedlease.core.types import Budget, ClientUpdate, Tensors
 from fedlease.data.load import load_federation
 from fedlease.errors import RunFailedError
-from fedlease.methods.ifca import IFCA, CandidateStart, IFCAState
+from fedlease.methods.ifca import IFCA, IFCAState
 from fedlease.tasks import classification
 from fedlease.use.open_run import OpenRun
 
@@ -118,7 +119,7 @@ def test_the_engine_takes_the_candidate_with_the_lowest_train_loss(tmp_path: Pat
     choices = []
     for client in run.clients:
         model = run.policy.model(state, client)
-        private = run._store.overlay(client, model.spec, model.tensors)
+        private = run.model(client).tensors
         rows = run.encode(federation.clients[client].train)
         losses = []
         for candidate in model.candidates:

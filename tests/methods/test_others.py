@@ -5,18 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from contract.planted import CLIENTS, adapter, constant, train
+from contract.planted import CLIENTS, adapter, constant, made, train
 
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget
 from fedlease.errors import ConfigError
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.fedlease import FedLease
-from fedlease.methods.fedsa_lora import FedSALoRA
-from fedlease.methods.ffa_lora import FFALoRA
 from fedlease.methods.head import Head, with_head
 from fedlease.methods.local import Local
-from fedlease.methods.registry import METHODS, make_method
+from fedlease.methods.registry import METHODS
 
 HEAD = {"head/classifier.weight": torch.zeros(2, 6)}
 
@@ -54,7 +52,7 @@ def test_fedit_spends_the_whole_budget_in_rounds(budget: Budget, epochs: list[in
 
 def test_ffa_lora_moves_b_alone() -> None:
     """Constants 1 .. 6 with rows 10, 20, 30, 10, 20, 30 average to 23 / 6 in B; A keeps every bit."""
-    method = FFALoRA(Budget(1, 1))
+    method = made("ffa-lora", Budget(1, 1))
     start = adapter()
     state = method.init(start, CLIENTS, 0)
     updates = []
@@ -69,7 +67,7 @@ def test_ffa_lora_moves_b_alone() -> None:
 
 
 def test_fedsa_lora_averages_a_and_keeps_b_private() -> None:
-    method = FedSALoRA(Budget(1, 1), weights="uniform")
+    method = made("fedsa-lora", Budget(1, 1), weights="uniform")
     start = adapter()
     state = method.init(start, CLIENTS, 0)
     updates = []
@@ -85,12 +83,12 @@ def test_fedsa_lora_averages_a_and_keeps_b_private() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "share"), [(FFALoRA, (4 + 6) * 2), (FedSALoRA, (6 + 6) * 2), (FedIT, (10 + 12) * 2)]
+    ("method", "share"), [("ffa-lora", (4 + 6) * 2), ("fedsa-lora", (6 + 6) * 2), ("fedit", (10 + 12) * 2)]
 )
 def test_uploads_are_the_papers_arithmetic(method: Any, share: int) -> None:
     """Modules (in 6, out 4) and (6, 6) at r = 2: B has out x r values, A r x in."""
-    made = method(Budget(1, 1))
-    task = made.task(made.init(adapter(), CLIENTS, 0), "a0")
+    sent = made(method, Budget(1, 1))
+    task = sent.task(sent.init(adapter(), CLIENTS, 0), "a0")
     assert sum(task.model.tensors[name].numel() for name in task.upload) == share
 
 
@@ -176,7 +174,7 @@ def test_unknown_policy_and_method_are_refused() -> None:
     with pytest.raises(ValueError, match="policy must be one of"):
         with_head(FedIT(Budget(1, 1)), "mixed", heads())  # type: ignore[arg-type]
     with pytest.raises(KeyError):
-        make_method("nothing", Budget(1, 1))
+        made("nothing", Budget(1, 1))
 
 
 def test_every_method_of_the_table_states_its_source_or_purpose() -> None:

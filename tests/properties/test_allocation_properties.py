@@ -123,7 +123,7 @@ def test_every_client_has_one_expert_and_every_expert_a_client(b: BMatrices, min
 @given(federations())
 def test_place_is_the_mean_distance_to_the_members(b: BMatrices) -> None:
     allocation = allocate(b)
-    known = centroids(b, allocation)
+    known = centroids(b, allocation.assignment)
     loop = {c: {m: t.double().flatten().tolist() for m, t in parts.items()} for c, parts in b.items()}
     for client in b:
         placement = place(b[client], known)

@@ -9,6 +9,7 @@ from small import small_run, small_settings
 
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import Budget
+from fedlease.methods.base import Terms
 from fedlease.methods.registry import CENTRALISED, METHODS, known_methods, make_method
 from fedlease.runs.check import check_settings
 from fedlease.runs.estimate import MethodEstimate, Rows, adapter_parameters, estimate_method, router_parameters
@@ -33,7 +34,7 @@ def estimate(name: str, budget: Budget = BUDGET, sample: int | None = None, **ch
     arguments: dict[str, Any] = dict(seed=0, num_experts=4, seconds_per_row=1.0)
     clients = changes.pop("clients", CLIENTS)
     return estimate_method(
-        name, make_method(name, budget), ADAPTER, clients, Participation(sample), **{**arguments, **changes}
+        name, make_method(name, Terms(budget)), ADAPTER, clients, Participation(sample), **{**arguments, **changes}
     )
 
 

@@ -185,7 +185,7 @@ def test_a_spoilt_update_is_refused_by_name_and_never_averaged(
     assert "nan" in reason.lower() or "infinite" in reason
     manifest = json.loads((result.out / "state" / "manifest.json").read_text())
     state = loads((result.out / "state" / manifest["state"]["file"]).read_bytes())
-    for expert in (*state.inner.experts, *state.inner.routers):
+    for expert in (*state.experts, *state.inner.inner.routers):
         assert all(bool(torch.isfinite(tensor).all()) for tensor in expert.values())
     assert result.summary["num_clients"] == 8
 

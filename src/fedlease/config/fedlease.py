@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from fedlease.config.sections import Positive, Section
+from fedlease.core.choices import Average, Clustering, GroupingName, RouterStart, Shrink, Signal
 
 __all__ = ["FedLeaseSettings"]
 
@@ -20,15 +21,15 @@ def _share_or_auto(value: Any) -> Any:
 class FedLeaseSettings(Section):
     """Variants of FedLEASE, for ablations and trials; the defaults are the paper's method."""
 
-    grouping: Literal["clusters", "clients", "random", "given"] = "clusters"
+    grouping: GroupingName = "clusters"
     """``clusters`` (paper); ``clients``: one expert per client; ``random``: ``num_experts`` groups; ``given``."""
     num_experts: Positive | None = None
     """This M whatever the silhouettes say; None lets them choose."""
     assignment: dict[str, int] | None = None
     """Client -> group, for ``grouping: given``."""
-    signal: Literal["B", "A", "BA"] = "B"
+    signal: Signal = "B"
     """What of the warm-ups is compared."""
-    clustering: Literal["hierarchical", "spectral"] = "hierarchical"
+    clustering: Clustering = "hierarchical"
     """How clients are grouped by their distances."""
     expert_start: Literal["cluster", "client"] = "cluster"
     """Round 1 from the cluster's mean, or from the client's own warm-up."""
@@ -40,11 +41,14 @@ class FedLeaseSettings(Section):
     """Whether kept weights sum to 1."""
     router: Literal["cluster", "client"] = "cluster"
     """Routers averaged in the cluster, or kept by the client."""
-    router_start: Literal["random", "own"] = "random"
+    router_start: RouterStart = "random"
     """Routers begin at random (released code), or with nearly all weight on the own expert. Ours, on trial."""
-    average: Literal["factors", "product"] = "factors"
-    """A cluster's mean is taken of A and of B, or of their products. Ours, on trial."""
-    shrink: Annotated[float | Literal["auto"], BeforeValidator(_share_or_auto)] = 0.0
+    average: Average = "factors"
+    """A cluster's mean is taken of A and of B, of their ``product`` (ours, on trial), or of A and of B without the
+    largest and smallest values (``trimmed``), which a few wrong or hostile clients cannot carry away."""
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    """Share of a cluster's weight that ``average: trimmed`` leaves out at each end of every value."""
+    shrink: Annotated[Shrink, BeforeValidator(_share_or_auto)] = 0.0
     """Share of the mean over all clients in every expert, 0 to 1; ``auto``: by how sure the groups are. Ours, on
     trial."""
     unlike: Literal["keep_out", "place"] = "keep_out"

@@ -14,6 +14,7 @@ from fedlease.config.precedence import as_said, give_way
 from fedlease.config.sections import ColumnSettings, DataSettings, Fraction, LimitSettings, Positive, Section
 from fedlease.config.tables import OneOf, known_tasks
 from fedlease.config.task import BaseSettings, GenerationSettings
+from fedlease.core.choices import CandidateStart, HeadPolicy, Linkage, TreeDistance, Weighting
 from fedlease.errors import ConfigError
 
 __all__ = [
@@ -80,7 +81,7 @@ class IFCASettings(Section):
 
     num_candidates: Positive = 4
     """K, adapters that compete."""
-    candidate_start: Literal["groups", "clients"] = "groups"
+    candidate_start: CandidateStart = "groups"
     """What they are made of: means of the warm-ups of random groups of clients, or those of K clients drawn."""
 
 
@@ -102,7 +103,7 @@ class FedTreeLoRASettings(Section):
     """The score a cut must beat to split the first time."""
     outside: bool = True
     """Whether the frozen mean of the other groups is mixed in; false is the grouping alone."""
-    distance: Literal["frobenius", "cosine"] = "frobenius"
+    distance: TreeDistance = "frobenius"
     """Between the B matrices of two clients."""
 
 
@@ -151,16 +152,16 @@ class Settings(Section):
     """Adapter."""
     train: TrainSettings = TrainSettings()
     """Optimiser and batches."""
-    head: Literal["local", "shared", "frozen"] = "local"
+    head: HeadPolicy = "local"
     """Classifier heads: trained and kept by the client; averaged within a group; left at their initial value."""
     max_experts: Annotated[int, Field(ge=2)] = 8
     """M_max."""
     min_silhouette: Annotated[float, Field(ge=-1, le=1)] = 0.05
     """M = 1 when no S(k) is above this; -1 always splits, as the paper does. 0.05 keeps noise together and splits most
     single tasks, which costs little; 0.15 keeps single tasks whole."""
-    linkage: Literal["average", "complete", "single"] = "average"
+    linkage: Linkage = "average"
     """Of the agglomerative clustering."""
-    weights: Literal["num_examples", "uniform"] = "num_examples"
+    weights: Weighting = "num_examples"
     """How updates are weighted in a mean."""
     fedlease: FedLeaseSettings = FedLeaseSettings()
     """Variants of FedLEASE."""
@@ -185,6 +186,12 @@ class Settings(Section):
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     deterministic: bool = True
     """Whether an NVIDIA GPU uses only operations that give the same bits every time; without it is faster."""
+
+    def of_method(self, method: str) -> dict[str, Any]:
+        """The settings of a method's own section; {} for a method without one."""
+        sections = {"fedlease": self.fedlease, "ifca": self.ifca, "feddpa": self.feddpa}
+        section = {**sections, "fedtreelora": self.fedtreelora}.get(method)
+        return dict(section) if section is not None else {}
 
     def to_yaml(self) -> str:
         """The settings as YAML that :func:`resolve` reads back to an equal object."""

@@ -2,28 +2,23 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fedlease.core.aggregate import Weighting, weighted_mean
+from fedlease.core.choices import RouterStart
 from fedlease.core.routing import num_slots
 from fedlease.core.seeds import generator
-from fedlease.core.types import AdapterSpec, Allocation, ClientId, ClientModel, TensorName, Tensors
+from fedlease.core.types import AdapterSpec, ClientModel, TensorName, Tensors
 
 __all__ = [
-    "RouterStart",
     "a_matrices",
     "b_matrices",
     "expert_tensors",
     "initial_adapter",
     "initial_router",
     "renumber",
-    "seed_experts",
 ]
-
-RouterStart = Literal["random", "own"]
 
 MIRROR_SCALE = 16.0
 """Of the mirrored rows. Kaiming-uniform logits of a layer-normalised x have a deviation of 1 / sqrt 3."""
@@ -77,33 +72,6 @@ def initial_router(
             router[pairs : 2 * pairs] = -router[:pairs]
         routers[str(TensorName(module, "G"))] = router
     return routers
-
-
-def seed_experts(
-    allocation: Allocation,
-    warmups: Mapping[ClientId, Tensors],
-    num_examples: Mapping[ClientId, int],
-    *,
-    weighting: Weighting = "num_examples",
-) -> tuple[dict[str, Tensor], ...]:
-    """Expert j starts as the mean of A and the mean of B over the clients of cluster j.
-
-    Args:
-        allocation: who belongs to which expert.
-        warmups: client -> its warm-up tensors, numbered as expert 0.
-        num_examples: client -> n_i.
-        weighting: uniform, or by n_i.
-
-    Returns:
-        One state per expert, numbered as expert 0: see :func:`renumber`.
-    """
-    return tuple(
-        weighted_mean(
-            [warmups[client] for client in members],
-            [1.0 if weighting == "uniform" else float(num_examples[client]) for client in members],
-        )
-        for members in map(allocation.members, range(allocation.num_experts))
-    )
 
 
 def renumber(tensors: Tensors, expert: int) -> dict[str, Tensor]:

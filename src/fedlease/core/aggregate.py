@@ -1,24 +1,79 @@
 """Checked, weighted means of named tensors, and the checks an update passes before it may enter one."""
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fedlease.core.choices import Weighting
 from fedlease.core.types import ClientId, ClientTask, ClientUpdate, Tensors
 from fedlease.errors import UpdateRefusedError
 
-__all__ = ["MAX_VALUE", "Weighting", "check_update", "mean_update", "weighted_mean"]
-
-Weighting = Literal["num_examples", "uniform"]
+__all__ = [
+    "MAX_VALUE",
+    "ClusterMeans",
+    "Mean",
+    "check_update",
+    "client_weights",
+    "clusters",
+    "mean_update",
+    "shares",
+    "weighted_mean",
+]
 
 MAX_EXAMPLES = 10**12
 """No client holds more rows than this; a larger count would only serve to outweigh the others."""
 
 MAX_VALUE = 1e6
 """No weight of an adapter or head is larger, either way; a finite one that is would still carry a mean away."""
+
+
+class Mean(Protocol):
+    """How several states become one: :func:`weighted_mean`, or another with the same arguments."""
+
+    def __call__(self, states: Sequence[Tensors], weights: Sequence[float], /) -> dict[str, Tensor]:
+        """The mean, under the names of the states.
+
+        Args:
+            states: one mapping per client, all with the same names, shapes and floating dtypes.
+            weights: one finite, non-negative weight per state, with a positive sum.
+        """
+
+
+def shares(states: Sequence[Tensors], weights: Sequence[float]) -> list[float]:
+    """The weights scaled to sum 1, once states and weights are checked for a mean.
+
+    Raises:
+        ValueError: no states, or names, shapes, dtypes or weights do not fit; the message names the tensor.
+    """
+    if not states:
+        raise ValueError("a mean needs at least one state, received none")
+    if len(weights) != len(states):
+        raise ValueError(f"a mean needs one weight per state, received {len(weights)} for {len(states)}")
+    for weight in weights:
+        if not math.isfinite(weight) or weight < 0:
+            raise ValueError(f"weights must be finite and not negative, received {weight}")
+    total = math.fsum(weights)
+    if total <= 0:
+        raise ValueError(f"weights must have a positive sum, received {list(weights)}")
+    first = states[0]
+    for state in states[1:]:
+        if state.keys() != first.keys():
+            odd = sorted(state.keys() ^ first.keys())
+            raise ValueError(f"states must have the same names, these occur in only some: {odd}")
+        for name, like in first.items():
+            if state[name].shape != like.shape or state[name].dtype != like.dtype:
+                raise ValueError(
+                    f"{name}: states must agree in shape and dtype, received {tuple(like.shape)} {like.dtype} "
+                    f"and {tuple(state[name].shape)} {state[name].dtype}"
+                )
+    for name, like in first.items():
+        if not like.is_floating_point():
+            raise ValueError(f"{name}: only floating tensors can be averaged, received {like.dtype}")
+    return [weight / total for weight in weights]
 
 
 def weighted_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -32,57 +87,63 @@ def weighted_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[s
         The mean, in the dtype of the inputs, names sorted.
 
     Raises:
-        ValueError: no states, or names, shapes, dtypes or weights do not fit; the message names the tensor.
+        ValueError: as :func:`shares`.
     """
-    if not states:
-        raise ValueError("weighted_mean needs at least one state, received none")
-    if len(weights) != len(states):
-        raise ValueError(f"weighted_mean needs one weight per state, received {len(weights)} for {len(states)}")
-    for weight in weights:
-        if not math.isfinite(weight) or weight < 0:
-            raise ValueError(f"weights must be finite and not negative, received {weight}")
-    total = math.fsum(weights)
-    if total <= 0:
-        raise ValueError(f"weights must have a positive sum, received {list(weights)}")
-    first = states[0]
-    for state in states[1:]:
-        if state.keys() != first.keys():
-            odd = sorted(state.keys() ^ first.keys())
-            raise ValueError(f"states must have the same names, these occur in only some: {odd}")
+    scaled = shares(states, weights)
     mean: dict[str, Tensor] = {}
-    for name in sorted(first):
-        like = first[name]
-        if not like.is_floating_point():
-            raise ValueError(f"{name}: only floating tensors can be averaged, received {like.dtype}")
+    for name in sorted(states[0]):
+        like = states[0][name]
         accumulated = torch.zeros(like.shape, dtype=torch.float64, device=like.device)
-        for state, weight in zip(states, weights, strict=True):
-            tensor = state[name]
-            if tensor.shape != like.shape or tensor.dtype != like.dtype:
-                raise ValueError(
-                    f"{name}: states must agree in shape and dtype, received {tuple(like.shape)} {like.dtype} "
-                    f"and {tuple(tensor.shape)} {tensor.dtype}"
-                )
-            accumulated += tensor.detach().to(torch.float64) * (weight / total)
+        for state, share in zip(states, scaled, strict=True):
+            accumulated += state[name].detach().to(torch.float64) * share
         mean[name] = accumulated.to(like.dtype)
     return mean
 
 
-def mean_update(
-    updates: Sequence[ClientUpdate], names: Collection[str] | None = None, *, weighting: Weighting = "num_examples"
-) -> dict[str, Tensor]:
-    """Mean over updates, summed in the order of client ids so that arrival order changes no bit.
+def client_weights(rows: Mapping[ClientId, int], weighting: Weighting) -> dict[ClientId, float]:
+    """What every client weighs in a mean: n_i, or 1."""
+    return {client: 1.0 if weighting == "uniform" else float(count) for client, count in rows.items()}
 
-    Args:
-        updates: at least one.
-        names: which uploaded tensors; None takes all.
-        weighting: by ``num_examples``, or ``uniform``.
+
+def mean_update(updates: Sequence[ClientUpdate], weighting: Weighting = "num_examples") -> dict[str, Tensor]:
+    """Mean over at least one update, summed in the order of client ids so that arrival order changes no bit."""
+    tensors = {update.client: update.tensors for update in updates}
+    weights = client_weights({update.client: update.num_examples for update in updates}, weighting)
+    return weighted_mean([tensors[client] for client in sorted(tensors)], [weights[c] for c in sorted(tensors)])
+
+
+@dataclass(frozen=True)
+class ClusterMeans:
+    """What the clients of each cluster uploaded, as one mean per cluster.
+
+    Attributes:
+        mean: of one cluster.
     """
-    ordered = sorted(updates, key=lambda update: update.client)
-    states = [
-        {name: tensor for name, tensor in update.tensors.items() if names is None or name in names}
-        for update in ordered
-    ]
-    return weighted_mean(states, [1.0 if weighting == "uniform" else float(update.num_examples) for update in ordered])
+
+    mean: Mean = weighted_mean
+
+    def __call__(
+        self, uploads: Mapping[ClientId, Tensors], weights: Mapping[ClientId, float], assignment: Mapping[ClientId, int]
+    ) -> dict[int, dict[str, Tensor]]:
+        """Cluster -> its mean; a cluster of which nobody uploaded is left out.
+
+        Args:
+            uploads: client -> tensors.
+            weights: client -> what it weighs, at least of those in ``uploads``.
+            assignment: client -> cluster, at least of those in ``uploads``.
+        """
+        means = {}
+        for cluster, members in clusters(uploads, assignment).items():
+            means[cluster] = self.mean([uploads[client] for client in members], [weights[c] for c in members])
+        return means
+
+
+def clusters(clients: Iterable[ClientId], assignment: Mapping[ClientId, int]) -> dict[int, list[ClientId]]:
+    """Cluster -> those of the clients that are in it, both in order."""
+    found: dict[int, list[ClientId]] = {}
+    for client in sorted(clients):
+        found.setdefault(assignment[client], []).append(client)
+    return dict(sorted(found.items()))
 
 
 def check_update(

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedlease.core.clustering import Clustering, Linkage, best_k, cuts, silhouette
+from fedlease.core.choices import Clustering, Linkage
+from fedlease.core.clustering import best_k, cuts, silhouette
 from fedlease.core.distances import Matrices, distances
 from fedlease.core.types import Allocation, ClientId
 

@@ -1,7 +1,6 @@
 """Distances -> groups of every size, and how well each separates the clients."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,10 @@ from sklearn.cluster import SpectralClustering
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-__all__ = ["Clustering", "Linkage", "best_k", "cuts", "silhouette"]
+from fedlease.core.choices import Clustering, Linkage
 
-Linkage = Literal["average", "complete", "single"]
-Clustering = Literal["hierarchical", "spectral"]
+__all__ = ["best_k", "cuts", "silhouette"]
+
 Labels = NDArray[np.intp]
 
 

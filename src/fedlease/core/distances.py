@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedlease.core.types import ClientId
 
-__all__ = ["IDENTICAL", "Matrices", "distances", "product_distances", "unit_rows"]
+__all__ = ["IDENTICAL", "Matrices", "distances", "product_distances", "to_distances", "unit_rows"]
 
 Matrices = Mapping[ClientId, Mapping[str, Tensor]]
 """Client -> module -> its A or its B."""
@@ -38,7 +38,7 @@ def distances(b: Matrices) -> tuple[list[ClientId], Tensor]:
         # Module by module, so that no more than one module of all clients is held in float64.
         similarity.addmm_(units, units.T).addmm_(zeros, zeros.T)
         modules += 1
-    return clients, _to_distances(similarity, modules)
+    return clients, to_distances(similarity, modules)
 
 
 def product_distances(b: Matrices, a: Matrices) -> tuple[list[ClientId], Tensor]:
@@ -60,10 +60,10 @@ def product_distances(b: Matrices, a: Matrices) -> tuple[list[ClientId], Tensor]
         zero = (norms == 0).double()
         scale = 1 / norms.where(norms > 0, 1)
         similarity += inner * torch.outer(scale, scale) + torch.outer(zero, zero)
-    return clients, _to_distances(similarity, len(modules))
+    return clients, to_distances(similarity, len(modules))
 
 
-def _to_distances(similarity: Tensor, modules: int) -> Tensor:
+def to_distances(similarity: Tensor, modules: int) -> Tensor:
     """1 - mean cosine, symmetric, in [0, 2], with rounding and the diagonal at 0."""
     d = (similarity + similarity.T).mul_(-0.5 / modules).add_(1).clamp_(0, 2)
     d[d < IDENTICAL] = 0

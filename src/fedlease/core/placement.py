@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedlease.core.aggregate import clusters
 from fedlease.core.codec import serialisable
-from fedlease.core.distances import IDENTICAL, Matrices, unit_rows
-from fedlease.core.types import Allocation
+from fedlease.core.distances import IDENTICAL, Matrices, to_distances, unit_rows
+from fedlease.core.types import ClientId
 
 __all__ = ["Centroids", "Placement", "centroids", "place"]
 
@@ -48,19 +49,30 @@ class Placement:
     margin: float
     unlike: bool
 
+    def __str__(self) -> str:
+        return f"expert {self.expert} at distance {self.distances[self.expert]:.3f}, margin {self.margin:.3f}"
 
-def centroids(b: Matrices, allocation: Allocation) -> Centroids:
-    """The mean warm-up vectors of every cluster; see :class:`Centroids`."""
+
+def centroids(b: Matrices, assignment: Mapping[ClientId, int]) -> Centroids:
+    """The mean warm-up vectors of every cluster.
+
+    Args:
+        b: client -> module -> B of its warm-up, (out, r).
+        assignment: client -> expert in 0 .. M - 1, of at least these clients.
+    """
     row = {client: number for number, client in enumerate(sorted(b))}
-    rows = [[row[client] for client in allocation.members(e)] for e in range(allocation.num_experts)]
-    reach = []
-    for members in rows:
-        inner = allocation.distances[members][:, members]
-        reach.append(float(inner.sum(1).max()) / (len(members) - 1) if len(members) > 1 else float("nan"))
+    rows = [[row[client] for client in members] for members in clusters(b, assignment).values()]
+    similarities = [torch.zeros(len(members), len(members), dtype=torch.float64) for members in rows]
     units, zeros = [], []
     for unit, zero in unit_rows(b):
         units.append(torch.stack([unit[members].mean(0) for members in rows]))
         zeros.append(torch.stack([zero[members].mean(0) for members in rows]))
+        for members, similarity in zip(rows, similarities, strict=True):
+            similarity.addmm_(unit[members], unit[members].T).addmm_(zero[members], zero[members].T)
+    reach = []
+    for similarity in similarities:
+        inner, others = to_distances(similarity, len(units)), len(similarity) - 1
+        reach.append(float(inner.sum(1).max()) / others if others else float("nan"))
     return Centroids(
         modules=tuple(sorted(next(iter(b.values())))),
         units=torch.cat(units, 1),

@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedlease.core.allocate import distances
-from fedlease.core.clustering import Linkage, best_k, cuts, silhouette
+from fedlease.core.choices import Linkage, TreeDistance
+from fedlease.core.clustering import best_k, cuts, silhouette
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ClientId
 
-__all__ = ["LayerCut", "TreeDistance", "cut_layers", "layer_distances", "layers_of"]
-
-TreeDistance = Literal["frobenius", "cosine"]
+__all__ = ["LayerCut", "cut_layers", "layer_distances", "layers_of"]
 
 
 @serialisable

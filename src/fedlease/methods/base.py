@@ -1,15 +1,16 @@
 """The contract of a federated method and of its state."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from fedlease.core.choices import Linkage, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import Centroids
 from fedlease.core.types import Allocation, Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.methods.warmup import Warmup
 
-__all__ = ["CommonState", "Method", "State", "by_client", "rounds_for_warmup"]
+__all__ = ["Builder", "CommonState", "Method", "State", "Terms", "by_client", "rounds_for_warmup"]
 
 
 @runtime_checkable
@@ -109,6 +110,31 @@ class Method(Protocol):
 
     def group(self, state: Any, client: ClientId) -> int:
         """Clients with the same number average their heads when heads are shared."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The settings that compared methods share; each takes those that it knows.
+
+    Attributes:
+        budget: E, R and local epochs.
+        weights: how clients are weighted in a mean.
+        linkage: of a clustering.
+        max_experts: M_max.
+        min_silhouette: M = 1 when no S(k) is above it.
+    """
+
+    budget: Budget
+    weights: Weighting = "num_examples"
+    linkage: Linkage = "average"
+    max_experts: int = 8
+    min_silhouette: float = 0.05
+
+
+Builder = Callable[..., Method]
+"""The terms, and the settings of the method's own section as keywords -> the method. What
+:data:`fedlease.methods.registry.METHODS` and the entry points of other packages name. A setting that the method does
+not have is a ``TypeError``."""
 
 
 def by_client(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:

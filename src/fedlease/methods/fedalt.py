@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fedlease.core.adapters import renumber
-from fedlease.core.aggregate import weighted_mean
 from fedlease.core.codec import serialisable
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
-from fedlease.methods.base import CommonState
+from fedlease.methods.base import CommonState, Terms
 
-__all__ = ["FedALT", "FedALTState"]
+__all__ = ["FedALT", "FedALTState", "build"]
 
+PHASE = "individual"
 OWN, REST = 0, 1
 
 
@@ -27,9 +27,11 @@ class FedALTState(CommonState):
 
     Attributes:
         individuals: client -> its A and B, of those that have trained.
+        total: their sum, in float64.
     """
 
     individuals: Mapping[ClientId, Tensors] = field(default_factory=dict)
+    total: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,24 +63,33 @@ class FedALT:
         model = self.model(state, client)
         own = model.names("AB", OWN)
         stage = Stage(own | model.names("G"), self.budget.epochs(state.round))
-        return ClientTask("individual", state.round, model, (stage,), upload=own)
+        return ClientTask(PHASE, state.round, model, (stage,), upload=own)
 
     def aggregate(
         self, state: FedALTState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedALTState:
         """Only collects: nobody's own adapter is averaged."""
         individuals = {**state.individuals, **{update.client: update.tensors for update in updates}}
-        return replace(state, round=state.round + 1, individuals=dict(sorted(individuals.items())))
+        individuals = dict(sorted(individuals.items()))
+        total = {name: tensor.double() for name, tensor in next(iter(individuals.values()), {}).items()}
+        for tensors in list(individuals.values())[1:]:
+            total = {name: part + tensors[name] for name, part in total.items()}
+        return replace(state, round=state.round + 1, individuals=individuals, total=total)
 
     def model(self, state: FedALTState, client: ClientId) -> ClientModel:
-        """Own adapter and rest of the world; the engine lays the client's own mixer over the initial one.
+        """Own adapter and rest of the world; the client lays its own mixer over the initial one.
 
         The mixer starts at 0: both weigh one half for every token.
         """
         start = state.adapter.tensors
-        others = [tensors for other, tensors in sorted(state.individuals.items()) if other != client]
-        rest = weighted_mean(others, [1.0] * len(others)) if others else start
-        tensors = {**renumber(state.individuals.get(client, start), OWN), **renumber(rest, REST)}
+        own = state.individuals.get(client)
+        others = len(state.individuals) - (own is not None)
+        rest: Tensors = start
+        if others:
+            # The sum without the client's own part: one subtraction, however many clients there are.
+            left = {name: part - own[name] if own else part for name, part in state.total.items()}
+            rest = {name: (part / others).to(start[name].dtype) for name, part in left.items()}
+        tensors = {**renumber(own or start, OWN), **renumber(rest, REST)}
         for module in state.adapter.spec.target_modules:
             features_in = start[str(TensorName(module, "A", 0))].shape[1]
             tensors[str(TensorName(module, "G"))] = torch.zeros(2, features_in)
@@ -91,3 +102,8 @@ class FedALT:
     def group(self, state: FedALTState, client: ClientId) -> int:
         """Every client stands alone."""
         return sorted(state.clients).index(client)
+
+
+def build(terms: Terms) -> FedALT:
+    """FedALT, which has no settings of its own."""
+    return FedALT(terms.budget)

@@ -6,15 +6,18 @@ https://arxiv.org/abs/2403.19211
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fedlease.core.adapters import renumber
-from fedlease.core.aggregate import Weighting, mean_update
+from fedlease.core.aggregate import mean_update
+from fedlease.core.choices import Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
-from fedlease.methods.base import CommonState
+from fedlease.methods.base import CommonState, Terms
 
-__all__ = ["FedDPA", "FedDPAState"]
+__all__ = ["FedDPA", "FedDPAState", "build"]
 
+PHASE = "dual"
 GLOBAL, LOCAL = 0, 1
 
 
@@ -73,13 +76,13 @@ class FedDPA:
         shared, local = model.names("AB", GLOBAL), model.names("AB", LOCAL)
         epochs = self.budget.epochs(state.round)
         stages = (Stage(shared, epochs, experts=(GLOBAL,)), Stage(local, epochs))
-        return ClientTask("dual", state.round, model, stages, upload=shared)
+        return ClientTask(PHASE, state.round, model, stages, upload=shared)
 
     def aggregate(
         self, state: FedDPAState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedDPAState:
         """Weighted mean of the global adapter."""
-        shared = mean_update(updates, weighting=self.weights) if updates else state.shared
+        shared = mean_update(updates, self.weights) if updates else state.shared
         return replace(state, round=state.round + 1, shared=shared)
 
     def model(self, state: FedDPAState, client: ClientId) -> ClientModel:
@@ -102,3 +105,8 @@ class FedDPA:
     def group(self, state: FedDPAState, client: ClientId) -> int:
         """All clients are one group."""
         return 0
+
+
+def build(terms: Terms, **own: Any) -> FedDPA:
+    """FedDPA from the settings of ``feddpa.*``."""
+    return FedDPA(terms.budget, weights=terms.weights, **own)

@@ -1,38 +1,43 @@
-"""FedIT: one LoRA adapter for all, averaged over all clients (FedAvg on A and B).
+"""One LoRA adapter for all, of which A, B or both are averaged over all clients (FedAvg): FedIT, FFA-LoRA, FedSA-LoRA.
 
 Zhang, Vahidian, Kuo, Li, Zhang, Yu, Wang, Chen: Towards Building the Federated GPT: Federated Instruction Tuning.
 ICASSP 2024. https://arxiv.org/abs/2305.05644
+
+Sun, Li, Li, Ding: Improving LoRA in Privacy-preserving Federated Learning. ICLR 2024.
+https://arxiv.org/abs/2403.12313
+
+Guo, Zeng, Wang, Fan, Wang, Qu: Selective Aggregation for Low-Rank Adaptation in Federated Learning. ICLR 2025.
+https://arxiv.org/abs/2410.01463
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
-from fedlease.core.aggregate import Weighting, mean_update
+from fedlease.core.aggregate import mean_update
+from fedlease.core.choices import Weighting
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
-from fedlease.methods.base import CommonState
+from fedlease.methods.base import CommonState, Terms
 
-__all__ = ["FedIT"]
+__all__ = ["FedIT", "fedit", "fedsa_lora", "ffa_lora"]
+
+PHASE = "federated"
 
 
 @dataclass(frozen=True)
 class FedIT:
-    """Parameters of FedIT. It has no warm-up: the whole budget T is spent in rounds, and every round averages.
-
-    Methods that differ only in which of A and B are trained and sent are subclasses that say just that.
+    """Parameters of FedIT and its kin. There is no warm-up: the whole budget T is spent in rounds, and all average.
 
     Attributes:
-        TRAINED: kinds of tensors that learn.
-        SENT: kinds that are uploaded and averaged; what is trained and not sent stays with the client.
         budget: E, R and local epochs.
         weights: how clients are weighted.
+        trained: kinds of tensors that learn.
+        sent: kinds that are uploaded and averaged; what is trained and not sent is private.
     """
-
-    TRAINED: ClassVar[str] = "AB"
-    SENT: ClassVar[str] = "AB"
 
     budget: Budget
     weights: Weighting = "num_examples"
+    trained: str = "AB"
+    sent: str = "AB"
 
     @property
     def last_round(self) -> int:
@@ -47,22 +52,19 @@ class FedIT:
         """Train what is trained of the shared adapter, give back what is sent."""
         if state.round > self.last_round:
             return None
-        stage = Stage(state.adapter.names(self.TRAINED), self.budget.epochs(state.round))
-        sent = state.adapter.names(self.SENT)
-        return ClientTask("federated", state.round, state.adapter, (stage,), upload=sent)
+        stage = Stage(state.adapter.names(self.trained), self.budget.epochs(state.round))
+        return ClientTask(PHASE, state.round, state.adapter, (stage,), upload=state.adapter.names(self.sent))
 
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> CommonState:
         """Weighted mean of what is sent; the rest stays as it is."""
-        adapter = state.adapter
-        if updates:
-            mean = mean_update(updates, weighting=self.weights)
-            adapter = replace(adapter, tensors={**adapter.tensors, **mean})
+        mean = mean_update(updates, self.weights) if updates else {}
+        adapter = replace(state.adapter, tensors={**state.adapter.tensors, **mean})
         return replace(state, round=state.round + 1, adapter=adapter)
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The shared adapter; the engine lays over it what the client keeps."""
+        """The shared adapter; the client lays its private tensors over it."""
         return state.adapter
 
     def admit(self, state: CommonState, client: ClientId, num_examples: int) -> CommonState:
@@ -72,3 +74,21 @@ class FedIT:
     def group(self, state: CommonState, client: ClientId) -> int:
         """All clients are one group."""
         return 0
+
+
+def fedit(terms: Terms) -> FedIT:
+    """FedIT: A and B are trained and averaged."""
+    return FedIT(terms.budget, terms.weights)
+
+
+def ffa_lora(terms: Terms) -> FedIT:
+    """FFA-LoRA: A stays at its common start, so that the mean of the products B A is the mean of B times A.
+
+    Half of FedIT's bytes go up. What comes down is counted whole, although A never changes.
+    """
+    return FedIT(terms.budget, terms.weights, trained="B", sent="B")
+
+
+def fedsa_lora(terms: Terms) -> FedIT:
+    """FedSA-LoRA: A is averaged, and every client has a B of its own."""
+    return FedIT(terms.budget, terms.weights, sent="A")

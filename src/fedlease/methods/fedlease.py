@@ -4,18 +4,20 @@ Wang, Bian, Zhang, Xu: Adaptive LoRA Experts Allocation and Selection for Federa
 https://arxiv.org/abs/2509.15087
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from fedlease.core.adapters import RouterStart, b_matrices, renumber
-from fedlease.core.aggregate import Weighting
-from fedlease.core.allocate import assign
-from fedlease.core.clustering import Clustering, Linkage
-from fedlease.core.placement import centroids
+from fedlease.core.adapters import b_matrices, initial_router, renumber
+from fedlease.core.aggregate import ClusterMeans, client_weights
+from fedlease.core.allocate import allocate
+from fedlease.core.choices import Linkage, RouterStart, Weighting
+from fedlease.core.codec import serialisable
+from fedlease.core.placement import centroids, place
 from fedlease.core.types import (
+    Allocation,
     Budget,
     ClientId,
     ClientModel,
@@ -25,22 +27,70 @@ from fedlease.core.types import (
     TensorName,
     Tensors,
 )
-from fedlease.core.wording import counted
-from fedlease.errors import ConfigError, RunFailedError
-from fedlease.methods.base import by_client
-from fedlease.methods.fedlease_experts import Average, Shrink, expert_means, first_routers, router_means
-from fedlease.methods.fedlease_grouping import Grouping, Signal, check_grouping, group_clients, parted, place_late
-from fedlease.methods.fedlease_state import FedLeaseState
+from fedlease.errors import RunFailedError
+from fedlease.methods.base import CommonState, by_client
 from fedlease.methods.warmup import WARMUP, warmup_task
 
-__all__ = ["FedLease", "FedLeaseState"]
+__all__ = ["EXPERTS", "BySilhouette", "FedLease", "FedLeaseState", "Grouping"]
 
 EXPERTS = "experts"
 
 
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class FedLeaseState(CommonState):
+    """Where a FedLEASE run stands.
+
+    Attributes:
+        seed: root seed, for routers and groupings.
+        routers: one router per cluster; empty dicts when M = 1 or nothing is routed.
+    """
+
+    seed: int
+    routers: tuple[Tensors, ...] = ()
+
+
+class Grouping(Protocol):
+    """Decides which clients train one expert; a small frozen object."""
+
+    def check(self, clients: Collection[ClientId]) -> None:
+        """Refuses clients that it cannot group, before anything is trained; by default none.
+
+        Raises:
+            ConfigError: they do not fit; the message names the setting.
+        """
+        return
+
+    def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
+        """Groups the clients by their A and B, numbered as expert 0.
+
+        Args:
+            uploads: client -> A and B.
+            seed: root seed.
+            rule: ``max_experts``, ``min_silhouette`` and ``linkage``, as :func:`fedlease.core.allocate.allocate`.
+        """
+
+
+@dataclass(frozen=True)
+class BySilhouette(Grouping):
+    """The paper's rule: clustering by the distances of B, M by the mean silhouette."""
+
+    def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
+        """Groups the clients by their B."""
+        return allocate({client: b_matrices(tensors) for client, tensors in uploads.items()}, **rule)
+
+
+Means = Callable[
+    [Mapping[ClientId, Tensors], Mapping[ClientId, float], Mapping[ClientId, int]], dict[int, dict[str, Tensor]]
+]
+"""Uploads, weights and assignment -> one mean per cluster: :class:`fedlease.core.aggregate.ClusterMeans`."""
+
+PAPER_GROUPING, PAPER_MEANS = BySilhouette(), ClusterMeans()
+
+
 @dataclass(frozen=True)
 class FedLease:
-    """Parameters of FedLEASE.
+    """Parameters of FedLEASE; the first six are the paper's.
 
     Attributes:
         budget: E, R and local epochs.
@@ -48,30 +98,10 @@ class FedLease:
         min_silhouette: M = 1 when no S(k) is above it; -1 always splits, as in the paper.
         linkage: of the clustering.
         weights: how clients are weighted within a cluster.
-        clustering: ``hierarchical`` (paper) or ``spectral``.
-        signal: what of the warm-ups is compared: ``B`` (paper), ``A``, or the products ``BA``.
-        grouping: ``clusters`` (paper); ``clients``: one expert each; ``random``: ``num_experts`` groups of equal size,
-            drawn from the seed; ``given``: ``assignment``.
-        num_experts: M, whatever the silhouettes say; None lets them choose. 1 is FedIT after a warm-up.
-        assignment: client -> group, for ``given``.
-        expert_start: ``cluster``: the mean over a cluster (paper); ``client``: in round 1 every client goes on from its
-            own warm-up, and the first mean is taken after it.
-        routing: ``top-m`` (paper), or ``own``: every client with its own expert alone, grouping without mixing.
-        router: averaged in the ``cluster`` (paper), or kept by the ``client``.
-        renormalise: whether kept slot weights sum to 1; False leaves them as the softmax over all slots gave them.
-        top_k: slots kept; None keeps M, the adaptive selection. With 1 only the largest slot counts. Where the
-            allocation leaves fewer than ``top_k`` slots, 2M - 1, all are kept and a warning says so.
-        average: a cluster's mean is taken of A and of B (``factors``, paper), or of their ``product``.
-        shrink: w in [0, 1]: every expert is (1 - w) x its cluster's mean + w x the mean of all that was uploaded with
-            it, the first experts too. 0 is the paper's mean, 1 one adapter for all; ``auto``: see
-            :func:`fedlease.methods.fedlease_experts.shrinkage`.
-        reallocate: after every so many rounds, but the last, clients are clustered again, by what they uploaded last.
-            None allocates once (paper).
-        router_start: ``random`` (as released), or ``own``: nearly all weight on the own expert, see
-            :func:`fedlease.core.adapters.initial_router`.
-        unlike: ``keep_out``: a newcomer whose warm-up is farther from every expert than the expert's own clients are
-            waits outside; ``place``: it goes to the nearest, as do clients that were there at the start.
-        admitted: late clients that are placed however unlike they are, those kept out so far too.
+        grouping: who trains which expert.
+        means: what clusters uploaded -> their experts and routers.
+        router_start: how routers begin, which the paper leaves open; None routes nothing: every client uses its own
+            expert alone.
     """
 
     budget: Budget
@@ -79,22 +109,9 @@ class FedLease:
     min_silhouette: float = 0.05
     linkage: Linkage = "average"
     weights: Weighting = "num_examples"
-    clustering: Clustering = "hierarchical"
-    signal: Signal = "B"
-    grouping: Grouping = "clusters"
-    num_experts: int | None = None
-    assignment: Mapping[ClientId, int] | None = None
-    expert_start: Literal["cluster", "client"] = "cluster"
-    routing: Literal["top-m", "own"] = "top-m"
-    router: Literal["cluster", "client"] = "cluster"
-    renormalise: bool = True
-    top_k: int | None = None
-    average: Average = "factors"
-    shrink: Shrink = 0.0
-    reallocate: int | None = None
-    router_start: RouterStart = "random"
-    unlike: Literal["keep_out", "place"] = "keep_out"
-    admitted: tuple[ClientId, ...] = ()
+    grouping: Grouping = PAPER_GROUPING
+    means: Means = PAPER_MEANS
+    router_start: RouterStart | None = "random"
 
     @property
     def last_round(self) -> int:
@@ -105,169 +122,113 @@ class FedLease:
         """Everyone gets the same A, and B = 0.
 
         Raises:
-            ConfigError: the grouping and the clients do not fit, or a parameter is out of range.
+            ConfigError: the grouping and the clients do not fit.
         """
-        check_grouping(self, clients)
-        if self.shrink != "auto" and not 0 <= self.shrink <= 1:
-            raise ConfigError(f"fedlease.shrink: must be 'auto' or in [0, 1], received {self.shrink!r}")
-        return FedLeaseState(round=0, seed=seed, adapter=adapter, clients=dict(clients))
+        self.grouping.check(clients)
+        return FedLeaseState(round=0, adapter=adapter, clients=dict(clients), seed=seed)
 
     def task(self, state: FedLeaseState, client: ClientId) -> ClientTask | None:
-        """Warm-up for a client without expert; else its own expert and its cluster's router."""
-        if state.round > self.last_round or client in state.kept_out:
+        """A warm-up for a client without an expert; else its own expert and its cluster's router."""
+        if state.round > self.last_round:
             return None
         if client not in state.assignment:
-            if state.allocation is None and not state.warmup.pending([client]):
-                return None
-            return warmup_task(state.adapter, self.budget, state.round)
+            asked = state.allocation is not None or state.warmup.pending([client])
+            return warmup_task(state.adapter, self.budget, state.round) if asked else None
         model = self.model(state, client)
-        own, routers = model.names("AB", model.spec.own), model.names("G")
-        if client in state.starts:
-            start = renumber(state.starts[client], model.spec.own)
-            model = replace(model, tensors={**model.tensors, **start})
-        stage = Stage(own | routers, self.budget.local_epochs)
-        upload = own | routers if self.router == "cluster" else own
-        return ClientTask(EXPERTS, state.round, model, (stage,), upload=upload)
+        trained = model.names("AB", model.spec.own) | model.names("G")
+        return ClientTask(EXPERTS, state.round, model, (Stage(trained, self.budget.local_epochs),), upload=trained)
 
     def aggregate(
         self, state: FedLeaseState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedLeaseState:
-        """Warm-up: collects, and allocates once everyone has answered. Rounds: means within each cluster."""
+        """Phase 1 collects, and allocates once everyone has answered; phase 2 takes a mean within each cluster."""
         updates = by_client(updates)
         if state.allocation is None:
             state = replace(state, warmup=state.warmup.collect(updates, absent))
             return state if state.warmup.pending(state.clients) else self._allocate(state)
-        state = self._place(state, {update.client: update.tensors for update in updates if update.phase == WARMUP})
-        trained = [update for update in updates if update.phase == EXPERTS]
-        uploads = {
-            u.client: renumber({n: t for n, t in u.tensors.items() if TensorName.parse(n).kind in "AB"}, 0)
-            for u in trained
-        }
-        means = self._means(uploads, {u.client: u.num_examples for u in trained}, state.assignment)
-        after = replace(
+        state = self._place(state, [update for update in updates if update.phase == WARMUP])
+        trained = {update.client: update for update in updates if update.phase == EXPERTS}
+        uploads = {client: renumber(update.tensors, 0) for client, update in trained.items()}
+        weights = client_weights({client: update.num_examples for client, update in trained.items()}, self.weights)
+        means = self.means(uploads, weights, state.assignment)
+        # What nobody uploaded stays: the expert of a cluster that did not answer, a router that is private.
+        new = [_split(means.get(expert, {})) for expert in range(len(state.experts))]
+        return replace(
             state,
             round=state.round + 1,
-            # A cluster without updates keeps its expert.
-            experts=tuple(means.get(expert, kept) for expert, kept in enumerate(state.experts)),
-            routers=router_means(trained, state.routers, state.assignment, self.weights),
-            # Later the experts have moved on: a client that was not asked in round 1 goes on from its expert.
-            starts={},
+            experts=tuple({**kept, **expert} for kept, (expert, _) in zip(state.experts, new, strict=True)),
+            routers=tuple({**kept, **router} for kept, (_, router) in zip(state.routers, new, strict=True)),
         )
-        if self.reallocate is None:
-            return after
-        after = replace(after, uploads={**state.uploads, **uploads})
-        due = state.round % self.reallocate == 0 and state.round < self.last_round
-        return self._reallocate(after) if due and uploads else after
 
     def model(self, state: FedLeaseState, client: ClientId) -> ClientModel:
         """All M experts with the client's own marked, and its cluster's router; before that, its warm-up."""
+        spec = state.adapter.spec
         if client not in state.assignment:
-            tensors = {**state.warmup.results, **state.kept_out}.get(client, state.adapter.tensors)
-            return ClientModel(state.adapter.spec, tensors)
+            return ClientModel(spec, state.warmup.results.get(client, state.adapter.tensors))
         own = state.assignment[client]
-        if len(state.experts) == 1 or self.routing == "own":
-            return ClientModel(state.adapter.spec, state.experts[own])
+        if not state.routers[own]:
+            return ClientModel(spec, state.experts[own])
         tensors = dict(state.routers[own])
         for expert, values in enumerate(state.experts):
             tensors.update(renumber(values, expert))
-        spec = replace(
-            state.adapter.spec,
-            num_experts=len(state.experts),
-            own=own,
-            mixer="top_m",
-            top_k=None if self.top_k is None else min(self.top_k, 2 * len(state.experts) - 1),
-            renormalise=self.renormalise,
-        )
-        return ClientModel(spec, tensors)
+        return ClientModel(replace(spec, num_experts=len(state.experts), own=own, mixer="top_m"), tensors)
 
     def admit(self, state: FedLeaseState, client: ClientId, num_examples: int) -> FedLeaseState:
         """A late client warms up when it is next asked, and is placed by that warm-up."""
-        newcomers = state.newcomers | {client}
-        return replace(state, clients={**state.clients, client: num_examples}, newcomers=newcomers)
+        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: FedLeaseState, client: ClientId) -> int:
         """Its expert; before the allocation every client stands alone."""
-        if client in state.assignment:
-            return state.assignment[client]
-        return -1 - sorted(state.clients).index(client)
+        return state.assignment[client] if client in state.assignment else -1 - sorted(state.clients).index(client)
+
+    def grouped(
+        self,
+        state: FedLeaseState,
+        uploads: Mapping[ClientId, Tensors],
+        warmups: Mapping[ClientId, Mapping[str, Tensor]],
+    ) -> FedLeaseState:
+        """Groups the clients; every cluster has the mean of its uploads as expert, and a router that begins.
+
+        Args:
+            state: before.
+            uploads: client -> A and B, numbered as expert 0.
+            warmups: client -> module -> B of its warm-up, by which late clients are placed.
+        """
+        rule = {"max_experts": self.max_experts, "min_silhouette": self.min_silhouette, "linkage": self.linkage}
+        allocation = self.grouping(uploads, state.seed, **rule)
+        count, assignment = allocation.num_experts, dict(allocation.assignment)
+        means = self.means(uploads, client_weights(state.clients, self.weights), assignment)
+        start = self.router_start if count > 1 else None
+        router = {} if start is None else initial_router(state.adapter, count, state.seed, start)
+        return replace(
+            state,
+            allocation=allocation,
+            centroids=centroids(warmups, assignment),
+            assignment=assignment,
+            experts=tuple(means[expert] for expert in range(count)),
+            routers=(router,) * count,
+        )
 
     def _allocate(self, state: FedLeaseState) -> FedLeaseState:
         warmups = state.warmup.results
         if not warmups:
             raise RunFailedError("no client's warm-up could be used: there is nothing to allocate experts from")
         b = {client: b_matrices(tensors) for client, tensors in warmups.items()}
-        allocation = group_clients(self, warmups, state.seed)
-        means = self._means(warmups, state.clients, allocation.assignment)
-        state = replace(
-            state,
-            round=1,
-            warmup=state.warmup.used(),
-            starts=dict(warmups) if self.expert_start == "client" else {},
-            uploads=dict(warmups) if self.reallocate else {},
-            origins=b if self.reallocate else {},
-            allocation=allocation,
-            # Late clients are placed by B, whatever the groups were made of.
-            centroids=centroids(b, allocation if self.signal == "B" else assign(b, allocation.assignment)),
-            assignment=dict(allocation.assignment),
-            experts=tuple(means[expert] for expert in range(allocation.num_experts)),
-        )
-        return self._with_new_routers(state)
+        return self.grouped(replace(state, round=1, warmup=state.warmup.used()), warmups, b)
 
-    def _reallocate(self, state: FedLeaseState) -> FedLeaseState:
-        """New groups of what was uploaded last; as it is where the groups stay the same, or cannot be told apart."""
-        try:
-            allocation = group_clients(self, state.uploads, state.seed)
-        except RunFailedError as error:
-            said = f"after round {state.round - 1} the groups stay as they were: {error}"
-            return replace(state, notes=(*state.notes, said))
-        moved, before, now = parted(state.assignment, allocation.assignment), len(state.experts), allocation.num_experts
-        if not moved:
-            return state
-        are = "is" if len(moved) == 1 else "are"
-        said = (
-            f"after round {state.round - 1} the clients were grouped again: {counted(before, 'expert')} became {now}, "
-            f"and {len(moved)} of {counted(len(state.assignment), 'client')} {are} with others than before"
-        )
-        means = self._means(state.uploads, state.clients, allocation.assignment)
-        state = replace(
-            state,
-            allocation=allocation,
-            # Late clients come with a warm-up, so what places them are still warm-ups.
-            centroids=centroids(state.origins, assign(state.origins, allocation.assignment)),
-            assignment=dict(allocation.assignment),
-            experts=tuple(means[expert] for expert in range(now)),
-            notes=(*state.notes, said + ("; routers start anew" if any(state.routers) else "")),
-        )
-        # The experts that a router weighs are others now, and so may be the clients that an expert's number stands for.
-        return self._with_new_routers(state)
+    def _place(self, state: FedLeaseState, late: Sequence[ClientUpdate]) -> FedLeaseState:
+        """Late clients go to the experts whose warm-ups theirs are nearest to."""
+        for update in late:
+            assert state.centroids is not None  # set together with the allocation
+            placement = place(b_matrices(update.tensors), state.centroids)
+            far = ", farther than any of its members" if placement.unlike else ""
+            note = f"client {update.client!r} came late and was placed with {placement}{far}"
+            assignment = {**state.assignment, update.client: placement.expert}
+            state = replace(state, assignment=assignment, notes=(*state.notes, note))
+        return state
 
-    def _with_new_routers(self, state: FedLeaseState) -> FedLeaseState:
-        routers, said = first_routers(self, state.adapter, len(state.experts), state.seed)
-        news = (said,) if said and said not in state.notes else ()
-        return replace(state, routers=routers, notes=(*state.notes, *news))
 
-    def _means(
-        self, uploads: Mapping[ClientId, Tensors], rows: Mapping[ClientId, int], assignment: Mapping[ClientId, int]
-    ) -> dict[int, dict[str, Tensor]]:
-        return expert_means(uploads, rows, assignment, weighting=self.weights, average=self.average, shrink=self.shrink)
-
-    def _place(self, state: FedLeaseState, late: Mapping[ClientId, Tensors]) -> FedLeaseState:
-        assert state.centroids is not None  # set together with the allocation
-        waiting = {client: tensors for client, tensors in state.kept_out.items() if client in self.admitted}
-        warmups = {**waiting, **late}
-        placed = place_late(self, warmups, state.newcomers, state.centroids)
-        kept_out = {client: tensors for client, tensors in state.kept_out.items() if client not in waiting}
-        state = replace(
-            state,
-            assignment={**state.assignment, **placed.assignment},
-            kept_out={**kept_out, **placed.kept_out},
-            notes=(*state.notes, *placed.said),
-        )
-        if self.reallocate is None:
-            return state
-        taken = {client: warmups[client] for client in placed.assignment}
-        return replace(
-            state,
-            uploads={**state.uploads, **taken},
-            origins={**state.origins, **{client: b_matrices(tensors) for client, tensors in taken.items()}},
-        )
+def _split(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The A and B of an expert, and its cluster's router."""
+    routers = {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).kind == "G"}
+    return {name: tensor for name, tensor in tensors.items() if name not in routers}, routers

@@ -1,4 +1,4 @@
-"""FedTreeLoRA: one tree over the clients, cut finer layer by layer; a scalar mixes cluster adapter and frozen outside.
+"""FedTreeLoRA: one tree over the clients, cut finer layer by layer; a scalar mixes group and rest of the world.
 
 Bian, Wang, Zhang, Xu: FedTreeLoRA: Reconciling Statistical and Functional Heterogeneity in Federated LoRA Fine-Tuning.
 ICML 2026. https://arxiv.org/abs/2603.13282
@@ -6,16 +6,18 @@ ICML 2026. https://arxiv.org/abs/2603.13282
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from fedlease.core.adapters import b_matrices, renumber, seed_experts
-from fedlease.core.aggregate import Weighting, mean_update, weighted_mean
+from fedlease.core.adapters import b_matrices, renumber
+from fedlease.core.aggregate import ClusterMeans, client_weights, weighted_mean
 from fedlease.core.allocate import assign
-from fedlease.core.clustering import Linkage
+from fedlease.core.choices import Linkage, TreeDistance, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import centroids
-from fedlease.core.tree import LayerCut, TreeDistance, cut_layers, layer_distances
+from fedlease.core.tree import LayerCut, cut_layers, layer_distances
 from fedlease.core.types import (
     Budget,
     ClientId,
@@ -27,15 +29,15 @@ from fedlease.core.types import (
     Tensors,
 )
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import CommonState, by_client
+from fedlease.methods.base import CommonState, Terms, by_client
 from fedlease.methods.warmup import WARMUP, warmup_task
 
-__all__ = ["FedTreeLoRA", "FedTreeLoRAState"]
+__all__ = ["FedTreeLoRA", "FedTreeLoRAState", "build"]
 
 ROUNDS = "tree"
-CLUSTER, OUTSIDE = 0, 1
+GROUP, REST = 0, 1
 ALONE = 100.0
-"""A mixing parameter whose sigmoid is exactly 1: where all clients share a layer there is no outside."""
+"""A mixing parameter whose sigmoid is exactly 1: where all clients share a layer there is no rest of the world."""
 
 
 @serialisable
@@ -47,7 +49,7 @@ class FedTreeLoRAState(CommonState):
         individuals: client -> the A and B it gave back last, its warm-up at first.
         layers: per layer, from the input on, who shares it; () until the tree is cut.
         groups: per layer, per group, its A and B, numbered as expert 0.
-        rests: per layer, per group, the mean A and B of all clients outside the group; {} where there are none.
+        rests: per layer, per group, the mean A and B of the rest of the world; {} where all clients are in the group.
         warmup_means: per group of the last layer the mean warm-up of its clients, which late ones are compared with.
     """
 
@@ -67,7 +69,8 @@ class FedTreeLoRA:
         window: K: a layer has at most K - 1 groups more than the one before; useful from 2 to 4. 1 is FedIT after a
             warm-up.
         tau: the score that a cut must beat to split the first time, in [-1, 1]; 1 never splits, -1 always does.
-        outside: whether the frozen mean of the other groups' clients is mixed in; False is the grouping alone.
+        outside: whether the frozen mean of the rest of the world, the clients of other groups, is mixed in; False is
+            the grouping alone.
         distance: between the B of two clients: ``frobenius``, or ``cosine`` as in FedLEASE.
         linkage: of the tree.
         weights: how clients are weighted in their group.
@@ -99,7 +102,7 @@ class FedTreeLoRA:
                 return None
             return warmup_task(state.adapter, self.budget, state.round)
         model = self.model(state, client)
-        own = model.names("AB", CLUSTER)
+        own = model.names("AB", GROUP)
         shared = {str(TensorName(m, "G")) for layer in state.layers if layer.num_groups == 1 for m in layer.modules}
         scalars = model.names("G") - shared
         return ClientTask(ROUNDS, state.round, model, (Stage(own | scalars, self.budget.local_epochs),), upload=own)
@@ -116,10 +119,12 @@ class FedTreeLoRA:
             state = replace(state, warmup=warmup)
             return state if warmup.pending(state.clients) else self._cut(state)
         state = self._place(state, [update for update in updates if update.phase == WARMUP])
-        trained = [update for update in updates if update.phase == ROUNDS]
+        trained = {update.client: update for update in updates if update.phase == ROUNDS}
+        uploads = {client: update.tensors for client, update in trained.items()}
+        means = self._means(state.layers, uploads, {c: update.num_examples for c, update in trained.items()})
         groups = tuple(
-            tuple(self._mean(layer, g, trained) or before for g, before in enumerate(old))
-            for layer, old in zip(state.layers, state.groups, strict=True)
+            tuple(new.get(g, before) for g, before in enumerate(old))
+            for new, old in zip(means, state.groups, strict=True)
         )
         return self._with_rests(replace(state, round=state.round + 1, groups=groups))
 
@@ -130,7 +135,7 @@ class FedTreeLoRA:
         """
         if client not in state.assignment:
             return ClientModel(state.adapter.spec, state.individuals.get(client, state.adapter.tensors))
-        tensors: dict[str, torch.Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for layer, groups in zip(state.layers, state.groups, strict=True):
             tensors.update(groups[layer.labels[client]])
         if not self.outside:
@@ -138,10 +143,10 @@ class FedTreeLoRA:
         for layer, groups, rests in zip(state.layers, state.groups, state.rests, strict=True):
             label = layer.labels[client]
             # Nobody outside: it takes no part, whatever stands there.
-            tensors.update(renumber(rests[label] or groups[label], OUTSIDE))
+            tensors.update(renumber(rests[label] or groups[label], REST))
             for module in layer.modules:
                 tensors[str(TensorName(module, "G"))] = torch.full((1,), 0.0 if rests[label] else ALONE)
-        return ClientModel(replace(state.adapter.spec, num_experts=2, own=CLUSTER, mixer="scalar"), tensors)
+        return ClientModel(replace(state.adapter.spec, num_experts=2, own=GROUP, mixer="scalar"), tensors)
 
     def admit(self, state: FedTreeLoRAState, client: ClientId, num_examples: int) -> FedTreeLoRAState:
         """A late client warms up when it is next asked, and joins the nearest group of the last layer."""
@@ -154,49 +159,49 @@ class FedTreeLoRA:
         return -1 - sorted(state.clients).index(client)
 
     def _cut(self, state: FedTreeLoRAState) -> FedTreeLoRAState:
-        if not state.individuals:
+        warmups = state.individuals
+        if not warmups:
             raise RunFailedError("no client's warm-up could be used: there is nothing to build the tree from")
-        b = {client: b_matrices(tensors) for client, tensors in state.individuals.items()}
+        b = {client: b_matrices(tensors) for client, tensors in warmups.items()}
         layers = cut_layers(b, window=self.window, tau=self.tau, linkage=self.linkage, distance=self.distance)
         last = layers[-1]
         allocation = replace(assign(b, last.labels), silhouettes={c: s for c, s in last.scores.items() if c > 1})
+        groups = self._means(layers, warmups, state.clients)
+        means = ClusterMeans()(warmups, dict.fromkeys(warmups, 1.0), last.labels)
         cut = replace(
             state,
             round=1,
             layers=layers,
-            groups=tuple(
-                tuple(self._held(state, layer, g, inside=True) for g in range(layer.num_groups)) for layer in layers
-            ),
+            groups=tuple(tuple(found[g] for g in range(len(found))) for found in groups),
             allocation=allocation,
-            centroids=centroids(b, allocation),
-            warmup_means=seed_experts(allocation, state.individuals, state.clients, weighting="uniform"),
+            centroids=centroids(b, last.labels),
+            warmup_means=tuple(means[g] for g in range(last.num_groups)),
             assignment=dict(last.labels),
         )
         return self._with_rests(cut)
 
+    def _means(
+        self, layers: Sequence[LayerCut], uploads: Mapping[ClientId, Tensors], rows: Mapping[ClientId, int]
+    ) -> list[dict[int, dict[str, Tensor]]]:
+        """Per layer: group -> the mean of what its clients uploaded."""
+        weights = client_weights(rows, self.weights)
+        return [
+            ClusterMeans()({c: _of_layer(t, layer) for c, t in uploads.items()}, weights, layer.labels)
+            for layer in layers
+        ]
+
     def _with_rests(self, state: FedTreeLoRAState) -> FedTreeLoRAState:
         if not self.outside:
             return state
-        rests = (
-            tuple(self._held(state, layer, g, inside=False) for g in range(layer.num_groups)) for layer in state.layers
-        )
+        rests = (tuple(self._rest(state, layer, g) for g in range(layer.num_groups)) for layer in state.layers)
         return replace(state, rests=tuple(rests))
 
-    def _held(self, state: FedTreeLoRAState, layer: LayerCut, group: int, *, inside: bool) -> Tensors:
-        """Mean of what the clients in a group, or outside it, gave back last; {} without any."""
-        clients = [client for client, label in sorted(layer.labels.items()) if (label == group) == inside]
-        if not clients:
-            return {}
-        weights = [1.0 if self.weights == "uniform" else float(state.clients[client]) for client in clients]
-        return weighted_mean([_of_layer(state.individuals[client], layer) for client in clients], weights)
-
-    def _mean(self, layer: LayerCut, group: int, updates: Sequence[ClientUpdate]) -> Tensors | None:
-        members = [
-            replace(update, tensors=_of_layer(update.tensors, layer))
-            for update in updates
-            if layer.labels[update.client] == group
-        ]
-        return mean_update(members, weighting=self.weights) if members else None
+    def _rest(self, state: FedTreeLoRAState, layer: LayerCut, group: int) -> Tensors:
+        """Mean of what the clients of other groups gave back last; {} without any."""
+        others = {client: state.clients[client] for client, label in sorted(layer.labels.items()) if label != group}
+        weights = client_weights(others, self.weights)
+        states = [_of_layer(state.individuals[client], layer) for client in weights]
+        return weighted_mean(states, list(weights.values())) if states else {}
 
     def _place(self, state: FedTreeLoRAState, late: Sequence[ClientUpdate]) -> FedTreeLoRAState:
         layers, notes = state.layers, list(state.notes)
@@ -221,7 +226,12 @@ class FedTreeLoRA:
         return replace(state, layers=layers, assignment=dict(layers[-1].labels), notes=tuple(notes))
 
 
-def _of_layer(tensors: Tensors, layer: LayerCut) -> dict[str, torch.Tensor]:
+def _of_layer(tensors: Tensors, layer: LayerCut) -> dict[str, Tensor]:
     """The A and B of one layer's modules, as expert 0."""
     names = [str(TensorName(module, kind, 0)) for module in layer.modules for kind in "AB"]
     return {name: tensors[name] for name in names}
+
+
+def build(terms: Terms, **own: Any) -> FedTreeLoRA:
+    """FedTreeLoRA from the settings of ``fedtreelora.*``."""
+    return FedTreeLoRA(terms.budget, linkage=terms.linkage, weights=terms.weights, **own)

@@ -2,18 +2,17 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from fedlease.core.aggregate import Weighting, weighted_mean
+from fedlease.core.aggregate import client_weights, weighted_mean
+from fedlease.core.choices import HeadPolicy, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.errors import ConfigError
 from fedlease.methods.base import Method
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
-__all__ = ["Head", "HeadPolicy", "HeadState", "WithHead", "with_head"]
-
-HeadPolicy = Literal["local", "shared", "frozen"]
+__all__ = ["Head", "HeadState", "WithHead", "with_head"]
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,8 @@ class WithHead(Wrapper):
             # Where the groups themselves changed (allocation), the heads of all members meet for the first time.
             voters = [client for client in members if client in answered or tuple(members) not in before]
             if voters:
-                uniform = self.weights == "uniform"
-                weights = [1.0 if uniform else float(after.clients[client]) for client in voters]
-                mean = weighted_mean([current[client] for client in voters], weights)
+                weights = client_weights({client: after.clients[client] for client in voters}, self.weights)
+                mean = weighted_mean([current[client] for client in voters], list(weights.values()))
                 heads.update(dict.fromkeys(members, mean))
         return replace(after, heads=heads)
 

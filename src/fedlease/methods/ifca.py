@@ -6,22 +6,20 @@ https://arxiv.org/abs/2006.04088
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import torch
 
-from fedlease.core.aggregate import Weighting, mean_update, weighted_mean
+from fedlease.core.aggregate import ClusterMeans, client_weights, mean_update
+from fedlease.core.choices import CandidateStart, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.seeds import generator
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import CommonState, by_client
+from fedlease.methods.base import CommonState, Terms, by_client
 from fedlease.methods.warmup import warmup_task
 
-__all__ = ["IFCA", "CandidateStart", "IFCAState"]
-
-CandidateStart = Literal["groups", "clients"]
-"""What a candidate is made of: the first updates of a random group of clients, or that of one client."""
+__all__ = ["IFCA", "IFCAState", "build"]
 
 ROUNDS = "candidates"
 
@@ -104,7 +102,7 @@ class IFCA:
         for k in range(len(candidates)):
             members = [update for update in updates if update.phase == ROUNDS and update.choice == k]
             if members:
-                candidates[k] = mean_update(members, weighting=self.weights)
+                candidates[k] = mean_update(members, self.weights)
             choices.update({update.client: k for update in members})
         return replace(
             state, round=state.round + 1, warmup=warmup.used(), candidates=tuple(candidates), choices=choices
@@ -135,12 +133,13 @@ class IFCA:
         count = min(self.num_candidates, len(clients))
         if self.candidate_start == "clients":
             order = order[:count]
-        parts = [[clients[i] for i in sorted(order[k::count])] for k in range(count)]
-        candidates = tuple(
-            weighted_mean(
-                [state.warmup.results[client] for client in part],
-                [1.0 if self.weights == "uniform" else float(state.clients[client]) for client in part],
-            )
-            for part in parts
-        )
+        groups = {clients[i]: place % count for place, i in enumerate(order)}
+        firsts = {client: state.warmup.results[client] for client in groups}
+        means = ClusterMeans()(firsts, client_weights(state.clients, self.weights), groups)
+        candidates = tuple(means[k] for k in range(count))
         return replace(state, round=1, warmup=state.warmup.used(), candidates=candidates)
+
+
+def build(terms: Terms, **own: Any) -> IFCA:
+    """IFCA from the settings of ``ifca.*``."""
+    return IFCA(terms.budget, weights=terms.weights, **own)

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
-from fedlease.methods.base import CommonState
+from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.warmup import warmup_task
 
-__all__ = ["Local"]
+__all__ = ["Local", "build"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,8 @@ class Local:
     def group(self, state: CommonState, client: ClientId) -> int:
         """Every client stands alone."""
         return sorted(state.clients).index(client)
+
+
+def build(terms: Terms) -> Local:
+    """Local training, which has no settings of its own."""
+    return Local(terms.budget)

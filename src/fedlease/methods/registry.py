@@ -1,61 +1,82 @@
-"""Federated LoRA methods over one contract; :data:`METHODS` is the only table."""
+"""Federated LoRA methods over one contract; :data:`METHODS` is the only table, and other packages add to it."""
 
 import importlib
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from fedlease.core.types import Budget
-    from fedlease.methods.base import Method
+from fedlease.errors import ConfigError
 
-__all__ = ["CENTRALISED", "METHODS", "known_methods", "make_method", "method_class"]
+if TYPE_CHECKING:
+    from fedlease.methods.base import Builder, Method, Terms
+
+__all__ = ["CENTRALISED", "GROUP", "METHODS", "known_methods", "load_method", "make_method"]
 
 METHODS: dict[str, str] = {
-    "fedalt": "fedlease.methods.fedalt:FedALT",
-    "feddpa": "fedlease.methods.feddpa:FedDPA",
-    "fedit": "fedlease.methods.fedit:FedIT",
-    "fedlease": "fedlease.methods.fedlease:FedLease",
-    "fedsa-lora": "fedlease.methods.fedsa_lora:FedSALoRA",
-    "fedtreelora": "fedlease.methods.fedtreelora:FedTreeLoRA",
-    "ffa-lora": "fedlease.methods.ffa_lora:FFALoRA",
-    "ifca": "fedlease.methods.ifca:IFCA",
-    "local": "fedlease.methods.local:Local",
+    "fedalt": "fedlease.methods.fedalt:build",
+    "feddpa": "fedlease.methods.feddpa:build",
+    "fedit": "fedlease.methods.fedit:fedit",
+    "fedlease": "fedlease.methods.fedlease_variants:build",
+    "fedsa-lora": "fedlease.methods.fedit:fedsa_lora",
+    "fedtreelora": "fedlease.methods.fedtreelora:build",
+    "ffa-lora": "fedlease.methods.fedit:ffa_lora",
+    "ifca": "fedlease.methods.ifca:build",
+    "local": "fedlease.methods.local:build",
 }
-"""Name -> ``module:class``; a class is imported when it is asked for."""
+"""Name -> ``module:builder``, see :data:`fedlease.methods.base.Builder`; imported when it is asked for."""
 
 CENTRALISED = "centralised"
-"""The ceiling, all rows pooled: no federated method, but an engine that leaves FedIT's state."""
+"""The ceiling, all rows pooled: no federated method, but a run that leaves FedIT's state."""
+
+GROUP = "fedlease.methods"
+"""The group of entry points by which other packages add methods: name -> ``module:builder``."""
 
 
 def known_methods() -> list[str]:
-    """What ``method`` and ``baselines`` may name, sorted."""
-    return sorted([CENTRALISED, *METHODS])
+    """What ``method`` and ``baselines`` may name, sorted.
+
+    Raises:
+        ConfigError: two packages, or a package and fedlease, give one name to a method.
+    """
+    return sorted([CENTRALISED, *METHODS, *_added()])
 
 
-def method_class(name: str) -> Any:
-    """Imports a method's class, and with it makes its state readable.
+def load_method(name: str) -> "Builder":
+    """Imports what builds a method, and with it makes the method's state readable.
 
     Raises:
         KeyError: no such method.
     """
-    module, _, cls = METHODS["fedit" if name == CENTRALISED else name].partition(":")
-    return getattr(importlib.import_module(module), cls)
+    if name in _added():
+        added: Builder = _added()[name].load()
+        return added
+    module, _, attribute = METHODS["fedit" if name == CENTRALISED else name].partition(":")
+    own: Builder = getattr(importlib.import_module(module), attribute)
+    return own
 
 
-def make_method(name: str, budget: "Budget", parameters: Mapping[str, Any] | None = None) -> "Method":
+def make_method(name: str, terms: "Terms", settings: Mapping[str, Any] | None = None) -> "Method":
     """Builds a method by name.
 
     Args:
         name: one of :func:`known_methods`.
-        budget: E, R and local epochs.
-        parameters: values for fields of the method's dataclass; those it does not have are left out, so that one
-            set of settings serves every method.
+        terms: what compared methods share.
+        settings: of the method's own section.
 
     Raises:
         KeyError: no such method.
+        TypeError: a setting that the method does not have.
     """
-    method = method_class(name)
-    fields = method.__dataclass_fields__
-    known = {key: value for key, value in (parameters or {}).items() if key in fields}
-    made: Method = method(budget=budget, **known)
-    return made
+    return load_method(name)(terms, **(settings or {}))
+
+
+@cache
+def _added() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name in (*METHODS, CENTRALISED, *found):
+            other = found[point.name].value if point.name in found else "fedlease itself"
+            raise ConfigError(f"method: {point.name!r} of {point.value} is also the name of a method of {other}")
+        found[point.name] = point
+    return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from fedlease.core.placement import Centroids
 from fedlease.core.types import Allocation, Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
@@ -73,8 +73,11 @@ class Wrapper:
     """A method that does what the method within does.
 
     Attributes:
+        STATE: what holds the state of the method within.
         method: the method within; it does not know that it is wrapped.
     """
+
+    STATE: ClassVar[type[WrapperState]] = WrapperState
 
     method: Method
 
@@ -90,7 +93,7 @@ class Wrapper:
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> Any:
         """Wraps the first state of the method within."""
-        return WrapperState(inner=self.method.init(adapter, clients, seed))
+        return self.STATE(inner=self.method.init(adapter, clients, seed))
 
     def task(self, state: Any, client: ClientId) -> ClientTask | None:
         """The task of the method within."""

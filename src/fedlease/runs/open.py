@@ -21,6 +21,7 @@ from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.load import load_federation
 from fedlease.errors import DataError, RunFolderError
+from fedlease.methods.base import Terms
 from fedlease.methods.head import Head, WithHead, with_head
 from fedlease.methods.registry import make_method
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
@@ -251,17 +252,9 @@ def autocast_of(settings: Settings) -> torch.dtype | None:
 def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> WithHead:
     """A method under the budget, weighting and head policy of the settings."""
     budget = Budget(settings.warmup.epochs, settings.rounds, settings.train.local_epochs)
-    parameters = {
-        "max_experts": settings.max_experts,
-        "min_silhouette": settings.min_silhouette,
-        "linkage": settings.linkage,
-        "weights": settings.weights,
-        **dict(settings.fedlease),
-        **dict(settings.ifca),
-        **dict(settings.feddpa),
-        **dict(settings.fedtreelora),
-    }
-    return with_head(make_method(name, budget, parameters), settings.head, heads, settings.weights)
+    terms = Terms(budget, settings.weights, settings.linkage, settings.max_experts, settings.min_silhouette)
+    method = make_method(name, terms, settings.of_method(name))
+    return with_head(method, settings.head, heads, settings.weights)
 
 
 def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, WithHead]:

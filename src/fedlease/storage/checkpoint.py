@@ -19,7 +19,7 @@ from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.files import append, read_file, sweep, write_atomically
 from fedlease.methods.base import State
 from fedlease.methods.head import HeadState
-from fedlease.methods.registry import known_methods, method_class
+from fedlease.methods.registry import known_methods, load_method
 from fedlease.storage.documents import checked, read_lines, read_object
 from fedlease.storage.run_files import MOST_WEIGHTS, Digest, as_json, sealed, unsealed
 
@@ -117,7 +117,7 @@ class Checkpoint:
     def _load(self, manifest: _Manifest) -> Saved:
         if manifest.method not in known_methods():
             raise RunFolderError(f"{self.folder}: its method {manifest.method!r} is not installed here")
-        method_class(manifest.method)  # only classes that have been imported can be read
+        load_method(manifest.method)  # only classes that have been imported can be read
         self.lines()
         self._lines = manifest.rounds_lines
         state = self._read(manifest.state)

@@ -1,0 +1,50 @@
+"""What can be chosen by name in the algorithm. No torch here, so that settings may read it."""
+
+from typing import Literal
+
+__all__ = [
+    "Average",
+    "CandidateStart",
+    "Clustering",
+    "GroupingName",
+    "HeadPolicy",
+    "Linkage",
+    "RouterStart",
+    "Shrink",
+    "Signal",
+    "TreeDistance",
+    "Weighting",
+]
+
+Weighting = Literal["num_examples", "uniform"]
+"""How clients are weighted in a mean."""
+
+Average = Literal["factors", "product", "trimmed"]
+"""What of a cluster is averaged: A and B each by itself (paper), their products, or A and B without outliers."""
+
+Shrink = float | Literal["auto"]
+"""Share of the mean over all clients in every expert, 0 to 1, or chosen from how sure the groups are."""
+
+Linkage = Literal["average", "complete", "single"]
+"""How far two clusters are apart, from the distances of their members."""
+
+Clustering = Literal["hierarchical", "spectral"]
+"""How clients are grouped by their distances."""
+
+Signal = Literal["B", "A", "BA"]
+"""What of the warm-ups is compared."""
+
+GroupingName = Literal["clusters", "clients", "random", "given"]
+"""Who decides which clients train one expert."""
+
+RouterStart = Literal["random", "own"]
+"""How routers begin."""
+
+HeadPolicy = Literal["local", "shared", "frozen"]
+"""What becomes of classifier heads: trained and private, averaged within a group, or left at their initial value."""
+
+CandidateStart = Literal["groups", "clients"]
+"""What a candidate of IFCA is made of: the first updates of a random group of clients, or that of one client."""
+
+TreeDistance = Literal["frobenius", "cosine"]
+"""Between the B of two clients, for the tree of FedTreeLoRA."""

@@ -1,0 +1,96 @@
+"""FedLEASE that groups its clients again between rounds: ours, on trial."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedlease.core.adapters import b_matrices, renumber
+from fedlease.core.codec import serialisable
+from fedlease.core.types import ClientId, ClientUpdate, TensorName, Tensors
+from fedlease.core.wording import counted
+from fedlease.errors import RunFailedError
+from fedlease.methods.fedlease import EXPERTS, FedLease, FedLeaseState
+from fedlease.methods.warmup import WARMUP
+from fedlease.methods.wrapper import Wrapper, WrapperState
+
+__all__ = ["Reallocate", "ReallocateState", "regrouped"]
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class ReallocateState(WrapperState):
+    """FedLEASE's state, and what new groups are made of.
+
+    Attributes:
+        inner: FedLEASE's.
+        uploads: client -> the A and B it gave back last, its warm-up at first.
+        origins: client -> its warm-up B, for the centroids of new groups.
+    """
+
+    inner: FedLeaseState
+    uploads: Mapping[ClientId, Tensors] = field(default_factory=dict)
+    origins: Mapping[ClientId, Mapping[str, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reallocate(Wrapper):
+    """Clusters the clients again between rounds, by what they uploaded last.
+
+    Attributes:
+        method: FedLEASE itself.
+        every: rounds from one grouping to the next; none follows the last round.
+    """
+
+    method: FedLease
+    every: int = 1
+
+    STATE: ClassVar[type[WrapperState]] = ReallocateState
+
+    def aggregate(
+        self, state: ReallocateState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> ReallocateState:
+        """FedLEASE's aggregation, then new groups where they are due."""
+        uploads, origins = dict(state.uploads), dict(state.origins)
+        for update in updates:
+            adapter = {name: t for name, t in update.tensors.items() if TensorName.parse(name).kind in "AB"}
+            uploads[update.client] = renumber(adapter, 0)
+            if update.phase == WARMUP:
+                origins[update.client] = b_matrices(update.tensors)
+        after = self.method.aggregate(state.inner, updates, absent)
+        due = 0 < state.round < self.last_round and state.round % self.every == 0
+        if due and any(update.phase == EXPERTS for update in updates):
+            after = self._regrouped(after, uploads, origins)
+        return replace(state, inner=after, uploads=uploads, origins=origins)
+
+    def _regrouped(
+        self,
+        state: FedLeaseState,
+        uploads: Mapping[ClientId, Tensors],
+        origins: Mapping[ClientId, Mapping[str, Tensor]],
+    ) -> FedLeaseState:
+        """New groups; the state as it is where the groups stay the same, or cannot be told apart."""
+        when = f"after round {state.round - 1} the"
+        try:
+            after = self.method.grouped(state, uploads, origins)
+        except RunFailedError as error:
+            return replace(state, notes=(*state.notes, f"{when} groups stay as they were: {error}"))
+        moved, before, now = regrouped(state.assignment, after.assignment), len(state.experts), len(after.experts)
+        if not moved:
+            return state
+        # The experts that a router weighs are others now, and so may be the clients that an expert's number stands for.
+        note = (
+            f"{when} clients were grouped again: {counted(before, 'expert')} became {now}, and {len(moved)} of "
+            f"{counted(len(state.assignment), 'client')} {'is' if len(moved) == 1 else 'are'} with others than before"
+        )
+        return replace(after, notes=(*state.notes, note + "; routers start anew" * any(after.routers)))
+
+
+def regrouped(before: Mapping[ClientId, int], after: Mapping[ClientId, int]) -> list[ClientId]:
+    """The clients of ``after`` whose companions are others than before, sorted; numbers of groups do not matter."""
+
+    def companions(groups: Mapping[ClientId, int], client: ClientId) -> set[ClientId]:
+        return {other for other in groups if groups[other] == groups[client]}
+
+    return [client for client in sorted(after) if companions(before, client) != companions(after, client)]

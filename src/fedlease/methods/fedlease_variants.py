@@ -1,0 +1,71 @@
+"""FedLEASE from its settings: the paper's method, and what ablations and trials change about it from outside.
+
+Every setting of ``fedlease.*`` is one small frozen object that the method takes, or one wrapper around it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedlease.core.aggregate import ClusterMeans
+from fedlease.core.choices import Average, Clustering, GroupingName, RouterStart, Shrink, Signal
+from fedlease.core.types import ClientId
+from fedlease.methods.base import Method, Terms
+from fedlease.methods.fedlease import FedLease, Grouping
+from fedlease.methods.fedlease_groupings import ByClusters, Given, PerClient, Random
+from fedlease.methods.fedlease_means import MEANS, Shrunk
+from fedlease.methods.fedlease_reallocation import Reallocate
+from fedlease.methods.fedlease_wrappers import KeepOut, OwnStart, Selection
+
+__all__ = ["build"]
+
+
+def build(
+    terms: Terms,
+    *,
+    grouping: GroupingName = "clusters",
+    num_experts: int | None = None,
+    assignment: Mapping[ClientId, int] | None = None,
+    signal: Signal = "B",
+    clustering: Clustering = "hierarchical",
+    average: Average = "factors",
+    trim: float = 0.1,
+    shrink: Shrink = 0.0,
+    routing: str = "top-m",
+    router_start: RouterStart = "random",
+    router: str = "cluster",
+    top_k: int | None = None,
+    renormalise: bool = True,
+    reallocate: int | None = None,
+    expert_start: str = "cluster",
+    unlike: str = "keep_out",
+    admitted: tuple[ClientId, ...] = (),
+) -> Method:
+    """Composes FedLEASE from the settings of ``fedlease.*``, whose texts say what each means.
+
+    The settings hold together: :func:`fedlease.config.faults.cross_faults` refuses those that do not.
+    """
+    mean = MEANS[average](trim)
+    groupings: dict[GroupingName, Any] = {
+        "clusters": lambda: ByClusters(signal, clustering, num_experts),
+        "clients": PerClient,
+        "random": lambda: Random(num_experts or 1),
+        "given": lambda: Given(assignment or {}),
+    }
+    rule: Grouping = groupings[grouping]()
+    routed = routing == "top-m"
+    paper = FedLease(
+        terms.budget,
+        max_experts=terms.max_experts,
+        min_silhouette=terms.min_silhouette,
+        linkage=terms.linkage,
+        weights=terms.weights,
+        grouping=rule,
+        means=Shrunk(shrink, mean) if shrink else ClusterMeans(mean),
+        router_start=router_start if routed else None,
+    )
+    method: Method = paper if reallocate is None else Reallocate(paper, reallocate)
+    if routed and (top_k is not None or not renormalise or router == "client"):
+        method = Selection(method, top_k, renormalise, router == "client", router_start)
+    if expert_start == "client":
+        method = OwnStart(method)
+    return KeepOut(method, admitted) if unlike == "keep_out" else method
