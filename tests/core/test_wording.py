@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedlease.core.wording import JOINERS, counted, printable
+from fedlease.core.wording import JOINERS, counted, enumerated, listed, printable
 
 MARK = "\N{REPLACEMENT CHARACTER}"
 
@@ -45,3 +45,14 @@ def test_what_a_caller_keeps_stays_and_length_is_bounded() -> None:
     assert printable("می\u200cروم\nx", keep=JOINERS + "\n") == "می\u200cروم\nx"
     assert printable("\x1b" * 10**6, longest=3) == MARK * 3 + " ..."
     assert printable("abc", longest=3) == "abc"
+
+
+def test_of_many_names_the_first_are_listed_and_the_rest_counted() -> None:
+    names = [f"c{n}" for n in range(1, 1501)]
+    assert (listed(names[:2]), listed(names, 2)) == ("c1, c2", "c1, c2 and 1,498 more")
+    assert listed(["a (x)", "b (y)"], 1, separator="; ") == "a (x); and 1 more"
+    assert (enumerated(["a"]), enumerated(["a", "b", "c"]), enumerated(names, 1)) == (
+        "a",
+        "a, b and c",
+        "c1 and 1,499 more",
+    )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlease.data.faults import KEPT, Faults, listed, shown
+from fedlease.data.faults import KEPT, Faults, quoted, shown
 from fedlease.errors import DataError
 
 FILE, OTHER = Path("a/train.jsonl"), Path("b/train.parquet")
@@ -75,5 +75,5 @@ def test_values_are_shown_escaped_and_short() -> None:
         deep = [deep]
     assert len(shown(deep)) < 100
     assert shown(10**5000) == "a int too long to show"
-    assert listed(["a", "b"]) == "'a', 'b'"
-    assert listed([str(n) for n in range(20)], 2) == "'0', '1' and 18 more"
+    assert quoted(["a", "b"]) == "'a', 'b'"
+    assert quoted([str(n) for n in range(20)], 2) == "'0', '1' and 18 more"

@@ -1,8 +1,9 @@
 """Words for people: counts with their noun, and text of unknown origin that is safe to print."""
 
 import unicodedata
+from collections.abc import Sequence
 
-__all__ = ["JOINERS", "counted", "printable"]
+__all__ = ["JOINERS", "counted", "enumerated", "listed", "printable"]
 
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 """Persian, Hindi and joined emoji are misspelt without them."""
@@ -17,6 +18,20 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
         plural: of a noun whose plural does not.
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 12, *, separator: str = ", ") -> str:
+    """``"a, b, c"``; of more than ``most``, the first ones and how many more: ``"a, b and 3 more"``."""
+    text = separator.join(names[:most])
+    joint = " " if separator == ", " else separator
+    return text if len(names) <= most else f"{text}{joint}and {len(names) - most:,} more"
+
+
+def enumerated(names: Sequence[str], most: int | None = None) -> str:
+    """``a, b and c``; beyond ``most`` names the rest is counted."""
+    if most is not None and len(names) > most:
+        return listed(names, most)
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def printable(text: str, *, longest: int | None = None, keep: str = "") -> str:

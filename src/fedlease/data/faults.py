@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedlease.core.wording import counted
+from fedlease.core.wording import counted, listed
 from fedlease.errors import DataError
 
-__all__ = ["SHOWN", "Faults", "FoundFaultsError", "listed", "shown", "where"]
+__all__ = ["SHOWN", "Faults", "FoundFaultsError", "quoted", "shown", "where"]
 
 SHOWN = 20
 """Lines of faults before the rest are only counted."""
@@ -36,10 +36,9 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} too long to show"
 
 
-def listed(names: Sequence[str], most: int = 12) -> str:
-    """Names with quotes and commas; of many, the first ones and how many more there are."""
-    text = ", ".join(map(shown, names[:most]))
-    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+def quoted(names: Sequence[str], most: int = 12) -> str:
+    """Names of unknown origin with quotes and commas; of many, the first ones and how many more there are."""
+    return listed([shown(name) for name in names], most)
 
 
 def where(path: Path, line: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from fedlease.core.wording import counted
-from fedlease.data.faults import listed
+from fedlease.data.faults import quoted
 from fedlease.data.federation import ClientData, Row
 
 __all__ = ["overlaps"]
@@ -53,7 +53,7 @@ def _shared(clients: Sequence[ClientData]) -> list[str]:
                 count += 1
                 who |= ones | others
         if count:
-            notes.append(f"{_told(count, split, other)}: {listed(sorted(who))}")
+            notes.append(f"{_told(count, split, other)}: {quoted(sorted(who))}")
     return notes
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedlease.core.wording import listed
 from fedlease.errors import RunFolderError
 from fedlease.models.checks import unavailable
 from fedlease.models.sources import ModelSource, model_file, model_folder
@@ -81,7 +82,7 @@ def check_files(
     if differing:
         raise RunFolderError(
             f"{out}: the base model in {source.location} is no longer the one that the run was trained on: "
-            f"{', '.join(differing[:5])}{', ...' if len(differing) > 5 else ''} changed; put back what was there"
+            f"{listed(differing, 5)} changed; put back what was there"
         )
 
 

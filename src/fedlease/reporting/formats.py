@@ -1,6 +1,5 @@
 """Numbers, names and lists as people read them, on a terminal, on a page and in Markdown."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -8,7 +7,7 @@ from rich.markup import escape as escape_markup
 
 from fedlease.core.wording import printable
 
-__all__ = ["escape", "human_bytes", "human_seconds", "listed", "percent", "points", "print_note", "spread"]
+__all__ = ["escape", "human_bytes", "human_seconds", "percent", "points", "print_note", "spread"]
 
 
 class Spread(Protocol):
@@ -62,10 +61,3 @@ def points(value: float) -> str:
 def spread(score: Spread) -> str:
     """Mean and, where there is one, standard deviation in %."""
     return percent(score.mean) + ("" if score.deviation is None else f" ± {100 * score.deviation:.1f}")
-
-
-def listed(names: Sequence[str], most: int | None = None) -> str:
-    """``a, b and c``; beyond ``most`` names the rest is counted."""
-    if most is not None and len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedlease.core.wording import counted
+from fedlease.core.wording import counted, listed
 
 __all__ = [
     "averaged",
@@ -111,4 +111,4 @@ def common_words(summaries: Mapping[str, Summary]) -> str:
 def named(missing: Mapping[str, str]) -> str:
     """``b (no answer); c (no rows)``: clients with their reasons, in order; the rest is counted."""
     shown = [f"{client} ({reason})" for client, reason in sorted(missing.items())]
-    return "; ".join([*shown[:SHOWN], *([f"and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else [])])
+    return listed(shown, SHOWN, separator="; ")

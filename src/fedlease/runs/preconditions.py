@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId, ClientModel
-from fedlease.data.faults import listed
+from fedlease.data.faults import quoted
 from fedlease.errors import ConfigError
 from fedlease.methods.base import rounds_for_warmup
 from fedlease.methods.head import Head, WithHead
@@ -86,4 +86,4 @@ def _later(settings: Settings, name: str, client: ClientId) -> object:
 
 
 def _named(clients: list[ClientId]) -> str:
-    return f"client{'s' * (len(clients) > 1)} {listed(clients, SHOWN)}"
+    return f"client{'s' * (len(clients) > 1)} {quoted(clients, SHOWN)}"

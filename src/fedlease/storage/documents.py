@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from fedlease.core.wording import printable
+from fedlease.core.wording import listed, printable
 from fedlease.data.reading.examples import client_id_fault
 from fedlease.errors import RunFolderError
 from fedlease.files import read_file
@@ -136,9 +136,8 @@ def checked(content: Any, kind: type[M] | TypeAdapter[Any], where: object) -> An
         return kind.validate_python(content) if isinstance(kind, TypeAdapter) else kind.model_validate(content)
     except ValidationError as error:
         faults = error.errors(include_url=False)
-        told = "; ".join(f"{_place(fault['loc'])} {_rule(fault)}" for fault in faults[:FEW])
-        more = f"; and {len(faults) - FEW:,} more" if len(faults) > FEW else ""
-        raise RunFolderError(f"{where} is damaged: {printable(told)}{more}") from error
+        found = listed([f"{_place(fault['loc'])} {_rule(fault)}" for fault in faults], FEW, separator="; ")
+        raise RunFolderError(f"{where} is damaged: {printable(found)}") from error
     except RecursionError as error:
         raise RunFolderError(f"{where} is damaged: it is too deep") from error
 

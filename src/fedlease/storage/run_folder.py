@@ -14,7 +14,7 @@ from fedlease.config.layers import MOST_YAML, differences, parse_yaml
 from fedlease.config.precedence import is_said
 from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId
-from fedlease.core.wording import printable
+from fedlease.core.wording import listed, printable
 from fedlease.data.federation import ClientCard
 from fedlease.errors import RunFolderError
 from fedlease.files import check_walls, locked, write_atomically
@@ -120,10 +120,9 @@ def read_settings(out: Path) -> Settings:
     here, there = (s.model_dump(mode="json") for s in (begun, settings))
     changed = [change for change in differences(there, here) if not change[0].startswith(MAY_CHANGE)]
     if changed:
-        told = "; ".join(f"{key} is {now!r}, and was {then!r}" for key, now, then in changed[:FEW])
-        more = f"; and {len(changed) - FEW} more" if len(changed) > FEW else ""
+        told = [printable(f"{key} is {now!r}, and was {then!r}", longest=LONGEST) for key, now, then in changed]
         raise RunFolderError(
-            f"{path} was changed since the run began: {printable(told, longest=LONGEST)}{more}; put it back, or begin "
+            f"{path} was changed since the run began: {listed(told, FEW, separator='; ')}; put it back, or begin "
             "a new run with it"
         )
     if absent := not_installed((settings.method, *settings.baselines)):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from fedlease.core.wording import counted
-from fedlease.data.faults import listed
+from fedlease.data.faults import quoted
 from fedlease.data.reading.rows import Gathered, Readable, bounded_lines, decoded
 
 __all__ = ["PREDICTION", "as_text", "read_csv_rows"]
@@ -52,7 +52,7 @@ def read_csv_rows(file: Readable, rows: Gathered) -> None:
                 header = [_plain(cell) for cell in cells] if written_by_us else cells
                 twice = sorted(name for name, count in Counter(header).items() if count > 1)
                 if twice:
-                    rows.stop(line, f"columns named twice: {listed(twice)}", "twice")
+                    rows.stop(line, f"columns named twice: {quoted(twice)}", "twice")
                     return
                 rows.columns.update(dict.fromkeys(header))
             elif len(cells) != len(header):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedlease.config.settings import ColumnSettings, DataSettings
 from fedlease.core.names import encodable, name_of
-from fedlease.data.faults import Faults, listed, shown
+from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import Row
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.values import name_fault, place_of, text_of
@@ -132,7 +132,7 @@ def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs:
 
 def missing_column(table: Table, name: str, remedy: str, faults: Faults) -> None:
     """Notes that a table lacks a column; the same one in several files is told once."""
-    fault = f"{table.path}: no column {shown(name)}; it has {listed(table.columns) or 'no columns'}: {remedy}"
+    fault = f"{table.path}: no column {shown(name)}; it has {quoted(table.columns) or 'no columns'}: {remedy}"
     faults.add(fault, kind=f"no column {name}", place=str(table.path), apart=1)
 
 
@@ -171,7 +171,7 @@ def to_rows(
             place = (example.path, example.line)
             rows.append(Row(example.text, example.text_pair, index[example.label], place=place))
         else:
-            label, known = shown(example.label), listed(labels)
+            label, known = shown(example.label), quoted(labels)
             if stated:
                 rule = f"the label {label} is none of data.labels, which are {known}"
             else:

@@ -3,7 +3,7 @@
 import codecs
 import json
 
-from fedlease.data.faults import listed, shown
+from fedlease.data.faults import quoted, shown
 from fedlease.data.reading.rows import Gathered, Readable, bounded_lines, decoded, too_large
 
 __all__ = ["read_json_rows"]
@@ -176,7 +176,7 @@ def _objects(source: _Text, rows: Gathered) -> bool:
             rows.stop(line, f"{KIND}: {source.fault or error}", KIND)
             return True
         if first and _holds_rows(value) and not source.next():
-            keys = listed(list(value)) if isinstance(value, dict) else ""
+            keys = quoted(list(value)) if isinstance(value, dict) else ""
             rule = f"the file is one object with the keys {keys}; write its list of rows alone, as one array"
             rows.stop(line, rule, "one object")
             return True

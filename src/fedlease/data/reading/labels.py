@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fedlease.core.names import name_of
 from fedlease.core.wording import counted
-from fedlease.data.faults import Faults, listed, shown
+from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import ClientData
 from fedlease.data.reading.examples import Example
 from fedlease.data.reading.tables import split_name
@@ -129,7 +129,7 @@ def labels_over_clients(clients: Iterable[ClientData]) -> list[str]:
         for group in alike(label for member in members for label in member.labels):
             users = {label: [member.id for member in members if label in member.labels] for label in group}
             if max(sum(label in member.labels for label in group) for member in members) == 1:
-                forms = " and ".join(f"{shown(label)} (clients {listed(who)})" for label, who in users.items())
+                forms = " and ".join(f"{shown(label)} (clients {quoted(who)})" for label, who in users.items())
                 notes.append(f"task {task!r}: clients write the same label in different ways: {forms}")
     return notes
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fedlease.config.settings import ColumnSettings
 from fedlease.config.tables import RowKind, tasks_reading
-from fedlease.data.faults import Faults, listed
+from fedlease.data.faults import Faults, quoted
 from fedlease.data.reading.rows import Table
 
 __all__ = ["tell_looks", "tell_measurements"]
@@ -39,13 +39,13 @@ def tell_looks(table: Table, columns: ColumnSettings, kind: RowKind, faults: Fau
     if missing and chats:
         faults.hint(
             "task",
-            f"The rows look like chats or instructions (columns {listed(sorted(chats))}): set "
+            f"The rows look like chats or instructions (columns {quoted(sorted(chats))}): set "
             f"task={' or '.join(tasks_reading('responses'))} to train on them.",
         )
     elif len(lists) > 1 or columns.text in lists:
         faults.hint(
             "tokens",
-            f"The rows look like lists of tokens, as of named entities (columns {listed(lists)}): fedlease gives a "
+            f"The rows look like lists of tokens, as of named entities (columns {quoted(lists)}): fedlease gives a "
             "whole text one label, so join the tokens and choose one label for each text.",
         )
     elif columns.label in lists:

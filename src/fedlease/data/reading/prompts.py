@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fedlease.config.settings import ColumnSettings
-from fedlease.data.faults import Faults, listed, shown
+from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import Row
 from fedlease.data.reading.chats import Turns, chat_of, order_faults
 from fedlease.data.reading.examples import Example, missing_column
@@ -146,7 +146,7 @@ def _form(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bo
         prompts, outputs = f"{prompts} and {columns.response!r}", f" and {OUTPUT!r}"
     named = "data.columns.prompt, data.columns.response" if answered else "data.columns.prompt"
     faults.add(
-        f"{table.path}: no prompts; it has {listed(table.columns)}, but for generation a row has {prompts} ({named}), "
+        f"{table.path}: no prompts; it has {quoted(table.columns)}, but for generation a row has {prompts} ({named}), "
         f"or {' or '.join(map(repr, CHATS))}, or {INSTRUCTION!r}{outputs} with an optional {INPUT!r}",
         kind="no prompts",
         place=str(table.path),

@@ -21,7 +21,7 @@ from fedlease.core.names import name_of
 from fedlease.core.wording import counted
 from fedlease.data.assemble import EACH, SPLITS, Splits, assemble, check_number_of_clients
 from fedlease.data.dealing import Pool, drop_duplicates, federation
-from fedlease.data.faults import Faults, listed, shown
+from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.label_lists import stated_labels, unknown_tasks
 from fedlease.data.overlaps import overlaps
@@ -152,7 +152,7 @@ def load_client(
         named = sorted({example.client for example in examples})
         examples = [example for example in examples if example.client == client]
         if not examples:
-            faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {listed(named, SHOWN)}")
+            faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {quoted(named, SHOWN)}")
     clients = _by_split({client: examples}, table, settings, unusable)
     made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, kind=kind, whole=False)
     return _told(made, client, tell)

@@ -1,8 +1,8 @@
 """The sentences of a comparison: who is best, what the intervals allow to say, where the first method loses."""
 
-from fedlease.core.wording import counted
+from fedlease.core.wording import counted, enumerated, listed
 from fedlease.reporting.comparison.data import FEWEST_SEEDS, Comparison, Coverage
-from fedlease.reporting.formats import listed, percent, points, spread
+from fedlease.reporting.formats import percent, points, spread
 from fedlease.reporting.means import named
 from fedlease.reporting.run.words import HEADS, TIE, span
 
@@ -19,7 +19,7 @@ def title(c: Comparison) -> str:
         return f"{c.first.name} alone"
     if len(c.others) > 3:
         return f"{c.first.name} against {len(c.others)} others"
-    return f"{c.first.name} against {listed([m.name for m in c.others])}"
+    return f"{c.first.name} against {enumerated([m.name for m in c.others])}"
 
 
 def facts(c: Comparison) -> list[tuple[str, str]]:
@@ -97,7 +97,7 @@ def _best(c: Comparison) -> list[str]:
     other = max(c.others, key=lambda m: m.mean.mean)
     gap = c.differences[other.name]
     if len(best) > 1:
-        text = [f"{listed([m.name for m in best])} share the highest mean {c.words.name}, {percent(top)} %."]
+        text = [f"{enumerated([m.name for m in best])} share the highest mean {c.words.name}, {percent(top)} %."]
     else:
         text = [f"{best[0].name} has the highest mean {c.words.name}: {spread(best[0].mean)} %."]
     apart = f"{points(gap.mean)} points (95 % interval {points(gap.low)} to {points(gap.high)})"
@@ -126,7 +126,7 @@ def _distinguished(c: Comparison) -> list[str]:
     below = [m.name for m in c.others if c.differences[m.name].high < 0]
     unclear = [m.name for m in c.others if c.differences[m.name].holds_zero]
     found = {"is above": above, "is below": below, "cannot be told from": unclear}
-    text = "; ".join(f"{verb} {listed(names)}" for verb, names in found.items() if names)
+    text = "; ".join(f"{verb} {enumerated(names)}" for verb, names in found.items() if names)
     return [f"By the intervals {c.first.name} {text}."]
 
 
@@ -140,10 +140,9 @@ def _behind(c: Comparison) -> str:
     worst = max(c.others, key=lambda m: m.worst_client.mean)
     text = f"No other is above {c.first.name} on any task."
     if lost:
-        more = f" and {len(lost) - LISTED} more" if len(lost) > LISTED else ""
         text = (
-            f"{c.first.name} is behind on {len(lost)} of {counted(len(c.tasks), 'task')}: {', '.join(lost[:LISTED])}"
-            f"{more}. These are plain means, without intervals."
+            f"{c.first.name} is behind on {len(lost)} of {counted(len(c.tasks), 'task')}: {listed(lost, LISTED)}"
+            ". These are plain means, without intervals."
         )
     if worst.worst_client.mean > c.first.worst_client.mean + TIE:
         text += f" Its worst client gets {percent(c.first.worst_client.mean)} %, that of {worst.name} "
@@ -154,7 +153,7 @@ def _behind(c: Comparison) -> str:
 def _majority(c: Comparison) -> str:
     low = [m.name for m in c.variants if m.mean.mean <= c.majority_mean + TIE]
     text = f"Always {c.words.majority_rule} would get {percent(c.majority_mean)} %"
-    return f"{text}; {listed(low)} {'is' if len(low) == 1 else 'are'} no better than that." if low else f"{text}."
+    return f"{text}; {enumerated(low)} {'is' if len(low) == 1 else 'are'} no better than that." if low else f"{text}."
 
 
 def _seeds(c: Comparison) -> str:

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedlease.core.wording import counted
+from fedlease.core.wording import counted, enumerated
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
-from fedlease.reporting.formats import listed
 from fedlease.reporting.run.data import RunData, mean
 from fedlease.tasks.metric_words import of_metric
 
@@ -60,14 +59,14 @@ def _progress(run: RunData) -> Iterator[Advice]:
         yield Advice(
             "act",
             "The run stopped",
-            f"A step of {listed(failed)} had fewer usable updates than min_clients = {run.settings.min_clients}.",
+            f"A step of {enumerated(failed)} had fewer usable updates than min_clients = {run.settings.min_clients}.",
             "Look at the refusals listed here, mend what caused them, then go on with: fedlease resume and the folder.",
         )
     if unfinished:
         yield Advice(
             "act",
             "Not finished",
-            f"No final scores yet for {listed(unfinished, SHOWN)}. What is shown are the steps done so far.",
+            f"No final scores yet for {enumerated(unfinished, SHOWN)}. What is shown are the steps done so far.",
             "Wait for the run, or go on with: fedlease resume and the folder. Then write this report again.",
         )
 
@@ -115,7 +114,7 @@ def _grouping(run: RunData) -> Iterator[Advice]:
         yield Advice(
             "look",
             "Experts with one client",
-            f"{listed(single, SHOWN)} train alone: their expert is not averaged with anyone's.",
+            f"{enumerated(single, SHOWN)} train alone: their expert is not averaged with anyone's.",
             "Expected if these clients are truly different. Otherwise lower max_experts, or warm up longer so that "
             "the vectors of like clients come closer.",
         )
@@ -124,7 +123,7 @@ def _grouping(run: RunData) -> Iterator[Advice]:
         yield Advice(
             "look",
             "Late clients",
-            f"{listed(run.late, SHOWN)} had no warm-up when the others were allocated. " + ". ".join(placed),
+            f"{enumerated(run.late, SHOWN)} had no warm-up when the others were allocated. " + ". ".join(placed),
             "A late client gets the nearest existing expert and can never open a new one. If one is farther than any "
             "member, run again with it there from the start.",
         )
@@ -186,7 +185,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
         yield Advice(
             "look",
             "No better than guessing",
-            f"For {listed(below, SHOWN)} the model scores no higher than always {words.majority_rule}.",
+            f"For {enumerated(below, SHOWN)} the model scores no higher than always {words.majority_rule}.",
             f"Give more rounds or rows, try another train.lr, and {words.look}.",
         )
     routed = [client for client in finals if rows[client].get("own_expert") is not None]
@@ -228,7 +227,7 @@ def _missing(run: RunData) -> Iterator[Advice]:
             yield Advice(
                 "look",
                 "Left out of the means",
-                f"{method.name}: {listed(clients, SHOWN)} of {counted(total, 'client')}: {reason}.",
+                f"{method.name}: {enumerated(clients, SHOWN)} of {counted(total, 'client')}: {reason}.",
                 TODO.get(reason, "See that every client can answer, and repeat the run: means are over the others."),
             )
         left = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}
