@@ -86,7 +86,7 @@ def test_nor_when_it_is_asked_who_it_is(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_node_takes_nobody_else_out_of_the_run(tmp_path: Path) -> None:
-    from fedlease.storage.run_folder import read_skipped
+    from fedlease.storage.environment import read_environment
 
     settings = small_settings(**{**SMALL, "data.clients": "skip", "flower.min_nodes": 3})
     for run, named in enumerate(("planted-1-0", EVIL)):
@@ -98,7 +98,7 @@ def test_a_node_takes_nobody_else_out_of_the_run(tmp_path: Path) -> None:
         strategy = FedLeaseStrategy(settings, out)
         strategy.start(grid)
         assert strategy.summaries["fedlease"]["per_client"].keys() == {f"planted-{i}-0" for i in (1, 2, 3)}
-        skipped = read_skipped(out)
+        skipped = read_environment(out).skipped_clients
         assert "planted-1-0" not in skipped and all(map(is_one_sentence, (*skipped, *skipped.values())))
 
 

@@ -18,8 +18,8 @@ from flower.nodes import Stopped, grid_of, stop_after
 from fedlease.client.messages import Refused
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.flower.strategy import FedLeaseStrategy
+from fedlease.storage.environment import read_environment
 from fedlease.storage.run_files import RunFiles
-from fedlease.storage.run_identity import read_identity
 
 SETTINGS: dict[str, Any] = {"data.clients_per_task": 1, "baselines": [], "rounds": 3}
 
@@ -45,7 +45,7 @@ def test_a_run_between_an_interruption_and_its_going_on_changes_nothing(tmp_path
         for out in ("first", "second")
     ]
     assert losses[0] == losses[1] and notes_of(tmp_path / "first") == set()
-    runs = {read_identity(tmp_path / out) for out in ("first", "second")}
+    runs = {read_environment(tmp_path / out).run for out in ("first", "second")}
     assert len(runs) == 2 and {path.name for path in (tmp_path / "state").iterdir()} == runs
 
 
@@ -70,10 +70,10 @@ def test_what_was_copied_from_another_place_is_not_taken_up(whose: str, tmp_path
     grid = grid_of(settings, **{"state-dir": str(state)})
     with pytest.raises(Stopped):
         FedLeaseStrategy(settings, tmp_path / "first", [stop_after(1)]).start(grid)
-    mine = state / read_identity(tmp_path / "first") / "planted-0-0"
+    mine = state / read_environment(tmp_path / "first").run / "planted-0-0"
     if whose == "run":
         FedLeaseStrategy(settings, tmp_path / "second").start(grid)
-        other = state / read_identity(tmp_path / "second") / "planted-0-0"
+        other = state / read_environment(tmp_path / "second").run / "planted-0-0"
     else:
         other = mine.with_name("planted-1-0")
     shutil.copy(other / "fedlease.safetensors", mine / "fedlease.safetensors")
@@ -93,9 +93,9 @@ def test_every_message_carries_the_identity_of_its_run(tmp_path: Path, monkeypat
     found = recorded(monkeypatch, "planted-0-0")
     with pytest.raises(Stopped):
         FedLeaseStrategy(settings, tmp_path / "r", [stop_after(1)]).start(grid)
-    run = read_identity(tmp_path / "r")
+    run = read_environment(tmp_path / "r").run
     FedLeaseStrategy(settings, tmp_path / "r").start(grid)
-    assert re.fullmatch("[0-9a-f]{32}", run) and read_identity(tmp_path / "r") == run
+    assert re.fullmatch("[0-9a-f]{32}", run) and read_environment(tmp_path / "r").run == run
     assert {value.run for _, value in found} == {run}
     phases = {value.request.task.phase for kind, value in found if kind == "train.task"}
     assert phases == {"warmup", "experts", "federated"} and found[-1][0] == "evaluate.finish"
@@ -108,7 +108,7 @@ def test_every_engine_gives_a_run_an_identity(tmp_path: Path) -> None:
     found = []
     for out in ("one", "two"):
         small_run(tmp_path / out, method="local", rounds=1, baselines=[], data__clients_per_task=1)
-        found.append(read_identity(tmp_path / out))
+        found.append(read_environment(tmp_path / out).run)
     assert found[0] != found[1]
 
 
@@ -131,5 +131,5 @@ def test_a_node_keeps_the_state_of_so_many_runs_and_deletes_none_by_itself(tmp_p
     with pytest.raises(ConfigError, match="holds the state of 2 runs, max-runs of this node is 2; delete"):
         FedLeaseStrategy(settings, tmp_path / "3").start(grid)
     assert len(list((tmp_path / "state").iterdir())) == 2
-    shutil.rmtree(tmp_path / "state" / read_identity(tmp_path / "1"))
+    shutil.rmtree(tmp_path / "state" / read_environment(tmp_path / "1").run)
     FedLeaseStrategy(settings, tmp_path / "3").start(grid)

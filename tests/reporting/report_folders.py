@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.config.settings import resolve
+from fedlease.storage.environment import FORMAT
 
 IMAGE = '<img src=x onerror="window.pwned=1">'
 SCRIPT = "</script><script>window.pwned=1</script>"
@@ -32,9 +33,19 @@ def bare(out: Path, clients: dict[str, str] = CLIENTS, **settings: Any) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     resolved = resolve(preset="smoke", overrides={"rounds": 2, "warmup.epochs": 3, "baselines": [], **settings})
     (out / "config.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
-    put(out / "environment.json", {"format": 1, "fedlease": "0", "python": "3", "data_warnings": ["two rows were cut"]})
-    rows = {"labels": ["x", "y"], "train_rows": 10, "valid_rows": 0, "test_rows": 20}
-    put(out / "clients.json", {client: {"task": task, **rows} for client, task in clients.items()})
+    put(
+        out / "environment.json",
+        {"format": FORMAT, "fedlease": "0", "python": "3", "data_warnings": ["two rows were cut"]},
+    )
+    rows = {
+        "labels": ["x", "y"],
+        "train_rows": 10,
+        "valid_rows": 0,
+        "test_rows": 20,
+        "pairs": False,
+        "fingerprint": "0",
+    }
+    put(out / "clients.json", {client: {"task": task, "fingerprint": "0", **rows} for client, task in clients.items()})
     return out
 
 
@@ -125,8 +136,8 @@ def sample(prompt: str, reference: str, base: str, answer: str) -> dict[str, str
 def generated(out: Path, *, scored: bool = True, samples: bool = True, text: str = "Where is Oslo?") -> Path:
     """FedLEASE and fedit on text generation, without heads; of every client the first test row is kept."""
     bare(out, baselines=["fedit"], task="generation", **{"generation.score_rounds": scored})
-    rows = {"labels": [], "train_rows": 10, "valid_rows": 0, "test_rows": 20}
-    put(out / "clients.json", {client: {"task": task, **rows} for client, task in CLIENTS.items()})
+    rows = {"labels": [], "train_rows": 10, "valid_rows": 0, "test_rows": 20, "pairs": False, "fingerprint": "0"}
+    put(out / "clients.json", {client: {"task": task, "fingerprint": "0", **rows} for client, task in CLIENTS.items()})
     quarter = dict.fromkeys(CLIENTS, 0.25)
     allocation(out, DISTANCES, {"a0": 0, "a1": 0, "b0": 1, "b1": 1}, {"2": 0.7, "3": 0.3})
     for name, folder, shift in (("fedlease", out, 0.0), ("fedit", out / "baselines" / "fedit", -0.1)):
@@ -155,7 +166,7 @@ def hostile(out: Path) -> Path:
     """A finished run whose clients, tasks, reasons and warnings try to be markup."""
     clients = dict(zip(IDS, (IMAGE, SCRIPT, IMAGE, SCRIPT), strict=True))
     bare(out, clients)
-    put(out / "environment.json", {"format": 1, "data_warnings": [IMAGE, SCRIPT], "platform": SCRIPT})
+    put(out / "environment.json", {"format": FORMAT, "data_warnings": [IMAGE, SCRIPT], "platform": SCRIPT})
     scores = dict.fromkeys(IDS, 0.5)
     steps(out, [line(1, 0, scores, {IMAGE: SCRIPT}), line(2, 1, scores)])
     names = sorted(IDS)

@@ -14,14 +14,19 @@ from typing import Any
 
 import pytest
 import torch
-from small import own_rows, small_run
+from small import own_rows, small_run, small_settings
 
+from fedlease._version import __version__
 from fedlease.core.codec import digest
 from fedlease.data.federation import Row
-from fedlease.errors import InputError
+from fedlease.errors import InputError, RunFolderError
+from fedlease.experiments.cells import variants_of
+from fedlease.experiments.compare import compare
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.runner import resume
+from fedlease.storage.environment import FORMAT
 from fedlease.storage.run_files import as_json, sealed
+from fedlease.storage.run_folder import read_settings
 from fedlease.storage.summary import RESULT, contents_of
 from fedlease.use.export import Exporter
 from fedlease.use.load import load
@@ -175,6 +180,29 @@ def add(path: Path, chance: random.Random) -> None:
 DAMAGE = (truncate, flip, delete, add)
 
 
+def compared(out: Path, scratch: Path) -> Any:
+    shutil.copytree(out, scratch / "c" / "fedlease" / "seed-0")
+    return compare(small_settings(), variants_of(["fedlease"]), [0], scratch / "c")
+
+
+@pytest.mark.parametrize("number", [FORMAT + 1, FORMAT - 1, str(FORMAT), FORMAT + 0.5, True, None, "none"])
+def test_a_folder_of_another_format_is_refused_by_every_reader(number: Any, place: Path, tmp_path: Path) -> None:
+    environment = json.loads((place / "environment.json").read_text())
+    stated = {key: value for key, value in environment.items() if key != "format"}
+    stated |= {"fedlease": "9.8.7"} if number == "none" else {"fedlease": "9.8.7", "format": number}
+    what = "states no format" if number == "none" else f"is of format {number!r}"
+    # In another format all other files may look otherwise.
+    (place / "environment.json").write_text(json.dumps({**stated, "started": [[]]}))
+    (place / "files.json").write_text("{}")
+    scratch = tmp_path.parent / f"{tmp_path.name}-scratch"
+    for name, reader in {**READERS, "compare": compared}.items():
+        with pytest.raises(RunFolderError) as caught:
+            reader(place, scratch)
+        (fault,) = caught.value.faults
+        assert f"{what}: read it with the fedlease that wrote it, version 9.8.7; version {__version__}, " in fault, name
+        assert fault.endswith(f"reads format {FORMAT}")
+
+
 def test_whatever_happens_to_a_file_is_told_or_changes_nothing(
     whole: Path, untouched: dict[str, Outcome], tmp_path: Path
 ) -> None:
@@ -197,7 +225,6 @@ def test_whatever_happens_to_a_file_is_told_or_changes_nothing(
 
 
 def test_a_cut_config_is_told_wherever_it_is_cut(whole: Path, place: Path) -> None:
-    from fedlease.storage.run_folder import read_settings
 
     settings = read_settings(whole)
     text = (place / "config.yaml").read_bytes()

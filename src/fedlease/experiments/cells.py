@@ -14,7 +14,8 @@ from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import base_of_run, build_method
 from fedlease.runs.runner import resume, run_settings
 from fedlease.server.events import Listener
-from fedlease.storage.run_folder import changed_settings, method_files, read_environment, read_settings
+from fedlease.storage.environment import read_environment
+from fedlease.storage.run_folder import changed_settings, method_files, read_settings
 from fedlease.storage.summary import read_summary
 
 __all__ = ["SHARED", "Cell", "check_bases", "plan", "run_cell", "summary_of", "variants_of"]
@@ -130,7 +131,7 @@ def check_bases(cells: Sequence[Cell]) -> None:
         if (cell.folder / "config.yaml").is_file():
             run = read_settings(cell.folder)
             place = str(cell.folder) if (cell.folder / "base").exists() else run.model
-            known = place, read_environment(cell.folder).get("base_files")
+            known = place, read_environment(cell.folder).base_files
             if known not in same:
                 base_of_run(cell.folder, run)
                 same.append(known)

@@ -7,7 +7,7 @@ from fedlease.data.load import load_federation
 from fedlease.errors import RunFolderError
 from fedlease.experiments.cells import Cell
 from fedlease.experiments.statistics import RowKeys
-from fedlease.storage.run_folder import data_fingerprint
+from fedlease.storage.environment import read_environment
 
 __all__ = ["ScoredRows"]
 
@@ -50,7 +50,7 @@ class ScoredRows:
         """
         for cell, expected in zip(cells, self.fingerprints, strict=True):
             path = cell.folder / "environment.json"
-            if path.is_file() and data_fingerprint(cell.folder) != expected:
+            if path.is_file() and read_environment(cell.folder).data_fingerprint != expected:
                 raise RunFolderError(
                     f"{cell.folder}: the rows have changed since this run began, so it cannot be compared with others; "
                     "choose another --out, or delete the folder to run it again"

@@ -27,7 +27,7 @@ from fedlease.flower.node_store import FolderStore, MemoryStore
 from fedlease.flower.policy import MAX_SETTINGS, NodePolicy
 from fedlease.flower.validation import form_fault
 from fedlease.flower.wire import RecordError, pack, unpack
-from fedlease.storage.run_identity import is_identity
+from fedlease.storage.environment import is_identity
 
 __all__ = ["handle", "proxies_notice", "read_rejection", "refusal_of", "rows_of_node"]
 

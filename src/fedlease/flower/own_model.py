@@ -16,8 +16,7 @@ from fedlease.reporting.model_card import render_card
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Loaded
 from fedlease.storage.run_files import RunFiles
-from fedlease.storage.run_folder import read_clients
-from fedlease.storage.run_start import start_run
+from fedlease.storage.run_folder import read_clients, start_run
 from fedlease.storage.summary import ClientScores, Summary
 
 __all__ = ["write_own_model"]

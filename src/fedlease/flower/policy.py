@@ -19,7 +19,7 @@ from fedlease.flower.messages import Envelope, Hello
 from fedlease.flower.validation import models_of
 from fedlease.methods.registry import METHODS
 from fedlease.models.sources import SHORT_NAMES
-from fedlease.storage.run_identity import is_identity
+from fedlease.storage.environment import is_identity
 
 __all__ = ["MAX_SETTINGS", "NodePolicy"]
 

@@ -21,23 +21,22 @@ from fedlease.flower.transport import FlowerFleet
 from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
 from fedlease.models.fingerprints import fingerprint
-from fedlease.reporting.run.reading import read_records
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import Parts, conduct, finished
 from fedlease.runs.open import Loaded, load_run, methods_of
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
 from fedlease.storage.checkpoint import Checkpoint
+from fedlease.storage.environment import new_identity, read_environment
+from fedlease.storage.rounds import read_rounds
 from fedlease.storage.run_folder import (
     changed_settings,
     method_folder,
     read_clients,
     read_settings,
-    read_skipped,
     run_lock,
+    start_run,
 )
-from fedlease.storage.run_identity import new_identity, read_identity
-from fedlease.storage.run_start import start_run
 from fedlease.storage.summary import contents_of
 
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
@@ -57,20 +56,6 @@ class Heads(dict[ClientId, Head]):
     def __missing__(self, client: ClientId) -> Head:
         self[client] = self._loaded.head(self._cards[client].labels)
         return self[client]
-
-
-def cards_of(out: Path) -> dict[ClientId, ClientCard]:
-    """What a run knew of its clients.
-
-    Raises:
-        RunFolderError: the run was begun without Flower, which keeps no fingerprints of single clients.
-    """
-    cards = {}
-    for client, entry in read_clients(out).items():
-        if "fingerprint" not in entry:
-            raise RunFolderError(f"{out}: the run was begun by an older fedlease; it cannot go on over Flower")
-        cards[client] = ClientCard(id=client, **{**entry, "labels": tuple(entry["labels"])})
-    return cards
 
 
 def resumed_settings(out: Path, wanted: Settings) -> Settings:
@@ -170,8 +155,8 @@ class FedLeaseStrategy(Strategy):
         torch.set_num_threads(settings.threads or 1)
         loaded = load_run(settings, self.out if resumed else None)
         settings = loaded.settings
-        known = cards_of(self.out) if resumed else {}
-        run = read_identity(self.out) if resumed else new_identity()
+        known = read_clients(self.out) if resumed else {}
+        run = read_environment(self.out).run if resumed else new_identity()
         link = self._connected(grid, run, settings, fingerprint(loaded.base, loaded.tokenizer), known)
         heads = Heads(loaded, link.cards)
         if not resumed:
@@ -191,7 +176,7 @@ class FedLeaseStrategy(Strategy):
                 hand_over=self.hand_over,
                 samples=loaded.resident.task.num_samples,
             ),
-            skipped=read_skipped(self.out),
+            skipped=read_environment(self.out).skipped_clients,
         )
         self.summaries = contents_of(conduct(self.out, parts, self.listeners, resumed=resumed))
         return self._result()
@@ -249,7 +234,7 @@ class FedLeaseStrategy(Strategy):
         for number, expert in enumerate(saved.state.experts):
             for name, tensor in expert.items():
                 result.arrays[f"experts.{number}.{name}"] = Array(tensor.float().numpy())
-        for record in read_records(self.out):
+        for record in read_rounds(self.out):
             if record.mean_score is not None:
                 result.train_metrics_clientapp[record.step] = MetricRecord({"mean-score": record.mean_score})
         return result

@@ -1,16 +1,12 @@
 """The methods of a run, one after another, into its folder: the server's side, wherever the clients are."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors.torch import save
-
 from fedlease.client.messages import FinalScores
 from fedlease.config.settings import Settings
-from fedlease.core.placement import Centroids
-from fedlease.core.types import Allocation, ClientId, ClientModel
+from fedlease.core.types import ClientId, ClientModel
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
 from fedlease.errors import within_limits
 from fedlease.methods.head import Head
@@ -28,8 +24,8 @@ from fedlease.server.events import (
 from fedlease.server.loop import RoundLoop
 from fedlease.server.scoring import summarise
 from fedlease.server.transport import Fleet
+from fedlease.storage.allocation import write_allocation
 from fedlease.storage.checkpoint import Checkpoint
-from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import (
     method_files,
     read_clients,
@@ -69,7 +65,7 @@ def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resu
     """Runs the method and its baselines from where they stand, and writes the report.
 
     Args:
-        out: run folder, begun by :func:`fedlease.storage.run_start.start_run`.
+        out: run folder, begun by :func:`fedlease.storage.run_folder.start_run`.
         parts: of the run.
         listeners: told of every event.
         resumed: whether the run was begun before.
@@ -136,7 +132,7 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
 
     def keep(event: Event) -> None:
         if isinstance(event, Allocated):
-            _write_allocation(files, event.allocation, None, tasks())
+            write_allocation(files, event.allocation, None, tasks())
         nonlocal written
         # Cards are only ever added.
         if isinstance(event, StepFinished) and len(parts.cards) != written:
@@ -148,7 +144,7 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
     method = build_method(settings, name, parts.heads)
     state = loop.run(name, method, parts.adapter)
     if state.allocation is not None:
-        _write_allocation(files, state.allocation, state.centroids, tasks())
+        write_allocation(files, state.allocation, state.centroids, tasks())
     clients = sorted(fleet.rows())
     untrained = {
         client: ClientModel(parts.adapter.spec, {**parts.adapter.tensors, **parts.heads[client].tensors})
@@ -183,28 +179,6 @@ def _left_out(client: ClientId, fleet: Fleet, found: Mapping[ClientId, FinalScor
     if client not in found:
         return f"it did not answer at the end: {fleet.unscored().get(client, 'no reason is known')}"
     return "" if found[client].num_test else NO_TEST_ROWS
-
-
-def _write_allocation(
-    files: RunFiles, allocation: Allocation, centroids: Centroids | None, tasks: Mapping[str, str]
-) -> None:
-    """Writes ``allocation.json`` and, with the mean warm-up vector of every cluster, ``allocation.safetensors``."""
-    if centroids is not None:
-        metadata = {"modules": json.dumps(centroids.modules), "reach": json.dumps([str(r) for r in centroids.reach])}
-        blob = save({"units": centroids.units, "zeros": centroids.zeros}, metadata=metadata)
-        files.write("allocation.safetensors", blob)
-    files.write_json(
-        "allocation.json",
-        {
-            "clients": allocation.clients,
-            "tasks": {client: tasks.get(client, "default") for client in allocation.clients},
-            "num_experts": allocation.num_experts,
-            "assignment": allocation.assignment,
-            "silhouettes": {str(k): score for k, score in allocation.silhouettes.items()},
-            "distances": allocation.distances.tolist(),
-            "warnings": list(allocation.warnings),
-        },
-    )
 
 
 def _tell(listeners: Sequence[Listener], event: Event) -> None:

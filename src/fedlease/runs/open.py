@@ -31,8 +31,8 @@ from fedlease.models.limits import fitted_lengths
 from fedlease.models.sources import ModelSource, locate
 from fedlease.runs.machine import usable_device
 from fedlease.server.participation import Participation
+from fedlease.storage.environment import read_environment
 from fedlease.storage.run_files import RunFiles
-from fedlease.storage.run_folder import data_fingerprint, read_environment
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.registry import make_task
 
@@ -214,7 +214,7 @@ def base_of_run(out: Path, settings: Settings, *, weights: bool = True) -> Model
     """
     inside = RunFiles(out).check_folder("base")
     source = _located(settings, out / "base")
-    check_files(out, source, read_environment(out).get("base_files"), weights=weights, found=inside)
+    check_files(out, source, read_environment(out).base_files, weights=weights, found=inside)
     return source
 
 
@@ -235,7 +235,7 @@ def rows_of_run(out: Path, settings: Settings) -> Federation:
         RunFolderError: they are no longer those that the run began with.
     """
     federation = rows_of(settings)
-    if federation.fingerprint() != data_fingerprint(out):
+    if federation.fingerprint() != read_environment(out).data_fingerprint:
         raise RunFolderError(f"{out}: the rows have changed since the run began")
     return federation
 

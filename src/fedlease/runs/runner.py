@@ -23,12 +23,12 @@ from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
 from fedlease.server.in_process import LocalFleet
 from fedlease.server.pooled import PooledFleet, PooledTrainer
+from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import (
-    read_environment,
     read_settings,
     run_lock,
+    start_run,
 )
-from fedlease.storage.run_start import start_run
 from fedlease.storage.summary import Summary
 
 __all__ = ["default_out", "resume", "run_settings"]
@@ -149,6 +149,6 @@ def _context(out: Path, prepared: Prepared) -> str:
     """All that a client's first step depends on beside the task it is given."""
     settings = prepared.loaded.settings.model_dump(mode="json")
     names = ("seed", "task", "model", "revision", "dtype", "base", "data", "train", "generation", "threads", "device")
-    base = read_environment(out)["base_files"]
+    base = read_environment(out).base_files
     content = [{name: settings[name] for name in names}, prepared.federation.fingerprint(), base]
     return digest(json.dumps(content, sort_keys=True).encode())

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedlease._version import __version__
 from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
@@ -23,11 +22,7 @@ from fedlease.methods.registry import known_methods, load_method
 from fedlease.storage.documents import checked, read_lines, read_object
 from fedlease.storage.run_files import MOST_WEIGHTS, Digest, as_json, sealed, unsealed
 
-__all__ = ["FORMAT", "Checkpoint", "Saved"]
-
-FORMAT = 1
-"""Raised when a newer fedlease writes what an older one would misread."""
-
+__all__ = ["Checkpoint", "Saved"]
 
 TRIES = 5
 """How often a reader begins anew because a run that goes on has written another step meanwhile."""
@@ -43,8 +38,6 @@ class _Entry(BaseModel):
 class _Manifest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    format: int
-    version: str
     method: str
     step: Annotated[int, Field(ge=0)]
     round: Annotated[int, Field(ge=0)]
@@ -186,8 +179,6 @@ class Checkpoint:
                 append(self.rounds, line, len(kept))
                 kept, lines = kept + line, lines + 1
             manifest = _Manifest(
-                format=FORMAT,
-                version=__version__,
                 method=saved.method,
                 step=saved.step,
                 round=saved.state.round,
@@ -248,13 +239,7 @@ class Checkpoint:
     def _read_manifest(self) -> _Manifest | None:
         if not self.manifest.exists():
             return None
-        content = read_object(self.manifest)
-        if content.get("format") != FORMAT:
-            raise RunFolderError(
-                f"{self.folder} was written in format {content.get('format')} by fedlease {content.get('version')}; "
-                f"this is fedlease {__version__}, which reads format {FORMAT}"
-            )
-        found: _Manifest = checked(unsealed(content, self.manifest), _Manifest, self.manifest)
+        found: _Manifest = checked(unsealed(read_object(self.manifest), self.manifest), _Manifest, self.manifest)
         return found
 
 

@@ -67,6 +67,11 @@ class Content(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """Its JSON form: everything that was filled in, and whatever more was read."""
+        return self.model_dump(exclude_unset=True)
+
 
 def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
     """The JSON object in a file.

@@ -1,28 +1,93 @@
-"""Clients that joined after the run: a folder each, beside everything the run wrote."""
+"""Clients that joined after the run: ``onboarded/<client>/`` beside everything the run wrote."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from fedlease.core.codec import CodecError, dumps, loads
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.errors import RunFolderError
 from fedlease.files import new_folder, write_atomically
-from fedlease.storage.run_files import MOST_WEIGHTS, as_json
-from fedlease.storage.run_folder import newcomer_files
+from fedlease.storage.documents import ClientName, Content, Count, Expert, Finite
+from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles, as_json
 
-__all__ = ["newcomer_model", "write_newcomer"]
+__all__ = ["Newcomer", "newcomer_model", "read_newcomers", "write_newcomer"]
 
 MODEL = "model.safetensors"
+ENTRY = "onboarding.json"
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold NUL")
+    return text
+
+
+class Newcomer(Content):
+    """``onboarding.json``: how a client came in.
+
+    Attributes:
+        client: its id.
+        task: what its rows are about.
+        labels: its own label list.
+        pairs: whether its rows are pairs of texts.
+        train_rows: to train on.
+        valid_rows: for choices.
+        test_rows: for scores.
+        data: folder or file of its rows.
+        data_fingerprint: SHA-256 over them.
+        expert: that it was placed with.
+        distances: of its warm-up to the centroid of every expert.
+        margin: how much farther the second nearest expert is, as a share; None for one expert.
+        unlike: whether it is farther from its expert than any client of the run from its own.
+        epochs: of local training after the placement.
+        metric: the headline.
+        scores: what was scored -> headline metric on its test rows, in order.
+    """
+
+    client: ClientName
+    task: str = "default"
+    labels: list[str] = Field(default_factory=list)
+    pairs: bool | None = None
+    train_rows: Count = 0
+    valid_rows: Count = 0
+    test_rows: Count = 0
+    data: Annotated[str, AfterValidator(_no_nul)] | None = None
+    data_fingerprint: str | None = None
+    expert: Expert
+    distances: list[Finite] = Field(default_factory=list)
+    margin: float | None = None
+    unlike: bool = False
+    epochs: Count = 0
+    metric: str = ""
+    scores: Mapping[str, Finite | None] = Field(default_factory=dict)
+
+
+def read_newcomers(out: Path) -> dict[ClientId, Newcomer]:
+    """Client -> how it came in, sorted.
+
+    Raises:
+        RunFolderError: one is damaged, or does not stand in the folder of its client.
+    """
+    found = {}
+    # A name with a dot in front is a folder that was never completed.
+    for path in sorted((out / "onboarded").glob(f"[!.]*/{ENTRY}")):
+        newcomer = _files(out, path.parent.name).read_model(ENTRY, Newcomer)
+        if newcomer.client != path.parent.name:
+            raise RunFolderError(f"{path} is damaged: it is about another client, {newcomer.client!r}")
+        found[newcomer.client] = newcomer
+    return found
 
 
 def newcomer_model(out: Path, client: ClientId) -> ClientModel:
-    """What a newcomer is served with.
+    """The model of a newcomer.
 
     Raises:
         RunFolderError: its file is missing or damaged.
     """
-    files = newcomer_files(out, client)
+    files = _files(out, client)
     path = files.folder / MODEL
     try:
         model = loads(files.read(MODEL, MOST_WEIGHTS))
@@ -33,22 +98,21 @@ def newcomer_model(out: Path, client: ClientId) -> ClientModel:
     return model
 
 
-def write_newcomer(out: Path, client: ClientId, model: ClientModel, content: Mapping[str, Any]) -> Path:
-    """Writes a newcomer's folder, whole or not at all.
-
-    Args:
-        out: the run folder.
-        client: its id.
-        model: what it is served with.
-        content: of its ``onboarding.json``.
+def write_newcomer(out: Path, model: ClientModel, newcomer: Newcomer) -> Path:
+    """Writes a newcomer's folder, whole or not at all, and returns it.
 
     Raises:
         OSError: it cannot be written.
     """
-    files = newcomer_files(out, client)
-    contents = {MODEL: dumps(model), "onboarding.json": as_json(content)}
+    files = _files(out, newcomer.client)
+    contents = {MODEL: dumps(model), ENTRY: as_json(newcomer.content)}
     files.expect(contents)
     with new_folder(files.folder) as folder:
         for name, blob in contents.items():
             write_atomically(folder / name, blob)
     return files.folder
+
+
+def _files(out: Path, client: ClientId) -> RunFiles:
+    # Ids are checked to be folder names when they are first read.
+    return RunFiles(out, f"onboarded/{client}")

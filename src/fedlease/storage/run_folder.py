@@ -1,14 +1,13 @@
 """The files of a run folder other than checkpoints: settings, environment, clients, allocation, summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import RootModel, ValidationError
 
-from fedlease._version import __version__
 from fedlease.config.faults import not_installed, sentences
 from fedlease.config.layers import MOST_YAML, differences, parse_yaml
 from fedlease.config.precedence import is_said
@@ -18,30 +17,19 @@ from fedlease.core.wording import listed, printable
 from fedlease.data.federation import ClientCard
 from fedlease.errors import RunFolderError
 from fedlease.files import check_walls, locked, write_atomically
-from fedlease.storage.checkpoint import FORMAT
-from fedlease.storage.contents import (
-    AllocationContent,
-    ClientsContent,
-    EnvironmentContent,
-    NewcomerContent,
-)
+from fedlease.storage.documents import ClientName, Content, Count
+from fedlease.storage.environment import new_environment, read_environment
 from fedlease.storage.run_files import INDEX, RunFiles, as_json
 
 __all__ = [
     "CONFIG",
     "changed_settings",
-    "data_fingerprint",
     "method_files",
     "method_folder",
-    "newcomer_files",
-    "newcomer_folder",
-    "read_allocation",
     "read_clients",
-    "read_environment",
-    "read_newcomers",
     "read_settings",
-    "read_skipped",
     "run_lock",
+    "start_run",
     "write_clients",
     "write_json",
 ]
@@ -57,6 +45,20 @@ LONGEST = 500
 """Characters that they are told in."""
 
 
+class _Client(Content):
+    task: str
+    labels: list[str]
+    pairs: bool
+    train_rows: Count
+    valid_rows: Count
+    test_rows: Count
+    fingerprint: str
+
+
+class _Clients(RootModel[dict[ClientName, _Client]]):
+    pass
+
+
 def run_lock(out: Path) -> AbstractContextManager[None]:
     """Keeps other processes from writing into a run folder while this one runs, resumes or onboards.
 
@@ -66,16 +68,57 @@ def run_lock(out: Path) -> AbstractContextManager[None]:
     return locked(out, "run")
 
 
-def read_skipped(out: Path) -> dict[ClientId, str]:
-    """Client -> why it takes no part in the run."""
-    return dict(read_environment(out).get("skipped_clients") or {})
+def start_run(
+    out: Path,
+    settings: Settings,
+    cards: Mapping[ClientId, ClientCard],
+    fingerprint: str,
+    warnings: Sequence[str] = (),
+    *,
+    made: Mapping[str, bytes],
+    identity: str | None = None,
+    skipped: Mapping[ClientId, str] | None = None,
+    base_files: Mapping[str, str],
+) -> None:
+    """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and a base made for this run.
 
+    ``config.yaml`` comes last: a folder with it can be resumed.
 
-def write_clients(out: Path, cards: Mapping[ClientId, ClientCard]) -> None:
-    """Writes ``clients.json``."""
-    names = ("task", "labels", "pairs", "train_rows", "valid_rows", "test_rows", "fingerprint")
-    content = {c: {name: getattr(card, name) for name in names} for c, card in cards.items()}
-    RunFiles(out).write_json("clients.json", content)
+    Args:
+        out: the run folder.
+        settings: resolved.
+        cards: what is known of every client.
+        fingerprint: of all rows.
+        warnings: of the data and of the base model.
+        made: the files of a base model that exists nowhere else, by name.
+        identity: of the run; None makes a new one.
+        skipped: client -> why it takes no part.
+        base_files: SHA-256 of the files of the base model and its tokenizer, by name.
+
+    Raises:
+        RunFolderError: ``out`` already holds a run or a part of one, or cannot be written.
+    """
+    if (out / CONFIG).exists():
+        raise RunFolderError(
+            f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
+        )
+    if parts := [name for name in ("state", "baselines", "onboarded") if (out / name).exists()]:
+        raise RunFolderError(f"out: {out} holds a part of a run, {parts[0]}, without {CONFIG}; choose another --out")
+    written = settings.to_yaml()
+    if len(written) > MOST_YAML:
+        raise RunFolderError(f"{CONFIG}: the settings have {len(written):,} characters, the most is {MOST_YAML:,}")
+    files = RunFiles(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files.begin(settings.model_dump(mode="json"))
+        for name, blob in made.items():
+            files.write(f"base/{name}", blob)
+        write_clients(out, cards)
+        environment = new_environment(settings, fingerprint, warnings, base_files, skipped or {}, identity)
+        files.write_json("environment.json", environment.content)
+        write_atomically(out / CONFIG, written.encode())
+    except OSError as error:
+        raise RunFolderError(f"out: {out} cannot be written: {error}; make room or choose another --out") from error
 
 
 def method_folder(out: Path, settings: Settings, method: str) -> Path:
@@ -101,12 +144,7 @@ def read_settings(out: Path) -> Settings:
     files = RunFiles(out)
     if not files.indexed and (out / "state").exists():
         raise RunFolderError(f"{out / INDEX} is missing or damaged: there is no such file")
-    environment = read_environment(out)
-    if environment["format"] != FORMAT:
-        raise RunFolderError(
-            f"{out} was written in format {environment['format']} by fedlease {environment.get('fedlease')}; "
-            f"this is fedlease {__version__}, which reads format {FORMAT}"
-        )
+    read_environment(out)
     try:
         settings = Settings.model_validate(parse_yaml(files.read(CONFIG, MOST_YAML).decode("utf-8")))
     except ValidationError as error:
@@ -130,35 +168,6 @@ def read_settings(out: Path) -> Settings:
     return settings
 
 
-def read_environment(out: Path) -> dict[str, Any]:
-    """Versions, machine and data that a run began with.
-
-    Raises:
-        RunFolderError: missing or damaged.
-    """
-    return RunFiles(out).read_json("environment.json", EnvironmentContent)
-
-
-def data_fingerprint(out: Path) -> str | None:
-    """SHA-256 over all rows that a run began with.
-
-    Raises:
-        RunFolderError: the file that holds it is missing or damaged.
-    """
-    found: str | None = read_environment(out).get("data_fingerprint")
-    return found
-
-
-def read_allocation(out: Path) -> dict[str, Any] | None:
-    """Who trains which expert under the main method; None where nothing is allocated.
-
-    Raises:
-        RunFolderError: damaged.
-    """
-    files = RunFiles(out)
-    return files.read_json("allocation.json", AllocationContent) if files.has("allocation.json") else None
-
-
 def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> list[tuple[str, Any, Any]]:
     """Where settings are others than those of the run in a folder: dotted key, the run's value, the wanted one.
 
@@ -176,39 +185,20 @@ def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> 
     return list(differences(there, here))
 
 
-def read_clients(out: Path) -> dict[str, dict[str, Any]]:
-    """Client -> task, labels and row counts.
+def write_clients(out: Path, cards: Mapping[ClientId, ClientCard]) -> None:
+    """Writes ``clients.json``."""
+    content = {c: {name: getattr(card, name) for name in _Client.model_fields} for c, card in cards.items()}
+    RunFiles(out).write_json("clients.json", content)
+
+
+def read_clients(out: Path) -> dict[ClientId, ClientCard]:
+    """Client -> what is known of it.
 
     Raises:
         RunFolderError: missing or damaged, or an id that is none.
     """
-    return RunFiles(out).read_json("clients.json", ClientsContent)
-
-
-def newcomer_folder(out: Path, client: ClientId) -> Path:
-    """``onboarded/<client>``; ids are checked to be folder names when they are first read."""
-    return out / "onboarded" / client
-
-
-def newcomer_files(out: Path, client: ClientId) -> RunFiles:
-    """The files in :func:`newcomer_folder`."""
-    return RunFiles(out, f"onboarded/{client}")
-
-
-def read_newcomers(out: Path) -> dict[ClientId, dict[str, Any]]:
-    """Client -> content of its ``onboarding.json``, for clients that joined after the run; sorted.
-
-    Raises:
-        RunFolderError: one is damaged, or does not stand in the folder of its client.
-    """
-    found = {}
-    # A name with a dot in front is a folder that was never completed.
-    for path in sorted((out / "onboarded").glob("[!.]*/onboarding.json")):
-        content = newcomer_files(out, path.parent.name).read_json("onboarding.json", NewcomerContent)
-        if content["client"] != path.parent.name:
-            raise RunFolderError(f"{path} is damaged: it is about another client, {content['client']!r}")
-        found[path.parent.name] = content
-    return found
+    found = RunFiles(out).read_model("clients.json", _Clients).root
+    return {c: ClientCard(id=c, **{**entry.content, "labels": tuple(entry.labels)}) for c, entry in found.items()}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

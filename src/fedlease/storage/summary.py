@@ -1,6 +1,6 @@
 """The result of a method, written and read here: ``summary.json``, and the scores and samples row by row beside it.
 
-A :class:`Summary` is typed; :attr:`Summary.content` is its JSON form, which reports, comparisons and users read.
+A :class:`Summary` is typed; its ``content`` is the JSON form, which reports, comparisons and users read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -142,11 +142,6 @@ class Summary(Content):
     head_bytes_up: Count = 0
     head_bytes_down: Count = 0
     seconds: dict[str, Finite] = Field(default_factory=dict)
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """What ``summary.json`` holds: everything that was filled in."""
-        return self.model_dump(exclude_unset=True)
 
 
 class _RowScores(RootModel[dict[ClientName, Annotated[str, Field(pattern=r"^[01]*$")] | list[Finite]]]):

@@ -20,8 +20,8 @@ from fedlease.methods.base import State
 from fedlease.methods.warmup import WARMUP
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.open import optimiser_of
-from fedlease.storage.newcomers import write_newcomer
-from fedlease.storage.run_folder import read_newcomers, run_lock
+from fedlease.storage.newcomers import Newcomer, read_newcomers, write_newcomer
+from fedlease.storage.run_folder import run_lock
 from fedlease.tasks.encoded import Encoded
 from fedlease.use.experts import expert_model, experts_of
 from fedlease.use.open_run import OpenRun
@@ -109,25 +109,25 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         "on arrival": work.score(arrival),
         f"after {epochs} local epochs": work.score(trained),
     }
-    content = {
-        "client": client,
-        "task": rows.task,
-        "labels": list(rows.labels),
-        "pairs": any(row.text_pair is not None for row in rows.train),
-        "train_rows": len(rows.train),
-        "valid_rows": len(rows.valid),
-        "test_rows": len(rows.test),
-        "data": str(data.resolve()),
-        "data_fingerprint": Federation.of([rows]).fingerprint(),
-        "expert": placement.expert,
-        "distances": list(placement.distances),
-        "margin": placement.margin if math.isfinite(placement.margin) else None,
-        "unlike": placement.unlike,
-        "epochs": epochs,
-        "metric": run.task.metric,
-        "scores": scores,
-    }
-    folder = write_newcomer(run.out, client, trained, content)
+    newcomer = Newcomer(
+        client=client,
+        task=rows.task,
+        labels=list(rows.labels),
+        pairs=any(row.text_pair is not None for row in rows.train),
+        train_rows=len(rows.train),
+        valid_rows=len(rows.valid),
+        test_rows=len(rows.test),
+        data=str(data.resolve()),
+        data_fingerprint=Federation.of([rows]).fingerprint(),
+        expert=placement.expert,
+        distances=list(placement.distances),
+        margin=placement.margin if math.isfinite(placement.margin) else None,
+        unlike=placement.unlike,
+        epochs=epochs,
+        metric=run.task.metric,
+        scores=scores,
+    )
+    folder = write_newcomer(run.out, trained, newcomer)
     write_report(run.out)
     return Onboarded(folder, placement, scores)
 

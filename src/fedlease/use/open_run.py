@@ -18,7 +18,7 @@ from fedlease.client.resident import ResidentModel
 from fedlease.client.store import Private, is_elsewhere
 from fedlease.core.types import ClientId, ClientModel, check_whole
 from fedlease.core.wording import printable
-from fedlease.data.federation import Row
+from fedlease.data.federation import ClientCard, Row
 from fedlease.errors import ConfigError, FedLeaseError, RunFolderError, limit_reached
 from fedlease.methods.base import Method
 from fedlease.methods.head import WithHead
@@ -28,13 +28,12 @@ from fedlease.runs.machine import usable_device
 from fedlease.runs.open import Loaded, build_method, load_run
 from fedlease.storage.checkpoint import Checkpoint, Saved
 from fedlease.storage.documents import parse_json
-from fedlease.storage.newcomers import newcomer_model
+from fedlease.storage.newcomers import Newcomer, newcomer_model, read_newcomers
 from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles
 from fedlease.storage.run_folder import (
     method_files,
     method_folder,
     read_clients,
-    read_newcomers,
     read_settings,
 )
 from fedlease.storage.summary import read_summary
@@ -96,19 +95,13 @@ class OpenRun:
         self.method = method or self.settings.method
         if self.method not in names:
             raise ConfigError(f"method: the run has {names}, received {method!r}")
-        entries = read_clients(self.out)
+        cards = read_clients(self.out)
         # A newcomer was placed with an expert of the main method; the others do not know it.
         newcomers = read_newcomers(self.out) if self.method == self.settings.method else {}
-        everyone = {**entries, **newcomers}
+        everyone: dict[ClientId, ClientCard | Newcomer] = {**cards, **newcomers}
         self.clients = {
-            client: KnownClient(
-                id=client,
-                task=str(everyone[client].get("task", "default")),
-                labels=tuple(str(label) for label in everyone[client].get("labels", ())),
-                pairs=everyone[client].get("pairs"),
-                newcomer=client in newcomers,
-            )
-            for client in sorted(everyone)
+            client: KnownClient(client, known.task, tuple(known.labels), known.pairs, client in newcomers)
+            for client, known in sorted(everyone.items())
         }
         saved = self._own_model() or Checkpoint(method_folder(self.out, self.settings, self.method)).load()
         if saved is None:

@@ -8,7 +8,7 @@ from fedlease.data.federation import ClientData, Federation
 from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.runs.open import rows_of_run
-from fedlease.storage.run_folder import read_newcomers
+from fedlease.storage.newcomers import read_newcomers
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["RowsOfRun"]
@@ -38,10 +38,10 @@ class RowsOfRun:
             return self._federation.clients[client]
         settings = self.run.settings
         entry = read_newcomers(self.run.out)[client]
-        if entry.get("data") is None:
+        if entry.data is None:
             raise RunFolderError(f"{self.run.out}: does not say where the rows of client {client!r} are")
-        data = load_client(Path(entry["data"]), client, settings.data, settings.seed, settings.task)
-        if Federation.of([data]).fingerprint() != entry.get("data_fingerprint"):
+        data = load_client(Path(entry.data), client, settings.data, settings.seed, settings.task)
+        if Federation.of([data]).fingerprint() != entry.data_fingerprint:
             raise RunFolderError(f"{self.run.out}: the rows of client {client!r} have changed since it was onboarded")
         return data
 

@@ -9,7 +9,7 @@ from fedlease.config.settings import Settings
 from fedlease.core.types import Allocation
 from fedlease.data.federation import NOTHING_TO_LEARN
 from fedlease.reporting.means import averaged, left_out
-from fedlease.storage.contents import Line
+from fedlease.storage.rounds import Line
 from fedlease.tasks.base import Task
 from fedlease.tasks.registry import make_task
 

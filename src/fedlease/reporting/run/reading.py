@@ -4,29 +4,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedlease.config.settings import Settings
-from fedlease.core.types import Allocation, Budget
-from fedlease.errors import RunFolderError
+from fedlease.core.types import Budget
 from fedlease.reporting.means import averaged
 from fedlease.reporting.run.data import ClientRows, MethodRun, Point, RunData
 from fedlease.reporting.run.samples import read_samples
-from fedlease.storage.checkpoint import Checkpoint
-from fedlease.storage.contents import Line
-from fedlease.storage.documents import checked, parse_json
+from fedlease.storage.allocation import read_allocation
+from fedlease.storage.environment import read_environment
+from fedlease.storage.newcomers import read_newcomers
+from fedlease.storage.rounds import Line, read_rounds
 from fedlease.storage.run_folder import (
     method_files,
     method_folder,
-    read_allocation,
     read_clients,
-    read_environment,
-    read_newcomers,
     read_settings,
 )
 from fedlease.storage.summary import read_summary
 
-__all__ = ["read_records", "read_run"]
+__all__ = ["read_run"]
 
 
 def read_run(out: Path) -> RunData:
@@ -40,8 +35,8 @@ def read_run(out: Path) -> RunData:
     """
     settings = read_settings(out)
     clients = {
-        client: ClientRows(client, str(row["task"]), len(row["labels"]), int(row["train_rows"]), int(row["test_rows"]))
-        for client, row in sorted(read_clients(out).items())
+        client: ClientRows(client, card.task, len(card.labels), card.train_rows, card.test_rows)
+        for client, card in sorted(read_clients(out).items())
     }
     methods, missing = [], []
     for name in (settings.method, *settings.baselines):
@@ -53,47 +48,21 @@ def read_run(out: Path) -> RunData:
     return RunData(
         name=out.resolve().name,
         settings=settings,
-        environment=read_environment(out),
+        environment=read_environment(out).content,
         clients=clients,
         methods=tuple(methods),
         missing=tuple(missing),
-        grouping=_read_grouping(out),
-        newcomers=read_newcomers(out),
+        grouping=read_allocation(out),
+        newcomers={client: newcomer.content for client, newcomer in read_newcomers(out).items()},
         samples=read_samples({m.name: method_files(out, settings, m.name) for m in methods}, clients),
     )
 
 
 def _read_method(out: Path, name: str, settings: Settings) -> MethodRun:
-    steps = tuple(read_records(method_folder(out, settings, name)))
+    steps = tuple(read_rounds(method_folder(out, settings, name)))
     summary = read_summary(method_files(out, settings, name))
     content = None if summary is None else summary.content
     return MethodRun(name, steps, content, _points(steps, content, settings))
-
-
-def read_records(folder: Path) -> list[Line]:
-    """The lines of a method's ``rounds.jsonl``; one that a run is writing just now is left out.
-
-    Args:
-        folder: of the method.
-
-    Raises:
-        RunFolderError: a line is damaged, or they are not those that the run wrote.
-    """
-    checkpoint = Checkpoint(folder)
-    lines = checkpoint.lines()
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{checkpoint.rounds}, line {number}"
-        try:
-            record: Line = checked(parse_json(line, where), Line, where)
-        except RunFolderError:
-            if number == len(lines):
-                break  # no newline yet
-            raise
-        records.append(record)
-    return records
 
 
 def _points(steps: Sequence[Line], summary: Mapping[str, Any] | None, settings: Settings) -> tuple[Point, ...]:
@@ -110,17 +79,3 @@ def _points(steps: Sequence[Line], summary: Mapping[str, Any] | None, settings: 
     if summary is not None:
         merged[summary["passes"]] = {client: float(score) for client, score in averaged(summary).items()}
     return tuple(Point(passes, scores) for passes, scores in sorted(merged.items()) if scores)
-
-
-def _read_grouping(out: Path) -> Allocation | None:
-    content = read_allocation(out)
-    if content is None:
-        return None
-    return Allocation(
-        num_experts=content["num_experts"],
-        assignment=content["assignment"],
-        silhouettes={int(k): float(s) for k, s in sorted(content["silhouettes"].items(), key=lambda i: int(i[0]))},
-        distances=torch.tensor(content["distances"], dtype=torch.float64),
-        clients=content["clients"],
-        warnings=tuple(content.get("warnings", ())),
-    )

@@ -1,0 +1,153 @@
+"""``environment.json``: what a run began with besides its settings, the number of the folder's format among it."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import secrets
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fedlease._version import __version__
+from fedlease.config.settings import Settings
+from fedlease.core.types import ClientId
+from fedlease.core.wording import printable
+from fedlease.errors import RunFolderError
+from fedlease.storage.documents import Content, Name, read_object
+from fedlease.storage.run_files import RunFiles
+
+__all__ = ["FORMAT", "Environment", "is_identity", "new_environment", "new_identity", "read_environment"]
+
+FORMAT = 2
+"""Number of the run folder's format, raised by whatever another version would misread."""
+NAME = "environment.json"
+IDENTITY = r"^[0-9a-f]{32}$"
+
+PACKAGES = (
+    "accelerate", "datasets", "flwr-datasets", "numpy", "peft", "pydantic", "safetensors", "scikit-learn", "scipy",
+    "tokenizers", "torch", "transformers",
+)  # fmt: skip
+
+
+class _Git(Content):
+    commit: str
+    clean: bool
+
+
+class Environment(Content):
+    """What a run began with.
+
+    Attributes:
+        format: number of the folder's format.
+        run: the run's own name, which no other run has.
+        fedlease: version.
+        started: date and time, UTC.
+        python: version.
+        platform: operating system.
+        cores: of the machine.
+        threads: that a client computes with.
+        device: where clients compute.
+        packages: package -> version.
+        git: state of the working directory.
+        data_fingerprint: SHA-256 over all rows.
+        data_warnings: of the data and of the base model.
+        model_revision: commit of a hub model.
+        base_files: SHA-256 of the files of the base model and its tokenizer, by name.
+        skipped_clients: client -> why it takes no part.
+    """
+
+    format: int
+    run: Annotated[str, Field(pattern=IDENTITY)] = ""
+    fedlease: str | None = None
+    started: str | None = None
+    python: str | None = None
+    platform: str | None = None
+    cores: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    packages: dict[str, str | None] = Field(default_factory=dict)
+    git: _Git | None = None
+    data_fingerprint: str | None = None
+    data_warnings: list[str] = Field(default_factory=list)
+    model_revision: str | None = None
+    base_files: dict[str, str] | None = None
+    skipped_clients: dict[Name, str] = Field(default_factory=dict)
+
+
+def new_identity() -> str:
+    """A run's own name, which no other run has, whatever its settings: 32 random hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+def is_identity(value: Any) -> bool:
+    """Whether a value may come from :func:`new_identity`; it names folders on nodes."""
+    return isinstance(value, str) and re.match(IDENTITY, value) is not None and len(value) == 32
+
+
+def new_environment(
+    settings: Settings,
+    fingerprint: str,
+    warnings: Sequence[str],
+    base_files: Mapping[str, str],
+    skipped: Mapping[ClientId, str],
+    identity: str | None,
+) -> Environment:
+    """The environment of a run that begins now; see :func:`fedlease.storage.run_folder.start_run`."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return Environment(
+        format=FORMAT,
+        run=identity or new_identity(),
+        fedlease=__version__,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cores=os.cpu_count(),
+        threads=settings.threads,
+        device=settings.device,
+        packages=versions,
+        git=_git_state(),
+        data_fingerprint=fingerprint,
+        data_warnings=list(warnings),
+        model_revision=settings.revision,
+        base_files=dict(base_files),
+        skipped_clients=dict(sorted(skipped.items())),
+    )
+
+
+def read_environment(out: Path) -> Environment:
+    """What a run began with; refuses a folder of another format.
+
+    Raises:
+        RunFolderError: missing, damaged, or of another format.
+    """
+    # Before anything else is read: in another format it may look otherwise.
+    stated = read_object(out / NAME)
+    found = stated.get("format")
+    if type(found) is not int or found != FORMAT:
+        what = f"is of format {printable(repr(found), longest=20)}" if "format" in stated else "states no format"
+        writer = printable(str(stated.get("fedlease", "unknown")), longest=20)
+        raise RunFolderError(
+            f"{out} {what}: read it with the fedlease that wrote it, version {writer}; version {__version__}, which is "
+            f"installed here, reads format {FORMAT}"
+        )
+    return RunFiles(out).read_model(NAME, Environment)
+
+
+def _git_state() -> _Git | None:
+    """Commit and cleanliness of the working directory, where it is a git checkout."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return _Git(commit=commit.stdout.strip(), clean=not status.stdout.strip())

@@ -1,0 +1,90 @@
+"""``rounds.jsonl``: one line per step of a method."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from fedlease.core.types import ClientId
+from fedlease.errors import RunFolderError
+from fedlease.storage.checkpoint import Checkpoint
+from fedlease.storage.documents import ClientName, Content, Count, Finite, checked, parse_json
+
+__all__ = ["Line", "read_rounds"]
+
+
+class _LineClient(Content):
+    score: Finite | None = None
+
+
+class Line(Content):
+    """One step; ``clients`` is missing where the step failed.
+
+    Attributes:
+        step: number, from 1.
+        phase: of the method.
+        round: 0 during the warm-up.
+        refused: client -> why its update was not used.
+        clients: client -> what it reported, its score of the received model among it.
+        mean_score: over the clients that were scored.
+        seconds: by what they were spent on.
+        bytes_up: from clients to the server, heads apart.
+        bytes_down: from the server to clients.
+        head_bytes_up: likewise, of heads.
+        head_bytes_down: likewise, of heads.
+    """
+
+    step: Count
+    phase: str
+    round: Count
+    refused: dict[ClientName, str] = Field(default_factory=dict)
+    clients: dict[ClientName, _LineClient] | None = None
+    mean_score: Finite | None = None
+    seconds: dict[str, Finite] = Field(default_factory=dict)
+    bytes_up: Count = 0
+    bytes_down: Count = 0
+    head_bytes_up: Count = 0
+    head_bytes_down: Count = 0
+
+    @field_validator("clients", mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("must be an object")
+        return value
+
+    @property
+    def scores(self) -> dict[ClientId, float]:
+        """Client -> score in [0, 1] of the model that it received in this step."""
+        return {client: row.score for client, row in (self.clients or {}).items() if row.score is not None}
+
+    @property
+    def failed(self) -> bool:
+        """Whether the step had too few usable updates, so that the run stopped."""
+        return self.clients is None
+
+
+def read_rounds(folder: Path) -> list[Line]:
+    """The steps of a method; a line that a run is writing just now is left out.
+
+    Args:
+        folder: of the method.
+
+    Raises:
+        RunFolderError: a line is damaged, or they are not those that the run wrote.
+    """
+    checkpoint = Checkpoint(folder)
+    lines = checkpoint.lines()
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{checkpoint.rounds}, line {number}"
+        try:
+            step: Line = checked(parse_json(line, where), Line, where)
+        except RunFolderError:
+            if number == len(lines):
+                break  # no newline yet
+            raise
+        found.append(step)
+    return found
