@@ -30,16 +30,15 @@ def write_own_model(
     Args:
         out: folder to make; an earlier model of this client there is replaced.
         loaded: settings and base model.
-        data: the client's rows, of which labels, counts and a SHA-256 are written.
-        method: that trained it.
-        model: as it was scored: private tensors laid over, no candidates.
-        scores: of it.
+        data: the client's rows; labels, counts and a SHA-256 of them are written.
+        method: that trained the model.
+        model: as it was scored, with private tensors and without candidates.
+        scores: of the model.
         run: identity of the run.
 
     Raises:
         RunFolderError: ``out`` holds something else, such as another client's model, or cannot be written.
-        OSError: it cannot be written.
-        SafetensorError: likewise.
+        OSError, SafetensorError: it cannot be written.
     """
     settings = resolve_machine(loaded.settings.model_copy(update={"method": method, "baselines": ()}))
     base, task, card = loaded.base, loaded.resident.task, data.card()
@@ -65,7 +64,7 @@ def write_own_model(
             base_model_name_or_path=public,
             revision=settings.revision,
         )
-        # The candidate that was taken is laid over, so that there is nothing left to choose from.
+        # The model holds the chosen candidate, so nothing is left to choose.
         values = ClientScores(**replace(scores, choice=None).row(data.task))
         summary = Summary(
             method=method,
@@ -94,8 +93,8 @@ def write_own_model(
 
 @contextmanager
 def _in_place_of(out: Path, client: str) -> Iterator[Path]:
-    """A folder that takes the place of ``out`` once it is complete and on the disk."""
-    # What is deleted here must be what was written here, whatever folder somebody named.
+    """A folder that replaces ``out`` once it is complete and on the disk."""
+    # Only a model of this client may be replaced, whatever folder the configuration names.
     if out.exists() and (not (out / CONFIG).is_file() or [*read_clients(out)] != [client]):
         raise RunFolderError(f"{out} holds something else than a model of {client!r}; choose another folder")
     with new_folder(out, replace=True) as folder:

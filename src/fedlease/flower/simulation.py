@@ -19,7 +19,7 @@ from fedlease.server.events import Listener
 __all__ = ["simulate"]
 
 RESTARTS = 3
-"""Times that a worker process which died is started again, with the task that it was at."""
+"""Times that a dead worker process is started again, with the task that it had."""
 
 
 def simulate(
@@ -27,22 +27,22 @@ def simulate(
 ) -> dict[str, dict[str, Any]]:
     """Runs the federation of the settings with one simulated node per client; the run folder is that of every engine.
 
-    The server is a thread of this process, clients run in worker processes that each hold the base model once. A folder
-    with an unfinished run is gone on with. A worker that dies is replaced, and its task done again, which gives the
-    same bits; where that does not help the run ends, and can be resumed.
+    The server is a thread of this process, clients run in worker processes that each hold the base model once. An
+    unfinished run in the folder is resumed. A worker that dies is replaced and its task repeated, which gives the same
+    bits; if that does not help, the run ends and can be resumed.
 
     Args:
-        settings: of the run; ``threads`` is what every worker uses.
+        settings: of the run; ``threads`` is per worker.
         out: run folder.
-        listeners: told of every event.
-        workers: processes; None takes as many as the machine's cores divided by ``threads``.
+        listeners: receive every event.
+        workers: number of processes; None: the machine's cores divided by ``threads``.
 
     Returns:
         Method -> content of its ``summary.json``.
 
     Raises:
         MissingPackageError: Flower or Ray is not installed.
-        FedLeaseError: as for a run in one process.
+        FedLeaseError: the same as for a run in one process.
     """
     quiet_libraries()
     try:
@@ -66,7 +66,7 @@ def simulate(
     strategy = FedLeaseStrategy(
         settings, out, listeners, hand_over=True, fingerprint=federation.fingerprint(), skipped=federation.skipped
     )
-    if (out / "nodes").is_symlink():  # what it leads to would be deleted at the end
+    if (out / "nodes").is_symlink():  # its target would be deleted at the end
         raise RunFolderError(f"{out / 'nodes'} is a link; a run folder holds files and folders alone")
     nodes = (out / "nodes").resolve()
     failed: list[BaseException] = []
@@ -77,13 +77,13 @@ def simulate(
         try:
             strategy.start(grid)
         except FedLeaseError as error:
-            # Flower would print it and go on to its own error.
+            # Flower would print it and raise an error of its own.
             failed.append(error)
 
     cores, threads = os.cpu_count() or 1, settings.threads or 1
     processes = min(workers or max(1, cores // threads), count)
     backend: Any = {
-        # Flower hands these to Ray as the options of its actors.
+        # Flower passes these to Ray as options of its actors.
         "client_resources": {
             "num_cpus": 1,
             "num_gpus": 1 / processes if settings.device.startswith("cuda") else 0.0,
@@ -104,14 +104,14 @@ def simulate(
         raise failed[0]
     if not strategy.summaries:
         raise RunFailedError("the simulation ended before the run did; the lines above say why")
-    # What nodes kept is in the run folder now.
+    # The run folder holds the nodes' private tensors now.
     shutil.rmtree(nodes, ignore_errors=True)
     return strategy.summaries
 
 
 @contextmanager
 def _quiet_ray() -> Iterator[None]:
-    """Without Ray's own lines on standard output: it tells of workers that end with the run as of failures."""
+    """Silences Ray's lines on standard output, which report workers that end with the run as failures."""
     from ray._private import worker
 
     printed = worker.print_to_stdstream

@@ -1,11 +1,11 @@
 """The server: any method of fedlease as a Flower strategy, with the run folder of every other engine."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -42,11 +42,11 @@ from fedlease.storage.summary import contents_of
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
 MAY_DIFFER: Any = {**OF_A_CALL, "data": {"path"}, "device": True, "threads": True}
-"""Settings of a call, and of its machine, which stay the run's; rows are told by their fingerprint."""
+"""Settings of a call or a machine, in which a resumed run keeps its own; rows are compared by their fingerprint."""
 
 
 class Heads(dict[ClientId, Head]):
-    """Initial heads by client, drawn when first asked for, so that late clients have one too."""
+    """Client -> initial head, drawn on first use, so that late clients have one too."""
 
     def __init__(self, loaded: Loaded, cards: dict[ClientId, ClientCard]) -> None:
         super().__init__()
@@ -59,15 +59,15 @@ class Heads(dict[ClientId, Head]):
 
 
 def resumed_settings(out: Path, wanted: Settings) -> Settings:
-    """The settings of the run in a folder that is gone on with; what is about the call is as wanted now.
+    """The settings of the run in a folder that is resumed; those of the call are the ones given now.
 
     Args:
         out: run folder.
-        wanted: what the run is asked for with now, settled.
+        wanted: settings given now, with threads and device resolved.
 
     Raises:
-        RunFolderError: no run folder; or they are others than the run's, which would be passed over: every one that
-            differs, with both values.
+        RunFolderError: no run folder; or settings that differ from the run's and would have no effect: each with both
+            values.
     """
     found = read_settings(out)
     changed = changed_settings(found, wanted, MAY_DIFFER)
@@ -79,20 +79,20 @@ def resumed_settings(out: Path, wanted: Settings) -> Settings:
 
 
 class FedLeaseStrategy(Strategy):
-    """Drives the method of the settings, and its baselines, over the nodes of a grid.
+    """Runs the method of the settings, and its baselines, over the nodes of a grid.
 
-    Flower's own loop knows one model and one kind of round. Warm-up in waves, another payload for every node, rounds
-    that go on from a checkpoint: these need their own, so ``start`` is fedlease's, and ``num_rounds`` and
-    ``initial_arrays`` are those of the settings. Messages are ``query.hello``, ``train.task``, which also scores the
+    Flower's own loop knows one model and one kind of round. A warm-up in waves, another payload for every node, and
+    resuming from a checkpoint need another, so ``start`` is fedlease's, and ``num_rounds`` and ``initial_arrays`` come
+    from the settings. Messages are ``query.hello``, ``train.task``, which also scores the
     model received, ``evaluate.score`` under sampling, and ``evaluate.finish``.
 
     Args:
         settings: of the run.
-        out: run folder; one that holds an unfinished run is gone on with.
-        listeners: told of every event.
+        out: run folder; an unfinished run in it is resumed.
+        listeners: receive every event.
         hand_over: see :class:`~fedlease.flower.transport.FlowerFleet`.
-        fingerprint: of all rows, where they are known here; None makes one of what nodes say of theirs.
-        skipped: client -> why it takes no part, of clients that have no node because their rows cannot be used.
+        fingerprint: of all rows, if the server knows them; None makes one of the fingerprints in the clients' cards.
+        skipped: client -> why it takes no part, for clients without a node because their rows cannot be used.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class FedLeaseStrategy(Strategy):
 
         Raises:
             InputError: settings or nodes are wrong, or the folder holds a run with other settings; nothing was trained.
-            RunFailedError: too few nodes or usable updates; the same again goes on from the last complete round.
+            RunFailedError: too few nodes or usable updates; the same call again resumes from the last complete round.
         """
         if initial_arrays is not None or num_rounds or timeout or train_config or evaluate_config or evaluate_fn:
             raise ConfigError(
@@ -193,7 +193,7 @@ class FedLeaseStrategy(Strategy):
             flower.deadline,
             flower.wait,
             flower.max_labels,
-            # Flower's own name for the grid of its simulations, on which this depends for words alone.
+            # The name of Flower's grid for simulations; only the wording of errors depends on it.
             simulated=self.hand_over or type(grid).__name__ == "InMemoryGrid",
             skip=settings.data.clients == "skip",
             cards=dict(known),
@@ -217,7 +217,7 @@ class FedLeaseStrategy(Strategy):
             noted,
             made=loaded.made,
             identity=link.run,
-            # A node speaks for itself: it takes nobody out who takes part.
+            # A node speaks for itself alone: it cannot exclude a client that takes part.
             skipped={**self.skipped, **{name: why for name, why in link.unusable.items() if name not in link.cards}},
             base_files=loaded.base_files,
         )
@@ -239,27 +239,7 @@ class FedLeaseStrategy(Strategy):
                 result.train_metrics_clientapp[record.step] = MetricRecord({"mean-score": record.mean_score})
         return result
 
-    def summary(self) -> None:
-        """Nothing: the run folder says it."""
+    def _never(self, *args: Any, **kwargs: Any) -> Any:
+        """Flower's own loop would call these parts; :meth:`start` does not run it."""
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Not called: see :meth:`start`."""
-        return []
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Not called: see :meth:`start`."""
-        return None, None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Not called: see :meth:`start`."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Not called: see :meth:`start`."""
-        return None
+    summary = configure_train = aggregate_train = configure_evaluate = aggregate_evaluate = _never

@@ -1,6 +1,6 @@
-"""How messages travel: a JSON tree and arrays, never pickle. Everything is checked before it is used.
+"""How messages travel: a JSON tree and arrays, never pickle, and checked before anything is used.
 
-Arrays are named by the SHA-256 of what they hold, so that one which a node has already is not sent again.
+An array is named by the SHA-256 of its content, so that one which a node has already is not sent again.
 """
 
 import hashlib
@@ -64,10 +64,10 @@ def fingerprint_of(tensor: Tensor) -> str:
 
 @dataclass
 class Shared:
-    """What messages of one step have in common: the experts that all clients get are hashed and copied once.
+    """What the messages of one step share: the experts that all clients get are hashed and copied once.
 
     Attributes:
-        names: id of a tensor -> the tensor, so that the id stays its own, and its SHA-256.
+        names: id of a tensor -> the tensor, which keeps the id from being reused, and its SHA-256.
         arrays: SHA-256 -> as it is sent.
     """
 
@@ -109,11 +109,11 @@ def unpack(
     Args:
         record: content of the message.
         max_bytes: largest sum of the arrays' sizes; nothing is decoded before this is known to hold.
-        bank: SHA-256 -> array, of those that may have been left out.
-        max_tree: characters of JSON, likewise.
+        bank: SHA-256 -> array, for those that may have been left out.
+        max_tree: most characters of JSON, likewise.
 
     Returns:
-        The value, or None where arrays are lacking; the arrays that it needs by SHA-256; those that are lacking.
+        The value, or None if arrays are lacking; its arrays by SHA-256; the SHA-256 of those that are lacking.
 
     Raises:
         RecordError: it is malformed, too large, or an array is not what its name says.
@@ -158,7 +158,7 @@ def _bits(tensor: Tensor) -> Any:
 
 
 def _tensor(name: str, array: Array, written: str | None) -> Tensor:
-    """An array whose bytes are as many as its type and shape say, under the name that its values have."""
+    """The tensor of an array whose size fits its type and shape, and whose content fits its name."""
     dtype = "uint16" if written == BFLOAT16 else array.dtype
     if array.dtype != dtype or (dtype not in DTYPES and written != BFLOAT16):
         raise RecordError(f"array {name[:12]} is of type {array.dtype!r}, known are {', '.join(DTYPES)}, {BFLOAT16}")
@@ -166,7 +166,7 @@ def _tensor(name: str, array: Array, written: str | None) -> Tensor:
     # np.save puts a header of at most a few hundred bytes before the values.
     if not expected <= len(array.data) <= expected + 1024:
         raise RecordError(f"array {name[:12]} has {len(array.data)} bytes, its type and shape need {expected}")
-    # The bytes have a header of their own, which decides how much is allocated.
+    # NumPy allocates what the header in the bytes says.
     if _header(name, array.data) != (tuple(array.shape), np.dtype(dtype)):
         raise RecordError(f"array {name[:12]} is not of the type and shape that the message states")
     try:
