@@ -284,13 +284,14 @@ def test_false_final_scores_are_left_out_and_it_is_said(first: int, tmp_path: Pa
     def fault(message: Message, reply: Message) -> Message:
         if message.metadata.message_type != "evaluate.finish" or reply.metadata.src_node_id not in sent:
             return reply
-        scores = unpack(reply.content, 2**30)[0]
+        finished = unpack(reply.content, 2**30)[0]
+        scores = finished.scores
         new = dict(sent[reply.metadata.src_node_id])
         if new.get("usage") == "shorter":
             new["usage"] = {m: {**row, "weights": row["weights"][:-1]} for m, row in scores.usage.items()}
         elif new.get("usage") == "other modules":
             new["usage"] = {f"{module}.x": row for module, row in scores.usage.items()}
-        return Message(pack(replace(scores, **new)).record, reply_to=message)
+        return Message(pack(replace(finished, scores=replace(scores, **new))).record, reply_to=message)
 
     summary, _ = run(tmp_path, fault)
     faulty = {NODES[node]: change for node, change in sent.items()}
