@@ -12,7 +12,7 @@ from fedlease.config.settings import ColumnSettings
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.reading.chats import ROLES
-from fedlease.data.reading.prompts import read_prompt_examples, read_prompts, to_prompt_rows, written_prompts
+from fedlease.data.reading.prompts import read_prompt_examples, read_prompts, written_prompts
 from fedlease.data.reading.rows import Record, Table
 from fedlease.data.reading.tables import parse_table
 
@@ -32,7 +32,8 @@ def chat(*said: str) -> list[dict[str, str]]:
 
 def read(*rows: dict[str, Any], columns: ColumnSettings = COLUMNS) -> tuple[tuple[Row, ...], list[str]]:
     faults = Faults()
-    return to_prompt_rows(read_prompt_examples(table_of(*rows), columns, faults, in_one_file=False)), faults.found
+    examples = read_prompt_examples(table_of(*rows), columns, faults, in_one_file=False)
+    return tuple(example.row for example in examples), faults.found
 
 
 def asked(*rows: dict[str, Any], columns: ColumnSettings = COLUMNS) -> tuple[list[Row], list[str]]:
@@ -76,8 +77,8 @@ def test_columns_are_mapped_and_place_is_read() -> None:
     columns = ColumnSettings(prompt="q", response="a", client="site", task="about")
     faults = Faults()
     (example,) = read_prompt_examples(table, columns, faults, in_one_file=True)
-    assert (example.text, example.response, example.label) == ("p", "r", "")
-    assert (example.path, example.line, example.client, example.split, example.task) == (FILE, 1, "x", "test", "qa")
+    assert (example.row.text, example.row.response, example.label) == ("p", "r", "")
+    assert (example.path, example.place[1], example.client, example.split, example.task) == (FILE, 1, "x", "test", "qa")
     (example,) = read_prompt_examples(table, columns, faults, in_one_file=False)
     assert (example.client, example.split, example.task) == ("", "", "qa")
     assert faults.found == []
@@ -343,7 +344,7 @@ def test_a_prompt_that_begins_like_a_list_is_a_text_where_the_file_has_lists() -
     table = parse_table(Path("rows.csv"), f'prompt,completion\n"{cell}",yes\n'.encode(), faults, csv=True)
     assert table is not None
     (example,) = read_prompt_examples(table, COLUMNS, faults, in_one_file=False)
-    assert (example.text, example.response, faults.found) == ("hi", "yes", [])
+    assert (example.row.text, example.row.response, faults.found) == ("hi", "yes", [])
 
 
 def test_csv_holds_chats_as_json_text() -> None:
@@ -352,7 +353,7 @@ def test_csv_holds_chats_as_json_text() -> None:
     table = parse_table(Path("rows.csv"), f'messages,task\n"{cell}",qa\n[],qa\n'.encode(), faults, csv=True)
     assert table is not None
     (example,) = read_prompt_examples(table, COLUMNS, faults, in_one_file=False)
-    assert (example.text, example.response, example.task) == ("a, b", "yes", "qa")
+    assert (example.row.text, example.row.response, example.task) == ("a, b", "yes", "qa")
     assert faults.found == [
         "rows.csv, line 3, column 'messages': the last message is the response and must be of the assistant, but there "
         "is none"

@@ -1,7 +1,6 @@
 """Checked examples -> the clients of a federation: ids, one task, one label list, row limits."""
 
 from collections import Counter
-from collections.abc import Callable
 
 from fedlease.config.settings import DataSettings
 from fedlease.config.tables import RowKind
@@ -13,7 +12,6 @@ from fedlease.data.label_lists import stated_labels, unknown_tasks
 from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, folded, label_list, to_rows
 from fedlease.data.reading.labels import agreed, doubtful_labels, regression
 from fedlease.data.reading.looks import tell_measurements
-from fedlease.data.reading.prompts import to_prompt_rows
 from fedlease.data.usable import Unusable, too_few_rows
 from fedlease.errors import DataError
 
@@ -23,9 +21,9 @@ SPLITS = ("train", "valid", "test")
 Splits = dict[str, list[Example]]
 
 UNSCORED = "; it trains and is scored on none"
-"""What is said behind the reason why a client has no test rows, which is a fault where nobody has any."""
+"""Follows the reason why a client has no test rows, which is a fault where nobody has any."""
 EACH = 10
-"""Up to so many clients with one and the same fault are told apart."""
+"""Up to so many clients with the same fault have a line each."""
 
 
 def assemble(
@@ -67,17 +65,17 @@ def assemble(
             faults.add(f"clients {same}: ids must differ by more than case and Unicode form")
     built = []
     for client, splits in sorted(clients.items()):
-        told = list[str]()
         with unusable.client(client) as own:
             before = own.count
-            made = _build(client, splits, settings, seed, own, told, split_here=split_here, kind=kind)
+            builder = _Builder(client, settings, seed, own, split_here=split_here, kind=kind)
+            made = builder.build(splits)
             unread = client in unusable.named or own.count > before or not (whole or own.count == 0)
             short = "" if unread or client_id_fault(client) else too_few_rows(made, settings)
             if short:
                 own.add(short, kind="too few rows", place=repr(client), apart=EACH)
         if client not in unusable.skipped:
             built.append(made)
-            notes += [] if unread else told
+            notes += [] if unread else builder.notes
     skipped = unusable.skipped
     if whole and isinstance(settings.labels, dict) and not faults.count:
         for fault in unknown_tasks(settings, (made.task for made in built)):
@@ -105,124 +103,127 @@ def check_number_of_clients(count: int, settings: DataSettings) -> None:
         )
 
 
-def _build(
-    client: str,
-    splits: Splits,
-    settings: DataSettings,
-    seed: int,
-    faults: Faults,
-    notes: list[str],
-    *,
-    split_here: bool,
-    kind: RowKind,
-) -> ClientData:
-    before = faults.count
-    if kind == "labels":
-        splits = agreed(splits, f"client {client!r}", settings.columns.label, faults, notes)
-    every = [example for split in SPLITS for example in splits.get(split, [])]
-    tasks = sorted({example.task for example in every})
-    if len(tasks) > 1:
-        where = next(example for example in every if example.task != every[0].task)
-        rule = f"client {client!r} must have one task, got {', '.join(map(repr, tasks))}"
-        faults.at(where.path, where.line, settings.columns.task, rule)
-    check_pairs(every, f"client {client!r}", settings, faults)
-    stated = stated_labels(settings, tasks[0] if tasks else "default")
-    labels = () if kind == "responses" else stated or label_list(example.label for example in splits.get("train", []))
-    _check_labels(client, labels, every, settings, faults, notes)
-    rows: dict[str, tuple[Row, ...]] = {}
-    for split in SPLITS:
-        examples = splits.get(split, [])
-        if kind == "responses":
-            rows[split] = to_prompt_rows(examples)
-        else:
-            # without readable train rows there is no label list to hold the others against; that fault is reported
-            used, column = examples if labels else [], settings.columns.label
-            rows[split] = to_rows(used, labels, client, column, faults, stated=bool(stated))
-    if faults.count > before or client_id_fault(client):
-        # told below; what is drawn for a client comes from its id, which may have no bytes
-        return ClientData(client, "", (), (), (), ())
-    if rows["train"] and (split_here or "test" not in splits):
-        rows["train"], rows["test"] = _held_out(client, rows["train"], settings, seed, notes, distinct=split_here)
-        if not rows["test"]:
-            notes.append(f"client {client!r}: no test rows: {_none_to_spare(rows['train'], labels)}{UNSCORED}")
-    elif not rows["test"]:
-        notes.append(f"client {client!r}: no test rows in its files{UNSCORED}")
-    return _capped(client, tasks[0] if tasks else "default", labels, rows, settings, seed, notes.append)
+class _Builder:
+    """Makes one client of its examples.
 
+    Args:
+        client: its id.
+        settings: columns, limits and fractions.
+        seed: root seed.
+        faults: collects what is wrong with its rows.
+        split_here: see :func:`assemble`.
+        kind: see :func:`assemble`.
 
-def _check_labels(
-    client: str,
-    labels: tuple[str, ...],
-    examples: list[Example],
-    settings: DataSettings,
-    faults: Faults,
-    notes: list[str],
-) -> None:
-    if not labels:
-        return
-    counts = Counter(example.label for example in examples)
-    if regression(counts) and len(labels) < len(counts):
-        tell_measurements(faults)
-    notes += doubtful_labels(counts, f"client {client!r}")
-    most = settings.limits.labels
-    if len(labels) > most:
-        faults.add(
-            f"client {client!r}: {len(labels):,} labels, and at most {most:,} are read (data.limits.labels); is "
-            f"data.columns.label {settings.columns.label!r} the column of the labels?",
-            kind="labels",
-            place=repr(client),
+    Attributes:
+        notes: what is unusual in its rows.
+    """
+
+    def __init__(
+        self, client: str, settings: DataSettings, seed: int, faults: Faults, *, split_here: bool, kind: RowKind
+    ) -> None:
+        self.client = client
+        self.settings = settings
+        self.seed = seed
+        self.faults = faults
+        self.split_here = split_here
+        self.kind = kind
+        self.notes: list[str] = []
+
+    def build(self, splits: Splits) -> ClientData:
+        """The client; one with faults has no rows."""
+        before, columns, whose = self.faults.count, self.settings.columns, f"client {self.client!r}"
+        if self.kind == "labels":
+            splits = agreed(splits, whose, columns.label, self.faults, self.notes)
+        every = [example for split in SPLITS for example in splits.get(split, [])]
+        tasks = sorted({example.task for example in every})
+        if len(tasks) > 1:
+            where = next(example for example in every if example.task != every[0].task)
+            rule = f"{whose} must have one task, got {', '.join(map(repr, tasks))}"
+            self.faults.at(*where.place, columns.task, rule)
+        task = tasks[0] if tasks else "default"
+        check_pairs(every, whose, self.settings, self.faults)
+        rows: dict[str, tuple[Row, ...]] = {}
+        labels: tuple[str, ...] = ()
+        if self.kind == "labels":
+            stated = stated_labels(self.settings, task)
+            labels = stated or label_list(example.label for example in splits.get("train", []))
+            self._check_labels(labels, every)
+        for split in SPLITS:
+            examples = splits.get(split, [])
+            if self.kind == "responses":
+                rows[split] = tuple(example.row for example in examples)
+            else:
+                # Without readable train rows there are no labels to compare the others with; that fault is reported.
+                used = examples if labels else []
+                rows[split] = to_rows(used, labels, self.client, columns.label, self.faults, stated=bool(stated))
+        if self.faults.count > before or client_id_fault(self.client):
+            # What is drawn for a client comes from its id, which may have no bytes.
+            return ClientData(self.client, "", (), (), (), ())
+        if rows["train"] and (self.split_here or "test" not in splits):
+            rows["train"], rows["test"] = self._held_out(rows["train"])
+            if not rows["test"]:
+                self.notes.append(f"{whose}: no test rows: {_none_to_spare(rows['train'])}{UNSCORED}")
+        elif not rows["test"]:
+            self.notes.append(f"{whose}: no test rows in its files{UNSCORED}")
+        for split, limit in (("train", self.settings.train_rows), ("test", self.settings.test_rows)):
+            rows[split] = self._capped(split, rows[split], limit)
+        fraction, valid = self.settings.valid_fraction, rows["valid"]
+        return make_client(
+            self.client,
+            labels,
+            rows["train"],
+            rows["test"],
+            task=task,
+            valid_fraction=fraction,
+            seed=self.seed,
+            valid=valid,
         )
 
+    def _check_labels(self, labels: tuple[str, ...], examples: list[Example]) -> None:
+        if not labels:
+            return
+        counts = Counter(example.label for example in examples)
+        if regression(counts) and len(labels) < len(counts):
+            tell_measurements(self.faults)
+        self.notes += doubtful_labels(counts, f"client {self.client!r}")
+        most = self.settings.limits.labels
+        if len(labels) > most:
+            self.faults.add(
+                f"client {self.client!r}: {len(labels):,} labels, and at most {most:,} are read (data.limits.labels); "
+                f"is data.columns.label {self.settings.columns.label!r} the column of the labels?",
+                kind="labels",
+                place=repr(self.client),
+            )
 
-def _held_out(
-    client: str, rows: tuple[Row, ...], settings: DataSettings, seed: int, notes: list[str], *, distinct: bool
-) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    if distinct:
-        rows, dropped = drop_duplicates(rows)
-        if dropped:
-            were = counted(dropped, "duplicate row")
-            notes.append(f"client {client!r}: {were} dropped before the split into train and test")
-    count = max(1, round(len(rows) * settings.test_fraction))
-    train, test = hold_out(rows, count, generator(seed, "test", client))
-    if not distinct and test:
-        notes.append(
-            f"client {client!r}: brings no test rows, so {len(test):,} of its {len(rows):,} train rows are held out "
-            "for test (data.test_fraction)"
-        )
-    return train, test
+    def _held_out(self, rows: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+        if self.split_here:
+            rows, dropped = drop_duplicates(rows)
+            if dropped:
+                were = counted(dropped, "duplicate row")
+                self.notes.append(f"client {self.client!r}: {were} dropped before the split into train and test")
+        count = max(1, round(len(rows) * self.settings.test_fraction))
+        train, test = hold_out(rows, count, generator(self.seed, "test", self.client))
+        if not self.split_here and test:
+            self.notes.append(
+                f"client {self.client!r}: brings no test rows, so {len(test):,} of its {len(rows):,} train rows are "
+                "held out for test (data.test_fraction)"
+            )
+        return train, test
+
+    def _capped(self, split: str, rows: tuple[Row, ...], limit: int | None) -> tuple[Row, ...]:
+        size = len(rows)
+        if limit is not None and size > limit:
+            picked = generator(self.seed, "limit", split, self.client).sample(range(size), limit)
+            return tuple(rows[index] for index in sorted(picked))
+        if limit is not None and 0 < size < limit:
+            short = f"it has {size} of {limit} {split} rows (data.{split}_rows)"
+            self.notes.append(f"client {self.client!r} is short: {short}")
+        return rows
 
 
-def _none_to_spare(rows: tuple[Row, ...], labels: tuple[str, ...]) -> str:
+def _none_to_spare(rows: tuple[Row, ...]) -> str:
     if len({row.question for row in rows}) == 1:
         return "it has one distinct row, and that is needed for training"
-    held = len({row.label for row in rows})
-    there = f"{counted(len(rows), 'row')} of {counted(held, 'label')}"
+    labels = len({row.label for row in rows})
+    there = f"{counted(len(rows), 'row')} of {counted(labels, 'label')}"
     return f"it has {there}, and each label needs a train row before one can be held out"
-
-
-def _capped(
-    client: str,
-    task: str,
-    labels: tuple[str, ...],
-    rows: dict[str, tuple[Row, ...]],
-    settings: DataSettings,
-    seed: int,
-    note: Callable[[str], None],
-) -> ClientData:
-    for split, limit in (("train", settings.train_rows), ("test", settings.test_rows)):
-        size = len(rows[split])
-        if limit is not None and size > limit:
-            picked = generator(seed, "limit", split, client).sample(range(size), limit)
-            rows[split] = tuple(rows[split][index] for index in sorted(picked))
-        elif limit is not None and 0 < size < limit:
-            note(f"client {client!r} is short: it has {size} of {limit} {split} rows (data.{split}_rows)")
-    return make_client(
-        client,
-        labels,
-        rows["train"],
-        rows["test"],
-        task=task,
-        valid_fraction=settings.valid_fraction,
-        seed=seed,
-        valid=rows["valid"],
-    )

@@ -2,8 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fedlease.config.settings import ColumnSettings, DataSettings
@@ -34,33 +35,23 @@ _LONGEST_ID = 100
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One checked row whose label is still a name.
+    """One checked row that belongs to no client yet.
 
     Attributes:
-        path: the file it comes from.
-        line: where in the file.
-        text: never empty.
-        text_pair: second text or None.
-        label: name of the label; numbers are written as text; ``""`` for generation.
+        row: its label is 0, since indices are made later.
+        place: file and line.
+        label: name of the label; numbers are written as text; ``""`` beside a response.
         client: value of the client column, ``""`` without one.
         split: value of the split column, ``""`` without one.
         task: value of the task column, ``"default"`` without one.
-        response: the answer to the text, for generation.
-        turns: messages before the text, for generation.
-        role: of whom the text is, for generation: the user or a tool.
     """
 
-    path: Path
-    line: int
-    text: str
-    text_pair: str | None
+    row: Row
+    place: tuple[Path, int]
     label: str
     client: str
     split: str
     task: str
-    response: str | None = None
-    turns: tuple[tuple[str, str], ...] = ()
-    role: str = "user"
 
 
 def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_one_file: bool) -> list[Example]:
@@ -72,30 +63,22 @@ def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_o
         faults: collects.
         in_one_file: whether client and split are columns of this file instead of names of folders and files.
     """
-    has = set(table.columns)
-    pair = columns.text_pair or ("text_pair" if "text_pair" in has else None)
-    required = [("text", columns.text), ("label", columns.label)]
-    required += [("text_pair", columns.text_pair)] if columns.text_pair else []
-    absent = [(key, name) for key, name in required if name not in has]
-    for key, name in absent if table.records else ():
-        missing_column(table, name, f"set data.columns.{key}", faults)
-    if absent:
+    pair = columns.text_pair or ("text_pair" if "text_pair" in table.columns else None)
+    wanted = {"text": columns.text, "label": columns.label, "text_pair": columns.text_pair}
+    if not _has(table, wanted, "set data.columns.{0}", faults if table.records else Faults()):
         return []
-
     examples = []
     for record in table.records:
-
-        def fault(column: str, rule: str, line: int = record.line) -> None:
-            faults.at(table.path, line, column, rule)
-
+        place = (table.path, record.line)
+        fault = partial(faults.at, *place)
         text = text_of(record, columns.text, fault)
         second = text_of(record, pair, fault, required=False) if pair else None
         label = name_of(record.values.get(columns.label), table.typed)
         if label is None:
             fault(columns.label, name_fault(record.values.get(columns.label), columns.label in record.values))
         if text is not None and label is not None:
-            place = place_of(record, table, columns, in_one_file=in_one_file)
-            examples.append(Example(table.path, record.line, text, second, label, *place))
+            owner = place_of(record, table, columns, in_one_file=in_one_file)
+            examples.append(Example(Row(text, second, 0, place=place), place, label, *owner))
     return examples
 
 
@@ -111,23 +94,21 @@ def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs:
     pair = columns.text_pair or "text_pair"
     if pairs is None:
         pairs = pair in table.columns
-    wanted = [("text", columns.text), *([("text_pair", pair)] if pairs else [])]
-    for key, name in wanted:
-        if name not in table.columns:
-            missing_column(table, name, f"the run has data.columns.{key}={name}", faults)
-    if any(name not in table.columns for _, name in wanted):
-        return []
+    wanted = {"text": columns.text, "text_pair": pair if pairs else None}
     rows = []
-    for record in table.records:
-
-        def fault(column: str, rule: str, line: int = record.line) -> None:
-            faults.at(table.path, line, column, rule)
-
-        text = text_of(record, columns.text, fault)
-        second = text_of(record, pair, fault) if pairs else None
+    for record in table.records if _has(table, wanted, "the run has data.columns.{0}={1}", faults) else ():
+        fault = partial(faults.at, table.path, record.line)
+        text, second = text_of(record, columns.text, fault), text_of(record, pair, fault) if pairs else None
         if text is not None and (second is not None or not pairs):
             rows.append(Row(text, second, 0, place=(table.path, record.line)))
     return rows
+
+
+def _has(table: Table, wanted: Mapping[str, str | None], remedy: str, faults: Faults) -> bool:
+    absent = {key: name for key, name in wanted.items() if name is not None and name not in table.columns}
+    for key, name in absent.items():
+        missing_column(table, name, remedy.format(key, name), faults)
+    return not absent
 
 
 def missing_column(table: Table, name: str, remedy: str, faults: Faults) -> None:
@@ -168,24 +149,23 @@ def to_rows(
     rows = []
     for example in examples:
         if example.label in index:
-            place = (example.path, example.line)
-            rows.append(Row(example.text, example.text_pair, index[example.label], place=place))
+            rows.append(replace(example.row, label=index[example.label]))
         else:
             label, known = shown(example.label), quoted(labels)
             if stated:
                 rule = f"the label {label} is none of data.labels, which are {known}"
             else:
                 rule = f"client {client!r} has no train row with the label {label}; its labels are {known}"
-            faults.at(example.path, example.line, column, rule, kind="label without train row")
+            faults.at(*example.place, column, rule, kind="label without train row")
     return tuple(rows)
 
 
 def check_pairs(examples: Sequence[Example], whose: str, settings: DataSettings, faults: Faults) -> None:
     """Adds a fault where some rows have a second text and others none: a model sees all pairs or none."""
-    if len({example.text_pair is None for example in examples}) > 1:
-        where = next(example for example in examples if example.text_pair is None)
+    if len({example.row.text_pair is None for example in examples}) > 1:
+        where = next(example for example in examples if example.row.text_pair is None)
         rule = f"{whose} has a second text in other rows, but it is empty here"
-        faults.at(where.path, where.line, settings.columns.text_pair or "text_pair", rule)
+        faults.at(*where.place, settings.columns.text_pair or "text_pair", rule)
 
 
 def client_id_fault(client: str) -> str | None:

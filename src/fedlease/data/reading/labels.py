@@ -51,7 +51,7 @@ def agreed(
         notes: takes which labels were read as one, and how many rows that concerns.
     """
     every = [example for examples in splits.values() for example in examples]
-    untyped = any(split_name(example.path)[1].startswith(".csv") for example in every)
+    untyped = any(split_name(example.place[0])[1].startswith(".csv") for example in every)
     names: dict[str, str] = {}
     for label in dict.fromkeys(example.label for example in every):
         names[label] = canonical(label, typed=not untyped)
@@ -66,7 +66,7 @@ def agreed(
             )
     for example in every:
         if not names[example.label]:
-            faults.at(example.path, example.line, column, f"a label must not be empty, got {shown(example.label)}")
+            faults.at(*example.place, column, f"a label must not be empty, got {shown(example.label)}")
     return {
         split: [replace(example, label=names[example.label]) for example in examples if names[example.label]]
         for split, examples in splits.items()

@@ -9,73 +9,36 @@ response a list of one. The last message of a chat is the response, of the assis
 user, or a tool, said last, and all before that are turns. Only the first may be of the system.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from fedlease.config.settings import ColumnSettings
 from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import Row
-from fedlease.data.reading.chats import Turns, chat_of, order_faults
+from fedlease.data.reading.chats import chat_of, order_faults
 from fedlease.data.reading.examples import Example, missing_column
 from fedlease.data.reading.rows import Record, Table
 from fedlease.data.reading.values import OnFault, place_of, text_of
 
-__all__ = ["read_prompt_examples", "read_prompts", "to_prompt_rows", "written_prompts"]
+__all__ = ["read_prompt_examples", "read_prompts", "written_prompts"]
 
 CHATS = ("messages", "conversations")
 COMPLETION = "completion"
 INSTRUCTION, INPUT, OUTPUT = "instruction", "input", "output"
 
 
-class Prompt(NamedTuple):
-    """What one row asks and what is to be answered.
-
-    Attributes:
-        turns: messages before the text.
-        text: what was said last.
-        response: the answer; None where it is not asked for.
-        role: of whom the text is: the user or a tool.
-    """
-
-    turns: Turns
-    text: str
-    response: str | None
-    role: str = "user"
-
-
-Reader = Callable[[Record, OnFault], Prompt | None]
-"""Reads one row; None when it has a fault, which is then told."""
+Reader = Callable[[Record, OnFault], Row | None]
+"""Reads one row, without its place; None when it has a fault, which is then reported."""
 
 
 def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_one_file: bool) -> list[Example]:
-    """The usable rows of a table with their responses; what is wrong with the others is added to ``faults``.
-
-    Args:
-        table: what a file holds.
-        columns: names of the columns.
-        faults: collects.
-        in_one_file: whether client and split are columns of this file instead of names of folders and files.
-    """
-    examples = []
-    for record, prompt in _read(table, columns, faults, answered=True):
-        client, split, task = place_of(record, table, columns, in_one_file=in_one_file)
-        examples.append(
-            Example(
-                table.path,
-                record.line,
-                prompt.text,
-                None,
-                "",
-                client,
-                split,
-                task,
-                response=prompt.response,
-                turns=prompt.turns,
-                role=prompt.role,
-            )
-        )
-    return examples
+    """The usable rows of a table with their responses; arguments as of :func:`~.examples.read_examples`."""
+    return [
+        Example(row, (table.path, record.line), "", *place_of(record, table, columns, in_one_file=in_one_file))
+        for record, row in _read(table, columns, faults, answered=True)
+    ]
 
 
 def read_prompts(table: Table, columns: ColumnSettings, faults: Faults) -> list[Row]:
@@ -88,35 +51,23 @@ def read_prompts(table: Table, columns: ColumnSettings, faults: Faults) -> list[
         columns: names of the columns.
         faults: collects what cannot be used; a table with any fault gives fewer rows than it has.
     """
-    found = _read(table, columns, faults, answered=False)
-    return [Row(p.text, None, 0, None, p.turns, p.role, (table.path, record.line)) for record, p in found]
-
-
-def to_prompt_rows(examples: Iterable[Example]) -> tuple[Row, ...]:
-    """Rows with responses; their label is 0, since there are no labels."""
-    return tuple(Row(e.text, None, 0, e.response, e.turns, e.role, (e.path, e.line)) for e in examples)
+    return [row for _, row in _read(table, columns, faults, answered=False)]
 
 
 def written_prompts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The columns of a file of rows: chats where a row has turns, since a file has one form, else prompts."""
     if not any(row.turns or row.role != "user" for row in rows):
         return [{"prompt": row.text, "response": row.response} for row in rows]
-    said = [(*row.turns, (row.role, row.text), ("assistant", row.response)) for row in rows]
-    return [{CHATS[0]: [{"role": role, "content": content} for role, content in messages]} for messages in said]
+    chats = [(*row.turns, (row.role, row.text), ("assistant", row.response)) for row in rows]
+    return [{CHATS[0]: [{"role": role, "content": content} for role, content in messages]} for messages in chats]
 
 
-def _read(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bool) -> list[tuple[Record, Prompt]]:
+def _read(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bool) -> Iterator[tuple[Record, Row]]:
     read = _form(table, columns, faults, answered=answered)
-    rows = []
     for record in table.records if read else ():
-
-        def fault(column: str, rule: str, line: int = record.line) -> None:
-            faults.at(table.path, line, column, rule)
-
-        prompt = read(record, fault) if read else None
-        if prompt is not None:
-            rows.append((record, prompt))
-    return rows
+        row = read(record, partial(faults.at, table.path, record.line)) if read else None
+        if row is not None:
+            yield record, replace(row, place=(table.path, record.line))
 
 
 def _form(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bool) -> Reader | None:
@@ -158,23 +109,24 @@ def _form(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bo
 def _pair_of(prompt: str, response: str | None, more: str | None, *, typed: bool) -> Reader:
     """Reads the prompt and the response from a column each; ``more`` continues the prompt where it is not empty."""
 
-    def read(record: Record, fault: OnFault) -> Prompt | None:
+    def read(record: Record, fault: OnFault) -> Row | None:
         broken = []
 
-        def told(column: str, rule: str) -> None:
+        def noted(column: str, rule: str) -> None:
             broken.append(column)
             fault(column, rule)
 
+        row = None
         if _is_chat(record.values.get(prompt), typed=typed):
-            answer = _answer(record, response, told, typed=typed) if response else None
-            found = _prompted(record, prompt, answer, fault, answered=response is not None)
-            return None if broken else found
-        text = text_of(record, prompt, told, what="prompt")
-        rest = text_of(record, more, told, what="input", required=False) if more else None
-        answer = _answer(record, response, told, typed=typed) if response else None
-        if broken or text is None:
-            return None
-        return Prompt((), text if rest is None else f"{text}\n\n{rest}", answer)
+            answer = _answer(record, response, noted, typed=typed) if response else None
+            row = _chat(record, noted, column=prompt, answered=response is not None, answer=answer or "")
+        else:
+            text = text_of(record, prompt, noted, what="prompt")
+            rest = text_of(record, more, noted, what="input", required=False) if more else None
+            answer = _answer(record, response, noted, typed=typed) if response else None
+            if text is not None:
+                row = Row(text if rest is None else f"{text}\n\n{rest}", None, 0, answer)
+        return None if broken else row
 
     return read
 
@@ -196,33 +148,20 @@ def _answer(record: Record, column: str, fault: OnFault, *, typed: bool) -> str 
     return None if broken else turns[0][1]
 
 
-def _prompted(record: Record, column: str, answer: str | None, fault: OnFault, *, answered: bool) -> Prompt | None:
-    """A chat whose response, where there is one, stands in a column of its own."""
-    turns, rules = chat_of(record.values[column])
-    rules = rules or order_faults([*turns, ("assistant", "")] if answered else _unanswered(turns), answered=answered)
-    for rule in rules:
-        fault(column, rule)
-    if rules:
-        return None
-    asked = turns if answered else _unanswered(turns)
-    return Prompt(asked[:-1], asked[-1][1], answer, asked[-1][0])
-
-
-def _chat(record: Record, fault: OnFault, *, column: str, answered: bool) -> Prompt | None:
+def _chat(record: Record, fault: OnFault, *, column: str, answered: bool, answer: str | None = None) -> Row | None:
+    """Reads a chat; ``answer`` is a response that stands in a column of its own."""
     if column not in record.values:
         fault(column, "is missing")
         return None
     turns, broken = chat_of(record.values[column])
     if not answered:
-        turns = _unanswered(turns)
+        turns = turns[:-1] if turns and turns[-1][0] == "assistant" else turns
+    elif answer is not None:
+        turns = (*turns, ("assistant", answer))
     broken = broken or order_faults(turns, answered=answered)
     for rule in broken:
         fault(column, rule)
     if broken:
         return None
-    asked = turns[:-1] if answered else turns
-    return Prompt(asked[:-1], asked[-1][1], turns[-1][1] if answered else None, asked[-1][0])
-
-
-def _unanswered(turns: Turns) -> Turns:
-    return turns[:-1] if turns and turns[-1][0] == "assistant" else turns
+    asked, response = (turns[:-1], turns[-1][1]) if answered else (turns, None)
+    return Row(asked[-1][1], None, 0, response, asked[:-1], asked[-1][0])

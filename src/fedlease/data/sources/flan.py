@@ -21,7 +21,7 @@ from fedlease.data.dealing import drop_duplicates, federation, generator, make_c
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.reading.examples import Example, client_id_fault
-from fedlease.data.reading.prompts import read_prompt_examples, to_prompt_rows
+from fedlease.data.reading.prompts import read_prompt_examples
 from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
 from fedlease.data.sources.hub import load_split
 from fedlease.errors import DataError
@@ -162,7 +162,7 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[s
     for stem, path in files.items():
         examples = _examples(path, settings, faults) if stem.startswith("client_") else []
         if examples:
-            train.setdefault(_category(examples, faults), []).extend(to_prompt_rows(examples))
+            train.setdefault(_category(examples, faults), []).extend(example.row for example in examples)
     if not any(stem.startswith("client_") for stem in files):
         faults.add(f"data.path: {str(folder)!r} holds no client_0.jsonl, client_1.jsonl, ... (or {others})")
     faults.check()
@@ -181,8 +181,8 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[s
             for example in examples:
                 if example.task not in (category, "default"):
                     rule = f"a test row of {category!r} must be of that category, got {example.task!r}"
-                    faults.at(file, example.line, CATEGORY, rule)
-            pools[category] = Pool(train[category], to_prompt_rows(examples))
+                    faults.at(*example.place, CATEGORY, rule)
+            pools[category] = Pool(train[category], [example.row for example in examples])
     return pools
 
 
@@ -215,10 +215,10 @@ def _category(examples: Sequence[Example], faults: Faults) -> str:
     other = next((example for example in examples if example.task != category), None)
     if other is not None:
         rule = f"a client file has one category, got {category!r} before and {other.task!r} here"
-        faults.at(other.path, other.line, CATEGORY, rule)
+        faults.at(*other.place, CATEGORY, rule)
     unsafe = client_id_fault(category)
     if unsafe:
-        faults.at(examples[0].path, examples[0].line, CATEGORY, f"category {category!r} {unsafe}: clients get its name")
+        faults.at(*examples[0].place, CATEGORY, f"category {category!r} {unsafe}: clients get its name")
     return category
 
 

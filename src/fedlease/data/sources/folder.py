@@ -191,7 +191,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int, kind: RowKind) -> 
     has_split = columns.split in table.columns
     for example in examples:
         if columns.client in table.columns and not example.client:
-            faults.at(path, example.line, columns.client, "a client must have a name, got an empty value")
+            faults.at(*example.place, columns.client, "a client must have a name, got an empty value")
         else:
             by_client.setdefault(example.client, []).append(example)
     for client in unusable.skipped:
@@ -229,7 +229,7 @@ def _by_split(
                     splits[split].append(example)
                 else:
                     rule = f"a split must be train, valid or test, got {shown(example.split)}"
-                    faults.at(table.path, example.line, column, rule)
+                    faults.at(*example.place, column, rule)
             # rows of a split may be there and be faulty, which is told already
             if not splits["train"] and client not in unusable.named and faults.count == before:
                 fault = f"client {client!r}: no train rows in {table.path} (column {column!r})"
