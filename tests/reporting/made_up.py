@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-HOSTILE = "[red]x[/red]"
+HOSTILE = "[red]x"
 
 
 def console(*, terminal: bool = False) -> Console:
@@ -24,6 +24,7 @@ def summary(
         "b": {metric: 0.75, "task": "u", "majority": 0.5, "num_test": 30},
     }
     return {
+        "method": "fedlease",
         "metric": metric,
         "per_client": rows,
         "per_task": {"[bold]t[/]": 0.5, "u": 0.75},

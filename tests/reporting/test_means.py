@@ -13,17 +13,19 @@ from fedlease.experiments.common_clients import common, coverage, gap, over_clie
 from fedlease.reporting.comparison.data import read_comparison
 from fedlease.reporting.comparison.page import markdown
 from fedlease.reporting.comparison.words import difference_words, facts, reading
-from fedlease.reporting.means import common_words, left_out_lines, own_over, task_over, with_count
+from fedlease.reporting.means import common_words, finals, left_out_lines, own_over, task_over, with_count
 from fedlease.reporting.run.advice import advise
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.words import headline
+from fedlease.storage.summary import Summary
 
 GONE = "it did not answer at the end: is not connected"
 
 
-def made(scores: dict[str, float], left_out: dict[str, str] | None = None, total: int = 4) -> dict[str, Any]:
+def made(scores: dict[str, float], left_out: dict[str, str] | None = None, total: int = 4, **more: Any) -> Summary:
     rows = {c: {"accuracy": s, "task": "t", "num_test": 10, "majority": 0.5} for c, s in scores.items()}
-    return {"metric": "accuracy", "per_client": rows, "left_out": left_out or {}, "num_clients": total}
+    content = {"method": "m", "metric": "accuracy", "per_client": rows, "left_out": left_out or {}}
+    return Summary.model_validate({**content, "num_clients": total, **more})
 
 
 class TestScreen:
@@ -44,11 +46,11 @@ class TestScreen:
         assert left_out_lines({"x": with_it, "y": with_it}) == ["Left out of the means: b (it cannot learn)."]
 
     def test_other_means_say_what_they_are_over_where_that_differs(self) -> None:
-        content = {
-            **made({"a": 0.5, "b": 0.5}),
-            "means_over": {"mean": 2, "mean_mcc": 1},
-            "task_clients": {"t": {"averaged": 2, "clients": 3}, "u": {"averaged": 1, "clients": 1}},
-        }
+        content = made(
+            {"a": 0.5, "b": 0.5},
+            means_over={"mean": 2, "mean_mcc": 1},
+            task_clients={"t": {"averaged": 2, "clients": 3}, "u": {"averaged": 1, "clients": 1}},
+        )
         assert (own_over(content, "mean"), own_over(content, "mean_mcc")) == (None, 1)
         assert (task_over(content, "t"), task_over(content, "u")) == ((2, 3), None)
         assert with_count("50.0", (2, 3)) == "50.0 (2 of 3)" and with_count("50.0", 1) == "50.0 (1)"
@@ -97,7 +99,7 @@ class TestComparison:
         assert said[0]["left_out"] == {"a": f"z: {GONE}"} and said[1]["left_out"] == {"c": f"y: {GONE}"}
 
         def rows(found: Any) -> list[dict[str, Any]]:
-            return [{c: np.full(10, row["accuracy"]) for c, row in s["per_client"].items()} for s in found]
+            return [{c: np.full(10, score) for c, score in finals(s).items()} for s in found]
 
         keys = [{client: [(seed, client, n) for n in range(10)] for client in "abc"} for seed in (0, 1)]
         # Seed 0 over a, b, c: (0.1 + 0.1 - 0.2) / 3 = 0; seed 1 over a, b: 0.1.

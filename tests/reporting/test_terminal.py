@@ -71,9 +71,9 @@ def test_every_name_from_the_data_is_shown_as_text_and_never_read_as_markup(term
     for literal in (
         "Run folder: /runs/[red]r[/red]",
         "note odd [blue]row[/blue]",
-        "refused [red]x[/red] in warmup round 0: loss is [green]nan[/green]",
+        "refused [red]x in warmup round 0: loss is [green]nan[/green]",
         "[bold]t[/] x 1",
-        "50.0 [red]x[/red]",
+        "50.0 [red]x",
     ):
         assert literal in text
     assert "\\[" not in text
@@ -106,7 +106,7 @@ def test_only_where_it_is_no_terminal_a_line_says_that_a_method_begins() -> None
 
 def test_the_next_command_names_folder_and_client_as_python_strings() -> None:
     last = shown({2: 0.25}, terminal=False).splitlines()[-1]
-    call = "fedlease.load('/runs/[red]r[/red]', '[red]x[/red]')"
+    call = "fedlease.load('/runs/[red]r[/red]', '[red]x')"
     assert last == f'Next: python -c "import fedlease; print({call})"'
 
 

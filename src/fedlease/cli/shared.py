@@ -2,9 +2,9 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fedlease.experiments.cells import Cell
     from fedlease.experiments.compare import OnCell
+    from fedlease.storage.summary import Summary
 
 __all__ = [
     "INTERRUPTED",
@@ -137,10 +138,10 @@ def cell_printer(name_of: "Callable[[Cell], str]") -> "OnCell":
 
     console = Console(stderr=True)
 
-    def show(cell: "Cell", summary: Mapping[str, Any] | None) -> None:
+    def show(cell: "Cell", summary: "Summary | None") -> None:
         name = escape(name_of(cell))
         if summary is not None:
-            mean = f"mean {of_metric(summary['metric']).name} {percent(summary['mean'])} %"
+            mean = f"mean {of_metric(summary.metric).name} {percent(summary.mean)} %"
             console.print(f"{name}: {mean} over {over(summary)} clients", soft_wrap=True)
         elif not cell.finished:
             console.print(f"{name}: runs", soft_wrap=True)

@@ -16,7 +16,7 @@ from fedlease.runs.runner import resume, run_settings
 from fedlease.server.events import Listener
 from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import changed_settings, method_files, read_settings
-from fedlease.storage.summary import read_summary
+from fedlease.storage.summary import Summary, read_summary
 
 __all__ = ["SHARED", "Cell", "check_bases", "plan", "run_cell", "summary_of", "variants_of"]
 
@@ -88,8 +88,8 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
     return cells
 
 
-def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
-    """Runs, resumes or only reads a cell; the content of its ``summary.json``.
+def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> Summary:
+    """Runs, resumes or only reads a cell, and returns its result.
 
     Args:
         cell: which.
@@ -105,11 +105,11 @@ def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> dict[
         summaries = resume(cell.folder, listeners, out / SHARED)
     else:
         summaries = run_settings(cell.settings, cell.folder, listeners, out / SHARED)
-    return summaries[cell.variant.method].content
+    return summaries[cell.variant.method]
 
 
-def summary_of(cell: Cell) -> dict[str, Any]:
-    """The content of a finished cell's ``summary.json``.
+def summary_of(cell: Cell) -> Summary:
+    """The result of a finished cell.
 
     Raises:
         RunFolderError: it is not finished, or damaged.
@@ -117,7 +117,7 @@ def summary_of(cell: Cell) -> dict[str, Any]:
     summary = read_summary(method_files(cell.folder, cell.settings, cell.variant.method))
     if summary is None:
         raise RunFolderError(f"{cell.folder} is not finished: it holds no summary.json")
-    return summary.content
+    return summary
 
 
 def check_bases(cells: Sequence[Cell]) -> None:

@@ -6,18 +6,17 @@ from typing import Any
 
 from fedlease.errors import RunFolderError
 from fedlease.experiments.statistics import RowKeys, RowScores, paired_difference
-from fedlease.reporting.means import averaged, left_out
+from fedlease.reporting.means import averaged, finals
+from fedlease.storage.summary import Summary
 
 __all__ = ["common", "coverage", "gap", "over_clients"]
-
-Summary = Mapping[str, Any]
 
 
 def common(summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int]) -> list[list[str]]:
     """Per seed, the clients that are in the mean of every variant, sorted.
 
     Args:
-        summaries: variant -> contents of ``summary.json``, one per seed.
+        summaries: variant -> results, one per seed.
         seeds: of the runs.
 
     Raises:
@@ -36,16 +35,17 @@ def common(summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int]) -> 
 
 def over_clients(summary: Summary, clients: Sequence[str]) -> dict[str, Any]:
     """The means of a summary over some of its clients only, by the keys that they have there."""
-    metric, rows = summary["metric"], [summary["per_client"][client] for client in clients]
-    tasks = sorted({row["task"] for row in rows})
-    own = [row["own_expert"] for row in rows if "own_expert" in row]
+    scores, rows = finals(summary), {client: summary.per_client[client] for client in clients}
+    tasks = sorted({row.task for row in rows.values()})
+    own = [row.own_expert for row in rows.values() if row.own_expert is not None]
+    tested = sum(row.num_test for row in rows.values())
     return {
-        "mean": _mean([row[metric] for row in rows]),
-        "weighted_mean": sum(row[metric] * row["num_test"] for row in rows) / sum(row["num_test"] for row in rows),
-        "worst_client": min(row[metric] for row in rows),
-        "per_task": {task: _mean([row[metric] for row in rows if row["task"] == task]) for task in tasks},
+        "mean": _mean([scores[client] for client in clients]),
+        "weighted_mean": sum(scores[client] * row.num_test for client, row in rows.items()) / tested,
+        "worst_client": min(scores[client] for client in clients),
+        "per_task": {task: _mean([scores[c] for c, row in rows.items() if row.task == task]) for task in tasks},
         "own_expert_mean": _mean(own) if own else None,
-        "majority_mean": _mean([row["majority"] for row in rows]),
+        "majority_mean": _mean([row.majority or 0.0 for row in rows.values()]),
     }
 
 
@@ -55,7 +55,7 @@ def coverage(
     """Per seed: how many of how many clients means are over, and why each of the others is in none.
 
     Args:
-        summaries: variant -> contents of ``summary.json``, one per seed.
+        summaries: variant -> results, one per seed.
         seeds: of the runs.
         clients: per seed, those that means are over.
     """
@@ -64,13 +64,13 @@ def coverage(
         of_seed = {name: own[number] for name, own in summaries.items()}
         reasons: dict[str, dict[str, str]] = {}
         for name, summary in of_seed.items():
-            for client, reason in left_out(summary).items():
+            for client, reason in summary.left_out.items():
                 reasons.setdefault(client, {})[name] = reason
         found.append(
             {
                 "seed": seed,
                 "averaged": len(kept),
-                "clients": max(int(summary["num_clients"]) for summary in of_seed.values()),
+                "clients": max(summary.num_clients or 0 for summary in of_seed.values()),
                 "left_out": {client: _shared_reason(why, len(of_seed)) for client, why in sorted(reasons.items())},
             }
         )
@@ -109,4 +109,5 @@ def _shared_reason(reasons: Mapping[str, str], variants: int) -> str:
 
 
 def _mean(values: Sequence[float]) -> float:
+    # In the order and the arithmetic of a run's own means, so that they are equal where the clients are.
     return sum(values) / len(values)

@@ -24,13 +24,13 @@ from fedlease.reporting.run.reading import read_run
 from fedlease.server.events import Listener
 from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import write_json
-from fedlease.storage.summary import read_row_scores
+from fedlease.storage.summary import Summary, read_row_scores
 
 __all__ = ["LEARNING_RATES", "OnCell", "compare", "summarised", "tune"]
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
-OnCell = Callable[[Cell, Mapping[str, Any] | None], None]
-"""Receives a cell, and its summary once it is finished."""
+OnCell = Callable[[Cell, Summary | None], None]
+"""Receives a cell, and its result once it is finished."""
 
 
 def compare(
@@ -129,7 +129,7 @@ def tune(
         trial = replace(variant, name=f"{variant.name}/lr-{rate:g}", changes=changes)
         (cell,) = plan(settings, [trial], [seed], out / "tuning")
         try:
-            reached[rate] = _run(cell, out, listeners, on_cell)["mean"]
+            reached[rate] = _run(cell, out, listeners, on_cell).mean or 0.0
         except TooFewUpdatesError as error:  # training diverged: this rate has lost
             reasons.append(f"{rate:g}: {error}")
         scores[f"{rate:g}"] = reached.get(rate)
@@ -161,20 +161,20 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     clients = common(summaries, seeds)
     means = {n: [over_clients(s, kept) for s, kept in zip(own, clients, strict=True)] for n, own in summaries.items()}
     tasks = sorted(set.intersection(*(set(found["per_task"]) for found in means[first])))
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, own in summaries.items():
         found = means[name]
         rows[name] = {
-            "method": own[0]["method"],
+            "method": own[0].method,
             "changes": dict(by_variant[name][0].variant.changes),
             **{key: asdict(spread([m[key] for m in found])) for key in ("mean", "weighted_mean", "worst_client")},
             "per_task": {task: asdict(spread([m["per_task"][task] for m in found])) for task in tasks},
             "own_expert_mean": [m["own_expert_mean"] for m in found],
-            "num_experts": [s["num_experts"] for s in own],
-            "bytes_up": [s["bytes_up"] for s in own],
-            "bytes_down": [s["bytes_down"] for s in own],
-            "seconds": [sum(s["seconds"].values()) for s in own],
-            "trainable_parameters": own[0]["trainable_parameters"],
+            "num_experts": [s.num_experts for s in own],
+            "bytes_up": [s.bytes_up for s in own],
+            "bytes_down": [s.bytes_down for s in own],
+            "seconds": [sum(s.seconds.values()) for s in own],
+            "trainable_parameters": own[0].trainable_parameters,
             "points": [_points_of(cell) for cell in by_variant[name]],
         }
     others = [name for name in rows if name != first]
@@ -184,10 +184,10 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     }
     reference = summaries[first][0]
     return {
-        "metric": reference["metric"],
-        "head": reference["head"],
-        "passes": reference["passes"],
-        "num_clients": reference["num_clients"],
+        "metric": reference.metric,
+        "head": reference.head,
+        "passes": reference.passes,
+        "num_clients": reference.num_clients,
         "coverage": coverage(summaries, seeds, clients),
         "seeds": seeds,
         "first": first,
@@ -198,7 +198,7 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     }
 
 
-def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell | None) -> dict[str, Any]:
+def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell | None) -> Summary:
     if on_cell is not None:
         on_cell(cell, None)
     summary = run_cell(cell, out, listeners)

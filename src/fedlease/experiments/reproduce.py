@@ -214,8 +214,8 @@ def _overhead(variant: str, cells: Sequence[Cell]) -> dict[str, float | None]:
             continue
         run = read_run(cell.folder)
         summary = summary_of(cell)
-        epochs.append(summary["seconds"]["train"] / (summary["num_clients"] * summary["passes"]))
-        if summary["num_experts"] is not None:
+        epochs.append(summary.seconds["train"] / ((summary.num_clients or 1) * summary.passes))
+        if summary.num_experts is not None:
             # Updates are only collected before the last wave of the warm-up, which is nothing beside the allocation.
             steps = [step for step in run.main.steps if step.round == 0 and not step.failed]
             allocations.append(sum(step.seconds["aggregate"] for step in steps))

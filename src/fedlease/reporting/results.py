@@ -12,6 +12,7 @@ from fedlease.core.wording import counted
 from fedlease.reporting.formats import escape, print_note
 from fedlease.reporting.means import common_words, left_out_lines
 from fedlease.reporting.tables import Cell, Table, cost_rows, results_table, score
+from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["agreement", "render_onboarding", "render_results"]
@@ -19,7 +20,7 @@ __all__ = ["agreement", "render_onboarding", "render_results"]
 
 def render_results(
     out: Path,
-    summaries: Mapping[str, Mapping[str, Any]],
+    contents: Mapping[str, Mapping[str, Any]],
     console: Console,
     *,
     models_here: bool = True,
@@ -29,18 +30,19 @@ def render_results(
 
     Args:
         out: run folder.
-        summaries: method -> content of its ``summary.json``.
+        contents: method -> content of its ``summary.json``.
         console: where to.
         models_here: whether the run folder holds every client's model.
         printed: warnings of the summaries that were printed before.
     """
+    summaries = {method: Summary.model_validate(content) for method, content in contents.items()}
     table = results_table(summaries)
     console.print(replace(table, foot=(*table.foot, *cost_rows(summaries))).for_terminal())
     for line in [*left_out_lines(summaries), common_words(summaries)]:
         if line:
             print_note(console, line)
     for method, summary in summaries.items():
-        for warning in dict.fromkeys(summary.get("warnings", ())):
+        for warning in dict.fromkeys(summary.warnings):
             if warning not in printed:
                 print_note(console, f"{method}: {warning}")
     for line in _closing(out, next(iter(summaries.values())), models_here):
@@ -80,20 +82,20 @@ def agreement(tasks: Mapping[str, str], assignment: Mapping[str, int]) -> float 
     return float(adjusted_rand_score([tasks[c] for c in order], [assignment[c] for c in order]))
 
 
-def _closing(out: Path, first: Mapping[str, Any], models_here: bool) -> Iterator[str]:
-    tasks = {client: row["task"] for client, row in first["per_client"].items()}
-    if first.get("assignment") and (index := agreement(tasks, first["assignment"])) is not None:
+def _closing(out: Path, first: Summary, models_here: bool) -> Iterator[str]:
+    tasks = {client: row.task for client, row in first.per_client.items()}
+    if first.assignment and (index := agreement(tasks, first.assignment)) is not None:
         yield (
-            f"{counted(first['num_experts'], 'expert')} for {counted(len(set(tasks.values())), 'task')}; "
+            f"{counted(first.num_experts or 1, 'expert')} for {counted(len(set(tasks.values())), 'task')}; "
             f"agreement of the groups with the tasks (adjusted Rand index): {index:.2f}"
         )
-    heads = f"heads {first['head']}, " if of_metric(first["metric"]).heads else ""
-    passes = counted(first["passes"], "pass", "passes")
-    yield f"All methods: {passes} over each client's rows, {heads}seed {first['seed']}."
+    heads = f"heads {first.head}, " if of_metric(first.metric).heads else ""
+    passes = counted(first.passes, "pass", "passes")
+    yield f"All methods: {passes} over each client's rows, {heads}seed {first.seed}."
     yield f"Run folder: {out}, explained in {out / 'report.html'}"
     if not models_here:
         yield "Every client's model is on its own machine, where its node has a state-dir or model-out."
         return
-    again = f"fedlease run {shlex.quote(str(out / 'config.yaml'))} --set seed={first['seed'] + 1}"
+    again = f"fedlease run {shlex.quote(str(out / 'config.yaml'))} --set seed={first.seed + 1}"
     yield f"The same on another seed: {again}"
     yield f'Next: python -c "import fedlease; print(fedlease.load({str(out)!r}, {next(iter(tasks))!r}))"'

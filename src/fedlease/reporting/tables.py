@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.table import Table as RichTable
 
@@ -10,6 +9,7 @@ from fedlease.core.types import Allocation
 from fedlease.core.wording import counted, printable
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent
 from fedlease.reporting.means import over, own_over, task_means, task_over, with_count
+from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import further_means, of_metric
 
 __all__ = ["Cell", "Table", "allocation_table", "cost_rows", "number", "results_table", "score"]
@@ -85,15 +85,15 @@ def allocation_table(allocation: Allocation, tasks: Mapping[str, str]) -> Table:
     return Table(caption, ("expert", "clients", "their tasks"), tuple(rows))
 
 
-def results_table(summaries: Mapping[str, Mapping[str, Any]], clients: Mapping[str, int] | None = None) -> Table:
+def results_table(summaries: Mapping[str, Summary], clients: Mapping[str, int] | None = None) -> Table:
     """Tasks by methods, on the clients' own test rows, with the means below; the best score of a task is marked.
 
     Args:
-        summaries: method -> content of its ``summary.json``.
+        summaries: by method.
         clients: task -> its clients, where these are to be shown.
     """
     first, *_ = every = list(summaries.values())
-    words = of_metric(first["metric"])
+    words = of_metric(first.metric)
     means = [task_means(summary) for summary in every]
     majority = task_means(first, "majority")
     rows = []
@@ -115,34 +115,34 @@ def results_table(summaries: Mapping[str, Mapping[str, Any]], clients: Mapping[s
         return row(name, cells)
 
     foot = [
-        row("mean over clients", [score(s.get("mean")) for s in every], score(first.get("majority_mean"))),
+        row("mean over clients", [score(s.mean) for s in every], score(first.majority_mean)),
         row("clients in the means", [Cell(over(s)) for s in every]),
-        row("mean by test rows", [score(s.get("weighted_mean")) for s in every]),
+        row("mean by test rows", [score(s.weighted_mean) for s in every]),
         row("worst client", [_worst(s) for s in every]),
     ]
-    own = [s.get("own_expert_mean") for s in every]
+    own = [s.own_expert_mean for s in every]
     if any(value is not None for value in own):
         foot.append(mean_row("own expert only", "own_expert_mean", own))
-    foot.append(row("untrained", [score(s.get("bare_base_mean")) for s in every]))
-    foot += [mean_row(name, key, values) for key, name, values in further_means(every)]
+    foot.append(row("untrained", [score(s.bare_base_mean) for s in every]))
+    foot += [mean_row(name, key, values) for key, name, values in further_means([s.content for s in every])]
     header = ("task", *(["clients"] if clients else []), *summaries, words.majority)
     return Table(f"{words.name} in % on each client's own test rows", header, tuple(rows), tuple(foot))
 
 
-def cost_rows(summaries: Mapping[str, Mapping[str, Any]]) -> tuple[Row, ...]:
+def cost_rows(summaries: Mapping[str, Summary]) -> tuple[Row, ...]:
     """Bytes and training time, as further rows of the results."""
     every = list(summaries.values())
     keys = {"adapters up": "bytes_up", "adapters down": "bytes_down"}
-    if any(s.get("head_bytes_up") or s.get("head_bytes_down") for s in every):
+    if any(s.head_bytes_up or s.head_bytes_down for s in every):
         keys |= {"heads up": "head_bytes_up", "heads down": "head_bytes_down"}
-    rows = {name: [human_bytes(s.get(key) or 0) for s in every] for name, key in keys.items()}
-    rows["training time"] = [human_seconds(s["seconds"].get("train", 0)) for s in every]
+    rows = {name: [human_bytes(getattr(s, key)) for s in every] for name, key in keys.items()}
+    rows["training time"] = [human_seconds(s.seconds.get("train", 0)) for s in every]
     return tuple((Cell(name), *map(Cell, texts), Cell("")) for name, texts in rows.items())
 
 
-def _worst(summary: Mapping[str, Any]) -> Cell:
-    worst = summary.get("worst_client")
-    return Cell(f"{percent(worst[summary['metric']])} {worst['client']}") if worst else Cell("-")
+def _worst(summary: Summary) -> Cell:
+    worst = summary.worst_client
+    return Cell(f"{percent(getattr(worst, summary.metric))} {worst.client}") if worst else Cell("-")
 
 
 def _counted(cell: Cell, counts: tuple[int, int] | int | None) -> Cell:

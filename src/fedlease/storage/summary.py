@@ -16,6 +16,7 @@ __all__ = [
     "ClientScores",
     "Summary",
     "TaskClients",
+    "Usage",
     "WorstClient",
     "contents_of",
     "read_result",
@@ -29,7 +30,9 @@ RESULT = ("allocation.json", "allocation.safetensors", "row_scores.json", "sampl
 """What a finished method leaves, as far as it has it."""
 
 
-class _Usage(Content):
+class Usage(Content):
+    """Of one adapted module: the mean weight of every expert, and how many experts a token uses."""
+
     weights: list[Finite]
     experts_per_token: Finite
 
@@ -134,7 +137,7 @@ class Summary(Content):
     majority_mean: Finite | None = None
     bare_base_mean: Finite | None = None
     means_over: dict[str, Count] = Field(default_factory=dict)
-    expert_usage: dict[ClientName, dict[str, _Usage]] = Field(default_factory=dict)
+    expert_usage: dict[ClientName, dict[str, Usage]] = Field(default_factory=dict)
     passes: Count = 0
     trainable_parameters: Count = 0
     bytes_up: Count = 0

@@ -119,7 +119,7 @@ def _grouping(run: RunData) -> Iterator[Advice]:
             "the vectors of like clients come closer.",
         )
     if run.late:
-        placed = [str(w) for w in (run.main.summary or {}).get("warnings", ()) if "came late" in str(w)]
+        placed = [warning for warning in run.main.warnings if "came late" in warning]
         yield Advice(
             "look",
             "Late clients",
@@ -178,8 +178,8 @@ def _scores(run: RunData) -> Iterator[Advice]:
     summary = run.main.summary
     if summary is None:
         return
-    finals, rows = run.main.averaged, summary["per_client"]
-    below = [c for c in sorted(finals) if rows[c].get("majority") is not None and finals[c] <= rows[c]["majority"]]
+    finals, rows = run.main.averaged, summary.per_client
+    below = [c for c in sorted(finals) if (m := rows[c].majority) is not None and finals[c] <= m]
     if below:
         words = of_metric(run.metric)
         yield Advice(
@@ -188,8 +188,8 @@ def _scores(run: RunData) -> Iterator[Advice]:
             f"For {enumerated(below, SHOWN)} the model scores no higher than always {words.majority_rule}.",
             f"Give more rounds or rows, try another train.lr, and {words.look}.",
         )
-    routed = [client for client in finals if rows[client].get("own_expert") is not None]
-    own, mixed = mean(rows[client]["own_expert"] for client in routed), mean(finals[client] for client in routed)
+    alone = {client: score for client in finals if (score := rows[client].own_expert) is not None}
+    own, mixed = mean(alone.values()), mean(finals[client] for client in alone)
     if own is not None and mixed is not None and own > mixed:
         yield Advice(
             "look",
@@ -197,7 +197,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
             f"The own expert alone scores {100 * own:.1f} %, the mixture of experts {100 * mixed:.1f} %.",
             "Routers need more rounds than experts do: raise rounds, or train.local_epochs.",
         )
-    tested = mean(rows[client]["num_test"] for client in finals)
+    tested = mean(rows[client].num_test for client in finals)
     if tested is not None and tested < 100:
         worst = 50 / tested**0.5
         yield Advice(
@@ -222,7 +222,7 @@ def _missing(run: RunData) -> Iterator[Advice]:
         reasons: dict[str, list[str]] = {}
         for client, reason in method.left_out.items():
             reasons.setdefault(reason, []).append(client)
-        total = int((method.summary or {}).get("num_clients", len(run.clients)))
+        total = (method.summary and method.summary.num_clients) or len(run.clients)
         for reason, clients in reasons.items():
             yield Advice(
                 "look",
@@ -232,7 +232,7 @@ def _missing(run: RunData) -> Iterator[Advice]:
             )
         left = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}
         known = set(run.grouping.warnings) if run.grouping is not None else set[str]()
-        for warning in dict.fromkeys(map(str, (method.summary or {}).get("warnings", ()))):
+        for warning in method.warnings:
             if warning not in left | known and "came late" not in warning:
                 yield Advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
     for client, reason in (run.environment.get("skipped_clients") or {}).items():

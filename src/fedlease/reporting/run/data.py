@@ -8,8 +8,9 @@ from typing import Any
 from fedlease.config.settings import Settings
 from fedlease.core.types import Allocation
 from fedlease.data.federation import NOTHING_TO_LEARN
-from fedlease.reporting.means import averaged, left_out
+from fedlease.reporting.means import averaged, finals
 from fedlease.storage.rounds import Line
+from fedlease.storage.summary import Summary, Usage
 from fedlease.tasks.base import Task
 from fedlease.tasks.registry import make_task
 
@@ -47,27 +48,29 @@ class MethodRun:
     Attributes:
         name: of the method.
         steps: finished so far.
-        summary: content of ``summary.json``, or None while the method is not finished.
+        summary: None while the method is not finished.
         points: score curve by passes, the final scores last where the method is finished.
     """
 
     name: str
     steps: tuple[Line, ...]
-    summary: Mapping[str, Any] | None
+    summary: Summary | None
     points: tuple[Point, ...]
 
     @property
     def finals(self) -> dict[str, float]:
         """Client -> final score; {} while not finished."""
-        if self.summary is None:
-            return {}
-        metric, rows = self.summary["metric"], self.summary["per_client"]
-        return {client: row[metric] for client, row in rows.items() if row.get(metric) is not None}
+        return {} if self.summary is None else finals(self.summary)
 
     @property
     def left_out(self) -> dict[str, str]:
         """Client -> why it is in no mean."""
-        return left_out(self.summary or {})
+        return {} if self.summary is None else self.summary.left_out
+
+    @property
+    def warnings(self) -> list[str]:
+        """Of its summary, each once."""
+        return [] if self.summary is None else list(dict.fromkeys(self.summary.warnings))
 
     @property
     def averaged(self) -> dict[str, float]:
@@ -154,7 +157,7 @@ class RunData:
     @property
     def metric(self) -> str:
         """Key of the headline metric; before the first method has finished, what it will be."""
-        known = (str(method.summary["metric"]) for method in self.methods if method.summary is not None)
+        known = (method.summary.metric for method in self.methods if method.summary is not None)
         return next(known, self.learnt.metric)
 
     @property
@@ -170,14 +173,11 @@ class RunData:
         """Client -> the expert it trains, where that is on file."""
         if self.grouping is None:
             return {}
-        known = dict(self.grouping.assignment)
-        known.update((self.main.summary or {}).get("assignment", {}))
-        return known
+        return {**self.grouping.assignment, **(self.main.summary.assignment if self.main.summary else {})}
 
-    def usage(self) -> Mapping[str, Mapping[str, Any]]:
+    def usage(self) -> Mapping[str, Mapping[str, Usage]]:
         """Client -> module -> mean weights and experts per token; {} where nothing was routed."""
-        found: Mapping[str, Mapping[str, Any]] = (self.main.summary or {}).get("expert_usage") or {}
-        return found
+        return self.main.summary.expert_usage if self.main.summary else {}
 
     def task_means(self, scores: Mapping[str, float]) -> dict[str, float | None]:
         """Task -> plain mean of the scores of its clients."""

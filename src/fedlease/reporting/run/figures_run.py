@@ -135,7 +135,7 @@ def _means(run: RunData) -> Figure:
                 f"{method.name} {done} {percent(curve[-1][1])} % after {counted(curve[-1][0], 'pass', 'passes')}."
             )
         rows += [(method.name, str(x), percent(y), str(count)) for x, y, count in curve]
-    majority = (run.main.summary or {}).get("majority_mean")
+    majority = run.main.summary.majority_mean if run.main.summary else None
     if not run.learnt.score_rounds:
         text.append(UNSCORED)
     layout = base_layout(
@@ -197,7 +197,7 @@ def _overview(run: RunData, layers: tuple[Depth, ...]) -> Figure:
 def _of_client(run: RunData) -> Figure:
     usage = run.usage()
     first = next(client for client in sorted(usage) if usage[client])
-    experts = len(next(iter(usage[first].values()))["weights"])
+    experts = len(next(iter(usage[first].values())).weights)
     names = adapter_names(run.main.name, experts)
     traces = [
         {"type": "bar", "orientation": "h", "x": [], "y": [], "name": names[e], "hovertext": [],
@@ -212,8 +212,8 @@ def _of_client(run: RunData) -> Figure:
     text = "Mean weight of each adapter in every module of the client that is picked; at the right, experts per token."
     rows = []
     for client, modules in sorted(usage.items()):
-        weights = [mean(m["weights"][e] for m in modules.values()) for e in range(experts)]
-        count = mean(m["experts_per_token"] for m in modules.values())
+        weights = [mean(m.weights[e] for m in modules.values()) for e in range(experts)]
+        count = mean(m.experts_per_token for m in modules.values())
         rows.append((client, f"{count:.2f}" if count is not None else "-", *(f"{w or 0:.3f}" for w in weights)))
     header = ("client, mean over modules", "experts per token", *names)
     height = min(130 + 24 * len(usage[first]), 1200)

@@ -165,8 +165,8 @@ def _page_data(run: RunData) -> dict[str, Any]:
                 # Where the figure has names along its axis, not passes.
                 **({} if run.learnt.score_rounds else {"at": [label(client, 30)] * len(points)}),
                 "y": [round(100 * score, 2) for _, score in points],
-                "weights": [routed[module]["weights"] for module in modules if module in routed],
-                "experts": [routed[module]["experts_per_token"] for module in modules if module in routed],
+                "weights": [routed[module].weights for module in modules if module in routed],
+                "experts": [routed[module].experts_per_token for module in modules if module in routed],
             }
         )
     return {

@@ -1,8 +1,7 @@
 """A run folder, finished or not -> the values that a report is drawn from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fedlease.config.settings import Settings
 from fedlease.core.types import Budget
@@ -19,7 +18,7 @@ from fedlease.storage.run_folder import (
     read_clients,
     read_settings,
 )
-from fedlease.storage.summary import read_summary
+from fedlease.storage.summary import Summary, read_summary
 
 __all__ = ["read_run"]
 
@@ -61,11 +60,10 @@ def read_run(out: Path) -> RunData:
 def _read_method(out: Path, name: str, settings: Settings) -> MethodRun:
     steps = tuple(read_rounds(method_folder(out, settings, name)))
     summary = read_summary(method_files(out, settings, name))
-    content = None if summary is None else summary.content
-    return MethodRun(name, steps, content, _points(steps, content, settings))
+    return MethodRun(name, steps, summary, _points(steps, summary, settings))
 
 
-def _points(steps: Sequence[Line], summary: Mapping[str, Any] | None, settings: Settings) -> tuple[Point, ...]:
+def _points(steps: Sequence[Line], summary: Summary | None, settings: Settings) -> tuple[Point, ...]:
     """A score belongs to the passes that came before it: a step scores the model that it receives."""
     warmed_up = any(step.round == 0 for step in steps)
     budget = Budget(settings.warmup.epochs, settings.rounds, settings.train.local_epochs)
@@ -77,5 +75,5 @@ def _points(steps: Sequence[Line], summary: Mapping[str, Any] | None, settings: 
             passes = budget.passes_before(step.round)
         merged.setdefault(passes, {}).update(step.scores)  # warm-up waves share the same passes
     if summary is not None:
-        merged[summary["passes"]] = {client: float(score) for client, score in averaged(summary).items()}
+        merged[summary.passes] = averaged(summary)
     return tuple(Point(passes, scores) for passes, scores in sorted(merged.items()) if scores)

@@ -1,29 +1,30 @@
 """The tables of a report."""
 
 import math
-from typing import Any
 
 from fedlease.reporting.formats import human_bytes
 from fedlease.reporting.run.data import RunData
 from fedlease.reporting.tables import Cell, Table, number, results_table, score
+from fedlease.storage.summary import ClientScores
 from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["bytes_table", "client_table", "newcomer_table", "task_table"]
 
 
+NOT_SCORED = ClientScores(task="")
 HEAD_BYTES = ("head_bytes_up", "head_bytes_down")
 
 
 def client_table(run: RunData) -> Table:
     """Every client with the score of every method; the best score of a row is marked."""
     done = [method for method in run.methods if method.summary is not None]
-    summary = run.main.summary or (done[0].summary if done else None) or {}
-    per_client: dict[str, Any] = summary.get("per_client", {})
-    own = any("own_expert" in row for row in per_client.values())
+    summary = run.main.summary or (done[0].summary if done else None)
+    per_client = summary.per_client if summary else {}
+    own = any(row.own_expert is not None for row in per_client.values())
     experts = run.experts()
     rows = []
     for place, (client, info) in enumerate(run.clients.items()):
-        row = per_client.get(client, {})
+        row = per_client.get(client, NOT_SCORED)
         expert = experts.get(client)
         finals = [method.finals.get(client) for method in done]
         best = max((final for final in finals if final is not None), default=None)
@@ -33,16 +34,15 @@ def client_table(run: RunData) -> Table:
             Cell("late" if client in run.late and expert is None else "-" if expert is None else str(expert), expert),
             number(info.train_rows),
             number(info.test_rows),
-            score(row.get("majority")),
-            score(row.get("bare_base")),
+            score(row.majority),
+            score(row.bare_base),
             *(score(final, best) for final in finals),
         ]
-        rows.append((*cells, score(row.get("own_expert"))) if own else tuple(cells))
+        rows.append((*cells, score(row.own_expert)) if own else tuple(cells))
     foot = []
-    if done:
-        means = [method.mean for method in done]
-        plain = [summary.get("majority_mean"), summary.get("bare_base_mean"), *means]
-        plain += [summary.get("own_expert_mean")] if own else []
+    if summary:
+        plain = [summary.majority_mean, summary.bare_base_mean, *(method.mean for method in done)]
+        plain += [summary.own_expert_mean] if own else []
         foot = [(Cell("mean"), *(Cell("") for _ in range(4)), *map(score, plain))]
     words = of_metric(run.metric)
     header = (

@@ -42,8 +42,8 @@ def usage_by_depth(run: RunData) -> tuple[Depth, ...]:
     for client, modules in sorted(run.usage().items()):
         for module, row in modules.items():
             layer = _layer(module)
-            found.setdefault(layer, {}).setdefault(run.task(client), []).append(row["experts_per_token"])
-            everyone.setdefault(layer, []).append(row["experts_per_token"])
+            found.setdefault(layer, {}).setdefault(run.task(client), []).append(row.experts_per_token)
+            everyone.setdefault(layer, []).append(row.experts_per_token)
     names = sorted(found, key=lambda name: (0, int(name)) if name.isdecimal() else (1, 0))
     return tuple(
         Depth(

@@ -9,6 +9,7 @@ from fedlease.reporting.formats import human_seconds, percent
 from fedlease.reporting.means import averaged, left_out_lines
 from fedlease.reporting.results import agreement
 from fedlease.reporting.run.data import MethodRun, RunData, mean
+from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["HEADS", "TIE", "allocation_words", "facts", "headline", "score_words", "span", "time_words"]
@@ -27,20 +28,19 @@ def headline(run: RunData) -> list[str]:
     main, summary = run.main, run.main.summary
     if summary is None or main.mean is None:
         return [_standing(run)]
-    metric, words = summary["metric"], of_metric(summary["metric"])
+    words = of_metric(summary.metric)
     text = [f"{main.name} reaches a mean {words.name} of {percent(main.mean)} % over {_over(summary)}."]
     text += left_out_lines({method.name: method.summary for method in run.methods if method.summary is not None})
     for other in run.methods[1:]:
         if other.mean is not None:
             text.append(_compared(main, other))
-    majority, bare = summary.get("majority_mean"), summary.get("bare_base_mean")
+    majority, bare = summary.majority_mean, summary.bare_base_mean
     if majority is not None and bare is not None:
         text.append(
             f"Always {words.majority_rule} would get {percent(majority)} %, the untrained model {percent(bare)} %."
         )
-    worst = summary.get("worst_client")
-    if worst:
-        text.append(f"The lowest client is {worst['client']}, with {percent(worst[metric])} %.")
+    if worst := summary.worst_client:
+        text.append(f"The lowest client is {worst.client}, with {percent(getattr(worst, summary.metric))} %.")
     return text
 
 
@@ -49,7 +49,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     s, env = run.settings, run.environment
     rows = [client.train_rows for client in run.clients.values()]
     epochs = f"{counted(s.rounds, 'round')} of {counted(s.train.local_epochs, 'local epoch')}"
-    passes = next((m.summary["passes"] for m in run.methods if m.summary is not None), None)
+    passes = next((m.summary.passes for m in run.methods if m.summary is not None), None)
     sampled = f"{s.clients_per_round} sampled each round" if s.clients_per_round else "all asked each round"
     found = [
         ("Method", run.settings.method),
@@ -123,9 +123,9 @@ def score_words(run: RunData) -> str:
     return text
 
 
-def _over(summary: Any) -> str:
+def _over(summary: Summary) -> str:
     count = len(averaged(summary))
-    total = summary.get("num_clients", count)
+    total = summary.num_clients or count
     return counted(count, "client") if count == total else f"{count} of {counted(total, 'client')}"
 
 
@@ -153,7 +153,7 @@ def _compared(main: MethodRun, other: MethodRun) -> str:
     clients = counted(len(both), "client")
     counts = f"{main.name} is better for {better} of {clients}, worse for {worse}, equal for the rest"
     if len(both) < max(len(first), len(second)):
-        total = max(len(both), (main.summary or {}).get("num_clients", 0))
+        total = max(len(both), (main.summary and main.summary.num_clients) or 0)
         counts += (
             f"; this is over the {len(both)} of {counted(total, 'client')} that both scored, where {main.name} is at "
             f"{percent(ours)} %"
