@@ -304,7 +304,7 @@ class TestRuns:
         for part in parts:
             compared = json.loads((tmp_path / "r" / part / "compare.json").read_text())
             mean = compared["variants"]["local"]["mean"]["mean"]
-            assert [row[3] for row in rows if row[0] == f"| {part}" and row[2] == "`local`"] == [f"{100 * mean:.1f}"]
+            assert [row[3] for row in rows if row[0] == f"| {part}" and row[2] == "local"] == [f"{100 * mean:.1f}"]
         again = Heard()
         assert reproduce(ready, on_cell=again) == content and again.ran == []
 
