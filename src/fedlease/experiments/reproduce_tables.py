@@ -9,7 +9,7 @@ from fedlease.reporting.comparison.data import Comparison, read_comparison
 from fedlease.reporting.comparison.page import markdown as comparison_markdown
 from fedlease.reporting.comparison.tables import above, experts
 from fedlease.reporting.comparison.words import clients_over
-from fedlease.reporting.formats import human_bytes, human_seconds, percent, points, spread
+from fedlease.reporting.formats import human_bytes, human_seconds, percent, points
 from fedlease.reporting.tables import Cell, Table, number, score
 
 __all__ = ["markdown"]
@@ -57,7 +57,7 @@ def _combined(parts: Mapping[str, Comparison]) -> list[str]:
             Cell(part),
             Cell(clients_over(c.coverage).removeprefix("all ").removesuffix(" clients")),
             Cell(v.name),
-            Cell(spread(v.mean), v.mean.mean),
+            Cell(str(v.mean), v.mean.mean),
             above(c, v.name),
             score(v.worst_client.mean),
             score(c.majority_mean),

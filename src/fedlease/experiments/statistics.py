@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-__all__ = ["Difference", "RowKeys", "RowScores", "Spread", "paired_difference", "spread"]
+from fedlease.reporting.comparison.data import Score
+
+__all__ = ["Difference", "RowKeys", "RowScores", "paired_difference", "spread"]
 
 RowScores = Mapping[str, NDArray[np.float64]]
 """Client -> one number per test row: 1 where it was right, or its ROUGE-1."""
@@ -17,21 +19,6 @@ RowKeys = Mapping[str, Sequence[Hashable]]
 """Client -> what tells a test row from others."""
 
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Over seeds.
-
-    Attributes:
-        mean: plain.
-        deviation: standard deviation with n - 1; None for one seed.
-        values: one per seed.
-    """
-
-    mean: float
-    deviation: float | None
-    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -51,10 +38,10 @@ class Difference:
     seeds: int
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> Score:
     """Mean and standard deviation of at least one value."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(float(np.mean(values)), deviation, tuple(values))
+    return Score(float(np.mean(values)), deviation, tuple(values))
 
 
 def paired_difference(

@@ -1,23 +1,11 @@
-"""Numbers, names and lists as people read them, on a terminal, on a page and in Markdown."""
-
-from typing import Protocol
+"""Numbers and names as people read them, on a terminal, on a page and in Markdown."""
 
 from rich.console import Console
 from rich.markup import escape as escape_markup
 
 from fedlease.core.wording import printable
 
-__all__ = ["escape", "human_bytes", "human_seconds", "percent", "points", "print_note", "spread"]
-
-
-class Spread(Protocol):
-    """A mean over seeds with its standard deviation, which a single seed has not."""
-
-    @property
-    def mean(self) -> float: ...
-
-    @property
-    def deviation(self) -> float | None: ...
+__all__ = ["escape", "human_bytes", "human_seconds", "percent", "points", "print_note"]
 
 
 def escape(text: str) -> str:
@@ -56,8 +44,3 @@ def percent(value: float | None) -> str:
 def points(value: float) -> str:
     """A difference in percentage points with its sign; a negative zero is a plain one."""
     return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def spread(score: Spread) -> str:
-    """Mean and, where there is one, standard deviation in %."""
-    return percent(score.mean) + ("" if score.deviation is None else f" ± {100 * score.deviation:.1f}")

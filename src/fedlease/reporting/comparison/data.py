@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from fedlease.errors import RunFolderError
+from fedlease.reporting.formats import percent, points
 from fedlease.storage.documents import checked
 from fedlease.tasks.base import MetricWords
 from fedlease.tasks.metric_words import of_metric
@@ -27,6 +28,10 @@ class Score:
     deviation: Finite | None
     values: tuple[Finite, ...]
 
+    def __str__(self) -> str:
+        """``75.0 ± 7.1``, in %."""
+        return percent(self.mean) + ("" if self.deviation is None else f" ± {100 * self.deviation:.1f}")
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -39,6 +44,10 @@ class Gap:
     low: Finite
     high: Finite
     clients: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """``+25.0 (+20.0 to +30.0)``, in points."""
+        return f"{points(self.mean)} ({points(self.low)} to {points(self.high)})"
 
     @property
     def holds_zero(self) -> bool:

@@ -16,7 +16,7 @@ from fedlease.reporting.drawing import (
     line_trace,
     passes_axis,
 )
-from fedlease.reporting.formats import human_bytes, percent, points, spread
+from fedlease.reporting.formats import human_bytes, percent, points
 
 __all__ = ["comparison_figures"]
 
@@ -84,7 +84,7 @@ def _by_task(c: Comparison) -> Figure:
     for number, m in enumerate(c.variants):
         scores = [*m.per_task.values(), m.mean]
         shift = (number - (len(c.variants) - 1) / 2) * step
-        hover = [_hover(m, f"{label(task)}: {spread(score)} %") for task, score in zip(names, scores, strict=True)]
+        hover = [_hover(m, f"{label(task)}: {score} %") for task, score in zip(names, scores, strict=True)]
         traces.append(
             {**_dots(number, m, hover), "x": [in_percent(score.mean) for score in scores],
              "y": [round(place + shift, 3) for place in range(len(scores))], **_bars("x", scores, number)},
@@ -101,9 +101,9 @@ def _by_task(c: Comparison) -> Figure:
     text = []
     for task in c.tasks:
         best = max(c.variants, key=lambda m: m.per_task[task].mean)
-        text.append(f"{task}: {best.name} is highest, {spread(best.per_task[task])} %.")
+        text.append(f"{task}: {best.name} is highest, {best.per_task[task]} %.")
     text.append("Bars are standard deviations over seeds." if len(c.seeds) > 1 else "One seed, so no spread is drawn.")
-    rows = tuple((m.name, *(spread(score) for score in (*m.per_task.values(), m.mean))) for m in c.variants)
+    rows = tuple((m.name, *(str(score) for score in (*m.per_task.values(), m.mean))) for m in c.variants)
     height = 100 + len(names) * max(18 * len(c.variants), 48)
     return Figure("tasks", "Scores by task", " ".join(text), tuple(traces), layout, height, ("method", *names), rows)
 
@@ -162,13 +162,13 @@ def _against_bytes(c: Comparison) -> Figure:
     traces, text, rows = [], [], []
     for number, m in enumerate(c.variants):
         up = fmean(m.bytes_up)
-        result = f"{spread(m.mean)} % for {human_bytes(up)} up"
+        result = f"{m.mean} % for {human_bytes(up)} up"
         hover = [_hover(m, result)]
         traces.append(
             {**_dots(number, m, hover, 11), "x": [up], "y": [in_percent(m.mean.mean)], **_bars("y", [m.mean], number)}
         )
         text.append(f"{m.name}: {result}.")
-        rows.append((m.name, human_bytes(up), human_bytes(fmean(m.bytes_down)), spread(m.mean)))
+        rows.append((m.name, human_bytes(up), human_bytes(fmean(m.bytes_down)), str(m.mean)))
     sent = [fmean(m.bytes_up) for m in c.variants]
     layout = base_layout(
         xaxis=axis("adapter bytes sent up by all clients", range=_around(sent), tickformat="~s", ticksuffix="B"),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from fedlease.reporting.comparison.data import Comparison, Score
-from fedlease.reporting.formats import human_bytes, human_seconds, percent, points, spread
+from fedlease.reporting.formats import human_bytes, human_seconds, percent
 from fedlease.reporting.tables import Cell, Table, number
 
 __all__ = ["above", "cost_table", "experts", "rate_table", "score_table", "settings_table"]
@@ -34,7 +34,7 @@ def score_table(c: Comparison) -> Table:
 def above(c: Comparison, name: str) -> Cell:
     """How much the first variant is above another, with the interval; empty for the first itself."""
     gap = c.differences.get(name) if name != c.first.name else None
-    return Cell(f"{points(gap.mean)} ({points(gap.low)} to {points(gap.high)})", gap.mean) if gap else Cell("")
+    return Cell(str(gap), gap.mean) if gap else Cell("")
 
 
 def cost_table(c: Comparison) -> Table:
@@ -90,4 +90,4 @@ def settings_table(c: Comparison) -> Table | None:
 
 
 def _score(score: Score, best: float) -> Cell:
-    return Cell(spread(score), score.mean, best=score.mean >= best - 1e-9)
+    return Cell(str(score), score.mean, best=score.mean >= best - 1e-9)

@@ -2,7 +2,7 @@
 
 from fedlease.core.wording import counted, enumerated, listed
 from fedlease.reporting.comparison.data import FEWEST_SEEDS, Comparison, Coverage
-from fedlease.reporting.formats import percent, points, spread
+from fedlease.reporting.formats import percent, points
 from fedlease.reporting.means import named
 from fedlease.reporting.run.words import HEADS, TIE, span
 
@@ -43,7 +43,7 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
 def reading(c: Comparison) -> list[str]:
     """The result in plain words, also where it is not the first method's."""
     if not c.others:
-        text = [f"{c.first.name} reaches a mean {c.words.name} of {spread(c.first.mean)} %. Nothing else was run."]
+        text = [f"{c.first.name} reaches a mean {c.words.name} of {c.first.mean} %. Nothing else was run."]
     else:
         text = [*_best(c), *_distinguished(c), _behind(c)]
     return [*text, _majority(c), _seeds(c), *_missing(c)]
@@ -99,12 +99,12 @@ def _best(c: Comparison) -> list[str]:
     if len(best) > 1:
         text = [f"{enumerated([m.name for m in best])} share the highest mean {c.words.name}, {percent(top)} %."]
     else:
-        text = [f"{best[0].name} has the highest mean {c.words.name}: {spread(best[0].mean)} %."]
+        text = [f"{best[0].name} has the highest mean {c.words.name}: {best[0].mean} %."]
     apart = f"{points(gap.mean)} points (95 % interval {points(gap.low)} to {points(gap.high)})"
     if c.first not in best:
-        stands = f"{c.first.name} gets {spread(c.first.mean)} %, {apart} against {other.name}."
+        stands = f"{c.first.name} gets {c.first.mean} %, {apart} against {other.name}."
     elif len(best) == 1:
-        stands = f"{other.name} follows with {spread(other.mean)} %; against it {c.first.name} is at {apart}."
+        stands = f"{other.name} follows with {other.mean} %; against it {c.first.name} is at {apart}."
     else:
         stands = f"Against {other.name}, {c.first.name} is at {apart}."
     if not c.enough_seeds:
