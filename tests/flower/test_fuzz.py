@@ -21,7 +21,7 @@ from flower.nodes import grid_of, kind_of
 from flwr.app import Message
 
 from fedlease import __version__
-from fedlease.client.messages import FinalScores, Finish, Finished, Refused, Score, Scored, Train, Trained
+from fedlease.client.messages import Finish, Finished, Refused, Score, Scored, Train, Trained
 from fedlease.core.aggregate import MAX_VALUE
 from fedlease.core.types import ClientTask, TensorName
 from fedlease.data.load import load_federation
@@ -31,8 +31,9 @@ from fedlease.flower.handler import handle
 from fedlease.flower.messages import Envelope, Hello, Introduction, Lacking
 from fedlease.flower.replies import read
 from fedlease.flower.strategy import FedLeaseStrategy
-from fedlease.flower.transport import FlowerFleet, _size
+from fedlease.flower.transport import Checked, FlowerTransport
 from fedlease.flower.wire import pack, unpack
+from fedlease.server.transport import Traffic
 from fedlease.tasks.classification import Classification
 
 CLIENT = "planted-0-0"
@@ -50,7 +51,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
     with pytest.MonkeyPatch.context() as patch:
         asked = recorded(patch, CLIENT)
         links: list[Link] = []
-        patch.setattr(FlowerFleet, "restore", lambda self, private: links.append(self.link))
+        inner = FlowerTransport.send
+        patch.setattr(FlowerTransport, "send", lambda self, asked: links.append(self.link) or inner(self, asked))
         for method in METHODS:
             settings = small_settings(**SMALL, method=method)
             grid, replies = grid_of(settings), list[tuple[Message, Message]]()
@@ -82,23 +84,18 @@ def test_replies(honest: Recorded) -> None:
         rng = random.Random(seed)
         _, pairs, link = honest[rng.choice(METHODS)]
         asked, message, reply = rng.choice(pairs)
-        fleet = FlowerFleet(link, "fedlease", Classification())
+        carried = FlowerTransport(link, Traffic())
+        checked = Checked(carried, link.cards, Classification())
         odd = reply_with(message, mutated(reply.content, rng))
-        try:
-            request = asked.request
-            if isinstance(request, Train):
-                task = request.task
-                size = _size({name: task.model.tensors[name] for name in task.upload})
-                outcome: Any = fleet._checked_answer(CLIENT, read(CLIENT, odd, size), task)
-            else:
-                assert isinstance(request, Finish)
-                found = read(CLIENT, odd, fleet._size_of_scores(CLIENT, request.model))
-                outcome = fleet._checked_scores(CLIENT, found, request.model)
-        except UpdateRefusedError as error:
-            outcome = error
-        if isinstance(outcome, Refused | Lacking | UpdateRefusedError):
+        request = asked.request
+        assert isinstance(request, Train | Finish)
+        found = read(CLIENT, odd, carried._size(CLIENT, request))
+        if isinstance(found, UpdateRefusedError):
+            found = Refused(found.reason)
+        outcome = checked.checked(link.cards[CLIENT], request, found)
+        if isinstance(outcome, Refused):
             outcomes["refused"] += 1
-            assert isinstance(outcome, Lacking) or is_one_sentence(outcome.reason), seed
+            assert is_one_sentence(outcome.reason), seed
         else:
             outcomes["used"] += 1
             _is_right(outcome, request)
@@ -107,7 +104,8 @@ def test_replies(honest: Recorded) -> None:
 
 def _is_right(outcome: Any, asked: Any) -> None:
     """Written out once more, from what the run does with it."""
-    if isinstance(outcome, FinalScores):
+    if isinstance(outcome, Finished):
+        outcome = outcome.scores
         assert all(abs(value) <= 1e9 for value in outcome.metrics.values())
         assert len(outcome.row_scores) == outcome.num_test == 8 and outcome.samples == ()
     else:

@@ -9,10 +9,11 @@ from small import small_run, small_settings
 
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import Budget
+from fedlease.data.federation import ClientCard
 from fedlease.methods.base import Terms
 from fedlease.methods.registry import CENTRALISED, METHODS, known_methods, make_method
 from fedlease.runs.check import check_settings
-from fedlease.runs.estimate import MethodEstimate, Rows, adapter_parameters, estimate_method, router_parameters
+from fedlease.runs.estimate import MethodEstimate, adapter_parameters, estimate_method, router_parameters
 from fedlease.server.participation import Participation
 
 # Query and value of RoBERTa-large's 24 layers and of LLaMA-2-7B's 32: (in, out).
@@ -22,7 +23,13 @@ LLAMA_2_7B = {f"{layer}.{name}": (4096, 4096) for layer in range(32) for name in
 
 ADAPTER = initial_adapter({"l.q": (3, 4)}, r=1, alpha=1, dropout=0, seed=0)
 """7 parameters; routers at M = 4 have (2 * 4 - 1) * 3 = 21."""
-CLIENTS = {f"c{i}": Rows(10, 3) for i in range(10)}
+
+
+def cards(test_rows: int) -> dict[str, ClientCard]:
+    return {f"c{i}": ClientCard(f"c{i}", "t", (), False, 10, 0, test_rows, "") for i in range(10)}
+
+
+CLIENTS = cards(3)
 """10 clients with 100 train and 30 test rows in all."""
 
 
@@ -38,7 +45,7 @@ def estimate(name: str, budget: Budget = BUDGET, sample: int | None = None, **ch
     )
 
 
-UNSCORED = {client: Rows(rows.train, 0) for client, rows in CLIENTS.items()}
+UNSCORED = cards(0)
 
 
 class TestParameters:
@@ -96,7 +103,7 @@ class TestSeconds:
     @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"ifca", "feddpa"}))
     def test_methods_compared_train_the_same_passes_where_clients_are_sampled(self, name: str) -> None:
         # Everyone for E = 2 passes over 100 rows, with a warm-up or without; then 3 rounds of 2 clients of 10 rows.
-        assert estimate(name, sample=2, clients={f"c{i}": Rows(10, 0) for i in range(10)}).seconds == 200 + 60
+        assert estimate(name, sample=2, clients=UNSCORED).seconds == 200 + 60
 
     @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"ifca"}))
     def test_methods_compared_train_the_same_passes(self, name: str) -> None:

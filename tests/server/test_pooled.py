@@ -13,7 +13,7 @@ from fedlease.core.types import head_names
 from fedlease.errors import RunFailedError
 from fedlease.methods.registry import METHODS, known_methods
 from fedlease.runs.runner import resume
-from fedlease.server.pooled import PooledFleet
+from fedlease.server.pooled import Pooled
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.tasks import classification
 from fedlease.tasks.batches import training_batches
@@ -59,17 +59,19 @@ def test_it_gets_the_budget_of_the_others_and_moves_no_adapter(out: Path) -> Non
 def test_a_pooled_round_is_the_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One round, against autograd over the same batches with one optimiser and the heads taken by hand."""
     seen: dict[str, Any] = {}
-    inner = PooledFleet.work
+    inner = Pooled.send
 
-    def spy(self: PooledFleet, method: str, step: int, tasks: Any, tell: Any) -> Any:
-        seen.setdefault("start", (self, tasks))
-        return inner(self, method, step, tasks, tell)
+    def spy(self: Pooled, requests: Any) -> Any:
+        seen.setdefault(
+            "start", (self, {client: getattr(request, "task", None) for client, request in requests.items()})
+        )
+        return inner(self, requests)
 
-    monkeypatch.setattr(PooledFleet, "work", spy)
+    monkeypatch.setattr(Pooled, "send", spy)
     out = small_run(tmp_path / "r", method="centralised", baselines=[], rounds=0, warmup__epochs=1).out
-    fleet, tasks = seen["start"]
-    clients = {client: worker.client for client, worker in fleet.workers.items()}
-    trainer = fleet.workers[min(clients)].trainer
+    pooled, tasks = seen["start"]
+    clients = {client: worker.client for client, worker in pooled.workers.items()}
+    trainer = pooled.trainer
     found = {client: OpenRun(out).model(client).tensors for client in clients}
 
     first = next(iter(tasks.values()))

@@ -28,6 +28,7 @@ __all__ = [
     "IFCASettings",
     "LimitSettings",
     "LoraSettings",
+    "ScheduleSettings",
     "Settings",
     "TrainSettings",
     "WarmupSettings",
@@ -107,6 +108,16 @@ class FedTreeLoRASettings(Section):
     """Between the B matrices of two clients."""
 
 
+class ScheduleSettings(Section):
+    """When a step ends."""
+
+    until: str = "all"
+    """``all``: when every client has replied; ``first``: a round ends after ``replies`` usable updates, the warm-up
+    still waits for everyone."""
+    replies: Positive = 1
+    """Usable updates that close a round under ``first``."""
+
+
 class FlowerSettings(Section):
     """Clients on other machines, over Flower; without effect where all are in one process."""
 
@@ -178,6 +189,10 @@ class Settings(Section):
     min_clients: Positive = 1
     """Fewer usable updates in a step, which is a round or a wave of the warm-up, stop the run; more than can be asked
     are refused before anything is trained."""
+    schedule: ScheduleSettings = ScheduleSettings()
+    """When a step ends."""
+    filters: tuple[str, ...] = ()
+    """What models and updates pass on their way: ``bfloat16`` halves what travels."""
     eval_every: Positive = 1
     """Under sampling, rounds between evaluations of everyone."""
     threads: Positive | None = None

@@ -4,6 +4,7 @@ stores the private tensors until the next message."""
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from fedlease.flower.own_model import write_own_model
 from fedlease.flower.validation import models_of
 from fedlease.models.fingerprints import fingerprint
 from fedlease.runs.open import Loaded, load_run, optimiser_of, participation_of
+from fedlease.server.filters import client_half, make_filters
 
 __all__ = ["Node", "NodeRun"]
 
@@ -133,7 +135,8 @@ class Node:
             )
         if isinstance(message, Hello):
             return Introduction(self.data.card())
-        return self._handle(message.run, message.request)
+        filters = make_filters(self.run.loaded.settings.filters)
+        return client_half(partial(self._handle, message.run), filters)(message.request)
 
     def _handle(self, run: str, request: Request) -> Reply:
         client, settings, found = self.run.client(self.data), self.run.loaded.settings, self.store.get(request.method)

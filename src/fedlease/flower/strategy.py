@@ -17,7 +17,7 @@ from fedlease.data.federation import ClientCard
 from fedlease.data.label_lists import one_label_notes
 from fedlease.errors import ConfigError, RunFolderError, within_limits
 from fedlease.flower.connection import Link
-from fedlease.flower.transport import FlowerFleet
+from fedlease.flower.transport import Checked, FlowerTransport
 from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
 from fedlease.models.fingerprints import fingerprint
@@ -26,18 +26,20 @@ from fedlease.runs.methods import Parts, conduct, finished
 from fedlease.runs.open import Loaded, load_run, methods_of
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
+from fedlease.server.filters import Filtered, make_filters
+from fedlease.server.transport import Channel, Traffic
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import new_identity, read_environment
 from fedlease.storage.rounds import read_rounds
 from fedlease.storage.run_folder import (
     changed_settings,
-    method_folder,
     read_clients,
     read_settings,
     run_lock,
     start_run,
 )
 from fedlease.storage.summary import contents_of
+from fedlease.tasks.base import Task
 
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
@@ -90,7 +92,7 @@ class FedLeaseStrategy(Strategy):
         settings: of the run.
         out: run folder; an unfinished run in it is resumed.
         listeners: receive every event.
-        hand_over: see :class:`~fedlease.flower.transport.FlowerFleet`.
+        hand_over: see :class:`~fedlease.server.transport.Channel`.
         fingerprint: of all rows, if the server knows them; None makes one of the fingerprints in the clients' cards.
         skipped: client -> why it takes no part, for clients without a node because their rows cannot be used.
     """
@@ -168,14 +170,7 @@ class FedLeaseStrategy(Strategy):
             adapter=loaded.adapter,
             heads=heads,
             metric=loaded.resident.task.metric,
-            fleet=lambda name: FlowerFleet(
-                link,
-                name,
-                loaded.resident.task,
-                self._begun(settings, name, known),
-                hand_over=self.hand_over,
-                samples=loaded.resident.task.num_samples,
-            ),
+            channel=lambda name, tell: self._channel(settings, link, loaded.resident.task),
             skipped=read_environment(self.out).skipped_clients,
         )
         self.summaries = contents_of(conduct(self.out, parts, self.listeners, resumed=resumed))
@@ -222,10 +217,11 @@ class FedLeaseStrategy(Strategy):
             base_files=loaded.base_files,
         )
 
-    def _begun(self, settings: Settings, name: str, known: dict[ClientId, ClientCard]) -> set[ClientId] | None:
-        """The clients of a method that has begun: all that the run knew, connected or not."""
-        begun = (method_folder(self.out, settings, name) / "state" / "manifest.json").is_file()
-        return set(known) if begun and known else None
+    def _channel(self, settings: Settings, link: Link, task: Task) -> Channel:
+        traffic, filters = Traffic(), make_filters(settings.filters)
+        samples = task.num_samples
+        filtered = Filtered(FlowerTransport(link, traffic, samples), filters)
+        return Channel(Checked(filtered, link.cards, task, samples), traffic, hand_over=self.hand_over)
 
     def _result(self) -> Result:
         saved = Checkpoint(self.out).load()

@@ -16,7 +16,6 @@ from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.estimate import (
     ASSUMED_EXPERTS,
     CheckReport,
-    Rows,
     adapter_parameters,
     estimate_method,
     router_parameters,
@@ -24,6 +23,8 @@ from fedlease.runs.estimate import (
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Prepared, build_method, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
+from fedlease.server.filters import make_filters
+from fedlease.server.schedule import make_schedule
 from fedlease.tasks.base import WritingTask
 
 __all__ = ["check_settings"]
@@ -40,8 +41,8 @@ def check_settings(settings: Settings) -> CheckReport:
     prepared = prepare(resolve_machine(settings))
     federation, loaded = prepared.federation, prepared.loaded
     settings, adapter = loaded.settings, loaded.adapter
-    weights = {data.id: data.weight for data in federation}
-    check_fit(settings, adapter, prepared.heads, weights)
+    cards = {data.id: data.card() for data in federation}
+    check_fit(settings, adapter, prepared.heads, {client: card.weight for client, card in cards.items()})
     seconds_per_row, seconds_per_test_row = _probe(prepared)
     clients = prepared.clients
     # The silhouette scores 2 .. N - 1 groups.
@@ -54,7 +55,7 @@ def check_settings(settings: Settings) -> CheckReport:
             name,
             build_method(settings, name, prepared.heads),
             adapter,
-            {client: Rows(len(rows.train), len(rows.test)) for client, rows in clients.items() if weights[client]},
+            cards,
             participation_of(settings),
             seed=settings.seed,
             num_experts=experts,
@@ -62,6 +63,8 @@ def check_settings(settings: Settings) -> CheckReport:
             seconds_per_test_row=seconds_per_test_row,
             # Pooled work is nobody's first task.
             done=done if name != CENTRALISED else None,
+            schedule=make_schedule(settings.schedule.until, settings.schedule.replies),
+            filters=make_filters(settings.filters),
         )
         for name in (settings.method, *settings.baselines)
     ]
@@ -95,7 +98,7 @@ def _probe(prepared: Prepared) -> tuple[float, float | None]:
     client = max(prepared.clients, key=lambda name: prepared.clients[name].data.weight)
     rows = prepared.clients[client].train.first(PROBE_BATCHES * settings.train.batch_size)
     method = with_head(FedIT(Budget(1, 0)), "frozen", prepared.heads)
-    task = method.task(method.init(loaded.adapter, {name: 1 for name in prepared.clients}, settings.seed), client)
+    task = method.task(method.init(loaded.adapter, dict.fromkeys(prepared.clients, 1), settings.seed), client)
     assert task is not None  # FedIT's first round asks everyone
     labels = len(prepared.clients[client].data.labels)
     loaded.resident.load(task.model, labels)

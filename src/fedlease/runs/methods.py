@@ -22,8 +22,9 @@ from fedlease.server.events import (
     StepFinished,
 )
 from fedlease.server.loop import RoundLoop
+from fedlease.server.schedule import make_schedule
 from fedlease.server.scoring import summarise
-from fedlease.server.transport import Fleet
+from fedlease.server.transport import Channel
 from fedlease.storage.allocation import write_allocation
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.run_folder import (
@@ -42,12 +43,12 @@ class Parts:
 
     Attributes:
         settings: resolved.
-        cards: client -> what is known of it. Clients that come late are added by their fleet.
+        cards: client -> what is known of it; the transport adds clients that come late.
         warnings: of the data.
         adapter: the common start.
         heads: client -> initial head.
         metric: the headline.
-        fleet: method -> its clients.
+        channel: gives a method's channel to its clients; the listener receives their progress.
         skipped: client -> why it takes no part, of clients whose rows cannot be used.
     """
 
@@ -57,7 +58,7 @@ class Parts:
     adapter: ClientModel
     heads: Mapping[ClientId, Head]
     metric: str
-    fleet: Callable[[str], Fleet]
+    channel: Callable[[str, Listener], Channel]
     skipped: Mapping[ClientId, str] = field(default_factory=dict)
 
 
@@ -139,20 +140,28 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
             write_clients(out, dict(sorted(parts.cards.items())))
             written = len(parts.cards)
 
-    fleet, participation = parts.fleet(name), participation_of(settings)
-    loop = RoundLoop(fleet, participation, Checkpoint(files.folder), (keep, *listeners), settings.seed)
     method = build_method(settings, name, parts.heads)
-    state = loop.run(name, method, parts.adapter)
+    heard = (keep, *listeners)
+    loop = RoundLoop(
+        name,
+        method,
+        parts.channel(name, lambda event: _tell(heard, event)),
+        participation_of(settings),
+        Checkpoint(files.folder),
+        heard,
+        settings.seed,
+        make_schedule(settings.schedule.until, settings.schedule.replies),
+    )
+    state = loop.run(parts.adapter)
     if state.allocation is not None:
         write_allocation(files, state.allocation, state.centroids, tasks())
-    clients = sorted(fleet.rows())
-    untrained = {
-        client: ClientModel(parts.adapter.spec, {**parts.adapter.tensors, **parts.heads[client].tensors})
-        for client in clients
-    }
-    found = fleet.finish({client: method.model(state, client) for client in clients}, untrained)
-    loop.settle()
-    left_out = {client: reason for client in clients if (reason := _left_out(client, fleet, found))}
+
+    def untrained(client: ClientId) -> ClientModel:
+        return ClientModel(parts.adapter.spec, {**parts.adapter.tensors, **parts.heads[client].tensors})
+
+    found = loop.finish(untrained)
+    clients = sorted({*found, *loop.unscored})
+    left_out = {client: reason for client in clients if (reason := _left_out(client, loop, found))}
     summary = summarise(
         name,
         method,
@@ -165,19 +174,19 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
         seed=settings.seed,
         skipped=parts.skipped,
     )
-    row_scores = {client: row.row_scores for client, row in sorted(found.items()) if row.num_test}
-    samples = {client: list(row.samples) for client, row in sorted(found.items()) if row.samples}
+    row_scores = {client: row.row_scores for client, row in found.items() if row.num_test}
+    samples = {client: list(row.samples) for client, row in found.items() if row.samples}
     write_result(files, summary, row_scores, samples)
     _tell(listeners, MethodFinished(name, summary.content))
     return summary
 
 
-def _left_out(client: ClientId, fleet: Fleet, found: Mapping[ClientId, FinalScores]) -> str:
+def _left_out(client: ClientId, loop: RoundLoop, found: Mapping[ClientId, FinalScores]) -> str:
     """Why a client is in no mean of the final scores; empty where it is."""
-    if not fleet.rows()[client]:
+    if not loop.cards[client].weight:
         return NOTHING_TO_LEARN
     if client not in found:
-        return f"it did not answer at the end: {fleet.unscored().get(client, 'no reason is known')}"
+        return f"it did not answer at the end: {loop.unscored[client]}"
     return "" if found[client].num_test else NO_TEST_ROWS
 
 

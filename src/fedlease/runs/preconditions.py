@@ -10,6 +10,8 @@ from fedlease.methods.base import rounds_for_warmup
 from fedlease.methods.head import Head, WithHead
 from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.open import build_method, participation_of
+from fedlease.server.filters import make_filters
+from fedlease.server.schedule import make_schedule
 
 __all__ = ["check_fit"]
 
@@ -35,6 +37,8 @@ def check_fit(
     methods = {name: build_method(settings, name, heads) for name in (settings.method, *settings.baselines)}
     waves = any(name != CENTRALISED and not rounds_for_warmup(method) for name, method in methods.items())
     faults = [participation_of(settings).quorum_fault(len(weights), waves=waves)]
+    faults.append(_schedule_fault(settings))
+    make_filters(settings.filters)
     if settings.head == "shared":
         faults += [_lists_fault(settings, name, method, adapter, heads, rows) for name, method in methods.items()]
     if not any(faults):
@@ -42,6 +46,15 @@ def check_fit(
             method.init(adapter, weights, settings.seed)
     if found := list(dict.fromkeys(filter(None, faults))):
         raise ConfigError(found)
+
+
+def _schedule_fault(settings: Settings) -> str:
+    """Why a round could be closed too early to be used; empty where none is."""
+    until, replies, needed = settings.schedule.until, settings.schedule.replies, settings.min_clients
+    schedule = make_schedule(until, replies)
+    if schedule.closes(1, needed - 1):
+        return f"schedule.replies: {replies} usable updates close a round, min_clients asks for {needed}"
+    return ""
 
 
 def _lists_fault(

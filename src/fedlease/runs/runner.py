@@ -14,15 +14,18 @@ from fedlease.client.training import Trainer
 from fedlease.client.worker import ClientWorker
 from fedlease.config.settings import Settings
 from fedlease.core.codec import digest
+from fedlease.core.types import ClientId
 from fedlease.errors import RunFolderError, within_limits
 from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import Parts, conduct, finished
 from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
-from fedlease.server.events import Listener
-from fedlease.server.in_process import LocalFleet
-from fedlease.server.pooled import PooledFleet, PooledTrainer
+from fedlease.server.events import BatchTrained, Listener
+from fedlease.server.filters import Filtered, make_filters
+from fedlease.server.in_process import InProcess
+from fedlease.server.pooled import Pooled, PooledTrainer
+from fedlease.server.transport import Channel, Traffic
 from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import (
     read_settings,
@@ -123,23 +126,36 @@ def _run(
         scores_alone = replace(cache, start=None)
         score_rounds = participation_of(settings).score_rounds
 
-        def fleet(name: str) -> LocalFleet:
-            pooled = name == CENTRALISED
-            trainer = (PooledTrainer if pooled else Trainer)(loaded.resident, optimiser_of(settings))
+        cards = {data.id: data.card() for data in prepared.federation}
+        filters = make_filters(settings.filters)
+
+        def channel(name: str, tell: Listener) -> Channel:
+            pooled, optimiser = name == CENTRALISED, optimiser_of(settings)
+            trainer = PooledTrainer(loaded.resident, optimiser) if pooled else Trainer(loaded.resident, optimiser)
+
+            def on_batch(client: ClientId, done: int, total: int, loss: float) -> None:
+                tell(BatchTrained(name, client, done, total, loss))
+
             workers = {
-                client: ClientWorker(rows, trainer, score_rounds, cache=scores_alone if pooled else cache)
+                client: ClientWorker(
+                    rows, trainer, score_rounds, cache=scores_alone if pooled else cache, on_batch=on_batch
+                )
                 for client, rows in prepared.clients.items()
             }
-            return (PooledFleet if pooled else LocalFleet)(name, workers)
+            if isinstance(trainer, PooledTrainer):
+                return Channel(Pooled(cards, workers, Traffic(), trainer=trainer), workers=workers)
+            traffic = Traffic()
+            transport = InProcess(cards, workers, traffic, filters)
+            return Channel(Filtered(transport, filters), traffic, workers)
 
         parts = Parts(
             settings=settings,
-            cards={data.id: data.card() for data in prepared.federation},
+            cards=cards,
             warnings=prepared.warnings,
             adapter=loaded.adapter,
             heads=prepared.heads,
             metric=loaded.resident.task.metric,
-            fleet=fleet,
+            channel=channel,
             skipped=prepared.federation.skipped,
         )
         return conduct(out, parts, listeners, resumed=resumed)

@@ -1,16 +1,27 @@
-"""The server's half of a run: the round loop over clients wherever they are, with a checkpoint after every step."""
+"""The server's half of a run: steps over clients wherever they are, with a checkpoint after every step."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedlease.client.messages import Trained
+from fedlease.client.messages import (
+    FinalScores,
+    Finish,
+    Finished,
+    Refused,
+    Reply,
+    Request,
+    Score,
+    Scored,
+    Train,
+    Trained,
+)
 from fedlease.core.aggregate import check_update
 from fedlease.core.types import ClientId, ClientModel, ClientTask, head_names
-from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
+from fedlease.data.federation import NO_TEST_ROWS, ClientCard
 from fedlease.errors import RunFailedError, UpdateRefusedError
-from fedlease.methods.base import Method, rounds_for_warmup
+from fedlease.methods.base import Method, State, rounds_for_warmup
 from fedlease.methods.warmup import WARMUP
 from fedlease.server.events import (
     Allocated,
@@ -22,52 +33,58 @@ from fedlease.server.events import (
     StepStarted,
     UpdateRefused,
 )
+from fedlease.server.ledger import Ledger
 from fedlease.server.participation import Participation
-from fedlease.server.transport import Fleet
-from fedlease.storage.checkpoint import Checkpoint, Saved
+from fedlease.server.schedule import AllReplies, Schedule
+from fedlease.server.step import Step, Steps
+from fedlease.server.transport import Channel
+from fedlease.storage.checkpoint import Saved
 
 __all__ = ["RoundLoop"]
 
-COUNTED = ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")
 
-
+@dataclass
 class RoundLoop:
     """Drives one method from its last checkpoint to its end.
 
-    Args:
-        fleet: the clients.
+    Attributes:
+        name: of the method, for events and files.
+        method: with its head policy.
+        channel: to the clients.
         participation: who is asked.
-        checkpoint: where steps are kept.
-        listeners: told of every event.
+        checkpoint: where steps are recorded.
+        listeners: receive every event.
         seed: root seed of the run.
+        schedule: when a step ends.
+        totals: bytes and seconds so far.
+        cards: client -> what is known of it.
+        unscored: client -> why it has no final scores.
     """
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        participation: Participation,
-        checkpoint: Checkpoint,
-        listeners: Sequence[Listener],
-        seed: int,
-    ) -> None:
-        self.fleet = fleet
-        self.participation = participation
-        self.checkpoint = checkpoint
-        self.listeners = listeners
-        self.seed = seed
-        self.totals: dict[str, float] = {}
-        self._last: Saved | None = None
+    name: str
+    method: Method
+    channel: Channel
+    participation: Participation
+    checkpoint: Steps
+    listeners: Sequence[Listener]
+    seed: int
+    schedule: Schedule = field(default_factory=AllReplies)
+    totals: dict[str, float] = field(default_factory=dict)
+    cards: Mapping[ClientId, ClientCard] = field(default_factory=dict)
+    unscored: dict[ClientId, str] = field(default_factory=dict)
 
-    def run(self, name: str, method: Method, initial: ClientModel) -> Any:
-        """Runs a method to its end, from its checkpoint where there is one.
+    def __post_init__(self) -> None:
+        self._ledger = Ledger(self.channel.workers)
+        self._saved: Saved | None = None
+
+    def run(self, initial: ClientModel) -> State:
+        """Runs the method to its end, from its checkpoint where there is one.
 
         Args:
-            name: for events and files.
-            method: with its head policy.
-            initial: the adapter all clients start from.
+            initial: the adapter that all clients start from.
 
         Returns:
-            The method's last state; ``totals`` holds bytes and seconds.
+            The method's last state.
 
         Raises:
             RunFailedError: too few usable updates in a step, or a checkpoint that cannot be written.
@@ -75,168 +92,192 @@ class RoundLoop:
         saved = self.checkpoint.load()
         self.checkpoint.clean()
         if saved is None:
-            saved = Saved(name, 0, method.init(initial, self._learners(), self.seed), {})
+            self.cards = self.channel.transport.clients()
+            learners = {client: card.weight for client, card in sorted(self.cards.items()) if card.weight}
+            saved = Saved(self.name, 0, self.method.init(initial, learners, self.seed), {})
             self.checkpoint.commit(saved)
-        self.fleet.restore(saved.private)
+        self._ledger.restore(saved.private, saved.step)
         self.totals = dict(saved.totals)
-        self._tell(MethodStarted(name, method.last_round, saved.step))
+        self._tell(MethodStarted(self.name, self.method.last_round, saved.step))
         while not saved.finished:
-            saved = self._step(name, method, saved)
-        self._last = saved
+            saved = self._step(saved)
+        self._saved = saved
         return saved.state
 
-    def settle(self) -> None:
-        """After the final scores: keeps what clients have handed over since the last step, where they do."""
-        assert self._last is not None  # run comes first
-        private = self.fleet.private()
-        if private is not self._last.private:
-            self._last = replace(self._last, private=private)
-            self.checkpoint.commit(self._last)
+    def finish(self, untrained: Callable[[ClientId], ClientModel]) -> dict[ClientId, FinalScores]:
+        """Scores everyone's personalised model by the evaluation contract.
 
-    def _step(self, name: str, method: Method, saved: Saved) -> Saved:
-        state = saved.state
-        for client, rows in sorted(self.fleet.newcomers().items()):
-            state = method.admit(state, client, rows) if rows else state
-        tasks = {c: task for c in self._learners() if (task := method.task(state, c)) is not None}
-        if not tasks:
-            finished = replace(saved, state=state, finished=True)
+        Args:
+            untrained: gives a client's initial adapter and head.
+
+        Returns:
+            Client -> final scores; ``unscored`` says why others have none.
+
+        Raises:
+            RunFailedError: nobody could be scored.
+        """
+        assert self._saved is not None  # run comes first
+        state, hand_over = self._saved.state, self.channel.hand_over
+        self.cards = self.channel.transport.clients()
+        # A newcomer that the last step did not see takes no part; who cannot learn is not in the state.
+        clients = [c for c, card in sorted(self.cards.items()) if c in state.clients or not card.weight]
+        requests: dict[ClientId, Request] = {
+            client: Finish(
+                self.name,
+                self.method.model(state, client),
+                untrained(client),
+                **self._ledger.standing(client),
+                hand_over=hand_over,
+            )
+            for client in clients
+        }
+        replies = dict(self.channel.transport.send(requests))
+        finished = {client: reply for client, reply in sorted(replies.items()) if isinstance(reply, Finished)}
+        self.unscored = {client: _reason(reply) for client, reply in replies.items() if client not in finished}
+        if not finished:
+            reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(self.unscored.items()))
+            raise RunFailedError(f"{self.name}: no client could be scored at the end. {reasons}")
+        if hand_over:
+            handed = {client: reply.private for client, reply in finished.items() if reply.private is not None}
+            self.checkpoint.commit(replace(self._saved, private=handed))
+        return {client: reply.scores for client, reply in finished.items()}
+
+    def _step(self, saved: Saved) -> Saved:
+        step = self._plan(saved)
+        if not step.tasks:
+            finished = replace(saved, state=step.state, finished=True)
             self.checkpoint.commit(finished)
             return finished
+        self._tell(StepStarted(self.name, step.phase, step.state.round, tuple(step.tasks)))
+        self._score_others(step)
+        self._send(step)
+        self._require_quorum(step)
+        return self._commit(step, self._aggregate(step))
+
+    def _plan(self, saved: Saved) -> Step:
+        """Who is asked for what; newcomers are admitted first."""
+        self.cards = self.channel.transport.clients()
+        state: State = saved.state
+        for client, card in sorted(self.cards.items()):
+            if card.weight and client not in state.clients:
+                state = self.method.admit(state, client, card.weight)
+        due = {c: task for c in sorted(state.clients) if (task := self.method.task(state, c)) is not None}
         # Clients whose warm-up was refused once: whoever is refused twice joins later.
-        tried = {client for client, count in state.warmup.refusals.items() if count}
-        asked = self.participation.choose(tasks, state.round, self.seed, rounds_for_warmup(method), tried)
-        phase = _phase_of([tasks[client] for client in asked])
-        self._tell(StepStarted(name, phase, state.round, tuple(asked)))
-        started = time.perf_counter()
-        seconds = {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0}
-        records: dict[ClientId, dict[str, Any]] = {}
-        missing: dict[ClientId, str] = {}
-        if self.participation.scores_everyone(state.round):
-            begun = time.perf_counter()
-            others = sorted(self._learners().keys() - set(asked))
-            scores = self.fleet.score({client: method.model(state, client) for client in others})
-            records = {client: {"score": score} for client, score in scores.items()}
-            missing = {c: self.fleet.unscored().get(c, NO_TEST_ROWS) for c in others if c not in scores}
-            seconds["evaluate"] += time.perf_counter() - begun
-        number = saved.step + 1
-        used, refused = self._ask(name, number, {client: tasks[client] for client in asked}, records, seconds)
-        counted = dict.fromkeys(COUNTED, 0.0)
-        for client in asked:
-            self.fleet.count(tasks[client], client, counted)
-        head = {"step": number, "method": name, "phase": phase, "round": state.round, "refused": refused}
-        try:
-            # Second tries of the warm-up alone: the waves before had enough without them.
-            if state.round > 0 or not tried.issuperset(asked):
-                self.participation.require(name, state.round, len(used), refused)
-        except RunFailedError:
-            self.checkpoint.note(head)
-            raise
+        tried = frozenset(client for client, count in state.warmup.refusals.items() if count)
+        asked = self.participation.choose(due, state.round, self.seed, rounds_for_warmup(self.method), tried)
+        order = self.schedule.order(asked, state.round, self.seed)
+        return Step(saved.step + 1, state, {client: due[client] for client in order}, tried)
+
+    def _score_others(self, step: Step) -> None:
+        """Under sampling, scores the clients that are not asked to train."""
+        if not self.participation.scores_everyone(step.state.round):
+            return
         begun = time.perf_counter()
-        after = method.aggregate(state, [answer.update for answer in used.values()], absent=frozenset(refused))
-        self.fleet.accept(
-            number,
-            {client: tasks[client] for client in used},
-            {client: method.model(after, client) for client in self._learners()},
-        )
-        seconds["aggregate"] += time.perf_counter() - begun
-        self._add({**counted, **{f"seconds_{key}": value for key, value in seconds.items()}})
-        trained = max((_adapter_parameters(tasks[client]) for client in asked), default=0)
-        self.totals["trainable"] = max(self.totals.get("trainable", 0), trained)
-        # A score that came with a refused update is no more to be trusted than the update.
-        found = [record["score"] for client, record in records.items() if "score" in record and client not in refused]
-        record = {
-            **head,
-            "mean_score": sum(found) / len(found) if found else None,
-            **self._over(len(found), asked, records, refused, missing),
-            "clients": {client: records[client] for client in sorted(records)},
-            **{key: int(value) for key, value in counted.items()},
-            "seconds": {
-                **{key: round(value, 3) for key, value in seconds.items()},
-                "step": round(time.perf_counter() - started, 3),
-            },
+        others = sorted(step.state.clients.keys() - step.tasks.keys())
+        step.unscored = {client: NO_TEST_ROWS for client in others if not self.cards[client].test_rows}
+        requests: dict[ClientId, Request] = {
+            client: Score(self.name, self.method.model(step.state, client), **self._ledger.standing(client))
+            for client in others
+            if client not in step.unscored
         }
-        saved = Saved(name, number, after, self.fleet.private(), dict(self.totals))
-        self.checkpoint.commit(saved, record)
-        if after.allocation is not None and state.allocation is None:
-            self._tell(Allocated(name, after.allocation))
-        self._tell(StepFinished(name, record))
-        return saved
+        for client, reply in self.channel.transport.send(requests) if requests else ():
+            if isinstance(reply, Scored):
+                step.records[client] = {"score": reply.score}
+            else:
+                step.unscored[client] = _reason(reply)
+        step.seconds["evaluate"] += time.perf_counter() - begun
 
-    def _over(
-        self,
-        count: int,
-        asked: Sequence[ClientId],
-        records: Mapping[ClientId, Mapping[str, Any]],
-        refused: Mapping[ClientId, str],
-        missing: Mapping[ClientId, str],
-    ) -> dict[str, Any]:
-        """Over how many of how many clients a step's mean score is, and why the others are not in it."""
-        everyone = self.fleet.rows()
-        reasons: dict[ClientId, str] = {}
-        if self.participation.score_rounds:
-            reasons = {client: "it was not asked in this step" for client in everyone}
-            reasons |= {client: NO_TEST_ROWS for client in asked} | {c: f"refused: {r}" for c, r in refused.items()}
-            reasons |= {client: NOTHING_TO_LEARN for client, rows in everyone.items() if not rows} | {**missing}
-            scored = {client for client, record in records.items() if "score" in record} - refused.keys()
-            reasons = {client: reason for client, reason in sorted(reasons.items()) if client not in scored}
-        return {"averaged": count, "num_clients": len(everyone), "left_out": reasons}
+    def _send(self, step: Step) -> None:
+        """Sends the tasks and sorts the replies until all are in, or the schedule closes the step."""
+        requests: dict[ClientId, Request] = {
+            client: Train(self.name, step.number, task, **self._ledger.standing(client))
+            for client, task in step.tasks.items()
+        }
+        for client, reply in self.channel.transport.send(requests):
+            self._check(step, client, reply)
+            if why := self.schedule.closes(step.state.round, len(step.used)):
+                step.late = {c: why for c in step.tasks if c not in step.used and c not in step.refused}
+                break
 
-    def _learners(self) -> dict[ClientId, int]:
-        """Clients that can learn, with what they weigh; methods know of no others."""
-        return {client: rows for client, rows in sorted(self.fleet.rows().items()) if rows}
+    def _check(self, step: Step, client: ClientId, reply: Reply) -> None:
+        """Takes a reply as used or as refused."""
+        task = step.tasks[client]
+        try:
+            if not isinstance(reply, Trained):
+                raise UpdateRefusedError(client, _reason(reply))
+            step.seconds["train"] += reply.train_seconds
+            step.seconds["evaluate"] += reply.evaluate_seconds
+            step.records[client] = self._record(task, client, reply)
+            check_update(task, client, reply.update, expected_examples=self.cards[client].weight)
+        except UpdateRefusedError as error:
+            step.refused[client] = error.reason
+            self._tell(UpdateRefused(self.name, task.phase, task.round, client, error.reason))
+        else:
+            step.used[client] = reply
 
-    def _ask(
-        self,
-        name: str,
-        number: int,
-        tasks: Mapping[ClientId, ClientTask],
-        records: dict[ClientId, dict[str, Any]],
-        seconds: dict[str, float],
-    ) -> tuple[dict[ClientId, Trained], dict[ClientId, str]]:
-        """Answers whose updates may be used, and the reasons why others may not."""
-        rows = self.fleet.rows()
-        used: dict[ClientId, Trained] = {}
-        refused: dict[ClientId, str] = {}
-        for client, outcome in self.fleet.work(name, number, tasks, self._tell):
-            task = tasks[client]
-            try:
-                if isinstance(outcome, UpdateRefusedError):
-                    raise outcome
-                seconds["train"] += outcome.train_seconds
-                seconds["evaluate"] += outcome.evaluate_seconds
-                records[client] = self._record(name, task, client, outcome)
-                check_update(task, client, outcome.update, expected_examples=rows[client])
-            except UpdateRefusedError as error:
-                refused[client] = error.reason
-                self._tell(UpdateRefused(name, task.phase, task.round, client, error.reason))
-                continue
-            used[client] = outcome
-        return used, refused
-
-    def _record(self, name: str, task: ClientTask, client: ClientId, answer: Trained) -> dict[str, Any]:
-        values = {"loss": answer.update.metrics["loss"]}
-        if answer.score is not None:
-            values["score"] = answer.score
-        self._tell(ClientFinished(name, task.phase, task.round, client, values, answer.train_seconds, answer.reused))
-        record: dict[str, Any] = {**values, "steps": answer.steps, "seconds": round(answer.train_seconds, 3)}
+    def _record(self, task: ClientTask, client: ClientId, reply: Trained) -> dict[str, Any]:
+        """Announces what a client has done; returns its entry in ``rounds.jsonl``."""
+        values = {"loss": reply.update.metrics["loss"]}
+        if reply.score is not None:
+            values["score"] = reply.score
+        done = ClientFinished(self.name, task.phase, task.round, client, values, reply.train_seconds, reply.reused)
+        self._tell(done)
+        record: dict[str, Any] = {**values, "steps": reply.steps, "seconds": round(reply.train_seconds, 3)}
         if task.phase == WARMUP and task.round:
             record["phase"] = WARMUP  # came late: not what the others did in this round
-        if answer.update.choice is not None:
-            record["choice"] = answer.update.choice
-        return {**record, "notes": list(answer.notes)} if answer.notes else record
+        if reply.update.choice is not None:
+            record["choice"] = reply.update.choice
+        return {**record, "notes": list(reply.notes)} if reply.notes else record
 
-    def _add(self, values: Mapping[str, float]) -> None:
-        for key, value in values.items():
+    def _require_quorum(self, step: Step) -> None:
+        # Not for second tries of the warm-up alone: the waves before had enough without them.
+        if step.state.round == 0 and step.tried.issuperset(step.tasks):
+            return
+        try:
+            self.participation.require(self.name, step.state.round, len(step.used), step.refused)
+        except RunFailedError:
+            self.checkpoint.note(step.line(self.name))
+            raise
+
+    def _aggregate(self, step: Step) -> State:
+        """The method's next state; what was used is recorded."""
+        begun = time.perf_counter()
+        updates = [reply.update for reply in step.used.values()]
+        after: State = self.method.aggregate(step.state, updates, absent=frozenset(step.refused))
+        used = {client: step.tasks[client] for client in step.used}
+        self._ledger.accept(step.number, used, lambda client: self.method.model(after, client).spec)
+        step.seconds["aggregate"] += time.perf_counter() - begun
+        return after
+
+    def _commit(self, step: Step, after: State) -> Saved:
+        """Writes the checkpoint and the line of ``rounds.jsonl``."""
+        counted = self.channel.traffic.take()
+        for key, value in {**counted, **{f"seconds_{name}": value for name, value in step.seconds.items()}}.items():
             self.totals[key] = self.totals.get(key, 0.0) + value
+        trained = max(map(_adapter_parameters, step.tasks.values()))
+        self.totals["trainable"] = max(self.totals.get("trainable", 0), trained)
+        spent = {**step.seconds, "step": time.perf_counter() - step.started}
+        record = {
+            **step.line(self.name),
+            **step.scored(self.cards, score_rounds=self.participation.score_rounds),
+            "clients": {client: step.records[client] for client in sorted(step.records)},
+            **{key: int(value) for key, value in counted.items()},
+            "seconds": {key: round(value, 3) for key, value in spent.items()},
+        }
+        saved = Saved(self.name, step.number, after, self._ledger.slots(), dict(self.totals))
+        self.checkpoint.commit(saved, record)
+        if after.allocation is not None and step.state.allocation is None:
+            self._tell(Allocated(self.name, after.allocation))
+        self._tell(StepFinished(self.name, record))
+        return saved
 
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
             listener(event)
 
 
-def _phase_of(tasks: Sequence[ClientTask]) -> str:
-    """The phase of a step; where clients differ, all phases, with the warm-ups of those that came late at the end."""
-    return " + ".join(sorted({task.phase for task in tasks}, key=lambda phase: (phase == WARMUP, phase)))
+def _reason(reply: Reply) -> str:
+    return reply.reason if isinstance(reply, Refused) else f"its reply is a {type(reply).__name__}"
 
 
 def _adapter_parameters(task: ClientTask) -> int:

@@ -13,18 +13,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from fedlease.client.messages import Reply, Request, Train
 from fedlease.client.resident import ResidentModel
 from fedlease.client.training import LocalResult, OnBatch, Optimiser, Progress, Share, Trainer, local_result
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import HEAD, ClientId, ClientTask, Tensors, head_names
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.peft_plugin.state import copy_into, snapshot
-from fedlease.server.events import BatchTrained, Listener
-from fedlease.server.in_process import LocalFleet
-from fedlease.server.transport import Outcome
+from fedlease.server.in_process import InProcess
 from fedlease.tasks.encoded import Encoded
 
-__all__ = ["Pool", "PooledFleet", "PooledTrainer"]
+__all__ = ["Pool", "Pooled", "PooledTrainer"]
 
 
 @dataclass(frozen=True)
@@ -110,25 +109,24 @@ class PooledTrainer:
         return results
 
 
-class PooledFleet(LocalFleet):
-    """Everyone's rows in one place: one step trains on all of them. No bytes are counted: rows move, not adapters."""
+@dataclass(frozen=True)
+class Pooled(InProcess):
+    """Everyone's rows in one place: one step trains on all of them. No bytes count: rows move, not adapters."""
 
-    def work(
-        self, method: str, step: int, tasks: Mapping[ClientId, ClientTask], tell: Listener
-    ) -> Iterator[tuple[ClientId, Outcome]]:
-        """Trains one adapter for all, then hands out the results."""
-        pools = {}
-        for client, task in tasks.items():
-            worker = self.workers[client]
-            tensors, _ = worker.received(task.model)
-            pools[client] = Pool(task, tensors, worker.client.train, worker.client.num_labels)
-        trainer = next(iter(self.workers.values())).trainer
-        assert isinstance(trainer, PooledTrainer)
-        trainer.pool(pools, lambda c, done, total, loss: tell(BatchTrained(method, c, done, total, loss)))
-        yield from super().work(method, step, tasks, tell)
+    trainer: PooledTrainer = field(kw_only=True)
 
-    def count(self, task: ClientTask, client: ClientId, totals: dict[str, float]) -> None:
-        """Nothing."""
+    def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
+        """Trains one adapter for all before the first client takes its result."""
+        pools, on_batch = {}, None
+        for client, request in requests.items():
+            if isinstance(request, Train):
+                worker = self.workers[client]
+                tensors, _ = worker.received(request.model)
+                pools[client] = Pool(request.task, tensors, worker.client.train, worker.client.num_labels)
+                on_batch = worker.on_batch
+        if pools:
+            self.trainer.pool(pools, on_batch)
+        yield from super().send(requests)
 
 
 def _heads(resident: ResidentModel, pools: Mapping[ClientId, Pool]) -> dict[ClientId, dict[str, nn.Module]]:

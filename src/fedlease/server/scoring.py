@@ -8,7 +8,7 @@ from fedlease.core.types import ClientId
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import State
 from fedlease.methods.head import WithHead
-from fedlease.server.loop import COUNTED
+from fedlease.server.transport import COUNTED
 from fedlease.storage.summary import ClientScores, Summary, TaskClients, WorstClient
 
 __all__ = ["summarise"]

@@ -1,87 +1,81 @@
-"""The clients of a run as the round loop sees them, wherever they are."""
+"""How a server reaches its clients, wherever they are, and what travels between them."""
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
-from fedlease.client.messages import FinalScores, Trained
-from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors, head_names
-from fedlease.errors import UpdateRefusedError
-from fedlease.server.events import Listener
+from torch import Tensor
 
-__all__ = ["Fleet", "Outcome", "count_bytes"]
+from fedlease.client.messages import Reply, Request, Train, Trained
+from fedlease.client.worker import ClientWorker
+from fedlease.core.types import HEAD, ClientId
+from fedlease.data.federation import ClientCard
 
-Outcome = Trained | UpdateRefusedError
-"""What asking a client came to."""
+__all__ = ["COUNTED", "Channel", "Traffic", "Transport"]
+
+COUNTED = ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down")
 
 
-class Fleet(Protocol):
-    """Clients that can be given work. What they hold stays theirs."""
+class Transport(Protocol):
+    """Carries requests to clients and replies back."""
 
-    def rows(self) -> Mapping[ClientId, int]:
-        """Client -> train rows that count in means, of all that take part.
+    def clients(self) -> Mapping[ClientId, ClientCard]:
+        """Who takes part now; newcomers appear here.
 
-        A client with none of them learns nothing: it is not asked to train, and is scored with what a method has for
-        clients that it does not know.
+        A client whose card weighs nothing cannot learn: it is not asked to train, and is scored with what the method
+        has for clients that it does not know.
         """
 
-    def work(
-        self, method: str, step: int, tasks: Mapping[ClientId, ClientTask], tell: Listener
-    ) -> Iterator[tuple[ClientId, Outcome]]:
-        """Gives every client its task; one outcome each, as they come in.
-
-        Args:
-            method: name.
-            step: number of the step, by which :meth:`accept` refers to what was uploaded.
-            tasks: client -> task.
-            tell: receives progress, where there is any to be seen.
-        """
-
-    def accept(self, step: int, tasks: Mapping[ClientId, ClientTask], models: Mapping[ClientId, ClientModel]) -> None:
-        """The updates of these clients in this step were used, so what they trained and kept holds.
-
-        Args:
-            step: as given to :meth:`work`.
-            tasks: client -> the task whose update was used.
-            models: client -> what it is evaluated with from now on; what is kept for other shapes may go.
-        """
-
-    def score(self, models: Mapping[ClientId, ClientModel]) -> Mapping[ClientId, float]:
-        """Client -> headline metric of a model on its own test rows, of those that have any and answer."""
-
-    def finish(
-        self, models: Mapping[ClientId, ClientModel], untrained: Mapping[ClientId, ClientModel]
-    ) -> Mapping[ClientId, FinalScores]:
-        """Client -> final scores.
-
-        Args:
-            models: client -> personalised model.
-            untrained: client -> initial adapter and head.
-        """
-
-    def unscored(self) -> Mapping[ClientId, str]:
-        """Why clients have no score, of those that were asked for one last and have test rows."""
-
-    def count(self, task: ClientTask, client: ClientId, totals: dict[str, float]) -> None:
-        """Adds the bytes that a task moves."""
-
-    def private(self) -> Mapping[ClientId, Mapping[str, Tensors]]:
-        """What the checkpoint has to keep for clients; empty where they keep it themselves."""
-
-    def restore(self, private: Mapping[ClientId, Mapping[str, Tensors]]) -> None:
-        """Gives back what :meth:`private` gave."""
-
-    def newcomers(self) -> Mapping[ClientId, int]:
-        """Client -> train rows that count, of clients that have come since this was last asked."""
+    def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
+        """Sends every client its request and yields one reply each, as they come in."""
 
 
-def count_bytes(task: ClientTask, totals: dict[str, float]) -> None:
-    """Adds what a task moves: down all but private tensors, every candidate; up what is uploaded; heads apart."""
-    heads = head_names(task.model.tensors)
-    # The model's own tensors are one of the candidates.
-    for candidate in task.model.candidates[1:]:
-        totals["bytes_down"] += sum(tensor.numel() * tensor.element_size() for tensor in candidate.values())
-    for direction, names in (("down", task.model.tensors.keys() - task.private), ("up", task.upload)):
-        for name in names:
-            tensor = task.model.tensors[name]
-            prefix = "head_" if name in heads else ""
-            totals[f"{prefix}bytes_{direction}"] += tensor.numel() * tensor.element_size()
+@dataclass
+class Traffic:
+    """Counts the bytes of training requests and their replies as they travel, after the filters; heads apart."""
+
+    _bytes: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0.0))
+
+    def request(self, request: Request) -> None:
+        """Counts a request that travels whole: all tensors but private ones, and every candidate."""
+        if isinstance(request, Train):
+            model, private = request.task.model, request.task.private
+            self.add("down", ((name, tensor) for name, tensor in model.tensors.items() if name not in private))
+            # The model's own tensors are one of the candidates.
+            for candidate in model.candidates[1:]:
+                self.add("down", candidate.items())
+
+    def reply(self, reply: Reply) -> None:
+        """Counts the update in a reply."""
+        if isinstance(reply, Trained):
+            self.add("up", reply.update.tensors.items())
+
+    def add(self, direction: Literal["up", "down"], tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Counts named tensors."""
+        for name, tensor in tensors:
+            prefix = "head_" if name.startswith(f"{HEAD}/") else ""
+            self._bytes[f"{prefix}bytes_{direction}"] += tensor.numel() * tensor.element_size()
+
+    def take(self) -> dict[str, float]:
+        """The counts since the last call."""
+        counted, self._bytes = self._bytes, dict.fromkeys(COUNTED, 0.0)
+        return counted
+
+
+@dataclass(frozen=True)
+class Channel:
+    """What an engine gives to the rounds of one method.
+
+    Attributes:
+        transport: with its filters around it.
+        traffic: counts what the transport carries.
+        workers: the clients where they are in this process, whose private tensors the checkpoint holds; None where
+            clients keep those on their own machines.
+        hand_over: whether clients on their own machines give their private tensors to the server at the end: only where
+            all machines are one, and the run folder is to hold what it holds without Flower.
+    """
+
+    transport: Transport
+    traffic: Traffic = field(default_factory=Traffic)
+    workers: Mapping[ClientId, ClientWorker] | None = None
+    hand_over: bool = False

@@ -1,0 +1,127 @@
+"""A transport without clients: it makes up replies and counts the work that real clients would do."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from fedlease.client.cache import begins_with
+from fedlease.client.messages import FinalScores, Finish, Finished, Reply, Request, Score, Scored, Train, Trained
+from fedlease.core.seeds import generator
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate
+from fedlease.data.federation import ClientCard
+from fedlease.methods.warmup import WARMUP
+from fedlease.server.filters import Filter, client_half
+from fedlease.server.transport import Traffic
+from fedlease.storage.checkpoint import Saved
+
+__all__ = ["DryTransport", "NoCheckpoint", "Work"]
+
+
+@dataclass
+class Work:
+    """Rows that clients would compute with, each counted once per pass.
+
+    Attributes:
+        trained: in training.
+        compared: in the choice among candidates.
+        scored: in scoring.
+    """
+
+    trained: int = 0
+    compared: int = 0
+    scored: int = 0
+
+
+@dataclass
+class DryTransport:
+    """Replies at once: warm-ups are made up so that clients fall into groups, later updates are what was received.
+
+    Attributes:
+        cards: client -> what is known of it.
+        start: the common start.
+        num_groups: that the warm-ups fall into.
+        score_rounds: whether received models are scored before they are trained.
+        done: first steps that earlier methods of the run did and that are not done again; this method's are added.
+        filters: those whose client half is here.
+        traffic: counts what would travel.
+        work: counts what would be computed.
+    """
+
+    cards: Mapping[ClientId, ClientCard]
+    start: ClientModel
+    num_groups: int
+    score_rounds: bool = True
+    done: set[tuple[object, ...]] = field(default_factory=set)
+    filters: Sequence[Filter] = ()
+    traffic: Traffic = field(default_factory=Traffic)
+    work: Work = field(default_factory=Work)
+
+    def clients(self) -> Mapping[ClientId, ClientCard]:
+        """See :class:`~fedlease.server.transport.Transport`."""
+        return self.cards
+
+    def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
+        """See :class:`~fedlease.server.transport.Transport`."""
+        for client, request in requests.items():
+            self.traffic.request(request)
+            reply = client_half(partial(self._reply, client), self.filters)(request)
+            self.traffic.reply(reply)
+            yield client, reply
+
+    def _reply(self, client: ClientId, request: Request) -> Reply:
+        card, model = self.cards[client], request.model
+        self.work.compared += len(model.candidates) * card.train_rows
+        match request:
+            case Train():
+                self._count(client, request)
+                return Trained(self._update(client, request.task), None, 0, 0.0, 0.0)
+            case Score():
+                self.work.scored += card.test_rows
+                return Scored(0.0)
+            case Finish():
+                self.work.scored += card.test_rows * (2 if model.spec.num_experts > 1 else 1)
+                return Finished(FinalScores({}, card.test_rows))
+
+    def _count(self, client: ClientId, request: Train) -> None:
+        task, card = request.task, self.cards[client]
+        # A client with private tensors no longer trains from the common start.
+        if not request.keeps and begins_with(self.start, task, task.model.tensors):
+            stages = tuple((tuple(sorted(stage.trainable)), stage.epochs) for stage in task.stages)
+            step = (client, task.round, stages)
+            if step in self.done:
+                return
+            self.done.add(step)
+        self.work.trained += sum(stage.epochs for stage in task.stages) * card.train_rows
+        self.work.scored += card.test_rows if self.score_rounds else 0
+
+    def _update(self, client: ClientId, task: ClientTask) -> ClientUpdate:
+        group = sorted(self.cards).index(client) % self.num_groups
+        tensors = {name: task.model.tensors[name] for name in sorted(task.upload)}
+        if task.phase == WARMUP:
+            tensors = {
+                name: torch.randn(tensor.shape, generator=generator(0, "estimate", group, name))
+                for name, tensor in tensors.items()
+            }
+        choice = group % len(task.model.candidates) if task.model.candidates else None
+        rows = self.cards[client].train_rows
+        return ClientUpdate(client, task.phase, task.round, rows, tensors, choice, {"loss": 0.0})
+
+
+class NoCheckpoint:
+    """Steps that are recorded nowhere."""
+
+    def load(self) -> Saved | None:
+        """Nothing."""
+        return None
+
+    def clean(self) -> None:
+        """Nothing."""
+
+    def commit(self, saved: Saved, record: Mapping[str, Any] | None = None) -> None:
+        """Nothing."""
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""

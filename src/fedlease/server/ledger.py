@@ -1,0 +1,86 @@
+"""The server's record of which updates were used, and of the private tensors that a checkpoint holds."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from fedlease.client.store import ELSEWHERE, Private
+from fedlease.client.worker import ClientWorker
+from fedlease.core.types import AdapterSpec, ClientId, ClientTask, Tensors
+from fedlease.errors import RunFolderError
+
+__all__ = ["Ledger"]
+
+Slots = Mapping[ClientId, Mapping[str, Tensors]]
+"""Client -> slot -> tensors, see :class:`~fedlease.client.store.Private`."""
+
+
+class Ledger:
+    """Per client, the last step whose update was used, and whether the client keeps private tensors.
+
+    A client learns of it with the next request. Clients in this process learn of it at once, so that a checkpoint holds
+    every private tensor.
+
+    Args:
+        workers: the clients in this process, or None.
+    """
+
+    def __init__(self, workers: Mapping[ClientId, ClientWorker] | None = None) -> None:
+        self._workers = workers
+        self._accepted: dict[ClientId, int] = {}
+        self._keeps: set[ClientId] = set()
+
+    def standing(self, client: ClientId) -> dict[str, Any]:
+        """The fields ``accepted`` and ``keeps`` of a request to a client."""
+        return {"accepted": self._accepted.get(client), "keeps": client in self._keeps}
+
+    def accept(
+        self, step: int, tasks: Mapping[ClientId, ClientTask], spec_of: Callable[[ClientId], AdapterSpec]
+    ) -> None:
+        """Records a step.
+
+        Args:
+            step: its number.
+            tasks: client -> the task whose update was used.
+            spec_of: gives the adapter that a client has from now on; private tensors of other adapters may go.
+        """
+        self._accepted |= dict.fromkeys(tasks, step)
+        self._keeps |= {client for client, task in tasks.items() if task.private}
+        for client, worker in (self._workers or {}).items():
+            if client in self._accepted:
+                worker.private = worker.private.accepted(self._accepted[client], spec_of(client))
+
+    def slots(self) -> Slots:
+        """What the checkpoint holds: private tensors in this process, else the record itself."""
+        if self._workers is not None:
+            return {client: self._workers[client].private.slots for client in sorted(self._accepted)}
+        return {
+            client: {ELSEWHERE: {"accepted": torch.tensor(step), "keeps": torch.tensor(int(client in self._keeps))}}
+            for client, step in sorted(self._accepted.items())
+        }
+
+    def restore(self, slots: Slots, step: int) -> None:
+        """Goes on from a checkpoint.
+
+        Args:
+            slots: as :meth:`slots` gave them.
+            step: the last step of the checkpoint.
+
+        Raises:
+            RunFolderError: clients keep their tensors on other machines, and this run would be in one process.
+        """
+        records = {client: kept[ELSEWHERE] for client, kept in slots.items() if ELSEWHERE in kept}
+        if self._workers is None:
+            self._accepted = {client: int(record["accepted"]) for client, record in records.items()}
+            self._keeps = {client for client, record in records.items() if int(record["keeps"])}
+            return
+        if records:
+            raise RunFolderError(
+                f"client {min(records)!r} keeps a part of its model on its own machine, so the run cannot go on here: "
+                "start the Flower server with the same out again, or give --engine flower"
+            )
+        self._accepted = dict.fromkeys(slots, step)
+        self._keeps = {client for client, kept in slots.items() if kept}
+        for client, worker in self._workers.items():
+            worker.private = Private(dict(slots.get(client, {})))

@@ -1,0 +1,95 @@
+"""One step of the rounds while it is under way, and what is recorded of it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fedlease.client.messages import Trained
+from fedlease.core.types import ClientId, ClientTask
+from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
+from fedlease.methods.base import State
+from fedlease.methods.warmup import WARMUP
+from fedlease.storage.checkpoint import Saved
+
+__all__ = ["Step", "Steps"]
+
+
+class Steps(Protocol):
+    """Where steps are recorded: a :class:`~fedlease.storage.checkpoint.Checkpoint`, or nowhere."""
+
+    def load(self) -> Saved | None:
+        """The last complete step, or None before the first."""
+
+    def clean(self) -> None:
+        """Removes what an interrupted step left."""
+
+    def commit(self, saved: Saved, record: Mapping[str, Any] | None = None) -> None:
+        """Records a step and its line of ``rounds.jsonl``."""
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Records a step that failed."""
+
+
+@dataclass
+class Step:
+    """One step while it is under way.
+
+    Attributes:
+        number: counted from 1 within the method.
+        state: the method's, with newcomers.
+        tasks: client that is asked -> its task.
+        tried: clients whose warm-up was refused before.
+        records: client -> its entry in ``rounds.jsonl``.
+        used: client -> reply whose update is used.
+        refused: client -> why its update is not used.
+        late: client -> why its update was not waited for.
+        unscored: client -> why it has no score, of those that were asked for a score alone.
+        seconds: phase -> seconds spent.
+    """
+
+    number: int
+    state: State
+    tasks: Mapping[ClientId, ClientTask]
+    tried: frozenset[ClientId]
+    records: dict[ClientId, dict[str, Any]] = field(default_factory=dict)
+    used: dict[ClientId, Trained] = field(default_factory=dict)
+    refused: dict[ClientId, str] = field(default_factory=dict)
+    late: dict[ClientId, str] = field(default_factory=dict)
+    unscored: dict[ClientId, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0})
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def phase(self) -> str:
+        """The phase of the tasks; where they differ all of them, the warm-ups of clients that came late at the end."""
+        phases = {task.phase for task in self.tasks.values()}
+        return " + ".join(sorted(phases, key=lambda phase: (phase == WARMUP, phase)))
+
+    def line(self, method: str) -> dict[str, Any]:
+        """What its line of ``rounds.jsonl`` begins with."""
+        return {
+            "step": self.number,
+            "method": method,
+            "phase": self.phase,
+            "round": self.state.round,
+            "refused": self.refused,
+        }
+
+    def scored(self, cards: Mapping[ClientId, ClientCard], *, score_rounds: bool) -> dict[str, Any]:
+        """The mean score, over how many of how many clients it is, and why the others are not in it."""
+        # A score that came with a refused update is no more to be trusted than the update.
+        scores = {c: entry["score"] for c, entry in self.records.items() if "score" in entry and c not in self.refused}
+        reasons: dict[ClientId, str] = {}
+        if score_rounds:
+            reasons = dict.fromkeys(cards, "it was not asked in this step")
+            reasons |= dict.fromkeys(self.tasks, NO_TEST_ROWS)
+            reasons |= {client: f"refused: {reason}" for client, reason in self.refused.items()}
+            reasons |= {client: NOTHING_TO_LEARN for client, card in cards.items() if not card.weight}
+            reasons |= {**self.unscored, **self.late}
+        return {
+            "mean_score": sum(scores.values()) / len(scores) if scores else None,
+            "averaged": len(scores),
+            "num_clients": len(cards),
+            "left_out": {client: reason for client, reason in sorted(reasons.items()) if client not in scores},
+        }
