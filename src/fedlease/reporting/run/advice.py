@@ -235,17 +235,17 @@ def _missing(run: RunData) -> Iterator[Advice]:
         for warning in method.warnings:
             if warning not in left | known and "came late" not in warning:
                 yield Advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
-    for client, reason in (run.environment.get("skipped_clients") or {}).items():
+    for client, reason in run.environment.skipped_clients.items():
         yield Advice(
             "look",
             f"Client {client} skipped",
-            str(reason),
+            reason,
             "Mend its rows and run again, or leave it out; data.clients=require stops at such clients.",
         )
 
 
 def _data(run: RunData) -> Iterator[Advice]:
-    for warning in run.environment.get("data_warnings") or ():
-        mute = "learns nothing" in str(warning)
+    for warning in run.environment.data_warnings:
+        mute = "learns nothing" in warning
         todo = TODO[NOTHING_TO_LEARN] if mute else "Nothing, if this is what you expect of these rows."
-        yield Advice("look" if mute else "note", "Data", str(warning), todo)
+        yield Advice("look" if mute else "note", "Data", warning, todo)

@@ -3,29 +3,19 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from fedlease.config.settings import Settings
 from fedlease.core.types import Allocation
-from fedlease.data.federation import NOTHING_TO_LEARN
+from fedlease.data.federation import NOTHING_TO_LEARN, ClientCard
 from fedlease.reporting.means import averaged, finals
+from fedlease.storage.environment import Environment
+from fedlease.storage.newcomers import Newcomer
 from fedlease.storage.rounds import Line
 from fedlease.storage.summary import Summary, Usage
 from fedlease.tasks.base import Task
 from fedlease.tasks.registry import make_task
 
-__all__ = ["ClientRows", "MethodRun", "Point", "RunData", "Sample", "mean"]
-
-
-@dataclass(frozen=True)
-class ClientRows:
-    """What a client holds: its task and row counts."""
-
-    id: str
-    task: str
-    labels: int
-    train_rows: int
-    test_rows: int
+__all__ = ["MethodRun", "Point", "RunData", "Sample", "mean"]
 
 
 @dataclass(frozen=True)
@@ -115,23 +105,23 @@ class RunData:
     Attributes:
         name: of the folder, without its parents.
         settings: resolved.
-        environment: content of ``environment.json``.
+        environment: what it began with.
         clients: by id, sorted.
         methods: the main method first, then the baselines that have begun.
         missing: methods of which there is nothing yet.
         grouping: of the main method, or None where it has none (yet).
-        newcomers: client that was placed after the run -> content of its ``onboarding.json``.
+        newcomers: clients that were placed after the run.
         samples: client -> some of its test rows with answers; {} where none are kept.
     """
 
     name: str
     settings: Settings
-    environment: Mapping[str, Any]
-    clients: Mapping[str, ClientRows]
+    environment: Environment
+    clients: Mapping[str, ClientCard]
     methods: tuple[MethodRun, ...]
     missing: tuple[str, ...]
     grouping: Allocation | None
-    newcomers: Mapping[str, Mapping[str, Any]]
+    newcomers: Mapping[str, Newcomer]
     samples: Mapping[str, tuple[Sample, ...]]
 
     @property

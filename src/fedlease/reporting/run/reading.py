@@ -6,7 +6,7 @@ from pathlib import Path
 from fedlease.config.settings import Settings
 from fedlease.core.types import Budget
 from fedlease.reporting.means import averaged
-from fedlease.reporting.run.data import ClientRows, MethodRun, Point, RunData
+from fedlease.reporting.run.data import MethodRun, Point, RunData
 from fedlease.reporting.run.samples import read_samples
 from fedlease.storage.allocation import read_allocation
 from fedlease.storage.environment import read_environment
@@ -33,10 +33,7 @@ def read_run(out: Path) -> RunData:
         RunFolderError: not a run folder, damaged, or of another version.
     """
     settings = read_settings(out)
-    clients = {
-        client: ClientRows(client, card.task, len(card.labels), card.train_rows, card.test_rows)
-        for client, card in sorted(read_clients(out).items())
-    }
+    clients = dict(sorted(read_clients(out).items()))
     methods, missing = [], []
     for name in (settings.method, *settings.baselines):
         method = _read_method(out, name, settings)
@@ -47,12 +44,12 @@ def read_run(out: Path) -> RunData:
     return RunData(
         name=out.resolve().name,
         settings=settings,
-        environment=read_environment(out).content,
+        environment=read_environment(out),
         clients=clients,
         methods=tuple(methods),
         missing=tuple(missing),
         grouping=read_allocation(out),
-        newcomers={client: newcomer.content for client, newcomer in read_newcomers(out).items()},
+        newcomers=read_newcomers(out),
         samples=read_samples({m.name: method_files(out, settings, m.name) for m in methods}, clients),
     )
 

@@ -87,21 +87,21 @@ def newcomer_table(run: RunData) -> Table | None:
     """Clients placed after the run; None where there are none."""
     if not run.newcomers:
         return None
-    names = sorted({name for found in run.newcomers.values() for name in found.get("scores", {})})
+    names = sorted({name for found in run.newcomers.values() for name in found.scores})
     rows = []
     for client, found in run.newcomers.items():
-        distances = ", ".join(f"{expert}: {d:.3f}" for expert, d in enumerate(found.get("distances", ())))
-        margin = found.get("margin")
+        distances = ", ".join(f"{expert}: {d:.3f}" for expert, d in enumerate(found.distances))
+        margin = found.margin
         known = margin is not None and math.isfinite(margin)
         rows.append(
             (
                 Cell(client),
-                Cell(found.get("task", "default")),
-                number(found["expert"]),
+                Cell(found.task),
+                number(found.expert),
                 Cell(distances),
                 Cell(f"{margin:.3f}", margin) if known else Cell("-"),
-                Cell("yes" if found.get("unlike") else "no"),
-                *(score(found.get("scores", {}).get(name)) for name in names),
+                Cell("yes" if found.unlike else "no"),
+                *(score(found.scores.get(name)) for name in names),
             )
         )
     header = ("client", "task", "expert", "distance to each expert", "margin", "unlike any", *names)

@@ -1,14 +1,13 @@
 """The sentences of a report: what was run, what came of it, how its figures are to be read."""
 
-from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
 
 from fedlease.core.wording import counted
 from fedlease.reporting.formats import human_seconds, percent
 from fedlease.reporting.means import averaged, left_out_lines
 from fedlease.reporting.results import agreement
 from fedlease.reporting.run.data import MethodRun, RunData, mean
+from fedlease.storage.environment import Environment
 from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import of_metric
 
@@ -56,11 +55,11 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Baselines", ", ".join(s.baselines) or "none"),
         ("Task", _task(run)),
         ("Base model", _no_folder(s.model)),
-        ("Model revision", str(env.get("model_revision") or "")),
+        ("Model revision", env.model_revision or ""),
         ("Adapter", f"LoRA of rank {s.lora.r}, alpha {s.lora.alpha:g}"),
         ("Data", _data(run)),
         ("Clients", f"{len(run.clients)}, {sampled}"),
-        ("Skipped", "; ".join(f"{client} ({why})" for client, why in (env.get("skipped_clients") or {}).items())),
+        ("Skipped", "; ".join(f"{client} ({why})" for client, why in env.skipped_clients.items())),
         ("Train rows", f"{sum(rows):,} in all, {span(rows)} per client"),
         (
             "Budget",
@@ -71,14 +70,14 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Heads", HEADS[s.head] if run.learnt.words.heads else ""),
         ("Optimiser", f"AdamW, learning rate {s.train.lr:g}, batches of {s.train.batch_size}"),
         ("Seed", str(s.seed)),
-        ("Started", str(env.get("started", ""))),
+        ("Started", env.started or ""),
         (
             "Device",
-            ", ".join([str(env.get("device", s.device)), *(_known(env, name) for name in ("threads", "cores"))]),
+            ", ".join([env.device or s.device, _known(env.threads, "thread"), _known(env.cores, "core")]),
         ),
-        ("Software", f"fedlease {env.get('fedlease')}, Python {env.get('python')}" + _versions(env)),
-        ("Platform", str(env.get("platform", ""))),
-        ("Data fingerprint", str(env.get("data_fingerprint", ""))[:16]),
+        ("Software", f"fedlease {env.fedlease}, Python {env.python}" + _versions(env)),
+        ("Platform", env.platform or ""),
+        ("Data fingerprint", (env.data_fingerprint or "")[:16]),
         ("Git", _git(env)),
     ]
     return [(name, value) for name, value in found if value]
@@ -166,10 +165,9 @@ def _compared(main: MethodRun, other: MethodRun) -> str:
     return f"The baseline {other.name} is better by {percent(-gap)} points, at {percent(theirs)} %; {counts}."
 
 
-def _known(env: Mapping[str, Any], name: str) -> str:
+def _known(number: int | None, noun: str) -> str:
     """``8 cores``; with a question mark where the environment does not say."""
-    number = env.get(name)
-    return counted(number, name.removesuffix("s")) if isinstance(number, int) else f"? {name}"
+    return f"? {noun}s" if number is None else counted(number, noun)
 
 
 def _data(run: RunData) -> str:
@@ -193,11 +191,9 @@ def span(counts: list[int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def _versions(env: Any) -> str:
-    packages = env.get("packages") or {}
-    return "".join(f", {n} {packages[n]}" for n in ("torch", "transformers", "peft") if packages.get(n))
+def _versions(env: Environment) -> str:
+    return "".join(f", {n} {v}" for n in ("torch", "transformers", "peft") if (v := env.packages.get(n)))
 
 
-def _git(env: Any) -> str:
-    git = env.get("git")
-    return f"{git['commit'][:12]}{'' if git.get('clean') else ', with changes'}" if git else ""
+def _git(env: Environment) -> str:
+    return f"{env.git.commit[:12]}{'' if env.git.clean else ', with changes'}" if env.git else ""
