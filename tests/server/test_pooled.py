@@ -68,7 +68,7 @@ def test_a_pooled_round_is_the_plain_loop(tmp_path: Path, monkeypatch: pytest.Mo
         return inner(self, requests)
 
     monkeypatch.setattr(Pooled, "send", spy)
-    out = small_run(tmp_path / "r", method="centralised", baselines=[], rounds=0, warmup__epochs=1).out
+    out = small_run(tmp_path / "r", method="centralised", baselines=[], rounds=0, warmup__epochs=1, seed=3).out
     pooled, tasks = seen["start"]
     clients = {client: worker.client for client, worker in pooled.workers.items()}
     trainer = pooled.trainer
