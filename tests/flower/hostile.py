@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedlease.flower.connection import Link
 from fedlease.flower.handler import handle
 from fedlease.flower.memory_grid import MemoryGrid
+from fedlease.flower.transport import KINDS, FlowerTransport
 from fedlease.flower.wire import ARRAYS, RECORD, TREE, fingerprint_of, pack, unpack
 
 ANY = 2**40
@@ -27,14 +27,14 @@ def asked_of(grid: MemoryGrid, node: int, value: Any) -> Any:
 def recorded(monkeypatch: Any, client: str) -> list[tuple[str, Any]]:
     """Fills with type and value of every message to a client, whole, in runs that follow."""
     found: list[tuple[str, Any]] = []
-    inner = Link.ask
+    inner = FlowerTransport.send
 
-    def ask(self: Link, kind: str, values: Any, *args: Any) -> Any:
-        if client in values:
-            found.append((kind, values[client]))
-        return inner(self, kind, values, *args)
+    def send(self: FlowerTransport, requests: Any) -> Any:
+        if client in requests:
+            found.append((KINDS[type(requests[client])], self.envelope(requests[client])))
+        return inner(self, requests)
 
-    monkeypatch.setattr(Link, "ask", ask)
+    monkeypatch.setattr(FlowerTransport, "send", send)
     return found
 
 

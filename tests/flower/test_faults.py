@@ -515,9 +515,9 @@ class TestWhoMayTakePart:
         assert not (tmp_path / "r" / "config.yaml").exists()
 
     def test_another_version(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from fedlease.flower import connection as link
+        from fedlease.flower import strategy
 
-        monkeypatch.setattr(link, "__version__", "9.9")
+        monkeypatch.setattr(strategy, "__version__", "9.9")
         settings = small_settings()
         with pytest.raises(ConfigError, match=r"planted-0-0: this node has fedlease .*, the server has 9.9"):
             FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))

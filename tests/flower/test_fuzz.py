@@ -25,11 +25,10 @@ from fedlease.client.messages import Finish, Finished, Refused, Score, Scored, T
 from fedlease.core.aggregate import MAX_VALUE
 from fedlease.core.types import ClientTask, TensorName
 from fedlease.data.load import load_federation
-from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
-from fedlease.flower.connection import Link
+from fedlease.errors import ConfigError, RunFailedError
+from fedlease.flower.connection import Connection, read
 from fedlease.flower.handler import handle
 from fedlease.flower.messages import Envelope, Hello, Introduction, Lacking
-from fedlease.flower.replies import read
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.transport import Checked, FlowerTransport
 from fedlease.flower.wire import pack, unpack
@@ -41,7 +40,7 @@ TIMES = int(os.environ.get("FEDLEASE_FUZZ", "1"))
 SMALL: dict[str, Any] = {"data.clients_per_task": 1, "baselines": [], "rounds": 1, "data.train_rows": 6}
 METHODS = ("fedlease", "ifca", "feddpa")
 
-Recorded = dict[str, tuple[list[Any], list[tuple[Any, Message, Message]], Link]]
+Recorded = dict[str, tuple[list[Any], list[tuple[Any, Message, Message]], Connection]]
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +49,14 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
     found: Recorded = {}
     with pytest.MonkeyPatch.context() as patch:
         asked = recorded(patch, CLIENT)
-        links: list[Link] = []
+        connections: list[Connection] = []
         inner = FlowerTransport.send
-        patch.setattr(FlowerTransport, "send", lambda self, asked: links.append(self.link) or inner(self, asked))
+
+        def send(self: FlowerTransport, requests: Any) -> Any:
+            connections.append(self.connection)
+            return inner(self, requests)
+
+        patch.setattr(FlowerTransport, "send", send)
         for method in METHODS:
             settings = small_settings(**SMALL, method=method)
             grid, replies = grid_of(settings), list[tuple[Message, Message]]()
@@ -73,7 +77,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
             assert isinstance(last, Finish)
             score = Envelope(end.run, end.settings, end.base, Score(last.method, last.model, last.accepted, last.keeps))
             hello = Hello(end.run, __version__, end.settings, end.base)
-            found[method] = [*values, score, hello], pairs, links[-1]
+            found[method] = [*values, score, hello], pairs, connections[-1]
         yield found
 
 
@@ -82,17 +86,15 @@ def test_replies(honest: Recorded) -> None:
     outcomes = {"refused": 0, "used": 0}
     for seed in range(450 * TIMES):
         rng = random.Random(seed)
-        _, pairs, link = honest[rng.choice(METHODS)]
+        _, pairs, connection = honest[rng.choice(METHODS)]
         asked, message, reply = rng.choice(pairs)
-        carried = FlowerTransport(link, Traffic())
-        checked = Checked(carried, link.cards, Classification())
+        carried = FlowerTransport(connection, Traffic())
+        checked = Checked(carried, connection.cards, Classification())
         odd = reply_with(message, mutated(reply.content, rng))
         request = asked.request
         assert isinstance(request, Train | Finish)
-        found = read(CLIENT, odd, carried._size(CLIENT, request))
-        if isinstance(found, UpdateRefusedError):
-            found = Refused(found.reason)
-        outcome = checked.checked(link.cards[CLIENT], request, found)
+        found = read(odd, carried._size(CLIENT, request))
+        outcome = checked.checked(connection.cards[CLIENT], request, found)
         if isinstance(outcome, Refused):
             outcomes["refused"] += 1
             assert is_one_sentence(outcome.reason), seed
@@ -167,15 +169,16 @@ def test_introductions(tmp_path: Path) -> None:
             return reply_with(message, mutated(reply.content, rng)) if odd else reply
 
         grid.faults.append(fault)
-        link = Link(grid, "0" * 32, settings.model_dump_json(), _base(settings), 10.0, 10.0)
+        hello = Hello("0" * 32, __version__, settings.model_dump_json(), _base(settings))
+        connection = Connection(grid, hello, 10.0, 10.0)
         try:
-            link.wait(3, 5.0)
+            connection.wait(3, 5.0)
         except ConfigError as error:
             (said,) = error.faults
             texts.append(said)
         except RunFailedError as error:
             texts.append(str(error))
-        assert len(link.cards) in (3, 4) and all(len(card.labels) <= 1000 for card in link.cards.values())
+        assert len(connection.cards) in (3, 4) and all(len(card.labels) <= 1000 for card in connection.cards.values())
     assert len(texts) > 5 and all(map(is_one_sentence, texts))
 
 

@@ -203,7 +203,7 @@ class TestTasks:
         assert "upload: A, B, G may leave this node (uploads), asked for head" in answer.reason
         # Nor where heads may leave: this run's was kept.
         grid.contexts[900].node_config["uploads"] = "A,B,G,head"
-        assert "has kept to itself in this run" in asked_of(grid, 900, greedy).reason
+        assert "upload names private tensors of this run" in asked_of(grid, 900, greedy).reason
         stages = tuple(replace(stage, trainable=stage.trainable - heads) for stage in task.stages)
         sly = replace(with_task(greedy, stages=stages), run=RUN)
         assert "upload names tensors that are not trained" in asked_of(grid, 900, sly).reason

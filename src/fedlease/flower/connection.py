@@ -1,72 +1,89 @@
-"""The server's connection to nodes: which client is where, questions and answers, what has been sent already."""
+"""The server's connection to nodes: which client is on which, what each has been sent, and what comes back."""
 
 import logging
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedlease._version import __version__
 from fedlease.client.messages import Refused
 from fedlease.core.types import ClientId
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
-from fedlease.errors import ConfigError, RunFailedError, UpdateRefusedError
+from fedlease.errors import ConfigError, RunFailedError
 from fedlease.flower.bounds import LABEL, shown
-from fedlease.flower.messages import Hello, Introduction, Lacking, Unusable
-from fedlease.flower.replies import (
-    ESCAPED,
-    SPARE,
-    SPARE_TREE,
-    Size,
-    check_worker,
-    is_gone,
-    last_line,
-    of_asked,
-    read,
-)
+from fedlease.flower.messages import Hello, Introduction, Unusable
 from fedlease.flower.validation import card_fault
-from fedlease.flower.wire import Packed, Shared, pack, unpack
+from fedlease.flower.wire import MAX_TREE, RecordError, pack, unpack
 
-__all__ = ["Link"]
+__all__ = ["ESCAPED", "Connection", "NoReply", "Size", "read", "replies_to"]
 
 POLL = 0.5
 """Seconds between looks for new nodes."""
 
 FAREWELL = 30.0
-"""Seconds that a node has to hear why it is turned away."""
+"""Seconds that a rejected node has to hear the reason."""
+
+SPARE, SPARE_TREE = 2**20, 2**16
+"""Bytes of arrays, and characters of JSON, that a reply may have beyond what is expected in it."""
+
+ESCAPED = 12
+"""Characters of JSON that one character of a text takes at most."""
+
+WORKER_DIED = re.compile(r"<class 'ray\.exceptions\.(?!RayTaskError)")
+"""Flower's wording for the end of a worker process of a simulation."""
 
 log = logging.getLogger("flwr")
 
 
+@dataclass(frozen=True)
+class Size:
+    """How large a reply may be.
+
+    Attributes:
+        arrays: bytes of arrays.
+        tree: characters of JSON.
+    """
+
+    arrays: int = 0
+    tree: int = 0
+
+
+@dataclass(frozen=True)
+class Unread(Refused):
+    """A refusal by the server, in place of a reply that it cannot read."""
+
+
+@dataclass(frozen=True)
+class NoReply(Unread):
+    """A refusal in place of a reply that did not come."""
+
+
 @dataclass
-class Link:
-    """Nodes by the clients they are; a node id is the transport's and means nothing beyond it.
+class Connection:
+    """Nodes by the clients that they are; a node id is the transport's and means nothing beyond it.
 
     Attributes:
         grid: of Flower.
-        run: identity of the run: goes out with every message, as the settings do.
-        settings: of the run, as JSON.
-        model: fingerprint of the server's base model.
-        deadline: seconds that a question waits for answers.
-        patience: seconds that a new node has to say who it is.
-        max_labels: that a client may have.
-        simulated: whether nodes are worker processes of this machine, whose end is none of theirs.
-        cards: client -> what it said of itself.
+        hello: what every new node is asked.
+        deadline: seconds that a request waits for its reply.
+        patience: seconds that a new node has to introduce itself.
+        max_labels: labels that a client may have.
+        simulated: whether nodes are worker processes of this machine, whose death is no client's refusal.
+        skip: whether the run may do without clients whose rows cannot be used.
+        cards: client -> its card.
         nodes: client -> node.
-        held: client -> SHA-256 of the arrays it was sent last.
-        silent: clients that did not answer when they were asked last.
-        skip: whether the run goes on without clients whose rows cannot be used.
+        held: client -> SHA-256 of the arrays that it was sent last.
         unusable: client, or what its node is known by -> why its rows cannot be used.
     """
 
     grid: Grid
-    run: str
-    settings: str
-    model: str
+    hello: Hello
     deadline: float
     patience: float = 600.0
     max_labels: int = 1000
@@ -75,25 +92,24 @@ class Link:
     cards: dict[ClientId, ClientCard] = field(default_factory=dict)
     nodes: dict[ClientId, int] = field(default_factory=dict)
     held: dict[ClientId, frozenset[str]] = field(default_factory=dict)
-    silent: set[ClientId] = field(default_factory=set)
     unusable: dict[str, str] = field(default_factory=dict)
     _known: set[int] = field(default_factory=set)
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)
-    _turned: list[str] = field(default_factory=list)
+    _rejections: list[str] = field(default_factory=list)
 
     def wait(self, count: int, seconds: float) -> None:
-        """Until so many clients have reported, and every other node that is there.
+        """Waits until so many clients have introduced themselves, and every other node that is there.
 
         Raises:
             RunFailedError: fewer have when the time is over.
-            ConfigError: nodes refused, or two claim one client.
+            ConfigError: a node refused, or two claim one client.
         """
         until, faults = time.monotonic() + seconds, list[str]()
         while True:
             faults += self.discover()
             over = time.monotonic() >= until
             if faults and (over or not self._asked):
-                self._see_off()
+                self._deliver_rejections()
                 raise ConfigError(faults)
             if len(self.nodes) >= count and (over or not self._asked):
                 return
@@ -106,152 +122,127 @@ class Link:
             time.sleep(POLL)
 
     def discover(self) -> list[str]:
-        """Asks nodes that are new who they are, and takes in those that have said so since; waits for none.
+        """Asks new nodes who they are, and admits those that have replied since; does not wait.
 
         Returns:
-            Why nodes cannot take part: these are turned away.
+            Why nodes cannot take part: these are rejected.
         """
-        present = set(self.grid.get_node_ids())
+        present, now = set(self.grid.get_node_ids()), time.monotonic()
         self._known &= present
-        now = time.monotonic()
         self._asked = {
             message: (node, since)
             for message, (node, since) in self._asked.items()
             if node in present and now - since < self.patience
         }
-        new = sorted(present - self._known - {node for node, _ in self._asked.values()})
-        if new:
-            packed = pack(Hello(self.run, __version__, self.settings, self.model))
+        if new := sorted(present - self._known - {node for node, _ in self._asked.values()}):
+            record = pack(self.hello).record
             messages = [
-                Message(
-                    packed.record, dst_node_id=node, message_type="query.hello", group_id="hello", ttl=self.patience
-                )
+                Message(record, dst_node_id=node, message_type="query.hello", group_id="hello", ttl=self.patience)
                 for node in new
             ]
             self.grid.push_messages(messages)
             self._asked |= {message.metadata.message_id: (message.metadata.dst_node_id, now) for message in messages}
         faults: list[str] = []
         replies = self.grid.pull_messages(list(self._asked)) if self._asked else ()
-        for node, reply in of_asked(replies, {message: node for message, (node, _) in self._asked.items()}):
+        for node, reply in replies_to({message: node for message, (node, _) in self._asked.items()}, replies):
             first = self._asked.pop(reply.metadata.reply_to_message_id, None) is not None
-            if not first or is_gone(reply):
-                continue  # said twice; or asked again when it is back
+            if not first or _is_gone(reply):
+                continue  # a repeated reply; or a node that is asked again when it is back
             self._known.add(node)
-            fault = self._introduce(node, reply, present)
-            if fault:
+            if fault := self._introduce(node, reply, present):
                 if self.skip and fault in self.unusable.values():
-                    log.warning("fedlease: goes on without a client (data.clients is skip): %s", fault)
+                    log.warning("fedlease: continues without a client (data.clients is skip): %s", fault)
                 else:
                     faults.append(fault)
                 log.error("fedlease: %s", fault)
-                self._turn_away(node, fault)
+                self._reject(node, fault)
         return faults
 
     def _introduce(self, node: int, reply: Message, present: set[int]) -> str:
-        """Takes a node in; or why not."""
-        if reply.has_error():
-            if self.simulated:
-                check_worker(reply)
-            return f"node {node} failed: {last_line(reply.error.reason)}"
-        most = SPARE_TREE + self.max_labels * ESCAPED * LABEL
-        try:
-            value, _, _ = unpack(reply.content, SPARE, max_tree=most)
-        except Exception as error:  # as for every answer
-            return f"node {node}: {shown(str(error))}"
+        """Admits a node, or gives the reason why not."""
+        most = self.max_labels * ESCAPED * LABEL
+        value = read(reply, Size(tree=most), simulated=self.simulated)
         if isinstance(value, Unusable):
             self.unusable[shown(value.client)] = shown(value.reason)
-        if isinstance(value, Unusable | Refused):
             return shown(value.reason)
+        if isinstance(value, Refused):
+            return f"node {node}: {value.reason}" if isinstance(value, Unread) else value.reason
         if not isinstance(value, Introduction):
-            return f"node {node} did not say who it is"
-        card, fault = value.card, card_fault(value.card, self.max_labels)
-        if fault:
+            return f"node {node} did not introduce itself"
+        card = value.card
+        if fault := card_fault(card, self.max_labels):
             return f"node {node}: {fault}"
         before = self.nodes.get(card.id)
         if before is not None and before != node and before in present:
-            # Asked again later: a restarted node comes with another id while the old one is not yet given up.
+            # Asked again later: a restarted node has another id while the old one is not yet given up.
             self._known.discard(node)
             return f"client {card.id!r} is claimed by two nodes, {before} and {node}: give each node its own client-id"
-        known = self.cards.get(card.id)
-        if known is not None and known != card:
+        if self.cards.get(card.id, card) != card:
             return f"client {card.id!r} came back with other rows or labels than the run began with"
         self.nodes[card.id] = node
         self.held.pop(card.id, None)
         self.cards[card.id] = card
         return ""
 
-    def _turn_away(self, node: int, reason: str) -> None:
+    def _reject(self, node: int, reason: str) -> None:
         record = pack(Refused(reason)).record
         message = Message(record, dst_node_id=node, message_type="query.rejected", group_id="hello")
-        self._turned += self.grid.push_messages([message])
+        self._rejections += self.grid.push_messages([message])
 
-    def _see_off(self) -> None:
-        """Nodes that were turned away are told before the run ends, after which nothing reaches them."""
+    def _deliver_rejections(self) -> None:
+        """Waits until rejected nodes have the reason: nothing reaches them after the run."""
         until = time.monotonic() + FAREWELL
-        while self._turned and time.monotonic() < until:
-            heard = {reply.metadata.reply_to_message_id for reply in self.grid.pull_messages(self._turned)}
-            self._turned = [message for message in self._turned if message not in heard]
-            if self._turned:
+        while self._rejections and time.monotonic() < until:
+            delivered = {reply.metadata.reply_to_message_id for reply in self.grid.pull_messages(self._rejections)}
+            self._rejections = [message for message in self._rejections if message not in delivered]
+            if self._rejections:
                 time.sleep(POLL)
 
-    def ask(
-        self, kind: str, values: Mapping[ClientId, Any], expected: Mapping[ClientId, Size], group: str
-    ) -> Iterator[tuple[ClientId, Any, Packed]]:
-        """Puts a question to each client and gives the answers.
 
-        Args:
-            kind: message type.
-            values: client -> question.
-            expected: client -> size of its answer; much larger ones are refused unread.
-            group: of the messages.
+def replies_to(asked: Mapping[str, int], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
+    """Node and reply, for replies to messages that were sent; the SuperLink's notice that none will come counts.
 
-        Yields:
-            Client, its answer or why there is none (:class:`UpdateRefusedError`), and what was sent to it.
-        """
-        shared, none = Shared(), frozenset[str]()
-        packed = {client: pack(value, self.held.get(client, none), shared) for client, value in values.items()}
-        answers = dict(self._exchange(kind, packed, expected, group))
-        lacking = [client for client, answer in answers.items() if isinstance(answer, Lacking)]
-        if lacking:
-            # The node was restarted, or is another process than before: everything again.
-            whole = {client: pack(values[client], none, shared) for client in lacking}
-            packed |= whole
-            answers |= dict(self._exchange(kind, whole, expected, group))
-        for client in values:
-            answer = answers[client]
-            if isinstance(answer, Unusable | Refused):
-                answer = UpdateRefusedError(client, shown(answer.reason))
-            elif isinstance(answer, Lacking):
-                answer = UpdateRefusedError(client, "it lacks arrays that were sent with the message")
-            failed = isinstance(answer, UpdateRefusedError)
-            self.held[client] = frozenset() if failed else packed[client].names
-            yield client, answer, packed[client]
+    Args:
+        asked: id of a message -> node that it was sent to.
+        replies: that came.
+    """
+    for reply in replies:
+        node = asked.get(reply.metadata.reply_to_message_id)
+        if node is not None and (reply.metadata.src_node_id == node or reply.has_error()):
+            yield node, reply
 
-    def _exchange(
-        self, kind: str, packed: Mapping[ClientId, Packed], expected: Mapping[ClientId, Size], group: str
-    ) -> Iterator[tuple[ClientId, Any]]:
-        present = set(self.grid.get_node_ids())
-        reached = {self.nodes[c]: c for c in packed if self.nodes.get(c) in present}
-        messages = [
-            Message(packed[client].record, dst_node_id=node, message_type=kind, group_id=group, ttl=self.deadline)
-            for node, client in reached.items()
-        ]
-        answered: dict[ClientId, Any] = {}
-        self.silent |= set(packed)
-        replies = self.grid.send_and_receive(messages, timeout=self.deadline) if messages else ()
-        for node, reply in of_asked(replies, {m.metadata.message_id: m.metadata.dst_node_id for m in messages}):
-            client = reached[node]
-            if client in answered:
-                continue  # a second answer to one question
-            if self.simulated:
-                check_worker(reply)
-            answered[client] = read(client, reply, expected[client])
-            if not is_gone(reply):
-                self.silent.discard(client)
-        for client in packed:
-            if client in answered:
-                yield client, answered[client]
-            elif self.nodes.get(client) in present:
-                yield client, UpdateRefusedError(client, f"did not answer within {self.deadline:g} s (flower.deadline)")
-            else:
-                yield client, UpdateRefusedError(client, "is not connected")
+
+def read(reply: Message, size: Size, *, simulated: bool = False) -> Any:
+    """The value of a reply; a refusal if there is none, or if the client refused.
+
+    Args:
+        reply: of a node, or an error in its place.
+        size: of the reply, at most.
+        simulated: see :class:`Connection`.
+
+    Raises:
+        RunFailedError: a worker process of a simulation died and could not be replaced.
+    """
+    if _is_gone(reply):
+        return NoReply("was lost while it was asked: its SuperNode stopped reporting")
+    if reply.has_error():
+        lines = (reply.error.reason or "").strip().splitlines()
+        if simulated and lines and WORKER_DIED.match(lines[0]):
+            raise RunFailedError(
+                "a worker process of the simulation died, again and again where it was replaced; was there enough "
+                "memory for so many? Go on from the last complete step with: fedlease resume DIR --engine flower"
+            )
+        # The last line of a traceback says what is wrong.
+        return Unread(f"its app failed: {shown(lines[-1]) if lines else 'no reason given'}")
+    try:
+        value = unpack(reply.content, size.arrays + SPARE, max_tree=min(MAX_TREE, size.tree + SPARE_TREE))[0]
+    except RecordError as error:
+        return Unread(shown(str(error)))
+    except Exception as error:  # one node's bytes must not end the run, whatever is wrong with them
+        return Unread(shown(f"its reply cannot be read: {type(error).__name__} {error}"))
+    return Refused(shown(value.reason)) if isinstance(value, Refused) else value
+
+
+def _is_gone(reply: Message) -> bool:
+    """Whether the SuperLink says that the node stopped reporting."""
+    return bool(reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE)

@@ -1,4 +1,4 @@
-"""Whether a model and a task fit the node: its base model, its labels, and what it keeps to itself.
+"""Whether a model and a task fit the node: its base model, its labels and its private tensors.
 
 Sentences as in ``validation.py``, whose checks of form come first.
 """
@@ -88,7 +88,7 @@ def task_fault(task: ClientTask, private: Collection[str]) -> str:
     if strange := sorted(task.upload - task.trainable):
         return f"upload names tensors that are not trained: {shown(strange)}"
     if strange := sorted(task.upload & {*private}):
-        return f"upload names tensors that the client has kept to itself in this run: {shown(strange)}"
+        return f"upload names private tensors of this run: {shown(strange)}"
     most = task.model.spec.num_experts
     if unknown := [e for stage in task.stages for e in stage.experts or () if e >= most]:
         return f"stages name experts of a model that has {most}: {shown(unknown)}"

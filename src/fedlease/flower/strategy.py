@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedlease._version import __version__
 from fedlease.client.batch_check import check_batches
 from fedlease.config.settings import OF_A_CALL, Settings
 from fedlease.core.codec import digest
@@ -16,7 +17,8 @@ from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
 from fedlease.data.label_lists import one_label_notes
 from fedlease.errors import ConfigError, RunFolderError, within_limits
-from fedlease.flower.connection import Link
+from fedlease.flower.connection import Connection
+from fedlease.flower.messages import Hello
 from fedlease.flower.transport import Checked, FlowerTransport
 from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
@@ -159,32 +161,30 @@ class FedLeaseStrategy(Strategy):
         settings = loaded.settings
         known = read_clients(self.out) if resumed else {}
         run = read_environment(self.out).run if resumed else new_identity()
-        link = self._connected(grid, run, settings, fingerprint(loaded.base, loaded.tokenizer), known)
-        heads = Heads(loaded, link.cards)
+        connection = self._connected(grid, run, settings, fingerprint(loaded.base, loaded.tokenizer), known)
+        heads = Heads(loaded, connection.cards)
         if not resumed:
-            self._begin(settings, link, heads, loaded)
+            self._begin(settings, connection, heads, loaded)
         parts = Parts(
             settings=settings,
-            cards=link.cards,
-            warnings=(*one_label_notes(link.cards.values()), *loaded.notes),
+            cards=connection.cards,
+            warnings=(*one_label_notes(connection.cards.values()), *loaded.notes),
             adapter=loaded.adapter,
             heads=heads,
             metric=loaded.resident.task.metric,
-            channel=lambda name, tell: self._channel(settings, link, loaded.resident.task),
+            channel=lambda name, tell: self._channel(settings, connection, loaded.resident.task),
             skipped=read_environment(self.out).skipped_clients,
         )
         self.summaries = contents_of(conduct(self.out, parts, self.listeners, resumed=resumed))
         return self._result()
 
     def _connected(
-        self, grid: Grid, run: str, settings: Settings, model: str, known: dict[ClientId, ClientCard]
-    ) -> Link:
+        self, grid: Grid, run: str, settings: Settings, base: str, known: dict[ClientId, ClientCard]
+    ) -> Connection:
         flower = settings.flower
-        link = Link(
+        connection = Connection(
             grid,
-            run,
-            settings.model_dump_json(),
-            model,
+            Hello(run, __version__, settings.model_dump_json(), base),
             flower.deadline,
             flower.wait,
             flower.max_labels,
@@ -193,11 +193,11 @@ class FedLeaseStrategy(Strategy):
             skip=settings.data.clients == "skip",
             cards=dict(known),
         )
-        link.wait(flower.min_nodes, flower.wait)
-        return link
+        connection.wait(flower.min_nodes, flower.wait)
+        return connection
 
-    def _begin(self, settings: Settings, link: Link, heads: Heads, loaded: Loaded) -> None:
-        cards = dict(sorted(link.cards.items()))
+    def _begin(self, settings: Settings, connection: Connection, heads: Heads, loaded: Loaded) -> None:
+        cards = dict(sorted(connection.cards.items()))
         rows = {client: card.weight for client, card in cards.items()}
         check_fit(settings, loaded.adapter, heads, rows)
         methods = {name: method.method for name, method in methods_of(settings, heads).items()}
@@ -211,17 +211,17 @@ class FedLeaseStrategy(Strategy):
             rows_print,
             noted,
             made=loaded.made,
-            identity=link.run,
+            identity=connection.hello.run,
             # A node speaks for itself alone: it cannot exclude a client that takes part.
-            skipped={**self.skipped, **{name: why for name, why in link.unusable.items() if name not in link.cards}},
+            skipped={**self.skipped, **{name: why for name, why in connection.unusable.items() if name not in cards}},
             base_files=loaded.base_files,
         )
 
-    def _channel(self, settings: Settings, link: Link, task: Task) -> Channel:
+    def _channel(self, settings: Settings, connection: Connection, task: Task) -> Channel:
         traffic, filters = Traffic(), make_filters(settings.filters)
         samples = task.num_samples
-        filtered = Filtered(FlowerTransport(link, traffic, samples), filters)
-        return Channel(Checked(filtered, link.cards, task, samples), traffic, hand_over=self.hand_over)
+        filtered = Filtered(FlowerTransport(connection, traffic, samples), filters)
+        return Channel(Checked(filtered, connection.cards, task, samples), traffic, hand_over=self.hand_over)
 
     def _result(self) -> Result:
         saved = Checkpoint(self.out).load()

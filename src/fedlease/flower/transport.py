@@ -5,16 +5,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flwr.app import Message
+
 from fedlease.client.messages import Finish, Finished, Refused, Reply, Request, Score, Scored, Train
 from fedlease.core.types import ClientId, ClientModel, Tensors
 from fedlease.data.federation import ClientCard
-from fedlease.errors import UpdateRefusedError
 from fedlease.flower.bounds import SHARE, TEXT, shown
-from fedlease.flower.connection import Link
-from fedlease.flower.messages import Envelope
-from fedlease.flower.replies import ESCAPED, Size
+from fedlease.flower.connection import ESCAPED, Connection, NoReply, Size, read, replies_to
+from fedlease.flower.messages import Envelope, Lacking, Unusable
 from fedlease.flower.validation import SAMPLE_KEYS, scores_fault, update_fault
-from fedlease.flower.wire import fingerprint_of
+from fedlease.flower.wire import Packed, Shared, fingerprint_of, pack
 from fedlease.server.transport import Traffic, Transport
 from fedlease.tasks.base import Task
 
@@ -22,6 +22,10 @@ __all__ = ["Checked", "FlowerTransport"]
 
 PER_NAME, PER_ROW, PER_EXPERT = 512, 16, 16
 """Characters of JSON in a reply for a tensor or module, a test row, and an expert in a module."""
+
+NONE = frozenset[str]()
+KINDS = {Train: "train.task", Score: "evaluate.score", Finish: "evaluate.finish"}
+"""Request -> type of the message that carries it."""
 
 log = logging.getLogger("flwr")
 
@@ -31,39 +35,72 @@ class FlowerTransport:
     """Sends requests to nodes; private tensors stay with them.
 
     Attributes:
-        link: to the nodes.
+        connection: to the nodes.
         traffic: counts what really travels, without arrays that a node has already.
         samples: test rows that a client may send in clear text.
     """
 
-    link: Link
+    connection: Connection
     traffic: Traffic
     samples: int = 0
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         """The clients of the run, and those whose nodes have come since."""
-        self.link.discover()
-        return dict(self.link.cards)
+        self.connection.discover()
+        return dict(self.connection.cards)
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """All at once per kind of request; replies in the order of the requests, when the last is there or the deadline
-        is over."""
-        kinds = {client: _kind(request) for client, request in requests.items()}
-        for kind in sorted({*kinds.values()}):
-            own = {client: request for client, request in requests.items() if kinds[client] == kind}
-            envelopes = {client: Envelope(*self._run(), request) for client, request in own.items()}
-            sizes = {client: self._size(client, request) for client, request in own.items()}
-            group = next((str(r.step) for r in own.values() if isinstance(r, Train)), kind.partition(".")[2])
-            for client, reply, packed in self.link.ask(kind, envelopes, sizes, group):
-                if isinstance(own[client], Train) and client not in self.link.silent:
-                    self._count(own[client].model, packed.sent)
-                if isinstance(reply, UpdateRefusedError):
-                    reply = Refused(reply.reason)
-                self.traffic.reply(reply)
-                yield client, reply
+        """All at once; replies in the order of the requests, when the last is there or the deadline is over."""
+        held, shared = self.connection.held, Shared()
+        packed = {c: pack(self.envelope(r), held.get(c, NONE), shared) for c, r in requests.items()}
+        replies = self._exchange(requests, packed)
+        # A node that was restarted, or that replies from another process than before, gets everything.
+        lacking = [client for client, reply in replies.items() if isinstance(reply, Lacking)]
+        whole = {client: pack(self.envelope(requests[client]), NONE, shared) for client in lacking}
+        packed |= whole
+        replies |= self._exchange(requests, whole)
+        for client, request in requests.items():
+            reply = replies[client]
+            if isinstance(reply, Lacking):
+                reply = Refused("it lacks arrays that were sent with the message")
+            elif isinstance(reply, Unusable):
+                reply = Refused(shown(reply.reason))
+            held[client] = NONE if isinstance(reply, Refused) else packed[client].names
+            if isinstance(request, Train) and not isinstance(reply, NoReply):
+                self._count(request.model, packed[client].sent)
+            self.traffic.reply(reply)
+            yield client, reply
 
-    def _run(self) -> tuple[str, str, str]:
-        return self.link.run, self.link.settings, self.link.model
+    def envelope(self, request: Request) -> Envelope:
+        """A request as it travels."""
+        hello = self.connection.hello
+        return Envelope(hello.run, hello.settings, hello.base, request)
+
+    def _exchange(self, requests: Mapping[ClientId, Request], packed: Mapping[ClientId, Packed]) -> dict[ClientId, Any]:
+        """Client -> its reply, unchecked, or why there is none."""
+        grid, nodes, deadline = self.connection.grid, self.connection.nodes, self.connection.deadline
+        present = set(grid.get_node_ids()) if packed else set()
+        reached = {nodes[client]: client for client in packed if nodes.get(client) in present}
+        messages = []
+        for node, client in reached.items():
+            request = requests[client]
+            kind = KINDS[type(request)]
+            group = str(request.step) if isinstance(request, Train) else kind.partition(".")[2]
+            record = packed[client].record
+            messages.append(Message(record, dst_node_id=node, message_type=kind, group_id=group, ttl=deadline))
+        found: dict[ClientId, Any] = {}
+        replies = grid.send_and_receive(messages, timeout=deadline) if messages else ()
+        for node, reply in replies_to({m.metadata.message_id: m.metadata.dst_node_id for m in messages}, replies):
+            client = reached[node]
+            if client not in found:  # a repeated reply does not count
+                size = self._size(client, requests[client])
+                found[client] = read(reply, size, simulated=self.connection.simulated)
+        for client in packed.keys() - found.keys():
+            late = nodes.get(client) in present
+            found[client] = NoReply(
+                f"did not answer within {deadline:g} s (flower.deadline)" if late else "is not connected"
+            )
+        return found
 
     def _count(self, model: ClientModel, marks: frozenset[str]) -> None:
         """Counts the tensors of a model that were sent, each once."""
@@ -85,7 +122,7 @@ class FlowerTransport:
         most = _size(model.tensors) if request.hand_over else Size()
         usage = len(model.spec.target_modules) * (PER_NAME + PER_EXPERT * model.spec.num_experts)
         samples = self.samples * len(SAMPLE_KEYS) * ESCAPED * TEXT
-        return Size(most.arrays, most.tree + self.link.cards[client].test_rows * PER_ROW + usage + samples)
+        return Size(most.arrays, most.tree + self.connection.cards[client].test_rows * PER_ROW + usage + samples)
 
 
 @dataclass(frozen=True)
@@ -94,7 +131,7 @@ class Checked:
 
     Attributes:
         transport: gives replies as they came, after the filters.
-        cards: client -> what it said of itself at the start.
+        cards: client -> its card.
         task: what clients optimise.
         samples: test rows that a client may send in clear text.
     """
@@ -133,13 +170,6 @@ class Checked:
             case Finish():
                 scores = reply.scores if isinstance(reply, Finished) else reply
                 return scores_fault(scores, self.task, request.model, card.test_rows, self.samples)
-
-
-def _kind(request: Request) -> str:
-    """The type of the message that carries a request."""
-    if isinstance(request, Train):
-        return "train.task"
-    return "evaluate.score" if isinstance(request, Score) else "evaluate.finish"
 
 
 def _size(tensors: Tensors) -> Size:
