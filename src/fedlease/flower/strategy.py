@@ -24,7 +24,7 @@ from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
 from fedlease.models.fingerprints import fingerprint
 from fedlease.runs.machine import resolve_machine
-from fedlease.runs.methods import Parts, conduct, finished
+from fedlease.runs.methods import Parts, finished, run_methods
 from fedlease.runs.open import Loaded, load_run, methods_of
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
@@ -175,7 +175,7 @@ class FedLeaseStrategy(Strategy):
             channel=lambda name, tell: self._channel(settings, connection, loaded.resident.task),
             skipped=read_environment(self.out).skipped_clients,
         )
-        self.summaries = contents_of(conduct(self.out, parts, self.listeners, resumed=resumed))
+        self.summaries = contents_of(run_methods(self.out, parts, self.listeners, resumed=resumed))
         return self._result()
 
     def _connected(

@@ -34,7 +34,7 @@ from fedlease.storage.run_folder import (
 )
 from fedlease.storage.summary import Summary, contents_of, read_result, write_result
 
-__all__ = ["Parts", "conduct", "finished"]
+__all__ = ["Parts", "finished", "run_methods"]
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Parts:
     skipped: Mapping[ClientId, str] = field(default_factory=dict)
 
 
-def conduct(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resumed: bool) -> dict[str, Summary]:
+def run_methods(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resumed: bool) -> dict[str, Summary]:
     """Runs the method and its baselines from where they stand, and writes the report.
 
     Args:
         out: run folder, begun by :func:`fedlease.storage.run_folder.start_run`.
         parts: of the run.
-        listeners: told of every event.
+        listeners: receive every event.
         resumed: whether the run was begun before.
 
     Returns:
