@@ -15,7 +15,9 @@ __all__ = ["reproduce"]
 
 @app.command()
 def reproduce(
-    name: Annotated[str | None, typer.Argument(help="Of an experiment. Without it: a list.", metavar="NAME")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="An experiment; without it, all are listed.", metavar="NAME")
+    ] = None,
     scale: Annotated[str, typer.Option(help="small: MiniLM, minutes a cell; paper: the paper's setting.")] = "small",
     data: Annotated[Path | None, typer.Option(help="Folder of GLUE or FLAN files; default: rows of the hub.")] = None,
     seeds: Annotated[str, typer.Option(help="Whole numbers with commas between.")] = "0,1,2",

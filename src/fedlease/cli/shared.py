@@ -160,9 +160,9 @@ def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
 
-        def tell(description: str, done: int, total: int) -> None:
+        def show(description: str, done: int, total: int) -> None:
             if description not in tasks:
                 tasks[description] = bars.add_task(description, total=total)
             bars.update(tasks[description], completed=done, total=total)
 
-        yield tell
+        yield show

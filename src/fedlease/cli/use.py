@@ -46,9 +46,9 @@ def predict(
     from fedlease.use.open_run import OpenRun
     from fedlease.use.predict import predict_file
 
-    with stdout_for_json(True), progress(quiet) as tell:
+    with stdout_for_json(True), progress(quiet) as show:
         run = OpenRun(folder, method, device)
-        text = predict_file(run, client, file, out, lambda done, total: tell(client, done, total))
+        text = predict_file(run, client, file, out, lambda done, total: show(client, done, total))
     typer.echo(text if out is None else str(out), nl=out is not None)
 
 
@@ -77,7 +77,7 @@ def export(
     client: Annotated[str | None, typer.Option("--client", metavar="ID", help="This client's model.")] = None,
     expert: Annotated[int | None, typer.Option("--expert", metavar="K", help="This expert, as it is.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every expert and every client.")] = False,
-    form: Annotated[Form, typer.Option(help="Of a client's model: the mixture folded, or its own expert.")] = (
+    form: Annotated[Form, typer.Option(help="folded: a client's mixture as one adapter; own: its own expert.")] = (
         Form.FOLDED
     ),
     rank: Annotated[int | None, typer.Option(help="Rank of a folded adapter; default: experts x r.")] = None,
@@ -118,9 +118,9 @@ def onboard(
     from fedlease.use.onboard import onboard as bring_in
     from fedlease.use.open_run import OpenRun
 
-    with stdout_for_json(json_), progress(quiet) as tell:
+    with stdout_for_json(json_), progress(quiet) as show:
         run = OpenRun(folder, device=device)
-        found = bring_in(run, client, data, epochs, lambda phase, done, total, _: tell(phase, done, total))
+        found = bring_in(run, client, data, epochs, lambda phase, done, total, _: show(phase, done, total))
     if json_:
         typer.echo((found.folder / "onboarding.json").read_text(encoding="utf-8"), nl=False)
         return

@@ -1,4 +1,4 @@
-"""One run per method and seed, each in its own folder; what is finished is not run again."""
+"""Cells of a comparison: one run per variant and seed, each in its own folder, and none run twice."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

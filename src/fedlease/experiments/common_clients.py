@@ -60,7 +60,7 @@ def coverage(
         clients: per seed, those that means are over.
     """
     found = []
-    for number, (seed, kept) in enumerate(zip(seeds, clients, strict=True)):
+    for number, (seed, shared) in enumerate(zip(seeds, clients, strict=True)):
         of_seed = {name: own[number] for name, own in summaries.items()}
         reasons: dict[str, dict[str, str]] = {}
         for name, summary in of_seed.items():
@@ -69,7 +69,7 @@ def coverage(
         found.append(
             {
                 "seed": seed,
-                "averaged": len(kept),
+                "averaged": len(shared),
                 "clients": max(summary.num_clients or 0 for summary in of_seed.values()),
                 "left_out": {client: _shared_reason(why, len(of_seed)) for client, why in sorted(reasons.items())},
             }
@@ -86,7 +86,7 @@ def gap(
 
     Args:
         first: its summaries and scores of rows, one per seed.
-        other: likewise, on the same seeds.
+        other: those of the other variant, on the same seeds.
         rows: per seed and client, what tells rows from others.
 
     Returns:
@@ -94,10 +94,10 @@ def gap(
     """
     both = [sorted(averaged(one).keys() & averaged(two).keys()) for one, two in zip(first[0], other[0], strict=True)]
 
-    def kept(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def of_both(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [{c: scores[c] for c in clients} for scores, clients in zip(found, both, strict=True)]
 
-    difference = paired_difference(kept(first[1]), kept(other[1]), kept(rows))
+    difference = paired_difference(of_both(first[1]), of_both(other[1]), of_both(rows))
     return {**asdict(difference), "clients": [len(clients) for clients in both]}
 
 

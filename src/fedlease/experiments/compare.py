@@ -67,7 +67,7 @@ def compare(
     if faults := [f"variants: a name {rule}, received {name!r}" for name, rule in rules.items() if rule]:
         raise ConfigError(faults)  # names are folders
     plan(settings, variants, seeds, out)  # everything is checked before anything is trained
-    remedy = "make room and run the same command again; finished cells are kept"
+    remedy = "make room and run the same command again; finished cells stay"
     with locked(out, "comparison"), within_limits(f"the comparison in {out} stopped", remedy):
         return _compare(settings, variants, seeds, out, rates, listeners, on_cell)
 
@@ -159,7 +159,9 @@ def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     first = next(iter(by_variant))
     seeds = [cell.seed for cell in by_variant[first]]
     clients = common(summaries, seeds)
-    means = {n: [over_clients(s, kept) for s, kept in zip(own, clients, strict=True)] for n, own in summaries.items()}
+    means = {
+        n: [over_clients(s, shared) for s, shared in zip(own, clients, strict=True)] for n, own in summaries.items()
+    }
     tasks = sorted(set.intersection(*(set(found["per_task"]) for found in means[first])))
     rows: dict[str, dict[str, Any]] = {}
     for name, own in summaries.items():

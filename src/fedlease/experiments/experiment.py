@@ -55,7 +55,7 @@ class Experiment:
 
     Attributes:
         asks: the question, one line.
-        how: what is done and held equal, and where a reading of the paper was needed.
+        how: what is done, what stays equal, and where the paper had to be interpreted.
         variants: the first is compared with each of the others.
         parts: comparisons; results of different parts are on different rows.
         paper: variant -> published figures.

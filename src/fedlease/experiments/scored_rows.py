@@ -1,4 +1,4 @@
-"""The rows that cells are scored on: the same for all variants of a seed, and some of them in several seeds."""
+"""The rows that cells are scored on, which all variants of a seed share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["ScoredRows"]
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """What the settings of some cells say that their rows are, now.
+    """The rows of some cells as their settings give them now.
 
     Attributes:
         keys: per seed and client, the rows that are scored, in the order of the scores.

@@ -1,4 +1,4 @@
-"""What all figures are made of: the form, colours that are told apart, text that plotly may draw, axes, lines."""
+"""What all figures share: their form, distinguishable colours, text that plotly may draw, axes and lines."""
 
 import html
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
-"""Told apart with any colour vision, and on a light as on a dark ground."""
+"""Distinguishable with any colour vision, on light and on dark ground."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hexagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 

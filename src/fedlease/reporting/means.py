@@ -86,7 +86,7 @@ def left_out_lines(summaries: Mapping[str, Summary]) -> list[str]:
 
 
 def common_words(summaries: Mapping[str, Summary]) -> str:
-    """The means of several methods over the clients that all of them scored, where they are over others; or nothing."""
+    """The means of several methods over the clients that all scored; empty if their own means are over just these."""
     scores = {method: averaged(summary) for method, summary in summaries.items()}
     common = set.intersection(*(set(found) for found in scores.values()))
     if all(found.keys() == common for found in scores.values()):

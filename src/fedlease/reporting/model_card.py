@@ -54,5 +54,5 @@ def _ids(labels: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """A name from data inside Markdown: no markup of it takes effect."""
-    kept = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in MARKUP else c for c in kept)
+    safe = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in MARKUP else c for c in safe)

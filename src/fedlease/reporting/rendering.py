@@ -15,7 +15,7 @@ __all__ = ["render"]
 
 
 def render(template: str, figures: Mapping[str, Figure], data: Mapping[str, Any] | None = None, **values: Any) -> str:
-    """A page from one of the templates in ``page/``; the same input gives the same text.
+    """A page from one of the ``templates``; the same input gives the same text.
 
     Args:
         template: file name.
@@ -26,7 +26,7 @@ def render(template: str, figures: Mapping[str, Figure], data: Mapping[str, Any]
     Raises:
         MissingPackageError: plotly or jinja2 is not installed.
     """
-    environment, kept = _environment()
+    environment, constant = _environment()
     from markupsafe import Markup
 
     content = {
@@ -34,7 +34,7 @@ def render(template: str, figures: Mapping[str, Figure], data: Mapping[str, Any]
         **(data or {}),
     }
     page: str = environment.get_template(template).render(
-        figures=figures, data=Markup(_embedded(content)), counted=counted, **kept, **values
+        figures=figures, data=Markup(_embedded(content)), counted=counted, **constant, **values
     )
     return page
 
@@ -65,8 +65,8 @@ def _environment() -> tuple[Any, dict[str, Any]]:
     )
     files = resources.files("fedlease.reporting") / "templates"
     # Markup: these are the package's own files, and JSON that holds no character with a meaning in HTML.
-    kept = {key: Markup((files / f"report.{key}").read_text(encoding="utf-8")) for key in ("css", "js")}
-    return environment, {**kept, "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script"))}
+    constant = {key: Markup((files / f"report.{key}").read_text(encoding="utf-8")) for key in ("css", "js")}
+    return environment, {**constant, "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script"))}
 
 
 def _embedded(content: Any) -> str:

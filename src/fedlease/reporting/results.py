@@ -73,7 +73,7 @@ def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
 
 
 def agreement(tasks: Mapping[str, str], assignment: Mapping[str, int]) -> float | None:
-    """Adjusted Rand index of groups and tasks over the clients that have both; None where all have one task."""
+    """Adjusted Rand index of groups and tasks over the clients that have both; None if there is one task."""
     if len(set(tasks.values())) < 2:
         return None
     from sklearn.metrics import adjusted_rand_score

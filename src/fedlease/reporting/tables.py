@@ -17,7 +17,7 @@ __all__ = ["Cell", "Table", "allocation_table", "cost_rows", "number", "results_
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, the number that it is sorted by, and the place of the client that it names, each where there is one.
+    """Text, with the number that sorts it and the place of the client that it names, if it has them.
 
     ``best`` marks the highest score of its row or column.
     """

@@ -70,9 +70,9 @@ def _check_key(wandb: Any) -> None:
 def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
     """Name, value and step of every figure in an event; names begin with the method.
 
-    Of a step: mean score and how many clients it is over, every client's score and loss, bytes, seconds, refused
-    updates. Of the allocation: S(k) with k as the step, and the number of experts. Of a finished method: final scores,
-    per task too, means of further metrics, over how many of how many clients each mean is, and experts per token of
+    A step gives its mean score and over how many clients that is, every client's score and loss, bytes, seconds and
+    refused updates; the allocation gives S(k) with k as the step, and the number of experts; a finished method gives
+    final scores, per task too, means of further metrics, over how many clients each mean is, and experts per token of
     every adapted module. Metrics are called by their keys in the files.
     """
     if isinstance(event, StepFinished):
@@ -125,7 +125,7 @@ class _Guarded:
         self._call(lambda: self._inner(event))
 
     def close(self) -> None:
-        """Writes what is left; after a failure there is nothing more to say."""
+        """Writes what is left, unless the tracker has failed."""
         if not self._failed:
             self._call(self._inner.close)
 
@@ -184,7 +184,7 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """A run of Weights & Biases; where it goes is wandb's business: ``WANDB_MODE=offline`` keeps it on this machine.
+    """A run of Weights & Biases; wandb decides where it goes, and ``WANDB_MODE=offline`` leaves it on this machine.
 
     Client names, scores and settings are sent; rows and weights are not.
 

@@ -15,7 +15,7 @@ from fedlease.tasks.metric_words import of_metric
 __all__ = ["FEWEST_SEEDS", "Comparison", "Coverage", "Gap", "Score", "Variant", "read_comparison"]
 
 FEWEST_SEEDS = 3
-"""With fewer, intervals are shown and nothing is concluded from whether they hold zero."""
+"""With fewer, intervals are shown, but no conclusion is drawn from whether they hold zero."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -67,7 +67,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Point:
-    """The mean over clients after so many passes; None where nobody was scored."""
+    """The mean over clients after so many passes; None if nobody was scored."""
 
     passes: int
     mean: Finite | None
@@ -84,9 +84,9 @@ class Variant:
         mean: over clients.
         worst_client: the lowest score of a client.
         per_task: task -> mean over its clients.
-        num_experts: one number per seed; None where it has no allocation.
+        num_experts: one number per seed; None without an allocation.
         bytes_up: adapters, one number per seed.
-        bytes_down: likewise.
+        bytes_down: adapters, one number per seed.
         seconds: one number per seed.
         trainable_parameters: of one client.
         points: per seed the mean over clients by passes.

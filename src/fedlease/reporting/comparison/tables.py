@@ -55,14 +55,14 @@ def cost_table(c: Comparison) -> Table:
 
 
 def experts(counts: Sequence[int | None]) -> Cell:
-    """The number of experts of each seed, sorted by their mean; a dash where there is none."""
+    """The number of experts of each seed, sorted by their mean; a dash for a method without experts."""
     known = [count for count in counts if count is not None]
     shown = ", ".join("-" if count is None else str(count) for count in counts) if known else "-"
     return Cell(shown, fmean(known) if known else None)
 
 
 def rate_table(c: Comparison) -> Table | None:
-    """The score of every learning rate tried, the one chosen marked; None where none was chosen."""
+    """The score of every learning rate tried, with the one chosen marked; None if no rate was chosen."""
     if not c.learning_rates:
         return None
     tried = sorted({rate for scores in c.learning_rates.values() for rate in scores})
@@ -77,7 +77,7 @@ def rate_table(c: Comparison) -> Table | None:
 
 
 def settings_table(c: Comparison) -> Table | None:
-    """Settings of each one's own; None where all are methods as they come."""
+    """The settings that set variants apart; None if all are methods as they come."""
     hidden = {"train.lr"} if c.learning_rates else set()
     if not any(v.changes.keys() - hidden or v.name != v.method for v in c.variants):
         return None

@@ -89,7 +89,7 @@ class Sample:
         prompt: of a conversation, its last message.
         reference: the answer on file.
         base: what the untrained model writes.
-        answers: method -> what it writes; a method that keeps no sample of this row is without one.
+        answers: method -> what it writes; methods without a sample of this row are missing.
     """
 
     prompt: str
@@ -109,9 +109,9 @@ class RunData:
         clients: by id, sorted.
         methods: the main method first, then the baselines that have begun.
         missing: methods of which there is nothing yet.
-        grouping: of the main method, or None where it has none (yet).
+        grouping: allocation of the main method; None if there is none, or none yet.
         newcomers: clients that were placed after the run.
-        samples: client -> some of its test rows with answers; {} where none are kept.
+        samples: client -> some of its test rows with answers; {} without samples.
     """
 
     name: str
@@ -182,6 +182,6 @@ class RunData:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """Plain mean of numbers, or None of none."""
+    """Plain mean; None of no numbers."""
     listed = list(values)
     return sum(listed) / len(listed) if listed else None

@@ -84,7 +84,7 @@ def read_samples(folders: Mapping[str, RunFiles], clients: Mapping[str, Any]) ->
 
 
 def shown_samples(run: RunData) -> tuple[ClientSamples, ...]:
-    """What the page shows, by client; () where no samples are kept."""
+    """What the page shows, by client; () without samples."""
     experts, finals = run.experts(), run.main.finals
     shown = []
     for client, samples in run.samples.items():

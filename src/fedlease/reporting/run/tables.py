@@ -84,7 +84,7 @@ def bytes_table(run: RunData) -> Table | None:
 
 
 def newcomer_table(run: RunData) -> Table | None:
-    """Clients placed after the run; None where there are none."""
+    """Clients placed after the run; None if there are none."""
     if not run.newcomers:
         return None
     names = sorted({name for found in run.newcomers.values() for name in found.scores})
