@@ -1,6 +1,6 @@
 """The exceptions of fedlease, and the limits of a machine (disk, memory, open files) as one of them.
 
-Each inherits from the one it hangs on:
+Each inherits from the one above it:
 
     FedLeaseError
     ├── InputError              the caller gave something wrong: exit code 2, one line per fault
@@ -9,7 +9,7 @@ Each inherits from the one it hangs on:
     │   ├── ModelError          the base model: not found, no such target module, rank too large
     │   ├── MissingPackageError an optional package is not installed; the message holds the command
     │   └── RunFolderError      not a run folder, damaged, or of another version
-    ├── RunFailedError          a run that had started cannot go on: exit code 1
+    ├── RunFailedError          a run that has started cannot continue: exit code 1
     │   └── TooFewUpdatesError  too many of a round's updates were refused
     └── UpdateRefusedError      one client's update is not used this round; caught by the engines
 """
@@ -83,7 +83,7 @@ class RunFolderError(InputError):
 
 
 class RunFailedError(FedLeaseError):
-    """A run that had started cannot go on; the last checkpoint stays usable."""
+    """A run that has started cannot continue; the last checkpoint stays usable."""
 
 
 class TooFewUpdatesError(RunFailedError):
@@ -116,7 +116,7 @@ LIMITS = {
     errno.ENFILE: "too many files are open",
     errno.ENOMEM: "memory is used up",
 }
-"""Error of the operating system -> what it says."""
+"""Error number of the operating system -> what it means."""
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How libraries in Rust (safetensors, tokenizers) end the text of such an error."""
@@ -126,7 +126,7 @@ _NO_THREAD = "can't start new thread"
 
 
 def limit_reached(error: BaseException) -> str | None:
-    """What limit an error is about, with the file it names; None where it is about something else."""
+    """The limit that an error reports, with the file it names; None for any other error."""
     found: BaseException | None = error
     seen: set[int] = set()
     while found is not None and id(found) not in seen:
@@ -142,9 +142,9 @@ def within_limits(what: str, remedy: str, folder: Path | None = None) -> Iterato
     """Turns a limit that is reached in the block into one sentence; other errors pass as they are.
 
     Args:
-        what: was going on.
-        remedy: how to go on once there is room.
-        folder: where every error of a file is told likewise, such as a folder in the place of the file.
+        what: what was being done.
+        remedy: how to continue once there is room.
+        folder: every error about a file in it is reported in the same way, such as a folder in place of a file.
 
     Raises:
         RunFailedError: a limit is reached.
@@ -163,7 +163,7 @@ def within_limits(what: str, remedy: str, folder: Path | None = None) -> Iterato
 def _of_file_in(folder: Path | None, error: Exception) -> str | None:
     if folder is None or not isinstance(error, OSError) or not isinstance(error.filename, str | Path):
         return None
-    # Of a move, it is the second that could not be written.
+    # When a file is moved, the second name is the one that could not be written.
     named = error.filename2 if isinstance(error.filename2, str | Path) else error.filename
     return f"{named}: {error.strerror}" if folder in Path(named).parents else None
 

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, are read within stated limits, and never lead elsewhere.
 
-A run folder may come from somebody else. So nothing here follows a link inside one, temporary files are made anew under
-names that nobody can foresee, and only regular files of a stated size are read.
+A run folder may be somebody else's. No link inside one is followed, temporary files are created under unpredictable
+names, and only regular files of a stated size are read.
 """
 
 import errno
@@ -20,7 +20,7 @@ from fedlease.errors import RunFolderError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks; there nothing keeps two processes apart
+except ImportError:  # Windows has no such locks, so two processes are not kept from each other there
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 LOCK = ".lock"
-"""Held by the process that writes into a folder; the operating system frees it when that process ends."""
+"""Locked by the process that writes into a folder; the operating system frees it when that process ends."""
 
 MOST_ENTRIES = 1_000_000
 """Files and folders that a run folder may hold."""
@@ -48,7 +48,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 def write_atomically(path: Path, blob: bytes) -> None:
-    """Writes ``path`` whole or not at all, and has it on the disk before it returns.
+    """Writes ``path`` whole or not at all, and syncs it to the disk.
 
     A link at ``path`` is replaced, not followed.
 
@@ -71,19 +71,19 @@ def write_atomically(path: Path, blob: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def append(path: Path, blob: bytes, keep: int) -> None:
-    """Adds to a file, made when missing, behind its first ``keep`` bytes, and has it on the disk before it returns.
+def append(path: Path, blob: bytes, size: int) -> None:
+    """Writes behind the first ``size`` bytes of a file, created when missing, and syncs it to the disk.
 
     Raises:
         OSError: it cannot be written, or is a link.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | _NO_LINK, 0o666)
     with open(descriptor, "wb") as file:
-        # Another name of the same file may stand anywhere; files that are replaced need no such care.
+        # The other name may be in any folder; files that are replaced need no such care.
         if os.fstat(descriptor).st_nlink > 1:
             raise OSError(errno.EMLINK, "has another name elsewhere (a hard link)", str(path))
-        file.truncate(keep)
-        file.seek(keep)
+        file.truncate(size)
+        file.seek(size)
         file.write(blob)
         file.flush()
         os.fsync(file.fileno())
@@ -91,11 +91,11 @@ def append(path: Path, blob: bytes, keep: int) -> None:
 
 @contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to be filled that takes its name once it is complete and on the disk; left out when the block fails.
+    """Yields a folder to fill, which gets its name once it is complete and on the disk; a failed block leaves none.
 
     Args:
-        path: the name; its parents are made.
-        replace: whether a folder of that name gives way; else one that holds anything stays, and is an error.
+        path: the name; its parents are created.
+        replace: whether a folder of that name is replaced; otherwise one that is not empty is an error.
 
     Raises:
         OSError: it cannot be written.
@@ -135,7 +135,7 @@ def read_file(path: Path, most: int) -> bytes:
         RunFolderError: no regular file, too large, or unreadable.
     """
     try:
-        # Without O_NONBLOCK a named pipe without a writer would be waited for.
+        # Without O_NONBLOCK a named pipe without a writer would block.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | _NO_LINK)
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
@@ -156,7 +156,7 @@ def read_file(path: Path, most: int) -> bytes:
 
 
 def check_walls(folder: Path, skip: frozenset[str] = frozenset()) -> None:
-    """Makes sure that everything in a folder is in that folder: regular files and folders, no links, pipes or devices.
+    """Checks that a folder contains only regular files and folders: no links, pipes or devices.
 
     Args:
         folder: where to look; it may itself be reached by a link.
@@ -173,9 +173,9 @@ def check_walls(folder: Path, skip: frozenset[str] = frozenset()) -> None:
                 for entry in entries:
                     seen += 1
                     if seen > MOST_ENTRIES:
-                        raise RunFolderError(f"{folder} holds more than {MOST_ENTRIES:,} files")
+                        raise RunFolderError(f"{folder} contains more than {MOST_ENTRIES:,} files")
                     if entry.is_symlink():
-                        raise RunFolderError(f"{entry.path} is a link; a run folder holds files and folders alone")
+                        raise RunFolderError(f"{entry.path} is a link; a run folder contains only files and folders")
                     if entry.is_dir():
                         if here != folder or entry.name not in skip:
                             waiting.append(Path(entry.path))
@@ -207,19 +207,19 @@ def sweep(folder: Path) -> None:
 def locked(folder: Path, what: str, wait: float = 0.0, name: str = LOCK) -> Iterator[None]:
     """Keeps other processes from writing into a folder; those that read need no lock.
 
-    The lock dies with the process, however it ends. Where the file system has no locks, nothing is kept apart.
+    The lock ends with the process, however it ends. A file system without locks protects nothing.
 
     Args:
-        folder: made when missing; gone again where nothing was written into it.
-        what: is written there, for the message.
-        wait: seconds to wait for another process that holds it.
-        name: of the lock's file; each stands for itself.
+        folder: created when missing, and removed again if nothing was written into it.
+        what: what is written there, for the message.
+        wait: seconds to wait for another process that has it.
+        name: of the lock's file; locks of different names are independent.
 
     Raises:
-        RunFolderError: another process holds it, or the folder cannot be written.
+        RunFolderError: another process has it, or the folder cannot be written.
     """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    descriptor = _held(folder, name, what, wait)
+    descriptor = _lock(folder, name, what, wait)
     try:
         yield
     finally:
@@ -228,8 +228,8 @@ def locked(folder: Path, what: str, wait: float = 0.0, name: str = LOCK) -> Iter
         os.close(descriptor)
 
 
-def _held(folder: Path, name: str, what: str, wait: float) -> int:
-    """The open file of a lock that this process has taken."""
+def _lock(folder: Path, name: str, what: str, wait: float) -> int:
+    """The descriptor of a lock that this process has taken."""
     until = time.monotonic() + wait
     while True:
         try:
@@ -241,7 +241,7 @@ def _held(folder: Path, name: str, what: str, wait: float) -> int:
         if taken and os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)
-        if not taken:  # else the process that held it has left nothing, the lock's file neither
+        if not taken:  # otherwise the process that had it has deleted the lock's file too
             if time.monotonic() >= until:
                 raise RunFolderError(
                     f"{folder} is in use: another process writes its {what} now; wait until it has ended, or choose "
@@ -251,7 +251,7 @@ def _held(folder: Path, name: str, what: str, wait: float) -> int:
 
 
 def _leave_nothing(folder: Path, name: str, missing: Sequence[Path]) -> None:
-    """Deletes folders that were made for a lock, where nothing else was written: what is refused leaves no trace."""
+    """Deletes folders that were created for a lock if nothing else was written: a refused run leaves no trace."""
     with suppress(OSError):
         if [path.name for path in folder.iterdir()] == [name]:
             (folder / name).unlink()

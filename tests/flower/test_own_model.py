@@ -125,11 +125,11 @@ def test_the_folder_serves_as_a_run_folder_of_one_client(run: Path, tmp_path: Pa
     assert predict(own, "planted-1-0", rows) == predict(whole, "planted-1-0", rows)
     assert fedlease.tokenizer(folder)("a b").input_ids == fedlease.tokenizer(run / "here")("a b").input_ids
     assert Exporter(own, scores=False).client("planted-1-0", tmp_path / "x").is_dir()
-    with pytest.raises(ConfigError, match="does not say where the rows of 'planted-1-0' are: use --no-scores"):
+    with pytest.raises(ConfigError, match="does not state where the rows of 'planted-1-0' are: use --no-scores"):
         Exporter(own).client("planted-1-0", tmp_path / "y")
     with pytest.raises(ConfigError, match="'planted-0-0'"):
         own.client("planted-0-0")
-    with pytest.raises(ConfigError, match=r"client: say whose model it is to be, the run has \['planted-0-0'"):
+    with pytest.raises(ConfigError, match=r"client: name one, the run has \['planted-0-0'"):
         fedlease.load(run / "here")
 
 

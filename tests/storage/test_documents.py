@@ -21,9 +21,9 @@ from fedlease.storage.documents import checked, parse_json, read_lines, read_obj
         (b'{"a": 1', "f is damaged: JSONDecodeError"),
         (b'{"a": "\xff"}', "f is damaged: UnicodeDecodeError"),
         (b'{"a": ' + b"9" * 5000 + b"}", "f is damaged: ValueError"),
-        (b'{"a":' * 33 + b"1" + b"}" * 33, "lists and objects stand more than 32 deep in each other"),
+        (b'{"a":' * 33 + b"1" + b"}" * 33, "lists and objects are nested more than 32 deep"),
         (b'{"a":' * 200_000, "f is damaged: "),
-        (b'{"a": [' + b"," * 10_000_001, "f is damaged: it holds more than 10,000,000 values"),
+        (b'{"a": [' + b"," * 10_000_001, "f is damaged: it has more than 10,000,000 values"),
     ],
 )
 def test_json_beyond_a_limit_is_one_sentence(blob: bytes, said: str) -> None:

@@ -19,10 +19,10 @@ from fedlease.core.low_rank import expert_alone, fold
 from fedlease.core.types import head_names
 from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, RunFolderError
+from fedlease.reporting.model_card import render_card
 from fedlease.storage.run_files import RunFiles
 from fedlease.tasks.classification import evaluate
 from fedlease.use.export import Exporter
-from fedlease.use.model_card import model_card
 from fedlease.use.open_run import OpenRun
 
 CLIENT = "planted-1-0"
@@ -254,7 +254,9 @@ def test_the_card_is_in_the_hubs_form_and_names_from_data_stay_text(run: OpenRun
     assert front["base_model"] == str(run.out / "base")
     found = scores(tmp_path / "x")
     hostile = {**found, "client": "a|b<img src=x>`[x](y)\n# big", "labels": ["```\n<b>", "'"]}
-    text = model_card("client", run, hostile)
+    base = run.loaded.source.public_name
+    how: Any = {"base": base, "tokenizer": run.tokenizer, "method": run.method, "settings": run.settings}
+    text = render_card("client", hostile, **how)
     assert "<img" not in text and "\n# big" not in text
     assert "a\\|b&lt;img src=x&gt;\\`\\[x\\](y)" in text
     assert text.count("```") == card.count("```") + 1 and "\n```\n<b>" not in text  # inside a string, on one line

@@ -1,4 +1,4 @@
-"""What settings leave to the machine: threads, device, absolute paths."""
+"""Settings that depend on the machine: threads, device, absolute paths."""
 
 import os
 import sys
@@ -19,14 +19,14 @@ def resolve_machine(settings: Settings) -> Settings:
     Raises:
         ConfigError: the device is not one of this machine, or the rows or the model have no usable path.
     """
-    # Affinity counts the cores this process may use; only Linux tells.
+    # Affinity counts the cores that this process may use; only Linux reports it.
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     threads = settings.threads or cores
     device = usable_device(settings.device)
     data = settings.data
     if data.path is not None:
         data = data.model_copy(update={"path": _absolute("data.path", data.path)})
-    # A run is resumed and loaded from wherever one stands.
+    # A run may be resumed and loaded from another working directory.
     model = settings.model
     if model not in SHORT_NAMES and os.path.isdir(folder := _absolute("model", model)):
         model = str(folder)

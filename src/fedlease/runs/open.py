@@ -63,7 +63,7 @@ class Loaded:
         tokenizer: the model's.
         device: where it computes.
         shapes: adapted module -> (in features, out features).
-        made: the files of a base that exists nowhere else, by name: a new run keeps them in its folder.
+        made: the files of a base that exists nowhere else, by name; a new run stores them in its folder.
         notes: what of a preset gave way to the model, and what is worth knowing of its weights.
     """
 
@@ -206,13 +206,13 @@ def base_of_run(out: Path, settings: Settings, *, weights: bool = True) -> Model
     Args:
         out: run folder.
         settings: of the run.
-        weights: whether weights outside the run folder are compared too; else configuration and tokenizer alone.
+        weights: False compares configuration and tokenizer alone, unless the base is in the run folder.
 
     Raises:
         RunFolderError: it has changed, or the run folder is damaged.
         ModelError: it cannot be had.
     """
-    inside = RunFiles(out).check_folder("base")
+    inside = RunFiles(out).digests("base")
     source = _located(settings, out / "base")
     check_files(out, source, read_environment(out).base_files, weights=weights, found=inside)
     return source
@@ -263,7 +263,7 @@ def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, 
 
 
 def participation_of(settings: Settings) -> Participation:
-    """Who is asked each round."""
+    """Which clients take part in each round."""
     score_rounds = make_task(settings).score_rounds
     return Participation(settings.clients_per_round, settings.min_clients, settings.eval_every, score_rounds)
 

@@ -1,4 +1,4 @@
-"""One run: settings -> federation, model, methods, engine -> run folder."""
+"""One run in this process, from settings or from its folder."""
 
 import json
 import tempfile
@@ -51,15 +51,15 @@ def run_settings(
     Args:
         settings: of the run.
         out: folder to write.
-        listeners: told of every event.
+        listeners: receive every event.
         shared: folder of first steps that other runs may have done; None shares within the run only.
 
     Returns:
         Method -> its result, the main method first.
 
     Raises:
-        InputError: settings, data or model are wrong, or ``out`` already holds a run; nothing was trained.
-        RunFailedError: the run cannot go on; ``resume`` goes on from its last step.
+        InputError: settings, data or model are wrong, or ``out`` already contains a run; nothing was trained.
+        RunFailedError: the run cannot continue; ``resume`` continues from its last step.
     """
     if (out / "config.yaml").exists():
         raise RunFolderError(
@@ -67,12 +67,12 @@ def run_settings(
         )
     settings = resolve_machine(settings)
     begin = within_limits(f"the run in {out} was not begun", "make room and run the same again")
-    with begin, ExitStack() as held:
+    with begin, ExitStack() as stack:
         # Nothing is written to ``out`` before everything that can be checked is sound.
         prepared = prepare(settings)
         federation, loaded = prepared.federation, prepared.loaded
         check_fit(loaded.settings, loaded.adapter, prepared.heads, {data.id: data.weight for data in federation})
-        held.enter_context(run_lock(out))
+        stack.enter_context(run_lock(out))
         start_run(
             out,
             loaded.settings,
@@ -83,17 +83,17 @@ def run_settings(
             skipped=federation.skipped,
             base_files=loaded.base_files,
         )
-        kept = held.pop_all()
-    with kept:
+        lock = stack.pop_all()
+    with lock:
         return _run(out, prepared, listeners, shared, resumed=False)
 
 
 def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None) -> dict[str, Summary]:
-    """Goes on from the last complete step; a finished run is left as it is.
+    """Continues a run from its last complete step; a finished run is left as it is.
 
     Args:
         out: a run folder.
-        listeners: told of every event.
+        listeners: receive every event.
         shared: as for :func:`run_settings`.
 
     Returns:
@@ -162,7 +162,7 @@ def _run(
 
 
 def _context(out: Path, prepared: Prepared) -> str:
-    """All that a client's first step depends on beside the task it is given."""
+    """Everything that a client's first step depends on besides its task."""
     settings = prepared.loaded.settings.model_dump(mode="json")
     names = ("seed", "task", "model", "revision", "dtype", "base", "data", "train", "generation", "threads", "device")
     base = read_environment(out).base_files

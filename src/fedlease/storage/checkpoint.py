@@ -1,4 +1,4 @@
-"""Where a method's run stands, on disk: written so that a kill at any moment leaves the last complete step.
+"""The checkpoint of a method on disk, written so that a kill at any moment leaves the last complete step.
 
 ``state/manifest.json`` is the only commit point. It names immutable files by their content's hash; everything else in
 ``state/`` is left over from an interrupted step and deleted on resume.
@@ -25,7 +25,7 @@ from fedlease.storage.run_files import MOST_WEIGHTS, Digest, as_json, sealed, un
 __all__ = ["Checkpoint", "Saved"]
 
 TRIES = 5
-"""How often a reader begins anew because a run that goes on has written another step meanwhile."""
+"""How often a reader starts over because a running process has written another step meanwhile."""
 
 
 class _Entry(BaseModel):
@@ -57,11 +57,11 @@ class _Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Saved:
-    """Everything needed to go on.
+    """Everything that is needed to resume.
 
     Attributes:
         method: name.
-        step: steps (warm-up waves and rounds) behind it.
+        step: completed steps (warm-up waves and rounds).
         state: the method's, in most runs a :class:`~fedlease.methods.head.HeadState` around it.
         private: client -> slot -> tensors, see :class:`~fedlease.client.store.Private`.
         totals: running sums: bytes, seconds, steps.
@@ -115,7 +115,7 @@ class Checkpoint:
         self._lines = manifest.rounds_lines
         state = self._read(manifest.state)
         if not isinstance(state, State):
-            raise RunFolderError(f"{self.state / manifest.state.file} is damaged: it holds a {type(state).__name__}")
+            raise RunFolderError(f"{self.state / manifest.state.file} is damaged: it contains a {type(state).__name__}")
         return Saved(
             method=manifest.method,
             step=manifest.step,
@@ -150,7 +150,7 @@ class Checkpoint:
             sweep(self.state)
             for path in self.state.iterdir():
                 if path.is_dir():
-                    raise RunFolderError(f"{path} is a folder, where the run keeps files alone")
+                    raise RunFolderError(f"{path} is a folder, and the run wrote only files there")
                 if path != self.manifest and path.name not in named:
                     path.unlink()
         if self.rounds.is_file():
@@ -173,18 +173,18 @@ class Checkpoint:
                 client: {slot: self._write(dumps(dict(tensors))) for slot, tensors in slots.items()}
                 for client, slots in saved.private.items()
             }
-            kept, lines = self._kept(), self._lines
+            written, lines = self._written(), self._lines
             if record is not None:
                 line = _line(record)
-                append(self.rounds, line, len(kept))
-                kept, lines = kept + line, lines + 1
+                append(self.rounds, line, len(written))
+                written, lines = written + line, lines + 1
             manifest = _Manifest(
                 method=saved.method,
                 step=saved.step,
                 round=saved.state.round,
                 finished=saved.finished,
                 rounds_lines=lines,
-                rounds_sha256=digest(kept),
+                rounds_sha256=digest(written),
                 totals=dict(saved.totals),
                 state=state,
                 clients=clients,
@@ -194,7 +194,7 @@ class Checkpoint:
         except OSError as error:
             raise RunFailedError(
                 f"step {saved.step} of {saved.method} could not be written to {self.folder}: {error}; "
-                "the last complete step is kept, go on with: fedlease resume"
+                "the last complete step is on disk, continue with: fedlease resume"
             ) from error
         for path in self.state.iterdir():
             if path != self.manifest and path.name not in manifest.named:
@@ -207,12 +207,12 @@ class Checkpoint:
             RunFailedError: it cannot be written.
         """
         try:
-            # What is kept first: a commit that failed earlier may have left a line behind.
-            append(self.rounds, _line(record), len(self._kept()))
+            # Behind the complete steps: a commit that failed earlier may have left a line there.
+            append(self.rounds, _line(record), len(self._written()))
         except OSError as error:
             raise RunFailedError(f"{self.rounds} cannot be written: {error}; it was to hold {dict(record)}") from error
 
-    def _kept(self) -> bytes:
+    def _written(self) -> bytes:
         return _joined(read_lines(self.rounds)[: self._lines])
 
     def _write(self, blob: bytes) -> _Entry:

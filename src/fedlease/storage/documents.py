@@ -1,4 +1,4 @@
-"""JSON, JSON Lines and YAML that somebody else may have written: bounded in size, depth and number of values."""
+"""JSON and JSON Lines from any source: bounded in size, depth and number of values, and checked against a type."""
 
 import json
 import re
@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 MOST_BYTES = 128 * 2**20
-"""Of a JSON file; the distances of 2,000 clients have 100 MB."""
+"""Bytes of a JSON file; the distances of 2,000 clients take 100 MB."""
 MOST_VALUES = 10_000_000
-"""In a JSON file: each takes far more memory than the two characters that it may have."""
+"""Values in a JSON file: one may take two characters there and far more in memory."""
 MOST_DEPTH = 32
-"""Lists and objects within each other."""
+"""Nested lists and objects."""
 MOST_LINES = 100_000
-"""Of a JSON Lines file: steps of a method."""
+"""Lines of a JSON Lines file: steps of a method."""
 FEW = 3
-"""Faults of a file that are told one by one."""
+"""Faults of a file that a message lists one by one."""
 
 MOST_EXPERTS = 10_000
 MOST_NAME = 2_000
@@ -56,7 +56,7 @@ def _client(name: str) -> str:
 
 ClientName = Annotated[str, AfterValidator(_client)]
 Name = Annotated[str, Field(max_length=MOST_NAME)]
-"""Of a client that takes no part: a node that is turned away may have stated any. It is shown, and names no file."""
+"""The name of a client that takes no part: an unchecked claim of a rejected node, shown and never used for a file."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Expert = Annotated[int, Field(ge=0, lt=MOST_EXPERTS)]
@@ -96,7 +96,7 @@ def parse_json(blob: bytes, where: object) -> dict[str, Any]:
         RunFolderError: beyond a limit, or no JSON object.
     """
     if sum(map(blob.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise RunFolderError(f"{where} is damaged: it holds more than {MOST_VALUES:,} values")
+        raise RunFolderError(f"{where} is damaged: it has more than {MOST_VALUES:,} values")
     try:
         content = json.loads(blob.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -108,7 +108,7 @@ def parse_json(blob: bytes, where: object) -> dict[str, Any]:
         level = [inner for outer in level for inner in _within(outer)]
         if not level:
             return content
-    raise RunFolderError(f"{where} is damaged: lists and objects stand more than {MOST_DEPTH} deep in each other")
+    raise RunFolderError(f"{where} is damaged: lists and objects are nested more than {MOST_DEPTH} deep")
 
 
 def read_lines(path: Path, most: int = MOST_BYTES) -> list[bytes]:
@@ -153,8 +153,8 @@ def _within(value: Any) -> Iterator[Any]:
             yield inner
 
 
-def _place(parts: tuple[int | str, ...]) -> str:
-    shown = ".".join(str(part) if len(str(part)) <= 40 else f"{str(part)[:40]}..." for part in parts[:6])
+def _place(path: tuple[int | str, ...]) -> str:
+    shown = ".".join(str(part) if len(str(part)) <= 40 else f"{str(part)[:40]}..." for part in path[:6])
     return shown or "its content"
 
 

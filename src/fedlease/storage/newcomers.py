@@ -69,7 +69,7 @@ def read_newcomers(out: Path) -> dict[ClientId, Newcomer]:
     """Client -> how it came in, sorted.
 
     Raises:
-        RunFolderError: one is damaged, or does not stand in the folder of its client.
+        RunFolderError: one is damaged, or is in another client's folder.
     """
     found = {}
     # A name with a dot in front is a folder that was never completed.
@@ -94,7 +94,7 @@ def newcomer_model(out: Path, client: ClientId) -> ClientModel:
     except CodecError as error:
         raise RunFolderError(f"{path} is missing or damaged: {error}") from error
     if not isinstance(model, ClientModel):
-        raise RunFolderError(f"{path} is damaged: it holds a {type(model).__name__}")
+        raise RunFolderError(f"{path} is damaged: it contains a {type(model).__name__}")
     return model
 
 

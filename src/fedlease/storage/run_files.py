@@ -1,13 +1,13 @@
-"""``files.json``: the SHA-256 of every file of a run folder that is read again and stands outside ``state``.
+"""``files.json``: the SHA-256 of every file of a run folder that is read again, except those in ``state``.
 
-The index is written before the file, with the digest of the content that the file has and of the one it will have. So
-whenever a process is killed, the file is one of the two, and every other content is damage.
+The index is written before the file, with the digest of its present and of its next content. Whenever a process is
+killed, the file has one of the two, and any other content is damage.
 """
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,7 +24,7 @@ MOST_WEIGHTS = 2**35
 """Bytes of a file of weights."""
 
 TRIES = 3
-"""How often a reader begins anew, since a run that goes on may have written the file twice meanwhile."""
+"""How often a reader starts over, since a running process may have written the file twice meanwhile."""
 
 M = TypeVar("M", bound=BaseModel)
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -42,7 +42,8 @@ class _Index(BaseModel):
 class RunFiles:
     """Reads and writes the files of a run folder that the index covers.
 
-    A folder without an index, such as one that holds no run yet, is read without digests.
+    A folder without an index, such as one without a run, is read without digests. What cannot be written is an OSError;
+    what is missing, damaged, no regular file or too large is a RunFolderError.
 
     Args:
         out: the run folder.
@@ -59,17 +60,8 @@ class RunFiles:
         self._path = out / INDEX
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Begins the index of a new run.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Begins the index of a new run."""
         self._store(_Index(settings=dict(settings), files={}))
-
-    @property
-    def indexed(self) -> bool:
-        """Whether there is an index."""
-        return self._path.exists()
 
     @property
     def settings(self) -> dict[str, Any] | None:
@@ -84,12 +76,13 @@ class RunFiles:
         covered = () if index is None else index.files
         return sorted(name.removeprefix(self._within) for name in covered if name.startswith(start))
 
-    def expect(self, contents: Mapping[str, bytes]) -> None:
-        """Covers files that are about to be written with these contents.
+    def has(self, name: str) -> bool:
+        """Whether a file exists, and is covered if there is an index."""
+        index = self._load()
+        return (index is None or self._within + name in index.files) and (self.folder / name).exists()
 
-        Raises:
-            OSError: the index cannot be written.
-        """
+    def expect(self, contents: Mapping[str, bytes]) -> None:
+        """Covers files that are about to be written with these contents."""
         index = self._load()
         if index is None:
             return
@@ -101,11 +94,7 @@ class RunFiles:
         self._store(_Index(settings=index.settings, files=files))
 
     def write(self, name: str, blob: bytes) -> None:
-        """Covers a file and writes it.
-
-        Raises:
-            OSError: it cannot be written, or a folder on the way is a link.
-        """
+        """Covers a file and writes it; refuses a folder on the way that is a link."""
         path = self.folder / name
         for parent in reversed(path.relative_to(self.out).parents):
             if parent != Path() and (self.out / parent).is_symlink():
@@ -115,68 +104,39 @@ class RunFiles:
         write_atomically(path, blob)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Covers a JSON file and writes it.
-
-        Raises:
-            OSError: it cannot be written, or a folder on the way is a link.
-        """
+        """Covers a JSON file and writes it."""
         self.write(name, as_json(content))
 
     def read(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """The content of a file, compared with the index.
-
-        Raises:
-            RunFolderError: missing or damaged, no regular file, or too large.
-        """
+        """The content of a file, compared with the index."""
         path = self.folder / name
         for _ in range(TRIES):
             try:
                 blob = read_file(path, most)
             except FileNotFoundError as error:
                 raise RunFolderError(f"{path} is missing or damaged: there is no such file") from error
-            # After the file: a run that goes on names a content before it writes it.
+            # After the file: a running process puts a digest into the index before it writes the content.
             index = self._load()
             known = None if index is None else index.files.get(self._within + name)
             if known is None or digest(blob) in known:
                 return blob
         raise RunFolderError(f"{path} is damaged, or was changed: its SHA-256 is not the one in {INDEX}")
 
-    def read_json(self, name: str, kind: type[M]) -> dict[str, Any]:
-        """The object in a JSON file, compared with the index and checked to be a ``kind``.
-
-        Raises:
-            RunFolderError: missing, damaged, or something else.
-        """
-        content = parse_json(self.read(name), self.folder / name)
-        checked(content, kind, self.folder / name)
-        return content
-
     def read_model(self, name: str, kind: type[M]) -> M:
-        """The content of a JSON file as a ``kind``, compared with the index.
-
-        Raises:
-            RunFolderError: missing, damaged, or something else.
-        """
+        """The content of a JSON file as a ``kind``, compared with the index."""
         found: M = checked(parse_json(self.read(name), self.folder / name), kind, self.folder / name)
         return found
 
-    def has(self, name: str) -> bool:
-        """Whether a file is there, and covered where there is an index."""
-        index = self._load()
-        return (index is None or self._within + name in index.files) and (self.folder / name).exists()
-
-    def check_folder(self, name: str) -> dict[str, str]:
-        """SHA-256 of the files in a folder by their paths in it, which are those that the index covers, and no others.
-
-        Raises:
-            RunFolderError: it does not.
-        """
-        if not self.indexed:
+    def digests(self, folder: str) -> dict[str, str]:
+        """SHA-256 of the files in a folder by their paths in it: those that the index covers, and no others."""
+        if not self._path.exists():
             return {}
-        found = {known: digest(self.read(known, MOST_WEIGHTS)) for known in self.names(name)}
-        if strangers := sorted(set(_files_in(self.folder / name, PurePosixPath(name))) - found.keys()):
-            raise RunFolderError(f"{self.folder / strangers[0]} was not written by the run")
-        return {known.removeprefix(f"{name}/"): mark for known, mark in found.items()}
+        found = {name: digest(self.read(name, MOST_WEIGHTS)) for name in self.names(folder)}
+        there = (path for path in sorted((self.folder / folder).rglob("*")) if path.is_symlink() or not path.is_dir())
+        for path in there:
+            if path.relative_to(self.folder).as_posix() not in found:
+                raise RunFolderError(f"{path} was not written by the run")
+        return {name.removeprefix(f"{folder}/"): sha256 for name, sha256 in found.items()}
 
     def _now(self, name: str) -> str | None:
         try:
@@ -185,7 +145,7 @@ class RunFiles:
             return None
 
     def _load(self) -> _Index | None:
-        if not self.indexed:
+        if not self._path.exists():
             return None
         found: _Index = checked(unsealed(read_object(self._path), self._path), _Index, self._path)
         return found
@@ -218,11 +178,3 @@ def unsealed(content: Mapping[str, Any], where: Path) -> dict[str, Any]:
 
 def _seal(content: Mapping[str, Any]) -> str:
     return digest(json.dumps(content, sort_keys=True).encode())
-
-
-def _files_in(folder: Path, name: PurePosixPath) -> Iterator[str]:
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.is_dir():
-            yield from _files_in(path, name / path.name)
-        else:
-            yield str(name / path.name)

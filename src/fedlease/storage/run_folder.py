@@ -38,11 +38,11 @@ CONFIG = "config.yaml"
 MAY_CHANGE = ("data.path", "device", "fedlease.admitted", "fedlease.unlike", "flower.")
 """Settings that may be edited in a run folder: where rows and machine are now, and what is of a call."""
 TRACKED = "wandb"
-"""A folder of a run that holds links, which nothing here reads."""
+"""A folder in a run folder that may contain links; nothing here reads it."""
 FEW = 5
-"""Changed settings that are told one by one."""
+"""Changed settings that a message lists one by one."""
 LONGEST = 500
-"""Characters that they are told in."""
+"""Characters for one of them."""
 
 
 class _Client(Content):
@@ -63,7 +63,7 @@ def run_lock(out: Path) -> AbstractContextManager[None]:
     """Keeps other processes from writing into a run folder while this one runs, resumes or onboards.
 
     Raises:
-        RunFolderError: another process holds it, or the folder cannot be written.
+        RunFolderError: another process has it, or the folder cannot be written.
     """
     return locked(out, "run")
 
@@ -96,14 +96,14 @@ def start_run(
         base_files: SHA-256 of the files of the base model and its tokenizer, by name.
 
     Raises:
-        RunFolderError: ``out`` already holds a run or a part of one, or cannot be written.
+        RunFolderError: ``out`` already contains a run or a piece of one, or cannot be written.
     """
     if (out / CONFIG).exists():
         raise RunFolderError(
             f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
         )
-    if parts := [name for name in ("state", "baselines", "onboarded") if (out / name).exists()]:
-        raise RunFolderError(f"out: {out} holds a part of a run, {parts[0]}, without {CONFIG}; choose another --out")
+    if rest := [name for name in ("state", "baselines", "onboarded") if (out / name).exists()]:
+        raise RunFolderError(f"out: {out} holds a part of a run, {rest[0]}, without {CONFIG}; choose another --out")
     written = settings.to_yaml()
     if len(written) > MOST_YAML:
         raise RunFolderError(f"{CONFIG}: the settings have {len(written):,} characters, the most is {MOST_YAML:,}")
@@ -132,7 +132,7 @@ def method_files(out: Path, settings: Settings, method: str) -> RunFiles:
 
 
 def read_settings(out: Path) -> Settings:
-    """The resolved settings of a run, whose folder is made sure to hold files and folders alone.
+    """The resolved settings of a run, once its folder is known to consist of regular files and folders.
 
     Raises:
         RunFolderError: no run folder, damaged, of another version, changed since the run began, or with a link in it.
@@ -142,7 +142,7 @@ def read_settings(out: Path) -> Settings:
         raise RunFolderError(f"{out} is not a run folder: it holds no {CONFIG}")
     check_walls(out, skip=frozenset({TRACKED}))
     files = RunFiles(out)
-    if not files.indexed and (out / "state").exists():
+    if not (out / INDEX).exists() and (out / "state").exists():
         raise RunFolderError(f"{out / INDEX} is missing or damaged: there is no such file")
     read_environment(out)
     try:
@@ -158,9 +158,9 @@ def read_settings(out: Path) -> Settings:
     here, there = (s.model_dump(mode="json") for s in (begun, settings))
     changed = [change for change in differences(there, here) if not change[0].startswith(MAY_CHANGE)]
     if changed:
-        told = [printable(f"{key} is {now!r}, and was {then!r}", longest=LONGEST) for key, now, then in changed]
+        shown = [printable(f"{key} is {now!r}, and was {then!r}", longest=LONGEST) for key, now, then in changed]
         raise RunFolderError(
-            f"{path} was changed since the run began: {listed(told, FEW, separator='; ')}; put it back, or begin "
+            f"{path} was changed since the run began: {listed(shown, FEW, separator='; ')}; put it back, or begin "
             "a new run with it"
         )
     if absent := not_installed((settings.method, *settings.baselines)):
@@ -173,7 +173,7 @@ def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> 
 
     Args:
         found: of the run folder.
-        wanted: settled.
+        wanted: resolved for this machine.
         exclude: what may differ, as pydantic's ``exclude``.
     """
     there, here = (s.model_dump(mode="json", exclude=exclude) for s in (found, wanted))

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 RESULT = ("allocation.json", "allocation.safetensors", "row_scores.json", "samples.json", "summary.json")
-"""What a finished method leaves, as far as it has it."""
+"""Files that a finished method may leave."""
 
 
 class Usage(Content):
@@ -38,14 +38,14 @@ class Usage(Content):
 
 
 class TaskClients(Content):
-    """Of the clients of one task, how many there are and how many are in its mean."""
+    """How many clients one task has, and how many of them are in its mean."""
 
     averaged: Count
     clients: Count
 
 
 class WorstClient(Content):
-    """The client with the lowest score; the score stands under the metric's name."""
+    """The client with the lowest score, which is stored under the metric's name."""
 
     __pydantic_extra__: dict[str, Finite] = Field(init=False)
 
@@ -53,7 +53,7 @@ class WorstClient(Content):
 
 
 class ClientScores(Content):
-    """One client's entry under ``per_client``; every metric stands under its own name.
+    """One client's entry under ``per_client``; every metric is stored under its own name.
 
     Attributes:
         task: what its rows are about.
@@ -75,7 +75,7 @@ class ClientScores(Content):
 
 
 class Summary(Content):
-    """The result of one method; means of metrics other than the headline's stand under ``mean_<metric>``.
+    """The result of one method; means of further metrics are stored under ``mean_<metric>``.
 
     A Flower node that writes its client's own model fills in ``method``, ``metric``, ``per_client`` and
     ``expert_usage``.

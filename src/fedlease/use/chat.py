@@ -57,7 +57,7 @@ class Chat:
         run.load(client)
 
     def reset(self) -> None:
-        """Begins anew, with the system message."""
+        """Starts over, with the system message."""
         self.turns = self._system
 
     def reply(self, text: str, on_text: OnText | None = None) -> str:
@@ -65,7 +65,7 @@ class Chat:
 
         Args:
             text: not empty.
-            on_text: told the answer piece by piece, as it is written.
+            on_text: receives the answer piece by piece, as it is written.
         """
         row = Row(text, None, 0, turns=self.turns)
         rows = self._task.encode([row], self.run.tokenizer)
@@ -76,7 +76,7 @@ class Chat:
 
 
 def talk(chat: Chat) -> None:
-    """Reads lines from standard input until it ends or says ``/quit``; prompts only where somebody types."""
+    """Answers lines of standard input until it ends or a line is ``/quit``; prints a prompt only in a terminal."""
     typed = sys.stdin.isatty()
     while True:
         try:

@@ -21,9 +21,9 @@ def experts_of(run: OpenRun) -> dict[int, list[ClientId]]:
 
 
 def expert_model(run: OpenRun, client: ClientId) -> ClientModel:
-    """The expert of a client as the server holds it, as a single adapter; with a head where heads are shared or frozen.
+    """A client's expert on the server as a single adapter; with a head if heads are shared or frozen.
 
-    Where it stands among the client's adapters is the spec's business: FedTreeLoRA has the group's first whatever its
+    Its position among the client's adapters is stated by the spec: FedTreeLoRA puts the group's first whatever its
     number, and a client that routes nothing has one adapter.
     """
     model = run.received(client)

@@ -13,10 +13,10 @@ from fedlease.files import new_folder, write_atomically
 from fedlease.peft_plugin.export import write_lora
 from fedlease.peft_plugin.state import keeps_weights_transposed
 from fedlease.peft_plugin.usage import record_usage
+from fedlease.reporting.model_card import render_card
 from fedlease.storage.run_folder import method_files, write_json
 from fedlease.storage.summary import read_summary
 from fedlease.use.experts import expert_model, experts_of
-from fedlease.use.model_card import model_card
 from fedlease.use.open_run import OpenRun
 from fedlease.use.rows import RowsOfRun
 
@@ -29,7 +29,7 @@ SCORES = "scores.json"
 class Exporter:
     """Writes folders that ``peft.PeftModel.from_pretrained`` reads.
 
-    Every folder holds ``adapter_config.json``, ``adapter_model.safetensors``, a model card ``README.md`` and
+    Every folder contains ``adapter_config.json``, ``adapter_model.safetensors``, a model card ``README.md`` and
     ``scores.json``: what the routed model, the folded one and the own expert alone score on the client's test rows.
 
     Args:
@@ -51,7 +51,7 @@ class Exporter:
             out: folder to make.
             form: ``folded``: all experts with the client's average routing weights on its train rows; ``own``: its
                 own expert alone.
-            rank: of the folded adapter; None keeps experts x r, with which nothing but the routing is lost.
+            rank: of the folded adapter; None is experts x r, which loses nothing but the routing.
 
         Raises:
             ConfigError: no such client, ``out`` exists, or the rank is out of range.
@@ -157,7 +157,7 @@ class Exporter:
             usage = None if summary is None else summary.expert_usage.get(client)
             if usage is None:
                 raise ConfigError(
-                    f"client {client!r}: the run's summary holds no routing weights of it; export with its rows"
+                    f"client {client!r}: the run's summary has no routing weights of it; export with its rows"
                 )
             return {module: list(entry.weights) for module, entry in usage.items()}, "test rows of the run"
         self.run.load(client)
@@ -192,7 +192,15 @@ class Exporter:
             revision=source.revision,
         )
         write_json(folder / SCORES, content)
-        write_atomically(folder / "README.md", model_card(kind, self.run, content).encode())
+        card = render_card(
+            kind,
+            content,
+            base=source.public_name,
+            tokenizer=self.run.tokenizer,
+            method=self.run.method,
+            settings=self.run.settings,
+        )
+        write_atomically(folder / "README.md", card.encode())
 
 
 @contextmanager

@@ -32,16 +32,16 @@ def load(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> PeftModel:
-    """The personalised model of one client, in evaluation mode; as it is it predicts what was scored.
+    """The personalised model of one client, in evaluation mode; it predicts exactly what was scored.
 
     Labels are in ``model.config.id2label``. It is an ordinary PEFT model: ``save_pretrained`` writes an adapter that
-    ``PeftModel.from_pretrained`` reads after ``import fedlease.peft_plugin``. With the adapter disabled it answers as
+    ``PeftModel.from_pretrained`` reads after ``import fedlease.peft_plugin``. With the adapter disabled it predicts as
     the run's untrained model did: the base, and the head's initial values.
 
     Args:
         run_folder: of a finished run, or of one that is still going: then its last step is taken; or what a Flower
             node wrote of its own model.
-        client: id of a client of the run, or of one onboarded since; None where there is only one.
+        client: id of a client of the run, or of one onboarded since; None if there is only one.
         method: one of the run's methods; None takes the main one.
         device: where it computes, as the setting ``device``; None takes the CPU, or the run's device where the base's
             quantisation does not work on a CPU.
@@ -97,7 +97,7 @@ def _as_peft(run: OpenRun, model: ClientModel, labels: tuple[str, ...]) -> PeftM
 
 def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     """Has every forward pass of a model run under autocast, wherever the model is moved or copied to."""
-    # A partial, unlike a closure, is copied together with the model that it holds.
+    # A partial, unlike a closure, is copied together with its model.
     forward = functools.partial(_forward_in, model.forward, model, dtype)
     model.forward = functools.update_wrapper(forward, model.forward)
 

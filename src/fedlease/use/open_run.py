@@ -52,7 +52,7 @@ class KnownClient:
         id: its name.
         task: what its rows are about.
         labels: its own label list.
-        pairs: whether its rows have a second text; None where the run folder does not say.
+        pairs: whether its rows have a second text; None if the run folder does not state it.
         newcomer: whether it was onboarded after the run.
     """
 
@@ -74,7 +74,7 @@ class OpenRun:
 
     Attributes:
         out: the run folder.
-        settings: of the run, with the type that was asked for.
+        settings: of the run, with the requested type.
         method: name of the method whose models are used.
         clients: id -> client, those of the run and newcomers, sorted.
         saved: the method's last step; its state is the client's model where the folder is a node's.
@@ -127,7 +127,7 @@ class OpenRun:
             ConfigError: it has several; the message lists them.
         """
         if len(self.clients) != 1:
-            raise ConfigError(f"client: say whose model it is to be, the run has {sorted(self.clients)}")
+            raise ConfigError(f"client: name one, the run has {sorted(self.clients)}")
         return next(iter(self.clients))
 
     @property
@@ -181,13 +181,13 @@ class OpenRun:
 
         Raises:
             ConfigError: the run has no such client.
-            RunFolderError: a newcomer's files are damaged, or the client keeps a part of its model on its own machine.
+            RunFolderError: a newcomer's files are damaged, or a piece of the client's model is on its own machine.
         """
         if self.client(client).newcomer:
             return newcomer_model(self.out, client)
         if is_elsewhere(self._private.get(client, {})):
             raise RunFolderError(
-                f"{self.out}: client {client!r} keeps a part of its model (such as its head) on its own machine, so it "
+                f"{self.out}: client {client!r} has a piece of its model (such as its head) on its own machine, so it "
                 "cannot be put together here"
             )
         if isinstance(self.saved.state, ClientModel):
@@ -198,7 +198,7 @@ class OpenRun:
             return replace(model, tensors=private.overlay(model.spec, model.tensors))
 
     def received(self, client: ClientId) -> ClientModel:
-        """What the server holds for a client of the run: without what the client keeps, head included.
+        """A client's model on the server: without its private tensors, head included.
 
         The choice among candidates is made on train rows, which are not at hand; the one it was scored with is on file.
         """
@@ -232,7 +232,7 @@ class OpenRun:
             return None
         chosen = summary.per_client[client].choice
         if chosen is None:
-            raise RunFolderError(f"{self.out}: its summary does not say which candidate client {client!r} took")
+            raise RunFolderError(f"{self.out}: its summary does not state which candidate client {client!r} took")
         return chosen
 
     def load(self, client: ClientId, model: ClientModel | None = None) -> KnownClient:
@@ -251,7 +251,7 @@ class OpenRun:
 
     @contextmanager
     def fitting(self, client: ClientId) -> Iterator[None]:
-        """What is read is of the right types; what does not fit together shows when it is put together."""
+        """Reports a model whose pieces, each of the right type, do not fit together as damage of the folder."""
         try:
             yield
         except FedLeaseError:

@@ -15,7 +15,7 @@ __all__ = ["RowsOfRun"]
 
 
 class RowsOfRun:
-    """Reads the federation of a run when it is first asked for a client.
+    """Reads the federation of a run when a client's rows are first needed.
 
     Args:
         run: opened run folder.
@@ -28,18 +28,18 @@ class RowsOfRun:
         """One client's rows.
 
         Raises:
-            ConfigError: the run has no such client, or it is a node's own model, which does not say where they are.
+            ConfigError: the run has no such client, or it is a node's own model, which does not state where they are.
             DataError: rows cannot be read.
             RunFolderError: the rows are no longer those that the client was trained and scored on.
         """
         if not self.run.client(client).newcomer:
             if isinstance(self.run.saved.state, ClientModel):
-                raise ConfigError(f"{self.run.out}: does not say where the rows of {client!r} are: use --no-scores")
+                raise ConfigError(f"{self.run.out}: does not state where the rows of {client!r} are: use --no-scores")
             return self._federation.clients[client]
         settings = self.run.settings
         entry = read_newcomers(self.run.out)[client]
         if entry.data is None:
-            raise RunFolderError(f"{self.run.out}: does not say where the rows of client {client!r} are")
+            raise RunFolderError(f"{self.run.out}: does not state where the rows of client {client!r} are")
         data = load_client(Path(entry.data), client, settings.data, settings.seed, settings.task)
         if Federation.of([data]).fingerprint() != entry.data_fingerprint:
             raise RunFolderError(f"{self.run.out}: the rows of client {client!r} have changed since it was onboarded")

@@ -55,7 +55,7 @@ def run(
 
     Raises:
         InputError: something given is wrong; nothing was trained.
-        RunFailedError: the run cannot go on; ``resume`` goes on from its last step.
+        RunFailedError: the run cannot continue; ``resume`` continues from its last step.
     """
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     settings = settings_of_call(config, changes)
