@@ -6,60 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from contract.planted import CLIENTS, adapter, made, train
+from contract.planted import CLIENTS, adapter, train
+from contract.table import CASES, NAMES, TABLE, built, row
 
 from fedlease.core.aggregate import check_update
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName, head_names
 from fedlease.methods.base import Method, rounds_for_warmup
-from fedlease.methods.head import Head, with_head
 from fedlease.methods.registry import METHODS
 from fedlease.methods.warmup import WARMUP
 from fedlease.server.participation import Participation
 
 BUDGET = Budget(warmup_epochs=2, rounds=3, local_epochs=1)
 
-EXPECTED_UPLOAD = {
-    "fedalt": {"A", "B"},
-    "fedlease": {"A", "B", "G"},
-    "feddpa": {"A", "B"},
-    "fedit": {"A", "B"},
-    "fedsa-lora": {"A"},
-    "fedtreelora": {"A", "B"},
-    "ffa-lora": {"B"},
-    "ifca": {"A", "B"},
-    "local": set(),
-}
-"""Kinds of tensors a method uploads after its warm-up. A new method adds a row."""
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "fedlease+shrink": {"shrink": 0.25},
-    "fedlease+shrink-auto": {"shrink": "auto"},
-    "fedlease+product": {"average": "product", "shrink": 0.25},
-    "fedlease+reallocate": {"reallocate": 1},
-    "fedlease+router-own": {"router_start": "own"},
-}
-"""Method and parameters that change what is computed; they keep the contract of the method they vary."""
-
-
-def heads(policy: str) -> dict[str, Head]:
-    tensors = {"head/classifier.weight": torch.zeros(2, 6), "head/classifier.bias": torch.zeros(2)}
-    return {client: Head(("no", "yes"), {k: v.clone() for k, v in tensors.items()}) for client in CLIENTS}
-
-
-def built(name: str, head: str | None, budget: Budget = BUDGET) -> Any:
-    method = made(name.partition("+")[0], budget, **VARIANTS.get(name, {}))
-    return method if head is None else with_head(method, head, heads(head))  # type: ignore[arg-type]
-
-
-@pytest.fixture(params=[None, "local", "shared", "frozen"], ids=lambda head: f"head-{head}")
-def head(request: pytest.FixtureRequest) -> str | None:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture(params=sorted([*METHODS, *VARIANTS]))
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+every_name = pytest.mark.parametrize("name", NAMES)
+every_case = pytest.mark.parametrize(("name", "head"), CASES)
 
 
 def step(method: Method, state: Any, seed: int = 0, skip: frozenset[str] = frozenset()) -> tuple[Any, list[ClientTask]]:
@@ -77,26 +38,29 @@ def play(method: Method, steps: int, seed: int = 0) -> list[Any]:
     return states
 
 
-def test_the_table_of_expected_uploads_names_every_method() -> None:
-    assert EXPECTED_UPLOAD.keys() == METHODS.keys()
+def test_the_table_has_a_row_for_every_method() -> None:
+    assert TABLE.keys() == METHODS.keys()
 
 
+@every_case
 def test_state_round_trips_through_safetensors_and_json(name: str, head: str | None) -> None:
-    for state in play(built(name, head), 3):
+    for state in play(built(name, BUDGET, head), 3):
         blob = dumps(state)
         again = loads(blob)
         assert type(again) is type(state)
         assert dumps(again) == blob
 
 
+@every_case
 def test_a_restored_state_gives_the_same_next_state(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     state = play(method, 2)[-1]
     assert dumps(step(method, loads(dumps(state)))[0]) == dumps(step(method, state)[0])
 
 
+@every_case
 def test_arguments_are_left_unchanged(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     for state in play(method, 3):
         before = dumps(state)
         tasks = {client: task for client in CLIENTS if (task := method.task(state, client)) is not None}
@@ -113,23 +77,26 @@ def test_arguments_are_left_unchanged(name: str, head: str | None) -> None:
             assert all(torch.equal(update.tensors[n], copied.tensors[n]) for n in copied.tensors)
 
 
+@every_case
 def test_the_same_seed_gives_the_same_states_and_another_does_not(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     first, again, other = (dumps(play(method, 3, seed)[-1]) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
 
+@every_case
 def test_the_order_of_arrival_changes_no_bit(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     for state in play(method, 2):
         tasks = {client: task for client in CLIENTS if (task := method.task(state, client)) is not None}
         updates = [train(client, task, CLIENTS[client]) for client, task in tasks.items()]
         assert dumps(method.aggregate(state, updates)) == dumps(method.aggregate(state, updates[::-1]))
 
 
+@every_case
 def test_upload_holds_only_trained_tensors_of_the_model(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     for state in play(method, 3):
         for client in CLIENTS:
             task = method.task(state, client)
@@ -138,17 +105,19 @@ def test_upload_holds_only_trained_tensors_of_the_model(name: str, head: str | N
             assert task.stages and all(stage.epochs >= 1 for stage in task.stages)
 
 
+@pytest.mark.parametrize("name", TABLE)
 def test_uploaded_kinds_are_those_of_the_paper(name: str) -> None:
-    method = built(name, None)
+    method = built(name, BUDGET)
     state = play(method, 1)[-1]
     for client in CLIENTS:
         task = method.task(state, client)
         assert task is not None
-        assert {TensorName.parse(tensor).kind for tensor in task.upload} == EXPECTED_UPLOAD[name.partition("+")[0]]
+        assert {TensorName.parse(tensor).kind for tensor in task.upload} == set(row(name).uploads)
 
 
+@every_case
 def test_the_head_follows_its_policy(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     for state in play(method, 2):
         task = method.task(state, "a0")
         assert task is not None
@@ -159,8 +128,9 @@ def test_the_head_follows_its_policy(name: str, head: str | None) -> None:
         assert (task.private & named == named) == (head == "local" or not named)
 
 
+@every_case
 def test_models_have_every_tensor_of_their_spec(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     for state in play(method, 4):
         for client in CLIENTS:
             model = method.model(state, client)
@@ -173,8 +143,9 @@ def test_models_have_every_tensor_of_their_spec(name: str, head: str | None) -> 
                 assert len(routers) == (model.spec.mixer not in ("none", "instance"))
 
 
+@every_case
 def test_every_client_trains_every_adapter_for_exactly_the_budget(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     state, passes = method.init(adapter(), CLIENTS, 0), dict.fromkeys(CLIENTS, 0)
     for _ in range(20):
         for client in CLIENTS:
@@ -191,11 +162,17 @@ def test_every_client_trains_every_adapter_for_exactly_the_budget(name: str, hea
     assert passes == dict.fromkeys(CLIENTS, BUDGET.passes)
 
 
-@pytest.mark.parametrize("sampled", [None, 1, 2, 5])
 @pytest.mark.parametrize("budget", [Budget(1, 4, 2), Budget(2, 3), Budget(3, 2, 2), Budget(5, 1, 3), Budget(1, 0, 4)])
-def test_all_methods_make_the_same_passes_whoever_is_asked(name: str, budget: Budget, sampled: int | None) -> None:
+@every_name
+def test_all_methods_make_the_same_passes_whoever_is_asked(name: str, budget: Budget) -> None:
     """E by everyone, and in each of R rounds local epochs by whoever is sampled: the same clients for every method."""
-    method = built(name, None, budget)
+    for sampled in (None, 1, 2, 5):
+        found, expected = passes_made(built(name, budget), budget, sampled)
+        assert found == expected, sampled
+
+
+def passes_made(method: Method, budget: Budget, sampled: int | None) -> tuple[dict[str, int], dict[str, int]]:
+    """Passes of every client in a run, and those that the budget allows."""
     participation = Participation(clients_per_round=sampled)
     state, passes = method.init(adapter(), CLIENTS, 0), dict.fromkeys(sorted(CLIENTS), 0)
     opening = rounds_for_warmup(method)
@@ -207,14 +184,15 @@ def test_all_methods_make_the_same_passes_whoever_is_asked(name: str, budget: Bu
         state = method.aggregate(state, [train(client, tasks[client], CLIENTS[client]) for client in asked])
     everyone: Any = dict.fromkeys(passes)
     drawn = [participation.choose(everyone, number, 0) for number in range(1, budget.rounds + 1)]
-    assert passes == {
+    return passes, {
         client: budget.warmup_epochs + budget.local_epochs * sum(client in asked for asked in drawn)
         for client in passes
     }
 
 
+@every_case
 def test_rounds_advance_by_one_and_without_updates_nothing_else_moves(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     state = play(method, 2)[-1]
     after = method.aggregate(state, [])
     assert after.round == state.round + 1
@@ -224,13 +202,12 @@ def test_rounds_advance_by_one_and_without_updates_nothing_else_moves(name: str,
         assert all(torch.equal(before.tensors[n], kept.tensors[n]) for n in before.tensors)
 
 
+@pytest.mark.parametrize(("name", "head"), [case for case in CASES if row(case[0]).warms_up])
 def test_a_client_whose_first_task_is_refused_is_asked_again_and_then_joins_late(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     state = method.init(adapter(), CLIENTS, 0)
     first = method.task(state, "a1")
-    assert first is not None
-    if first.phase != WARMUP:
-        pytest.skip(f"{name} has no warm-up")
+    assert first is not None and first.phase == WARMUP
     state, _ = step(method, state, skip=frozenset({"a1"}))
     again = method.task(state, "a1")
     assert again is not None and again.phase == WARMUP
@@ -244,19 +221,21 @@ def test_a_client_whose_first_task_is_refused_is_asked_again_and_then_joins_late
     assert joined is not None and joined.phase != WARMUP
 
 
+@every_name
 def test_a_late_client_is_admitted_and_trains(name: str) -> None:
-    method = built(name, None)
+    method = built(name, BUDGET)
     state = method.admit(play(method, 2)[-1], "b9", 5)
     task = method.task(state, "b9")
     assert task is not None
     state = method.aggregate(state, [train("b9", task, 5)])
-    if name.startswith("fedlease"):
+    if row(name).uploads == "ABG" and name.partition("+")[2] not in ("clients", "random"):
         assert state.assignment["b9"] == state.assignment["b0"], "placed with its own group"
     assert method.model(state, "b9").spec.num_experts == method.model(state, "b0").spec.num_experts
 
 
+@every_case
 def test_an_update_of_a_task_passes_the_checks_and_a_spoilt_one_does_not(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     for state in play(method, 2):
         task = method.task(state, "a0")
         assert task is not None
@@ -267,8 +246,9 @@ def test_an_update_of_a_task_passes_the_checks_and_a_spoilt_one_does_not(name: s
             check_update(task, "a0", spoilt)
 
 
+@every_case
 def test_after_the_last_round_nobody_is_asked(name: str, head: str | None) -> None:
-    method = built(name, head)
+    method = built(name, BUDGET, head)
     state = method.init(adapter(), CLIENTS, 0)
     for _ in range(20):
         state, asked = step(method, state)

@@ -6,37 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from contract.planted import CLIENTS, adapter, made, train
+from contract.planted import CLIENTS, adapter, train
+from contract.table import NAMES, built
 
 from fedlease.core.choices import HeadPolicy
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget, ClientModel, ClientTask, TensorName
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import rounds_for_warmup
-from fedlease.methods.head import Head, with_head
-from fedlease.methods.registry import METHODS
 from fedlease.methods.warmup import WARMUP
 from fedlease.server.participation import Participation
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "fedlease+reallocate": {"reallocate": 1, "min_silhouette": -1},
-    "fedlease+reallocate-placed": {"reallocate": 2, "unlike": "place", "expert_start": "client"},
-    "fedlease+router-client": {"router": "client", "top_k": 2},
-    "fedlease+own": {"routing": "own", "min_silhouette": -1},
-    "fedlease+clients": {"grouping": "clients", "shrink": "auto"},
-    "fedlease+random": {"grouping": "random", "num_experts": 3, "average": "product"},
-    "fedlease+one": {"num_experts": 1},
-    "fedtreelora+deep": {"tau": -1, "window": 4},
-    "fedtreelora+grouping": {"tau": -1, "outside": False},
-    "ifca+one": {"num_candidates": 1},
-    "ifca+many": {"num_candidates": 9, "candidate_start": "clients"},
-    "feddpa+none": {"blend": 0.0},
-}
 LATE = {"A7": 5, "b8": 40, "z9": 15}
 """Sorted before, among and after the others; z is unlike both groups."""
 EVERYONE = {**CLIENTS, **LATE}
-HEAD = {"head/classifier.weight": torch.zeros(2, 6)}
-HEADS = {client: Head(("no", "yes"), HEAD) for client in EVERYONE}
 
 
 def check(model: ClientModel) -> None:
@@ -55,11 +38,11 @@ def check(model: ClientModel) -> None:
 
 
 @pytest.mark.parametrize(("seed", "head"), [(0, "shared"), (1, "local")])
-@pytest.mark.parametrize("name", sorted([*METHODS, *VARIANTS]))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_state_is_whole_and_the_run_ends(name: str, seed: int, head: HeadPolicy) -> None:
     rng = random.Random(f"{name} {seed}")
     budget = Budget(rng.choice([1, 2, 3]), rng.choice([0, 2, 4]), rng.choice([1, 2]))
-    method = with_head(made(name.partition("+")[0], budget, **VARIANTS.get(name, {})), head, HEADS)
+    method = built(name, budget, head, EVERYONE)
     participation = Participation(clients_per_round=rng.choice([None, 1, 2, 4]))
     state, clients, waiting = method.init(adapter(), CLIENTS, seed), dict(CLIENTS), dict(LATE)
     warmed: set[str] = set()

@@ -1,17 +1,23 @@
 """FedALT by hand: the rest of the world, what is kept, and the softmax mixer against a loop."""
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from contract.planted import CLIENTS, adapter, constant, train
 from peft_plugin import tiny
 
+from fedlease.core.aggregate import weighted_mean
+from fedlease.core.codec import dumps
 from fedlease.core.routing import mix
 from fedlease.core.types import Budget
 from fedlease.methods.fedalt import FedALT
 from fedlease.peft_plugin.state import adapter_parameters
 
 
-def played(values: dict[str, float]) -> tuple[FedALT, object]:
+def played(values: dict[str, float]) -> tuple[FedALT, Any]:
     method = FedALT(Budget(1, 1))
     state = method.init(adapter(), CLIENTS, 0)
     updates = []
@@ -33,6 +39,25 @@ def test_the_rest_of_the_world_is_the_plain_mean_of_the_others() -> None:
                 assert torch.equal(tensor, torch.full_like(tensor, own))
             elif name.endswith("/1"):
                 assert torch.allclose(tensor, torch.full_like(tensor, (21 - own) / 5))
+
+
+def test_the_rest_of_the_world_is_the_mean_of_the_others_within_one_unit_in_the_last_place() -> None:
+    method = FedALT(Budget(1, 1))
+    state = method.init(adapter(), CLIENTS, 0)
+    updates = [train(client, task, CLIENTS[client]) for client in CLIENTS if (task := method.task(state, client))]
+    state = method.aggregate(state, updates)
+    for client in CLIENTS:
+        others = [tensors for other, tensors in state.individuals.items() if other != client]
+        for name, mean in weighted_mean(others, [1.0] * len(others)).items():
+            found = method.model(state, client).tensors[name[:-1] + "1"]
+            assert torch.allclose(found, mean, rtol=2**-23, atol=0)
+
+
+def test_a_model_takes_one_subtraction_however_many_clients_there_are() -> None:
+    method, state = played({client: i + 1.0 for i, client in enumerate(sorted(CLIENTS))})
+    lost = {c: {n: t * math.nan for n, t in tensors.items()} for c, tensors in state.individuals.items() if c != "b0"}
+    blind = replace(state, individuals={**state.individuals, **lost})
+    assert dumps(method.model(blind, "b0")) == dumps(method.model(state, "b0")), "no other client's adapter is read"
 
 
 def test_the_adapter_goes_up_and_the_mixer_stays() -> None:

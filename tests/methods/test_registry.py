@@ -1,11 +1,129 @@
-"""The table of methods."""
+"""The table of methods: what is built from a section of settings, and what other packages add."""
 
-from fedlease.methods.registry import METHODS
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from types import ModuleType
+from typing import Any
+
+import pytest
+from contract.planted import made
+from small import small_settings
+
+from fedlease.core.types import Budget
+from fedlease.errors import ConfigError
+from fedlease.methods import registry
+from fedlease.methods.base import State, Terms
+from fedlease.methods.fedit import FedIT
+from fedlease.methods.registry import METHODS, known_methods, load_method, make_method
+from fedlease.runs.open import build_method
+
+TERMS = Terms(Budget(1, 1))
+
+
+@dataclass(frozen=True)
+class Apart(FedIT):
+    """A method of another package, with a setting that a method here also has."""
+
+    distance: str = "euclid"
+
+
+def build(terms: Terms, **own: Any) -> Apart:
+    return Apart(terms.budget, terms.weights, **own)
+
+
+@pytest.fixture
+def add(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Installs entry points for a test: name -> where it points to."""
+    module = ModuleType("another_package")
+    module.build = build  # type: ignore[attr-defined]
+    monkeypatch.setitem(__import__("sys").modules, "another_package", module)
+
+    def installed(points: Mapping[str, str]) -> None:
+        found = [EntryPoint(name.strip(), value, registry.GROUP) for name, value in points.items()]
+        monkeypatch.setattr(registry, "entry_points", lambda group: found if group == registry.GROUP else [])
+        registry._added.cache_clear()
+
+    yield installed
+    registry._added.cache_clear()
+
+
+def test_a_setting_that_a_method_does_not_have_is_an_error_and_never_dropped() -> None:
+    for name in METHODS:
+        with pytest.raises(TypeError, match="nothing_like_it"):
+            make_method(name, TERMS, {"nothing_like_it": 1})
+
+
+def test_every_method_is_built_from_its_own_section_and_the_terms_alone() -> None:
+    changes = {
+        "weights": "uniform",
+        "linkage": "single",
+        "min_silhouette": 0.2,
+        "max_experts": 3,
+        "fedlease__signal": "BA",
+        "fedlease__top_k": 2,
+        "fedlease__shrink": "auto",
+        "fedlease__reallocate": 2,
+        "ifca__num_candidates": 3,
+        "ifca__candidate_start": "clients",
+        "feddpa__blend": 0.25,
+        "fedtreelora__distance": "cosine",
+    }
+    settings = small_settings(**changes)
+    built: dict[str, Any] = {name: build_method(settings, name, {}).method for name in known_methods()}
+    assert (built["ifca"].num_candidates, built["ifca"].candidate_start) == (3, "clients")
+    assert built["feddpa"].blend == 0.25
+    assert (built["fedtreelora"].distance, built["fedtreelora"].linkage) == ("cosine", "single")
+    assert all(method.weights == "uniform" for name, method in built.items() if name in ("fedit", "ifca", "feddpa"))
+    selection = built["fedlease"].method
+    paper = selection.method.method
+    assert (selection.top_k, selection.method.every) == (2, 2)
+    assert (paper.max_experts, paper.min_silhouette, paper.linkage, paper.weights) == (3, 0.2, "single", "uniform")
+    assert (paper.grouping.signal, paper.means.share) == ("BA", "auto")
+
+
+def test_without_variations_fedlease_is_the_paper_and_a_door_for_newcomers() -> None:
+    method = made("fedlease", Budget(1, 1))
+    assert type(method).__name__ == "KeepOut" and type(method.method).__name__ == "FedLease"
+    assert type(made("fedlease", Budget(1, 1), unlike="place")).__name__ == "FedLease"
+
+
+def test_a_package_adds_a_method_by_an_entry_point(add: Any) -> None:
+    add({"apart": "another_package:build"})
+    assert "apart" in known_methods() and load_method("apart") is build
+    method = make_method("apart", TERMS)
+    assert isinstance(method, Apart) and method.distance == "euclid", "no other method's setting reaches it"
+    settings = small_settings(method="apart", baselines=[], fedtreelora__distance="cosine")
+    assert build_method(settings, "apart", {}).method == Apart(Budget(*_budget(settings)), settings.weights)
+
+
+def _budget(settings: Any) -> tuple[int, int, int]:
+    return settings.warmup.epochs, settings.rounds, settings.train.local_epochs
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ({"fedit": "other:build"}, "'fedit' of other:build is also the name of a method of fedlease itself"),
+        ({"centralised": "other:build"}, "'centralised' of other:build is also the name of a method of fedlease"),
+        ({"apart": "one:build", "apart ": "two:build"}, "'apart' of two:build is also the name of a method of one:bui"),
+    ],
+)
+def test_a_name_that_is_taken_is_refused(add: Any, points: dict[str, str], said: str) -> None:
+    add(points)
+    with pytest.raises(ConfigError, match=said):
+        known_methods()
+
+
+def test_every_state_fulfils_the_protocol_that_server_and_users_read() -> None:
+    from contract.planted import CLIENTS, adapter
+
+    for name in METHODS:
+        assert isinstance(made(name, Budget(1, 1)).init(adapter(), CLIENTS, 0), State), name
 
 
 def test_every_method_of_the_table_states_its_source_or_purpose() -> None:
-    import importlib
-
     for where in METHODS.values():
-        module = importlib.import_module(where.partition(":")[0])
+        module = import_module(where.partition(":")[0])
         assert module.__doc__ and len(module.__doc__.strip().splitlines()) >= 3

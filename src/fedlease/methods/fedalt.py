@@ -86,7 +86,8 @@ class FedALT:
         others = len(state.individuals) - (own is not None)
         rest: Tensors = start
         if others:
-            # The sum without the client's own part: one subtraction, however many clients there are.
+            # The sum without the client's own part: one subtraction, however many clients there are, which in float64
+            # loses next to nothing of sums of float32.
             left = {name: part - own[name] if own else part for name, part in state.total.items()}
             rest = {name: (part / others).to(start[name].dtype) for name, part in left.items()}
         tensors = {**renumber(own or start, OWN), **renumber(rest, REST)}

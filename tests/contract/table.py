@@ -1,0 +1,83 @@
+"""One row per method: what it uploads after its warm-up, and the parameters that change what is computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import torch
+from contract.planted import CLIENTS, made
+
+from fedlease.core.choices import HeadPolicy
+from fedlease.core.types import Budget
+from fedlease.methods.head import Head, with_head
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a method uploads, as kinds of tensors, whether it warms up, and its variants."""
+
+    uploads: str
+    warms_up: bool = False
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+TABLE = {
+    "fedalt": Row("AB"),
+    "feddpa": Row("AB", variants={"none": {"blend": 0.0}}),
+    "fedit": Row("AB"),
+    "fedlease": Row(
+        "ABG",
+        warms_up=True,
+        variants={
+            "clients": {"grouping": "clients", "shrink": "auto"},
+            "one": {"num_experts": 1},
+            "own": {"routing": "own", "min_silhouette": -1},
+            "product": {"average": "product", "shrink": 0.25},
+            "random": {"grouping": "random", "num_experts": 3, "average": "product"},
+            "reallocate": {"reallocate": 1, "min_silhouette": -1},
+            "reallocate-placed": {"reallocate": 2, "unlike": "place", "expert_start": "client"},
+            "router-client": {"router": "client", "top_k": 2},
+            "router-own": {"router_start": "own"},
+            "trimmed": {"average": "trimmed", "trim": 0.25},
+        },
+    ),
+    "fedsa-lora": Row("A"),
+    "fedtreelora": Row(
+        "AB",
+        warms_up=True,
+        variants={"deep": {"tau": -1, "window": 4}, "grouping": {"tau": -1, "outside": False}},
+    ),
+    "ffa-lora": Row("B"),
+    "ifca": Row(
+        "AB",
+        warms_up=True,
+        variants={"one": {"num_candidates": 1}, "many": {"num_candidates": 9, "candidate_start": "clients"}},
+    ),
+    "local": Row("", warms_up=True),
+}
+"""A new method adds a row."""
+
+NAMES = [*TABLE, *(f"{name}+{variant}" for name, row in TABLE.items() for variant in row.variants)]
+"""Methods, and methods with a variant, which keep the contract of the method."""
+
+# A head matters where a group shares it; how it is trained and sent is one rule for all methods.
+CASES = [
+    *((name, None) for name in NAMES),
+    *((name, "shared") for name in TABLE),
+    *((name, policy) for name in ("fedlease", "local") for policy in get_args(HeadPolicy) if policy != "shared"),
+]
+
+
+def row(name: str) -> Row:
+    return TABLE[name.partition("+")[0]]
+
+
+def built(name: str, budget: Budget, head: Any = None, clients: Mapping[str, int] = CLIENTS) -> Any:
+    """A method or variant, with heads where a policy is given."""
+    base, _, variant = name.partition("+")
+    method = made(base, budget, **(TABLE[base].variants[variant] if variant else {}))
+    if head is None:
+        return method
+    tensors = {"head/classifier.weight": torch.zeros(2, 6), "head/classifier.bias": torch.zeros(2)}
+    heads = {client: Head(("no", "yes"), {k: v.clone() for k, v in tensors.items()}) for client in clients}
+    return with_head(method, head, heads)
