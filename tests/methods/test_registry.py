@@ -11,6 +11,7 @@ import pytest
 from contract.planted import made
 from small import small_settings
 
+from fedlease.core import plugins
 from fedlease.core.types import Budget
 from fedlease.errors import ConfigError
 from fedlease.methods import registry
@@ -42,11 +43,11 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def installed(points: Mapping[str, str]) -> None:
         found = [EntryPoint(name.strip(), value, registry.GROUP) for name, value in points.items()]
-        monkeypatch.setattr(registry, "entry_points", lambda group: found if group == registry.GROUP else [])
-        registry._added.cache_clear()
+        monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == registry.GROUP else [])
+        plugins._entries.cache_clear()
 
     yield installed
-    registry._added.cache_clear()
+    plugins._entries.cache_clear()
 
 
 def test_a_setting_that_a_method_does_not_have_is_an_error_and_never_dropped() -> None:
@@ -105,9 +106,9 @@ def _budget(settings: Any) -> tuple[int, int, int]:
 @pytest.mark.parametrize(
     ("points", "said"),
     [
-        ({"fedit": "other:build"}, "'fedit' of other:build is also the name of a method of fedlease itself"),
-        ({"centralised": "other:build"}, "'centralised' of other:build is also the name of a method of fedlease"),
-        ({"apart": "one:build", "apart ": "two:build"}, "'apart' of two:build is also the name of a method of one:bui"),
+        ({"fedit": "other:build"}, "'fedit' of the package other:build is taken"),
+        ({"centralised": "other:build"}, "'centralised' of the package other:build is taken"),
+        ({"apart": "one:build", "apart ": "two:build"}, "'apart' of the package two:build is taken"),
     ],
 )
 def test_a_name_that_is_taken_is_refused(add: Any, points: dict[str, str], said: str) -> None:

@@ -1,13 +1,13 @@
 """Rows that installed packages add to a table, found by entry points."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from fedlease.errors import ConfigError
 
-__all__ = ["with_installed"]
+__all__ = ["installed", "with_installed"]
 
 T = TypeVar("T")
 
@@ -23,15 +23,34 @@ def with_installed(table: Mapping[str, T], group: str) -> dict[str, T]:
         ConfigError: a name is taken, or an entry leads to no row of the table's type.
     """
     rows = dict(table)
-    for entry in _entries(group):
-        package = entry.dist.name if entry.dist is not None else entry.value
-        if entry.name in rows:
-            raise ConfigError(f"entry points {group}: {entry.name!r} of the package {package} is taken; uninstall one")
+    for name, entry in installed(table, group).items():
         row = entry.load()
         if not isinstance(row, type(next(iter(table.values())))):
-            raise ConfigError(f"entry points {group}: {entry.name!r} of the package {package} is {type(row).__name__}")
-        rows[entry.name] = row
+            raise ConfigError(f"entry points {group}: {name!r} of {_package(entry)} is {type(row).__name__}")
+        rows[name] = row
     return rows
+
+
+def installed(taken: Collection[str], group: str) -> dict[str, EntryPoint]:
+    """The entry points of a group by name, none of them loaded.
+
+    Args:
+        taken: names that no package may give.
+        group: of the entry points.
+
+    Raises:
+        ConfigError: a name is taken.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in _entries(group):
+        if entry.name in taken or entry.name in found:
+            raise ConfigError(f"entry points {group}: {entry.name!r} of {_package(entry)} is taken; uninstall one")
+        found[entry.name] = entry
+    return found
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"the package {entry.dist.name if entry.dist is not None else entry.value}"
 
 
 @cache

@@ -2,11 +2,10 @@
 
 import importlib
 from collections.abc import Mapping
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
-from fedlease.errors import ConfigError
+from fedlease.core.plugins import installed
 
 if TYPE_CHECKING:
     from fedlease.methods.base import Builder, Method, Terms
@@ -71,12 +70,5 @@ def make_method(name: str, terms: "Terms", settings: Mapping[str, Any] | None = 
     return load_method(name)(terms, **(settings or {}))
 
 
-@cache
 def _added() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        if point.name in (*METHODS, CENTRALISED, *found):
-            other = found[point.name].value if point.name in found else "fedlease itself"
-            raise ConfigError(f"method: {point.name!r} of {point.value} is also the name of a method of {other}")
-        found[point.name] = point
-    return found
+    return installed((*METHODS, CENTRALISED), GROUP)
