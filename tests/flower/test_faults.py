@@ -493,7 +493,7 @@ class TestLostState:
             if "notes" in entry
         }
         assert set(notes) == {(2, CLIENT)}
-        assert notes[2, CLIENT] == ["has lost what it kept to itself, and went on from what the server sent"]
+        assert notes[2, CLIENT] == ["has lost its private tensors, and continued from what the server sent"]
 
     def test_with_a_folder_nothing_is_lost(self, honest: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
         settings = small_settings(baselines=[])

@@ -255,5 +255,5 @@ def test_a_node_that_lost_what_it_kept_writes_its_model_all_the_same(tmp_path: P
     summary = strategy.summaries["feddpa"]
     assert len(summary["per_client"]) == 4
     (warning,) = summary["warnings"]
-    assert warning.startswith("client 'planted-0-0': has lost what it kept to itself")
+    assert warning.startswith("client 'planted-0-0': has lost its private tensors")
     assert fedlease.load(folder_of(state, "planted-0-0", "feddpa")) is not None

@@ -45,7 +45,7 @@ class WorkCache:
     _bytes: int = 0
 
     def step_key(self, client: ClientId, task: ClientTask, tensors: Tensors) -> str | None:
-        """Names the work of a first step by 64 hexadecimal digits; None where nothing else could begin with it."""
+        """Names the work of a first step by 64 hexadecimal digits; None if no other method could begin with it."""
         if self.start is None or not begins_with(self.start, task, tensors):
             return None
         stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]

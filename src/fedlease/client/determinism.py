@@ -49,9 +49,9 @@ def same_bits(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
-        said = str(error).split(". ")[0].split(", but ")[0]
+        reason = str(error).split(". ")[0].split(", but ")[0]
         raise ConfigError(
-            f"deterministic: {said}; with deterministic=false the model runs, and repeats up to rounding"
+            f"deterministic: {reason}; with deterministic=false the model runs, and repeats up to rounding"
         ) from error
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warns)

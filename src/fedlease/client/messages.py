@@ -75,7 +75,7 @@ class Trained:
 
     Attributes:
         update: for the method.
-        score: headline metric of the received model on the client's test rows; None where rounds are not scored or the
+        score: headline metric of the received model on the client's test rows; None if rounds are not scored or the
             client has no test rows.
         steps: optimiser steps.
         train_seconds: time spent training.

@@ -132,7 +132,7 @@ class ResidentModel:
         self.model.eval()
 
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
-        """Of a classifier (b, labels); of a language model (b, tokens, vocabulary).
+        """The logits: (b, labels) for a classifier, (b, tokens, vocabulary) for a language model.
 
         Args:
             inputs: of the base model.
@@ -166,8 +166,8 @@ class ResidentModel:
         return tokens
 
     @contextmanager
-    def answering(self, questions: Inputs) -> Iterator[None]:
-        """While it is open, mixtures that weigh whole inputs weigh these, not what follows them."""
+    def weighing(self, questions: Inputs) -> Iterator[None]:
+        """While open, mixtures that weigh whole inputs weigh these, not the texts that follow them."""
         tuner = self.model.base_model
         if not isinstance(tuner, FedLeaseModel):
             yield

@@ -30,7 +30,7 @@ from fedlease.tasks.encoded import Encoded
 
 __all__ = ["LOST", "Client", "ClientWorker"]
 
-LOST = "has lost what it kept to itself, and went on from what the server sent"
+LOST = "has lost its private tensors, and continued from what the server sent"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
 from fedlease.models.fingerprints import fingerprint
 from fedlease.runs.machine import resolve_machine
-from fedlease.runs.methods import Parts, finished, run_methods
+from fedlease.runs.methods import RunInputs, finished, run_methods
 from fedlease.runs.open import Loaded, load_run, methods_of
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
@@ -165,7 +165,7 @@ class FedLeaseStrategy(Strategy):
         heads = Heads(loaded, connection.cards)
         if not resumed:
             self._begin(settings, connection, heads, loaded)
-        parts = Parts(
+        inputs = RunInputs(
             settings=settings,
             cards=connection.cards,
             warnings=(*one_label_notes(connection.cards.values()), *loaded.notes),
@@ -175,7 +175,7 @@ class FedLeaseStrategy(Strategy):
             channel=lambda name, tell: self._channel(settings, connection, loaded.resident.task),
             skipped=read_environment(self.out).skipped_clients,
         )
-        self.summaries = contents_of(run_methods(self.out, parts, self.listeners, resumed=resumed))
+        self.summaries = contents_of(run_methods(self.out, inputs, self.listeners, resumed=resumed))
         return self._result()
 
     def _connected(
@@ -236,6 +236,6 @@ class FedLeaseStrategy(Strategy):
         return result
 
     def _never(self, *args: Any, **kwargs: Any) -> Any:
-        """Flower's own loop would call these parts; :meth:`start` does not run it."""
+        """Flower's own loop would call these inputs; :meth:`start` does not run it."""
 
     summary = configure_train = aggregate_train = configure_evaluate = aggregate_evaluate = _never

@@ -25,7 +25,6 @@ __all__ = [
 ASSUMED_EXPERTS = 4
 """M is only known after the warm-up; estimates take this many, or fewer where there are fewer clients."""
 
-BYTES = 4
 BACKWARD = 3
 """A training step costs about this many forward passes: forward, gradient of the inputs, the rest."""
 

@@ -34,11 +34,11 @@ from fedlease.storage.run_folder import (
 )
 from fedlease.storage.summary import Summary, contents_of, read_result, write_result
 
-__all__ = ["Parts", "finished", "run_methods"]
+__all__ = ["RunInputs", "finished", "run_methods"]
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunInputs:
     """What the server's side of a run needs.
 
     Attributes:
@@ -62,12 +62,14 @@ class Parts:
     skipped: Mapping[ClientId, str] = field(default_factory=dict)
 
 
-def run_methods(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, resumed: bool) -> dict[str, Summary]:
+def run_methods(
+    out: Path, inputs: RunInputs, listeners: Sequence[Listener] = (), *, resumed: bool
+) -> dict[str, Summary]:
     """Runs the method and its baselines from where they stand, and writes the report.
 
     Args:
         out: run folder, begun by :func:`fedlease.storage.run_folder.start_run`.
-        parts: of the run.
+        inputs: what the server's side of the run needs.
         listeners: receive every event.
         resumed: whether the run was begun before.
 
@@ -77,20 +79,20 @@ def run_methods(out: Path, parts: Parts, listeners: Sequence[Listener] = (), *, 
     Raises:
         RunFailedError: the run cannot go on; it goes on from its last step when it is resumed.
     """
-    settings = parts.settings
+    settings = inputs.settings
     started = RunStarted(
         out=out,
         settings=settings.model_dump(mode="json"),
-        tasks={client: card.task for client, card in parts.cards.items()},
-        train_rows={client: card.train_rows for client, card in parts.cards.items()},
-        test_rows={client: card.test_rows for client, card in parts.cards.items()},
-        warnings=parts.warnings,
+        tasks={client: card.task for client, card in inputs.cards.items()},
+        train_rows={client: card.train_rows for client, card in inputs.cards.items()},
+        test_rows={client: card.test_rows for client, card in inputs.cards.items()},
+        warnings=inputs.warnings,
         resumed=resumed,
-        skipped=parts.skipped,
+        skipped=inputs.skipped,
     )
     with within_limits(f"the run in {out} stopped", f"make room, then go on with: fedlease resume {out}", out):
         _tell(listeners, started)
-        summaries = {name: _method(out, parts, name, listeners) for name in (settings.method, *settings.baselines)}
+        summaries = {name: _method(out, inputs, name, listeners) for name in (settings.method, *settings.baselines)}
         write_report(out)
         _tell(listeners, RunFinished(out, contents_of(summaries)))
     return summaries
@@ -117,8 +119,8 @@ def finished(out: Path, settings: Settings) -> dict[str, Summary] | None:
     return summaries
 
 
-def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -> Summary:
-    settings = parts.settings
+def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listener]) -> Summary:
+    settings = inputs.settings
     files = method_files(out, settings, name)
     files.folder.mkdir(parents=True, exist_ok=True)
     result = read_result(files)
@@ -129,35 +131,35 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
     written = len(read_clients(out))
 
     def tasks() -> dict[ClientId, str]:
-        return {client: card.task for client, card in parts.cards.items()}
+        return {client: card.task for client, card in inputs.cards.items()}
 
-    def keep(event: Event) -> None:
+    def write(event: Event) -> None:
         if isinstance(event, Allocated):
             write_allocation(files, event.allocation, None, tasks())
         nonlocal written
         # Cards are only ever added.
-        if isinstance(event, StepFinished) and len(parts.cards) != written:
-            write_clients(out, dict(sorted(parts.cards.items())))
-            written = len(parts.cards)
+        if isinstance(event, StepFinished) and len(inputs.cards) != written:
+            write_clients(out, dict(sorted(inputs.cards.items())))
+            written = len(inputs.cards)
 
-    method = build_method(settings, name, parts.heads)
-    heard = (keep, *listeners)
+    method = build_method(settings, name, inputs.heads)
+    heard = (write, *listeners)
     loop = RoundLoop(
         name,
         method,
-        parts.channel(name, lambda event: _tell(heard, event)),
+        inputs.channel(name, lambda event: _tell(heard, event)),
         participation_of(settings),
         Checkpoint(files.folder),
         heard,
         settings.seed,
         make_schedule(settings.schedule.until, settings.schedule.replies),
     )
-    state = loop.run(parts.adapter)
+    state = loop.run(inputs.adapter)
     if state.allocation is not None:
         write_allocation(files, state.allocation, state.centroids, tasks())
 
     def untrained(client: ClientId) -> ClientModel:
-        return ClientModel(parts.adapter.spec, {**parts.adapter.tensors, **parts.heads[client].tensors})
+        return ClientModel(inputs.adapter.spec, {**inputs.adapter.tensors, **inputs.heads[client].tensors})
 
     found = loop.finish(untrained)
     clients = sorted({*found, *loop.unscored})
@@ -166,13 +168,13 @@ def _method(out: Path, parts: Parts, name: str, listeners: Sequence[Listener]) -
         name,
         method,
         state,
-        parts.metric,
+        inputs.metric,
         tasks(),
         found,
         loop.totals,
         left_out,
         seed=settings.seed,
-        skipped=parts.skipped,
+        skipped=inputs.skipped,
     )
     row_scores = {client: row.row_scores for client, row in found.items() if row.num_test}
     samples = {client: list(row.samples) for client, row in found.items() if row.samples}

@@ -81,10 +81,10 @@ def _lists_fault(
     lists = next((lists for lists in groups.values() if len(lists) > 1), None)
     if lists is None:
         return ""
-    told = "; ".join(f"{_named(clients)}: {', '.join(labels)}" for labels, clients in lists.items())
+    found = "; ".join(f"{_named(clients)}: {', '.join(labels)}" for labels, clients in lists.items())
     return (
         f"head: 'shared' needs equal label lists within a group, and the clients that {name} may put into one have "
-        f"several ({told}); data.labels gives files of your own one list, head=local shares none"
+        f"several ({found}); data.labels gives files of your own one list, head=local shares none"
     )
 
 

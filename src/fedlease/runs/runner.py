@@ -18,7 +18,7 @@ from fedlease.core.types import ClientId
 from fedlease.errors import RunFolderError, within_limits
 from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.machine import resolve_machine
-from fedlease.runs.methods import Parts, finished, run_methods
+from fedlease.runs.methods import RunInputs, finished, run_methods
 from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import BatchTrained, Listener
@@ -148,7 +148,7 @@ def _run(
             transport = InProcess(cards, workers, traffic, filters)
             return Channel(Filtered(transport, filters), traffic, workers)
 
-        parts = Parts(
+        inputs = RunInputs(
             settings=settings,
             cards=cards,
             warnings=prepared.warnings,
@@ -158,7 +158,7 @@ def _run(
             channel=channel,
             skipped=prepared.federation.skipped,
         )
-        return run_methods(out, parts, listeners, resumed=resumed)
+        return run_methods(out, inputs, listeners, resumed=resumed)
 
 
 def _context(out: Path, prepared: Prepared) -> str:

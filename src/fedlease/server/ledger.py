@@ -70,7 +70,7 @@ class Ledger:
         Raises:
             RunFolderError: clients keep their tensors on other machines, and this run would be in one process.
         """
-        records = {client: kept[ELSEWHERE] for client, kept in slots.items() if ELSEWHERE in kept}
+        records = {client: own[ELSEWHERE] for client, own in slots.items() if ELSEWHERE in own}
         if self._workers is None:
             self._accepted = {client: int(record["accepted"]) for client, record in records.items()}
             self._keeps = {client for client, record in records.items() if int(record["keeps"])}
@@ -81,6 +81,6 @@ class Ledger:
                 "start the Flower server with the same out again, or give --engine flower"
             )
         self._accepted = dict.fromkeys(slots, step)
-        self._keeps = {client for client, kept in slots.items() if kept}
+        self._keeps = {client for client, own in slots.items() if own}
         for client, worker in self._workers.items():
             worker.private = Private(dict(slots.get(client, {})))

@@ -38,7 +38,7 @@ class Model(Protocol):
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
         """Token ids of prompt and continuation, (b, tokens)."""
 
-    def answering(self, questions: Inputs) -> AbstractContextManager[None]:
+    def weighing(self, questions: Inputs) -> AbstractContextManager[None]:
         """Has mixtures that weigh whole inputs weigh these, not what follows them, while the context is open."""
 
     def for_scoring(self) -> None:

@@ -140,7 +140,7 @@ class Generation:
         total = 0.0
         for batch in evaluation_batches(rows.lengths, EVALUATION_BATCH):
             inputs, labels = collate(rows, batch, model.device)
-            with model.answering(rows.questions(batch, model.device)):
+            with model.weighing(rows.questions(batch, model.device)):
                 loss = answer_loss(model.logits(inputs, last=labels.shape[1] + 1), labels)
             total += float(loss) * int((labels != IGNORED).sum())
         return total / max(sum(rows.labels), 1)
@@ -190,14 +190,14 @@ class Generation:
             inputs = rows.pad(indices, model.device)
             if other_end:
                 inputs["input_ids"][:, -1] = inputs["input_ids"][:, 0]
-            with model.answering(rows.questions(indices, model.device)):
+            with model.weighing(rows.questions(indices, model.device)):
                 found = model.logits(inputs, last=width + 1)
             return [line[-rows.labels[i] - 1 :].float() for i, line in zip(indices, found, strict=True)]
 
         def begun(indices: Sequence[int]) -> Tensor:
             prompts = rows.questions(indices, model.device)
             options = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-            with model.answering(prompts):
+            with model.weighing(prompts):
                 found: Any = model.generate(prompts, **options)
             first: Tensor = found.logits[0].float()
             return first
@@ -241,7 +241,7 @@ class Generation:
             options["streamer"] = _streamer(tokenizer, on_text)
         for batch in evaluation_batches(rows.prompt_lengths(), self.batch_size):
             inputs = rows.questions(batch, model.device)
-            with model.answering(inputs):
+            with model.weighing(inputs):
                 tokens = model.generate(
                     inputs,
                     max_new_tokens=self.max_new_tokens,
