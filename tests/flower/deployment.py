@@ -53,7 +53,7 @@ class Deployment:
         }
 
     def log(self, name: str) -> str:
-        """What a process has said since it was started last."""
+        """What a process has printed since it was started last."""
         path = self._path(name)
         return path.read_bytes()[self.begun.get(name, 0) :].decode(errors="replace") if path.exists() else ""
 
@@ -80,12 +80,12 @@ class Deployment:
         self.running[name] = process
         return process
 
-    def until(self, name: str, said: str, seconds: float = PATIENCE) -> None:
+    def until(self, name: str, wording: str, seconds: float = PATIENCE) -> None:
         """Waits for a process to say something."""
         until = time.monotonic() + seconds
-        while said not in self.log(name):
-            assert time.monotonic() < until, f"{name} did not say {said!r}:\n{self.log(name)}"
-            assert self.running[name].poll() is None or said in self.log(name), self.log(name)
+        while wording not in self.log(name):
+            assert time.monotonic() < until, f"{name} did not say {wording!r}:\n{self.log(name)}"
+            assert self.running[name].poll() is None or wording in self.log(name), self.log(name)
             time.sleep(0.2)
 
     def kill(self, name: str) -> None:

@@ -45,7 +45,7 @@ def stop_after(round_: int) -> Listener:
     return stop
 
 
-def told(summary: dict[str, Any]) -> dict[str, Any]:
+def comparable(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary without the clock and without what went down, which is less over a grid."""
     return {key: value for key, value in scores_of(summary).items() if key not in ("bytes_down", "head_bytes_down")}
 

@@ -110,7 +110,7 @@ def test_nor_do_the_servers_words_on_a_node(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "wording"),
     [
         ({"labels": tuple(map(str, range(1001)))}, "labels must be at most 1000 lines"),
         ({"labels": tuple(map(str, range(2_000_000)))}, "characters of JSON, at most"),
@@ -125,7 +125,7 @@ def test_nor_do_the_servers_words_on_a_node(caplog: pytest.LogCaptureFixture) ->
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_card_is_bounded(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_card_is_bounded(change: dict[str, Any], wording: str, tmp_path: Path) -> None:
     settings = small_settings(**SMALL)
     grid = grid_of(settings)
 
@@ -138,7 +138,7 @@ def test_a_card_is_bounded(change: dict[str, Any], said: str, tmp_path: Path) ->
     with pytest.raises(ConfigError) as caught:
         FedLeaseStrategy(settings, tmp_path / "r").start(grid)
     (fault,) = caught.value.faults
-    assert said in fault and is_one_sentence(fault) and time.monotonic() - begun < 100
+    assert wording in fault and is_one_sentence(fault) and time.monotonic() - begun < 100
 
 
 def test_a_reply_far_larger_than_asked_for_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,11 +179,11 @@ def test_arrays_that_nothing_names_are_refused() -> None:
 
 class TestProxies:
     def test_one_line_names_the_variables_and_no_value(self) -> None:
-        said = proxies_notice(
+        wording = proxies_notice(
             {"HTTPS_PROXY": "http://me:secret@proxy:3128", "all_proxy": "socks5://p", "HTTP_PROXY": ""}
         )
-        assert said.startswith("HTTPS_PROXY, all_proxy are set: this node reaches its server")
-        assert "secret" not in said and "NO_PROXY=127.0.0.1,localhost" in said
+        assert wording.startswith("HTTPS_PROXY, all_proxy are set: this node reaches its server")
+        assert "secret" not in wording and "NO_PROXY=127.0.0.1,localhost" in wording
         assert proxies_notice({"PATH": "/bin", "NO_PROXY": "x"}) == ""
 
     def test_a_node_says_it_once(

@@ -91,11 +91,11 @@ class TestFaultsOfRows:
             FedLeaseStrategy(settings, tmp_path / "r").start(grid)
         (fault,) = caught.value.faults
         assert fault == "client 'ward-7': its rows cannot be used; 2 faults, in the log of its node"
-        told = [record.getMessage() for record in caplog.records if "ward-7" in record.getMessage()]
-        assert any(self.SECRET in line for line in told) and self.SECRET not in fault
+        logged = [record.getMessage() for record in caplog.records if "ward-7" in record.getMessage()]
+        assert any(self.SECRET in line for line in logged) and self.SECRET not in fault
         assert not (tmp_path / "r" / "config.yaml").exists()
 
-    def test_on_one_machine_they_are_said(self, tmp_path: Path) -> None:
+    def test_on_one_machine_the_server_sees_them(self, tmp_path: Path) -> None:
         settings = small_settings()
         grid = grid_of(settings, one_machine=True)
         grid.contexts[NODE].node_config = {"data-dir": str(self.folder(tmp_path))}
@@ -129,7 +129,7 @@ def test_what_breaks_in_a_node_is_named_by_its_type_alone(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(("name", "value"), [("threads", "many"), ("threads", 0), ("device", "toaster")])
-def test_a_wrong_override_of_a_node_is_said(name: str, value: Any, tmp_path: Path) -> None:
+def test_a_wrong_override_of_a_node_is_refused_by_name(name: str, value: Any, tmp_path: Path) -> None:
     settings = small_settings()
     grid = grid_of(settings)
     grid.contexts[NODE].node_config[name] = value

@@ -15,7 +15,7 @@ from small import rounds_of, tensors_of
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
 from flower.deployment import Deployment, deployment
-from flower.nodes import told
+from flower.nodes import comparable
 from peft import get_peft_model_state_dict
 
 import fedlease
@@ -67,7 +67,7 @@ def test_a_deployment_gives_the_tensors_and_scores_of_one_process(app: Deploymen
     here = in_one_process(app, changes, tmp_path / "here")
     there = app.folder / "runs/first"
     assert tensors_of(there)["state"] == tensors_of(tmp_path / "here")["state"]
-    assert told(summary) == json.loads(json.dumps(told(here)))
+    assert comparable(summary) == json.loads(json.dumps(comparable(here)))
     own = get_peft_model_state_dict(fedlease.load(app.folder / "model/site-a/fedlease"))
     known = get_peft_model_state_dict(fedlease.load(tmp_path / "here", "site-a"))
     assert own.keys() == known.keys() and all(torch.equal(own[name], known[name]) for name in known)
@@ -114,7 +114,7 @@ def test_a_node_that_is_killed_is_left_out(app: Deployment) -> None:
 
 
 @pytest.mark.deployment
-def test_a_server_that_is_killed_goes_on_where_it_was(app: Deployment, tmp_path: Path) -> None:
+def test_a_server_that_is_killed_resumes_where_it_was(app: Deployment, tmp_path: Path) -> None:
     changes = "rounds=2 warmup.epochs=1"
     name = run(app, changes, "runs/server")
     app.until(name, "fedlease experts 1:", RUN)
@@ -177,6 +177,6 @@ def test_a_stranger_is_not_let_in(fault: str, app: Deployment) -> None:
         block = block.replace("--root-certificates keys/ca.crt", "--insecure")
     name = f"stranger {fault}"
     assert app.begin(name, block).wait(60) != 0
-    said = {"key": "Failed to activate SuperNode", "authority": "CERTIFICATE_VERIFY_FAILED", "open": "secure TLS"}
-    assert said[fault] in app.log(name)
+    wording = {"key": "Failed to activate SuperNode", "authority": "CERTIFICATE_VERIFY_FAILED", "open": "secure TLS"}
+    assert wording[fault] in app.log(name)
     app.running.pop(name)

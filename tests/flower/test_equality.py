@@ -10,7 +10,7 @@ from small import own_rows, rounds_of, small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from flower.nodes import Pair, over_memory, told
+from flower.nodes import Pair, comparable, over_memory
 
 from fedlease.methods.registry import METHODS
 
@@ -19,7 +19,7 @@ from fedlease.methods.registry import METHODS
 def test_every_method_gives_the_same_tensors_and_scores(method: str, pair: Callable[[str], Pair]) -> None:
     made = pair(method)
     assert tensors_of(made.there) == tensors_of(made.here)
-    assert told(made.summary_there) == told(made.summary_here)
+    assert comparable(made.summary_there) == comparable(made.summary_here)
 
 
 @pytest.mark.parametrize("head", ["shared", "frozen"])
@@ -50,7 +50,7 @@ def test_text_generation(tmp_path: Path) -> None:
     here = small_run(tmp_path / "here", **settings)
     there, _ = over_memory(small_settings(**settings), tmp_path / "there")
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
-    assert told(there["fedlease"]) == told(here.summary)
+    assert comparable(there["fedlease"]) == comparable(here.summary)
     samples = [json.loads((tmp_path / place / "samples.json").read_text()) for place in ("here", "there")]
     assert samples[0] == samples[1] and samples[0]
 
@@ -60,7 +60,7 @@ def test_sampled_clients_and_the_scores_of_the_others(tmp_path: Path) -> None:
     here = small_run(tmp_path / "here", **settings)
     there, grid = over_memory(small_settings(**settings), tmp_path / "there")
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
-    assert told(there["fedlease"]) == told(here.summary)
+    assert comparable(there["fedlease"]) == comparable(here.summary)
     scores = [[r["mean_score"] for r in rounds_of(tmp_path / place)] for place in ("here", "there")]
     assert scores[0] == scores[1]
     assert "evaluate.score" in {kind for kind, _ in grid.log}

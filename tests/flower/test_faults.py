@@ -278,7 +278,7 @@ FALSE_SCORES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("first", range(0, len(FALSE_SCORES), 7))
-def test_false_final_scores_are_left_out_and_it_is_said(first: int, tmp_path: Path) -> None:
+def test_false_final_scores_are_left_out_by_name(first: int, tmp_path: Path) -> None:
     sent = dict(zip(NODES, FALSE_SCORES[first : first + 7], strict=False))
 
     def fault(message: Message, reply: Message) -> Message:
@@ -295,8 +295,8 @@ def test_false_final_scores_are_left_out_and_it_is_said(first: int, tmp_path: Pa
 
     summary, _ = run(tmp_path, fault)
     faulty = {NODES[node]: change for node, change in sent.items()}
-    said = {client for client in faulty for line in summary["warnings"] if client in line and "not scored" in line}
-    assert not {client: change for client, change in faulty.items() if client not in said}
+    wording = {client for client in faulty for line in summary["warnings"] if client in line and "not scored" in line}
+    assert not {client: change for client, change in faulty.items() if client not in wording}
     assert summary["left_out"].keys() == faulty.keys()
     assert summary["per_client"].keys() == set(NODES.values()) - faulty.keys()
     assert (summary["averaged"], summary["num_clients"]) == (8 - len(faulty), 8)
@@ -309,7 +309,7 @@ def test_the_score_of_a_refused_update_is_not_in_the_mean(tmp_path: Path) -> Non
     assert spoilt_round["mean_score"] == pytest.approx(sum(others) / 7)
 
 
-def test_bytes_of_a_client_that_did_not_answer_are_not_counted(tmp_path: Path) -> None:
+def test_bytes_of_a_client_that_did_not_reply_are_not_counted(tmp_path: Path) -> None:
     _, records = run(tmp_path, nth(1, 1, lambda message, reply: None))
     assert records[1]["bytes_up"] * 8 == records[2]["bytes_up"] * 7
 
@@ -347,7 +347,7 @@ class TestRestart:
         assert state.inner.newcomers == {"new"} and "new" in state.inner.clients
         assert "new" in json.loads((tmp_path / "r/clients.json").read_text())
 
-    def test_one_that_comes_back_with_other_rows_is_turned_away(self, tmp_path: Path) -> None:
+    def test_one_that_comes_back_with_other_rows_is_rejected(self, tmp_path: Path) -> None:
         from fedlease.data.load import load_federation
         from fedlease.data.sources.folder import write_folder
 
@@ -380,7 +380,7 @@ def test_what_the_settings_say_is_refused_as_an_argument(tmp_path: Path) -> None
         FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings), num_rounds=3)
 
 
-def test_a_repeated_answer_counts_once(honest: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_a_repeated_reply_counts_once(honest: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     """The round that hears an answer twice gives what the round that hears it once gives."""
     settings = small_settings(baselines=[])
     grid = grid_of(settings)
@@ -394,7 +394,7 @@ def test_a_repeated_answer_counts_once(honest: tuple[dict[str, Any], Path], tmp_
     assert strategy.summaries["fedlease"]["mean"] == honest[0]["mean"]
 
 
-def test_an_answer_of_the_round_before_is_refused(tmp_path: Path) -> None:
+def test_a_reply_of_the_round_before_is_refused(tmp_path: Path) -> None:
     kept: list[Message] = []
 
     def fault(message: Message, reply: Message) -> Message:
@@ -434,7 +434,7 @@ def test_a_node_that_dies_is_left_out_from_then_on(when: str, tmp_path: Path) ->
     assert any(CLIENT in warning and "not scored" in warning for warning in summary["warnings"])
 
 
-def test_too_few_answers_stop_the_run_and_name_every_reason(tmp_path: Path) -> None:
+def test_too_few_replies_stop_the_run_and_name_every_reason(tmp_path: Path) -> None:
     def silent(message: Message, reply: Message) -> Message | None:
         return None if of_round(message, 1) and reply.metadata.src_node_id > 897 else reply
 
@@ -442,7 +442,7 @@ def test_too_few_answers_stop_the_run_and_name_every_reason(tmp_path: Path) -> N
         run(tmp_path, silent, min_clients=6)
 
 
-def test_a_killed_server_goes_on_from_the_last_round(honest: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_a_killed_server_resumes_from_the_last_round(honest: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     """Nodes keep what is private meanwhile; the end is that of a run without the kill."""
     settings = small_settings(baselines=[])
     grid = grid_of(settings)
@@ -483,7 +483,7 @@ class TestLostState:
 
         grid.faults.append(fault)
 
-    def test_a_node_without_a_folder_says_what_it_lost_and_goes_on(self, tmp_path: Path) -> None:
+    def test_a_node_without_a_folder_notes_what_it_lost_and_continues(self, tmp_path: Path) -> None:
         settings = small_settings(baselines=[])
         over_memory(settings, tmp_path / "r", prepare=self.kill_once, hand_over=False)
         notes = {
@@ -577,7 +577,7 @@ def test_what_a_node_has_is_not_sent_again(tmp_path: Path) -> None:
     assert down == [a + b // 4, b, b]
 
 
-def test_an_answer_that_arrives_after_the_deadline_is_not_used(tmp_path: Path) -> None:
+def test_a_reply_that_arrives_after_the_deadline_is_not_used(tmp_path: Path) -> None:
     """Neither in its round, which is over, nor in the next; and the client drops what it had trained."""
     silent, _ = run(tmp_path / "one", nth(1, 1, lambda message, reply: None))
     settings = small_settings(baselines=[])

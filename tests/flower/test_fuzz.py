@@ -148,9 +148,9 @@ def test_whole_runs(tmp_path: Path) -> None:
         state, summary = run(
             out, kind, lambda message, reply, rng=rng: reply_with(message, mutated(reply.content, rng))
         )
-        said = [why for r in rounds_of(out) for why in r["refused"].values()]
-        assert all(map(is_one_sentence, said)), seed
-        if said or len(summary["per_client"]) < 4:
+        wording = [why for r in rounds_of(out) for why in r["refused"].values()]
+        assert all(map(is_one_sentence, wording)), seed
+        if wording or len(summary["per_client"]) < 4:
             refused += 1
             if kind != "train.warmup":
                 assert state == silent[kind][0], seed
@@ -174,8 +174,8 @@ def test_introductions(tmp_path: Path) -> None:
         try:
             connection.wait(3, 5.0)
         except ConfigError as error:
-            (said,) = error.faults
-            texts.append(said)
+            (wording,) = error.faults
+            texts.append(wording)
         except RunFailedError as error:
             texts.append(str(error))
         assert len(connection.cards) in (3, 4) and all(len(card.labels) <= 1000 for card in connection.cards.values())
@@ -214,8 +214,8 @@ def test_a_servers_messages(honest: Recorded, tmp_path: Path, monkeypatch: pytes
                 other += 1
                 assert isinstance(value, Trained | Finished | Scored | Lacking | Introduction), seed
                 _keeps_to_itself(value)
-            said = str(reply.config_records["fedlease"]["tree"])
-            assert not any(row.text in said for row in (*data.train, *data.test)), seed
+            wording = str(reply.config_records["fedlease"]["tree"])
+            assert not any(row.text in wording for row in (*data.train, *data.test)), seed
     assert {path.name for path in tmp_path.iterdir()} <= {"somebody's", "state"}
     assert (tmp_path / "somebody's" / "file").read_text() == "as it was"
     for folder in (tmp_path / "state").iterdir() if (tmp_path / "state").exists() else ():

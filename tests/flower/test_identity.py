@@ -50,7 +50,7 @@ def test_a_run_between_an_interruption_and_its_going_on_changes_nothing(tmp_path
 
 
 def test_in_memory_too(tmp_path: Path) -> None:
-    """A node without a state-dir has one place per method: the other run took it, and that is said."""
+    """A node without a state-dir has one place per method: the other run took it, and a note says so."""
     settings = small_settings(**SETTINGS)
     grid = grid_of(settings)
     with pytest.raises(Stopped):
@@ -79,8 +79,8 @@ def test_what_was_copied_from_another_place_is_not_taken_up(whose: str, tmp_path
     shutil.copy(other / "fedlease.safetensors", mine / "fedlease.safetensors")
     FedLeaseStrategy(settings, tmp_path / "first").start(grid)
     last = rounds_of(tmp_path / "first")
-    told = {(r["round"], c): e["notes"] for r in last for c, e in r["clients"].items() if "notes" in e}
-    assert told == {
+    notes = {(r["round"], c): e["notes"] for r in last for c, e in r["clients"].items() if "notes" in e}
+    assert notes == {
         (2, "planted-0-0"): [
             "found tensors of another run or client in its place, and continued from what the server sent"
         ]
@@ -112,7 +112,7 @@ def test_every_engine_gives_a_run_an_identity(tmp_path: Path) -> None:
     assert found[0] != found[1]
 
 
-def test_a_run_folder_without_it_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_folder_without_it_is_not_resumed(tmp_path: Path) -> None:
     settings = small_settings(**SETTINGS)
     grid = grid_of(settings)
     with pytest.raises(Stopped):
@@ -123,7 +123,7 @@ def test_a_run_folder_without_it_is_not_gone_on_with(tmp_path: Path) -> None:
         FedLeaseStrategy(settings, tmp_path / "r").start(grid)
 
 
-def test_a_node_keeps_the_state_of_so_many_runs_and_deletes_none_by_itself(tmp_path: Path) -> None:
+def test_a_node_stores_the_state_of_so_many_runs_and_deletes_none_by_itself(tmp_path: Path) -> None:
     settings = small_settings(**{**SETTINGS, "method": "local", "rounds": 0})
     grid = grid_of(settings, **{"state-dir": str(tmp_path / "state"), "max-runs": 2})
     for out in ("1", "2"):

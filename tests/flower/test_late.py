@@ -90,9 +90,9 @@ def test_one_unlike_every_expert_waits_until_it_is_admitted(
     strategy = FedLeaseStrategy(admitted, tmp_path / "r")
     strategy.start(grid)
     summary = strategy.summaries["fedlease"]
-    said = [line for line in summary["warnings"] if LATE in line]
-    assert "is kept out: it is unlike every expert" in said[0] and "fedlease.admitted takes it in" in said[0]
-    assert "was placed with expert" in said[1]
+    wording = [line for line in summary["warnings"] if LATE in line]
+    assert "is kept out: it is unlike every expert" in wording[0] and "fedlease.admitted takes it in" in wording[0]
+    assert "was placed with expert" in wording[1]
     assert LATE in summary["assignment"]
 
 

@@ -9,7 +9,7 @@ from small import small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from flower.nodes import over_memory, told
+from flower.nodes import comparable, over_memory
 
 from fedlease.methods.local import Local
 from fedlease.methods.registry import METHODS
@@ -30,5 +30,5 @@ def test_a_new_methods_phase_works_over_flower_unasked(tmp_path: Path, monkeypat
     here = small_run(tmp_path / "here", **settings)
     there, _ = over_memory(small_settings(**settings), tmp_path / "there")
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
-    assert told(there["invented"]) == told(here.summary)
+    assert comparable(there["invented"]) == comparable(here.summary)
     assert '"phase": "invented"' in (tmp_path / "there/rounds.jsonl").read_text()

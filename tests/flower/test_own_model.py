@@ -167,7 +167,7 @@ SHORT: dict[str, Any] = {"method": "local", "baselines": [], "rounds": 1, "data.
 
 
 def finished(tmp_path: Path, of_node: dict[str, str], **changes: Any) -> dict[str, Any]:
-    """The summary of a run in which one node is told something else than the others."""
+    """The summary of a run in which one node is configured otherwise than the others."""
     settings = small_settings(**{**SHORT, **changes})
     grid = grid_of(settings)
     grid.contexts[900].node_config.update(of_node)
@@ -237,7 +237,7 @@ def test_a_write_that_breaks_off_leaves_the_earlier_model(tmp_path: Path, monkey
     assert {path: path.read_bytes() for path in (tmp_path / "model").rglob("*") if path.is_file()} == before
 
 
-def test_a_node_that_lost_what_it_kept_writes_its_model_all_the_same(tmp_path: Path) -> None:
+def test_a_node_that_lost_its_private_tensors_writes_its_model_all_the_same(tmp_path: Path) -> None:
     """Under FedDPA it goes on from B = 0 in every module, one tensor in the message."""
     settings = small_settings(method="feddpa", baselines=[], rounds=1, data__clients_per_task=1)
     state = tmp_path / "state"

@@ -1,6 +1,7 @@
 """What a node lets its server ask for: the node's own rules, each named with the value that breaks it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,13 @@ BROKEN: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("key", BROKEN)
 def test_a_setting_beyond_a_rule_is_refused_with_rule_and_value(key: str) -> None:
-    value, said = BROKEN[key]
+    value, wording = BROKEN[key]
     settings = resolve(preset="smoke", overrides={key: value})
     (fault,) = NodePolicy().faults(hello(settings), settings, own_model=False, own_rows=True)
-    assert said in fault
+    assert wording in fault
 
 
-def test_all_that_is_refused_is_said_at_once() -> None:
+def test_all_refused_values_are_named_at_once() -> None:
     settings = resolve(preset="smoke", overrides={"rounds": 10**6, "lora.r": 500, "data.columns.text": "label"})
     faults = NodePolicy().faults(hello(settings, "../x"), settings, own_model=False, own_rows=True)
     assert [fault.partition(":")[0] for fault in faults] == ["data.columns.text", "rounds", "lora.r", "run"]
@@ -89,14 +90,16 @@ class TestTheNodesOwnConfiguration:
         assert (policy.max_rank, policy.models, policy.uploads) == (4, ("minilm", "org/name"), ("A", "B"))
         assert policy.columns.text == "sentence" and policy.columns.label == "label"
 
-    def test_what_is_wrong_is_said_with_its_key(self) -> None:
+    def test_what_is_wrong_is_named_by_its_key(self) -> None:
         with pytest.raises(ConfigError) as caught:
             NodePolicy.of({"max-rank": 0, "max-lables": 3, "uploads": "A,rows", "send-samples": 1, "columns.txt": "x"})
-        said = sorted(caught.value.faults)
-        assert said[0].startswith("node-config: columns.txt: no such rule of a node; did you mean 'columns.text'")
-        assert said[1].startswith("node-config: max-lables: no such rule of a node; did you mean 'max-labels'")
-        assert said[2] == "node-config: max-rank: must be at least 1, received 0"
-        assert "send-samples: must be true or false, received 1" in said[3] and "uploads: must be one of" in said[4]
+        wording = sorted(caught.value.faults)
+        assert wording[0].startswith("node-config: columns.txt: no such rule of a node; did you mean 'columns.text'")
+        assert wording[1].startswith("node-config: max-lables: no such rule of a node; did you mean 'max-labels'")
+        assert wording[2] == "node-config: max-rank: must be at least 1, received 0"
+        assert (
+            "send-samples: must be true or false, received 1" in wording[3] and "uploads: must be one of" in wording[4]
+        )
 
     def test_it_is_frozen(self) -> None:
         policy = NodePolicy()
@@ -144,7 +147,7 @@ class TestRows:
         allowed = MemoryGrid(client_app(), {1: {**config, "data-folders": str(tmp_path)}})
         assert "base model" in asked_of(allowed, 1, hello(settings)).reason
 
-    def test_a_function_that_gives_rows_is_told_no_path_of_the_servers(self, tmp_path: Path) -> None:
+    def test_a_function_that_gives_rows_sees_no_path_of_the_servers(self, tmp_path: Path) -> None:
         from fedlease.data.sources.folder import load_client
         from fedlease.flower.handler import handle
         from fedlease.flower.wire import pack, unpack
@@ -162,16 +165,30 @@ class TestRows:
         assert reply.reason == "client '../one': must not start with a dot"
 
 
-@pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MemoryGrid, dict[str, Any]]:
+Run = tuple[MemoryGrid, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Nodes with a state-dir after a run, and the last message of every kind to one of them."""
+    folder = tmp_path_factory.mktemp("finished")
     settings = small_settings(**{"data.clients_per_task": 1, "baselines": [], "rounds": 4, "clients_per_round": 2})
-    grid = grid_of(settings, **{"state-dir": str(tmp_path / "state")})
-    found = recorded(monkeypatch, CLIENT)
-    FedLeaseStrategy(settings, tmp_path / "r").start(grid)
+    grid = grid_of(settings, **{"state-dir": str(folder / "state")})
+    with pytest.MonkeyPatch.context() as patch:
+        found = recorded(patch, CLIENT)
+        FedLeaseStrategy(settings, folder / "r").start(grid)
     messages = {type(value.request).__name__: value for _, value in found}
     assert messages.keys() == {"Train", "Score", "Finish"} and messages["Train"].request.accepted is not None
     return grid, messages
+
+
+@pytest.fixture
+def after_run(finished: Run, tmp_path: Path) -> Run:
+    """The same with a copy of what the nodes have stored, which a test may change."""
+    grid, messages = finished
+    state = shutil.copytree(state_of(grid), tmp_path / "state")
+    nodes = {node: {**context.node_config, "state-dir": str(state)} for node, context in grid.contexts.items()}
+    return MemoryGrid(grid.app, nodes), messages
 
 
 def state_of(grid: MemoryGrid) -> Path:
@@ -191,8 +208,8 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 class TestTasks:
-    def test_the_private_head_stays(self, told: Any) -> None:
-        grid, messages = told
+    def test_the_private_head_stays(self, after_run: Run) -> None:
+        grid, messages = after_run
         message = messages["Train"]
         task = message.request.task
         heads = head_names(task.model.tensors)
@@ -209,7 +226,7 @@ class TestTasks:
         assert "upload names tensors that are not trained" in asked_of(grid, 900, sly).reason
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "wording"),
         [
             ({"round": 10**6}, "round: must be at most 1000 (max-rounds), received 1000000"),
             ({"phase": "../x"}, "phase must be at most 40 letters, digits and dashes, received ../x"),
@@ -217,13 +234,13 @@ class TestTasks:
             ({"stages": ()}, "stages must be at least one"),
         ],
     )
-    def test_a_task_beyond_a_rule(self, told: Any, change: dict[str, Any], said: str) -> None:
-        grid, messages = told
+    def test_a_task_beyond_a_rule(self, after_run: Run, change: dict[str, Any], wording: str) -> None:
+        grid, messages = after_run
         answer = asked_of(grid, 900, with_task(messages["Train"], **change))
-        assert isinstance(answer, Refused) and said in answer.reason
+        assert isinstance(answer, Refused) and wording in answer.reason
 
-    def test_epochs_and_stages(self, told: Any) -> None:
-        grid, messages = told
+    def test_epochs_and_stages(self, after_run: Run) -> None:
+        grid, messages = after_run
         message = messages["Train"]
         (stage,) = message.request.task.stages
         many = with_task(message, stages=(replace(stage, epochs=10**9),))
@@ -233,8 +250,8 @@ class TestTasks:
         odd = with_task(message, stages=(replace(stage, experts=(7,)),))
         assert "stages name experts of a model that has" in asked_of(grid, 900, odd).reason
 
-    def test_a_node_does_not_train_for_one_run_for_ever(self, told: Any) -> None:
-        grid, messages = told
+    def test_a_node_does_not_train_for_one_run_for_ever(self, after_run: Run) -> None:
+        grid, messages = after_run
         done = max(loads(path.read_bytes()).tasks for path in state_of(grid).glob("*/planted-0-0/fedlease.safetensors"))
         assert 0 < done < 12
         grid.contexts[900].node_config["max-rounds"] = 4
@@ -244,10 +261,10 @@ class TestTasks:
         assert "it has done 12 tasks for this run and does no more (max-rounds)" in answers[-1].reason
 
     @pytest.mark.parametrize("kind", ["Train", "Score", "Finish"])
-    def test_a_model_is_looked_at_whole(self, told: Any, kind: str) -> None:
+    def test_a_model_is_looked_at_whole(self, after_run: Run, kind: str) -> None:
         import torch
 
-        grid, messages = told
+        grid, messages = after_run
         message = messages[kind]
 
         def with_model(model: Any) -> Any:
@@ -255,20 +272,20 @@ class TestTasks:
 
         model = message.request.model
         first = min(model.tensors)
-        for tensor, said in (
+        for tensor, wording in (
             (model.tensors[first][:1], "has shape"),
             (model.tensors[first].double(), "has dtype torch.float64"),
             (torch.full_like(model.tensors[first], float("nan")), "not numbers of at most 1e+06"),
             (torch.full_like(model.tensors[first], 1e30), "not numbers of at most 1e+06"),
         ):
             answer = asked_of(grid, 900, with_model(replace(model, tensors={**model.tensors, first: tensor})))
-            assert isinstance(answer, Refused) and said in answer.reason
+            assert isinstance(answer, Refused) and wording in answer.reason
         lacking = {name: tensor for name, tensor in model.tensors.items() if name != first}
         assert (
             "does not fit the base model: missing"
             in asked_of(grid, 900, with_model(replace(model, tensors=lacking))).reason
         )
-        for change, said in (
+        for change, wording in (
             ({"r": 10**9}, "rank: must be at most 128 (max-rank)"),
             ({"r": 3}, "its adapter is not of rank 4"),
             ({"num_experts": 10**6, "mixer": "softmax"}, "num_experts: must be at most 64 (max-experts)"),
@@ -280,13 +297,13 @@ class TestTasks:
             ({"own": -1}, "its adapter cannot be: own must be a whole number in 0 .. "),
         ):
             answer = asked_of(grid, 900, with_model(replace(model, spec=replace(model.spec, **change))))
-            assert isinstance(answer, Refused) and said in answer.reason, change
+            assert isinstance(answer, Refused) and wording in answer.reason, change
 
-    def test_names_are_never_paths(self, told: Any, tmp_path: Path) -> None:
-        grid, messages = told
+    def test_names_are_never_paths(self, after_run: Run, tmp_path: Path) -> None:
+        grid, messages = after_run
         before = files(tmp_path)
         for kind, message in messages.items():
-            for change, said in (
+            for change, wording in (
                 ({"method": "../../../x"}, "method: must be one of"),
                 ({"method": "a\0b"}, "method must be one line of at most 1000 characters"),
                 ({"run": "../../x"}, "run: must be 32 hexadecimal digits"),
@@ -294,20 +311,20 @@ class TestTasks:
             ):
                 changed = with_request(message, **change) if "method" in change else replace(message, **change)
                 answer = asked_of(grid, 900, changed)
-                assert isinstance(answer, Refused) and said in answer.reason, (kind, change)
+                assert isinstance(answer, Refused) and wording in answer.reason, (kind, change)
         assert files(tmp_path) == before
         assert all(isinstance(m, Envelope) for m in messages.values()) and len(messages) == 3
 
-    def test_a_message_larger_than_the_node_takes(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_message_larger_than_the_node_takes(self, after_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         from fedlease.flower import handler
 
-        grid, messages = told
+        grid, messages = after_run
         monkeypatch.setattr(handler, "MIB", 1)
         grid.contexts[900].state.clear()
         assert "bytes of arrays, at most 1024 are expected" in asked_of(grid, 900, messages["Train"]).reason
 
-    def test_settings_without_end(self, told: Any) -> None:
-        grid, messages = told
+    def test_settings_without_end(self, after_run: Run) -> None:
+        grid, messages = after_run
         long = replace(messages["Train"], settings=messages["Train"].settings + " " * 300_000)
         assert "characters, at most 262144 are taken" in asked_of(grid, 900, long).reason
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 pytest.importorskip("ray", reason="ray is not installed: pip install 'fedlease[simulation]'")
 
-from flower.nodes import Stopped, grid_of, kind_of, stop_after, told
+from flower.nodes import Stopped, comparable, grid_of, kind_of, stop_after
 
 from fedlease.cli.main import app
 from fedlease.errors import RunFolderError
@@ -34,7 +34,7 @@ def test_a_simulation_gives_the_tensors_and_scores_of_one_process(tmp_path: Path
     assert result.exit_code == 0, result.output
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
     summary = json.loads((tmp_path / "there/summary.json").read_text())
-    assert told(summary) == json.loads(json.dumps(told(here.summary)))
+    assert comparable(summary) == json.loads(json.dumps(comparable(here.summary)))
     assert not (tmp_path / "there/nodes").exists()
     # Everything that can be done with a run folder can be done with this one.
     assert load(tmp_path / "there", "planted-0-0") is not None
@@ -42,7 +42,7 @@ def test_a_simulation_gives_the_tensors_and_scores_of_one_process(tmp_path: Path
     assert again.exit_code != 0 and isinstance(again.exception, RunFolderError)
 
 
-def test_a_run_over_nodes_is_not_gone_on_with_in_one_process(tmp_path: Path) -> None:
+def test_a_run_over_nodes_is_not_resumed_in_one_process(tmp_path: Path) -> None:
     from fedlease.flower.strategy import FedLeaseStrategy
 
     settings = small_settings(baselines=[])
@@ -82,7 +82,7 @@ def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path: Path, capf
     summary = simulate(settings, tmp_path / "there", [kill], workers=2)["fedlease"]
     assert killed and "raylet" not in capfd.readouterr().out
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
-    assert told(summary) == json.loads(json.dumps(told(here.summary)))
+    assert comparable(summary) == json.loads(json.dumps(comparable(here.summary)))
     assert not any(json.loads(line)["refused"] for line in (tmp_path / "there/rounds.jsonl").read_text().splitlines())
 
 

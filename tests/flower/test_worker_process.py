@@ -17,12 +17,12 @@ if sys.platform == "win32":
     pytest.skip("needs sockets of the file system", allow_module_level=True)
 
 import psutil
-from flower.nodes import over_memory, told
+from flower.nodes import comparable, over_memory
 from flwr.app import Context, RecordDict
 
 from fedlease.client.messages import Refused
 from fedlease.errors import ConfigError
-from fedlease.flower import worker_process as warm
+from fedlease.flower import worker_process
 from fedlease.flower.messages import Hello
 from fedlease.flower.wire import pack, unpack
 from fedlease.flower.worker_process import READY, Worker, ask, worker_of
@@ -47,7 +47,7 @@ def _none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     yield
     for child in processes():
         child.kill()
-    for process in warm._started:
+    for process in worker_process._started:
         process.wait(10)
 
 
@@ -58,7 +58,7 @@ def test_a_run_gives_the_same_and_starts_one_process(tmp_path: Path) -> None:
     there, _ = over_memory(small_settings(baselines=[]), tmp_path / "there", hand_over=False, **config)
     assert len(processes()) == 1
     assert tensors_of(tmp_path / "there")["state"] == tensors_of(tmp_path / "here")["state"]
-    assert told(there["fedlease"]) == told(here.summary)
+    assert comparable(there["fedlease"]) == comparable(here.summary)
 
 
 def hello(worker: Worker) -> RecordDict:
@@ -91,7 +91,7 @@ def test_it_ends_with_the_process_it_belongs_to() -> None:
     node.wait()
 
 
-def test_one_that_ends_while_it_answers_is_an_error() -> None:
+def test_one_that_ends_before_it_replies_is_an_error() -> None:
     worker = Worker(IDLE, os.getpid(), None, None, tuple(sys.path))
     with Listener(str(worker.place()), "AF_UNIX") as server:
 
@@ -108,7 +108,7 @@ def test_one_that_ends_while_it_answers_is_an_error() -> None:
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_in_it_is_said_and_the_next_message_is_answered() -> None:
+def test_an_error_in_it_is_a_refusal_and_the_next_message_has_a_reply() -> None:
     worker = Worker(IDLE, os.getpid(), ("json", "loads"), None, tuple(sys.path))
     content = pack(Hello("0" * 32, "0", small_settings().model_dump_json(), "model")).record
     reply, _, _ = unpack(ask(worker, content, Context(1, 2, {}, RecordDict(), {})), 2**20)
@@ -148,6 +148,6 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, "soon", True, float("inf")])
-def test_seconds_that_are_none_are_said(value: Any, tmp_path: Path) -> None:
+def test_values_that_are_no_seconds_are_refused(value: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"node-config: keep-loaded: must .*, received"):
         over_memory(small_settings(baselines=[]), tmp_path / "r", **{"keep-loaded": value})
