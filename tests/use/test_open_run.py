@@ -10,9 +10,12 @@ from small import FinishedRuns, small_run
 import fedlease
 from fedlease.core.types import head_names
 from fedlease.errors import ConfigError, RunFolderError
+from fedlease.files import read_file
 from fedlease.methods.registry import METHODS
+from fedlease.models import fingerprints
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.runner import resume
+from fedlease.storage import run_files
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.use.open_run import OpenRun
 
@@ -45,6 +48,28 @@ def test_a_model_is_complete_and_the_clients_own(out: Path) -> None:
     # Heads are local in this run: no two clients ended with the same.
     values = [head.tolist() for head in heads.values()]
     assert all(values[i] != values[j] for i in range(len(values)) for j in range(i))
+
+
+def test_a_base_in_the_run_folder_is_hashed_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def reading(path: Path, most: int) -> bytes:
+        read.append(path)
+        return read_file(path, most)
+
+    def again(path: Path) -> str:
+        raise AssertionError(f"{path} is hashed again")
+
+    monkeypatch.setattr(run_files, "read_file", reading)
+    monkeypatch.setattr(fingerprints, "_sha256", again)
+    assert OpenRun(out).base
+    assert read.count(out / "base" / "model.safetensors") == 1
+    (out / "base" / "more.txt").write_text("")
+    try:
+        with pytest.raises(RunFolderError, match=r"more\.txt was not written by the run"):
+            _ = OpenRun(out).base
+    finally:
+        (out / "base" / "more.txt").unlink()
 
 
 def test_clients_are_described(out: Path) -> None:

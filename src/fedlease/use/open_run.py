@@ -64,12 +64,12 @@ class KnownClient:
 
 
 class OpenRun:
-    """Reads a run folder; loads base model and tokeniser when they are first needed.
+    """A run folder opened for use; base model and tokenizer are loaded when they are first needed.
 
     Args:
-        folder: of a finished run, or of one that is still going: then its last step is taken; or a node's own model.
+        folder: of a finished run, of one in progress, whose last step is used, or a node's own model.
         method: one of the run's methods; None takes the main one.
-        device: where models compute; None takes the run's where this machine has it, else the CPU.
+        device: where models compute; None takes the run's if this machine has it, else the CPU.
         dtype: of the base and its products; None takes the run's.
 
     Attributes:
@@ -77,7 +77,7 @@ class OpenRun:
         settings: of the run, with the requested type.
         method: name of the method whose models are used.
         clients: id -> client, those of the run and newcomers, sorted.
-        saved: the method's last step; its state is the client's model where the folder is a node's.
+        saved: the method's last step; in a node's folder its state is the client's model.
 
     Raises:
         RunFolderError: no run folder, damaged, or before its first step.
@@ -132,7 +132,7 @@ class OpenRun:
 
     @property
     def threads(self) -> int:
-        """CPU threads: those of the run, for the same bits, but not more than this machine has."""
+        """CPU threads: as many as in the run, for the same bits, but not more than this machine has."""
         return min(self.settings.threads or 1, os.cpu_count() or 1)
 
     @cached_property
@@ -151,7 +151,7 @@ class OpenRun:
 
     @property
     def tokenizer(self) -> Any:
-        """Of the base model."""
+        """The tokenizer of the base model."""
         return self.loaded.tokenizer
 
     @property
