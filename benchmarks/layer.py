@@ -36,19 +36,19 @@ class PairLoop(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
-        settings = layer.fedlease_settings[ADAPTER]
+        rule, own = layer.fedlease_rules[ADAPTER], layer.fedlease_own[ADAPTER]
         a, b, router = layer.stack_a(ADAPTER), layer.stack_b(ADAPTER), layer.fedlease_router[ADAPTER]
-        others = [expert for expert in range(settings.num_experts) if expert != settings.own]
-        expert_of_slot = torch.tensor([settings.own] * settings.num_experts + others)
-        best = F.linear(x, router).topk(settings.num_experts, dim=-1)  # of 2M - 1 slots
+        others = [expert for expert in range(rule.num_experts) if expert != own]
+        expert_of_slot = torch.tensor([own] * rule.num_experts + others)
+        best = F.linear(x, router).topk(rule.num_experts, dim=-1)  # of 2M - 1 slots
         weights = best.values.softmax(-1)  # (..., M), by rank
         experts = expert_of_slot[best.indices]  # (..., M)
         result: Tensor = layer.base_layer(x)
         dropped = layer.fedlease_dropout[ADAPTER](x)
-        for rank in range(settings.num_experts):
-            for expert in range(settings.num_experts):
+        for rank in range(rule.num_experts):
+            for expert in range(rule.num_experts):
                 weight = weights[..., rank, None] * (experts[..., rank, None] == expert)
-                result = result + settings.scaling * weight * F.linear(F.linear(dropped, a[expert]), b[expert])
+                result = result + rule.scaling * weight * F.linear(F.linear(dropped, a[expert]), b[expert])
         return result
 
 

@@ -5,10 +5,16 @@ import math
 import pytest
 import torch
 from reference import equations
+from torch import Tensor
 
-from fedlease.core.routing import expert_weights, kept_slots, num_slots
+from fedlease.core.routing import expert_weights, left_out, num_slots
 
 LN2, LN3 = math.log(2), math.log(3)
+
+
+def kept_slots(logits: Tensor, top_k: int) -> Tensor:
+    """Marks the slots that are not left out."""
+    return torch.ones_like(logits, dtype=torch.bool).scatter(-1, left_out(logits, top_k), False)
 
 
 @pytest.mark.parametrize(("num_experts", "slots"), [(1, 1), (2, 3), (4, 7), (8, 15)])

@@ -11,7 +11,7 @@ from peft_plugin import tiny
 
 from fedlease.core.aggregate import weighted_mean
 from fedlease.core.codec import dumps
-from fedlease.core.routing import mix
+from fedlease.core.experts import mix
 from fedlease.core.types import Budget
 from fedlease.methods.fedalt import FedALT
 from fedlease.peft_plugin.state import adapter_parameters
@@ -94,7 +94,7 @@ def test_the_softmax_mixer_is_the_weighted_sum_of_the_experts(num_experts: int) 
     x = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(1))
     router = routed.fedlease_router["default"]
     assert router.shape == (num_experts, 12)
-    scaling = routed.fedlease_settings["default"].scaling
+    scaling = routed.fedlease_rules["default"].scaling
     expected = routed.base_layer(x)
     for i in range(2):
         for j in range(4):
@@ -116,4 +116,4 @@ def test_a_softmax_mixture_is_saved_and_read_back(tmp_path: object) -> None:
 
 def test_a_mixer_without_router_is_refused() -> None:
     with pytest.raises(ValueError, match="mixer 'none' has no router"):
-        mix(torch.zeros(1, 3), "none", 0)
+        mix(torch.zeros(1, 3), Rule("none", 1, 1.0), 0)

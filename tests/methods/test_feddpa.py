@@ -113,7 +113,7 @@ def test_without_an_anchor_and_with_a_blend_of_0_the_global_adapter_works_alone(
 def test_in_training_the_local_adapter_weighs_the_blend() -> None:
     layer = tiny.layer(num_experts=2, mixer="instance", own_expert=1, blend=0.25, lora_alpha=3).train()
     x = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(1))
-    scaling = layer.fedlease_settings["default"].scaling
+    scaling = layer.fedlease_rules["default"].scaling
     expected = layer.base_layer(x)
     for weight, a, b in zip((0.75, 0.25), layer.stack_a("default"), layer.stack_b("default"), strict=True):
         expected = expected + scaling * weight * (x @ a.T @ b.T)

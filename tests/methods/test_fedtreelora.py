@@ -157,7 +157,7 @@ def test_the_scalar_mixer_is_the_weighted_sum_of_two_experts() -> None:
     with torch.no_grad():
         scalar.fill_(0.7)
     share = 1 / (1 + torch.exp(torch.tensor(-0.7)))
-    scaling = routed.fedlease_settings["default"].scaling
+    scaling = routed.fedlease_rules["default"].scaling
     expected = routed.base_layer(x)
     for e, weight in enumerate((share, 1 - share)):
         a, b = routed.stack_a("default")[e], routed.stack_b("default")[e]

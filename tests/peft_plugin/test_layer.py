@@ -19,17 +19,17 @@ CASES = [
 ]
 
 
-def parts(routed: FedLeaseLayer) -> dict[str, Any]:
-    settings = routed.fedlease_settings["default"]
+def pieces(routed: FedLeaseLayer) -> dict[str, Any]:
+    rule = routed.fedlease_rules["default"]
     return {
         "linear": routed.base_layer,
         "a": routed.stack_a("default"),
         "b": routed.stack_b("default"),
         "router": dict(routed.fedlease_router.items()).get("default"),
-        "own": settings.own,
-        "scaling": settings.scaling,
-        "top_k": settings.top_k,
-        "renormalise": settings.renormalise,
+        "own": routed.fedlease_own["default"],
+        "scaling": rule.scaling,
+        "top_k": rule.top_k,
+        "renormalise": rule.renormalise,
     }
 
 
@@ -41,14 +41,14 @@ def inputs(*shape: int, seed: int = 5) -> Tensor:
 def test_stacked_forward_is_the_loop_over_slots(num_experts: int, own: int, renormalise: bool) -> None:
     routed = tiny.layer(num_experts=num_experts, own_expert=own, renormalise=renormalise, lora_alpha=5)
     x = inputs(2, 4, 12)
-    assert tiny.relative(routed(x), tiny.loop_forward(x, **parts(routed))) < 1e-5
+    assert tiny.relative(routed(x), tiny.loop_forward(x, **pieces(routed))) < 1e-5
 
 
 @pytest.mark.parametrize(("top_k", "renormalise"), list(itertools.product((1, 2, 3, 5, 7), (True, False))))
 def test_top_k_keeps_that_many_slots(top_k: int, renormalise: bool) -> None:
     routed = tiny.layer(num_experts=4, own_expert=2, top_k=top_k, renormalise=renormalise)
     x = inputs(9, 12)
-    assert tiny.relative(routed(x), tiny.loop_forward(x, **parts(routed))) < 1e-5
+    assert tiny.relative(routed(x), tiny.loop_forward(x, **pieces(routed))) < 1e-5
 
 
 def test_without_a_mixer_one_expert_is_plain_lora() -> None:
@@ -73,7 +73,7 @@ def test_non_contiguous_input_counts_by_its_values() -> None:
     routed = tiny.layer()
     x = inputs(12, 5, 3).transpose(0, 2)  # (3, 5, 12)
     assert not x.is_contiguous()
-    assert tiny.relative(routed(x), tiny.loop_forward(x.contiguous(), **parts(routed))) < 1e-5
+    assert tiny.relative(routed(x), tiny.loop_forward(x.contiguous(), **pieces(routed))) < 1e-5
 
 
 def test_base_output_is_not_changed_in_place() -> None:
@@ -100,7 +100,7 @@ def test_sixteen_bit_layer_matches_the_loop_on_the_same_logits(dtype: torch.dtyp
     out = routed(x)
     exact = tiny.layer(num_experts=4, own_expert=1, renormalise=renormalise)
     exact.load_state_dict({name: tensor.float() for name, tensor in routed.state_dict().items()})
-    expected = tiny.loop_forward(x.float(), **parts(exact), slot_logits=slot_logits)
+    expected = tiny.loop_forward(x.float(), **pieces(exact), slot_logits=slot_logits)
     assert out.dtype == dtype
     assert tiny.relative(out, expected) < (2e-2 if dtype == torch.bfloat16 else 3e-3)
 
@@ -123,7 +123,7 @@ def test_float32_adapters_on_a_bfloat16_base() -> None:
     routed.base_layer.to(torch.bfloat16)
     x = inputs(5, 12).to(torch.bfloat16)
     update = routed(x) - routed.base_layer(x)
-    exact = parts(routed) | {"linear": nn.Linear(12, 10)}
+    exact = pieces(routed) | {"linear": nn.Linear(12, 10)}
     nn.init.zeros_(exact["linear"].weight)
     nn.init.zeros_(exact["linear"].bias)
     assert routed(x).dtype == torch.bfloat16
@@ -173,9 +173,9 @@ def test_dropout_acts_on_the_experts_and_not_on_routing() -> None:
     routed.fedlease_dropout["default"] = KnownMask(0.4)
     x = inputs(3, 6, 12)
     dropped = routed.fedlease_dropout["default"](x)
-    expected = tiny.loop_forward(x, **parts(routed), dropped=dropped)
+    expected = tiny.loop_forward(x, **pieces(routed), dropped=dropped)
     assert tiny.relative(routed(x), expected) < 1e-5
-    routed_on_dropped = tiny.loop_forward(dropped, **parts(routed)) - routed.base_layer(dropped)
+    routed_on_dropped = tiny.loop_forward(dropped, **pieces(routed)) - routed.base_layer(dropped)
     assert tiny.relative(expected - routed.base_layer(x), routed_on_dropped) > 1e-2  # the law can be broken
 
 
@@ -186,7 +186,7 @@ def test_dropout_of_torch_draws_one_mask_for_all_experts() -> None:
     out = routed(x)
     torch.manual_seed(11)
     dropped = nn.functional.dropout(x, 0.5)
-    assert tiny.relative(out, tiny.loop_forward(x, **parts(routed), dropped=dropped)) < 1e-5
+    assert tiny.relative(out, tiny.loop_forward(x, **pieces(routed), dropped=dropped)) < 1e-5
 
 
 def test_eval_has_no_dropout_and_train_has_it_again() -> None:
@@ -212,7 +212,7 @@ def test_gradients_are_those_of_the_loop(num_experts: int, own: int, renormalise
         routed.fedlease_router["default"],
     ]
     dropped = routed.fedlease_dropout["default"](x)
-    loop = (tiny.loop_forward(x, **parts(routed), dropped=dropped) - target).square().mean()
+    loop = (tiny.loop_forward(x, **pieces(routed), dropped=dropped) - target).square().mean()
     expected = torch.autograd.grad(loop, [x, *own_parameters])
     (routed(x) - target).square().mean().backward()
     for parameter, gradient in zip([x, *own_parameters], expected, strict=True):
@@ -299,8 +299,8 @@ def test_restrict_and_own_refuse_experts_that_do_not_exist() -> None:
         routed.restrict((0, 3), "default")
     with pytest.raises(ValueError, match=r"own expert must be in 0 \.\. 2, received -1"):
         routed.set_own_expert(-1, "default")
-    assert routed.fedlease_experts["default"] is None
-    assert routed.fedlease_settings["default"].own == 0
+    assert routed.fedlease_restricted["default"] is None
+    assert routed.fedlease_own["default"] == 0
 
 
 def test_listener_hears_the_weights_of_the_forward_pass() -> None:
@@ -344,7 +344,7 @@ def test_base_layer_needs_only_forward_and_its_features(make: Any) -> None:
         nn.init.normal_(parameter)
     x = inputs(4, 12)
     out = routed(x)
-    assert tiny.relative(out, tiny.loop_forward(x, **parts(routed))) < 1e-5
+    assert tiny.relative(out, tiny.loop_forward(x, **pieces(routed))) < 1e-5
     out.sum().backward()
     assert routed.stack_b("default")[1].grad is not None
     assert all(torch.equal(linear.state_dict()[name], tensor) for name, tensor in before.items())

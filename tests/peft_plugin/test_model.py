@@ -266,7 +266,7 @@ def test_deleting_an_adapter_leaves_the_other() -> None:
     assert torch.equal(tiny.logits(model, ids), second)
     assert not any("default" in name for name in model.state_dict() if "fedlease" in name)
     for layer in model.base_model.routed_layers().values():
-        assert set(layer.fedlease_settings) == set(layer.fedlease_experts) == {"second"}
+        assert set(layer.fedlease_rules) == set(layer.fedlease_restricted) == {"second"}
     model, first, _ = two_adapters()
     model.delete_adapter("second")
     assert torch.equal(tiny.logits(model, ids), first) and trainable(model) == allowed(model, 0)
@@ -407,6 +407,23 @@ def test_generate_is_repeated_argmax_without_a_cache() -> None:
     for row, other in zip(found.tolist(), expected.tolist(), strict=True):
         length = row.index(2, 5) if 2 in row[5:] else len(row)  # 2 ends a text, afterwards there is padding
         assert row[:length] == other[:length]
+
+
+def test_experts_are_stacked_once_for_all_steps_of_generate_and_anew_afterwards() -> None:
+    model, ids = tiny.mixture("llama"), tiny.tokens()
+    layers = model.base_model.routed_layers().values()
+    taken: list[int] = []
+    hook = next(iter(layers)).register_forward_hook(lambda layer, *_: taken.append(id(layer.stacks["default"][0])))
+    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    first = model.generate(input_ids=ids, **settings)
+    assert len(taken) == 3 and len(set(taken)) == 1
+    hook.remove()
+    assert all(layer.stacks is None for layer in layers)
+    tiny.randomise(model, seed=7)
+    other = tiny.mixture("llama")
+    tiny.randomise(other, seed=7)
+    assert torch.equal(model.generate(input_ids=ids, **settings), other.generate(input_ids=ids, **settings))
+    assert not torch.equal(model.generate(input_ids=ids, **settings), first)
 
 
 def test_rows_of_a_left_padded_batch_generate_what_they_do_alone() -> None:

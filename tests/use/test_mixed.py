@@ -123,10 +123,10 @@ def test_one_pass_over_the_base_and_one_product_per_distinct_expert(method: str,
     assert calls == [len(texts)]
     # All clients share the M experts; one adapter for all; one for each.
     experts = {"fedlease": run.model(clients[0]).spec.num_experts, "fedit": 1, "local": len(run.clients)}
-    assert {len(layer.kept[kind]) for layer in layers for kind in "AB"} == {experts[method]}
+    assert {len(layer.tensors[kind]) for layer in layers for kind in "AB"} == {experts[method]}
     # Of one client's rows only its experts are multiplied.
     mixed.logits(batch_of(run, ["zib"]), [clients[0]])
-    stacked, _ = layers[0]._stacks(mixed._plan.experts)
+    stacked, _ = layers[0].stack(mixed._plan.experts)
     spec = run.model(clients[0]).spec
     assert len(stacked) == spec.num_experts * spec.r
 
@@ -282,7 +282,7 @@ def test_any_architecture_and_any_mixture_of_rules(
             expected = resident.logits(alone)[0]
         torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=1e-5)
     # Three in common, one trained on by c5; c6, c7 and c8 have none of their own.
-    assert {len(layer.kept["A"]) for layer in mixed._layers.values()} == {4}
+    assert {len(layer.tensors["A"]) for layer in mixed._layers.values()} == {4}
 
 
 def test_bfloat16_agrees_to_its_own_precision() -> None:

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 MIRROR_SCALE = 16.0
-"""Of the mirrored rows. Kaiming-uniform logits of a layer-normalised x have a deviation of 1 / sqrt 3."""
+"""Factor of the mirrored rows: Kaiming-uniform logits of a layer-normalised x have a deviation of 1 / sqrt 3."""
 
 
 def initial_adapter(

@@ -7,9 +7,7 @@ largest slots are kept, so the own expert always takes part and between 1 and M 
 import torch
 from torch import Tensor
 
-from fedlease.core.types import Mixer
-
-__all__ = ["expert_weights", "kept_slots", "mix", "num_slots"]
+__all__ = ["expert_weights", "left_out", "num_slots"]
 
 
 def num_slots(num_experts: int) -> int:
@@ -17,23 +15,18 @@ def num_slots(num_experts: int) -> int:
     return 2 * num_experts - 1
 
 
-def kept_slots(logits: Tensor, top_k: int) -> Tensor:
-    """Marks the ``top_k`` largest slots; ties at the cut go to the lower slot, which favours the own expert.
-
-    ``torch.topk`` promises no order among equals, so it only supplies the value at the cut.
+def left_out(logits: Tensor, top_k: int) -> Tensor:
+    """All slots but the ``top_k`` largest; ties at the cut go to the lower slot, which favours the own expert.
 
     Args:
         logits: (..., slots).
         top_k: in 1 .. slots.
 
     Returns:
-        (..., slots) bool with exactly ``top_k`` True in each row, where no logit is NaN.
+        (..., slots - top_k) ids.
     """
-    cut = logits.topk(top_k, dim=-1).values[..., -1:]  # (..., 1)
-    above = logits > cut
-    equal = logits == cut
-    room = top_k - above.sum(-1, keepdim=True)
-    return above | (equal & (equal.cumsum(-1) <= room))
+    # Unlike ``topk``, a stable sort promises an order among equals.
+    return logits.sort(dim=-1, descending=True, stable=True).indices.narrow(-1, top_k, logits.shape[-1] - top_k)
 
 
 def expert_weights(logits: Tensor, own: int | Tensor, *, renormalise: bool = True, top_k: int | None = None) -> Tensor:
@@ -61,11 +54,15 @@ def expert_weights(logits: Tensor, own: int | Tensor, *, renormalise: bool = Tru
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
 
-    keep = kept_slots(logits, top_k)
+    dropped = left_out(logits, top_k)
     # (..., 2M - 1)
-    weights = logits.masked_fill(~keep, float("-inf")).softmax(-1) if renormalise else logits.softmax(-1) * keep
-    own_weight = weights[..., :num_experts].sum(-1, keepdim=True)  # (..., 1)
-    others = weights[..., num_experts:]  # (..., M - 1)
+    weights = (
+        logits.scatter(-1, dropped, float("-inf")).softmax(-1)
+        if renormalise
+        else logits.softmax(-1).scatter(-1, dropped, 0.0)
+    )
+    own_slots, others = weights.split_with_sizes([num_experts, num_experts - 1], -1)
+    own_weight = own_slots.sum(-1, keepdim=True)  # (..., 1)
 
     if isinstance(own, Tensor):
         if own.dtype != torch.long or bool(((own < 0) | (own >= num_experts)).any()):
@@ -77,30 +74,5 @@ def expert_weights(logits: Tensor, own: int | Tensor, *, renormalise: bool = Tru
         return compact.gather(-1, column.expand(compact.shape))
     if not 0 <= own < num_experts:
         raise ValueError(f"own must be in 0 .. {num_experts - 1}, received {own}")
-    return torch.cat([others[..., :own], own_weight, others[..., own:]], -1)
-
-
-def mix(logits: Tensor, mixer: Mixer, own: int | Tensor, renormalise: bool = True, top_k: int | None = None) -> Tensor:
-    """The weight of every expert under a mixer with a router, (..., M).
-
-    Args:
-        logits: G x; (..., 2M - 1) for ``top_m``, (..., M) for ``softmax``; G itself, (..., 1), for ``scalar``.
-            Weights are at least float32.
-        mixer: ``top_m``, ``softmax`` or ``scalar``.
-        own: see :func:`expert_weights`; the others do not look at it, nor at what follows.
-        renormalise: see :func:`expert_weights`.
-        top_k: see :func:`expert_weights`.
-
-    Raises:
-        ValueError: the mixer has no router, or as :func:`expert_weights`.
-    """
-    if mixer == "top_m":
-        return expert_weights(logits, own, renormalise=renormalise, top_k=top_k)
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    if mixer == "softmax":
-        return logits.softmax(-1)
-    if mixer == "scalar":
-        share = logits.sigmoid()  # (..., 1)
-        return torch.cat([share, 1 - share], -1)
-    raise ValueError(f"mixer {mixer!r} has no router")
+    before, after = others.split_with_sizes([own, num_experts - 1 - own], -1)
+    return torch.cat([before, own_weight, after], -1)

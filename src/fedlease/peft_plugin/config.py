@@ -38,7 +38,7 @@ class FedLeaseConfig(PeftConfig):
         layers_to_transform: only these layer numbers.
         layers_pattern: name of the layer list, where ``layers_to_transform`` needs it.
         init_weights: whether B starts at zero, so that a fresh adapter changes nothing; False draws the B of every
-            expert at random, which is of use in tests.
+            expert at random, as PEFT's own tests ask for.
 
     Raises:
         ValueError: values are out of range, or of another kind; a line for each names the parameter and the value.
@@ -72,7 +72,7 @@ class FedLeaseConfig(PeftConfig):
             raise ValueError("\n".join(faults))
 
     def _wrong_kinds(self) -> list[str]:
-        """What is not even of its kind, as in a file that someone else wrote."""
+        """Values of a wrong type, as in a file that someone else wrote."""
         anchor = self.anchor
         whole = anchor is None or (isinstance(anchor, list) and all(map(_is_number, anchor)))
         faults = [] if whole else [f"anchor must be None or a list of finite numbers, received {anchor!r}"]
@@ -81,7 +81,7 @@ class FedLeaseConfig(PeftConfig):
             if not (_is_number(value) and isinstance(value, Integral)) and (name, value) != ("top_k", None):
                 faults.append(f"{name} must be a whole number, received {value!r}")
         for name in ("lora_alpha", "lora_dropout", "blend"):
-            # What is not a number is told from what is out of range, NaN and infinity among it.
+            # NaN and infinity are numbers; their range is checked later.
             if not isinstance(value := getattr(self, name), Real) or isinstance(value, bool):
                 faults.append(f"{name} must be a number, received {value!r}")
         for name in ("renormalise", "init_weights"):

@@ -54,7 +54,7 @@ def write_adapter(
 
 
 def read_adapter(folder: Path) -> ClientModel:
-    """What :func:`write_adapter` wrote, under our names.
+    """Reads what :func:`write_adapter` wrote, under our names.
 
     Raises:
         OSError: a file cannot be read.
@@ -100,7 +100,7 @@ def _names(spec: AdapterSpec) -> Iterable[TensorName]:
 
 
 def _key(name: TensorName, stock: bool) -> str:
-    """What PEFT calls a tensor in a file; ``stock``: as a plain LoRA adapter's."""
+    """The key that PEFT gives a tensor in a file; ``stock``: in the file of a plain LoRA adapter."""
     if name.module == HEAD:
         return PREFIX + name.kind
     if name.kind == "G":

@@ -1,8 +1,7 @@
 """The PEFT tuner of FEDLEASE: puts routed layers in the place of linear modules."""
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Cache
 
 from fedlease.peft_plugin.config import FedLeaseConfig
+from fedlease.peft_plugin.instance import represent, weigh
 from fedlease.peft_plugin.layer import MERGE_REFUSED, FedLeaseLayer
 
 __all__ = ["FedLeaseModel"]
@@ -33,7 +33,7 @@ class FedLeaseModel(BaseTuner):
     _hook: RemovableHandle | None = None
     _weighed = False
     end_tokens: frozenset[int] = frozenset()
-    """Ids that a row goes on with once its answer has ended, while ``generate`` runs."""
+    """Ids of the tokens that fill a row after its end, while ``generate`` runs."""
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _create_and_replace(  # type: ignore[override]
@@ -90,69 +90,29 @@ class FedLeaseModel(BaseTuner):
             layer.restrict(experts, adapter_name)
 
     def set_anchor(self, anchor: Tensor | None, adapter_name: str = "default") -> None:
-        """Inputs are compared with it under ``instance``: a mean of unit directions, (hidden,), kept in the config."""
+        """Sets the anchor of the mixer ``instance`` in the config: a mean of unit directions, (hidden,)."""
         config = cast(FedLeaseConfig, self.peft_config[adapter_name])
         config.anchor = None if anchor is None else anchor.tolist()
 
-    @torch.no_grad()
-    def represent(self, kwargs: Mapping[str, Any], args: Sequence[Any] = (), adapter_name: str = "default") -> Tensor:
-        """Directions of inputs in the last hidden state, with expert 1 alone: (b, hidden), mean over tokens, length 1.
-
-        Args:
-            kwargs: of the base model's forward pass.
-            args: likewise.
-            adapter_name: an adapter with the mixer ``instance``.
-        """
-        # A cache that is filled here would be filled twice; whatever its argument is called.
-        kwargs = {k: v for k, v in kwargs.items() if k != "logits_to_keep" and not isinstance(v, Cache)}
-        # Of an encoder-decoder the encoder has read it all; its head may ask for more than a hidden state needs.
-        config: Any = getattr(self.model, "config", None)
-        body = cast(Any, self.model).get_encoder() if getattr(config, "is_encoder_decoder", False) else self.model
-        known = inspect.signature(body.forward).parameters
-        if body is not self.model:
-            kwargs = {k: v for k, v in kwargs.items() if k in known}
-        if "use_cache" in known:
-            kwargs["use_cache"] = False
-        mask = kwargs.get("attention_mask")
-        if mask is not None and "position_ids" in known and "position_ids" not in kwargs and not mask[:, 0].all():
-            # Padded on the left: positions count from the first token of the text, as ``generate`` counts them.
-            kwargs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        before = {layer: layer.fedlease_experts[adapter_name] for layer in self._layers_of(adapter_name)}
-        self.restrict((1,), adapter_name)
-        try:
-            hidden = body(*args, **{**kwargs, "output_hidden_states": True, "return_dict": True}).hidden_states[-1]
-        finally:
-            for layer, experts in before.items():
-                layer.restrict(experts, adapter_name)
-        mask = hidden.new_ones(hidden.shape[:2]) if mask is None else mask
-        # Scaling does not turn a direction: the sum over tokens does as well as their mean.
-        return nn.functional.normalize((hidden.float() * mask.float().unsqueeze(-1)).sum(1), dim=-1)
+    def represent(self, inputs: Mapping[str, Any], adapter_name: str = "default") -> Tensor:
+        """Directions of inputs under the mixer ``instance``, see :func:`fedlease.peft_plugin.instance.represent`."""
+        return represent(self.model, self._layers_of(adapter_name), adapter_name, inputs)
 
     def _weigh_instances(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before a forward pass: how much of expert 1 every input gets, blend x max(0, cos to the anchors, mean)."""
-        # While a text goes on from a cache, later tokens keep what its beginning was given.
-        if self._weighed or any(isinstance(v, Cache) and v.get_seq_length() > 0 for v in kwargs.values()):
+        """Called before every forward pass of the base model."""
+        # Later tokens of a text that continues from a cache keep the weights of its beginning.
+        cached = any(isinstance(v, Cache) and v.get_seq_length() > 0 for v in kwargs.values())
+        if self.training or self._weighed or cached:
             return
         for name in self.active_adapters:
-            config = cast(FedLeaseConfig, self.peft_config[name])
-            layers = self._layers_of(name)
-            # Alone, or restricted (also by ``represent`` itself): nothing is weighed.
-            if config.mixer != "instance" or self.training or any(layer.fedlease_experts[name] for layer in layers):
-                continue
-            shares = None
-            if config.anchor is not None:
-                units = self.represent(kwargs, args, name)  # (b, hidden)
-                # In float32 also where the caller's autocast would narrow the product.
-                shares = config.blend * (units * units.new_tensor(config.anchor)).sum(-1).clamp(min=0)
-            for layer in layers:
-                layer.instance_shares = shares
+            weigh(self.model, self._layers_of(name), name, cast(FedLeaseConfig, self.peft_config[name]), kwargs, args)
 
     @contextmanager
     def weighing(self, kwargs: Mapping[str, Any]) -> Iterator[None]:
-        """While it is open, every pass has the shares of this input: a text is weighed by its prompt.
+        """Weighs this input now and applies its weights to every pass while the context is open.
 
         Args:
-            kwargs: of the base model's forward pass, as many rows as later passes have.
+            kwargs: arguments of the base model's forward pass, with as many rows as later passes have.
         """
         self._weigh_instances(self.model, (), dict(kwargs))
         self._weighed = True
@@ -163,7 +123,7 @@ class FedLeaseModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Called by ``PeftModel`` around every pass, with arguments that it then takes away."""
+        """Refuses arguments that ``PeftModel`` passes here and then drops."""
         given = [name for name in ("adapter_names", "alora_offsets") if kwargs.get(name) is not None]
         if given:
             raise ValueError(
@@ -173,31 +133,44 @@ class FedLeaseModel(BaseTuner):
         yield
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base model's ``generate``, with inputs weighed by their prompts, whatever its steps look like."""
+        """As the base model's ``generate``, with inputs weighed by their prompts, whatever its steps look like.
+
+        Experts are stacked once for all steps: no step changes a parameter.
+        """
         model = cast(Any, self.model)
         sources = [kwargs, *(vars(c) for c in (kwargs.get("generation_config"), model.generation_config) if c)]
         ends, pads = (
             _ids(next((source[name] for source in sources if source.get(name) is not None), None))
             for name in ("eos_token_id", "pad_token_id")
         )
+        layers = self.routed_layers().values()
         before, self.end_tokens = self.end_tokens, ends | pads
         try:
-            if self._weighed or self._hook is None:
-                return model.generate(*args, **kwargs)
-            prompt = {
-                k: kwargs[k] for k in ("input_ids", "inputs_embeds", "attention_mask") if kwargs.get(k) is not None
-            }
-            ids = args[0] if args else kwargs.get("inputs")
-            if ids is not None:
-                prompt["input_ids"] = ids
-            ids = prompt.get("input_ids")
-            if ids is not None and "attention_mask" not in prompt and pads and not pads & ends:
-                # As ``generate`` reads prompts without a mask.
-                prompt["attention_mask"] = (ids != min(pads)).long()
-            with self.weighing(prompt):
+            with self._weighing_prompts(args, kwargs, ends, pads):
+                for layer in layers:
+                    layer.stacks = {}
                 return model.generate(*args, **kwargs)
         finally:
             self.end_tokens = before
+            for layer in layers:
+                layer.stacks = None
+
+    def _weighing_prompts(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], ends: frozenset[int], pads: frozenset[int]
+    ) -> AbstractContextManager[None]:
+        """:meth:`weighing` for the prompts among the arguments of ``generate``, where inputs are weighed."""
+        if self._weighed or self._hook is None:
+            return nullcontext()
+        names = ("input_ids", "inputs_embeds", "attention_mask")
+        prompt = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        ids = args[0] if args else kwargs.get("inputs")
+        if ids is not None:
+            prompt["input_ids"] = ids
+        ids = prompt.get("input_ids")
+        if ids is not None and "attention_mask" not in prompt and pads and not pads & ends:
+            # As ``generate`` reads prompts without a mask.
+            prompt["attention_mask"] = (ids != min(pads)).long()
+        return self.weighing(prompt)
 
     def unload(self) -> nn.Module:
         """The base model without adapters."""
@@ -210,15 +183,7 @@ class FedLeaseModel(BaseTuner):
         """Adapters of one model may sit on different modules."""
         if adapter_name not in self.peft_config:
             raise ValueError(f"no adapter {adapter_name!r}, this model has {sorted(self.peft_config)}")
-        return [layer for layer in self.routed_layers().values() if adapter_name in layer.fedlease_settings]
+        return [layer for layer in self.routed_layers().values() if adapter_name in layer.fedlease_rules]
 
     def _check_merge_allowed(self) -> None:
-        raise ValueError(MERGE_REFUSED)
-
-    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        """Refused.
-
-        Raises:
-            ValueError: always; the message names the exporter.
-        """
         raise ValueError(MERGE_REFUSED)

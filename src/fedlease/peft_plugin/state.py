@@ -1,4 +1,4 @@
-"""The parameters of a PEFT model under our names: read off the layers, never by replacing parts of strings."""
+"""The parameters of a PEFT model under our names, read off the layers and never made by editing strings."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -54,7 +54,7 @@ def peft_config_for(spec: AdapterSpec, **extra: Any) -> PeftConfig:
 
 
 def keeps_weights_transposed(base: nn.Module, targets: Iterable[str]) -> bool:
-    """Whether an adapted module keeps its weight as (in, out), as GPT-2 does; LoRA must know before it merges.
+    """Whether an adapted module stores its weight as (in, out), as GPT-2 does; LoRA must know before it merges.
 
     Args:
         base: with or without adapters in it.
@@ -73,7 +73,7 @@ def keeps_weights_transposed(base: nn.Module, targets: Iterable[str]) -> bool:
 def wrap(model: nn.Module, config: PeftConfig) -> PeftModel:
     """``peft.get_peft_model``, without the warning that PEFT causes in newer transformers and no user can act on.
 
-    A ``LoraConfig`` with a list of modules is told whether these keep their weights transposed.
+    Sets ``fan_in_fan_out`` of a ``LoraConfig`` with a list of modules, see :func:`keeps_weights_transposed`.
     """
     if isinstance(config, LoraConfig) and isinstance(config.target_modules, set | list):
         config.fan_in_fan_out = keeps_weights_transposed(model, config.target_modules)
@@ -101,7 +101,7 @@ def adapter_parameters(model: PeftModel, adapter_name: str = "default") -> dict[
 
 
 def head_parameters(model: nn.Module, head_modules: Iterable[str]) -> dict[str, nn.Parameter]:
-    """Our name -> parameter, for the head modules of a base model; inside a PEFT model, those that are trained."""
+    """Our name -> parameter, for the head modules of a base model; in a PEFT model, for their trained copies."""
     found: dict[str, nn.Parameter] = {}
     for name in head_modules:
         module = model.get_submodule(name)
@@ -117,7 +117,7 @@ def copy_into(parameters: Mapping[str, nn.Parameter], tensors: Tensors) -> None:
     """Copies values into parameters; the names must be the same on both sides.
 
     Raises:
-        ValueError: a name is missing or unknown, or a shape differs; nothing is ignored, and then nothing is copied.
+        ValueError: a name is missing or unknown, or a shape differs; then nothing is copied.
     """
     if parameters.keys() != tensors.keys():
         missing, extra = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())

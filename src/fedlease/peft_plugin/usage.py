@@ -1,4 +1,4 @@
-"""Which experts a model uses, per layer: counted in evaluation, without padding."""
+"""Counts which experts a model uses, per layer, in evaluation and without padding."""
 
 import inspect
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class ExpertUsage:
         weights: module -> (M,) float64, sum over tokens of the weight of each expert.
         distinct: module -> sum over tokens of the number of experts with a weight above 0.
         tokens: module -> number of tokens counted.
-        mask: of the pass that is going on, (b, tokens), 0 where a token is not counted; None counts all.
+        mask: (b, tokens) of the current pass, 0 where a token is not counted; None counts all.
     """
 
     def __init__(self) -> None:
@@ -33,8 +33,8 @@ class ExpertUsage:
     def add(self, module: str, weights: Tensor) -> None:
         """Counts (..., M) weights of one forward pass, leaving out tokens that the mask marks as padding.
 
-        What is neither (b, tokens) nor the same in another layout belongs to no token of a row, such as DeBERTa's
-        positions, and is not counted.
+        Weights whose leading shape is not (b, tokens) in some layout, such as those of DeBERTa's positions, belong to
+        no token and are not counted.
         """
         flat = weights.detach().flatten(0, -2)  # (tokens, M)
         if self.mask is not None:
@@ -61,7 +61,7 @@ class ExpertUsage:
 
 @contextmanager
 def uncounted(model: PeftModel) -> Iterator[None]:
-    """While it is open, nothing of the model's passes is counted."""
+    """Suspends counting of the model's passes while the context is open."""
     tuner = model.base_model
     layers = list(tuner.routed_layers().values()) if isinstance(tuner, FedLeaseModel) else []
     listeners = [layer.on_weights for layer in layers]
@@ -76,7 +76,7 @@ def uncounted(model: PeftModel) -> Iterator[None]:
 
 @contextmanager
 def record_usage(model: PeftModel) -> Iterator[ExpertUsage]:
-    """Counts while the context is open. Passes with gradients are not counted, so checkpointing counts nothing twice.
+    """Counts while the context is open. Passes with gradients are left out, so checkpointing counts nothing twice.
 
     Args:
         model: a PEFT model with a FEDLEASE adapter; others record nothing.
@@ -94,8 +94,8 @@ def record_usage(model: PeftModel) -> Iterator[ExpertUsage]:
         mask, ids = given.get("attention_mask"), given.get("input_ids")
         usage.mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
         if usage.mask is not None and ids is not None and ids.shape[1] < usage.mask.shape[1]:
-            # A step of ``generate`` sees new tokens alone. Rows that have ended go through it with padding, the end
-            # token first, which alone they would not.
+            # A step of ``generate`` sees new tokens alone. In a batch, rows that have ended go on with the end token
+            # and padding, which they would not alone.
             ends = torch.tensor(sorted(tuner.end_tokens), dtype=ids.dtype, device=ids.device)
             usage.mask = usage.mask[:, -ids.shape[1] :] * ~torch.isin(ids, ends)
 

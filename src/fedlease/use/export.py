@@ -10,8 +10,7 @@ from fedlease.core.low_rank import expert_alone, fold
 from fedlease.core.types import ClientId, ClientModel, head_names
 from fedlease.errors import ConfigError
 from fedlease.files import new_folder, write_atomically
-from fedlease.peft_plugin.export import write_lora
-from fedlease.peft_plugin.state import keeps_weights_transposed
+from fedlease.peft_plugin.folder import write_adapter
 from fedlease.peft_plugin.usage import record_usage
 from fedlease.reporting.model_card import render_card
 from fedlease.storage.run_folder import method_files, write_json
@@ -178,19 +177,9 @@ class Exporter:
     def _write(
         self, kind: Literal["client", "expert"], folder: Path, model: ClientModel, task_type: str | None, content: Any
     ) -> None:
-        source, spec = self.run.loaded.source, model.spec
-        write_lora(
-            folder,
-            model.tensors,
-            r=spec.r,
-            lora_alpha=spec.alpha,
-            lora_dropout=spec.dropout,
-            modules_to_save=sorted(self.run.base.head_modules) if head_names(model.tensors) else None,
-            fan_in_fan_out=keeps_weights_transposed(self.run.base.model, set(spec.target_modules)),
-            task_type=task_type,
-            base_model_name_or_path=source.public_name,
-            revision=source.revision,
-        )
+        base, source = self.run.base, self.run.loaded.source
+        named = {"base_model_name_or_path": source.public_name, "revision": source.revision}
+        write_adapter(folder, model, base.model, base.head_modules, task_type=task_type, **named)
         write_json(folder / SCORES, content)
         card = render_card(
             kind,

@@ -1,10 +1,10 @@
-"""The application that answers predict requests for every client of a run."""
+"""The web application: predictions for every client of a run."""
 
 import asyncio
 import contextlib
 import logging
 import traceback
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -34,9 +34,11 @@ __all__ = ["import_packages", "make_app"]
 BODY_SECONDS = 30
 """A body that has not arrived by then is given up."""
 DRAINED_BYTES, DRAIN_SECONDS = 16_000_000, 5
-"""Of a body that is too large, so that who sends it reads the answer and not a reset connection."""
+"""How much of a body that is too large is read, so that its sender gets the refusal and not a reset connection."""
 MAX_REQUESTS = 256
 """Predict requests in progress at a time; those that are still arriving are bounded by the connections."""
+
+FAILED = "the server failed on this request; its log says where"
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +60,10 @@ def make_app(
         max_body_bytes: largest body of a request.
         max_rows: most rows in a request, over all its clients.
         max_batch: most rows computed together.
-        wait_ms: how long a batch waits for company, in milliseconds.
+        wait_ms: how long a batch waits for more rows, in milliseconds.
         max_waiting: most rows in the queue; None takes four full requests.
-        hosts: names under which it may be called; None allows any. A page in a browser that makes its own name resolve
-            to this machine is turned away by it.
+        hosts: names under which it may be called; None allows any. The list refuses a page in a browser that makes its
+            own name resolve to this machine.
 
     Raises:
         MissingPackageError: fastapi is not installed.
@@ -87,12 +89,12 @@ def make_app(
     app.state.batcher = batcher
     if hosts is not None:
         app.add_middleware(_OnlyHosts, hosts=frozenset(hosts))
-    in_progress = 0
+    requests = _InProgress()
 
-    @app.get("/health", summary="Whether it answers, and for what.")
+    @app.get("/health", summary="Whether the server runs, and which run it serves.")
     async def health() -> dict[str, str | int]:
-        said = {"status": "ok", "run": run.out.resolve().name, "method": run.method, "version": __version__}
-        return {**said, "clients": len(run.clients)}
+        named = {"status": "ok", "run": run.out.resolve().name, "method": run.method, "version": __version__}
+        return {**named, "clients": len(run.clients)}
 
     @app.get("/clients", summary="Every client with its labels.")
     async def clients() -> dict[str, list[dict[str, Any]]]:
@@ -110,22 +112,16 @@ def make_app(
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
     )
     async def predict(request: Request) -> JSONResponse:
-        nonlocal in_progress
         try:
             check_content_type(request.headers.items())
             body = await _body(request, max_body_bytes)
-        except Refusal as refusal:
-            return JSONResponse(refusal.content, refusal.status, refusal.headers)
-        in_progress += 1
-        try:
-            if in_progress > MAX_REQUESTS:
-                raise Refusal(503, "too many requests at a time", {"Retry-After": "1"})
-            asked, several = read_requests(body, max_rows)
-            places = [f"requests.{i}." if several else "" for i in range(len(asked))]
-            rows = [row for one, where in zip(asked, places, strict=True) for row in rows_of(run, one, where)]
-            answers: list[list[float]] = await asyncio.wrap_future(batcher.submit(rows))
-            found = iter(answers)
-            results = [_answer(run.clients[one.client], [next(found) for _ in one.rows]) for one in asked]
+            with requests.one():
+                asked, several = read_requests(body, max_rows)
+                places = [f"requests.{i}." if several else "" for i in range(len(asked))]
+                rows = [row for one, place in zip(asked, places, strict=True) for row in rows_of(run, one, place)]
+                found = await asyncio.wrap_future(batcher.submit(rows))
+            probabilities = iter(found)
+            results = [_reply(run.clients[one.client], [next(probabilities) for _ in one.rows]) for one in asked]
             return JSONResponse({"results": results} if several else results[0])
         except QueueFullError:
             return JSONResponse({"error": "too many rows wait"}, 503, {"Retry-After": "1"})
@@ -133,9 +129,7 @@ def make_app(
             return JSONResponse(refusal.content, refusal.status, refusal.headers)
         except Exception as error:
             _log_failure(error)
-            return JSONResponse({"error": "the server failed on this request; its log says where"}, 500)
-        finally:
-            in_progress -= 1
+            return JSONResponse({"error": FAILED}, 500)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
@@ -147,17 +141,17 @@ def make_app(
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "the server failed on this request; its log says where"}, 500)
+        return JSONResponse({"error": FAILED}, 500)
 
     app.openapi().setdefault("components", {}).setdefault("schemas", {}).update(definitions)
     return app
 
 
 def import_packages() -> None:
-    """Tells what to install where fastapi or uvicorn is missing.
+    """Makes sure that the packages of the server are there.
 
     Raises:
-        MissingPackageError: one of them is not installed.
+        MissingPackageError: fastapi or uvicorn is not installed.
     """
     try:
         import fastapi  # noqa: F401
@@ -166,22 +160,40 @@ def import_packages() -> None:
         raise MissingPackageError("fastapi", "fedlease serve", "pip install 'fedlease[serve]'") from error
 
 
+class _InProgress:
+    """Counts the requests that are being answered."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """One request more while it is open; a :class:`Refusal` where that is too many."""
+        self.number += 1
+        try:
+            if self.number > MAX_REQUESTS:
+                raise Refusal(503, "too many requests at a time", {"Retry-After": "1"})
+            yield
+        finally:
+            self.number -= 1
+
+
 async def _body(request: "Request", limit: int) -> bytes:
     from starlette.requests import ClientDisconnect
 
     refusal = Refusal(413, f"the body must be at most {limit} bytes", {"Connection": "close"})
     header = request.headers.get("content-length", "")
     declared = int(header) if header.isdecimal() else 0
-    # Who waits for leave to send too much is told at once.
+    # A sender that waits for permission to send too much is refused at once.
     if declared > limit + DRAINED_BYTES or (declared > limit and "expect" in request.headers):
         raise refusal
-    size, parts = 0, []
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(DRAIN_SECONDS if declared > limit else BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
+            async for chunk in request.stream():
+                size += len(chunk)
                 if size <= limit:
-                    parts.append(part)
+                    body += chunk
                 elif size > limit + DRAINED_BYTES:
                     break
     except TimeoutError:
@@ -192,27 +204,28 @@ async def _body(request: "Request", limit: int) -> bytes:
         raise Refusal(400, "the body broke off") from None
     if max(size, declared) > limit:
         raise refusal
-    return b"".join(parts)
+    return bytes(body)
 
 
-def _answer(known: KnownClient, found: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _reply(client: KnownClient, rows: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The predictions for one client, from the probabilities of its labels, one list per row."""
     predictions = []
-    for values in found:
+    for values in rows:
         best = max(range(len(values)), key=values.__getitem__)
-        probabilities = dict(zip(known.labels, values, strict=True))
-        predictions.append({"label": known.labels[best], "probability": values[best], "probabilities": probabilities})
-    return {"client": known.id, "predictions": predictions}
+        probabilities = dict(zip(client.labels, values, strict=True))
+        predictions.append({"label": client.labels[best], "probability": values[best], "probabilities": probabilities})
+    return {"client": client.id, "predictions": predictions}
 
 
 def _log_failure(error: Exception) -> None:
-    """Where and what, but no message of foreign code: it may quote a row."""
+    """Logs where and what, but no message of foreign code: it may quote a row."""
     places = "".join(traceback.format_tb(error.__traceback__))
     what = printable(str(error), longest=1000) if isinstance(error, FedLeaseError) else type(error).__name__
     log.error("a request failed: %s\n%s", what, places)
 
 
 class _OnlyHosts:
-    """Turns away requests for other host names."""
+    """Refuses requests for other host names."""
 
     def __init__(self, app: Any, hosts: frozenset[str]) -> None:
         self.app = app

@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 class Predictor:
-    """Rows of any clients -> the probabilities of each row's client's labels; computes two rows when it is made.
+    """Rows of any clients -> the probabilities of each row's client's labels; computes two rows when it is created.
 
     Raises:
         ModelError: rows cannot be computed together in this architecture.
@@ -32,9 +32,8 @@ class Predictor:
         self.run, self.mixed = run, MixedModel.of_run(run)
         first = next(iter(run.clients.values()))
         # One row would not show a module in which rows do not come first.
-        self(
-            [(first.id, Row(text, text if first.pairs else None, 0)) for text in ("warm", "a longer text for company")]
-        )
+        texts = ("a text", "and a longer one beside it")
+        self([(first.id, Row(text, text if first.pairs else None, 0)) for text in texts])
 
     def __call__(self, rows: Sequence[tuple[ClientId, Row]]) -> list[list[float]]:
         """One list per row, as long as the label list of its client."""
@@ -46,11 +45,11 @@ class Predictor:
 
 
 class QueueFullError(Exception):
-    """More rows wait than may wait; later there may be room."""
+    """The queue is full; later there may be room."""
 
 
 class _Request(Generic[T, R]):
-    """Rows that are answered together, over one batch or several."""
+    """Rows that one caller submitted together; one batch or several compute them."""
 
     def __init__(self, rows: Sequence[T]) -> None:
         self.rows = list(rows)
@@ -64,7 +63,7 @@ class _Request(Generic[T, R]):
             self.future.set_result([self.answers[i] for i in range(len(self.rows))])
 
     def fail(self, error: Exception) -> None:
-        # Several batches may hold rows of this request; the first that fails answers it.
+        # Several batches may hold rows of this request; the first that fails ends it.
         if not self.future.done() and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
@@ -72,14 +71,13 @@ class _Request(Generic[T, R]):
 class Batcher(Generic[T, R]):
     """First come, first served; a batch starts when it is full or its oldest row has waited long enough.
 
-    While a batch is computed, rows gather for the next one, so that under load batches are full and nothing waits on
-    the clock.
+    While a batch is computed, rows gather for the next one: under load batches are full and no row waits on the clock.
 
     Args:
         compute: rows, at least one and at most ``max_batch`` -> one answer per row; called by one thread only.
         max_batch: rows.
-        wait_ms: how long the first row of a batch waits for company, in milliseconds.
-        max_waiting: rows that may wait; a request is always taken when none waits.
+        wait_ms: how long the first row of a batch waits for others, in milliseconds.
+        max_waiting: rows that may wait; an empty queue takes a request of any size.
 
     Attributes:
         batches: calls of ``compute`` so far.
@@ -100,7 +98,7 @@ class Batcher(Generic[T, R]):
         self._thread.start()
 
     def submit(self, rows: Sequence[T]) -> Future[list[R]]:
-        """Queues rows, at least one; the answers come in their order.
+        """Queues rows, at least one; the result holds one answer per row, in their order.
 
         Raises:
             QueueFullError: too many rows wait.
@@ -131,7 +129,7 @@ class Batcher(Generic[T, R]):
         """The next batch; empty when closed and nothing waits."""
         with self._changed:
             while True:
-                # Requests that have failed or whose client gave up are not computed any further.
+                # Requests that have failed or were cancelled are not computed any further.
                 while self._waiting and self._waiting[0][0].future.done():
                     self._waiting.popleft()
                 if self._waiting:
@@ -154,7 +152,7 @@ class Batcher(Generic[T, R]):
             if len(requests) == 1:
                 requests[0].fail(error)
                 return
-            # One request must not spoil the others: each by itself.
+            # One request must not spoil the others: each is computed by itself.
             for request in requests:
                 self._run([(other, index) for other, index in batch if other is request])
             return

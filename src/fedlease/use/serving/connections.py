@@ -1,4 +1,4 @@
-"""How many connections the server holds, how long one may wait for its request, and how much the log takes."""
+"""Bounds on the number of connections, on the time that one may wait for its request, and on lines in the log."""
 
 import logging
 import os
@@ -13,17 +13,17 @@ __all__ = ["BACKLOG", "SparingLog", "bounded_protocol", "most_connections"]
 
 MAX_CONNECTIONS = 512
 BACKLOG = 32
-"""Connections taken at one time. While files run out asyncio logs a failure for each of them, again and again."""
+"""Connections accepted at one time: when files run out, asyncio logs a failure for each of them, repeatedly."""
 FILES_LEFT = 32
 """Files that the process may open beside connections."""
 BODY_MEMORY = 2**30
 """Bytes that bodies may take while they arrive, on all connections together."""
 HEADER_SECONDS = 10.0
-"""From the opening of a connection, or from its last answer, to the end of the next request's headers."""
+"""From the opening of a connection, or from its last response, to the end of the next request's headers."""
 ANSWER_SECONDS = 30.0
-"""For a caller to read an answer that does not fit into the buffers between."""
+"""For a caller to read a response that does not fit into the buffers between."""
 LOG_LINES, LOG_SECONDS = 20, 60.0
-"""Lines of one kind in so many seconds."""
+"""Lines of one kind that are written in so many seconds."""
 
 
 def most_connections(max_body_bytes: int) -> int:
@@ -43,7 +43,7 @@ def bounded_protocol(most: int) -> type[H11Protocol]:
     """uvicorn's protocol for at most ``most`` connections, none of which waits without end.
 
     One connection too many takes the place of the one that has been waiting longest for its own request to arrive;
-    where none waits, it is closed itself. Callers that send nothing, or halves, so keep nobody out.
+    if none is waiting, the new one is closed. Callers that send nothing or half a request thus keep nobody out.
     """
 
     class Bounded(H11Protocol):
@@ -58,15 +58,15 @@ def bounded_protocol(most: int) -> type[H11Protocol]:
 
         @property
         def waits(self) -> bool:
-            """Whether a request has not arrived, or not wholly."""
+            """Whether the next request has not arrived in full."""
             return not self.transport.is_closing() and (self.idle or self.cycle.more_body)
 
         def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._await_headers()
-            held = [other for other in self.connections if not other.transport.is_closing()]
-            if len(held) > most:
-                waiting = [other for other in held if isinstance(other, Bounded) and other.waits and other is not self]
+            open_ = [other for other in self.connections if not other.transport.is_closing()]
+            if len(open_) > most:
+                waiting = [other for other in open_ if isinstance(other, Bounded) and other.waits and other is not self]
                 min(waiting, key=lambda other: other.since, default=self).transport.abort()
 
         def data_received(self, data: bytes) -> None:
@@ -111,7 +111,7 @@ def bounded_protocol(most: int) -> type[H11Protocol]:
 
 
 class SparingLog(logging.Filter):
-    """Lets through so many lines of a kind in a minute, and says of the last that more are left out."""
+    """Lets through ``LOG_LINES`` lines of a kind in ``LOG_SECONDS``; the last says that more are left out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class SparingLog(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
         now = time.monotonic()
-        # What a library composes itself is another text every time: by its place, lines of one kind are of one kind.
+        # Libraries put numbers into their texts; the place that logs is the same for all lines of a kind.
         kind = f"{record.pathname}:{record.lineno}"
         begun, count = self._kinds.get(kind, (now, 0))
         if now - begun >= LOG_SECONDS:

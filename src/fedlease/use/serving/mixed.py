@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedlease.core.experts import Rule
 from fedlease.core.types import HEAD, AdapterSpec, ClientId, ClientModel, TensorName, Tensors, head_names
 from fedlease.errors import ModelError
 from fedlease.models.base import BaseModel, new_head_modules
 from fedlease.models.padding import groups_of
 from fedlease.peft_plugin.state import copy_into
 from fedlease.use.open_run import OpenRun
-from fedlease.use.serving.mixed_layers import MixedHead, MixedLinear, Plan, Profile, Routed, Rule
+from fedlease.use.serving.mixed_layers import MixedHead, MixedLinear, Plan, Profile, Routed
 
 __all__ = ["MixedModel"]
 
@@ -26,7 +27,7 @@ __all__ = ["MixedModel"]
 class MixedModel:
     """Computes rows of any clients in one pass over the base; clients are loaded when they first occur.
 
-    Experts, routers and heads that several clients have in common are kept once, found by content. The base's weights
+    Experts, routers and heads that several clients have in common are stored once, found by content. The base's weights
     are shared with ``base``, which stays as it is. One batch at a time: other threads wait.
 
     Args:
@@ -86,22 +87,22 @@ class MixedModel:
             logits: dict[int, Tensor] = {}
             for rows in groups:
                 places = rows.tolist()
-                part = self.logits({n: values[rows] for n, values in inputs.items()}, [clients[i] for i in places])
-                logits |= zip(places, part, strict=True)
+                found = self.logits({n: values[rows] for n, values in inputs.items()}, [clients[i] for i in places])
+                logits |= zip(places, found, strict=True)
             return [logits[row] for row in range(len(clients))]
         with self._lock:
             profiles = [self._profile(client) for client in clients]
             # Rows under one rule become neighbours: a slice of them is no copy.
             order = sorted(range(len(profiles)), key=lambda row: str(profiles[row].rule))
-            self._direct([profiles[row] for row in order])
+            self._write_plan([profiles[row] for row in order])
             index = torch.tensor(order, device=self.device)
             with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
                 taken = {name: values[index] for name, values in inputs.items() if name in self._arguments}
                 output = self.model(**taken).logits
-        found = dict(zip(order, output.float().cpu(), strict=True))
-        return [found[row][: profile.num_labels] for row, profile in enumerate(profiles)]
+        of_row = dict(zip(order, output.float().cpu(), strict=True))
+        return [of_row[row][: profile.num_labels] for row, profile in enumerate(profiles)]
 
-    def _direct(self, profiles: Sequence[Profile]) -> None:
+    def _write_plan(self, profiles: Sequence[Profile]) -> None:
         """Writes the plan for rows in this order."""
         plan = self._plan
         plan.size = len(profiles)
@@ -110,14 +111,13 @@ class MixedModel:
         plan.routed = []
         start = 0
         for rule, members in itertools.groupby(profiles, key=lambda profile: profile.rule):
-            part = list(members)
-            routers = tuple(sorted({profile.router for profile in part}))
-            own = self._ids([[profile.own] for profile in part])
-            columns = self._ids([[[place[u] for u in profile.experts]] for profile in part])
-            router_of_row = self._ids([routers.index(profile.router) for profile in part])
-            rows = slice(start, start + len(part))
-            plan.routed.append(Routed(rule, rows, own, columns, routers, router_of_row))
-            start += len(part)
+            group = list(members)
+            routers = tuple(sorted({profile.router for profile in group}))
+            own = self._ids([[profile.own] for profile in group])
+            columns = self._ids([[[place[u] for u in profile.experts]] for profile in group])
+            router_of_row = self._ids([routers.index(profile.router) for profile in group])
+            plan.routed.append(Routed(rule, slice(start, start + len(group)), own, columns, routers, router_of_row))
+            start += len(group)
         heads = [profile.head for profile in profiles]
         plan.heads = [(head, self._ids([row for row, h in enumerate(heads) if h == head])) for head in sorted({*heads})]
 
@@ -129,11 +129,11 @@ class MixedModel:
             model = self._models(client)
             spec, tensors = model.spec, model.tensors
             self._check(client, spec, tensors)
-            experts = tuple(self._keep("AB", expert, tensors) for expert in range(spec.num_experts))
-            rule = Rule(spec.mixer, spec.num_experts, spec.top_k, spec.renormalise, spec.alpha / spec.r)
-            router = -1 if spec.mixer == "none" else self._keep("G", None, tensors)
+            experts = tuple(self._store("AB", expert, tensors) for expert in range(spec.num_experts))
+            rule = Rule(spec.mixer, spec.num_experts, spec.alpha / spec.r, spec.top_k, spec.renormalise)
+            router = -1 if spec.mixer == "none" else self._store("G", None, tensors)
             num_labels = self._num_labels[client]
-            head = self._keep_head(tensors, num_labels)
+            head = self._head(tensors, num_labels)
             self._clients[client] = Profile(rule, spec.own, experts, router, head, num_labels)
         return self._clients[client]
 
@@ -168,15 +168,15 @@ class MixedModel:
         new = digest.digest() not in known
         return known.setdefault(digest.digest(), len(known)), new
 
-    def _keep(self, kinds: str, expert: int | None, tensors: Tensors) -> int:
+    def _store(self, kinds: str, expert: int | None, tensors: Tensors) -> int:
         """The number of an expert (``AB``) or a router (``G``), put into the layers if none has its content yet."""
         names = {(module, kind): str(TensorName(module, kind, expert)) for module in self._layers for kind in kinds}
         number, new = self._number(kinds, (tensors[name] for name in names.values()))
         for (module, kind), name in names.items() if new else ():
-            self._layers[module].kept[kind].append(tensors[name].to(self.device))
+            self._layers[module].tensors[kind].append(tensors[name].to(self.device))
         return number
 
-    def _keep_head(self, tensors: Tensors, num_labels: int) -> int:
+    def _head(self, tensors: Tensors, num_labels: int) -> int:
         values = {name: tensors[name] for name in sorted(head_names(tensors))}
         modules = copy.deepcopy(self._empty_head(num_labels))
         copy_into({f"{HEAD}/{n}.{p}": v for n, m in modules.items() for p, v in m.named_parameters()}, values)

@@ -1,32 +1,21 @@
 """The layers of a model whose batches hold rows of several clients, and the plan that says which way each row goes."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlease.core.routing import mix
-from fedlease.core.types import Mixer
+from fedlease.core.experts import ROUTER_ROWS, Rule, add_experts, linear, mix, router_logits
 from fedlease.errors import ModelError
 
-__all__ = ["MixedHead", "MixedLinear", "Plan", "Profile", "Routed", "Rule"]
-
-
-class Rule(NamedTuple):
-    """What rows must have in common to be routed in one product."""
-
-    mixer: Mixer
-    num_experts: int
-    top_k: int | None
-    renormalise: bool
-    scaling: float
+__all__ = ["MixedHead", "MixedLinear", "Plan", "Profile", "Routed"]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A client as numbers of what is kept once; ``experts[e]`` is the number of its expert e."""
+    """A client by the numbers of its experts, router and head; ``experts[e]`` is the number of its expert e."""
 
     rule: Rule
     own: int
@@ -65,14 +54,16 @@ class MixedLinear(nn.Module):
         base_layer: the frozen linear module.
         name: its dotted path, for messages.
         plan: of the batch that is computed.
+
+    Attributes:
+        tensors: by number, A of experts (r, in), B of experts (out, r), and routers G (slots, in).
     """
 
     def __init__(self, base_layer: nn.Module, name: str, plan: Plan) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.name, self.plan = name, plan
-        # By number: A of experts (r, in), B of experts (out, r), routers G (slots, in).
-        self.kept: dict[str, list[Tensor]] = {"A": [], "B": [], "G": []}
+        self.tensors: dict[str, list[Tensor]] = {"A": [], "B": [], "G": []}
         self._stacked: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -83,40 +74,34 @@ class MixedLinear(nn.Module):
                 f"model: {self.name} receives {tuple(x.shape)} for {self.plan.size} rows; rows of several clients can "
                 "be computed together only where rows come first"
             )
-        a, b = self._stacks(self.plan.experts)  # (U r, in), (out, U r)
+        a, b = self.stack(self.plan.experts)
         x = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)  # (rows, T, in)
-        hidden = F.linear(x.to(a.dtype), a)  # (rows, T, U r)
-        weights = self._weights(x).to(hidden.dtype)  # (rows, T, U)
-        hidden = (hidden.unflatten(-1, (len(self.plan.experts), -1)) * weights.unsqueeze(-1)).flatten(0, 1).flatten(1)
-        flat = result.flatten(0, -2)  # (rows T, out)
-        if hidden.dtype == b.dtype == flat.dtype:
-            return torch.addmm(flat, hidden, b.T).view_as(result)
-        return (flat + F.linear(hidden, b).to(flat.dtype)).view_as(result)
+        hidden = linear(x.to(a.dtype), a).flatten(0, 1)  # (rows T, U r)
+        weights = self._weights(x).flatten(0, 1)  # (rows T, U)
+        return add_experts(result.flatten(0, -2), hidden, weights, b).view_as(result)
 
-    def _stacks(self, experts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        # Under FedLEASE every batch has the same experts, so that they are stacked once.
+    def stack(self, experts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """A (U r, in) and B (out, U r) of experts; stacked once under FedLEASE, where every batch has the same ones."""
         if self._stacked is None or self._stacked[0] != experts:
-            a, b = ([self.kept[kind][u] for u in experts] for kind in "AB")
+            a, b = ([self.tensors[kind][u] for u in experts] for kind in "AB")
             self._stacked = (experts, torch.cat(a), torch.cat(b, 1))
-        return self._stacked[1], self._stacked[2]
+        return self._stacked[1:]
 
     def _weights(self, x: Tensor) -> Tensor:
         """Scaled weights, (rows, T, U) float32, of x as (rows, T, in)."""
         weights = torch.zeros(*x.shape[:2], len(self.plan.experts), device=x.device)
-        for part in self.plan.routed:
-            rule, target = part.rule, weights[part.rows]
-            columns = part.columns.expand(-1, x.shape[1], -1)
+        for group in self.plan.routed:
+            rule, target = group.rule, weights[group.rows]
+            columns = group.columns.expand(-1, x.shape[1], -1)
             if rule.mixer == "none":
                 target.scatter_(-1, columns, rule.scaling)
                 continue
             # (g, slots, in); a scalar, (g, 1), is the logit itself.
-            routers = torch.stack([self.kept["G"][g] for g in part.routers])[part.router_of_row].float()
-            # The selection is a comparison of logits: in 16 bits near ties would flip.
-            with torch.autocast(x.device.type, enabled=False):
-                logits = routers.unsqueeze(1) if rule.mixer == "scalar" else x[part.rows].float() @ routers.mT
-            found = mix(logits, rule.mixer, part.own, rule.renormalise, rule.top_k)
+            routers = torch.stack([self.tensors["G"][g] for g in group.routers])[group.router_of_row]
+            logits = router_logits(x[group.rows], routers) if rule.mixer in ROUTER_ROWS else routers.unsqueeze(1)
+            found = mix(logits, rule, group.own) * rule.scaling
             # Adds, for two experts of a client with the same content share a column.
-            target.scatter_add_(-1, columns, found.expand(columns.shape) * rule.scaling)
+            target.scatter_add_(-1, columns, found.expand(columns.shape))
         return weights
 
 
@@ -130,9 +115,9 @@ class MixedHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(rows, ...) -> (rows, ..., widest label list), shorter ones padded with -inf."""
-        parts: list[Tensor] = [self.heads[head](features[rows]) for head, rows in self.plan.heads]
-        widest = max(part.shape[-1] for part in parts)
-        result = parts[0].new_empty((self.plan.size, *parts[0].shape[1:-1], widest))
-        for (_, rows), part in zip(self.plan.heads, parts, strict=True):
-            result[rows] = F.pad(part, (0, widest - part.shape[-1]), value=float("-inf"))
+        logits: list[Tensor] = [self.heads[head](features[rows]) for head, rows in self.plan.heads]
+        widest = max(found.shape[-1] for found in logits)
+        result = logits[0].new_empty((self.plan.size, *logits[0].shape[1:-1], widest))
+        for (_, rows), found in zip(self.plan.heads, logits, strict=True):
+            result[rows] = F.pad(found, (0, widest - found.shape[-1]), value=float("-inf"))
         return result

@@ -1,4 +1,4 @@
-"""What a request may hold, and what is answered."""
+"""Requests and responses of the server: their form, and what is refused."""
 
 import json
 from collections import Counter
@@ -25,12 +25,13 @@ __all__ = [
 ]
 
 MAX_CHARACTERS = 50_000
-"""Of one text; what exceeds the run's ``data.max_tokens`` is cut off as in training."""
+"""Characters of one text; what exceeds the run's ``data.max_tokens`` is cut off as in training."""
 MAX_KEYS = 32
-"""Of one object; those that are no fields are faults, each of which is found."""
-FAULTS_TOLD = 10
+"""Keys of one object; every key that is no field is a fault, so their number is bounded."""
+MAX_FAULTS = 10
+"""Faults that a refusal lists; it always states their number."""
 UNDECLARED = ("", "application/x-www-form-urlencoded")
-"""Types of bodies whose sender has not thought of one."""
+"""Content types that clients send unless told which one the body has."""
 
 
 def _not_blank(text: str) -> str:
@@ -72,37 +73,36 @@ class _Prediction(BaseModel):
 
 
 class ClientPredictions(BaseModel):
-    """One client's answers, in the order of its rows."""
+    """Predictions for one client, in the order of its rows."""
 
     client: str
     predictions: list[_Prediction]
 
 
 class SeveralPredictions(BaseModel):
-    """The answers to :class:`SeveralClients`, in its order."""
+    """Predictions for :class:`SeveralClients`, in its order."""
 
     results: list[ClientPredictions]
 
 
 class Failure(BaseModel):
-    """What every error holds."""
+    """The body of every error."""
 
     error: str
 
 
 class Refusal(Exception):
-    """A request that is not answered with predictions: HTTP status, sentence, headers, and what else to tell."""
+    """A request that gets no predictions: HTTP status, sentence, headers, and further fields of the body."""
 
     def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
         self.status, self.content, self.headers = status, {"error": error, **more}, headers
 
 
 def check_content_type(headers: Sequence[tuple[str, str]]) -> None:
-    """Refuses a body that is declared to be something else than JSON.
+    """Refuses a body that is declared to be anything but JSON.
 
-    A script in a page of a browser can send a form, or a body without a type, to any address without being asked
-    whether it may: what comes from a browser is taken as ``application/json`` alone. Elsewhere ``curl -d`` declares a
-    form whatever it sends, and a body may have no type.
+    A page in a browser may send forms, and bodies without a type, to any address without permission: from a browser
+    only ``application/json`` is accepted. Other callers may send no type, or a form's, as ``curl -d`` does.
 
     Args:
         headers: names in lower case, with values.
@@ -121,14 +121,14 @@ def check_content_type(headers: Sequence[tuple[str, str]]) -> None:
 
 
 def read_requests(body: bytes, max_rows: int) -> tuple[list[ClientRows], bool]:
-    """What a body asks for, and whether it does so in the form for several clients.
+    """The requests in a body, and whether it has the form for several clients.
 
     Raises:
-        Refusal: 400 for what is no JSON, 422 for JSON of another form, or with more than ``max_rows`` rows.
+        Refusal: 400 if it is not JSON, 422 if it has another form or more than ``max_rows`` rows.
     """
     data = _parsed(body)
     several = isinstance(data, dict) and "requests" in data
-    # Counted before they are looked at: a body of a million bytes has room for a million faults.
+    # Counted before they are validated: a body of a million bytes has room for a million faults.
     listed = (data["requests"] if isinstance(data["requests"], list) else []) if several else [data]
     count = sum(len(one["rows"]) for one in listed if isinstance(one, dict) and isinstance(one.get("rows"), list))
     for name, number in (("requests", len(listed)), ("rows", count)):
@@ -139,22 +139,22 @@ def read_requests(body: bytes, max_rows: int) -> tuple[list[ClientRows], bool]:
     except ValidationError as error:
         faults = []
         for fault in error.errors(include_url=False, include_input=False, include_context=False):
-            # A key that is no field is the sender's own: it may be long, and no Unicode.
+            # A key that is no field is the sender's own: it may be long, or not valid Unicode.
             where = ascii(".".join(map(str, fault["loc"])))[1:-1][:200]
             faults.append(f"{where}: {fault['msg']}" if where else fault["msg"])
-        raise Refusal(422, faults[0], faults=faults[:FAULTS_TOLD], num_faults=len(faults)) from None
+        raise Refusal(422, faults[0], faults=faults[:MAX_FAULTS], num_faults=len(faults)) from None
 
 
 def rows_of(run: OpenRun, asked: ClientRows, where: str) -> list[tuple[ClientId, Row]]:
-    """Rows as a model takes them.
+    """The rows for one client as a model takes them.
 
     Args:
         run: opened run folder.
-        asked: for one client.
-        where: its place in the request, for messages.
+        asked: rows for one client.
+        where: their place in the body, for messages.
 
     Raises:
-        Refusal: 404 for an unknown client, 422 where a second text is missing or not wanted.
+        Refusal: 404 for an unknown client, 422 if a second text is missing or not wanted.
     """
     known = run.clients.get(asked.client)
     if known is None:
@@ -166,7 +166,7 @@ def rows_of(run: OpenRun, asked: ClientRows, where: str) -> list[tuple[ClientId,
             rule = "is missing: the client's rows are pairs" if pairs else "must be absent: its rows are no pairs"
             raise Refusal(422, f"{where}rows.{i}.text_pair: {rule}")
     if pairs is None:
-        # As where rows are read from a file: one pair makes all of the client's rows pairs.
+        # As in files of rows: one pair makes all of the client's rows pairs.
         pairs = any(row.text_pair is not None for row in asked.rows)
     return [(known.id, Row(row.text, (row.text_pair or "") if pairs else None, 0)) for row in asked.rows]
 

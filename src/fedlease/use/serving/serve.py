@@ -23,7 +23,7 @@ __all__ = ["serve"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STOP_SECONDS = 60
-"""For requests in progress when the server is asked to stop."""
+"""For requests that are in progress when the server is asked to stop."""
 
 
 def serve(
@@ -39,7 +39,7 @@ def serve(
     wait_ms: float = 5.0,
     quiet: bool = False,
 ) -> None:
-    """Answers until SIGINT or SIGTERM; requests in progress are answered before it returns.
+    """Serves until SIGINT or SIGTERM; requests in progress are completed before it returns.
 
     Args:
         out: run folder.
@@ -50,7 +50,7 @@ def serve(
         max_body_bytes: largest body of a request.
         max_rows: most rows in a request, over all its clients.
         max_batch: most rows computed together.
-        wait_ms: how long a batch waits for company, in milliseconds.
+        wait_ms: how long a batch waits for more rows, in milliseconds.
         quiet: print the address alone, without an example.
 
     Raises:
@@ -62,7 +62,7 @@ def serve(
     import_packages()
     from fedlease.use.serving.connections import SparingLog
 
-    # The port is taken before the model is loaded: a wrong one is known at once. Who connects meanwhile waits.
+    # The port is taken before the model is loaded, so that a wrong one is reported at once; early callers wait.
     with contextlib.closing(_listen(host, port)) as listener:
         run = OpenRun(out, method, device)
         if not task_facts(run.settings.task).model.head:
@@ -77,8 +77,7 @@ def serve(
         def stop(*_: object) -> None:
             server.should_exit = True
 
-        # uvicorn raises what it caught once more when it has stopped; with the usual handlers that would end the
-        # process by the signal.
+        # When uvicorn has stopped, it raises the signal again, which the default handlers would end the process by.
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
@@ -108,7 +107,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"host: {host!r} is not an address: {error.strerror}") from error
     listener = socket.socket(family, kind, protocol)
     try:
-        if sys.platform != "win32":  # where it means that two may listen
+        if sys.platform != "win32":  # there it would let two processes listen
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)

@@ -1,0 +1,125 @@
+"""The arithmetic of a layer with experts (paper, phase 2): y = W0 x + (alpha / r) sum over e of w_e(x) B_e A_e x.
+
+Two matrix products whatever M is: ``[A_0; ...; A_{M-1}; G] x`` gives the ranks of all experts and the router's logits,
+``[B_0 ... B_{M-1}]`` takes the weighted ranks back. Tokens are (n, in) and share every matrix; or they are
+(rows, T, in), and a matrix may then be shared, (out, in), or one per row, (rows, out, in), so that the rows of one
+batch may belong to different clients.
+"""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedlease.core.routing import expert_weights, num_slots
+from fedlease.core.types import Mixer
+
+__all__ = ["ROUTER_ROWS", "Rule", "add_experts", "chosen", "linear", "mix", "project", "router_logits"]
+
+ROUTER_ROWS: dict[Mixer, Callable[[int], int]] = {"top_m": num_slots, "softmax": lambda m: m}
+"""Mixers whose router looks at every token -> rows of G for M experts."""
+
+
+class Rule(NamedTuple):
+    """How a layer combines its experts; tokens under one rule are routed in one call.
+
+    Attributes:
+        mixer: see :class:`fedlease.core.types.AdapterSpec`.
+        num_experts: M.
+        scaling: alpha / r.
+        top_k: see :func:`fedlease.core.routing.expert_weights`.
+        renormalise: likewise.
+        blend: in training the weight of expert 1 under ``instance``.
+    """
+
+    mixer: Mixer
+    num_experts: int
+    scaling: float
+    top_k: int | None = None
+    renormalise: bool = True
+    blend: float = 0.5
+
+
+def linear(x: Tensor, matrix: Tensor) -> Tensor:
+    """x times a matrix that all tokens share, or times the one of its row; see the module."""
+    return F.linear(x, matrix) if matrix.dim() == 2 else x @ matrix.mT
+
+
+def project(x: Tensor, stack: Tensor, num_logits: int, dropped: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Ranks of the experts and logits of the router.
+
+    Args:
+        x: tokens.
+        stack: ``[A_0; ...; A_{M-1}; G]``, (M r + num_logits, in).
+        num_logits: rows of G.
+        dropped: x after dropout, which the experts see and the router does not; None where nothing is dropped.
+
+    Returns:
+        (..., M r), and (..., num_logits) in float32.
+    """
+    sizes = [stack.shape[-2] - num_logits, num_logits]
+    if dropped is None and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type):
+        hidden, logits = linear(x, stack).split_with_sizes(sizes, -1)
+        return hidden, logits
+    a, router = stack.split_with_sizes(sizes, -2)
+    return linear(x if dropped is None else dropped, a), router_logits(x, router)
+
+
+def router_logits(x: Tensor, router: Tensor) -> Tensor:
+    """G x in float32: the selection compares logits, and in 16 bits near ties would flip."""
+    with torch.autocast(x.device.type, enabled=False):
+        return linear(x.float(), router.float())
+
+
+def mix(logits: Tensor, rule: Rule, own: int | Tensor) -> Tensor:
+    """The weight of every expert, (..., M), in at least float32 under the mixers that are learned.
+
+    Args:
+        logits: G x for ``top_m``, (..., 2M - 1), and ``softmax``, (..., M); G itself for ``scalar``, (..., 1), whose
+            sigmoid expert 0 weighs; for ``instance`` the weight of expert 1, (..., 1).
+        rule: of the tokens.
+        own: see :func:`fedlease.core.routing.expert_weights`; ``top_m`` alone looks at it.
+
+    Raises:
+        ValueError: the mixer ``none`` has nothing to mix, or as :func:`fedlease.core.routing.expert_weights`.
+    """
+    if rule.mixer == "top_m":
+        return expert_weights(logits, own, renormalise=rule.renormalise, top_k=rule.top_k)
+    if rule.mixer == "instance":
+        return torch.cat([1 - logits, logits], -1)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    if rule.mixer == "softmax":
+        return logits.softmax(-1)
+    if rule.mixer == "scalar":
+        share = logits.sigmoid()
+        return torch.cat([share, 1 - share], -1)
+    raise ValueError(f"mixer {rule.mixer!r} has no router")
+
+
+def chosen(experts: Collection[int], num_experts: int, like: Tensor) -> Tensor:
+    """Weight 1 for these experts and 0 for the others, (M,), in type and place of ``like``."""
+    return like.new_tensor([float(expert in experts) for expert in range(num_experts)])
+
+
+def add_experts(result: Tensor, hidden: Tensor, weights: Tensor, b: Tensor) -> Tensor:
+    """result + sum over experts e of w_e B_e h_e.
+
+    Args:
+        result: W0 x, (n, out), or (rows, T, out) where b is one per row.
+        hidden: the experts' ranks side by side, (..., M r).
+        weights: with alpha / r multiplied in, (..., M), or (M,) for all tokens alike.
+        b: ``[B_0 ... B_{M-1}]``, (out, M r), or (rows, out, M r).
+
+    Returns:
+        As ``result``, which stays as it is.
+    """
+    shape, num_experts = hidden.shape, weights.shape[-1]
+    ranks = hidden.view(*shape[:-1], num_experts, shape[-1] // num_experts)
+    hidden = (ranks * weights.to(hidden.dtype).unsqueeze(-1)).view(shape)
+    if hidden.dtype == b.dtype == result.dtype:
+        # Adds while multiplying: one pass over (..., out) less than product, then sum.
+        return (torch.addmm if b.dim() == 2 else torch.baddbmm)(result, hidden, b.mT)
+    return result + linear(hidden, b).to(result.dtype)
