@@ -11,7 +11,7 @@ from peft_plugin import tiny
 
 from fedlease.core.aggregate import weighted_mean
 from fedlease.core.codec import dumps
-from fedlease.core.experts import mix
+from fedlease.core.experts import Rule, mix
 from fedlease.core.types import Budget
 from fedlease.methods.fedalt import FedALT
 from fedlease.peft_plugin.state import adapter_parameters
