@@ -6,8 +6,9 @@ Forward and backward, with gradients to own A and B, router and input. The froze
 gradient is the floor: no adapter can be cheaper.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,45 @@ def step(module: nn.Module, rows: int, tokens: int, width: int) -> Callable[[], 
     return run
 
 
+def single_tokens(modules: Sequence[nn.Module], width: int, *, stacked: bool = False) -> Callable[[], None]:
+    """One token through every layer, as a step of ``generate`` with a cache.
+
+    Args:
+        modules: layers, more than the processor caches, as in a model.
+        width: of the layers.
+        stacked: whether experts are stacked beforehand, as ``generate`` has it for all steps.
+    """
+    x = torch.randn(1, 1, width, generator=torch.Generator().manual_seed(1))
+
+    def run() -> None:
+        with torch.inference_mode():
+            for module in modules:
+                module(x)
+
+    for module in modules if stacked else ():
+        cast(FedLeaseLayer, module).stacks = {}
+    return run
+
+
+def single_token_table(smoke: bool) -> tuple[Table, list[float]]:
+    """The table, and the ratios of the routed layer in ``generate`` to plain LoRA."""
+    lines, ratios = [], []
+    depth = 2 if smoke else 12
+    for width in (32,) if smoke else (384, 768, 1024, 2048):
+        layers, again = ([build(width, 4, 8, 0.0) for _ in range(depth)] for _ in range(2))
+        steps = {n: single_tokens([m[n].eval() for m in layers], width) for n in ("floor", "plain", "routed")}
+        steps["generate"] = single_tokens([m["routed"].eval() for m in again], width, stacked=True)
+        timed = interleave(steps, 3 if smoke else 301, warmup=2 if smoke else 20)
+        ratios.append(timed.ratio("generate", "plain").median)
+        times = [timed.of(name).text(0, 1e6 / depth) for name in steps]
+        lines.append([str(width), *times, *(timed.ratio(n, "plain").text() for n in ("routed", "generate"))])
+    columns = ["width", "floor, us", "plain, us", "routed, us", "generate, us", "routed / plain", "generate / plain"]
+    note = "Plain: PEFT's LoRA layer. Generate: experts are stacked once, as `generate` does; routed: on every pass."
+    return Table(
+        f"One layer, one token in evaluation: M = 4, r = 8, {depth} layers in turn", columns, lines, [note]
+    ), ratios
+
+
 def measure(smoke: bool) -> Report:
     cores = use_all_cores()
     rows, tokens = (2, 8) if smoke else (16, 64)
@@ -112,7 +152,9 @@ def measure(smoke: bool) -> Report:
         memory.append([*named, *(f"{peaks[name] / 2**20:.1f}" for name in VARIANTS)])
         raw.append({"cell": cell, "seconds": timed.seconds, "peak_bytes": peaks})
     sizes = ["width", "M", "r", "dropout"]
+    single, single_ratios = single_token_table(smoke)
     tables = [
+        single,
         Table(
             f"One layer, forward and backward: {rows} x {tokens} tokens, float32, {cores} threads",
             [
@@ -155,6 +197,10 @@ def measure(smoke: bool) -> Report:
             1.3,
         ),
     ]
+    if not smoke:
+        targets.append(
+            at_most("one token in generate: at most 1.5 x plain LoRA (largest)", single_ratios, 1.5),
+        )
     return Report("What does a routed layer cost?", tables, targets, {"cells": raw})
 
 
