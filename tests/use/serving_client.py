@@ -10,6 +10,7 @@ import pytest
 from fedlease.use.open_run import OpenRun
 from fedlease.use.serving import serve as serving
 from fedlease.use.serving.app import make_app
+from fedlease.use.serving.requests import Limits
 
 httpx = pytest.importorskip("httpx", reason="fedlease[dev] is not installed")
 
@@ -20,7 +21,7 @@ HOSTS = ("127.0.0.1", "localhost", "::1")
 @contextmanager
 def served(run: OpenRun, connections: int | None = None, **limits: Any) -> Iterator[Any]:
     """A client of a server; ``client.app`` is its application, ``client.server`` the server."""
-    app = make_app(run, **{"hosts": HOSTS, **limits})
+    app = make_app(run, hosts=limits.pop("hosts", HOSTS), limits=Limits(**limits))
     with serving._listen("127.0.0.1", 0) as listener:
         server = serving._server(app, connections=connections)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -145,6 +145,7 @@ def serve(
     quiet: Quiet = False,
 ) -> None:
     """Answer predict requests for every client of a run over HTTP."""
+    from fedlease.use.serving.requests import Limits
     from fedlease.use.serving.serve import serve as listen
 
     listen(
@@ -153,9 +154,6 @@ def serve(
         port=port,
         method=method,
         device=device,
-        max_body_bytes=max_body,
-        max_rows=max_rows,
-        max_batch=max_batch,
-        wait_ms=wait_ms,
+        limits=Limits(max_body, max_rows, max_batch, wait_ms),
         quiet=quiet,
     )

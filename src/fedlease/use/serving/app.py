@@ -18,6 +18,7 @@ from fedlease.use.serving.requests import (
     ClientPredictions,
     ClientRows,
     Failure,
+    Limits,
     Refusal,
     SeveralClients,
     SeveralPredictions,
@@ -43,25 +44,12 @@ FAILED = "the server failed on this request; its log says where"
 log = logging.getLogger(__name__)
 
 
-def make_app(
-    run: OpenRun,
-    *,
-    max_body_bytes: int = 1_000_000,
-    max_rows: int = 256,
-    max_batch: int = 64,
-    wait_ms: float = 5.0,
-    max_waiting: int | None = None,
-    hosts: Collection[str] | None = None,
-) -> "FastAPI":
+def make_app(run: OpenRun, limits: Limits = Limits(), hosts: Collection[str] | None = None) -> "FastAPI":  # noqa: B008
     """The application, with the base loaded and two rows computed; its batcher is ``app.state.batcher``.
 
     Args:
         run: opened run folder.
-        max_body_bytes: largest body of a request.
-        max_rows: most rows in a request, over all its clients.
-        max_batch: most rows computed together.
-        wait_ms: how long a batch waits for more rows, in milliseconds.
-        max_waiting: most rows in the queue; None takes four full requests.
+        limits: of requests, batches and the queue.
         hosts: names under which it may be called; None allows any. The list refuses a page in a browser that makes its
             own name resolve to this machine.
 
@@ -74,9 +62,8 @@ def make_app(
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException
 
-    predictor = Predictor(run)
-    waiting = 4 * max_rows if max_waiting is None else max_waiting
-    batcher = Batcher(predictor, max_batch=max_batch, wait_ms=wait_ms, max_waiting=waiting)
+    waiting = 4 * limits.max_rows if limits.max_waiting is None else limits.max_waiting
+    batcher = Batcher(Predictor(run), max_batch=limits.max_batch, wait_ms=limits.wait_ms, max_waiting=waiting)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -114,9 +101,9 @@ def make_app(
     async def predict(request: Request) -> JSONResponse:
         try:
             check_content_type(request.headers.items())
-            body = await _body(request, max_body_bytes)
+            body = await _body(request, limits.max_body_bytes)
             with requests.one():
-                asked, several = read_requests(body, max_rows)
+                asked, several = read_requests(body, limits.max_rows)
                 places = [f"requests.{i}." if several else "" for i in range(len(asked))]
                 rows = [row for one, place in zip(asked, places, strict=True) for row in rows_of(run, one, place)]
                 found = await asyncio.wrap_future(batcher.submit(rows))

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +17,7 @@ __all__ = [
     "ClientPredictions",
     "ClientRows",
     "Failure",
+    "Limits",
     "Refusal",
     "SeveralClients",
     "SeveralPredictions",
@@ -32,6 +34,25 @@ MAX_FAULTS = 10
 """Faults that a refusal lists; it always states their number."""
 UNDECLARED = ("", "application/x-www-form-urlencoded")
 """Content types that clients send unless told which one the body has."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What callers may ask of the server, and how rows are put together.
+
+    Attributes:
+        max_body_bytes: largest body of a request.
+        max_rows: most rows in a request, over all its clients.
+        max_batch: most rows computed together.
+        wait_ms: how long a batch waits for more rows, in milliseconds.
+        max_waiting: most rows in the queue; None takes four full requests.
+    """
+
+    max_body_bytes: int = 1_000_000
+    max_rows: int = 256
+    max_batch: int = 64
+    wait_ms: float = 5.0
+    max_waiting: int | None = None
 
 
 def _not_blank(text: str) -> str:

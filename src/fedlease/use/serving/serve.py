@@ -14,6 +14,7 @@ from fedlease.config.tables import task_facts
 from fedlease.errors import ConfigError
 from fedlease.use.open_run import OpenRun
 from fedlease.use.serving.app import import_packages, make_app
+from fedlease.use.serving.requests import Limits
 
 if TYPE_CHECKING:
     import uvicorn
@@ -33,10 +34,7 @@ def serve(
     port: int = 8000,
     method: str | None = None,
     device: str | None = None,
-    max_body_bytes: int = 1_000_000,
-    max_rows: int = 256,
-    max_batch: int = 64,
-    wait_ms: float = 5.0,
+    limits: Limits = Limits(),  # noqa: B008  it is frozen
     quiet: bool = False,
 ) -> None:
     """Serves until SIGINT or SIGTERM; requests in progress are completed before it returns.
@@ -47,10 +45,7 @@ def serve(
         port: 0 takes a free one.
         method: one of the run's methods; None takes the main one.
         device: where models compute; None takes the run's where this machine has it, else the CPU.
-        max_body_bytes: largest body of a request.
-        max_rows: most rows in a request, over all its clients.
-        max_batch: most rows computed together.
-        wait_ms: how long a batch waits for more rows, in milliseconds.
+        limits: of requests, batches and the queue.
         quiet: print the address alone, without an example.
 
     Raises:
@@ -70,9 +65,8 @@ def serve(
                 f"task: {out} is a run of {run.settings.task!r}, this service answers classification only; "
                 f"try fedlease chat or predict, or export an expert for a server of language models"
             )
-        limits = {"max_body_bytes": max_body_bytes, "max_rows": max_rows, "max_batch": max_batch}
-        app = make_app(run, **limits, wait_ms=wait_ms, hosts=LOOPBACK if host in LOOPBACK else None)
-        server = _server(app, max_body_bytes)
+        app = make_app(run, limits, hosts=LOOPBACK if host in LOOPBACK else None)
+        server = _server(app, limits.max_body_bytes)
 
         def stop(*_: object) -> None:
             server.should_exit = True
