@@ -164,9 +164,11 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         stack, b = self.stack(adapter_name)
         if x.dtype != b.dtype:  # PEFT's own check is slow beside one token's products
             x = self._cast_input_dtype(x, b.dtype)
-        tokens, dropped = x.reshape(-1, self.in_features), None
+        dropped = None
         if self.training and isinstance(dropout := self.fedlease_dropout[adapter_name], nn.Dropout):
-            dropped = dropout(x).reshape(tokens.shape)
+            dropped = dropout(x).reshape(-1, self.in_features)
+        # After dropout: the order in which x is used is that in which its gradients are summed.
+        tokens = x.reshape(-1, self.in_features)
         if rule.mixer in ROUTER_ROWS and only is None:
             hidden, logits = project(tokens, stack, len(stack) - b.shape[1], dropped)
             weights = mix(logits, rule, self.fedlease_own[adapter_name])  # (tokens, M)
