@@ -57,10 +57,11 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
     assert "url(" not in page and "@import" not in page and "fetch(" not in page
 
 
-@pytest.mark.parametrize("section", ["run", "warnings", "allocation", "scores", "usage", "bytes", "seconds"])
-def test_every_state_has_every_section(tmp_path: Path, section: str) -> None:
+def test_every_state_has_every_section(tmp_path: Path) -> None:
+    sections = ["run", "warnings", "allocation", "scores", "usage", "bytes", "seconds"]
     for folder in (bare(tmp_path / "a"), finished(tmp_path / "b")):
-        assert f'<section id="{section}">' in report.write_report(folder).read_text()
+        page = report.write_report(folder).read_text()
+        assert re.findall(r'<section id="(\w+)">', page) == sections
 
 
 def test_every_figure_has_words_and_a_table(tmp_path: Path) -> None:
