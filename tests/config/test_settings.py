@@ -138,7 +138,7 @@ class TestValues:
 
     def test_text_settings_are_texts_paths_and_names_of_tables(self) -> None:
         columns = ("text", "text_pair", "label", "prompt", "response", "client", "split", "task")
-        expected = {"data.path", "data.source", "task", "method", "model", "revision", "device"}
+        expected = {"data.path", "data.source", "task", "method", "model", "revision", "device", "schedule.until"}
         expected |= {f"data.columns.{name}" for name in columns}
         assert set(text_setting_names(Settings)) == expected
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import datasets
 import pytest
 
-from fedlease.config.sections import GlueTask
+from fedlease.config.choices import GlueTask
 from fedlease.config.settings import DataSettings
 from fedlease.data.federation import Federation
 from fedlease.data.load import load_federation

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from fedlease.config.choices import QUANTISATION_DEVICES
 from fedlease.config.layers import merge
 from fedlease.config.sections import Section
 from fedlease.config.tables import known_sources, known_tasks
-from fedlease.config.task import QUANTISATION_DEVICES
 
 __all__ = ["as_said", "give_way", "is_said"]
 

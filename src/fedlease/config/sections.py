@@ -1,27 +1,27 @@
-"""The settings of rows, and what all groups of settings have in common."""
+"""What all groups of settings have in common, and the groups about model, training and clients."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from fedlease.config.tables import OneOf, known_sources
-from fedlease.core.names import name_of
+from fedlease.config.choices import Quantisation, Template
 
 __all__ = [
-    "ColumnSettings",
-    "DataSettings",
+    "BaseSettings",
+    "FlowerSettings",
     "Fraction",
-    "LimitSettings",
+    "GenerationSettings",
+    "LoraSettings",
     "Positive",
+    "ScheduleSettings",
     "Section",
+    "TrainSettings",
+    "WarmupSettings",
 ]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-GlueTask = Literal["sst2", "qnli", "mrpc", "qqp", "cola", "rte", "mnli", "wnli"]
 
 
 class Section(BaseModel):
@@ -40,131 +40,89 @@ class Section(BaseModel):
         return value
 
 
-class ColumnSettings(Section):
-    """Which columns of your files hold what."""
+class LoraSettings(Section):
+    """The adapter."""
 
-    text: str = "text"
-    """The text, or the first text of a pair."""
-    text_pair: str | None = None
-    """The second text, which every file must then have; None takes a column called ``text_pair`` when there is one."""
-    label: str = "label"
-    """Label names or numbers."""
-    prompt: str = "prompt"
-    """What is answered, for ``task: generation``; chats in ``messages`` and ``instruction`` with ``output`` also do."""
-    response: str = "response"
-    """The answer to ``prompt``."""
-    client: str = "client"
-    """The client, when ``data.path`` is one file."""
-    split: str = "split"
-    """``train``, ``valid`` or ``test``, when ``data.path`` is one file; else ``data.test_fraction`` is held out."""
-    task: str = "task"
-    """What a client's rows are about, one value per client, for per-task scores; may be absent."""
+    r: Positive = 8
+    """Rank."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """The update is scaled by alpha / r."""
+    dropout: Fraction = 0.0
+    """Dropout on the input of A."""
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Name endings of the adapted modules; None: the attention query and value projections."""
 
 
-class LimitSettings(Section):
-    """What a file of rows may hold; more is refused with file, line and size, before it fills the memory."""
+class WarmupSettings(Section):
+    """Phase 1."""
 
-    text_characters: Positive = 1_000_000
-    """Characters of one text."""
-    row_bytes: Positive = 16_000_000
-    """Bytes of one row of JSON or one line of CSV, all columns together."""
-    rows: Positive = 1_000_000
-    """Rows of one file."""
-    file_bytes: Positive = 1_000_000_000
-    """Bytes of one file; of a compressed one (gz, Parquet), those that are unpacked."""
-    columns: Positive = 1_000
-    """Columns of one file."""
-    labels: Positive = 1_000
-    """Labels of one client."""
-    clients: Positive = 10_000
-    """Clients of a federation."""
+    epochs: Positive = 2
+    """E, passes over each client's rows before allocation."""
 
 
-class DataSettings(Section):
-    """Where rows come from and how they are dealt to clients."""
+class TrainSettings(Section):
+    """Local training; a fresh AdamW for every local task, constant learning rate."""
 
-    source: Annotated[str, BeforeValidator(OneOf(known_sources))] = "folder"
-    """``folder``: your files; ``glue`` (classification) and ``flan`` (generation): from the hub or from a folder of
-    files; ``quickstart`` (classification); ``synthetic``."""
-    path: Path | None = None
-    """A federation folder ``DIR/<client>/{train,test}.*``, one file with a client column, or a folder of GLUE or FLAN
-    files."""
-    columns: ColumnSettings = ColumnSettings()
-    """Names of your columns."""
-    labels: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
-    """Labels of all clients, or task -> labels, for files of your own: their heads have these outputs, whatever labels
-    their train rows have. Without it a client has the labels of its train rows, and one of a single label learns
-    nothing."""
-    clients: Literal["require", "skip"] = "require"
-    """Clients whose rows cannot be used, or that have fewer than ``min_train_rows``: ``require`` stops before anything
-    is trained and names them all, ``skip`` goes on without them and names them wherever the run is described."""
-    min_train_rows: Positive = 1
-    """Train rows that a client needs, after rows for choices are set apart. One without test rows trains and is scored
-    on none."""
-    limits: LimitSettings = LimitSettings()
-    """What files may hold."""
-    tasks: Annotated[tuple[GlueTask, ...], Field(min_length=1)] = ("sst2", "qnli", "mrpc", "qqp")
-    """GLUE tasks, for ``source: glue``."""
-    categories: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """FLAN categories, for ``source: flan``; None takes all that the folder has, or the paper's four from the hub:
-    text_formatting, structure_to_text, sentiment, common_sense."""
-    partition: Literal["natural", "dirichlet", "task-and-label"] = "natural"
-    """``natural``: clients as they are (glue: ``clients_per_task`` each); ``dirichlet``: label skew over clients of all
-    tasks pooled, one label list; ``task-and-label``: ``clients_per_task`` each, labels skewed within a task. The last
-    two also deal one file of your own without a client column; they need labels, so generation is ``natural``."""
-    alpha: Annotated[float, Field(gt=0)] = 0.5
-    """Dirichlet concentration; smaller is more skewed."""
-    clients_per_task: Positive = 4
-    """Clients per task, for ``glue``, ``flan`` (per category), ``quickstart`` and ``synthetic``."""
-    train_rows: Positive | None = None
-    """Train rows per client. For your own files and under label skew a cap, elsewhere an exact number whose absence is
-    an error unless ``share_rows``. None takes all; ``quickstart`` then takes 150 and ``synthetic`` 32."""
-    test_rows: Positive | None = None
-    """Test rows per client, as ``train_rows``; without a number ``quickstart`` takes 100 and ``synthetic`` 16."""
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of a client's rows held out for test where the data does not say."""
-    valid_fraction: Fraction = 0.0
-    """Share of a client's train rows held out for choices such as the learning rate."""
-    score_rows: Literal["test", "valid"] = "test"
-    """What scores are taken on; ``valid`` for choices such as the learning rate: test rows are then not looked at."""
-    share_rows: bool = False
-    """Whether clients of ``glue`` or ``flan`` may hold the same rows when there are not enough; test rows stay apart
-    from train."""
-    max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128
-    """Longer inputs are cut on the right and counted."""
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _named(cls, path: Any) -> Any:
-        """Keeps an empty path from being the folder one stands in."""
-        if path == "":
-            raise PydanticCustomError("empty_path", "must not be empty")
-        return path
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _label_lists(cls, value: Any) -> Any:
-        """Reads names as rows have them, and says in one sentence what is wrong with a list."""
-        if value is None:
-            return None
-        if isinstance(value, Mapping):
-            return {str(task): _label_list(names, f"the labels of task {task!r}") for task, names in value.items()}
-        return _label_list(value, "it")
+    lr: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    """Learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's."""
+    batch_size: Positive = 16
+    """Rows per step."""
+    local_epochs: Positive = 1
+    """Passes per round."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest gradient norm; None does not clip."""
+    base_dropout: bool = False
+    """Whether the frozen base keeps its own dropout while training; without it a CPU step is faster."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed anew in the backward pass: less memory, about a third more time."""
 
 
-def _label_list(names: Any, what: str) -> tuple[str, ...]:
-    def fault(rule: str) -> PydanticCustomError:
-        return PydanticCustomError("label_list", f"must be a list of labels, or task -> list; {what} {rule}")
+class ScheduleSettings(Section):
+    """When a step ends."""
 
-    if not isinstance(names, list | tuple):
-        raise fault("must be a list")
-    # As labels of rows are read where a file tells numbers from texts.
-    read = [name for value in names if (name := name_of(value, typed=True)) is not None]
-    if len(read) < len(names):
-        raise fault("must hold names or numbers")
-    if len(set(read)) < len(read):
-        twice = next(name for name in read if read.count(name) > 1)
-        raise fault(f"must hold {twice!r} once".replace("{", "{{").replace("}", "}}"))
-    if len(read) < 2:
-        raise fault("must hold at least two")
-    return tuple(read)
+    until: str = "all"
+    """``all``: when every client has replied; ``first``: a round ends after ``replies`` usable updates, the warm-up
+    still waits for everyone."""
+    replies: Positive = 1
+    """Usable updates that close a round under ``first``."""
+
+
+class FlowerSettings(Section):
+    """Clients on other machines, over Flower; without effect where all are in one process."""
+
+    min_nodes: Positive = 2
+    """Clients that must have reported before the run begins."""
+    wait: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that the server waits for them, and that a new node has to say who it is."""
+    deadline: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds that a step waits for answers; whoever is later is left out of it."""
+    max_labels: Positive = 1000
+    """Labels that a client may have; one that says it has more is turned away."""
+
+
+class BaseSettings(Section):
+    """How the frozen base is held in memory."""
+
+    quantisation: Quantisation = "none"
+    """``int8`` or ``nf4`` (4 bits) packs its linear layers, by bitsandbytes; adapters stay in float32."""
+
+
+class GenerationSettings(Section):
+    """Prompts and answers, for ``task: generation``."""
+
+    template: Template = "auto"
+    """``chat``: the tokenizer's own; ``plain``: lines that begin with ``User:`` and ``Assistant:``; ``auto``: the
+    tokenizer's where it has one."""
+    max_new_tokens: Positive = 64
+    """Longest answer that is generated."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts that end an answer, beside the model's end token; they are cut off."""
+    batch_size: Positive = 16
+    """Answers generated together."""
+    score_rounds: bool = True
+    """Whether every round is scored by generating answers; false leaves rounds without a score, which saves most of the
+    time, and scores the result only."""
+    samples: Annotated[int, Field(ge=0)] = 3
+    """Test rows per client whose prompt, reference and answers are written to the run folder and the report."""

@@ -3,18 +3,29 @@
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from fedlease.config.choices import Dtype
+from fedlease.config.data import ColumnSettings, DataSettings, LimitSettings
 from fedlease.config.faults import cross_faults, nearest, sentences, text_setting_names
-from fedlease.config.fedlease import FedLeaseSettings
 from fedlease.config.layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
+from fedlease.config.methods import FedDPASettings, FedLeaseSettings, FedTreeLoRASettings, IFCASettings
 from fedlease.config.precedence import as_said, give_way
-from fedlease.config.sections import ColumnSettings, DataSettings, Fraction, LimitSettings, Positive, Section
+from fedlease.config.sections import (
+    BaseSettings,
+    FlowerSettings,
+    GenerationSettings,
+    LoraSettings,
+    Positive,
+    ScheduleSettings,
+    Section,
+    TrainSettings,
+    WarmupSettings,
+)
 from fedlease.config.tables import OneOf, known_tasks
-from fedlease.config.task import BaseSettings, GenerationSettings
-from fedlease.core.choices import CandidateStart, HeadPolicy, Linkage, TreeDistance, Weighting
+from fedlease.core.choices import HeadPolicy, Linkage, Weighting
 from fedlease.errors import ConfigError
 
 __all__ = [
@@ -38,99 +49,6 @@ __all__ = [
 ]
 
 
-class LoraSettings(Section):
-    """The adapter."""
-
-    r: Positive = 8
-    """Rank."""
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    """The update is scaled by alpha / r."""
-    dropout: Fraction = 0.0
-    """Dropout on the input of A."""
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Name endings of the adapted modules; None: the attention query and value projections."""
-
-
-class WarmupSettings(Section):
-    """Phase 1."""
-
-    epochs: Positive = 2
-    """E, passes over each client's rows before allocation."""
-
-
-class TrainSettings(Section):
-    """Local training; a fresh AdamW for every local task, constant learning rate."""
-
-    lr: Annotated[float, Field(gt=0, lt=1)] = 1e-3
-    """Learning rate."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's."""
-    batch_size: Positive = 16
-    """Rows per step."""
-    local_epochs: Positive = 1
-    """Passes per round."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest gradient norm; None does not clip."""
-    base_dropout: bool = False
-    """Whether the frozen base keeps its own dropout while training; without it a CPU step is faster."""
-    gradient_checkpointing: bool = False
-    """Whether activations are computed anew in the backward pass: less memory, about a third more time."""
-
-
-class IFCASettings(Section):
-    """IFCA."""
-
-    num_candidates: Positive = 4
-    """K, adapters that compete."""
-    candidate_start: CandidateStart = "groups"
-    """What they are made of: means of the warm-ups of random groups of clients, or those of K clients drawn."""
-
-
-class FedDPASettings(Section):
-    """FedDPA."""
-
-    blend: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Largest share of the local adapter."""
-    num_anchors: Positive = 5
-    """Train rows that an input is compared with."""
-
-
-class FedTreeLoRASettings(Section):
-    """FedTreeLoRA."""
-
-    window: Positive = 2
-    """K: a layer has at most K - 1 groups more than the one before."""
-    tau: Annotated[float, Field(ge=-1, le=1)] = 0.05
-    """The score a cut must beat to split the first time."""
-    outside: bool = True
-    """Whether the frozen mean of the other groups is mixed in; false is the grouping alone."""
-    distance: TreeDistance = "frobenius"
-    """Between the B matrices of two clients."""
-
-
-class ScheduleSettings(Section):
-    """When a step ends."""
-
-    until: str = "all"
-    """``all``: when every client has replied; ``first``: a round ends after ``replies`` usable updates, the warm-up
-    still waits for everyone."""
-    replies: Positive = 1
-    """Usable updates that close a round under ``first``."""
-
-
-class FlowerSettings(Section):
-    """Clients on other machines, over Flower; without effect where all are in one process."""
-
-    min_nodes: Positive = 2
-    """Clients that must have reported before the run begins."""
-    wait: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that the server waits for them, and that a new node has to say who it is."""
-    deadline: Annotated[float, Field(gt=0)] = 3600.0
-    """Seconds that a step waits for answers; whoever is later is left out of it."""
-    max_labels: Positive = 1000
-    """Labels that a client may have; one that says it has more is turned away."""
-
-
 class Settings(Section):
     """Everything that determines a run."""
 
@@ -147,7 +65,7 @@ class Settings(Section):
     id."""
     revision: str | None = None
     """Commit of a hub model; None resolves to the current one, which is written to the run folder."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Of the frozen base and its products; ``bfloat16`` saves memory and, on many processors, time."""
     base: BaseSettings = BaseSettings()
     """Of the frozen base, further."""

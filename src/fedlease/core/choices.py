@@ -6,13 +6,17 @@ __all__ = [
     "Average",
     "CandidateStart",
     "Clustering",
+    "ExpertStart",
     "GroupingName",
     "HeadPolicy",
     "Linkage",
+    "RouterOwner",
     "RouterStart",
+    "Routing",
     "Shrink",
     "Signal",
     "TreeDistance",
+    "Unlike",
     "Weighting",
 ]
 
@@ -39,6 +43,18 @@ GroupingName = Literal["clusters", "clients", "random", "given"]
 
 RouterStart = Literal["random", "own"]
 """How routers begin."""
+
+Routing = Literal["top-m", "own"]
+"""Whether a client uses the experts that its router selects (paper), or its own alone."""
+
+RouterOwner = Literal["cluster", "client"]
+"""Whether a router is averaged in the cluster (paper), or private."""
+
+ExpertStart = Literal["cluster", "client"]
+"""Whether round 1 starts from the cluster's mean (paper), or from the client's own warm-up."""
+
+Unlike = Literal["keep_out", "place"]
+"""What becomes of a newcomer that is unlike every expert."""
 
 HeadPolicy = Literal["local", "shared", "frozen"]
 """What becomes of classifier heads: trained and private, averaged within a group, or left at their initial value."""

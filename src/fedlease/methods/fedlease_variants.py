@@ -7,7 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlease.core.aggregate import ClusterMeans
-from fedlease.core.choices import Average, Clustering, GroupingName, RouterStart, Shrink, Signal
+from fedlease.core.choices import (
+    Average,
+    Clustering,
+    ExpertStart,
+    GroupingName,
+    RouterOwner,
+    RouterStart,
+    Routing,
+    Shrink,
+    Signal,
+    Unlike,
+)
 from fedlease.core.types import ClientId
 from fedlease.methods.base import Method, Terms
 from fedlease.methods.fedlease import FedLease, Grouping
@@ -30,14 +41,14 @@ def build(
     average: Average = "factors",
     trim: float = 0.1,
     shrink: Shrink = 0.0,
-    routing: str = "top-m",
+    routing: Routing = "top-m",
     router_start: RouterStart = "random",
-    router: str = "cluster",
+    router: RouterOwner = "cluster",
     top_k: int | None = None,
     renormalise: bool = True,
     reallocate: int | None = None,
-    expert_start: str = "cluster",
-    unlike: str = "keep_out",
+    expert_start: ExpertStart = "cluster",
+    unlike: Unlike = "keep_out",
     admitted: tuple[ClientId, ...] = (),
 ) -> Method:
     """Composes FedLEASE from the settings of ``fedlease.*``, whose texts say what each means.

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedlease.config.choices import Quantisation
 from fedlease.config.tables import CLASSIFIER, ModelKind, task_facts
-from fedlease.config.task import Quantisation
 from fedlease.core.seeds import generator
 from fedlease.core.types import HEAD
 from fedlease.errors import InputError, ModelError

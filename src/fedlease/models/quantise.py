@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from fedlease.config.task import QUANTISATION_DEVICES, Quantisation
+from fedlease.config.choices import QUANTISATION_DEVICES, Quantisation
 from fedlease.errors import ConfigError, MissingPackageError
 
 __all__ = ["quantisation_config"]

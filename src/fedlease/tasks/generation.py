@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from fedlease.config.choices import Template
 from fedlease.config.settings import ColumnSettings, Settings
 from fedlease.core.wording import counted
 from fedlease.data.faults import Faults
@@ -18,7 +19,7 @@ from fedlease.tasks.base import BATCH, Measured, MetricWords, Model, OnRows
 from fedlease.tasks.batches import evaluation_batches
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.encoded_prompts import IGNORED, EncodedPrompts, answer_loss, collate
-from fedlease.tasks.prompts import Prompts, Template
+from fedlease.tasks.prompts import Prompts
 from fedlease.tasks.text_scores import answers_given, exact_matches, require_rouge, rouge
 
 __all__ = ["Generation"]

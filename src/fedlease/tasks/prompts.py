@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import TemplateError
 
+from fedlease.config.choices import Template
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.errors import ConfigError
 from fedlease.tasks.base import add_row_fault
 
-__all__ = ["Prompts", "Template"]
+__all__ = ["Prompts"]
 
-Template = Literal["auto", "chat", "plain"]
 NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 
 

@@ -9,9 +9,9 @@ from peft import PeftModel
 from torch import nn
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
+from fedlease.config.choices import QUANTISATION_DEVICES
 from fedlease.config.settings import Settings
 from fedlease.config.tables import task_facts
-from fedlease.config.task import QUANTISATION_DEVICES
 from fedlease.core.types import ANCHOR, ClientId, ClientModel, check_whole
 from fedlease.errors import ConfigError
 from fedlease.models.base import load_tokenizer

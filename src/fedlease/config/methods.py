@@ -1,14 +1,27 @@
-"""The settings of FedLEASE's variants."""
+"""The settings of methods, one section for each method that has any; a section reaches its method alone."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from fedlease.config.sections import Positive, Section
-from fedlease.core.choices import Average, Clustering, GroupingName, RouterStart, Shrink, Signal
+from fedlease.core.choices import (
+    Average,
+    CandidateStart,
+    Clustering,
+    ExpertStart,
+    GroupingName,
+    RouterOwner,
+    RouterStart,
+    Routing,
+    Shrink,
+    Signal,
+    TreeDistance,
+    Unlike,
+)
 
-__all__ = ["FedLeaseSettings"]
+__all__ = ["FedDPASettings", "FedLeaseSettings", "FedTreeLoRASettings", "IFCASettings"]
 
 
 def _share_or_auto(value: Any) -> Any:
@@ -31,15 +44,15 @@ class FedLeaseSettings(Section):
     """What of the warm-ups is compared."""
     clustering: Clustering = "hierarchical"
     """How clients are grouped by their distances."""
-    expert_start: Literal["cluster", "client"] = "cluster"
+    expert_start: ExpertStart = "cluster"
     """Round 1 from the cluster's mean, or from the client's own warm-up."""
-    routing: Literal["top-m", "own"] = "top-m"
+    routing: Routing = "top-m"
     """``own``: every client uses its own expert alone."""
     top_k: Positive | None = None
     """Router slots kept; None keeps M, the adaptive selection."""
     renormalise: bool = True
     """Whether kept weights sum to 1."""
-    router: Literal["cluster", "client"] = "cluster"
+    router: RouterOwner = "cluster"
     """Routers averaged in the cluster, or kept by the client."""
     router_start: RouterStart = "random"
     """Routers begin at random (released code), or with nearly all weight on the own expert. Ours, on trial."""
@@ -51,10 +64,41 @@ class FedLeaseSettings(Section):
     shrink: Annotated[Shrink, BeforeValidator(_share_or_auto)] = 0.0
     """Share of the mean over all clients in every expert, 0 to 1; ``auto``: by how sure the groups are. Ours, on
     trial."""
-    unlike: Literal["keep_out", "place"] = "keep_out"
+    unlike: Unlike = "keep_out"
     """A client that comes after the start and whose warm-up is farther from every expert than that expert's own clients
     are: it is kept out and reported, or placed with the nearest all the same."""
     admitted: tuple[str, ...] = ()
     """Late clients that are placed however unlike they are; may be given when a run is resumed over Flower."""
     reallocate: Positive | None = None
     """Clients are grouped again after every so many rounds; None groups once. Ours, on trial."""
+
+
+class IFCASettings(Section):
+    """IFCA."""
+
+    num_candidates: Positive = 4
+    """K, adapters that compete."""
+    candidate_start: CandidateStart = "groups"
+    """What they are made of: means of the warm-ups of random groups of clients, or those of K clients drawn."""
+
+
+class FedDPASettings(Section):
+    """FedDPA."""
+
+    blend: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of the local adapter."""
+    num_anchors: Positive = 5
+    """Train rows that an input is compared with."""
+
+
+class FedTreeLoRASettings(Section):
+    """FedTreeLoRA."""
+
+    window: Positive = 2
+    """K: a layer has at most K - 1 groups more than the one before."""
+    tau: Annotated[float, Field(ge=-1, le=1)] = 0.05
+    """The score a cut must beat to split the first time."""
+    outside: bool = True
+    """Whether the frozen mean of the other groups is mixed in; false is the grouping alone."""
+    distance: TreeDistance = "frobenius"
+    """Between the B matrices of two clients."""
