@@ -268,7 +268,7 @@ def test_clients_without_test_rows_hold_some_out_and_the_others_keep_theirs(tmp_
         "client 'a': brings no test rows, so 3 of its 10 train rows are held out for test (data.test_fraction)",
     )
     told: list[str] = []
-    alone = load_client(tmp_path / "a", "a", DataSettings(test_fraction=0.3), 0, tell=told.append)
+    alone = load_client(tmp_path / "a", "a", DataSettings(test_fraction=0.3), 0, on_note=told.append)
     assert alone == a and told == list(federation.warnings)
 
 

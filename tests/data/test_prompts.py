@@ -78,7 +78,7 @@ def test_columns_are_mapped_and_place_is_read() -> None:
     faults = Faults()
     (example,) = read_prompt_examples(table, columns, faults, in_one_file=True)
     assert (example.row.text, example.row.response, example.label) == ("p", "r", "")
-    assert (example.path, example.place[1], example.client, example.split, example.task) == (FILE, 1, "x", "test", "qa")
+    assert (example.place, example.client, example.split, example.task) == ((FILE, 1), "x", "test", "qa")
     (example,) = read_prompt_examples(table, columns, faults, in_one_file=False)
     assert (example.client, example.split, example.task) == ("", "", "qa")
     assert faults.found == []

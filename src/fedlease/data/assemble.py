@@ -11,7 +11,7 @@ from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.label_lists import stated_labels, unknown_tasks
 from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, folded, label_list, to_rows
 from fedlease.data.reading.labels import agreed, doubtful_labels, regression
-from fedlease.data.reading.looks import tell_measurements
+from fedlease.data.reading.looks import hint_at_measurements
 from fedlease.data.usable import Unusable, too_few_rows
 from fedlease.errors import DataError
 
@@ -184,7 +184,7 @@ class _Builder:
             return
         counts = Counter(example.label for example in examples)
         if regression(counts) and len(labels) < len(counts):
-            tell_measurements(self.faults)
+            hint_at_measurements(self.faults)
         self.notes += doubtful_labels(counts, f"client {self.client!r}")
         most = self.settings.limits.labels
         if len(labels) > most:

@@ -69,30 +69,30 @@ def drop_duplicates(rows: Iterable[Row]) -> tuple[tuple[Row, ...], int]:
 
 
 def hold_out(rows: Sequence[Row], count: int, random_: random.Random) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """Splits rows at random into (kept, held), both in their given order.
+    """Splits rows at random into (kept, held out), both in their given order.
 
     Rows of one question stay together, so that none is on both sides. The last row of a label is never held out, so
-    that held rows carry no label unknown to the kept ones. Fewer than ``count`` rows are held when these rules, or the
-    wish to keep one row, leave no others; more only where every question has more rows. For generation all rows count
-    as of one label.
+    that rows held out carry no label unknown to the kept ones. Fewer than ``count`` rows are held out when these rules,
+    or the need of one row, leave no others; more only where every question has more rows. Rows with responses count as
+    of one label.
     """
     left = Counter(row.label for row in rows)
     same: dict[tuple[object, ...], list[int]] = {}
     for index, row in enumerate(rows):
         same.setdefault(row.question, []).append(index)
-    held: set[int] = set()
+    apart: set[int] = set()
     drawn = [(index, same[rows[index].question]) for index in random_.sample(range(len(rows)), len(rows))]
     groups = [group for index, group in drawn if index == group[0]]
     fitting = [group for group in groups if len(group) <= count] or sorted(groups, key=len)[:1]
     for group in fitting if count > 0 else ():
         labels = Counter(rows[index].label for index in group)
-        if held and len(held) + len(group) > count:
+        if apart and len(apart) + len(group) > count:
             continue
         if all(left[label] > number for label, number in labels.items()):
             left -= labels
-            held.update(group)
-    kept = tuple(row for index, row in enumerate(rows) if index not in held)
-    return kept, tuple(row for index, row in enumerate(rows) if index in held)
+            apart.update(group)
+    kept = tuple(row for index, row in enumerate(rows) if index not in apart)
+    return kept, tuple(row for index, row in enumerate(rows) if index in apart)
 
 
 def with_known_labels(train: Sequence[Row], test: Sequence[Row]) -> tuple[list[Row], list[Row]]:
@@ -101,7 +101,7 @@ def with_known_labels(train: Sequence[Row], test: Sequence[Row]) -> tuple[list[R
     A test row of such a label changes places with the last train row whose label has another; without any it goes to
     the train rows.
     """
-    train, held = list(train), list[Row]()
+    train, apart = list(train), list[Row]()
     left = Counter(row.label for row in train)
     for row in test:
         if not left[row.label]:
@@ -112,8 +112,8 @@ def with_known_labels(train: Sequence[Row], test: Sequence[Row]) -> tuple[list[R
                 continue
             left[train[spare].label] -= 1
             train[spare], row = row, train[spare]
-        held.append(row)
-    return train, held
+        apart.append(row)
+    return train, apart
 
 
 def make_client(
@@ -132,10 +132,10 @@ def make_client(
     ``valid_fraction`` of the train rows, rounded, at least one when the fraction is above 0 and a row can be spared
     (each label keeps a train row). Given ``valid`` rows are used instead.
     """
-    kept, held = tuple(train), tuple(valid)
-    if valid_fraction > 0 and not held:
-        kept, held = hold_out(train, max(1, round(valid_fraction * len(train))), generator(seed, "valid", client))
-    return ClientData(client, task, pool_labels, kept, held, tuple(test))
+    kept, apart = tuple(train), tuple(valid)
+    if valid_fraction > 0 and not apart:
+        kept, apart = hold_out(train, max(1, round(valid_fraction * len(train))), generator(seed, "valid", client))
+    return ClientData(client, task, pool_labels, kept, apart, tuple(test))
 
 
 def split_sizes(share: int, settings: DataSettings) -> tuple[int, int]:
@@ -240,7 +240,7 @@ def federation(
     """Puts clients together, checks that there is something to learn and to score, and says whose rows are unusual.
 
     Warns of rows in two places, of labels that clients write in different ways, and of single-label clients. Clients
-    for generation have no labels, so nothing is said about theirs.
+    whose rows have responses have no labels to warn of.
 
     Args:
         clients: all of them.

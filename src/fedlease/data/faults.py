@@ -14,7 +14,7 @@ SHOWN = 20
 """Lines of faults before the rest are only counted."""
 
 APART = 3
-"""Up to so many faults of one kind are told apart."""
+"""Up to so many faults of one kind have a line each."""
 
 PLACES = 5
 """Places of further faults of a kind that are named."""
@@ -55,7 +55,7 @@ class _Kind:
     """Faults that differ in their place and value only.
 
     Attributes:
-        apart: up to so many are told apart.
+        apart: up to so many have a line each.
         count: how many there are.
         sentences: the first ones, after their number among all faults.
         places: where those are: file or client, and line.
@@ -66,7 +66,7 @@ class _Kind:
     sentences: list[tuple[int, str]] = field(default_factory=list)
     places: list[tuple[str, str]] = field(default_factory=list)
 
-    def told(self) -> list[tuple[int, str]]:
+    def lines(self) -> list[tuple[int, str]]:
         """One line per fault, or, of many, the first one and the places of the others."""
         if self.count <= self.apart:
             return self.sentences
@@ -102,7 +102,7 @@ class Faults:
             kind: what it has in common with faults that mean the same; None: nothing.
             place: the file, folder or client that has it.
             line: where in the file.
-            apart: up to so many of the kind are told apart.
+            apart: up to so many of the kind have a line each.
         """
         self.count += 1
         group = self._kinds.setdefault(fault if kind is None else f"\0{kind}", _Kind(apart))
@@ -128,7 +128,7 @@ class Faults:
         )
 
     def hint(self, about: str, sentence: str) -> None:
-        """Adds what the rows look like and what mends it, which is told behind the faults; once per ``about``."""
+        """Adds what the rows look like and what mends it, which follows the faults; once per ``about``."""
         self._hints.setdefault(about, sentence)
 
     def check(self) -> None:
@@ -139,15 +139,15 @@ class Faults:
         """
         if not self.count:
             return
-        told = [
+        lines = [
             (number, line, group.count if group.count > group.apart else 1)
             for group in self._kinds.values()
-            for number, line in group.told()
+            for number, line in group.lines()
         ]
-        told.sort()
-        untold = sum(count for _, _, count in told[SHOWN:])
-        more = [f"... and {counted(untold, 'more fault')}"] if untold else []
-        raise FoundFaultsError([*(line for _, line, _ in told[:SHOWN]), *more, *self._hints.values()], self)
+        lines.sort()
+        rest = sum(count for _, _, count in lines[SHOWN:])
+        more = [f"... and {counted(rest, 'more fault')}"] if rest else []
+        raise FoundFaultsError([*(line for _, line, _ in lines[:SHOWN]), *more, *self._hints.values()], self)
 
     def take(self, error: DataError) -> None:
         """Notes the faults of an error that was raised for a part of the rows."""

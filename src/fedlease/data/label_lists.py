@@ -37,10 +37,10 @@ def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
             return []
         by_task.setdefault(client.task, []).append(client)
     for task, members in by_task.items():
-        held = {member.id: {member.labels[row.label] for row in member.train} for member in members}
-        if len(set().union(*(held[member.id] for member in members if member.weight))) > 1:
+        trained = {member.id: {member.labels[row.label] for row in member.train} for member in members}
+        if len(set().union(*(trained[member.id] for member in members if member.weight))) > 1:
             return []
-        union = sorted(set().union(*held.values()))
+        union = sorted(set().union(*trained.values()))
         if len(union) == 1:
             faults.append(f"task {task!r}: every row has the label {union[0]!r}; at least two labels are needed")
         else:
@@ -52,7 +52,7 @@ def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
 
 
 def one_label_notes(clients: Iterable[ClientData | ClientCard]) -> list[str]:
-    """What is to be said of each client that has one label."""
+    """A note about each client that has one label."""
     return [
         f"client {client.id!r}: all train rows have the label {client.labels[0]!r}, so that its head has one output "
         "and its loss is 0: it learns nothing, is not asked to train, and is left out of every mean; data.labels would "
@@ -63,13 +63,13 @@ def one_label_notes(clients: Iterable[ClientData | ClientCard]) -> list[str]:
 
 
 def label_notes(client: ClientData) -> list[str]:
-    """What is to be said of a client's labels: one of them alone in train, or some in test that are not in train."""
-    held = {row.label for row in client.train} if client.labels else set()
+    """Notes about a client's labels: one of them alone in train, or some in test that are not in train."""
+    trained = {row.label for row in client.train} if client.labels else set()
     notes = one_label_notes([client])
-    if len(client.labels) > 1 and len(held) == 1:
-        (label,) = held
+    if len(client.labels) > 1 and len(trained) == 1:
+        (label,) = trained
         notes.append(f"client {client.id!r}: all train rows have the label {client.labels[label]!r}")
-    unseen = [row.label for row in client.test if held and row.label not in held]
+    unseen = [row.label for row in client.test if trained and row.label not in trained]
     if unseen:
         names = ", ".join(repr(client.labels[label]) for label in sorted(set(unseen)))
         rows = f"{counted(len(unseen), 'test row')} {'has a label' if len(unseen) == 1 else 'have labels'}"

@@ -53,11 +53,11 @@ def _shared(clients: Sequence[ClientData]) -> list[str]:
                 count += 1
                 who |= ones | others
         if count:
-            notes.append(f"{_told(count, split, other)}: {quoted(sorted(who))}")
+            notes.append(f"{_sentence(count, split, other)}: {quoted(sorted(who))}")
     return notes
 
 
-def _told(count: int, split: str, other: str) -> str:
+def _sentence(count: int, split: str, other: str) -> str:
     row = counted(count, f"{WORDS[split]} row")
     if split == other:
         return f"{row} with two clients or more"

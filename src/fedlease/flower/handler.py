@@ -60,7 +60,7 @@ def rows_of_node(context: Context, settings: Settings) -> ClientData:
         if not folder.exists():
             raise ConfigError(f"data-dir: {str(folder)!r} does not exist on this node")
         return load_client(
-            folder, _configured_id(context), settings.data, settings.seed, settings.task, tell=log.warning
+            folder, _configured_id(context), settings.data, settings.seed, settings.task, on_note=log.warning
         )
     if "partition-id" not in config:
         raise ConfigError("node-config: needs data-dir (and client-id), the folder of this node's rows")

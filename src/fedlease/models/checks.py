@@ -26,18 +26,18 @@ LONG = 300
 
 def unavailable(source: ModelSource, part: str, error: Exception) -> ModelError:
     """One sentence for whatever keeps transformers from loading a part of a model."""
-    said = " ".join(str(error).split())
-    if not isinstance(error, OSError | ValueError | ImportError | RuntimeError) or not said:
-        said = f"{type(error).__name__} {said}".strip()
-    said = said if len(said) <= LONG else f"{said[:LONG]}..."
+    reason = " ".join(str(error).split())
+    if not isinstance(error, OSError | ValueError | ImportError | RuntimeError) or not reason:
+        reason = f"{type(error).__name__} {reason}".strip()
+    reason = reason if len(reason) <= LONG else f"{reason[:LONG]}..."
     if source.is_hub:
         known = f"short names: {', '.join(SHORT_NAMES)}"
         near = difflib.get_close_matches(source.name, SHORT_NAMES, n=1)
         known += f"; did you mean {near[0]!r}?" if near else ""
         return ModelError(
-            f"model: no {part} for {source.name!r}: not a folder, and the hub did not give it ({known}): {said}"
+            f"model: no {part} for {source.name!r}: not a folder, and the hub did not give it ({known}): {reason}"
         )
-    return ModelError(f"model: the {part} in {source.location} cannot be loaded: {said}")
+    return ModelError(f"model: the {part} in {source.location} cannot be loaded: {reason}")
 
 
 def no_tokenizer(source: ModelSource) -> ModelError:
@@ -126,8 +126,8 @@ def untrained_modules(
     surplus = _left_out(model, unexpected, heads)
     if surplus and not lacking:
         faults.append(f"model: the weights in {where} hold {_some(surplus)}, which config.json leaves out")
-    faults += [f"model: the weights in {where} cannot be loaded: {' '.join(said.split())[:LONG]}"
-               for said in map(str, info.get("error_msgs", ()))]  # fmt: skip
+    faults += [f"model: the weights in {where} cannot be loaded: {' '.join(reason.split())[:LONG]}"
+               for reason in map(str, info.get("error_msgs", ()))]  # fmt: skip
     if faults:
         raise ModelError(faults)
     return fresh
@@ -173,11 +173,11 @@ def _within(name: str, modules: Iterable[str]) -> bool:
 
 def _left_out(model: nn.Module, names: Iterable[str], heads: Iterable[str]) -> list[str]:
     """Those of the tensors not taken that are part of the body: of a layer beyond the last, or a bias left out."""
-    held = {known for known in model.state_dict() if not _within(known, heads)}
-    kinds, modules = {_numberless(known) for known in held}, dict(model.named_modules())
+    known_names = {known for known in model.state_dict() if not _within(known, heads)}
+    kinds, modules = {_numberless(known) for known in known_names}, dict(model.named_modules())
 
     def belongs(name: str) -> bool:
-        if _within(name, heads) or name in held:
+        if _within(name, heads) or name in known_names:
             return False
         path, _, leaf = name.rpartition(".")
         owner = modules.get(path)

@@ -27,7 +27,7 @@ READ = re.compile(
 """Names of the files that transformers reads of a base's folder beside the weights."""
 
 PROBES = ("The scan, 3.5 mm: clear?", " na\u00efve  \u2603\n\u6f22\u5b57 ", "I'LL pay #7 @ 10%")
-"""Texts whose ids tell tokenizers apart that have the same vocabulary."""
+"""Texts whose ids distinguish tokenizers of one vocabulary."""
 
 
 def file_prints(source: ModelSource, *, weights: bool = True) -> dict[str, str]:
@@ -122,8 +122,10 @@ def _is_read(name: Any) -> bool:
 def _names(folder: Path, *, weights: bool) -> Iterable[str]:
     files = sorted(path.name for path in folder.iterdir() if _is_read(path.name) and path.is_file())
     # Where there are both, transformers reads safetensors.
-    held = [name for name in files if name.endswith(".safetensors")] or [n for n in files if WEIGHTS.fullmatch(n)]
-    return [*(held if weights else ()), *(name for name in files if READ.fullmatch(name))]
+    weight_files = [name for name in files if name.endswith(".safetensors")] or [
+        n for n in files if WEIGHTS.fullmatch(n)
+    ]
+    return [*(weight_files if weights else ()), *(name for name in files if READ.fullmatch(name))]
 
 
 def _sha256(path: Path) -> str:

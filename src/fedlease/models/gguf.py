@@ -35,7 +35,7 @@ def converted(name: str, file: Path) -> Path:
 
     try:
         with file.open("rb") as stream:
-            # The header, with every tensor's name and place, and the size tell files apart.
+            # The header, with every tensor's name and place, and the size distinguish files.
             digest = hashlib.sha256(stream.read(1 << 20) + str(file.stat().st_size).encode()).hexdigest()[:16]
         parent = cached_assets_path(library_name="fedlease", namespace="models", subfolder=name)
         folder = parent / f"{digest}-{FORM}"

@@ -62,7 +62,7 @@ def read_csv_rows(file: Readable, rows: Gathered) -> None:
                 if not rows.take(line, dict(zip(header, values, strict=True))):
                     return
     except csv.Error as error:
-        # what was read may end within a cell, and why it ends there is told
+        # What was read may end within a cell; why it ends there is among the faults already.
         if not rows.stopped:
             rows.stop(start, f"malformed CSV: {error}", "malformed CSV")
     finally:

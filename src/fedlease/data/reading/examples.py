@@ -112,7 +112,7 @@ def _has(table: Table, wanted: Mapping[str, str | None], remedy: str, faults: Fa
 
 
 def missing_column(table: Table, name: str, remedy: str, faults: Faults) -> None:
-    """Notes that a table lacks a column; the same one in several files is told once."""
+    """Notes that a table lacks a column; the same one in several files is one fault."""
     fault = f"{table.path}: no column {shown(name)}; it has {quoted(table.columns) or 'no columns'}: {remedy}"
     faults.add(fault, kind=f"no column {name}", place=str(table.path), apart=1)
 

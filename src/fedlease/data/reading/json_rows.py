@@ -69,7 +69,7 @@ def _take(value: object, line: int, rows: Gathered) -> bool:
 
 
 def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    # Python would keep the last and drop the others in silence.
+    # Python drops all but the last in silence.
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:

@@ -78,7 +78,7 @@ def canonical(label: str, *, typed: bool = True) -> str:
 
     Args:
         label: as it is written.
-        typed: whether the text ``1.0`` is told from the number 1.
+        typed: whether the text ``1.0`` and the number 1 are different labels.
     """
     name = visible(label)
     plain = name_of(name, typed=typed) or name

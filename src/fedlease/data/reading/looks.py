@@ -7,7 +7,7 @@ from fedlease.config.tables import RowKind, tasks_reading
 from fedlease.data.faults import Faults, quoted
 from fedlease.data.reading.rows import Table
 
-__all__ = ["tell_looks", "tell_measurements"]
+__all__ = ["add_hints", "hint_at_measurements"]
 
 LOOKED_AT = 200
 """Rows from which a guess is made."""
@@ -19,7 +19,7 @@ SEPARATORS = ";\t|"
 CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "completion"}, {"instruction", "output"})
 
 
-def tell_looks(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faults) -> None:
+def add_hints(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faults) -> None:
     """Adds hints about a table in which faults were found.
 
     Args:
@@ -61,7 +61,7 @@ def tell_looks(table: Table, columns: ColumnSettings, kind: RowKind, faults: Fau
         _guess_columns(table, columns, missing, faults)
 
 
-def tell_measurements(faults: Faults) -> None:
+def hint_at_measurements(faults: Faults) -> None:
     """Adds the hint about labels that are measurements."""
     faults.hint(
         "regression",
@@ -79,10 +79,10 @@ def _guess_columns(table: Table, columns: ColumnSettings, missing: Sequence[str]
     named = sorted(labels, key=lambda name: not any(word in name.lower() for word in ("label", "class", "target")))
     label = columns.label if columns.label not in missing else next(iter(named), None)
     found = [(key, name) for key, name in (("text", text), ("label", label)) if name is not None]
-    told = [(key, name) for key, name in found if getattr(columns, key) in missing]
-    if told:
-        holds = " and ".join(f"the {key}s in {name!r}" for key, name in told)
-        sets = " ".join(f"--set data.columns.{key}={name}" for key, name in told)
+    guessed = [(key, name) for key, name in found if getattr(columns, key) in missing]
+    if guessed:
+        holds = " and ".join(f"the {key}s in {name!r}" for key, name in guessed)
+        sets = " ".join(f"--set data.columns.{key}={name}" for key, name in guessed)
         faults.hint("columns", f"The rows look to have {holds}: add {sets}.")
 
 

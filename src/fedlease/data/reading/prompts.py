@@ -6,7 +6,7 @@
 
 The first form whose columns a table has is taken for all of its rows. A prompt may be a list of messages, too, and a
 response a list of one. The last message of a chat is the response, of the assistant; the one before it is what the
-user, or a tool, said last, and all before that are turns. Only the first may be of the system.
+user or a tool wrote, and all before that are turns. Only the first may be of the system.
 """
 
 from collections.abc import Callable, Iterator, Sequence

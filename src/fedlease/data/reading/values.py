@@ -24,7 +24,7 @@ def text_of(record: Record, column: str, fault: OnFault, *, what: str = "text", 
     Args:
         record: a row.
         column: its column.
-        fault: told what is wrong.
+        fault: receives what is wrong.
         what: what the text is called in faults.
         required: whether absent and empty texts are faults.
 

@@ -8,7 +8,7 @@ from fedlease.config.tables import RowKind
 from fedlease.data.assemble import EACH, SPLITS, Splits
 from fedlease.data.faults import Faults
 from fedlease.data.reading.examples import Example, read_examples
-from fedlease.data.reading.looks import tell_looks
+from fedlease.data.reading.looks import add_hints
 from fedlease.data.reading.prompts import read_prompt_examples
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
@@ -62,7 +62,7 @@ def examples_of(
     read = read_prompt_examples if kind == "responses" else read_examples
     examples = read(table, settings.columns, faults, in_one_file=in_one_file)
     if faults.count > before:
-        tell_looks(table, settings.columns, kind, faults)
+        add_hints(table, settings.columns, kind, faults)
     return examples
 
 

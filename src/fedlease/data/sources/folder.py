@@ -116,7 +116,7 @@ def load_client(
     settings: DataSettings,
     seed: int,
     task: str = "classification",
-    tell: Callable[[str], None] = lambda note: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> ClientData:
     """Reads one client from a folder with train and test files, or from one file that holds its rows.
 
@@ -127,7 +127,7 @@ def load_client(
         settings: columns, limits and fractions; ``settings.path`` is not looked at.
         seed: root seed.
         task: what clients optimise.
-        tell: hears what is unusual in the rows, a sentence each.
+        on_note: receives what is unusual in the rows, a sentence each.
 
     Raises:
         DataError: every fault of every file.
@@ -141,7 +141,7 @@ def load_client(
             raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {OTHERS})")
         splits = read_client(path, settings, faults, notes, kind)
         made = assemble({client: splits}, settings, seed, unusable, notes, kind=kind, whole=False)
-        return _told(made, client, tell)
+        return _noted(made, client, on_note)
     table = _table_with_rows(path, settings, faults)
     has_split = settings.columns.split in table.columns
     own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
@@ -155,13 +155,13 @@ def load_client(
             faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {quoted(named, SHOWN)}")
     clients = _by_split({client: examples}, table, settings, unusable)
     made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, kind=kind, whole=False)
-    return _told(made, client, tell)
+    return _noted(made, client, on_note)
 
 
-def _told(made: Federation, client: str, tell: Callable[[str], None]) -> ClientData:
+def _noted(made: Federation, client: str, on_note: Callable[[str], None]) -> ClientData:
     rows = made.clients[client]
     for note in (*overlaps([rows]), *made.warnings):
-        tell(note)
+        on_note(note)
     return rows
 
 
@@ -230,7 +230,7 @@ def _by_split(
                 else:
                     rule = f"a split must be train, valid or test, got {shown(example.split)}"
                     faults.at(*example.place, column, rule)
-            # rows of a split may be there and be faulty, which is told already
+            # Rows of a split may be there and be faulty, which is a fault already.
             if not splits["train"] and client not in unusable.named and faults.count == before:
                 fault = f"client {client!r}: no train rows in {table.path} (column {column!r})"
                 faults.add(fault, kind="no train rows", place=repr(client), apart=EACH)
