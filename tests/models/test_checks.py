@@ -16,7 +16,7 @@ from fedlease.models.sources import ModelSource
 
 
 def loaded(folder: Path, **how: Any) -> BaseModel:
-    given = {"dtype": "float32", "dropout": False, "pad_token_id": 0, **how}
+    given = {"dtype": "float32", "dropout": False, **how}
     return load_base(ModelSource(folder.name, str(folder)), **given)
 
 

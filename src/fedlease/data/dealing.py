@@ -19,12 +19,14 @@ from fedlease.errors import DataError
 
 __all__ = [
     "Pool",
+    "clients_of",
     "deal_evenly",
     "drop_duplicates",
     "federation",
     "generator",
     "hold_out",
     "make_client",
+    "more_rows",
     "split_sizes",
     "window",
     "with_known_labels",
@@ -138,6 +140,22 @@ def make_client(
     return ClientData(client, task, pool_labels, kept, apart, tuple(test))
 
 
+def clients_of(
+    task: str,
+    labels: tuple[str, ...],
+    parts: Iterable[Sequence[Sequence[Row]]],
+    settings: DataSettings,
+    seed: int,
+) -> list[ClientData]:
+    """Clients called ``<task>-0``, ``<task>-1``, ..., one of each (train, test) part."""
+    return [
+        make_client(
+            f"{task}-{index}", labels, train, test, task=task, valid_fraction=settings.valid_fraction, seed=seed
+        )
+        for index, (train, test) in enumerate(parts)
+    ]
+
+
 def split_sizes(share: int, settings: DataSettings) -> tuple[int, int]:
     """How many of ``share`` rows of one client are (train, test) rows.
 
@@ -176,18 +194,7 @@ def deal_evenly(pool: Pool, settings: DataSettings, seed: int) -> tuple[list[Cli
         parts, warnings = _overlapping(pool.task, rows, settings)
     else:
         raise DataError(_ran_out(pool.task, len(rows), settings))
-    clients = [
-        make_client(
-            f"{pool.task}-{index}",
-            pool.labels,
-            *part,
-            task=pool.task,
-            valid_fraction=settings.valid_fraction,
-            seed=seed,
-        )
-        for index, part in enumerate(parts)
-    ]
-    return clients, warnings
+    return clients_of(pool.task, pool.labels, parts, settings, seed), warnings
 
 
 def _overlapping(
@@ -223,15 +230,18 @@ def window(ring: Sequence[Row], start: int, size: int) -> list[Row]:
 def _ran_out(task: str, available: int, settings: DataSettings) -> str:
     train, test = settings.train_rows, settings.test_rows
     need = f"{train or 'at least 1'} train and {test or 'at least 1'} test rows"
-    remedy = (
-        "a client cannot hold a row twice: ask for fewer rows"
-        if settings.share_rows
-        else "ask for fewer rows or clients, or set data.share_rows=true"
-    )
     return (
         f"task {task!r}: rows run out: {counted(settings.clients_per_task, 'client')} (data.clients_per_task) x {need} "
-        f"(data.train_rows, data.test_rows), but there are {counted(available, 'distinct row')}; {remedy}"
+        f"(data.train_rows, data.test_rows), but there are {counted(available, 'distinct row')}; "
+        f"{more_rows(settings)}"
     )
+
+
+def more_rows(settings: DataSettings) -> str:
+    """What helps where rows run out."""
+    if settings.share_rows:
+        return "a client cannot hold a row twice: ask for fewer rows"
+    return "ask for fewer rows or clients, or set data.share_rows=true"
 
 
 def federation(

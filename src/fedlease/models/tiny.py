@@ -35,76 +35,42 @@ def make_tiny(folder: Path, seed: int, *, writes: bool = False) -> None:
         seed: of the weights.
         writes: whether a decoder, which continues prompts, is made; else an encoder.
     """
+    from tokenizers import pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    sizes = {**SIZES, "vocab_size": len(vocabulary)}
     state = torch.random.get_rng_state()
     torch.manual_seed(derive(seed, "tiny-random"))
-    model = _decoder() if writes else _encoder()
+    model: Any = (
+        LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=None, eos_token_id=vocabulary["[SEP]"]))
+        if writes
+        else BertForSequenceClassification(
+            BertConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        )
+    )
     torch.random.set_rng_state(state)
     with new_folder(folder) as scratch:
         model.save_pretrained(scratch)
-        _tokenizer(writes=writes).save_pretrained(scratch)
+        _tokenizer(vocabulary, writes=writes).save_pretrained(scratch)
 
 
-def _vocabulary() -> dict[str, int]:
-    from tokenizers import pre_tokenizers
-
-    return {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-
-
-def _tokenizer(*, writes: bool) -> Any:
+def _tokenizer(vocabulary: dict[str, int], *, writes: bool) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = _vocabulary()
     bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_only.decoder = decoders.ByteLevel()
-    if writes:
-        return PreTrainedTokenizerFast(
-            tokenizer_object=bytes_only,
-            pad_token="[PAD]",
-            unk_token="[UNK]",
-            eos_token="[SEP]",
-            model_max_length=512,
-            padding_side="left",
-            chat_template=TEMPLATE,
+    more: dict[str, Any] = {"eos_token": "[SEP]", "padding_side": "left", "chat_template": TEMPLATE}
+    if not writes:
+        bytes_only.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
         )
-    bytes_only.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
-    )
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        more = {"cls_token": "[CLS]", "sep_token": "[SEP]", "model_input_names": inputs}
     return PreTrainedTokenizerFast(
-        tokenizer_object=bytes_only,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=512,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-
-
-def _encoder() -> Any:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    return BertForSequenceClassification(
-        BertConfig(
-            **SIZES,
-            vocab_size=len(_vocabulary()),
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    )
-
-
-def _decoder() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(
-            **SIZES,
-            vocab_size=len(_vocabulary()),
-            bos_token_id=None,
-            eos_token_id=SPECIAL.index("[SEP]"),
-        )
+        tokenizer_object=bytes_only, pad_token="[PAD]", unk_token="[UNK]", model_max_length=512, **more
     )

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from fedlease.config.settings import DataSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
-from fedlease.data.dealing import drop_duplicates, federation, generator, make_client, window
+from fedlease.data.dealing import clients_of, drop_duplicates, federation, generator, more_rows, window
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.reading.examples import Example, client_id_fault
@@ -103,17 +103,7 @@ def _deal(
         _shares(category, split, rows, size, settings, seed, faults, notes)
         for split, rows, size in (("train", pool.train, settings.train_rows), ("test", pool.test, settings.test_rows))
     ]
-    return [
-        make_client(
-            f"{category}-{index}",
-            (),
-            *part,
-            task=category,
-            valid_fraction=settings.valid_fraction,
-            seed=seed,
-        )
-        for index, part in enumerate(zip(*dealt, strict=True) if all(dealt) else ())
-    ]
+    return clients_of(category, (), zip(*dealt, strict=True) if all(dealt) else (), settings, seed)
 
 
 def _shares(
@@ -140,15 +130,10 @@ def _shares(
             f"rows fill {counted(places, 'place')}"
         )
         return [window(rows, index * size, size) for index in range(count)]
-    remedy = (
-        "a client cannot hold a row twice: ask for fewer rows"
-        if settings.share_rows
-        else "ask for fewer rows or clients, or set data.share_rows=true"
-    )
     faults.add(
         f"category {category!r}: {split} rows run out: {counted(count, 'client')} (data.clients_per_task) x "
         f"{wanted or 'at least 1'} rows (data.{split}_rows), but there are {counted(len(rows), 'distinct row')}; "
-        f"{remedy}"
+        f"{more_rows(settings)}"
     )
     return []
 

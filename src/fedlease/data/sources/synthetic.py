@@ -12,8 +12,8 @@ import string
 from fedlease.config.settings import DataSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
-from fedlease.data.dealing import federation, generator, make_client
-from fedlease.data.federation import Federation, Row
+from fedlease.data.dealing import clients_of, federation, generator
+from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.errors import DataError
 
 __all__ = ["NUM_TASKS", "load", "planted"]
@@ -53,35 +53,33 @@ def planted(settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS, *, ki
             f"{counted(settings.clients_per_task, 'client')} (data.clients_per_task) x ({train} + {test}) rows "
             "(data.train_rows, data.test_rows)"
         )
-    clients = []
+    clients: list[ClientData] = []
     used: set[str] = set()
     for number in range(num_tasks):
         name = f"planted-{number}"
-        labels = _CLASSES if number % 4 == 3 else ("low", "high")
+        labels = _labels(number % 4)
         random_ = generator(seed, "planted", number)
         vocabulary = _vocabulary(number, used, random_)
         taken: set[str] = set()
-        for index in range(settings.clients_per_task):
-            splits = [
-                [
-                    _answered(vocabulary, place, number % 4, taken, random_)
-                    if kind == "responses"
-                    else _sentence(vocabulary, place % len(labels), _RULES[number % 4], taken, random_)
-                    for place in range(size)
-                ]
+        parts = [
+            [
+                [_row(vocabulary, place, number % 4, kind, taken, random_) for place in range(size)]
                 for size in (train, test)
             ]
-            clients.append(
-                make_client(
-                    f"{name}-{index}",
-                    () if kind == "responses" else labels,
-                    *splits,
-                    task=name,
-                    valid_fraction=settings.valid_fraction,
-                    seed=seed,
-                )
-            )
+            for _ in range(settings.clients_per_task)
+        ]
+        clients += clients_of(name, () if kind == "responses" else labels, parts, settings, seed)
     return federation(clients, ())
+
+
+def _labels(rule: int) -> tuple[str, ...]:
+    return _CLASSES if rule == 3 else ("low", "high")
+
+
+def _row(vocabulary: list[str], place: int, rule: int, kind: RowKind, taken: set[str], random_: random.Random) -> Row:
+    if kind == "responses":
+        return _answered(vocabulary, place, rule, taken, random_)
+    return _sentence(vocabulary, place % len(_labels(rule)), _RULES[rule], taken, random_)
 
 
 def _vocabulary(number: int, used: set[str], random_: random.Random) -> list[str]:
