@@ -118,7 +118,7 @@ class Faults:
         Args:
             path: the file.
             line: 1-based.
-            column: of the value.
+            column: the value's.
             rule: what it breaks.
             kind: what such faults have in common; by default the column and the rule without the value received.
         """
@@ -171,7 +171,7 @@ class FoundFaultsError(DataError):
     """What :meth:`Faults.check` raises; the faults can be collected further.
 
     Args:
-        lines: of the message.
+        lines: the message's.
         collected: where they come from.
     """
 

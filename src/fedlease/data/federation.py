@@ -26,8 +26,8 @@ class Row:
         response: the answer that a model should give, never empty; None for classification and where it is not known.
         turns: (role, content) of the messages before ``text``, oldest first; roles are system, user, assistant and
             tool.
-        role: of whom ``text`` is, for generation: the user, or a tool that the assistant called.
-        place: file and line it was read from, for messages; None where it comes from no file.
+        role: who wrote ``text``: the user, or a tool that the assistant called.
+        place: file and line it was read from, for messages; None if it comes from no file.
     """
 
     text: str
@@ -125,8 +125,8 @@ def weight_of(labels: Sequence[str], train_rows: int) -> int:
     With one label a head has one output, whose probability is 1: the loss is 0 and no gradient reaches anything.
 
     Args:
-        labels: of the client; none for generation.
-        train_rows: of the client.
+        labels: the client's; empty beside responses.
+        train_rows: their number.
     """
     return 0 if len(labels) == 1 else train_rows
 
@@ -173,7 +173,7 @@ class Federation:
 
 
 def _answer(row: Row) -> str:
-    # nothing without an answer, so that run folders of classification keep the fingerprints that they have
+    # A row with a label alone adds nothing, so that its fingerprint does not depend on what other rows may have.
     if row.response is None and not row.turns:
         return ""
     return f"\x1f{json.dumps([row.response, row.turns, *([row.role] if row.role != 'user' else [])])}"

@@ -18,7 +18,7 @@ class Unusable:
     """Tells faults of clients from those of the whole: under ``skip`` a client's faults leave out that client alone.
 
     Args:
-        faults: of the whole; under ``require`` those of clients are added to it.
+        faults: collects those of the whole, and under ``require`` those of clients.
         skip: whether ``data.clients`` is ``skip``.
 
     Attributes:

@@ -125,7 +125,7 @@ def load_base(
         dropout: whether the base keeps its dropout probabilities.
         tokenizer: whose tokens the model must have embeddings for, and whose padding it takes; None leaves both.
         task: name of the task, which decides on the class of the model.
-        quantisation: of the frozen weights, see :mod:`fedlease.models.quantise`.
+        quantisation: how the frozen weights are packed, see :mod:`fedlease.models.quantise`.
         checkpointing: whether training computes activations anew in the backward pass, which saves memory.
         device: where it will compute. A quantised base is put there, others are loaded on the CPU and moved later.
 

@@ -63,9 +63,9 @@ def check_packed(source: ModelSource, packed: Any, quantisation: str, device: st
     """Refuses a checkpoint that is quantised already where it cannot be used as it is.
 
     Args:
-        source: of the model.
+        source: where the model comes from.
         packed: ``quantization_config`` of its configuration.
-        quantisation: of the settings.
+        quantisation: the one that the settings ask for.
         device: where it will compute.
 
     Raises:
@@ -93,7 +93,7 @@ def untrained_modules(
     Checkpoints of masked language models have none, since nothing in their training uses one.
 
     Args:
-        source: of the model.
+        source: where the model comes from.
         model: as transformers loaded it.
         info: transformers' ``output_loading_info``.
         heads: names of the model's head modules.

@@ -34,7 +34,7 @@ def file_prints(source: ModelSource, *, weights: bool = True) -> dict[str, str]:
     """SHA-256 of every file of a base that is read, weights, configuration and tokenizer, by name.
 
     Args:
-        source: of the model; one of the hub has been loaded.
+        source: where the model comes from; one of the hub has been loaded.
         weights: whether those of the weights too, which take a second per gigabyte or so.
     """
     folder = model_folder(source)
@@ -53,7 +53,7 @@ def check_files(
 
     Args:
         out: run folder, for the message.
-        source: of the model, as it is now.
+        source: where the model is now.
         expected: what :func:`file_prints` gave when the run began, from ``environment.json``.
         weights: see :func:`file_prints`.
         found: SHA-256 of the base's files by name, where they are known already; else they are read.

@@ -24,7 +24,7 @@ def converted(name: str, file: Path) -> Path:
     Takes half a minute the first time; the folder is named after the content of the file.
 
     Args:
-        name: of the model, for the folder.
+        name: the model's, for the folder.
         file: a GGUF file with a causal language model.
 
     Raises:

@@ -12,7 +12,7 @@ def fitted_lengths(settings: Settings, limit: int) -> tuple[Settings, tuple[str,
     """The settings with lengths that the model can read, and a note where a preset's or a default gave way.
 
     Args:
-        settings: of the run.
+        settings: the run's.
         limit: tokens that the model can read.
 
     Raises:

@@ -18,7 +18,7 @@ def set_padding(tokenizer: Any, config: Any, *, writes: bool) -> None:
 
     Args:
         tokenizer: is changed; without a padding token it keeps none if it has no other special token to take.
-        config: of the model.
+        config: the model's.
         writes: whether the model continues prompts.
     """
     if tokenizer.pad_token is None:
@@ -39,7 +39,7 @@ def use_padding_of(tokenizer: Any, model: Any) -> None:
 
     Args:
         tokenizer: with a padding token.
-        model: of transformers; its configuration is changed.
+        model: its configuration is changed.
     """
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = int(tokenizer.pad_token_id)
@@ -62,8 +62,8 @@ def groups_of(config: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     batch; a text may hold any number. Every other model has one group.
 
     Args:
-        config: of the model.
-        inputs: of its forward pass; ``input_ids`` are (b, tokens).
+        config: the model's.
+        inputs: arguments of its forward pass; ``input_ids`` are (b, tokens).
     """
     ids = inputs["input_ids"]
     if not getattr(config, "is_encoder_decoder", False):

@@ -26,7 +26,7 @@ class Package:
         module: what it installs.
         command: that installs it.
         hub: name of the same weights on the hub.
-        gguf: file in the module's folder, converted once; None where the module tells a folder that is read as it is.
+        gguf: file in the module's folder, converted once; None if the module names a folder that is read as it is.
     """
 
     distribution: str
@@ -74,7 +74,7 @@ class ModelSource:
 
     @property
     def public_name(self) -> str:
-        """What others can load the same weights by: the hub id where there is one, else the folder."""
+        """The hub id with the same weights if there is one, else the folder."""
         return PACKAGES[self.name].hub if self.name in PACKAGES else self.location
 
     @property

@@ -24,7 +24,7 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.2,
     "pad_token_id": 0,
 }
-"""Of encoder and decoder alike."""
+"""Sizes that encoder and decoder share."""
 
 
 def make_tiny(folder: Path, seed: int, *, writes: bool = False) -> None:
@@ -32,7 +32,7 @@ def make_tiny(folder: Path, seed: int, *, writes: bool = False) -> None:
 
     Args:
         folder: is made.
-        seed: of the weights.
+        seed: the weights are drawn from it.
         writes: whether a decoder, which continues prompts, is made; else an encoder.
     """
     from tokenizers import pre_tokenizers

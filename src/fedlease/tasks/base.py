@@ -74,9 +74,9 @@ class MetricWords:
     """What people read of a headline metric and of what stands beside it; in files a metric keeps its key.
 
     Attributes:
-        name: of the metric.
-        majority: of the score of the majority baseline, which needs no model.
-        majority_rule: what that one always does.
+        name: the metric's.
+        majority: name of the majority baseline, which needs no model.
+        majority_rule: what that baseline always does.
         heads: whether clients have a classifier head; a language model answers with what it has.
         look: what else distinguishes a model that is better than the majority baseline.
         further: key in ``summary.json`` -> name, of the means of the other metrics, in the order they are shown.
@@ -178,7 +178,7 @@ class Task(Protocol):
         Args:
             model: with a client's adapter and head loaded.
             rows: at least one.
-            labels: of the client.
+            labels: the client's.
             threads: CPU threads.
             on_rows: called after every batch.
         """

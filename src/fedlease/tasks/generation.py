@@ -32,8 +32,8 @@ class Generation:
     """Next-token loss on answers, scored by ROUGE-1.
 
     Attributes:
-        max_tokens: of prompt and answer together. A prompt that is too long loses its oldest turns, then the end of its
-            text; an answer is only cut when it takes more than half, and both are counted.
+        max_tokens: tokens of prompt and answer together. A prompt that is too long loses its oldest turns, then the end
+            of its text; an answer is only cut when it takes more than half, and both are counted.
         max_new_tokens: longest answer that is written.
         stop: texts that end an answer.
         template: see :class:`~fedlease.tasks.prompts.Prompts`.

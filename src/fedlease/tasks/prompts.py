@@ -24,7 +24,7 @@ class Prompts:
     The plain template is one line per message, ``User: <text>``, and ends with the line ``Assistant:``.
 
     Attributes:
-        tokenizer: of the base model.
+        tokenizer: the base model's.
         template: ``chat``, ``plain``, or ``auto``: ``chat`` where the tokenizer has a template.
     """
 

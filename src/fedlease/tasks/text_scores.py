@@ -16,7 +16,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalised(text: str) -> str:
-    """Lower case, without punctuation, single spaces; of a text of punctuation alone, the text."""
+    """Lower case, without punctuation, single spaces; a text of punctuation alone stays as it is."""
     plain = " ".join(text.lower().translate(_PUNCTUATION).split())
     return plain or re.sub(r"\s+", " ", text.strip())
 
@@ -27,7 +27,7 @@ def exact_matches(answers: Sequence[str], references: Sequence[str]) -> list[flo
 
 
 def answers_given(answers: Sequence[str], references: Sequence[str]) -> list[float | None]:
-    """1 where an answer begins with its reference, word for word and normalised; None where that is no short answer.
+    """1 where an answer begins with its reference, word for word and normalised; None for long references.
 
     A model that answers rightly and then goes on has answered.
     """

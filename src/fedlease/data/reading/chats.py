@@ -9,7 +9,7 @@ from fedlease.data.reading.values import text_fault
 __all__ = ["ROLES", "Turns", "chat_of", "order_faults"]
 
 ROLES = ("system", "user", "assistant", "tool")
-"""Who may speak in a chat."""
+"""Roles of the messages of a chat."""
 
 OTHER_NAMES = {
     "developer": "system",
@@ -24,7 +24,7 @@ OTHER_NAMES = {
     "function_response": "tool",
     "ipython": "tool",
 }
-"""What other formats call them."""
+"""Names of other formats for these roles."""
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 

@@ -138,10 +138,10 @@ def to_rows(
     """Rows with label indices; a label outside ``labels`` is a fault that names where and what is known.
 
     Args:
-        examples: of one client or task.
+        examples: those of one client or task.
         labels: that may occur.
         client: whose rows they are.
-        column: of the labels.
+        column: the one with labels, for faults.
         faults: collects.
         stated: whether the labels are those of ``data.labels``, not of the client's train rows.
     """

@@ -46,7 +46,7 @@ def agreed(
     Args:
         splits: split -> examples.
         whose: client or task, for notes.
-        column: of the labels.
+        column: the one with labels, for faults.
         faults: takes labels of nothing visible.
         notes: takes which labels were read as one, and how many rows that concerns.
     """

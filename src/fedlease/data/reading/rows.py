@@ -153,7 +153,7 @@ def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Ite
 
     Args:
         file: open for reading.
-        rows: of the file; takes faults.
+        rows: gathers the file's rows; takes faults.
         whole: whether a line that is too long ends the reading, since the next ones have no meaning without it.
     """
     most, total, number = rows.limits.row_bytes, 0, 0

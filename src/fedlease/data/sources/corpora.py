@@ -36,7 +36,7 @@ class Article:
     Attributes:
         topic: one of :data:`TOPICS`.
         headline: its first line.
-        sentences: of the body, in order, at least two.
+        sentences: the body's, in order, at least two.
     """
 
     topic: str

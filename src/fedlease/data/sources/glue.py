@@ -9,6 +9,7 @@ optionally ``split``; rows of the split ``test`` are left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from fedlease.data.faults import Faults
 from fedlease.data.federation import Federation, Row
 from fedlease.data.partition import deal
 from fedlease.data.reading.tables import SUFFIXES, read_table
+from fedlease.data.reading.values import text_of
 from fedlease.data.sources.hub import load_split
 from fedlease.errors import DataError
 
@@ -96,17 +98,14 @@ def _from_folder(folder: Path, task: str, faults: Faults, limits: LimitSettings)
     for record in () if absent else table.records:
         if record.values.get("split") == "test":
             continue
-        before = faults.count
-        for name in needed[:-1]:
-            value = record.values.get(name)
-            if not isinstance(value, str) or not value.strip():
-                faults.at(table.path, record.line, name, f"a text must not be empty, got {value!r}")
+        fault = partial(faults.at, table.path, record.line)
+        texts = [text_of(record, name, fault) for name in needed[:-1]]
         label = record.values.get("label")
         number = int(label) if isinstance(label, str) and label.isdecimal() else label
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(spec.labels):
             rule = f"a label of {task} must be an integer from 0 to {len(spec.labels) - 1}, got {label!r}"
-            faults.at(table.path, record.line, "label", rule)
-        elif faults.count == before:
+            fault("label", rule)
+        elif None not in texts:
             yield _row(record.values, spec)
 
 

@@ -1,4 +1,4 @@
-"""The hub of data sets, asked in one place."""
+"""The one place that loads from the hub of data sets."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ def load_split(*name: str, split: str, shown: str, files: str, **options: Any) -
 
     Args:
         *name: of the data set, and of its configuration where it has several.
-        split: of it.
+        split: its name.
         shown: the data set and its part, for the message.
         files: what a folder must hold in its place.
         **options: of ``datasets.load_dataset``.
