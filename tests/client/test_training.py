@@ -1,60 +1,35 @@
-"""The one training loop: no loss is read before its step is done, and a step that diverged leaves nothing."""
+"""A client takes its rows in an order that the run's seed, its id and the round decide, and nothing else."""
 
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
-from small import own_rows, rounds_of, small_run
 
+from fedlease.client.resident import ResidentModel
+from fedlease.client.training import Optimiser, Trainer
+from fedlease.core.adapters import initial_adapter
+from fedlease.core.types import ClientModel, ClientTask, Stage
+from fedlease.data.federation import Row
+from fedlease.models.base import initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.models.sources import locate
 from fedlease.tasks.classification import Classification
 
 
-class Spied(torch.Tensor):
-    """A loss that notes when it is differentiated and when its value is read."""
+def test_the_order_of_rows_depends_on_seed_client_and_round_alone(tmp_path: Path) -> None:
+    source, task = locate("tiny-random", None, tmp_path / "base", 0), Classification(24)
+    resident = ResidentModel(load_base(source, dtype="float32", dropout=False), torch.device("cpu"), None, task)
+    adapter = initial_adapter(target_shapes(resident._base, None, 2), r=2, alpha=4, dropout=0.0, seed=0)
+    model = ClientModel(adapter.spec, {**adapter.tensors, **initial_head(resident.head_modules(2), 0)})
+    rows = task.encode([Row(f"zib {n}", None, n % 2) for n in range(8)], load_tokenizer(source))
+    names = adapter.names("AB")
 
-    log: list[str]
+    def trained(seed: int, client: str, round_: int) -> list[float]:
+        resident.load(model, 2)
+        optimiser = Optimiser(lr=1e-2, weight_decay=0.0, batch_size=2, clip_norm=1.0, threads=1, seed=seed)
+        asked = ClientTask("train", round_, model, (Stage(names, 1),), upload=names)
+        update = Trainer(resident, optimiser).train(client, asked, rows).update
+        return torch.cat([update.tensors[name].flatten() for name in sorted(names)]).tolist()
 
-    def backward(self, *args: Any, **options: Any) -> None:
-        self.log.append("backward")
-        super().backward(*args, **options)
-
-    def detach(self) -> Any:
-        value = super().detach()
-        value.log = self.log
-        return value
-
-    def __float__(self) -> float:
-        self.log.append("read")
-        return float(self.as_subclass(torch.Tensor))
-
-
-def test_a_loss_is_read_when_the_next_step_has_been_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log: list[str] = []
-    honest = Classification.batch_loss
-
-    def batch_loss(self: Any, *args: Any) -> Any:
-        loss = honest(self, *args).as_subclass(Spied)
-        loss.log = log
-        return loss
-
-    monkeypatch.setattr(Classification, "batch_loss", batch_loss)
-    rows = {"data__path": str(own_rows(tmp_path / "rows", ("a", "b"), train=12)), "train__batch_size": 4}
-    small_run(tmp_path / "r", method="local", baselines=[], rounds=0, **rows)
-    # Two clients, one pass of three steps each: reading waits for no step but a past one.
-    assert log == ["backward", "backward", "read", "backward", "read", "read"] * 2
-
-
-def test_a_step_that_diverged_is_named_and_never_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest, steps = Classification.batch_loss, iter(range(1, 10**6))
-
-    def batch_loss(self: Any, *args: Any) -> Any:
-        loss = honest(self, *args)
-        return loss * float("nan") if next(steps) == 2 else loss
-
-    monkeypatch.setattr(Classification, "batch_loss", batch_loss)
-    rows = {"data__path": str(own_rows(tmp_path / "rows", ("a", "b"), train=12)), "train__batch_size": 4}
-    result = small_run(tmp_path / "r", method="fedit", baselines=[], rounds=0, **rows)
-    (record,) = rounds_of(result.out)
-    assert record["refused"] == {"a": "loss is nan in epoch 1, step 2"} and list(record["clients"]) == ["b"]
-    assert record["bytes_up"] * 2 == record["bytes_down"], "what is refused by its own client does not travel"
+    first = trained(0, "a", 1)
+    assert trained(0, "a", 1) == first
+    others = [trained(1, "a", 1), trained(0, "b", 1), trained(0, "a", 2)]
+    assert all(found != first for found in others)
