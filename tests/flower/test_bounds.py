@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from flower.hostile import BAD, is_one_sentence
 from flower.nodes import grid_of, kind_of
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
-from fedlease.client.messages import Refused
+from fedlease.client.messages import FinalScores, Finish, Finished, Refused, Score, Scored, Train, Trained
+from fedlease.core.codec import _kinds
+from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, ClientUpdate, Stage
+from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError
 from fedlease.flower import handler
 from fedlease.flower.bounds import SHARE, count, line, number, shown
 from fedlease.flower.handler import proxies_notice, read_rejection
-from fedlease.flower.messages import Introduction, Unusable
+from fedlease.flower.messages import Envelope, Hello, Introduction, Lacking, Unusable
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import RecordError, pack, unpack
 
@@ -41,6 +44,14 @@ def test_single_values() -> None:
     assert count(0, 2).holds(2) and not any(map(count(0, 2).holds, (2.0, True, 3, -1)))
     assert SHARE.holds(1) and not SHARE.holds(1.0001) and not SHARE.holds(None)
     assert line().holds("a b") and not any(map(line().holds, ("a\nb", "\x1b", "\u202e", "\ud800", 5, "x" * 1001)))
+
+
+def test_decoding_checks_the_type_of_every_field_of_a_message() -> None:
+    """The rules of ``validation.py`` are for values of the right type; a type that cannot be read is not checked."""
+    own = (Envelope, Hello, Introduction, Lacking, Unusable, Train, Score, Finish, Trained, Scored, Finished, Refused)
+    parts = (FinalScores, ClientCard, ClientTask, ClientModel, ClientUpdate, Stage, AdapterSpec)
+    unread = {cls.__name__ for cls in (*own, *parts) if _kinds(cls).keys() != {f.name for f in fields(cls)}}
+    assert not unread
 
 
 def with_answer(kind: str, change: Any) -> Any:

@@ -519,7 +519,7 @@ class TestWhoMayTakePart:
 
         monkeypatch.setattr(strategy, "__version__", "9.9")
         settings = small_settings()
-        with pytest.raises(ConfigError, match=r"planted-0-0: this node has fedlease .*, the server has 9.9"):
+        with pytest.raises(ConfigError, match=r"'planted-0-0': this node has fedlease .*, the server has 9.9"):
             FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))
 
     def test_another_model(self, tmp_path: Path) -> None:
@@ -529,7 +529,7 @@ class TestWhoMayTakePart:
         settings = small_settings()
         grid = grid_of(settings)
         grid.contexts[900].node_config["model"] = str(tmp_path / "model")
-        with pytest.raises(ConfigError, match=r"planted-0-0: the base model .* on this node .* is not the server's"):
+        with pytest.raises(ConfigError, match=r"'planted-0-0': the base model .* on this node .* is not the server's"):
             FedLeaseStrategy(settings, tmp_path / "r").start(grid)
 
     def test_a_missing_folder_of_rows(self, tmp_path: Path) -> None:
