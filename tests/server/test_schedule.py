@@ -1,9 +1,10 @@
 """When a step ends: after every reply, or after so many usable ones."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small import rounds_of, small_run, small_settings
+from small import rounds_of, small_run, small_settings, tensors_of
 
 from fedlease.errors import ConfigError
 from fedlease.runs.check import check_settings
@@ -14,7 +15,7 @@ CLOSED = "the round was closed after 3 usable updates (schedule.replies)"
 
 
 def test_a_round_closes_after_so_many_and_the_warm_up_waits_for_everyone(tmp_path: Path) -> None:
-    changes = {"baselines": [], "schedule__until": "first", "schedule__replies": 3, "rounds": 3}
+    changes: dict[str, Any] = {"baselines": [], "schedule__until": "first", "schedule__replies": 3, "rounds": 3}
     result = small_run(tmp_path / "r", **changes)
     warm_up, *rounds = rounds_of(result.out)
     assert len(warm_up["clients"]) == 8 and warm_up["left_out"] == {}
@@ -24,6 +25,16 @@ def test_a_round_closes_after_so_many_and_the_warm_up_waits_for_everyone(tmp_pat
         assert set(record["left_out"].values()) == {CLOSED} and record["averaged"] == 3
     assert len({tuple(record["clients"]) for record in rounds}) > 1, "the same clients are not always first"
     assert result.summary["num_clients"] == result.summary["averaged"] == 8
+
+
+def test_over_flower_the_result_is_that_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
+    from flower.nodes import over_memory
+
+    changes: dict[str, Any] = {"baselines": [], "schedule__until": "first", "schedule__replies": 3, "rounds": 2}
+    small_run(tmp_path / "here", **changes)
+    over_memory(small_settings(**changes), tmp_path / "there")
+    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
 
 
 def test_the_order_is_drawn_from_seed_and_round() -> None:

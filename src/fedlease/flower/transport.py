@@ -69,7 +69,9 @@ class FlowerTransport:
             if isinstance(request, Train) and not isinstance(reply, NoReply):
                 self._count(request.model, packed[client].sent)
             self.traffic.reply(reply)
-            yield client, reply
+            replies[client] = reply
+        # Only now: the server may take no more of them, and all have travelled.
+        yield from ((client, replies[client]) for client in requests)
 
     def envelope(self, request: Request) -> Envelope:
         """A request as it travels."""
