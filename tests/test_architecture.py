@@ -382,11 +382,9 @@ class TestTheTestsThemselves:
         assert exports("x = 1") is None
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_of_the_table_can_be_imported(name: str) -> None:
-    module, _, cls = METHODS[name].partition(":")
-    assert cls in importlib.import_module(module).__all__
-    assert (PACKAGE / "methods" / f"{name.replace('-', '_')}.py").exists()
+def test_every_method_of_the_table_can_be_imported() -> None:
+    found = {name: importlib.import_module(path.partition(":")[0]).__all__ for name, path in METHODS.items()}
+    assert [name for name, path in METHODS.items() if path.partition(":")[2] not in found[name]] == []
     assert list(METHODS) == sorted(METHODS)
 
 
