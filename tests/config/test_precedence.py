@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlease.config.precedence import is_said
+from fedlease.config.precedence import is_stated
 from fedlease.config.settings import Settings, preset_names, resolve
 from fedlease.config.tables import SOURCES, TASKS
 from fedlease.errors import ConfigError
@@ -98,8 +98,8 @@ class TestSaid:
         file.write_text("preset: smoke\nlora: {r: 3}\ndata.path: rows\n")
         found = resolve(file, overrides=["train.lr=1e-3"])
         keys = ("lora.r", "data.path", "train.lr", "lora.alpha", "data.max_tokens", "rounds", "data.source", "model")
-        assert [is_said(found, key) for key in keys] == [True] * 3 + [False] * 5
-        assert is_said(resolve(base=found, overrides={"rounds": 1}), "lora.r")
+        assert [is_stated(found, key) for key in keys] == [True] * 3 + [False] * 5
+        assert is_stated(resolve(base=found, overrides={"rounds": 1}), "lora.r")
 
 
 class TestLengths:

@@ -8,7 +8,7 @@ from fedlease.config.layers import merge
 from fedlease.config.sections import Section
 from fedlease.config.tables import known_sources, known_tasks
 
-__all__ = ["as_said", "give_way", "is_said"]
+__all__ = ["as_stated", "give_way", "is_stated"]
 
 S = TypeVar("S", bound=Section)
 
@@ -26,19 +26,19 @@ def give_way(preset: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, An
     return _quantised_where_possible(_baselines_beside(layers, mine), mine)
 
 
-def as_said(settings: S, mine: Mapping[str, Any]) -> S:
+def as_stated(settings: S, mine: Mapping[str, Any]) -> S:
     """The same settings, of which ``model_fields_set`` holds what the user says and nothing of a preset."""
     values = dict(settings)
     for name, value in values.items():
         if isinstance(value, Section):
-            values[name] = as_said(value, _group(mine, name))
+            values[name] = as_stated(value, _group(mine, name))
     return type(settings).model_construct(_fields_set={*mine} & {*values}, **values)
 
 
-def is_said(settings: Section, key: str) -> bool:
+def is_stated(settings: Section, key: str) -> bool:
     """Whether the user gave this setting; what is a preset's or a default may give way."""
     name, _, rest = key.partition(".")
-    return is_said(getattr(settings, name), rest) if rest else name in settings.model_fields_set
+    return is_stated(getattr(settings, name), rest) if rest else name in settings.model_fields_set
 
 
 def _room_for_own_rows(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fedlease.config.data import ColumnSettings, DataSettings, LimitSettings
 from fedlease.config.faults import cross_faults, nearest, sentences, text_setting_names
 from fedlease.config.layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
 from fedlease.config.methods import FedDPASettings, FedLeaseSettings, FedTreeLoRASettings, IFCASettings
-from fedlease.config.precedence import as_said, give_way
+from fedlease.config.precedence import as_stated, give_way
 from fedlease.config.sections import (
     BaseSettings,
     FlowerSettings,
@@ -175,7 +175,7 @@ def resolve(
     """
     changes, faults = parse_overrides(overrides, {*text_setting_names(Settings), "preset"})
     from_file: dict[str, Any] = {}
-    # What a layer that cannot be read would have held is unknown: rules between settings would report its absence.
+    # What a layer that cannot be read would have contained is unknown: rules between settings would report its absence.
     whole = True
     if path is not None:
         try:
@@ -188,13 +188,13 @@ def resolve(
     if preset is None and path is None and base is None:
         preset = "quickstart"
     layers: dict[str, Any] = base.model_dump(mode="json") if base is not None else {}
-    said: dict[str, Any] = base.model_dump(mode="json", exclude_unset=True) if base is not None else {}
+    stated: dict[str, Any] = base.model_dump(mode="json", exclude_unset=True) if base is not None else {}
     if preset is not None:
         try:
             layers = merge(layers, parse_yaml(preset_text(preset)))
         except ConfigError as error:
             faults, whole = [*error.faults, *faults], False
-    mine = merge(said, merge(unfold(from_file), unfold(changes)))
+    mine = merge(stated, merge(unfold(from_file), unfold(changes)))
     layers = merge(give_way(layers, mine), mine)
     settings = None
     try:
@@ -205,4 +205,4 @@ def resolve(
         faults += cross_faults(layers)
     if settings is None or faults:
         raise ConfigError(faults)
-    return as_said(settings, mine)
+    return as_stated(settings, mine)

@@ -35,7 +35,7 @@ def distances(b: Matrices) -> tuple[list[ClientId], Tensor]:
     similarity = torch.zeros(len(clients), len(clients), dtype=torch.float64)
     modules = 0
     for units, zeros in unit_rows(b):
-        # Module by module, so that no more than one module of all clients is held in float64.
+        # Module by module, so that no more than one module of all clients is in memory in float64.
         similarity.addmm_(units, units.T).addmm_(zeros, zeros.T)
         modules += 1
     return clients, to_distances(similarity, modules)

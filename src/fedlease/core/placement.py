@@ -17,7 +17,7 @@ __all__ = ["Centroids", "Placement", "centroids", "place"]
 @serialisable
 @dataclass(frozen=True)
 class Centroids:
-    """What is kept of the warm-up to place a client that comes later: never an expert's current B, whose A drifted.
+    """What places a client that comes later, made of warm-ups: never of an expert's current B, whose A has drifted.
 
     Attributes:
         modules: sorted.
@@ -89,8 +89,8 @@ def place(b: Mapping[str, Tensor], known: Centroids) -> Placement:
     """
     if tuple(sorted(b)) != known.modules:
         raise ValueError(f"B must hold the modules of the run, received {sorted(b)}, expected {list(known.modules)}")
-    parts = list(unit_rows({"newcomer": b}))
-    unit, zero = torch.cat([part[0] for part in parts], 1)[0], torch.cat([part[1] for part in parts], 1)[0]
+    rows = list(unit_rows({"newcomer": b}))
+    unit, zero = torch.cat([u for u, _ in rows], 1)[0], torch.cat([z for _, z in rows], 1)[0]
     if len(unit) != known.units.shape[1]:
         raise ValueError(f"B has {len(unit)} values, the run's clusters have {known.units.shape[1]}")
     d = (1 - (known.units @ unit + known.zeros @ zero) / len(known.modules)).clamp(0, 2)

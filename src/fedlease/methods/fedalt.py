@@ -57,7 +57,7 @@ class FedALT:
         return FedALTState(round=1, adapter=adapter, clients=dict(clients), notes=notes)
 
     def task(self, state: FedALTState, client: ClientId) -> ClientTask | None:
-        """Train the own adapter and the mixer; give the adapter back, keep the mixer."""
+        """Train the own adapter and the mixer; give the adapter back; the mixer is private."""
         if state.round > self.last_round:
             return None
         model = self.model(state, client)

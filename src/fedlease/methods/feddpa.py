@@ -86,7 +86,7 @@ class FedDPA:
         return replace(state, round=state.round + 1, shared=shared)
 
     def model(self, state: FedDPAState, client: ClientId) -> ClientModel:
-        """Both adapters; the engine lays the client's own local one over the initial one, and adds its anchor."""
+        """Both adapters; the client lays its own local one over the initial one, and adds its anchor."""
         spec = replace(
             state.adapter.spec,
             num_experts=2,

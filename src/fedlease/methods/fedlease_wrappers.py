@@ -135,7 +135,7 @@ class OwnStart(Wrapper):
     def aggregate(
         self, state: OwnStartState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> OwnStartState:
-        """The aggregation of the method within; keeps warm-ups until the first round after the allocation."""
+        """The aggregation of the method within; warm-ups are remembered until round 1 is over."""
         collecting = state.allocation is None
         starts = {**state.starts, **{update.client: update.tensors for update in updates}} if collecting else {}
         return replace(state, inner=self.method.aggregate(state.inner, updates, absent), starts=starts)

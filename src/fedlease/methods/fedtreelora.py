@@ -94,7 +94,7 @@ class FedTreeLoRA:
         return FedTreeLoRAState(round=0, adapter=adapter, clients=dict(clients))
 
     def task(self, state: FedTreeLoRAState, client: ClientId) -> ClientTask | None:
-        """A warm-up; then train every layer's cluster adapter and scalar, give the adapter back, keep the scalars."""
+        """A warm-up; then every layer's group adapter, which is given back, and scalar, which is private."""
         if state.round > self.last_round:
             return None
         if client not in state.assignment:
@@ -129,9 +129,9 @@ class FedTreeLoRA:
         return self._with_rests(replace(state, round=state.round + 1, groups=groups))
 
     def model(self, state: FedTreeLoRAState, client: ClientId) -> ClientModel:
-        """In every layer the adapter of the client's group and the mean of everyone outside it.
+        """In every layer the adapter of the client's group and the mean of the rest of the world.
 
-        The engine lays the client's own scalars over the initial ones, which weigh both halves alike.
+        The client lays its own scalars over the initial ones, which weigh both halves alike.
         """
         if client not in state.assignment:
             return ClientModel(state.adapter.spec, state.individuals.get(client, state.adapter.tensors))
@@ -142,7 +142,7 @@ class FedTreeLoRA:
             return ClientModel(state.adapter.spec, tensors)
         for layer, groups, rests in zip(state.layers, state.groups, state.rests, strict=True):
             label = layer.labels[client]
-            # Nobody outside: it takes no part, whatever stands there.
+            # Without a rest of the world the second adapter has weight 0, whatever its values are.
             tensors.update(renumber(rests[label] or groups[label], REST))
             for module in layer.modules:
                 tensors[str(TensorName(module, "G"))] = torch.full((1,), 0.0 if rests[label] else ALONE)

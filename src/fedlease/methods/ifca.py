@@ -50,7 +50,7 @@ class IFCA:
     Attributes:
         budget: E, R and local epochs.
         num_candidates: K, usually the number of groups expected; at most one per client. 1 is FedIT after a warm-up.
-        candidate_start: ``groups``, means over the parts of a random partition of all clients, or ``clients``, the
+        candidate_start: ``groups``, means over the groups of a random partition of all clients, or ``clients``, the
             updates of K clients drawn at random as they are. The same when K is the number of clients.
         weights: how clients are weighted.
     """

@@ -52,7 +52,7 @@ class Local:
         return replace(state, round=state.round + (not waiting), warmup=warmup)
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The initial adapter; the engine lays the client's own over it."""
+        """The initial adapter; the client lays its own over it."""
         return state.adapter
 
     def admit(self, state: CommonState, client: ClientId, num_examples: int) -> CommonState:

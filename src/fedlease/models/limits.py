@@ -1,6 +1,6 @@
 """How long rows and answers may be for a base model to read them."""
 
-from fedlease.config.precedence import is_said
+from fedlease.config.precedence import is_stated
 from fedlease.config.settings import Settings
 from fedlease.config.tables import task_facts
 from fedlease.errors import ConfigError
@@ -23,8 +23,8 @@ def fitted_lengths(settings: Settings, limit: int) -> tuple[Settings, tuple[str,
     new = answers if writes else 0
     if rows + new <= limit:
         return settings, ()
-    longest = rows if is_said(settings, "data.max_tokens") else min(rows, max(limit - new, limit // 2))
-    new = new if is_said(settings, "generation.max_new_tokens") else min(new, max(limit - longest, 1))
+    longest = rows if is_stated(settings, "data.max_tokens") else min(rows, max(limit - new, limit // 2))
+    new = new if is_stated(settings, "generation.max_new_tokens") else min(new, max(limit - longest, 1))
     if longest + new > limit:
         more = f" and generation.max_new_tokens = {answers}" if writes else ""
         raise ConfigError(

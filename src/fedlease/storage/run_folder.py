@@ -10,7 +10,7 @@ from pydantic import RootModel, ValidationError
 
 from fedlease.config.faults import not_installed, sentences
 from fedlease.config.layers import MOST_YAML, differences, parse_yaml
-from fedlease.config.precedence import is_said
+from fedlease.config.precedence import is_stated
 from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId
 from fedlease.core.wording import listed, printable
@@ -180,7 +180,7 @@ def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> 
     if wanted.revision is None:  # a hub model's is resolved when the run begins
         here["revision"] = there["revision"]
     for group, name in (("data", "max_tokens"), ("generation", "max_new_tokens")):
-        if not is_said(wanted, f"{group}.{name}"):  # fitted to the model when the run begins
+        if not is_stated(wanted, f"{group}.{name}"):  # fitted to the model when the run begins
             here[group][name] = min(here[group][name], there[group][name])
     return list(differences(there, here))
 
