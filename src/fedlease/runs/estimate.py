@@ -119,7 +119,7 @@ def estimate_method(
         method: with its head policy.
         adapter: the common start.
         cards: client -> what is known of it.
-        participation: who is asked.
+        participation: which clients take part in a step.
         seed: root seed of the run.
         num_experts: groups that the made-up warm-ups fall into.
         seconds_per_row: of one training step, per row; a pass forward takes a third of it.

@@ -51,7 +51,7 @@ class RoundLoop:
         name: of the method, for events and files.
         method: with its head policy.
         channel: to the clients.
-        participation: who is asked.
+        participation: which clients take part in a step.
         checkpoint: where steps are recorded.
         listeners: receive every event.
         seed: root seed of the run.

@@ -1,4 +1,4 @@
-"""Who is asked in a step, and how many usable answers it needs."""
+"""Which clients take part in a step, and how many usable updates it needs."""
 
 import math
 from collections.abc import Collection, Mapping
