@@ -9,9 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedlease.config.data import DataSettings
 from fedlease.config.faults import setting_names, text_setting_names
 from fedlease.config.layers import dump_yaml, parse_yaml
-from fedlease.config.settings import DataSettings, LoraSettings, Settings, preset_names, resolve
+from fedlease.config.sections import LoraSettings
+from fedlease.config.settings import Settings, preset_names, resolve
 from fedlease.errors import ConfigError
 from fedlease.methods.registry import known_methods
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.data.dealing import (
     Pool,
     deal_evenly,

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fedlease.config.settings import ColumnSettings, DataSettings
+from fedlease.config.data import ColumnSettings, DataSettings
 from fedlease.data.federation import Federation
 from fedlease.data.load import load_federation
 from fedlease.data.reading.examples import client_id_fault

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fedlease.config.settings import ColumnSettings, DataSettings
+from fedlease.config.data import ColumnSettings, DataSettings
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.load import load_federation
 from fedlease.data.sources.folder import load_client, write_folder

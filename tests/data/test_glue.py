@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from fedlease.config.choices import GlueTask
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.data.federation import Federation
 from fedlease.data.load import load_federation
 from fedlease.data.sources.glue import TASKS

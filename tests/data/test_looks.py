@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.data.load import load_federation
 from fedlease.errors import DataError
 

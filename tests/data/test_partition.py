@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.data.dealing import Pool
 from fedlease.data.federation import Row
 from fedlease.data.partition import MIN_ROWS, deal, dirichlet_shares

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlease.config.settings import ColumnSettings
+from fedlease.config.data import ColumnSettings
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.reading.chats import ROLES

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.data.federation import Federation
 from fedlease.data.load import load_federation
 from fedlease.data.sources import corpora

@@ -15,7 +15,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fedlease.config.settings import DataSettings, resolve
+from fedlease.config.data import DataSettings
+from fedlease.config.settings import resolve
 from fedlease.data.load import load_federation
 from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, DataError, InputError

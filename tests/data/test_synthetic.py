@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.data.federation import Federation
 from fedlease.data.load import load_federation
 from fedlease.data.sources.synthetic import NUM_TASKS, planted

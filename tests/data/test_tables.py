@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlease.config.settings import LimitSettings
+from fedlease.config.data import LimitSettings
 from fedlease.data.faults import Faults
 from fedlease.data.reading.csv_rows import as_text
 from fedlease.data.reading.rows import Table

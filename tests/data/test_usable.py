@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fedlease.config.settings import DataSettings, resolve
+from fedlease.config.data import DataSettings
+from fedlease.config.settings import resolve
 from fedlease.core.names import name_of
 from fedlease.data.dealing import with_known_labels
 from fedlease.data.federation import Federation, Row

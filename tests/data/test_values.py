@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlease.config.settings import ColumnSettings
+from fedlease.config.data import ColumnSettings
 from fedlease.core.names import name_of
 from fedlease.data.reading.rows import Record, Table
 from fedlease.data.reading.values import place_of, text_fault, text_of

@@ -79,7 +79,7 @@ def test_the_loss_is_the_mean_over_answer_tokens_of_rows_by_themselves(resident:
     encoded = task.encode(ROWS, tokenizer)
     total, count = 0.0, 0
     for place, answer in enumerate(encoded.labels):
-        ids = encoded.ids(place)
+        ids = encoded.columns["input_ids"][place]
         tokens = torch.tensor([ids])
         with torch.inference_mode():
             logits = resident.model(input_ids=tokens).logits[0]
@@ -162,7 +162,7 @@ def test_pieces_of_an_answer_make_the_answer(resident: ResidentModel, tokenizer:
 def test_a_long_prompt_is_cut_so_that_the_answer_stays(tokenizer: Any) -> None:
     """32 tokens: an answer of 3 and its end leave 28 for the prompt, of which one is the template's newline."""
     encoded = Generation(32).encode([ask("p" * 60, "abc"), ask("q", "r")], tokenizer)
-    assert tokenizer.decode(encoded.ids(0)) == "p" * 27 + "\nabc" + tokenizer.eos_token
+    assert tokenizer.decode(encoded.columns["input_ids"][0]) == "p" * 27 + "\nabc" + tokenizer.eos_token
     assert (encoded.truncated, encoded.shortened) == (1, 0)
     assert Generation(32).warnings([encoded]) == ["1 of 2 prompts were cut to data.max_tokens = 32"]
 
@@ -170,7 +170,7 @@ def test_a_long_prompt_is_cut_so_that_the_answer_stays(tokenizer: Any) -> None:
 def test_a_long_answer_leaves_half_to_the_prompt(tokenizer: Any) -> None:
     """32 tokens: a prompt of 30 keeps 16, the answer gets the other 16; it has no end then, since it did not end."""
     encoded = Generation(32).encode([ask("p" * 29, "a" * 50)], tokenizer)
-    assert tokenizer.decode(encoded.ids(0)) == "p" * 15 + "\n" + "a" * 16
+    assert tokenizer.decode(encoded.columns["input_ids"][0]) == "p" * 15 + "\n" + "a" * 16
     assert (encoded.truncated, encoded.shortened) == (1, 1)
     assert Generation(32).warnings([encoded, encoded]) == [
         "2 of 2 prompts were cut to data.max_tokens = 32",

@@ -14,7 +14,8 @@ from small import rounds_of, small_run, small_settings
 from torch import Tensor
 
 import fedlease
-from fedlease.config.settings import ColumnSettings, Settings
+from fedlease.config.data import ColumnSettings
+from fedlease.config.settings import Settings
 from fedlease.config.tables import CLASSIFIER, SOURCES, TASKS, SourceFacts, TaskFacts, known_sources, known_tasks
 from fedlease.core import plugins
 from fedlease.data.faults import Faults

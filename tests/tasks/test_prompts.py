@@ -123,5 +123,5 @@ def test_a_prompt_does_not_end_before_its_answer(added: str, front: str) -> None
     """Tokenizers saved with an end token behind every text; the answer brings its own."""
     ends = architectures.tokenizer(added)
     encoded = Generation(64).encode([Row("where </s>", None, 0, "here")], ends)
-    assert ends.decode(encoded.ids(0)) == f"{front}User: where </s>\nAssistant:\nhere</s>"
+    assert ends.decode(encoded.columns["input_ids"][0]) == f"{front}User: where </s>\nAssistant:\nhere</s>"
     assert encoded.labels == (5,)

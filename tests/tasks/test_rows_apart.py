@@ -146,7 +146,7 @@ def test_classified_rows(name: str, given: str, saved: Saved, tmp_path: Path) ->
 
 def rows_at(rows: Any, place: int) -> Any:
     """One of several encoded rows."""
-    return Encoded.of({"input_ids": [rows.ids(place)]}, [0], rows.pad_id, left=rows.left)
+    return Encoded.of({"input_ids": [rows.columns["input_ids"][place]]}, [0], rows.pad_id, left=rows.left)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -250,4 +250,4 @@ def test_long_rows_are_cut_on_the_right_whatever_was_saved(saved: Saved, tmp_pat
     folder = variant(saved("bert"), tmp_path / "bert", "<s> $A </s>", truncation_side="left")
     tokenizer = opened(folder, Classification(5))[2]
     encoded = Classification(5).encode([Row("abcdef", None, 0)], tokenizer)
-    assert tokenizer.decode(encoded.ids(0)) == "<s>abc</s>"
+    assert tokenizer.decode(encoded.columns["input_ids"][0]) == "<s>abc</s>"

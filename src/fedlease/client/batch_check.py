@@ -54,7 +54,7 @@ def check_batches(
         return
     config: Any = resident.config
     if getattr(config, "is_encoder_decoder", False) and any(
-        rows.ids(i)[-1] != config.eos_token_id for i in range(len(rows))
+        rows.columns["input_ids"][i][-1] != config.eos_token_id for i in range(len(rows))
     ):
         raise ModelError(
             f"model: {model!r} is read at its end token {config.eos_token_id}, which its tokenizer does not put behind "

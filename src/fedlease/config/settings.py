@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from fedlease.config.choices import Dtype
-from fedlease.config.data import ColumnSettings, DataSettings, LimitSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.faults import cross_faults, nearest, sentences, text_setting_names
 from fedlease.config.layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
 from fedlease.config.methods import FedDPASettings, FedLeaseSettings, FedTreeLoRASettings, IFCASettings
@@ -28,25 +28,7 @@ from fedlease.config.tables import OneOf, known_tasks
 from fedlease.core.choices import HeadPolicy, Linkage, Weighting
 from fedlease.errors import ConfigError
 
-__all__ = [
-    "OF_A_CALL",
-    "BaseSettings",
-    "ColumnSettings",
-    "DataSettings",
-    "FedLeaseSettings",
-    "FlowerSettings",
-    "GenerationSettings",
-    "IFCASettings",
-    "LimitSettings",
-    "LoraSettings",
-    "ScheduleSettings",
-    "Settings",
-    "TrainSettings",
-    "WarmupSettings",
-    "preset_names",
-    "preset_text",
-    "resolve",
-]
+__all__ = ["OF_A_CALL", "Settings", "preset_names", "preset_text", "resolve"]
 
 
 class Settings(Section):

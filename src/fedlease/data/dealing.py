@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.core.seeds import derive
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientData, Federation, Row

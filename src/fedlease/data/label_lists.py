@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard, ClientData
 from fedlease.data.reading.labels import canonical

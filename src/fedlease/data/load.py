@@ -3,7 +3,7 @@
 import importlib
 from dataclasses import replace
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.tables import SourceFacts, TaskFacts, known_sources, sources_with, task_facts, tasks_reading
 from fedlease.data.federation import Federation
 from fedlease.data.usable import without_unusable

@@ -10,7 +10,7 @@ from Dirichlet(alpha).
 import warnings
 from collections.abc import Sequence
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.core.seeds import derive
 from fedlease.core.wording import counted
 from fedlease.data.dealing import (

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.core.wording import counted
 from fedlease.data.faults import SHOWN, Faults
 from fedlease.data.federation import ClientData, Federation

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from fedlease.client.messages import Train
+from fedlease.config.data import ColumnSettings
 from fedlease.config.faults import nearest, sentences
 from fedlease.config.layers import unfold
 from fedlease.config.sections import Positive, Section
-from fedlease.config.settings import ColumnSettings, Settings
+from fedlease.config.settings import Settings
 from fedlease.core.types import ClientModel, ClientTask, TensorName
 from fedlease.errors import ConfigError
 from fedlease.flower.bounds import NAME, shown

@@ -16,7 +16,8 @@ from fedlease.data.reading.rows import Table
 from fedlease.tasks.encoded import Encoded, Inputs
 
 if TYPE_CHECKING:
-    from fedlease.config.settings import ColumnSettings, Settings
+    from fedlease.config.data import ColumnSettings
+    from fedlease.config.settings import Settings
 
 __all__ = ["BATCH", "Measured", "MetricWords", "Model", "OnRows", "Task", "WritingTask", "add_row_fault"]
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedlease.config.settings import ColumnSettings, Settings
+from fedlease.config.data import ColumnSettings
+from fedlease.config.settings import Settings
 from fedlease.core.wording import counted
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row

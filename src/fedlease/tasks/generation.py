@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fedlease.config.choices import Template
-from fedlease.config.settings import ColumnSettings, Settings
+from fedlease.config.data import ColumnSettings
+from fedlease.config.settings import Settings
 from fedlease.core.wording import counted
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from fedlease.config.settings import ColumnSettings, DataSettings
+from fedlease.config.data import ColumnSettings, DataSettings
 from fedlease.core.names import encodable, name_of
 from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import Row

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedlease.config.settings import ColumnSettings
+from fedlease.config.data import ColumnSettings
 from fedlease.config.tables import RowKind, tasks_reading
 from fedlease.data.faults import Faults, quoted
 from fedlease.data.reading.rows import Table

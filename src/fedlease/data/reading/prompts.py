@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fedlease.config.settings import ColumnSettings
+from fedlease.config.data import ColumnSettings
 from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import Row
 from fedlease.data.reading.chats import chat_of, order_faults

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fedlease.config.settings import LimitSettings
+from fedlease.config.data import LimitSettings
 from fedlease.data.faults import Faults
 
 __all__ = ["Gathered", "Readable", "Record", "Table", "bounded_lines", "decoded", "too_large"]

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import IO
 
-from fedlease.config.settings import LimitSettings
+from fedlease.config.data import LimitSettings
 from fedlease.data.faults import Faults
 from fedlease.data.reading.csv_rows import read_csv_rows
 from fedlease.data.reading.json_rows import read_json_rows

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Callable
 
-from fedlease.config.settings import ColumnSettings
+from fedlease.config.data import ColumnSettings
 from fedlease.core.names import LONGEST_NAME, name_of
 from fedlease.core.wording import JOINERS
 from fedlease.data.faults import shown

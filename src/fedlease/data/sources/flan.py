@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import clients_of, drop_duplicates, federation, generator, more_rows, window

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind, task_facts
 from fedlease.core.names import name_of
 from fedlease.core.wording import counted

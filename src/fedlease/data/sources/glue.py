@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlease.config.settings import DataSettings, LimitSettings
+from fedlease.config.data import DataSettings, LimitSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import Pool, drop_duplicates, federation

@@ -13,7 +13,7 @@ balanced.
 import random
 from collections.abc import Sequence
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import federation, generator, make_client

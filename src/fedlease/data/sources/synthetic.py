@@ -9,7 +9,7 @@ characters and answers one word, so that a tiny byte-level model learns them in 
 import random
 import string
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import clients_of, federation, generator

@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedlease.config.settings import DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.data.reading.examples import client_id_fault, folded
 from fedlease.data.sources.folder import write_folder
 from fedlease.data.sources.synthetic import planted

@@ -1,0 +1,27 @@
+"""Laws of tokenised rows: packed, read like lists, padded on either side."""
+
+import pytest
+import torch
+
+from fedlease.tasks.encoded import Encoded, Packed
+
+ROWS = [[5, 6, 7], [], [9, 2**31 - 1]]
+
+
+def test_packed_rows_read_like_the_lists_they_were_made_of_and_take_four_bytes_a_token() -> None:
+    packed = Packed.of(ROWS)
+    assert [packed[row] for row in range(3)] == ROWS and packed[-1] == ROWS[-1]
+    assert (len(packed), packed.tokens.nbytes, len(packed.first(2)), packed.first(2)[0]) == (3, 5 * 4, 2, ROWS[0])
+    with pytest.raises(IndexError):
+        packed[3]
+    with pytest.raises(OverflowError):
+        Packed.of([[2**31]])
+
+
+@pytest.mark.parametrize(("left", "second"), [(True, [[3, 9, 8], [0, 1, 1]]), (False, [[9, 8, 3], [1, 1, 0]])])
+def test_a_batch_is_padded_on_the_side_that_the_tokenizer_pads(left: bool, second: list[list[int]]) -> None:
+    rows = Encoded.of({"input_ids": [[5, 6, 7], [9, 8]], "token_type_ids": [[0, 1, 1], [1, 1]]}, [0, 1], 3, left=left)
+    batch = rows.pad([0, 1], torch.device("cpu"))
+    assert (rows.lengths, len(rows), rows.first(1).labels) == ([3, 2], 2, (0,))
+    assert [batch["input_ids"][1].tolist(), batch["attention_mask"][1].tolist()] == second
+    assert batch["token_type_ids"].tolist() == [[0, 1, 1], second[1]]
