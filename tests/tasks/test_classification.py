@@ -66,7 +66,7 @@ def test_a_row_without_tokens_is_told_by_its_place() -> None:
 def test_a_pair_becomes_one_input_with_two_segments(tokenizer: Any) -> None:
     encoded = Classification(32).encode([Row("ab", "cde", 0)], tokenizer)
     assert encoded.lengths == [3 + 2 + 3]
-    assert list(encoded.columns["token_type_ids"]) == [0] * 4 + [1] * 4
+    assert encoded.columns["token_type_ids"][0] == [0] * 4 + [1] * 4
 
 
 def test_no_rows_are_no_batch(tokenizer: Any) -> None:
