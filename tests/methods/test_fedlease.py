@@ -170,3 +170,6 @@ def test_who_is_kept_out_is_placed_once_admitted_or_from_the_start_where_so_set(
     assert task is not None and task.phase == "experts"
     placing = made("fedlease", METHOD.budget, unlike="place")
     assert placing.aggregate(*late_two(placing)).assignment["z0"] == inside.assignment["z0"]
+    # A run may be resumed with the other rule, in either direction.
+    assert placing.aggregate(waiting, []).assignment == inside.assignment
+    assert method.task(placing.aggregate(*late_two(placing)), "z0") is not None

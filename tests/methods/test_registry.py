@@ -87,7 +87,6 @@ def test_every_method_is_built_from_its_own_section_and_the_terms_alone() -> Non
 def test_without_variations_fedlease_is_the_paper_and_a_door_for_newcomers() -> None:
     method = made("fedlease", Budget(1, 1))
     assert type(method).__name__ == "KeepOut" and type(method.method).__name__ == "FedLease"
-    assert type(made("fedlease", Budget(1, 1), unlike="place")).__name__ == "FedLease"
 
 
 def test_a_package_adds_a_method_by_an_entry_point(add: Any) -> None:

@@ -79,4 +79,4 @@ def build(
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":
         method = OwnStart(method)
-    return KeepOut(method, admitted) if unlike == "keep_out" else method
+    return KeepOut(method, admitted, everyone=unlike == "place")

@@ -170,9 +170,11 @@ class KeepOut(Wrapper):
 
     Attributes:
         admitted: newcomers that are placed all the same, those kept out so far too.
+        everyone: whether all are; a parameter, so that a run may be resumed with the other value on the same state.
     """
 
     admitted: tuple[ClientId, ...] = ()
+    everyone: bool = False
 
     STATE: ClassVar[type[WrapperState]] = KeepOutState
 
@@ -184,16 +186,17 @@ class KeepOut(Wrapper):
         self, state: KeepOutState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> KeepOutState:
         """The aggregation of the method within, which sees no warm-up of a client that is kept out."""
-        kept_out = {client: tensors for client, tensors in state.kept_out.items() if client not in self.admitted}
+        admitted = {*state.clients} if self.everyone else {*self.admitted}
+        kept_out = {client: tensors for client, tensors in state.kept_out.items() if client not in admitted}
         # Warm-ups of those that have been admitted since.
         passed = [
             ClientUpdate(client, WARMUP, state.round, state.clients[client], tensors)
             for client, tensors in state.kept_out.items()
-            if client in self.admitted
+            if client in admitted
         ]
         refusals = list(state.refusals)
         for update in by_client(updates):
-            new = update.client in state.newcomers and update.client not in self.admitted
+            new = update.client in state.newcomers and update.client not in admitted
             if update.phase == WARMUP and new and state.centroids is not None:
                 placement = place(b_matrices(update.tensors), state.centroids)
                 if placement.unlike:
