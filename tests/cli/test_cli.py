@@ -216,10 +216,11 @@ def test_presets_lists_each_in_a_line_and_prints_one_as_it_is(shell: Shell) -> N
     assert shell("presets", "smke").code == 2
 
 
-def test_methods_lists_each_with_a_sentence(shell: Shell) -> None:
+def test_methods_lists_each_with_a_sentence_of_its_own(shell: Shell) -> None:
     lines = shell("methods").out.splitlines()
     assert [line.split()[0] for line in lines] == [*sorted(METHODS), CENTRALISED]
     assert all(len(line.split()) > 3 for line in lines)
+    assert len({line.partition(" ")[2].strip() for line in lines}) == len(lines)
 
 
 HELP = "import fedlease.cli.main\ntry: fedlease.cli.main.app()\nexcept SystemExit as end: assert end.code == 0"

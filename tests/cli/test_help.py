@@ -1,9 +1,13 @@
 """What the command line says of itself."""
 
+import pkgutil
+import tomllib
+from pathlib import Path
+
 import pytest
 from cli.shell import Shell
 
-from fedlease.cli.main import app
+from fedlease.cli.main import app, main
 
 COMMANDS = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback is not None]
 
@@ -16,6 +20,11 @@ def test_help_lists_every_command_and_each_helps_in_plain_text(shell: Shell) -> 
         assert (done.code, done.err) == (0, "") and done.out.startswith("Usage: "), command
         # typer writes "\\[required]" where it has escaped for a renderer that is not used.
         assert "\\" not in done.out, command
+
+
+def test_the_installed_command_is_main() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert pkgutil.resolve_name(project["scripts"]["fedlease"]) is main
 
 
 def test_what_must_be_given_is_marked(shell: Shell) -> None:

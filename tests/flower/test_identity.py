@@ -118,9 +118,14 @@ def test_a_run_folder_without_it_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         FedLeaseStrategy(settings, tmp_path / "r", [stop_after(0)]).start(grid)
     environment = json.loads((tmp_path / "r/environment.json").read_text())
-    RunFiles(tmp_path / "r").write_json("environment.json", {**environment, "run": "../x"})
-    with pytest.raises(RunFolderError, match="run string should match pattern"):
-        FedLeaseStrategy(settings, tmp_path / "r").start(grid)
+    without = {name: value for name, value in environment.items() if name != "run"}
+    for damaged, fault in (
+        (without, "run is missing"),
+        ({**without, "run": "../x"}, "run string should match pattern"),
+    ):
+        RunFiles(tmp_path / "r").write_json("environment.json", damaged)
+        with pytest.raises(RunFolderError, match=fault):
+            FedLeaseStrategy(settings, tmp_path / "r").start(grid)
 
 
 def test_a_node_stores_the_state_of_so_many_runs_and_deletes_none_by_itself(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ MODULES = ("m.layer.0.q", "m.layer.1.q")
 ROUGE = {"mean_rougeL": 0.375, "mean_exact_match": 0.125, "mean_answer_accuracy": 0.25}
 
 
+RUN = "0" * 32
+
+
 def put(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -35,7 +38,7 @@ def bare(out: Path, clients: dict[str, str] = CLIENTS, **settings: Any) -> Path:
     (out / "config.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
     put(
         out / "environment.json",
-        {"format": FORMAT, "fedlease": "0", "python": "3", "data_warnings": ["two rows were cut"]},
+        {"format": FORMAT, "run": RUN, "fedlease": "0", "python": "3", "data_warnings": ["two rows were cut"]},
     )
     rows = {
         "labels": ["x", "y"],
@@ -166,7 +169,7 @@ def hostile(out: Path) -> Path:
     """A finished run whose clients, tasks, reasons and warnings try to be markup."""
     clients = dict(zip(IDS, (IMAGE, SCRIPT, IMAGE, SCRIPT), strict=True))
     bare(out, clients)
-    put(out / "environment.json", {"format": FORMAT, "data_warnings": [IMAGE, SCRIPT], "platform": SCRIPT})
+    put(out / "environment.json", {"format": FORMAT, "run": RUN, "data_warnings": [IMAGE, SCRIPT], "platform": SCRIPT})
     scores = dict.fromkeys(IDS, 0.5)
     steps(out, [line(1, 0, scores, {IMAGE: SCRIPT}), line(2, 1, scores)])
     names = sorted(IDS)

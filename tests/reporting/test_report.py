@@ -206,6 +206,7 @@ def test_the_client_table_has_every_score(run: RunData) -> None:
     assert cells == ["a0", "news", "0", "10", "20", "50.0", "25.0", "90.0", "80.0", "95.0", "80.0"]
     assert [cell.text for cell in table.rows[0] if cell.best] == ["95.0"]
     assert [cell.text for cell in table.foot[0]][-4:] == ["70.0", "60.0", "75.0", "60.0"]
+    assert [cell.text for cell in table.foot[1]] == ["clients in the mean", *[""] * 4, *["4 of 4"] * 6]
 
 
 def test_a_late_client_is_marked(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_a_table_of_classes_speaks_of_classes_and_of_heads() -> None:
     assert "majority class" in text and "heads local" in text
 
 
+@pytest.mark.parametrize("metric", ["client", "content", "other"])
+def test_a_metric_that_a_foreign_folder_names_is_never_an_attribute(metric: str) -> None:
+    assert f"- {HOSTILE}" in printed(metric=metric, worst_client={"client": HOSTILE, "accuracy": 0.5})
+
+
 def test_a_table_of_written_answers_does_not() -> None:
     text = printed(metric="rouge1")
     assert "ROUGE-1 in % on each client's own test rows" in text

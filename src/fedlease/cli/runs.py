@@ -131,12 +131,16 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YA
 @app.command()
 def methods() -> None:
     """List the methods."""
-    from fedlease.methods.registry import CENTRALISED, METHODS
+    from fedlease.methods.registry import CENTRALISED, builders
 
-    for name, where in [*sorted(METHODS.items()), (CENTRALISED, "fedlease.server.pooled")]:
-        spec = importlib.util.find_spec(where.partition(":")[0])
-        text = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
-        typer.echo(f"{name:15} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")
+    for name, where in [*sorted(builders().items()), (CENTRALISED, "fedlease.server.pooled:")]:
+        module, _, builder = where.partition(":")
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else "")
+        # In a module of several methods every builder has a name and a sentence of its own.
+        own = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == builder != "build")
+        text = ast.get_docstring(next(own, tree)) or ""
+        typer.echo(f"{name:15} {text.partition(chr(10))[0]}")
 
 
 def _watched(

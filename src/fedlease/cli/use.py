@@ -139,7 +139,7 @@ def serve(
     max_body: Annotated[int, typer.Option(help="Largest request, in bytes.", min=1)] = 1_000_000,
     max_rows: Annotated[int, typer.Option(help="Most rows in a request.", min=1)] = 256,
     max_batch: Annotated[int, typer.Option(help="Most rows computed together.", min=1)] = 64,
-    wait_ms: Annotated[float, typer.Option(help="How long a batch waits for company.", min=0)] = 5.0,
+    wait_ms: Annotated[float, typer.Option(help="How long a batch waits for more rows, in milliseconds.", min=0)] = 5.0,
     method: MethodName = None,
     device: Device = None,
     quiet: Quiet = False,

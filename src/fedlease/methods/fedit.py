@@ -77,12 +77,12 @@ class FedIT:
 
 
 def fedit(terms: Terms) -> FedIT:
-    """FedIT: A and B are trained and averaged."""
+    """FedIT: one LoRA adapter for all, A and B averaged over all clients (FedAvg)."""
     return FedIT(terms.budget, terms.weights)
 
 
 def ffa_lora(terms: Terms) -> FedIT:
-    """FFA-LoRA: A stays at its common start, so that the mean of the products B A is the mean of B times A.
+    """FFA-LoRA: A stays at its common start, only B is trained and averaged: the mean of B A is the mean of B times A.
 
     Half of FedIT's bytes go up. What comes down is counted whole, although A never changes.
     """
@@ -90,5 +90,5 @@ def ffa_lora(terms: Terms) -> FedIT:
 
 
 def fedsa_lora(terms: Terms) -> FedIT:
-    """FedSA-LoRA: A is averaged, and every client has a B of its own."""
+    """FedSA-LoRA: A and B are trained, A is averaged over all clients, and every client has a B of its own."""
     return FedIT(terms.budget, terms.weights, sent="A")

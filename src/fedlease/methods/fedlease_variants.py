@@ -1,4 +1,4 @@
-"""FedLEASE from its settings: the paper's method, and what ablations and trials change about it from outside.
+"""FedLEASE from its settings: experts allocated by clustering LoRA B matrices, adaptive top-M, and variants of both.
 
 Every setting of ``fedlease.*`` is one small frozen object that the method takes, or one wrapper around it.
 """

@@ -10,7 +10,7 @@ from fedlease.core.plugins import installed
 if TYPE_CHECKING:
     from fedlease.methods.base import Builder, Method, Terms
 
-__all__ = ["CENTRALISED", "GROUP", "METHODS", "known_methods", "load_method", "make_method"]
+__all__ = ["CENTRALISED", "GROUP", "METHODS", "builders", "known_methods", "load_method", "make_method"]
 
 METHODS: dict[str, str] = {
     "fedalt": "fedlease.methods.fedalt:build",
@@ -32,13 +32,22 @@ GROUP = "fedlease.methods"
 """The group of entry points by which other packages add methods: name -> ``module:builder``."""
 
 
+def builders() -> dict[str, str]:
+    """Name -> ``module:builder`` of every federated method, those of other packages among them.
+
+    Raises:
+        ConfigError: as for :func:`known_methods`.
+    """
+    return {**METHODS, **{name: entry.value for name, entry in _added().items()}}
+
+
 def known_methods() -> list[str]:
     """What ``method`` and ``baselines`` may name, sorted.
 
     Raises:
         ConfigError: two packages, or a package and fedlease, give one name to a method.
     """
-    return sorted([CENTRALISED, *METHODS, *_added()])
+    return sorted([CENTRALISED, *builders()])
 
 
 def load_method(name: str) -> "Builder":

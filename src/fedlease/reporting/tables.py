@@ -142,7 +142,7 @@ def cost_rows(summaries: Mapping[str, Summary]) -> tuple[Row, ...]:
 
 def _worst(summary: Summary) -> Cell:
     worst = summary.worst_client
-    return Cell(f"{percent(getattr(worst, summary.metric))} {worst.client}") if worst else Cell("-")
+    return Cell(f"{percent(summary.worst_score)} {worst.client}") if worst else Cell("-")
 
 
 def _counted(cell: Cell, counts: tuple[int, int] | int | None) -> Cell:

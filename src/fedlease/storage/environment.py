@@ -62,7 +62,7 @@ class Environment(Content):
     """
 
     format: int
-    run: Annotated[str, Field(pattern=IDENTITY)] = ""
+    run: Annotated[str, Field(pattern=IDENTITY)]
     fedlease: str | None = None
     started: str | None = None
     python: str | None = None

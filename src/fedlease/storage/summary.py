@@ -146,6 +146,11 @@ class Summary(Content):
     head_bytes_down: Count = 0
     seconds: dict[str, Finite] = Field(default_factory=dict)
 
+    @property
+    def worst_score(self) -> float | None:
+        """The headline metric of the worst client, if it is on file."""
+        return None if self.worst_client is None else (self.worst_client.model_extra or {}).get(self.metric)
+
 
 class _RowScores(RootModel[dict[ClientName, Annotated[str, Field(pattern=r"^[01]*$")] | list[Finite]]]):
     """One character a row where it is right or wrong, else one number."""

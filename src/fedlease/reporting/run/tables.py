@@ -3,6 +3,7 @@
 import math
 
 from fedlease.reporting.formats import human_bytes
+from fedlease.reporting.means import over
 from fedlease.reporting.run.data import RunData
 from fedlease.reporting.tables import Cell, Table, number, results_table, score
 from fedlease.storage.summary import ClientScores
@@ -43,7 +44,12 @@ def client_table(run: RunData) -> Table:
     if summary:
         plain = [summary.majority_mean, summary.bare_base_mean, *(method.mean for method in done)]
         plain += [summary.own_expert_mean] if own else []
-        foot = [(Cell("mean"), *(Cell("") for _ in range(4)), *map(score, plain))]
+        counts = [summary, summary, *(method.summary for method in done), *([summary] if own else [])]
+        beside = [Cell("")] * 4
+        foot = [
+            (Cell("mean"), *beside, *map(score, plain)),
+            (Cell("clients in the mean"), *beside, *(Cell(over(of)) for of in counts if of)),
+        ]
     words = of_metric(run.metric)
     header = (
         "client",

@@ -39,7 +39,7 @@ def headline(run: RunData) -> list[str]:
             f"Always {words.majority_rule} would get {percent(majority)} %, the untrained model {percent(bare)} %."
         )
     if worst := summary.worst_client:
-        text.append(f"The lowest client is {worst.client}, with {percent(getattr(worst, summary.metric))} %.")
+        text.append(f"The lowest client is {worst.client}, with {percent(summary.worst_score)} %.")
     return text
 
 
