@@ -1,25 +1,36 @@
-"""A client takes its rows in an order that the run's seed, its id and the round decide, and nothing else."""
+"""Training depends on seed, client and round alone, and leaves nothing behind where it stops."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from fedlease.client.resident import ResidentModel
 from fedlease.client.training import Optimiser, Trainer
-from fedlease.core.adapters import initial_adapter
-from fedlease.core.types import ClientModel, ClientTask, Stage
+from fedlease.core.adapters import initial_adapter, renumber
+from fedlease.core.types import ClientModel, ClientTask, Stage, Tensors
 from fedlease.data.federation import Row
+from fedlease.errors import UpdateRefusedError
 from fedlease.models.base import initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.models.sources import locate
 from fedlease.tasks.classification import Classification
+from fedlease.tasks.encoded import Encoded
 
 
-def test_the_order_of_rows_depends_on_seed_client_and_round_alone(tmp_path: Path) -> None:
+def small(tmp_path: Path) -> tuple[ResidentModel, Encoded, ClientModel, Tensors]:
+    """A resident model, rows, an adapter for it, and a head."""
     source, task = locate("tiny-random", None, tmp_path / "base", 0), Classification(24)
     resident = ResidentModel(load_base(source, dtype="float32", dropout=False), torch.device("cpu"), None, task)
     adapter = initial_adapter(target_shapes(resident._base, None, 2), r=2, alpha=4, dropout=0.0, seed=0)
-    model = ClientModel(adapter.spec, {**adapter.tensors, **initial_head(resident.head_modules(2), 0)})
     rows = task.encode([Row(f"zib {n}", None, n % 2) for n in range(8)], load_tokenizer(source))
+    return resident, rows, adapter, initial_head(resident.head_modules(2), 0)
+
+
+def test_the_order_of_rows_depends_on_seed_client_and_round_alone(tmp_path: Path) -> None:
+    resident, rows, adapter, head = small(tmp_path)
+    model = ClientModel(adapter.spec, {**adapter.tensors, **head})
     names = adapter.names("AB")
 
     def trained(seed: int, client: str, round_: int) -> list[float]:
@@ -33,3 +44,36 @@ def test_the_order_of_rows_depends_on_seed_client_and_round_alone(tmp_path: Path
     assert trained(0, "a", 1) == first
     others = [trained(1, "a", 1), trained(0, "b", 1), trained(0, "a", 2)]
     assert all(found != first for found in others)
+
+
+@pytest.mark.parametrize("ending", ["nan", "error"])
+def test_wherever_training_stops_the_model_is_at_rest(ending: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """In the middle of an epoch, too: no dropout, no gradients, and all experts are in the mixture again."""
+    resident, rows, adapter, head = small(tmp_path)
+    spec = replace(adapter.spec, num_experts=2, mixer="softmax")
+    experts = {**renumber(adapter.tensors, 0), **renumber(adapter.tensors, 1)}
+    routers = {f"{module}/G": torch.zeros(2, 32) for module in spec.target_modules}
+    model = ClientModel(spec, {**experts, **routers, **head})
+    inner, batches = Classification.batch_loss, []
+
+    def batch_loss(self: Any, *args: Any) -> Any:
+        batches.append(1)
+        loss = inner(self, *args)
+        if len(batches) == 6:
+            if ending == "error":
+                loss.backward()
+                raise RuntimeError("out of memory")
+            loss = loss * float("nan")
+        return loss
+
+    monkeypatch.setattr(Classification, "batch_loss", batch_loss)
+    resident.load(model, 2)
+    names = frozenset(name for name in experts if name.endswith("/0"))
+    asked = ClientTask("train", 1, model, (Stage(names, 2, (0,)),), upload=names)
+    optimiser = Optimiser(lr=1e-2, weight_decay=0.0, batch_size=2, clip_norm=1.0, threads=1, seed=0)
+    with pytest.raises(UpdateRefusedError if ending == "nan" else RuntimeError):
+        Trainer(resident, optimiser).train("a", asked, rows)
+    assert len(batches) in (6, 7) and not any(module.training for module in resident.model.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in resident.parameters.values())
+    layers = [module for module in resident.model.modules() if hasattr(module, "fedlease_restricted")]
+    assert layers and all(layer.fedlease_restricted["default"] is None for layer in layers)

@@ -19,10 +19,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from fedlease.client.messages import Trained
 from fedlease.core.codec import loads
 from fedlease.core.types import TensorName
-from fedlease.errors import ConfigError, RunFailedError, RunFolderError
+from fedlease.data.load import load_federation
+from fedlease.errors import ConfigError, DataError, RunFailedError, RunFolderError
 from fedlease.flower.memory_grid import MemoryGrid
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import pack, unpack
+from fedlease.tasks.classification import Classification
 
 NODES = {900 - i: f"planted-{i // 2}-{i % 2}" for i in range(8)}
 """Node ids count down from 900, clients up."""
@@ -538,6 +540,21 @@ class TestWhoMayTakePart:
         grid.contexts[900].node_config = {"data-dir": str(tmp_path / "nowhere")}
         with pytest.raises(ConfigError, match=r"data-dir: .*nowhere' does not exist on this node"):
             FedLeaseStrategy(settings, tmp_path / "r").start(grid)
+
+    def test_rows_of_which_the_tokenizer_makes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They are found when the node introduces itself, not in the first step."""
+        inner = Classification.encode
+
+        def encode(self: Any, rows: Any, tokenizer: Any) -> Any:
+            if rows == bad.train:
+                raise DataError(["no token", "no token either"])
+            return inner(self, rows, tokenizer)
+
+        settings = small_settings(baselines=[])
+        bad = next(c for c in load_federation(settings.data, settings.seed) if c.id == CLIENT)
+        monkeypatch.setattr(Classification, "encode", encode)
+        with pytest.raises(ConfigError, match=r"partition 0: its rows cannot be used; 2 faults, in the log"):
+            FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))
 
     def test_too_few_nodes(self, tmp_path: Path) -> None:
         settings = small_settings(**{"flower.min_nodes": 9, "flower.wait": 0.1})

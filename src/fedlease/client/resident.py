@@ -127,6 +127,14 @@ class ResidentModel:
         if isinstance(self.model.base_model, FedLeaseModel):
             self.model.base_model.restrict(experts)
 
+    def at_rest(self) -> None:
+        """Ends training, wherever it stopped: no dropout, no gradients, all experts."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        self.restrict(None)
+        self.model.eval()
+
     def for_scoring(self) -> None:
         """Switches dropout off."""
         self.model.eval()

@@ -141,14 +141,15 @@ class Trainer:
         started = time.perf_counter()
         progress = Progress(sum(stage.epochs for stage in task.stages) * self.steps_per_epoch(rows), on_batch)
         loss = 0.0
-        for number, stage in enumerate(task.stages):
-            parameters = resident.train_only(stage.trainable)
-            resident.restrict(stage.experts)
-            torch.manual_seed(derive(seed, "dropout", client, task.round, number))
-            share = Share(rows, generator(seed, "batches", client, task.round, number), parameters)
-            loss = self.fit({client: share}, stage.epochs, progress)[client]
-        resident.restrict(None)
-        resident.train_only(())
+        try:
+            for number, stage in enumerate(task.stages):
+                parameters = resident.train_only(stage.trainable)
+                resident.restrict(stage.experts)
+                torch.manual_seed(derive(seed, "dropout", client, task.round, number))
+                share = Share(rows, generator(seed, "batches", client, task.round, number), parameters)
+                loss = self.fit({client: share}, stage.epochs, progress)[client]
+        finally:
+            resident.at_rest()
         if not progress.learnt:
             reason = f"no step had a gradient, the loss is {loss:g}: its rows teach nothing"
             raise UpdateRefusedError(client, reason)
@@ -204,7 +205,6 @@ class Trainer:
                 losses[client].append(value * size)
                 if progress.on_batch is not None:
                     progress.on_batch(client, progress.done, progress.total, value)
-        self.resident.model.eval()
         return {client: math.fsum(values) / len(shares[client].rows) for client, values in losses.items()}
 
     def _steps(

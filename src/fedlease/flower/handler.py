@@ -34,8 +34,8 @@ __all__ = ["handle", "proxies_notice", "read_rejection", "refusal_of", "rows_of_
 LoadClient = Callable[[Context, Settings], ClientData]
 """Gives the rows of the client that a node is; the context has the node's configuration."""
 
-ARRAYS_OF_BEFORE = "held"
-"""Key in the memory store of the arrays that came with the message before."""
+ARRAYS_OF_BEFORE = "arrays of the message before"
+"""Their key in the memory store; no method is called so."""
 
 OVERRIDES = ("model", "device", "threads")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")

@@ -77,8 +77,10 @@ class NodeRun:
 
     def client(self, data: ClientData) -> Client:
         """The client's rows, tokenised once."""
-        if data.id not in self.clients or self.clients[data.id].data != data:
+        known = self.clients.get(data.id)
+        if known is None or known.data != data:
             self.clients[data.id] = self.loaded.client(data)
+        if known is not None and known.data != data:
             self.cache = WorkCache()
         return self.clients[data.id]
 
@@ -133,13 +135,14 @@ class Node:
                 f"the base model {name!r} on this node ({own[:12]}), or its tokenizer, is not the server's "
                 f"({message.base[:12]}): give both the same revision or files"
             )
+        client = self.run.client(self.data)  # rows that the model cannot take are refused at the introduction
         if isinstance(message, Hello):
             return Introduction(self.data.card())
         filters = make_filters(self.run.loaded.settings.filters)
-        return client_half(partial(self._handle, message.run), filters)(message.request)
+        return client_half(partial(self._handle, message.run, client), filters)(message.request)
 
-    def _handle(self, run: str, request: Request) -> Reply:
-        client, settings, found = self.run.client(self.data), self.run.loaded.settings, self.store.get(request.method)
+    def _handle(self, run: str, client: Client, request: Request) -> Reply:
+        settings, found = self.run.loaded.settings, self.store.get(request.method)
         own = isinstance(found, Stored) and (found.run, found.client) == (run, self.data.id)
         stored: Stored = found if own else Stored(run, self.data.id)
         if fault := self._fault(request, client, stored):

@@ -19,7 +19,7 @@ from fedlease.server.events import (
     MethodFinished,
     RunFinished,
     RunStarted,
-    StepFinished,
+    StepStarted,
 )
 from fedlease.server.loop import RoundLoop
 from fedlease.server.schedule import make_schedule
@@ -133,14 +133,18 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
     def tasks() -> dict[ClientId, str]:
         return {client: card.task for client, card in inputs.cards.items()}
 
+    def write_cards() -> None:
+        nonlocal written
+        if len(inputs.cards) != written:  # cards are only ever added
+            write_clients(out, dict(sorted(inputs.cards.items())))
+            written = len(inputs.cards)
+
     def write(event: Event) -> None:
         if isinstance(event, Allocated):
             write_allocation(files, event.allocation, None, tasks())
-        nonlocal written
-        # Cards are only ever added.
-        if isinstance(event, StepFinished) and len(inputs.cards) != written:
-            write_clients(out, dict(sorted(inputs.cards.items())))
-            written = len(inputs.cards)
+        # Before a checkpoint names them.
+        if isinstance(event, StepStarted):
+            write_cards()
 
     method = build_method(settings, name, inputs.heads)
     heard = (write, *listeners)
@@ -155,6 +159,7 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
         make_schedule(settings.schedule.until, settings.schedule.replies),
     )
     state = loop.run(inputs.adapter)
+    write_cards()
     if state.allocation is not None:
         write_allocation(files, state.allocation, state.centroids, tasks())
 

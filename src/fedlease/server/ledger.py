@@ -60,20 +60,30 @@ class Ledger:
             for client, step in sorted(self._accepted.items())
         }
 
-    def restore(self, slots: Slots, step: int) -> None:
+    def restore(self, slots: Slots, step: int, *, finished: bool) -> None:
         """Goes on from a checkpoint.
 
         Args:
-            slots: as :meth:`slots` gave them.
+            slots: as :meth:`slots` gave them; of clients that handed their tensors over, those.
             step: the last step of the checkpoint.
+            finished: whether no step follows it.
 
         Raises:
-            RunFolderError: clients keep their tensors on other machines, and this run would be in one process.
+            RunFolderError: clients keep their tensors on other machines, and this run would be in one process; or the
+                other way round.
         """
         records = {client: own[ELSEWHERE] for client, own in slots.items() if ELSEWHERE in own}
         if self._workers is None:
-            self._accepted = {client: int(record["accepted"]) for client, record in records.items()}
-            self._keeps = {client for client, record in records.items() if int(record["keeps"])}
+            here = {client for client, own in slots.items() if own and client not in records}
+            if here and not finished:
+                raise RunFolderError(
+                    f"the private tensors of client {min(here)!r} are in the run folder, so the run cannot go on over "
+                    "Flower: resume it with --engine in-process"
+                )
+            # What was handed over is still with the clients, too, and nothing of theirs is pending.
+            self._accepted = dict.fromkeys(here, step)
+            self._accepted |= {client: int(record["accepted"]) for client, record in records.items()}
+            self._keeps = here | {client for client, record in records.items() if int(record["keeps"])}
             return
         if records:
             raise RunFolderError(

@@ -96,7 +96,7 @@ class RoundLoop:
             learners = {client: card.weight for client, card in sorted(self.cards.items()) if card.weight}
             saved = Saved(self.name, 0, self.method.init(initial, learners, self.seed), {})
             self.checkpoint.commit(saved)
-        self._ledger.restore(saved.private, saved.step)
+        self._ledger.restore(saved.private, saved.step, finished=saved.finished)
         self.totals = dict(saved.totals)
         self._tell(MethodStarted(self.name, self.method.last_round, saved.step))
         while not saved.finished:
@@ -139,7 +139,8 @@ class RoundLoop:
             raise RunFailedError(f"{self.name}: no client could be scored at the end. {reasons}")
         if hand_over:
             handed = {client: reply.private for client, reply in finished.items() if reply.private is not None}
-            self.checkpoint.commit(replace(self._saved, private=handed))
+            # Whoever has not replied keeps its tensors, and its entry in the record.
+            self.checkpoint.commit(replace(self._saved, private={**self._ledger.slots(), **handed}))
         return {client: reply.scores for client, reply in finished.items()}
 
     def _step(self, saved: Saved) -> Saved:

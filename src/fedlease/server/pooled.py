@@ -98,7 +98,8 @@ class PooledTrainer:
             losses = trainer.fit(shares, stage.epochs, progress, generator(seed, "pooled", number))
         except UpdateRefusedError as error:
             raise RunFailedError(f"pooled training: {error.reason}, on rows of {error.client!r}") from error
-        resident.train_only(())
+        finally:
+            resident.at_rest()
         shared = resident.read(name for name in first.tensors if not name.startswith(f"{HEAD}/"))
         seconds = (time.perf_counter() - started) / len(clients)
         results = {}

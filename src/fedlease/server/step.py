@@ -86,7 +86,8 @@ class Step:
             reasons |= dict.fromkeys(self.tasks, NO_TEST_ROWS)
             reasons |= {client: f"refused: {reason}" for client, reason in self.refused.items()}
             reasons |= {client: NOTHING_TO_LEARN for client, card in cards.items() if not card.weight}
-            reasons |= {**self.unscored, **self.late}
+            reasons |= self.unscored
+        reasons |= self.late
         return {
             "mean_score": sum(scores.values()) / len(scores) if scores else None,
             "averaged": len(scores),
