@@ -227,6 +227,16 @@ class TestEveryModule:
     def test_every_folder_of_modules_is_a_package(self) -> None:
         assert [str(path) for path in modules() if not (path.parent / "__init__.py").exists()] == []
 
+    def test_no_lazy_name_is_the_name_of_a_module(self) -> None:
+        # Importing a module sets its name in its package, in the place of whatever else had it.
+        def hidden(path: Path, _: str) -> list[str]:
+            if path.name != "__init__.py":
+                return []
+            names = getattr(importlib.import_module(name_of(path)), "__all__", [])
+            return [name for name in names if (path.parent / f"{name}.py").exists() or (path.parent / name).is_dir()]
+
+        assert offenders(hidden) == {}
+
     def test_nothing_is_pickled(self) -> None:
         assert offenders(lambda _, source: pickle_faults(source)) == {}
 

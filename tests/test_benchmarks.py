@@ -50,7 +50,7 @@ def test_flower_runs_and_writes_its_tables(
 ) -> None:
     pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
     pytest.importorskip("ray", reason="ray is not installed: pip install 'fedlease[simulation]'")
-    scripts.flower.main([part, "--smoke", "--json", str(tmp_path / "result.json")])
+    scripts.engines.main([part, "--smoke", "--json", str(tmp_path / "result.json")])
     check_smoke(tmp_path / "result.json", capsys.readouterr().out)
 
 

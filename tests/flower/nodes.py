@@ -11,7 +11,7 @@ from small import scores_of
 
 from fedlease.config.settings import Settings
 from fedlease.data.load import load_federation
-from fedlease.flower.client_app import client_app
+from fedlease.flower.clientapp import client_app
 from fedlease.flower.memory_grid import MemoryGrid
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import RECORD, TREE

@@ -564,7 +564,7 @@ class TestWhoMayTakePart:
             FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))
 
     def test_a_masking_mod(self) -> None:
-        from fedlease.flower.client_app import client_app
+        from fedlease.flower.clientapp import client_app
 
         def secaggplus_mod(message: Any, context: Any, call_next: Any) -> Any:
             return call_next(message, context)
@@ -581,7 +581,7 @@ class TestWhoMayTakePart:
 def test_the_run_folder_does_not_pass_off_a_model_without_its_private_part(honest: tuple[Any, Path]) -> None:
     from fedlease.use.load import load
 
-    with pytest.raises(RunFolderError, match=r"planted-0-0.* keeps .* on its own machine"):
+    with pytest.raises(RunFolderError, match=r"planted-0-0.* has a piece of its model .* on its own machine"):
         load(honest[1], CLIENT)
 
 

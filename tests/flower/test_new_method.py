@@ -11,6 +11,7 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease
 
 from flower.nodes import comparable, over_memory
 
+from fedlease.methods.base import Terms
 from fedlease.methods.local import Local
 from fedlease.methods.registry import METHODS
 
@@ -24,8 +25,12 @@ class Invented(Local):
         return replace(task, phase="invented") if task and task.phase == "local" else task
 
 
+def invented(terms: Terms) -> Invented:
+    return Invented(terms.budget)
+
+
 def test_a_new_methods_phase_works_over_flower_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "invented", f"{__name__}:Invented")
+    monkeypatch.setitem(METHODS, "invented", f"{__name__}:invented")
     settings: dict[str, Any] = {"method": "invented", "baselines": [], "rounds": 1, "data.clients_per_task": 1}
     here = small_run(tmp_path / "here", **settings)
     there, _ = over_memory(small_settings(**settings), tmp_path / "there")

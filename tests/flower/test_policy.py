@@ -21,7 +21,7 @@ from fedlease.config.settings import Settings, preset_names, resolve
 from fedlease.core.codec import loads
 from fedlease.core.types import head_names
 from fedlease.errors import ConfigError
-from fedlease.flower.client_app import client_app
+from fedlease.flower.clientapp import client_app
 from fedlease.flower.memory_grid import MemoryGrid
 from fedlease.flower.messages import Envelope, Hello, Introduction
 from fedlease.flower.policy import NodePolicy

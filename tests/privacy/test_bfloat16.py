@@ -47,12 +47,12 @@ def test_a_run_moves_half_the_bytes_and_its_result_is_close(tmp_path: Path) -> N
 
 def test_over_flower_the_result_is_that_of_one_process(tmp_path: Path) -> None:
     pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
-    from flower.nodes import over_memory, told
+    from flower.nodes import comparable, over_memory
 
     here = small_run(tmp_path / "here", **SETTINGS)
     there, _ = over_memory(small_settings(**SETTINGS), tmp_path / "there")
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
-    assert told(there["fedlease"]) == told(here.summary)
+    assert comparable(there["fedlease"]) == comparable(here.summary)
 
 
 def test_a_filter_that_is_none_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_over_flower_clients_without_test_rows_train_and_silent_ones_are_named(t
 def test_over_flower_nodes_whose_rows_cannot_be_used_are_skipped_and_named(tmp_path: Path) -> None:
     pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
     from fedlease.errors import ConfigError
-    from fedlease.flower.client_app import client_app
+    from fedlease.flower.clientapp import client_app
     from fedlease.flower.memory_grid import MemoryGrid
     from fedlease.flower.strategy import FedLeaseStrategy
 

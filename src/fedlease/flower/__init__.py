@@ -6,18 +6,18 @@ No method and no training lives here: a node hands requests to the worker of ``c
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedlease.flower.client_app import client_app
+    from fedlease.flower.clientapp import client_app
     from fedlease.flower.handler import rows_of_node
-    from fedlease.flower.server_app import server_app
+    from fedlease.flower.serverapp import server_app
     from fedlease.flower.strategy import FedLeaseStrategy
 
 __all__ = ["FedLeaseStrategy", "client_app", "rows_of_node", "server_app"]
 
 _HOMES = {
     "FedLeaseStrategy": "strategy",
-    "client_app": "client_app",
+    "client_app": "clientapp",
     "rows_of_node": "handler",
-    "server_app": "server_app",
+    "server_app": "serverapp",
 }
 
 

@@ -112,7 +112,7 @@ def handle(
         context: of the node; its state stores the arrays that came with the message.
         load: gives the client's rows; None is :func:`rows_of_node`.
         state_dir: where nodes whose configuration names no ``state-dir`` store private tensors.
-        one_machine: see :func:`~fedlease.flower.client_app.client_app`.
+        one_machine: see :func:`~fedlease.flower.clientapp.client_app`.
     """
     memory = MemoryStore(context.state)
     bank = memory.get(ARRAYS_OF_BEFORE) or {}

@@ -52,7 +52,7 @@ def simulate(
         from flwr.simulation import run_simulation
     except ImportError as error:
         raise MissingPackageError(str(error.name), "engine: flower", "pip install 'fedlease[simulation]'") from error
-    from fedlease.flower.client_app import client_app
+    from fedlease.flower.clientapp import client_app
     from fedlease.flower.strategy import FedLeaseStrategy, resumed_settings
 
     resumed = (out / "config.yaml").is_file()

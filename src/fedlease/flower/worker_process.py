@@ -50,7 +50,7 @@ class Worker:
         idle: seconds without a message after which it ends.
         watched: id of the process that it ends with.
         load: module and name of the function that gives the rows; None reads them as the node configuration says.
-        state_dir: see :func:`~fedlease.flower.client_app.client_app`.
+        state_dir: see :func:`~fedlease.flower.clientapp.client_app`.
         path: where modules are found.
     """
 

@@ -1,7 +1,7 @@
 """What Flower adds to a run in one process, and how a federation grows to a thousand clients.
 
-    python benchmarks/flower.py simulation [--preset NAME] [--set KEY=VALUE ...] [--passes N] [--smoke] [--json FILE]
-    python benchmarks/flower.py scale [--clients 100,1000] [--engine memory|ray] [--set ...] [--smoke] [--json FILE]
+    python benchmarks/engines.py simulation [--preset NAME] [--set KEY=VALUE ...] [--passes N] [--smoke] [--json FILE]
+    python benchmarks/engines.py scale [--clients 100,1000] [--engine memory|ray] [--set ...] [--smoke] [--json FILE]
 
 ``simulation``: the same settings by ``run_settings`` in one process, the floor, and by ``simulate`` over Ray with one
 worker, in turn, each in a fresh process. ``scale``: a planted federation on the tiny model, one twentieth of the
@@ -89,7 +89,7 @@ def peak_since_last() -> int:
 def nodes(connection: Any, settings: Settings, configs: dict[int, dict[str, Any]]) -> None:
     """The process of the nodes: takes messages, and gives replies with the seconds that they took."""
     quiet_libraries()
-    from fedlease.flower.client_app import client_app
+    from fedlease.flower.clientapp import client_app
     from fedlease.flower.memory_grid import MemoryGrid
 
     grid = MemoryGrid(client_app(), configs)
@@ -278,7 +278,7 @@ def with_mean_round(parts: dict[str, Result]) -> dict[str, Result]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="benchmarks/flower.py", epilog="and --smoke, --json FILE as for the others")
+    parser = argparse.ArgumentParser(prog="benchmarks/engines.py", epilog="and --smoke, --json FILE as for the others")
     parser.add_argument("part", choices=("simulation", "scale"), nargs="?")
     parser.add_argument("--preset", default="quickstart", help="of the simulation")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of settings")
