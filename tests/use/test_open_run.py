@@ -1,6 +1,7 @@
 """A run folder opened for use: whose models it has, and what is refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def test_a_model_is_complete_and_the_clients_own(out: Path) -> None:
     # Heads are local in this run: no two clients ended with the same.
     values = [head.tolist() for head in heads.values()]
     assert all(values[i] != values[j] for i in range(len(values)) for j in range(i))
+
+
+def test_a_state_without_heads_is_damage(out: Path) -> None:
+    run = OpenRun(out)
+    run.saved = replace(run.saved, state=run.saved.state.inner)
+    client = next(iter(run.clients))
+    for read in (run.expert_of, run.model):
+        with pytest.raises(RunFolderError, match=f"the model of client '{client}' is damaged"):
+            read(client)
 
 
 def test_a_base_in_the_run_folder_is_hashed_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

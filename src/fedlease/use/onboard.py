@@ -17,6 +17,7 @@ from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, DataError, RunFailedError, UpdateRefusedError
 from fedlease.files import sweep
 from fedlease.methods.base import State
+from fedlease.methods.head import HeadState
 from fedlease.methods.warmup import WARMUP
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.open import optimiser_of
@@ -176,7 +177,7 @@ class _Newcomer:
 
 def _allocated_state(run: OpenRun) -> tuple[State, Centroids]:
     state = run.saved.state
-    if isinstance(state, ClientModel) or state.centroids is None:
+    if not isinstance(state, HeadState) or state.centroids is None:
         raise ConfigError(
             f"method: {run.method!r} in {run.out} has allocated no experts, so a newcomer cannot be placed with one"
         )

@@ -217,8 +217,8 @@ class OpenRun:
         """
         if self.client(client).newcomer or isinstance(self.saved.state, ClientModel):
             return None
-        state = self.saved.state.inner
         with self.fitting(client):
+            state = self.saved.state.inner
             if not self.bare_method.model(state, client).candidates:
                 return state.assignment.get(client)
             group = self.bare_method.group(state, client)  # below 0 before its first choice
