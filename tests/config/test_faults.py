@@ -94,6 +94,12 @@ def test_fewer_clients_than_needed_cannot_be_sampled() -> None:
     assert resolve(preset="smoke", overrides=["clients_per_round=3", "min_clients=3"]).min_clients == 3
 
 
+@pytest.mark.parametrize("grouping", ["clients", "given"])
+def test_a_number_of_experts_is_refused_where_the_grouping_decides(grouping: str) -> None:
+    faults = faults_of("fedlease.num_experts=2", f"fedlease.grouping={grouping}", "fedlease.assignment={a: 0}")
+    assert f"fedlease.num_experts: is not read when fedlease.grouping is {grouping!r}; leave it out" in faults
+
+
 def test_only_clusters_can_be_formed_again() -> None:
     assert faults_of("fedlease.reallocate=2", "fedlease.grouping=clients") == (
         "fedlease.reallocate: needs fedlease.grouping = 'clusters', it is 'clients'",

@@ -116,6 +116,12 @@ def test_a_name_that_is_taken_is_refused(add: Any, points: dict[str, str], said:
         known_methods()
 
 
+def test_a_package_that_fails_is_named(add: Any) -> None:
+    add({"apart": "another_package:lost"})
+    with pytest.raises(ConfigError, match=r"fedlease.methods: 'apart' of the package .* cannot be imported: Attr"):
+        load_method("apart")
+
+
 def test_every_state_fulfils_the_protocol_that_server_and_users_read() -> None:
     from contract.planted import CLIENTS, adapter
 

@@ -168,7 +168,12 @@ class TestInstalledPackages:
             load_federation(small_settings(data__source="mine").data, 0)
 
     @pytest.mark.parametrize(
-        ("name", "value", "message"), [("generation", "FACTS", "is taken"), ("near", "PACKAGE", "is PosixPath")]
+        ("name", "value", "message"),
+        [
+            ("generation", "FACTS", "is taken"),
+            ("near", "PACKAGE", "is PosixPath"),
+            ("near", "LOST", "cannot be imported: AttributeError .*'LOST'"),
+        ],
     )
     def test_a_name_that_is_taken_and_an_entry_that_is_no_row_are_refused(
         self, name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
@@ -176,3 +181,5 @@ class TestInstalledPackages:
         entries(monkeypatch, "fedlease.tasks", **{name: f"{__name__}:{value}"})
         with pytest.raises(ConfigError, match=f"entry points fedlease.tasks: '{name}' of the package .* {message}"):
             known_tasks()
+        with pytest.raises(ConfigError, match=f"^entry points fedlease.tasks: '{name}'"):
+            small_settings()

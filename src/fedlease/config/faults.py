@@ -113,6 +113,8 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
         grouping, given = variant.get("grouping", "clusters"), variant.get("assignment")
         if grouping == "random" and variant.get("num_experts") is None:
             faults.append("fedlease.num_experts: is required when fedlease.grouping is 'random'")
+        if grouping in ("clients", "given") and variant.get("num_experts") is not None:
+            faults.append(f"fedlease.num_experts: is not read when fedlease.grouping is {grouping!r}; leave it out")
         if grouping == "given" and given is None:
             faults.append("fedlease.assignment: is required when fedlease.grouping is 'given': client -> group")
         if grouping != "given" and given is not None:

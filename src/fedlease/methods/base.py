@@ -50,6 +50,10 @@ class State(Protocol):
         """Client -> expert, of the allocation and of those placed since."""
 
     @property
+    def planned(self) -> Mapping[ClientId, int]:
+        """Client -> the group that it will be in, where that is known before the warm-up."""
+
+    @property
     def experts(self) -> tuple[Tensors, ...]:
         """One A and B per expert of the allocation, numbered as expert 0; () where a method has no experts."""
 
@@ -67,6 +71,7 @@ class CommonState:
     allocation: Allocation | None = None
     centroids: Centroids | None = None
     assignment: Mapping[ClientId, int] = field(default_factory=dict)
+    planned: Mapping[ClientId, int] = field(default_factory=dict)
     experts: tuple[Tensors, ...] = ()
 
 

@@ -53,13 +53,13 @@ class FedLeaseState(CommonState):
 class Grouping(Protocol):
     """Decides which clients train one expert; a small frozen object."""
 
-    def check(self, clients: Collection[ClientId]) -> None:
-        """Refuses clients that it cannot group, before anything is trained; by default none.
+    def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """Client -> group, where groups are known before anything is trained; by default they are not.
 
         Raises:
-            ConfigError: they do not fit; the message names the setting.
+            ConfigError: the clients do not fit the grouping; the message names the setting.
         """
-        return
+        return {}
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
         """Groups the clients by their A and B, numbered as expert 0.
@@ -124,8 +124,8 @@ class FedLease:
         Raises:
             ConfigError: the grouping and the clients do not fit.
         """
-        self.grouping.check(clients)
-        return FedLeaseState(round=0, adapter=adapter, clients=dict(clients), seed=seed)
+        planned = self.grouping.planned(clients)
+        return FedLeaseState(round=0, adapter=adapter, clients=dict(clients), planned=planned, seed=seed)
 
     def task(self, state: FedLeaseState, client: ClientId) -> ClientTask | None:
         """A warm-up for a client without an expert; else its own expert and its cluster's router."""

@@ -32,9 +32,10 @@ class ByClusters(Grouping):
     clustering: Clustering = "hierarchical"
     num_experts: int | None = None
 
-    def check(self, clients: Collection[ClientId]) -> None:
-        """``num_experts`` is at most the number of clients."""
+    def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """Makes sure that ``num_experts`` is at most the number of clients."""
         _check_number(self.num_experts, clients)
+        return {}
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
         """Groups the clients.
@@ -58,9 +59,13 @@ class ByClusters(Grouping):
 class PerClient(Grouping):
     """One expert per client."""
 
+    def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """Every client alone."""
+        return {client: number for number, client in enumerate(sorted(clients))}
+
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
         """Groups nobody with anybody."""
-        return assign(_b(uploads), {client: number for number, client in enumerate(sorted(uploads))})
+        return assign(_b(uploads), self.planned(uploads))
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,10 @@ class Random(Grouping):
 
     num_experts: int
 
-    def check(self, clients: Collection[ClientId]) -> None:
-        """``num_experts`` is at most the number of clients."""
+    def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """Makes sure that ``num_experts`` is at most the number of clients."""
         _check_number(self.num_experts, clients)
+        return {}
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
         """Draws the groups."""
@@ -95,10 +101,11 @@ class Given(Grouping):
 
     assignment: Mapping[ClientId, int]
 
-    def check(self, clients: Collection[ClientId]) -> None:
-        """Every client has a group."""
+    def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """The group of every client."""
         if missing := sorted(set(clients) - self.assignment.keys()):
             raise ConfigError(f"fedlease.assignment: names no group for clients {missing}")
+        return {client: self.assignment[client] for client in clients}
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
         """Takes the groups as they are."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
-from fedlease.core.plugins import installed
+from fedlease.core.plugins import imported, installed
 
 if TYPE_CHECKING:
     from fedlease.methods.base import Builder, Method, Terms
@@ -55,9 +55,10 @@ def load_method(name: str) -> "Builder":
 
     Raises:
         KeyError: no such method.
+        ConfigError: the package that adds it cannot be imported.
     """
     if name in _added():
-        added: Builder = _added()[name].load()
+        added: Builder = imported(_added()[name])
         return added
     module, _, attribute = METHODS["fedit" if name == CENTRALISED else name].partition(":")
     own: Builder = getattr(importlib.import_module(module), attribute)

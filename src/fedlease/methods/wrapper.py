@@ -63,6 +63,11 @@ class WrapperState:
         return self.inner.assignment
 
     @property
+    def planned(self) -> Mapping[ClientId, int]:
+        """That of the method within."""
+        return self.inner.planned
+
+    @property
     def experts(self) -> tuple[Tensors, ...]:
         """Those of the method within."""
         return self.inner.experts

@@ -40,7 +40,7 @@ def check_fit(
     faults.append(_schedule_fault(settings))
     make_filters(settings.filters)
     if settings.head == "shared":
-        faults += [_lists_fault(settings, name, method, adapter, heads, rows) for name, method in methods.items()]
+        faults += [_lists_fault(name, method, adapter, heads, rows, settings.seed) for name, method in methods.items()]
     if not any(faults):
         for method in methods.values():
             method.init(adapter, weights, settings.seed)
@@ -58,25 +58,25 @@ def _schedule_fault(settings: Settings) -> str:
 
 
 def _lists_fault(
-    settings: Settings,
     name: str,
     method: WithHead,
     adapter: ClientModel,
     heads: Mapping[ClientId, Head],
     rows: Mapping[ClientId, int],
+    seed: int,
 ) -> str:
     """Why the heads of a method's groups cannot be averaged; empty where they can.
 
-    A group that a method has yet to find may hold any clients, so all of them need one label list.
+    A group that a method has yet to find may have any clients, so all of them need one label list.
     """
     # The method itself: with its heads it would raise at the first group.
     inner = method.method
-    state = inner.init(adapter, dict.fromkeys(sorted(rows), 1), settings.seed)
+    state = inner.init(adapter, dict.fromkeys(sorted(rows), 1), seed)
     groups: dict[object, dict[tuple[str, ...], list[ClientId]]] = {}
     for client in sorted(rows):
         group: object = inner.group(state, client)
         if isinstance(group, int) and group < 0:
-            group = _later(settings, name, client)
+            group = state.planned.get(client, "any")
         groups.setdefault(group, {}).setdefault(heads[client].labels, []).append(client)
     lists = next((lists for lists in groups.values() if len(lists) > 1), None)
     if lists is None:
@@ -86,16 +86,6 @@ def _lists_fault(
         f"head: 'shared' needs equal label lists within a group, and the clients that {name} may put into one have "
         f"several ({found}); data.labels gives files of your own one list, head=local shares none"
     )
-
-
-def _later(settings: Settings, name: str, client: ClientId) -> object:
-    """The group that a client will be in, where that is known before the warm-up; else one that all may be in."""
-    variant = settings.fedlease
-    if name == "fedlease" and variant.grouping == "clients":
-        return client
-    if name == "fedlease" and variant.grouping == "given":
-        return ("given", (variant.assignment or {}).get(client))
-    return "any"
 
 
 def _named(clients: list[ClientId]) -> str:
