@@ -78,7 +78,7 @@ class Connection:
         skip: whether the run may do without clients whose rows cannot be used.
         cards: client -> its card.
         nodes: client -> node.
-        held: client -> SHA-256 of the arrays that it was sent last.
+        arrays: client -> SHA-256 of the arrays that it was sent last.
         unusable: client, or what its node is known by -> why its rows cannot be used.
     """
 
@@ -91,7 +91,7 @@ class Connection:
     skip: bool = False
     cards: dict[ClientId, ClientCard] = field(default_factory=dict)
     nodes: dict[ClientId, int] = field(default_factory=dict)
-    held: dict[ClientId, frozenset[str]] = field(default_factory=dict)
+    arrays: dict[ClientId, frozenset[str]] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     _known: set[int] = field(default_factory=set)
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -180,7 +180,7 @@ class Connection:
         if self.cards.get(card.id, card) != card:
             return f"client {card.id!r} came back with other rows or labels than the run began with"
         self.nodes[card.id] = node
-        self.held.pop(card.id, None)
+        self.arrays.pop(card.id, None)
         self.cards[card.id] = card
         return ""
 

@@ -51,8 +51,8 @@ class FlowerTransport:
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
         """All at once; replies in the order of the requests, when the last is there or the deadline is over."""
-        held, shared = self.connection.held, Shared()
-        packed = {c: pack(self.envelope(r), held.get(c, NONE), shared) for c, r in requests.items()}
+        arrays, shared = self.connection.arrays, Shared()
+        packed = {c: pack(self.envelope(r), arrays.get(c, NONE), shared) for c, r in requests.items()}
         replies = self._exchange(requests, packed)
         # A node that was restarted, or that replies from another process than before, gets everything.
         lacking = [client for client, reply in replies.items() if isinstance(reply, Lacking)]
@@ -65,7 +65,7 @@ class FlowerTransport:
                 reply = Refused("it lacks arrays that were sent with the message")
             elif isinstance(reply, Unusable):
                 reply = Refused(shown(reply.reason))
-            held[client] = NONE if isinstance(reply, Refused) else packed[client].names
+            arrays[client] = NONE if isinstance(reply, Refused) else packed[client].names
             if isinstance(request, Train) and not isinstance(reply, NoReply):
                 self._count(request.model, packed[client].sent)
             self.traffic.reply(reply)

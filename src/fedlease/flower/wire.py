@@ -81,18 +81,18 @@ class Shared:
         return self.names[id(tensor)][1]
 
 
-def pack(value: object, held: Collection[str] = frozenset(), shared: Shared | None = None) -> Packed:
+def pack(value: object, known: Collection[str] = frozenset(), shared: Shared | None = None) -> Packed:
     """A value as a message's content.
 
     Args:
         value: anything that :mod:`fedlease.core.codec` can write.
-        held: SHA-256 of arrays that the receiver has and that are left out.
+        known: SHA-256 of arrays that the receiver has and that are left out.
         shared: with the messages that were packed before; tensors must not change meanwhile.
     """
     shared = Shared() if shared is None else shared
     tree, tensors = encode(value)
     names = {key: shared.name(tensor) for key, tensor in tensors.items()}
-    sent = {names[key]: tensor for key, tensor in tensors.items() if names[key] not in held}
+    sent = {names[key]: tensor for key, tensor in tensors.items() if names[key] not in known}
     types = {name: BFLOAT16 for name, tensor in sent.items() if tensor.dtype == torch.bfloat16}
     text = json.dumps({"value": tree, "names": names, "types": types}, ensure_ascii=True, allow_nan=False)
     shared.arrays |= {name: Array(_bits(tensor)) for name, tensor in sent.items() if name not in shared.arrays}
