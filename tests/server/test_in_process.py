@@ -34,6 +34,8 @@ def test_a_run_writes_the_files_of_the_design(finished: tuple[Path, list[Event],
         "files.json", ".lock", ".report.lock",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == expected
+    described = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    assert not [name for name in expected if f"`{name}" not in described]
     for method in ("fedit", "local"):
         names = {path.name for path in (out / "baselines" / method).iterdir()}
         assert names == {"rounds.jsonl", "summary.json", "row_scores.json", "state"}
