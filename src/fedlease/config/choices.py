@@ -14,14 +14,14 @@ __all__ = [
 ]
 
 Dtype = Literal["float32", "bfloat16"]
-"""Of the frozen base and its products."""
+"""Types of the frozen base and its products."""
 
 Quantisation = Literal["none", "int8", "nf4"]
 """How the linear layers of the frozen base are packed."""
 
 QUANTISATION_DEVICES = {"int8": ("cpu", "cuda"), "nf4": ("cuda",)}
-"""Where each works. On a CPU bitsandbytes packs 4-bit weights anew when they are first evaluated, and rounds their
-scales: the frozen base would not stay what it is."""
+"""Devices on which each works. On a CPU bitsandbytes packs 4-bit weights anew when they are first evaluated, and rounds
+their scales: the frozen base would not stay what it is."""
 
 Template = Literal["auto", "chat", "plain"]
 """How a prompt is written for the model."""

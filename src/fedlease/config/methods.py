@@ -41,7 +41,7 @@ class FedLeaseSettings(Section):
     assignment: dict[str, int] | None = None
     """Client -> group, for ``grouping: given``."""
     signal: Signal = "B"
-    """What of the warm-ups is compared."""
+    """Which matrices of the warm-ups are compared."""
     clustering: Clustering = "hierarchical"
     """How clients are grouped by their distances."""
     expert_start: ExpertStart = "cluster"
@@ -57,8 +57,8 @@ class FedLeaseSettings(Section):
     router_start: RouterStart = "random"
     """Routers begin at random (released code), or with nearly all weight on the own expert. Ours, on trial."""
     average: Average = "factors"
-    """A cluster's mean is taken of A and of B, of their ``product`` (ours, on trial), or of A and of B without the
-    largest and smallest values (``trimmed``), which a few wrong or hostile clients cannot carry away."""
+    """A cluster's mean is taken of A and of B, of their ``product`` (ours, on trial), or of A, B and routers
+    without the largest and smallest values (``trimmed``), which a few wrong or hostile clients cannot carry away."""
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     """Share of a cluster's weight that ``average: trimmed`` leaves out at each end of every value."""
     shrink: Annotated[Shrink, BeforeValidator(_share_or_auto)] = 0.0

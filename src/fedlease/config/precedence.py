@@ -59,7 +59,7 @@ def _one_task(layers: Mapping[str, Any], mine: Mapping[str, Any], made_for: str)
     """Source and model follow the user's task, and the task follows the user's source.
 
     Args:
-        layers: of the preset.
+        layers: the preset's.
         mine: the user's.
         made_for: the preset's task.
     """

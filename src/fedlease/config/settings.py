@@ -48,9 +48,9 @@ class Settings(Section):
     revision: str | None = None
     """Commit of a hub model; None resolves to the current one, which is written to the run folder."""
     dtype: Dtype = "float32"
-    """Of the frozen base and its products; ``bfloat16`` saves memory and, on many processors, time."""
+    """Type of the frozen base and its products; ``bfloat16`` saves memory and, on many processors, time."""
     base: BaseSettings = BaseSettings()
-    """Of the frozen base, further."""
+    """More about the frozen base."""
     generation: GenerationSettings = GenerationSettings()
     """Prompts and answers."""
     data: DataSettings = DataSettings()
@@ -71,7 +71,7 @@ class Settings(Section):
     """M = 1 when no S(k) is above this; -1 always splits, as the paper does. 0.05 keeps noise together and splits most
     single tasks, which costs little; 0.15 keeps single tasks whole."""
     linkage: Linkage = "average"
-    """Of the agglomerative clustering."""
+    """How far two clusters are apart: the mean, the largest or the smallest distance between their members."""
     weights: Weighting = "num_examples"
     """How updates are weighted in a mean."""
     fedlease: FedLeaseSettings = FedLeaseSettings()

@@ -117,7 +117,7 @@ class ClusterMeans:
     """What the clients of each cluster uploaded, as one mean per cluster.
 
     Attributes:
-        mean: of one cluster.
+        mean: averages one cluster.
     """
 
     mean: Mean = weighted_mean

@@ -32,7 +32,7 @@ def allocate(
         b: client -> module -> B of its warm-up, (out, r).
         max_experts: M_max, at least 2.
         min_silhouette: in [-1, 1]; -1 splits always, as in the paper.
-        linkage: of the agglomerative clustering.
+        linkage: how far two clusters are apart.
         clustering: ``hierarchical`` as in the paper, or ``spectral`` on the similarities 1 - d / 2.
         num_experts: this M whatever the silhouettes say, in 1 .. N.
         d: other distances between the sorted clients than those of B, (N, N) as :func:`distances` gives them.

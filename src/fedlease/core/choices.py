@@ -24,7 +24,7 @@ Weighting = Literal["num_examples", "uniform"]
 """How clients are weighted in a mean."""
 
 Average = Literal["factors", "product", "trimmed"]
-"""What of a cluster is averaged: A and B each by itself (paper), their products, or A and B without outliers."""
+"""How a cluster is averaged: A and B each by itself (paper), by their products, or without outliers."""
 
 Shrink = float | Literal["auto"]
 """Share of the mean over all clients in every expert, 0 to 1, or chosen from how sure the groups are."""
@@ -36,7 +36,7 @@ Clustering = Literal["hierarchical", "spectral"]
 """How clients are grouped by their distances."""
 
 Signal = Literal["B", "A", "BA"]
-"""What of the warm-ups is compared."""
+"""Which matrices of the warm-ups are compared."""
 
 GroupingName = Literal["clusters", "clients", "random", "given"]
 """Who decides which clients train one expert."""

@@ -24,7 +24,7 @@ def cuts(d: Tensor, ks: Iterable[int], linkage: Linkage, clustering: Clustering)
     Args:
         d: (N, N) distances in [0, 2].
         ks: numbers of groups, each in 1 .. N.
-        linkage: of the agglomerative clustering; one tree is cut for every k.
+        linkage: how far two clusters are apart; one tree is cut for every k.
         clustering: ``hierarchical``, or ``spectral`` on the similarities 1 - d / 2.
     """
     matrix = d.numpy()

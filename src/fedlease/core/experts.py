@@ -79,7 +79,7 @@ def mix(logits: Tensor, rule: Rule, own: int | Tensor) -> Tensor:
     Args:
         logits: G x for ``top_m``, (..., 2M - 1), and ``softmax``, (..., M); G itself for ``scalar``, (..., 1), whose
             sigmoid expert 0 weighs; for ``instance`` the weight of expert 1, (..., 1).
-        rule: of the tokens.
+        rule: that of the tokens.
         own: see :func:`fedlease.core.routing.expert_weights`; ``top_m`` alone looks at it.
 
     Raises:

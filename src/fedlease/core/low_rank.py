@@ -96,7 +96,7 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
     Args:
         model: a mixture; a single adapter is given back as it is, or truncated to ``rank``.
         weights: module -> w, one per expert.
-        rank: of the result, at least 1 and at most M r.
+        rank: the result's, at least 1 and at most M r.
 
     Raises:
         ValueError: a module has no weights, or another number of them; or the rank is out of range.

@@ -36,7 +36,7 @@ def installed(taken: Collection[str], group: str) -> dict[str, EntryPoint]:
 
     Args:
         taken: names that no package may give.
-        group: of the entry points.
+        group: entry point group.
 
     Raises:
         ConfigError: a name is taken.

@@ -93,7 +93,7 @@ def cut_layers(
         b: client -> module -> B of its warm-up, (out, r).
         window: K, at least 1; 1 keeps everyone together.
         tau: the score of one group, in [-1, 1]; 1 keeps everyone together in every layer.
-        linkage: of the tree.
+        linkage: how far two clusters of the tree are apart.
         distance: between two B of one module.
 
     Raises:

@@ -15,7 +15,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     Args:
         number: how many.
         noun: the name of one, whose plural ends in s.
-        plural: of a noun whose plural does not.
+        plural: the name of several, if it does not.
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
@@ -41,7 +41,7 @@ def printable(text: str, *, longest: int | None = None, keep: str = "") -> str:
     become U+FFFD, one for one.
 
     Args:
-        text: of a node, a caller, a file.
+        text: from a node, a caller or a file.
         longest: characters that are shown; what is cut off is marked.
         keep: characters that stay although they are not printable, such as a line end.
     """

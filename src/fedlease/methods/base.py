@@ -124,7 +124,7 @@ class Terms:
     Attributes:
         budget: E, R and local epochs.
         weights: how clients are weighted in a mean.
-        linkage: of a clustering.
+        linkage: how far two clusters are apart.
         max_experts: M_max.
         min_silhouette: M = 1 when no S(k) is above it.
     """

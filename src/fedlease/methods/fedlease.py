@@ -96,7 +96,7 @@ class FedLease:
         budget: E, R and local epochs.
         max_experts: M_max, at least 2.
         min_silhouette: M = 1 when no S(k) is above it; -1 always splits, as in the paper.
-        linkage: of the clustering.
+        linkage: how far two clusters are apart.
         weights: how clients are weighted within a cluster.
         grouping: who trains which expert.
         means: what clusters uploaded -> their experts and routers.

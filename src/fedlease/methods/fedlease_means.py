@@ -37,7 +37,7 @@ class Shrunk:
 
     Attributes:
         share: w in [0, 1]: 0 is the mean of the cluster, 1 one adapter for all; ``auto``: see :func:`shrinkage`.
-        mean: of several clients.
+        mean: averages several clients.
     """
 
     share: Shrink

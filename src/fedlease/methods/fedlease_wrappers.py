@@ -44,7 +44,7 @@ class Selection(Wrapper):
             allocation leaves fewer than ``top_k`` slots, 2M - 1, all are kept and a note says so.
         renormalise: whether kept slot weights sum to 1; False leaves them as the softmax over all slots gave them.
         private: whether every client has a router of its own in the place of its cluster's.
-        router_start: of the method within, for the notes.
+        router_start: that of the method within, for the notes.
     """
 
     top_k: int | None = None

@@ -72,7 +72,7 @@ class FedTreeLoRA:
         outside: whether the frozen mean of the rest of the world, the clients of other groups, is mixed in; False is
             the grouping alone.
         distance: between the B of two clients: ``frobenius``, or ``cosine`` as in FedLEASE.
-        linkage: of the tree.
+        linkage: how far two clusters of the tree are apart.
         weights: how clients are weighted in their group.
     """
 

@@ -71,7 +71,7 @@ def make_method(name: str, terms: "Terms", settings: Mapping[str, Any] | None = 
     Args:
         name: one of :func:`known_methods`.
         terms: what compared methods share.
-        settings: of the method's own section.
+        settings: those of the method's own section.
 
     Raises:
         KeyError: no such method.

@@ -36,7 +36,7 @@ class Warmup:
         """The bookkeeping after one more step.
 
         Args:
-            updates: of this step; those of other phases are passed over.
+            updates: those of this step; those of other phases are passed over.
             absent: clients that were asked and whose update did not come or was refused.
         """
         answers = {update.client: update.tensors for update in updates if update.phase == WARMUP}

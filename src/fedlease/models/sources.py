@@ -137,7 +137,7 @@ def model_file(source: ModelSource, name: str) -> Path:
 
 
 def model_folder(source: ModelSource) -> Path:
-    """Where the files of a base lie; of the hub those that have been fetched."""
+    """The folder of a base's files, of which a hub model has those that have been fetched."""
     return model_file(source, "config.json").parent
 
 

@@ -21,7 +21,7 @@ def export_expert(model: PeftModel, expert: int, folder: Path, adapter_name: str
         model: with a FEDLEASE adapter.
         expert: in 0 .. M - 1.
         folder: made when missing.
-        adapter_name: of the mixture in ``model``.
+        adapter_name: the name of the mixture in ``model``.
 
     Raises:
         ValueError: the adapter is not a FEDLEASE adapter, or there is no such expert.

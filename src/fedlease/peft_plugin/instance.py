@@ -28,8 +28,8 @@ def represent(
         model: the base model.
         layers: its routed layers that have the adapter.
         adapter_name: an adapter with the mixer ``instance``.
-        kwargs: of the base model's forward pass.
-        args: likewise.
+        kwargs: named arguments of the base model's forward pass.
+        args: its other arguments.
     """
     # A cache that is filled here would be filled twice, whatever its argument is called.
     kwargs = {k: v for k, v in kwargs.items() if k != "logits_to_keep" and not isinstance(v, Cache)}

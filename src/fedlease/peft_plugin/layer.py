@@ -193,7 +193,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         Args:
             x: (inputs, ..., in).
             hidden: (tokens, M r).
-            rule: of the adapter.
+            rule: the adapter's.
         """
         if self.training:
             return hidden.new_full((1, 1), rule.blend)

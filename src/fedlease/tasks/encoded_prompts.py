@@ -22,7 +22,7 @@ class EncodedPrompts(Encoded):
 
     Attributes:
         references: the answers as texts.
-        tokenizer: that made them, which reads what is written.
+        tokenizer: made them, and reads what is written.
         shortened: answers that were cut, among them those without an end token.
     """
 
