@@ -231,3 +231,10 @@ class TestMalformed:
     def test_reading_can_name_only_marked_classes(self) -> None:
         assert "Popen" not in codec._CLASSES
         assert {"AdapterSpec", "Allocation", "Budget", "Centroids", "ClientModel"} <= set(codec._CLASSES)
+
+
+def test_a_tensor_that_can_be_written_as_it_is_is_not_copied() -> None:
+    """So messages of one step that share experts know them again, and hash them once."""
+    tensor, trained = torch.ones(2), torch.ones(2, requires_grad=True)
+    written = encode([tensor, trained])[1]
+    assert written["t0"] is tensor and not written["t1"].requires_grad

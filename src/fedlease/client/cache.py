@@ -15,7 +15,7 @@ from fedlease.tasks.base import Measured
 __all__ = ["IN_MEMORY", "WorkCache", "begins_with"]
 
 IN_MEMORY = 256 * 2**20
-"""Bytes of tensors that a run keeps in memory; further first steps go to disk."""
+"""Bytes of results that a run keeps in memory; further ones go to disk."""
 
 
 def begins_with(start: ClientModel, task: ClientTask, tensors: Tensors) -> bool:
@@ -33,7 +33,7 @@ class WorkCache:
         start: the common start of methods that share first steps; None shares scores alone.
         folder: where results go that exceed ``in_memory``; None drops those.
         shared: whether other runs read the folder, too, so that every result goes there.
-        in_memory: bytes of tensors.
+        in_memory: bytes of tensors, of scores and of answers.
     """
 
     context: str = ""
@@ -91,5 +91,5 @@ class WorkCache:
 
 def _size(result: LocalResult | Measured) -> int:
     if isinstance(result, Measured):
-        return 0
+        return 32 * len(result.per_row) + sum(map(len, result.answers))
     return sum(tensor.nbytes for tensors in (result.update.tensors, result.private) for tensor in tensors.values())

@@ -65,7 +65,8 @@ def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
         if isinstance(part, Tensor):
             if id(part) not in seen:
                 seen[id(part)] = f"t{len(seen)}"
-                tensor = part.detach().cpu().contiguous()
+                # The object itself where it can be: whoever writes several values knows again what they share.
+                tensor = (part.detach() if part.requires_grad else part).cpu().contiguous()
                 memory = tensor.untyped_storage().data_ptr()
                 # safetensors refuses tensors that share memory.
                 tensors[seen[id(part)]] = tensor.clone() if memory in storages else tensor

@@ -14,7 +14,7 @@ from fedlease.flower.bounds import SHARE, TEXT, shown
 from fedlease.flower.connection import ESCAPED, Connection, NoReply, Size, read, replies_to
 from fedlease.flower.messages import Envelope, Lacking, Unusable
 from fedlease.flower.validation import SAMPLE_KEYS, scores_fault, update_fault
-from fedlease.flower.wire import Packed, Shared, fingerprint_of, pack
+from fedlease.flower.wire import Packed, Shared, pack
 from fedlease.server.transport import Traffic, Transport
 from fedlease.tasks.base import Task
 
@@ -67,7 +67,7 @@ class FlowerTransport:
                 reply = Refused(shown(reply.reason))
             arrays[client] = NONE if isinstance(reply, Refused) else packed[client].names
             if isinstance(request, Train) and not isinstance(reply, NoReply):
-                self._count(request.model, packed[client].sent)
+                self._count(request.model, packed[client].sent, shared)
             self.traffic.reply(reply)
             replies[client] = reply
         # Only now: the server may take no more of them, and all have travelled.
@@ -104,12 +104,12 @@ class FlowerTransport:
             )
         return found
 
-    def _count(self, model: ClientModel, marks: frozenset[str]) -> None:
+    def _count(self, model: ClientModel, marks: frozenset[str], shared: Shared) -> None:
         """Counts the tensors of a model that were sent, each once."""
         left = set(marks)
         for tensors in (model.tensors, *model.candidates):
             for name, tensor in tensors.items():
-                if (mark := fingerprint_of(tensor)) in left:
+                if (mark := shared.name(tensor)) in left:
                     left.discard(mark)
                     self.traffic.add("down", [(name, tensor)])
 
