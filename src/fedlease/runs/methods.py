@@ -27,11 +27,7 @@ from fedlease.server.scoring import summarise
 from fedlease.server.transport import Channel
 from fedlease.storage.allocation import write_allocation
 from fedlease.storage.checkpoint import Checkpoint
-from fedlease.storage.run_folder import (
-    method_files,
-    read_clients,
-    write_clients,
-)
+from fedlease.storage.run_folder import method_files, read_clients, write_clients
 from fedlease.storage.summary import Summary, contents_of, read_result, write_result
 
 __all__ = ["RunInputs", "finished", "run_methods"]

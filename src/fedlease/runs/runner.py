@@ -15,7 +15,7 @@ from fedlease.client.worker import ClientWorker
 from fedlease.config.settings import Settings
 from fedlease.core.codec import digest
 from fedlease.core.types import ClientId
-from fedlease.errors import RunFolderError, within_limits
+from fedlease.errors import within_limits
 from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import RunInputs, finished, run_methods
@@ -27,11 +27,7 @@ from fedlease.server.in_process import InProcess
 from fedlease.server.pooled import Pooled, PooledTrainer
 from fedlease.server.transport import Channel, Traffic
 from fedlease.storage.environment import read_environment
-from fedlease.storage.run_folder import (
-    read_settings,
-    run_lock,
-    start_run,
-)
+from fedlease.storage.run_folder import check_no_run, read_settings, run_lock, start_run
 from fedlease.storage.summary import Summary
 
 __all__ = ["default_out", "resume", "run_settings"]
@@ -61,10 +57,7 @@ def run_settings(
         InputError: settings, data or model are wrong, or ``out`` already contains a run; nothing was trained.
         RunFailedError: the run cannot continue; ``resume`` continues from its last step.
     """
-    if (out / "config.yaml").exists():
-        raise RunFolderError(
-            f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
-        )
+    check_no_run(out)
     settings = resolve_machine(settings)
     begin = within_limits(f"the run in {out} was not begun", "make room and run the same again")
     with begin, ExitStack() as stack:

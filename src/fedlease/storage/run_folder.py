@@ -24,6 +24,7 @@ from fedlease.storage.run_files import INDEX, RunFiles, as_json
 __all__ = [
     "CONFIG",
     "changed_settings",
+    "check_no_run",
     "method_files",
     "method_folder",
     "read_clients",
@@ -68,6 +69,20 @@ def run_lock(out: Path) -> AbstractContextManager[None]:
     return locked(out, "run")
 
 
+def check_no_run(out: Path) -> None:
+    """Checks that a run can begin in a folder.
+
+    Raises:
+        RunFolderError: it already contains a run or a piece of one.
+    """
+    if (out / CONFIG).exists():
+        raise RunFolderError(
+            f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
+        )
+    if rest := [name for name in ("state", "baselines", "onboarded") if (out / name).exists()]:
+        raise RunFolderError(f"out: {out} holds a part of a run, {rest[0]}, without {CONFIG}; choose another --out")
+
+
 def start_run(
     out: Path,
     settings: Settings,
@@ -98,12 +113,7 @@ def start_run(
     Raises:
         RunFolderError: ``out`` already contains a run or a piece of one, or cannot be written.
     """
-    if (out / CONFIG).exists():
-        raise RunFolderError(
-            f"out: {out} already holds a run; go on with: fedlease resume {out}, or choose another --out"
-        )
-    if rest := [name for name in ("state", "baselines", "onboarded") if (out / name).exists()]:
-        raise RunFolderError(f"out: {out} holds a part of a run, {rest[0]}, without {CONFIG}; choose another --out")
+    check_no_run(out)
     written = settings.to_yaml()
     if len(written) > MOST_YAML:
         raise RunFolderError(f"{CONFIG}: the settings have {len(written):,} characters, the most is {MOST_YAML:,}")

@@ -12,12 +12,7 @@ from fedlease.storage.allocation import read_allocation
 from fedlease.storage.environment import read_environment
 from fedlease.storage.newcomers import read_newcomers
 from fedlease.storage.rounds import Line, read_rounds
-from fedlease.storage.run_folder import (
-    method_files,
-    method_folder,
-    read_clients,
-    read_settings,
-)
+from fedlease.storage.run_folder import method_files, method_folder, read_clients, read_settings
 from fedlease.storage.summary import Summary, read_summary
 
 __all__ = ["read_run"]
