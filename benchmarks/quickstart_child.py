@@ -11,7 +11,6 @@ from memory import memory_of_process
 STARTED = time.perf_counter()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import fedlease.runs.runner  # noqa: E402  what is timed: it brings torch, transformers and PEFT
 from fedlease.server.events import (  # noqa: E402
     Event,
     MethodFinished,
@@ -19,6 +18,7 @@ from fedlease.server.events import (  # noqa: E402
     RunStarted,
     StepFinished,
 )
+from fedlease.use.run import run  # noqa: E402  what is timed: it brings torch, transformers and PEFT
 
 
 class Phases:
@@ -67,7 +67,7 @@ class Phases:
 def main(preset: str, out: Path) -> None:
     phases = Phases()
     phases.stop("import")
-    fedlease.runs.runner.run(preset, out=out, listeners=[phases])
+    run(preset, out=out, listeners=[phases])
     phases.stop("checkpoints and the rest")
     found = [{"name": n, "seconds": seconds, "peak": phases.peaks[n]} for n, seconds in phases.seconds.items()]
     print(json.dumps(found))
