@@ -141,10 +141,17 @@ def noted(folder: Path, context: Any, settings: Settings) -> Any:
     return handler.rows_of_node(context, settings)
 
 
+def in_process(settings: Settings, out: Path, clocks: list[Clock]) -> Result:
+    """A run in this process."""
+    from fedlease.runs.runner import run_settings  # here, so that no engine pays for torch in its first part
+
+    run_settings(settings, out, clocks)
+    return {}
+
+
 def over_ray(settings: Settings, out: Path, clocks: list[Clock]) -> Result:
     """A simulation with one worker process."""
-    from fedlease.flower import client_app as clientapp
-    from fedlease.flower import simulation
+    from fedlease.flower import clientapp, simulation
 
     (folder := out.with_name("loads")).mkdir()
     # simulate takes the function when it is called.
@@ -158,16 +165,14 @@ def child(engine: str, given: str) -> None:
     """One run in this process; what was measured as JSON."""
     quiet_libraries()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from fedlease.runs.runner import run_settings  # here, so that no engine pays for torch in its first part
-
     with tempfile.TemporaryDirectory() as folder:
         out, clock = Path(folder) / "run", Clock()
         before, _ = memory_of_process()[0], peak_since_last()
-        engines: dict[str, Callable[..., Any]] = {"process": run_settings, "memory": over_memory, "ray": over_ray}
+        engines: dict[str, Callable[..., Result]] = {"process": in_process, "memory": over_memory, "ray": over_ray}
         more = engines[engine](Settings.model_validate_json(given), out, [clock])
         files = {str(path.relative_to(out)): path.stat().st_size for path in out.rglob("*") if path.is_file()}
     found = {"parts": clock.parts, "experts": clock.experts, "before": before, "files": files}
-    print(json.dumps(found | (more if isinstance(more, dict) else {})))
+    print(json.dumps(found | more))
 
 
 def measured(engine: str, settings: Settings) -> Result:
