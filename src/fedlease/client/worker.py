@@ -117,13 +117,14 @@ class ClientWorker:
         tensors, choice = self.received(task.model)
         key = self.cache.step_key(client.data.id, task, tensors)
         known = self.cache.step(key)
+        if known is None:
+            self._resident.load(task.model, client.num_labels, tensors)
         score = None
         if self.score_rounds and len(client.test):
-            measured = self._scores(task.model, tensors, first=task.round <= 1)
+            measured = self._scores(task.model, tensors, first=task.round <= 1, loaded=known is None)
             score = measured.metrics[self._resident.task.metric]
         scored = time.perf_counter() - begun
         if known is None:
-            self._resident.load(task.model, client.num_labels, tensors)
             result = self.trainer.train(client.data.id, task, client.train, self.on_batch)
             self.cache.put(key, result)
         else:
@@ -160,12 +161,13 @@ class ClientWorker:
             samples=task.samples(client.data.test, measured.answers, bare.answers) if measured.answers else (),
         )
 
-    def _scores(self, model: ClientModel, tensors: Tensors, *, first: bool) -> Measured:
+    def _scores(self, model: ClientModel, tensors: Tensors, *, first: bool, loaded: bool = False) -> Measured:
         """Scores a model on the client's test rows; those of a model that the client has before its first step once."""
         key = self.cache.score_key(self.client.data.id, model, tensors) if first else None
         known = None if key is None else self.cache.scores(key)
         if known is None:
-            self._resident.load(model, self.client.num_labels, tensors)
+            if not loaded:
+                self._resident.load(model, self.client.num_labels, tensors)
             known = self._measure()
             self.cache.put(key, known)
         return known
