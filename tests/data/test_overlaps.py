@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedlease.config.data import DataSettings
 from fedlease.data.dealing import federation, generator, hold_out, make_client
 from fedlease.data.federation import ClientData, Row
 from fedlease.data.overlaps import overlaps
@@ -99,5 +100,5 @@ def test_no_question_is_on_both_sides_of_a_split_and_every_label_stays(
 
 def test_validation_rows_are_kept_apart_from_equal_train_rows() -> None:
     train = rows(*(f"t{number // 2}" for number in range(40)))
-    found = make_client("a", (), train, (), task="t", valid_fraction=0.25, seed=0)
+    found = make_client("a", "t", (), train, (), DataSettings(valid_fraction=0.25), 0)
     assert (len(found.valid), overlaps([found])) == (10, [])

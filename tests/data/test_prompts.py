@@ -32,7 +32,7 @@ def chat(*said: str) -> list[dict[str, str]]:
 
 def read(*rows: dict[str, Any], columns: ColumnSettings = COLUMNS) -> tuple[tuple[Row, ...], list[str]]:
     faults = Faults()
-    examples = read_prompt_examples(table_of(*rows), columns, faults, in_one_file=False)
+    examples = read_prompt_examples(table_of(*rows), columns, faults)
     return tuple(example.row for example in examples), faults.found
 
 
@@ -76,11 +76,9 @@ def test_columns_are_mapped_and_place_is_read() -> None:
     table = table_of({"q": "p", "a": "r", "site": "x", "split": "test", "about": "qa"})
     columns = ColumnSettings(prompt="q", response="a", client="site", task="about")
     faults = Faults()
-    (example,) = read_prompt_examples(table, columns, faults, in_one_file=True)
+    (example,) = read_prompt_examples(table, columns, faults)
     assert (example.row.text, example.row.response, example.label) == ("p", "r", "")
     assert (example.place, example.client, example.split, example.task) == ((FILE, 1), "x", "test", "qa")
-    (example,) = read_prompt_examples(table, columns, faults, in_one_file=False)
-    assert (example.client, example.split, example.task) == ("", "", "qa")
     assert faults.found == []
 
 
@@ -343,7 +341,7 @@ def test_a_prompt_that_begins_like_a_list_is_a_text_where_the_file_has_lists() -
     cell = text.replace('"', '""')
     table = parse_table(Path("rows.csv"), f'prompt,completion\n"{cell}",yes\n'.encode(), faults, csv=True)
     assert table is not None
-    (example,) = read_prompt_examples(table, COLUMNS, faults, in_one_file=False)
+    (example,) = read_prompt_examples(table, COLUMNS, faults)
     assert (example.row.text, example.row.response, faults.found) == ("hi", "yes", [])
 
 
@@ -352,7 +350,7 @@ def test_csv_holds_chats_as_json_text() -> None:
     cell = json.dumps(chat("user a, b", "assistant yes")).replace('"', '""')
     table = parse_table(Path("rows.csv"), f'messages,task\n"{cell}",qa\n[],qa\n'.encode(), faults, csv=True)
     assert table is not None
-    (example,) = read_prompt_examples(table, COLUMNS, faults, in_one_file=False)
+    (example,) = read_prompt_examples(table, COLUMNS, faults)
     assert (example.row.text, example.row.response, example.task) == ("a, b", "yes", "qa")
     assert faults.found == [
         "rows.csv, line 3, column 'messages': the last message is the response and must be of the assistant, but there "

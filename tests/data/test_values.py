@@ -61,6 +61,5 @@ def test_client_split_and_task_come_from_their_columns() -> None:
     values: dict[str, object] = {"client": 7, "split": "test", "about": "qa"}
     table = Table(Path("rows.jsonl"), tuple(values), (Record(1, values),), True)
     columns = ColumnSettings(task="about")
-    assert place_of(table.records[0], table, columns, in_one_file=True) == ("7", "test", "qa")
-    assert place_of(table.records[0], table, columns, in_one_file=False) == ("", "", "qa")
-    assert place_of(Record(1, {"about": ""}), table, columns, in_one_file=True) == ("", "", "default")
+    assert place_of(table.records[0], table, columns) == ("7", "test", "qa")
+    assert place_of(Record(1, {"about": ""}), table, columns) == ("", "", "default")

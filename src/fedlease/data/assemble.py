@@ -1,6 +1,7 @@
 """Checked examples -> the clients of a federation: ids, one task, one label list, row limits."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 
 from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
@@ -8,22 +9,17 @@ from fedlease.core.wording import counted
 from fedlease.data.dealing import drop_duplicates, federation, generator, hold_out, make_client
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
-from fedlease.data.label_lists import stated_labels, unknown_tasks
+from fedlease.data.label_lists import check_tasks, stated_labels
 from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, folded, label_list, to_rows
 from fedlease.data.reading.labels import agreed, doubtful_labels, regression
 from fedlease.data.reading.looks import hint_at_measurements
 from fedlease.data.usable import Unusable, too_few_rows
 from fedlease.errors import DataError
 
-__all__ = ["EACH", "SPLITS", "Splits", "assemble", "check_number_of_clients"]
+__all__ = ["SPLITS", "Splits", "assemble", "check_number_of_clients"]
 
 SPLITS = ("train", "valid", "test")
 Splits = dict[str, list[Example]]
-
-UNSCORED = "; it trains and is scored on none"
-"""Follows the reason why a client has no test rows, which is a fault where nobody has any."""
-EACH = 10
-"""Up to so many clients with the same fault have a line each."""
 
 
 def assemble(
@@ -56,37 +52,34 @@ def assemble(
     check_number_of_clients(len(clients), settings)
     faults = unusable.faults
     for client in clients:
-        rule = client_id_fault(client)
-        if rule:
-            faults.add(f"client {client!r}: an id {rule}", kind=f"id {rule}", place=repr(client), apart=EACH)
+        if rule := client_id_fault(client):
+            faults.of_client(client, f"an id {rule}", f"id {rule}")
     for form, count in Counter(map(folded, clients)).items():
         if count > 1:
             same = ", ".join(repr(client) for client in sorted(clients) if folded(client) == form)
             faults.add(f"clients {same}: ids must differ by more than case and Unicode form")
-    built = []
+    built, unscored = [], dict[str, str]()
     for client, splits in sorted(clients.items()):
         with unusable.client(client) as own:
-            before = own.count
-            builder = _Builder(client, settings, seed, own, split_here=split_here, kind=kind)
+            before = own.count if whole else 0
+            builder = _Builder(client, settings, seed, own, split_here, kind)
             made = builder.build(splits)
-            unread = client in unusable.named or own.count > before or not (whole or own.count == 0)
-            short = "" if unread or client_id_fault(client) else too_few_rows(made, settings)
-            if short:
-                own.add(short, kind="too few rows", place=repr(client), apart=EACH)
+            unread = client in unusable.named or own.count > before
+            if not unread and not client_id_fault(client) and (short := too_few_rows(made, settings)):
+                own.of_client(client, short, "too few rows")
         if client not in unusable.skipped:
             built.append(made)
             notes += [] if unread else builder.notes
+            unscored |= {client: builder.unscored} if builder.unscored else {}
     skipped = unusable.skipped
-    if whole and isinstance(settings.labels, dict) and not faults.count:
-        for fault in unknown_tasks(settings, (made.task for made in built)):
-            faults.add(fault)
+    if whole and not faults.count:
+        check_tasks(settings, (made.task for made in built), faults)
     if not built and not faults.count:
         for reason in skipped.values():
             faults.add(reason)
     if whole and built and not faults.count and not any(made.test for made in built):
-        for note in notes:
-            if note.endswith(UNSCORED):
-                faults.add(note.removesuffix(UNSCORED), kind="no test rows", place=note.split(":")[0], apart=EACH)
+        for client, reason in unscored.items():
+            faults.of_client(client, reason, "no test rows")
     unusable.check()
     return federation(built, notes, skipped) if whole else Federation.of(built, notes, skipped)
 
@@ -103,31 +96,23 @@ def check_number_of_clients(count: int, settings: DataSettings) -> None:
         )
 
 
+@dataclass
 class _Builder:
-    """Makes one client of its examples.
-
-    Args:
-        client: its id.
-        settings: columns, limits and fractions.
-        seed: root seed.
-        faults: collects what is wrong with its rows.
-        split_here: see :func:`assemble`.
-        kind: see :func:`assemble`.
+    """Makes one client of its examples; parameters as of :func:`assemble`.
 
     Attributes:
         notes: what is unusual in its rows.
+        unscored: why it has no test rows, which is a fault where nobody has any.
     """
 
-    def __init__(
-        self, client: str, settings: DataSettings, seed: int, faults: Faults, *, split_here: bool, kind: RowKind
-    ) -> None:
-        self.client = client
-        self.settings = settings
-        self.seed = seed
-        self.faults = faults
-        self.split_here = split_here
-        self.kind = kind
-        self.notes: list[str] = []
+    client: str
+    settings: DataSettings
+    seed: int
+    faults: Faults
+    split_here: bool
+    kind: RowKind
+    notes: list[str] = field(default_factory=list)
+    unscored: str = ""
 
     def build(self, splits: Splits) -> ClientData:
         """The client; one with faults has no rows."""
@@ -161,22 +146,16 @@ class _Builder:
             return ClientData(self.client, "", (), (), (), ())
         if rows["train"] and (self.split_here or "test" not in splits):
             rows["train"], rows["test"] = self._held_out(rows["train"])
-            if not rows["test"]:
-                self.notes.append(f"{whose}: no test rows: {_none_to_spare(rows['train'])}{UNSCORED}")
-        elif not rows["test"]:
-            self.notes.append(f"{whose}: no test rows in its files{UNSCORED}")
+            why = "" if rows["test"] else f": {_none_to_spare(rows['train'])}"
+        else:
+            why = " in its files"
+        if not rows["test"]:
+            self.unscored = f"no test rows{why}"
+            self.notes.append(f"{whose}: {self.unscored}; it trains and is scored on none")
         for split, limit in (("train", self.settings.train_rows), ("test", self.settings.test_rows)):
             rows[split] = self._capped(split, rows[split], limit)
-        fraction, valid = self.settings.valid_fraction, rows["valid"]
         return make_client(
-            self.client,
-            labels,
-            rows["train"],
-            rows["test"],
-            task=task,
-            valid_fraction=fraction,
-            seed=self.seed,
-            valid=valid,
+            self.client, task, labels, rows["train"], rows["test"], self.settings, self.seed, rows["valid"]
         )
 
     def _check_labels(self, labels: tuple[str, ...], examples: list[Example]) -> None:
@@ -188,12 +167,11 @@ class _Builder:
         self.notes += doubtful_labels(counts, f"client {self.client!r}")
         most = self.settings.limits.labels
         if len(labels) > most:
-            self.faults.add(
-                f"client {self.client!r}: {len(labels):,} labels, and at most {most:,} are read (data.limits.labels); "
-                f"is data.columns.label {self.settings.columns.label!r} the column of the labels?",
-                kind="labels",
-                place=repr(self.client),
+            rule = (
+                f"{len(labels):,} labels, and at most {most:,} are read (data.limits.labels); "
+                f"is data.columns.label {self.settings.columns.label!r} the column of the labels?"
             )
+            self.faults.of_client(self.client, rule, "labels")
 
     def _held_out(self, rows: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
         if self.split_here:

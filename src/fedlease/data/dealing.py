@@ -12,9 +12,8 @@ from fedlease.config.data import DataSettings
 from fedlease.core.seeds import derive
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientData, Federation, Row
-from fedlease.data.label_lists import label_notes, nothing_to_learn
+from fedlease.data.label_lists import label_notes, labels_over_clients, nothing_to_learn
 from fedlease.data.overlaps import overlaps
-from fedlease.data.reading.labels import labels_over_clients
 from fedlease.errors import DataError
 
 __all__ = [
@@ -59,15 +58,12 @@ def drop_duplicates(rows: Iterable[Row]) -> tuple[tuple[Row, ...], int]:
     Without it a text could be dealt to train and to test. Label and place do not count: two rows of one text with
     different labels are one row. Two responses to one prompt are two rows.
     """
-    taken: set[tuple[object, ...]] = set()
-    kept: list[Row] = []
+    kept: dict[tuple[object, ...], Row] = {}
     total = 0
     for row in rows:
         total += 1
-        if row.content not in taken:
-            taken.add(row.content)
-            kept.append(row)
-    return tuple(kept), total - len(kept)
+        kept.setdefault(row.content, row)
+    return tuple(kept.values()), total - len(kept)
 
 
 def hold_out(rows: Sequence[Row], count: int, random_: random.Random) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
@@ -120,12 +116,11 @@ def with_known_labels(train: Sequence[Row], test: Sequence[Row]) -> tuple[list[R
 
 def make_client(
     client: str,
-    pool_labels: tuple[str, ...],
+    task: str,
+    labels: tuple[str, ...],
     train: Sequence[Row],
     test: Sequence[Row],
-    *,
-    task: str,
-    valid_fraction: float,
+    settings: DataSettings,
     seed: int,
     valid: Sequence[Row] = (),
 ) -> ClientData:
@@ -134,10 +129,10 @@ def make_client(
     ``valid_fraction`` of the train rows, rounded, at least one when the fraction is above 0 and a row can be spared
     (each label keeps a train row). Given ``valid`` rows are used instead.
     """
-    kept, apart = tuple(train), tuple(valid)
-    if valid_fraction > 0 and not apart:
-        kept, apart = hold_out(train, max(1, round(valid_fraction * len(train))), generator(seed, "valid", client))
-    return ClientData(client, task, pool_labels, kept, apart, tuple(test))
+    kept, apart, fraction = tuple(train), tuple(valid), settings.valid_fraction
+    if fraction > 0 and not apart:
+        kept, apart = hold_out(train, max(1, round(fraction * len(train))), generator(seed, "valid", client))
+    return ClientData(client, task, labels, kept, apart, tuple(test))
 
 
 def clients_of(
@@ -149,9 +144,7 @@ def clients_of(
 ) -> list[ClientData]:
     """Clients called ``<task>-0``, ``<task>-1``, ..., one of each (train, test) part."""
     return [
-        make_client(
-            f"{task}-{index}", labels, train, test, task=task, valid_fraction=settings.valid_fraction, seed=seed
-        )
+        make_client(f"{task}-{index}", task, labels, train, test, settings, seed)
         for index, (train, test) in enumerate(parts)
     ]
 
@@ -249,8 +242,7 @@ def federation(
 ) -> Federation:
     """Puts clients together, checks that there is something to learn and to score, and says whose rows are unusual.
 
-    Warns of rows in two places, of labels that clients write in different ways, and of single-label clients. Clients
-    whose rows have responses have no labels to warn of.
+    Warns of rows in two places, of labels that clients write in different ways, and of single-label clients.
 
     Args:
         clients: all of them.

@@ -8,13 +8,16 @@ from pathlib import Path
 from fedlease.core.wording import counted, listed
 from fedlease.errors import DataError
 
-__all__ = ["SHOWN", "Faults", "FoundFaultsError", "quoted", "shown", "where"]
+__all__ = ["SHOWN", "Faults", "FoundFaultsError", "quoted", "shown"]
 
 SHOWN = 20
 """Lines of faults before the rest are only counted."""
 
 APART = 3
 """Up to so many faults of one kind have a line each."""
+
+EACH = 10
+"""Up to so many clients with the same fault have a line each."""
 
 PLACES = 5
 """Places of further faults of a kind that are named."""
@@ -41,15 +44,6 @@ def quoted(names: Sequence[str], most: int = 12) -> str:
     return listed([shown(name) for name in names], most)
 
 
-def where(path: Path, line: int) -> str:
-    """A row's place as faults name it."""
-    return f"{path}, {_line(path, line)}"
-
-
-def _line(path: Path, line: int) -> str:
-    return f"{'row' if path.suffix == '.parquet' else 'line'} {line}"
-
-
 @dataclass(slots=True)
 class _Kind:
     """Faults that differ in their place and value only.
@@ -57,27 +51,24 @@ class _Kind:
     Attributes:
         apart: up to so many have a line each.
         count: how many there are.
-        sentences: the first ones, after their number among all faults.
-        places: where those are: file or client, and line.
+        first: of the first ones, the number among all faults, the sentence, the file or client, and the line.
     """
 
     apart: int
     count: int = 0
-    sentences: list[tuple[int, str]] = field(default_factory=list)
-    places: list[tuple[str, str]] = field(default_factory=list)
+    first: list[tuple[int, str, str, str]] = field(default_factory=list)
 
-    def lines(self) -> list[tuple[int, str]]:
-        """One line per fault, or, of many, the first one and the places of the others."""
+    def lines(self) -> list[tuple[int, str, int]]:
+        """Number, sentence and how many faults it covers: one per fault or, of many, the first with further places."""
         if self.count <= self.apart:
-            return self.sentences
-        last = self.places[0][0]
+            return [(number, fault, 1) for number, fault, _, _ in self.first]
+        number, fault, last, _ = self.first[0]
         named = []
-        for path, line in self.places[1 : PLACES + 1]:
-            named.append(line if path == last and line else ", ".join(filter(None, (path, line))))
-            last = path
+        for _, _, place, line in self.first[1 : PLACES + 1]:
+            named.append(line if place == last and line else ", ".join(filter(None, (place, line))))
+            last = place
         more = " ..." if self.count > PLACES + 1 else ""
-        number, first = self.sentences[0]
-        return [(number, f"{first}; {self.count - 1:,} more like it: {'; '.join(named)}{more}")]
+        return [(number, f"{fault}; {self.count - 1:,} more like it: {'; '.join(named)}{more}", self.count)]
 
 
 class Faults:
@@ -108,9 +99,16 @@ class Faults:
         group = self._kinds.setdefault(fault if kind is None else f"\0{kind}", _Kind(apart))
         group.count += 1
         if group.count <= KEPT:
-            group.sentences.append((self.count, fault))
-            group.places.append((place, line))
+            group.first.append((self.count, fault, place, line))
             self.found.append(fault)
+
+    def of_file(self, path: Path, rule: str, kind: str, apart: int = APART) -> None:
+        """Notes a fault of a whole file or folder."""
+        self.add(f"{path}: {rule}", kind=kind, place=str(path), apart=apart)
+
+    def of_client(self, client: str, rule: str, kind: str) -> None:
+        """Notes a fault of a client; up to :data:`EACH` clients with the same fault have a line each."""
+        self.add(f"client {client!r}: {rule}", kind=kind, place=repr(client), apart=EACH)
 
     def at(self, path: Path, line: int, column: str | None, rule: str, *, kind: str | None = None) -> None:
         """Notes a fault of one row, or of one value where ``column`` is given.
@@ -122,10 +120,9 @@ class Faults:
             rule: what it breaks.
             kind: what such faults have in common; by default the column and the rule without the value received.
         """
-        sentence = f"{where(path, line)}{'' if column is None else f', column {shown(column)}'}: {rule}"
-        self.add(
-            sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=_line(path, line)
-        )
+        place = f"{'row' if path.suffix == '.parquet' else 'line'} {line}"
+        sentence = f"{path}, {place}{'' if column is None else f', column {shown(column)}'}: {rule}"
+        self.add(sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=place)
 
     def hint(self, about: str, sentence: str) -> None:
         """Adds what the rows look like and what mends it, which follows the faults; once per ``about``."""
@@ -139,12 +136,7 @@ class Faults:
         """
         if not self.count:
             return
-        lines = [
-            (number, line, group.count if group.count > group.apart else 1)
-            for group in self._kinds.values()
-            for number, line in group.lines()
-        ]
-        lines.sort()
+        lines = sorted(line for group in self._kinds.values() for line in group.lines())
         rest = sum(count for _, _, count in lines[SHOWN:])
         more = [f"... and {counted(rest, 'more fault')}"] if rest else []
         raise FoundFaultsError([*(line for _, line, _ in lines[:SHOWN]), *more, *self._hints.values()], self)
@@ -157,23 +149,16 @@ class Faults:
             return
         for key, group in error.collected._kinds.items():
             own = self._kinds.setdefault(key, _Kind(group.apart))
-            for (number, sentence), place in zip(group.sentences, group.places, strict=True):
-                if len(own.sentences) < KEPT:
-                    own.sentences.append((self.count + number, sentence))
-                    own.places.append(place)
-                    self.found.append(sentence)
+            for number, fault, place, line in group.first[: max(KEPT - len(own.first), 0)]:
+                own.first.append((self.count + number, fault, place, line))
+                self.found.append(fault)
             own.count += group.count
         self.count += error.collected.count
         self._hints = {**error.collected._hints, **self._hints}
 
 
 class FoundFaultsError(DataError):
-    """What :meth:`Faults.check` raises; the faults can be collected further.
-
-    Args:
-        lines: the message's.
-        collected: where they come from.
-    """
+    """What :meth:`Faults.check` raises, with the faults that it comes from."""
 
     def __init__(self, lines: Sequence[str], collected: Faults) -> None:
         super().__init__(lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ClientId
 
-__all__ = ["NOTHING_TO_LEARN", "NO_TEST_ROWS", "ClientCard", "ClientData", "Federation", "Row", "weight_of"]
+__all__ = ["NOTHING_TO_LEARN", "NO_TEST_ROWS", "ClientCard", "ClientData", "Federation", "Row"]
 
 NOTHING_TO_LEARN = "it cannot learn: with one label its head has one output, and its loss is 0"
 NO_TEST_ROWS = "it has no test rows"
@@ -71,8 +71,13 @@ class ClientData:
 
     @property
     def weight(self) -> int:
-        """Train rows that count in means: all, or none where a head with one output leaves nothing to learn."""
-        return weight_of(self.labels, len(self.train))
+        """Train rows that count in means, see :attr:`ClientCard.weight`."""
+        return _weight(self.labels, len(self.train))
+
+    @property
+    def splits(self) -> dict[str, tuple[Row, ...]]:
+        """``train``, ``valid`` and ``test`` -> rows."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
 
     def card(self) -> "ClientCard":
         """What others may know of it."""
@@ -91,16 +96,10 @@ class ClientData:
 @serialisable
 @dataclass(frozen=True)
 class ClientCard:
-    """What others know of a client; no rows.
+    """What others know of a client: its id, task and labels as in :class:`ClientData`, and the numbers of its rows.
 
     Attributes:
-        id: the client's name.
-        task: what its rows are about.
-        labels: label names.
         pairs: whether rows are pairs of texts.
-        train_rows: to train on.
-        valid_rows: for choices.
-        test_rows: for scores.
         fingerprint: SHA-256 over all rows.
     """
 
@@ -115,19 +114,14 @@ class ClientCard:
 
     @property
     def weight(self) -> int:
-        """As that of :class:`ClientData`."""
-        return weight_of(self.labels, self.train_rows)
+        """Train rows that count in means.
+
+        All, or none of one label: its head has one output, whose probability is 1, so no gradient reaches anything.
+        """
+        return _weight(self.labels, self.train_rows)
 
 
-def weight_of(labels: Sequence[str], train_rows: int) -> int:
-    """Train rows of a client that count in means.
-
-    With one label a head has one output, whose probability is 1: the loss is 0 and no gradient reaches anything.
-
-    Args:
-        labels: the client's; empty beside responses.
-        train_rows: their number.
-    """
+def _weight(labels: Sequence[str], train_rows: int) -> int:
     return 0 if len(labels) == 1 else train_rows
 
 
@@ -142,7 +136,7 @@ class Federation:
     """
 
     clients: Mapping[ClientId, ClientData]
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
     skipped: Mapping[ClientId, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[ClientData]:
@@ -165,7 +159,7 @@ class Federation:
         for client in self:
             for part in (client.id, client.task, *client.labels):
                 digest.update(f"{part}\x1f".encode())
-            for name, rows in (("train", client.train), ("valid", client.valid), ("test", client.test)):
+            for name, rows in client.splits.items():
                 digest.update(f"\x1d{name}\x1d".encode())
                 for row in rows:
                     digest.update(f"{row.text}\x1f{row.text_pair}\x1f{row.label}{_answer(row)}\x1e".encode())

@@ -4,25 +4,25 @@ from collections.abc import Iterable, Sequence
 
 from fedlease.config.data import DataSettings
 from fedlease.core.wording import counted
+from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import ClientCard, ClientData
-from fedlease.data.reading.labels import canonical
+from fedlease.data.reading.labels import alike, canonical
 
-__all__ = ["label_notes", "nothing_to_learn", "one_label_notes", "stated_labels", "unknown_tasks"]
+__all__ = ["check_tasks", "label_notes", "labels_over_clients", "nothing_to_learn", "one_label_notes", "stated_labels"]
 
 
 def stated_labels(settings: DataSettings, task: str) -> tuple[str, ...]:
     """The labels that ``data.labels`` gives a task; none where it does not say."""
-    stated = settings.labels
-    labels = stated if isinstance(stated, tuple) else (stated or {}).get(task, ())
-    return tuple(dict.fromkeys(canonical(label) for label in labels))
+    labels = settings.labels.get(task) if isinstance(settings.labels, dict) else settings.labels
+    return tuple(dict.fromkeys(map(canonical, labels or ())))
 
 
-def unknown_tasks(settings: DataSettings, tasks: Iterable[str]) -> list[str]:
-    """A fault for every task that ``data.labels`` names and no client has."""
+def check_tasks(settings: DataSettings, tasks: Iterable[str], faults: Faults) -> None:
+    """Notes every task that ``data.labels`` names and no client has."""
     known = sorted(set(tasks))
-    named = settings.labels if isinstance(settings.labels, dict) else {}
-    listed = ", ".join(map(repr, known))
-    return [f"data.labels: no client has the task {task!r}; tasks are {listed}" for task in named if task not in known]
+    for task in settings.labels if isinstance(settings.labels, dict) else ():
+        if task not in known:
+            faults.add(f"data.labels: no client has the task {task!r}; tasks are {', '.join(map(repr, known))}")
 
 
 def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
@@ -30,13 +30,10 @@ def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
 
     Clients of one label each can learn from one another where their heads have the outputs for it.
     """
+    if not all(client.labels for client in clients):
+        return []
     faults: list[str] = []
-    by_task: dict[str, list[ClientData]] = {}
-    for client in clients:
-        if not client.labels:
-            return []
-        by_task.setdefault(client.task, []).append(client)
-    for task, members in by_task.items():
+    for task, members in _by_task(clients).items():
         trained = {member.id: {member.labels[row.label] for row in member.train} for member in members}
         if len(set().union(*(trained[member.id] for member in members if member.weight))) > 1:
             return []
@@ -49,6 +46,25 @@ def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
                 "unless data.labels states the labels of the task"
             )
     return faults
+
+
+def labels_over_clients(clients: Iterable[ClientData]) -> list[str]:
+    """Labels that one client of a task writes in one way and another in another."""
+    notes = []
+    for task, members in _by_task(clients).items():
+        for group in alike(label for member in members for label in member.labels):
+            users = {label: [member.id for member in members if label in member.labels] for label in group}
+            if max(sum(label in member.labels for label in group) for member in members) == 1:
+                forms = " and ".join(f"{shown(label)} (clients {quoted(who)})" for label, who in users.items())
+                notes.append(f"task {task!r}: clients write the same label in different ways: {forms}")
+    return notes
+
+
+def _by_task(clients: Iterable[ClientData]) -> dict[str, list[ClientData]]:
+    tasks: dict[str, list[ClientData]] = {}
+    for client in clients:
+        tasks.setdefault(client.task, []).append(client)
+    return tasks
 
 
 def one_label_notes(clients: Iterable[ClientData | ClientCard]) -> list[str]:

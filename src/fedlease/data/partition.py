@@ -15,10 +15,10 @@ from fedlease.core.seeds import derive
 from fedlease.core.wording import counted
 from fedlease.data.dealing import (
     Pool,
+    clients_of,
     deal_evenly,
     drop_duplicates,
     generator,
-    make_client,
     split_sizes,
     with_known_labels,
 )
@@ -50,18 +50,12 @@ def deal(pools: Sequence[Pool], settings: DataSettings, seed: int) -> tuple[list
     """
     clients: list[ClientData] = []
     notes: list[str] = []
-    if settings.partition == "natural":
-        for pool in pools:
-            dealt, warned = deal_evenly(pool, settings, seed)
-            clients += dealt
-            notes += warned
-        return clients, notes
-    count = settings.clients_per_task
+    count, natural = settings.clients_per_task, settings.partition == "natural"
     if settings.partition == "dirichlet":
         count *= len(pools)
         pools = [_merged(pools, notes)]
     for pool in pools:
-        dealt, warned = _deal_skewed(pool, count, settings, seed)
+        dealt, warned = deal_evenly(pool, settings, seed) if natural else _deal_skewed(pool, count, settings, seed)
         clients += dealt
         notes += warned
     return clients, notes
@@ -88,11 +82,10 @@ def _merged(pools: Sequence[Pool], notes: list[str]) -> Pool:
 
 
 def _deal_skewed(pool: Pool, count: int, settings: DataSettings, seed: int) -> tuple[list[ClientData], list[str]]:
-    clients, notes = [], []
+    parts, notes = [], []
     shares = dirichlet_shares(pool, count, settings.alpha, derive(seed, "data", "dirichlet", pool.task))
     for index, share in enumerate(shares):
-        client = f"{pool.task}-{index}"
-        rows = list(share)
+        client, rows = f"{pool.task}-{index}", list(share)
         generator(seed, "deal", pool.task, client).shuffle(rows)
         train, test = _capped(len(rows), settings)
         short = [
@@ -102,17 +95,8 @@ def _deal_skewed(pool: Pool, count: int, settings: DataSettings, seed: int) -> t
         ]
         if short:
             notes.append(f"client {client!r} is short: it has {' and '.join(short)}")
-        clients.append(
-            make_client(
-                client,
-                pool.labels,
-                *with_known_labels(rows[:train], rows[train : train + test]),
-                task=pool.task,
-                valid_fraction=settings.valid_fraction,
-                seed=seed,
-            )
-        )
-    return clients, notes
+        parts.append(with_known_labels(rows[:train], rows[train : train + test]))
+    return clients_of(pool.task, pool.labels, parts, settings, seed), notes
 
 
 def _capped(size: int, settings: DataSettings) -> tuple[int, int]:

@@ -100,7 +100,7 @@ def too_few_rows(client: ClientData, settings: DataSettings) -> str:
     count, needed = len(client.train), settings.min_train_rows
     if count >= needed:
         return ""
-    return f"client {client.id!r}: it has {counted(count, 'train row')}, and data.min_train_rows asks for {needed}"
+    return f"it has {counted(count, 'train row')}, and data.min_train_rows asks for {needed}"
 
 
 def without_unusable(federation: Federation, settings: DataSettings) -> Federation:
@@ -109,7 +109,8 @@ def without_unusable(federation: Federation, settings: DataSettings) -> Federati
     Raises:
         DataError: they may not, or nobody is left.
     """
-    short = {client.id: fault for client in federation if (fault := too_few_rows(client, settings))}
+    found = {client.id: too_few_rows(client, settings) for client in federation}
+    short = {client: f"client {client!r}: {rule}" for client, rule in found.items() if rule}
     if not short:
         return federation
     if settings.clients == "require" or len(short) == len(federation):

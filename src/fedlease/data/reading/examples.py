@@ -19,6 +19,7 @@ __all__ = [
     "check_pairs",
     "client_id_fault",
     "folded",
+    "is_selector",
     "label_list",
     "missing_column",
     "read_examples",
@@ -54,15 +55,8 @@ class Example:
     task: str
 
 
-def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_one_file: bool) -> list[Example]:
-    """The usable rows of a table; what is wrong with the others is added to ``faults``.
-
-    Args:
-        table: what a file holds.
-        columns: names of the columns.
-        faults: collects.
-        in_one_file: whether client and split are columns of this file instead of names of folders and files.
-    """
+def read_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list[Example]:
+    """The usable rows of a table; what is wrong with the others is added to ``faults``."""
     pair = columns.text_pair or ("text_pair" if "text_pair" in table.columns else None)
     wanted = {"text": columns.text, "label": columns.label, "text_pair": columns.text_pair}
     if not _has(table, wanted, "set data.columns.{0}", faults if table.records else Faults()):
@@ -77,7 +71,7 @@ def read_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_o
         if label is None:
             fault(columns.label, name_fault(record.values.get(columns.label), columns.label in record.values))
         if text is not None and label is not None:
-            owner = place_of(record, table, columns, in_one_file=in_one_file)
+            owner = place_of(record, table, columns)
             examples.append(Example(Row(text, second, 0, place=place), place, label, *owner))
     return examples
 
@@ -113,8 +107,8 @@ def _has(table: Table, wanted: Mapping[str, str | None], remedy: str, faults: Fa
 
 def missing_column(table: Table, name: str, remedy: str, faults: Faults) -> None:
     """Notes that a table lacks a column; the same one in several files is one fault."""
-    fault = f"{table.path}: no column {shown(name)}; it has {quoted(table.columns) or 'no columns'}: {remedy}"
-    faults.add(fault, kind=f"no column {name}", place=str(table.path), apart=1)
+    rule = f"no column {shown(name)}; it has {quoted(table.columns) or 'no columns'}: {remedy}"
+    faults.of_file(table.path, rule, f"no column {name}", apart=1)
 
 
 def label_list(names: Iterable[str]) -> tuple[str, ...]:
@@ -179,7 +173,7 @@ def client_id_fault(client: str) -> str | None:
         return "must not start with a dot"
     if _HOSTILE.search(client):
         return "must not hold /, \\, NUL or another control character"
-    unseen = next((c for c in client if not (c.isprintable() or c == " ") or c in _UNSEEN or _selector(c)), None)
+    unseen = next((c for c in client if not (c.isprintable() or c == " ") or c in _UNSEEN or is_selector(c)), None)
     if unseen is not None:
         return f"must hold nothing invisible or that turns the reading direction, it has U+{ord(unseen):04X}"
     if len(client.encode()) > _LONGEST_ID:
@@ -189,7 +183,8 @@ def client_id_fault(client: str) -> str | None:
     return None
 
 
-def _selector(character: str) -> bool:
+def is_selector(character: str) -> bool:
+    """Whether a character chooses the look of the one before it."""
     return unicodedata.name(character, "").startswith(("VARIATION SELECTOR", "MONGOLIAN FREE VARIATION"))
 
 

@@ -25,9 +25,9 @@ def read_json_rows(file: Readable, rows: Gathered) -> None:
         start = file.read(CHUNK)
     file.seek(begin)
     first, _, rest = start.lstrip().partition(b"\n")
-    if first.startswith(b"["):
-        _array(_Text(file, rows), rows)
-    elif not rest or not _begun(first.rstrip()) or not _objects(_Text(file, rows), rows):
+    array = first.startswith(b"[")
+    across = array or (rest and _begun(first.rstrip()))
+    if not across or not _across_lines(_Text(file, rows), rows, array=array):
         file.seek(begin)
         _by_line(file, rows)
 
@@ -124,6 +124,11 @@ class _Text:
         self.line += self.text.count("\n", self.at, end)
         self.at = end
 
+    def past(self) -> str:
+        """Moves behind this character, then on to the next as :meth:`next`."""
+        self.go(self.at + 1)
+        return self.next()
+
     def next(self) -> str:
         """Moves to the next character that is no space, and gives it; ``""`` at the end."""
         while True:
@@ -156,69 +161,48 @@ class _Text:
                 if not self.more(max(left, CHUNK)):
                     raise ValueError(f"{error.msg} (in the object that begins here)") from error
             else:
-                begin = self.at
-                if end < len(self.text) or not self.more():
-                    # reading at the end moves what is left to the front
-                    self.go(end - (begin - self.at))
-                    return value
+                self.go(end)
+                return value
 
 
-def _objects(source: _Text, rows: Gathered) -> bool:
-    """Reads objects one after the other; false where already the first one is malformed."""
-    first = True
-    while source.next():
+def _across_lines(source: _Text, rows: Gathered, *, array: bool) -> bool:
+    """Reads an array, or objects one after the other; false where the first of these is malformed already."""
+    end, kind = ("]", f"{KIND}: read as one array of objects, since it begins with '['") if array else ("", KIND)
+    first, fault = True, None
+    following = source.next()
+    if array:
+        following = source.past()
+    while following != end and fault is None:
         line = source.line
         try:
             value = source.value()
         except ValueError as error:
-            if first and source.fault is None:
+            if first and not array and source.fault is None:
                 return False
-            rows.stop(line, f"{KIND}: {source.fault or error}", KIND)
-            return True
-        if first and _holds_rows(value) and not source.next():
-            keys = quoted(list(value)) if isinstance(value, dict) else ""
+            fault = str(error)
+            break
+        following = source.next()
+        if first and not following and not array and isinstance(value, dict) and _holds_rows(value):
+            keys = quoted(list(value))
             rule = f"the file is one object with the keys {keys}; write its list of rows alone, as one array"
             rows.stop(line, rule, "one object")
             return True
         first = False
         if not _take(value, line, rows):
             return True
-    if source.fault:
-        rows.stop(source.line, source.fault, KIND)
+        if array and following == ",":
+            source.past()
+        elif array and following != end:
+            fault = f"expected ',' or ']', got {following!r}" if following else "the array has no end"
+    if array and fault is None and (behind := source.past()):
+        fault = f"nothing may stand behind the array, got {behind!r}"
+    fault = source.fault or fault
+    if fault is not None:
+        rows.stop(source.line, f"{kind}: {fault}", KIND)
     return True
 
 
-def _array(source: _Text, rows: Gathered) -> None:
-    source.next()
-    source.go(source.at + 1)
-    fault = None
-    ended = source.next() == "]"
-    while not ended and fault is None:
-        line = source.line
-        try:
-            value = source.value()
-        except ValueError as error:
-            fault = str(error)
-            break
-        if not _take(value, line, rows):
-            return
-        following = source.next()
-        ended = following == "]"
-        if not ended and following != ",":
-            fault = f"expected ',' or ']', got {following!r}" if following else "the array has no end"
-        if following == ",":
-            source.go(source.at + 1)
-            source.next()
-    if ended:
-        source.go(source.at + 1)
-        following = source.next()
-        fault = f"nothing may stand behind the array, got {following!r}" if following else None
-    fault = source.fault or fault
-    if fault is not None:
-        rows.stop(source.line, f"{KIND}: read as one array of objects, since it begins with '[': {fault}", KIND)
-
-
-def _holds_rows(value: object) -> bool:
-    return isinstance(value, dict) and any(
+def _holds_rows(value: dict[str, object]) -> bool:
+    return any(
         isinstance(inner, list) and inner and all(isinstance(item, dict) for item in inner) for inner in value.values()
     )

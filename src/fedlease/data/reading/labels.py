@@ -8,13 +8,12 @@ from dataclasses import replace
 
 from fedlease.core.names import name_of
 from fedlease.core.wording import counted
-from fedlease.data.faults import Faults, quoted, shown
-from fedlease.data.federation import ClientData
-from fedlease.data.reading.examples import Example
+from fedlease.data.faults import Faults, shown
+from fedlease.data.reading.examples import Example, folded, is_selector
 from fedlease.data.reading.tables import split_name
 from fedlease.data.reading.values import visible
 
-__all__ = ["agreed", "alike", "canonical", "doubtful_labels", "labels_over_clients", "regression"]
+__all__ = ["agreed", "alike", "canonical", "doubtful_labels", "regression"]
 
 SWITCHES = frozenset({"true", "false", "True", "False", "TRUE", "FALSE"})
 MISSING = frozenset({"nan", "NaN", "NAN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
@@ -25,14 +24,8 @@ DISTINCT = 0.5
 
 
 def _look(label: str) -> str:
-    # compatibility forms before and after folding: folding may bring a form that is not normal
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
-    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Zs") and not _selects(c))
+    text = "".join(c for c in folded(label) if unicodedata.category(c) not in ("Cf", "Zs") and not is_selector(c))
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text)
-
-
-def _selects(character: str) -> bool:
-    return "\N{VARIATION SELECTOR-1}" <= character <= "\N{VARIATION SELECTOR-16}"
 
 
 def agreed(
@@ -52,10 +45,8 @@ def agreed(
     """
     every = [example for examples in splits.values() for example in examples]
     untyped = any(split_name(example.place[0])[1].startswith(".csv") for example in every)
-    names: dict[str, str] = {}
-    for label in dict.fromkeys(example.label for example in every):
-        names[label] = canonical(label, typed=not untyped)
     written = Counter(example.label for example in every)
+    names = {label: canonical(label, typed=not untyped) for label in written}
     for name in dict.fromkeys(names.values()):
         forms = [label for label in written if visible(label) != label and names[label] == name]
         if forms and len([label for label in written if names[label] == name]) > 1:
@@ -107,30 +98,15 @@ def doubtful_labels(labels: Mapping[str, int], whose: str) -> list[str]:
             f"{whose}: labels that differ only by case, Unicode form or the way a number is written are learnt apart: "
             f"{counts}"
         )
-    for label in sorted(MISSING & set(labels)):
-        notes.append(
-            f"{whose}: {counted(labels[label], 'row')} with the label {label!r}, which reads as a missing value"
-        )
+    notes += [
+        f"{whose}: {counted(labels[label], 'row')} with the label {label!r}, which reads as a missing value"
+        for label in sorted(MISSING & set(labels))
+    ]
     if regression(labels):
         notes.append(
             f"{whose}: its labels look like measurements ({len(labels)} distinct numbers in "
             f"{counted(sum(labels.values()), 'row')}); each number is a class of its own, so put them into ranges first"
         )
-    return notes
-
-
-def labels_over_clients(clients: Iterable[ClientData]) -> list[str]:
-    """Labels that one client of a task writes in one way and another in another."""
-    by_task: dict[str, list[ClientData]] = {}
-    for client in clients:
-        by_task.setdefault(client.task, []).append(client)
-    notes = []
-    for task, members in by_task.items():
-        for group in alike(label for member in members for label in member.labels):
-            users = {label: [member.id for member in members if label in member.labels] for label in group}
-            if max(sum(label in member.labels for label in group) for member in members) == 1:
-                forms = " and ".join(f"{shown(label)} (clients {quoted(who)})" for label, who in users.items())
-                notes.append(f"task {task!r}: clients write the same label in different ways: {forms}")
     return notes
 
 

@@ -33,10 +33,10 @@ Reader = Callable[[Record, OnFault], Row | None]
 """Reads one row, without its place; None when it has a fault, which is then reported."""
 
 
-def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults, *, in_one_file: bool) -> list[Example]:
-    """The usable rows of a table with their responses; arguments as of :func:`~.examples.read_examples`."""
+def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list[Example]:
+    """The usable rows of a table with their responses; what is wrong with the others is added to ``faults``."""
     return [
-        Example(row, (table.path, record.line), "", *place_of(record, table, columns, in_one_file=in_one_file))
+        Example(row, (table.path, record.line), "", *place_of(record, table, columns))
         for record, row in _read(table, columns, faults, answered=True)
     ]
 
@@ -96,13 +96,11 @@ def _form(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bo
     if answered:
         prompts, outputs = f"{prompts} and {columns.response!r}", f" and {OUTPUT!r}"
     named = "data.columns.prompt, data.columns.response" if answered else "data.columns.prompt"
-    faults.add(
-        f"{table.path}: no prompts; it has {quoted(table.columns)}, but for generation a row has {prompts} ({named}), "
-        f"or {' or '.join(map(repr, CHATS))}, or {INSTRUCTION!r}{outputs} with an optional {INPUT!r}",
-        kind="no prompts",
-        place=str(table.path),
-        apart=1,
+    rule = (
+        f"no prompts; it has {quoted(table.columns)}, but for generation a row has {prompts} ({named}), "
+        f"or {' or '.join(map(repr, CHATS))}, or {INSTRUCTION!r}{outputs} with an optional {INPUT!r}"
     )
+    faults.of_file(table.path, rule, "no prompts", apart=1)
     return None
 
 

@@ -44,18 +44,18 @@ def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None) 
     """
     suffix = split_name(path)[1]
     if suffix not in SUFFIXES:
-        faults.add(f"{path}: file type {suffix!r} is not one of {', '.join(SUFFIXES)}", kind="type", place=str(path))
+        faults.of_file(path, f"file type {suffix!r} is not one of {', '.join(SUFFIXES)}", "type")
         return None
     rows = Gathered(path, limits or LimitSettings(), faults)
     try:
         mode, size = path.stat().st_mode, path.stat().st_size
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-            faults.add(f"{path}: is {kind}, and a file of rows is needed", kind="no file", place=str(path))
+            faults.of_file(path, f"is {kind}, and a file of rows is needed", "no file")
             return None
         if size > rows.limits.file_bytes:
-            rule = f"{size:,} bytes, and at most {rows.limits.file_bytes:,} are read (data.limits.file_bytes)"
-            faults.add(f"{path}: the file has {rule}", kind="size", place=str(path))
+            most = f"at most {rows.limits.file_bytes:,} are read (data.limits.file_bytes)"
+            faults.of_file(path, f"the file has {size:,} bytes, and {most}", "size")
             return None
         with path.open("rb") as file:
             if suffix == ".parquet":
@@ -63,7 +63,7 @@ def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None) 
             content = gzip.GzipFile(fileobj=file) if suffix.endswith(".gz") else file
             return _text(content, rows, csv=suffix.startswith(".csv"))
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        faults.add(f"{path}: cannot be read: {error}", kind="cannot be read", place=str(path))
+        faults.of_file(path, f"cannot be read: {error}", "cannot be read")
         return None
 
 
@@ -85,7 +85,7 @@ def parse_table(
 def _text(file: Readable, rows: Gathered, *, csv: bool) -> Table | None:
     start = file.read(len(_MARK))
     if start.startswith(_WIDE):
-        rows.faults.add(f"{rows.path}: is UTF-16; save it as UTF-8", kind="UTF-16", place=str(rows.path))
+        rows.faults.of_file(rows.path, "is UTF-16; save it as UTF-8", "UTF-16")
         return None
     file.seek(len(_MARK) if start == _MARK else 0)
     (read_csv_rows if csv else read_json_rows)(file, rows)
@@ -98,6 +98,6 @@ def _parquet(file: IO[bytes], rows: Gathered) -> Table | None:
     try:
         read_parquet_rows(file, rows)
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
-        rows.faults.add(f"{rows.path}: cannot be read as Parquet: {error}", kind="Parquet", place=str(rows.path))
+        rows.faults.of_file(rows.path, f"cannot be read as Parquet: {error}", "Parquet")
         return None
     return None if rows.stopped else rows.table(typed=True)

@@ -9,13 +9,10 @@ from fedlease.core.wording import JOINERS
 from fedlease.data.faults import shown
 from fedlease.data.reading.rows import Record, Table
 
-__all__ = ["OnFault", "Place", "name_fault", "place_of", "text_fault", "text_of", "visible"]
+__all__ = ["OnFault", "name_fault", "place_of", "text_fault", "text_of", "visible"]
 
 OnFault = Callable[[str, str], None]
 """Receives a column and the rule that its value breaks."""
-
-Place = tuple[str, str, str]
-"""Client, split and task of a row."""
 
 
 def text_of(record: Record, column: str, fault: OnFault, *, what: str = "text", required: bool = True) -> str | None:
@@ -75,20 +72,12 @@ def name_fault(value: object, present: bool) -> str:
     return f"a label must be a name or a number, got {shown(value)}"
 
 
-def place_of(record: Record, table: Table, columns: ColumnSettings, *, in_one_file: bool) -> Place:
-    """Client, split and task of a row; ``""``, ``""`` and ``"default"`` where its columns do not say.
-
-    Args:
-        record: a row of the table.
-        table: what the file holds.
-        columns: names of the columns.
-        in_one_file: whether client and split are columns of this file instead of names of folders and files.
-    """
+def place_of(record: Record, table: Table, columns: ColumnSettings) -> tuple[str, str, str]:
+    """Client, split and task of a row of a table; ``""``, ``""`` and ``"default"`` where its columns do not say."""
 
     def optional(name: str, default: str) -> str:
         value = record.values.get(name)
         return default if value is None or value == "" else name_of(value, table.typed) or default
 
-    client = optional(columns.client, "") if in_one_file else ""
-    split = visible(optional(columns.split, "")) if in_one_file else ""
-    return client, split, visible(optional(columns.task, "default")) or "default"
+    task = visible(optional(columns.task, "default")) or "default"
+    return optional(columns.client, ""), visible(optional(columns.split, "")), task

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
-from fedlease.data.assemble import EACH, SPLITS, Splits
+from fedlease.data.assemble import SPLITS, Splits
 from fedlease.data.faults import Faults
 from fedlease.data.reading.examples import Example, read_examples
 from fedlease.data.reading.looks import add_hints
@@ -54,13 +54,11 @@ def split_files(folder: Path, faults: Faults) -> list[Path]:
     return [entry for entry in entries if entry.is_file() or split_name(entry)[1] in SUFFIXES]
 
 
-def examples_of(
-    table: Table, settings: DataSettings, faults: Faults, kind: RowKind, *, in_one_file: bool
-) -> list[Example]:
+def examples_of(table: Table, settings: DataSettings, faults: Faults, kind: RowKind) -> list[Example]:
     """The usable rows of a table; faults come with what the table looks like."""
     before = faults.count
     read = read_prompt_examples if kind == "responses" else read_examples
-    examples = read(table, settings.columns, faults, in_one_file=in_one_file)
+    examples = read(table, settings.columns, faults)
     if faults.count > before:
         add_hints(table, settings.columns, kind, faults)
     return examples
@@ -88,7 +86,7 @@ def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: lis
         elif files:
             before = faults.count
             table = read_table(files[0], faults, settings.limits)
-            examples = examples_of(table, settings, faults, kind, in_one_file=False) if table else []
+            examples = examples_of(table, settings, faults, kind) if table else []
             if not examples and faults.count == before:
                 if split == "train":
                     faults.add(f"client {folder.name!r}: {files[0]} has no rows")
@@ -96,8 +94,8 @@ def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: lis
                     notes.append(f"client {folder.name!r}: {files[0]} has no rows")
             result[split] = examples
         elif split == "train" and faults.count == before:
-            fault = f"client {folder.name!r}: no train rows: {folder} has no train.jsonl (or {OTHERS})"
-            faults.add(fault, kind="no train rows", place=repr(folder.name), apart=EACH)
+            rule = f"no train rows: {folder} has no train.jsonl (or {OTHERS})"
+            faults.of_client(folder.name, rule, "no train rows")
     return result
 
 
@@ -105,5 +103,5 @@ def _entries(folder: Path, faults: Faults) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        faults.add(f"{folder}: cannot be read: {error.strerror}", kind="cannot be read", place=str(folder))
+        faults.of_file(folder, f"cannot be read: {error.strerror}", "cannot be read")
         return []

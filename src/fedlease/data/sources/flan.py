@@ -186,7 +186,7 @@ def _examples(path: Path, settings: DataSettings, faults: Faults) -> list[Exampl
     before = faults.count
     table = read_table(path, faults, settings.limits)
     columns = settings.columns.model_copy(update={"task": CATEGORY})
-    examples = read_prompt_examples(table, columns, faults, in_one_file=False) if table else []
+    examples = read_prompt_examples(table, columns, faults) if table else []
     if not examples and faults.count == before:
         faults.add(f"{path}: has no rows")
     if table and examples and CATEGORY not in table.columns and path.name.startswith("client_"):

@@ -19,11 +19,11 @@ from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind, task_facts
 from fedlease.core.names import name_of
 from fedlease.core.wording import counted
-from fedlease.data.assemble import EACH, SPLITS, Splits, assemble, check_number_of_clients
+from fedlease.data.assemble import SPLITS, Splits, assemble, check_number_of_clients
 from fedlease.data.dealing import Pool, drop_duplicates, federation
 from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import ClientData, Federation, Row
-from fedlease.data.label_lists import stated_labels, unknown_tasks
+from fedlease.data.label_lists import check_tasks, stated_labels
 from fedlease.data.overlaps import overlaps
 from fedlease.data.partition import deal
 from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, label_list, to_rows
@@ -95,7 +95,7 @@ def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
         for client in federation:
             folder = made / client.id
             folder.mkdir()
-            for split, rows in (("train", client.train), ("valid", client.valid), ("test", client.test)):
+            for split, rows in client.splits.items():
                 written = _labelled(client, rows) if client.labels else written_prompts(rows)
                 lines = [json.dumps({**row, "task": client.task}, ensure_ascii=False) + "\n" for row in written]
                 if lines:
@@ -145,7 +145,7 @@ def load_client(
     table = _table_with_rows(path, settings, faults)
     has_split = settings.columns.split in table.columns
     own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
-    examples = examples_of(table, settings, own, kind, in_one_file=True)
+    examples = examples_of(table, settings, own, kind)
     column = settings.columns.client
     if column in table.columns and examples:
         # Rows of other clients in the file are theirs, not this one's.
@@ -183,7 +183,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int, kind: RowKind) -> 
     unusable = Unusable(faults, skip=settings.clients == "skip" and not dealt)
     named = {r.line: name_of(r.values.get(columns.client), table.typed) for r in table.records}
     owners = {} if dealt else {line: client for line, client in named.items() if client is not None}
-    examples = examples_of(table, settings, RowFaults(unusable, owners), kind, in_one_file=True)
+    examples = examples_of(table, settings, RowFaults(unusable, owners), kind)
     if dealt or columns.client not in table.columns:
         faults.check()
         return _deal_file(examples, columns.split in table.columns, settings, seed, notes)
@@ -232,8 +232,7 @@ def _by_split(
                     faults.at(*example.place, column, rule)
             # Rows of a split may be there and be faulty, which is a fault already.
             if not splits["train"] and client not in unusable.named and faults.count == before:
-                fault = f"client {client!r}: no train rows in {table.path} (column {column!r})"
-                faults.add(fault, kind="no train rows", place=repr(client), apart=EACH)
+                faults.of_client(client, f"no train rows in {table.path} (column {column!r})", "no train rows")
     return clients
 
 
@@ -247,8 +246,7 @@ def _deal_file(
     for example in examples:
         by_task.setdefault(example.task, []).append(example)
     pools = []
-    for fault in unknown_tasks(settings, by_task):
-        faults.add(fault)
+    check_tasks(settings, by_task, faults)
     for task, members in sorted(by_task.items()):
         rule = client_id_fault(task)
         if rule:

