@@ -34,11 +34,8 @@ Turns = tuple[tuple[str, str], ...]
 def chat_of(value: object) -> tuple[Turns, list[str]]:
     """The messages of a chat as (role, content), and what is wrong with them.
 
-    Contents that are lists of parts become their texts, one per line. A message without text that calls tools has its
-    calls as text, one JSON object per line.
-
-    Args:
-        value: a list of messages, or one as JSON text.
+    ``value`` is a list of messages, or one as JSON text. Contents that are lists of parts become their texts, one per
+    line. A message without text that calls tools has its calls as text, one JSON object per line.
     """
     form = 'a list of {"role": ..., "content": ...} or of {"from": ..., "value": ...}'
     if isinstance(value, str):
@@ -60,9 +57,7 @@ def chat_of(value: object) -> tuple[Turns, list[str]]:
 def order_faults(turns: Sequence[tuple[str, str]], *, answered: bool) -> list[str]:
     """Why a chat has no place for a response: it must follow the user or a tool, and be the last of the assistant.
 
-    Args:
-        turns: its messages.
-        answered: whether the last message is the response; else it is what is to be answered.
+    ``answered`` says whether the last message is the response; else it is what is to be answered.
     """
     roles = [role for role, _ in turns]
     if answered and roles[-1:] != ["assistant"]:

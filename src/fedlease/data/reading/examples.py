@@ -41,9 +41,8 @@ class Example:
     Attributes:
         row: its label is 0, since indices are made later.
         place: file and line.
-        label: name of the label; numbers are written as text; ``""`` beside a response.
-        client: value of the client column, ``""`` without one.
-        split: value of the split column, ``""`` without one.
+        label: its name, numbers as text; ``""`` beside a response.
+        client: value of the client column, ``""`` without one; likewise split.
         task: value of the task column, ``"default"`` without one.
     """
 
@@ -59,10 +58,9 @@ def read_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list
     """The usable rows of a table; what is wrong with the others is added to ``faults``."""
     pair = columns.text_pair or ("text_pair" if "text_pair" in table.columns else None)
     wanted = {"text": columns.text, "label": columns.label, "text_pair": columns.text_pair}
-    if not _has(table, wanted, "set data.columns.{0}", faults if table.records else Faults()):
-        return []
+    usable = _has(table, wanted, "set data.columns.{0}", faults if table.records else Faults())
     examples = []
-    for record in table.records:
+    for record in table.records if usable else ():
         place = (table.path, record.line)
         fault = partial(faults.at, *place)
         text = text_of(record, columns.text, fault)
@@ -79,11 +77,8 @@ def read_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list
 def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
     """The texts of a table whose labels are not known or not asked for; every label is 0.
 
-    Args:
-        table: what a file holds.
-        columns: names of the columns.
-        faults: collects what cannot be used; a table with any fault gives fewer rows than it has.
-        pairs: whether a second text is needed; None takes one where the table has the column.
+    What cannot be used is added to ``faults``: a table with any fault gives fewer rows than it has. ``pairs`` says
+    whether a second text is needed; None takes one where the table has the column.
     """
     pair = columns.text_pair or "text_pair"
     if pairs is None:
@@ -132,11 +127,7 @@ def to_rows(
     """Rows with label indices; a label outside ``labels`` is a fault that names where and what is known.
 
     Args:
-        examples: those of one client or task.
-        labels: that may occur.
-        client: whose rows they are.
         column: the one with labels, for faults.
-        faults: collects.
         stated: whether the labels are those of ``data.labels``, not of the client's train rows.
     """
     index = {label: position for position, label in enumerate(labels)}

@@ -36,12 +36,8 @@ def agreed(
     The words for true and false are ``true`` and ``false`` in all file types. Where a CSV file is among the files,
     whose cells are all text, ``1.0`` is ``1`` in the others too. What differs invisibly is one label.
 
-    Args:
-        splits: split -> examples.
-        whose: client or task, for notes.
-        column: the one with labels, for faults.
-        faults: takes labels of nothing visible.
-        notes: takes which labels were read as one, and how many rows that concerns.
+    Labels of nothing visible are faults. ``notes`` takes which labels of whose rows were read as one, and how many rows
+    that concerns.
     """
     every = [example for examples in splits.values() for example in examples]
     untyped = any(split_name(example.place[0])[1].startswith(".csv") for example in every)
@@ -65,12 +61,7 @@ def agreed(
 
 
 def canonical(label: str, *, typed: bool = True) -> str:
-    """The name of a label, however it is written.
-
-    Args:
-        label: as it is written.
-        typed: whether the text ``1.0`` and the number 1 are different labels.
-    """
+    """The name of a label, however it is written; ``typed`` says whether text ``1.0`` and number 1 are different."""
     name = visible(label)
     plain = name_of(name, typed=typed) or name
     return plain.lower() if plain in SWITCHES else plain
@@ -85,12 +76,7 @@ def alike(labels: Iterable[str]) -> list[list[str]]:
 
 
 def doubtful_labels(labels: Mapping[str, int], whose: str) -> list[str]:
-    """What is doubtful about the labels of one list.
-
-    Args:
-        labels: label -> rows.
-        whose: client or task.
-    """
+    """What is doubtful about the labels of one list, given as label -> number of rows."""
     notes = []
     for group in alike(labels):
         counts = " and ".join(f"{shown(label)} ({counted(labels[label], 'row')})" for label in group)

@@ -20,14 +20,7 @@ CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "co
 
 
 def add_hints(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faults) -> None:
-    """Adds hints about a table in which faults were found.
-
-    Args:
-        table: what a file holds.
-        columns: names of the columns.
-        kind: what the task needs of rows.
-        faults: takes the hints.
-    """
+    """Adds hints about a table in which faults were found, read as rows of a kind."""
     if kind == "responses":
         if columns.text in table.columns and columns.label in table.columns:
             task = " or ".join(tasks_reading("labels"))

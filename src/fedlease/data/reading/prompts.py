@@ -45,11 +45,7 @@ def read_prompts(table: Table, columns: ColumnSettings, faults: Faults) -> list[
     """The prompts of a table whose responses are not known or not asked for; every response is None.
 
     A chat may end with the user; a last message of the assistant is left out, since it is what is to be answered.
-
-    Args:
-        table: what a file holds.
-        columns: names of the columns.
-        faults: collects what cannot be used; a table with any fault gives fewer rows than it has.
+    What cannot be used is added to ``faults``: a table with any fault gives fewer rows than it has.
     """
     return [row for _, row in _read(table, columns, faults, answered=False)]
 
@@ -63,10 +59,10 @@ def written_prompts(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _read(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bool) -> Iterator[tuple[Record, Row]]:
-    read = _form(table, columns, faults, answered=answered)
-    for record in table.records if read else ():
-        row = read(record, partial(faults.at, table.path, record.line)) if read else None
-        if row is not None:
+    if (read := _form(table, columns, faults, answered=answered)) is None:
+        return
+    for record in table.records:
+        if row := read(record, partial(faults.at, table.path, record.line)):
             yield record, replace(row, place=(table.path, record.line))
 
 
@@ -86,12 +82,14 @@ def _form(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bo
     if set_here or not table.records:
         return None
     if columns.prompt in has and (response in has or not answered):
-        return _pair_of(columns.prompt, response if answered else None, None, typed=table.typed)
+        pair = partial(_pair, prompt=columns.prompt, more=None)
+        return partial(pair, response=response if answered else None, typed=table.typed)
     for column in CHATS:
         if column in has:
             return partial(_chat, column=column, answered=answered)
     if INSTRUCTION in has and (OUTPUT in has or not answered):
-        return _pair_of(INSTRUCTION, OUTPUT if answered else None, INPUT, typed=table.typed)
+        pair = partial(_pair, prompt=INSTRUCTION, more=INPUT)
+        return partial(pair, response=OUTPUT if answered else None, typed=table.typed)
     prompts, outputs = repr(columns.prompt), ""
     if answered:
         prompts, outputs = f"{prompts} and {columns.response!r}", f" and {OUTPUT!r}"
@@ -104,29 +102,25 @@ def _form(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bo
     return None
 
 
-def _pair_of(prompt: str, response: str | None, more: str | None, *, typed: bool) -> Reader:
+def _pair(
+    record: Record, fault: OnFault, *, prompt: str, response: str | None, more: str | None, typed: bool
+) -> Row | None:
     """Reads the prompt and the response from a column each; ``more`` continues the prompt where it is not empty."""
+    broken = []
 
-    def read(record: Record, fault: OnFault) -> Row | None:
-        broken = []
+    def noted(column: str, rule: str) -> None:
+        broken.append(column)
+        fault(column, rule)
 
-        def noted(column: str, rule: str) -> None:
-            broken.append(column)
-            fault(column, rule)
-
-        row = None
-        if _is_chat(record.values.get(prompt), typed=typed):
-            answer = _answer(record, response, noted, typed=typed) if response else None
-            row = _chat(record, noted, column=prompt, answered=response is not None, answer=answer or "")
-        else:
-            text = text_of(record, prompt, noted, what="prompt")
-            rest = text_of(record, more, noted, what="input", required=False) if more else None
-            answer = _answer(record, response, noted, typed=typed) if response else None
-            if text is not None:
-                row = Row(text if rest is None else f"{text}\n\n{rest}", None, 0, answer)
-        return None if broken else row
-
-    return read
+    if _is_chat(record.values.get(prompt), typed=typed):
+        answer = _answer(record, response, noted, typed=typed) if response else None
+        row = _chat(record, noted, column=prompt, answered=response is not None, answer=answer or "")
+    else:
+        text = text_of(record, prompt, noted, what="prompt") or ""
+        rest = text_of(record, more, noted, what="input", required=False) if more else None
+        answer = _answer(record, response, noted, typed=typed) if response else None
+        row = Row(text if rest is None else f"{text}\n\n{rest}", None, 0, answer)
+    return None if broken else row
 
 
 def _is_chat(value: object, *, typed: bool) -> bool:

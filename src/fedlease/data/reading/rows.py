@@ -22,12 +22,7 @@ LINES = 10
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row of a file.
-
-    Attributes:
-        line: 1-based line on which the row starts; for Parquet the 1-based row.
-        values: column -> value.
-    """
+    """One row of a file: the line on which it starts (in Parquet the row), from 1, and column -> value."""
 
     line: int
     values: dict[str, object]
@@ -38,7 +33,6 @@ class Table:
     """The rows of one file.
 
     Attributes:
-        path: the file.
         columns: every column that occurs, in order.
         records: the readable rows; unreadable ones are among the faults.
         typed: whether the file type tells numbers from text (CSV does not).
@@ -52,11 +46,6 @@ class Table:
 
 class Gathered:
     """Gathers the records of one file as long as they are within the limits.
-
-    Args:
-        path: the file.
-        limits: what it may hold.
-        faults: collects.
 
     Attributes:
         columns: names of columns as they are met, in order; the values have no meaning.
@@ -83,11 +72,10 @@ class Gathered:
 
     def too_wide(self, line: int, count: int) -> bool:
         """Whether so many columns are too many, which is then a fault."""
-        wide = count > self.limits.columns
-        if wide:
-            rule = f"{count:,} columns, and at most {self.limits.columns:,} are read (data.limits.columns)"
-            self.stop(line, rule, "columns")
-        return wide
+        most = self.limits.columns
+        if count > most:
+            self.stop(line, f"{count:,} columns, and at most {most:,} are read (data.limits.columns)", "columns")
+        return count > most
 
     def take(self, line: int, values: dict[str, object]) -> bool:
         """Adds a record unless a text of it is too long, or a value is nested too deeply.
@@ -101,26 +89,21 @@ class Gathered:
         self.columns.update(dict.fromkeys(values))
         if self.too_wide(line, len(self.columns)):
             return False
-        usable = True
+        broken, most = self.faults.count, self.limits.text_characters
         for column, value in values.items():
             for depth, text in _texts(value):
                 if depth > DEPTH:
-                    usable = False
                     self.faults.at(self.path, line, column, f"a value is nested in at most {DEPTH} others")
                     break
                 self._characters += len(text)
-                if len(text) > self.limits.text_characters:
-                    usable = False
-                    rule = (
-                        f"a text has at most {self.limits.text_characters:,} characters (data.limits.text_characters), "
-                        f"got one of {len(text):,}"
-                    )
-                    self.faults.at(self.path, line, column, rule)
+                if len(text) > most:
+                    rule = f"a text has at most {most:,} characters (data.limits.text_characters)"
+                    self.faults.at(self.path, line, column, f"{rule}, got one of {len(text):,}")
         # a character takes a byte at least; small files of repeated texts unpack to many
         if self._characters > self.limits.file_bytes:
             self.stop(line, too_large(self.limits), "size")
             return False
-        if usable:
+        if self.faults.count == broken:
             self.records.append(Record(line, values))
         return True
 
@@ -151,22 +134,17 @@ def _texts(value: object) -> Iterator[tuple[int, str]]:
 def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers, read one at a time; a line with too many bytes is a fault and passed over.
 
-    Args:
-        file: open for reading.
-        rows: gathers the file's rows; takes faults.
-        whole: whether a line that is too long ends the reading, since the next ones have no meaning without it.
+    With ``whole`` such a line ends the reading, since the next ones have no meaning without it.
     """
     most, total, number = rows.limits.row_bytes, 0, 0
     while raw := file.readline(most + 1):
         number += 1
         size, last = len(raw), raw
-        total += size
-        while not last.endswith(b"\n") and size > most and total <= rows.limits.file_bytes:
-            last = file.readline(most)
-            if not last:
+        while size > most and not last.endswith(b"\n") and total + size <= rows.limits.file_bytes:
+            if not (last := file.readline(most)):
                 break
             size += len(last)
-            total += len(last)
+        total += size
         if number > LINES * rows.limits.rows:
             rows.stop(number, f"the file has over {LINES} times more lines than the rows of data.limits.rows", "rows")
             return

@@ -32,16 +32,7 @@ def split_name(path: Path) -> tuple[str, str]:
 
 
 def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None) -> Table | None:
-    """Reads one file.
-
-    Args:
-        path: the file.
-        faults: collects.
-        limits: what it may hold; None takes the defaults.
-
-    Returns:
-        The rows, or None when nothing could be read; the reason is then among ``faults``.
-    """
+    """The rows of one file, or None when nothing could be read; the reason is then among ``faults``."""
     suffix = split_name(path)[1]
     if suffix not in SUFFIXES:
         faults.of_file(path, f"file type {suffix!r} is not one of {', '.join(SUFFIXES)}", "type")
@@ -70,15 +61,7 @@ def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None) 
 def parse_table(
     path: Path, content: bytes, faults: Faults, *, csv: bool, limits: LimitSettings | None = None
 ) -> Table | None:
-    """Reads JSON or CSV that is in memory.
-
-    Args:
-        path: where it came from, for faults.
-        content: UTF-8, with or without a byte order mark.
-        faults: collects.
-        csv: CSV with a header, else JSON.
-        limits: what it may hold; None takes the defaults.
-    """
+    """Reads CSV with a header, or else JSON, in UTF-8; ``path`` is where it came from, for faults."""
     return _text(io.BytesIO(content), Gathered(path, limits or LimitSettings(), faults), csv=csv)
 
 

@@ -16,20 +16,14 @@ OnFault = Callable[[str, str], None]
 
 
 def text_of(record: Record, column: str, fault: OnFault, *, what: str = "text", required: bool = True) -> str | None:
-    """The text in a column.
+    """The text in a column as it is, or None when there is none to use; ``fault`` receives what is wrong.
 
     Args:
-        record: a row.
-        column: its column.
-        fault: receives what is wrong.
         what: what the text is called in faults.
         required: whether absent and empty texts are faults.
-
-    Returns:
-        The text as it is, or None when there is none to use.
     """
     value = record.values.get(column)
-    if not required and (value is None or (isinstance(value, str) and not value.strip())):
+    if not required and _blank(value):
         return None
     rule = "is missing" if column not in record.values else text_fault(value, what)
     if rule is not None:
@@ -37,17 +31,21 @@ def text_of(record: Record, column: str, fault: OnFault, *, what: str = "text", 
     return value if rule is None and isinstance(value, str) else None
 
 
+def _blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def text_fault(value: object, what: str) -> str | None:
     """Why a value cannot be a text, or None when it can."""
-    article = "an" if what[0] in "aeiou" else "a"
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return f"{article} {what} must not be empty, got {shown(value)}"
+    must = f"{'an' if what[0] in 'aeiou' else 'a'} {what} must"
+    if _blank(value):
+        return f"{must} not be empty, got {shown(value)}"
     if not isinstance(value, str):
-        return f"{article} {what} must be a string, got {shown(value)}"
+        return f"{must} be a string, got {shown(value)}"
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        return f"{article} {what} must be valid Unicode, got a lone surrogate at position {error.start}"
+        return f"{must} be valid Unicode, got a lone surrogate at position {error.start}"
     return None
 
 
@@ -65,7 +63,7 @@ def name_fault(value: object, present: bool) -> str:
     """Why :func:`fedlease.core.names.name_of` gives no name for a label."""
     if not present:
         return "is missing"
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if _blank(value):
         return f"a label must not be empty, got {shown(value)}"
     if isinstance(value, str) and len(value) > LONGEST_NAME:
         return f"a label must have at most {LONGEST_NAME:,} characters, got one of {len(value):,}: {shown(value)}"
