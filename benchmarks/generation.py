@@ -31,13 +31,19 @@ from fedlease.models.base import load_base, load_tokenizer, target_shapes
 from fedlease.models.sources import locate
 from fedlease.runs.runner import run_settings
 from fedlease.tasks.base import Task
-from fedlease.tasks.batches import evaluation_batches, padding_share, training_batches
+from fedlease.tasks.batches import evaluation_batches, training_batches
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.encoded_prompts import EncodedPrompts
 from fedlease.tasks.registry import make_task
 
 EXPERTS, RANK = 4, 8
 MANY = 8
+
+
+def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+    """Share of the tokens of all batches that are padding, in [0, 1)."""
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    return 1 - sum(lengths[i] for batch in batches for i in batch) / padded if padded else 0.0
 
 
 def settings_of(data: Path | None, smoke: bool) -> Settings:

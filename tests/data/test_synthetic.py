@@ -8,7 +8,7 @@ import pytest
 from fedlease.config.data import DataSettings
 from fedlease.data.federation import Federation
 from fedlease.data.load import load_federation
-from fedlease.data.sources.synthetic import NUM_TASKS, planted
+from fedlease.data.sources.synthetic import NUM_TASKS, load
 from fedlease.errors import DataError
 
 
@@ -58,7 +58,7 @@ def test_the_seed_determines_the_rows() -> None:
 
 
 def test_the_number_of_tasks_is_free() -> None:
-    federation = planted(DataSettings(source="synthetic", clients_per_task=1, valid_fraction=0.25), 0, num_tasks=7)
+    federation = load(DataSettings(source="synthetic", clients_per_task=1, valid_fraction=0.25), 0, num_tasks=7)
     assert [client.task for client in federation] == [f"planted-{n}" for n in range(7)]
     assert all((len(client.train), len(client.valid)) == (24, 8) for client in federation)
 
@@ -100,7 +100,7 @@ def test_each_task_answers_by_its_own_rule() -> None:
 
 
 def test_prompts_are_distinct_and_the_seed_determines_them() -> None:
-    made = [planted(DataSettings(source="synthetic"), seed, kind="responses") for seed in (0, 0, 1)]
+    made = [load(DataSettings(source="synthetic"), seed, kind="responses") for seed in (0, 0, 1)]
     assert made[0].fingerprint() == made[1].fingerprint() != made[2].fingerprint()
     texts = [row.text for client in made[0] for row in (*client.train, *client.test)]
     assert len(texts) == len(set(texts))
@@ -109,5 +109,5 @@ def test_prompts_are_distinct_and_the_seed_determines_them() -> None:
 def test_as_many_prompts_as_the_limit_allows_are_distinct() -> None:
     # 9^4 = 6561 sentences of signal words, of which at most 4000 are asked for
     settings = DataSettings(source="synthetic", clients_per_task=1, train_rows=3999, test_rows=1)
-    federation = planted(settings, 0, num_tasks=3, kind="responses")
+    federation = load(settings, 0, num_tasks=3, kind="responses")
     assert all(len({row.text for row in (*client.train, *client.test)}) == 4000 for client in federation)

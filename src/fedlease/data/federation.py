@@ -54,8 +54,8 @@ class ClientData:
     """One client's rows; they never leave the client.
 
     Attributes:
-        id: the client's name, from the data (folder or column), never from a transport.
-        task: what the client's rows are about, for per-task scores; unknown tasks are ``"default"``.
+        id: from the data (folder or column), never from a transport.
+        task: what the rows are about, for per-task scores; unknown tasks are ``"default"``.
         labels: label names; ``Row.label`` indexes them. Empty for generation.
         train: rows to train on.
         valid: rows for choices (learning rate, epochs); empty when ``data.valid_fraction`` is 0.
@@ -81,16 +81,9 @@ class ClientData:
 
     def card(self) -> "ClientCard":
         """What others may know of it."""
-        return ClientCard(
-            id=self.id,
-            task=self.task,
-            labels=self.labels,
-            pairs=any(row.text_pair is not None for row in self.train),
-            train_rows=len(self.train),
-            valid_rows=len(self.valid),
-            test_rows=len(self.test),
-            fingerprint=Federation.of([self]).fingerprint(),
-        )
+        pairs, mark = any(row.text_pair is not None for row in self.train), Federation.of([self]).fingerprint()
+        rows = len(self.train), len(self.valid), len(self.test)
+        return ClientCard(self.id, self.task, self.labels, pairs, *rows, mark)
 
 
 @serialisable

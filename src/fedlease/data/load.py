@@ -13,11 +13,11 @@ __all__ = ["load_federation"]
 
 
 def load_federation(settings: DataSettings, seed: int, task: str = "classification") -> Federation:
-    """Reads or makes the rows of every client.
+    """Reads or makes the rows of every client; the same settings, seed and task give the same federation.
 
     Args:
         settings: where rows come from and how they are dealt.
-        seed: root seed; the same settings, seed and task give the same federation.
+        seed: root seed.
         task: what clients optimise, which decides whether rows need labels or responses.
 
     Raises:
@@ -26,7 +26,7 @@ def load_federation(settings: DataSettings, seed: int, task: str = "classificati
         MissingPackageError: the source or partition needs a package that is not installed.
     """
     source, facts = known_sources()[settings.source], task_facts(task)
-    faults = [*_unserved(settings, source, task, facts), *_ignored(settings, source, facts)]
+    faults = _unserved(settings, source, task, facts)
     if faults:
         raise DataError(faults)
     federation: Federation = importlib.import_module(source.module).load(settings, seed, facts.rows)
@@ -35,44 +35,35 @@ def load_federation(settings: DataSettings, seed: int, task: str = "classificati
 
 
 def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: TaskFacts) -> list[str]:
-    """What the task needs and the source or the settings do not give."""
-    faults = []
-    if facts.rows not in source.rows:
-        has = "responses and no labels" if facts.rows == "labels" else "labels and no responses"
-        others = [name for kind in source.rows for name in tasks_reading(kind)]
-        faults.append(
-            f"data.source: {settings.source!r} has {has}, so task {task!r} cannot be trained on it; set "
-            f"task={' or '.join(others)}, or use {' or '.join(map(repr, sources_with(facts.rows)))}"
-        )
-    if facts.rows != "labels" and settings.partition != "natural":
-        faults.append(
-            f"data.partition: {settings.partition!r} skews labels, and rows of task {task!r} have none; use 'natural'"
-        )
-    if facts.rows != "labels" and settings.labels is not None:
-        faults.append(f"data.labels: rows of task {task!r} have no labels; leave it out")
-    return faults
-
-
-def _ignored(settings: DataSettings, source: SourceFacts, facts: TaskFacts) -> list[str]:
-    """Settings that the source would not look at."""
-    faults = []
-    if settings.labels is not None and not source.labels:
-        faults.append(
-            f"data.labels: source {settings.source!r} has label lists of its own; it is read for files of your own"
-        )
-    if settings.partition != "natural" and not source.partitions and facts.rows == "labels":
-        faults.append(
-            f"data.partition: data.source {settings.source!r} has 'natural' clients only, got {settings.partition!r}"
-        )
-    if settings.share_rows and not source.shares:
-        shared = " and ".join(repr(name) for name, facts in known_sources().items() if facts.shares)
-        faults.append(
-            f"data.share_rows: data.source {settings.source!r} never shares rows between clients; leave it out (it is "
-            f"read for {shared})"
-        )
-    if settings.path is not None and source.path == "not read":
-        faults.append(f"data.path: is not read when data.source is {settings.source!r}; leave one of them out")
-    return faults
+    """What the task needs and the source does not give, and settings that the source would not look at."""
+    name, labelled, skewed = f"data.source {settings.source!r}", facts.rows == "labels", settings.partition != "natural"
+    has = "responses and no labels" if labelled else "labels and no responses"
+    tasks = " or ".join(other for kind in source.rows for other in tasks_reading(kind))
+    sources = " or ".join(map(repr, sources_with(facts.rows)))
+    sharing = " and ".join(repr(other) for other, facts in known_sources().items() if facts.shares)
+    rules = {
+        f"data.source: {settings.source!r} has {has}, so task {task!r} cannot be trained on it; set task={tasks}, or "
+        f"use {sources}": facts.rows not in source.rows,
+        f"data.partition: {settings.partition!r} skews labels, and rows of task {task!r} have none; use 'natural'": (
+            skewed and not labelled
+        ),
+        f"data.labels: rows of task {task!r} have no labels; leave it out": (
+            settings.labels is not None and not labelled
+        ),
+        f"data.labels: source {settings.source!r} has label lists of its own; it is read for files of your own": (
+            settings.labels is not None and not source.labels
+        ),
+        f"data.partition: {name} has 'natural' clients only, got {settings.partition!r}": (
+            skewed and labelled and not source.partitions
+        ),
+        f"data.share_rows: {name} never shares rows between clients; leave it out (it is read for {sharing})": (
+            settings.share_rows and not source.shares
+        ),
+        f"data.path: is not read when data.source is {settings.source!r}; leave one of them out": (
+            settings.path is not None and source.path == "not read"
+        ),
+    }
+    return [rule for rule, broken in rules.items() if broken]
 
 
 def _scored_on_valid(federation: Federation) -> Federation:

@@ -101,12 +101,11 @@ def _deal_skewed(pool: Pool, count: int, settings: DataSettings, seed: int) -> t
 
 def _capped(size: int, settings: DataSettings) -> tuple[int, int]:
     train, test = split_sizes(size, settings)
-    if train < 1 or test < 1 or train + test > size:
-        both = settings.train_rows is not None and settings.test_rows is not None
-        fraction = test / (train + test) if both else settings.test_fraction
-        test = min(max(1, round(size * fraction)), size - 1)
-        train = size - test
-    return train, test
+    if train >= 1 and test >= 1 and train + test <= size:
+        return train, test
+    fraction = test / (train + test) if settings.train_rows and settings.test_rows else settings.test_fraction
+    test = min(max(1, round(size * fraction)), size - 1)
+    return size - test, test
 
 
 def dirichlet_shares(pool: Pool, count: int, alpha: float, seed: int) -> list[tuple[Row, ...]]:

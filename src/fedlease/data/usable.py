@@ -1,7 +1,7 @@
 """Clients whose rows cannot be used: all named at once, or left out and named, as ``data.clients`` says."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,8 @@ __all__ = ["RowFaults", "Unusable", "too_few_rows", "without_unusable"]
 class Unusable:
     """Tells faults of clients from those of the whole: under ``skip`` a client's faults leave out that client alone.
 
-    Args:
-        faults: collects those of the whole, and under ``require`` those of clients.
-        skip: whether ``data.clients`` is ``skip``.
-
     Attributes:
+        faults: those of the whole, and under ``require`` those of clients.
         named: clients with faults.
     """
 
@@ -53,22 +50,13 @@ class Unusable:
         """
         if self.faults.count > SHOWN and len(self.named) > 1:
             names = ", ".join(map(repr, sorted(self.named)))
-            many = f"{len(self.named)} clients cannot be used"
-            rest = [f"{many}: {names}; data.clients=skip goes on without them"]
-            try:
-                self.faults.check()
-            except DataError as error:
-                raise DataError([*error.faults, *rest]) from None
+            many = f"{len(self.named)} clients cannot be used: {names}"
+            self.faults.hint("clients", f"{many}; data.clients=skip goes on without them")
         self.faults.check()
 
 
 class RowFaults(Faults):
-    """Gives the fault of a row in a file of several clients to the client whose row it is.
-
-    Args:
-        unusable: collects.
-        owners: line -> client, where it is known.
-    """
+    """Gives the fault of a row in a file of several clients to the client whose row it is, where that is known."""
 
     def __init__(self, unusable: Unusable, owners: Mapping[int, str]) -> None:
         super().__init__()
@@ -88,10 +76,7 @@ class RowFaults(Faults):
         """Notes a fault of a row."""
         self.count += 1
         client = self._owners.get(line)
-        if client is None:
-            self._unusable.faults.at(path, line, column, rule, **more)
-            return
-        with self._unusable.client(client) as own:
+        with nullcontext(self._unusable.faults) if client is None else self._unusable.client(client) as own:
             own.at(path, line, column, rule, **more)
 
 

@@ -4,7 +4,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -75,7 +75,6 @@ class MetricWords:
     """What people read of a headline metric and of what stands beside it; in files a metric keeps its key.
 
     Attributes:
-        name: the metric's.
         majority: name of the majority baseline, which needs no model.
         majority_rule: what that baseline always does.
         heads: whether clients have a classifier head; a language model answers with what it has.
@@ -95,23 +94,20 @@ class Task(Protocol):
     """A kind of learning problem. Implementations are frozen dataclasses of their parameters.
 
     Its row in :data:`fedlease.config.tables.TASKS` states what it needs of rows and which models it trains.
+
+    Attributes:
+        words: the headline metric, and what reports call it and what stands beside it.
+        metric: key of the headline metric.
+        metrics: every metric that :meth:`measure` gives for any rows.
+        extra_metrics: metrics that it gives for some rows alone.
+        prediction_columns: columns that :meth:`predict` adds to rows.
     """
 
-    @property
-    def words(self) -> MetricWords:
-        """The headline metric, which :meth:`measure` gives, and what reports call it and what stands beside it."""
-
-    @property
-    def metric(self) -> str:
-        """Key of the headline metric."""
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Every metric that :meth:`measure` gives for any rows."""
-
-    @property
-    def extra_metrics(self) -> tuple[str, ...]:
-        """Metrics that it gives for some rows alone."""
+    words: ClassVar[MetricWords]
+    metric: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    extra_metrics: ClassVar[tuple[str, ...]]
+    prediction_columns: ClassVar[tuple[str, ...]]
 
     @property
     def score_rounds(self) -> bool:
@@ -120,10 +116,6 @@ class Task(Protocol):
     @property
     def num_samples(self) -> int:
         """Test rows per client whose answers are written to the run folder."""
-
-    @property
-    def prediction_columns(self) -> tuple[str, ...]:
-        """Columns that :meth:`predict` adds to rows."""
 
     @classmethod
     def of(cls, settings: "Settings") -> Self:
@@ -150,9 +142,7 @@ class Task(Protocol):
     def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
         """What a prediction must not depend on -> predictions without it and with it, (rows, ...), which must be equal.
 
-        Args:
-            model: the resident model.
-            rows: three, of which the second is the longest.
+        There are three rows, of which the second is the longest.
         """
 
     def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
@@ -162,13 +152,9 @@ class Task(Protocol):
         """Headline metric on ``test`` of always giving the most frequent answer of ``train``."""
 
     def read_inputs(self, table: Table, columns: "ColumnSettings", faults: Faults, *, pairs: bool | None) -> list[Row]:
-        """The rows of a table whose answers are not known or not asked for.
+        """The rows of a table whose answers are not known or not asked for; what cannot be used is added to ``faults``.
 
-        Args:
-            table: what a file holds.
-            columns: names of the columns.
-            faults: collects what cannot be used.
-            pairs: whether a second text is needed; None takes one where the table has the column.
+        ``pairs`` says whether a second text is needed; None takes one where the table has the column.
         """
 
     def predict(
@@ -176,12 +162,7 @@ class Task(Protocol):
     ) -> list[dict[str, Any]]:
         """Values of :attr:`prediction_columns` for each row, in row order; answers in the rows are not looked at.
 
-        Args:
-            model: with a client's adapter and head loaded.
-            rows: at least one.
-            labels: the client's.
-            threads: CPU threads.
-            on_rows: called after every batch.
+        The model has a client's adapter and head loaded, whose labels are given; there is at least one row.
         """
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["evaluation_batches", "padding_share", "training_batches"]
+__all__ = ["evaluation_batches", "training_batches"]
 
 BUCKET = 8
 """Batches whose rows are sorted by length together: larger pads less and mixes less."""
@@ -24,9 +24,3 @@ def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int
     """A pure function of the rows: sorted by length, equal lengths in row order."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Share of the tokens of all batches that are padding, in [0, 1)."""
-    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
-    return 1 - sum(lengths[i] for batch in batches for i in batch) / padded if padded else 0.0

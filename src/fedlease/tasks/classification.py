@@ -77,10 +77,8 @@ class Classification:
             if not ids:
                 add_row_fault(faults, row, "the model's tokenizer makes no token of it")
         faults.check()
-        labels, left = [row.label for row in rows], tokenizer.padding_side == "left"
-        return Encoded.of(
-            columns, labels, int(tokenizer.pad_token_id), left=left, truncated=sum(cut for _, cut in found)
-        )
+        labels, pad, left = [row.label for row in rows], int(tokenizer.pad_token_id), tokenizer.padding_side == "left"
+        return Encoded.of(columns, labels, pad, left=left, truncated=sum(cut for _, cut in found))
 
     def _tokens(self, rows: Sequence[Row], tokenizer: Any) -> tuple[dict[str, list[list[int]]], int]:
         """Model inputs of rows that are all pairs or all single texts, and how many were cut."""
@@ -148,11 +146,10 @@ class Classification:
         """The most probable label of each row, its probability, and those of all labels, which sum to 1."""
         predictions = []
         for values in evaluate(model, rows, threads, on_rows).double().softmax(-1).tolist():
-            best = max(range(len(values)), key=values.__getitem__)
             probabilities = dict(zip(labels, values, strict=True))
-            predictions.append(
-                dict(zip(self.prediction_columns, (labels[best], values[best], probabilities), strict=True))
-            )
+            best = max(labels, key=probabilities.__getitem__)
+            found = (best, probabilities[best], probabilities)
+            predictions.append(dict(zip(self.prediction_columns, found, strict=True)))
         return predictions
 
 
@@ -168,14 +165,7 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Tensor:
-    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order.
-
-    Args:
-        model: with a client's adapter and head loaded.
-        rows: tokenised, at least one.
-        threads: CPU threads.
-        on_rows: called after every batch.
-    """
+    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order; ``on_rows`` is called after each batch."""
     torch.set_num_threads(threads)
     model.for_scoring()
     parts, order = [], []

@@ -53,7 +53,7 @@ def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tupl
     """
     inputs = rows.pad(indices, device)
     counts = [rows.labels[i] for i in indices]
-    width = max(*counts, 1) if len(counts) > 1 else max(counts[0], 1)
+    width = max(1, *counts)
     labels = inputs["input_ids"][:, -width:].clone()
     for line, count in enumerate(counts):
         labels[line, : width - count] = IGNORED

@@ -68,16 +68,8 @@ class Generation:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The task with the parameters of a run."""
-        given = settings.generation
-        return cls(
-            settings.data.max_tokens,
-            given.max_new_tokens,
-            given.stop,
-            given.template,
-            given.batch_size,
-            given.score_rounds,
-            given.samples,
-        )
+        given = settings.generation.model_dump()
+        return cls(settings.data.max_tokens, num_samples=given.pop("samples"), **given)
 
     def describe(self) -> str:
         """What is learnt, in words for reports."""
@@ -119,15 +111,13 @@ class Generation:
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
         """Sentences about prompts and answers that were cut."""
-        rows = sum(map(len, encoded))
-        found = []
-        for count, what in (
-            (sum(part.truncated for part in encoded), "prompts"),
-            (sum(part.shortened for part in encoded if isinstance(part, EncodedPrompts)), "answers"),
-        ):
-            if count:
-                found.append(f"{count} of {rows} {what} were cut to data.max_tokens = {self.max_tokens}")
-        return found
+        prompts = sum(part.truncated for part in encoded)
+        answers = sum(part.shortened for part in encoded if isinstance(part, EncodedPrompts))
+        return [
+            f"{count} of {sum(map(len, encoded))} {what} were cut to data.max_tokens = {self.max_tokens}"
+            for count, what in ((prompts, "prompts"), (answers, "answers"))
+            if count
+        ]
 
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """Mean cross-entropy of the answer tokens of a batch."""
@@ -226,38 +216,29 @@ class Generation:
         """Answers to prompts, in row order: greedy, in batches of like length, ended by the end token or a stop text.
 
         Args:
-            model: with a client's adapter loaded.
             rows: prompts; their answers are not looked at.
-            threads: CPU threads.
-            on_rows: called after every batch.
             on_text: receives the answer to a single prompt piece by piece, before a stop text is cut off.
         """
         assert isinstance(rows, EncodedPrompts)
         torch.set_num_threads(threads)
         model.for_scoring()
         tokenizer = rows.tokenizer
-        answers = [""] * len(rows)
-        done = 0
-        options: dict[str, Any] = {"stop_strings": list(self.stop), "tokenizer": tokenizer} if self.stop else {}
+        answers: dict[int, str] = {}
+        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": False}
+        options["pad_token_id"] = tokenizer.pad_token_id
+        if self.stop:
+            options |= {"stop_strings": list(self.stop), "tokenizer": tokenizer}
         if on_text is not None:
             options["streamer"] = _streamer(tokenizer, on_text)
         for batch in evaluation_batches(rows.prompt_lengths(), self.batch_size):
             inputs = rows.questions(batch, model.device)
             with model.weighing(inputs):
-                tokens = model.generate(
-                    inputs,
-                    max_new_tokens=self.max_new_tokens,
-                    do_sample=False,
-                    pad_token_id=tokenizer.pad_token_id,
-                    **options,
-                )
+                tokens = model.generate(inputs, **options)
             texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            for i, text in zip(batch, texts, strict=True):
-                answers[i] = _until(text, self.stop).strip()
-            done += len(batch)
+            answers |= {i: _until(text, self.stop).strip() for i, text in zip(batch, texts, strict=True)}
             if on_rows is not None:
-                on_rows(done, len(rows))
-        return answers
+                on_rows(len(answers), len(rows))
+        return [answers[i] for i in range(len(rows))]
 
 
 def _streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:

@@ -31,20 +31,12 @@ def answers_given(answers: Sequence[str], references: Sequence[str]) -> list[flo
 
     A model that answers rightly and then goes on has answered.
     """
-    found: list[float | None] = []
-    for answer, reference in zip(answers, references, strict=True):
-        wanted = normalised(reference).split()
-        given = normalised(answer).split()[: len(wanted)]
-        found.append(float(given == wanted) if len(wanted) <= SHORT_ANSWER else None)
-    return found
+    pairs = [(normalised(a).split(), normalised(r).split()) for a, r in zip(answers, references, strict=True)]
+    return [float(given[: len(wanted)] == wanted) if len(wanted) <= SHORT_ANSWER else None for given, wanted in pairs]
 
 
 def require_rouge() -> None:
-    """Raises before any work where the library is missing.
-
-    Raises:
-        MissingPackageError: torchmetrics is not installed.
-    """
+    """Raises :class:`MissingPackageError` before any work where torchmetrics is not installed."""
     if importlib.util.find_spec("torchmetrics") is None:
         raise MissingPackageError("torchmetrics", "task 'generation'", "pip install 'fedlease[generation]'")
 
@@ -58,9 +50,6 @@ def rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[f
     require_rouge()
     from torchmetrics.functional.text import rouge_score
 
-    found: dict[str, list[float]] = {"rouge1": [], "rougeL": []}
-    for answer, reference in zip(answers, references, strict=True):
-        scores = rouge_score([answer], [reference], rouge_keys=("rouge1", "rougeL"))
-        for name, values in found.items():
-            values.append(float(scores[f"{name}_fmeasure"]))
-    return found
+    names = ("rouge1", "rougeL")
+    scores = [rouge_score([a], [r], rouge_keys=names) for a, r in zip(answers, references, strict=True)]
+    return {name: [float(score[f"{name}_fmeasure"]) for score in scores] for name in names}

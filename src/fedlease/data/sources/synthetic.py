@@ -16,7 +16,7 @@ from fedlease.data.dealing import clients_of, federation, generator
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.errors import DataError
 
-__all__ = ["NUM_TASKS", "load", "planted"]
+__all__ = ["NUM_TASKS", "load"]
 
 NUM_TASKS = 4
 TRAIN_ROWS = 32
@@ -30,12 +30,7 @@ _RULES = ("anywhere", "first", "last", "anywhere")
 _CLASSES = ("low", "middle", "high")
 
 
-def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federation:
-    """A planted federation of :data:`NUM_TASKS` tasks."""
-    return planted(settings, seed, kind=kind)
-
-
-def planted(settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS, *, kind: RowKind = "labels") -> Federation:
+def load(settings: DataSettings, seed: int, kind: RowKind = "labels", num_tasks: int = NUM_TASKS) -> Federation:
     """Makes ``clients_per_task`` clients for each of ``num_tasks`` tasks called ``planted-0``, ``planted-1``, ...
 
     Labels (for generation: classes of signal words) are balanced, rows are distinct within a task and over its clients.
@@ -56,30 +51,24 @@ def planted(settings: DataSettings, seed: int, num_tasks: int = NUM_TASKS, *, ki
     clients: list[ClientData] = []
     used: set[str] = set()
     for number in range(num_tasks):
-        name = f"planted-{number}"
-        labels = _labels(number % 4)
+        rule, taken = number % 4, set[str]()
+        labels = () if kind == "responses" else _CLASSES if rule == 3 else ("low", "high")
         random_ = generator(seed, "planted", number)
         vocabulary = _vocabulary(number, used, random_)
-        taken: set[str] = set()
         parts = [
-            [
-                [_row(vocabulary, place, number % 4, kind, taken, random_) for place in range(size)]
-                for size in (train, test)
-            ]
+            [[_row(vocabulary, place, rule, labels, taken, random_) for place in range(size)] for size in (train, test)]
             for _ in range(settings.clients_per_task)
         ]
-        clients += clients_of(name, () if kind == "responses" else labels, parts, settings, seed)
+        clients += clients_of(f"planted-{number}", labels, parts, settings, seed)
     return federation(clients, ())
 
 
-def _labels(rule: int) -> tuple[str, ...]:
-    return _CLASSES if rule == 3 else ("low", "high")
-
-
-def _row(vocabulary: list[str], place: int, rule: int, kind: RowKind, taken: set[str], random_: random.Random) -> Row:
-    if kind == "responses":
-        return _answered(vocabulary, place, rule, taken, random_)
-    return _sentence(vocabulary, place % len(_labels(rule)), _RULES[rule], taken, random_)
+def _row(
+    vocabulary: list[str], place: int, rule: int, labels: tuple[str, ...], taken: set[str], random_: random.Random
+) -> Row:
+    if labels:
+        return _sentence(vocabulary, place % len(labels), _RULES[rule], taken, random_)
+    return _answered(vocabulary, place, rule, taken, random_)
 
 
 def _vocabulary(number: int, used: set[str], random_: random.Random) -> list[str]:

@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedlease.config.data import DataSettings
 from fedlease.data.reading.examples import client_id_fault, folded
+from fedlease.data.sources import synthetic
 from fedlease.data.sources.folder import write_folder
-from fedlease.data.sources.synthetic import planted
 from fedlease.errors import ConfigError
 from fedlease.files import write_atomically
 
@@ -85,10 +85,9 @@ def write_app(folder: Path, clients: Sequence[str] = CLIENTS, host: str = "local
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, environment.get_template(entry.name).render(values).encode())
     per_task = 2 if len(clients) > 2 else 1
-    rows = planted(
-        DataSettings(source="synthetic", clients_per_task=per_task, test_rows=32), 0, (len(clients) + 1) // per_task
-    )
-    write_folder((replace(data, id=client) for data, client in zip(rows, clients, strict=False)), folder / "rows")
+    data = DataSettings(source="synthetic", clients_per_task=per_task, test_rows=32)
+    rows = synthetic.load(data, 0, num_tasks=(len(clients) + 1) // per_task)
+    write_folder((replace(made, id=client) for made, client in zip(rows, clients, strict=False)), folder / "rows")
 
 
 def _target(name: str, package: str) -> str:
