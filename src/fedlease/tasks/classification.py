@@ -165,7 +165,7 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Tensor:
-    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order; ``on_rows`` is called after each batch."""
+    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order."""
     torch.set_num_threads(threads)
     model.for_scoring()
     parts, order = [], []
