@@ -74,10 +74,6 @@ class BaseModel:
 def load_tokenizer(source: ModelSource, task: str = "classification") -> Any:
     """The model's tokenizer with the padding that the model needs; never runs code of the model's repository.
 
-    Args:
-        source: see :func:`fedlease.models.sources.locate`.
-        task: name of the task, which decides on the padding.
-
     Raises:
         ModelError: it cannot be had, knows no words, or lacks a token that the task needs.
     """
@@ -85,8 +81,8 @@ def load_tokenizer(source: ModelSource, task: str = "classification") -> Any:
 
     writes = task_facts(task).model.writes
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**source.pretrained)
+        config = AutoConfig.from_pretrained(**source.pretrained)
         files = sorted(path.name for path in model_folder(source).iterdir())
         words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
     except Exception as error:
@@ -120,7 +116,7 @@ def load_base(
     """Loads the base once, in evaluation mode, without gradients.
 
     Args:
-        source: see :func:`fedlease.models.sources.locate`.
+        source: where it comes from.
         dtype: ``float32`` or ``bfloat16``.
         dropout: whether the base keeps its dropout probabilities.
         tokenizer: whose tokens the model must have embeddings for, and whose padding it takes; None leaves both.
@@ -141,9 +137,7 @@ def load_base(
     if quantisation != "none":
         extra = {"quantization_config": quantisation_config(quantisation, dtype, device), "device_map": {"": device}}
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=False
-        )
+        config = transformers.AutoConfig.from_pretrained(**source.pretrained)
         for key, value in config.to_dict().items():
             if not dropout and isinstance(value, float) and ("dropout" in key or "pdrop" in key):
                 setattr(config, key, 0.0)
@@ -156,18 +150,15 @@ def load_base(
             check_packed(source, packed, quantisation, device)
             extra = {"device_map": {"": device}}
         with quiet():
-            loaded: Any = getattr(transformers, kind.auto).from_pretrained(
-                source.location,
+            model, info = getattr(transformers, kind.auto).from_pretrained(
+                **source.pretrained,
                 config=config,
-                revision=source.revision,
-                trust_remote_code=False,
                 dtype=getattr(torch, dtype),
                 # Other shapes in the body are refused below, with their numbers; a head is drawn anew anyway.
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **extra,
             )
-            model, info = loaded
     except InputError:
         raise
     except Exception as error:
@@ -183,25 +174,22 @@ def load_base(
         # Renamed in transformers 5.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    heads: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    heads, warnings = [], []
     if kind.head:
-        body = model.base_model_prefix
-        heads = tuple(
-            name for name, module in model.named_children() if name != body and any(True for _ in module.parameters())
-        )
+        children = [(name, module) for name, module in model.named_children() if name != model.base_model_prefix]
+        heads = [name for name, module in children if any(True for _ in module.parameters())]
     fresh = untrained_modules(source, model, info, heads)
     if fresh:
-        warnings = (
+        warnings = [
             f"model {source.name!r}: its checkpoint has no weights for {', '.join(fresh)}, as after masked language "
-            "modelling; every client begins with values drawn from the seed, and trains and keeps them with its head",
-        )
+            "modelling; every client begins with values drawn from the seed, and trains and keeps them with its head"
+        ]
     if tokenizer is not None:
         check_tokenizer(source, model, tokenizer)
         use_padding_of(tokenizer, model)
     revision = getattr(config, "_commit_hash", None) if source.is_hub else None
     placed = quantisation != "none" or packed is not None
-    return BaseModel(model, (*fresh, *heads), revision, placed, warnings, kind)
+    return BaseModel(model, (*fresh, *heads), revision, placed, tuple(warnings), kind)
 
 
 def new_head_modules(base: BaseModel, num_labels: int) -> dict[str, nn.Module]:
@@ -223,23 +211,16 @@ def new_head_modules(base: BaseModel, num_labels: int) -> dict[str, nn.Module]:
 
 
 def initial_head(modules: Mapping[str, nn.Module], seed: int, std: float = 0.02) -> dict[str, Tensor]:
-    """The common start of all heads with one label count: weights normal, biases 0, norms 1.
-
-    Args:
-        modules: from :func:`new_head_modules`.
-        seed: root seed of the run.
-        std: standard deviation of the weights.
-    """
+    """The common start of all heads with one label count: weights normal with deviation ``std``, biases 0, norms 1."""
     tensors: dict[str, Tensor] = {}
     for module_name, module in modules.items():
         for path, parameter in module.named_parameters():
             name = f"{HEAD}/{module_name}.{path}"
             if parameter.dim() > 1:
                 shape = tuple(parameter.shape)
-                draw = torch.empty(shape).normal_(0, std, generator=generator(seed, "head", name, *shape))
-                tensors[name] = draw
+                tensors[name] = torch.empty(shape).normal_(0, std, generator=generator(seed, "head", name, *shape))
             else:
-                tensors[name] = torch.ones_like(parameter) if path.endswith("weight") else torch.zeros_like(parameter)
+                tensors[name] = torch.full_like(parameter, float(path.endswith("weight")))
     return tensors
 
 
@@ -247,12 +228,12 @@ def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int)
     """Adapted module -> (in features, out features).
 
     Args:
-        base: the model.
         target_modules: name endings; None takes query and value projections.
-        r: rank, at most the smaller side of every module.
+        r: rank.
 
     Raises:
-        ModelError: an ending matches no linear module (the message lists those that exist), or the rank is too large.
+        ModelError: an ending matches no linear module (the message lists those that exist), or the rank is larger than
+            the smaller side of a module.
     """
     linear = {
         name: sides
@@ -281,7 +262,6 @@ def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int)
 
 
 def _sides(module: nn.Module) -> tuple[int, int] | None:
-    """In and out features of a linear module, or None of another."""
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(module, Conv1D):  # GPT-2's, whose weight is (in, out)

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -30,14 +30,13 @@ def unavailable(source: ModelSource, part: str, error: Exception) -> ModelError:
     if not isinstance(error, OSError | ValueError | ImportError | RuntimeError) or not reason:
         reason = f"{type(error).__name__} {reason}".strip()
     reason = reason if len(reason) <= LONG else f"{reason[:LONG]}..."
-    if source.is_hub:
-        known = f"short names: {', '.join(SHORT_NAMES)}"
-        near = difflib.get_close_matches(source.name, SHORT_NAMES, n=1)
-        known += f"; did you mean {near[0]!r}?" if near else ""
-        return ModelError(
-            f"model: no {part} for {source.name!r}: not a folder, and the hub did not give it ({known}): {reason}"
-        )
-    return ModelError(f"model: the {part} in {source.location} cannot be loaded: {reason}")
+    if not source.is_hub:
+        return ModelError(f"model: the {part} in {source.location} cannot be loaded: {reason}")
+    near = difflib.get_close_matches(source.name, SHORT_NAMES, n=1)
+    known = f"short names: {', '.join(SHORT_NAMES)}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return ModelError(
+        f"model: no {part} for {source.name!r}: not a folder, and the hub did not give it ({known}): {reason}"
+    )
 
 
 def no_tokenizer(source: ModelSource) -> ModelError:
@@ -60,13 +59,7 @@ def check_causal(source: ModelSource, config: Any, task: str) -> None:
 
 
 def check_packed(source: ModelSource, packed: Any, quantisation: str, device: str) -> None:
-    """Refuses a checkpoint that is quantised already where it cannot be used as it is.
-
-    Args:
-        source: where the model comes from.
-        packed: ``quantization_config`` of its configuration.
-        quantisation: the one that the settings ask for.
-        device: where it will compute.
+    """Refuses a checkpoint that is quantised already, by the ``quantization_config`` that it has.
 
     Raises:
         ModelError: it is to be quantised once more, or is in 4 bits and the device is a CPU.
@@ -86,15 +79,13 @@ def check_packed(source: ModelSource, packed: Any, quantisation: str, device: st
 
 
 def untrained_modules(
-    source: ModelSource, model: nn.Module, info: Mapping[str, Iterable[Any]], heads: Iterable[str]
+    source: ModelSource, model: nn.Module, info: Mapping[str, Iterable[Any]], heads: Collection[str]
 ) -> tuple[str, ...]:
     """Modules of the body that the checkpoint has no weights for and that begin with the head: poolers.
 
     Checkpoints of masked language models have none, since nothing in their training uses one.
 
     Args:
-        source: where the model comes from.
-        model: as transformers loaded it.
         info: transformers' ``output_loading_info``.
         heads: names of the model's head modules.
 
@@ -103,7 +94,6 @@ def untrained_modules(
             and have no place in it. Each would be passed over: the model would compute with values drawn at random,
             others in every process, or without a part of itself.
     """
-    heads = tuple(heads)
     lacking = {str(name) for name in info["missing_keys"] if not _within(str(name), heads)}
     poolers = {name[: found.end()] for name in lacking if (found := re.search(r"(^|\.)pooler(?=\.)", name))}
     fresh = tuple(
@@ -126,19 +116,15 @@ def untrained_modules(
     surplus = _left_out(model, unexpected, heads)
     if surplus and not lacking:
         faults.append(f"model: the weights in {where} hold {_some(surplus)}, which config.json leaves out")
-    faults += [f"model: the weights in {where} cannot be loaded: {' '.join(reason.split())[:LONG]}"
-               for reason in map(str, info.get("error_msgs", ()))]  # fmt: skip
+    for reason in info.get("error_msgs", ()):
+        faults.append(f"model: the weights in {where} cannot be loaded: {' '.join(str(reason).split())[:LONG]}")
     if faults:
         raise ModelError(faults)
     return fresh
 
 
 def check_tokenizer(source: ModelSource, model: nn.Module, tokenizer: Any) -> None:
-    """Compares the tokenizer's ids with the rows of the model's embedding.
-
-    Raises:
-        ModelError: the tokenizer has ids that the model has no embedding for.
-    """
+    """Raises :class:`ModelError` where the tokenizer has ids that the model has no embedding for."""
     try:
         embedding = model.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):

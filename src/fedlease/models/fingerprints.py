@@ -33,21 +33,14 @@ PROBES = ("The scan, 3.5 mm: clear?", " na\u00efve  \u2603\n\u6f22\u5b57 ", "I'L
 def file_prints(source: ModelSource, *, weights: bool = True) -> dict[str, str]:
     """SHA-256 of every file of a base that is read, weights, configuration and tokenizer, by name.
 
-    Args:
-        source: where the model comes from; one of the hub has been loaded.
-        weights: whether those of the weights too, which take a second per gigabyte or so.
+    A model of the hub has been loaded before. Files of ``weights`` take a second per gigabyte or so.
     """
     folder = model_folder(source)
     return {name: _sha256(folder / name) for name in _names(folder, weights=weights)}
 
 
 def check_files(
-    out: Path,
-    source: ModelSource,
-    expected: Any,
-    *,
-    weights: bool = True,
-    found: Mapping[str, str] | None = None,
+    out: Path, source: ModelSource, expected: Any, *, weights: bool = True, found: Mapping[str, str] | None = None
 ) -> None:
     """Compares a base with what a run was trained on.
 
@@ -55,8 +48,8 @@ def check_files(
         out: run folder, for the message.
         source: where the model is now.
         expected: what :func:`file_prints` gave when the run began, from ``environment.json``.
-        weights: see :func:`file_prints`.
-        found: SHA-256 of the base's files by name, where they are known already; else they are read.
+        weights: whether files of weights too.
+        found: as of :func:`file_prints`, where it is known already; else files are read.
 
     Raises:
         RunFolderError: a file is another one, is missing or new; or the run folder names no files.

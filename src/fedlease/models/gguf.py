@@ -23,10 +23,6 @@ def converted(name: str, file: Path) -> Path:
 
     Takes half a minute the first time; the folder is named after the content of the file.
 
-    Args:
-        name: the model's, for the folder.
-        file: a GGUF file with a causal language model.
-
     Raises:
         MissingPackageError: the package that reads GGUF is not installed.
         ModelError: the file cannot be read, or the cache cannot be written.

@@ -9,11 +9,7 @@ __all__ = ["fitted_lengths"]
 
 
 def fitted_lengths(settings: Settings, limit: int) -> tuple[Settings, tuple[str, ...]]:
-    """The settings with lengths that the model can read, and a note where a preset's or a default gave way.
-
-    Args:
-        settings: the run's.
-        limit: tokens that the model can read.
+    """The settings with lengths that a model of so many tokens can read, and notes where a preset or default gave way.
 
     Raises:
         ConfigError: the lengths that the user gives are more than the model can read.
@@ -30,13 +26,12 @@ def fitted_lengths(settings: Settings, limit: int) -> tuple[Settings, tuple[str,
         raise ConfigError(
             f"data.max_tokens: {rows}{more} are more than the {limit} tokens that model {settings.model!r} can read"
         )
-    groups, notes = {}, []
-    for group, name, before, now in (
-        ("data", "max_tokens", rows, longest),
-        ("generation", "max_new_tokens", answers, new),
-    ):
-        if now not in (0, before):
-            groups[group] = getattr(settings, group).model_copy(update={name: now})
-            reason = f"model {settings.model!r} reads {limit} tokens"
-            notes.append(f"{group}.{name}: {now} in the place of {before}, since {reason}")
-    return settings.model_copy(update=groups), tuple(notes)
+    notes, reason = [], f"since model {settings.model!r} reads {limit} tokens"
+    data, generation = settings.data, settings.generation
+    if longest != rows:
+        data = data.model_copy(update={"max_tokens": longest})
+        notes.append(f"data.max_tokens: {longest} in the place of {rows}, {reason}")
+    if new not in (0, answers):
+        generation = generation.model_copy(update={"max_new_tokens": new})
+        notes.append(f"generation.max_new_tokens: {new} in the place of {answers}, {reason}")
+    return settings.model_copy(update={"data": data, "generation": generation}), tuple(notes)

@@ -18,7 +18,6 @@ def set_padding(tokenizer: Any, config: Any, *, writes: bool) -> None:
 
     Args:
         tokenizer: is changed; without a padding token it keeps none if it has no other special token to take.
-        config: the model's.
         writes: whether the model continues prompts.
     """
     if tokenizer.pad_token is None:
@@ -36,10 +35,6 @@ def use_padding_of(tokenizer: Any, model: Any) -> None:
 
     The embedding keeps what it was built with: RoBERTa counts positions from the id that it was trained with.
     Of the settings for generation only special tokens stay: a repetition penalty would count padding too.
-
-    Args:
-        tokenizer: with a padding token.
-        model: its configuration is changed.
     """
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = int(tokenizer.pad_token_id)
@@ -59,11 +54,7 @@ def groups_of(config: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     """Places of the rows that may share a batch, group by group.
 
     Encoder-decoder classifiers (BART, T5) read a row at its last end token and take as many of these in every row of a
-    batch; a text may hold any number. Every other model has one group.
-
-    Args:
-        config: the model's.
-        inputs: arguments of its forward pass; ``input_ids`` are (b, tokens).
+    batch; a text may hold any number. Every other model has one group. ``input_ids`` are (b, tokens).
     """
     ids = inputs["input_ids"]
     if not getattr(config, "is_encoder_decoder", False):

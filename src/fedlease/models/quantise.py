@@ -19,7 +19,6 @@ def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> 
     Args:
         quantisation: ``int8`` (LLM.int8) or ``nf4`` (4-bit normal floats).
         dtype: type of products with 4-bit weights.
-        device: where the base will be.
 
     Raises:
         MissingPackageError: bitsandbytes is not installed.

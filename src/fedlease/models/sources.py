@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedlease.config.tables import task_facts
 from fedlease.errors import MissingPackageError, ModelError, limit_reached
@@ -23,8 +24,7 @@ class Package:
 
     Attributes:
         distribution: its name in a registry.
-        module: what it installs.
-        command: that installs it.
+        module: what it installs by the command.
         hub: name of the same weights on the hub.
         gguf: file in the module's folder, converted once; None if the module names a folder that is read as it is.
     """
@@ -63,7 +63,6 @@ class ModelSource:
     """Where a base model comes from.
 
     Attributes:
-        name: as in the settings.
         location: folder or hub id.
         revision: commit of a hub model, or None.
     """
@@ -71,6 +70,15 @@ class ModelSource:
     name: str
     location: str
     revision: str | None = None
+
+    @property
+    def pretrained(self) -> dict[str, Any]:
+        """Arguments of ``from_pretrained``, which never runs code of a model's repository."""
+        return {
+            "pretrained_model_name_or_path": self.location,
+            "revision": self.revision,
+            "trust_remote_code": False,
+        }
 
     @property
     def public_name(self) -> str:
@@ -105,13 +113,12 @@ def locate(name: str, revision: str | None, base_folder: Path, seed: int, task: 
         spec = importlib.util.find_spec(package.module)
         if spec is None:
             raise MissingPackageError(package.distribution, f"model {name!r}", package.command)
-        if package.gguf is not None:
-            # Found, not imported: importing may need what its package depends on.
-            folder = Path((spec.submodule_search_locations or [""])[0])
-            with quiet():
-                return ModelSource(name, str(converted(name, folder / package.gguf)))
-        path: str = importlib.import_module(package.module).get_model_path()
-        return ModelSource(name, str(path))
+        if package.gguf is None:
+            return ModelSource(name, str(importlib.import_module(package.module).get_model_path()))
+        # Found, not imported: importing may need what its package depends on.
+        folder = Path((spec.submodule_search_locations or [""])[0])
+        with quiet():
+            return ModelSource(name, str(converted(name, folder / package.gguf)))
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ModelError(f"model: the folder {name} holds no config.json, so it is no transformers model")

@@ -30,10 +30,7 @@ SIZES: dict[str, Any] = {
 def make_tiny(folder: Path, seed: int, *, writes: bool = False) -> None:
     """Writes a random two-layer model over bytes: it learns planted signals in seconds, and means nothing.
 
-    Args:
-        folder: is made.
-        seed: the weights are drawn from it.
-        writes: whether a decoder, which continues prompts, is made; else an encoder.
+    ``writes`` makes a decoder, which continues prompts, else an encoder. The folder is made.
     """
     from tokenizers import pre_tokenizers
     from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
@@ -42,13 +39,12 @@ def make_tiny(folder: Path, seed: int, *, writes: bool = False) -> None:
     sizes = {**SIZES, "vocab_size": len(vocabulary)}
     state = torch.random.get_rng_state()
     torch.manual_seed(derive(seed, "tiny-random"))
-    model: Any = (
-        LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=None, eos_token_id=vocabulary["[SEP]"]))
-        if writes
-        else BertForSequenceClassification(
-            BertConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-        )
-    )
+    model: Any
+    if writes:
+        model = LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=None, eos_token_id=vocabulary["[SEP]"]))
+    else:
+        config = BertConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        model = BertForSequenceClassification(config)
     torch.random.set_rng_state(state)
     with new_folder(folder) as scratch:
         model.save_pretrained(scratch)
