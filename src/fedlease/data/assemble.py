@@ -33,17 +33,11 @@ def assemble(
     kind: RowKind = "labels",
     whole: bool = True,
 ) -> Federation:
-    """Builds clients from the examples of their files.
+    """Builds clients from the examples of their files; adds to what was found and noted so far.
 
     Args:
-        clients: id -> split -> examples.
-        settings: columns, limits and fractions.
-        seed: root seed.
-        unusable: what was found so far; more is added.
-        notes: warnings so far; more are added.
         split_here: whether all rows are among ``train`` and test rows are to be held out of them, without the
             duplicates. They are held out of any client without a split ``test``, too.
-        kind: what rows need; clients whose rows have responses have no labels.
         whole: whether these are all clients there are; of one alone it is not asked whether it can learn.
 
     Raises:
@@ -91,9 +85,8 @@ def check_number_of_clients(count: int, settings: DataSettings) -> None:
         DataError: there are more.
     """
     if count > settings.limits.clients:
-        raise DataError(
-            f"data.limits.clients: at most {settings.limits.clients:,} clients are read, and there are {count:,}"
-        )
+        most = f"at most {settings.limits.clients:,} clients are read"
+        raise DataError(f"data.limits.clients: {most}, and there are {count:,}")
 
 
 @dataclass
@@ -144,12 +137,11 @@ class _Builder:
         if self.faults.count > before or client_id_fault(self.client):
             # What is drawn for a client comes from its id, which may have no bytes.
             return ClientData(self.client, "", (), (), (), ())
-        if rows["train"] and (self.split_here or "test" not in splits):
+        drawn = rows["train"] and (self.split_here or "test" not in splits)
+        if drawn:
             rows["train"], rows["test"] = self._held_out(rows["train"])
-            why = "" if rows["test"] else f": {_none_to_spare(rows['train'])}"
-        else:
-            why = " in its files"
         if not rows["test"]:
+            why = f": {_none_to_spare(rows['train'])}" if drawn else " in its files"
             self.unscored = f"no test rows{why}"
             self.notes.append(f"{whose}: {self.unscored}; it trains and is scored on none")
         for split, limit in (("train", self.settings.train_rows), ("test", self.settings.test_rows)):
@@ -202,6 +194,5 @@ class _Builder:
 def _none_to_spare(rows: tuple[Row, ...]) -> str:
     if len({row.question for row in rows}) == 1:
         return "it has one distinct row, and that is needed for training"
-    labels = len({row.label for row in rows})
-    there = f"{counted(len(rows), 'row')} of {counted(labels, 'label')}"
+    there = f"{counted(len(rows), 'row')} of {counted(len({row.label for row in rows}), 'label')}"
     return f"it has {there}, and each label needs a train row before one can be held out"

@@ -57,9 +57,7 @@ class ClientData:
         id: from the data (folder or column), never from a transport.
         task: what the rows are about, for per-task scores; unknown tasks are ``"default"``.
         labels: label names; ``Row.label`` indexes them. Empty for generation.
-        train: rows to train on.
         valid: rows for choices (learning rate, epochs); empty when ``data.valid_fraction`` is 0.
-        test: rows for scores.
     """
 
     id: ClientId
@@ -123,7 +121,6 @@ class Federation:
     """All clients of a run, in sorted order of their ids.
 
     Attributes:
-        clients: id -> rows.
         warnings: plain sentences about what is unusual in the data.
         skipped: id -> why, of clients that were left out because their rows cannot be used.
     """
@@ -155,12 +152,9 @@ class Federation:
             for name, rows in client.splits.items():
                 digest.update(f"\x1d{name}\x1d".encode())
                 for row in rows:
-                    digest.update(f"{row.text}\x1f{row.text_pair}\x1f{row.label}{_answer(row)}\x1e".encode())
+                    role = [row.role] if row.role != "user" else []
+                    # A label alone adds nothing, so that a fingerprint does not depend on what other rows may have.
+                    answered = row.response is not None or row.turns
+                    answer = f"\x1f{json.dumps([row.response, row.turns, *role])}" if answered else ""
+                    digest.update(f"{row.text}\x1f{row.text_pair}\x1f{row.label}{answer}\x1e".encode())
         return digest.hexdigest()
-
-
-def _answer(row: Row) -> str:
-    # A row with a label alone adds nothing, so that its fingerprint does not depend on what other rows may have.
-    if row.response is None and not row.turns:
-        return ""
-    return f"\x1f{json.dumps([row.response, row.turns, *([row.role] if row.role != 'user' else [])])}"

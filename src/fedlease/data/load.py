@@ -31,7 +31,15 @@ def load_federation(settings: DataSettings, seed: int, task: str = "classificati
         raise DataError(faults)
     federation: Federation = importlib.import_module(source.module).load(settings, seed, facts.rows)
     federation = without_unusable(federation, settings)
-    return _scored_on_valid(federation) if settings.score_rows == "valid" else federation
+    if settings.score_rows == "test":
+        return federation
+    without = [client.id for client in federation if not client.valid]
+    if without:
+        raise DataError(
+            f"data.score_rows: 'valid' needs validation rows, clients {without} have none; set data.valid_fraction"
+        )
+    scored = [replace(client, test=client.valid, valid=()) for client in federation]
+    return Federation.of(scored, federation.warnings, federation.skipped)
 
 
 def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: TaskFacts) -> list[str]:
@@ -64,14 +72,3 @@ def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: Tas
         ),
     }
     return [rule for rule, broken in rules.items() if broken]
-
-
-def _scored_on_valid(federation: Federation) -> Federation:
-    without = [client.id for client in federation if not client.valid]
-    if without:
-        raise DataError(
-            f"data.score_rows: 'valid' needs validation rows, clients {without} have none; set data.valid_fraction"
-        )
-    return Federation.of(
-        [replace(client, test=client.valid, valid=()) for client in federation], federation.warnings, federation.skipped
-    )

@@ -30,9 +30,6 @@ __all__ = ["MIN_ROWS", "deal", "dirichlet_shares"]
 MIN_ROWS = 5
 """Rows, train and test together, that a label-skewed client holds at least."""
 
-POOLED = "pooled"
-"""Task name of several tasks dealt as one."""
-
 
 def deal(pools: Sequence[Pool], settings: DataSettings, seed: int) -> tuple[list[ClientData], list[str]]:
     """Deals pools to clients by ``settings.partition``.
@@ -78,7 +75,7 @@ def _merged(pools: Sequence[Pool], notes: list[str]) -> Pool:
     rows, dropped = drop_duplicates(row for pool in pools for row in pool.rows)
     if dropped:
         notes.append(f"{counted(dropped, 'row')} dropped, found in several tasks")
-    return Pool(pools[0].task if len(pools) == 1 else POOLED, pools[0].labels, rows)
+    return Pool(pools[0].task if len(pools) == 1 else "pooled", pools[0].labels, rows)
 
 
 def _deal_skewed(pool: Pool, count: int, settings: DataSettings, seed: int) -> tuple[list[ClientData], list[str]]:
@@ -120,9 +117,8 @@ def dirichlet_shares(pool: Pool, count: int, alpha: float, seed: int) -> list[tu
     try:
         from flwr_datasets.partitioner import DirichletPartitioner
     except ImportError as error:
-        raise MissingPackageError(
-            "flwr-datasets", "label skew (data.partition)", "pip install 'fedlease[partition]'"
-        ) from error
+        what, command = "label skew (data.partition)", "pip install 'fedlease[partition]'"
+        raise MissingPackageError("flwr-datasets", what, command) from error
     from datasets import Dataset
 
     if len(pool.rows) < count * MIN_ROWS:
@@ -138,9 +134,8 @@ def dirichlet_shares(pool: Pool, count: int, alpha: float, seed: int) -> list[tu
         shuffle=False,
         seed=seed % 2**32,
     )
-    partitioner.dataset = Dataset.from_dict(
-        {"index": list(range(len(pool.rows))), "label": [row.label for row in pool.rows]}
-    )
+    labels = [row.label for row in pool.rows]
+    partitioner.dataset = Dataset.from_dict({"index": list(range(len(labels))), "label": labels})
     with warnings.catch_warnings():
         # the package warns at every repeated draw, which is how it meets the minimum
         warnings.simplefilter("ignore")

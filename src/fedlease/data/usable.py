@@ -40,7 +40,11 @@ class Unusable:
     @property
     def skipped(self) -> dict[str, str]:
         """Client -> why it is left out; empty unless clients are skipped."""
-        return {client: _reason(own.found, own.count) for client, own in sorted(self._own.items()) if own.count}
+        more = {client: own.count - 1 for client, own in sorted(self._own.items()) if own.count}
+        return {
+            client: self._own[client].found[0] + (f" (and {counted(rest, 'more fault')})" if rest else "")
+            for client, rest in more.items()
+        }
 
     def check(self) -> None:
         """Raises faults of the whole and, where clients are required, of all clients, each of which is named.
@@ -104,8 +108,3 @@ def without_unusable(federation: Federation, settings: DataSettings) -> Federati
     about = tuple(f"client {name!r}" for name in short)
     notes = [note for note in federation.warnings if not note.startswith(about)]
     return Federation.of(kept, notes, {**federation.skipped, **short})
-
-
-def _reason(faults: list[str], count: int) -> str:
-    more = count - 1
-    return faults[0] + (f" (and {more} more fault{'s' * (more > 1)})" if more else "")

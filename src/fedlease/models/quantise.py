@@ -10,8 +10,6 @@ from fedlease.errors import ConfigError, MissingPackageError
 
 __all__ = ["quantisation_config"]
 
-COMMAND = "pip install 'fedlease[quantised]'"
-
 
 def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> Any:
     """What transformers' ``from_pretrained`` takes as ``quantization_config``; the weights are packed while they load.
@@ -25,7 +23,8 @@ def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> 
         ConfigError: it cannot be done on this device.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingPackageError("bitsandbytes", f"base.quantisation {quantisation!r}", COMMAND)
+        what, command = f"base.quantisation {quantisation!r}", "pip install 'fedlease[quantised]'"
+        raise MissingPackageError("bitsandbytes", what, command)
     if device.split(":")[0] not in QUANTISATION_DEVICES[quantisation]:
         known = " and ".join(QUANTISATION_DEVICES[quantisation])
         raise ConfigError(f"base.quantisation: {quantisation!r} works on {known}, the device is {device!r}")

@@ -14,7 +14,6 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 """A line per message, so that the few tokens of a test are those of its texts."""
 
-
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

@@ -21,7 +21,7 @@ class Packed:
     """Lists of token ids, one per row, read like a list of lists; in memory four bytes per token.
 
     Attributes:
-        tokens: the ids of all rows one after the other, int32 (tokens,).
+        tokens: the ids of all rows one after the other, (tokens,).
         starts: place of each row's first token and, last, the number of tokens, (rows + 1,).
     """
 
@@ -69,17 +69,11 @@ class Encoded:
 
     @classmethod
     def of(
-        cls,
-        columns: Mapping[str, Sequence[Sequence[int]]],
-        labels: Sequence[int],
-        pad_id: int,
-        *,
-        left: bool,
-        **more: Any,
+        cls, columns: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[int], pad_id: int, **more: Any
     ) -> Self:
         """Packs lists of ids, one per row and column."""
         packed = {name: Packed.of(column) for name, column in columns.items()}
-        return cls(packed, tuple(labels), pad_id, left, **{"truncated": 0, **more})
+        return cls(packed, tuple(labels), pad_id, **{"truncated": 0, **more})
 
     def __len__(self) -> int:
         return len(self.labels)

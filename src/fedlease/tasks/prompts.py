@@ -49,18 +49,15 @@ class Prompts:
         if not self.chat:
             lines = [f"{NAMES[role]}: {content}\n" for role, content in messages]
             return "".join(lines) + f"{NAMES['assistant']}:\n"
+        chat = [{"role": role, "content": content} for role, content in messages]
         try:
-            content: str = self.tokenizer.apply_chat_template(
-                [{"role": role, "content": content} for role, content in messages],
-                tokenize=False,
-                add_generation_prompt=True,
-            )
+            written: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, ValueError) as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             roles = ", ".join(role for role, _ in messages)
             add_row_fault(faults, row, f"the model's chat template refuses its messages ({roles}): {reason}")
             return ""
-        return content
+        return written
 
     def ids(self, rows: Sequence[Row]) -> list[list[int]]:
         """Token ids of whole prompts, one list per row.
@@ -90,11 +87,6 @@ class Prompts:
 
         A turn of the user goes with the answers to it, so that what is left begins with the user, as templates ask.
         What the template adds, and with it the place where the answer begins, always stays.
-
-        Args:
-            row: the prompt's.
-            ids: its tokens.
-            limit: tokens.
 
         Raises:
             ConfigError: the template and the system message alone are longer.

@@ -26,8 +26,6 @@ OTHER_NAMES = {
 }
 """Names of other formats for these roles."""
 
-TEXT_PARTS = ("text", "input_text", "output_text")
-
 Turns = tuple[tuple[str, str], ...]
 
 
@@ -87,7 +85,9 @@ def _message(number: int, message: object) -> tuple[str, str, str | None]:
             return named, "", rule
     calls = message.get("tool_calls") or message.get("function_call")
     if calls and (content is None or content == ""):
-        content = _calls(calls if isinstance(calls, list) else [calls])
+        made = calls if isinstance(calls, list) else [calls]
+        called = [call.get("function", call) if isinstance(call, dict) else call for call in made]
+        content = "\n".join(json.dumps(call, ensure_ascii=False, default=str) for call in called)
     return named, content if isinstance(content, str) else "", text_fault(content, "content")
 
 
@@ -96,14 +96,9 @@ def _joined(parts: Sequence[object]) -> tuple[str, str | None]:
     for number, part in enumerate(parts, start=1):
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         text = part.get("text") if isinstance(part, dict) else part
-        if kind not in TEXT_PARTS:
+        if kind not in ("text", "input_text", "output_text"):
             return "", f"only text is read, and part {number} of its content is of the type {shown(kind)}"
         if rule := text_fault(text, "part of a content"):
             return "", f"part {number} of its content: {rule}"
         texts.append(str(text))
     return "\n".join(texts), None
-
-
-def _calls(calls: Sequence[object]) -> str:
-    called = [call.get("function", call) if isinstance(call, dict) else call for call in calls]
-    return "\n".join(json.dumps(call, ensure_ascii=False, default=str) for call in called)

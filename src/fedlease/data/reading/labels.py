@@ -19,9 +19,6 @@ SWITCHES = frozenset({"true", "false", "True", "False", "TRUE", "FALSE"})
 MISSING = frozenset({"nan", "NaN", "NAN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
 """What programs write for a value that is not there."""
 
-DISTINCT = 0.5
-"""Share of distinct labels among rows from which numbers with fractions are taken for measurements."""
-
 
 def _look(label: str) -> str:
     text = "".join(c for c in folded(label) if unicodedata.category(c) not in ("Cf", "Zs") and not is_selector(c))
@@ -98,7 +95,7 @@ def doubtful_labels(labels: Mapping[str, int], whose: str) -> list[str]:
 
 def regression(labels: Mapping[str, int]) -> bool:
     """Whether labels are numbers with fractions that hardly repeat, as of a regression."""
-    if len(labels) < 5 or len(labels) < DISTINCT * sum(labels.values()):
+    if len(labels) < 5 or 2 * len(labels) < sum(labels.values()):
         return False
     try:
         values = [float(label) for label in labels]

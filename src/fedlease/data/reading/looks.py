@@ -12,9 +12,6 @@ __all__ = ["add_hints", "hint_at_measurements"]
 LOOKED_AT = 200
 """Rows from which a guess is made."""
 
-FEW = 20
-"""Distinct values up to which a column may hold labels, however few rows there are."""
-
 SEPARATORS = ";\t|"
 CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "completion"}, {"instruction", "output"})
 
@@ -99,4 +96,4 @@ def _few_values(table: Table, column: str) -> bool:
     if not values or not all(isinstance(value, str | int | float | bool) for value in values):
         return False
     distinct = len(set(values))
-    return distinct <= max(2, len(values) // 2) and distinct <= max(FEW, len(values) // 10)
+    return distinct <= max(2, len(values) // 2) and distinct <= max(20, len(values) // 10)

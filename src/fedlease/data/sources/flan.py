@@ -119,11 +119,11 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[s
         raise DataError(f"data.path: {str(folder)!r} is not a folder of FLAN files such as client_0.jsonl")
     files = _files(folder, faults)
     train: dict[str, list[Row]] = {}
-    for stem, path in files.items():
-        examples = _examples(path, settings, faults) if stem.startswith("client_") else []
-        if examples:
+    clients = [path for stem, path in files.items() if stem.startswith("client_")]
+    for path in clients:
+        if examples := _examples(path, settings, faults):
             train.setdefault(_category(examples, faults), []).extend(example.row for example in examples)
-    if not any(stem.startswith("client_") for stem in files):
+    if not clients:
         faults.add(f"data.path: {str(folder)!r} holds no client_0.jsonl, client_1.jsonl, ... (or {others})")
     faults.check()
     wanted = sorted(train) if settings.categories is None else list(dict.fromkeys(settings.categories))
@@ -176,8 +176,7 @@ def _category(examples: Sequence[Example], faults: Faults) -> str:
     if other is not None:
         rule = f"a client file has one category, got {category!r} before and {other.task!r} here"
         faults.at(*other.place, CATEGORY, rule)
-    unsafe = client_id_fault(category)
-    if unsafe:
+    if unsafe := client_id_fault(category):
         faults.at(*examples[0].place, CATEGORY, f"category {category!r} {unsafe}: clients get its name")
     return category
 

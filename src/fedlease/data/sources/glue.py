@@ -66,12 +66,11 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
         DataError: a file is missing or faulty, the hub cannot be reached, or rows run out.
         MissingPackageError: the partition needs a package that is not installed.
     """
-    faults, notes, pools = Faults(), list[str](), []
-    if settings.path is not None and not settings.path.is_dir():
-        raise DataError(f"data.path: {str(settings.path)!r} is not a folder of GLUE files such as sst2.jsonl")
+    faults, notes, pools, folder = Faults(), list[str](), [], settings.path
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"data.path: {str(folder)!r} is not a folder of GLUE files such as sst2.jsonl")
     for task in dict.fromkeys(settings.tasks):
-        folder, limits = settings.path, settings.limits
-        read = _from_hub(task, notes) if folder is None else _from_folder(folder, task, faults, limits)
+        read = _from_hub(task, notes) if folder is None else _from_folder(folder, task, faults, settings.limits)
         rows, dropped = drop_duplicates(read)
         if dropped:
             notes.append(f"task {task!r}: {counted(dropped, 'duplicate row')} dropped")
@@ -103,8 +102,7 @@ def _from_folder(folder: Path, task: str, faults: Faults, limits: LimitSettings)
         label = record.values.get("label")
         number = int(label) if isinstance(label, str) and label.isdecimal() else label
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(spec.labels):
-            rule = f"a label of {task} must be an integer from 0 to {len(spec.labels) - 1}, got {label!r}"
-            fault("label", rule)
+            fault("label", f"a label of {task} must be an integer from 0 to {len(spec.labels) - 1}, got {label!r}")
         elif None not in texts:
             yield _row(record.values, spec)
 

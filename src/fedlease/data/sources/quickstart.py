@@ -39,7 +39,6 @@ MAX_WORDS = 40
 
 _MIN_WORDS = 8
 _PER_ARTICLE = 20
-_PAIRED = ("headline", "lead")
 
 
 def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federation:
@@ -115,7 +114,7 @@ def _articles_needed(size: int) -> int:
 
 def _split(members: list[Article], task: str, sizes: tuple[int, int]) -> tuple[list[Article], list[Article]]:
     """Articles of the train rows and of the test rows, in proportion to the rows; each topic is cut alike."""
-    need = [_articles_needed(size) if task in _PAIRED else size for size in sizes]
+    need = [_articles_needed(size) if task != "topic" else size for size in sizes]
     train, test = list[Article](), list[Article]()
     for topic in TOPICS:
         group = [article for article in members if article.topic == topic]
