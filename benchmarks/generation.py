@@ -32,8 +32,7 @@ from fedlease.models.sources import locate
 from fedlease.runs.runner import run_settings
 from fedlease.tasks.base import Task
 from fedlease.tasks.batches import evaluation_batches, training_batches
-from fedlease.tasks.encoded import Encoded
-from fedlease.tasks.encoded_prompts import EncodedPrompts
+from fedlease.tasks.encoded import Encoded, EncodedPrompts
 from fedlease.tasks.registry import make_task
 
 EXPERTS, RANK = 4, 8

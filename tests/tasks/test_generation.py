@@ -13,7 +13,7 @@ from fedlease.core.adapters import initial_adapter
 from fedlease.data.federation import Row
 from fedlease.models.base import load_base, load_tokenizer, target_shapes
 from fedlease.models.sources import ModelSource, locate
-from fedlease.tasks.encoded_prompts import IGNORED, EncodedPrompts, answer_loss, collate
+from fedlease.tasks.encoded import IGNORED, EncodedPrompts, answer_loss, collate
 from fedlease.tasks.generation import Generation
 
 CPU = torch.device("cpu")

@@ -35,20 +35,20 @@ def chat_of(value: object) -> tuple[Turns, list[str]]:
     ``value`` is a list of messages, or one as JSON text. Contents that are lists of parts become their texts, one per
     line. A message without text that calls tools has its calls as text, one JSON object per line.
     """
-    form = 'a list of {"role": ..., "content": ...} or of {"from": ..., "value": ...}'
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             return (), [f"messages must be a list, or one as JSON text, got {shown(value)}: {error}"]
     if not isinstance(value, list):
+        form = 'a list of {"role": ..., "content": ...} or of {"from": ..., "value": ...}'
         return (), [f"messages must be {form}, got {shown(value)}"]
     turns, broken = [], []
     for number, message in enumerate(value, start=1):
-        role, content, rule = _message(number, message)
-        turns.append((role, content))
-        if rule:
-            broken.append(f"message {number}: {rule}")
+        try:
+            turns.append(_message(number, message))
+        except ValueError as error:
+            broken.append(f"message {number}: {error}")
     return (() if broken else tuple(turns)), broken
 
 
@@ -69,36 +69,32 @@ def order_faults(turns: Sequence[tuple[str, str]], *, answered: bool) -> list[st
     return []
 
 
-def _message(number: int, message: object) -> tuple[str, str, str | None]:
+def _message(number: int, message: object) -> tuple[str, str]:
     if not isinstance(message, dict):
-        return "", "", f'must be {{"role": ..., "content": ...}}, got {shown(message)}'
+        raise ValueError(f'must be {{"role": ..., "content": ...}}, got {shown(message)}')
     spoken = ("role", "content") if message.get("role") is not None else ("from", "value")
     role, content = message.get(spoken[0]), message.get(spoken[1])
     named = OTHER_NAMES.get(role, role) if isinstance(role, str) else None
     if named not in ROLES:
-        return "", "", f"a role must be one of {', '.join(ROLES)}, got {shown(role)}"
+        raise ValueError(f"a role must be one of {', '.join(ROLES)}, got {shown(role)}")
     if named == "system" and number > 1:
-        return named, "", "only the first message may be of the system"
+        raise ValueError("only the first message may be of the system")
     if isinstance(content, list):
-        content, rule = _joined(content)
-        if rule:
-            return named, "", rule
+        content = "\n".join(_part(place, part) for place, part in enumerate(content, start=1))
     calls = message.get("tool_calls") or message.get("function_call")
     if calls and (content is None or content == ""):
         made = calls if isinstance(calls, list) else [calls]
         called = [call.get("function", call) if isinstance(call, dict) else call for call in made]
         content = "\n".join(json.dumps(call, ensure_ascii=False, default=str) for call in called)
-    return named, content if isinstance(content, str) else "", text_fault(content, "content")
+    if rule := text_fault(content, "content"):
+        raise ValueError(rule)
+    return named, str(content)
 
 
-def _joined(parts: Sequence[object]) -> tuple[str, str | None]:
-    texts = []
-    for number, part in enumerate(parts, start=1):
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        text = part.get("text") if isinstance(part, dict) else part
-        if kind not in ("text", "input_text", "output_text"):
-            return "", f"only text is read, and part {number} of its content is of the type {shown(kind)}"
-        if rule := text_fault(text, "part of a content"):
-            return "", f"part {number} of its content: {rule}"
-        texts.append(str(text))
-    return "\n".join(texts), None
+def _part(number: int, part: object) -> str:
+    kind, text = (part.get("type", "text"), part.get("text")) if isinstance(part, dict) else ("text", part)
+    if kind not in ("text", "input_text", "output_text"):
+        raise ValueError(f"only text is read, and part {number} of its content is of the type {shown(kind)}")
+    if rule := text_fault(text, "part of a content"):
+        raise ValueError(f"part {number} of its content: {rule}")
+    return str(text)

@@ -30,7 +30,7 @@ INSTRUCTION, INPUT, OUTPUT = "instruction", "input", "output"
 
 
 Reader = Callable[[Record, OnFault], Row | None]
-"""Reads one row, without its place; None when it has a fault, which is then reported."""
+"""Reads one row, without its place; a row with a fault, which is then reported, is of no use."""
 
 
 def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list[Example]:
@@ -62,7 +62,9 @@ def _read(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bo
     if (read := _form(table, columns, faults, answered=answered)) is None:
         return
     for record in table.records:
-        if row := read(record, partial(faults.at, table.path, record.line)):
+        before = faults.count
+        row = read(record, partial(faults.at, table.path, record.line))
+        if row is not None and faults.count == before:
             yield record, replace(row, place=(table.path, record.line))
 
 
@@ -106,21 +108,13 @@ def _pair(
     record: Record, fault: OnFault, *, prompt: str, response: str | None, more: str | None, typed: bool
 ) -> Row | None:
     """Reads the prompt and the response from a column each; ``more`` continues the prompt where it is not empty."""
-    broken = []
-
-    def noted(column: str, rule: str) -> None:
-        broken.append(column)
-        fault(column, rule)
-
     if _is_chat(record.values.get(prompt), typed=typed):
-        answer = _answer(record, response, noted, typed=typed) if response else None
-        row = _chat(record, noted, column=prompt, answered=response is not None, answer=answer or "")
-    else:
-        text = text_of(record, prompt, noted, what="prompt") or ""
-        rest = text_of(record, more, noted, what="input", required=False) if more else None
-        answer = _answer(record, response, noted, typed=typed) if response else None
-        row = Row(text if rest is None else f"{text}\n\n{rest}", None, 0, answer)
-    return None if broken else row
+        answer = _answer(record, response, fault, typed=typed) if response else None
+        return _chat(record, fault, column=prompt, answered=response is not None, answer=answer or "")
+    text = text_of(record, prompt, fault, what="prompt") or ""
+    rest = text_of(record, more, fault, what="input", required=False) if more else None
+    answer = _answer(record, response, fault, typed=typed) if response else None
+    return Row(text if rest is None else f"{text}\n\n{rest}", None, 0, answer)
 
 
 def _is_chat(value: object, *, typed: bool) -> bool:
