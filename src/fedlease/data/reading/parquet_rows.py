@@ -1,6 +1,6 @@
 """Parquet, unpacked a few rows at a time."""
 
-from typing import IO, Any
+from typing import IO
 
 from fedlease.data.reading.rows import Gathered, too_large
 
@@ -41,28 +41,10 @@ def read_parquet_rows(file: IO[bytes], rows: Gathered) -> None:
     number = 0
     # the open file keeps pyarrow from reading folder names such as client=a as columns
     for batch in pyarrow.parquet.ParquetFile(file, read_dictionary=texts).iter_batches(BATCH, use_threads=False):
-        size = max(1, UNPACKED // (max(map(_longest, batch.columns), default=0) + 1))
+        # no text is longer than the buffers, wherever it is nested and however often it is repeated
+        size = max(1, UNPACKED // (batch.get_total_buffer_size() + 1))
         for start in range(0, batch.num_rows, size):
             for values in batch.slice(start, size).to_pylist():
                 number += 1
                 if not rows.take(number, values):
                     return
-
-
-def _longest(array: Any) -> int:
-    """Bytes of the longest text in a column, wherever it is nested."""
-    import pyarrow
-    from pyarrow import compute
-
-    kind = array.type
-    if pyarrow.types.is_dictionary(kind):
-        texts = array.dictionary
-        known = pyarrow.types.is_string(texts.type) or pyarrow.types.is_binary(texts.type)
-        return (compute.max(compute.binary_length(texts)).as_py() or 0) if known else 0
-    if pyarrow.types.is_struct(kind):
-        return max((_longest(array.field(index)) for index in range(kind.num_fields)), default=0)
-    if pyarrow.types.is_map(kind):
-        return max(_longest(array.keys), _longest(array.items))
-    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
-        return _longest(array.values)
-    return 0
