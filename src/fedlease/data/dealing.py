@@ -25,7 +25,7 @@ __all__ = [
     "generator",
     "hold_out",
     "make_client",
-    "more_rows",
+    "ran_out",
     "split_sizes",
     "window",
     "with_known_labels",
@@ -37,7 +37,6 @@ class Pool:
     """Rows of one task that belong to no client yet.
 
     Attributes:
-        task: name of the task.
         labels: label names; ``Row.label`` indexes them. Every client of the task gets this list.
         rows: without duplicates, in source order.
     """
@@ -186,7 +185,7 @@ def deal_evenly(pool: Pool, settings: DataSettings, seed: int) -> tuple[list[Cli
     elif settings.share_rows:
         parts, warnings = _overlapping(pool.task, rows, settings)
     else:
-        raise DataError(_ran_out(pool.task, len(rows), settings))
+        raise _short(pool.task, len(rows), settings)
     return clients_of(pool.task, pool.labels, parts, settings, seed), warnings
 
 
@@ -200,7 +199,7 @@ def _overlapping(
     if train is None:
         train = max(1, len(rows) // count - test)
     if train + test > len(rows):
-        raise DataError(_ran_out(task, len(rows), settings))
+        raise _short(task, len(rows), settings)
     wanted = round(len(rows) * test / (train + test))
     in_test = min(max(wanted, test), count * test, len(rows) - train)
     test_pool, train_pool = rows[:in_test], rows[in_test:]
@@ -215,26 +214,26 @@ def _overlapping(
     ]
 
 
+def _short(task: str, available: int, settings: DataSettings) -> DataError:
+    train, test = (size or "at least 1" for size in (settings.train_rows, settings.test_rows))
+    need = f"{train} train and {test} test rows (data.train_rows, data.test_rows)"
+    return DataError(ran_out(f"task {task!r}", "rows", need, available, settings))
+
+
 def window(ring: Sequence[Row], start: int, size: int) -> list[Row]:
     """``size`` rows of a ring from ``start`` on; consecutive windows overlap as little as they can."""
     return [ring[(start + offset) % len(ring)] for offset in range(size)]
 
 
-def _ran_out(task: str, available: int, settings: DataSettings) -> str:
-    train, test = settings.train_rows, settings.test_rows
-    need = f"{train or 'at least 1'} train and {test or 'at least 1'} test rows"
-    return (
-        f"task {task!r}: rows run out: {counted(settings.clients_per_task, 'client')} (data.clients_per_task) x {need} "
-        f"(data.train_rows, data.test_rows), but there are {counted(available, 'distinct row')}; "
-        f"{more_rows(settings)}"
-    )
-
-
-def more_rows(settings: DataSettings) -> str:
-    """What helps where rows run out."""
+def ran_out(whose: str, rows: str, need: str, available: int, settings: DataSettings) -> str:
+    """Says that rows run out, and what helps."""
+    remedy = "ask for fewer rows or clients, or set data.share_rows=true"
     if settings.share_rows:
-        return "a client cannot hold a row twice: ask for fewer rows"
-    return "ask for fewer rows or clients, or set data.share_rows=true"
+        remedy = "a client cannot hold a row twice: ask for fewer rows"
+    return (
+        f"{whose}: {rows} run out: {counted(settings.clients_per_task, 'client')} (data.clients_per_task) x {need}, "
+        f"but there are {counted(available, 'distinct row')}; {remedy}"
+    )
 
 
 def federation(
@@ -242,12 +241,7 @@ def federation(
 ) -> Federation:
     """Puts clients together, checks that there is something to learn and to score, and says whose rows are unusual.
 
-    Warns of rows in two places, of labels that clients write in different ways, and of single-label clients.
-
-    Args:
-        clients: all of them.
-        warnings: so far.
-        skipped: client -> why it is left out.
+    Adds warnings of rows in two places, of labels that clients write in different ways, and of single-label clients.
 
     Raises:
         DataError: two clients of one id, no client that can learn, or none of these with test rows.

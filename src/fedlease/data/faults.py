@@ -86,13 +86,11 @@ class Faults:
         self._hints: dict[str, str] = {}
 
     def add(self, fault: str, *, kind: str | None = None, place: str = "", line: str = "", apart: int = APART) -> None:
-        """Notes one fault.
+        """Notes one fault, a whole sentence.
 
         Args:
-            fault: the whole sentence.
             kind: what it has in common with faults that mean the same; None: nothing.
             place: the file, folder or client that has it.
-            line: where in the file.
             apart: up to so many of the kind have a line each.
         """
         self.count += 1
@@ -111,14 +109,9 @@ class Faults:
         self.add(f"client {client!r}: {rule}", kind=kind, place=repr(client), apart=EACH)
 
     def at(self, path: Path, line: int, column: str | None, rule: str, *, kind: str | None = None) -> None:
-        """Notes a fault of one row, or of one value where ``column`` is given.
+        """Notes the rule that one row breaks, or one value where ``column`` is given.
 
-        Args:
-            path: the file.
-            line: 1-based.
-            column: the value's.
-            rule: what it breaks.
-            kind: what such faults have in common; by default the column and the rule without the value received.
+        ``kind`` is what such faults have in common, by default the column and the rule without the value received.
         """
         place = f"{'row' if path.suffix == '.parquet' else 'line'} {line}"
         sentence = f"{path}, {place}{'' if column is None else f', column {shown(column)}'}: {rule}"

@@ -4,20 +4,18 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from fedlease.config.data import ColumnSettings
+from fedlease.config.settings import Settings
 from fedlease.core.codec import serialisable
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.reading.rows import Table
 from fedlease.tasks.encoded import Encoded, Inputs
-
-if TYPE_CHECKING:
-    from fedlease.config.data import ColumnSettings
-    from fedlease.config.settings import Settings
 
 __all__ = ["BATCH", "Measured", "MetricWords", "Model", "OnRows", "Task", "WritingTask", "add_row_fault"]
 
@@ -118,7 +116,7 @@ class Task(Protocol):
         """Test rows per client whose answers are written to the run folder."""
 
     @classmethod
-    def of(cls, settings: "Settings") -> Self:
+    def of(cls, settings: Settings) -> Self:
         """The task with the parameters of a run."""
 
     def describe(self) -> str:
@@ -151,7 +149,7 @@ class Task(Protocol):
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
         """Headline metric on ``test`` of always giving the most frequent answer of ``train``."""
 
-    def read_inputs(self, table: Table, columns: "ColumnSettings", faults: Faults, *, pairs: bool | None) -> list[Row]:
+    def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
         """The rows of a table whose answers are not known or not asked for; what cannot be used is added to ``faults``.
 
         ``pairs`` says whether a second text is needed; None takes one where the table has the column.

@@ -8,9 +8,6 @@ __all__ = ["read_parquet_rows"]
 
 TEXTS = ("STRING", "JSON", "ENUM", "NONE")
 
-BATCH = 64
-"""Rows decoded together."""
-
 UNPACKED = 64_000_000
 """Bytes that the texts of the rows that become Python values together may have."""
 
@@ -40,7 +37,7 @@ def read_parquet_rows(file: IO[bytes], rows: Gathered) -> None:
     file.seek(0)
     number = 0
     # the open file keeps pyarrow from reading folder names such as client=a as columns
-    for batch in pyarrow.parquet.ParquetFile(file, read_dictionary=texts).iter_batches(BATCH, use_threads=False):
+    for batch in pyarrow.parquet.ParquetFile(file, read_dictionary=texts).iter_batches(64, use_threads=False):
         # no text is longer than the buffers, wherever it is nested and however often it is repeated
         size = max(1, UNPACKED // (batch.get_total_buffer_size() + 1))
         for start in range(0, batch.num_rows, size):

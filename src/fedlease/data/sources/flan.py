@@ -16,7 +16,7 @@ from pathlib import Path
 from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
-from fedlease.data.dealing import clients_of, drop_duplicates, federation, generator, more_rows, window
+from fedlease.data.dealing import clients_of, drop_duplicates, federation, generator, ran_out, window
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.reading.examples import Example, client_id_fault
@@ -90,7 +90,6 @@ def _deal(
 ) -> list[ClientData]:
     """The clients of a category; none when rows run out, which is then a fault."""
     count, dealt = settings.clients_per_task, []
-    clients = counted(count, "client")
     for split, members, wanted in zip(("train", "test"), pool, (settings.train_rows, settings.test_rows), strict=True):
         rows = list(members)
         generator(seed, "deal", category, split).shuffle(rows)
@@ -100,16 +99,13 @@ def _deal(
             dealt.append([rows[index * share : index * share + size] for index in range(count)])
         elif settings.share_rows and size <= len(rows):
             notes.append(
-                f"category {category!r}: {counted(len(rows), f'{split} row')} for {clients}, so shared rows fill "
-                f"{counted(count * size - len(rows), 'place')}"
+                f"category {category!r}: {counted(len(rows), f'{split} row')} for {counted(count, 'client')}, so "
+                f"shared rows fill {counted(count * size - len(rows), 'place')}"
             )
             dealt.append([window(rows, index * size, size) for index in range(count)])
         else:
-            faults.add(
-                f"category {category!r}: {split} rows run out: {clients} (data.clients_per_task) x "
-                f"{wanted or 'at least 1'} rows (data.{split}_rows), but there are "
-                f"{counted(len(rows), 'distinct row')}; {more_rows(settings)}"
-            )
+            need = f"{wanted or 'at least 1'} rows (data.{split}_rows)"
+            faults.add(ran_out(f"category {category!r}", f"{split} rows", need, len(rows), settings))
     return clients_of(category, (), zip(*dealt, strict=True) if len(dealt) == 2 else (), settings, seed)
 
 
