@@ -31,8 +31,7 @@ from fedlease.models.base import load_base, load_tokenizer, target_shapes
 from fedlease.models.sources import locate
 from fedlease.runs.runner import run_settings
 from fedlease.tasks.base import Task
-from fedlease.tasks.batches import evaluation_batches, training_batches
-from fedlease.tasks.encoded import Encoded, EncodedPrompts
+from fedlease.tasks.encoded import Encoded, EncodedPrompts, evaluation_batches, training_batches
 from fedlease.tasks.registry import make_task
 
 EXPERTS, RANK = 4, 8

@@ -10,8 +10,8 @@ import pytest
 
 from fedlease.config.data import DataSettings
 from fedlease.data.federation import Federation
+from fedlease.data.labels import alike, doubtful_labels, regression
 from fedlease.data.load import load_federation
-from fedlease.data.reading.labels import alike, doubtful_labels, regression
 from fedlease.data.reading.values import visible
 from fedlease.errors import DataError
 

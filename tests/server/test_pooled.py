@@ -16,7 +16,7 @@ from fedlease.runs.runner import resume
 from fedlease.server.pooled import Pooled
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.tasks import classification
-from fedlease.tasks.batches import training_batches
+from fedlease.tasks.encoded import training_batches
 from fedlease.use.open_run import OpenRun
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlease.tasks.batches import evaluation_batches, training_batches
+from fedlease.tasks.encoded import evaluation_batches, training_batches
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=200), st.integers(1, 17), st.integers(0, 5))

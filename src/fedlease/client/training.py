@@ -14,8 +14,7 @@ from fedlease.core.codec import serialisable
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors
 from fedlease.errors import UpdateRefusedError
-from fedlease.tasks.batches import training_batches
-from fedlease.tasks.encoded import Encoded
+from fedlease.tasks.encoded import Encoded, training_batches
 
 __all__ = ["LocalResult", "OnBatch", "Optimiser", "Progress", "Share", "Trainer", "TrainsTasks", "local_result"]
 

@@ -9,9 +9,8 @@ from fedlease.core.wording import counted
 from fedlease.data.dealing import drop_duplicates, federation, generator, hold_out, make_client
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
-from fedlease.data.label_lists import check_tasks, stated_labels
+from fedlease.data.labels import agreed, check_tasks, doubtful_labels, regression, stated_labels
 from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, folded, label_list, to_rows
-from fedlease.data.reading.labels import agreed, doubtful_labels, regression
 from fedlease.data.reading.looks import hint_at_measurements
 from fedlease.data.usable import Unusable, too_few_rows
 from fedlease.errors import DataError

@@ -12,24 +12,9 @@ from fedlease.config.data import DataSettings
 from fedlease.core.seeds import derive
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientData, Federation, Row
-from fedlease.data.label_lists import label_notes, labels_over_clients, nothing_to_learn
+from fedlease.data.labels import label_notes, labels_over_clients, nothing_to_learn
 from fedlease.data.overlaps import overlaps
 from fedlease.errors import DataError
-
-__all__ = [
-    "Pool",
-    "clients_of",
-    "deal_evenly",
-    "drop_duplicates",
-    "federation",
-    "generator",
-    "hold_out",
-    "make_client",
-    "ran_out",
-    "split_sizes",
-    "window",
-    "with_known_labels",
-]
 
 
 @dataclass(frozen=True)

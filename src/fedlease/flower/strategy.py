@@ -15,7 +15,7 @@ from fedlease.config.settings import OF_A_CALL, Settings
 from fedlease.core.codec import digest
 from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
-from fedlease.data.label_lists import one_label_notes
+from fedlease.data.labels import one_label_notes
 from fedlease.errors import ConfigError, RunFolderError, within_limits
 from fedlease.flower.connection import Connection
 from fedlease.flower.messages import Hello

@@ -18,8 +18,7 @@ from fedlease.data.federation import Row
 from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
 from fedlease.tasks.base import BATCH, Measured, MetricWords, Model, OnRows, add_row_fault
-from fedlease.tasks.batches import evaluation_batches
-from fedlease.tasks.encoded import Encoded, Inputs
+from fedlease.tasks.encoded import Encoded, Inputs, evaluation_batches
 
 __all__ = ["Classification", "collate", "evaluate", "loss", "score"]
 

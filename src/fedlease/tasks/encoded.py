@@ -11,10 +11,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["IGNORED", "Encoded", "EncodedPrompts", "Inputs", "Packed", "answer_loss", "collate"]
+__all__ = [
+    "IGNORED",
+    "Encoded",
+    "EncodedPrompts",
+    "Inputs",
+    "Packed",
+    "answer_loss",
+    "collate",
+    "evaluation_batches",
+    "training_batches",
+]
 
 IGNORED = -100
 """Label of a token that the loss leaves out: padding, and every token of the prompt."""
+
+BUCKET = 8
+"""Batches whose rows are sorted by length together: larger pads less and mixes less."""
 
 Inputs = dict[str, Tensor]
 """Arguments of the base model's forward pass."""
@@ -167,3 +180,19 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     flat = logits[:, :-1].flatten(0, 1).float()
     return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED)
+
+
+def training_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:
+    """One epoch: every row once, shuffled, rows of similar length together, batches in random order."""
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    batches: list[list[int]] = []
+    for start in range(0, len(order), batch_size * BUCKET):
+        bucket = sorted(order[start : start + batch_size * BUCKET], key=lambda i: lengths[i])
+        batches.extend(bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size))
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """A pure function of the rows: sorted by length, equal lengths in row order."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -17,8 +17,7 @@ from fedlease.data.federation import Row
 from fedlease.data.reading.prompts import read_prompts
 from fedlease.data.reading.rows import Table
 from fedlease.tasks.base import BATCH, Measured, MetricWords, Model, OnRows
-from fedlease.tasks.batches import evaluation_batches
-from fedlease.tasks.encoded import IGNORED, Encoded, EncodedPrompts, answer_loss, collate
+from fedlease.tasks.encoded import IGNORED, Encoded, EncodedPrompts, answer_loss, collate, evaluation_batches
 from fedlease.tasks.prompts import Prompts
 from fedlease.tasks.text_scores import answers_given, exact_matches, require_rouge, rouge
 

@@ -11,13 +11,18 @@ from fedlease.config.data import LimitSettings
 from fedlease.data.faults import Faults
 from fedlease.data.reading.csv_rows import read_csv_rows
 from fedlease.data.reading.json_rows import read_json_rows
-from fedlease.data.reading.parquet_rows import read_parquet_rows
-from fedlease.data.reading.rows import Gathered, Readable, Table
+from fedlease.data.reading.rows import Gathered, Readable, Table, too_large
 
 __all__ = ["SUFFIXES", "parse_table", "read_table", "split_name"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 """Known file types."""
+
+TEXTS = ("STRING", "JSON", "ENUM", "NONE")
+"""Kinds of texts in Parquet."""
+
+UNPACKED = 64_000_000
+"""Bytes that the texts of the Parquet rows that become Python values together may have."""
 
 _MARK = b"\xef\xbb\xbf"
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
@@ -79,8 +84,39 @@ def _parquet(file: IO[bytes], rows: Gathered) -> Table | None:
     import pyarrow
 
     try:
-        read_parquet_rows(file, rows)
+        _read_parquet(file, rows)
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         rows.faults.of_file(rows.path, f"cannot be read as Parquet: {error}", "Parquet")
         return None
     return None if rows.stopped else rows.table(typed=True)
+
+
+def _read_parquet(file: IO[bytes], rows: Gathered) -> None:
+    """Texts stay in dictionaries until their rows are taken, so that one text repeated is no bomb."""
+    import pyarrow.parquet
+
+    meta = pyarrow.parquet.read_metadata(file)
+    names = meta.schema.to_arrow_schema().names
+    if rows.too_wide(1, len(names)):
+        return
+    if meta.num_rows > rows.limits.rows:
+        rule = f"the file has {meta.num_rows:,} rows, more than the {rows.limits.rows:,} of data.limits.rows"
+        rows.stop(1, rule, "rows")
+        return
+    if sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups)) > rows.limits.file_bytes:
+        rows.stop(1, too_large(rows.limits), "size")
+        return
+    rows.columns.update(dict.fromkeys(names))
+    leaves = [meta.schema.column(index) for index in range(meta.num_columns)]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in TEXTS]
+    file.seek(0)
+    number = 0
+    # the open file keeps pyarrow from reading folder names such as client=a as columns
+    for batch in pyarrow.parquet.ParquetFile(file, read_dictionary=texts).iter_batches(64, use_threads=False):
+        # no text is longer than the buffers, wherever it is nested and however often it is repeated
+        size = max(1, UNPACKED // (batch.get_total_buffer_size() + 1))
+        for start in range(0, batch.num_rows, size):
+            for values in batch.slice(start, size).to_pylist():
+                number += 1
+                if not rows.take(number, values):
+                    return

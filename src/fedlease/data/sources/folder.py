@@ -23,11 +23,10 @@ from fedlease.data.assemble import SPLITS, Splits, assemble, check_number_of_cli
 from fedlease.data.dealing import Pool, drop_duplicates, federation
 from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import ClientData, Federation, Row
-from fedlease.data.label_lists import check_tasks, stated_labels
+from fedlease.data.labels import agreed, check_tasks, doubtful_labels, stated_labels
 from fedlease.data.overlaps import overlaps
 from fedlease.data.partition import deal
 from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, label_list, to_rows
-from fedlease.data.reading.labels import agreed, doubtful_labels
 from fedlease.data.reading.prompts import written_prompts
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.tables import read_table
