@@ -120,11 +120,7 @@ def make_client(
 
 
 def clients_of(
-    task: str,
-    labels: tuple[str, ...],
-    parts: Iterable[Sequence[Sequence[Row]]],
-    settings: DataSettings,
-    seed: int,
+    task: str, labels: tuple[str, ...], parts: Iterable[Sequence[Sequence[Row]]], settings: DataSettings, seed: int
 ) -> list[ClientData]:
     """Clients called ``<task>-0``, ``<task>-1``, ..., one of each (train, test) part."""
     return [

@@ -27,14 +27,7 @@ from fedlease.models.padding import set_padding, use_padding_of
 from fedlease.models.quantise import quantisation_config
 from fedlease.models.sources import ModelSource, model_folder, quiet
 
-__all__ = [
-    "BaseModel",
-    "initial_head",
-    "load_base",
-    "load_tokenizer",
-    "new_head_modules",
-    "target_shapes",
-]
+__all__ = ["BaseModel", "initial_head", "load_base", "load_tokenizer", "new_head_modules", "target_shapes"]
 
 
 KNOWN_TARGETS = (

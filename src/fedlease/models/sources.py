@@ -74,11 +74,7 @@ class ModelSource:
     @property
     def pretrained(self) -> dict[str, Any]:
         """Arguments of ``from_pretrained``, which never runs code of a model's repository."""
-        return {
-            "pretrained_model_name_or_path": self.location,
-            "revision": self.revision,
-            "trust_remote_code": False,
-        }
+        return {"pretrained_model_name_or_path": self.location, "revision": self.revision, "trust_remote_code": False}
 
     @property
     def public_name(self) -> str:
