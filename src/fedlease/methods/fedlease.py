@@ -6,18 +6,15 @@ https://arxiv.org/abs/2509.15087
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 from torch import Tensor
 
 from fedlease.core.adapters import b_matrices, initial_router, renumber
 from fedlease.core.aggregate import ClusterMeans, client_weights
-from fedlease.core.allocate import allocate
 from fedlease.core.choices import Linkage, RouterStart, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import centroids, place
 from fedlease.core.types import (
-    Allocation,
     Budget,
     ClientId,
     ClientModel,
@@ -29,9 +26,10 @@ from fedlease.core.types import (
 )
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import CommonState, by_client
-from fedlease.methods.warmup import WARMUP, warmup_task
+from fedlease.methods.fedlease_groupings import ByClusters, Grouping
+from fedlease.methods.warmup import WARMUP
 
-__all__ = ["EXPERTS", "BySilhouette", "FedLease", "FedLeaseState", "Grouping"]
+__all__ = ["EXPERTS", "FedLease", "FedLeaseState"]
 
 EXPERTS = "experts"
 
@@ -50,42 +48,12 @@ class FedLeaseState(CommonState):
     routers: tuple[Tensors, ...] = ()
 
 
-class Grouping(Protocol):
-    """Decides which clients train one expert; a small frozen object."""
-
-    def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
-        """Client -> group, where groups are known before anything is trained; by default they are not.
-
-        Raises:
-            ConfigError: the clients do not fit the grouping; the message names the setting.
-        """
-        return {}
-
-    def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
-        """Groups the clients by their A and B, numbered as expert 0.
-
-        Args:
-            uploads: client -> A and B.
-            seed: root seed.
-            rule: ``max_experts``, ``min_silhouette`` and ``linkage``, as :func:`fedlease.core.allocate.allocate`.
-        """
-
-
-@dataclass(frozen=True)
-class BySilhouette(Grouping):
-    """The paper's rule: clustering by the distances of B, M by the mean silhouette."""
-
-    def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
-        """Groups the clients by their B."""
-        return allocate({client: b_matrices(tensors) for client, tensors in uploads.items()}, **rule)
-
-
 Means = Callable[
     [Mapping[ClientId, Tensors], Mapping[ClientId, float], Mapping[ClientId, int]], dict[int, dict[str, Tensor]]
 ]
 """Uploads, weights and assignment -> one mean per cluster: :class:`fedlease.core.aggregate.ClusterMeans`."""
 
-PAPER_GROUPING, PAPER_MEANS = BySilhouette(), ClusterMeans()
+PAPER_GROUPING, PAPER_MEANS = ByClusters(), ClusterMeans()
 
 
 @dataclass(frozen=True)
@@ -132,8 +100,7 @@ class FedLease:
         if state.round > self.last_round:
             return None
         if client not in state.assignment:
-            asked = state.allocation is not None or state.warmup.pending([client])
-            return warmup_task(state.adapter, self.budget, state.round) if asked else None
+            return state.warmup.task(client, state.adapter, self.budget, state.round)
         model = self.model(state, client)
         trained = model.names("AB", model.spec.own) | model.names("G")
         return ClientTask(EXPERTS, state.round, model, (Stage(trained, self.budget.local_epochs),), upload=trained)
@@ -146,7 +113,7 @@ class FedLease:
         if state.allocation is None:
             state = replace(state, warmup=state.warmup.collect(updates, absent))
             return state if state.warmup.pending(state.clients) else self._allocate(state)
-        state = self._place(state, [update for update in updates if update.phase == WARMUP])
+        state = _placed(state, [update for update in updates if update.phase == WARMUP])
         trained = {update.client: update for update in updates if update.phase == EXPERTS}
         uploads = {client: renumber(update.tensors, 0) for client, update in trained.items()}
         weights = client_weights({client: update.num_examples for client, update in trained.items()}, self.weights)
@@ -216,16 +183,17 @@ class FedLease:
         b = {client: b_matrices(tensors) for client, tensors in warmups.items()}
         return self.grouped(replace(state, round=1, warmup=state.warmup.used()), warmups, b)
 
-    def _place(self, state: FedLeaseState, late: Sequence[ClientUpdate]) -> FedLeaseState:
-        """Late clients go to the experts whose warm-ups theirs are nearest to."""
-        for update in late:
-            assert state.centroids is not None  # set together with the allocation
-            placement = place(b_matrices(update.tensors), state.centroids)
-            far = ", farther than any of its members" if placement.unlike else ""
-            note = f"client {update.client!r} came late and was placed with {placement}{far}"
-            assignment = {**state.assignment, update.client: placement.expert}
-            state = replace(state, assignment=assignment, notes=(*state.notes, note))
-        return state
+
+def _placed(state: FedLeaseState, late: Sequence[ClientUpdate]) -> FedLeaseState:
+    """Late clients go to the experts whose warm-ups theirs are nearest to."""
+    for update in late:
+        assert state.centroids is not None  # set together with the allocation
+        placement = place(b_matrices(update.tensors), state.centroids)
+        far = ", farther than any of its members" if placement.unlike else ""
+        note = f"client {update.client!r} came late and was placed with {placement}{far}"
+        assignment = {**state.assignment, update.client: placement.expert}
+        state = replace(state, assignment=assignment, notes=(*state.notes, note))
+    return state
 
 
 def _split(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

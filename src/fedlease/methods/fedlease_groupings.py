@@ -1,8 +1,8 @@
-"""Other answers than the paper's to which clients of FedLEASE train one expert, for ablations and trials."""
+"""Which clients of FedLEASE train one expert: the paper's clusters, and other groups for ablations and trials."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -13,14 +13,34 @@ from fedlease.core.distances import distances, product_distances
 from fedlease.core.seeds import generator
 from fedlease.core.types import Allocation, ClientId, Tensors
 from fedlease.errors import ConfigError, RunFailedError
-from fedlease.methods.fedlease import Grouping
 
-__all__ = ["ByClusters", "Given", "PerClient", "Random"]
+__all__ = ["ByClusters", "Given", "Grouping", "PerClient", "Random"]
+
+
+class Grouping(Protocol):
+    """Decides which clients train one expert; a small frozen object."""
+
+    def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
+        """Client -> group, where groups are known before anything is trained; by default they are not.
+
+        Raises:
+            ConfigError: the clients do not fit the grouping; the message names the setting.
+        """
+        return {}
+
+    def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
+        """Groups the clients by their A and B, numbered as expert 0.
+
+        Args:
+            uploads: client -> A and B.
+            seed: root seed.
+            rule: ``max_experts``, ``min_silhouette`` and ``linkage``, as :func:`fedlease.core.allocate.allocate`.
+        """
 
 
 @dataclass(frozen=True)
 class ByClusters(Grouping):
-    """Clustering as in the paper, of another signal, by another algorithm, or into a given number of groups.
+    """Clusters by distance, M by the mean silhouette; as in the paper unless a parameter says otherwise.
 
     Attributes:
         signal: what is compared: ``B`` (paper), ``A``, or the products ``BA``.

@@ -21,8 +21,8 @@ from fedlease.core.choices import (
 )
 from fedlease.core.types import ClientId
 from fedlease.methods.base import Method, Terms
-from fedlease.methods.fedlease import FedLease, Grouping
-from fedlease.methods.fedlease_groupings import ByClusters, Given, PerClient, Random
+from fedlease.methods.fedlease import FedLease
+from fedlease.methods.fedlease_groupings import ByClusters, Given, Grouping, PerClient, Random
 from fedlease.methods.fedlease_means import MEANS, Shrunk
 from fedlease.methods.fedlease_reallocation import Reallocate
 from fedlease.methods.fedlease_wrappers import KeepOut, OwnStart, Selection

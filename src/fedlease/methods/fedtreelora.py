@@ -30,7 +30,7 @@ from fedlease.core.types import (
 )
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import CommonState, Terms, by_client
-from fedlease.methods.warmup import WARMUP, warmup_task
+from fedlease.methods.warmup import WARMUP
 
 __all__ = ["FedTreeLoRA", "FedTreeLoRAState", "build"]
 
@@ -98,9 +98,7 @@ class FedTreeLoRA:
         if state.round > self.last_round:
             return None
         if client not in state.assignment:
-            if not state.layers and not state.warmup.pending([client]):
-                return None
-            return warmup_task(state.adapter, self.budget, state.round)
+            return state.warmup.task(client, state.adapter, self.budget, state.round)
         model = self.model(state, client)
         own = model.names("AB", GROUP)
         shared = {str(TensorName(m, "G")) for layer in state.layers if layer.num_groups == 1 for m in layer.modules}

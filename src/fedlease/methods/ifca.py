@@ -17,7 +17,6 @@ from fedlease.core.seeds import generator
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import CommonState, Terms, by_client
-from fedlease.methods.warmup import warmup_task
 
 __all__ = ["IFCA", "IFCAState", "build"]
 
@@ -81,10 +80,8 @@ class IFCA:
         """First a warm-up; then choose among the candidates, train the chosen one and give it back."""
         if state.round > self.last_round:
             return None
-        if not state.candidates and not state.warmup.pending([client]):
-            return None
-        if client not in state.warmup.results:
-            return warmup_task(state.adapter, self.budget, state.round)
+        if not state.candidates or client not in state.warmup.results:
+            return state.warmup.task(client, state.adapter, self.budget, state.round)
         names = state.adapter.names("AB")
         stage = Stage(names, self.budget.local_epochs)
         return ClientTask(ROUNDS, state.round, self.model(state, client), (stage,), upload=names)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
 from fedlease.methods.base import CommonState, Terms
-from fedlease.methods.warmup import warmup_task
 
 __all__ = ["Local", "build"]
 
@@ -36,10 +35,8 @@ class Local:
         """Train A and B, give nothing back."""
         if state.round > self.last_round:
             return None
-        if state.round == 0 and not state.warmup.pending([client]):
-            return None
-        if client not in state.warmup.results:
-            return warmup_task(state.adapter, self.budget, state.round, upload=False)
+        if state.round == 0 or client not in state.warmup.results:
+            return state.warmup.task(client, state.adapter, self.budget, state.round, upload=False)
         stage = Stage(state.adapter.names("AB"), self.budget.local_epochs)
         return ClientTask("local", state.round, state.adapter, (stage,), upload=frozenset())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from fedlease.core.codec import serialisable
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
 
-__all__ = ["WARMUP", "WARMUP_TRIES", "Warmup", "warmup_task"]
+__all__ = ["WARMUP", "WARMUP_TRIES", "Warmup"]
 
 WARMUP = "warmup"
 """The phase in which the server asks every client once; in all other phases it samples."""
@@ -43,13 +43,24 @@ class Warmup:
         refusals = {client: self.refusals.get(client, 0) + 1 for client in absent}
         return Warmup({**self.results, **answers}, {**self.refusals, **refusals})
 
+    def task(
+        self, client: ClientId, adapter: ClientModel, budget: Budget, round_: int, *, upload: bool = True
+    ) -> ClientTask | None:
+        """Trains A and B of the common adapter for E epochs; in round 0 None for a client that is not pending.
+
+        Args:
+            client: one without a warm-up; one that joins late is asked in later rounds.
+            adapter: the common one.
+            budget: holds E.
+            round_: the state's.
+            upload: whether A and B are given back, or stay private.
+        """
+        if round_ == 0 and not self.pending([client]):
+            return None
+        names = adapter.names("AB")
+        stage = Stage(names, budget.warmup_epochs)
+        return ClientTask(WARMUP, round_, adapter, (stage,), upload=names if upload else frozenset())
+
     def used(self) -> "Warmup":
         """The same bookkeeping without tensors, once nothing needs them any more."""
         return replace(self, results={client: {} for client in self.results})
-
-
-def warmup_task(adapter: ClientModel, budget: Budget, round_: int, *, upload: bool = True) -> ClientTask:
-    """Train A and B of the common adapter for E epochs, and give them back unless they are to stay private."""
-    names = adapter.names("AB")
-    stage = Stage(names, budget.warmup_epochs)
-    return ClientTask(WARMUP, round_, adapter, (stage,), upload=names if upload else frozenset())

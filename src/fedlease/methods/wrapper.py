@@ -2,14 +2,18 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, ClassVar
 
-from fedlease.core.placement import Centroids
-from fedlease.core.types import Allocation, Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate
 from fedlease.methods.base import Method, State
-from fedlease.methods.warmup import Warmup
 
 __all__ = ["Wrapper", "WrapperState"]
+
+
+def _within(name: str) -> Any:
+    """A property that reads a field of the state within."""
+    return property(attrgetter(f"inner.{name}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,55 +26,16 @@ class WrapperState:
 
     inner: State
 
-    @property
-    def round(self) -> int:
-        """That of the method within."""
-        return self.inner.round
-
-    @property
-    def adapter(self) -> ClientModel:
-        """That of the method within."""
-        return self.inner.adapter
-
-    @property
-    def clients(self) -> Mapping[ClientId, int]:
-        """Those of the method within."""
-        return self.inner.clients
-
-    @property
-    def warmup(self) -> Warmup:
-        """That of the method within."""
-        return self.inner.warmup
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Those of the method within."""
-        return self.inner.notes
-
-    @property
-    def allocation(self) -> Allocation | None:
-        """That of the method within."""
-        return self.inner.allocation
-
-    @property
-    def centroids(self) -> Centroids | None:
-        """Those of the method within."""
-        return self.inner.centroids
-
-    @property
-    def assignment(self) -> Mapping[ClientId, int]:
-        """That of the method within."""
-        return self.inner.assignment
-
-    @property
-    def planned(self) -> Mapping[ClientId, int]:
-        """That of the method within."""
-        return self.inner.planned
-
-    @property
-    def experts(self) -> tuple[Tensors, ...]:
-        """Those of the method within."""
-        return self.inner.experts
+    round = _within("round")
+    adapter = _within("adapter")
+    clients = _within("clients")
+    warmup = _within("warmup")
+    notes = _within("notes")
+    allocation = _within("allocation")
+    centroids = _within("centroids")
+    assignment = _within("assignment")
+    planned = _within("planned")
+    experts = _within("experts")
 
 
 @dataclass(frozen=True)
