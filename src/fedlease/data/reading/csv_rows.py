@@ -46,25 +46,20 @@ def read_csv_rows(file: Readable, rows: Gathered) -> None:
             if not cells:
                 continue
             if header is None:
-                if rows.too_wide(line, len(cells)):
-                    return
+                rows.check_width(line, len(cells))
                 written_by_us = PREDICTION in cells
                 header = [_plain(cell) for cell in cells] if written_by_us else cells
                 twice = sorted(name for name, count in Counter(header).items() if count > 1)
                 if twice:
                     rows.stop(line, f"columns named twice: {quoted(twice)}", "twice")
-                    return
                 rows.columns.update(dict.fromkeys(header))
             elif len(cells) != len(header):
                 rows.refuse(line, f"{counted(len(cells), 'cell')}, but the header has {len(header):,}", "cells")
             else:
                 values = map(_plain, cells) if written_by_us else cells
-                if not rows.take(line, dict(zip(header, values, strict=True))):
-                    return
+                rows.take(line, dict(zip(header, values, strict=True)))
     except csv.Error as error:
-        # What was read may end within a cell; why it ends there is among the faults already.
-        if not rows.stopped:
-            rows.stop(start, f"malformed CSV: {error}", "malformed CSV")
+        rows.stop(start, f"malformed CSV: {error}", "malformed CSV")
     finally:
         csv.field_size_limit(limit)
 
@@ -79,5 +74,4 @@ def _lines(file: Readable, rows: Gathered) -> Iterator[str]:
         text, fault = decoded(raw)
         if fault is not None:
             rows.stop(number, fault, "UTF-8")
-            return
         yield from (part for part in _LINES.findall(text) if part)

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from typing import NoReturn
 
 from fedlease.data.faults import quoted, shown
 from fedlease.data.reading.rows import Gathered, Readable, bounded_lines, decoded, too_large
@@ -27,7 +28,7 @@ def read_json_rows(file: Readable, rows: Gathered) -> None:
     first, _, rest = start.lstrip().partition(b"\n")
     array = first.startswith(b"[")
     across = array or (rest and _begun(first.rstrip()))
-    if not across or not _across_lines(_Text(file, rows), rows, array=array):
+    if not across or not _across_lines(file, rows, array=array):
         file.seek(begin)
         _by_line(file, rows)
 
@@ -57,15 +58,14 @@ def _by_line(file: Readable, rows: Gathered) -> None:
         except (ValueError, RecursionError) as error:
             rows.refuse(line, f"{KIND}: {error}", KIND)
         else:
-            if not _take(value, line, rows):
-                return
+            _take(value, line, rows)
 
 
-def _take(value: object, line: int, rows: Gathered) -> bool:
+def _take(value: object, line: int, rows: Gathered) -> None:
     if isinstance(value, dict):
-        return rows.take(line, value)
-    rows.refuse(line, f"a JSON object is needed, got {type(value).__name__}", "no object")
-    return True
+        rows.take(line, value)
+    else:
+        rows.refuse(line, f"a JSON object is needed, got {type(value).__name__}", "no object")
 
 
 def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -88,35 +88,34 @@ class _Text:
         text: decoded.
         at: where the next value begins in it.
         line: the line of that place.
-        fault: why no more can be read, or None.
     """
 
-    def __init__(self, file: Readable, rows: Gathered) -> None:
+    def __init__(self, file: Readable, rows: Gathered, kind: str) -> None:
         self._file = file
         self._rows = rows
+        self._kind = kind
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._total = 0
         self.text = ""
         self.at = 0
         self.line = 1
-        self.fault: str | None = None
+
+    def stop(self, rule: str) -> NoReturn:
+        """Stops the reading at this place."""
+        self._rows.stop(self.line, f"{self._kind}: {rule}", KIND)
 
     def more(self, size: int = CHUNK) -> bool:
-        """Reads so many bytes; false at the end, and where a fault ends the reading."""
-        if self.fault is not None:
-            return False
+        """Reads so many bytes; false at the end."""
         chunk = self._file.read(size)
         self._total += len(chunk)
         if self._total > self._rows.limits.file_bytes:
-            self.fault = too_large(self._rows.limits)
-            return False
+            self.stop(too_large(self._rows.limits))
         self.text, self.at = self.text[self.at :], 0
         try:
             self.text += self._decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             self.line += self.text.count("\n") + error.object.count(b"\n", 0, error.start)
-            self.fault = f"not UTF-8 (byte 0x{error.object[error.start]:02x})"
-            return False
+            self.stop(f"not UTF-8 (byte 0x{error.object[error.start]:02x})")
         return bool(chunk)
 
     def go(self, end: int) -> None:
@@ -165,40 +164,34 @@ class _Text:
                 return value
 
 
-def _across_lines(source: _Text, rows: Gathered, *, array: bool) -> bool:
+def _across_lines(file: Readable, rows: Gathered, *, array: bool) -> bool:
     """Reads an array, or objects one after the other; false where the first of these is malformed already."""
     end, kind = ("]", f"{KIND}: read as one array of objects, since it begins with '['") if array else ("", KIND)
-    first, fault = True, None
+    source, first = _Text(file, rows, kind), True
     following = source.next()
     if array:
         following = source.past()
-    while following != end and fault is None:
+    while following != end:
         line = source.line
         try:
             value = source.value()
         except ValueError as error:
-            if first and not array and source.fault is None:
+            if first and not array:
                 return False
-            fault = str(error)
-            break
+            source.stop(str(error))
         following = source.next()
         if first and not following and not array and isinstance(value, dict) and _holds_rows(value):
             keys = quoted(list(value))
             rule = f"the file is one object with the keys {keys}; write its list of rows alone, as one array"
             rows.stop(line, rule, "one object")
-            return True
         first = False
-        if not _take(value, line, rows):
-            return True
+        _take(value, line, rows)
         if array and following == ",":
             source.past()
         elif array and following != end:
-            fault = f"expected ',' or ']', got {following!r}" if following else "the array has no end"
-    if array and fault is None and (behind := source.past()):
-        fault = f"nothing may stand behind the array, got {behind!r}"
-    fault = source.fault or fault
-    if fault is not None:
-        rows.stop(source.line, f"{kind}: {fault}", KIND)
+            source.stop(f"expected ',' or ']', got {following!r}" if following else "the array has no end")
+    if array and (behind := source.past()):
+        source.stop(f"nothing may stand behind the array, got {behind!r}")
     return True
 
 

@@ -4,12 +4,12 @@ import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from fedlease.config.data import LimitSettings
 from fedlease.data.faults import Faults
 
-__all__ = ["Gathered", "Readable", "Record", "Table", "bounded_lines", "decoded", "too_large"]
+__all__ = ["Gathered", "Readable", "Record", "StoppedError", "Table", "bounded_lines", "decoded", "too_large"]
 
 Readable = IO[bytes] | gzip.GzipFile
 
@@ -44,12 +44,15 @@ class Table:
     typed: bool
 
 
+class StoppedError(Exception):
+    """Nothing more of a file is read; why is among the faults."""
+
+
 class Gathered:
     """Gathers the records of one file as long as they are within the limits.
 
     Attributes:
         columns: names of columns as they are met, in order; the values have no meaning.
-        stopped: whether there is a fault behind which nothing was read.
     """
 
     def __init__(self, path: Path, limits: LimitSettings, faults: Faults) -> None:
@@ -58,37 +61,32 @@ class Gathered:
         self.faults = faults
         self.records: list[Record] = []
         self.columns: dict[str, None] = {}
-        self.stopped = False
         self._characters = 0
 
     def refuse(self, line: int, rule: str, kind: str) -> None:
         """Notes a fault of a whole row."""
         self.faults.at(self.path, line, None, rule, kind=kind)
 
-    def stop(self, line: int, rule: str, kind: str) -> None:
-        """Notes a fault behind which nothing more of the file is read."""
+    def stop(self, line: int, rule: str, kind: str) -> NoReturn:
+        """Notes a fault behind which nothing more of the file is read, and raises :class:`StoppedError`."""
         self.refuse(line, rule, kind)
-        self.stopped = True
+        raise StoppedError
 
-    def too_wide(self, line: int, count: int) -> bool:
-        """Whether so many columns are too many, which is then a fault."""
+    def check_width(self, line: int, count: int) -> None:
+        """Stops where so many columns are too many."""
         most = self.limits.columns
         if count > most:
             self.stop(line, f"{count:,} columns, and at most {most:,} are read (data.limits.columns)", "columns")
-        return count > most
 
-    def take(self, line: int, values: dict[str, object]) -> bool:
+    def take(self, line: int, values: dict[str, object]) -> None:
         """Adds a record unless a text of it is too long, or a value is nested too deeply.
 
-        Returns:
-            Whether to go on: false once the file holds more rows, columns or characters than it may.
+        Stops once the file holds more rows, columns or characters than it may.
         """
         if len(self.records) >= self.limits.rows:
             self.stop(line, f"the file has more rows than the {self.limits.rows:,} of data.limits.rows", "rows")
-            return False
         self.columns.update(dict.fromkeys(values))
-        if self.too_wide(line, len(self.columns)):
-            return False
+        self.check_width(line, len(self.columns))
         broken, most = self.faults.count, self.limits.text_characters
         for column, value in values.items():
             for depth, text in _texts(value):
@@ -102,10 +100,8 @@ class Gathered:
         # a character takes a byte at least; small files of repeated texts unpack to many
         if self._characters > self.limits.file_bytes:
             self.stop(line, too_large(self.limits), "size")
-            return False
         if self.faults.count == broken:
             self.records.append(Record(line, values))
-        return True
 
     def table(self, *, typed: bool) -> Table:
         """What was gathered."""
@@ -134,7 +130,7 @@ def _texts(value: object) -> Iterator[tuple[int, str]]:
 def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers, read one at a time; a line with too many bytes is a fault and passed over.
 
-    With ``whole`` such a line ends the reading, since the next ones have no meaning without it.
+    With ``whole`` such a line stops the reading, since the next ones have no meaning without it.
     """
     most, total, number = rows.limits.row_bytes, 0, 0
     while raw := file.readline(most + 1):
@@ -147,18 +143,13 @@ def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Ite
         total += size
         if number > LINES * rows.limits.rows:
             rows.stop(number, f"the file has over {LINES} times more lines than the rows of data.limits.rows", "rows")
-            return
         if total > rows.limits.file_bytes:
             rows.stop(number, too_large(rows.limits), "size")
-            return
         if size <= most:
             yield number, raw
-            continue
-        rule = f"a line has at most {most:,} bytes (data.limits.row_bytes), got one of {size:,}"
-        if whole:
-            rows.stop(number, rule, "row_bytes")
-            return
-        rows.refuse(number, rule, "row_bytes")
+        else:
+            rule = f"a line has at most {most:,} bytes (data.limits.row_bytes), got one of {size:,}"
+            (rows.stop if whole else rows.refuse)(number, rule, "row_bytes")
 
 
 def decoded(raw: bytes) -> tuple[str, str | None]:

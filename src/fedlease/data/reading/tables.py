@@ -11,7 +11,7 @@ from fedlease.config.data import LimitSettings
 from fedlease.data.faults import Faults
 from fedlease.data.reading.csv_rows import read_csv_rows
 from fedlease.data.reading.json_rows import read_json_rows
-from fedlease.data.reading.rows import Gathered, Readable, Table, too_large
+from fedlease.data.reading.rows import Gathered, Readable, StoppedError, Table, too_large
 
 __all__ = ["SUFFIXES", "parse_table", "read_table", "split_name"]
 
@@ -76,8 +76,11 @@ def _text(file: Readable, rows: Gathered, *, csv: bool) -> Table | None:
         rows.faults.of_file(rows.path, "is UTF-16; save it as UTF-8", "UTF-16")
         return None
     file.seek(len(_MARK) if start == _MARK else 0)
-    (read_csv_rows if csv else read_json_rows)(file, rows)
-    return None if rows.stopped else rows.table(typed=not csv)
+    try:
+        (read_csv_rows if csv else read_json_rows)(file, rows)
+    except StoppedError:
+        return None
+    return rows.table(typed=not csv)
 
 
 def _parquet(file: IO[bytes], rows: Gathered) -> Table | None:
@@ -85,10 +88,12 @@ def _parquet(file: IO[bytes], rows: Gathered) -> Table | None:
 
     try:
         _read_parquet(file, rows)
+    except StoppedError:
+        return None
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         rows.faults.of_file(rows.path, f"cannot be read as Parquet: {error}", "Parquet")
         return None
-    return None if rows.stopped else rows.table(typed=True)
+    return rows.table(typed=True)
 
 
 def _read_parquet(file: IO[bytes], rows: Gathered) -> None:
@@ -97,15 +102,12 @@ def _read_parquet(file: IO[bytes], rows: Gathered) -> None:
 
     meta = pyarrow.parquet.read_metadata(file)
     names = meta.schema.to_arrow_schema().names
-    if rows.too_wide(1, len(names)):
-        return
+    rows.check_width(1, len(names))
     if meta.num_rows > rows.limits.rows:
         rule = f"the file has {meta.num_rows:,} rows, more than the {rows.limits.rows:,} of data.limits.rows"
         rows.stop(1, rule, "rows")
-        return
     if sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups)) > rows.limits.file_bytes:
         rows.stop(1, too_large(rows.limits), "size")
-        return
     rows.columns.update(dict.fromkeys(names))
     leaves = [meta.schema.column(index) for index in range(meta.num_columns)]
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in TEXTS]
@@ -118,5 +120,4 @@ def _read_parquet(file: IO[bytes], rows: Gathered) -> None:
         for start in range(0, batch.num_rows, size):
             for values in batch.slice(start, size).to_pylist():
                 number += 1
-                if not rows.take(number, values):
-                    return
+                rows.take(number, values)
