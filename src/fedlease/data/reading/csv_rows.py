@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fedlease.core.wording import counted
 from fedlease.data.faults import quoted
-from fedlease.data.reading.rows import Gathered, Readable, bounded_lines, decoded
+from fedlease.data.reading.rows import Gathered, Readable, bounded_lines
 
 __all__ = ["PREDICTION", "as_text", "read_csv_rows"]
 
@@ -70,8 +70,5 @@ def _plain(cell: str) -> str:
 
 def _lines(file: Readable, rows: Gathered) -> Iterator[str]:
     """Decoded lines, which end with a line feed, a carriage return or both."""
-    for number, raw in bounded_lines(file, rows, whole=True):
-        text, fault = decoded(raw)
-        if fault is not None:
-            rows.stop(number, fault, "UTF-8")
-        yield from (part for part in _LINES.findall(text) if part)
+    for _, text in bounded_lines(file, rows, whole=True):
+        yield from filter(None, _LINES.findall(text))

@@ -5,7 +5,7 @@ import json
 from typing import NoReturn
 
 from fedlease.data.faults import quoted, shown
-from fedlease.data.reading.rows import Gathered, Readable, bounded_lines, decoded, too_large
+from fedlease.data.reading.rows import Gathered, Readable, bounded_lines, too_large
 
 __all__ = ["read_json_rows"]
 
@@ -46,12 +46,8 @@ def _begun(line: bytes) -> bool:
 
 
 def _by_line(file: Readable, rows: Gathered) -> None:
-    for line, raw in bounded_lines(file, rows):
-        if not raw.strip():
-            continue
-        text, fault = decoded(raw)
-        if fault is not None:
-            rows.refuse(line, fault, "UTF-8")
+    for line, text in bounded_lines(file, rows):
+        if not text.strip():
             continue
         try:
             value = json.loads(text, object_pairs_hook=_named_once)

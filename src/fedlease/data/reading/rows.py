@@ -9,7 +9,7 @@ from typing import IO, NoReturn
 from fedlease.config.data import LimitSettings
 from fedlease.data.faults import Faults
 
-__all__ = ["Gathered", "Readable", "Record", "StoppedError", "Table", "bounded_lines", "decoded", "too_large"]
+__all__ = ["Gathered", "Readable", "Record", "StoppedError", "Table", "bounded_lines", "too_large"]
 
 Readable = IO[bytes] | gzip.GzipFile
 
@@ -127,8 +127,8 @@ def _texts(value: object) -> Iterator[tuple[int, str]]:
             left += [(depth + 1, inner) for inner in (value.values() if isinstance(value, dict) else value)]
 
 
-def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, read one at a time; a line with too many bytes is a fault and passed over.
+def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers; one that has too many bytes or is not UTF-8 is a fault and passed over.
 
     With ``whole`` such a line stops the reading, since the next ones have no meaning without it.
     """
@@ -145,16 +145,14 @@ def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Ite
             rows.stop(number, f"the file has over {LINES} times more lines than the rows of data.limits.rows", "rows")
         if total > rows.limits.file_bytes:
             rows.stop(number, too_large(rows.limits), "size")
-        if size <= most:
-            yield number, raw
-        else:
+        refuse = rows.stop if whole else rows.refuse
+        if size > most:
             rule = f"a line has at most {most:,} bytes (data.limits.row_bytes), got one of {size:,}"
-            (rows.stop if whole else rows.refuse)(number, rule, "row_bytes")
-
-
-def decoded(raw: bytes) -> tuple[str, str | None]:
-    """A line as text, and the rule it breaks where it is not UTF-8."""
-    try:
-        return raw.decode("utf-8"), None
-    except UnicodeDecodeError as error:
-        return "", f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start})"
+            refuse(number, rule, "row_bytes")
+            continue
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            refuse(number, f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start})", "UTF-8")
+        else:
+            yield number, text
