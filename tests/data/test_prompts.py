@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from fedlease.config.data import ColumnSettings
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.data.reading.chats import ROLES
-from fedlease.data.reading.prompts import read_prompt_examples, read_prompts, written_prompts
+from fedlease.data.reading.prompts import ROLES, read_prompt_examples, read_prompts, written_prompts
 from fedlease.data.reading.rows import Record, Table
 from fedlease.data.reading.tables import parse_table
 

@@ -96,16 +96,8 @@ class Generation:
             shortened += len(kept) < len(end)
             ids.append([*fitted, *kept])
             counts.append(len(kept))
-        return EncodedPrompts.of(
-            {"input_ids": ids},
-            counts,
-            int(tokenizer.pad_token_id),
-            left=True,
-            truncated=cut,
-            references=tuple(answers),
-            tokenizer=tokenizer,
-            shortened=shortened,
-        )
+        found = {"truncated": cut, "shortened": shortened, "references": tuple(answers), "tokenizer": tokenizer}
+        return EncodedPrompts.of({"input_ids": ids}, counts, int(tokenizer.pad_token_id), left=True, **found)
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
         """Sentences about prompts and answers that were cut."""

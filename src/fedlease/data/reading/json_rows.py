@@ -38,10 +38,8 @@ def _begun(line: bytes) -> bool:
     text = line.decode("utf-8", errors="replace")
     try:
         json.loads(text)
-    except json.JSONDecodeError as error:
-        return text.startswith("{") and error.pos >= len(text) - 1
-    except (ValueError, RecursionError):
-        return False
+    except (ValueError, RecursionError) as error:
+        return text.startswith("{") and getattr(error, "pos", 0) >= len(text) - 1
     return False
 
 
