@@ -24,23 +24,15 @@ from fedlease.data.reading.values import OnFault, place_of, text_fault, text_of
 
 __all__ = ["ROLES", "read_prompt_examples", "read_prompts", "written_prompts"]
 
-ROLES = ("system", "user", "assistant", "tool")
-"""Roles of the messages of a chat."""
-
-OTHER_NAMES = {
-    "developer": "system",
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "function": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "ipython": "tool",
+NAMES = {
+    "system": ("system", "developer"),
+    "user": ("user", "human"),
+    "assistant": ("assistant", "gpt", "chatgpt", "bot", "model", "function_call"),
+    "tool": ("tool", "function", "observation", "function_response", "ipython"),
 }
-"""Names of other formats for these roles."""
+"""Role in a chat -> its names in the forms that others write."""
+
+ROLES = tuple(NAMES)
 
 CHATS = ("messages", "conversations")
 COMPLETION = "completion"
@@ -205,11 +197,11 @@ def _order_faults(turns: Sequence[tuple[str, str]], *, answered: bool) -> list[s
         got = f"it is of the {roles[-1]}" if roles else "there is none"
         return [f"the last message is the response and must be of the assistant, but {got}"]
     asked = roles[:-1] if answered else roles
-    if not asked or asked[-1] not in ("user", "tool"):
-        got = f"it is of the {asked[-1]}" if asked else "there is none"
-        before = "the message before the response" if answered else "the last message to answer"
-        return [f"{before} must be of the user, but {got}"]
-    return []
+    if asked and asked[-1] in ("user", "tool"):
+        return []
+    got = f"it is of the {asked[-1]}" if asked else "there is none"
+    before = "the message before the response" if answered else "the last message to answer"
+    return [f"{before} must be of the user, but {got}"]
 
 
 def _message(number: int, message: object) -> tuple[str, str]:
@@ -217,8 +209,8 @@ def _message(number: int, message: object) -> tuple[str, str]:
         raise ValueError(f'must be {{"role": ..., "content": ...}}, got {shown(message)}')
     spoken = ("role", "content") if message.get("role") is not None else ("from", "value")
     role, content = message.get(spoken[0]), message.get(spoken[1])
-    named = OTHER_NAMES.get(role, role) if isinstance(role, str) else None
-    if named not in ROLES:
+    named = next((known for known, names in NAMES.items() if role in names), None)
+    if named is None:
         raise ValueError(f"a role must be one of {', '.join(ROLES)}, got {shown(role)}")
     if named == "system" and number > 1:
         raise ValueError("only the first message may be of the system")
