@@ -160,8 +160,8 @@ def test_faults_of_files_name_the_line(tmp_path: Path) -> None:
     write(tmp_path / "client_5.jsonl", [])
     write(tmp_path / "client_6.jsonl", [row("e", "1", output="")])
     assert faults(tmp_path) == [
-        f"{tmp_path}/client_2.jsonl, line 2, column 'category': a client file has one category, got 'a' before and 'b' "
-        "here",
+        f"{tmp_path}/client_2.jsonl, line 2, column 'category': the rows of a file are of one category, here 'a', got "
+        "'b'",
         f"{tmp_path}/client_3.jsonl, line 1, column 'category': category 'c/d' must not hold /, \\, NUL or another "
         "control character: clients get its name",
         f"{tmp_path}/client_4.jsonl: no column 'category'; it has 'instruction', 'output'",
@@ -175,8 +175,8 @@ def test_faults_of_test_files(tmp_path: Path) -> None:
     write(tmp_path / "test_edit.jsonl", [row("edit", "1"), row("mood", "2")])
     write(tmp_path / "test_mood.jsonl", [])
     assert faults(tmp_path) == [
-        f"{tmp_path}/test_edit.jsonl, line 2, column 'category': a test row of 'edit' must be of that category, got "
-        "'mood'",
+        f"{tmp_path}/test_edit.jsonl, line 2, column 'category': the rows of a file are of one category, here "
+        "'edit', got 'mood'",
         f"{tmp_path}/test_mood.jsonl: has no rows",
     ]
     write(tmp_path / "test_edit.jsonl", [{"prompt": f"p {n}", "response": "r"} for n in range(2)])

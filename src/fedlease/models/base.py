@@ -228,12 +228,9 @@ def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int)
         ModelError: an ending matches no linear module (the message lists those that exist), or the rank is larger than
             the smaller side of a module.
     """
-    linear = {
-        name: sides
-        for name, module in base.model.named_modules()
-        if (sides := _sides(module)) is not None
-        and not any(name == head or name.startswith(f"{head}.") for head in base.head_modules)
-    }
+    heads = tuple(f"{head}." for head in base.head_modules)
+    found = {name: _sides(module) for name, module in base.model.named_modules()}
+    linear = {name: sides for name, sides in found.items() if sides and not f"{name}.".startswith(heads)}
     endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
     if target_modules is None:
         known = [pair for pair in KNOWN_TARGETS if set(pair) <= set(endings)]
@@ -242,12 +239,13 @@ def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int)
                 f"lora.target_modules: query and value projections are not known for this model; choose from {endings}"
             )
         target_modules = known[0]
-    missing = [t for t in target_modules if not any(n == t or n.endswith(f".{t}") for n in linear)]
+    missing = [target for target in target_modules if not any(f".{name}".endswith(f".{target}") for name in linear)]
     if missing:
         raise ModelError(
             [f"lora.target_modules: no linear module ends in {name!r}; these exist: {endings}" for name in missing]
         )
-    shapes = {n: sides for n, sides in linear.items() if any(n == t or n.endswith(f".{t}") for t in target_modules)}
+    targets = tuple(f".{target}" for target in target_modules)
+    shapes = {name: sides for name, sides in linear.items() if f".{name}".endswith(targets)}
     for name, sides in shapes.items():
         if r > min(sides):
             raise ModelError(f"lora.r: must be at most {min(sides)}, the smaller side of {name}, received {r}")

@@ -86,28 +86,23 @@ def untrained_modules(
     """
     lacking = {str(name) for name in info["missing_keys"] if not _within(str(name), heads)}
     poolers = {name[: found.end()] for name in lacking if (found := re.search(r"(^|\.)pooler(?=\.)", name))}
-    fresh = tuple(
-        sorted(
-            pooler
-            for pooler in poolers
-            if heads and {f"{pooler}.{name}" for name, _ in model.get_submodule(pooler).named_parameters()} <= lacking
-        )
-    )
+    tensors = {name: {f"{name}.{of}" for of, _ in model.get_submodule(name).named_parameters()} for name in poolers}
+    fresh = tuple(sorted(pooler for pooler in poolers if heads and tensors[pooler] <= lacking))
     lacking = {name for name in lacking if not _within(name, fresh)}
-    where, faults = source.location, []
+    weights, faults = f"model: the weights in {source.location}", []
     unexpected = [str(name) for name in info["unexpected_keys"]]
     if lacking:
         instead = f", and hold {_some(unexpected)} in their place" if len(unexpected) >= len(lacking) else ""
-        faults.append(f"model: the weights in {where} lack {_some(lacking)}, which config.json asks for{instead}")
+        faults.append(f"{weights} lack {_some(lacking)}, which config.json asks for{instead}")
     for name, there, wanted in sorted(info["mismatched_keys"], key=lambda entry: str(entry[0])):
         if not _within(name, heads):
             shapes = f"{tuple(there)} in the file and {tuple(wanted)} by config.json"
-            faults.append(f"model: the weights in {where} do not fit: {name} has the shape {shapes}")
+            faults.append(f"{weights} do not fit: {name} has the shape {shapes}")
     surplus = _left_out(model, unexpected, heads)
     if surplus and not lacking:
-        faults.append(f"model: the weights in {where} hold {_some(surplus)}, which config.json leaves out")
+        faults.append(f"{weights} hold {_some(surplus)}, which config.json leaves out")
     for reason in info.get("error_msgs", ()):
-        faults.append(f"model: the weights in {where} cannot be loaded: {' '.join(str(reason).split())[:LONG]}")
+        faults.append(f"{weights} cannot be loaded: {' '.join(str(reason).split())[:LONG]}")
     if faults:
         raise ModelError(faults)
     return fresh

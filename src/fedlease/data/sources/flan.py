@@ -19,7 +19,7 @@ from fedlease.core.wording import counted
 from fedlease.data.dealing import clients_of, drop_duplicates, federation, generator, ran_out, window
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
-from fedlease.data.reading.examples import Example, client_id_fault
+from fedlease.data.reading.examples import client_id_fault
 from fedlease.data.reading.prompts import read_prompt_examples
 from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
 from fedlease.data.sources.hub import load_split
@@ -117,8 +117,8 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[s
     train: dict[str, list[Row]] = {}
     clients = [path for stem, path in files.items() if stem.startswith("client_")]
     for path in clients:
-        if examples := _examples(path, settings, faults):
-            train.setdefault(_category(examples, faults), []).extend(example.row for example in examples)
+        category, rows = _rows(path, settings, faults)
+        train.setdefault(category, []).extend(rows)
     if not clients:
         faults.add(f"data.path: {str(folder)!r} holds no client_0.jsonl, client_1.jsonl, ... (or {others})")
     faults.check()
@@ -133,12 +133,7 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[s
                 f"data.path: category {category!r} has no test rows: no {folder}/test_{category}.jsonl (or {others})"
             )
         else:
-            examples = _examples(file, settings, faults)
-            for example in examples:
-                if example.task not in (category, "default"):
-                    rule = f"a test row of {category!r} must be of that category, got {example.task!r}"
-                    faults.at(*example.place, CATEGORY, rule)
-            pools[category] = train[category], [example.row for example in examples]
+            pools[category] = train[category], _rows(file, settings, faults, category)[1]
     return pools
 
 
@@ -153,28 +148,25 @@ def _files(folder: Path, faults: Faults) -> dict[str, Path]:
     return files
 
 
-def _examples(path: Path, settings: DataSettings, faults: Faults) -> list[Example]:
+def _rows(path: Path, settings: DataSettings, faults: Faults, tested: str | None = None) -> tuple[str, list[Row]]:
+    """The category and the rows of a file: of a client, whose rows name it, or of test rows, which may."""
     before = faults.count
     table = read_table(path, faults, settings.limits)
     columns = settings.columns.model_copy(update={"task": CATEGORY})
     examples = read_prompt_examples(table, columns, faults) if table else []
     if not examples and faults.count == before:
         faults.add(f"{path}: has no rows")
-    if table and examples and CATEGORY not in table.columns and path.name.startswith("client_"):
-        faults.add(f"{path}: no column {CATEGORY!r}; it has {', '.join(map(repr, table.columns))}")
-    return examples
-
-
-def _category(examples: Sequence[Example], faults: Faults) -> str:
-    """The category of a client's file."""
-    category = examples[0].task
-    other = next((example for example in examples if example.task != category), None)
-    if other is not None:
-        rule = f"a client file has one category, got {category!r} before and {other.task!r} here"
-        faults.at(*other.place, CATEGORY, rule)
-    if unsafe := client_id_fault(category):
-        faults.at(*examples[0].place, CATEGORY, f"category {category!r} {unsafe}: clients get its name")
-    return category
+    category = tested or next((example.task for example in examples), "")
+    for example in examples:
+        if example.task != category and not (tested and example.task == "default"):
+            rule = f"the rows of a file are of one category, here {category!r}, got {example.task!r}"
+            faults.at(*example.place, CATEGORY, rule)
+    if table and examples and not tested:
+        if CATEGORY not in table.columns:
+            faults.add(f"{path}: no column {CATEGORY!r}; it has {', '.join(map(repr, table.columns))}")
+        if unsafe := client_id_fault(category):
+            faults.at(*examples[0].place, CATEGORY, f"category {category!r} {unsafe}: clients get its name")
+    return category, [example.row for example in examples]
 
 
 def _from_hub(settings: DataSettings, notes: list[str]) -> dict[str, Pool]:
