@@ -68,7 +68,7 @@ def write_atomically(path: Path, blob: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def append(path: Path, blob: bytes, size: int) -> None:
@@ -106,10 +106,8 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         new.mkdir()
         yield new
-        for folder, _, names in os.walk(new):
-            for name in names:
-                _sync(Path(folder, name))
-            _sync_folder(Path(folder))
+        for written in (*new.rglob("*"), new):
+            _sync(written)
         if replace and path.exists():
             os.replace(path, old)
         try:
@@ -118,7 +116,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, path)
             raise
-        _sync_folder(path.parent)
+        _sync(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -273,14 +271,9 @@ def _taken(descriptor: int) -> bool:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return  # elsewhere a folder cannot be opened to be synced
-    descriptor = os.open(folder, os.O_RDONLY)
+    if os.name != "posix" and path.is_dir():
+        return  # there a folder cannot be opened to be synced
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

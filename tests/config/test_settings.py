@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlease.config.data import DataSettings
-from fedlease.config.faults import setting_names, text_setting_names
+from fedlease.config.faults import setting_names
 from fedlease.config.layers import dump_yaml, parse_yaml
 from fedlease.config.sections import LoraSettings
 from fedlease.config.settings import Settings, preset_names, resolve
@@ -142,7 +142,7 @@ class TestValues:
         columns = ("text", "text_pair", "label", "prompt", "response", "client", "split", "task")
         expected = {"data.path", "data.source", "task", "method", "model", "revision", "device", "schedule.until"}
         expected |= {f"data.columns.{name}" for name in columns}
-        assert set(text_setting_names(Settings)) == expected
+        assert set(setting_names(Settings, text=True)) == expected
 
     @given(model=st.text(min_size=1), lr=st.floats(0, 1, exclude_min=True, exclude_max=True), rows=st.integers(1))
     def test_what_is_written_reads_back_equal(self, model: str, lr: float, rows: int) -> None:

@@ -28,6 +28,7 @@ from fedlease.storage.environment import FORMAT
 from fedlease.storage.run_files import as_json, sealed
 from fedlease.storage.run_folder import read_settings
 from fedlease.storage.summary import RESULT, contents_of
+from fedlease.use.experts import experts_of
 from fedlease.use.export import Exporter
 from fedlease.use.load import load
 from fedlease.use.onboard import onboard
@@ -55,7 +56,7 @@ def exported(out: Path, scratch: Path) -> Any:
     exporter = Exporter(OpenRun(out), scores=False)
     exporter.client(CLIENT, scratch / "exported")
     written = {path.relative_to(scratch) for path in scratch.rglob("*")}
-    return exporter.experts(), written, (scratch / "exported" / "adapter_model.safetensors").read_bytes()
+    return experts_of(exporter.run), written, (scratch / "exported" / "adapter_model.safetensors").read_bytes()
 
 
 def served(out: Path, _: Path) -> Any:

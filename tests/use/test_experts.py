@@ -59,7 +59,7 @@ def test_every_method_is_looked_at() -> None:
 def test_expert_k_is_the_one_of_its_clients_beside_its_own_scores(method: str, out: Path, tmp_path: Path) -> None:
     run = OpenRun(out, method)
     exporter, summary = Exporter(run), json.loads((folder_of(out, method) / "summary.json").read_text())
-    experts = exporter.experts()
+    experts = experts_of(exporter.run)
     assert len(experts) > 1, "the law is empty with one expert"
     if method != "ifca":
         assert {client: expert for expert, members in experts.items() for client in members} == summary["assignment"]
@@ -83,7 +83,7 @@ def test_expert_k_is_the_one_of_its_clients_beside_its_own_scores(method: str, o
 @pytest.mark.parametrize("method", sorted(WITH | WITHOUT))
 def test_other_numbers_are_one_sentence_and_leave_nothing(method: str, out: Path, tmp_path: Path) -> None:
     exporter = Exporter(OpenRun(out, method), scores=False)
-    experts = list(exporter.experts())
+    experts = list(experts_of(exporter.run))
     assert bool(experts) == (method in WITH)
     for wrong in {-1, 0, 1, 2, 99} - set(experts):
         with pytest.raises(ConfigError) as caught:

@@ -22,6 +22,7 @@ from fedlease.errors import ConfigError, RunFolderError
 from fedlease.reporting.model_card import render_card
 from fedlease.storage.run_files import RunFiles
 from fedlease.tasks.classification import evaluate
+from fedlease.use.experts import experts_of
 from fedlease.use.export import Exporter
 from fedlease.use.open_run import OpenRun
 
@@ -169,7 +170,7 @@ def test_without_scores_the_weights_come_from_the_summary(run: OpenRun, tmp_path
 
 def test_an_expert_is_as_it_is_and_brings_no_local_head(run: OpenRun, tmp_path: Path) -> None:
     exporter = Exporter(run)
-    for expert, members in exporter.experts().items():
+    for expert, members in experts_of(exporter.run).items():
         exporter.expert(expert, tmp_path / str(expert))
         content = scores(tmp_path / str(expert))
         assert content["clients"] == members and content["labels"] is None
@@ -192,7 +193,7 @@ def test_a_shared_head_goes_with_its_expert(tmp_path: Path) -> None:
     result = small_run(tmp_path / "r", baselines=[], head="shared", data__path=str(tmp_path / "data"))
     run = OpenRun(result.out)
     Exporter(run).expert(0, tmp_path / "x")
-    member = Exporter(run).experts()[0][0]
+    member = experts_of(run)[0][0]
     lora = stock(run, tmp_path / "x")
     run.load(member, expert_alone(run.model(member), 0))
     run.resident.model.eval()
@@ -204,7 +205,7 @@ def test_a_shared_head_goes_with_its_expert(tmp_path: Path) -> None:
 def test_all_is_every_expert_and_every_client(run: OpenRun, tmp_path: Path) -> None:
     exporter = Exporter(run, scores=False)
     exporter.everything(tmp_path / "all", rank=1)
-    expected = {f"expert-{e}" for e in exporter.experts()} | {f"client-{c}" for c in run.clients}
+    expected = {f"expert-{e}" for e in experts_of(exporter.run)} | {f"client-{c}" for c in run.clients}
     assert {path.name for path in (tmp_path / "all").iterdir()} == expected
     files = {"adapter_config.json", "adapter_model.safetensors", "scores.json", "README.md"}
     assert all({path.name for path in folder.iterdir()} == files for folder in (tmp_path / "all").iterdir())

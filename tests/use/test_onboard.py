@@ -15,6 +15,7 @@ from fedlease.core.types import TensorName
 from fedlease.data.load import load_federation
 from fedlease.data.sources.folder import write_folder
 from fedlease.errors import ConfigError, DataError, RunFailedError
+from fedlease.use.experts import experts_of
 from fedlease.use.export import Exporter
 from fedlease.use.onboard import onboard
 from fedlease.use.open_run import OpenRun
@@ -77,7 +78,7 @@ def test_it_gets_its_experts_model_and_trains_its_own_copy(out: Path, everyone: 
     found = onboard(OpenRun(out), LATE, everyone / LATE, epochs=1)
     run = OpenRun(out)
     own = found.placement.expert
-    member = Exporter(run).experts()[own][0]
+    member = experts_of(run)[own][0]
     theirs, mine = run.model(member), run.model(LATE)
     assert mine.spec == theirs.spec and mine.spec.own == own
     for name, tensor in mine.tensors.items():
@@ -90,7 +91,7 @@ def test_without_local_epochs_only_the_head_is_its_own(out: Path, everyone: Path
     found = onboard(OpenRun(out), LATE, everyone / LATE, epochs=0)
     assert found.scores["on arrival"] == found.scores["after 0 local epochs"]
     run = OpenRun(out)
-    member = Exporter(run).experts()[found.placement.expert][0]
+    member = experts_of(run)[found.placement.expert][0]
     theirs, mine = run.model(member), run.model(LATE)
     differ = {n for n, t in mine.tensors.items() if not torch.equal(t, theirs.tensors[n])}
     assert differ and all(TensorName.parse(name).module == "head" for name in differ)

@@ -11,7 +11,7 @@ from fedlease.config.tables import known_sources
 from fedlease.core.wording import printable
 from fedlease.methods.registry import known_methods
 
-__all__ = ["cross_faults", "nearest", "not_installed", "sentences", "setting_names", "text_setting_names"]
+__all__ = ["cross_faults", "nearest", "not_installed", "sentences", "setting_names"]
 
 FEW = 12
 """Up to so many valid names are listed."""
@@ -62,23 +62,13 @@ def not_installed(names: Iterable[str]) -> list[str]:
     return [f"its method {name!r} is not installed here{nearest(name, known)}" for name in names if name not in known]
 
 
-def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings of a model."""
-    for name, field in model.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            yield from setting_names(section, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def text_setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the settings that take any text or path."""
+def setting_names(model: type[BaseModel], prefix: str = "", *, text: bool = False) -> Iterator[str]:
+    """Dotted names of all settings of a model, or with ``text`` of those that take any text or path."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from text_setting_names(kind, f"{prefix}{name}.")
-        elif {kind, *get_args(kind)} & {str, Path} and set(get_args(kind)) <= {str, Path, type(None)}:
+            yield from setting_names(kind, f"{prefix}{name}.", text=text)
+        elif not text or ({kind, *get_args(kind)} & {str, Path} and set(get_args(kind)) <= {str, Path, type(None)}):
             yield prefix + name
 
 

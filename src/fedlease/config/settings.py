@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from fedlease.config.choices import Dtype
 from fedlease.config.data import DataSettings
-from fedlease.config.faults import cross_faults, nearest, sentences, text_setting_names
+from fedlease.config.faults import cross_faults, nearest, sentences, setting_names
 from fedlease.config.layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
 from fedlease.config.methods import FedDPASettings, FedLeaseSettings, FedTreeLoRASettings, IFCASettings
 from fedlease.config.precedence import as_stated, give_way
@@ -155,7 +155,7 @@ def resolve(
     Raises:
         ConfigError: every fault that was found, one sentence each.
     """
-    changes, faults = parse_overrides(overrides, {*text_setting_names(Settings), "preset"})
+    changes, faults = parse_overrides(overrides, {*setting_names(Settings, text=True), "preset"})
     from_file: dict[str, Any] = {}
     # What a layer that cannot be read would have contained is unknown: rules between settings would report its absence.
     whole = True

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedlease.config.faults import nearest, text_setting_names
+from fedlease.config.faults import nearest, setting_names
 from fedlease.config.layers import parse_overrides
 from fedlease.config.settings import Settings, resolve
 from fedlease.data.load import load_federation
@@ -99,7 +99,7 @@ def planned(
     """
     experiment = find(name)
     preset = preset_of(experiment, scale)
-    mine, faults = parse_overrides(changes, {*text_setting_names(Settings), "preset"})
+    mine, faults = parse_overrides(changes, {*setting_names(Settings, text=True), "preset"})
     if data is not None:
         if "data.path" in mine:
             faults.append("data.path: is given by --data and by --set; leave one of them out")

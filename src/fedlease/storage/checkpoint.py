@@ -19,8 +19,8 @@ from fedlease.files import append, read_file, sweep, write_atomically
 from fedlease.methods.base import State
 from fedlease.methods.head import HeadState
 from fedlease.methods.registry import known_methods, load_method
-from fedlease.storage.documents import checked, read_lines, read_object
-from fedlease.storage.run_files import MOST_WEIGHTS, Digest, as_json, sealed, unsealed
+from fedlease.storage.documents import read_lines
+from fedlease.storage.run_files import MOST_WEIGHTS, Digest, read_sealed, write_sealed
 
 __all__ = ["Checkpoint", "Saved"]
 
@@ -97,13 +97,13 @@ class Checkpoint:
             RunFolderError: the manifest or a file it names is damaged, missing, or of another version.
         """
         for tries_left in reversed(range(TRIES)):
-            manifest = self._read_manifest()
+            manifest = read_sealed(self.manifest, _Manifest)
             if manifest is None:
                 return None
             try:
                 return self._load(manifest)
             except RunFolderError:
-                if not tries_left or self._read_manifest() == manifest:
+                if not tries_left or read_sealed(self.manifest, _Manifest) == manifest:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
@@ -134,7 +134,7 @@ class Checkpoint:
         Raises:
             RunFolderError: they are not those that were written.
         """
-        manifest = self._read_manifest()
+        manifest = read_sealed(self.manifest, _Manifest)
         lines = read_lines(self.rounds)
         if manifest is not None and digest(_joined(lines[: manifest.rounds_lines])) != manifest.rounds_sha256:
             raise RunFolderError(f"{self.rounds} is damaged: its SHA-256 is not the one in the manifest")
@@ -142,7 +142,7 @@ class Checkpoint:
 
     def clean(self) -> None:
         """Deletes files that the manifest does not name and cuts ``rounds.jsonl`` to the manifest's step."""
-        manifest = self._read_manifest()
+        manifest = read_sealed(self.manifest, _Manifest)
         named = set() if manifest is None else manifest.named
         self._lines = 0 if manifest is None else manifest.rounds_lines
         sweep(self.folder)
@@ -189,7 +189,7 @@ class Checkpoint:
                 state=state,
                 clients=clients,
             )
-            write_atomically(self.manifest, as_json(sealed(manifest.model_dump(mode="json"))))
+            write_sealed(self.manifest, manifest)
             self._lines = lines
         except OSError as error:
             raise RunFailedError(
@@ -235,12 +235,6 @@ class Checkpoint:
             return loads(blob)
         except CodecError as error:
             raise RunFolderError(f"{path} is damaged: {error}") from error
-
-    def _read_manifest(self) -> _Manifest | None:
-        if not self.manifest.exists():
-            return None
-        found: _Manifest = checked(unsealed(read_object(self.manifest), self.manifest), _Manifest, self.manifest)
-        return found
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

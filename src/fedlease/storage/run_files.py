@@ -17,7 +17,7 @@ from fedlease.errors import RunFolderError
 from fedlease.files import read_file, write_atomically
 from fedlease.storage.documents import MOST_BYTES, checked, parse_json, read_object
 
-__all__ = ["INDEX", "MOST_WEIGHTS", "Digest", "RunFiles", "as_json", "sealed", "unsealed"]
+__all__ = ["INDEX", "MOST_WEIGHTS", "Digest", "RunFiles", "as_json", "read_sealed", "sealed", "write_sealed"]
 
 INDEX = "files.json"
 MOST_WEIGHTS = 2**35
@@ -61,29 +61,29 @@ class RunFiles:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Begins the index of a new run."""
-        self._store(_Index(settings=dict(settings), files={}))
+        write_sealed(self._path, _Index(settings=dict(settings), files={}))
 
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings that the run began with; None without an index."""
-        index = self._load()
+        index = read_sealed(self._path, _Index)
         return None if index is None else index.settings
 
     def names(self, folder: str = "") -> list[str]:
         """The files in a folder that the index covers, sorted."""
-        index = self._load()
+        index = read_sealed(self._path, _Index)
         start = f"{self._within}{folder}/" if folder else self._within
         covered = () if index is None else index.files
         return sorted(name.removeprefix(self._within) for name in covered if name.startswith(start))
 
     def has(self, name: str) -> bool:
         """Whether a file exists, and is covered if there is an index."""
-        index = self._load()
+        index = read_sealed(self._path, _Index)
         return (index is None or self._within + name in index.files) and (self.folder / name).exists()
 
     def expect(self, contents: Mapping[str, bytes]) -> None:
         """Covers files that are about to be written with these contents."""
-        index = self._load()
+        index = read_sealed(self._path, _Index)
         if index is None:
             return
         files = dict(index.files)
@@ -91,7 +91,7 @@ class RunFiles:
             key = self._within + name
             now = self._now(name) if key in files else None
             files[key] = list(dict.fromkeys([*(known for known in files.get(key, ()) if known == now), digest(blob)]))
-        self._store(_Index(settings=index.settings, files=files))
+        write_sealed(self._path, _Index(settings=index.settings, files=files))
 
     def write(self, name: str, blob: bytes) -> None:
         """Covers a file and writes it; refuses a folder on the way that is a link."""
@@ -116,7 +116,7 @@ class RunFiles:
             except FileNotFoundError as error:
                 raise RunFolderError(f"{path} is missing or damaged: there is no such file") from error
             # After the file: a running process puts a digest into the index before it writes the content.
-            index = self._load()
+            index = read_sealed(self._path, _Index)
             known = None if index is None else index.files.get(self._within + name)
             if known is None or digest(blob) in known:
                 return blob
@@ -144,15 +144,6 @@ class RunFiles:
         except FileNotFoundError:
             return None
 
-    def _load(self) -> _Index | None:
-        if not self._path.exists():
-            return None
-        found: _Index = checked(unsealed(read_object(self._path), self._path), _Index, self._path)
-        return found
-
-    def _store(self, index: _Index) -> None:
-        write_atomically(self._path, as_json(sealed(index.model_dump(mode="json"))))
-
 
 def as_json(content: Any) -> bytes:
     """JSON as the files of a run folder hold it."""
@@ -161,20 +152,25 @@ def as_json(content: Any) -> bytes:
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """An object with a digest of itself under ``sha256``."""
-    return {**content, "sha256": _seal(content)}
+    return {**content, "sha256": digest(json.dumps(content, sort_keys=True).encode())}
 
 
-def unsealed(content: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """An object that :func:`sealed` made, without its digest.
+def write_sealed(path: Path, content: BaseModel) -> None:
+    """Writes a JSON file with a digest of itself."""
+    write_atomically(path, as_json(sealed(content.model_dump(mode="json"))))
+
+
+def read_sealed(path: Path, kind: type[M]) -> M | None:
+    """The content of a file that :func:`write_sealed` wrote; None without a file.
 
     Raises:
         RunFolderError: it is not as it was written.
     """
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    if content.get("sha256") != _seal(rest):
-        raise RunFolderError(f"{where} is damaged: its SHA-256 is not the one that it states")
-    return rest
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return digest(json.dumps(content, sort_keys=True).encode())
+    if not path.exists():
+        return None
+    content = read_object(path)
+    stated = content.pop("sha256", None)
+    if stated != sealed(content)["sha256"]:
+        raise RunFolderError(f"{path} is damaged: its SHA-256 is not the one that it states")
+    found: M = checked(content, kind, path)
+    return found

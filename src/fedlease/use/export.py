@@ -2,22 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from fedlease.config.tables import task_facts
 from fedlease.core.low_rank import expert_alone, fold
 from fedlease.core.types import ClientId, ClientModel, head_names
-from fedlease.errors import ConfigError
+from fedlease.data.federation import ClientData, Federation
+from fedlease.data.sources.folder import load_client
+from fedlease.errors import ConfigError, RunFolderError
 from fedlease.files import new_folder, write_atomically
 from fedlease.peft_plugin.folder import write_adapter
 from fedlease.peft_plugin.usage import record_usage
 from fedlease.reporting.model_card import render_card
+from fedlease.runs.open import rows_of_run
+from fedlease.storage.newcomers import read_newcomers
 from fedlease.storage.run_folder import method_files, write_json
 from fedlease.storage.summary import read_summary
 from fedlease.use.experts import expert_model, experts_of
 from fedlease.use.open_run import OpenRun
-from fedlease.use.rows import RowsOfRun
 
 __all__ = ["SCORES", "Exporter", "Form"]
 
@@ -40,7 +44,7 @@ class Exporter:
     def __init__(self, run: OpenRun, *, scores: bool = True) -> None:
         self.run = run
         self.kind = task_facts(run.settings.task).model
-        self.rows = RowsOfRun(run) if scores else None
+        self.scores = scores
 
     def client(self, client: ClientId, out: Path, *, form: Form = "folded", rank: int | None = None) -> Path:
         """One client's model as one adapter with its head.
@@ -78,15 +82,11 @@ class Exporter:
             ConfigError: ``out`` exists, or the rank is out of range.
         """
         with _made(out) as folder:
-            for expert in self.experts():
+            for expert in experts_of(self.run):
                 self._expert(expert, folder / f"expert-{expert}")
             for client in self.run.clients:
                 self._client(client, folder / f"client-{client}", form, rank)
         return out
-
-    def experts(self) -> dict[int, list[ClientId]]:
-        """Expert -> its clients; empty for a method without experts."""
-        return experts_of(self.run)
 
     def _client(self, client: ClientId, folder: Path, form: Form, rank: int | None) -> None:
         known, model = self.run.client(client), self.run.model(client)
@@ -99,8 +99,8 @@ class Exporter:
         chosen = own if form == "own" else folded
         scores: dict[str, float | None] = {"routed": None, "folded": None, "own_expert": None}
         num_test = None
-        if self.rows is not None:
-            num_test = len(self.rows.of(client).test)
+        if self.scores:
+            num_test = len(self._rows(client).test)
             versions = {"routed": model, "folded": folded, "own_expert": own}
             scores = {name: self._score(client, version) for name, version in versions.items()}
         content = {
@@ -120,7 +120,7 @@ class Exporter:
         self._write("client", folder, chosen, self.kind.peft_type, content)
 
     def _expert(self, expert: int, folder: Path) -> None:
-        experts = self.experts()
+        experts = experts_of(self.run)
         if expert not in experts:
             raise ConfigError(f"expert: the run has {list(experts) or 'no experts'}, received {expert}")
         members = experts[expert]
@@ -130,7 +130,7 @@ class Exporter:
             heads = head_names(chosen.tensors)
             chosen = ClientModel(chosen.spec, {n: t for n, t in chosen.tensors.items() if n not in heads})
         scores: dict[ClientId, float | None] = dict.fromkeys(members)
-        if self.rows is not None:
+        if self.scores:
             for member in members:
                 model = self.run.model(member)
                 scores[member] = self._score(member, expert_alone(model, model.spec.own))
@@ -151,7 +151,7 @@ class Exporter:
         """Module -> average weight of every expert over the tokens of the client's rows, and which rows."""
         if model.spec.num_experts == 1:
             return {}, None
-        if self.rows is None:
+        if not self.scores:
             summary = read_summary(method_files(self.run.out, self.run.settings, self.run.method))
             usage = None if summary is None else summary.expert_usage.get(client)
             if usage is None:
@@ -162,17 +162,35 @@ class Exporter:
         self.run.load(client)
         with record_usage(self.run.resident.model) as used:
             # The loss alone takes every row through the model once, which is what the weights are counted in.
-            self.run.task.mean_loss(self.run.resident, self.run.encode(self.rows.of(client).train), self.run.threads)
+            self.run.task.mean_loss(self.run.resident, self.run.encode(self._rows(client).train), self.run.threads)
         return {module: entry["weights"] for module, entry in used.summary().items()}, "train rows"
 
     def _score(self, client: ClientId, model: ClientModel) -> float | None:
         """On the client's test rows; None without any."""
-        assert self.rows is not None
-        if not self.rows.of(client).test:
+        if not self._rows(client).test:
             return None
         self.run.load(client, model)
-        test = self.run.encode(self.rows.of(client).test)
+        test = self.run.encode(self._rows(client).test)
         return self.run.task.measure(self.run.resident, test, self.run.threads).metrics[self.run.task.metric]
+
+    def _rows(self, client: ClientId) -> ClientData:
+        """The client's rows, read again and checked to be those that it was trained and scored on."""
+        if not self.run.client(client).newcomer:
+            if isinstance(self.run.saved.state, ClientModel):
+                raise ConfigError(f"{self.run.out}: does not state where the rows of {client!r} are: use --no-scores")
+            return self._federation.clients[client]
+        settings = self.run.settings
+        entry = read_newcomers(self.run.out)[client]
+        if entry.data is None:
+            raise RunFolderError(f"{self.run.out}: does not state where the rows of client {client!r} are")
+        data = load_client(Path(entry.data), client, settings.data, settings.seed, settings.task)
+        if Federation.of([data]).fingerprint() != entry.data_fingerprint:
+            raise RunFolderError(f"{self.run.out}: the rows of client {client!r} have changed since it was onboarded")
+        return data
+
+    @cached_property
+    def _federation(self) -> Federation:
+        return rows_of_run(self.run.out, self.run.settings)
 
     def _write(
         self, kind: Literal["client", "expert"], folder: Path, model: ClientModel, task_type: str | None, content: Any
