@@ -17,7 +17,7 @@ from small import SMALL, FinishedRuns, own_rows, rounds_of, scores_of, small_run
 
 from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.runs.runner import resume
-from fedlease.storage import checkpoint
+from fedlease.storage import run_files
 from fedlease.storage.run_files import sealed
 
 METHODS = ("fedlease", "fedit", "local")
@@ -159,19 +159,19 @@ def test_a_damaged_folder_is_named_and_not_used(damage: str, whole: Path, tmp_pa
 
 
 def test_a_full_disk_keeps_the_last_good_step(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = checkpoint.write_atomically
+    real = run_files.write_atomically
 
     def full(path: Path, blob: bytes) -> None:
         if path.name == "manifest.json" and json.loads(blob)["step"] == 2:
             raise OSError(28, "No space left on device")
         real(path, blob)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    monkeypatch.setattr(run_files, "write_atomically", full)
     out = tmp_path / "r"
     with pytest.raises(RunFailedError, match=r"step 2 of fedlease could not be written to .*No space left on device"):
         small_run(out)
     assert json.loads((out / "state" / "manifest.json").read_text())["step"] == 1
-    monkeypatch.setattr(checkpoint, "write_atomically", real)
+    monkeypatch.setattr(run_files, "write_atomically", real)
     resume(out)
     assert_same(out, whole)
 
