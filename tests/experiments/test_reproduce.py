@@ -63,7 +63,7 @@ class Heard:
 
 def settings_of(ready: Reproduction, part: str = "", seed: int = 0) -> dict[str, Any]:
     """Variant -> resolved settings, of one part."""
-    (found,) = (p for p in ready.parts if p.name == part)
+    (found,) = (p for p in ready.scenarios if p.name == part)
     return {cell.variant.name: cell.settings for cell in found.cells if cell.seed == seed}
 
 
@@ -109,8 +109,8 @@ class TestPlans:
     @pytest.mark.parametrize("name", EXPERIMENTS)
     def test_every_experiment_plans_at_every_scale(self, name: str, scale: str, tmp_path: Path) -> None:
         ready = planned(name, scale, [0, 1], out=tmp_path / "r")
-        assert ready.parts and len({cell.folder for cell in ready.cells}) == len(ready.cells) > 0
-        for part in ready.parts:
+        assert ready.scenarios and len({cell.folder for cell in ready.cells}) == len(ready.cells) > 0
+        for part in ready.scenarios:
             cells = {cell.variant.name: cell for cell in part.cells if cell.seed == 0}
             assert {cell.variant.method for cell in cells.values()} <= set(known_methods())
             budgets = {build_method(c.settings, c.settings.method, {}).budget.passes for c in cells.values()}
@@ -149,7 +149,7 @@ class TestPlans:
     @pytest.mark.parametrize(("scale", "clients"), [("small", 8), ("paper", 16)])
     def test_heterogeneity_varies_the_tasks_and_not_the_number_of_clients(self, scale: str, clients: int) -> None:
         ready = planned("heterogeneity", scale)
-        data = [part.settings.data for part in ready.parts]
+        data = [part.settings.data for part in ready.scenarios]
         assert [len(d.tasks) for d in data] == [1, 2, 4]
         assert {len(d.tasks) * d.clients_per_task for d in data} == {clients}
 
@@ -158,11 +158,11 @@ class TestPlans:
             ("small", 8, ["qnli", "sst2", "qqp"]),
             ("paper", 20, ["mnli", "qnli", "sst2", "qqp"]),
         ):
-            data = {part.name: part.settings.data for part in planned("label-skew", scale).parts}
+            data = {part.name: part.settings.data for part in planned("label-skew", scale).scenarios}
             assert list(data) == tasks
             for task, d in data.items():
                 assert (d.tasks, d.clients_per_task, d.partition, d.alpha) == ((task,), clients, "dirichlet", 0.5)
-        both = planned("task-and-label-skew").parts[0].settings.data
+        both = planned("task-and-label-skew").scenarios[0].settings.data
         assert (both.partition, both.alpha, len(both.tasks), both.clients_per_task) == ("task-and-label", 0.5, 4, 2)
 
     def test_promising_changes_are_one_each_and_three_together(self) -> None:
@@ -182,10 +182,10 @@ class TestPlans:
             "together": {"router_start": "own", "average": "product", "signal": "BA"},
         }
 
-    def test_parts_have_folders_of_their_own(self, tmp_path: Path) -> None:
+    def test_scenarios_have_folders_of_their_own(self, tmp_path: Path) -> None:
         ready = planned("clients", out=tmp_path)
-        assert [part.folder for part in ready.parts] == [tmp_path / f"clients-per-task-{n}" for n in (2, 4, 8)]
-        assert planned("signal", "paper").parts[0].folder == Path("runs/reproduce/signal-paper")
+        assert [part.folder for part in ready.scenarios] == [tmp_path / f"clients-per-task-{n}" for n in (2, 4, 8)]
+        assert planned("signal", "paper").scenarios[0].folder == Path("runs/reproduce/signal-paper")
 
     def test_settings_and_data_are_laid_over_all(self, tmp_path: Path) -> None:
         ready = planned("router-aggregation", data=tmp_path, changes={"train.lr": 0.5}, seeds=[7])
@@ -289,7 +289,7 @@ class TestRuns:
         assert used["1"]["mrpc"] == pytest.approx(fmean(by_hand))
         assert f"| 1 | {' | '.join(f'{v:.2f}' for v in used['1'].values())} |" in markdown(content)
 
-    def test_parts_are_compared_apart_and_shown_in_one_table(self, glue: Path, tmp_path: Path) -> None:
+    def test_scenarios_are_compared_apart_and_shown_in_one_table(self, glue: Path, tmp_path: Path) -> None:
         changes = {**TINY, "data.clients_per_task": 1, "data.train_rows": 12}
         only, out = ["fedlease", "local"], tmp_path / "r"
         ready = planned("heterogeneity", data=glue, changes=changes, seeds=[0], only=only, out=out)

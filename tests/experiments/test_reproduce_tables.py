@@ -35,7 +35,7 @@ class TestTheTable:
             "means_over_parts": {}, "paper": {key: asdict(row) for key, row in experiment.paper.items()},
             "paper_words": experiment.paper_words,
         }  # fmt: skip
-        if experiment.over_parts:
+        if experiment.over_scenarios:
             content["means_over_parts"] = {
                 variant: fmean(c["variants"][variant]["mean"]["mean"] for c in parts.values())
                 for variant in next(iter(parts.values()))["variants"]
@@ -57,11 +57,11 @@ class TestTheTable:
         assert "compare the order" not in text
         assert "| single | 60.0 / 82.00 | +15.0 / +5.76 |" in text
 
-    def test_the_mean_over_parts_stands_beside_a_mean_over_tasks(self) -> None:
+    def test_the_mean_over_scenarios_stands_beside_a_mean_over_tasks(self) -> None:
         parts = {"qnli": self.comparison(fedlease=0.6, fedtreelora=0.5),
                  "sst2": self.comparison(fedlease=0.8, fedtreelora=0.9)}  # fmt: skip
         text = markdown(self.content("label-skew", parts))
-        assert "| ours / published | mean over 2 parts | fedlease is above it by |" in text
+        assert "| ours / published | mean over 2 scenarios | fedlease is above it by |" in text
         # (0.5 + 0.9) / 2 = 0.7 = (0.6 + 0.8) / 2
         assert "| fedtreelora | 70.0 / 92.36 | +0.0 / -1.17 |" in text
         assert "| sst2 | 8 | fedtreelora | 90.0 | \N{MINUS SIGN}10.0 (\N{MINUS SIGN}100.0 to +100.0) |" in text

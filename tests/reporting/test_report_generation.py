@@ -42,7 +42,7 @@ def passages(out: Path, text: str) -> list[Passage]:
     """How a text is shown as the prompt, and as the main method's answer."""
     put(out / "samples.json", {"a0": [sample(text, "r", "b", text)]})
     shown = shown_samples(read_run(out))[0].samples[0]
-    return [shown.prompt, shown.answers[2]]
+    return [shown[0], shown[3]]
 
 
 class TestWords:
@@ -135,8 +135,8 @@ class TestSamples:
         shown = shown_samples(read_run(generated(tmp_path)))
         assert [(entry.client, entry.facts) for entry in shown[:1]] == [("a0", "news, expert 0, ROUGE-1 90.0 %")]
         (row,) = shown[0].samples
-        assert row.prompt == Passage("Prompt", ("Where is Oslo?",), "")
-        assert [(answer.name, answer.lines) for answer in row.answers] == [
+        assert row[0] == Passage("Prompt", ("Where is Oslo?",), "")
+        assert [(answer.name, answer.lines) for answer in row[1:]] == [
             ("Reference", ("In Norway.",)),
             ("Untrained model", ("Oslo Oslo",)),
             ("fedlease", ("fedlease says Norway",)),
@@ -164,12 +164,12 @@ class TestSamples:
         generated(tmp_path)
         fedit = tmp_path / "baselines" / "fedit" / "samples.json"
         put(fedit, {"a0": [sample("Another?", "In Norway.", "b", "wrong row")], "a1": []})
-        rows = {entry.client: entry.samples[0].answers[-1] for entry in shown_samples(read_run(tmp_path))}
+        rows = {entry.client: entry.samples[0][-1] for entry in shown_samples(read_run(tmp_path))}
         assert set(rows.values()) == {Passage("fedit", (), "not on file")} and len(rows) == len(CLIENTS)
 
     def test_a_baseline_alone_has_its_samples_shown(self, tmp_path: Path) -> None:
         (generated(tmp_path) / "samples.json").unlink()
-        answers = shown_samples(read_run(tmp_path))[0].samples[0].answers
+        answers = shown_samples(read_run(tmp_path))[0].samples[0][1:]
         assert [(a.name, a.note) for a in answers[2:]] == [("fedlease", "not on file"), ("fedit", "")]
 
     @pytest.mark.parametrize(
@@ -237,4 +237,4 @@ class TestSamples:
         for name in ("summary.json", "samples.json"):
             (fedit / name).unlink()
         steps(fedit, [])
-        assert [a.name for a in shown_samples(read_run(tmp_path))[0].samples[0].answers][2:] == ["fedlease"]
+        assert [a.name for a in shown_samples(read_run(tmp_path))[0].samples[0]][3:] == ["fedlease"]

@@ -160,7 +160,7 @@ def test_a_tracker_that_fails_ends_the_run_in_one_sentence(
     run: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:
-        def __init__(self, out: Path) -> None:
+        def __init__(self, library: object, out: Path) -> None:
             pass
 
         def __call__(self, event: Event) -> None:
@@ -169,7 +169,7 @@ def test_a_tracker_that_fails_ends_the_run_in_one_sentence(
         def close(self) -> None:
             raise ValueError("closed")
 
-    monkeypatch.setattr(trackers, "TensorBoardTracker", Broken)
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", (Broken, "json"))
     stream = tracker("tensorboard", tmp_path / "r")
     with pytest.raises(RunFailedError) as caught:
         stream(run[1][0])

@@ -4,9 +4,8 @@ import ast
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,21 +25,8 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Out = Annotated[Path | None, typer.Option(help="Folder to write; default: a new one in runs/.")]
 
 
-class Tracker(StrEnum):
-    """Where figures are streamed to while a run goes on."""
-
-    NONE = "none"
-    TENSORBOARD = "tensorboard"
-    WANDB = "wandb"
-
-
-class EngineName(StrEnum):
-    """What runs the clients."""
-
-    IN_PROCESS = "in-process"
-    FLOWER = "flower"
-
-
+EngineName = Literal["in-process", "flower"]
+Tracker = Literal["none", "tensorboard", "wandb"]
 Engine = Annotated[EngineName, typer.Option(help="flower: a simulation on this machine, one node per client.")]
 Log = Annotated[Tracker, typer.Option(help="Stream figures while the run goes on.")]
 
@@ -51,8 +37,8 @@ def run_command(
     preset: Preset = None,
     set_: Set = None,
     out: Out = None,
-    engine: Engine = EngineName.IN_PROCESS,
-    log: Log = Tracker.NONE,
+    engine: Engine = "in-process",
+    log: Log = "none",
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
@@ -64,7 +50,7 @@ def run_command(
     from fedlease.storage.summary import contents_of
 
     folder = out or default_out(settings)
-    if engine is EngineName.FLOWER:
+    if engine == "flower":
         _watched(lambda listeners: _simulated(settings, folder, listeners, new=True), folder, log, quiet, json_)
         return
     _watched(lambda listeners: contents_of(run_settings(settings, folder, listeners)), folder, log, quiet, json_)
@@ -73,8 +59,8 @@ def run_command(
 @app.command()
 def resume(
     folder: RunFolder,
-    engine: Engine = EngineName.IN_PROCESS,
-    log: Log = Tracker.NONE,
+    engine: Engine = "in-process",
+    log: Log = "none",
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
@@ -82,7 +68,7 @@ def resume(
     from fedlease.runs import runner
     from fedlease.storage.summary import contents_of
 
-    if engine is EngineName.FLOWER:
+    if engine == "flower":
         from fedlease.storage.run_folder import read_settings
 
         settings = read_settings(folder)
@@ -156,7 +142,7 @@ def _watched(
     terminal = Terminal(console)
     listeners: list[Any] = [] if quiet else [terminal]
     # Made before the run, so that a missing package stops it before anything is trained.
-    stream = tracker(log.value, folder) if log is not Tracker.NONE else None
+    stream = tracker(log, folder) if log != "none" else None
     if stream is not None:
         listeners.append(stream)
     try:

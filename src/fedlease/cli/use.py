@@ -1,22 +1,14 @@
 """Commands on a run that is there: report, predict, chat, export, onboard, serve."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fedlease.cli.shared import Client, Device, Json, MethodName, Quiet, RunFolder, app, progress, stdout_for_json
 
 __all__ = ["chat", "export", "onboard", "predict", "report", "serve"]
-
-
-class Form(StrEnum):
-    """What stands for a client's mixture in one adapter."""
-
-    FOLDED = "folded"
-    OWN = "own"
 
 
 @app.command()
@@ -77,9 +69,9 @@ def export(
     client: Annotated[str | None, typer.Option("--client", metavar="ID", help="This client's model.")] = None,
     expert: Annotated[int | None, typer.Option("--expert", metavar="K", help="This expert, as it is.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every expert and every client.")] = False,
-    form: Annotated[Form, typer.Option(help="folded: a client's mixture as one adapter; own: its own expert.")] = (
-        Form.FOLDED
-    ),
+    form: Annotated[
+        Literal["folded", "own"], typer.Option(help="folded: a client's mixture as one adapter; own: its own expert.")
+    ] = "folded",
     rank: Annotated[int | None, typer.Option(help="Rank of a folded adapter; default: experts x r.")] = None,
     scores: Annotated[bool, typer.Option("--scores/--no-scores", help="Measure on the rows of the run.")] = True,
     method: MethodName = None,
@@ -96,11 +88,11 @@ def export(
     with stdout_for_json(True):
         exporter = Exporter(OpenRun(folder, method, device), scores=scores)
         if client is not None:
-            exporter.client(client, out, form=form.value, rank=rank)
+            exporter.client(client, out, form=form, rank=rank)
         elif expert is not None:
             exporter.expert(expert, out)
         else:
-            exporter.everything(out, form=form.value, rank=rank)
+            exporter.everything(out, form=form, rank=rank)
     typer.echo(str(out))
 
 
@@ -121,14 +113,15 @@ def onboard(
     with stdout_for_json(json_), progress(quiet) as show:
         run = OpenRun(folder, device=device)
         found = bring_in(run, client, data, epochs, lambda phase, done, total, _: show(phase, done, total))
+    text = (found.folder / "onboarding.json").read_text(encoding="utf-8")
     if json_:
-        typer.echo((found.folder / "onboarding.json").read_text(encoding="utf-8"), nl=False)
+        typer.echo(text, nl=False)
         return
     from rich.console import Console
 
     from fedlease.reporting.results import render_onboarding
 
-    render_onboarding(json.loads((found.folder / "onboarding.json").read_text(encoding="utf-8")), Console())
+    render_onboarding(json.loads(text), Console())
 
 
 @app.command()
@@ -148,12 +141,5 @@ def serve(
     from fedlease.use.serving.requests import Limits
     from fedlease.use.serving.serve import serve as listen
 
-    listen(
-        folder,
-        host=host,
-        port=port,
-        method=method,
-        device=device,
-        limits=Limits(max_body, max_rows, max_batch, wait_ms),
-        quiet=quiet,
-    )
+    limits = Limits(max_body, max_rows, max_batch, wait_ms)
+    listen(folder, host=host, port=port, method=method, device=device, limits=limits, quiet=quiet)

@@ -11,7 +11,7 @@ from fedlease.config.faults import nearest
 from fedlease.config.settings import Settings
 from fedlease.core.wording import counted
 from fedlease.errors import ConfigError
-from fedlease.experiments.experiment import GENERATION, PAPER, SMALL, Experiment, Part, Variant
+from fedlease.experiments.experiment import GENERATION, PAPER, SMALL, Experiment, Scenario, Variant
 from fedlease.experiments.paper_numbers import (
     EXPERTS,
     LABEL_SKEW,
@@ -58,16 +58,14 @@ def _warmup(epochs: int, scales: tuple[str, ...]) -> Variant:
     return Variant(f"warmup-{epochs}", changes=changes, scales=scales)
 
 
-def _tasks(name: str, *tasks: str) -> Part:
-    return Part(name, {"data.tasks": list(tasks), "data.clients_per_task": lambda s: _all_clients(s, len(tasks))})
+def _tasks(name: str, *tasks: str) -> Scenario:
+    return Scenario(name, {"data.tasks": list(tasks), "data.clients_per_task": lambda s: _all_clients(s, len(tasks))})
 
 
-def _skewed(task: str, clients: Any, scales: tuple[str, ...]) -> Part:
+def _skewed(task: str, clients: Any, scales: tuple[str, ...]) -> Scenario:
     changes = {"data.tasks": [task], "data.partition": "dirichlet", "data.clients_per_task": clients}
-    return Part(task, changes, scales)
+    return Scenario(task, changes, scales)
 
-
-TOGETHER = {"fedlease.average": "product", "fedlease.router_start": "own", "fedlease.signal": "BA"}
 
 FULL = Variant("fedlease")
 FEDIT, IFCA, LOCAL, TREE = (Variant(name, name) for name in ("fedit", "ifca", "local", "fedtreelora"))
@@ -148,7 +146,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "not suffice, take fewer per client (`--set data.train_rows=N`) or let clients share them "
         "(`--set data.share_rows=true`).",
         (FULL, FEDIT, IFCA, LOCAL),
-        tuple(Part(f"clients-per-task-{n}", {"data.clients_per_task": n}) for n in (2, 4, 8)),
+        tuple(Scenario(f"clients-per-task-{n}", {"data.clients_per_task": n}) for n in (2, 4, 8)),
     ),
     "heterogeneity": Experiment(
         "How much of the gain is due to tasks that differ?",
@@ -178,7 +176,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "Does it hold when labels are skewed within every task?",
         "Clients of a task hold its labels in shares drawn from Dirichlet(0.5) (`data.alpha`), and row counts vary.",
         (FULL, FEDIT, TREE, LOCAL),
-        (Part(changes={"data.partition": "task-and-label"}),),
+        (Scenario(changes={"data.partition": "task-and-label"}),),
     ),
     "label-skew": Experiment(
         "What is left to gain when clients differ in their labels only?",
@@ -191,7 +189,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         paper=LABEL_SKEW,
         paper_words="Figures of FedTreeLoRA's paper, means over its four tasks. FedLEASE's own for label skew are not "
         "known.",
-        over_parts=True,
+        over_scenarios=True,
     ),
     "signal": Experiment(
         "Which of the warm-up's matrices tells tasks apart: B, A, or their product?",
@@ -214,7 +212,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             Variant("shrink-auto", changes={"fedlease.shrink": "auto"}),
             Variant("product-mean", changes={"fedlease.average": "product"}),
             Variant("reallocate", changes={"fedlease.reallocate": 2}),
-            Variant("together", changes=TOGETHER),
+            Variant(
+                "together",
+                changes={"fedlease.average": "product", "fedlease.router_start": "own", "fedlease.signal": "BA"},
+            ),
             TREE,
         ),
     ),

@@ -26,14 +26,7 @@ SHARED = "shared"
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant on one seed.
-
-    Attributes:
-        variant: which.
-        seed: root seed.
-        settings: resolved.
-        folder: its run folder.
-    """
+    """One variant on one root seed, with its resolved settings and its run folder."""
 
     variant: Variant
     seed: int
@@ -53,7 +46,7 @@ def variants_of(methods: Sequence[str]) -> list[Variant]:
         ConfigError: none, one named twice, or an unknown one; the message names the nearest.
     """
     faults = [] if methods else ["methods: at least one is needed"]
-    faults += [f"methods: {name!r} is named twice" for name in sorted({m for m in methods if methods.count(m) > 1})]
+    faults += [f"methods: {name!r} is named twice" for name in _repeated(methods)]
     known = known_methods()
     faults += [f"methods: unknown method {name!r}{nearest(name, known)}" for name in methods if name not in known]
     if faults:
@@ -69,10 +62,10 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
         RunFolderError: a folder of theirs is a link.
     """
     faults = [] if seeds else ["seeds: at least one is needed"]
-    faults += [f"seeds: {seed} is given twice" for seed in sorted({s for s in seeds if seeds.count(s) > 1})]
+    faults += [f"seeds: {seed} is given twice" for seed in _repeated(seeds)]
     faults += [f"seeds: must be at least 0, received {seed}" for seed in seeds if seed < 0]
     names = [variant.name for variant in variants]
-    faults += [f"variants: {name!r} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    faults += [f"variants: {name!r} is named twice" for name in _repeated(names)]
     if faults:
         raise ConfigError(faults)
     # Cells look at their own folders; what leads to them, or is shared by them, must be in the comparison's as well.
@@ -91,17 +84,16 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
 def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> Summary:
     """Runs, resumes or only reads a cell, and returns its result.
 
-    Args:
-        cell: which.
-        out: folder of the comparison.
-        listeners: receive every event.
-
     Raises:
         ConfigError: its folder holds a run with other settings.
         InputError, RunFailedError: as for a run.
     """
     if (cell.folder / "config.yaml").is_file():
-        _check_same_settings(cell)
+        changed = changed_settings(read_settings(cell.folder), cell.settings)
+        if keys := dict.fromkeys(key.split(".")[0] for key, _, _ in changed):
+            raise ConfigError(
+                f"out: {cell.folder} holds a run with other settings ({', '.join(keys)}); choose another --out"
+            )
         summaries = resume(cell.folder, listeners, out / SHARED)
     else:
         summaries = run_settings(cell.settings, cell.folder, listeners, out / SHARED)
@@ -147,21 +139,16 @@ def _check_same_terms(cells: Sequence[Cell]) -> None:
         "train.batch_size": lambda s: s.train.batch_size,
     }
     first = cells[0]
-    faults = []
-    for name, term in terms.items():
-        for cell in cells[1:]:
-            if term(cell.settings) != term(first.settings) and cell.seed == first.seed:
-                faults.append(
-                    f"{cell.variant.name} and {first.variant.name} cannot be compared: {name} differs, "
-                    f"{term(cell.settings)} and {term(first.settings)}"
-                )
+    faults = [
+        f"{cell.variant.name} and {first.variant.name} cannot be compared: {name} differs, "
+        f"{term(cell.settings)} and {term(first.settings)}"
+        for name, term in terms.items()
+        for cell in cells[1:]
+        if term(cell.settings) != term(first.settings) and cell.seed == first.seed
+    ]
     if faults:
         raise ConfigError(faults)
 
 
-def _check_same_settings(cell: Cell) -> None:
-    keys = dict.fromkeys(key.split(".")[0] for key, _, _ in changed_settings(read_settings(cell.folder), cell.settings))
-    if keys:
-        raise ConfigError(
-            f"out: {cell.folder} holds a run with other settings ({', '.join(keys)}); choose another --out"
-        )
+def _repeated(values: Sequence[Any]) -> list[Any]:
+    return sorted({value for value in values if values.count(value) > 1})

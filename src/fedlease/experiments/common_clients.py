@@ -15,10 +15,6 @@ __all__ = ["common", "coverage", "gap", "over_clients"]
 def common(summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int]) -> list[list[str]]:
     """Per seed, the clients that are in the mean of every variant, sorted.
 
-    Args:
-        summaries: variant -> results, one per seed.
-        seeds: of the runs.
-
     Raises:
         RunFolderError: in some seed there is no such client.
     """
@@ -34,8 +30,15 @@ def common(summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int]) -> 
 
 
 def over_clients(summary: Summary, clients: Sequence[str]) -> dict[str, Any]:
-    """The means of a summary over some of its clients only, by the keys that they have there."""
+    """The means of a summary over some of its clients only, by the keys that they have there.
+
+    Raises:
+        RunFolderError: one of them has no majority baseline.
+    """
     scores, rows = finals(summary), {client: summary.per_client[client] for client in clients}
+    majority = [row.majority for row in rows.values() if row.majority is not None]
+    if len(majority) < len(rows):
+        raise RunFolderError(f"summary.json of {summary.method} is damaged: a client with a score has no majority")
     tasks = sorted({row.task for row in rows.values()})
     own = [row.own_expert for row in rows.values() if row.own_expert is not None]
     tested = sum(row.num_test for row in rows.values())
@@ -45,20 +48,14 @@ def over_clients(summary: Summary, clients: Sequence[str]) -> dict[str, Any]:
         "worst_client": min(scores[client] for client in clients),
         "per_task": {task: _mean([scores[c] for c, row in rows.items() if row.task == task]) for task in tasks},
         "own_expert_mean": _mean(own) if own else None,
-        "majority_mean": _mean([row.majority or 0.0 for row in rows.values()]),
+        "majority_mean": _mean(majority),
     }
 
 
 def coverage(
     summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int], clients: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Per seed: how many of how many clients means are over, and why each of the others is in none.
-
-    Args:
-        summaries: variant -> results, one per seed.
-        seeds: of the runs.
-        clients: per seed, those that means are over.
-    """
+    """Per seed: how many of how many clients means are over, and why each of the others is in none."""
     found = []
     for number, (seed, shared) in enumerate(zip(seeds, clients, strict=True)):
         of_seed = {name: own[number] for name, own in summaries.items()}

@@ -17,7 +17,7 @@ from fedlease.experiments.cells import Cell, check_bases, plan, run_cell, summar
 from fedlease.experiments.common_clients import common, coverage, gap, over_clients
 from fedlease.experiments.experiment import Variant
 from fedlease.experiments.scored_rows import ScoredRows
-from fedlease.experiments.statistics import RowScores, spread
+from fedlease.experiments.statistics import spread
 from fedlease.files import locked, write_atomically
 from fedlease.reporting.comparison.page import markdown, write_compare_page
 from fedlease.reporting.run.reading import read_run
@@ -26,7 +26,7 @@ from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import write_json
 from fedlease.storage.summary import Summary, read_row_scores
 
-__all__ = ["LEARNING_RATES", "OnCell", "compare", "summarised", "tune"]
+__all__ = ["LEARNING_RATES", "OnCell", "compare", "tune"]
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 OnCell = Callable[[Cell, Summary | None], None]
@@ -69,35 +69,23 @@ def compare(
     plan(settings, variants, seeds, out)  # everything is checked before anything is trained
     remedy = "make room and run the same command again; finished cells stay"
     with locked(out, "comparison"), within_limits(f"the comparison in {out} stopped", remedy):
-        return _compare(settings, variants, seeds, out, rates, listeners, on_cell)
-
-
-def _compare(
-    settings: Settings,
-    variants: Sequence[Variant],
-    seeds: Sequence[int],
-    out: Path,
-    rates: Sequence[float],
-    listeners: Sequence[Listener],
-    on_cell: OnCell | None,
-) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
-    if rates:
-        tuned = [tune(settings, variant, seeds[0], out, rates, listeners, on_cell) for variant in variants]
-        variants = [variant for variant, _ in tuned]
-        chosen = {variant.name: scores for variant, scores in tuned}
-    cells = plan(settings, variants, seeds, out)
-    rows = ScoredRows.of([cell for cell in cells if cell.variant is variants[0]])
-    for variant in variants:
-        rows.check([cell for cell in cells if cell.variant is variant])
-    check_bases(cells)
-    for cell in cells:
-        _run(cell, out, listeners, on_cell)
-    content = {**summarised(cells, rows), "learning_rates": chosen}
-    write_json(out / "compare.json", content)
-    write_atomically(out / "compare.csv", _csv(content).encode())
-    write_atomically(out / "compare.md", markdown(content).encode())
-    write_compare_page(content, out)
+        chosen: dict[str, Any] = {}
+        if rates:
+            tuned = [tune(settings, variant, seeds[0], out, rates, listeners, on_cell) for variant in variants]
+            variants = [variant for variant, _ in tuned]
+            chosen = {variant.name: scores for variant, scores in tuned}
+        cells = plan(settings, variants, seeds, out)
+        rows = ScoredRows.of([cell for cell in cells if cell.variant is variants[0]])
+        for variant in variants:
+            rows.check([cell for cell in cells if cell.variant is variant])
+        check_bases(cells)
+        for cell in cells:
+            _run(cell, out, listeners, on_cell)
+        content = {**_summarised(cells, rows), "learning_rates": chosen}
+        write_json(out / "compare.json", content)
+        write_atomically(out / "compare.csv", _csv(content).encode())
+        write_atomically(out / "compare.md", markdown(content).encode())
+        write_compare_page(content, out)
     return content
 
 
@@ -122,40 +110,42 @@ def tune(
     if settings.data.valid_fraction == 0:
         raise ConfigError("data.valid_fraction: must be above 0 where a learning rate is chosen, received 0")
     scores: dict[str, float | None] = {}
-    reached: dict[float, float] = {}
+    reached = {}
     reasons = []
     for rate in sorted(rates):
         changes = {**variant.changes, "train.lr": rate, "data.score_rows": "valid"}
         trial = replace(variant, name=f"{variant.name}/lr-{rate:g}", changes=changes)
         (cell,) = plan(settings, [trial], [seed], out / "tuning")
         try:
-            reached[rate] = _run(cell, out, listeners, on_cell).mean or 0.0
+            scores[f"{rate:g}"] = mean = _run(cell, out, listeners, on_cell).mean
+            if mean is None:
+                reasons.append(f"{rate:g}: no client was scored")
+            else:
+                reached[rate] = mean
         except TooFewUpdatesError as error:  # training diverged: this rate has lost
+            scores[f"{rate:g}"] = None
             reasons.append(f"{rate:g}: {error}")
-        scores[f"{rate:g}"] = reached.get(rate)
     if not reached:
         raise RunFailedError(f"{variant.name} cannot be trained at any of the learning rates. {'; '.join(reasons)}")
     best = max(reached, key=lambda rate: reached[rate])
     return replace(variant, changes={**variant.changes, "train.lr": best}), scores
 
 
-def summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
-    """What the finished cells say, with the differences of the first variant to each of the others.
-
-    Args:
-        cells: of several variants on the same seeds.
-        scored: the rows of each seed.
-
-    Raises:
-        RunFolderError: a cell is not finished, its files are damaged, or its rows are others.
-    """
+def _summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
+    """The results of finished cells, with the differences of the first variant to each of the others."""
     by_variant: dict[str, list[Cell]] = {}
     for cell in cells:
         by_variant.setdefault(cell.variant.name, []).append(cell)
     for finished in by_variant.values():
         scored.check(finished)
     summaries = {name: [summary_of(cell) for cell in own] for name, own in by_variant.items()}
-    row_scores = {name: [_row_scores(cell) for cell in own] for name, own in by_variant.items()}
+    row_scores = {
+        name: [
+            {client: np.array([float(value) for value in values]) for client, values in content.items()}
+            for content in (read_row_scores(RunFiles(cell.folder)) for cell in own)
+        ]
+        for name, own in by_variant.items()
+    }
     first = next(iter(by_variant))
     seeds = [cell.seed for cell in by_variant[first]]
     clients = common(summaries, seeds)
@@ -207,11 +197,6 @@ def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell |
     if on_cell is not None:
         on_cell(cell, summary)
     return summary
-
-
-def _row_scores(cell: Cell) -> RowScores:
-    content = read_row_scores(RunFiles(cell.folder))
-    return {client: np.array([float(value) for value in values]) for client, values in content.items()}
 
 
 def _points_of(cell: Cell) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fedlease.config.settings import Settings
 from fedlease.experiments.paper_numbers import NO_NUMBERS, PaperRow
 
-__all__ = ["BOTH", "GENERATION", "PAPER", "SCALES", "SMALL", "Experiment", "Part", "Variant", "evaluated"]
+__all__ = ["BOTH", "GENERATION", "PAPER", "SCALES", "SMALL", "Experiment", "Scenario", "Variant", "evaluated"]
 
 SCALES: Mapping[str, str] = {"small": "glue-small", "paper": "paper-nlu"}
 """Scale -> preset, of all experiments that name no others."""
@@ -35,13 +35,13 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Part:
+class Scenario:
     """A comparison on rows of its own.
 
     Attributes:
-        name: names its folder; empty where there is one part only.
+        name: names its folder; empty for the only scenario of an experiment.
         changes: as of :class:`Variant`, for all its variants.
-        scales: where it takes part.
+        scales: at which it is run.
     """
 
     name: str = ""
@@ -57,22 +57,22 @@ class Experiment:
         asks: the question, one line.
         how: what is done, what stays equal, and where the paper had to be interpreted.
         variants: the first is compared with each of the others.
-        parts: comparisons; results of different parts are on different rows.
+        scenarios: comparisons; results of different ones are on different rows.
         paper: variant -> published figures.
         paper_words: what was published beside them.
         adds: a further table, of experts used per layer and task or of times.
-        over_parts: whether the mean over the parts is of interest, and is what ``paper`` holds.
+        over_scenarios: whether the mean over the scenarios is of interest, and is what ``paper`` holds.
         presets: scale -> preset.
     """
 
     asks: str
     how: str
     variants: tuple[Variant, ...]
-    parts: tuple[Part, ...] = (Part(),)
+    scenarios: tuple[Scenario, ...] = (Scenario(),)
     paper: Mapping[str, PaperRow] = field(default_factory=dict)
     paper_words: str = NO_NUMBERS
     adds: Literal["", "usage", "overhead"] = ""
-    over_parts: bool = False
+    over_scenarios: bool = False
     presets: Mapping[str, str] = field(default_factory=lambda: SCALES)
 
 

@@ -1,4 +1,4 @@
-"""Runs an experiment of the catalogue: every part is a comparison, and one page sets ours beside the published."""
+"""Runs an experiment of the catalogue: every scenario is a comparison, and one page sets ours beside the published."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,30 +10,31 @@ from fedlease.config.faults import nearest, setting_names
 from fedlease.config.layers import parse_overrides
 from fedlease.config.settings import Settings, resolve
 from fedlease.data.load import load_federation
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, RunFolderError
 from fedlease.experiments.catalogue import find, preset_of
 from fedlease.experiments.cells import Cell, plan, summary_of
 from fedlease.experiments.compare import OnCell, compare
-from fedlease.experiments.experiment import Experiment, Part, Variant, evaluated
+from fedlease.experiments.experiment import Experiment, Scenario, Variant, evaluated
 from fedlease.experiments.reproduce_tables import markdown
 from fedlease.files import write_atomically
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.usage_numbers import usage_by_depth
 from fedlease.server.events import Listener
+from fedlease.storage.rounds import read_rounds
 from fedlease.storage.run_folder import write_json
 
-__all__ = ["PlannedPart", "Reproduction", "planned", "reproduce"]
+__all__ = ["PlannedScenario", "Reproduction", "planned", "reproduce"]
 
 ELSEWHERE = {"method": "--only", "baselines": "--only", "seed": "--seeds", "preset": "--scale"}
 """Settings that are not the caller's, and what chooses them."""
 
 
 @dataclass(frozen=True)
-class PlannedPart:
+class PlannedScenario:
     """A comparison that is ready to be run.
 
     Attributes:
-        name: of the part; empty where it is the only one.
+        name: of the scenario; empty for the only one.
         settings: common to its variants.
         variants: with functions of the settings evaluated.
         folder: of the comparison.
@@ -49,28 +50,19 @@ class PlannedPart:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """An experiment on one scale, checked and not begun.
-
-    Attributes:
-        name: of the experiment.
-        scale: ``small`` or ``paper``.
-        seeds: of every cell.
-        out: folder.
-        changes: dotted settings given by the caller.
-        parts: comparisons.
-    """
+    """An experiment on one scale, checked and not begun; ``changes`` are the dotted settings given by the caller."""
 
     name: str
     scale: str
     seeds: tuple[int, ...]
     out: Path
     changes: Mapping[str, Any]
-    parts: tuple[PlannedPart, ...]
+    scenarios: tuple[PlannedScenario, ...]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Of all parts, in the order in which they are run."""
-        return tuple(cell for part in self.parts for cell in part.cells)
+        """The cells of all scenarios, in the order in which they are run."""
+        return tuple(cell for scenario in self.scenarios for cell in scenario.cells)
 
 
 def planned(
@@ -105,8 +97,8 @@ def planned(
             faults.append("data.path: is given by --data and by --set; leave one of them out")
         mine["data.path"] = str(data)
     variants = [variant for variant in experiment.variants if scale in variant.scales]
-    parts = [part for part in experiment.parts if scale in part.scales]
-    faults += _not_the_callers(name, mine, [*variants, *parts])
+    scenarios = [scenario for scenario in experiment.scenarios if scale in scenario.scales]
+    faults += _not_the_callers(name, mine, [*variants, *scenarios])
     names = [variant.name for variant in variants]
     faults += [f"only: {name!r} has no variant {o!r}{nearest(o, names)}" for o in only if o not in names]
     if faults:
@@ -114,19 +106,14 @@ def planned(
     variants = [variant for variant in variants if not only or variant.name in only]
     settings = resolve(preset=preset, overrides=mine)
     folder = out or Path("runs") / "reproduce" / f"{name}-{scale}"
-    ready = tuple(_part(settings, part, variants, seeds, folder) for part in parts)
+    ready = tuple(_planned(settings, scenario, variants, seeds, folder) for scenario in scenarios)
     return Reproduction(name, scale, tuple(seeds), folder, mine, ready)
 
 
 def reproduce(
     ready: Reproduction, *, listeners: Sequence[Listener] = (), on_cell: OnCell | None = None
 ) -> dict[str, Any]:
-    """Runs what is not there yet and writes ``reproduce.json`` and ``reproduce.md``, and each part's ``compare.*``.
-
-    Args:
-        ready: of :func:`planned`.
-        listeners: receive every event of every run.
-        on_cell: called before and after every cell.
+    """Runs what is not there yet and writes ``reproduce.json`` and ``reproduce.md``, and each scenario's ``compare.*``.
 
     Returns:
         The content of ``reproduce.json``.
@@ -135,15 +122,15 @@ def reproduce(
         InputError, RunFailedError: as for a comparison; finished cells stay.
     """
     experiment = find(ready.name)
-    if len(ready.parts) > 1:
-        # Rows that do not suffice for the last part are found out before the first is trained.
-        for part in ready.parts:
-            if not all(cell.finished for cell in part.cells):
-                load_federation(part.settings.data, ready.seeds[0], part.settings.task)
+    if len(ready.scenarios) > 1:
+        # Rows that do not suffice for the last scenario are found out before the first is trained.
+        for one in ready.scenarios:
+            if not all(cell.finished for cell in one.cells):
+                load_federation(one.settings.data, ready.seeds[0], one.settings.task)
     parts = []
-    for part in ready.parts:
-        content = compare(part.settings, part.variants, ready.seeds, part.folder, listeners=listeners, on_cell=on_cell)
-        parts.append({"part": part.name, "comparison": content, **_added(experiment, part)})
+    for one in ready.scenarios:
+        content = compare(one.settings, one.variants, ready.seeds, one.folder, listeners=listeners, on_cell=on_cell)
+        parts.append({"part": one.name, "comparison": content, **_added(experiment, one)})
     content = {
         "experiment": ready.name,
         "scale": ready.scale,
@@ -152,7 +139,7 @@ def reproduce(
         "seeds": list(ready.seeds),
         "changes": dict(ready.changes),
         "parts": parts,
-        "means_over_parts": _means_over_parts(parts) if experiment.over_parts else {},
+        "means_over_parts": _means(parts) if experiment.over_scenarios else {},
         "paper": {name: asdict(row) for name, row in experiment.paper.items()},
         "paper_words": experiment.paper_words,
     }
@@ -161,7 +148,7 @@ def reproduce(
     return content
 
 
-def _not_the_callers(name: str, mine: Mapping[str, Any], varied: Sequence[Variant | Part]) -> list[str]:
+def _not_the_callers(name: str, mine: Mapping[str, Any], varied: Sequence[Variant | Scenario]) -> list[str]:
     fixed = {key for entry in varied for key, value in entry.changes.items() if not callable(value)}
     faults = []
     for key in mine:
@@ -175,23 +162,27 @@ def _not_the_callers(name: str, mine: Mapping[str, Any], varied: Sequence[Varian
     return faults
 
 
-def _part(settings: Settings, part: Part, variants: Sequence[Variant], seeds: Sequence[int], out: Path) -> PlannedPart:
-    common = resolve(base=settings, overrides=evaluated(part.changes, settings))
+def _planned(
+    settings: Settings, scenario: Scenario, variants: Sequence[Variant], seeds: Sequence[int], out: Path
+) -> PlannedScenario:
+    common = resolve(base=settings, overrides=evaluated(scenario.changes, settings))
     own = tuple(replace(variant, changes=evaluated(variant.changes, common)) for variant in variants)
-    folder = out / part.name if part.name else out
-    return PlannedPart(part.name, common, own, folder, tuple(plan(common, own, seeds, folder)))
+    folder = out / scenario.name if scenario.name else out
+    return PlannedScenario(scenario.name, common, own, folder, tuple(plan(common, own, seeds, folder)))
 
 
-def _means_over_parts(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _means(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     rows = [part["comparison"]["variants"] for part in parts]
     return {name: fmean(row[name]["mean"]["mean"] for row in rows) for name in rows[0]}
 
 
-def _added(experiment: Experiment, part: PlannedPart) -> dict[str, Any]:
+def _added(experiment: Experiment, ready: PlannedScenario) -> dict[str, Any]:
     if experiment.adds == "usage":
-        return {"usage": _usage(part.cells)}
+        return {"usage": _usage(ready.cells)}
     if experiment.adds == "overhead":
-        return {"overhead": {variant.name: _overhead(variant.name, part.cells) for variant in part.variants}}
+        names = [variant.name for variant in ready.variants]
+        cells = {name: [cell for cell in ready.cells if cell.variant.name == name] for name in names}
+        return {"overhead": {name: _overhead(own) for name, own in cells.items()}}
     return {}
 
 
@@ -206,17 +197,22 @@ def _usage(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
     return {layer: {task: fmean(values) for task, values in row.items()} for layer, row in found.items()}
 
 
-def _overhead(variant: str, cells: Sequence[Cell]) -> dict[str, float | None]:
-    """Seconds of the allocation and of one client's pass over its rows, means over seeds."""
+def _overhead(cells: Sequence[Cell]) -> dict[str, float | None]:
+    """Seconds of the allocation and of one client's pass over its rows, means over seeds.
+
+    Raises:
+        RunFolderError: the summary of a cell does not say how many clients made how many passes.
+    """
     allocations, epochs = [], []
     for cell in cells:
-        if cell.variant.name != variant:
-            continue
-        run = read_run(cell.folder)
         summary = summary_of(cell)
-        epochs.append(summary.seconds["train"] / ((summary.num_clients or 1) * summary.passes))
+        if not summary.num_clients or not summary.passes or "train" not in summary.seconds:
+            raise RunFolderError(
+                f"{cell.folder / 'summary.json'} is damaged: num_clients, passes and seconds are needed"
+            )
+        epochs.append(summary.seconds["train"] / (summary.num_clients * summary.passes))
         if summary.num_experts is not None:
             # Updates are only collected before the last wave of the warm-up, which is nothing beside the allocation.
-            steps = [step for step in run.main.steps if step.round == 0 and not step.failed]
-            allocations.append(sum(step.seconds["aggregate"] for step in steps))
+            steps = read_rounds(cell.folder)
+            allocations.append(sum(s.seconds["aggregate"] for s in steps if s.round == 0 and not s.failed))
     return {"allocation": fmean(allocations) if allocations else None, "local_epoch": fmean(epochs)}

@@ -21,40 +21,36 @@ ONLY_SIGNS = (
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The page of an experiment.
-
-    Args:
-        content: of ``reproduce.json``.
-    """
+    """The page of an experiment, from the content of ``reproduce.json``."""
     lines = [f"# {content['experiment']}, {content['scale']} scale", "", content["asks"], "", content["how"], ""]
     if content["changes"]:
         given = ", ".join(f"`{key}={value}`" for key, value in sorted(content["changes"].items()))
         lines += [f"Set for all: {given}.", ""]
-    parts = {part["part"]: read_comparison(part["comparison"]) for part in content["parts"]}
-    if len(parts) == 1:
+    scenarios = {found["part"]: read_comparison(found["comparison"]) for found in content["parts"]}
+    if len(scenarios) == 1:
         lines += [comparison_markdown(content["parts"][0]["comparison"])]
     else:
-        lines += [*_combined(parts), ""]
+        lines += [*_combined(scenarios), ""]
     if content["paper"]:
-        lines += [*_beside_the_paper(content, parts), ""]
+        lines += [*_beside_the_paper(content, scenarios), ""]
     if content["paper_words"]:
         lines += [content["paper_words"], ""]
     if content["paper"] and content["scale"] != "paper":
         lines += [ONLY_SIGNS, ""]
-    for part, comparison in zip(content["parts"], parts.values(), strict=True):
-        if "usage" in part:
-            lines += [*_usage(part["usage"]), ""]
-        if "overhead" in part:
-            lines += [*_overhead(part["overhead"], comparison), ""]
+    for found, comparison in zip(content["parts"], scenarios.values(), strict=True):
+        if "usage" in found:
+            lines += [*_usage(found["usage"]), ""]
+        if "overhead" in found:
+            lines += [*_overhead(found["overhead"], comparison), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _combined(parts: Mapping[str, Comparison]) -> list[str]:
-    """All parts in one table; scores by task stand in the page of each."""
-    first = next(iter(parts.values()))
+def _combined(scenarios: Mapping[str, Comparison]) -> list[str]:
+    """All scenarios in one table; scores by task stand in the page of each."""
+    first = next(iter(scenarios.values()))
     rows = tuple(
         (
-            Cell(part),
+            Cell(name),
             Cell(clients_over(c.coverage).removeprefix("all ").removesuffix(" clients")),
             Cell(v.name),
             Cell(str(v.mean), v.mean.mean),
@@ -64,30 +60,30 @@ def _combined(parts: Mapping[str, Comparison]) -> list[str]:
             experts(v.num_experts),
             Cell(human_seconds(fmean(v.seconds)), fmean(v.seconds)),
         )
-        for part, c in parts.items()
+        for name, c in scenarios.items()
         for v in c.variants
     )
-    header = ("part", "clients", "method", "mean", f"{first.first.name} is above it by (95 % interval)",
+    header = ("scenario", "clients", "method", "mean", f"{first.first.name} is above it by (95 % interval)",
               "worst client", first.words.majority, "experts", "time")  # fmt: skip
     seeds = f"{counted(len(first.seeds), 'seed')} ({', '.join(map(str, first.seeds))})"
     heads = f", heads {first.head}" if first.words.heads else ""
     return [
         f"{first.words.name} in %, mean over clients on their own test rows, standard deviation over {seeds}; "
-        f"{counted(first.passes, 'pass', 'passes')}{heads}. Parts are on different rows: compare within them. Each "
+        f"{counted(first.passes, 'pass', 'passes')}{heads}. Scenarios are on different rows: compare within them. Each "
         "has a folder of its own, with scores by task.",
         "",
         *Table("", header, rows).markdown(),
     ]
 
 
-def _beside_the_paper(content: Mapping[str, Any], parts: Mapping[str, Comparison]) -> list[str]:
+def _beside_the_paper(content: Mapping[str, Any], scenarios: Mapping[str, Comparison]) -> list[str]:
     """Ours and the published figures, of variants for which there are any."""
     published: Mapping[str, Any] = content["paper"]
-    first = next(iter(parts.values()))
-    over_parts: Mapping[str, float] = content["means_over_parts"]
-    ours = over_parts or {v.name: v.mean.mean for v in first.variants}
+    first = next(iter(scenarios.values()))
+    over_all: Mapping[str, float] = content["means_over_parts"]
+    ours = over_all or {v.name: v.mean.mean for v in first.variants}
     known = dict.fromkeys(task for row in published.values() for task in row["per_task"])
-    tasks = [] if over_parts else [task for task in known if task in first.tasks]
+    tasks = [] if over_all else [task for task in known if task in first.tasks]
     top = first.first.name
     rows = []
     for v in first.variants:
@@ -98,7 +94,7 @@ def _beside_the_paper(content: Mapping[str, Any], parts: Mapping[str, Comparison
         if v.name != top and top in published:
             gap = Cell(f"{points(ours[top] - ours[v.name])} / {published[top]['mean'] - row['mean']:+.2f}", 0)
         rows.append((Cell(v.name), *cells, _two(ours[v.name], row["mean"]), gap))
-    mean = f"mean over {counted(len(parts), 'part')}" if over_parts else "mean"
+    mean = f"mean over {counted(len(scenarios), 'scenario')}" if over_all else "mean"
     header = ("ours / published", *tasks, mean, f"{top} is above it by")
     return Table("", header, tuple(rows)).markdown() if rows else []
 

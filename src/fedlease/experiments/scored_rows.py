@@ -26,10 +26,7 @@ class ScoredRows:
 
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> "ScoredRows":
-        """Reads the rows of every seed.
-
-        Args:
-            cells: of one variant, one per seed.
+        """Reads the rows of every seed, from cells of one variant.
 
         Raises:
             DataError, MissingPackageError: as when rows are read.
@@ -40,10 +37,7 @@ class ScoredRows:
         return cls(keys, tuple(federation.fingerprint() for federation in federations))
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """Checks that the runs that have begun began with these rows.
-
-        Args:
-            cells: of one variant, one per seed, in the same order.
+        """Checks that the runs of one variant that have begun, one per seed, began with these rows.
 
         Raises:
             RunFolderError: a run has other rows; it cannot be compared with what is run now.

@@ -23,13 +23,9 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """How much one method is above another, on the same seeds, clients and rows.
+    """How much one method's mean over clients is above another's, averaged over so many seeds, in [-1, 1].
 
-    Attributes:
-        mean: of the mean score over clients, averaged over seeds; in [-1, 1].
-        low: lower end of the 95 % interval.
-        high: upper end.
-        seeds: how many.
+    ``low`` and ``high`` are the ends of the 95 % interval.
     """
 
     mean: float

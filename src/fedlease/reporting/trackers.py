@@ -40,11 +40,14 @@ def tracker(name: str, out: Path) -> Tracker:
         ConfigError: no such tracker, or it cannot start; nothing is written.
         MissingPackageError: its package is not installed.
     """
-    if name == "tensorboard":
-        return _Guarded(name, TensorBoardTracker(out), out)
-    if name == "wandb":
-        return _Guarded(name, WandbTracker(out), out)
-    raise ConfigError(f"log: must be tensorboard or wandb, received {name!r}")
+    if name not in TRACKERS:
+        raise ConfigError(f"log: must be tensorboard or wandb, received {name!r}")
+    kind, module = TRACKERS[name]
+    try:
+        library = importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(name, f"--log {name}", f"pip install {name}") from error
+    return _Guarded(name, kind(library, out), out)
 
 
 def _check_key(wandb: Any) -> None:
@@ -145,19 +148,12 @@ class _Guarded:
 class TensorBoardTracker:
     """Event files in ``<run folder>/tensorboard``; nothing leaves the machine.
 
-    Args:
-        out: the run folder.
-
     Raises:
         ConfigError: its folder is something else.
-        MissingPackageError: tensorboard is not installed.
     """
 
-    def __init__(self, out: Path) -> None:
-        try:
-            self._module = importlib.import_module("torch.utils.tensorboard")
-        except ImportError as error:
-            raise MissingPackageError("tensorboard", "--log tensorboard", "pip install tensorboard") from error
+    def __init__(self, library: Any, out: Path) -> None:
+        self._module = library
         self._folder = out / "tensorboard"
         if self._folder.is_symlink() or (self._folder.exists() and not self._folder.is_dir()):
             raise ConfigError(f"--log tensorboard: {self._folder} is no folder, so nothing can be written into it")
@@ -188,19 +184,12 @@ class WandbTracker:
 
     Client names, scores and settings are sent; rows and weights are not.
 
-    Args:
-        out: the run folder.
-
     Raises:
         ConfigError: it has no key, or cannot start for another reason.
-        MissingPackageError: wandb is not installed.
     """
 
-    def __init__(self, out: Path) -> None:
-        try:
-            self._wandb = importlib.import_module("wandb")
-        except ImportError as error:
-            raise MissingPackageError("wandb", "--log wandb", "pip install wandb") from error
+    def __init__(self, library: Any, out: Path) -> None:
+        self._wandb = library
         if (out / "wandb" / "settings").exists():
             raise ConfigError(
                 f"--log wandb: {out / 'wandb' / 'settings'} would change where figures go; delete it first"
@@ -231,3 +220,10 @@ class WandbTracker:
         """Ends the run."""
         if self._run is not None:
             self._run.finish()
+
+
+TRACKERS: dict[str, tuple[Callable[[Any, Path], Tracker], str]] = {
+    "tensorboard": (TensorBoardTracker, "torch.utils.tensorboard"),
+    "wandb": (WandbTracker, "wandb"),
+}
+"""Name of a tracker and of its package -> the tracker, and the module that it is given."""

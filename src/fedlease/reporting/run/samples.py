@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedlease.core.wording import counted
 from fedlease.errors import RunFolderError
@@ -14,7 +14,7 @@ from fedlease.storage import summary
 from fedlease.storage.run_files import RunFiles
 from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["ClientSamples", "Passage", "ShownSample", "read_samples", "shown_samples"]
+__all__ = ["ClientSamples", "Passage", "read_samples", "shown_samples"]
 
 LONGEST = 1500
 """Characters of one text on the page."""
@@ -23,36 +23,20 @@ MOST_LINES = 40
 TAB = "    "
 
 
-@dataclass(frozen=True)
-class Passage:
-    """A text as it is shown.
-
-    Attributes:
-        name: what it is.
-        lines: of the text.
-        note: what the text does not say: that it is empty, was cut, or is not there.
-    """
+class Passage(NamedTuple):
+    """The lines of a text under its name; ``note`` says that it is empty, was cut, or is not there."""
 
     name: str
     lines: tuple[str, ...]
     note: str
 
 
-@dataclass(frozen=True)
-class ShownSample:
-    """One test row: the prompt over the reference and the answers, which stand side by side."""
-
-    prompt: Passage
-    answers: tuple[Passage, ...]
-
-
-@dataclass(frozen=True)
-class ClientSamples:
-    """A client's samples under the line that opens them."""
+class ClientSamples(NamedTuple):
+    """The samples of a client under the line that opens them: prompt, reference and answers of each."""
 
     client: str
     facts: str
-    samples: tuple[ShownSample, ...]
+    samples: tuple[tuple[Passage, ...], ...]
 
 
 def read_samples(folders: Mapping[str, RunFiles], clients: Mapping[str, Any]) -> dict[str, tuple[Sample, ...]]:
@@ -97,12 +81,16 @@ def shown_samples(run: RunData) -> tuple[ClientSamples, ...]:
     return tuple(shown)
 
 
-def _shown(run: RunData, sample: Sample) -> ShownSample:
-    answers = [_passage("Reference", sample.reference), _passage("Untrained model", sample.base)]
-    for method in run.methods:
-        given = sample.answers.get(method.name)
-        answers.append(Passage(method.name, (), "not on file") if given is None else _passage(method.name, given))
-    return ShownSample(_passage("Prompt", sample.prompt), tuple(answers))
+def _shown(run: RunData, sample: Sample) -> tuple[Passage, ...]:
+    texts: dict[str, str | None] = {
+        "Prompt": sample.prompt,
+        "Reference": sample.reference,
+        "Untrained model": sample.base,
+    }
+    texts |= {method.name: sample.answers.get(method.name) for method in run.methods}
+    return tuple(
+        Passage(name, (), "not on file") if text is None else _passage(name, text) for name, text in texts.items()
+    )
 
 
 def _passage(name: str, text: str) -> Passage:
