@@ -29,7 +29,7 @@ from fedlease.reporting.drawing import label
 from fedlease.reporting.run import page as report
 from fedlease.reporting.run.data import RunData
 from fedlease.reporting.run.figures_clients import allocation_figures, ordered_clients
-from fedlease.reporting.run.figures_run import bytes_figure, score_figures, seconds_figures, usage_figures
+from fedlease.reporting.run.figures_run import bytes_figures, score_figures, seconds_figures, usage_figures
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.tables import bytes_table, client_table, task_table
 from fedlease.reporting.run.usage_numbers import short_modules, usage_by_depth, usage_sentence
@@ -226,8 +226,7 @@ def test_bytes_stand_beside_sending_everything(run: RunData) -> None:
     assert table is not None
     # 3 steps of 100 up and 400 down: a quarter is sent.
     assert [cell.text for cell in table.rows[0]] == ["fedlease", "300 B", "1.2 kB", "1.2 kB", "75 %", "21 B", "0 B"]
-    figure = bytes_figure(run)
-    assert figure is not None
+    (figure,) = bytes_figures(run)
     (everything,) = [trace for trace in figure.data if trace["name"] == "up, if all were sent"]
     assert everything["y"] == [400, 400, 400]
 

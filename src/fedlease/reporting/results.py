@@ -50,12 +50,7 @@ def render_results(
 
 
 def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
-    """Prints where a newcomer was placed and what it gained.
-
-    Args:
-        content: of its ``onboarding.json``.
-        console: where to.
-    """
+    """Prints where a newcomer was placed and what it gained, from the content of its ``onboarding.json``."""
     experts = tuple(f"expert {number}" for number in range(len(content["distances"])))
     near = tuple(Cell(f"{d:.3f}", d, best=e == content["expert"]) for e, d in enumerate(content["distances"]))
     console.print(Table("distance of its warm-up to those of each expert's clients", experts, (near,)).for_terminal())

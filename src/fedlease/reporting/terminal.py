@@ -165,12 +165,8 @@ class Terminal:
     def _step(self, event: StepStarted) -> None:
         self._asked, self._answered = len(event.clients), 0
         if self._progress is not None:
-            self._progress.reset(
-                self._clients,
-                total=self._asked,
-                note="",
-                description=f"{event.phase} {event.round or ''}".strip(),
-            )
+            name = f"{event.phase} {event.round or ''}".strip()
+            self._progress.reset(self._clients, total=self._asked, note="", description=name)
             # Counted from here: methods begin at round 0 or 1, and warm-up waves share a round.
             self._progress.update(self._steps, total=self._done + self._rounds - event.round + 1)
 
@@ -196,11 +192,9 @@ class Terminal:
         name = f"{record['phase']}" + (f" {record['round']}" if record["round"] else "")
         total = record["num_clients"]
         losses = [row["loss"] for row in record["clients"].values() if "loss" in row]
-        loss = (
-            f"train loss {sum(losses) / len(losses):.3f} ({len(losses)} of {counted(total, 'client')}), "
-            if losses
-            else ""
-        )
+        loss = ""
+        if losses:
+            loss = f"train loss {sum(losses) / len(losses):.3f} ({len(losses)} of {counted(total, 'client')}), "
         # A dash says that nobody was asked this time; where no round is scored there is nothing to say.
         over = f" ({record['averaged']} of {counted(total, 'client')})" if score is not None else ""
         scored = f"score on receipt {percent(score)}{over}, " if self._scored else ""

@@ -20,7 +20,6 @@ from fedlease.reporting.formats import human_bytes, percent, points
 
 __all__ = ["comparison_figures"]
 
-FAINT = 0.35
 FAINT_LINE = {"color": "rgba(127,127,127,0.35)", "width": 1}
 
 
@@ -52,7 +51,7 @@ def _curves(c: Comparison) -> Figure:
                 thin.append(
                     {"type": "scatter", "mode": "lines" if c.rounds_scored else "markers", "x": x, "y": y,
                      "hoverinfo": "skip", "marker": {**trace["marker"], "size": 5},
-                     "showlegend": False, "legendgroup": group, "opacity": FAINT,
+                     "showlegend": False, "legendgroup": group, "opacity": 0.35,
                      "line": {**trace["line"], "width": 1, "dash": "solid"}},
                 )  # fmt: skip
         if len(mean) > 1:

@@ -14,11 +14,7 @@ __all__ = ["compare_page", "markdown", "write_compare_page"]
 
 
 def write_compare_page(content: Mapping[str, Any], out: Path) -> Path:
-    """Writes ``compare.html`` into a comparison's folder, and returns where it is.
-
-    Args:
-        content: of ``compare.json``.
-        out: the folder.
+    """Writes ``compare.html``, of the content of ``compare.json``, into a comparison's folder; returns where it is.
 
     Raises:
         RunFolderError: something is missing in the content, or not what it should be.
@@ -30,10 +26,7 @@ def write_compare_page(content: Mapping[str, Any], out: Path) -> Path:
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The tables of a comparison, how they read, and the terms, in the words of its page.
-
-    Args:
-        content: of ``compare.json``.
+    """The tables of a comparison, how they read, and the terms, in the words of its page, of ``compare.json``.
 
     Raises:
         RunFolderError: something is missing in the content, or not what it should be.
@@ -48,10 +41,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def compare_page(content: Mapping[str, Any]) -> str:
-    """The page as text; the same content gives the same text, in whatever folder.
-
-    Args:
-        content: of ``compare.json``.
+    """The page as text; the same content of ``compare.json`` gives the same text, in whatever folder.
 
     Raises:
         RunFolderError: something is missing in the content, or not what it should be.

@@ -108,14 +108,12 @@ def _best(c: Comparison) -> list[str]:
     else:
         stands = f"Against {other.name}, {c.first.name} is at {apart}."
     if not c.enough_seeds:
-        return [
-            *text,
-            f"{stands} {FEWEST_SEEDS} seeds at least are needed to say whether that is more than chance.",
-        ]
-    if gap.holds_zero:
-        return [*text, f"{stands} The interval holds zero: the two cannot be told apart."]
-    better = c.first.name if gap.low > 0 else other.name
-    return [*text, f"{stands} The interval does not hold zero: {better} is better here."]
+        verdict = f"{FEWEST_SEEDS} seeds at least are needed to say whether that is more than chance."
+    elif gap.holds_zero:
+        verdict = "The interval holds zero: the two cannot be told apart."
+    else:
+        verdict = f"The interval does not hold zero: {c.first.name if gap.low > 0 else other.name} is better here."
+    return [*text, f"{stands} {verdict}"]
 
 
 def _distinguished(c: Comparison) -> list[str]:

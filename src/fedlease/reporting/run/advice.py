@@ -42,11 +42,7 @@ class Advice:
 
 
 def advise(run: RunData) -> tuple[Advice, ...]:
-    """Every warning of a run, the urgent ones first.
-
-    Args:
-        run: finished or not.
-    """
+    """Every warning of a run, finished or not, the urgent ones first."""
     found = [*_progress(run), *_refusals(run), *_grouping(run), *_missing(run), *_scores(run), *_data(run)]
     order = {"act": 0, "look": 1, "note": 2}
     return tuple(sorted(found, key=lambda advice: order[advice.level]))

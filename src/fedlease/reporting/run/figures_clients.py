@@ -40,10 +40,8 @@ def allocation_figures(run: RunData) -> list[Figure]:
     grouping = run.grouping
     if grouping is None or len(grouping.clients) < 2:
         return []
-    figures = [_distances(run, grouping), _dendrogram(run, grouping)]
-    if grouping.silhouettes:
-        figures.append(_silhouettes(run, grouping))
-    return figures
+    last = [_silhouettes(run, grouping)] if grouping.silhouettes else []
+    return [_distances(run, grouping), _dendrogram(run, grouping), *last]
 
 
 def _distances(run: RunData, grouping: Allocation) -> Figure:
@@ -149,11 +147,8 @@ def _dendrogram(run: RunData, grouping: Allocation) -> Figure:
     if cut is not None:
         line = {"color": PALETTE[1], "width": 2, "dash": "dash"}
         shapes = [{"type": "line", "x0": cut, "x1": cut, "yref": "paper", "y0": 0, "y1": 1, "line": line}]
-        text = f"cut: {counted(chosen, 'expert')}"
-        notes = [
-            {"x": cut, "yref": "paper", "y": 0.01, "text": text, "showarrow": False, "xanchor": "left", "xshift": 4}
-        ]
-        notes[0] |= {"yanchor": "bottom"}
+        note = {"text": f"cut: {counted(chosen, 'expert')}", "x": cut, "xanchor": "left", "xshift": 4}
+        notes = [{**note, "yref": "paper", "y": 0.01, "yanchor": "bottom", "showarrow": False}]
     step = -(-count // TICKS)
     ticks = list(range(0, count, step))
     layout = base_layout(
@@ -164,11 +159,10 @@ def _dendrogram(run: RunData, grouping: Allocation) -> Figure:
         annotations=notes,
     )  # fmt: skip
     text = f"Clients joined step by step, nearest first, by {run.settings.linkage} linkage. "
-    text += (
-        f"Cut at {cut:.3f} the tree falls into {counted(chosen, 'expert')}."
-        if cut is not None
-        else "It is not cut: one expert."
-    )
+    if cut is None:
+        text += "It is not cut: one expert."
+    else:
+        text += f"Cut at {cut:.3f} the tree falls into {counted(chosen, 'expert')}."
     rows = tuple((f"{number}", f"{height:.3f}") for number, height in enumerate(heights, 1))
     height = min(max(26 * count + 120, 260), 900)
     return Figure("dendrogram", "Dendrogram and cut", text, tuple(traces), layout, height, ("join", "distance"), rows)

@@ -20,11 +20,10 @@ from fedlease.reporting.run.data import RunData, mean
 from fedlease.reporting.run.usage_numbers import Depth, adapter_names, usage_by_depth, usage_sentence
 from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["bytes_figure", "score_figures", "seconds_figures", "usage_figures"]
+__all__ = ["bytes_figures", "score_figures", "seconds_figures", "usage_figures"]
 
 PHASES = ("train", "evaluate", "aggregate")
 HATCHES = ("", "/", ".", "x", "\\", "-", "+", "|")
-UNSCORED = "Rounds were not scored: these are the final scores."
 
 
 def score_figures(run: RunData) -> list[Figure]:
@@ -43,10 +42,10 @@ def usage_figures(run: RunData) -> list[Figure]:
     return [_overview(run, layers), _of_client(run)] if layers else []
 
 
-def bytes_figure(run: RunData) -> Figure | None:
-    """Adapter bytes per step, up and down; None before the first step."""
+def bytes_figures(run: RunData) -> list[Figure]:
+    """Adapter bytes per step, up and down; [] before the first step."""
     if not any(method.steps for method in run.methods):
-        return None
+        return []
     traces = []
     for number, method in enumerate(run.methods):
         x = [step.step for step in method.steps]
@@ -82,7 +81,7 @@ def bytes_figure(run: RunData) -> Figure | None:
         for s in m.steps
     )
     header = ("method", "step", "phase", "up", "down")
-    return Figure("bytes-steps", "Adapter bytes per step", text, tuple(traces), layout, 460, header, rows)
+    return [Figure("bytes-steps", "Adapter bytes per step", text, tuple(traces), layout, 460, header, rows)]
 
 
 def seconds_figures(run: RunData) -> list[Figure]:
@@ -94,8 +93,11 @@ def seconds_figures(run: RunData) -> list[Figure]:
     layout = base_layout(
         barmode="stack", xaxis=axis("seconds", rangemode="tozero"), yaxis=axis("", autorange="reversed", showgrid=False)
     )
-    text = " ".join(f"{m.name}: {_phases({p: m.spent(p) for p in PHASES})}." for m in timed)
     rows = tuple((m.name, *(human_seconds(m.spent(p)) for p in PHASES)) for m in timed)
+    text = " ".join(
+        f"{name}: {', '.join(f'{phase} {took}' for phase, took in zip(PHASES, spent, strict=True))}."
+        for name, *spent in rows
+    )
     height = 110 + 44 * len(timed)
     figures = [Figure("seconds-total", "Time by method", text, totals, layout, height, ("method", *PHASES), rows)]
     steps = run.main.steps
@@ -137,7 +139,7 @@ def _means(run: RunData) -> Figure:
         rows += [(method.name, str(x), percent(y), str(count)) for x, y, count in curve]
     majority = run.main.summary.majority_mean if run.main.summary else None
     if not run.learnt.score_rounds:
-        text.append(UNSCORED)
+        text.append("Rounds were not scored: these are the final scores.")
     layout = base_layout(
         xaxis=_passes_axis(run),
         yaxis=axis(f"mean {label(of_metric(run.metric).name)}, %"),
@@ -189,8 +191,7 @@ def _overview(run: RunData, layers: tuple[Depth, ...]) -> Figure:
     rows = tuple(
         (layer.name, *(f"{layer.by_task[t]:.2f}" if t in layer.by_task else "-" for t in run.tasks)) for layer in layers
     )
-    text = usage_sentence(run)
-    title = "Experts per token by depth"
+    title, text = "Experts per token by depth", usage_sentence(run)
     return Figure("usage-depth", title, text, tuple(traces), layout, 360, ("layer", *run.tasks), rows)
 
 
@@ -214,7 +215,8 @@ def _of_client(run: RunData) -> Figure:
     for client, modules in sorted(usage.items()):
         weights = [mean(m.weights[e] for m in modules.values()) for e in range(experts)]
         count = mean(m.experts_per_token for m in modules.values())
-        rows.append((client, f"{count:.2f}" if count is not None else "-", *(f"{w or 0:.3f}" for w in weights)))
+        shown = ("-" if w is None else f"{w:.3f}" for w in weights)
+        rows.append((client, "-" if count is None else f"{count:.2f}", *shown))
     header = ("client, mean over modules", "experts per token", *names)
     height = min(130 + 24 * len(usage[first]), 1200)
     return Figure("usage-client", "Usage by one client", text, tuple(traces), layout, height, header, tuple(rows))
@@ -246,7 +248,3 @@ def _passes_axis(run: RunData) -> dict[str, Any]:
 def _at_the_end(run: RunData, trace: dict[str, Any]) -> dict[str, Any]:
     """All methods have made the same passes: without curves their points would lie on each other."""
     return trace if run.learnt.score_rounds else {**trace, "x": [trace["name"]] * len(trace["x"])}
-
-
-def _phases(seconds: Mapping[str, float]) -> str:
-    return ", ".join(f"{phase} {human_seconds(value)}" for phase, value in seconds.items())

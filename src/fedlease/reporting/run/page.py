@@ -16,7 +16,7 @@ from fedlease.reporting.run import tables, words
 from fedlease.reporting.run.advice import advise
 from fedlease.reporting.run.data import RunData
 from fedlease.reporting.run.figures_clients import allocation_figures
-from fedlease.reporting.run.figures_run import bytes_figure, score_figures, seconds_figures, usage_figures
+from fedlease.reporting.run.figures_run import bytes_figures, score_figures, seconds_figures, usage_figures
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.samples import shown_samples
 from fedlease.reporting.run.usage_numbers import short_modules, usage_sentence
@@ -120,7 +120,7 @@ def _is_comparison(out: Path) -> bool:
 
 def _render(run: RunData) -> str:
     figures = _figures(run)
-    known_tasks = {client: row.task for client, row in run.clients.items()}
+    tasks = {client: row.task for client, row in run.clients.items()}
     return render(
         "report.html",
         figures,
@@ -132,7 +132,7 @@ def _render(run: RunData) -> str:
         facts=words.facts(run),
         advice=advise(run),
         allocation_words=words.allocation_words(run),
-        allocation_table=allocation_table(run.grouping, known_tasks) if run.grouping else None,
+        allocation_table=allocation_table(run.grouping, tasks) if run.grouping else None,
         score_words=words.score_words(run),
         client_table=tables.client_table(run),
         task_table=tables.task_table(run),
@@ -145,9 +145,8 @@ def _render(run: RunData) -> str:
 
 
 def _figures(run: RunData) -> dict[str, Figure]:
-    found = [*allocation_figures(run), *score_figures(run), *usage_figures(run), *seconds_figures(run)]
-    sizes = bytes_figure(run)
-    return {figure.id: figure for figure in (*found, *([sizes] if sizes else []))}
+    groups = (allocation_figures, score_figures, usage_figures, seconds_figures, bytes_figures)
+    return {figure.id: figure for drawn in groups for figure in drawn(run)}
 
 
 def _page_data(run: RunData) -> dict[str, Any]:
@@ -169,10 +168,7 @@ def _page_data(run: RunData) -> dict[str, Any]:
                 "experts": [routed[module].experts_per_token for module in modules if module in routed],
             }
         )
-    return {
-        "clients": clients,
-        "modules": [label(name, 40) for name in short_modules(modules)],
-    }
+    return {"clients": clients, "modules": [label(name, 40) for name in short_modules(modules)]}
 
 
 def _on_white(figure: Figure) -> dict[str, Any]:

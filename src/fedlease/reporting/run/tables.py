@@ -38,8 +38,9 @@ def client_table(run: RunData) -> Table:
             score(row.majority),
             score(row.bare_base),
             *(score(final, best) for final in finals),
+            *([score(row.own_expert)] if own else []),
         ]
-        rows.append((*cells, score(row.own_expert)) if own else tuple(cells))
+        rows.append(tuple(cells))
     foot = []
     if summary:
         plain = [summary.majority_mean, summary.bare_base_mean, *(method.mean for method in done)]
@@ -51,17 +52,8 @@ def client_table(run: RunData) -> Table:
             (Cell("clients in the mean"), *beside, *(Cell(over(of)) for of in counts if of)),
         ]
     words = of_metric(run.metric)
-    header = (
-        "client",
-        "task",
-        "expert",
-        "train rows",
-        "test rows",
-        words.majority,
-        "untrained",
-        *(m.name for m in done),
-    )
-    header = (*header, "own expert only") if own else header
+    known = ("client", "task", "expert", "train rows", "test rows", words.majority, "untrained")
+    header = (*known, *(m.name for m in done), *(["own expert only"] if own else []))
     return Table(f"Final {words.name} by client, in %", header, tuple(rows), tuple(foot))
 
 
@@ -97,18 +89,10 @@ def newcomer_table(run: RunData) -> Table | None:
     rows = []
     for client, found in run.newcomers.items():
         distances = ", ".join(f"{expert}: {d:.3f}" for expert, d in enumerate(found.distances))
-        margin = found.margin
-        known = margin is not None and math.isfinite(margin)
-        rows.append(
-            (
-                Cell(client),
-                Cell(found.task),
-                number(found.expert),
-                Cell(distances),
-                Cell(f"{margin:.3f}", margin) if known else Cell("-"),
-                Cell("yes" if found.unlike else "no"),
-                *(score(found.scores.get(name)) for name in names),
-            )
-        )
+        known = found.margin is not None and math.isfinite(found.margin)
+        margin = Cell(f"{found.margin:.3f}", found.margin) if known else Cell("-")
+        place = (Cell(client), Cell(found.task), number(found.expert), Cell(distances), margin)
+        scores = (score(found.scores.get(name)) for name in names)
+        rows.append((*place, Cell("yes" if found.unlike else "no"), *scores))
     header = ("client", "task", "expert", "distance to each expert", "margin", "unlike any", *names)
     return Table("Clients that joined after the run", header, tuple(rows))

@@ -7,7 +7,6 @@ from fedlease.reporting.formats import human_seconds, percent
 from fedlease.reporting.means import averaged, left_out_lines
 from fedlease.reporting.results import agreement
 from fedlease.reporting.run.data import MethodRun, RunData, mean
-from fedlease.storage.environment import Environment
 from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import of_metric
 
@@ -47,13 +46,16 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     """What was run, with what: names and values."""
     s, env = run.settings, run.environment
     rows = [client.train_rows for client in run.clients.values()]
-    epochs = f"{counted(s.rounds, 'round')} of {counted(s.train.local_epochs, 'local epoch')}"
+    epochs = f"{counted(s.rounds, 'round')} of {counted(s.train.local_epochs, 'local epoch')}, "
+    epochs += f"warm-up {counted(s.warmup.epochs, 'epoch')}"
     passes = next((m.summary.passes for m in run.methods if m.summary is not None), None)
+    packages = [f"{n} {v}" for n in ("torch", "transformers", "peft") if (v := env.packages.get(n))]
+    git = f"{env.git.commit[:12]}{'' if env.git.clean else ', with changes'}" if env.git else ""
     sampled = f"{s.clients_per_round} sampled each round" if s.clients_per_round else "all asked each round"
     found = [
         ("Method", run.settings.method),
         ("Baselines", ", ".join(s.baselines) or "none"),
-        ("Task", _task(run)),
+        ("Task", f"{run.learnt.describe()}, scored by {of_metric(run.metric).name}"),
         ("Base model", _no_folder(s.model)),
         ("Model revision", env.model_revision or ""),
         ("Adapter", f"LoRA of rank {s.lora.r}, alpha {s.lora.alpha:g}"),
@@ -61,24 +63,16 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Clients", f"{len(run.clients)}, {sampled}"),
         ("Skipped", "; ".join(f"{client} ({why})" for client, why in env.skipped_clients.items())),
         ("Train rows", f"{sum(rows):,} in all, {span(rows)} per client"),
-        (
-            "Budget",
-            epochs
-            + f", warm-up {counted(s.warmup.epochs, 'epoch')}"
-            + (f"; {counted(passes, 'pass', 'passes')}" if passes else ""),
-        ),
+        ("Budget", epochs + (f"; {counted(passes, 'pass', 'passes')}" if passes else "")),
         ("Heads", HEADS[s.head] if run.learnt.words.heads else ""),
         ("Optimiser", f"AdamW, learning rate {s.train.lr:g}, batches of {s.train.batch_size}"),
         ("Seed", str(s.seed)),
         ("Started", env.started or ""),
-        (
-            "Device",
-            ", ".join([env.device or s.device, _known(env.threads, "thread"), _known(env.cores, "core")]),
-        ),
-        ("Software", f"fedlease {env.fedlease}, Python {env.python}" + _versions(env)),
+        ("Device", f"{env.device or s.device}, {_known(env.threads, 'thread')}, {_known(env.cores, 'core')}"),
+        ("Software", ", ".join([f"fedlease {env.fedlease}", f"Python {env.python}", *packages])),
         ("Platform", env.platform or ""),
         ("Data fingerprint", (env.data_fingerprint or "")[:16]),
-        ("Git", _git(env)),
+        ("Git", git),
     ]
     return [(name, value) for name, value in found if value]
 
@@ -176,10 +170,6 @@ def _data(run: RunData) -> str:
     return ", ".join([part for part in parts if part] + [f"cut at {counted(data.max_tokens, 'token')}"])
 
 
-def _task(run: RunData) -> str:
-    return f"{run.learnt.describe()}, scored by {of_metric(run.metric).name}"
-
-
 def _no_folder(name: str) -> str:
     """A report is passed on: of a path on this machine only the last part is shown."""
     return PurePath(name).name if PurePath(name).is_absolute() else name
@@ -189,11 +179,3 @@ def span(counts: list[int]) -> str:
     """``3 to 4``, or the one number that all are."""
     least, most = min(counts, default=0), max(counts, default=0)
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
-
-
-def _versions(env: Environment) -> str:
-    return "".join(f", {n} {v}" for n in ("torch", "transformers", "peft") if (v := env.packages.get(n)))
-
-
-def _git(env: Environment) -> str:
-    return f"{env.git.commit[:12]}{'' if env.git.clean else ', with changes'}" if env.git else ""
