@@ -40,10 +40,10 @@ class Unusable:
     @property
     def skipped(self) -> dict[str, str]:
         """Client -> why it is left out; empty unless clients are skipped."""
-        more = {client: own.count - 1 for client, own in sorted(self._own.items()) if own.count}
         return {
-            client: self._own[client].found[0] + (f" (and {counted(rest, 'more fault')})" if rest else "")
-            for client, rest in more.items()
+            client: own.found[0] + (f" (and {counted(own.count - 1, 'more fault')})" if own.count > 1 else "")
+            for client, own in sorted(self._own.items())
+            if own.count
         }
 
     def check(self) -> None:

@@ -31,11 +31,8 @@ def client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Pat
     """The folders that are clients; that there are none is a fault, and files beside them are noted."""
     entries = _entries(path, faults)
     # hidden folders of tools (.git, .ipynb_checkpoints) are not clients unless they hold rows
-    folders = [
-        entry
-        for entry in entries
-        if entry.is_dir() and (not entry.name.startswith(".") or any(split_files(entry, faults)))
-    ]
+    folders = [entry for entry in entries if entry.is_dir()]
+    folders = [entry for entry in folders if not entry.name.startswith(".") or any(split_files(entry, faults))]
     files = [entry.name for entry in entries if entry.is_file() and split_name(entry)[1] in SUFFIXES]
     if not folders and not faults.count:
         rule = f"holds {', '.join(files)} and no client folders" if files else "is empty"
@@ -67,11 +64,8 @@ def examples_of(table: Table, settings: DataSettings, faults: Faults, kind: RowK
 def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str], kind: RowKind) -> Splits:
     """Split -> examples of the files in a folder; a split without a file is absent."""
     before, every = faults.count, split_files(folder, faults)
-    unread = [
-        entry.name
-        for entry in _entries(folder, Faults())
-        if split_name(entry)[1] in SUFFIXES and split_name(entry)[0] not in SPLITS
-    ]
+    names = [(entry.name, *split_name(entry)) for entry in _entries(folder, Faults())]
+    unread = [name for name, stem, suffix in names if suffix in SUFFIXES and stem not in SPLITS]
     if unread:
         notes.append(f"client {folder.name!r}: {', '.join(unread)} are not read; names are train, valid and test")
     result: Splits = {}
