@@ -73,6 +73,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
 
 
+@pytest.mark.slow
 def test_no_markup_of_the_sources_is_left_on_a_page(site: dict[Path, Page]) -> None:
     raw = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):|^::: |<!-- |\[`|``", re.MULTILINE)
     assert {path.name: found for path, page in site.items() if (found := raw.findall(page.text))} == {}

@@ -86,6 +86,7 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_our_rows_take_the_place_of_theirs_and_outcomes_are_counted_apart(script: Any, tmp_path: Path) -> None:
     done = run(checkout(tmp_path, FAILING))
     rows = len(script.ROWS)

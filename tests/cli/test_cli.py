@@ -28,6 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
     return out, subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_standard_output_and_progress_is_on_the_other(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:

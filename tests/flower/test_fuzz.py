@@ -120,6 +120,7 @@ def _is_right(outcome: Any, asked: Any) -> None:
     assert len(json.dumps(outcome.notes)) < 20_000 and all(note.isprintable() for note in outcome.notes)
 
 
+@pytest.mark.slow
 def test_whole_runs(tmp_path: Path) -> None:
     """One odd reply in each: the others' result is that of a run in which the node was silent, or it was no fault."""
     settings = small_settings(**SMALL)

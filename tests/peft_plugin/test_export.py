@@ -96,6 +96,7 @@ def test_export_refuses_other_adapters_and_unknown_experts(tmp_path: Path) -> No
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 def test_exported_folder_needs_no_fedlease(tmp_path: Path) -> None:
     model, ids = tiny.mixture("gpt2", own_expert=1), tiny.tokens()
     tiny.base("gpt2").save_pretrained(str(tmp_path / "base"))

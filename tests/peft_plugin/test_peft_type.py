@@ -58,6 +58,7 @@ def test_peft_itself_refuses_names_it_does_not_know() -> None:
         register_peft_method(name="not_a_method", config_cls=plugin.FedLeaseConfig, model_cls=plugin.FedLeaseModel)
 
 
+@pytest.mark.slow
 def test_folder_loads_in_a_fresh_process_that_imports_the_plugin(tmp_path: Path) -> None:
     model, ids = tiny.mixture("bert"), tiny.tokens()
     tiny.base("bert").save_pretrained(str(tmp_path / "base"))

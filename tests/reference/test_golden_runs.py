@@ -11,6 +11,7 @@ def test_every_variant_is_recorded() -> None:
     assert set(recorded()["runs"]) == {f"{name}/{seed}" for name in VARIANTS for seed in SEEDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOME)
 def test_results_are_the_recorded_ones_to_the_bit(name: str) -> None:
     made_on = recorded()["environment"]

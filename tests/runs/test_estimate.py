@@ -133,6 +133,7 @@ class TestSeconds:
         assert mixed - single == pytest.approx(30 / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [None, 3])
 def test_estimated_bytes_are_the_bytes_a_run_counts(tmp_path: Path, sample: int | None) -> None:
     methods = [name for name in known_methods() if name != "fedlease"]

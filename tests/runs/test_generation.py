@@ -209,6 +209,7 @@ def test_a_chat_remembers_until_it_is_reset(run: OpenRun) -> None:
         chat.reply("a line of some length")  # what no longer fits is forgotten
 
 
+@pytest.mark.slow
 def test_the_terminal_answers_line_by_line(out: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fedlease", "chat", str(out), "--client", CLIENT, "--forget"],

@@ -74,6 +74,7 @@ def test_a_crash_at_any_write_is_survived(
     assert_same(out, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 3])
 def test_kill_9_at_a_random_moment_is_survived(step: int, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"

@@ -204,6 +204,7 @@ def test_a_folder_of_another_format_is_refused_by_every_reader(number: Any, plac
         assert fault.endswith(f"reads format {FORMAT}")
 
 
+@pytest.mark.slow
 def test_whatever_happens_to_a_file_is_told_or_changes_nothing(
     whole: Path, untouched: dict[str, Outcome], tmp_path: Path
 ) -> None:

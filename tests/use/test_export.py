@@ -75,6 +75,7 @@ with torch.inference_mode():
 """
 
 
+@pytest.mark.slow
 def test_stock_peft_loads_it_without_fedlease(run: OpenRun, tmp_path: Path) -> None:
     Exporter(run).client(CLIENT, tmp_path / "x")
     command = [sys.executable, "-W", "ignore", "-c", FRESH]

@@ -35,6 +35,7 @@ for method in methods:
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_predicts_what_was_evaluated(out: Path) -> None:
     federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
     client = federation.clients["planted-1-1"]

@@ -48,6 +48,7 @@ def batch_of(out: Path, client: ClientData) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(EIGHT_BITS)
 @pytest.mark.parametrize("method", METHODS)
 def test_it_predicts_what_was_scored(method: str, out: Path) -> None:
