@@ -8,7 +8,7 @@ import torch
 from small import small_run
 
 from fedlease.client.cache import WorkCache
-from fedlease.client.training import local_result
+from fedlease.client.training import LocalResult, local_result
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import ClientModel, ClientTask, Stage
 from fedlease.experiments.compare import compare
@@ -44,7 +44,7 @@ def test_above_the_bound_results_go_to_disk_and_without_a_folder_they_go(tmp_pat
         cache = WorkCache(start=START, folder=folder, in_memory=size)
         cache.put("a" * 64, result(1.0))
         cache.put("b" * 64, result(2.0))
-        first, second = cache.step("a" * 64), cache.step("b" * 64)
+        first, second = cache.get("a" * 64, LocalResult), cache.get("b" * 64, LocalResult)
         assert first is not None and float(first.update.tensors["m/A/0"][0, 0]) == 1.0
         assert (second is None) == (folder is None)
         if second is not None:
@@ -55,9 +55,10 @@ def test_above_the_bound_results_go_to_disk_and_without_a_folder_they_go(tmp_pat
 def test_what_other_runs_read_is_written_and_a_damaged_file_counts_as_absent(tmp_path: Path) -> None:
     WorkCache(folder=tmp_path, shared=True).put("a" * 64, Measured({"accuracy": 0.5}, (1.0, 0.0)))
     other = WorkCache(folder=tmp_path, shared=True)
-    assert other.scores("a" * 64) == Measured({"accuracy": 0.5}, (1.0, 0.0)) and other.step("a" * 64) is None
+    assert other.get("a" * 64, Measured) == Measured({"accuracy": 0.5}, (1.0, 0.0))
+    assert other.get("a" * 64, LocalResult) is None
     (tmp_path / f"{'a' * 32}.safetensors").write_bytes(b"nothing")
-    assert WorkCache(folder=tmp_path, shared=True).scores("a" * 64) is None
+    assert WorkCache(folder=tmp_path, shared=True).get("a" * 64, Measured) is None
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from small import rounds_of, small_run, small_settings, tensors_of
 
 from fedlease.errors import ConfigError
 from fedlease.runs.check import check_settings
-from fedlease.server.first_replies import FirstReplies
-from fedlease.server.schedule import SCHEDULES, make_schedule
+from fedlease.server.schedule import SCHEDULES, FirstReplies, make_schedule
 
 CLOSED = "the round was closed after 3 usable updates (schedule.replies)"
 

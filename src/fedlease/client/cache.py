@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fedlease.client.training import LocalResult
 from fedlease.core.codec import CodecError, digest, dumps, loads
@@ -13,6 +13,8 @@ from fedlease.storage.run_files import MOST_WEIGHTS
 from fedlease.tasks.base import Measured
 
 __all__ = ["IN_MEMORY", "WorkCache", "begins_with"]
+
+R = TypeVar("R", LocalResult, Measured)
 
 IN_MEMORY = 256 * 2**20
 """Bytes of results that a run keeps in memory; further ones go to disk."""
@@ -55,15 +57,18 @@ class WorkCache:
         """Names the scoring of a client's model by 64 hexadecimal digits."""
         return digest(dumps((self.context, client, model.spec, dict(tensors))))
 
-    def step(self, key: str | None) -> LocalResult | None:
-        """The first step under a key, if it has been done."""
-        found = self._get(key)
-        return found if isinstance(found, LocalResult) else None
-
-    def scores(self, key: str) -> Measured | None:
-        """The scores under a key, if they have been taken."""
-        found = self._get(key)
-        return found if isinstance(found, Measured) else None
+    def get(self, key: str | None, kind: type[R]) -> R | None:
+        """The result under a key, if it is there and of this kind; a damaged file counts as absent."""
+        if key is None:
+            return None
+        found = self._results.get(key)
+        if found is None and self.folder is not None:
+            try:
+                written, found = loads(read_file(self.folder / f"{key[:32]}.safetensors", MOST_WEIGHTS))
+            except (OSError, RunFolderError, CodecError, TypeError, ValueError):
+                return None
+            found = found if written == key else None
+        return found if isinstance(found, kind) else None
 
     def put(self, key: str | None, result: LocalResult | Measured) -> None:
         """Keeps a result for whoever does the same work."""
@@ -77,16 +82,6 @@ class WorkCache:
         if self.folder is not None and (self.shared or not fits):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / f"{key[:32]}.safetensors", dumps((key, result)))
-
-    def _get(self, key: str | None) -> Any:
-        """A result; a damaged file counts as absent."""
-        if key is None or key in self._results or self.folder is None:
-            return self._results.get(key or "")
-        try:
-            written, result = loads(read_file(self.folder / f"{key[:32]}.safetensors", MOST_WEIGHTS))
-        except (OSError, RunFolderError, CodecError, TypeError, ValueError):
-            return None
-        return result if written == key else None
 
 
 def _size(result: LocalResult | Measured) -> int:

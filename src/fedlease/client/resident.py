@@ -173,15 +173,10 @@ class ResidentModel:
             tokens: Tensor = self.model.generate(**inputs, **options)
         return tokens
 
-    @contextmanager
-    def weighing(self, questions: Inputs) -> Iterator[None]:
+    def weighing(self, questions: Inputs) -> AbstractContextManager[None]:
         """While open, mixtures that weigh whole inputs weigh these, not the texts that follow them."""
         tuner = self.model.base_model
-        if not isinstance(tuner, FedLeaseModel):
-            yield
-            return
-        with tuner.weighing(questions):
-            yield
+        return tuner.weighing(questions) if isinstance(tuner, FedLeaseModel) else nullcontext()
 
     def represent(self, inputs: Inputs) -> Tensor:
         """Unit directions of inputs, (b, hidden), see :meth:`fedlease.peft_plugin.model.FedLeaseModel.represent`."""

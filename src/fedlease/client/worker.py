@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fedlease.client.cache import WorkCache
-from fedlease.client.candidates import choose
 from fedlease.client.messages import (
     FinalScores,
     Finish,
@@ -95,12 +94,17 @@ class ClientWorker:
         return choice
 
     def received(self, model: ClientModel) -> tuple[Tensors, int | None]:
-        """A model's tensors with the private ones laid over, and those of the candidate that fits the rows best."""
+        """A model's tensors with the private ones laid over, and the index of the candidate with the lowest loss on the
+        client's train rows, whose tensors are among them."""
         tensors = self.private.overlay(model.spec, model.tensors)
         if not model.candidates:
             return tensors, None
-        client, threads = self.client, self.trainer.optimiser.threads
-        choice = choose(self._resident, model, tensors, client.num_labels, client.train, threads)
+        losses = []
+        for candidate in model.candidates:
+            self._resident.load(model, self.client.num_labels, {**tensors, **candidate})
+            threads = self.trainer.optimiser.threads
+            losses.append(self._resident.task.mean_loss(self._resident, self.client.train, threads))
+        choice = losses.index(min(losses))
         return {**tensors, **model.candidates[choice]}, choice
 
     def score_untrained(self, model: ClientModel) -> Measured:
@@ -116,7 +120,7 @@ class ClientWorker:
         begun = time.perf_counter()
         tensors, choice = self.received(task.model)
         key = self.cache.step_key(client.data.id, task, tensors)
-        known = self.cache.step(key)
+        known = self.cache.get(key, LocalResult)
         if known is None:
             self._resident.load(task.model, client.num_labels, tensors)
         score = None
@@ -164,7 +168,7 @@ class ClientWorker:
     def _scores(self, model: ClientModel, tensors: Tensors, *, first: bool, loaded: bool = False) -> Measured:
         """Scores a model on the client's test rows; those of a model that the client has before its first step once."""
         key = self.cache.score_key(self.client.data.id, model, tensors) if first else None
-        known = None if key is None else self.cache.scores(key)
+        known = self.cache.get(key, Measured)
         if known is None:
             if not loaded:
                 self._resident.load(model, self.client.num_labels, tensors)

@@ -5,18 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 
 from fedlease.core.codec import CodecError, dumps, loads
 from fedlease.files import write_atomically
-from fedlease.flower.wire import ARRAYS, RECORD, RecordError, pack, unpack
 
 __all__ = ["FolderStore", "MemoryStore", "Store"]
 
 _NAME = re.compile(r"[a-z0-9-]{1,100}")
-
-ANY_SIZE = 2**62
-"""A node does not bound what it wrote itself."""
 
 
 class Store(Protocol):
@@ -41,20 +37,15 @@ class MemoryStore:
 
     def get(self, key: str) -> Any:
         """See :class:`Store`."""
-        config, arrays = f"{key}.{RECORD}", f"{key}.{ARRAYS}"
-        if config not in self.state or arrays not in self.state:
-            return None
-        record = RecordDict({RECORD: self.state.config_records[config], ARRAYS: self.state.array_records[arrays]})
         try:
-            return unpack(record, ANY_SIZE)[0]
-        except RecordError:
+            value: Any = self.state.config_records[key]["value"]
+            return loads(value)
+        except (KeyError, CodecError):
             return None
 
     def put(self, key: str, value: object) -> None:
         """See :class:`Store`."""
-        record = pack(value).record
-        self.state[f"{key}.{RECORD}"] = record.config_records[RECORD]
-        self.state[f"{key}.{ARRAYS}"] = record.array_records[ARRAYS]
+        self.state[key] = ConfigRecord({"value": dumps(value)})
 
 
 @dataclass(frozen=True)

@@ -166,12 +166,10 @@ class FedLeaseStrategy(Strategy):
         if not resumed:
             self._begin(settings, connection, heads, loaded)
         inputs = RunInputs(
-            settings=settings,
+            loaded=loaded,
             cards=connection.cards,
             warnings=(*one_label_notes(connection.cards.values()), *loaded.notes),
-            adapter=loaded.adapter,
             heads=heads,
-            metric=loaded.resident.task.metric,
             channel=lambda name, tell: self._channel(settings, connection, loaded.resident.task),
             skipped=read_environment(self.out).skipped_clients,
         )
@@ -198,8 +196,7 @@ class FedLeaseStrategy(Strategy):
 
     def _begin(self, settings: Settings, connection: Connection, heads: Heads, loaded: Loaded) -> None:
         cards = dict(sorted(connection.cards.items()))
-        rows = {client: card.weight for client, card in cards.items()}
-        check_fit(settings, loaded.adapter, heads, rows)
+        check_fit(loaded, heads, cards)
         methods = {name: method.method for name, method in methods_of(settings, heads).items()}
         check_batches(loaded.resident, loaded.tokenizer, loaded.adapter, settings.model, methods, sorted(cards))
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())

@@ -1,17 +1,16 @@
 """The methods of a run, one after another, into its folder: the server's side, wherever the clients are."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedlease.client.messages import FinalScores
 from fedlease.config.settings import Settings
-from fedlease.core.types import ClientId, ClientModel
-from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
+from fedlease.core.types import ClientId
+from fedlease.data.federation import ClientCard
 from fedlease.errors import within_limits
 from fedlease.methods.head import Head
 from fedlease.reporting.run.page import write_report
-from fedlease.runs.open import build_method, participation_of
+from fedlease.runs.open import Loaded, build_method, participation_of
 from fedlease.server.events import (
     Allocated,
     Event,
@@ -38,22 +37,18 @@ class RunInputs:
     """What the server's side of a run needs.
 
     Attributes:
-        settings: resolved.
+        loaded: settings, base model and the common start.
         cards: client -> what is known of it; the transport adds clients that come late.
         warnings: of the data.
-        adapter: the common start.
         heads: client -> initial head.
-        metric: the headline.
         channel: gives a method's channel to its clients; the listener receives their progress.
-        skipped: client -> why it takes no part, of clients whose rows cannot be used.
+        skipped: client -> why it takes no part.
     """
 
-    settings: Settings
+    loaded: Loaded
     cards: Mapping[ClientId, ClientCard]
     warnings: tuple[str, ...]
-    adapter: ClientModel
     heads: Mapping[ClientId, Head]
-    metric: str
     channel: Callable[[str, Listener], Channel]
     skipped: Mapping[ClientId, str] = field(default_factory=dict)
 
@@ -75,7 +70,7 @@ def run_methods(
     Raises:
         RunFailedError: the run cannot go on; it goes on from its last step when it is resumed.
     """
-    settings = inputs.settings
+    settings = inputs.loaded.settings
     started = RunStarted(
         out=out,
         settings=settings.model_dump(mode="json"),
@@ -116,7 +111,7 @@ def finished(out: Path, settings: Settings) -> dict[str, Summary] | None:
 
 
 def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listener]) -> Summary:
-    settings = inputs.settings
+    settings, adapter = inputs.loaded.settings, inputs.loaded.adapter
     files = method_files(out, settings, name)
     files.folder.mkdir(parents=True, exist_ok=True)
     result = read_result(files)
@@ -154,43 +149,18 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
         settings.seed,
         make_schedule(settings.schedule.until, settings.schedule.replies),
     )
-    state = loop.run(inputs.adapter)
+    state = loop.run(adapter)
     write_cards()
     if state.allocation is not None:
         write_allocation(files, state.allocation, state.centroids, tasks())
 
-    def untrained(client: ClientId) -> ClientModel:
-        return ClientModel(inputs.adapter.spec, {**inputs.adapter.tensors, **inputs.heads[client].tensors})
-
-    found = loop.finish(untrained)
-    clients = sorted({*found, *loop.unscored})
-    left_out = {client: reason for client in clients if (reason := _left_out(client, loop, found))}
-    summary = summarise(
-        name,
-        method,
-        state,
-        inputs.metric,
-        tasks(),
-        found,
-        loop.totals,
-        left_out,
-        seed=settings.seed,
-        skipped=inputs.skipped,
-    )
+    found = loop.finish(lambda client: replace(adapter, tensors={**adapter.tensors, **inputs.heads[client].tensors}))
+    summary = summarise(loop, method, state, inputs.loaded.resident.task.metric, found, inputs.skipped)
     row_scores = {client: row.row_scores for client, row in found.items() if row.num_test}
     samples = {client: list(row.samples) for client, row in found.items() if row.samples}
     write_result(files, summary, row_scores, samples)
     _tell(listeners, MethodFinished(name, summary.content))
     return summary
-
-
-def _left_out(client: ClientId, loop: RoundLoop, found: Mapping[ClientId, FinalScores]) -> str:
-    """Why a client is in no mean of the final scores; empty where it is."""
-    if not loop.cards[client].weight:
-        return NOTHING_TO_LEARN
-    if client not in found:
-        return f"it did not answer at the end: {loop.unscored[client]}"
-    return "" if found[client].num_test else NO_TEST_ROWS
 
 
 def _tell(listeners: Sequence[Listener], event: Event) -> None:

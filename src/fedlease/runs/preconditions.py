@@ -1,15 +1,16 @@
 """What is refused before anything is trained because the settings and the clients do not fit each other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fedlease.config.settings import Settings
-from fedlease.core.types import ClientId, ClientModel
+from fedlease.core.types import ClientId
 from fedlease.data.faults import quoted
+from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError
-from fedlease.methods.base import rounds_for_warmup
-from fedlease.methods.head import Head, WithHead
+from fedlease.methods.base import Method, rounds_for_warmup
+from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
-from fedlease.runs.open import build_method, participation_of
+from fedlease.runs.open import Loaded, methods_of, participation_of
 from fedlease.server.filters import make_filters
 from fedlease.server.schedule import make_schedule
 
@@ -19,28 +20,26 @@ SHOWN = 5
 """Up to so many clients of one label list are named."""
 
 
-def check_fit(
-    settings: Settings, adapter: ClientModel, heads: Mapping[ClientId, Head], rows: Mapping[ClientId, int]
-) -> None:
+def check_fit(loaded: Loaded, heads: Mapping[ClientId, Head], cards: Mapping[ClientId, ClientCard]) -> None:
     """Checks that every step can have its quorum, that heads can be shared, and that every method can begin.
 
     Args:
-        settings: of the run.
-        adapter: the common start.
+        loaded: settings of the run and the common start.
         heads: client -> initial head.
-        rows: client -> train rows that count in means, of all clients.
+        cards: of all clients.
 
     Raises:
         ConfigError: every way in which they do not fit.
     """
-    weights = {client: count for client, count in sorted(rows.items()) if count}
-    methods = {name: build_method(settings, name, heads) for name in (settings.method, *settings.baselines)}
+    settings, adapter = loaded.settings, loaded.adapter
+    weights = {client: card.weight for client, card in sorted(cards.items()) if card.weight}
+    methods = methods_of(settings, heads)
     waves = any(name != CENTRALISED and not rounds_for_warmup(method) for name, method in methods.items())
     faults = [participation_of(settings).quorum_fault(len(weights), waves=waves)]
     faults.append(_schedule_fault(settings))
     make_filters(settings.filters)
     if settings.head == "shared":
-        faults += [_lists_fault(name, method, adapter, heads, rows, settings.seed) for name, method in methods.items()]
+        faults += [_lists_fault(name, method.method, loaded, heads, sorted(cards)) for name, method in methods.items()]
     if not any(faults):
         for method in methods.values():
             method.init(adapter, weights, settings.seed)
@@ -58,30 +57,24 @@ def _schedule_fault(settings: Settings) -> str:
 
 
 def _lists_fault(
-    name: str,
-    method: WithHead,
-    adapter: ClientModel,
-    heads: Mapping[ClientId, Head],
-    rows: Mapping[ClientId, int],
-    seed: int,
+    name: str, method: Method, loaded: Loaded, heads: Mapping[ClientId, Head], clients: Sequence[ClientId]
 ) -> str:
     """Why the heads of a method's groups cannot be averaged; empty where they can.
 
     A group that a method has yet to find may have any clients, so all of them need one label list.
     """
-    # The method itself: with its heads it would raise at the first group.
-    inner = method.method
-    state = inner.init(adapter, dict.fromkeys(sorted(rows), 1), seed)
+    # The method without its heads, with which it would raise at the first group.
+    state = method.init(loaded.adapter, dict.fromkeys(clients, 1), loaded.settings.seed)
     groups: dict[object, dict[tuple[str, ...], list[ClientId]]] = {}
-    for client in sorted(rows):
-        group: object = inner.group(state, client)
+    for client in clients:
+        group: object = method.group(state, client)
         if isinstance(group, int) and group < 0:
             group = state.planned.get(client, "any")
         groups.setdefault(group, {}).setdefault(heads[client].labels, []).append(client)
     lists = next((lists for lists in groups.values() if len(lists) > 1), None)
     if lists is None:
         return ""
-    found = "; ".join(f"{_named(clients)}: {', '.join(labels)}" for labels, clients in lists.items())
+    found = "; ".join(f"{_named(alike)}: {', '.join(labels)}" for labels, alike in lists.items())
     return (
         f"head: 'shared' needs equal label lists within a group, and the clients that {name} may put into one have "
         f"several ({found}); data.labels gives files of your own one list, head=local shares none"

@@ -64,12 +64,13 @@ def run_settings(
         # Nothing is written to ``out`` before everything that can be checked is sound.
         prepared = prepare(settings)
         federation, loaded = prepared.federation, prepared.loaded
-        check_fit(loaded.settings, loaded.adapter, prepared.heads, {data.id: data.weight for data in federation})
+        cards = {data.id: data.card() for data in federation}
+        check_fit(loaded, prepared.heads, cards)
         stack.enter_context(run_lock(out))
         start_run(
             out,
             loaded.settings,
-            {data.id: data.card() for data in federation},
+            cards,
             federation.fingerprint(),
             (*federation.warnings, *loaded.base.warnings),
             made=loaded.made,
@@ -142,12 +143,10 @@ def _run(
             return Channel(Filtered(transport, filters), traffic, workers)
 
         inputs = RunInputs(
-            settings=settings,
+            loaded=loaded,
             cards=cards,
             warnings=prepared.warnings,
-            adapter=loaded.adapter,
             heads=prepared.heads,
-            metric=loaded.resident.task.metric,
             channel=channel,
             skipped=prepared.federation.skipped,
         )

@@ -23,6 +23,7 @@ from fedlease.data.federation import NO_TEST_ROWS, ClientCard
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.methods.base import Method, State, rounds_for_warmup
 from fedlease.methods.warmup import WARMUP
+from fedlease.server.dry import NoCheckpoint
 from fedlease.server.events import (
     Allocated,
     ClientFinished,
@@ -36,9 +37,9 @@ from fedlease.server.events import (
 from fedlease.server.ledger import Ledger
 from fedlease.server.participation import Participation
 from fedlease.server.schedule import AllReplies, Schedule
-from fedlease.server.step import Step, Steps
+from fedlease.server.step import Step
 from fedlease.server.transport import Channel
-from fedlease.storage.checkpoint import Saved
+from fedlease.storage.checkpoint import Checkpoint, Saved
 
 __all__ = ["RoundLoop"]
 
@@ -65,7 +66,7 @@ class RoundLoop:
     method: Method
     channel: Channel
     participation: Participation
-    checkpoint: Steps
+    checkpoint: Checkpoint | NoCheckpoint
     listeners: Sequence[Listener]
     seed: int
     schedule: Schedule = field(default_factory=AllReplies)

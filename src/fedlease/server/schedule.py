@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedlease.core.types import ClientId
-from fedlease.errors import ConfigError
-from fedlease.server.first_replies import FirstReplies
+import numpy as np
 
-__all__ = ["SCHEDULES", "AllReplies", "Schedule", "make_schedule"]
+from fedlease.core.seeds import derive
+from fedlease.core.types import ClientId
+from fedlease.core.wording import counted
+from fedlease.errors import ConfigError
+
+__all__ = ["SCHEDULES", "AllReplies", "FirstReplies", "Schedule", "make_schedule"]
 
 
 class Schedule(Protocol):
@@ -37,6 +40,28 @@ class AllReplies:
     def closes(self, round_: int, usable: int) -> str:
         """Never."""
         return ""
+
+
+@dataclass(frozen=True)
+class FirstReplies:
+    """Takes the first updates of a round; the warm-up waits for everyone, since the allocation needs all.
+
+    Attributes:
+        replies: usable updates that close a round.
+    """
+
+    replies: int
+
+    def order(self, clients: Sequence[ClientId], round_: int, seed: int) -> Sequence[ClientId]:
+        """Drawn from seed and round: in one process nobody is faster, and the same clients would always be first."""
+        drawn = np.random.default_rng(derive(seed, "schedule", round_)).permutation(len(clients))
+        return [clients[i] for i in drawn.tolist()]
+
+    def closes(self, round_: int, usable: int) -> str:
+        """After so many usable updates, in rounds."""
+        if round_ == 0 or usable < self.replies:
+            return ""
+        return f"the round was closed after {counted(self.replies, 'usable update')} (schedule.replies)"
 
 
 SCHEDULES: Mapping[str, Callable[[int], Schedule]] = {

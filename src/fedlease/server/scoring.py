@@ -5,9 +5,11 @@ from typing import Any
 
 from fedlease.client.messages import FinalScores
 from fedlease.core.types import ClientId
+from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import State
 from fedlease.methods.head import WithHead
+from fedlease.server.loop import RoundLoop
 from fedlease.server.transport import COUNTED
 from fedlease.storage.summary import ClientScores, Summary, TaskClients, WorstClient
 
@@ -18,35 +20,30 @@ NOT_AVERAGED = {"loss"}
 
 
 def summarise(
-    name: str,
+    loop: RoundLoop,
     method: WithHead,
     state: State,
     metric: str,
-    tasks: Mapping[ClientId, str],
     found: Mapping[ClientId, FinalScores],
-    totals: Mapping[str, float],
-    left_out: Mapping[ClientId, str],
-    *,
-    seed: int,
-    skipped: Mapping[str, str],
+    skipped: Mapping[ClientId, str],
 ) -> Summary:
     """The result of a method.
 
     Args:
-        name: of the method.
+        loop: the method's, at its end.
         method: with its head policy.
         state: its last.
         metric: the headline.
-        tasks: client -> what its rows are about.
         found: client -> final scores.
-        totals: bytes and seconds.
-        left_out: client -> why it is in no mean, whether it has scores or not.
-        seed: root seed of the run.
         skipped: client -> why it takes no part in the run.
 
     Raises:
         RunFailedError: nobody is left whose scores could be averaged.
     """
+    name, totals = loop.name, loop.totals
+    tasks = {client: card.task for client, card in loop.cards.items()}
+    clients = sorted({*found, *loop.unscored})
+    left_out = {client: reason for client in clients if (reason := _left_out(client, loop, found))}
     per_client = {client: row.row(tasks[client]) for client, row in sorted(found.items()) if row.num_test}
     averaged = {client: row for client, row in per_client.items() if client not in left_out}
     everyone = per_client.keys() | left_out.keys()
@@ -81,11 +78,11 @@ def summarise(
     means: dict[str, Any] = {key: _mean(listed) if listed else None for key, listed in values.items()}
     return Summary(
         method=name,
-        seed=seed,
+        seed=loop.seed,
         head=method.policy,
         num_clients=len(everyone),
         averaged=len(averaged),
-        left_out=dict(sorted(left_out.items())),
+        left_out=left_out,
         skipped=dict(sorted(skipped.items())),
         num_experts=allocation.num_experts if allocation else None,
         # The state's, not the allocation's: it knows clients that came late.
@@ -114,6 +111,15 @@ def summarise(
             key.removeprefix("seconds_"): round(value, 2) for key, value in totals.items() if key.startswith("seconds_")
         },
     )
+
+
+def _left_out(client: ClientId, loop: RoundLoop, found: Mapping[ClientId, FinalScores]) -> str:
+    """Why a client is in no mean of the final scores; empty where it is."""
+    if not loop.cards[client].weight:
+        return NOTHING_TO_LEARN
+    if client not in found:
+        return f"it did not answer at the end: {loop.unscored[client]}"
+    return "" if found[client].num_test else NO_TEST_ROWS
 
 
 def _mean(values: list[float]) -> float:

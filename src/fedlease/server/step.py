@@ -3,32 +3,15 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from fedlease.client.messages import Trained
 from fedlease.core.types import ClientId, ClientTask
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
 from fedlease.methods.base import State
 from fedlease.methods.warmup import WARMUP
-from fedlease.storage.checkpoint import Saved
 
-__all__ = ["Step", "Steps"]
-
-
-class Steps(Protocol):
-    """Where steps are recorded: a :class:`~fedlease.storage.checkpoint.Checkpoint`, or nowhere."""
-
-    def load(self) -> Saved | None:
-        """The last complete step, or None before the first."""
-
-    def clean(self) -> None:
-        """Removes what an interrupted step left."""
-
-    def commit(self, saved: Saved, record: Mapping[str, Any] | None = None) -> None:
-        """Records a step and its line of ``rounds.jsonl``."""
-
-    def note(self, record: Mapping[str, Any]) -> None:
-        """Records a step that failed."""
+__all__ = ["Step"]
 
 
 @dataclass

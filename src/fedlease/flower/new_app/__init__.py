@@ -7,7 +7,7 @@ import ipaddress
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fedlease.data.sources.folder import write_folder
 from fedlease.errors import ConfigError
 from fedlease.files import write_atomically
 
-__all__ = ["CLIENTS", "Machine", "write_app"]
+__all__ = ["CLIENTS", "write_app"]
 
 CLIENTS = ("site-a", "site-b", "site-c")
 """Clients of an app for which none are named."""
@@ -29,19 +29,6 @@ CLIENTS = ("site-a", "site-b", "site-c")
 LAST_PORT = 65535
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _SHELL_SAFE = set(string.ascii_letters + string.digits + "._-")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The machine of a client.
-
-    Attributes:
-        id: of the client.
-        port: of its SuperNode, for its own processes; all differ, so that several SuperNodes fit on one machine.
-    """
-
-    id: str
-    port: int
 
 
 def write_app(folder: Path, clients: Sequence[str] = CLIENTS, host: str = "localhost", port: int = 8000) -> None:
@@ -66,7 +53,8 @@ def write_app(folder: Path, clients: Sequence[str] = CLIENTS, host: str = "local
         "name": name,
         # No module begins with a digit.
         "package": package if package[0].isalpha() else f"app_{package}",
-        "machines": [Machine(client, port + number) for number, client in enumerate(clients, 1)],
+        # The ports of their SuperNodes differ, so that several fit on one machine.
+        "machines": [{"id": client, "port": port + number} for number, client in enumerate(clients, 1)],
         "host": host,
         "port": port,
         "local": host == "localhost",
