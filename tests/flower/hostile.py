@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def recorded(monkeypatch: Any, client: str) -> list[tuple[str, Any]]:
 
     def send(self: FlowerTransport, requests: Any) -> Any:
         if client in requests:
-            found.append((KINDS[type(requests[client])], self.envelope(requests[client])))
+            found.append((KINDS[type(requests[client])], replace(self.connection.hello, request=requests[client])))
         return inner(self, requests)
 
     monkeypatch.setattr(FlowerTransport, "send", send)

@@ -23,7 +23,7 @@ from fedlease.errors import ConfigError
 from fedlease.flower import handler
 from fedlease.flower.bounds import SHARE, count, line, number, shown
 from fedlease.flower.handler import proxies_notice, read_rejection
-from fedlease.flower.messages import Envelope, Hello, Introduction, Lacking, Unusable
+from fedlease.flower.messages import Envelope, Introduction, Lacking, Unusable
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import RecordError, pack, unpack
 
@@ -48,7 +48,7 @@ def test_single_values() -> None:
 
 def test_decoding_checks_the_type_of_every_field_of_a_message() -> None:
     """The rules of ``validation.py`` are for values of the right type; a type that cannot be read is not checked."""
-    own = (Envelope, Hello, Introduction, Lacking, Unusable, Train, Score, Finish, Trained, Scored, Finished, Refused)
+    own = (Envelope, Introduction, Lacking, Unusable, Train, Score, Finish, Trained, Scored, Finished, Refused)
     parts = (FinalScores, ClientCard, ClientTask, ClientModel, ClientUpdate, Stage, AdapterSpec)
     unread = {cls.__name__ for cls in (*own, *parts) if _kinds(cls).keys() != {f.name for f in fields(cls)}}
     assert not unread

@@ -7,6 +7,7 @@ import json
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, RunFailedError
 from fedlease.flower.connection import Connection, read
 from fedlease.flower.handler import handle
-from fedlease.flower.messages import Envelope, Hello, Introduction, Lacking
+from fedlease.flower.messages import Envelope, Introduction, Lacking
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.transport import Checked, FlowerTransport
 from fedlease.flower.wire import pack, unpack
@@ -75,8 +76,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
             end = values[-1]
             last = end.request
             assert isinstance(last, Finish)
-            score = Envelope(end.run, end.settings, end.base, Score(last.method, last.model, last.accepted, last.keeps))
-            hello = Hello(end.run, __version__, end.settings, end.base)
+            score = replace(end, request=Score(last.method, last.model, last.accepted, last.keeps))
+            hello = replace(end, request=None)
             found[method] = [*values, score, hello], pairs, connections[-1]
         yield found
 
@@ -170,7 +171,7 @@ def test_introductions(tmp_path: Path) -> None:
             return reply_with(message, mutated(reply.content, rng)) if odd else reply
 
         grid.faults.append(fault)
-        hello = Hello("0" * 32, __version__, settings.model_dump_json(), _base(settings))
+        hello = Envelope("0" * 32, __version__, settings.model_dump_json(), _base(settings))
         connection = Connection(grid, hello, 10.0, 10.0)
         try:
             connection.wait(3, 5.0)

@@ -23,7 +23,7 @@ from fedlease.core.types import head_names
 from fedlease.errors import ConfigError
 from fedlease.flower.clientapp import client_app
 from fedlease.flower.memory_grid import MemoryGrid
-from fedlease.flower.messages import Envelope, Hello, Introduction
+from fedlease.flower.messages import Envelope, Introduction
 from fedlease.flower.policy import NodePolicy
 from fedlease.flower.strategy import FedLeaseStrategy
 
@@ -31,8 +31,8 @@ RUN = "0123456789abcdef" * 2
 CLIENT = "planted-0-0"
 
 
-def hello(settings: Settings, run: str = RUN) -> Hello:
-    return Hello(run, __version__, settings.model_dump_json(), "x")
+def hello(settings: Settings, run: str = RUN) -> Envelope:
+    return Envelope(run, __version__, settings.model_dump_json(), "x")
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -23,7 +23,7 @@ from flwr.app import Context, RecordDict
 from fedlease.client.messages import Refused
 from fedlease.errors import ConfigError
 from fedlease.flower import worker_process
-from fedlease.flower.messages import Hello
+from fedlease.flower.messages import Envelope
 from fedlease.flower.wire import pack, unpack
 from fedlease.flower.worker_process import READY, Worker, ask, worker_of
 
@@ -110,7 +110,7 @@ def test_one_that_ends_before_it_replies_is_an_error() -> None:
 @pytest.mark.slow
 def test_an_error_in_it_is_a_refusal_and_the_next_message_has_a_reply() -> None:
     worker = Worker(IDLE, os.getpid(), ("json", "loads"), None, tuple(sys.path))
-    content = pack(Hello("0" * 32, "0", small_settings().model_dump_json(), "model")).record
+    content = pack(Envelope("0" * 32, "0", small_settings().model_dump_json(), "model")).record
     reply, _, _ = unpack(ask(worker, content, Context(1, 2, {}, RecordDict(), {})), 2**20)
     assert reply == Refused("node 2: its app failed with TypeError; the log of its node says why")
     assert hello(worker) is not None

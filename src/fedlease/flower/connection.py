@@ -17,7 +17,7 @@ from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError, RunFailedError
 from fedlease.flower.bounds import LABEL, shown
-from fedlease.flower.messages import Hello, Introduction, Unusable
+from fedlease.flower.messages import Envelope, Introduction, Unusable
 from fedlease.flower.validation import card_fault
 from fedlease.flower.wire import MAX_TREE, RecordError, pack, unpack
 
@@ -83,7 +83,7 @@ class Connection:
     """
 
     grid: Grid
-    hello: Hello
+    hello: Envelope
     deadline: float
     patience: float = 600.0
     max_labels: int = 1000

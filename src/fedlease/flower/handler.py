@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,8 @@ def handle(
     else:
         if arrays:
             memory.put(ARRAYS_OF_BEFORE, arrays)
-    if isinstance(reply, Unusable):
-        reply = Unusable(shown(reply.client), shown(reply.reason))
-    if isinstance(reply, Refused):
-        reply = Refused(shown(reply.reason))
     if isinstance(reply, Unusable | Refused):
+        reply = replace(reply, reason=shown(reply.reason))
         log.error("fedlease: %s", reply.reason)
     return pack(reply).record
 
@@ -165,7 +163,7 @@ def refusal_of(error: InputError, node: str, *, client: str = "", in_full: bool 
         return Refused("; ".join(error.faults))
     many = counted(len(error.faults), "fault")
     hidden = f"{node}: its rows cannot be used; {many}, in the log of its node"
-    return Unusable(client or node, "; ".join(error.faults) if in_full else hidden)
+    return Unusable(shown(client or node), "; ".join(error.faults) if in_full else hidden)
 
 
 def _node(

@@ -6,31 +6,33 @@ from fedlease.client.messages import Request
 from fedlease.core.codec import serialisable
 from fedlease.data.federation import ClientCard
 
-__all__ = ["Envelope", "Hello", "Introduction", "Lacking", "Unusable"]
+__all__ = ["Envelope", "Introduction", "Lacking", "Unusable"]
 
 
 @serialisable
 @dataclass(frozen=True)
-class Hello:
-    """The server's first question to a node.
+class Envelope:
+    """A message of the server, with what a process that a node has just started needs to know.
 
     Attributes:
-        run: identity of the run; a resumed run has the same.
+        run: identity of the run, which the client's private tensors belong to; a resumed run has the same.
         version: of fedlease on the server.
         settings: of the run, as JSON.
         base: fingerprint of the server's base model.
+        request: to the client; None asks the node to introduce itself.
     """
 
     run: str
     version: str
     settings: str
     base: str
+    request: Request | None = None
 
 
 @serialisable
 @dataclass(frozen=True)
 class Introduction:
-    """A node's reply to :class:`Hello`."""
+    """A node's reply to an :class:`Envelope` without a request."""
 
     card: ClientCard
 
@@ -59,21 +61,3 @@ class Lacking:
     """
 
     names: tuple[str, ...]
-
-
-@serialisable
-@dataclass(frozen=True)
-class Envelope:
-    """A request to a client, with what a process that a node has just started needs to know.
-
-    Attributes:
-        run: identity of the run, which the client's private tensors belong to.
-        settings: of the run, as JSON.
-        base: fingerprint of the server's base model.
-        request: to the client.
-    """
-
-    run: str
-    settings: str
-    base: str
-    request: Request

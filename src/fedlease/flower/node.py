@@ -24,7 +24,7 @@ from fedlease.core.codec import serialisable
 from fedlease.data.federation import ClientData
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.flower.bounds import TEXT
-from fedlease.flower.messages import Envelope, Hello, Introduction
+from fedlease.flower.messages import Envelope, Introduction
 from fedlease.flower.model_validation import model_fault, task_fault
 from fedlease.flower.node_store import Store
 from fedlease.flower.own_model import write_own_model
@@ -125,9 +125,9 @@ class Node:
     share_private: bool = False
     max_tasks: int | None = None
 
-    def reply(self, message: Hello | Envelope) -> Introduction | Reply:
+    def reply(self, message: Envelope) -> Introduction | Reply:
         """The reply to a message whose form is right and that the node's policy allows."""
-        if isinstance(message, Hello) and message.version != __version__:
+        if message.version != __version__:
             return self._refused(f"this node has fedlease {__version__}, the server has {message.version}")
         if message.base != self.run.fingerprint:
             name, own = self.run.loaded.settings.model, self.run.fingerprint
@@ -136,7 +136,7 @@ class Node:
                 f"({message.base[:12]}): give both the same revision or files"
             )
         client = self.run.client(self.data)  # rows that the model cannot take are refused at the introduction
-        if isinstance(message, Hello):
+        if message.request is None:
             return Introduction(self.data.card())
         filters = make_filters(self.run.loaded.settings.filters)
         return client_half(partial(self._handle, message.run, client), filters)(message.request)

@@ -1,7 +1,5 @@
 """A client's own model on its own machine: a folder that PEFT reads, and that is a run folder of this one client."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +41,10 @@ def write_own_model(
     settings = resolve_machine(loaded.settings.model_copy(update={"method": method, "baselines": ()}))
     base, task, card = loaded.base, loaded.resident.task, data.card()
     public = ModelSource(settings.model, settings.model, settings.revision).public_name
-    with _in_place_of(out, data.id) as folder:
+    # Only a model of this client may be replaced, whatever folder the configuration names.
+    if out.exists() and (not (out / CONFIG).is_file() or [*read_clients(out)] != [data.id]):
+        raise RunFolderError(f"{out} holds something else than a model of {data.id!r}; choose another folder")
+    with new_folder(out, replace=True) as folder:
         start_run(
             folder,
             settings,
@@ -89,13 +90,3 @@ def write_own_model(
         tokenizer = loaded.tokenizer
         text = render_card("client", content, base=public, tokenizer=tokenizer, method=method, settings=settings)
         write_atomically(folder / "README.md", text.encode())
-
-
-@contextmanager
-def _in_place_of(out: Path, client: str) -> Iterator[Path]:
-    """A folder that replaces ``out`` once it is complete and on the disk."""
-    # Only a model of this client may be replaced, whatever folder the configuration names.
-    if out.exists() and (not (out / CONFIG).is_file() or [*read_clients(out)] != [client]):
-        raise RunFolderError(f"{out} holds something else than a model of {client!r}; choose another folder")
-    with new_folder(out, replace=True) as folder:
-        yield folder

@@ -13,10 +13,10 @@ from fedlease.config.faults import nearest, sentences
 from fedlease.config.layers import unfold
 from fedlease.config.sections import Positive, Section
 from fedlease.config.settings import Settings
-from fedlease.core.types import ClientModel, ClientTask, TensorName
+from fedlease.core.types import TensorName
 from fedlease.errors import ConfigError
 from fedlease.flower.bounds import NAME, shown
-from fedlease.flower.messages import Envelope, Hello
+from fedlease.flower.messages import Envelope
 from fedlease.flower.validation import models_of
 from fedlease.methods.registry import METHODS
 from fedlease.models.sources import SHORT_NAMES
@@ -113,7 +113,7 @@ class NodePolicy(Section):
         data = settings.data.model_copy(update={"columns": self.columns})
         return settings.model_copy(update={"data": data if with_path else data.model_copy(update={"path": None})})
 
-    def faults(self, message: Hello | Envelope, settings: Settings, *, own_model: bool, own_rows: bool) -> list[str]:
+    def faults(self, message: Envelope, settings: Settings, *, own_model: bool, own_rows: bool) -> list[str]:
         """The rules that a message breaks, one sentence each.
 
         Args:
@@ -125,17 +125,32 @@ class NodePolicy(Section):
         found = [*self._of_settings(settings, own_model=own_model, own_rows=own_rows)]
         if not is_identity(message.run):
             found.append(f"run: must be 32 hexadecimal digits, received {shown(message.run)!r}")
-        if not isinstance(message, Envelope):
-            return found
         request = message.request
+        if request is None:
+            return found
         if request.method not in METHODS:
             found.append(f"method: must be one of {', '.join(METHODS)}, received {shown(request.method)!r}")
+        pairs = []
         if isinstance(request, Train):
-            found += self._of_task(request.task)
-            found += _beyond([("step", request.step, 10 * self.max_rounds, "max-rounds")])
+            task = request.task
+            epochs = sum(stage.epochs for stage in task.stages)
+            pairs += [
+                ("stages", len(task.stages), self.max_stages, "max-stages"),
+                ("epochs", epochs, self.max_epochs, "max-epochs, together"),
+                ("round", task.round, self.max_rounds, "max-rounds"),
+                ("step", request.step, 10 * self.max_rounds, "max-rounds"),
+            ]
+            if kinds := {_kind(name) for name in task.upload} - {*self.uploads}:
+                own, asked = ", ".join(self.uploads) or "nothing", ", ".join(sorted(kinds))
+                found.append(f"upload: {own} may leave this node (uploads), asked for {asked}")
         for model in models_of(request).values():
-            found += self._of_model(model)
-        return list(dict.fromkeys(found))
+            pairs += [
+                ("rank", model.spec.r, self.max_rank, "max-rank"),
+                ("num_experts", model.spec.num_experts, self.max_experts, "max-experts"),
+                ("candidates", len(model.candidates), self.max_experts, "max-experts"),
+                ("anchors", model.spec.anchors, self.max_batch, "max-batch"),
+            ]
+        return list(dict.fromkeys([*found, *_beyond(pairs)]))
 
     def labels_fault(self, labels: tuple[str, ...]) -> str:
         """Why the labels of the node's rows must not leave; empty if they may."""
@@ -185,30 +200,6 @@ class NodePolicy(Section):
     def _may_read(self, path: Path) -> bool:
         wanted = path.expanduser().resolve()
         return any(wanted.is_relative_to(folder.expanduser().resolve()) for folder in self.data_folders)
-
-    def _of_model(self, model: ClientModel) -> Iterator[str]:
-        spec = model.spec
-        pairs = (
-            ("rank", spec.r, self.max_rank, "max-rank"),
-            ("num_experts", spec.num_experts, self.max_experts, "max-experts"),
-            ("candidates", len(model.candidates), self.max_experts, "max-experts"),
-            ("anchors", spec.anchors, self.max_batch, "max-batch"),
-        )
-        yield from _beyond(pairs)
-
-    def _of_task(self, task: ClientTask) -> Iterator[str]:
-        epochs = sum(stage.epochs for stage in task.stages)
-        yield from _beyond(
-            [
-                ("stages", len(task.stages), self.max_stages, "max-stages"),
-                ("epochs", epochs, self.max_epochs, "max-epochs, together"),
-                ("round", task.round, self.max_rounds, "max-rounds"),
-            ]
-        )
-        kinds = {_kind(name) for name in task.upload} - {*self.uploads}
-        if kinds:
-            own, asked = ", ".join(self.uploads) or "nothing", ", ".join(sorted(kinds))
-            yield f"upload: {own} may leave this node (uploads), asked for {asked}"
 
 
 def _beyond(values: Iterable[tuple[str, int, int, str]]) -> Iterator[str]:

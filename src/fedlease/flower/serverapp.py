@@ -48,8 +48,13 @@ def server_app(
 
             receivers = [Terminal(Console(), models_here=False)]
         try:
-            out, made = _read(dict(context.run_config), settings or settings_of, folder)
-            FedLeaseStrategy(made, out, receivers).start(grid)
+            run = dict(context.run_config)
+            if not run.get("out"):
+                raise ConfigError("out: the run configuration must name a folder, for example out='runs/first'")
+            if folder is not None and run.get("config"):
+                run["config"] = str(folder / str(run["config"]))
+            made = (settings or settings_of)(run)
+            FedLeaseStrategy(made, Path(str(run["out"])), receivers).start(grid)
         except FedLeaseError as error:
             # One line each, before the traceback that Flower prints of everything.
             for line in str(error).splitlines():
@@ -57,16 +62,6 @@ def server_app(
             raise
 
     return app
-
-
-def _read(
-    run: dict[str, Any], settings: Callable[[Mapping[str, Any]], Settings], folder: Path | None
-) -> tuple[Path, Settings]:
-    if not run.get("out"):
-        raise ConfigError("out: the run configuration must name a folder, for example out='runs/first'")
-    if folder is not None and run.get("config"):
-        run["config"] = str(folder / str(run["config"]))
-    return Path(str(run["out"])), settings(run)
 
 
 def settings_of(run: Mapping[str, Any]) -> Settings:

@@ -18,7 +18,7 @@ from fedlease.data.federation import ClientCard
 from fedlease.data.labels import one_label_notes
 from fedlease.errors import ConfigError, RunFolderError, within_limits
 from fedlease.flower.connection import Connection
-from fedlease.flower.messages import Hello
+from fedlease.flower.messages import Envelope
 from fedlease.flower.transport import Checked, FlowerTransport
 from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
@@ -182,7 +182,7 @@ class FedLeaseStrategy(Strategy):
         flower = settings.flower
         connection = Connection(
             grid,
-            Hello(run, __version__, settings.model_dump_json(), base),
+            Envelope(run, __version__, settings.model_dump_json(), base),
             flower.deadline,
             flower.wait,
             flower.max_labels,

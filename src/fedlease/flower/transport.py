@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Message
@@ -12,7 +12,7 @@ from fedlease.core.types import ClientId, ClientModel, Tensors
 from fedlease.data.federation import ClientCard
 from fedlease.flower.bounds import SHARE, TEXT, shown
 from fedlease.flower.connection import ESCAPED, Connection, NoReply, Size, read, replies_to
-from fedlease.flower.messages import Envelope, Lacking, Unusable
+from fedlease.flower.messages import Lacking, Unusable
 from fedlease.flower.validation import SAMPLE_KEYS, scores_fault, update_fault
 from fedlease.flower.wire import Packed, Shared, pack
 from fedlease.server.transport import Traffic, Transport
@@ -51,12 +51,12 @@ class FlowerTransport:
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
         """All at once; replies in the order of the requests, when the last is there or the deadline is over."""
-        arrays, shared = self.connection.arrays, Shared()
-        packed = {c: pack(self.envelope(r), arrays.get(c, NONE), shared) for c, r in requests.items()}
+        arrays, hello, shared = self.connection.arrays, self.connection.hello, Shared()
+        packed = {c: pack(replace(hello, request=r), arrays.get(c, NONE), shared) for c, r in requests.items()}
         replies = self._exchange(requests, packed)
         # A node that was restarted, or that replies from another process than before, gets everything.
         lacking = [client for client, reply in replies.items() if isinstance(reply, Lacking)]
-        whole = {client: pack(self.envelope(requests[client]), NONE, shared) for client in lacking}
+        whole = {client: pack(replace(hello, request=requests[client]), NONE, shared) for client in lacking}
         packed |= whole
         replies |= self._exchange(requests, whole)
         for client, request in requests.items():
@@ -72,11 +72,6 @@ class FlowerTransport:
             replies[client] = reply
         # Only now: the server may take no more of them, and all have travelled.
         yield from ((client, replies[client]) for client in requests)
-
-    def envelope(self, request: Request) -> Envelope:
-        """A request as it travels."""
-        hello = self.connection.hello
-        return Envelope(hello.run, hello.settings, hello.base, request)
 
     def _exchange(self, requests: Mapping[ClientId, Request], packed: Mapping[ClientId, Packed]) -> dict[ClientId, Any]:
         """Client -> its reply, unchecked, or why there is none."""

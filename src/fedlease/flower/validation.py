@@ -18,7 +18,7 @@ from fedlease.data.reading.examples import client_id_fault
 from fedlease.errors import UpdateRefusedError
 from fedlease.flower import bounds
 from fedlease.flower.bounds import NOTHING, SHARE, WHOLE, Rule, broken, count, guarded, line, number
-from fedlease.flower.messages import Envelope, Hello
+from fedlease.flower.messages import Envelope
 from fedlease.tasks.base import Task
 
 __all__ = ["SAMPLE_KEYS", "card_fault", "form_fault", "models_of", "scores_fault", "update_fault"]
@@ -52,12 +52,13 @@ def models_of(request: Request) -> dict[str, ClientModel]:
 @guarded
 def form_fault(message: Any) -> str:
     """Why a message is not one that a server sends."""
-    if isinstance(message, Hello):
-        return broken(message, {"run": LINE, "version": LINE, "base": LINE})
     if not isinstance(message, Envelope):
         return f"a node is not asked for a {type(message).__name__}"
     request = message.request
-    fault = broken(message, {"run": LINE, "base": LINE}) or broken(request, OF_REQUESTS)
+    fault = broken(message, {"run": LINE, "version": LINE, "base": LINE})
+    if fault or request is None:
+        return fault
+    fault = broken(request, OF_REQUESTS)
     if not fault and isinstance(request, Train):
         fault = broken(request, {"step": WHOLE}) or _task_form(request.task)
     return fault or next((fault for model in models_of(request).values() if (fault := _spec_fault(model.spec))), "")

@@ -19,8 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
@@ -96,7 +95,12 @@ def ask(worker: Worker, content: RecordDict, context: Context) -> RecordDict:
         PermissionError: the folder of sockets is not this user's alone.
         RuntimeError: the process could not be started, ended before it replied, or raised an error.
     """
-    with _connected(worker) as connection:
+    place = worker.place()
+    with place.with_suffix(".lock").open("w") as lock:
+        # Two messages at once must not start two processes.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection = _connect(place) or _start(worker, place)
+    with connection:
         node = {"run_id": context.run_id, "node_id": context.node_id, "node_config": dict(context.node_config)}
         try:
             _send(connection, node, content, context.state)
@@ -107,17 +111,6 @@ def ask(worker: Worker, content: RecordDict, context: Context) -> RecordDict:
         raise RuntimeError(header["error"])
     reply, context.state = records
     return reply
-
-
-@contextmanager
-def _connected(worker: Worker) -> Iterator[Connection]:
-    place = worker.place()
-    with place.with_suffix(".lock").open("w") as lock:
-        # Two messages at once must not start two processes.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        connection = _connect(place) or _start(worker, place)
-    with connection:
-        yield connection
 
 
 def _connect(place: Path) -> Connection | None:
@@ -136,8 +129,10 @@ def _connect(place: Path) -> Connection | None:
 def _start(worker: Worker, place: Path) -> Connection:
     place.unlink(missing_ok=True)
     command = [sys.executable, "-m", "fedlease.flower.worker_process", str(place), json.dumps(asdict(worker))]
+    # The package may have been found on a path that this process added.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     # In the session of the SuperNode, so that Ctrl-C reaches it, and with its terminal for what it logs.
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=_environment())
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
     _started.append(process)
     until = time.monotonic() + START
     while time.monotonic() < until:
@@ -149,11 +144,6 @@ def _start(worker: Worker, place: Path) -> Connection:
         time.sleep(0.05)
     process.kill()
     raise RuntimeError(f"the process of this node did not listen within {START:g} s")
-
-
-def _environment() -> dict[str, str]:
-    # The package may have been found on a path that this process added.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def _send(connection: Connection, header: dict[str, Any], *records: RecordDict) -> None:
