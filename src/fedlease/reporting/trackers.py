@@ -19,6 +19,9 @@ LONGEST = 300
 """Characters of a library's own message that are shown."""
 
 
+MEANS = ("mean", "weighted_mean", "own_expert_mean", "majority_mean", "bare_base_mean")
+
+
 class Tracker(Protocol):
     """A listener that holds something open."""
 
@@ -98,15 +101,12 @@ def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
         yield f"{event.method}/num_experts", event.allocation.num_experts, 0
     elif isinstance(event, MethodFinished):
         summary = event.summary
-        for key in ("mean", "weighted_mean", "own_expert_mean", "majority_mean", "bare_base_mean"):
-            if summary.get(key) is not None:
-                yield f"{event.method}/final/{key}", summary[key], 0
+        for key, value in summary.items():
+            if is_further_mean(key, value) or (key in MEANS and value is not None):
+                yield f"{event.method}/final/{key}", value, 0
         yield f"{event.method}/final/clients", summary["num_clients"], 0
         for key, count in summary["means_over"].items():
             yield f"{event.method}/final/clients_in/{key}", count, 0
-        for key, value in summary.items():
-            if is_further_mean(key, value):
-                yield f"{event.method}/final/{key}", value, 0
         for task, value in summary["per_task"].items():
             yield f"{event.method}/final/task/{task}", value, 0
         for client, modules in summary["expert_usage"].items():
