@@ -33,13 +33,7 @@ from fedlease.server.transport import Channel, Traffic
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import new_identity, read_environment
 from fedlease.storage.rounds import read_rounds
-from fedlease.storage.run_folder import (
-    changed_settings,
-    read_clients,
-    read_settings,
-    run_lock,
-    start_run,
-)
+from fedlease.storage.run_folder import changed_settings, read_clients, read_settings, run_lock, start_run
 from fedlease.storage.summary import contents_of
 from fedlease.tasks.base import Task
 

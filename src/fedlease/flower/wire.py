@@ -18,14 +18,7 @@ from torch import Tensor
 
 from fedlease.core.codec import CodecError, decode, encode
 
-__all__ = [
-    "Packed",
-    "RecordError",
-    "Shared",
-    "fingerprint_of",
-    "pack",
-    "unpack",
-]
+__all__ = ["Packed", "RecordError", "Shared", "fingerprint_of", "pack", "unpack"]
 
 RECORD, ARRAYS, TREE = "fedlease", "arrays", "tree"
 MAX_TREE = 8 * 2**20

@@ -14,13 +14,7 @@ from fedlease.server.participation import Participation
 from fedlease.server.schedule import AllReplies, Schedule
 from fedlease.server.transport import Channel
 
-__all__ = [
-    "CheckReport",
-    "MethodEstimate",
-    "adapter_parameters",
-    "estimate_method",
-    "router_parameters",
-]
+__all__ = ["CheckReport", "MethodEstimate", "adapter_parameters", "estimate_method", "router_parameters"]
 
 ASSUMED_EXPERTS = 4
 """M is only known after the warm-up; estimates take this many, or fewer where there are fewer clients."""

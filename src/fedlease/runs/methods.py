@@ -11,15 +11,7 @@ from fedlease.errors import within_limits
 from fedlease.methods.head import Head
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.open import Loaded, build_method, participation_of
-from fedlease.server.events import (
-    Allocated,
-    Event,
-    Listener,
-    MethodFinished,
-    RunFinished,
-    RunStarted,
-    StepStarted,
-)
+from fedlease.server.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted, StepStarted
 from fedlease.server.loop import RoundLoop
 from fedlease.server.schedule import make_schedule
 from fedlease.server.scoring import summarise
