@@ -149,7 +149,7 @@ def test_every_method_has_a_folder_and_no_client_has_anothers(run: Path) -> None
     found = sorted(path.relative_to(run / "state") for path in (run / "state").glob("*/*/model/*"))
     assert {path.name for path in found} == {"fedlease", "fedit"} and len(found) == 8
     for path in found:
-        assert OpenRun(run / "state" / path).only_client() == path.parts[1]
+        assert list(OpenRun(run / "state" / path).clients) == [path.parts[1]]
 
 
 def test_a_damaged_model_is_refused(run: Path, tmp_path: Path) -> None:

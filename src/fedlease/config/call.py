@@ -13,8 +13,8 @@ __all__ = ["settings_of_call"]
 
 TAKES = "the name of a preset, a YAML file, settings by their dotted names, or fedlease.Settings"
 ROWS = "rows are given by a path, as in fedlease.run({'data.path': 'my-federation'})"
-PLAIN = (str, int, float, PurePath, type(None))
-"""What settings are made of, in groups and lists."""
+PLAIN = (str, int, float, PurePath, type(None), Mapping, list, tuple)
+"""What settings are made of; rows as lists of mappings are left to their rules, which name the key."""
 
 
 def settings_of_call(config: object, overrides: Mapping[str, Any]) -> Settings:
@@ -49,11 +49,8 @@ def _odd(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _odd(value, f"{prefix}{key}.")
         else:
-            found = next((v for v in (value if isinstance(value, list | tuple) else [value]) if not _plain(v)), None)
+            found = next(
+                (v for v in (value if isinstance(value, list | tuple) else [value]) if not isinstance(v, PLAIN)), None
+            )
             if found is not None:
                 yield f"{prefix}{key} holds a {type(found).__name__}"
-
-
-def _plain(value: object) -> bool:
-    # Rows as lists of mappings are left to the rules of the settings, which name the key.
-    return isinstance(value, (*PLAIN, Mapping, list, tuple))

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fedlease.config.choices import QUANTISATION_DEVICES
-from fedlease.config.layers import merge
 from fedlease.config.sections import Section
 from fedlease.config.tables import known_sources, known_tasks
 
@@ -20,10 +19,17 @@ def give_way(preset: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, An
         preset: nested, as its file has it; empty where there is none.
         mine: what the user says, nested.
     """
-    layers = _room_for_own_rows(preset, mine)
-    layers = _one_task(layers, mine, str(preset.get("task", "classification")))
-    layers = _without_what_the_source_ignores(layers, mine)
-    return _quantised_where_possible(_baselines_beside(layers, mine), mine)
+    layers = dict(preset)
+    _make_room_for_own_rows(layers, mine)
+    _agree_on_task(layers, mine, str(preset.get("task", "classification")))
+    _drop_what_the_source_ignores(layers, mine)
+    if baselines := layers.get("baselines"):
+        layers["baselines"] = [name for name in baselines if name != mine.get("method")]
+    # A base in 8 or 4 bits is not quantised on a device that cannot do it.
+    device, quantisation = str(mine.get("device", "auto")).split(":")[0], _group(layers, "base").get("quantisation")
+    if quantisation is not None and device not in ("auto", *QUANTISATION_DEVICES.get(quantisation, ())):
+        layers["base"] = {**layers["base"], "quantisation": "none"}
+    return layers
 
 
 def as_stated(settings: S, mine: Mapping[str, Any]) -> S:
@@ -41,71 +47,47 @@ def is_stated(settings: Section, key: str) -> bool:
     return is_stated(getattr(settings, name), rest) if rest else name in settings.model_fields_set
 
 
-def _room_for_own_rows(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+def _make_room_for_own_rows(layers: dict[str, Any], mine: Mapping[str, Any]) -> None:
     """Own rows take the place of those that a preset brings."""
     own, given = _group(mine, "data"), _group(layers, "data")
     if own.get("path") is None or own.get("source", "folder") != "folder":
-        return dict(layers)
+        return
+    source = known_sources().get(given.get("source", "folder"))
     if given.get("source") == "quickstart":
         # Its row counts and lengths are made for its own corpora.
-        return {**layers, "data": {"source": "folder"}}
-    source = known_sources().get(given.get("source", "folder"))
-    if source is not None and source.path == "not read":
-        return {**layers, "data": {**given, "source": "folder"}}
-    return dict(layers)
+        layers["data"] = {"source": "folder"}
+    elif source is not None and source.path == "not read":
+        layers["data"] = {**given, "source": "folder"}
 
 
-def _one_task(layers: Mapping[str, Any], mine: Mapping[str, Any], made_for: str) -> dict[str, Any]:
+def _agree_on_task(layers: dict[str, Any], mine: Mapping[str, Any], made_for: str) -> None:
     """Source and model follow the user's task, and the task follows the user's source.
 
-    Args:
-        layers: the preset's.
-        mine: the user's.
-        made_for: the preset's task.
+    ``made_for`` is the preset's task.
     """
-    changed = dict(layers)
     own, given = _group(mine, "data"), _group(layers, "data")
     source = own.get("source", given.get("source", "folder"))
     task = mine.get("task", layers.get("task", made_for))
     sources, tasks = known_sources(), known_tasks()
     if not isinstance(task, str) or task not in tasks:
-        return changed
+        return
     if isinstance(source, str) and source in sources and tasks[task].rows not in sources[source].rows:
         if "task" not in mine and "source" in own:
-            task = changed["task"] = next(name for name in tasks if tasks[name].rows in sources[source].rows)
+            task = layers["task"] = next(name for name in tasks if tasks[name].rows in sources[source].rows)
         elif "task" in mine and "source" not in own and own.get("path") is not None:
-            changed["data"] = {**given, "source": "folder"}
+            layers["data"] = {**given, "source": "folder"}
     if task != made_for and tasks[task].default_model is not None and layers.get("model") != "tiny-random":
-        changed["model"] = tasks[task].default_model
-    return changed
+        layers["model"] = tasks[task].default_model
 
 
-def _without_what_the_source_ignores(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_what_the_source_ignores(layers: dict[str, Any], mine: Mapping[str, Any]) -> None:
     """A preset's ways of dealing rows go where the source that the user chose has none of them."""
     given = _group(layers, "data")
     source = known_sources().get(str(_group(mine, "data").get("source", given.get("source", "folder"))))
     ignored = {"partition": "partitions", "share_rows": "shares", "labels": "labels"}
     dropped = {key for key, fact in ignored.items() if source is not None and not getattr(source, fact)}
-    return {**layers, "data": {k: v for k, v in given.items() if k not in dropped}} if given else dict(layers)
-
-
-def _baselines_beside(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's baselines are those that are not the user's method itself."""
-    baselines = layers.get("baselines", ())
-    return (
-        {**layers, "baselines": [name for name in baselines if name != mine.get("method")]}
-        if baselines
-        else dict(layers)
-    )
-
-
-def _quantised_where_possible(layers: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's base in 8 or 4 bits is not quantised on a device of the user's that cannot do it."""
-    device, quantisation = mine.get("device"), _group(layers, "base").get("quantisation")
-    if not isinstance(device, str) or device == "auto" or quantisation is None:
-        return dict(layers)
-    able = device.split(":")[0] in QUANTISATION_DEVICES.get(quantisation, ())
-    return dict(layers) if able else merge(layers, {"base": {"quantisation": "none"}})
+    if given:
+        layers["data"] = {key: value for key, value in given.items() if key not in dropped}
 
 
 def _group(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -67,7 +67,7 @@ def weigh(
     args: Sequence[Any] = (),
 ) -> None:
     """Sets how much of expert 1 every input gets: blend x max(0, cos to the anchors, mean); see :func:`represent`."""
-    # Alone, or restricted (also by ``represent`` itself): nothing is weighed.
+    # Restricted (also by ``represent`` itself): nothing is weighed.
     if config.mixer != "instance" or any(layer.fedlease_restricted[adapter_name] for layer in layers):
         return
     shares = None

@@ -26,7 +26,6 @@ __all__ = [
     "changed_settings",
     "check_no_run",
     "method_files",
-    "method_folder",
     "read_clients",
     "read_settings",
     "run_lock",
@@ -131,13 +130,8 @@ def start_run(
         raise RunFolderError(f"out: {out} cannot be written: {error}; make room or choose another --out") from error
 
 
-def method_folder(out: Path, settings: Settings, method: str) -> Path:
-    """The run folder itself for the main method, ``baselines/<method>`` for the others."""
-    return out if method == settings.method else out / "baselines" / method
-
-
 def method_files(out: Path, settings: Settings, method: str) -> RunFiles:
-    """The files in :func:`method_folder`."""
+    """The files of a method: in the run folder itself for the main one, in ``baselines/<method>`` for the others."""
     return RunFiles(out, "" if method == settings.method else f"baselines/{method}")
 
 

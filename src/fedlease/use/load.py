@@ -58,7 +58,10 @@ def load(
     if device is None and (quantisation == "none" or "cpu" in QUANTISATION_DEVICES[quantisation]):
         device = "cpu"
     run = OpenRun(run_folder, method, device=device, dtype=_type_name(dtype))
-    client = run.only_client() if client is None else client
+    if client is None:
+        client, *others = run.clients
+        if others:
+            raise ConfigError(f"client: name one, the run has {sorted(run.clients)}")
     labels = run.client(client).labels
     with run.fitting(client):
         model = run.model(client)

@@ -32,7 +32,6 @@ from fedlease.storage.newcomers import Newcomer, newcomer_model, read_newcomers
 from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles
 from fedlease.storage.run_folder import (
     method_files,
-    method_folder,
     read_clients,
     read_settings,
 )
@@ -103,12 +102,11 @@ class OpenRun:
             client: KnownClient(client, known.task, tuple(known.labels), known.pairs, client in newcomers)
             for client, known in sorted(everyone.items())
         }
-        saved = self._own_model() or Checkpoint(method_folder(self.out, self.settings, self.method)).load()
+        saved = self._own_model() or Checkpoint(method_files(self.out, self.settings, self.method).folder).load()
         if saved is None:
             raise RunFolderError(f"{self.out}: {self.method} has not completed a step yet, there is nothing to load")
         self.saved = saved
         self.device = torch.device(usable_device(device) if device else self._device_of_run())
-        self._private = saved.private
 
     def client(self, client: ClientId) -> KnownClient:
         """One client.
@@ -119,16 +117,6 @@ class OpenRun:
         if client not in self.clients:
             raise ConfigError(f"client: the run has {sorted(self.clients)}, received {client!r}")
         return self.clients[client]
-
-    def only_client(self) -> ClientId:
-        """The client of a folder that has one.
-
-        Raises:
-            ConfigError: it has several; the message lists them.
-        """
-        if len(self.clients) != 1:
-            raise ConfigError(f"client: name one, the run has {sorted(self.clients)}")
-        return next(iter(self.clients))
 
     @property
     def threads(self) -> int:
@@ -185,7 +173,7 @@ class OpenRun:
         """
         if self.client(client).newcomer:
             return newcomer_model(self.out, client)
-        if is_elsewhere(self._private.get(client, {})):
+        if is_elsewhere(self.saved.private.get(client, {})):
             raise RunFolderError(
                 f"{self.out}: client {client!r} has a piece of its model (such as its head) on its own machine, so it "
                 "cannot be put together here"
@@ -194,7 +182,7 @@ class OpenRun:
             return self.saved.state
         model = self.received(client)
         with self.fitting(client):
-            private = Private(self._private.get(client, {}))
+            private = Private(self.saved.private.get(client, {}))
             return replace(model, tensors=private.overlay(model.spec, model.tensors))
 
     def received(self, client: ClientId) -> ClientModel:

@@ -12,7 +12,7 @@ from fedlease.storage.allocation import read_allocation
 from fedlease.storage.environment import read_environment
 from fedlease.storage.newcomers import read_newcomers
 from fedlease.storage.rounds import Line, read_rounds
-from fedlease.storage.run_folder import method_files, method_folder, read_clients, read_settings
+from fedlease.storage.run_folder import method_files, read_clients, read_settings
 from fedlease.storage.summary import Summary, read_summary
 
 __all__ = ["read_run"]
@@ -50,7 +50,7 @@ def read_run(out: Path) -> RunData:
 
 
 def _read_method(out: Path, name: str, settings: Settings) -> MethodRun:
-    steps = tuple(read_rounds(method_folder(out, settings, name)))
+    steps = tuple(read_rounds(method_files(out, settings, name).folder))
     summary = read_summary(method_files(out, settings, name))
     return MethodRun(name, steps, summary, _points(steps, summary, settings))
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import traceback
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -76,7 +76,7 @@ def make_app(run: OpenRun, limits: Limits = Limits(), hosts: Collection[str] | N
     app.state.batcher = batcher
     if hosts is not None:
         app.add_middleware(_OnlyHosts, hosts=frozenset(hosts))
-    requests = _InProgress()
+    in_progress: set[Request] = set()
 
     @app.get("/health", summary="Whether the server runs, and which run it serves.")
     async def health() -> dict[str, str | int]:
@@ -102,7 +102,11 @@ def make_app(run: OpenRun, limits: Limits = Limits(), hosts: Collection[str] | N
         try:
             check_content_type(request.headers.items())
             body = await _body(request, limits.max_body_bytes)
-            with requests.one():
+            with contextlib.ExitStack() as stack:
+                in_progress.add(request)
+                stack.callback(in_progress.discard, request)
+                if len(in_progress) > MAX_REQUESTS:
+                    raise Refusal(503, "too many requests at a time", {"Retry-After": "1"})
                 asked, several = read_requests(body, limits.max_rows)
                 places = [f"requests.{i}." if several else "" for i in range(len(asked))]
                 rows = [row for one, place in zip(asked, places, strict=True) for row in rows_of(run, one, place)]
@@ -145,24 +149,6 @@ def import_packages() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingPackageError("fastapi", "fedlease serve", "pip install 'fedlease[serve]'") from error
-
-
-class _InProgress:
-    """Counts the requests that are being answered."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """One request more while it is open; a :class:`Refusal` where that is too many."""
-        self.number += 1
-        try:
-            if self.number > MAX_REQUESTS:
-                raise Refusal(503, "too many requests at a time", {"Retry-After": "1"})
-            yield
-        finally:
-            self.number -= 1
 
 
 async def _body(request: "Request", limit: int) -> bytes:
