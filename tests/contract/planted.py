@@ -39,13 +39,12 @@ def train(client: str, task: ClientTask, rows: int, seed: int = 0) -> ClientUpda
     """Stands for local training: moves every trainable tensor in a direction of the client's group, plus noise."""
     group = client[0]
     moved: dict[str, torch.Tensor] = {}
-    for name in sorted(task.upload):
-        start = task.model.tensors[name]
+    for name, start in task.expected.items():
         direction = torch.randn(start.shape, generator=generator(seed, "direction", group, name.rsplit("/", 1)[0]))
         noise = torch.randn(start.shape, generator=generator(seed, "noise", client, task.round, name))
         moved[name] = start + direction + 0.05 * noise
     # The groups choose different candidates, where there are any.
-    choice = (ord(group) - ord("a")) % len(task.model.candidates) if task.model.candidates else None
+    choice = (ord(group) - ord("a")) % len(task.model.candidates) if task.model.candidates and not task.halves else None
     return ClientUpdate(client, task.phase, task.round, rows, moved, choice, metrics={"loss": 0.5})
 
 

@@ -14,10 +14,14 @@ from fedlease.methods.head import Head, with_head
 
 @dataclass(frozen=True)
 class Row:
-    """What a method uploads, as kinds of tensors, whether it warms up, and its variants."""
+    """What a method uploads, as kinds of tensors, whether it warms up, and its variants.
+
+    One with ``at_most`` may leave passes of the budget unused, and clients sit rounds out after a longer warm-up.
+    """
 
     uploads: str
     warms_up: bool = False
+    at_most: bool = False
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -40,6 +44,9 @@ TABLE = {
             "router-own": {"router_start": "own"},
             "trimmed": {"average": "trimmed", "trim": 0.25},
         },
+    ),
+    "fedlease-plus": Row(
+        "AB", warms_up=True, at_most=True, variants={"routed": {"routing": "top-m", "unlike": "place"}}
     ),
     "fedsa-lora": Row("A"),
     "fedtreelora": Row(

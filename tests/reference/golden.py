@@ -85,6 +85,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform": {"weights": "uniform", "baselines": ["fedit", "fedalt", "fedtreelora"]},
     "complete": {"linkage": "complete"},
     "single": {"linkage": "single"},
+    "plus": {"method": "fedlease-plus", "data.train_rows": 20, "rounds": 4},
     "guard": {"min_silhouette": 0.05},
     "sampled": {
         "clients_per_round": 3,

@@ -11,7 +11,12 @@ ROWS = [[5, 6, 7], [], [9, 2**31 - 1]]
 def test_packed_rows_read_like_the_lists_they_were_made_of_and_take_four_bytes_a_token() -> None:
     packed = Packed.of(ROWS)
     assert [packed[row] for row in range(3)] == ROWS and packed[-1] == ROWS[-1]
-    assert (len(packed), packed.tokens.nbytes, len(packed.first(2)), packed.first(2)[0]) == (3, 5 * 4, 2, ROWS[0])
+    assert (len(packed), packed.tokens.nbytes, len(packed.take(range(2))), packed.take(range(2))[0]) == (
+        3,
+        5 * 4,
+        2,
+        ROWS[0],
+    )
     with pytest.raises(IndexError):
         packed[3]
     with pytest.raises(OverflowError):

@@ -51,7 +51,7 @@ class WorkCache:
         if self.start is None or not begins_with(self.start, task, tensors):
             return None
         stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
-        return digest(f"{self.score_key(client, task.model, tensors)} {task.round} {stages}".encode())
+        return digest(f"{self.score_key(client, task.model, tensors)} {task.round} {stages} {task.halves}".encode())
 
     def score_key(self, client: ClientId, model: ClientModel, tensors: Tensors) -> str:
         """Names the scoring of a client's model by 64 hexadecimal digits."""

@@ -101,7 +101,9 @@ class TrainsTasks(Protocol):
     resident: ResidentModel
     optimiser: Optimiser
 
-    def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
+    def train(
+        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: int = 0
+    ) -> LocalResult:
         """See :meth:`Trainer.train`."""
 
 
@@ -117,7 +119,9 @@ class Trainer:
     resident: ResidentModel
     optimiser: Optimiser
 
-    def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
+    def train(
+        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: int = 0
+    ) -> LocalResult:
         """Trains the stages of a task; the task's model and the client's private tensors are loaded before.
 
         Args:
@@ -125,6 +129,7 @@ class Trainer:
             task: what to train and what to upload.
             rows: the client's train rows, tokenised.
             on_batch: called after every step.
+            half: which half of the client's rows these are; it draws its own batches and dropout.
 
         Raises:
             UpdateRefusedError: the loss is NaN or infinite, or no gradient reached anything. Nothing of this task may
@@ -132,9 +137,11 @@ class Trainer:
             ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
         """
         with self.resident.repeatable():
-            return self._train(client, task, rows, on_batch)
+            return self._train(client, task, rows, on_batch, half)
 
-    def _train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None) -> LocalResult:
+    def _train(
+        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None, half: int
+    ) -> LocalResult:
         resident, seed = self.resident, self.optimiser.seed
         torch.set_num_threads(self.optimiser.threads)
         started = time.perf_counter()
@@ -144,8 +151,9 @@ class Trainer:
             for number, stage in enumerate(task.stages):
                 parameters = resident.train_only(stage.trainable)
                 resident.restrict(stage.experts)
-                torch.manual_seed(derive(seed, "dropout", client, task.round, number))
-                share = Share(rows, generator(seed, "batches", client, task.round, number), parameters)
+                draw: tuple[str | int, ...] = (client, task.round, number, *([half] if half else []))
+                torch.manual_seed(derive(seed, "dropout", *draw))
+                share = Share(rows, generator(seed, "batches", *draw), parameters)
                 loss = self.fit({client: share}, stage.epochs, progress)[client]
         finally:
             resident.at_rest()

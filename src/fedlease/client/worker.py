@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fedlease.client.cache import WorkCache
+from fedlease.client.halves import train_halves
 from fedlease.client.messages import (
     FinalScores,
     Finish,
@@ -93,17 +94,20 @@ class ClientWorker:
         self._resident.load(model, self.client.num_labels, tensors)
         return choice
 
-    def received(self, model: ClientModel) -> tuple[Tensors, int | None]:
-        """A model's tensors with the private ones laid over, and the index of the candidate with the lowest loss on the
-        client's train rows, whose tensors are among them."""
+    def received(self, model: ClientModel, *, halves: bool = False, refit: bool = False) -> tuple[Tensors, int | None]:
+        """A model's tensors with the private ones laid over, and the index of the candidate that fits the rows
+        best, whose tensors are among them.
+
+        The candidates of a task on halves are not chosen from.
+        """
         tensors = self.private.overlay(model.spec, model.tensors)
-        if not model.candidates:
+        if not model.candidates or halves:
             return tensors, None
-        losses = []
+        task, losses = self._resident.task, []
+        loss = task.refitted_loss if refit else task.mean_loss
         for candidate in model.candidates:
             self._resident.load(model, self.client.num_labels, {**tensors, **candidate})
-            threads = self.trainer.optimiser.threads
-            losses.append(self._resident.task.mean_loss(self._resident, self.client.train, threads))
+            losses.append(loss(self._resident, self.client.train, self.trainer.optimiser.threads))
         choice = losses.index(min(losses))
         return {**tensors, **model.candidates[choice]}, choice
 
@@ -118,7 +122,7 @@ class ClientWorker:
     def _train(self, request: Train) -> Trained:
         task, client = request.task, self.client
         begun = time.perf_counter()
-        tensors, choice = self.received(task.model)
+        tensors, choice = self.received(task.model, halves=task.halves, refit=task.refit)
         key = self.cache.step_key(client.data.id, task, tensors)
         known = self.cache.get(key, LocalResult)
         if known is None:
@@ -129,13 +133,24 @@ class ClientWorker:
             score = measured.metrics[self._resident.task.metric]
         scored = time.perf_counter() - begun
         if known is None:
-            result = self.trainer.train(client.data.id, task, client.train, self.on_batch)
+            result = self._trained(task)
             self.cache.put(key, result)
         else:
             result = _as_asked(known, task)
         self.private = self.private.trained(request.step, task.model.spec, result.private)
         update = replace(result.update, choice=choice)
         return Trained(update, score, result.steps, result.seconds, scored, known is not None)
+
+    def _trained(self, task: ClientTask) -> LocalResult:
+        """Trains a task; its model is loaded, and loaded again where halves are trained apart."""
+        client = self.client
+        if not task.halves:
+            return self.trainer.train(client.data.id, task, client.train, self.on_batch)
+
+        def load(tensors: Tensors) -> None:
+            self._resident.load(task.model, client.num_labels, tensors)
+
+        return train_halves(self.trainer, load, client.data.id, task, client.train, self.on_batch)
 
     def _finish(self, request: Finish) -> FinalScores:
         """The final scores, by the evaluation contract."""
@@ -182,6 +197,8 @@ class ClientWorker:
 
 def _as_asked(known: LocalResult, task: ClientTask) -> LocalResult:
     """Another method's result, divided into upload and private tensors as this task asks."""
+    if task.halves:
+        return known
     tensors = {**known.update.tensors, **known.private}
     loss = known.update.metrics["loss"]
     return local_result(known.update.client, task, known.update.num_examples, tensors, loss, known.steps, known.seconds)

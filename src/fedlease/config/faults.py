@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedlease.config.tables import known_sources
 from fedlease.core.wording import printable
+from fedlease.methods.fedlease_plus import PLUS
 from fedlease.methods.registry import known_methods
 
 __all__ = ["cross_faults", "nearest", "not_installed", "sentences", "setting_names"]
@@ -98,22 +99,40 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
         faults.append(f"data.path: is required when data.source is {source!r}: the folder or file that holds your rows")
     if read == "not read" and path is not None:
         faults.append(f"data.path: is not read when data.source is {source!r}; leave one of them out")
-    variant = raw.get("fedlease", {})
-    if isinstance(variant, Mapping):
-        grouping, given = variant.get("grouping", "clusters"), variant.get("assignment")
-        if grouping == "random" and variant.get("num_experts") is None:
-            faults.append("fedlease.num_experts: is required when fedlease.grouping is 'random'")
-        if grouping in ("clients", "given") and variant.get("num_experts") is not None:
-            faults.append(f"fedlease.num_experts: is not read when fedlease.grouping is {grouping!r}; leave it out")
-        if grouping == "given" and given is None:
-            faults.append("fedlease.assignment: is required when fedlease.grouping is 'given': client -> group")
-        if grouping != "given" and given is not None:
-            faults.append(f"fedlease.assignment: is only read when fedlease.grouping is 'given', it is {grouping!r}")
-        if variant.get("reallocate") is not None and grouping != "clusters":
-            faults.append(f"fedlease.reallocate: needs fedlease.grouping = 'clusters', it is {grouping!r}")
+    for section, defaults in (("fedlease", {}), ("fedlease_plus", PLUS)):
+        faults += _variant_faults(section, defaults, raw)
     sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
     if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled >= 1:
         faults.append(f"min_clients: must be at most clients_per_round = {sampled}, received {needed}")
+    return faults
+
+
+def _variant_faults(section: str, defaults: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
+    """Rules between the settings of a variant of FedLEASE."""
+    faults = []
+    stated = raw.get(section, {})
+    if isinstance(stated, Mapping):
+        variant = {**defaults, **stated}
+        grouping, given = variant.get("grouping", "clusters"), variant.get("assignment")
+        if grouping == "random" and variant.get("num_experts") is None:
+            faults.append(f"{section}.num_experts: is required when {section}.grouping is 'random'")
+        if grouping in ("clients", "given") and variant.get("num_experts") is not None:
+            faults.append(f"{section}.num_experts: is not read when {section}.grouping is {grouping!r}; leave it out")
+        if grouping == "given" and given is None:
+            faults.append(f"{section}.assignment: is required when {section}.grouping is 'given': client -> group")
+        if grouping != "given" and given is not None:
+            faults.append(f"{section}.assignment: is only read when {section}.grouping is 'given', it is {grouping!r}")
+        if variant.get("reallocate") is not None and grouping != "clusters":
+            faults.append(f"{section}.reallocate: needs {section}.grouping = 'clusters', it is {grouping!r}")
+        if grouping == "similarity" and not variant.get("halves"):
+            faults.append(f"{section}.halves: must be true when {section}.grouping is 'similarity'")
+        if variant.get("halves") and variant.get("reallocate") is not None:
+            faults.append(f"{section}.reallocate: must be left out when {section}.halves is true, which group once")
+        run = section.replace("_", "-") in (raw.get("method"), *_names(raw.get("baselines")))
+        if run and variant.get("unsure") == "loss" and grouping == "similarity" and raw.get("head") == "shared":
+            faults.append(
+                f"{section}.unsure: must be 'alone' when head is 'shared', since labels differ, received 'loss'"
+            )
     return faults
 
 

@@ -19,9 +19,11 @@ from fedlease.core.choices import (
     Signal,
     TreeDistance,
     Unlike,
+    Unsure,
 )
+from fedlease.methods.fedlease_plus import PLUS
 
-__all__ = ["FedDPASettings", "FedLeaseSettings", "FedTreeLoRASettings", "IFCASettings"]
+__all__ = ["FedDPASettings", "FedLeasePlusSettings", "FedLeaseSettings", "FedTreeLoRASettings", "IFCASettings"]
 
 
 def _share_or_auto(value: Any) -> Any:
@@ -35,7 +37,17 @@ class FedLeaseSettings(Section):
     """Variants of FedLEASE, for ablations and trials; the defaults are the paper's method."""
 
     grouping: GroupingName = "clusters"
-    """``clusters`` (paper); ``clients``: one expert per client; ``random``: ``num_experts`` groups; ``given``."""
+    """``clusters`` (paper); ``similarity``: by what halves of a client's rows have in common with those of others
+    (ours, needs ``halves``); ``clients``: one expert per client; ``random``: ``num_experts`` groups; ``given``."""
+    halves: bool = False
+    """Every client warms up on two halves of its rows apart, with equal numbers of steps, so that it is known how much
+    of its B is its task. Ours."""
+    cut: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Under ``grouping: similarity``, clients with a corrected similarity above 1 - cut have one task."""
+    longer: Annotated[int, Field(ge=0)] = 0
+    """Further warm-ups, of E passes each, of a client that has not learnt its task yet; its rounds are fewer."""
+    unsure: Unsure = "alone"
+    """A client that never learnt its task: ``alone``, or with the expert of lowest ``loss`` on its rows."""
     num_experts: Positive | None = None
     """This M whatever the silhouettes say; None lets them choose."""
     assignment: dict[str, int] | None = None
@@ -71,6 +83,18 @@ class FedLeaseSettings(Section):
     """Late clients that are placed however unlike they are; may be given when a run is resumed over Flower."""
     reallocate: Positive | None = None
     """Clients are grouped again after every so many rounds; None groups once. Ours, on trial."""
+
+
+class FedLeasePlusSettings(FedLeaseSettings):
+    """FedLEASE with the first phase that we recommend. Its settings are those of ``fedlease``, with other defaults."""
+
+    halves: bool = PLUS["halves"]
+    grouping: GroupingName = PLUS["grouping"]
+    signal: Signal = PLUS["signal"]
+    longer: Annotated[int, Field(ge=0)] = PLUS["longer"]
+    unsure: Unsure = PLUS["unsure"]
+    average: Average = PLUS["average"]
+    routing: Routing = PLUS["routing"]
 
 
 class IFCASettings(Section):

@@ -11,7 +11,13 @@ from fedlease.config.choices import Dtype
 from fedlease.config.data import DataSettings
 from fedlease.config.faults import cross_faults, nearest, sentences, setting_names
 from fedlease.config.layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
-from fedlease.config.methods import FedDPASettings, FedLeaseSettings, FedTreeLoRASettings, IFCASettings
+from fedlease.config.methods import (
+    FedDPASettings,
+    FedLeasePlusSettings,
+    FedLeaseSettings,
+    FedTreeLoRASettings,
+    IFCASettings,
+)
 from fedlease.config.precedence import as_stated, give_way
 from fedlease.config.sections import (
     BaseSettings,
@@ -76,6 +82,8 @@ class Settings(Section):
     """How updates are weighted in a mean."""
     fedlease: FedLeaseSettings = FedLeaseSettings()
     """Variants of FedLEASE."""
+    fedlease_plus: FedLeasePlusSettings = FedLeasePlusSettings()
+    """FedLEASE with a first phase that knows how sure it is."""
     ifca: IFCASettings = IFCASettings()
     """IFCA."""
     feddpa: FedDPASettings = FedDPASettings()
@@ -105,7 +113,7 @@ class Settings(Section):
     def of_method(self, method: str) -> dict[str, Any]:
         """The settings of a method's own section; {} for a method without one."""
         sections = {"fedlease": self.fedlease, "ifca": self.ifca, "feddpa": self.feddpa}
-        section = {**sections, "fedtreelora": self.fedtreelora}.get(method)
+        section = {**sections, "fedtreelora": self.fedtreelora, "fedlease-plus": self.fedlease_plus}.get(method)
         return dict(section) if section is not None else {}
 
     def to_yaml(self) -> str:
@@ -113,7 +121,7 @@ class Settings(Section):
         return dump_yaml(self.model_dump(mode="json"))
 
 
-OF_A_CALL: Any = {"flower": True, "fedlease": {"admitted", "unlike"}}
+OF_A_CALL: Any = {"flower": True, "fedlease": {"admitted", "unlike"}, "fedlease_plus": {"admitted", "unlike"}}
 """Settings, as pydantic's ``exclude``, that are about a call and not about the run: another call may have others."""
 
 

@@ -14,6 +14,7 @@ from fedlease.core.types import AdapterSpec, ClientModel, TensorName, Tensors
 __all__ = [
     "a_matrices",
     "b_matrices",
+    "check_whole",
     "expert_tensors",
     "initial_adapter",
     "initial_router",
@@ -83,14 +84,14 @@ def renumber(tensors: Tensors, expert: int) -> dict[str, Tensor]:
     return renamed
 
 
-def a_matrices(tensors: Tensors) -> dict[str, Tensor]:
-    """Module -> A of a single adapter, (r, in)."""
-    return _of_kind(tensors, "A")
+def a_matrices(tensors: Tensors, expert: int = 0) -> dict[str, Tensor]:
+    """Module -> A of one expert, (r, in); of a single adapter, by default."""
+    return _of_kind(tensors, "A", expert)
 
 
-def b_matrices(tensors: Tensors) -> dict[str, Tensor]:
-    """Module -> B of a single adapter, (out, r): what allocation and placement compare."""
-    return _of_kind(tensors, "B")
+def b_matrices(tensors: Tensors, expert: int = 0) -> dict[str, Tensor]:
+    """Module -> B of one expert, (out, r); of a single adapter, by default: what allocation and placement compare."""
+    return _of_kind(tensors, "B", expert)
 
 
 def expert_tensors(tensors: Tensors, expert: int) -> dict[str, Tensor]:
@@ -98,9 +99,30 @@ def expert_tensors(tensors: Tensors, expert: int) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).expert == expert}
 
 
-def _of_kind(tensors: Tensors, kind: str) -> dict[str, Tensor]:
+def check_whole(model: ClientModel) -> None:
+    """Makes sure that a model has the tensors that its spec says, so that nothing larger than they are is built of it.
+
+    Raises:
+        ValueError: an A or B is missing or of another rank.
+    """
+    spec = model.spec
+    if len(spec.target_modules) * spec.num_experts * 2 > len(model.tensors):
+        raise ValueError(
+            f"{spec.num_experts} experts in {len(spec.target_modules)} modules have more tensors than it has"
+        )
+    for module in spec.target_modules:
+        for expert in range(spec.num_experts):
+            for kind, side in (("A", 0), ("B", 1)):
+                name = str(TensorName(module, kind, expert))
+                if name not in model.tensors:
+                    raise ValueError(f"{name} is missing")
+                if model.tensors[name].dim() != 2 or model.tensors[name].shape[side] != spec.r:
+                    raise ValueError(f"{name} must be of rank {spec.r}, is of shape {list(model.tensors[name].shape)}")
+
+
+def _of_kind(tensors: Tensors, kind: str, expert: int) -> dict[str, Tensor]:
     parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
-    return {name.module: tensor for name, tensor in parsed.items() if name.kind == kind}
+    return {name.module: tensor for name, tensor in parsed.items() if name[1:] == (kind, expert)}
 
 
 def _kaiming_uniform(rows: int, features_in: int, seed: int, *purpose: str) -> Tensor:

@@ -177,16 +177,17 @@ def check_update(
         raise refuse(f"num_examples must be an integer in 1 .. {MAX_EXAMPLES}, received {count!r}")
     if expected_examples is not None and count != expected_examples:
         raise refuse(f"num_examples is {count}, the client announced {expected_examples}")
-    choices = range(len(task.model.candidates))
+    choices = range(0 if task.halves else len(task.model.candidates))
     if update.choice not in choices if choices else update.choice is not None:
         rule = f"in 0 .. {len(choices) - 1}" if choices else "None, there are no candidates"
         raise refuse(f"choice must be {rule}, received {update.choice!r}")
-    if update.tensors.keys() != task.upload:
-        missing = sorted(task.upload - update.tensors.keys())
-        extra = sorted(update.tensors.keys() - task.upload)
+    expected = task.expected
+    if update.tensors.keys() != expected.keys():
+        missing = sorted(expected.keys() - update.tensors.keys())
+        extra = sorted(update.tensors.keys() - expected.keys())
         raise refuse(f"tensor names differ from what was asked: missing {missing}, not asked for {extra}")
     for name in sorted(update.tensors):
-        got, like = update.tensors[name], task.model.tensors[name]
+        got, like = update.tensors[name], expected[name]
         if got.shape != like.shape:
             raise refuse(f"{name} has shape {tuple(got.shape)}, expected {tuple(like.shape)}")
         if got.dtype != like.dtype:

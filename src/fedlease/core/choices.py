@@ -17,6 +17,7 @@ __all__ = [
     "Signal",
     "TreeDistance",
     "Unlike",
+    "Unsure",
     "Weighting",
 ]
 
@@ -38,7 +39,7 @@ Clustering = Literal["hierarchical", "spectral"]
 Signal = Literal["B", "A", "BA"]
 """Which matrices of the warm-ups are compared."""
 
-GroupingName = Literal["clusters", "clients", "random", "given"]
+GroupingName = Literal["clusters", "similarity", "clients", "random", "given"]
 """Who decides which clients train one expert."""
 
 RouterStart = Literal["random", "own"]
@@ -55,6 +56,9 @@ ExpertStart = Literal["cluster", "client"]
 
 Unlike = Literal["keep_out", "place"]
 """What becomes of a newcomer that is unlike every expert."""
+
+Unsure = Literal["alone", "loss"]
+"""What becomes of a client that has not learnt its task in the warm-up: alone, or with the expert of lowest loss."""
 
 HeadPolicy = Literal["local", "shared", "frozen"]
 """What becomes of classifier heads: trained and private, averaged within a group, or left at their initial value."""

@@ -7,7 +7,16 @@ from torch import Tensor
 
 from fedlease.core.types import ClientId
 
-__all__ = ["IDENTICAL", "Matrices", "distances", "product_distances", "to_distances", "unit_rows"]
+__all__ = [
+    "IDENTICAL",
+    "Matrices",
+    "cosines",
+    "distances",
+    "product_cosines",
+    "product_distances",
+    "to_distances",
+    "unit_rows",
+]
 
 Matrices = Mapping[ClientId, Mapping[str, Tensor]]
 """Client -> module -> its A or its B."""
@@ -42,16 +51,34 @@ def distances(b: Matrices) -> tuple[list[ClientId], Tensor]:
 
 
 def product_distances(b: Matrices, a: Matrices) -> tuple[list[ClientId], Tensor]:
-    """As :func:`distances`, of the products B A, which are never formed: <B A, B' A'> = <B^T B', A A'^T>.
+    """As :func:`distances`, of the products B A, see :func:`product_cosines`."""
+    clients = sorted(b)
+    similarity = torch.zeros(len(clients), len(clients), dtype=torch.float64)
+    for cosines in product_cosines(b, a):
+        similarity += cosines
+    return clients, to_distances(similarity, len(b[clients[0]]))
+
+
+def cosines(b: Matrices) -> Iterator[Tensor]:
+    """Per module, in sorted order, the cosines between the flattened B of all pairs of sorted clients, (N, N) float64.
+
+    Raises:
+        ValueError: as :func:`distances`.
+    """
+    for units, zeros in unit_rows(b):
+        yield units @ units.T + zeros @ zeros.T
+
+
+def product_cosines(b: Matrices, a: Matrices) -> Iterator[Tensor]:
+    """As :func:`cosines`, of the products B A, which are never formed: <B A, B' A'> = <B^T B', A A'^T>.
 
     Args:
         b: client -> module -> B, (out, r).
         a: client -> module -> A, (r, in), with the same clients and modules.
     """
     clients = sorted(b)
-    count, modules = len(clients), sorted(b[clients[0]])
-    similarity = torch.zeros(count, count, dtype=torch.float64)
-    for module in modules:
+    count = len(clients)
+    for module in sorted(b[clients[0]]):
         stacked_b = torch.cat([b[client][module].double() for client in clients], 1)  # (out, N r)
         stacked_a = torch.cat([a[client][module].double() for client in clients])  # (N r, in)
         inner = (stacked_b.T @ stacked_b) * (stacked_a @ stacked_a.T)
@@ -59,8 +86,7 @@ def product_distances(b: Matrices, a: Matrices) -> tuple[list[ClientId], Tensor]
         norms = inner.diagonal().sqrt()
         zero = (norms == 0).double()
         scale = 1 / norms.where(norms > 0, 1)
-        similarity += inner * torch.outer(scale, scale) + torch.outer(zero, zero)
-    return clients, to_distances(similarity, len(modules))
+        yield inner * torch.outer(scale, scale) + torch.outer(zero, zero)
 
 
 def to_distances(similarity: Tensor, modules: int) -> Tensor:

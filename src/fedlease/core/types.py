@@ -33,8 +33,8 @@ __all__ = [
     "Stage",
     "TensorName",
     "Tensors",
-    "check_whole",
     "head_names",
+    "second_half",
 ]
 
 ClientId = str
@@ -63,11 +63,7 @@ class TensorName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "TensorName":
-        """Reads a name back.
-
-        Raises:
-            ValueError: the name has none of the five forms.
-        """
+        """Reads a name back; a ``ValueError`` where it has none of the five forms."""
         parts = name.split("/")
         if len(parts) == 2 and (parts[0] == HEAD or parts[1] == "G" or name == ANCHOR):
             return cls(parts[0], parts[1])
@@ -76,6 +72,12 @@ class TensorName(NamedTuple):
         raise ValueError(
             f"tensor name {name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<parameter>, {ANCHOR}"
         )
+
+
+def second_half(tensors: Tensors) -> dict[str, Tensor]:
+    """The A and B of a single adapter under the names that the second half of a client's rows has in an upload."""
+    parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
+    return {str(name._replace(expert=1)): tensor for name, tensor in parsed.items() if name.expert == 0}
 
 
 def head_names(names: Mapping[str, object] | frozenset[str]) -> frozenset[str]:
@@ -130,7 +132,8 @@ class ClientModel:
     Attributes:
         spec: its shape.
         tensors: every tensor of the adapter, and of the head where a head policy adds one.
-        candidates: alternatives to ``tensors``; the client takes the one with the lowest loss on its train rows.
+        candidates: alternatives to ``tensors``; the client takes the one with the lowest loss on its train rows. In a
+            task on halves, what each half continues from.
     """
 
     spec: AdapterSpec
@@ -141,27 +144,6 @@ class ClientModel:
         """The names of some kinds of tensors (letters): A and B of one expert, and G, which belongs to all."""
         wanted = {(kind, None if kind == "G" else expert) for kind in kinds}
         return frozenset(name for name in self.tensors if TensorName.parse(name)[1:] in wanted)
-
-
-def check_whole(model: ClientModel) -> None:
-    """Makes sure that a model has the tensors that its spec says, so that nothing larger than they are is built of it.
-
-    Raises:
-        ValueError: an A or B is missing or of another rank.
-    """
-    spec = model.spec
-    if len(spec.target_modules) * spec.num_experts * 2 > len(model.tensors):
-        raise ValueError(
-            f"{spec.num_experts} experts in {len(spec.target_modules)} modules have more tensors than it has"
-        )
-    for module in spec.target_modules:
-        for expert in range(spec.num_experts):
-            for kind, side in (("A", 0), ("B", 1)):
-                name = str(TensorName(module, kind, expert))
-                if name not in model.tensors:
-                    raise ValueError(f"{name} is missing")
-                if model.tensors[name].dim() != 2 or model.tensors[name].shape[side] != spec.r:
-                    raise ValueError(f"{name} must be of rank {spec.r}, is of shape {list(model.tensors[name].shape)}")
 
 
 @serialisable
@@ -191,6 +173,10 @@ class ClientTask:
         model: what the client starts from.
         stages: trained one after another.
         upload: names that go back to the server. Trained and not uploaded means private, and so is an anchor.
+        halves: whether the stages are trained twice, on two halves of the client's rows, both from the received model
+            and its initial head. The A and B of the second half are uploaded as expert 1, of other tensors the mean.
+        refit: whether candidates are compared with a head that is refitted to each; a trained head favours the one that
+            it was trained with.
     """
 
     phase: str
@@ -198,6 +184,8 @@ class ClientTask:
     model: ClientModel
     stages: tuple[Stage, ...]
     upload: frozenset[str]
+    halves: bool = False
+    refit: bool = False
 
     @property
     def trainable(self) -> frozenset[str]:
@@ -208,6 +196,12 @@ class ClientTask:
     def private(self) -> frozenset[str]:
         """Trained and not uploaded: these stay with the client."""
         return self.trainable - self.upload
+
+    @property
+    def expected(self) -> dict[str, Tensor]:
+        """Name of every uploaded tensor -> one of the same shape and type."""
+        like = {name: self.model.tensors[name] for name in sorted(self.upload)}
+        return {**like, **second_half(like)} if self.halves else like
 
 
 @serialisable
@@ -246,6 +240,10 @@ class Allocation:
         distances: (N, N) float64, rows and columns in the order of ``clients``.
         clients: sorted.
         warnings: plain sentences: singletons, nothing separates, modules without direction.
+        reliability: client -> how much of its warm-up is its task, see ``core/reliability``; {} without halves.
+        corrected: similarities corrected for it, (N, N), NaN where unknown; None without halves.
+        corrected_error: their standard errors, (N, N).
+        unsure: clients that had not learnt their task when it was decided.
     """
 
     num_experts: int
@@ -254,6 +252,10 @@ class Allocation:
     distances: Tensor
     clients: list[ClientId]
     warnings: tuple[str, ...] = ()
+    reliability: Mapping[ClientId, float] = field(default_factory=dict)
+    corrected: Tensor | None = None
+    corrected_error: Tensor | None = None
+    unsure: tuple[ClientId, ...] = ()
 
     def members(self, expert: int) -> list[ClientId]:
         """The clients of one expert, sorted."""

@@ -112,7 +112,7 @@ class FlowerTransport:
         """How large a reply may be; much larger ones are refused unread."""
         model = request.model
         if isinstance(request, Train):
-            return _size({name: model.tensors[name] for name in request.task.upload})
+            return _size(request.task.expected)
         if isinstance(request, Score):
             return Size()
         # Numbers per row, usage per module and expert, samples, and what is handed over.

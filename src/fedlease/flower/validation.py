@@ -66,6 +66,8 @@ def form_fault(message: Any) -> str:
 
 def _task_form(task: ClientTask) -> str:
     fault = broken(task, {"phase": PHASE, "round": WHOLE, "stages": Rule("at least one", bool)})
+    if not fault and task.halves and (task.model.spec.num_experts > 1 or len(task.model.candidates) not in (0, 2)):
+        fault = "halves are trained from a single adapter, or from one candidate each"
     return fault or next((fault for stage in task.stages if (fault := broken(stage, OF_STAGES))), "")
 
 

@@ -18,13 +18,16 @@ from fedlease.core.choices import (
     Shrink,
     Signal,
     Unlike,
+    Unsure,
 )
 from fedlease.core.types import ClientId
 from fedlease.methods.base import Method, Terms
 from fedlease.methods.fedlease import FedLease
 from fedlease.methods.fedlease_groupings import ByClusters, Given, Grouping, PerClient, Random
+from fedlease.methods.fedlease_halves import Halves
 from fedlease.methods.fedlease_means import MEANS, Shrunk
 from fedlease.methods.fedlease_reallocation import Reallocate
+from fedlease.methods.fedlease_similarity import BySimilarity
 from fedlease.methods.fedlease_wrappers import KeepOut, OwnStart, Selection
 
 __all__ = ["build"]
@@ -34,6 +37,10 @@ def build(
     terms: Terms,
     *,
     grouping: GroupingName = "clusters",
+    halves: bool = False,
+    cut: float = 0.3,
+    longer: int = 0,
+    unsure: Unsure = "alone",
     num_experts: int | None = None,
     assignment: Mapping[ClientId, int] | None = None,
     signal: Signal = "B",
@@ -57,6 +64,7 @@ def build(
     """
     mean = MEANS[average](trim)
     groupings: dict[GroupingName, Any] = {
+        "similarity": BySimilarity,
         "clusters": lambda: ByClusters(signal, clustering, num_experts),
         "clients": PerClient,
         "random": lambda: Random(num_experts or 1),
@@ -75,6 +83,8 @@ def build(
         router_start=router_start if routed else None,
     )
     method: Method = paper if reallocate is None else Reallocate(paper, reallocate)
+    if halves:
+        method = Halves(paper, mean, grouping == "similarity", signal, cut, longer, unsure)
     if routed and (top_k is not None or not renormalise or router == "client"):
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":

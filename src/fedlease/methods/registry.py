@@ -17,6 +17,7 @@ METHODS: dict[str, str] = {
     "feddpa": "fedlease.methods.feddpa:build",
     "fedit": "fedlease.methods.fedit:fedit",
     "fedlease": "fedlease.methods.fedlease_variants:build",
+    "fedlease-plus": "fedlease.methods.fedlease_plus:build",
     "fedsa-lora": "fedlease.methods.fedit:fedsa_lora",
     "fedtreelora": "fedlease.methods.fedtreelora:build",
     "ffa-lora": "fedlease.methods.fedit:ffa_lora",

@@ -10,7 +10,7 @@ import torch
 from fedlease.client.cache import begins_with
 from fedlease.client.messages import FinalScores, Finish, Finished, Reply, Request, Score, Scored, Train, Trained
 from fedlease.core.seeds import generator
-from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, TensorName
 from fedlease.data.federation import ClientCard
 from fedlease.methods.warmup import WARMUP
 from fedlease.server.filters import Filter, client_half
@@ -73,7 +73,8 @@ class DryTransport:
 
     def _reply(self, client: ClientId, request: Request) -> Reply:
         card, model = self.cards[client], request.model
-        self.work.compared += len(model.candidates) * card.train_rows
+        halves = isinstance(request, Train) and request.task.halves
+        self.work.compared += 0 if halves else len(model.candidates) * card.train_rows
         match request:
             case Train():
                 self._count(client, request)
@@ -90,7 +91,7 @@ class DryTransport:
         # A client with private tensors no longer trains from the common start.
         if not request.keeps and begins_with(self.start, task, task.model.tensors):
             stages = tuple((tuple(sorted(stage.trainable)), stage.epochs) for stage in task.stages)
-            step = (client, task.round, stages)
+            step = (client, task.round, stages, task.halves)
             if step in self.done:
                 return
             self.done.add(step)
@@ -99,15 +100,22 @@ class DryTransport:
 
     def _update(self, client: ClientId, task: ClientTask) -> ClientUpdate:
         group = sorted(self.cards).index(client) % self.num_groups
-        tensors = {name: task.model.tensors[name] for name in sorted(task.upload)}
+        tensors = task.expected
         if task.phase == WARMUP:
             tensors = {
-                name: torch.randn(tensor.shape, generator=generator(0, "estimate", group, name))
+                name: torch.randn(tensor.shape, generator=generator(0, "estimate", group, _of_one_half(name)))
                 for name, tensor in tensors.items()
             }
-        choice = group % len(task.model.candidates) if task.model.candidates else None
+        candidates = () if task.halves else task.model.candidates
+        choice = group % len(candidates) if candidates else None
         rows = self.cards[client].train_rows
         return ClientUpdate(client, task.phase, task.round, rows, tensors, choice, {"loss": 0.0})
+
+
+def _of_one_half(name: str) -> str:
+    """The same for both halves of a client's rows, which have learnt the same."""
+    parsed = TensorName.parse(name)
+    return str(parsed if parsed.expert is None else parsed._replace(expert=0))
 
 
 class NoCheckpoint:

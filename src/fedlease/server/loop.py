@@ -236,7 +236,7 @@ class RoundLoop:
         if step.state.round == 0 and step.tried.issuperset(step.tasks):
             return
         try:
-            self.participation.require(self.name, step.state.round, len(step.used), step.refused)
+            self.participation.require(self.name, step.state.round, len(step.used), len(step.tasks), step.refused)
         except RunFailedError:
             self.checkpoint.note(step.line(self.name))
             raise

@@ -87,13 +87,14 @@ class Participation:
             )
         return ""
 
-    def require(self, method: str, round_: int, usable: int, refused: Mapping[ClientId, str]) -> None:
+    def require(self, method: str, round_: int, usable: int, asked: int, refused: Mapping[ClientId, str]) -> None:
         """Stops a run whose step has too few usable updates.
 
         Raises:
-            TooFewUpdatesError: fewer than ``min_clients``; the message holds every refusal's reason.
+            TooFewUpdatesError: fewer than ``min_clients``, or fewer than were asked where the method asks fewer; the
+                message holds every refusal's reason.
         """
-        if usable < self.min_clients:
+        if usable < min(self.min_clients, asked):
             reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(refused.items()))
             raise TooFewUpdatesError(
                 f"{method}, round {round_}: {usable} usable updates, min_clients asks for {self.min_clients}. {reasons}"

@@ -56,7 +56,9 @@ class PooledTrainer:
     optimiser: Optimiser
     _results: dict[ClientId, LocalResult] = field(default_factory=dict)
 
-    def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
+    def train(
+        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: int = 0
+    ) -> LocalResult:
         """The client's result of the last :meth:`pool`."""
         return self._results.pop(client)
 

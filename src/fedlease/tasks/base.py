@@ -34,6 +34,9 @@ class Model(Protocol):
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
         """(b, labels) of a classifier; (b, tokens, vocabulary) of a language model, or of the ``last`` tokens only."""
 
+    def features(self, inputs: Inputs) -> Tensor:
+        """Mean of the last hidden states over the tokens of each input, (b, hidden)."""
+
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
         """Token ids of prompt and continuation, (b, tokens)."""
 
@@ -133,6 +136,9 @@ class Task(Protocol):
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean loss over all rows, without gradients."""
+
+    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
+        """How badly what is loaded fits rows, whatever its head was trained with; compared between adapters alone."""
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """Scores what is loaded on rows whose answers are known."""

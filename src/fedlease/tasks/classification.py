@@ -8,6 +8,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from fedlease.config.data import ColumnSettings
@@ -112,6 +116,19 @@ class Classification:
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean cross-entropy of all rows."""
         return float(loss(evaluate(model, rows, threads), torch.tensor(rows.labels)))
+
+    @torch.inference_mode()
+    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
+        """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others."""
+        torch.set_num_threads(threads)
+        model.for_scoring()
+        batches = evaluation_batches(rows.lengths, EVALUATION_BATCH)
+        features = torch.cat([model.features(rows.pad(batch, model.device)).float().cpu() for batch in batches]).numpy()
+        labels = np.asarray(rows.labels)[[row for batch in batches for row in batch]]
+        ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 4, 5)))
+        folds = KFold(min(5, len(labels)), shuffle=True, random_state=0)
+        guesses = cross_val_predict(ridge, features, np.eye(labels.max() + 1)[labels], cv=folds)
+        return float(((guesses - np.eye(labels.max() + 1)[labels]) ** 2).mean())
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """Accuracy, and what stands beside it; ``per_row`` is 1 where the label is right."""

@@ -60,10 +60,9 @@ class Packed:
         ids: list[int] = self.tokens[begin:end].tolist()
         return ids
 
-    def first(self, count: int) -> Self:
-        """The first rows."""
-        starts = self.starts[: count + 1]
-        return replace(self, tokens=self.tokens[: starts[-1]], starts=starts)
+    def take(self, rows: Sequence[int]) -> Self:
+        """Some rows, in the given order."""
+        return self.of([self[row] for row in rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +100,14 @@ class Encoded:
         lengths: list[int] = np.diff(self.columns["input_ids"].starts).tolist()
         return lengths
 
+    def take(self, rows: Sequence[int]) -> Self:
+        """Some rows, in the given order."""
+        columns = {name: column.take(rows) for name, column in self.columns.items()}
+        return replace(self, columns=columns, labels=tuple(self.labels[row] for row in rows), truncated=0)
+
     def first(self, count: int) -> Self:
         """The first rows."""
-        columns = {name: column.first(count) for name, column in self.columns.items()}
-        return replace(self, columns=columns, labels=self.labels[:count], truncated=0)
+        return self.take(range(min(count, len(self))))
 
     def pad(self, indices: Sequence[int], device: torch.device) -> Inputs:
         """Model inputs of a batch, (b, longest)."""
@@ -143,9 +146,9 @@ class EncodedPrompts(Encoded):
     tokenizer: Any = None
     shortened: int = 0
 
-    def first(self, count: int) -> Self:
-        """The first rows."""
-        return replace(super().first(count), references=self.references[:count], shortened=0)
+    def take(self, rows: Sequence[int]) -> Self:
+        """Some rows, in the given order."""
+        return replace(super().take(rows), references=tuple(self.references[row] for row in rows), shortened=0)
 
     def prompt_lengths(self) -> list[int]:
         """Tokens per prompt."""

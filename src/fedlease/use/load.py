@@ -12,7 +12,8 @@ import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.config.choices import QUANTISATION_DEVICES
 from fedlease.config.settings import Settings
 from fedlease.config.tables import task_facts
-from fedlease.core.types import ANCHOR, ClientId, ClientModel, check_whole
+from fedlease.core.adapters import check_whole
+from fedlease.core.types import ANCHOR, ClientId, ClientModel
 from fedlease.errors import ConfigError
 from fedlease.models.base import load_tokenizer
 from fedlease.peft_plugin.model import FedLeaseModel

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 
 from fedlease.client.resident import ResidentModel
 from fedlease.client.store import Private, is_elsewhere
-from fedlease.core.types import ClientId, ClientModel, check_whole
+from fedlease.core.adapters import check_whole
+from fedlease.core.types import ClientId, ClientModel
 from fedlease.core.wording import printable
 from fedlease.data.federation import ClientCard, Row
 from fedlease.errors import ConfigError, FedLeaseError, RunFolderError, limit_reached

@@ -1,0 +1,86 @@
+"""A warm-up on two halves of a client's rows, which tells how much of the result is the client's task."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from fedlease.client.training import LocalResult, OnBatch, TrainsTasks
+from fedlease.core.seeds import generator
+from fedlease.core.types import ClientId, ClientTask, TensorName, Tensors, head_names, second_half
+from fedlease.tasks.encoded import Encoded
+
+__all__ = ["split", "train_halves"]
+
+
+def split(rows: Encoded, seed: int, client: ClientId) -> tuple[list[int], list[int]]:
+    """Two halves of a client's rows, each label divided evenly, drawn from the client's own seed.
+
+    Rows of generation are divided evenly by the length of their answers.
+    """
+    drawn = torch.randperm(len(rows), generator=generator(seed, "halves", client)).tolist()
+    ordered = sorted(drawn, key=lambda row: rows.labels[row])
+    return sorted(ordered[::2]), sorted(ordered[1::2])
+
+
+def train_halves(
+    trainer: TrainsTasks,
+    load: Callable[[Tensors], None],
+    client: ClientId,
+    task: ClientTask,
+    rows: Encoded,
+    on_batch: OnBatch | None = None,
+) -> LocalResult:
+    """Trains a task on each half of the rows, both from the same start.
+
+    Neither half sees what the other has learnt, so what their A and B have in common is the client's task.
+
+    Args:
+        trainer: of either half.
+        load: puts tensors of the task's model in place.
+        client: whose rows.
+        task: with ``halves``; where its model has candidates, half h continues from candidate h.
+        rows: the client's train rows, at least two.
+        on_batch: called after every step, with the steps of both halves.
+
+    Raises:
+        UpdateRefusedError: as :meth:`fedlease.client.training.Trainer.train`.
+    """
+    results = []
+    for half, chosen in enumerate(split(rows, trainer.optimiser.seed, client)):
+        start = task.model.candidates[half] if task.model.candidates else {}
+        load({**task.model.tensors, **start, **_prior(task.model.tensors, [rows.labels[row] for row in chosen])})
+        report = None if on_batch is None else _over_both(on_batch, half)
+        results.append(trainer.train(client, replace(task, halves=False), rows.take(chosen), report, half=half))
+    one, other = results
+    tensors = {**one.update.tensors, **second_half(other.update.tensors)}
+    tensors |= _means(one.update.tensors, other.update.tensors)
+    loss = (one.update.metrics["loss"] + other.update.metrics["loss"]) / 2
+    update = replace(one.update, num_examples=len(rows), tensors=tensors, metrics={"loss": loss})
+    private = {**one.private, **_means(one.private, other.private)}
+    return LocalResult(update, private, one.steps + other.steps, one.seconds + other.seconds)
+
+
+def _prior(tensors: Tensors, labels: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The biases of the last layer of a head, at the log frequency of every label.
+
+    Without them the first thing that an adapter learns is how frequent the labels are: clients of one task whose labels
+    are skewed in opposite ways would have contrary B. One row is added per label, so that a missing one stays finite.
+    """
+    biases = [name for name, t in tensors.items() if name in head_names(tensors) and name.endswith("bias")]
+    count = max(labels) + 1
+    found = {name: tensors[name] for name in biases if len(tensors[name]) >= count}
+    if not found:
+        return {}
+    name, bias = min(found.items(), key=lambda item: len(item[1]))
+    frequency = torch.bincount(torch.tensor(labels), minlength=len(bias)) + 1.0
+    return {name: bias + (frequency / frequency.sum()).log().to(bias)}
+
+
+def _means(one: Tensors, other: Tensors) -> dict[str, torch.Tensor]:
+    """The mean of what does not belong to an expert, such as heads."""
+    return {name: (one[name] + other[name]) / 2 for name in one if TensorName.parse(name).expert is None}
+
+
+def _over_both(on_batch: OnBatch, half: int) -> OnBatch:
+    return lambda client, done, total, loss: on_batch(client, half * total + done, 2 * total, loss)

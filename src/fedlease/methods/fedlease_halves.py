@@ -1,0 +1,238 @@
+"""FedLEASE whose first phase knows how sure it is: warm-ups on halves, longer ones where little was learnt.
+
+Ours. A client that trains two halves of its rows apart shows how much of its B is its task and how much the noise of
+its rows (:mod:`fedlease.core.reliability`); clients are grouped by similarities that are corrected for it.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from fedlease.core.adapters import expert_tensors, renumber
+from fedlease.core.aggregate import Mean, weighted_mean
+from fedlease.core.choices import Signal, Unsure
+from fedlease.core.codec import serialisable
+from fedlease.core.reliability import similarities
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.methods.fedlease import FedLease, FedLeaseState
+from fedlease.methods.fedlease_similarity import FEW_ROWS, BySimilarity
+from fedlease.methods.warmup import WARMUP
+from fedlease.methods.wrapper import Wrapper, WrapperState
+
+__all__ = ["Halves", "HalvesState"]
+
+ALONE_PASSES = 4
+"""Without rounds there are none to take a longer warm-up from: it then has at most so many times E passes."""
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class HalvesState(WrapperState):
+    """FedLEASE's state, and what halves have shown.
+
+    Attributes:
+        inner: FedLEASE's.
+        typical: train rows of a client that makes E passes: the median at the start, or the upper quartile / E if more.
+        halves: client -> A and B of its halves; emptied once the clients are grouped.
+        passes: client -> passes over its rows in the warm-up, and those that its first round made up for.
+        unsure: clients that are still to choose an expert by its loss on their own rows.
+        found: plain sentences about them.
+    """
+
+    inner: FedLeaseState
+    typical: float = 0.0
+    halves: Mapping[ClientId, Tensors] = field(default_factory=dict)
+    passes: Mapping[ClientId, int] = field(default_factory=dict)
+    unsure: frozenset[ClientId] = frozenset()
+    found: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of FedLEASE, and what became of unsure clients."""
+        return (*self.inner.notes, *self.found)
+
+
+@dataclass(frozen=True)
+class Halves(Wrapper):
+    """Warms up on halves, and groups the clients by corrected similarity.
+
+    All clients make about as many steps, since B turns while it is trained: a client with few rows makes more passes
+    than E, one with many fewer. A client with the median number of rows makes E, unless those with many could not make
+    as few steps in a single pass. Who has not learnt its task
+    then warms up for E passes more, up to ``longer`` times. At most half of the rounds are spent on that, and the
+    passes T of every client stay within the budget: it sits out the first rounds in their place, or makes in its first
+    round the passes that its warm-up was shorter by.
+
+    Attributes:
+        method: FedLEASE itself.
+        mean: of a client's halves.
+        by_similarity: whether corrected similarities group the clients; False leaves the grouping of ``method``.
+        signal: what is compared.
+        cut: see :func:`fedlease.core.merging.compare`.
+        longer: further warm-ups of a client that has not learnt yet.
+        unsure: what becomes of a client that has not learnt in the end: it stands ``alone``, or joins in round 1 the
+            expert with the lowest ``loss`` on its rows, its own among them.
+    """
+
+    method: FedLease
+    mean: Mean = weighted_mean
+    by_similarity: bool = True
+    signal: Signal = "BA"
+    cut: float = 0.3
+    longer: int = 0
+    unsure: Unsure = "alone"
+
+    STATE: ClassVar[type[WrapperState]] = HalvesState
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HalvesState:
+        """FedLEASE's first state."""
+        rows = list(clients.values())
+        typical = max(float(np.median(rows)), float(np.quantile(rows, 0.75)) / self.budget.warmup_epochs)
+        return HalvesState(inner=self.method.init(adapter, clients, seed), typical=typical)
+
+    def task(self, state: HalvesState, client: ClientId) -> ClientTask | None:
+        """A warm-up on halves; later FedLEASE's task, after the rounds that the warm-up was longer for."""
+        task = self.method.task(state.inner, client)
+        if task is None:
+            return None
+        if task.phase == WARMUP:
+            return self._warmup(state, client, task)
+        if state.round <= self._rounds_ahead(state, client):
+            return None
+        lacking = max(0, self.budget.warmup_epochs - state.passes.get(client, 0))
+        task = replace(task, stages=tuple(replace(stage, epochs=stage.epochs + lacking) for stage in task.stages))
+        return self._choice(state, client, task) if client in state.unsure else task
+
+    def aggregate(
+        self, state: HalvesState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> HalvesState:
+        """FedLEASE's aggregation; who has not learnt and may warm up longer is asked again before it."""
+        halves, passes, chosen = dict(state.halves), dict(state.passes), {}
+        passed = []
+        for update in updates:
+            if update.phase == WARMUP:
+                passes[update.client] = passes.get(update.client, 0) + self._epochs(state, update.client)
+                if expert_tensors(update.tensors, 1):
+                    halves[update.client] = update.tensors
+                    if self._epochs(replace(state, passes=passes), update.client) and not self._learnt(update):
+                        continue
+                update = replace(update, tensors=self._whole(update.tensors))
+            else:
+                passes[update.client] = max(passes.get(update.client, 0), self.budget.warmup_epochs)
+                if update.choice is not None:
+                    chosen[update.client] = self._candidates(state, update.client)[update.choice]
+                    update = replace(update, choice=None)
+            passed.append(update)
+        method = self.method
+        if self.by_similarity:
+            method = replace(method, grouping=BySimilarity(halves, self.signal, self.cut))
+        inner = _moved(state.inner, chosen) if chosen else state.inner
+        after = method.aggregate(inner, passed, absent)
+        found = (*state.found, *_joined(inner, chosen))
+        state = replace(
+            state, inner=after, halves=halves, passes=passes, unsure=state.unsure.difference(chosen), found=found
+        )
+        if inner.allocation is not None or after.allocation is None:
+            return state
+        asked = self.unsure == "loss" and after.allocation.num_experts > 1
+        # A round that nobody has passes left for would be empty.
+        begin = 1 + min(self._rounds_ahead(state, client) for client in state.clients)
+        return replace(
+            state,
+            inner=replace(after, round=begin),
+            halves={},
+            unsure=frozenset(after.allocation.unsure if asked else ()),
+        )
+
+    def model(self, state: HalvesState, client: ClientId) -> ClientModel:
+        """FedLEASE's; before the allocation what its halves have learnt."""
+        if client in state.halves and client not in state.assignment:
+            return ClientModel(state.adapter.spec, self._whole(state.halves[client]))
+        return self.method.model(state.inner, client)
+
+    def _warmup(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
+        stages = tuple(replace(stage, epochs=self._epochs(state, client)) for stage in task.stages)
+        if state.clients[client] < FEW_ROWS:
+            return task
+        starts: tuple[Tensors, ...] = ()
+        if client in state.halves:
+            starts = tuple(renumber(expert_tensors(state.halves[client], half), 0) for half in (0, 1))
+        return replace(task, model=replace(task.model, candidates=starts), stages=stages, halves=True)
+
+    def _epochs(self, state: HalvesState, client: ClientId) -> int:
+        """Passes of the client's next warm-up; 0 when it may make none."""
+        spent: int = state.passes.get(client, 0)
+        first, rows = self.budget.warmup_epochs, state.inner.clients[client]
+        if rows < FEW_ROWS:
+            return 0 if spent else first
+        if not spent:
+            return max(1, first + min(round(first * state.typical / rows) - first, self._spare(0)))
+        longer = max(first, self.budget.local_epochs)
+        return min(longer, self._spare(spent - first)) if spent < first + self.longer * longer else 0
+
+    def _spare(self, extra: int) -> int:
+        """Passes beyond E that a client may make who has made some, in whole rounds."""
+        budget = self.budget
+        if not budget.rounds:
+            return (ALONE_PASSES - 1) * budget.warmup_epochs - extra
+        return budget.rounds // 2 * budget.local_epochs - max(0, extra)
+
+    def _rounds_ahead(self, state: HalvesState, client: ClientId) -> int:
+        """Rounds whose passes the client has made in its warm-up."""
+        extra = state.passes.get(client, 0) - self.budget.warmup_epochs
+        return math.ceil(max(0, extra) / self.budget.local_epochs)
+
+    def _learnt(self, update: ClientUpdate) -> bool:
+        return similarities({update.client: update.tensors}, self.signal).learnt[0]
+
+    def _whole(self, tensors: Tensors) -> dict[str, Tensor]:
+        """The one adapter of both halves; of a client without halves, its own."""
+        other = expert_tensors(tensors, 1)
+        if not other:
+            return dict(tensors)
+        return self.mean([expert_tensors(tensors, 0), renumber(other, 0)], [1.0, 1.0])
+
+    def _choice(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
+        """The task from the expert that fits the client's rows best, whoever trained it."""
+        experts = [state.inner.experts[expert] for expert in self._candidates(state, client)]
+        if task.model.spec.num_experts > 1 or len(experts) == 1:
+            return task
+        return replace(task, model=replace(task.model, candidates=tuple(experts)), refit=True)
+
+    def _candidates(self, state: HalvesState, client: ClientId) -> list[int]:
+        """The experts that a client chooses among: its own, which a tie leaves it with, and those that were learnt."""
+        assert state.allocation is not None  # nobody is unsure before it
+        own = state.assignment[client]
+        learnt = {expert for c, expert in state.assignment.items() if c not in state.allocation.unsure}
+        return [own, *sorted(learnt - {own})]
+
+
+def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState:
+    """The state with clients at the experts they chose; who is left without clients goes, and numbers follow anew."""
+    assert state.allocation is not None  # nobody chooses before it
+    assignment = {**state.assignment, **chosen}
+    order = list(dict.fromkeys(assignment[client] for client in sorted(assignment)))
+    renamed = {client: order.index(expert) for client, expert in assignment.items()}
+    within = {client: renamed[client] for client in state.allocation.assignment}
+    return replace(
+        state,
+        allocation=replace(state.allocation, num_experts=len(order), assignment=within),
+        assignment=renamed,
+        experts=tuple(state.experts[expert] for expert in order),
+        routers=tuple(state.routers[expert] for expert in order),
+    )
+
+
+def _joined(state: FedLeaseState, chosen: Collection[ClientId]) -> list[str]:
+    """What became of clients that have chosen."""
+    notes = []
+    for client in sorted(chosen):
+        own = state.assignment[client]
+        others = [other for other in sorted(state.assignment) if state.assignment[other] == own and other != client]
+        became = f"joined {', '.join(others[:3])}" if others else "stays alone, as no other expert does better"
+        notes.append(f"client {client!r}, which had not learnt its task, {became}, by the loss on its own rows")
+    return notes

@@ -1,0 +1,32 @@
+"""FedLEASE+, ours: the paper's second phase on a first phase that knows how sure it is. The method that we recommend.
+
+It is FedLEASE with other settings, each of which is one of ``fedlease.*`` too, so that the share of every part in the
+gain can be measured: warm-ups on halves of a client's rows, groups by corrected similarities of the products B A
+(:mod:`fedlease.core.reliability`, :mod:`fedlease.core.merging`), longer warm-ups where little was learnt, unsure
+clients with the expert of lowest loss, means of products, and no routing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedlease.methods.base import Method, Terms
+
+__all__ = ["PLUS", "build"]
+
+PLUS: dict[str, Any] = {
+    "halves": True,
+    "grouping": "similarity",
+    "signal": "BA",
+    "longer": 2,
+    "unsure": "loss",
+    "average": "product",
+    "routing": "own",
+}
+"""What is not as in FedLEASE; settings read it, so there is no torch here."""
+
+
+def build(terms: "Terms", **own: Any) -> "Method":
+    """FedLEASE+ from the settings of ``fedlease_plus.*``; see :func:`fedlease.methods.fedlease_variants.build`."""
+    from fedlease.methods import fedlease_variants
+
+    return fedlease_variants.build(terms, **{**PLUS, **own})

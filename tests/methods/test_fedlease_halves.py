@@ -1,0 +1,158 @@
+"""FedLEASE on halves: who is asked how long, who groups with whom, and what becomes of those who have not learnt."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from contract.planted import SHAPES, adapter
+
+from fedlease.core.adapters import renumber
+from fedlease.core.seeds import generator
+from fedlease.core.types import Budget, ClientTask, ClientUpdate
+from fedlease.methods.base import Terms
+from fedlease.methods.fedlease_halves import Halves
+from fedlease.methods.registry import make_method
+from fedlease.methods.warmup import WARMUP
+
+BUDGET = Budget(warmup_epochs=2, rounds=4)
+
+
+def method(budget: Budget = BUDGET, **own: Any) -> Halves:
+    built: Any = make_method("fedlease-plus", Terms(budget), own)
+    while not isinstance(built, Halves):
+        built = built.method
+    return built
+
+
+def answer(client: str, task: ClientTask, rows: int, *, learnt: bool = True, choice: int | None = None) -> ClientUpdate:
+    """Halves that have all of the task in common, or nothing; the task is the first letter of the client."""
+    tensors = {}
+    for name, like in task.expected.items():
+        kind = name.rsplit("/", 1)[0]
+        tensors[name] = torch.randn(like.shape, generator=generator(0, "task", client[0], kind))
+        if "/B/" in name and not learnt:
+            tensors[name] = torch.randn(like.shape, generator=generator(0, "noise", client, name))
+        if "/A/" in name:
+            tensors[name] = task.model.tensors[kind + "/0"]
+    return ClientUpdate(client, task.phase, task.round, rows, tensors, choice, metrics={"loss": 0.5})
+
+
+def warmed(halves: Halves, clients: dict[str, int], unlearnt: str = "") -> Any:
+    """The state after every warm-up that is asked for; clients of the tasks in ``unlearnt`` never learn."""
+    state = halves.init(adapter(), clients, 0)
+    while state.round == 0:
+        tasks = {c: task for c in sorted(clients) if (task := halves.task(state, c)) is not None}
+        updates = [answer(c, task, clients[c], learnt=c[0] not in unlearnt) for c, task in tasks.items()]
+        state = halves.aggregate(state, updates)
+    return state
+
+
+def first_task(halves: Halves, state: Any, client: str) -> ClientTask:
+    task = halves.task(state, client)
+    assert task is not None
+    return task
+
+
+def test_few_rows_warm_up_whole_and_are_unsure() -> None:
+    halves, clients = method(), {"a0": 40, "a1": 40, "a2": 15, "b0": 40}
+    state = halves.init(adapter(), clients, 0)
+    assert [first_task(halves, state, client).halves for client in sorted(clients)] == [True, True, False, True]
+    after = warmed(halves, clients)
+    assert after.allocation.unsure == ("a2",) and after.assignment == {"a0": 0, "a1": 0, "a2": 1, "b0": 2}
+    assert any("'a2'" in note and "16 rows" in note for note in after.allocation.warnings)
+
+
+def test_unequal_rows_make_about_equal_steps_within_the_budget() -> None:
+    clients = {"a0": 50, "a1": 200, "a2": 800}
+    state = method().init(adapter(), clients, 0)
+    # The upper quartile is 500: a client with 500 / E = 250 rows makes E passes, one with others E x 250 / rows, at
+    # least 1, and at most E and half of the rounds.
+    assert [first_task(method(), state, c).stages[0].epochs for c in sorted(clients)] == [4, 2, 1]
+    long = method(Budget(2, 40))
+    assert first_task(long, long.init(adapter(), clients, 0), "a0").stages[0].epochs == 10
+
+
+def test_every_client_makes_the_passes_of_the_budget() -> None:
+    halves, clients = method(), {"a0": 50, "a1": 200, "a2": 800, "b0": 200, "b1": 200}
+    state, passes = halves.init(adapter(), clients, 0), dict.fromkeys(clients, 0)
+    while tasks := {c: task for c in sorted(clients) if (task := halves.task(state, c)) is not None}:
+        for client, task in tasks.items():
+            passes[client] += task.stages[0].epochs
+        choices = {client: 0 if task.refit else None for client, task in tasks.items()}
+        updates = [answer(c, t, clients[c], learnt=c != "b1", choice=choices[c]) for c, t in tasks.items()]
+        state = halves.aggregate(state, updates)
+    assert state.round == BUDGET.rounds + 1
+    assert passes == dict.fromkeys(clients, BUDGET.passes)
+
+
+def test_who_has_not_learnt_warms_up_longer_from_its_halves_and_then_sits_out() -> None:
+    halves, clients = method(), {"a0": 40, "a1": 40, "b0": 40}
+    state = halves.init(adapter(), clients, 0)
+    updates = [answer(c, first_task(halves, state, c), 40, learnt=c != "b0") for c in clients]
+    state = halves.aggregate(state, updates)
+    assert state.round == 0 and halves.task(state, "a0") is None
+    again = first_task(halves, state, "b0")
+    assert again.phase == WARMUP and again.halves and again.stages[0].epochs == 2
+    for half, start in enumerate(again.model.candidates):
+        mine = {name: t for name, t in updates[2].tensors.items() if name.endswith(f"/{half}")}
+        assert all(start[name].equal(tensor) for name, tensor in renumber(mine, 0).items())
+    # Two passes more are two of four rounds, which is all that may be spent on it.
+    state = halves.aggregate(state, [answer("b0", again, 40, learnt=False)])
+    assert state.round == 1 and state.allocation.unsure == ("b0",)
+    assert halves.task(state, "b0") is None and halves.task(state, "a0") is not None
+    state = replace(state, inner=replace(state.inner, round=3))
+    assert halves.task(state, "b0") is not None
+
+
+def test_longer_is_the_most_further_warm_ups() -> None:
+    for longer, asked in ((0, 0), (1, 1), (3, 3)):
+        halves = method(Budget(1, 20), longer=longer)
+        state, count = halves.init(adapter(), {"a0": 40, "a1": 40, "b0": 40}, 0), -1
+        while state.round == 0:
+            tasks = {c: task for c in ("a0", "a1", "b0") if (task := halves.task(state, c)) is not None}
+            count += "b0" in tasks
+            state = halves.aggregate(state, [answer(c, t, 40, learnt=c != "b0") for c, t in tasks.items()])
+        assert count == asked
+
+
+def test_where_nobody_has_learnt_one_expert_is_trained_by_all_and_rounds_begin_where_passes_are_left() -> None:
+    halves, clients = method(), {"a0": 40, "a1": 40, "b0": 40}
+    state = warmed(halves, clients, unlearnt="ab")
+    assert len(state.experts) == 1 and state.allocation.unsure == ("a0", "a1", "b0")
+    assert any("no client has learnt" in note for note in state.allocation.warnings)
+    assert state.round == 3 and halves.task(state, "a0") is not None, "two rounds' passes are spent"
+    assert not state.unsure, "there is nothing to choose from"
+
+
+def test_an_unsure_client_joins_the_expert_that_it_chose_by_loss() -> None:
+    halves, clients = method(longer=0), {"a0": 40, "a1": 40, "b0": 40, "c0": 40, "c1": 40}
+    state = warmed(halves, clients, unlearnt="b")
+    assert state.assignment == {"a0": 0, "a1": 0, "b0": 1, "c0": 2, "c1": 2}
+    task = first_task(halves, state, "b0")
+    assert task.refit and len(task.model.candidates) == 3
+    for candidate, expert in zip(task.model.candidates, (1, 0, 2), strict=True):
+        assert all(candidate[name].equal(state.experts[expert][name]) for name in candidate)
+    others = [answer(c, first_task(halves, state, c), 40) for c in ("a0", "a1", "c0", "c1")]
+    joined = halves.aggregate(state, [*others, answer("b0", task, 40, choice=2)])
+    assert joined.assignment == {"a0": 0, "a1": 0, "b0": 1, "c0": 1, "c1": 1} and len(joined.experts) == 2
+    assert joined.allocation.num_experts == 2 and "'b0'" in joined.notes[-1] and "c0" in joined.notes[-1]
+    alone = halves.aggregate(state, [*others, answer("b0", task, 40, choice=0)])
+    assert alone.assignment == state.assignment and "stays alone" in alone.notes[-1]
+    assert not first_task(halves, alone, "b0").refit, "it chooses once"
+
+
+def test_the_first_experts_are_means_over_all_halves() -> None:
+    halves = method(average="factors")
+    state = warmed(halves, {"a0": 40, "a1": 40, "b0": 40})
+    name = f"{next(iter(SHAPES))}/B/0"
+    first = halves.init(adapter(), {"a0": 40, "a1": 40, "b0": 40}, 0)
+    tensors = [answer(c, first_task(halves, first, c), 40).tensors for c in ("a0", "a1")]
+    means = [(t[name] + t[name[:-1] + "1"]) / 2 for t in tensors]
+    assert torch.allclose(state.experts[0][name], (means[0] + means[1]) / 2)
+
+
+@pytest.mark.parametrize("fewer", [{"a0": 15, "b0": 9}])
+def test_where_nobody_has_rows_for_halves_one_expert_is_trained_by_all(fewer: dict[str, int]) -> None:
+    state = warmed(method(), fewer)
+    assert len(state.experts) == 1 and any("enough rows" in note for note in state.allocation.warnings)

@@ -1,0 +1,35 @@
+"""Warm-ups on halves by a factor model: a direction per task, and noise of each half."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedlease.core.seeds import generator
+
+MODULES = tuple(f"layer.{number}.query" for number in range(6))
+
+
+def halves(
+    task: str, *, signal: float = 1.0, noise: float, seed: int, size: int = 48, rank: int = 4
+) -> dict[str, Tensor]:
+    """A and B of both halves of one client; its reliability is signal^2 / (signal^2 + noise^2)."""
+    tensors = {}
+    for module in MODULES:
+        a = torch.randn(rank, size, generator=generator(0, "a", module)) / size**0.5
+        common = torch.randn(size, rank, generator=generator(0, "task", task, module))
+        for half in (0, 1):
+            own = torch.randn(size, rank, generator=generator(seed, "noise", module, half))
+            tensors[f"{module}/A/{half}"] = a
+            tensors[f"{module}/B/{half}"] = signal * common + noise * own
+    return tensors
+
+
+def uploads(tasks: Mapping[str, int], *, noise: tuple[float, float]) -> dict[str, dict[str, Tensor]]:
+    """Clients ``<task><number>`` of several tasks, with noise that runs evenly from the first value to the second."""
+    names = [(task, number) for task, count in tasks.items() for number in range(count)]
+    low, high = noise
+    return {
+        f"{task}{number}": halves(task, noise=low + (high - low) * place / max(1, len(names) - 1), seed=place + 1)
+        for place, (task, number) in enumerate(names)
+    }
