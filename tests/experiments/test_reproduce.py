@@ -328,7 +328,7 @@ class TestRuns:
             losses[cell.variant.name] = tuple(row["loss"] for row in rows)
         # Four clients and four candidates: each has one to itself.
         assert losses.pop("ifca") == losses["local"]
-        assert len(losses) == len(set(losses.values())) == 10 and all(min(row) > 0 for row in losses.values())
+        assert len(losses) == len(set(losses.values())) == 11 and all(min(row) > 0 for row in losses.values())
         text = markdown(content)
         assert "ROUGE-1" in text and "/ 61.71 |" in text and "63.19" in text and "accuracy" not in text
 

@@ -20,20 +20,22 @@ from fedlease.use.open_run import OpenRun
 
 WITHOUT = {"centralised", "fedalt", "feddpa", "fedit", "fedsa-lora", "ffa-lora", "local"}
 """Methods whose adapters belong to everyone, or to one client."""
-WITH = {"fedlease", "fedtreelora", "ifca"}
+WITH = {"fedlease", "fedlease-plus", "fedtreelora", "ifca"}
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     others = sorted(set(known_methods()) - {"fedlease"})
     changes = {"data__clients_per_task": 1, "data__train_rows": 8, "fedtreelora__tau": -1, "ifca__num_candidates": 2}
+    # So few rows say nothing about who has one task.
+    changes |= {"fedlease_plus__grouping": "clients", "fedlease_plus__longer": 0}
     return small_run(tmp_path_factory.mktemp("all") / "r", baselines=others, rounds=1, **changes).out
 
 
 def held(run: OpenRun, expert: int, client: str) -> dict[str, torch.Tensor]:
     """The adapter of an expert in the method's own state, as expert 0."""
     state = run.saved.state.inner
-    if run.method == "fedlease":
+    if run.method in ("fedlease", "fedlease-plus"):
         return dict(state.experts[expert])
     if run.method == "ifca":
         return dict(state.candidates[expert])
