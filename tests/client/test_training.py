@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedlease.client.resident import ResidentModel
-from fedlease.client.training import Optimiser, Trainer
+from fedlease.client.training import Optimiser, Progress, Share, Trainer
 from fedlease.core.adapters import initial_adapter, renumber
 from fedlease.core.types import ClientModel, ClientTask, Stage, Tensors
 from fedlease.data.federation import Row
@@ -44,6 +44,37 @@ def test_the_order_of_rows_depends_on_seed_client_and_round_alone(tmp_path: Path
     assert trained(0, "a", 1) == first
     others = [trained(1, "a", 1), trained(0, "b", 1), trained(0, "a", 2)]
     assert all(found != first for found in others)
+
+
+@pytest.mark.parametrize(("schedule", "fall"), [("constant", 0), ("linear", 1)])
+def test_a_linear_learning_rate_falls_by_equal_steps_within_every_stage(
+    schedule: Any, fall: int, tmp_path: Path, monkeypatch: Any
+) -> None:
+    resident, rows, adapter, head = small(tmp_path)
+    inner, rates = torch.optim.AdamW.step, []
+
+    def step(self: Any, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return inner(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    model, names = ClientModel(adapter.spec, {**adapter.tensors, **head}), adapter.names("AB")
+    resident.load(model, 2)
+    task = ClientTask("train", 1, model, (Stage(names, 2), Stage(names, 1)), upload=names)
+    optimiser = Optimiser(
+        lr=1e-2, weight_decay=0.0, batch_size=2, clip_norm=1.0, threads=1, seed=0, lr_schedule=schedule
+    )
+    Trainer(resident, optimiser).train("a", task, rows)
+    # Four batches a pass: two passes are n = 8 steps with the rates 8/8 .. 1/8, one pass is 4 with 4/4 .. 1/4.
+    expected = [1 - fall * i / 8 for i in range(8)] + [1 - fall * i / 4 for i in range(4)]
+    assert [rate / 1e-2 for rate in rates] == pytest.approx(expected)
+
+    # Shares that are pooled are one stage: three times four batches.
+    rates.clear()
+    parameters = resident.train_only(names)
+    shares = {client: Share(rows, torch.Generator(), parameters) for client in "abc"}
+    Trainer(resident, optimiser).fit(shares, 1, Progress(12))
+    assert [rate / 1e-2 for rate in rates] == pytest.approx([1 - fall * i / 12 for i in range(12)])
 
 
 @pytest.mark.parametrize("ending", ["nan", "error"])

@@ -63,10 +63,12 @@ def test_the_paper_preset_holds_the_papers_numbers() -> None:
     assert (paper.train.lr, paper.train.weight_decay, paper.train.batch_size) == (3e-3, 0.05, 128)
     assert paper.warmup.epochs + paper.rounds * paper.train.local_epochs == 25 * 2
     assert (paper.warmup.epochs, paper.max_experts, paper.min_silhouette) == (5 * 2, 8, -1)
+    # What the paper leaves open is as in its code: the defaults of the trainer of transformers, anew for each round.
+    assert (paper.train.lr_schedule, paper.train.clip_norm, paper.warmup.as_rounds) == ("linear", 1.0, True)
 
 
-def test_released_code_differs_from_the_paper_in_the_head_and_runs_no_baselines() -> None:
-    paper = resolve(preset="paper-nlu", overrides={"head": "frozen", "baselines": []})
+def test_released_code_differs_from_the_paper_in_head_and_most_experts_and_runs_no_baselines() -> None:
+    paper = resolve(preset="paper-nlu", overrides={"head": "frozen", "baselines": [], "max_experts": 4})
     assert resolve(preset="released-code") == paper
 
 

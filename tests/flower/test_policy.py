@@ -245,8 +245,8 @@ class TestTasks:
         (stage,) = message.request.task.stages
         many = with_task(message, stages=(replace(stage, epochs=10**9),))
         assert "epochs: must be at most 100 (max-epochs, together)" in asked_of(grid, 900, many).reason
-        many = with_task(message, stages=(stage,) * 5)
-        assert "stages: must be at most 4 (max-stages), received 5" in asked_of(grid, 900, many).reason
+        many = with_task(message, stages=(stage,) * 17)
+        assert "stages: must be at most 16 (max-stages), received 17" in asked_of(grid, 900, many).reason
         odd = with_task(message, stages=(replace(stage, experts=(7,)),))
         assert "stages name experts of a model that has" in asked_of(grid, 900, odd).reason
 

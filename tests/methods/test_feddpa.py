@@ -25,16 +25,23 @@ from fedlease.use.serving.mixed import MixedModel
 BUDGET = Budget(1, 2)
 
 
-def test_the_global_adapter_is_trained_alone_and_the_local_one_beside_it() -> None:
+def test_the_local_adapter_is_trained_beside_the_mean_and_then_the_global_one_alone() -> None:
+    """In every round from the first on."""
     method = FedDPA(BUDGET)
-    task = method.task(method.init(adapter(), CLIENTS, 0), "a0")
-    assert task is not None
-    first, second = task.stages
-    assert (first.experts, second.experts) == ((0,), None)
-    assert {name[-1] for name in first.trainable} == {"0"}
-    assert {name[-1] for name in second.trainable} == {"1"}
-    assert task.upload == first.trainable
-    assert task.private == second.trainable
+    state = method.init(adapter(), CLIENTS, 0)
+    for _ in range(method.last_round):
+        task = method.task(state, "a0")
+        assert task is not None
+        first, second = task.stages
+        assert (first.experts, second.experts) == (None, (0,))
+        assert {name[-1] for name in first.trainable} == {"1"}
+        assert {name[-1] for name in second.trainable} == {"0"}
+        assert task.private == first.trainable
+        assert task.upload == second.trainable
+        # While the local adapter is trained, the global one is what all clients' score has: the mean.
+        assert all(torch.equal(task.model.tensors[n], state.shared[n]) for n in second.trainable)
+        state = method.aggregate(state, [constant(train("a0", task, 10), 2.0)])
+    assert method.task(state, "a0") is None
     # As FedIT: r (in + out) over the modules (6, 4) and (6, 6), r = 2.
     assert sum(task.model.tensors[name].numel() for name in task.upload) == 2 * (10 + 12)
 

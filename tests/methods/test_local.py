@@ -1,5 +1,6 @@
 """Local training, which shares nothing."""
 
+import pytest
 import torch
 from contract.planted import CLIENTS, adapter
 
@@ -17,13 +18,16 @@ def test_local_shares_nothing() -> None:
     assert task.stages[0].epochs == 2
 
 
-def test_local_begins_with_the_same_work_as_fedlease() -> None:
+@pytest.mark.parametrize(
+    ("budget", "stages"), [(Budget(3, 2), [3]), (Budget(5, 1, 2, warmup_as_rounds=True), [2, 2, 1])]
+)
+def test_local_begins_with_the_same_work_as_fedlease(budget: Budget, stages: list[int]) -> None:
     """Same model, same trainable tensors, same epochs and round: only then may a run do it once for both."""
-    budget = Budget(3, 2)
     local, fedlease = Local(budget), FedLease(budget)
     first = local.task(local.init(adapter(), CLIENTS, 0), "a0")
     other = fedlease.task(fedlease.init(adapter(), CLIENTS, 0), "a0")
     assert first is not None and other is not None
+    assert [stage.epochs for stage in first.stages] == stages
     assert first.stages == other.stages and first.round == other.round and first.phase == other.phase
     assert first.model.spec == other.model.spec
     assert all(torch.equal(first.model.tensors[n], other.model.tensors[n]) for n in first.model.tensors)

@@ -8,8 +8,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from fedlease.client.resident import ResidentModel
+from fedlease.core.choices import LrSchedule
 from fedlease.core.codec import serialisable
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors
@@ -24,7 +26,7 @@ OnBatch = Callable[[ClientId, int, int, float], None]
 
 @dataclass(frozen=True)
 class Optimiser:
-    """A fresh AdamW for every stage, constant learning rate.
+    """A fresh AdamW for every stage, which also begins its learning rate anew.
 
     Attributes:
         lr: learning rate.
@@ -33,6 +35,7 @@ class Optimiser:
         clip_norm: largest gradient norm, or None.
         threads: CPU threads; another number sums in another order.
         seed: root seed of the run.
+        lr_schedule: ``constant``, or ``linear``: of n steps, step i = 0 .. n - 1 has the rate lr (n - i) / n.
     """
 
     lr: float
@@ -41,6 +44,7 @@ class Optimiser:
     clip_norm: float | None
     threads: int
     seed: int
+    lr_schedule: LrSchedule = "constant"
 
 
 @serialisable
@@ -199,11 +203,14 @@ class Trainer:
         trained = {id(parameter): parameter for share in shares.values() for parameter in share.parameters}
         options = self.optimiser
         adamw = torch.optim.AdamW(trained.values(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        total = epochs * sum(self.steps_per_epoch(share.rows) for share in shares.values())
+        linear = options.lr_schedule == "linear"
+        schedule = LambdaLR(adamw, lambda step: 1 - step / total if linear else 1.0)
         self.resident.model.train()
         losses: dict[ClientId, list[float]] = {}
         for epoch in range(epochs):
             losses = {client: [] for client in shares}
-            steps = self._steps(shares, adamw, progress, order)
+            steps = self._steps(shares, schedule, progress, order)
             for client, size, loss in _one_behind(steps):
                 value = float(loss)
                 progress.done += 1
@@ -217,7 +224,7 @@ class Trainer:
     def _steps(
         self,
         shares: Mapping[ClientId, Share],
-        adamw: torch.optim.Optimizer,
+        schedule: LambdaLR,
         progress: Progress,
         order: torch.Generator | None,
     ) -> Iterator[tuple[ClientId, int, Tensor]]:
@@ -240,8 +247,9 @@ class Trainer:
             )
             if self.optimiser.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(share.parameters, self.optimiser.clip_norm)
-            adamw.step()
-            adamw.zero_grad(set_to_none=True)
+            schedule.optimizer.step()
+            schedule.optimizer.zero_grad(set_to_none=True)
+            schedule.step()
             yield client, len(batch), loss.detach()
 
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from fedlease.config.choices import Quantisation, Template
+from fedlease.core.choices import LrSchedule
 
 __all__ = [
     "BaseSettings",
@@ -58,13 +59,19 @@ class WarmupSettings(Section):
 
     epochs: Positive = 2
     """E, passes over each client's rows before allocation."""
+    as_rounds: bool = False
+    """Whether AdamW, and the learning rate's schedule, begin anew after every ``train.local_epochs`` of the warm-up, as
+    in rounds (released code)."""
 
 
 class TrainSettings(Section):
-    """Local training; a fresh AdamW for every local task, constant learning rate."""
+    """Local training; a fresh AdamW for every local task."""
 
     lr: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     """Learning rate."""
+    lr_schedule: LrSchedule = "constant"
+    """``linear``: the rate falls to 0 over the steps of every local task, and begins anew with the next (released
+    code)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's."""
     batch_size: Positive = 16

@@ -10,6 +10,7 @@ __all__ = [
     "GroupingName",
     "HeadPolicy",
     "Linkage",
+    "LrSchedule",
     "RouterOwner",
     "RouterStart",
     "Routing",
@@ -32,6 +33,9 @@ Shrink = float | Literal["auto"]
 
 Linkage = Literal["average", "complete", "single"]
 """How far two clusters are apart, from the distances of their members."""
+
+LrSchedule = Literal["constant", "linear"]
+"""How the learning rate goes over the steps of a stage: it stays, or falls by equal steps to 0 after the last one."""
 
 Clustering = Literal["hierarchical", "spectral"]
 """How clients are grouped by their distances."""

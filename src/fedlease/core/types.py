@@ -274,11 +274,13 @@ class Budget:
         warmup_epochs: E, at least 1.
         rounds: R, rounds after the warm-up, at least 0.
         local_epochs: passes per round, at least 1.
+        warmup_as_rounds: whether a warm-up has one stage, with a fresh optimiser, for each of the ``opening_rounds``.
     """
 
     warmup_epochs: int
     rounds: int
     local_epochs: int = 1
+    warmup_as_rounds: bool = False
 
     @property
     def passes(self) -> int:

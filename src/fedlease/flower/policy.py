@@ -54,7 +54,7 @@ class NodePolicy(Section):
     """Characters of such a label."""
     max_epochs: Positive = 100
     """Passes over the rows for one message, all stages together."""
-    max_stages: Positive = 4
+    max_stages: Positive = 16
     """Stages of training in one message."""
     max_rounds: Positive = 1000
     """Rounds of a run; the node does at most three times as many tasks for it, since steps may be repeated."""

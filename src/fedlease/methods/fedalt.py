@@ -79,7 +79,8 @@ class FedALT:
     def model(self, state: FedALTState, client: ClientId) -> ClientModel:
         """Own adapter and rest of the world; the client lays its own mixer over the initial one.
 
-        The mixer starts at 0: both weigh one half for every token.
+        The mixer starts at 0, where both weigh one half for every token; the authors' code draws it at random. Its
+        gradient is alive as soon as the two differ.
         """
         start = state.adapter.tensors
         own = state.individuals.get(client)

@@ -37,7 +37,8 @@ class FedDPAState(CommonState):
 class FedDPA:
     """Parameters of FedDPA, the form in which both adapters are trained in every round (FedDPA-T).
 
-    The local stage is work beyond the budget T, which counts passes for the adapter that is uploaded.
+    As in the public code the local adapter comes first, so that it is trained beside what it is scored with: a mean
+    over all clients. Its stage is work beyond the budget T, which counts passes for the adapter that is uploaded.
 
     Attributes:
         budget: E, R and local epochs.
@@ -69,13 +70,13 @@ class FedDPA:
         return FedDPAState(round=1, adapter=adapter, clients=dict(clients), shared=adapter.tensors)
 
     def task(self, state: FedDPAState, client: ClientId) -> ClientTask | None:
-        """Train the global adapter alone, then the local one beside the frozen global; give the global back."""
+        """Train the local adapter beside the frozen global one as received, then the global alone; give that back."""
         if state.round > self.last_round:
             return None
         model = self.model(state, client)
         shared, local = model.names("AB", GLOBAL), model.names("AB", LOCAL)
         epochs = self.budget.epochs(state.round)
-        stages = (Stage(shared, epochs, experts=(GLOBAL,)), Stage(local, epochs))
+        stages = (Stage(local, epochs), Stage(shared, epochs, experts=(GLOBAL,)))
         return ClientTask(PHASE, state.round, model, stages, upload=shared)
 
     def aggregate(

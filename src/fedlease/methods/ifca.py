@@ -44,7 +44,8 @@ class IFCA:
     """Parameters of IFCA.
 
     With B = 0 all candidates are one function, so they cannot start from one adapter: they are made of the clients'
-    first updates.
+    first updates. A client compares them by the loss through its own head, which has been trained with the one it chose
+    before and favours it.
 
     Attributes:
         budget: E, R and local epochs.

@@ -58,8 +58,11 @@ class Warmup:
         if round_ == 0 and not self.pending([client]):
             return None
         names = adapter.names("AB")
-        stage = Stage(names, budget.warmup_epochs)
-        return ClientTask(WARMUP, round_, adapter, (stage,), upload=names if upload else frozenset())
+        parts = [budget.warmup_epochs]
+        if budget.warmup_as_rounds:
+            parts = [budget.epochs(number) for number in range(1, budget.opening_rounds + 1)]
+        stages = tuple(Stage(names, epochs) for epochs in parts)
+        return ClientTask(WARMUP, round_, adapter, stages, upload=names if upload else frozenset())
 
     def used(self) -> "Warmup":
         """The same bookkeeping without tensors, once nothing needs them any more."""

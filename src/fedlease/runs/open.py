@@ -251,7 +251,8 @@ def autocast_of(settings: Settings) -> torch.dtype | None:
 
 def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> WithHead:
     """A method under the budget, weighting and head policy of the settings."""
-    budget = Budget(settings.warmup.epochs, settings.rounds, settings.train.local_epochs)
+    warmup, rounds = settings.warmup, settings.rounds
+    budget = Budget(warmup.epochs, rounds, settings.train.local_epochs, warmup.as_rounds)
     terms = Terms(budget, settings.weights, settings.linkage, settings.max_experts, settings.min_silhouette)
     method = make_method(name, terms, settings.of_method(name))
     return with_head(method, settings.head, heads, settings.weights)
@@ -277,4 +278,5 @@ def optimiser_of(settings: Settings) -> Optimiser:
         clip_norm=settings.train.clip_norm,
         threads=settings.threads or 1,
         seed=settings.seed,
+        lr_schedule=settings.train.lr_schedule,
     )

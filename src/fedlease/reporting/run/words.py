@@ -19,6 +19,7 @@ HEADS = {
     "shared": "shared: averaged within each group",
     "frozen": "frozen: left at their random start",
 }
+DECAY = {"constant": "", "linear": ", which falls to 0 within every local task"}
 
 
 def headline(run: RunData) -> list[str]:
@@ -65,7 +66,10 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Train rows", f"{sum(rows):,} in all, {span(rows)} per client"),
         ("Budget", epochs + (f"; {counted(passes, 'pass', 'passes')}" if passes else "")),
         ("Heads", HEADS[s.head] if run.learnt.words.heads else ""),
-        ("Optimiser", f"AdamW, learning rate {s.train.lr:g}, batches of {s.train.batch_size}"),
+        (
+            "Optimiser",
+            f"AdamW, learning rate {s.train.lr:g}{DECAY[s.train.lr_schedule]}, batches of {s.train.batch_size}",
+        ),
         ("Seed", str(s.seed)),
         ("Started", env.started or ""),
         ("Device", f"{env.device or s.device}, {_known(env.threads, 'thread')}, {_known(env.cores, 'core')}"),
