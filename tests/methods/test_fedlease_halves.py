@@ -71,6 +71,10 @@ def test_unequal_rows_make_about_equal_steps_within_the_budget() -> None:
     assert [first_task(method(), state, c).stages[0].epochs for c in sorted(clients)] == [4, 2, 1]
     long = method(Budget(2, 40))
     assert first_task(long, long.init(adapter(), clients, 0), "a0").stages[0].epochs == 10
+    # As rounds of three epochs the same ten passes are 3 + 3 + 3 + 1.
+    parted = method(Budget(2, 40, 3, warmup_as_rounds=True))
+    task = first_task(parted, parted.init(adapter(), clients, 0), "a0")
+    assert [stage.epochs for stage in task.stages] == [3, 3, 3, 1]
 
 
 def test_every_client_makes_the_passes_of_the_budget() -> None:

@@ -20,7 +20,7 @@ from fedlease.core.reliability import similarities
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.methods.fedlease import FedLease, FedLeaseState
 from fedlease.methods.fedlease_similarity import FEW_ROWS, BySimilarity
-from fedlease.methods.warmup import WARMUP
+from fedlease.methods.warmup import WARMUP, warmup_stages
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
 __all__ = ["Halves", "HalvesState"]
@@ -155,7 +155,7 @@ class Halves(Wrapper):
         return self.method.model(state.inner, client)
 
     def _warmup(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
-        stages = tuple(replace(stage, epochs=self._epochs(state, client)) for stage in task.stages)
+        stages = warmup_stages(task.trainable, self._epochs(state, client), self.budget)
         if state.clients[client] < FEW_ROWS:
             return task
         starts: tuple[Tensors, ...] = ()

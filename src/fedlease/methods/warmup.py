@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from fedlease.core.codec import serialisable
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
 
-__all__ = ["WARMUP", "WARMUP_TRIES", "Warmup"]
+__all__ = ["WARMUP", "WARMUP_TRIES", "Warmup", "warmup_stages"]
 
 WARMUP = "warmup"
 """The phase in which the server asks every client once; in all other phases it samples."""
@@ -58,12 +58,15 @@ class Warmup:
         if round_ == 0 and not self.pending([client]):
             return None
         names = adapter.names("AB")
-        parts = [budget.warmup_epochs]
-        if budget.warmup_as_rounds:
-            parts = [budget.epochs(number) for number in range(1, budget.opening_rounds + 1)]
-        stages = tuple(Stage(names, epochs) for epochs in parts)
+        stages = warmup_stages(names, budget.warmup_epochs, budget)
         return ClientTask(WARMUP, round_, adapter, stages, upload=names if upload else frozenset())
 
     def used(self) -> "Warmup":
         """The same bookkeeping without tensors, once nothing needs them any more."""
         return replace(self, results={client: {} for client in self.results})
+
+
+def warmup_stages(names: frozenset[str], epochs: int, budget: Budget) -> tuple[Stage, ...]:
+    """One stage of so many epochs, or as rounds have them, the last with what is left."""
+    step = budget.local_epochs if budget.warmup_as_rounds else max(1, epochs)
+    return tuple(Stage(names, min(step, epochs - done)) for done in range(0, max(1, epochs), step))
