@@ -70,7 +70,7 @@ class TensorName(NamedTuple):
         if len(parts) == 3 and parts[1] in ("A", "B") and parts[2].isdecimal():
             return cls(parts[0], parts[1], int(parts[2]))
         raise ValueError(
-            f"tensor name {name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/.., {ANCHOR}"
+            f"tensor {name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<name>, {ANCHOR}"
         )
 
 
