@@ -69,9 +69,7 @@ class TensorName(NamedTuple):
             return cls(parts[0], parts[1])
         if len(parts) == 3 and parts[1] in ("A", "B") and parts[2].isdecimal():
             return cls(parts[0], parts[1], int(parts[2]))
-        raise ValueError(
-            f"tensor {name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<name>, {ANCHOR}"
-        )
+        raise ValueError(f"{name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<name>, {ANCHOR}")
 
 
 def second_half(tensors: Tensors) -> dict[str, Tensor]:
