@@ -56,7 +56,8 @@ def test_text_generation(tmp_path: Path) -> None:
 
 
 def test_sampled_clients_and_the_scores_of_the_others(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"clients_per_round": 3, "baselines": [], "rounds": 3}
+    settings: dict[str, Any] = {"clients_per_round": 3, "baselines": [], "rounds": 3, "train.lr_schedule": "linear"}
+    settings |= {"warmup.epochs": 2, "warmup.as_rounds": True}
     here = small_run(tmp_path / "here", **settings)
     there, grid = over_memory(small_settings(**settings), tmp_path / "there")
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
