@@ -37,7 +37,7 @@ def free_ports(count: int) -> int:
 class Deployment:
     """An app in a folder; every process that it starts has its own session and ends with it."""
 
-    def __init__(self, folder: Path, sites: tuple[str, ...] = ("site-a", "site-b", "site-c")) -> None:
+    def __init__(self, folder: Path, sites: tuple[str, ...]) -> None:
         self.folder = folder
         write_app(folder, sites, port=free_ports(len(sites) + 1))
         self.sites = sites
@@ -140,9 +140,9 @@ class Deployment:
 
 
 @contextmanager
-def deployment(folder: Path) -> Iterator[Deployment]:
+def deployment(folder: Path, sites: tuple[str, ...]) -> Iterator[Deployment]:
     """An app whose processes are gone at the end."""
-    app = Deployment(folder)
+    app = Deployment(folder, sites)
     try:
         yield app
     finally:

@@ -26,8 +26,11 @@ GENERATION: dict[str, Any] = {
     "data.max_tokens": 40,
     "generation.max_new_tokens": 6,
     "baselines": [],
+    "rounds": 1,
+    "data.clients_per_task": 1,
 }
 """Where samples of test rows are kept."""
+FEW: dict[str, Any] = {"baselines": [], "rounds": 2, "data.clients_per_task": 1}
 
 
 def asked(settings: Settings, out: Path, grid: MemoryGrid) -> list[Any]:
@@ -41,7 +44,7 @@ def asked(settings: Settings, out: Path, grid: MemoryGrid) -> list[Any]:
 
     grid.faults.append(look)
     FedLeaseStrategy(settings, out, hand_over=True).start(grid)
-    assert len(answers) == 8 and all(isinstance(answer, Finished) for answer in answers)
+    assert len(answers) == 4 and all(isinstance(answer, Finished) for answer in answers)
     return answers
 
 
@@ -57,7 +60,7 @@ class TestTheEnd:
         grid = grid_of(settings)
         grid.contexts[NODE].node_config["send-samples"] = True
         answers = asked(settings, tmp_path / "r", grid)
-        assert sorted(len(answer.scores.samples) > 0 for answer in answers) == [False] * 7 + [True]
+        assert sorted(len(answer.scores.samples) > 0 for answer in answers) == [False] * 3 + [True]
         assert all(answer.private is None for answer in answers)
 
     def test_one_machine_hands_over_all(self, tmp_path: Path) -> None:
@@ -114,7 +117,7 @@ def test_what_breaks_in_a_node_is_named_by_its_type_alone(tmp_path: Path, monkey
     def fail(*_: Any) -> None:
         raise KeyError(TestFaultsOfRows.SECRET)
 
-    settings = small_settings(baselines=[])
+    settings = small_settings(**FEW)
     grid = grid_of(settings)
 
     def break_one(event: Any) -> None:
@@ -140,10 +143,10 @@ def test_a_wrong_override_of_a_node_is_refused_by_name(name: str, value: Any, tm
 
 class TestTheSameFolder:
     def test_other_settings_are_refused_with_both_values(self, tmp_path: Path) -> None:
-        settings = small_settings(baselines=[])
+        settings = small_settings(**FEW)
         FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))
         config = (tmp_path / "r/config.yaml").read_text()
-        other = small_settings(baselines=[], rounds=9, seed=4)
+        other = small_settings(**{**FEW, "rounds": 9}, seed=4)
         with pytest.raises(RunFolderError) as caught:
             FedLeaseStrategy(other, tmp_path / "r").start(grid_of(other))
         (fault,) = caught.value.faults
@@ -152,10 +155,10 @@ class TestTheSameFolder:
         assert (tmp_path / "r/config.yaml").read_text() == config
 
     def test_what_is_about_the_call_may_differ(self, tmp_path: Path) -> None:
-        settings = small_settings(baselines=[])
+        settings = small_settings(**FEW)
         FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings))
-        other = small_settings(baselines=[], **{"flower.deadline": 7, "threads": 1})
+        other = small_settings(**FEW, **{"flower.deadline": 7, "threads": 1})
         strategy = FedLeaseStrategy(other, tmp_path / "r")
         strategy.start(grid_of(other))
         assert len(rounds_of(tmp_path / "r")) == settings.rounds + 1
-        assert strategy.summaries["fedlease"]["num_clients"] == 8
+        assert strategy.summaries["fedlease"]["num_clients"] == 4

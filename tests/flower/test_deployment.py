@@ -25,6 +25,7 @@ from fedlease.runs.runner import run_settings
 MISSING = [command for command in ("bash", "openssl", "ssh-keygen") if shutil.which(command) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
+SITES = ("site-a", "site-b")
 RUN = 400.0
 """Seconds; every message starts a process that imports torch."""
 
@@ -54,8 +55,10 @@ def in_one_process(app: Deployment, changes: list[str], out: Path) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with deployment(tmp_path_factory.mktemp("app") / "federation") as up:
+def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    # Two nodes show everything but what is asked for by -m deployment, where one of three goes.
+    sites = ("site-a", "site-b", "site-c") if "deployment" in (request.config.getoption("-m") or "") else SITES
+    with deployment(tmp_path_factory.mktemp("app") / "federation", sites) as up:
         up.up()
         yield up
 

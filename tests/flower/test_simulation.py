@@ -1,22 +1,32 @@
 """``fedlease run --engine flower``: worker processes, one result."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small import SMALL, small_run, small_settings, tensors_of
+from small import SMALL, rounds_of, small_run, small_settings, tensors_of
 from typer.testing import CliRunner
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 pytest.importorskip("ray", reason="ray is not installed: pip install 'fedlease[simulation]'")
 
+import psutil
 from flower.nodes import Stopped, comparable, grid_of, kind_of, stop_after
+from flwr.app import Error, Message
 
 from fedlease.cli.main import app
-from fedlease.errors import RunFolderError
+from fedlease.config.settings import Settings
+from fedlease.data.load import load_federation
+from fedlease.errors import RunFailedError, RunFolderError
+from fedlease.flower import simulation
+from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.runs.runner import resume
+from fedlease.server.events import StepFinished
 from fedlease.storage.run_files import RunFiles
+from fedlease.use.load import load
 
 
 def sets(**changes: Any) -> list[str]:
@@ -25,50 +35,11 @@ def sets(**changes: Any) -> list[str]:
 
 
 @pytest.mark.slow  # Ray takes seconds to start
-def test_a_simulation_gives_the_tensors_and_scores_of_one_process(tmp_path: Path) -> None:
-    from fedlease.use.load import load
-
-    here = small_run(tmp_path / "here", baselines=[])
-    command = ["run", "--preset", "smoke", *sets(baselines=[]), "--engine", "flower", "--quiet"]
-    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "there")])
-    assert result.exit_code == 0, result.output
-    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
-    summary = json.loads((tmp_path / "there/summary.json").read_text())
-    assert comparable(summary) == json.loads(json.dumps(comparable(here.summary)))
-    assert not (tmp_path / "there/nodes").exists()
-    # Everything that can be done with a run folder can be done with this one.
-    assert load(tmp_path / "there", "planted-0-0") is not None
-    again = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "there")])
-    assert again.exit_code != 0 and isinstance(again.exception, RunFolderError)
-
-
-def test_a_run_over_nodes_is_not_resumed_in_one_process(tmp_path: Path) -> None:
-    from fedlease.flower.strategy import FedLeaseStrategy
-
-    settings = small_settings(baselines=[])
-    with pytest.raises(Stopped):
-        FedLeaseStrategy(settings, tmp_path / "r", [stop_after(1)]).start(grid_of(settings))
-    environment = json.loads((tmp_path / "r/environment.json").read_text())
-    from fedlease.data.load import load_federation
-
-    environment["data_fingerprint"] = load_federation(settings.data, settings.seed).fingerprint()
-    RunFiles(tmp_path / "r").write_json("environment.json", environment)
-    with pytest.raises(RunFolderError, match=r"keeps a part of its model on its own machine, so the run cannot go on"):
-        resume(tmp_path / "r")
-
-
-@pytest.mark.slow  # Ray takes seconds to start
-def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    import os
-    import signal
-
-    import psutil
-
-    from fedlease.flower.simulation import simulate
-    from fedlease.server.events import StepFinished
-
-    settings = small_settings(baselines=[], rounds=3, data__clients_per_task=1)
-    here = small_run(tmp_path / "here", baselines=[], rounds=3, data__clients_per_task=1)
+def test_a_simulation_gives_the_tensors_and_scores_of_one_process_though_a_worker_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few: dict[str, Any] = {"baselines": [], "data__clients_per_task": 1}
+    here = small_run(tmp_path / "here", **few)
     killed: list[int] = []
 
     def kill(event: Any) -> None:
@@ -79,11 +50,36 @@ def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path: Path, capf
                 killed.append(process.pid)
                 os.kill(process.pid, signal.SIGKILL)
 
-    summary = simulate(settings, tmp_path / "there", [kill], workers=2)["fedlease"]
-    assert killed and "raylet" not in capfd.readouterr().out
+    real = simulation.simulate
+
+    def simulate(settings: Settings, out: Path, listeners: Any = (), **_: Any) -> Any:
+        return real(settings, out, [*listeners, kill], workers=2)
+
+    monkeypatch.setattr(simulation, "simulate", simulate)
+    command = ["run", "--preset", "smoke", *sets(**few), "--engine", "flower", "--quiet"]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "there")])
+    assert result.exit_code == 0, result.output
+    assert killed and "raylet" not in result.output + capfd.readouterr().out
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
+    summary = json.loads((tmp_path / "there/summary.json").read_text())
     assert comparable(summary) == json.loads(json.dumps(comparable(here.summary)))
-    assert not any(json.loads(line)["refused"] for line in (tmp_path / "there/rounds.jsonl").read_text().splitlines())
+    assert not any(step["refused"] for step in rounds_of(tmp_path / "there"))
+    assert not (tmp_path / "there/nodes").exists()
+    # Everything that can be done with a run folder can be done with this one.
+    assert load(tmp_path / "there", "planted-0-0") is not None
+    again = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "there")])
+    assert again.exit_code != 0 and isinstance(again.exception, RunFolderError)
+
+
+def test_a_run_over_nodes_is_not_resumed_in_one_process(tmp_path: Path) -> None:
+    settings = small_settings(baselines=[], data__clients_per_task=1)
+    with pytest.raises(Stopped):
+        FedLeaseStrategy(settings, tmp_path / "r", [stop_after(1)]).start(grid_of(settings))
+    environment = json.loads((tmp_path / "r/environment.json").read_text())
+    environment["data_fingerprint"] = load_federation(settings.data, settings.seed).fingerprint()
+    RunFiles(tmp_path / "r").write_json("environment.json", environment)
+    with pytest.raises(RunFolderError, match=r"keeps a part of its model on its own machine, so the run cannot go on"):
+        resume(tmp_path / "r")
 
 
 DIED = (
@@ -94,12 +90,7 @@ DIED = (
 
 @pytest.mark.parametrize("when", ["query.hello", "train.warmup", "train.experts", "evaluate.finish"])
 def test_a_worker_that_dies_for_good_ends_the_run_and_is_no_clients_refusal(when: str, tmp_path: Path) -> None:
-    from flwr.app import Error, Message
-
-    from fedlease.errors import RunFailedError
-    from fedlease.flower.strategy import FedLeaseStrategy
-
-    settings = small_settings(baselines=[], data__clients_per_task=1)
+    settings = small_settings(baselines=[], rounds=1, data__clients_per_task=1)
     grid, broken = grid_of(settings, one_machine=True), [True]
 
     def die(message: Message, reply: Message) -> Message:
@@ -115,16 +106,12 @@ def test_a_worker_that_dies_for_good_ends_the_run_and_is_no_clients_refusal(when
     strategy.start(grid)
     assert strategy.summaries["fedlease"]["num_clients"] == 4
     steps = (tmp_path / "r/rounds.jsonl").read_text().splitlines()
-    assert len(steps) == 3 and not any(json.loads(line)["refused"] for line in steps)
+    assert len(steps) == 2 and not any(json.loads(line)["refused"] for line in steps)
 
 
 def test_only_a_simulation_takes_such_words_for_the_end_of_a_worker(tmp_path: Path) -> None:
     """A node elsewhere cannot end everyone's run by them."""
-    from flwr.app import Error, Message
-
-    from fedlease.flower.strategy import FedLeaseStrategy
-
-    settings = small_settings(baselines=[], data__clients_per_task=1)
+    settings = small_settings(baselines=[], rounds=2, data__clients_per_task=1)
     grid = grid_of(settings)
     grid.faults.append(
         lambda message, reply: (

@@ -28,6 +28,8 @@ from fedlease.flower.wire import pack, unpack
 from fedlease.flower.worker_process import READY, Worker, ask, worker_of
 
 IDLE = 60.0
+SOON = 6.0
+"""Longer than any pause of a run of four clients, on a busy machine too."""
 
 
 def processes() -> list[psutil.Process]:
@@ -52,43 +54,23 @@ def _none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-def test_a_run_gives_the_same_and_starts_one_process(tmp_path: Path) -> None:
-    here = small_run(tmp_path / "here", baselines=[])
-    config = {"keep-loaded": IDLE, "state-dir": str(tmp_path / "state")}
-    there, _ = over_memory(small_settings(baselines=[]), tmp_path / "there", hand_over=False, **config)
-    assert len(processes()) == 1
+def test_a_run_gives_the_same_from_one_process_which_ends_when_idle(tmp_path: Path) -> None:
+    few: dict[str, Any] = {"baselines": [], "rounds": 1, "data__clients_per_task": 1}
+    here = small_run(tmp_path / "here", **few)
+    config = {"keep-loaded": SOON, "state-dir": str(tmp_path / "state")}
+    there, _ = over_memory(small_settings(**few), tmp_path / "there", hand_over=False, **config)
+    (child,) = processes()
     assert tensors_of(tmp_path / "there")["state"] == tensors_of(tmp_path / "here")["state"]
     assert comparable(there["fedlease"]) == comparable(here.summary)
+    worker = worker_of(None, None, SOON)
+    assert worker is not None and worker.place().exists()
+    child.wait(30)
+    assert not worker.place().exists()
 
 
 def hello(worker: Worker) -> RecordDict:
     """An answer to a message that holds nothing."""
     return ask(worker, RecordDict(), Context(1, 2, {}, RecordDict(), {}))
-
-
-@pytest.mark.slow
-def test_it_ends_when_idle_and_is_started_again() -> None:
-    worker = worker_of(None, None, 1.0)
-    assert worker is not None
-    hello(worker)
-    (first,) = processes()
-    first.wait(20)
-    assert not worker.place().exists()
-    hello(worker)
-    assert [child.pid for child in processes()] != [first.pid]
-
-
-@pytest.mark.slow
-def test_it_ends_with_the_process_it_belongs_to() -> None:
-    node = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
-    worker = Worker(IDLE, node.pid, None, None, tuple(sys.path))
-    hello(worker)
-    (child,) = processes()
-    node.kill()
-    # Not waited for: what is left of a process that was killed does not keep it alive.
-    child.wait(20)
-    assert not worker.place().exists()
-    node.wait()
 
 
 def test_one_that_ends_before_it_replies_is_an_error() -> None:
@@ -108,24 +90,25 @@ def test_one_that_ends_before_it_replies_is_an_error() -> None:
 
 
 @pytest.mark.slow
-def test_an_error_in_it_is_a_refusal_and_the_next_message_has_a_reply() -> None:
-    worker = Worker(IDLE, os.getpid(), ("json", "loads"), None, tuple(sys.path))
-    content = pack(Envelope("0" * 32, "0", small_settings().model_dump_json(), "model")).record
-    reply, _, _ = unpack(ask(worker, content, Context(1, 2, {}, RecordDict(), {})), 2**20)
-    assert reply == Refused("node 2: its app failed with TypeError; the log of its node says why")
-    assert hello(worker) is not None
-    assert len(processes()) == 1
-
-
-@pytest.mark.slow
-def test_one_that_is_about_to_end_is_replaced() -> None:
-    worker = Worker(IDLE, os.getpid(), None, None, tuple(sys.path))
+def test_it_takes_the_place_of_a_dead_one_survives_an_error_and_ends_with_the_process_it_belongs_to() -> None:
+    node = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    worker = Worker(IDLE, node.pid, ("json", "loads"), None, tuple(sys.path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         server.bind(str(worker.place()))
         server.listen()
     # Nobody listens any more, and the file is still there.
     assert hello(worker) is not None
-    assert len(processes()) == 1
+    (child,) = processes()
+    content = pack(Envelope("0" * 32, "0", small_settings().model_dump_json(), "model")).record
+    reply, _, _ = unpack(ask(worker, content, Context(1, 2, {}, RecordDict(), {})), 2**20)
+    assert reply == Refused("node 2: its app failed with TypeError; the log of its node says why")
+    assert hello(worker) is not None
+    assert [other.pid for other in processes()] == [child.pid]
+    node.kill()
+    # Not waited for: what is left of a process that was killed does not keep it alive.
+    child.wait(20)
+    assert not worker.place().exists()
+    node.wait()
 
 
 def test_one_that_cannot_start_is_an_error() -> None:

@@ -1,8 +1,6 @@
 """One expert as stock LoRA: the same function, without fedlease."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -94,27 +92,3 @@ def test_export_refuses_other_adapters_and_unknown_experts(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="adapter 'default' is LoraConfig, expected FedLeaseConfig"):
         export_expert(stock, 0, tmp_path / "never")
     assert not (tmp_path / "never").exists()
-
-
-@pytest.mark.slow
-def test_exported_folder_needs_no_fedlease(tmp_path: Path) -> None:
-    model, ids = tiny.mixture("gpt2", own_expert=1), tiny.tokens()
-    tiny.base("gpt2").save_pretrained(str(tmp_path / "base"))
-    export_expert(model, 1, tmp_path / "expert")
-    program = f"""
-import sys, torch
-from peft import PeftModel
-from safetensors.torch import save_file
-from transformers import GPT2LMHeadModel
-torch.set_num_threads(1)
-model = GPT2LMHeadModel.from_pretrained({str(tmp_path / "base")!r})
-model = PeftModel.from_pretrained(model, {str(tmp_path / "expert")!r}).eval()
-ids = torch.tensor({ids.tolist()})
-with torch.no_grad():
-    found = {{"adapted": model(input_ids=ids).logits, "merged": model.merge_and_unload()(input_ids=ids).logits}}
-save_file(found, {str(tmp_path / "out")!r})
-assert not any(name.split(".")[0] == "fedlease" for name in sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    for found in load_file(tmp_path / "out").values():
-        assert tiny.relative(found, alone(model, 1, ids)) < 1e-4

@@ -3,9 +3,6 @@
 import copy
 import importlib
 import pickle  # The type must survive it: third parties pickle PEFT's configurations. fedlease itself never does.
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +10,6 @@ from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import register_peft_method
 from peft_plugin import tiny
-from safetensors.torch import load_file
 
 import fedlease.peft_plugin as plugin
 from fedlease.peft_plugin import peft_type
@@ -56,23 +52,3 @@ def test_peft_itself_refuses_names_it_does_not_know() -> None:
     # Why peft_type.py exists: should this one day not raise, it can go.
     with pytest.raises(ValueError, match="NOT_A_METHOD"):
         register_peft_method(name="not_a_method", config_cls=plugin.FedLeaseConfig, model_cls=plugin.FedLeaseModel)
-
-
-@pytest.mark.slow
-def test_folder_loads_in_a_fresh_process_that_imports_the_plugin(tmp_path: Path) -> None:
-    model, ids = tiny.mixture("bert"), tiny.tokens()
-    tiny.base("bert").save_pretrained(str(tmp_path / "base"))
-    model.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
-    program = f"""
-import fedlease.peft_plugin, torch
-from peft import PeftModel
-from safetensors.torch import save_file
-from transformers import BertForSequenceClassification
-torch.set_num_threads(1)
-base = BertForSequenceClassification.from_pretrained({str(tmp_path / "base")!r}, num_labels=3)
-model = PeftModel.from_pretrained(base, {str(tmp_path / "adapter")!r}).eval()
-with torch.no_grad():
-    save_file({{"logits": model(input_ids=torch.tensor({ids.tolist()})).logits}}, {str(tmp_path / "out")!r})
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert torch.equal(load_file(tmp_path / "out")["logits"], tiny.logits(model, ids))

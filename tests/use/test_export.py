@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,30 +59,6 @@ def of(run: OpenRun, model: object) -> torch.Tensor:
     run.resident.model.eval()
     with torch.inference_mode():
         return run.resident.logits({"input_ids": IDS}).clone()
-
-
-FRESH = """
-import sys, torch
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
-base = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], num_labels=2)
-model = PeftModel.from_pretrained(base, sys.argv[2]).eval()
-assert not [name for name in sys.modules if name.startswith("fedlease")]
-with torch.inference_mode():
-    print(model(input_ids=torch.arange(4, 44).view(4, 10)).logits.tolist())
-"""
-
-
-@pytest.mark.slow
-def test_stock_peft_loads_it_without_fedlease(run: OpenRun, tmp_path: Path) -> None:
-    Exporter(run).client(CLIENT, tmp_path / "x")
-    command = [sys.executable, "-W", "ignore", "-c", FRESH]
-    done = subprocess.run(
-        [*command, str(run.out / "base"), str(tmp_path / "x")], capture_output=True, text=True, check=True, timeout=120
-    )
-    weights = scores(tmp_path / "x")["average_weights"]
-    expected = of(run, fold(run.model(CLIENT), weights))  # type: ignore[arg-type]
-    assert torch.allclose(torch.tensor(json.loads(done.stdout)), expected, atol=1e-5)
 
 
 def test_a_folded_client_is_the_mixture_with_constant_weights(run: OpenRun, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ METHODS = ("fedlease", "fedit", "feddpa")
 def out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "int8" and not HAS_BITS:
         pytest.skip("needs bitsandbytes: pip install 'fedlease[quantised]'")
-    changes = {**KINDS[request.param], "baselines": METHODS[1:], "data__train_rows": 24, "train__lr": 0.02}
+    changes = {**KINDS[request.param], "baselines": METHODS[1:], "train__lr": 0.02, "data__clients_per_task": 1}
     return small_run(tmp_path_factory.mktemp("run") / "r", **changes).out
 
 
@@ -85,7 +85,7 @@ def test_another_type_may_be_asked_for(out: Path) -> None:
 
 
 def test_a_loaded_model_in_bfloat16_can_be_trained_on(tmp_path: Path) -> None:
-    out = small_run(tmp_path / "r", baselines=[], rounds=1, dtype="bfloat16").out
+    out = small_run(tmp_path / "r", baselines=[], rounds=1, dtype="bfloat16", data__clients_per_task=1).out
     client = clients_of(out)[0]
     model = fedlease.load(out, client.id)
     labels = torch.tensor([row.label for row in client.test])
@@ -96,6 +96,7 @@ def test_a_loaded_model_in_bfloat16_can_be_trained_on(tmp_path: Path) -> None:
 
 def test_answers_in_bfloat16_are_those_of_the_run(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"task": "generation", "baselines": [], "rounds": 1, "data__max_tokens": 40}
+    changes |= {"data__clients_per_task": 1, "data__test_rows": 3}
     out = small_run(tmp_path / "r", dtype="bfloat16", generation__max_new_tokens=6, **changes).out
     opened = OpenRun(out)
     settings = opened.settings
