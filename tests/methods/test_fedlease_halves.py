@@ -140,10 +140,37 @@ def test_an_unsure_client_joins_the_expert_that_it_chose_by_loss() -> None:
     others = [answer(c, first_task(halves, state, c), 40) for c in ("a0", "a1", "c0", "c1")]
     joined = halves.aggregate(state, [*others, answer("b0", task, 40, choice=2)])
     assert joined.assignment == {"a0": 0, "a1": 0, "b0": 1, "c0": 1, "c1": 1} and len(joined.experts) == 2
+    assert joined.centroids.units.equal(state.centroids.units[[0, 2]]), "late clients find the same experts"
     assert joined.allocation.num_experts == 2 and "'b0'" in joined.notes[-1] and "c0" in joined.notes[-1]
     alone = halves.aggregate(state, [*others, answer("b0", task, 40, choice=0)])
     assert alone.assignment == state.assignment and "stays alone" in alone.notes[-1]
     assert not first_task(halves, alone, "b0").refit, "it chooses once"
+
+
+def test_who_does_not_answer_when_asked_longer_is_grouped_by_what_it_has_learnt() -> None:
+    halves, clients = method(), {"a0": 40, "a1": 40, "b0": 40}
+    state = halves.init(adapter(), clients, 0)
+    updates = [answer(c, first_task(halves, state, c), 40, learnt=c != "b0") for c in clients]
+    state = halves.aggregate(state, updates)
+    assert halves.model(state, "b0").tensors.keys() == adapter().tensors.keys()
+    state = halves.aggregate(state, [], absent={"b0"})
+    assert state.round == 1 and state.allocation.unsure == ("b0",) and state.assignment["b0"] == 1
+    assert first_task(halves, state, "b0").phase != WARMUP, "it made no more than E passes"
+
+
+def test_a_late_client_on_halves_is_placed_or_kept_out_by_both() -> None:
+    whole_method: Any = make_method("fedlease-plus", Terms(BUDGET), {})
+    state = whole_method.init(adapter(), {"a0": 40, "a1": 40, "b0": 40, "b1": 40}, 0)
+    while state.round < 2:
+        tasks = {c: task for c in sorted(state.clients) if (task := whole_method.task(state, c)) is not None}
+        state = whole_method.aggregate(state, [answer(c, task, 40) for c, task in tasks.items()])
+    for client, group in (("b9", "b0"), ("z9", None)):
+        admitted = whole_method.admit(state, client, 40)
+        task = first_task(whole_method, admitted, client)
+        assert task.halves
+        after = whole_method.aggregate(admitted, [answer(client, task, 40)])
+        assert whole_method.model(after, client).tensors.keys() == adapter().tensors.keys()
+        assert after.assignment.get(client) == (after.assignment[group] if group else None)
 
 
 def test_the_first_experts_are_means_over_all_halves() -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "initial_adapter",
     "initial_router",
     "renumber",
+    "whole",
 ]
 
 MIRROR_SCALE = 16.0
@@ -118,6 +119,16 @@ def check_whole(model: ClientModel) -> None:
                     raise ValueError(f"{name} is missing")
                 if model.tensors[name].dim() != 2 or model.tensors[name].shape[side] != spec.r:
                     raise ValueError(f"{name} must be of rank {spec.r}, is of shape {list(model.tensors[name].shape)}")
+
+
+def whole(tensors: Tensors) -> dict[str, Tensor]:
+    """The one adapter of a warm-up on halves: the means of their A and B, which stay in the common basis.
+
+    Tensors of a warm-up without halves are given back as they are.
+    """
+    other = renumber(expert_tensors(tensors, 1), 0)
+    one = {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).expert != 1}
+    return {name: (tensor + other[name]) / 2 if name in other else tensor for name, tensor in one.items()}
 
 
 def _of_kind(tensors: Tensors, kind: str, expert: int) -> dict[str, Tensor]:

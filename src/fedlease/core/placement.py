@@ -1,6 +1,6 @@
 """Where a client belongs that comes after the allocation: with the experts whose warm-ups its own is nearest to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from fedlease.core.codec import serialisable
 from fedlease.core.distances import IDENTICAL, Matrices, to_distances, unit_rows
 from fedlease.core.types import ClientId
 
-__all__ = ["Centroids", "Placement", "centroids", "place"]
+__all__ = ["Centroids", "Placement", "centroids", "chosen_rows", "place"]
 
 
 @serialisable
@@ -79,6 +79,13 @@ def centroids(b: Matrices, assignment: Mapping[ClientId, int]) -> Centroids:
         zeros=torch.cat(zeros, 1),
         reach=tuple(reach),
     )
+
+
+def chosen_rows(known: Centroids, experts: Sequence[int]) -> Centroids:
+    """The centroids of some experts, in the given order, which number them anew."""
+    rows = list(experts)
+    reach = tuple(known.reach[expert] for expert in rows)
+    return Centroids(known.modules, known.units[rows], known.zeros[rows], reach)
 
 
 def place(b: Mapping[str, Tensor], known: Centroids) -> Placement:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
-from fedlease.core.adapters import expert_tensors, renumber
-from fedlease.core.aggregate import Mean, weighted_mean
+from fedlease.core.adapters import expert_tensors, renumber, whole
 from fedlease.core.choices import Signal, Unsure
 from fedlease.core.codec import serialisable
+from fedlease.core.placement import chosen_rows
 from fedlease.core.reliability import similarities
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.methods.fedlease import FedLease, FedLeaseState
@@ -69,7 +68,6 @@ class Halves(Wrapper):
 
     Attributes:
         method: FedLEASE itself.
-        mean: of a client's halves.
         by_similarity: whether corrected similarities group the clients; False leaves the grouping of ``method``.
         signal: what is compared.
         cut: see :func:`fedlease.core.merging.compare`.
@@ -79,7 +77,6 @@ class Halves(Wrapper):
     """
 
     method: FedLease
-    mean: Mean = weighted_mean
     by_similarity: bool = True
     signal: Signal = "BA"
     cut: float = 0.3
@@ -112,7 +109,12 @@ class Halves(Wrapper):
     ) -> HalvesState:
         """FedLEASE's aggregation; who has not learnt and may warm up longer is asked again before it."""
         halves, passes, chosen = dict(state.halves), dict(state.passes), {}
-        passed = []
+        # Who was to warm up longer and did not answer is grouped by what it has learnt before.
+        silent = {client for client in absent if client in halves and client not in state.warmup.results}
+        passed = [
+            ClientUpdate(client, WARMUP, state.round, state.clients[client], whole(halves[client]))
+            for client in sorted(silent)
+        ]
         for update in updates:
             if update.phase == WARMUP:
                 passes[update.client] = passes.get(update.client, 0) + self._epochs(state, update.client)
@@ -120,7 +122,7 @@ class Halves(Wrapper):
                     halves[update.client] = update.tensors
                     if self._epochs(replace(state, passes=passes), update.client) and not self._learnt(update):
                         continue
-                update = replace(update, tensors=self._whole(update.tensors))
+                update = replace(update, tensors=whole(update.tensors))
             else:
                 passes[update.client] = max(passes.get(update.client, 0), self.budget.warmup_epochs)
                 if update.choice is not None:
@@ -131,12 +133,15 @@ class Halves(Wrapper):
         if self.by_similarity:
             method = replace(method, grouping=BySimilarity(halves, self.signal, self.cut))
         inner = _moved(state.inner, chosen) if chosen else state.inner
-        after = method.aggregate(inner, passed, absent)
+        after = method.aggregate(inner, passed, {*absent} - silent)
         found = (*state.found, *_joined(inner, chosen))
         state = replace(
             state, inner=after, halves=halves, passes=passes, unsure=state.unsure.difference(chosen), found=found
         )
-        if inner.allocation is not None or after.allocation is None:
+        if inner.allocation is not None:
+            waiting = {client: tensors for client, tensors in halves.items() if client not in after.assignment}
+            return replace(state, halves=waiting)
+        if after.allocation is None:
             return state
         asked = self.unsure == "loss" and after.allocation.num_experts > 1
         # A round that nobody has passes left for would be empty.
@@ -151,7 +156,7 @@ class Halves(Wrapper):
     def model(self, state: HalvesState, client: ClientId) -> ClientModel:
         """FedLEASE's; before the allocation what its halves have learnt."""
         if client in state.halves and client not in state.assignment:
-            return ClientModel(state.adapter.spec, self._whole(state.halves[client]))
+            return ClientModel(state.adapter.spec, whole(state.halves[client]))
         return self.method.model(state.inner, client)
 
     def _warmup(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
@@ -189,13 +194,6 @@ class Halves(Wrapper):
     def _learnt(self, update: ClientUpdate) -> bool:
         return similarities({update.client: update.tensors}, self.signal).learnt[0]
 
-    def _whole(self, tensors: Tensors) -> dict[str, Tensor]:
-        """The one adapter of both halves; of a client without halves, its own."""
-        other = expert_tensors(tensors, 1)
-        if not other:
-            return dict(tensors)
-        return self.mean([expert_tensors(tensors, 0), renumber(other, 0)], [1.0, 1.0])
-
     def _choice(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
         """The task from the expert that fits the client's rows best, whoever trained it."""
         experts = [state.inner.experts[expert] for expert in self._candidates(state, client)]
@@ -222,6 +220,7 @@ def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseStat
         state,
         allocation=replace(state.allocation, num_experts=len(order), assignment=within),
         assignment=renamed,
+        centroids=chosen_rows(state.centroids, order) if state.centroids is not None else None,
         experts=tuple(state.experts[expert] for expert in order),
         routers=tuple(state.routers[expert] for expert in order),
     )

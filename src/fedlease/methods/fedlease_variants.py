@@ -84,7 +84,7 @@ def build(
     )
     method: Method = paper if reallocate is None else Reallocate(paper, reallocate)
     if halves:
-        method = Halves(paper, mean, grouping == "similarity", signal, cut, longer, unsure)
+        method = Halves(paper, grouping == "similarity", signal, cut, longer, unsure)
     if routed and (top_k is not None or not renormalise or router == "client"):
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":

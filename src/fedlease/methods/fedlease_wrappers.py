@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from fedlease.core.adapters import b_matrices, renumber
+from fedlease.core.adapters import b_matrices, renumber, whole
 from fedlease.core.choices import RouterStart
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import place
@@ -129,7 +129,7 @@ class OwnStart(Wrapper):
         task = self.method.task(state.inner, client)
         if task is None or task.phase != EXPERTS or client not in state.starts:
             return task
-        start = renumber(state.starts[client], task.model.spec.own)
+        start = renumber(whole(state.starts[client]), task.model.spec.own)
         return replace(task, model=replace(task.model, tensors={**task.model.tensors, **start}))
 
     def aggregate(
@@ -198,7 +198,7 @@ class KeepOut(Wrapper):
         for update in by_client(updates):
             new = update.client in state.newcomers and update.client not in admitted
             if update.phase == WARMUP and new and state.centroids is not None:
-                placement = place(b_matrices(update.tensors), state.centroids)
+                placement = place(b_matrices(whole(update.tensors)), state.centroids)
                 if placement.unlike:
                     kept_out[update.client] = update.tensors
                     refusals.append(
@@ -213,7 +213,7 @@ class KeepOut(Wrapper):
     def model(self, state: KeepOutState, client: ClientId) -> ClientModel:
         """A client that is kept out has its warm-up in the meantime."""
         if client in state.kept_out:
-            return ClientModel(state.adapter.spec, state.kept_out[client])
+            return ClientModel(state.adapter.spec, whole(state.kept_out[client]))
         return self.method.model(state.inner, client)
 
     def admit(self, state: KeepOutState, client: ClientId, num_examples: int) -> KeepOutState:

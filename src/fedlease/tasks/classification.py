@@ -120,6 +120,8 @@ class Classification:
     @torch.inference_mode()
     def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others."""
+        if len(rows) < 2:
+            return self.mean_loss(model, rows, threads)
         torch.set_num_threads(threads)
         model.for_scoring()
         batches = evaluation_batches(rows.lengths, EVALUATION_BATCH)
