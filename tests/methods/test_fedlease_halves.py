@@ -134,11 +134,14 @@ def test_an_unsure_client_joins_the_expert_that_it_chose_by_loss() -> None:
     state = warmed(halves, clients, unlearnt="b")
     assert state.assignment == {"a0": 0, "a1": 0, "b0": 1, "c0": 2, "c1": 2}
     task = first_task(halves, state, "b0")
-    assert task.refit and len(task.model.candidates) == 3
-    for candidate, expert in zip(task.model.candidates, (1, 0, 2), strict=True):
+    assert task.refit and len(task.model.candidates) == 4
+    mine = answer("b0", first_task(halves, halves.init(adapter(), clients, 0), "b0"), 40, learnt=False).tensors
+    for half, candidate in enumerate(task.model.candidates[:2]):
+        assert all(candidate[name].equal(mine[name[:-1] + str(half)]) for name in candidate)
+    for candidate, expert in zip(task.model.candidates[2:], (0, 2), strict=True):
         assert all(candidate[name].equal(state.experts[expert][name]) for name in candidate)
     others = [answer(c, first_task(halves, state, c), 40) for c in ("a0", "a1", "c0", "c1")]
-    joined = halves.aggregate(state, [*others, answer("b0", task, 40, choice=2)])
+    joined = halves.aggregate(state, [*others, answer("b0", task, 40, choice=3)])
     assert joined.assignment == {"a0": 0, "a1": 0, "b0": 1, "c0": 1, "c1": 1} and len(joined.experts) == 2
     assert joined.centroids.units.equal(state.centroids.units[[0, 2]]), "late clients find the same experts"
     assert joined.allocation.num_experts == 2 and "'b0'" in joined.notes[-1] and "c0" in joined.notes[-1]

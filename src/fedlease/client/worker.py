@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fedlease.client.cache import WorkCache
-from fedlease.client.halves import train_halves
+from fedlease.client.halves import split, train_halves
 from fedlease.client.messages import (
     FinalScores,
     Finish,
@@ -103,13 +103,33 @@ class ClientWorker:
         tensors = self.private.overlay(model.spec, model.tensors)
         if not model.candidates or halves:
             return tensors, None
-        task, losses = self._resident.task, []
-        loss = task.refitted_loss if refit else task.mean_loss
-        for candidate in model.candidates:
-            self._resident.load(model, self.client.num_labels, {**tensors, **candidate})
-            losses.append(loss(self._resident, self.client.train, self.trainer.optimiser.threads))
+        if refit:
+            choice = self._compare_refitted(model, tensors)
+            return (tensors if choice < 2 else {**tensors, **model.candidates[choice]}), choice
+        losses = [self._loss(model, {**tensors, **candidate}, self.client.train) for candidate in model.candidates]
         choice = losses.index(min(losses))
         return {**tensors, **model.candidates[choice]}, choice
+
+    def _compare_refitted(self, model: ClientModel, tensors: Tensors) -> int:
+        """The best of the candidates of a task that refits; 0 for what the client has learnt itself."""
+        rows, seed = self.client.train, self.trainer.optimiser.seed
+        halves = [rows.take(half) for half in split(rows, seed, self.client.data.id) if half]
+        # What a half has learnt is compared on the other's rows, as everyone else's is on rows that it has not seen.
+        own, others = model.candidates[1::-1], model.candidates[2:]
+        losses = [
+            sum(
+                self._loss(model, {**tensors, **adapter}, half, refit=True)
+                for adapter, half in zip(both, halves, strict=False)
+            )
+            for both in (own, *((other, other) for other in others))
+        ]
+        best = losses.index(min(losses))
+        return best + 1 if best else 0
+
+    def _loss(self, model: ClientModel, tensors: Tensors, rows: Encoded, *, refit: bool = False) -> float:
+        self._resident.load(model, self.client.num_labels, tensors)
+        task = self._resident.task
+        return (task.refitted_loss if refit else task.mean_loss)(self._resident, rows, self.trainer.optimiser.threads)
 
     def score_untrained(self, model: ClientModel) -> Measured:
         """Scores of the untrained model, which are taken once: a first step may have scored it on receipt."""

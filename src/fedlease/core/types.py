@@ -173,8 +173,8 @@ class ClientTask:
         upload: names that go back to the server. Trained and not uploaded means private, and so is an anchor.
         halves: whether the stages are trained twice, on two halves of the client's rows, both from the received model
             and its initial head. The A and B of the second half are uploaded as expert 1, of other tensors the mean.
-        refit: whether candidates are compared with a head that is refitted to each; a trained head favours the one that
-            it was trained with.
+        refit: whether candidates are compared with heads that are refitted to them. The first two are what the client's
+            halves have learnt, each compared on the other half; choosing one of them leaves the model's tensors.
     """
 
     phase: str

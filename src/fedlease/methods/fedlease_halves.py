@@ -36,7 +36,7 @@ class HalvesState(WrapperState):
     Attributes:
         inner: FedLEASE's.
         typical: train rows of a client that makes E passes: the median at the start, or the upper quartile / E if more.
-        halves: client -> A and B of its halves; emptied once the clients are grouped.
+        halves: client -> A and B of its halves, as long as it is to be grouped by them or to choose.
         passes: client -> passes over its rows in the warm-up, and those that its first round made up for.
         unsure: clients that are still to choose an expert by its loss on their own rows.
         found: plain sentences about them.
@@ -126,7 +126,8 @@ class Halves(Wrapper):
             else:
                 passes[update.client] = max(passes.get(update.client, 0), self.budget.warmup_epochs)
                 if update.choice is not None:
-                    chosen[update.client] = self._candidates(state, update.client)[update.choice]
+                    # The first two candidates are what the client has learnt itself.
+                    chosen[update.client] = self._experts(state, update.client)[max(0, update.choice - 1)]
                     update = replace(update, choice=None)
             passed.append(update)
         method = self.method
@@ -139,18 +140,19 @@ class Halves(Wrapper):
             state, inner=after, halves=halves, passes=passes, unsure=state.unsure.difference(chosen), found=found
         )
         if inner.allocation is not None:
-            waiting = {client: tensors for client, tensors in halves.items() if client not in after.assignment}
-            return replace(state, halves=waiting)
+            needed = {c: t for c, t in halves.items() if c not in after.assignment or c in state.unsure}
+            return replace(state, halves=needed)
         if after.allocation is None:
             return state
         asked = self.unsure == "loss" and after.allocation.num_experts > 1
+        unsure = frozenset(after.allocation.unsure if asked else ())
         # A round that nobody has passes left for would be empty.
         begin = 1 + min(self._rounds_ahead(state, client) for client in state.clients)
         return replace(
             state,
             inner=replace(after, round=begin),
-            halves={},
-            unsure=frozenset(after.allocation.unsure if asked else ()),
+            halves={client: tensors for client, tensors in halves.items() if client in unsure},
+            unsure=unsure,
         )
 
     def model(self, state: HalvesState, client: ClientId) -> ClientModel:
@@ -163,10 +165,8 @@ class Halves(Wrapper):
         stages = warmup_stages(task.trainable, self._epochs(state, client), self.budget)
         if state.clients[client] < FEW_ROWS:
             return task
-        starts: tuple[Tensors, ...] = ()
-        if client in state.halves:
-            starts = tuple(renumber(expert_tensors(state.halves[client], half), 0) for half in (0, 1))
-        return replace(task, model=replace(task.model, candidates=starts), stages=stages, halves=True)
+        model = replace(task.model, candidates=_halves_of(state, client))
+        return replace(task, model=model, stages=stages, halves=True)
 
     def _epochs(self, state: HalvesState, client: ClientId) -> int:
         """Passes of the client's next warm-up; 0 when it may make none."""
@@ -196,17 +196,26 @@ class Halves(Wrapper):
 
     def _choice(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
         """The task from the expert that fits the client's rows best, whoever trained it."""
-        experts = [state.inner.experts[expert] for expert in self._candidates(state, client)]
-        if task.model.spec.num_experts > 1 or len(experts) == 1:
+        _, *others = self._experts(state, client)
+        if task.model.spec.num_experts > 1 or not others:
             return task
-        return replace(task, model=replace(task.model, candidates=tuple(experts)), refit=True)
+        # A client with few rows has learnt nothing worth more than the common start.
+        start = {name: state.adapter.tensors[name] for name in state.adapter.names("AB")}
+        candidates = (*(_halves_of(state, client) or (start, start)), *(state.experts[expert] for expert in others))
+        return replace(task, model=replace(task.model, candidates=candidates), refit=True)
 
-    def _candidates(self, state: HalvesState, client: ClientId) -> list[int]:
+    def _experts(self, state: HalvesState, client: ClientId) -> list[int]:
         """The experts that a client chooses among: its own, which a tie leaves it with, and those that were learnt."""
         assert state.allocation is not None  # nobody is unsure before it
         own = state.assignment[client]
         learnt = {expert for c, expert in state.assignment.items() if c not in state.allocation.unsure}
         return [own, *sorted(learnt - {own})]
+
+
+def _halves_of(state: HalvesState, client: ClientId) -> tuple[Tensors, ...]:
+    """What either half has learnt, numbered as expert 0; () before."""
+    halves = state.halves.get(client)
+    return () if halves is None else tuple(renumber(expert_tensors(halves, half), 0) for half in (0, 1))
 
 
 def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState:
