@@ -7,7 +7,7 @@ import torch
 
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.seeds import generator
-from fedlease.core.types import Budget, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.core.types import Budget, ClientModel, ClientTask, ClientUpdate, TensorName, Tensors
 from fedlease.methods.base import Terms
 from fedlease.methods.registry import make_method
 
@@ -40,12 +40,18 @@ def train(client: str, task: ClientTask, rows: int, seed: int = 0) -> ClientUpda
     group = client[0]
     moved: dict[str, torch.Tensor] = {}
     for name, start in task.expected.items():
-        direction = torch.randn(start.shape, generator=generator(seed, "direction", group, name.rsplit("/", 1)[0]))
-        noise = torch.randn(start.shape, generator=generator(seed, "noise", client, task.round, name))
-        moved[name] = start + direction + 0.05 * noise
+        direction = drawn(name, start, seed, "direction", group, name.rsplit("/", 1)[0])
+        moved[name] = start + direction + 0.05 * drawn(name, start, seed, "noise", client, task.round, name)
     # The groups choose different candidates, where there are any.
     choice = (ord(group) - ord("a")) % len(task.model.candidates) if task.model.candidates and not task.halves else None
     return ClientUpdate(client, task.phase, task.round, rows, moved, choice, metrics={"loss": 0.5})
+
+
+def drawn(name: str, like: torch.Tensor, seed: int, *purpose: str | int) -> torch.Tensor:
+    """Normal values; those of a lower rank are the first of rank 2, as in training from one nested basis."""
+    kind, r = TensorName.parse(name).kind, adapter().spec.r
+    shape = {"A": (r, like.shape[-1]), "B": (like.shape[0], r)}.get(kind, like.shape)
+    return torch.randn(shape, generator=generator(seed, *purpose))[tuple(map(slice, like.shape))]
 
 
 def constant(update: ClientUpdate, value: float) -> ClientUpdate:

@@ -10,6 +10,7 @@ from contract.planted import CLIENTS, made
 from fedlease.core.choices import HeadPolicy
 from fedlease.core.types import Budget
 from fedlease.methods.head import Head, with_head
+from fedlease.methods.ranks import WithRanks
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ TABLE = {
             "one": {"num_experts": 1},
             "own": {"routing": "own", "min_silhouette": -1},
             "product": {"average": "product", "shrink": 0.25},
+            "ranks": {"signal": "BA", "average": "product", "min_silhouette": -1, "ranks": {"a1": 1, "b0": 1, "z9": 1}},
             "random": {"grouping": "random", "num_experts": 3, "average": "product"},
             "reallocate": {"reallocate": 1, "min_silhouette": -1},
             "reallocate-placed": {"reallocate": 2, "unlike": "place", "expert_start": "client"},
@@ -46,7 +48,13 @@ TABLE = {
         },
     ),
     "fedlease-plus": Row(
-        "AB", warms_up=True, at_most=True, variants={"routed": {"routing": "top-m", "unlike": "place"}}
+        "AB",
+        warms_up=True,
+        at_most=True,
+        variants={
+            "ranks": {"unlike": "place", "ranks": {"a1": 1, "b0": 1}},
+            "routed": {"routing": "top-m", "unlike": "place"},
+        },
     ),
     "fedsa-lora": Row("A"),
     "fedtreelora": Row(
@@ -60,7 +68,7 @@ TABLE = {
         warms_up=True,
         variants={"one": {"num_candidates": 1}, "many": {"num_candidates": 9, "candidate_start": "clients"}},
     ),
-    "local": Row("", warms_up=True),
+    "local": Row("", warms_up=True, variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
 }
 """A new method adds a row."""
 
@@ -82,7 +90,11 @@ def row(name: str) -> Row:
 def built(name: str, budget: Budget, head: Any = None, clients: Mapping[str, int] = CLIENTS) -> Any:
     """A method or variant, with heads where a policy is given."""
     base, _, variant = name.partition("+")
-    method = made(base, budget, **(TABLE[base].variants[variant] if variant else {}))
+    settings = dict(TABLE[base].variants[variant]) if variant else {}
+    ranks = settings.pop("ranks", None)
+    method = made(base, budget, **settings, columns=min(ranks.values()) if ranks else None)
+    if ranks is not None:
+        method = WithRanks(method, 2, ranks)
     if head is None:
         return method
     tensors = {"head/classifier.weight": torch.zeros(2, 6), "head/classifier.bias": torch.zeros(2)}

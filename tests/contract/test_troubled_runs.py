@@ -11,6 +11,7 @@ from contract.table import NAMES, built
 
 from fedlease.core.choices import HeadPolicy
 from fedlease.core.codec import dumps, loads
+from fedlease.core.low_rank import at_rank
 from fedlease.core.types import Budget, ClientModel, ClientTask, TensorName
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import rounds_for_warmup
@@ -27,8 +28,8 @@ def check(model: ClientModel) -> None:
     parsed = {name: TensorName.parse(name) for name in model.tensors}
     for module, (features_in, features_out) in {"layer.0.query": (6, 4), "layer.10.value": (6, 6)}.items():
         for expert in range(model.spec.num_experts):
-            assert model.tensors[f"{module}/A/{expert}"].shape == (2, features_in)
-            assert model.tensors[f"{module}/B/{expert}"].shape == (features_out, 2)
+            assert model.tensors[f"{module}/A/{expert}"].shape == (model.spec.r, features_in)
+            assert model.tensors[f"{module}/B/{expert}"].shape == (features_out, model.spec.r)
         rows = {"top_m": 2 * model.spec.num_experts - 1, "softmax": model.spec.num_experts}.get(model.spec.mixer)
         if rows:
             assert model.tensors[f"{module}/G"].shape == (rows, features_in)
@@ -94,5 +95,7 @@ def whole(method: Any, state: Any, clients: Mapping[str, int]) -> None:
     for client, expert in experts.items():
         first = min(other for other, e in experts.items() if e == expert)
         one, two = method.model(state, first), method.model(state, client)
+        shared = min(one.spec.r, two.spec.r)
+        one, two = at_rank(one, shared), at_rank(two, shared)
         assert one.spec == two.spec
         assert all(torch.equal(one.tensors[n], two.tensors[n]) for n in one.tensors)

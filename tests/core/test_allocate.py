@@ -419,6 +419,16 @@ class TestVariants:
         assert clients == expected_clients
         assert torch.allclose(d, expected, atol=1e-9)
 
+    def test_products_of_unequal_ranks_are_compared_by_the_directions_that_both_have(self) -> None:
+        # x has rank 1, padded to 2. Its only column is y's first, so they are 0 apart, although y's whole product,
+        # [[1, 5], [0, 0]], is only 1 / sqrt 26 like x's; z's first column is at a right angle to x's.
+        one, two = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.eye(2)
+        b = {"x": one, "y": torch.tensor([[1.0, 5.0], [0.0, 0.0]]), "z": torch.tensor([[0.0, 1.0], [1.0, 0.0]])}
+        a = {"x": one, "y": two, "z": two}
+        _, d = product_distances({c: {"q": t} for c, t in b.items()}, {c: {"q": t} for c, t in a.items()})
+        assert d[0].tolist() == [0, 0, 1]
+        assert float(d[1, 2]) == pytest.approx(1 - 5 / (26 * 2) ** 0.5)
+
     def test_other_distances_decide_when_they_are_given(self) -> None:
         b = planted([3, 3], spread=0.2)
         clients = sorted(b)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.aggregate import weighted_mean
-from fedlease.core.low_rank import expert_alone, fold, product_mean, truncate
+from fedlease.core.low_rank import at_rank, expert_alone, fold, padded, product_mean, truncate
 from fedlease.core.types import AdapterSpec, ClientModel, TensorName
 
 M, R, IN, OUT = 3, 2, 6, 5
@@ -106,6 +106,42 @@ def test_one_expert_alone_is_that_expert_with_the_head() -> None:
     assert torch.equal(alone.tensors["l.v/B/0"], model.tensors["l.v/B/2"])
     assert torch.equal(alone.tensors["head/classifier.weight"], model.tensors["head/classifier.weight"])
     assert len(alone.tensors) == 5
+
+
+def test_padding_changes_no_product() -> None:
+    # Whole numbers, whose products are exact: zeros are added, and no bit changes.
+    model = mixture()
+    tensors = {name: tensor.mul(8).round() for name, tensor in model.tensors.items()}
+    wider = padded(tensors, 5)
+    for expert in range(M):
+        a, b = f"l.q/A/{expert}", f"l.q/B/{expert}"
+        assert wider[a].shape == (5, IN) and wider[b].shape == (OUT, 5)
+        assert torch.equal(wider[b] @ wider[a], tensors[b] @ tensors[a])
+    for name in ("l.q/G", "head/classifier.weight"):
+        assert torch.equal(wider[name], tensors[name])
+
+
+def test_a_lower_rank_keeps_the_largest_directions_and_the_scale() -> None:
+    # B A = diag(2, 3): at rank 1 diag(0, 3) is nearest. alpha / r = 8 / 2 stays 4.
+    tensors = {"m/A/0": torch.diag(torch.tensor([2.0, 3.0])), "m/B/0": torch.eye(2)}
+    cut = at_rank(ClientModel(AdapterSpec(2, 8.0, 0.0, ("m",)), tensors), 1)
+    assert (cut.spec.r, cut.spec.alpha) == (1, 4.0)
+    expected = torch.diag(torch.tensor([0.0, 3.0]))
+    assert torch.allclose(cut.tensors["m/B/0"] @ cut.tensors["m/A/0"], expected, atol=1e-6)
+
+
+def test_a_rank_up_and_down_again_gives_the_same_bits() -> None:
+    model = mixture()
+    again = at_rank(at_rank(model, 5), R)
+    assert again.spec == model.spec
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in model.tensors.items())
+    assert at_rank(model, R) is model
+
+
+def test_candidates_are_cut_with_the_model() -> None:
+    model = mixture()
+    cut = at_rank(ClientModel(model.spec, model.tensors, candidates=(model.tensors,)), 1)
+    assert all(torch.equal(cut.candidates[0][name], tensor) for name, tensor in cut.tensors.items())
 
 
 def test_faults_name_the_module_and_the_rule() -> None:

@@ -39,6 +39,21 @@ def test_heads_are_averaged_or_left_as_in_one_process(head: str, tmp_path: Path)
         assert tensors_of(tmp_path / "there" / folder) == tensors_of(tmp_path / "here" / folder)
 
 
+def test_clients_of_unequal_ranks(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "baselines": ["local"],
+        "lora.r": {"default": 4, "planted-0-0": 2, "planted-1-1": 1},
+        "fedlease.signal": "BA",
+        "fedlease.average": "product",
+        "fedlease.router": "client",
+    }
+    here = small_run(tmp_path / "here", **settings)
+    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
+    for folder in (".", "baselines/local"):
+        assert tensors_of(tmp_path / "there" / folder) == tensors_of(tmp_path / "here" / folder)
+    assert comparable(there["fedlease"]) == comparable(here.summary)
+
+
 def test_text_generation(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "task": "generation",

@@ -55,6 +55,23 @@ def test_under_other_methods_it_takes_part_from_the_next_round(method: str, tmp_
     assert not any(r["refused"] for r in records)
 
 
+def test_it_has_the_rank_that_the_settings_name_for_it(tmp_path: Path, folder: Path) -> None:
+    unequal = {"fedlease__signal": "BA", "fedlease__average": "product", "fedlease__unlike": "place"}
+    summary, records = late_run(tmp_path / "r", folder, lora__r={"default": 4, LATE: 2}, **unequal)
+    assert [r["round"] for r in records if LATE in r["clients"]] == [2, 3]
+    assert LATE in summary["per_client"] and LATE in summary["assignment"]
+    assert not any(r["refused"] for r in records)
+
+
+def test_one_for_which_the_settings_name_no_rank_is_turned_away(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranks = {client.id: 4 for client in load_federation(small_settings().data, 0)}
+    summary, records = late_run(tmp_path / "r", folder, lora__r={**ranks, "planted-0-0": 2}, method="local")
+    assert not any(LATE in r["clients"] for r in records) and LATE not in summary["per_client"]
+    assert f"lora.r: names no rank for client {LATE!r}; add it, or default for all others" in caplog.text
+
+
 def test_it_warms_up_is_placed_and_trains_with_the_nearest_expert(tmp_path: Path, folder: Path) -> None:
     summary, records = late_run(tmp_path / "r", folder, fedlease__unlike="place")
     assert [r["round"] for r in records if LATE in r["clients"]] == [2, 3]

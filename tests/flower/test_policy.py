@@ -111,6 +111,16 @@ def node_of(folder: Path, **config: Any) -> MemoryGrid:
     return MemoryGrid(client_app(), {1: {"data-dir": str(folder), **config}})
 
 
+def test_a_node_looks_at_its_own_clients_rank_alone(tmp_path: Path) -> None:
+    rows = own_rows(tmp_path / "rows")
+    ranks = {"one": 2, "default": 8}
+    settings = resolve(preset="smoke", overrides={"data.path": str(rows), "lora.r": ranks, "method": "local"})
+    refused = asked_of(node_of(rows / "two", **{"max-rank": 4}), 1, hello(settings))
+    assert refused == Refused("client 'two': lora.r: must be at most 4 (max-rank), received 8")
+    answer = asked_of(node_of(rows / "one", **{"max-rank": 4}), 1, hello(settings))
+    assert isinstance(answer, Refused) and "base model" in answer.reason, "its rank is no fault"
+
+
 class TestRows:
     def test_no_setting_makes_a_node_tell_its_texts(self, tmp_path: Path) -> None:
         rows = own_rows(tmp_path / "rows")

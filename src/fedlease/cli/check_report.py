@@ -15,14 +15,15 @@ LABELS = 6
 
 def render_check(report: CheckReport, console: Console) -> None:
     """Prints the clients, what the run will cost, and whether settings and data can be used."""
-    labelled = any(report.labels.values())
+    labelled, lora = any(report.labels.values()), report.settings.lora
     clients = []
     for client, task in report.tasks.items():
         known = report.labels[client]
         labels = [Cell(", ".join(known[:LABELS]) + (" ..." if len(known) > LABELS else ""))] if labelled else []
+        rank = [number(lora.of(client))] if lora.ranks else []
         rows = number(report.train_rows[client]), number(report.test_rows[client])
-        clients.append((Cell(client), Cell(task), *labels, *rows))
-    header = ("client", "task", *(["labels"] if labelled else []), "train", "test")
+        clients.append((Cell(client), Cell(task), *labels, *rank, *rows))
+    header = ("client", "task", *(["labels"] if labelled else []), *(["rank"] if lora.ranks else []), "train", "test")
     console.print(Table("clients", header, tuple(clients)).for_terminal())
     for client, reason in report.skipped.items():
         print_note(console, f"{client} is skipped: {reason}")

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from fedlease.client.training import LocalResult
 from fedlease.core.codec import CodecError, digest, dumps, loads
+from fedlease.core.low_rank import at_rank
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors
 from fedlease.errors import RunFolderError
 from fedlease.files import read_file, write_atomically
@@ -22,8 +23,11 @@ IN_MEMORY = 256 * 2**20
 
 def begins_with(start: ClientModel, task: ClientTask, tensors: Tensors) -> bool:
     """Whether a task trains from the common start, so that other methods' first tasks may be the same."""
+    if task.round > 1 or task.model.spec.r > start.spec.r:
+        return False
+    start = at_rank(start, task.model.spec.r)
     same = (name in tensors and tensors[name].equal(tensor) for name, tensor in start.tensors.items())
-    return task.round <= 1 and task.model.spec == start.spec and all(same)
+    return task.model.spec == start.spec and all(same)
 
 
 @dataclass

@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from fedlease.config.sections import ranks_differ
 from fedlease.config.tables import known_sources
 from fedlease.core.wording import printable
 from fedlease.methods.fedlease_plus import PLUS
-from fedlease.methods.registry import known_methods
+from fedlease.methods.registry import CENTRALISED, UNEQUAL_RANKS, known_methods
 
 __all__ = ["cross_faults", "nearest", "not_installed", "sentences", "setting_names"]
 
@@ -101,6 +102,7 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
         faults.append(f"data.path: is not read when data.source is {source!r}; leave one of them out")
     for section, defaults in (("fedlease", {}), ("fedlease_plus", PLUS)):
         faults += _variant_faults(section, defaults, raw)
+    faults += _rank_faults(raw, [name for name in _names([method, *baselines]) if name in known])
     sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
     if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled >= 1:
         faults.append(f"min_clients: must be at most clients_per_round = {sampled}, received {needed}")
@@ -134,6 +136,28 @@ def _variant_faults(section: str, defaults: Mapping[str, Any], raw: Mapping[str,
                 f"{section}.unsure: must be 'alone' when head is 'shared', since labels differ, received 'loss'"
             )
     return faults
+
+
+def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
+    """Methods that cannot have clients of unequal ranks, as they are set."""
+    lora = raw.get("lora")
+    ranks = lora.get("r") if isinstance(lora, Mapping) else None
+    if not ranks_differ(ranks):
+        return
+    for name in methods:
+        if name not in UNEQUAL_RANKS:
+            able = ", ".join(name for name in UNEQUAL_RANKS if name != CENTRALISED)
+            yield f"lora.r: {name} averages A and B, which have to have one rank; unequal ranks are for {able}"
+            continue
+        section = name.replace("-", "_")
+        stated = raw.get(section)
+        for key, value in UNEQUAL_RANKS[name].items():
+            given = stated.get(key) if isinstance(stated, Mapping) else None
+            if given != value and not (given is None and name == "fedlease-plus" and PLUS[key] == value):
+                yield (
+                    f"{section}.{key}: must be {value} where lora.r differs between clients, whose products B A alone "
+                    "can be compared and averaged" + f", received {given!r}" * (given is not None)
+                )
 
 
 def _names(value: Any) -> list[str]:

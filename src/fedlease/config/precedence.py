@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fedlease.config.choices import QUANTISATION_DEVICES
-from fedlease.config.sections import Section
+from fedlease.config.sections import Section, ranks_differ
 from fedlease.config.tables import known_sources, known_tasks
+from fedlease.methods.registry import UNEQUAL_RANKS
 
 __all__ = ["as_stated", "give_way", "is_stated"]
 
@@ -25,6 +26,8 @@ def give_way(preset: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, An
     _drop_what_the_source_ignores(layers, mine)
     if baselines := layers.get("baselines"):
         layers["baselines"] = [name for name in baselines if name != mine.get("method")]
+        if ranks_differ(_group(mine, "lora").get("r")):
+            layers["baselines"] = [name for name in layers["baselines"] if name in UNEQUAL_RANKS]
     # A base in 8 or 4 bits is not quantised on a device that cannot do it.
     device, quantisation = str(mine.get("device", "auto")).split(":")[0], _group(layers, "base").get("quantisation")
     if quantisation is not None and device not in ("auto", *QUANTISATION_DEVICES.get(quantisation, ())):

@@ -1,14 +1,16 @@
 """What all groups of settings have in common, and the groups about model, training and clients."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from fedlease.config.choices import Quantisation, Template
 from fedlease.core.choices import LrSchedule
 
 __all__ = [
+    "DEFAULT",
     "BaseSettings",
     "FlowerSettings",
     "Fraction",
@@ -19,10 +21,14 @@ __all__ = [
     "Section",
     "TrainSettings",
     "WarmupSettings",
+    "ranks_differ",
 ]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+DEFAULT = "default"
+"""The key of ``lora.r`` for all clients that it does not name."""
 
 
 class Section(BaseModel):
@@ -41,17 +47,83 @@ class Section(BaseModel):
         return value
 
 
+def _not_a_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("not_a_switch", "must not be true or false")
+    return value
+
+
+Rank = Annotated[Positive, BeforeValidator(_not_a_switch)]
+RANK: TypeAdapter[int] = TypeAdapter(Rank)
+RANKS: TypeAdapter[dict[str, int]] = TypeAdapter(Annotated[dict[str, Rank], Field(min_length=1)])
+
+
+def _rank_or_ranks(value: Any) -> Any:
+    """Checks one form by itself, so that a fault names the client and not the members of the union."""
+    if isinstance(value, Mapping):
+        # YAML reads a client called 7 as a number.
+        return RANKS.validate_python({str(c) if type(c) is int else c: rank for c, rank in value.items()})
+    return RANK.validate_python(value)
+
+
+def ranks_differ(r: Any) -> bool:
+    """Whether a value of ``lora.r``, checked or not, names more than one rank."""
+    return isinstance(r, Mapping) and len({str(rank) for rank in r.values()}) > 1
+
+
 class LoraSettings(Section):
     """The adapter."""
 
-    r: Positive = 8
-    """Rank."""
+    r: Annotated[Positive | dict[str, Positive], BeforeValidator(_rank_or_ranks)] = 8
+    """Rank of every client; or client -> rank, with the rank of all others under ``default``. Unequal ranks need a
+    method that averages products (``fedlease-plus``, or ``fedlease`` with ``signal: BA`` and ``average: product``) or
+    nothing (``local``)."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
-    """The update is scaled by alpha / r."""
+    """The update is scaled by alpha / r, r being the largest rank, for clients of every rank."""
     dropout: Fraction = 0.0
     """Dropout on the input of A."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Name endings of the adapted modules; None: the attention query and value projections."""
+
+    @property
+    def largest(self) -> int:
+        """R, the largest rank that is named: that of experts and of the common start."""
+        return self.r if isinstance(self.r, int) else max(self.r.values())
+
+    @property
+    def smallest(self) -> int:
+        """The smallest rank that is named."""
+        return self.r if isinstance(self.r, int) else min(self.r.values())
+
+    @property
+    def named(self) -> Mapping[str, int]:
+        """Client -> rank of those that are named."""
+        return {} if isinstance(self.r, int) else {client: r for client, r in self.r.items() if client != DEFAULT}
+
+    @property
+    def ranks(self) -> Mapping[str, int]:
+        """The same; empty where all clients have one rank."""
+        return self.named if ranks_differ(self.r) else {}
+
+    @property
+    def default(self) -> int:
+        """The rank of a client that is not named."""
+        return self.r.get(DEFAULT, self.largest) if isinstance(self.r, dict) else self.r
+
+    def of(self, client: str) -> int:
+        """A client's own rank."""
+        return self.named.get(client, self.default)
+
+    def fault_of(self, client: str) -> str:
+        """Why a client has no rank; empty where it has one."""
+        if isinstance(self.r, int) or {client, DEFAULT} & {*self.r}:
+            return ""
+        return f"lora.r: names no rank for client {client!r}; add it, or {DEFAULT} for all others"
+
+    @property
+    def words(self) -> str:
+        """The rank, or the smallest and the largest."""
+        return f"{self.smallest} to {self.largest}, by client" if self.ranks else str(self.largest)
 
 
 class WarmupSettings(Section):

@@ -72,6 +72,10 @@ def cosines(b: Matrices) -> Iterator[Tensor]:
 def product_cosines(b: Matrices, a: Matrices) -> Iterator[Tensor]:
     """As :func:`cosines`, of the products B A, which are never formed: <B A, B' A'> = <B^T B', A A'^T>.
 
+    Zero rows of A at the end are padding. Two clients of unequal ranks are compared by the directions that both have,
+    the first m = min(r, r') rows of A and columns of B: all begin with the same rows of A, and whole products of one
+    task in r and in r' directions would be sqrt(r / r') alike at most, so that clients would be grouped by rank.
+
     Args:
         b: client -> module -> B, (out, r).
         a: client -> module -> A, (r, in), with the same clients and modules.
@@ -82,11 +86,27 @@ def product_cosines(b: Matrices, a: Matrices) -> Iterator[Tensor]:
         stacked_b = torch.cat([b[client][module].double() for client in clients], 1)  # (out, N r)
         stacked_a = torch.cat([a[client][module].double() for client in clients])  # (N r, in)
         inner = (stacked_b.T @ stacked_b) * (stacked_a @ stacked_a.T)
-        inner = inner.view(count, -1, count, stacked_b.shape[1] // count).sum((1, 3))  # (N, N)
-        norms = inner.diagonal().sqrt()
-        zero = (norms == 0).double()
-        scale = 1 / norms.where(norms > 0, 1)
-        yield inner * torch.outer(scale, scale) + torch.outer(zero, zero)
+        inner = inner.view(count, -1, count, stacked_b.shape[1] // count)  # (N, r, N, r)
+        ranks = _ranks(stacked_a.view(count, inner.shape[1], -1))
+        common = torch.minimum(ranks.unsqueeze(0), ranks.unsqueeze(1))
+        found = torch.zeros(count, count, dtype=torch.float64)
+        for m in ranks.unique().tolist():
+            found += (common == m) * _cosines(inner[:, :m, :, :m].sum((1, 3)))
+        yield found
+
+
+def _ranks(a: Tensor) -> Tensor:
+    """The number of rows of every A, (N, r, in), without zero rows at its end; at least 1."""
+    used = a.abs().amax(2) > 0
+    return (used * torch.arange(1, a.shape[1] + 1)).amax(1).clamp(min=1)
+
+
+def _cosines(inner: Tensor) -> Tensor:
+    """Cosines from inner products, (N, N); 1 between two zeros, 0 between a zero and another."""
+    norms = inner.diagonal().sqrt()
+    zero = (norms == 0).double()
+    scale = 1 / norms.where(norms > 0, 1)
+    return inner * torch.outer(scale, scale) + torch.outer(zero, zero)
 
 
 def to_distances(similarity: Tensor, modules: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Low-rank products as LoRA pairs: cut to a rank, averaged over clients, folded from a mixture into one adapter."""
+"""Low-rank products as LoRA pairs: cut or padded to a rank, averaged over clients, folded into one adapter."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,12 +6,16 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fedlease.core.adapters import expert_tensors, renumber
 from fedlease.core.aggregate import weighted_mean
 from fedlease.core.types import AdapterSpec, ClientModel, TensorName, Tensors, head_names
 
-__all__ = ["expert_alone", "fold", "product_mean", "truncate"]
+__all__ = ["at_rank", "expert_alone", "fold", "padded", "product_mean", "truncate"]
+
+_CUTS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""B -> rank -> its A, and both cut: all clients of a rank share one copy, computed once. It lives as long as B does."""
 
 
 def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -38,6 +42,66 @@ def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     lacking = s[:rank] <= s[0] * torch.finfo(s.dtype).eps * max(core.shape)
     rows = root.where(~lacking, 1).unsqueeze(1) * vh[:rank]
     return rows @ qa.T, qb @ (u[:, :rank] * root.where(~lacking, 0))
+
+
+def padded(tensors: Tensors, rank: int) -> dict[str, Tensor]:
+    """The same products B A as adapters of a higher rank: zero rows of A and zero columns of B are added.
+
+    Args:
+        tensors: A and B of any experts, (r, in) and (out, r); others stay as they are.
+        rank: of the result, at least r.
+    """
+    wider = dict(tensors)
+    for name, tensor in tensors.items():
+        kind = TensorName.parse(name).kind
+        if kind == "A":
+            wider[name] = F.pad(tensor, (0, 0, 0, rank - tensor.shape[0]))
+        elif kind == "B":
+            wider[name] = F.pad(tensor, (0, rank - tensor.shape[1]))
+    return wider
+
+
+def at_rank(model: ClientModel, rank: int) -> ClientModel:
+    """A model whose adapters have another rank, with alpha / r as it was.
+
+    Every product B A becomes the best approximation of a lower rank, see :func:`truncate`; where B has no more than
+    ``rank`` columns that are not zero, as before training or after :func:`padded`, the first ``rank`` rows of A and
+    columns of B are the product itself, bit for bit. To a higher rank the product is padded. Routers and heads stay.
+
+    Args:
+        model: an adapter or a mixture.
+        rank: r of the result.
+    """
+    spec = model.spec
+    if rank == spec.r:
+        return model
+    change = padded if rank > spec.r else _cut_all
+    return ClientModel(
+        replace(spec, r=rank, alpha=spec.alpha / spec.r * rank),
+        change(model.tensors, rank),
+        tuple(change(candidate, rank) for candidate in model.candidates),
+    )
+
+
+def _cut_all(tensors: Tensors, rank: int) -> dict[str, Tensor]:
+    cut = dict(tensors)
+    for name in tensors:
+        module, kind, expert = TensorName.parse(name)
+        if kind == "B":
+            other = str(TensorName(module, "A", expert))
+            cut[other], cut[name] = _cut(tensors[other], tensors[name], rank)
+    return cut
+
+
+def _cut(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    known = _CUTS.setdefault(b, {}).get(rank)
+    if known is None or known[0] is not a:
+        if bool(b[:, rank:].any()):
+            pair = truncate(a.detach().double(), b.detach().double(), rank)
+        else:
+            pair = a[:rank].clone(), b[:, :rank].clone(memory_format=torch.contiguous_format)
+        known = _CUTS[b][rank] = a, pair[0].to(a.dtype), pair[1].to(b.dtype).contiguous()
+    return known[1], known[2]
 
 
 def product_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:

@@ -24,12 +24,14 @@ class Centroids:
         units: (M, D) float64, mean over a cluster of the clients' unit rows.
         zeros: (M, |L|) float64, share of a cluster's clients whose B of a module is all zero.
         reach: per expert, the largest leave-one-out distance of a member to the rest; NaN for a singleton.
+        columns: of every B, so many at the beginning are compared; None: all.
     """
 
     modules: tuple[str, ...]
     units: Tensor
     zeros: Tensor
     reach: tuple[float, ...]
+    columns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,15 @@ class Placement:
         return f"expert {self.expert} at distance {self.distances[self.expert]:.3f}, margin {self.margin:.3f}"
 
 
-def centroids(b: Matrices, assignment: Mapping[ClientId, int]) -> Centroids:
+def centroids(b: Matrices, assignment: Mapping[ClientId, int], columns: int | None = None) -> Centroids:
     """The mean warm-up vectors of every cluster.
 
     Args:
         b: client -> module -> B of its warm-up, (out, r).
         assignment: client -> expert in 0 .. M - 1, of at least these clients.
+        columns: of every B, so many at the beginning are compared, the smallest rank of a client; None: all.
     """
+    b = {client: _first(own, columns) for client, own in b.items()}
     row = {client: number for number, client in enumerate(sorted(b))}
     rows = [[row[client] for client in members] for members in clusters(b, assignment).values()]
     similarities = [torch.zeros(len(members), len(members), dtype=torch.float64) for members in rows]
@@ -78,6 +82,7 @@ def centroids(b: Matrices, assignment: Mapping[ClientId, int]) -> Centroids:
         units=torch.cat(units, 1),
         zeros=torch.cat(zeros, 1),
         reach=tuple(reach),
+        columns=columns,
     )
 
 
@@ -85,7 +90,11 @@ def chosen_rows(known: Centroids, experts: Sequence[int]) -> Centroids:
     """The centroids of some experts, in the given order, which number them anew."""
     rows = list(experts)
     reach = tuple(known.reach[expert] for expert in rows)
-    return Centroids(known.modules, known.units[rows], known.zeros[rows], reach)
+    return Centroids(known.modules, known.units[rows], known.zeros[rows], reach, known.columns)
+
+
+def _first(b: Mapping[str, Tensor], columns: int | None) -> dict[str, Tensor]:
+    return {module: matrix[:, :columns] for module, matrix in b.items()}
 
 
 def place(b: Mapping[str, Tensor], known: Centroids) -> Placement:
@@ -96,7 +105,7 @@ def place(b: Mapping[str, Tensor], known: Centroids) -> Placement:
     """
     if tuple(sorted(b)) != known.modules:
         raise ValueError(f"B must hold the modules of the run, received {sorted(b)}, expected {list(known.modules)}")
-    rows = list(unit_rows({"newcomer": b}))
+    rows = list(unit_rows({"newcomer": _first(b, known.columns)}))
     unit, zero = torch.cat([u for u, _ in rows], 1)[0], torch.cat([z for _, z in rows], 1)[0]
     if len(unit) != known.units.shape[1]:
         raise ValueError(f"B has {len(unit)} values, the run's clusters have {known.units.shape[1]}")

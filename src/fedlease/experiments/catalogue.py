@@ -28,7 +28,7 @@ SKEWED = ("mnli", "qnli", "sst2", "qqp")
 
 
 def _four_times_the_rank(settings: Settings) -> int:
-    return 4 * settings.lora.r
+    return 4 * settings.lora.largest
 
 
 def _all_clients(settings: Settings, shared_by: int = 1) -> int:

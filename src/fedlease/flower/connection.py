@@ -12,6 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedlease.client.messages import Refused
+from fedlease.config.sections import LoraSettings
 from fedlease.core.types import ClientId
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
@@ -76,6 +77,7 @@ class Connection:
         max_labels: labels that a client may have.
         simulated: whether nodes are worker processes of this machine, whose death is no client's refusal.
         skip: whether the run may do without clients whose rows cannot be used.
+        lora: names the ranks of clients.
         cards: client -> its card.
         nodes: client -> node.
         arrays: client -> SHA-256 of the arrays that it was sent last.
@@ -89,6 +91,7 @@ class Connection:
     max_labels: int = 1000
     simulated: bool = False
     skip: bool = False
+    lora: LoraSettings = field(default_factory=LoraSettings)
     cards: dict[ClientId, ClientCard] = field(default_factory=dict)
     nodes: dict[ClientId, int] = field(default_factory=dict)
     arrays: dict[ClientId, frozenset[str]] = field(default_factory=dict)
@@ -170,7 +173,7 @@ class Connection:
         if not isinstance(value, Introduction):
             return f"node {node} did not introduce itself"
         card = value.card
-        if fault := card_fault(card, self.max_labels):
+        if fault := card_fault(card, self.max_labels) or self.lora.fault_of(card.id):
             return f"node {node}: {fault}"
         before = self.nodes.get(card.id)
         if before is not None and before != node and before in present:

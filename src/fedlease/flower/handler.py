@@ -189,7 +189,8 @@ def _node(
     run = _node_run(settings.model_dump_json(), overrides)
     data = load(context, run.loaded.settings)
     id_fault = client_id_fault(data.id) if data.id else "must not be empty"
-    if wrong := id_fault or ("" if trusted else policy.labels_fault(data.labels)):
+    beyond = "" if trusted else policy.labels_fault(data.labels) or policy.rank_fault(settings.lora.of(data.id))
+    if wrong := id_fault or beyond:
         raise ConfigError(f"client {data.id!r}: {wrong}")
     named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out") if key in config}
     if "state-dir" in named:

@@ -175,7 +175,7 @@ class Node:
         loaded = self.run.loaded
         heads = loaded.resident.head_modules(client.num_labels)
         for name, model in models_of(request).items():
-            if fault := model_fault(model, loaded.settings.lora.r, loaded.shapes, heads):
+            if fault := model_fault(model, loaded.settings.lora.of(self.data.id), loaded.shapes, heads):
                 return f"{name}: {fault}"
         if not isinstance(request, Train):
             return ""

@@ -152,6 +152,10 @@ class NodePolicy(Section):
             ]
         return list(dict.fromkeys([*found, *_beyond(pairs)]))
 
+    def rank_fault(self, rank: int) -> str:
+        """Why the node's client does not train at a rank; empty if it does."""
+        return next(_beyond([("lora.r", rank, self.max_rank, "max-rank")]), "")
+
     def labels_fault(self, labels: tuple[str, ...]) -> str:
         """Why the labels of the node's rows must not leave; empty if they may."""
         if len(labels) > self.max_labels:
@@ -185,7 +189,7 @@ class NodePolicy(Section):
             ("rounds", settings.rounds, self.max_rounds, "max-rounds"),
             ("warmup.epochs", settings.warmup.epochs, self.max_epochs, "max-epochs"),
             ("train.local_epochs", settings.train.local_epochs, self.max_epochs, "max-epochs"),
-            ("lora.r", settings.lora.r, self.max_rank, "max-rank"),
+            ("lora.r", settings.lora.smallest, self.max_rank, "max-rank"),
             ("train.batch_size", settings.train.batch_size, self.max_batch, "max-batch"),
             ("generation.batch_size", generation.batch_size, self.max_batch, "max-batch"),
             ("data.max_tokens", data.max_tokens, self.max_tokens, "max-tokens"),

@@ -186,6 +186,7 @@ class FedLeaseStrategy(Strategy):
             # The name of Flower's grid for simulations; only the wording of errors depends on it.
             simulated=self.hand_over or type(grid).__name__ == "InMemoryGrid",
             skip=settings.data.clients == "skip",
+            lora=settings.lora,
             cards=dict(known),
         )
         connection.wait(flower.min_nodes, flower.wait)
@@ -193,7 +194,7 @@ class FedLeaseStrategy(Strategy):
 
     def _begin(self, settings: Settings, connection: Connection, heads: Heads, loaded: Loaded) -> None:
         cards = dict(sorted(connection.cards.items()))
-        check_fit(loaded, heads, cards)
+        check_fit(loaded, heads, cards, others=None)
         methods = {name: method.method for name, method in methods_of(settings, heads).items()}
         check_batches(loaded.resident, loaded.tokenizer, loaded.adapter, settings.model, methods, sorted(cards))
         prints = digest("".join(f"{card.id} {card.fingerprint} " for card in cards.values()).encode())

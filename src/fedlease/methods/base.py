@@ -127,6 +127,7 @@ class Terms:
         linkage: how far two clusters are apart.
         max_experts: M_max.
         min_silhouette: M = 1 when no S(k) is above it.
+        columns: of every B, which late clients are placed by; the smallest rank where ranks differ, None: all.
     """
 
     budget: Budget
@@ -134,6 +135,7 @@ class Terms:
     linkage: Linkage = "average"
     max_experts: int = 8
     min_silhouette: float = 0.05
+    columns: int | None = None
 
 
 Builder = Callable[..., Method]

@@ -70,6 +70,7 @@ class FedLease:
         means: what clusters uploaded -> their experts and routers.
         router_start: how routers begin, which the paper leaves open; None routes nothing: every client uses its own
             expert alone.
+        columns: of every B, which late clients are placed by; None: all.
     """
 
     budget: Budget
@@ -80,6 +81,7 @@ class FedLease:
     grouping: Grouping = PAPER_GROUPING
     means: Means = PAPER_MEANS
     router_start: RouterStart | None = "random"
+    columns: int | None = None
 
     @property
     def last_round(self) -> int:
@@ -170,7 +172,7 @@ class FedLease:
         return replace(
             state,
             allocation=allocation,
-            centroids=centroids(warmups, assignment),
+            centroids=centroids(warmups, assignment, self.columns),
             assignment=assignment,
             experts=tuple(means[expert] for expert in range(count)),
             routers=(router,) * count,

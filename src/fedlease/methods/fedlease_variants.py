@@ -81,6 +81,7 @@ def build(
         grouping=rule,
         means=Shrunk(shrink, mean) if shrink else ClusterMeans(mean),
         router_start=router_start if routed else None,
+        columns=terms.columns,
     )
     method: Method = paper if reallocate is None else Reallocate(paper, reallocate)
     if halves:

@@ -10,7 +10,16 @@ from fedlease.core.plugins import imported, installed
 if TYPE_CHECKING:
     from fedlease.methods.base import Builder, Method, Terms
 
-__all__ = ["CENTRALISED", "GROUP", "METHODS", "builders", "known_methods", "load_method", "make_method"]
+__all__ = [
+    "CENTRALISED",
+    "GROUP",
+    "METHODS",
+    "UNEQUAL_RANKS",
+    "builders",
+    "known_methods",
+    "load_method",
+    "make_method",
+]
 
 METHODS: dict[str, str] = {
     "fedalt": "fedlease.methods.fedalt:build",
@@ -28,6 +37,15 @@ METHODS: dict[str, str] = {
 
 CENTRALISED = "centralised"
 """The ceiling, all rows pooled: no federated method, but a run that leaves FedIT's state."""
+
+UNEQUAL_RANKS: dict[str, dict[str, str]] = {
+    "fedlease": {"signal": "BA", "average": "product"},
+    "fedlease-plus": {"signal": "BA", "average": "product"},
+    "local": {},
+    CENTRALISED: {},
+}
+"""Methods whose clients may have unequal ranks -> the values that their settings then must have: A and B by themselves
+can be neither compared nor averaged. Pooled rows train one adapter, of the largest rank."""
 
 GROUP = "fedlease.methods"
 """The group of entry points by which other packages add methods: name -> ``module:builder``."""

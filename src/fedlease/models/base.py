@@ -217,12 +217,14 @@ def initial_head(modules: Mapping[str, nn.Module], seed: int, std: float = 0.02)
     return tensors
 
 
-def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int) -> dict[str, tuple[int, int]]:
+def target_shapes(
+    base: BaseModel, target_modules: Sequence[str] | None, r: int | Mapping[str, int]
+) -> dict[str, tuple[int, int]]:
     """Adapted module -> (in features, out features).
 
     Args:
         target_modules: name endings; None takes query and value projections.
-        r: rank.
+        r: rank, or client -> rank.
 
     Raises:
         ModelError: an ending matches no linear module (the message lists those that exist), or the rank is larger than
@@ -246,9 +248,11 @@ def target_shapes(base: BaseModel, target_modules: Sequence[str] | None, r: int)
         )
     targets = tuple(f".{target}" for target in target_modules)
     shapes = {name: sides for name, sides in linear.items() if f".{name}".endswith(targets)}
-    for name, sides in shapes.items():
-        if r > min(sides):
-            raise ModelError(f"lora.r: must be at most {min(sides)}, the smaller side of {name}, received {r}")
+    narrowest = min(shapes, key=lambda name: min(shapes[name]))
+    most, ranks = min(shapes[narrowest]), {"": r} if isinstance(r, int) else {f".{key}": r[key] for key in r}
+    if large := [key for key, rank in ranks.items() if rank > most]:
+        rule = f"must be at most {most}, the smaller side of {narrowest}"
+        raise ModelError([f"lora.r{key}: {rule}, received {ranks[key]}" for key in large])
     return shapes
 
 

@@ -36,7 +36,7 @@ def check_settings(settings: Settings) -> CheckReport:
     federation, loaded = prepared.federation, prepared.loaded
     settings, adapter = loaded.settings, loaded.adapter
     cards = {data.id: data.card() for data in federation}
-    check_fit(loaded, prepared.heads, cards)
+    check_fit(loaded, prepared.heads, cards, federation.skipped)
     seconds_per_row, seconds_per_test_row = _probe(prepared)
     clients = prepared.clients
     # The silhouette scores 2 .. N - 1 groups.

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedlease.config.settings import Settings
-from fedlease.core.types import ClientId
+from fedlease.core.low_rank import at_rank
+from fedlease.core.types import ClientId, ClientModel
 from fedlease.data.federation import ClientCard
 from fedlease.errors import within_limits
 from fedlease.methods.head import Head
@@ -146,7 +147,11 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
     if state.allocation is not None:
         write_allocation(files, state.allocation, state.centroids, tasks())
 
-    found = loop.finish(lambda client: replace(adapter, tensors={**adapter.tensors, **inputs.heads[client].tensors}))
+    def untrained(client: ClientId) -> ClientModel:
+        own = at_rank(adapter, settings.lora.of(client))
+        return replace(own, tensors={**own.tensors, **inputs.heads[client].tensors})
+
+    found = loop.finish(untrained)
     summary = summarise(loop, method, state, inputs.loaded.resident.task.metric, found, inputs.skipped)
     row_scores = {client: row.row_scores for client, row in found.items() if row.num_test}
     samples = {client: list(row.samples) for client, row in found.items() if row.samples}

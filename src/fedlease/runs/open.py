@@ -23,7 +23,8 @@ from fedlease.data.load import load_federation
 from fedlease.errors import DataError, RunFolderError
 from fedlease.methods.base import Terms
 from fedlease.methods.head import Head, WithHead, with_head
-from fedlease.methods.registry import make_method
+from fedlease.methods.ranks import WithRanks
+from fedlease.methods.registry import CENTRALISED, make_method
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.models.checks import longest_input
 from fedlease.models.fingerprints import check_files, file_prints
@@ -90,9 +91,9 @@ class Loaded:
 
     @cached_property
     def adapter(self) -> ClientModel:
-        """The adapter that all clients start from."""
+        """The adapter that all clients start from, at the largest rank."""
         lora, seed = self.settings.lora, self.settings.seed
-        return initial_adapter(self.shapes, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
+        return initial_adapter(self.shapes, r=lora.largest, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
 
     def head(self, labels: tuple[str, ...]) -> Head:
         """The head that a client with these labels starts from."""
@@ -250,11 +251,14 @@ def autocast_of(settings: Settings) -> torch.dtype | None:
 
 
 def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> WithHead:
-    """A method under the budget, weighting and head policy of the settings."""
-    warmup, rounds = settings.warmup, settings.rounds
+    """A method under the budget, weighting, ranks and head policy of the settings."""
+    warmup, rounds, lora = settings.warmup, settings.rounds, settings.lora
     budget = Budget(warmup.epochs, rounds, settings.train.local_epochs, warmup.as_rounds)
-    terms = Terms(budget, settings.weights, settings.linkage, settings.max_experts, settings.min_silhouette)
+    columns = lora.smallest if lora.ranks else None
+    terms = Terms(budget, settings.weights, settings.linkage, settings.max_experts, settings.min_silhouette, columns)
     method = make_method(name, terms, settings.of_method(name))
+    if lora.ranks and name != CENTRALISED:
+        method = WithRanks(method, lora.default, lora.ranks)
     return with_head(method, settings.head, heads, settings.weights)
 
 

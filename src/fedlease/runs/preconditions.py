@@ -1,7 +1,9 @@
 """What is refused before anything is trained because the settings and the clients do not fit each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from fedlease.config.faults import nearest
+from fedlease.config.sections import DEFAULT
 from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId
 from fedlease.data.faults import quoted
@@ -20,13 +22,20 @@ SHOWN = 5
 """Up to so many clients of one label list are named."""
 
 
-def check_fit(loaded: Loaded, heads: Mapping[ClientId, Head], cards: Mapping[ClientId, ClientCard]) -> None:
-    """Checks that every step can have its quorum, that heads can be shared, and that every method can begin.
+def check_fit(
+    loaded: Loaded,
+    heads: Mapping[ClientId, Head],
+    cards: Mapping[ClientId, ClientCard],
+    others: Collection[ClientId] | None = (),
+) -> None:
+    """Checks that every step can have its quorum, that heads can be shared, that every client has a rank, and that
+    every method can begin.
 
     Args:
         loaded: settings of the run and the common start.
         heads: client -> initial head.
         cards: of all clients.
+        others: clients that take no part, which settings may name; None where any may come later.
 
     Raises:
         ConfigError: every way in which they do not fit.
@@ -37,6 +46,10 @@ def check_fit(loaded: Loaded, heads: Mapping[ClientId, Head], cards: Mapping[Cli
     waves = any(name != CENTRALISED and not rounds_for_warmup(method) for name, method in methods.items())
     faults = [participation_of(settings).quorum_fault(len(weights), waves=waves)]
     faults.append(_schedule_fault(settings))
+    faults += [settings.lora.fault_of(client) for client in sorted(cards)]
+    if others is not None:
+        known = {*cards, *others, DEFAULT}
+        faults += [f"lora.r: no client {c!r}{nearest(c, cards)}" for c in settings.lora.named if c not in known]
     make_filters(settings.filters)
     if settings.head == "shared":
         faults += [_lists_fault(name, method.method, loaded, heads, sorted(cards)) for name, method in methods.items()]

@@ -65,7 +65,7 @@ def run_settings(
         prepared = prepare(settings)
         federation, loaded = prepared.federation, prepared.loaded
         cards = {data.id: data.card() for data in federation}
-        check_fit(loaded, prepared.heads, cards)
+        check_fit(loaded, prepared.heads, cards, federation.skipped)
         stack.enter_context(run_lock(out))
         start_run(
             out,

@@ -24,7 +24,7 @@ def expert_model(run: OpenRun, client: ClientId) -> ClientModel:
     """A client's expert on the server as a single adapter; with a head if heads are shared or frozen.
 
     Its position among the client's adapters is stated by the spec: FedTreeLoRA puts the group's first whatever its
-    number, and a client that routes nothing has one adapter.
+    number, and a client that routes nothing has one adapter. Where clients have unequal ranks, it has the largest.
     """
-    model = run.received(client)
+    model = run.received(client, run.settings.lora.largest)
     return expert_alone(model, model.spec.own)

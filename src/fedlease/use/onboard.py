@@ -9,6 +9,7 @@ import torch
 
 from fedlease.client.training import Trainer
 from fedlease.core.adapters import b_matrices
+from fedlease.core.low_rank import at_rank, padded
 from fedlease.core.placement import Centroids, Placement, place
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, Tensors, head_names
 from fedlease.data.federation import ClientData, Federation
@@ -18,6 +19,7 @@ from fedlease.errors import ConfigError, DataError, RunFailedError, UpdateRefuse
 from fedlease.files import sweep
 from fedlease.methods.base import State
 from fedlease.methods.head import HeadState
+from fedlease.methods.ranks import model_at
 from fedlease.methods.warmup import WARMUP
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.open import optimiser_of
@@ -81,6 +83,8 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
     state, known = _allocated_state(run)
     _check_id(run, client)
     settings = run.settings
+    if fault := settings.lora.fault_of(client):
+        raise ConfigError(fault)
     if epochs is None:
         epochs = settings.rounds * settings.train.local_epochs
     if epochs < 0:
@@ -95,9 +99,10 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         raise DataError(f"client {client!r}: it has no test rows, by which its experts are compared")
     work = _Newcomer(run, rows, on_batch)
 
-    start = ClientModel(state.adapter.spec, {**state.adapter.tensors, **run.loaded.head(rows.labels).tensors})
-    warm = work.train(start, WARMUP, state.adapter.names("AB"), settings.warmup.epochs)
-    placement = place(b_matrices(warm.tensors), known)
+    adapter = at_rank(state.adapter, settings.lora.of(client))
+    start = ClientModel(adapter.spec, {**adapter.tensors, **run.loaded.head(rows.labels).tensors})
+    warm = work.train(start, WARMUP, adapter.names("AB"), settings.warmup.epochs)
+    placement = place(b_matrices(padded(warm.tensors, state.adapter.spec.r)), known)
     arrival = _with_expert(run, state, placement.expert, rows, warm)
     own = arrival.names("AB", arrival.spec.own) | arrival.names("G")
     trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
@@ -197,14 +202,15 @@ def _check_id(run: OpenRun, client: ClientId) -> None:
 def _experts_alone(run: OpenRun, arrival: ClientModel) -> dict[int, ClientModel]:
     """Every expert of the run alone, under the newcomer's head."""
     head = {name: arrival.tensors[name] for name in head_names(arrival.tensors)}
-    alone = {expert: expert_model(run, members[0]) for expert, members in experts_of(run).items()}
+    rank = arrival.spec.r
+    alone = {expert: at_rank(expert_model(run, members[0]), rank) for expert, members in experts_of(run).items()}
     return {expert: replace(model, tensors={**model.tensors, **head}) for expert, model in alone.items()}
 
 
 def _with_expert(run: OpenRun, state: State, expert: int, rows: ClientData, warm: ClientModel) -> ClientModel:
     """The model of an expert's clients, with the newcomer's warmed-up head, or the shared one where labels agree."""
     members = [client for client, own in sorted(state.assignment.items()) if own == expert]
-    model = run.bare_method.model(state, members[0])
+    model = model_at(run.bare_method, state, members[0], warm.spec.r)
     head: Tensors = {name: warm.tensors[name] for name in head_names(warm.tensors)}
     if run.settings.head == "shared" and run.client(members[0]).labels == rows.labels:
         shared = run.policy.model(run.saved.state, members[0]).tensors

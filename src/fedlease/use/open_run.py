@@ -23,6 +23,7 @@ from fedlease.data.federation import ClientCard, Row
 from fedlease.errors import ConfigError, FedLeaseError, RunFolderError, limit_reached
 from fedlease.methods.base import Method
 from fedlease.methods.head import WithHead
+from fedlease.methods.ranks import WithRanks
 from fedlease.models.base import BaseModel
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, read_adapter
 from fedlease.runs.machine import usable_device
@@ -186,13 +187,16 @@ class OpenRun:
             private = Private(self.saved.private.get(client, {}))
             return replace(model, tensors=private.overlay(model.spec, model.tensors))
 
-    def received(self, client: ClientId) -> ClientModel:
-        """A client's model on the server: without its private tensors, head included.
+    def received(self, client: ClientId, rank: int | None = None) -> ClientModel:
+        """A client's model on the server: without its private tensors, head included; at its own rank, or another.
 
         The choice among candidates is made on train rows, which are not at hand; the one it was scored with is on file.
         """
+        policy = self.policy
+        if rank is not None and isinstance(policy.method, WithRanks):
+            policy = replace(policy, method=replace(policy.method, default=rank, ranks={}))
         with self.fitting(client):
-            model: ClientModel = self.policy.model(self.saved.state, client)
+            model: ClientModel = policy.model(self.saved.state, client)
         chosen = self._choice(client) if model.candidates else None
         if chosen is not None and chosen >= len(model.candidates):
             raise RunFolderError(f"{self.out}: client {client!r} took candidate {chosen} of {len(model.candidates)}")

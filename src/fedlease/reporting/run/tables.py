@@ -22,7 +22,7 @@ def client_table(run: RunData) -> Table:
     summary = run.main.summary or (done[0].summary if done else None)
     per_client = summary.per_client if summary else {}
     own = any(row.own_expert is not None for row in per_client.values())
-    experts = run.experts()
+    experts, lora = run.experts(), run.settings.lora
     rows = []
     for place, (client, info) in enumerate(run.clients.items()):
         row = per_client.get(client, NOT_SCORED)
@@ -33,6 +33,7 @@ def client_table(run: RunData) -> Table:
             Cell(client, client=place),
             Cell(info.task),
             Cell("late" if client in run.late and expert is None else "-" if expert is None else str(expert), expert),
+            *([number(lora.of(client))] if lora.ranks else []),
             number(info.train_rows),
             number(info.test_rows),
             score(row.majority),
@@ -46,13 +47,14 @@ def client_table(run: RunData) -> Table:
         plain = [summary.majority_mean, summary.bare_base_mean, *(method.mean for method in done)]
         plain += [summary.own_expert_mean] if own else []
         counts = [summary, summary, *(method.summary for method in done), *([summary] if own else [])]
-        beside = [Cell("")] * 4
+        beside = [Cell("")] * (5 if lora.ranks else 4)
         foot = [
             (Cell("mean"), *beside, *map(score, plain)),
             (Cell("clients in the mean"), *beside, *(Cell(over(of)) for of in counts if of)),
         ]
     words = of_metric(run.metric)
-    known = ("client", "task", "expert", "train rows", "test rows", words.majority, "untrained")
+    ranks = ("rank",) if lora.ranks else ()
+    known = ("client", "task", "expert", *ranks, "train rows", "test rows", words.majority, "untrained")
     header = (*known, *(m.name for m in done), *(["own expert only"] if own else []))
     return Table(f"Final {words.name} by client, in %", header, tuple(rows), tuple(foot))
 

@@ -59,7 +59,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Task", f"{run.learnt.describe()}, scored by {of_metric(run.metric).name}"),
         ("Base model", _no_folder(s.model)),
         ("Model revision", env.model_revision or ""),
-        ("Adapter", f"LoRA of rank {s.lora.r}, alpha {s.lora.alpha:g}"),
+        ("Adapter", f"LoRA of rank {s.lora.words}, alpha {s.lora.alpha:g}"),
         ("Data", _data(run)),
         ("Clients", f"{len(run.clients)}, {sampled}"),
         ("Skipped", "; ".join(f"{client} ({why})" for client, why in env.skipped_clients.items())),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlease.core.experts import Rule
+from fedlease.core.low_rank import at_rank
 from fedlease.core.types import HEAD, AdapterSpec, ClientId, ClientModel, TensorName, Tensors, head_names
 from fedlease.errors import ModelError
 from fedlease.models.base import BaseModel, new_head_modules
@@ -68,7 +69,14 @@ class MixedModel:
     def of_run(cls, run: OpenRun) -> "MixedModel":
         """All clients of a run, newcomers included, around the base that the run has loaded."""
         num_labels = {client: len(known.labels) for client, known in run.clients.items()}
-        return cls(run.base, run.device, run.model, num_labels, run.resident.autocast)
+        # Layers have room for one rank; padding with zeros changes no product.
+        return cls(
+            run.base,
+            run.device,
+            lambda client: at_rank(run.model(client), run.settings.lora.largest),
+            num_labels,
+            run.resident.autocast,
+        )
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], clients: Sequence[ClientId]) -> list[Tensor]:
