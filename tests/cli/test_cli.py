@@ -15,8 +15,10 @@ from fedlease.methods.registry import CENTRALISED, METHODS, known_methods
 
 VALID = ", ".join(known_methods())
 
-QUICK = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+FEW = {**SMALL, "data.clients_per_task": 1}
+QUICK = [word for key, value in FEW.items() for word in ("--set", f"{key}={value}")]
 ALONE = ["--set", "baselines=[]"]
+TWO = ["--set", "data.clients_per_task=2"]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_a_run_that_cannot_go_on_ends_with_code_1_and_one_line(shell: Shell, tmp
 
 
 def test_check_tells_rows_bytes_and_time_and_trains_nothing(shell: Shell, tmp_path: Path) -> None:
-    done = shell("check", "--preset", "smoke", *QUICK, "--json")
+    done = shell("check", "--preset", "smoke", *QUICK, *TWO, "--json")
     assert done.code == 0
     content = json.loads(done.out)
     # 4 tasks x 2 clients; 4 modules x r 4 x (32 + 32)
@@ -102,7 +104,7 @@ def test_check_tells_rows_bytes_and_time_and_trains_nothing(shell: Shell, tmp_pa
 
 
 def test_check_without_json_says_that_all_is_sound(shell: Shell) -> None:
-    done = shell("check", "--preset", "smoke", *QUICK)
+    done = shell("check", "--preset", "smoke", *QUICK, *TWO)
     assert (done.code, done.err) == (0, "")
     assert "planted-0-0" in done.out
     assert done.out.rstrip().endswith("Settings and data are sound.")

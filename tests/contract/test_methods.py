@@ -165,7 +165,7 @@ def test_every_client_trains_every_adapter_for_exactly_the_budget(name: str, hea
         assert passes == dict.fromkeys(CLIENTS, BUDGET.passes)
 
 
-@pytest.mark.parametrize("budget", [Budget(1, 4, 2), Budget(2, 3), Budget(3, 2, 2), Budget(5, 1, 3), Budget(1, 0, 4)])
+@pytest.mark.parametrize("budget", [Budget(1, 4, 2), Budget(2, 3), Budget(5, 1, 3), Budget(1, 0, 4)])
 @every_name
 def test_all_methods_make_the_same_passes_whoever_is_asked(name: str, budget: Budget) -> None:
     """E by everyone, and in each of R rounds local epochs by whoever is sampled: the same clients for every method."""

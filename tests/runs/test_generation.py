@@ -1,13 +1,13 @@
 """Runs that learn to answer: from rows to the files of a run, and what one does with them."""
 
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cli.shell import Shell, shell
 from peft import PeftModel
 from small import rounds_of, scores_of, small_run, small_settings, tensors_of
 from transformers import AutoModelForCausalLM
@@ -32,8 +32,15 @@ from fedlease.use.onboard import onboard
 from fedlease.use.open_run import OpenRun
 from fedlease.use.predict import predict, predict_file
 
+__all__ = ["shell"]
+
 CLIENT = "planted-1-0"
-GENERATION = {"task": "generation", "data__max_tokens": 40, "generation__max_new_tokens": 6}
+GENERATION = {
+    "task": "generation",
+    "data__max_tokens": 40,
+    "generation__max_new_tokens": 6,
+    "data__clients_per_task": 1,
+}
 
 
 def generation_run(out: Path, **changes: Any) -> Path:
@@ -62,7 +69,7 @@ def read(file: Path) -> Any:
 @pytest.mark.parametrize("method", known_methods())
 def test_every_method_learns_to_answer(method: str, tmp_path: Path) -> None:
     """The loss on train answers falls from the first to the last step."""
-    changes = {"method": method, "baselines": [], "data__clients_per_task": 1, "train__lr": 1e-2}
+    changes = {"method": method, "baselines": [], "train__lr": 1e-2, "generation__score_rounds": False}
     run = generation_run(tmp_path / "r", **changes)
     losses = [sum(c["loss"] for c in step["clients"].values()) for step in rounds_of(run)]
     assert losses[-1] < losses[0]
@@ -210,18 +217,11 @@ def test_a_chat_remembers_until_it_is_reset(run: OpenRun) -> None:
         chat.reply("a line of some length")  # what no longer fits is forgotten
 
 
-@pytest.mark.slow
-def test_the_terminal_answers_line_by_line(out: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "fedlease", "chat", str(out), "--client", CLIENT, "--forget"],
-        input="abc\n\n/reset\nabc\n/quit\nnot read\n",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    one, two = done.stdout.splitlines()
+def test_the_terminal_answers_line_by_line(out: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("abc\n\n/reset\nabc\n/quit\nnot read\n"))
+    done = shell("chat", out, "--client", CLIENT, "--forget")
+    assert (done.code, done.err) == (0, "")
+    one, two = done.out.splitlines()
     assert one == two
 
 
