@@ -179,3 +179,21 @@ def hostile(out: Path) -> Path:
     entry = {"client": IMAGE, "task": SCRIPT, "expert": 0, "distances": [0.5, 1], "margin": 0.5, "unlike": True}
     put(out / "onboarded" / IMAGE / "onboarding.json", {**entry, "scores": {SCRIPT: 0.5}})
     return out
+
+
+def on_halves(out: Path, groups: tuple[int, ...] = (0, 0, 1, 2), **more: Any) -> Path:
+    """Four clients that warmed up on halves: a0, a1 of one task, b0 of another, and b1, which has learnt nothing.
+
+    a0 and a1 stand at 0.95 +- 0.1, b0 at 0.2 +- 0.05 of a0 and 0.4 +- 0.15 of a1; what b1 is like is noise.
+    """
+    bare(out, method="fedlease-plus")
+    assignment = dict(zip(CLIENTS, groups, strict=True))
+    corrected = [[1, 0.95, 0.2, 3.5], [0.95, 1, 0.4, -2], [0.2, 0.4, 1, 0.9], [3.5, -2, 0.9, 1]]
+    errors = [[0, 0.1, 0.05, 2], [0.1, 0, 0.15, 2], [0.05, 0.15, 0, 2], [2, 2, 2, 0]]
+    halves = {
+        "reliability": {"a0": 0.5, "a1": 0.25, "b0": 0.375, "b1": 0.03}, "corrected": corrected,
+        "corrected_error": errors, "unsure": ["b1"],
+        "warnings": ["client 'b1' has not learnt its task yet (reliability 0.03): what it is like is unknown"],
+    }  # fmt: skip
+    allocation(out, DISTANCES, assignment, {}, **{**halves, **more})
+    return out

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from fedlease.core.types import Allocation
-from fedlease.core.wording import counted, printable
+from fedlease.core.wording import counted, listed, printable
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent
 from fedlease.reporting.means import over, own_over, task_means, task_over, with_count
 from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import further_means, of_metric
 
-__all__ = ["Cell", "Table", "allocation_table", "cost_rows", "number", "results_table", "score"]
+__all__ = ["Cell", "Table", "allocation_table", "certainty_lines", "cost_rows", "number", "results_table", "score"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,23 @@ def allocation_table(allocation: Allocation, tasks: Mapping[str, str]) -> Table:
         rows.append((number(expert), Cell(", ".join(members)), Cell(counts)))
     caption = f"{counted(allocation.num_experts, 'expert')} allocated"
     return Table(caption, ("expert", "clients", "their tasks"), tuple(rows))
+
+
+def certainty_lines(allocation: Allocation) -> list[str]:
+    """How many groups corrected similarities made, and who was unsure; [] where there are none or nobody has learnt."""
+    learnt = [client for client in allocation.clients if client not in allocation.unsure]
+    if allocation.corrected is None or not learnt:
+        return []
+    groups = len({allocation.assignment[client] for client in learnt})
+    have = "that has" if len(learnt) == 1 else "that have"
+    lines = [
+        f"{counted(groups, 'group')} by corrected similarity, of {counted(len(learnt), 'client')} {have} learnt enough"
+    ]
+    if allocation.unsure:
+        of = {client: allocation.reliability.get(client) for client in allocation.unsure}
+        named = [f"{client} ({'too few rows' if rel is None else f'{rel:.2f}'})" for client, rel in of.items()]
+        lines.append(f"{counted(len(of), 'client')} not learnt yet, alone for now: {listed(named)}")
+    return lines
 
 
 def results_table(summaries: Mapping[str, Summary], clients: Mapping[str, int] | None = None) -> Table:

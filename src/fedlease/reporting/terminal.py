@@ -19,7 +19,7 @@ from fedlease.core.types import Allocation
 from fedlease.core.wording import counted
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent, print_note
 from fedlease.reporting.results import render_results
-from fedlease.reporting.tables import allocation_table
+from fedlease.reporting.tables import allocation_table, certainty_lines
 from fedlease.server.events import (
     Allocated,
     BatchTrained,
@@ -132,11 +132,17 @@ class Terminal:
     def _allocated(self, allocation: Allocation) -> None:
         scores = ", ".join(f"{k}={score:.3f}" for k, score in allocation.silhouettes.items())
         table = allocation_table(allocation, self.tasks).for_terminal()
-        table.caption = f"silhouette by k: {scores or 'none'}"
+        found = certainty_lines(allocation)
+        table.caption = None if found else f"silhouette by k: {scores or 'none'}"
         self.console.print(table)
+        for line in found:
+            self.console.print(escape(line), soft_wrap=True)
         self._printed.update(allocation.warnings)
+        # The lines above name those that have not learnt yet.
+        told = [repr(client) for client in allocation.unsure if found]
         for warning in allocation.warnings:
-            print_note(self.console, warning)
+            if not any(client in warning for client in told):
+                print_note(self.console, warning)
 
     def _method(self, event: MethodStarted) -> None:
         self.close()

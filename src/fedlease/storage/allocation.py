@@ -1,13 +1,15 @@
 """``allocation.json`` and ``allocation.safetensors``: who trains which expert, and what places a late client."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
 from safetensors.torch import save
+from torch import Tensor
 
 from fedlease.core.placement import Centroids
 from fedlease.core.types import Allocation, ClientId
@@ -18,6 +20,11 @@ __all__ = ["read_allocation", "write_allocation"]
 
 NAME = "allocation.json"
 
+DIGITS = 4
+"""Decimals of similarities: their errors are far larger, and a matrix has a value for every pair."""
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 class _Allocation(Content):
     clients: list[ClientName]
@@ -26,19 +33,33 @@ class _Allocation(Content):
     silhouettes: dict[Annotated[str, Field(pattern=r"^[0-9]{1,6}$")], Finite]
     distances: list[list[Finite]]
     warnings: list[str] = Field(default_factory=list)
+    reliability: dict[ClientName, Finite] = Field(default_factory=dict)
+    corrected: list[list[Finite | None]] | None = None
+    corrected_error: list[list[NotNegative | None]] | None = None
+    unsure: list[ClientName] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _fits(self) -> "_Allocation":
         count = len(self.clients)
         if len(set(self.clients)) < count:
             raise ValueError("a client is named twice")
-        if len(self.distances) != count or any(len(row) != count for row in self.distances):
-            raise ValueError(f"distances must have {count} rows and columns, one per client")
+        for name in ("distances", "corrected", "corrected_error"):
+            matrix = getattr(self, name)
+            if matrix is not None and (len(matrix) != count or any(len(row) != count for row in matrix)):
+                raise ValueError(f"{name} must have {count} rows and columns, one per client")
+        if _unknown(self.corrected) != _unknown(self.corrected_error):
+            raise ValueError("corrected and corrected_error must be known for the same pairs")
+        if strangers := {*self.reliability, *self.unsure} - set(self.clients):
+            raise ValueError(f"reliability or unsure names {min(strangers)!r}, which is none of the clients")
         if missing := set(self.clients) - self.assignment.keys():
             raise ValueError(f"no expert is assigned to {min(missing)!r}")
         if any(expert >= self.num_experts for expert in self.assignment.values()):
             raise ValueError(f"an assigned expert is not below num_experts = {self.num_experts}")
         return self
+
+
+def _unknown(matrix: list[list[float | None]] | None) -> list[list[bool]] | None:
+    return None if matrix is None else [[value is None for value in row] for row in matrix]
 
 
 def write_allocation(
@@ -66,6 +87,7 @@ def write_allocation(
         silhouettes={str(k): score for k, score in allocation.silhouettes.items()},
         distances=allocation.distances.tolist(),
         warnings=list(allocation.warnings),
+        **_of_halves(allocation),
     )
     named = {client: tasks.get(client, "default") for client in allocation.clients}
     files.write_json(NAME, {**content.content, "tasks": named})
@@ -88,4 +110,33 @@ def read_allocation(out: Path) -> Allocation | None:
         distances=torch.tensor(content.distances, dtype=torch.float64),
         clients=content.clients,
         warnings=tuple(content.warnings),
+        reliability=content.reliability,
+        corrected=_matrix(content.corrected),
+        corrected_error=_matrix(content.corrected_error),
+        unsure=tuple(content.unsure),
     )
+
+
+def _of_halves(allocation: Allocation) -> dict[str, Any]:
+    """What warm-ups on halves have shown; nothing for a method without them, whose file has no such keys."""
+    found = {
+        "reliability": dict(allocation.reliability),
+        "corrected": _listed(allocation.corrected),
+        "corrected_error": _listed(allocation.corrected_error),
+        "unsure": list(allocation.unsure),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _listed(matrix: Tensor | None) -> list[list[float | None]] | None:
+    """JSON has no NaN: what is unknown becomes null."""
+    if matrix is None:
+        return None
+    return [[None if math.isnan(value) else round(value, DIGITS) for value in row] for row in matrix.tolist()]
+
+
+def _matrix(rows: list[list[float | None]] | None) -> Tensor | None:
+    if rows is None:
+        return None
+    known = [[math.nan if value is None else value for value in row] for row in rows]
+    return torch.tensor(known, dtype=torch.float64)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedlease.core.wording import counted, enumerated
+from fedlease.core.wording import counted, enumerated, listed
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
 from fedlease.reporting.run.data import RunData, mean
 from fedlease.tasks.metric_words import of_metric
@@ -20,6 +20,8 @@ TODO = {
     NO_TEST_ROWS: "Give it test rows, or a larger data.test_fraction.",
 }
 """What to do about a client that is in no mean, by the reason."""
+NOT_LEARNT = "which had not learnt its task"
+"""In what is told of a client that chose its expert by loss."""
 SHOWN = 6
 """Names listed before the rest is counted."""
 
@@ -89,7 +91,8 @@ def _grouping(run: RunData) -> Iterator[Advice]:
     if grouping is None:
         return
     scores, chosen = grouping.silhouettes, grouping.num_experts
-    passed_on = [w for w in grouping.warnings if not w.startswith(("no grouping separates", "expert "))]
+    told = ("no grouping separates", "expert ", *(f"client {client!r} " for client in grouping.unsure))
+    passed_on = [w for w in grouping.warnings if not w.startswith(told)]
     for warning in passed_on:
         if warning.startswith("B is all zero"):
             yield Advice(
@@ -100,19 +103,26 @@ def _grouping(run: RunData) -> Iterator[Advice]:
                 "train.lr, or leave out modules that do not learn (lora.target_modules).",
             )
         else:
-            yield Advice("note", "Allocation", warning, "Read it beside the distances below.")
-    if chosen == 1:
+            yield Advice("note", "Allocation", warning, "Read it beside the allocation below.")
+    if 0 < len(grouping.unsure) < len(grouping.clients):
+        yield _not_learnt(run)
+    if chosen == 1 and not grouping.unsure and grouping.corrected is None:
         yield _one_expert(run)
     elif scores:
         yield from _weak_cut(run)
-    single = [grouping.members(expert)[0] for expert in range(chosen) if len(grouping.members(expert)) == 1]
+    members = [grouping.members(expert) for expert in range(chosen)]
+    single = [clients[0] for clients in members if len(clients) == 1 and clients[0] not in grouping.unsure]
     if chosen > 1 and single:
         yield Advice(
             "look",
             "Experts with one client",
             f"{enumerated(single, SHOWN)} train alone: their expert is not averaged with anyone's.",
-            "Expected if these clients are truly different. Otherwise lower max_experts, or warm up longer so that "
-            "the vectors of like clients come closer.",
+            "Expected if these clients are truly different. "
+            + (
+                "Otherwise lower max_experts, or warm up longer so that the vectors of like clients come closer."
+                if grouping.corrected is None
+                else "The table of the allocation says how similar each is to its nearest group."
+            ),
         )
     if run.late:
         placed = [warning for warning in run.main.warnings if "came late" in warning]
@@ -123,6 +133,18 @@ def _grouping(run: RunData) -> Iterator[Advice]:
             "A late client gets the nearest existing expert and can never open a new one. If one is farther than any "
             "member, run again with it there from the start.",
         )
+
+
+def _not_learnt(run: RunData) -> Advice:
+    assert run.grouping is not None
+    unsure, became = run.grouping.unsure, [w for w in run.main.warnings if NOT_LEARNT in w]
+    return Advice(
+        "look",
+        "Not learnt yet",
+        f"{enumerated(unsure, SHOWN)} had learnt too little of their task to be compared with other clients. "
+        + listed(became, 3, separator="; "),
+        "Give them more rows or a longer warm-up (warmup.epochs), or try another train.lr.",
+    )
 
 
 def _one_expert(run: RunData) -> Advice:
@@ -229,7 +251,7 @@ def _missing(run: RunData) -> Iterator[Advice]:
         left = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}
         known = set(run.grouping.warnings) if run.grouping is not None else set[str]()
         for warning in method.warnings:
-            if warning not in left | known and "came late" not in warning:
+            if warning not in left | known and "came late" not in warning and NOT_LEARNT not in warning:
                 yield Advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
     for client, reason in run.environment.skipped_clients.items():
         yield Advice(

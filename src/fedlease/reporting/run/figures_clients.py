@@ -1,6 +1,7 @@
 """Figures as plain plotly dictionaries, each with a sentence and a table that say the same; here: the allocation."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.spatial.distance import squareform
 from fedlease.core.types import Allocation
 from fedlease.core.wording import counted
 from fedlease.reporting.drawing import PALETTE, SYMBOLS, Figure, axis, base_layout, label, level_line
+from fedlease.reporting.run.certainty import known_similarities
 from fedlease.reporting.run.data import RunData
 
 __all__ = ["allocation_figures", "ordered_clients"]
@@ -21,11 +23,46 @@ TICKS = 30
 CELLS = 150
 """With more clients a cell per pair is too small to see, and the page grows with their square."""
 
-HEATMAP: Mapping[str, Any] = {
-    "type": "heatmap",
-    "colorscale": "Cividis",
-    "colorbar": {"title": {"text": "distance", "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.9},
-}
+
+@dataclass(frozen=True)
+class _Measure:
+    """What a heatmap shows of every pair of clients.
+
+    Attributes:
+        id: of the figure.
+        names: of one value and of several.
+        own: the value of a client beside itself.
+        digits: decimals shown.
+        colours: further settings of the heatmap; near clients are dark.
+        meaning: a sentence that says how values are to be read; with a space at its end.
+    """
+
+    id: str
+    names: tuple[str, str]
+    own: float
+    digits: int
+    colours: Mapping[str, Any]
+    meaning: str = ""
+
+    def heatmap(self, **more: Any) -> dict[str, Any]:
+        title = {"text": self.names[0], "side": "right"}
+        bar = {"title": title, "thickness": 12, "outlinewidth": 0, "len": 0.9}
+        return {"type": "heatmap", "colorscale": "Cividis", "colorbar": bar, **self.colours, **more}
+
+    def text(self, value: float | None) -> str:
+        return "unknown" if value is None or np.isnan(value) else f"{value:.{self.digits}f}"
+
+
+DISTANCE = _Measure("distances", ("distance", "distances"), 0.0, 3, {})
+SIMILARITY = _Measure(
+    "similarities",
+    ("corrected similarity", "corrected similarities"),
+    1.0,
+    2,
+    {"zmin": 0, "zmax": 1, "reversescale": True},
+    "1 is the same task, 0 an unrelated one, below 0 a contrary one. What is unknown is left empty: clients that "
+    "had not learnt their task have no similarities. ",
+)
 
 
 def ordered_clients(grouping: Allocation, method: str) -> list[str]:
@@ -40,75 +77,93 @@ def allocation_figures(run: RunData) -> list[Figure]:
     grouping = run.grouping
     if grouping is None or len(grouping.clients) < 2:
         return []
+    if grouping.corrected is not None:
+        # The groups come from these, by a rule that no single cut of a tree shows.
+        return [_pairs(run, grouping, SIMILARITY, known_similarities(grouping))]
     last = [_silhouettes(run, grouping)] if grouping.silhouettes else []
-    return [_distances(run, grouping), _dendrogram(run, grouping), *last]
+    distances = np.asarray(grouping.distances, dtype=np.float64)
+    return [_pairs(run, grouping, DISTANCE, distances), _dendrogram(run, grouping), *last]
 
 
-def _distances(run: RunData, grouping: Allocation) -> Figure:
+def _pairs(run: RunData, grouping: Allocation, measure: _Measure, values: NDArray[np.float64]) -> Figure:
     order = ordered_clients(grouping, run.settings.linkage)
     place = {client: number for number, client in enumerate(grouping.clients)}
     where = [place[client] for client in order]
     count = len(order)
-    matrix = np.asarray(grouping.distances, dtype=np.float64)[np.ix_(where, where)]
+    matrix = values[np.ix_(where, where)]
     np.fill_diagonal(matrix, np.nan)
     experts = [grouping.assignment[client] for client in order]
     if count > CELLS:
-        return _block_distances(matrix, experts)
+        return _blocks(matrix, experts, measure)
     z = [[None if np.isnan(d) else round(float(d), 4) for d in row] for row in matrix]
+    means = _means(matrix, experts, measure)
+    np.fill_diagonal(matrix, measure.own)
+    errors = None if measure is DISTANCE else np.asarray(grouping.corrected_error)[np.ix_(where, where)]
+    shown = [
+        [
+            measure.text(d) + ("" if errors is None or np.isnan(d) else f" ± {errors[i, j]:.2f}")
+            for j, d in enumerate(row)
+        ]
+        for i, row in enumerate(matrix)
+    ]
     who = [f"{label(client)} (expert {expert})" for client, expert in zip(order, experts, strict=True)]
     hover = [
-        [f"{a}<br>{b}<br>distance {0.0 if i == j else matrix[i, j]:.3f}" for j, b in enumerate(who)]
-        for i, a in enumerate(who)
+        [f"{a}<br>{b}<br>{measure.names[0]} {value}" for b, value in zip(who, row, strict=True)]
+        for a, row in zip(who, shown, strict=True)
     ]
     shapes = []
     for expert in sorted(set(experts)):
         first, last = experts.index(expert) - 0.5, count - 1 - experts[::-1].index(expert) + 0.5
         box = {"type": "rect", "x0": first, "x1": last, "y0": first, "y1": last}
         shapes.append({**box, "line": {"color": PALETTE[1], "width": 2}})
-    text = f"Distances between {counted(count, 'client')}, ordered by expert; outlined blocks are the experts' groups. "
-    text += _means(matrix, experts)
+    title = f"{measure.names[1].capitalize()} between clients"
+    text = (
+        f"{measure.names[1].capitalize()} between {counted(count, 'client')}, ordered by expert; outlined blocks are "
+    )
+    text += f"the experts' groups. {measure.meaning}{means}"
     step = -(-count // TICKS)
     ticks = list(range(0, count, step))
     names = [label(order[i], 18) for i in ticks]
     side = {"tickmode": "array", "tickvals": ticks, "ticktext": names, "showgrid": False, "ticks": ""}
     gap = 1 if count <= TICKS else 0
-    trace = {**HEATMAP, "z": z, "text": hover, "hoverinfo": "text", "xgap": gap, "ygap": gap}
+    trace = measure.heatmap(z=z, text=hover, hoverinfo="text", xgap=gap, ygap=gap)
     layout = base_layout(
         xaxis=axis("", **side, tickangle=-60, range=[-0.5, count - 0.5], constrain="domain"),
         yaxis=axis("", **side, range=[count - 0.5, -0.5], scaleanchor="x", constrain="domain"),
         shapes=shapes,
     )
-    np.fill_diagonal(matrix, 0.0)
-    rows = tuple((client, *(f"{d:.3f}" for d in row)) for client, row in zip(order, matrix, strict=True))
-    return Figure("distances", "Distances between clients", text, (trace,), layout, 620, ("client", *order), rows)
+    rows = tuple((client, *row) for client, row in zip(order, shown, strict=True))
+    return Figure(measure.id, title, text, (trace,), layout, 620, ("client", *order), rows)
 
 
-def _block_distances(matrix: NDArray[np.float64], experts: Sequence[int]) -> Figure:
+def _blocks(matrix: NDArray[np.float64], experts: Sequence[int], measure: _Measure) -> Figure:
     """Means over groups, where a cell per pair of clients could neither be seen nor be carried by a page."""
     numbers = sorted(set(experts))
     members = [np.flatnonzero(np.asarray(experts) == expert) for expert in numbers]
     means = [[_mean(matrix[np.ix_(a, b)]) for b in members] for a in members]
     names = [f"expert {number}" for number in numbers]
-    text = f"Mean distances between the groups of {counted(len(numbers), 'expert')}, "
-    text += f"of {counted(len(experts), 'client')} in all. "
-    text += _means(matrix, experts) + " A group of one client has no distance within. allocation.json has every pair."
+    text = f"Mean {measure.names[1]} between the groups of {counted(len(numbers), 'expert')}, "
+    text += f"of {counted(len(experts), 'client')} in all. {measure.meaning}{_means(matrix, experts, measure)} "
+    text += f"A group of one client has no {measure.names[0]} within. allocation.json has every pair."
     layout = base_layout(
         xaxis=axis("", showgrid=False, ticks="", constrain="domain"),
         yaxis=axis("", showgrid=False, ticks="", autorange="reversed", scaleanchor="x", constrain="domain"),
     )
-    trace = {**HEATMAP, "z": means, "x": names, "y": names, "xgap": 1, "ygap": 1}
+    trace = measure.heatmap(z=means, x=names, y=names, xgap=1, ygap=1)
     rows = tuple(
-        (name, *("none" if d is None else f"{d:.3f}" for d in row)) for name, row in zip(names, means, strict=True)
+        (name, *("none" if d is None else measure.text(d) for d in row)) for name, row in zip(names, means, strict=True)
     )
-    return Figure("distances", "Distances between groups", text, (trace,), layout, 620, ("", *names), rows)
+    title = f"{measure.names[1].capitalize()} between groups"
+    return Figure(measure.id, title, text, (trace,), layout, 620, ("", *names), rows)
 
 
-def _means(matrix: NDArray[np.float64], experts: Sequence[int]) -> str:
+def _means(matrix: NDArray[np.float64], experts: Sequence[int], measure: _Measure) -> str:
     same = np.equal.outer(experts, experts)
     inner, outer = _mean(matrix[same]), _mean(matrix[~same])
-    if outer is None:
+    if np.all(same):
         return "There is one group."
-    return f"Mean within groups {'-' if inner is None else f'{inner:.3f}'}, between groups {outer:.3f}."
+    means = ["-" if mean is None else measure.text(mean) for mean in (inner, outer)]
+    return f"Mean within groups {means[0]}, between groups {means[1]}."
 
 
 def _mean(distances: NDArray[np.float64]) -> float | None:
@@ -195,6 +250,8 @@ def _silhouettes(run: RunData, grouping: Allocation) -> Figure:
 
 def _tree(grouping: Allocation, method: str) -> dict[str, Any]:
     matrix = np.asarray(grouping.distances, dtype=np.float64)
+    if grouping.corrected is not None:
+        matrix = np.nan_to_num(1 - known_similarities(grouping), nan=1.0).clip(min=0)
     # Drawn, not clustered anew: the labels of the run come from the same linkage of the same distances.
     tree: dict[str, Any] = dendrogram(linkage(squareform(matrix, checks=False), method=method), no_plot=True)
     return tree

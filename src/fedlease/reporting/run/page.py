@@ -14,6 +14,7 @@ from fedlease.reporting.drawing import Figure, label
 from fedlease.reporting.rendering import render
 from fedlease.reporting.run import tables, words
 from fedlease.reporting.run.advice import advise
+from fedlease.reporting.run.certainty import certainty_table, certainty_words
 from fedlease.reporting.run.data import RunData
 from fedlease.reporting.run.figures_clients import allocation_figures
 from fedlease.reporting.run.figures_run import bytes_figures, score_figures, seconds_figures, usage_figures
@@ -26,7 +27,7 @@ from fedlease.storage.run_folder import read_settings
 
 __all__ = ["write_pictures", "write_report"]
 
-PICTURES = ("distances", "dendrogram", "silhouettes", "score-means", "usage-depth")
+PICTURES = ("distances", "similarities", "dendrogram", "silhouettes", "score-means", "usage-depth")
 WIDTH = 760
 REPORT_LOCK = ".report.lock"
 """Apart from the run's: a report of a run that is going on is written while it goes on."""
@@ -131,8 +132,9 @@ def _render(run: RunData) -> str:
         headline=words.headline(run),
         facts=words.facts(run),
         advice=advise(run),
-        allocation_words=words.allocation_words(run),
+        allocation_words=[*words.allocation_words(run), *certainty_words(run)],
         allocation_table=allocation_table(run.grouping, tasks) if run.grouping else None,
+        certainty_table=certainty_table(run),
         score_words=words.score_words(run),
         client_table=tables.client_table(run),
         task_table=tables.task_table(run),

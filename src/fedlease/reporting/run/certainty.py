@@ -1,0 +1,123 @@
+"""How sure an allocation by corrected similarities is of each client, in numbers, in a table and in words."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlease.core.merging import compare
+from fedlease.core.types import Allocation
+from fedlease.core.wording import counted, listed
+from fedlease.reporting.run.data import RunData
+from fedlease.reporting.tables import Cell, Table, number
+
+__all__ = ["Nearness", "certainty_table", "certainty_words", "decision", "known_similarities", "nearness"]
+
+SHOWN = 8
+"""Clients that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """The mean corrected similarity of a client to the clients of a group that have learnt their task.
+
+    Attributes:
+        expert: of the group.
+        similarity: 1 for the same task, 0 for an unrelated one.
+        error: the mean of the pairs' standard errors, which the mean's own does not exceed.
+    """
+
+    expert: int
+    similarity: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.similarity:.2f} ± {self.error:.2f}"
+
+
+def known_similarities(grouping: Allocation) -> NDArray[np.float64]:
+    """Corrected similarities, (N, N); NaN also for clients that have not learnt their task."""
+    matrix = np.asarray(grouping.corrected, dtype=np.float64).copy()
+    unsure = [place for place, client in enumerate(grouping.clients) if client in grouping.unsure]
+    matrix[unsure] = matrix[:, unsure] = np.nan
+    return matrix
+
+
+def nearness(grouping: Allocation) -> dict[str, tuple[Nearness | None, Nearness | None]]:
+    """Client -> how near its own group and the nearest other one are; None where there is none, or it is unknown."""
+    similarities, errors = known_similarities(grouping), np.asarray(grouping.corrected_error, dtype=np.float64)
+    np.fill_diagonal(similarities, np.nan)
+    experts = np.array([grouping.assignment[client] for client in grouping.clients])
+    learnt = np.array([client not in grouping.unsure for client in grouping.clients])
+    groups = {expert: np.flatnonzero(learnt & (experts == expert)) for expert in range(grouping.num_experts)}
+    found: dict[str, tuple[Nearness | None, Nearness | None]] = {}
+    for place, client in enumerate(grouping.clients):
+        near = {}
+        for expert, members in groups.items():
+            known = members[~np.isnan(similarities[place, members])]
+            if known.size:
+                near[expert] = Nearness(
+                    expert, float(similarities[place, known].mean()), float(errors[place, known].mean())
+                )
+        own = near.pop(grouping.assignment[client], None)
+        found[client] = own, max(near.values(), key=lambda other: other.similarity, default=None)
+    return found
+
+
+def decision(own: Nearness | None, other: Nearness | None, cut: float) -> str:
+    """``sure`` where a learnt client is of one task with its own group and of another than all others."""
+    joined = own is None or compare(own.similarity, own.error, cut) == "same"
+    apart = other is None or compare(other.similarity, other.error, cut) == "different"
+    return "sure" if joined and apart else "close call"
+
+
+def certainty_table(run: RunData) -> Table | None:
+    """Every client's reliability, and whether its group was a sure decision; None without reliabilities."""
+    grouping = run.grouping
+    if grouping is None or grouping.corrected is None:
+        return None
+    places, decisions, rows = list(run.clients), _decisions(run, grouping), []
+    for client, (own, other) in nearness(grouping).items():
+        reliability = grouping.reliability.get(client)
+        nobody = "unknown" if client in grouping.unsure else "none"
+        rows.append(
+            (
+                Cell(client, client=places.index(client) if client in run.clients else None),
+                number(grouping.assignment[client]),
+                Cell("-" if reliability is None else f"{reliability:.2f}", reliability),
+                Cell(decisions[client]),
+                Cell(str(own), own.similarity) if own else Cell(nobody),
+                Cell(f"expert {other.expert}: {other}", other.similarity) if other else Cell(nobody),
+            )
+        )
+    header = ("client", "expert", "reliability", "decision", "similarity to its group", "nearest other group")
+    return Table("Reliability and corrected similarity by client", header, tuple(rows))
+
+
+def certainty_words(run: RunData) -> list[str]:
+    """What reliabilities and corrected similarities mean, and of whom the allocation was sure; [] without them."""
+    grouping = run.grouping
+    if grouping is None or grouping.corrected is None:
+        return []
+    decisions = _decisions(run, grouping)
+    sure, close = ([c for c, found in decisions.items() if found == kind] for kind in ("sure", "close call"))
+    text = [
+        "Each client warmed up on two halves of its rows. Reliability is how much the halves have in common: the share "
+        "of what was learnt that is the task and not the noise of few rows. Similarities are corrected for it, so that "
+        "clients of one task stand at 1 whatever the number of their rows, and those of unrelated tasks at 0.",
+        f"The decision was sure for {len(sure)} of {counted(len(decisions), 'client')}.",
+    ]
+    if close:
+        text.append(f"A close call, compatible with more than one grouping: {listed(close, SHOWN)}.")
+    if grouping.unsure:
+        unsure = listed(grouping.unsure, SHOWN)
+        text.append(f"Too little learnt to be compared with anyone when the groups were made: {unsure}.")
+    return text
+
+
+def _decisions(run: RunData, grouping: Allocation) -> dict[str, str]:
+    cut = run.settings.of_method(run.settings.method)["cut"]
+    return {
+        client: "not learnt yet" if client in grouping.unsure else decision(own, other, cut)
+        for client, (own, other) in nearness(grouping).items()
+    }
