@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from small import own_rows, small_run, small_settings
+from small import own_rows, small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from flower.nodes import Pair, grid_of, kind_of, over_memory
+from flower.nodes import Pair, comparable, grid_of, kind_of, over_memory
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -52,8 +52,12 @@ def by_peft(base: Path, folder: Path, labels: int | None) -> PeftModel:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_methods_model_is_that_of_one_process(method: str, pair: Callable[[str], Pair]) -> None:
+def test_every_methods_tensors_scores_and_own_models_are_those_of_one_process(
+    method: str, pair: Callable[[str], Pair]
+) -> None:
     made, seen = pair(method), set()
+    assert tensors_of(made.there) == tensors_of(made.here)
+    assert comparable(made.summary_there) == comparable(made.summary_here)
     for client in ("planted-0-0", "planted-3-0"):
         expected = fedlease.load(made.here, client)
         folder = folder_of(made.state, client, method)
