@@ -99,6 +99,14 @@ def test_the_page_has_table_and_picture_in_place_of_distances_and_silhouettes(tm
     assert "not learnt yet" in section and re.search(r"expert 1: 0\.40 ± 0\.15", section)
 
 
+def test_where_nobody_has_learnt_there_is_a_table_and_no_empty_picture(tmp_path: Path) -> None:
+    run = read_run(on_halves(tmp_path, (0, 0, 0, 0), unsure=list(CLIENTS)))
+    table = certainty_table(run)
+    assert table is not None and {row[3].text for row in table.rows} == {"not learnt yet"}
+    assert allocation_figures(run) == []
+    assert "similarities" not in embedded(report.write_report(tmp_path).read_text())["figures"]
+
+
 def test_without_halves_nothing_of_it_is_shown(tmp_path: Path) -> None:
     run = read_run(finished(tmp_path))
     assert certainty_table(run) is None and certainty_words(run) == []

@@ -103,7 +103,8 @@ def _grouping(run: RunData) -> Iterator[Advice]:
                 "train.lr, or leave out modules that do not learn (lora.target_modules).",
             )
         else:
-            yield Advice("note", "Allocation", warning, "Read it beside the allocation below.")
+            shown = "distances" if grouping.corrected is None else "similarities"
+            yield Advice("note", "Allocation", warning, f"Read it beside the {shown} below.")
     if 0 < len(grouping.unsure) < len(grouping.clients):
         yield _not_learnt(run)
     if chosen == 1 and not grouping.unsure and grouping.corrected is None:

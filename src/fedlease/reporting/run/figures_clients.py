@@ -79,7 +79,8 @@ def allocation_figures(run: RunData) -> list[Figure]:
         return []
     if grouping.corrected is not None:
         # The groups come from these, by a rule that no single cut of a tree shows.
-        return [_pairs(run, grouping, SIMILARITY, known_similarities(grouping))]
+        known = len(grouping.clients) - len(grouping.unsure) > 1
+        return [_pairs(run, grouping, SIMILARITY, known_similarities(grouping))] if known else []
     last = [_silhouettes(run, grouping)] if grouping.silhouettes else []
     distances = np.asarray(grouping.distances, dtype=np.float64)
     return [_pairs(run, grouping, DISTANCE, distances), _dendrogram(run, grouping), *last]
