@@ -1,5 +1,8 @@
 """The table of methods: what is built from a section of settings, and what other packages add."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -8,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from contract.planted import made
+from contract.planted import CLIENTS, adapter, made
 from small import small_settings
 
 from fedlease.core import plugins
@@ -54,6 +57,33 @@ def test_a_setting_that_a_method_does_not_have_is_an_error_and_never_dropped() -
     for name in METHODS:
         with pytest.raises(TypeError, match="nothing_like_it"):
             make_method(name, TERMS, {"nothing_like_it": 1})
+
+
+def test_a_method_that_is_loaded_alone_can_read_its_state() -> None:
+    """What reads a run folder has imported no method but the run's."""
+    states = {}
+    for name in METHODS:
+        state, classes = made(name, Budget(1, 1)).init(adapter(), CLIENTS, 0), []
+        while state is not None:
+            classes.append(type(state).__name__)
+            state = getattr(state, "inner", None)
+        states[name] = classes
+    program = """if True:
+        import json, os, sys
+        from fedlease.core.codec import _CLASSES
+        from fedlease.methods.registry import load_method
+        import torch
+        for name, classes in json.loads(sys.argv[1]).items():
+            if not (child := os.fork()):
+                load_method(name)
+                os._exit(int(not {*classes} <= _CLASSES.keys()))
+            if os.waitpid(child, 0)[1]:
+                print(name)
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(states)], capture_output=True, text=True, timeout=120
+    )
+    assert (found.returncode, found.stdout) == (0, ""), found.stderr
 
 
 def test_every_method_is_built_from_its_own_section_and_the_terms_alone() -> None:

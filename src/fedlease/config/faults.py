@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from fedlease.config.sections import ranks_differ
 from fedlease.config.tables import known_sources
+from fedlease.core.choices import PLUS
 from fedlease.core.wording import printable
-from fedlease.methods.fedlease_plus import PLUS
 from fedlease.methods.registry import CENTRALISED, UNEQUAL_RANKS, known_methods
 
 __all__ = ["cross_faults", "nearest", "not_installed", "sentences", "setting_names"]

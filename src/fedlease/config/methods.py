@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from fedlease.config.sections import Positive, Section
 from fedlease.core.choices import (
+    PLUS,
     Average,
     CandidateStart,
     Clustering,
@@ -21,7 +22,6 @@ from fedlease.core.choices import (
     Unlike,
     Unsure,
 )
-from fedlease.methods.fedlease_plus import PLUS
 
 __all__ = ["FedDPASettings", "FedLeasePlusSettings", "FedLeaseSettings", "FedTreeLoRASettings", "IFCASettings"]
 

@@ -1,8 +1,9 @@
 """What can be chosen by name in the algorithm. No torch here, so that settings may read it."""
 
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
+    "PLUS",
     "Average",
     "CandidateStart",
     "Clustering",
@@ -63,6 +64,17 @@ Unlike = Literal["keep_out", "place"]
 
 Unsure = Literal["alone", "loss"]
 """What becomes of a client that has not learnt its task in the warm-up: alone, or with the expert of lowest loss."""
+
+PLUS: dict[str, Any] = {
+    "halves": True,
+    "grouping": "similarity",
+    "signal": "BA",
+    "longer": 2,
+    "unsure": "loss",
+    "average": "product",
+    "routing": "own",
+}
+"""What FedLEASE+ has otherwise than FedLEASE, by setting."""
 
 HeadPolicy = Literal["local", "shared", "frozen"]
 """What becomes of classifier heads: trained and private, averaged within a group, or left at their initial value."""

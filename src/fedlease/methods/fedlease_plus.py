@@ -6,27 +6,15 @@ gain can be measured: warm-ups on halves of a client's rows, groups by corrected
 clients with the expert of lowest loss, means of products, and no routing.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from fedlease.methods.base import Method, Terms
+from fedlease.core.choices import PLUS
+from fedlease.methods import fedlease_variants
+from fedlease.methods.base import Method, Terms
 
-__all__ = ["PLUS", "build"]
-
-PLUS: dict[str, Any] = {
-    "halves": True,
-    "grouping": "similarity",
-    "signal": "BA",
-    "longer": 2,
-    "unsure": "loss",
-    "average": "product",
-    "routing": "own",
-}
-"""What is not as in FedLEASE; settings read it, so there is no torch here."""
+__all__ = ["build"]
 
 
-def build(terms: "Terms", **own: Any) -> "Method":
+def build(terms: Terms, **own: Any) -> Method:
     """FedLEASE+ from the settings of ``fedlease_plus.*``; see :func:`fedlease.methods.fedlease_variants.build`."""
-    from fedlease.methods import fedlease_variants
-
     return fedlease_variants.build(terms, **{**PLUS, **own})
