@@ -121,6 +121,14 @@ def test_blank_lines_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:
     assert [row.text for row in member.train] == ["x", "y"]
 
 
+@pytest.mark.parametrize("blank", ["\N{NO-BREAK SPACE}", "\N{IDEOGRAPHIC SPACE}\N{LINE SEPARATOR}", "\x1c"])
+def test_a_line_of_spaces_that_json_does_not_know_is_a_fault(blank: str, tmp_path: Path) -> None:
+    client(tmp_path)
+    (tmp_path / "a/train.jsonl").write_text(f'{{"text": "x", "label": 0}}\n{blank}\n', encoding="utf-8", newline="")
+    with pytest.raises(DataError, match=r"train.jsonl, line 2: malformed JSON: Expecting value"):
+        load(tmp_path)
+
+
 def test_valid_files_are_used_instead_of_a_fraction(tmp_path: Path) -> None:
     write(client(tmp_path) / "a/valid.jsonl", [{"text": "v", "label": 1}])
     (member,) = load(tmp_path, valid_fraction=0.5)

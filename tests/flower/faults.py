@@ -55,10 +55,11 @@ def changed(change: Change) -> Callable[[Message, Message], Message]:
 
 
 def run(tmp_path: Path, *faults: Any, **changes: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The summary and the records of a run of :func:`few` in which these happen."""
+
     def spoil(grid: MemoryGrid) -> None:
         grid.faults += faults
 
-    """The summary and the records of a run of :func:`few` in which these happen."""
     summaries, _ = over_memory(few(**changes), tmp_path / "r", prepare=spoil, hand_over=False)
     return summaries["fedlease"], rounds_of(tmp_path / "r")
 

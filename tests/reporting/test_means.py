@@ -94,6 +94,9 @@ class TestComparison:
         assert clients == [["b", "c"], ["a", "b"]]
         assert over_clients(self.ours[0], clients[0])["mean"] == pytest.approx(0.6)
         assert over_clients(self.theirs[0], clients[0])["worst_client"] == 0.6
+        lacking = self.ours[0].per_client | {"b": self.ours[0].per_client["b"].model_copy(update={"majority": None})}
+        with pytest.raises(RunFolderError, match=r"is damaged: it has a score and no majority of b$"):
+            over_clients(self.ours[0].model_copy(update={"per_client": lacking}), clients[0])
         said = coverage(summaries, (0, 1), clients)
         assert [(entry["averaged"], entry["clients"]) for entry in said] == [(2, 4), (2, 4)]
         assert said[0]["left_out"] == {"a": f"z: {GONE}"} and said[1]["left_out"] == {"c": f"y: {GONE}"}

@@ -16,6 +16,21 @@ from fedlease.data.labels import label_notes, labels_over_clients, nothing_to_le
 from fedlease.data.overlaps import overlaps
 from fedlease.errors import DataError
 
+__all__ = [
+    "Pool",
+    "clients_of",
+    "deal_evenly",
+    "drop_duplicates",
+    "federation",
+    "generator",
+    "hold_out",
+    "make_client",
+    "ran_out",
+    "split_sizes",
+    "window",
+    "with_known_labels",
+]
+
 
 @dataclass(frozen=True)
 class Pool:

@@ -15,6 +15,20 @@ from fedlease.data.reading.examples import Example, folded, is_selector
 from fedlease.data.reading.tables import split_name
 from fedlease.data.reading.values import visible
 
+__all__ = [
+    "agreed",
+    "alike",
+    "canonical",
+    "check_tasks",
+    "doubtful_labels",
+    "label_notes",
+    "labels_over_clients",
+    "nothing_to_learn",
+    "one_label_notes",
+    "regression",
+    "stated_labels",
+]
+
 SWITCHES = frozenset({"true", "false", "True", "False", "TRUE", "FALSE"})
 MISSING = frozenset({"nan", "NaN", "NAN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
 """What programs write for a value that is not there."""

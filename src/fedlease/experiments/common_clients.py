@@ -38,7 +38,10 @@ def over_clients(summary: Summary, clients: Sequence[str]) -> dict[str, Any]:
     scores, rows = finals(summary), {client: summary.per_client[client] for client in clients}
     majority = [row.majority for row in rows.values() if row.majority is not None]
     if len(majority) < len(rows):
-        raise RunFolderError(f"summary.json of {summary.method} is damaged: a client with a score has no majority")
+        lacking = ", ".join(client for client, row in sorted(rows.items()) if row.majority is None)
+        raise RunFolderError(
+            f"summary.json of {summary.method} is damaged: it has a score and no majority of {lacking}"
+        )
     tasks = sorted({row.task for row in rows.values()})
     own = [row.own_expert for row in rows.values() if row.own_expert is not None]
     tested = sum(row.num_test for row in rows.values())

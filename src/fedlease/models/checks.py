@@ -10,6 +10,16 @@ from torch import nn
 from fedlease.errors import ModelError
 from fedlease.models.sources import SHORT_NAMES, ModelSource
 
+__all__ = [
+    "check_causal",
+    "check_packed",
+    "check_tokenizer",
+    "longest_input",
+    "no_tokenizer",
+    "unavailable",
+    "untrained_modules",
+]
+
 LONG = 300
 """Characters of another library's message that are repeated."""
 

@@ -139,9 +139,9 @@ class Terminal:
             self.console.print(escape(line), soft_wrap=True)
         self._printed.update(allocation.warnings)
         # The lines above name those that have not learnt yet.
-        told = [repr(client) for client in allocation.unsure if found]
+        named = [repr(client) for client in allocation.unsure if found]
         for warning in allocation.warnings:
-            if not any(client in warning for client in told):
+            if not any(client in warning for client in named):
                 print_note(self.console, warning)
 
     def _method(self, event: MethodStarted) -> None:

@@ -45,7 +45,7 @@ def _begun(line: bytes) -> bool:
 
 def _by_line(file: Readable, rows: Gathered) -> None:
     for line, text in bounded_lines(file, rows):
-        if not text.strip():
+        if not text.strip(" \t\r\n\v\f"):
             continue
         try:
             value = json.loads(text, object_pairs_hook=_named_once)

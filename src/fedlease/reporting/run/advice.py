@@ -21,7 +21,7 @@ TODO = {
 }
 """What to do about a client that is in no mean, by the reason."""
 NOT_LEARNT = "which had not learnt its task"
-"""In what is told of a client that chose its expert by loss."""
+"""Part of the warning about a client that chose its expert by loss."""
 SHOWN = 6
 """Names listed before the rest is counted."""
 
@@ -91,8 +91,8 @@ def _grouping(run: RunData) -> Iterator[Advice]:
     if grouping is None:
         return
     scores, chosen = grouping.silhouettes, grouping.num_experts
-    told = ("no grouping separates", "expert ", *(f"client {client!r} " for client in grouping.unsure))
-    passed_on = [w for w in grouping.warnings if not w.startswith(told)]
+    covered = ("no grouping separates", "expert ", *(f"client {client!r} " for client in grouping.unsure))
+    passed_on = [w for w in grouping.warnings if not w.startswith(covered)]
     for warning in passed_on:
         if warning.startswith("B is all zero"):
             yield Advice(
