@@ -1,6 +1,7 @@
 """What is loaded predicts exactly what was evaluated, in a fresh process too."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import fedlease
 from fedlease.config.settings import resolve
 from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, RunFolderError
+from fedlease.storage.run_files import RunFiles
 
 METHODS = ["fedlease", "fedit", "local"]
 
@@ -69,3 +71,12 @@ def test_unknown_client_method_and_folder_are_named(out: Path, tmp_path: Path) -
         fedlease.load(out, "planted-0-0", "ifca")
     with pytest.raises(RunFolderError, match="is not a run folder"):
         fedlease.load(tmp_path, "planted-0-0")
+
+
+def test_without_a_name_there_must_be_one_client(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"client: name one, the run has \['planted-0-0', 'planted-0-1', "):
+        fedlease.load(out)
+    empty = Path(shutil.copytree(out, tmp_path / "empty"))
+    RunFiles(empty).write_json("clients.json", {})
+    with pytest.raises(ConfigError, match=r"client: name one, the run has \[\]"):
+        fedlease.load(empty)

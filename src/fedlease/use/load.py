@@ -60,9 +60,9 @@ def load(
         device = "cpu"
     run = OpenRun(run_folder, method, device=device, dtype=_type_name(dtype))
     if client is None:
-        client, *others = run.clients
-        if others:
+        if len(run.clients) != 1:
             raise ConfigError(f"client: name one, the run has {sorted(run.clients)}")
+        (client,) = run.clients
     labels = run.client(client).labels
     with run.fitting(client):
         model = run.model(client)
