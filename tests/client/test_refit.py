@@ -1,5 +1,6 @@
 """Who compares candidates without favour: refitted heads, and what a half has learnt on the other half's rows."""
 
+import math
 from typing import Any
 
 import pytest
@@ -79,3 +80,16 @@ def test_features_that_tell_labels_apart_have_the_lower_loss_whatever_the_scale(
         for given in (telling, 1000 * telling, noise)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3) and losses[0] < 0.1 < losses[2]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_rows_have_a_finite_loss(count: int) -> None:
+    """A client of three rows has halves of two and one, of which no rows can be predicted from several others."""
+
+    class Bare(Features):
+        def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+            return torch.zeros(len(inputs["input_ids"]), 2)
+
+    model: Any = Bare(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)))
+    found = Classification(8).refitted_loss(model, ROWS.take(list(range(count))), 1)
+    assert math.isfinite(found) and (count > 2 or found == pytest.approx(math.log(2)))

@@ -119,8 +119,11 @@ class Classification:
 
     @torch.inference_mode()
     def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others."""
-        if len(rows) < 2:
+        """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others.
+
+        Of fewer than three rows, which are too few for that, the mean cross-entropy.
+        """
+        if len(rows) < 3:
             return self.mean_loss(model, rows, threads)
         torch.set_num_threads(threads)
         model.for_scoring()
