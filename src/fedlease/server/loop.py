@@ -232,8 +232,9 @@ class RoundLoop:
         return {**record, "notes": list(reply.notes)} if reply.notes else record
 
     def _require_quorum(self, step: Step) -> None:
-        # Not for second tries of the warm-up alone: the waves before had enough without them.
-        if step.state.round == 0 and step.tried.issuperset(step.tasks):
+        # Not for second tries of the warm-up and longer ones alone: the waves before had enough without them.
+        again = step.tried | {client for client, task in step.tasks.items() if task.halves and task.model.candidates}
+        if step.state.round == 0 and again.issuperset(step.tasks):
             return
         try:
             self.participation.require(self.name, step.state.round, len(step.used), len(step.tasks), step.refused)
