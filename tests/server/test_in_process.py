@@ -1,6 +1,7 @@
 """The round loop: what a run writes, that it repeats, who is asked, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import torch
 from small import own_rows, rounds_of, scores_of, small_run, small_settings, tensors_of
 
 import fedlease
+from fedlease.client.messages import Train
 from fedlease.client.resident import ResidentModel
 from fedlease.client.training import Trainer
 from fedlease.core.codec import loads
+from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, Stage
 from fedlease.errors import ConfigError, ModelError, RunFailedError, RunFolderError, UpdateRefusedError
 from fedlease.models.tiny import make_tiny
 from fedlease.reporting.run.reading import read_run
 from fedlease.server.events import Allocated, ClientFinished, Event, StepStarted, UpdateRefused
+from fedlease.server.transport import Traffic
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,18 @@ def test_bytes_are_those_of_the_arithmetic(finished: tuple[Path, list[Event], di
     assert summaries["fedit"]["bytes_up"] == summaries["fedit"]["bytes_down"] == bytes_each * 3 * clients * expert
     assert summaries["local"]["bytes_up"] == summaries["local"]["bytes_down"] == 0
     assert all(summary["head_bytes_up"] == 0 for summary in summaries.values()), "heads are local"
+
+
+def test_candidates_that_halves_have_learnt_are_not_the_model_that_travels_with_them() -> None:
+    """One tensor of 12 bytes in the model and in each candidate; IFCA's model is one of its two candidates."""
+    adapter = {"m/B/0": torch.zeros(3)}
+    model = ClientModel(AdapterSpec(1, 1, 0.0, ("m",)), adapter, (adapter, adapter))
+    names = frozenset(adapter)
+    plain = ClientTask("experts", 1, model, (Stage(names, 1),), names)
+    for task, down in ((plain, 24), (replace(plain, halves=True), 36), (replace(plain, refit=True), 36)):
+        traffic = Traffic()
+        traffic.request(Train("fedlease-plus", 1, task))
+        assert traffic.take()["bytes_down"] == down
 
 
 def test_a_round_is_scored_on_receipt(finished: tuple[Path, list[Event], dict[str, Any]]) -> None:

@@ -41,8 +41,9 @@ class Traffic:
         if isinstance(request, Train):
             model, private = request.task.model, request.task.private
             self.add("down", ((name, tensor) for name, tensor in model.tensors.items() if name not in private))
-            # The model's own tensors are one of the candidates.
-            for candidate in model.candidates[1:]:
+            # The model's own tensors are one of the candidates, but not of those that halves have learnt.
+            own = 0 if request.task.halves or request.task.refit else 1
+            for candidate in model.candidates[own:]:
                 self.add("down", candidate.items())
 
     def reply(self, reply: Reply) -> None:
