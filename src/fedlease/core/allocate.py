@@ -1,15 +1,21 @@
 """LoRA B matrices -> distances -> average linkage -> the silhouette picks M -> who trains which expert (phase 1)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
+from fedlease.core.aggregate import clusters
 from fedlease.core.choices import Clustering, Linkage
 from fedlease.core.clustering import best_k, cuts, silhouette
 from fedlease.core.distances import Matrices, distances
 from fedlease.core.types import Allocation, ClientId
 
-__all__ = ["allocate", "assign", "distances"]
+__all__ = ["allocate", "assign", "distances", "regrouped"]
+
+
+SINGLETON = "expert "
+"""How a sentence begins on an expert with one client."""
 
 
 def allocate(
@@ -88,17 +94,36 @@ def assign(b: Matrices, labels: Mapping[ClientId, int]) -> Allocation:
     return _allocation({client: labels[client] for client in clients}, {}, d, _zero_module_warnings(b))
 
 
+def regrouped(allocation: Allocation, assignment: Mapping[ClientId, int]) -> Allocation:
+    """An allocation whose clients have other experts since; which experts have one client is told anew.
+
+    Args:
+        allocation: before.
+        assignment: client -> expert in 0 .. M - 1, at least of its clients; others came late, and are not added.
+    """
+    return replace(
+        allocation,
+        num_experts=max(assignment.values()) + 1,
+        assignment={client: assignment[client] for client in allocation.assignment},
+        warnings=(*(w for w in allocation.warnings if not w.startswith(SINGLETON)), *_singletons(assignment)),
+    )
+
+
 def _allocation(
     labels: Mapping[ClientId, int], silhouettes: dict[int, float], d: Tensor, warnings: list[str]
 ) -> Allocation:
-    clients = sorted(labels)
     assignment = _number_by_smallest_client(labels)
-    num_experts = max(assignment.values()) + 1
-    for expert in range(num_experts if num_experts > 1 else 0):
-        members = [client for client in clients if assignment[client] == expert]
-        if len(members) == 1:
-            warnings.append(f"expert {expert} has one client, {members[0]!r}: it is trained without aggregation")
-    return Allocation(num_experts, assignment, silhouettes, d, clients, tuple(warnings))
+    warnings += _singletons(assignment)
+    return Allocation(max(assignment.values()) + 1, assignment, silhouettes, d, sorted(labels), tuple(warnings))
+
+
+def _singletons(assignment: Mapping[ClientId, int]) -> list[str]:
+    found = clusters(assignment, assignment) if len(set(assignment.values())) > 1 else {}
+    return [
+        f"{SINGLETON}{expert} has one client, {members[0]!r}: it is trained without aggregation"
+        for expert, members in found.items()
+        if len(members) == 1
+    ]
 
 
 def _number_by_smallest_client(labels: Mapping[ClientId, int]) -> dict[ClientId, int]:

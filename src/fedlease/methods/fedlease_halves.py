@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedlease.core.adapters import expert_tensors, renumber, whole
+from fedlease.core.allocate import regrouped
 from fedlease.core.choices import Signal, Unsure
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import chosen_rows
@@ -224,10 +225,9 @@ def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseStat
     assignment = {**state.assignment, **chosen}
     order = list(dict.fromkeys(assignment[client] for client in sorted(assignment)))
     renamed = {client: order.index(expert) for client, expert in assignment.items()}
-    within = {client: renamed[client] for client in state.allocation.assignment}
     return replace(
         state,
-        allocation=replace(state.allocation, num_experts=len(order), assignment=within),
+        allocation=regrouped(state.allocation, renamed),
         assignment=renamed,
         centroids=chosen_rows(state.centroids, order) if state.centroids is not None else None,
         experts=tuple(state.experts[expert] for expert in order),
