@@ -75,7 +75,11 @@ class WithHead(Wrapper):
         if self.policy != "frozen":
             stages = tuple(replace(stage, trainable=stage.trainable | names) for stage in stages)
         upload = task.upload | names if self.policy == "shared" else task.upload
-        return replace(task, model=self._with_head(state, client, task.model), stages=stages, upload=upload)
+        model = self._with_head(state, client, task.model)
+        if task.halves:
+            # They begin with the frequencies of their labels, which a shared head has learnt in the warm-up before.
+            model = replace(model, tensors={**model.tensors, **self.heads[client].tensors})
+        return replace(task, model=model, stages=stages, upload=upload)
 
     def aggregate(
         self, state: HeadState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
