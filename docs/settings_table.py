@@ -43,9 +43,9 @@ def presets_table() -> str:
 def settings_table(model: type[BaseModel] = Settings) -> str:
     """One Markdown section per group of settings."""
     groups: dict[str, list[str]] = {}
-    for key, field in fields(model):
+    for key, field, text in fields(model):
         group = key.rpartition(".")[0]
-        meaning = " ".join((field.description or "").replace("``", "`").split())
+        meaning = " ".join(text.replace("``", "`").split())
         cells = (f"`{key}`", f"`{default(field)}`", kind(field.annotation, field.metadata), meaning)
         groups.setdefault(group, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     head = ["| Key | Default | Value | Meaning |", "| --- | --- | --- | --- |"]
@@ -53,14 +53,15 @@ def settings_table(model: type[BaseModel] = Settings) -> str:
     return "\n\n".join("\n".join([titles[group], "", *head, *rows]) for group, rows in groups.items())
 
 
-def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Dotted key and field; plain settings before nested groups."""
+def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
+    """Dotted key, field and its text, which may be that of a group whose defaults are others; plain settings first."""
     nested = []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             nested.append((name, field.annotation))
         else:
-            yield prefix + name, field
+            known = [base.model_fields.get(name) for base in model.__mro__ if issubclass(base, BaseModel)]
+            yield prefix + name, field, next((f.description for f in known if f and f.description), "")
     for name, section in nested:
         yield from fields(section, f"{prefix}{name}.")
 

@@ -204,6 +204,7 @@ def test_the_table_of_settings_is_in_the_file_that_the_readme_names() -> None:
     page = (ROOT / named).read_text(encoding="utf-8")
     written = script("settings_table")
     assert page == written.with_tables(page), "run: python docs/settings_table.py"
+    assert [row for row in page.splitlines() if row.startswith("| `") and row.endswith("|  |")] == [], "no meaning"
     from fedlease.config.faults import setting_names
     from fedlease.config.settings import Settings
 

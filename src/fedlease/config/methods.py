@@ -45,9 +45,11 @@ class FedLeaseSettings(Section):
     cut: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Under ``grouping: similarity``, clients with a corrected similarity above 1 - cut have one task."""
     longer: Annotated[int, Field(ge=0)] = 0
-    """Further warm-ups, of E passes each, of a client that has not learnt its task yet; its rounds are fewer."""
+    """Further warm-ups of a client that has not learnt its task yet, each of E passes, or of a round's where those are
+    more; its rounds are fewer. Needs ``halves``."""
     unsure: Unsure = "alone"
-    """A client that never learnt its task: ``alone``, or with the expert of lowest ``loss`` on its rows."""
+    """A client that never learnt its task: ``alone``, or with the expert of lowest ``loss`` on its rows, where
+    ``grouping`` is ``similarity`` and ``routing`` is ``own``."""
     num_experts: Positive | None = None
     """This M whatever the silhouettes say; None lets them choose."""
     assignment: dict[str, int] | None = None
