@@ -66,6 +66,10 @@ def test_a_run_gives_the_same_from_one_process_which_ends_when_idle(tmp_path: Pa
     assert worker is not None and worker.place().exists()
     child.wait(30)
     assert not worker.place().exists()
+    # The next message starts another.
+    assert hello(worker) is not None
+    (other,) = processes()
+    assert other.pid != child.pid
 
 
 def hello(worker: Worker) -> RecordDict:
