@@ -99,6 +99,8 @@ class TestComparison:
             over_clients(self.ours[0].model_copy(update={"per_client": lacking}), clients[0])
         said = coverage(summaries, (0, 1), clients)
         assert [(entry["averaged"], entry["clients"]) for entry in said] == [(2, 4), (2, 4)]
+        unstated = {"x": [found.model_copy(update={"num_clients": None}) for found in self.ours]}
+        assert [entry["clients"] for entry in coverage(unstated, (0, 1), clients)] == [3, 3]
         assert said[0]["left_out"] == {"a": f"z: {GONE}"} and said[1]["left_out"] == {"c": f"y: {GONE}"}
 
         def rows(found: Any) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ class LoraSettings(Section):
 
     @property
     def ranks(self) -> Mapping[str, int]:
-        """The same; empty where all clients have one rank."""
+        """Client -> rank of those that are named; empty where all clients have one rank."""
         return self.named if ranks_differ(self.r) else {}
 
     @property

@@ -70,7 +70,7 @@ def coverage(
             {
                 "seed": seed,
                 "averaged": len(shared),
-                "clients": max(summary.num_clients or 0 for summary in of_seed.values()),
+                "clients": max(summary.num_clients or len(summary.per_client) for summary in of_seed.values()),
                 "left_out": {client: _shared_reason(why, len(of_seed)) for client, why in sorted(reasons.items())},
             }
         )

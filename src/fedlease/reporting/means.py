@@ -97,7 +97,7 @@ def common_words(summaries: Mapping[str, Summary]) -> str:
         f"{method} {100 * sum(found[client] for client in sorted(common)) / len(common):.1f}"
         for method, found in scores.items()
     )
-    total = max(summary.num_clients or 0 for summary in summaries.values())
+    total = max(summary.num_clients or len(summary.per_client) for summary in summaries.values())
     return (
         f"The means above are over different clients. Over the {len(common)} of {counted(total, 'client')} that every "
         f"method scored: {means}."
