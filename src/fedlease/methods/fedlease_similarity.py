@@ -48,7 +48,8 @@ class BySimilarity(Grouping):
         labels = {**groups, **{client: -1 - place for place, client in enumerate(unsure)}} if groups else {}
         allocation = assign(b, labels or dict.fromkeys(b, 0))
         reliability = dict(zip(found.clients, found.reliability.tolist(), strict=True))
-        notes = [_unsure_note(client, reliability.get(client)) for client in unsure if groups]
+        errors = dict(zip(found.clients, found.reliability_error.tolist(), strict=True))
+        notes = [_unsure_note(client, reliability.get(client), errors.get(client)) for client in unsure if groups]
         if not groups:
             notes = [
                 "no client has learnt its task yet: nothing tells the clients apart, and one expert is trained by all; "
@@ -64,11 +65,12 @@ class BySimilarity(Grouping):
         )
 
 
-def _unsure_note(client: ClientId, reliability: float | None) -> str:
-    if reliability is None:
+def _unsure_note(client: ClientId, reliability: float | None, error: float | None) -> str:
+    if reliability is None or error is None:
         few = counted(FEW_ROWS, "row")
         return f"client {client!r} has fewer than {few}, too few for halves: what it is like is unknown"
-    return f"client {client!r} has not learnt its task yet (reliability {reliability:.2f}): what it is like is unknown"
+    known = f"reliability {reliability:.2f} ± {error:.2f}"
+    return f"client {client!r} has not learnt its task yet ({known}): what it is like is unknown"
 
 
 def _over(values: Tensor, some: Sequence[ClientId], everyone: Sequence[ClientId]) -> Tensor:
