@@ -16,7 +16,7 @@ from fedlease.methods.fedlease_halves import Halves
 from fedlease.methods.registry import make_method
 from fedlease.methods.warmup import WARMUP
 
-BUDGET = Budget(warmup_epochs=2, rounds=4)
+BUDGET = Budget(warmup_epochs=2, rounds=8)
 
 
 def method(budget: Budget = BUDGET, **own: Any) -> Halves:
@@ -68,7 +68,7 @@ def test_unequal_rows_make_about_equal_steps_within_the_budget() -> None:
     clients = {"a0": 50, "a1": 200, "a2": 800}
     state = method().init(adapter(), clients, 0)
     # The upper quartile is 500: a client with 500 / E = 250 rows makes E passes, one with others E x 250 / rows, at
-    # least 1, and at most E and half of the rounds.
+    # least 1, and at most E and a quarter of the rounds.
     assert [first_task(method(), state, c).stages[0].epochs for c in sorted(clients)] == [4, 2, 1]
     long = method(Budget(2, 40))
     assert first_task(long, long.init(adapter(), clients, 0), "a0").stages[0].epochs == 10
@@ -102,7 +102,7 @@ def test_who_has_not_learnt_warms_up_longer_from_its_halves_and_then_sits_out() 
     for half, start in enumerate(again.model.candidates):
         mine = {name: t for name, t in updates[2].tensors.items() if name.endswith(f"/{half}")}
         assert all(start[name].equal(tensor) for name, tensor in renumber(mine, 0).items())
-    # Two passes more are two of four rounds, which is all that may be spent on it.
+    # Two passes more are two of eight rounds, which is all that may be spent on it.
     state = halves.aggregate(state, [answer("b0", again, 40, learnt=False)])
     assert state.round == 1 and state.allocation.unsure == ("b0",)
     assert re.search(r"'b0' has not learnt .* \(reliability -?0\.\d\d ± 0\.\d\d\)", state.allocation.warnings[0])

@@ -63,9 +63,9 @@ class Halves(Wrapper):
     All clients make about as many steps, since B turns while it is trained: a client with few rows makes more passes
     than E, one with many fewer. A client with the median number of rows makes E, unless those with many could not make
     as few steps in a single pass. Who has not learnt its task then warms up for E passes more (a round's where those
-    are more), up to ``longer`` times. At most half of the rounds are spent on that, and the passes T of every client
-    stay within the budget: it sits out the first rounds in their place, or makes in its first round the passes that its
-    warm-up was shorter by.
+    are more), up to ``longer`` times. At most a quarter of the rounds are spent on that, and the passes T of every
+    client stay within the budget: it sits out the first rounds in their place, or makes in its first round the passes
+    that its warm-up was shorter by.
 
     Attributes:
         method: FedLEASE itself.
@@ -185,7 +185,7 @@ class Halves(Wrapper):
         budget = self.budget
         if not budget.rounds:
             return (ALONE_PASSES - 1) * budget.warmup_epochs - extra
-        return budget.rounds // 2 * budget.local_epochs - max(0, extra)
+        return budget.rounds // 4 * budget.local_epochs - max(0, extra)
 
     def _rounds_ahead(self, state: HalvesState, client: ClientId) -> int:
         """Rounds whose passes the client has made in its warm-up."""
