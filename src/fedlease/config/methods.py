@@ -88,7 +88,7 @@ class FedLeaseSettings(Section):
 
 
 class FedLeasePlusSettings(FedLeaseSettings):
-    """FedLEASE with the first phase that we recommend. Its settings are those of ``fedlease``, with other defaults."""
+    """FedLEASE with a first phase that knows how sure it is: the settings of ``fedlease``, with other defaults."""
 
     halves: bool = PLUS["halves"]
     grouping: GroupingName = PLUS["grouping"]

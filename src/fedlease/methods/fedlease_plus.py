@@ -1,4 +1,4 @@
-"""FedLEASE+, ours: the paper's second phase on a first phase that knows how sure it is. The method that we recommend.
+"""FedLEASE+, ours, on trial: the paper's second phase on a first phase that knows how sure it is.
 
 It is FedLEASE with other settings, each of which is one of ``fedlease.*`` too, so that the share of every part in the
 gain can be measured: warm-ups on halves of a client's rows, groups by corrected similarities of the products B A
