@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fedlease.core.adapters import a_matrices, b_matrices
 from fedlease.core.choices import Signal
-from fedlease.core.codec import serialisable
 from fedlease.core.distances import cosines, product_cosines
 from fedlease.core.types import ClientId, Tensors
 
@@ -31,7 +30,6 @@ FLOOR = 0.02
 """No reliability is taken to be smaller, so that a correction stays finite."""
 
 
-@serialisable
 @dataclass(frozen=True)
 class Similarities:
     """What halves say about clients; the order of all rows and columns is that of ``clients``.
@@ -104,12 +102,8 @@ def from_cosines(clients: list[ClientId], modules: Iterable[Tensor]) -> Similari
         halves.append(blocks[:, 0].diagonal(dim1=0, dim2=1)[1])
         pairs.append(blocks.mean((1, 3)))
     each, own = torch.stack(pairs), torch.stack(halves)  # (L, N, N), (L, N)
-    count = len(each)
-    if count > 1:
-        left_out = _corrected((each.sum(0) - each) / (count - 1), (own.sum(0) - own) / (count - 1))
-        own_left_out = (own.sum(0) - own) / (count - 1)
-    else:
-        left_out, own_left_out = _corrected(each, own), own
+    own_left_out = _without_one(own)
+    left_out = _corrected(_without_one(each), own_left_out)
     return Similarities(
         clients,
         own.mean(0),
@@ -125,6 +119,12 @@ def _corrected(pairs: Tensor, reliability: Tensor) -> Tensor:
     corrected = pairs / (root.unsqueeze(-1) * root.unsqueeze(-2))
     corrected.diagonal(dim1=-2, dim2=-1).fill_(1)
     return corrected
+
+
+def _without_one(modules: Tensor) -> Tensor:
+    """The mean over the first dimension without one of it after the other; of a single one, itself."""
+    count = len(modules)
+    return (modules.sum(0) - modules) / (count - 1) if count > 1 else modules
 
 
 def _error(left_out: Tensor) -> Tensor:

@@ -72,10 +72,11 @@ def resumed_settings(out: Path, wanted: Settings) -> Settings:
     if changed:
         other = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, there, here in changed)
         raise RunFolderError(f"{out}: holds a run with other settings, choose another folder: {other}")
-    update: dict[str, Any] = {"flower": wanted.flower}
-    for section in ("fedlease", "fedlease_plus"):
-        admitted = {name: getattr(getattr(wanted, section), name) for name in OF_A_CALL[section]}
-        update[section] = getattr(found, section).model_copy(update=admitted)
+    update: dict[str, Any] = {}
+    for section, names in OF_A_CALL.items():
+        given = getattr(wanted, section)
+        changes = {name: getattr(given, name) for name in (type(given).model_fields if names is True else names)}
+        update[section] = getattr(found, section).model_copy(update=changes)
     return found.model_copy(update=update)
 
 

@@ -163,9 +163,9 @@ class Halves(Wrapper):
         return self.method.model(state.inner, client)
 
     def _warmup(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
-        stages = warmup_stages(task.trainable, self._epochs(state, client), self.budget)
         if state.clients[client] < FEW_ROWS:
             return task
+        stages = warmup_stages(task.trainable, self._epochs(state, client), self.budget)
         model = replace(task.model, candidates=_halves_of(state, client))
         return replace(task, model=model, stages=stages, halves=True)
 
