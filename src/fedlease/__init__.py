@@ -8,6 +8,7 @@ tokenizer = fedlease.tokenizer(result.out)
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from fedlease._version import __version__
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from fedlease.use.run import RunResult, run
 
 __all__ = ["FedLeaseError", "RunResult", "Settings", "__version__", "load", "run", "tokenizer"]
+
+# The threads of GNU OpenMP, which torch brings on Linux, wait for each other in loops, by default for so long that
+# they take the processor from each other where anything else runs too. The variable is read when torch is loaded.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "20000"
 
 # Resolved on first use, so that ``import fedlease`` needs no torch.
 _WHERE = {

@@ -70,13 +70,13 @@ def test_a_method_that_is_loaded_alone_can_read_its_state() -> None:
         states[name] = classes
     program = """if True:
         import json, os, sys
-        from fedlease.core.codec import _CLASSES
+        from fedlease.core.codec import CLASSES
         from fedlease.methods.registry import load_method
         import torch
         for name, classes in json.loads(sys.argv[1]).items():
             if not (child := os.fork()):
                 load_method(name)
-                os._exit(int(not {*classes} <= _CLASSES.keys()))
+                os._exit(int(not {*classes} <= CLASSES.keys()))
             if os.waitpid(child, 0)[1]:
                 print(name)
     """

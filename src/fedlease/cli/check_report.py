@@ -1,5 +1,7 @@
 """What ``fedlease check`` prints."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 
 from fedlease.core.wording import counted
@@ -7,7 +9,10 @@ from fedlease.reporting.formats import escape, human_bytes, human_seconds, print
 from fedlease.reporting.tables import Cell, Table, number
 from fedlease.runs.estimate import CheckReport
 
-__all__ = ["render_check"]
+__all__ = ["render_check", "threads_line"]
+
+ALIKE = 1.1
+"""A number of threads is right that takes at most so many times as long as the fastest."""
 
 LABELS = 6
 """More labels of a client are not listed."""
@@ -35,6 +40,8 @@ def render_check(report: CheckReport, console: Console) -> None:
         + (f", head {report.head_parameters:,}" if report.head_parameters else ""),
         soft_wrap=True,
     )
+    if report.seconds_per_row:
+        console.print(threads_line(report.seconds_per_row, report.settings.num_threads), soft_wrap=True)
     console.print(f"Peak memory about {human_bytes(report.memory_bytes)}.")
     costs = tuple(
         (
@@ -54,3 +61,17 @@ def render_check(report: CheckReport, console: Console) -> None:
         f"[yellow]Settings and data can be used, but see to this: {escape(report.warnings[0])}{more}.[/]",
         soft_wrap=True,
     )
+
+
+def threads_line(seconds: Mapping[int, float], threads: int) -> str:
+    """Which number of threads is the fastest now, and how to set it.
+
+    Args:
+        seconds: threads -> seconds of training a row.
+        threads: those that the run would have.
+    """
+    times = ", ".join(f"{1000 * took:.1f} ms on {count}" for count, took in sorted(seconds.items()))
+    best = min(seconds, key=lambda count: seconds[count])
+    if seconds[threads] <= ALIKE * seconds[best]:
+        return f"A row trains in {times} threads: threads={threads} is right."
+    return f"A row trains in {times} threads: threads={best} is faster now."

@@ -1,7 +1,7 @@
 """What all groups of settings have in common, and the groups about model, training and clients."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -19,6 +19,7 @@ __all__ = [
     "Positive",
     "ScheduleSettings",
     "Section",
+    "Threads",
     "TrainSettings",
     "WarmupSettings",
     "ranks_differ",
@@ -56,6 +57,17 @@ def _not_a_switch(value: Any) -> Any:
 Rank = Annotated[Positive, BeforeValidator(_not_a_switch)]
 RANK: TypeAdapter[int] = TypeAdapter(Rank)
 RANKS: TypeAdapter[dict[str, int]] = TypeAdapter(Annotated[dict[str, Rank], Field(min_length=1)])
+
+
+def _count_or_auto(value: Any) -> Any:
+    """One sentence for what would else be one fault per member of the union."""
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise PydanticCustomError("count_or_auto", "must be auto or a whole number from 1")
+
+
+Threads = Annotated[Positive | Literal["auto"], BeforeValidator(_count_or_auto)]
+"""Processor threads, or as many as the process may use."""
 
 
 def _rank_or_ranks(value: Any) -> Any:

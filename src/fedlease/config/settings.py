@@ -27,6 +27,7 @@ from fedlease.config.sections import (
     Positive,
     ScheduleSettings,
     Section,
+    Threads,
     TrainSettings,
     WarmupSettings,
 )
@@ -103,12 +104,18 @@ class Settings(Section):
     """What models and updates pass on their way: ``bfloat16`` halves what travels."""
     eval_every: Positive = 1
     """Under sampling, rounds between evaluations of everyone."""
-    threads: Positive | None = None
-    """CPU threads; None resolves to the machine's cores. The same count is needed for the same bits."""
+    threads: Threads = "auto"
+    """CPU threads; ``auto`` resolves to the least of the cores that this process may use, its cgroups' CPU quota and
+    ``OMP_NUM_THREADS``. The same count is needed for the same bits."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     deterministic: bool = True
     """Whether an NVIDIA GPU uses only operations that give the same bits every time; without it is faster."""
+
+    @property
+    def num_threads(self) -> int:
+        """``threads`` as a number; 1 before ``auto`` is resolved."""
+        return self.threads if isinstance(self.threads, int) else 1
 
     def of_method(self, method: str) -> dict[str, Any]:
         """The settings of a method's own section; {} for a method without one."""

@@ -6,7 +6,6 @@ marked with :func:`serialisable`, so a file can name data but never code.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -18,30 +17,13 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-__all__ = ["CodecError", "decode", "digest", "dumps", "encode", "loads", "serialisable"]
+from fedlease.core.serialisable import CLASSES, digest, serialisable
 
-T = TypeVar("T")
-_CLASSES: dict[str, type] = {}
+__all__ = ["CodecError", "decode", "digest", "dumps", "encode", "loads", "serialisable"]
 
 
 class CodecError(ValueError):
     """The bytes are not what :func:`dumps` writes, or name a class that is not serialisable."""
-
-
-def serialisable(cls: type[T]) -> type[T]:
-    """Class decorator: lets frozen dataclasses be written and read.
-
-    Raises:
-        TypeError: not a frozen dataclass, or another class of that name is registered.
-    """
-    name = cls.__name__
-    params = getattr(cls, "__dataclass_params__", None)
-    if params is None or not params.frozen:
-        raise TypeError(f"{name} must be a frozen dataclass to be serialisable")
-    if name in _CLASSES and _CLASSES[name].__module__ != cls.__module__:
-        raise TypeError(f"two serialisable classes are called {name}: {_CLASSES[name].__module__} and {cls.__module__}")
-    _CLASSES[name] = cls
-    return cls
 
 
 def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
@@ -74,7 +56,7 @@ def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
             return {"$": "tensor", "name": seen[id(part)]}
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
             name = type(part).__name__
-            if _CLASSES.get(name) is not type(part):
+            if CLASSES.get(name) is not type(part):
                 raise TypeError(f"{name} is not marked serialisable")
             fields = {item.name: walk(getattr(part, item.name)) for item in dataclasses.fields(part)}
             return {"$": "class", "name": name, "fields": fields}
@@ -128,7 +110,7 @@ def _build(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "dict":
         return {_build(key, tensors): _build(item, tensors) for key, item in tree["items"]}
     if kind == "class":
-        cls = _CLASSES[tree["name"]]
+        cls = CLASSES[tree["name"]]
         fields = {name: _build(item, tensors) for name, item in tree["fields"].items()}
         kinds = _kinds(cls)
         for name, value in fields.items():
@@ -190,8 +172,3 @@ def loads(blob: bytes) -> Any:
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CodecError(f"not a fedlease state: {type(error).__name__} {error}") from error
     return decode(tree, tensors)
-
-
-def digest(blob: bytes) -> str:
-    """SHA-256 of ``blob``, hexadecimal."""
-    return hashlib.sha256(blob).hexdigest()

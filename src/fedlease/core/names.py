@@ -4,7 +4,9 @@ import math
 import re
 from decimal import Decimal
 
-__all__ = ["LONGEST_NAME", "encodable", "name_of"]
+__all__ = ["LONGEST_NAME", "ClientId", "encodable", "name_of"]
+
+ClientId = str
 
 LONGEST_NAME = 1000
 """Characters of a label, client or task."""

@@ -1,8 +1,10 @@
 """One root seed; every use derives its own generator, so results do not depend on the order of execution."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["derive", "generator"]
 
@@ -13,6 +15,8 @@ def derive(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
+def generator(seed: int, *purpose: str | int) -> "torch.Generator":
     """A CPU generator of its own for one purpose."""
+    import torch  # here, so that rows can be read without it
+
     return torch.Generator().manual_seed(derive(seed, *purpose))

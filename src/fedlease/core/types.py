@@ -17,7 +17,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from fedlease.core.codec import serialisable
+from fedlease.core.names import ClientId
+from fedlease.core.serialisable import serialisable
 
 __all__ = [
     "ANCHOR",
@@ -37,7 +38,6 @@ __all__ = [
     "second_half",
 ]
 
-ClientId = str
 Tensors = Mapping[str, Tensor]
 Mixer = Literal["none", "top_m", "softmax", "scalar", "instance"]
 

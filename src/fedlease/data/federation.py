@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedlease.core.codec import serialisable
-from fedlease.core.types import ClientId
+from fedlease.core.names import ClientId
+from fedlease.core.serialisable import serialisable
 
 __all__ = ["NOTHING_TO_LEARN", "NO_TEST_ROWS", "ClientCard", "ClientData", "Federation", "Row"]
 

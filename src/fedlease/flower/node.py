@@ -31,6 +31,7 @@ from fedlease.flower.own_model import write_own_model
 from fedlease.flower.validation import models_of
 from fedlease.models.fingerprints import fingerprint
 from fedlease.runs.open import Loaded, load_run, optimiser_of, participation_of
+from fedlease.runs.threads import resolved_threads
 from fedlease.server.filters import client_half, make_filters
 
 __all__ = ["Node", "NodeRun"]
@@ -71,7 +72,8 @@ class NodeRun:
             own = Settings.model_validate({**settings.model_dump(), **overrides})
         except ValidationError as error:
             raise ConfigError([f"node-config: {fault}" for fault in sentences(error, Settings)]) from error
-        torch.set_num_threads(own.threads or 1)
+        own = own.model_copy(update={"threads": resolved_threads(own.threads)})
+        torch.set_num_threads(own.num_threads)
         loaded = load_run(own)
         return cls(loaded, fingerprint(loaded.base, loaded.tokenizer))
 

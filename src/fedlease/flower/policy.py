@@ -196,7 +196,7 @@ class NodePolicy(Section):
             ("generation.max_new_tokens", generation.max_new_tokens, self.max_new_tokens, "max-new-tokens"),
             ("generation.samples", generation.samples, self.max_samples, "max-samples"),
             ("feddpa.num_anchors", settings.feddpa.num_anchors, self.max_batch, "max-batch"),
-            ("threads", settings.threads or 1, self.max_threads, "max-threads"),
+            ("threads", settings.num_threads, self.max_threads, "max-threads"),
             ("generation.stop", len(generation.stop), NAME, "entries"),
         )
         yield from _beyond(pairs)

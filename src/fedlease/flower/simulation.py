@@ -1,7 +1,6 @@
 """A Flower simulation on this machine from the settings of any run: ``fedlease run --engine flower``."""
 
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, Run
 from fedlease.reporting.quiet import quiet_libraries
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import rows_of, rows_of_run
+from fedlease.runs.threads import usable_cores
 from fedlease.server.events import Listener
 
 __all__ = ["simulate"]
@@ -35,7 +35,7 @@ def simulate(
         settings: of the run; ``threads`` is per worker.
         out: run folder.
         listeners: receive every event.
-        workers: number of processes; None: the machine's cores divided by ``threads``.
+        workers: number of processes; None: the usable cores divided by ``threads``.
 
     Returns:
         Method -> content of its ``summary.json``.
@@ -80,7 +80,7 @@ def simulate(
             # Flower would print it and raise an error of its own.
             failed.append(error)
 
-    cores, threads = os.cpu_count() or 1, settings.threads or 1
+    cores, threads = usable_cores(), settings.num_threads
     processes = min(workers or max(1, cores // threads), count)
     backend: Any = {
         # Flower passes these to Ray as options of its actors.

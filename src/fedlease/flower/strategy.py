@@ -154,7 +154,7 @@ class FedLeaseStrategy(Strategy):
             return self._result()
         if CENTRALISED in (settings.method, *settings.baselines):
             raise ConfigError("method: 'centralised' pools the rows of all clients, which are on other machines")
-        torch.set_num_threads(settings.threads or 1)
+        torch.set_num_threads(settings.num_threads)
         loaded = load_run(settings, self.out if resumed else None)
         settings = loaded.settings
         known = read_clients(self.out) if resumed else {}

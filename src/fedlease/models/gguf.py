@@ -4,8 +4,6 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-import torch
-
 from fedlease.errors import MissingPackageError, ModelError
 from fedlease.files import new_folder
 
@@ -51,6 +49,7 @@ def converted(name: str, file: Path) -> Path:
 
 
 def _convert(file: Path, folder: Path) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedlease.core.seeds import derive
 from fedlease.files import new_folder
 
@@ -31,6 +29,7 @@ def make_tiny(folder: Path, seed: int, *, writes: bool = False) -> None:
 
     ``writes`` makes a decoder, which continues prompts, else an encoder. The folder is made.
     """
+    import torch
     from tokenizers import pre_tokenizers
     from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 

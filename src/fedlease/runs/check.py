@@ -1,5 +1,6 @@
 """``fedlease check``: settings, data and model are sound; what the run will cost."""
 
+import math
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from fedlease.runs.estimate import ASSUMED_EXPERTS, CheckReport, adapter_paramet
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Prepared, build_method, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
+from fedlease.runs.threads import usable_threads
 from fedlease.server.filters import make_filters
 from fedlease.server.schedule import make_schedule
 from fedlease.tasks.base import WritingTask
@@ -24,6 +26,8 @@ from fedlease.tasks.base import WritingTask
 __all__ = ["check_settings"]
 
 PROBE_BATCHES = 3
+PROBES = 2
+"""Times that a number of threads is tried, in turns; the faster counts: something else may run meanwhile."""
 
 
 def check_settings(settings: Settings) -> CheckReport:
@@ -37,7 +41,7 @@ def check_settings(settings: Settings) -> CheckReport:
     settings, adapter = loaded.settings, loaded.adapter
     cards = {data.id: data.card() for data in federation}
     check_fit(loaded, prepared.heads, cards, federation.skipped)
-    seconds_per_row, seconds_per_test_row = _probe(prepared)
+    by_threads, seconds_per_test_row = _probe(prepared)
     clients = prepared.clients
     # The silhouette scores 2 .. N - 1 groups.
     experts = max(1, min(ASSUMED_EXPERTS, len(clients) - 1, settings.max_experts)) if len(clients) > 2 else 1
@@ -53,7 +57,7 @@ def check_settings(settings: Settings) -> CheckReport:
             participation_of(settings),
             seed=settings.seed,
             num_experts=experts,
-            seconds_per_row=seconds_per_row,
+            seconds_per_row=by_threads[settings.num_threads],
             seconds_per_test_row=seconds_per_test_row,
             # Pooled work is nobody's first task.
             done=done if name != CENTRALISED else None,
@@ -83,11 +87,14 @@ def check_settings(settings: Settings) -> CheckReport:
         assumed_experts=experts,
         memory_bytes=_peak_memory() + 8 * len(clients) * (one_expert + max(heads)),
         estimates=estimates,
+        seconds_per_row=by_threads if len(by_threads) > 1 else {},
     )
 
 
-def _probe(prepared: Prepared) -> tuple[float, float | None]:
-    """Seconds per row of training, on a few batches of the client with the most rows; and of writing answers."""
+def _probe(prepared: Prepared) -> tuple[dict[int, float], float | None]:
+    """Seconds per row of training, on a few batches of the client with the most rows, by the number of threads; and of
+    writing answers.
+    """
     loaded, settings = prepared.loaded, prepared.loaded.settings
     client = max(prepared.clients, key=lambda name: prepared.clients[name].data.weight)
     rows = prepared.clients[client].train.first(PROBE_BATCHES * settings.train.batch_size)
@@ -96,18 +103,22 @@ def _probe(prepared: Prepared) -> tuple[float, float | None]:
     assert task is not None  # FedIT's first round asks everyone
     labels = len(prepared.clients[client].data.labels)
     loaded.resident.load(task.model, labels)
-    trainer = Trainer(loaded.resident, optimiser_of(settings))
-    trainer.train(client, task, rows.first(2))
-    begun = time.perf_counter()
-    trainer.train(client, task, rows)
-    training = (time.perf_counter() - begun) / len(rows)
+    # On a GPU the processor's threads have little to do.
+    counts = {settings.num_threads, *((1, usable_threads()) if loaded.device.type == "cpu" else ())}
+    training = dict.fromkeys(sorted(counts), math.inf)
+    for threads in [*training] * PROBES:
+        trainer = Trainer(loaded.resident, replace(optimiser_of(settings), threads=threads))
+        trainer.train(client, task, rows.first(2))
+        begun = time.perf_counter()
+        trainer.train(client, task, rows)
+        training[threads] = min(training[threads], (time.perf_counter() - begun) / len(rows))
     learnt = loaded.resident.task
     if not isinstance(learnt, WritingTask):
         return training, None
     scored = max(prepared.clients.values(), key=lambda own: len(own.test))
     test = scored.test.first(settings.generation.batch_size)
     begun = time.perf_counter()
-    learnt.measure(loaded.resident, test, settings.threads or 1)
+    learnt.measure(loaded.resident, test, settings.num_threads)
     return training, (time.perf_counter() - begun) / len(test)
 
 

@@ -61,6 +61,8 @@ class CheckReport:
         assumed_experts: M that the estimates take.
         memory_bytes: peak of the process, roughly.
         estimates: one per method.
+        seconds_per_row: threads -> seconds of training a row: one thread, as many as the settings say, and as many as
+            this process may use; empty on a GPU.
     """
 
     settings: Settings
@@ -79,6 +81,7 @@ class CheckReport:
     assumed_experts: int
     memory_bytes: int
     estimates: Sequence[MethodEstimate]
+    seconds_per_row: Mapping[int, float]
 
 
 def adapter_parameters(shapes: Mapping[str, tuple[int, int]], r: int) -> int:

@@ -1,16 +1,14 @@
 """Settings that depend on the machine: threads, device, absolute paths."""
 
 import os
-import sys
 from pathlib import Path
-
-import torch
 
 from fedlease.config.settings import Settings
 from fedlease.errors import ConfigError
 from fedlease.models.sources import SHORT_NAMES
+from fedlease.runs.threads import resolved_threads
 
-__all__ = ["resolve_machine", "usable_device"]
+__all__ = ["resolve_machine", "resolve_paths", "usable_device"]
 
 
 def resolve_machine(settings: Settings) -> Settings:
@@ -19,10 +17,16 @@ def resolve_machine(settings: Settings) -> Settings:
     Raises:
         ConfigError: the device is not one of this machine, or the rows or the model have no usable path.
     """
-    # Affinity counts the cores that this process may use; only Linux reports it.
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    threads = settings.threads or cores
-    device = usable_device(settings.device)
+    threads, device = resolved_threads(settings.threads), usable_device(settings.device)
+    return resolve_paths(settings.model_copy(update={"threads": threads, "device": device}))
+
+
+def resolve_paths(settings: Settings) -> Settings:
+    """Makes the paths of data and model absolute.
+
+    Raises:
+        ConfigError: one cannot be used as a path.
+    """
     data = settings.data
     if data.path is not None:
         data = data.model_copy(update={"path": _absolute("data.path", data.path)})
@@ -30,7 +34,7 @@ def resolve_machine(settings: Settings) -> Settings:
     model = settings.model
     if model not in SHORT_NAMES and os.path.isdir(folder := _absolute("model", model)):
         model = str(folder)
-    return settings.model_copy(update={"threads": threads, "device": device, "data": data, "model": model})
+    return settings.model_copy(update={"data": data, "model": model})
 
 
 def _absolute(key: str, path: str | Path) -> Path:
@@ -46,6 +50,8 @@ def usable_device(device: str) -> str:
     Raises:
         ConfigError: it is not one of this machine.
     """
+    import torch  # here, so that rows are read, and their faults told, without it
+
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -147,7 +147,7 @@ def prepare(settings: Settings, out: Path | None = None) -> Prepared:
         DataError: rows that cannot be read, or that the model cannot take.
         RunFolderError: the rows or the base model are no longer those that the run began with.
     """
-    torch.set_num_threads(settings.threads or 1)
+    torch.set_num_threads(settings.num_threads)
     federation = rows_of(settings) if out is None else rows_of_run(out, settings)
     loaded = load_run(settings, out)
     clients, faults = dict[ClientId, Client](), Faults()
@@ -280,7 +280,7 @@ def optimiser_of(settings: Settings) -> Optimiser:
         weight_decay=settings.train.weight_decay,
         batch_size=settings.train.batch_size,
         clip_norm=settings.train.clip_norm,
-        threads=settings.threads or 1,
+        threads=settings.num_threads,
         seed=settings.seed,
         lr_schedule=settings.train.lr_schedule,
     )

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fedlease._version import __version__
 from fedlease.config.settings import Settings
-from fedlease.core.types import ClientId
+from fedlease.core.names import ClientId
 from fedlease.core.wording import printable
 from fedlease.errors import RunFolderError
 from fedlease.storage.documents import Content, Name, read_object
@@ -112,7 +112,7 @@ def new_environment(
         python=platform.python_version(),
         platform=platform.platform(),
         cores=os.cpu_count(),
-        threads=settings.threads,
+        threads=settings.num_threads,
         device=settings.device,
         packages=versions,
         git=_git_state(),

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from fedlease.core.types import ClientId
+from fedlease.core.names import ClientId
 from fedlease.errors import RunFolderError
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.documents import ClientName, Content, Count, Finite, checked, parse_json

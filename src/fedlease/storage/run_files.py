@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedlease.core.codec import digest
+from fedlease.core.serialisable import digest
 from fedlease.errors import RunFolderError
 from fedlease.files import read_file, write_atomically
 from fedlease.storage.documents import MOST_BYTES, checked, parse_json, read_object

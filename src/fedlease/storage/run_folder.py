@@ -12,7 +12,7 @@ from fedlease.config.faults import not_installed, sentences
 from fedlease.config.layers import MOST_YAML, differences, parse_yaml
 from fedlease.config.precedence import is_stated
 from fedlease.config.settings import Settings
-from fedlease.core.types import ClientId
+from fedlease.core.names import ClientId
 from fedlease.core.wording import listed, printable
 from fedlease.data.federation import ClientCard
 from fedlease.errors import RunFolderError

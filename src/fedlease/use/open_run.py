@@ -3,7 +3,6 @@
 What a Flower node writes of its own model is opened likewise: a folder with one client.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from fedlease.models.base import BaseModel
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, read_adapter
 from fedlease.runs.machine import usable_device
 from fedlease.runs.open import Loaded, build_method, load_run
+from fedlease.runs.threads import usable_threads
 from fedlease.storage.checkpoint import Checkpoint, Saved
 from fedlease.storage.documents import parse_json
 from fedlease.storage.newcomers import Newcomer, newcomer_model, read_newcomers
@@ -122,8 +122,8 @@ class OpenRun:
 
     @property
     def threads(self) -> int:
-        """CPU threads: as many as in the run, for the same bits, but not more than this machine has."""
-        return min(self.settings.threads or 1, os.cpu_count() or 1)
+        """CPU threads: as many as in the run, for the same bits, but not more than this process may use."""
+        return min(self.settings.num_threads, usable_threads())
 
     @cached_property
     def task(self) -> Task:
