@@ -211,6 +211,13 @@ FALSE_SCORES: list[dict[str, Any]] = [
     {"metrics": {"accuracy": 0.5, "macro_f1": 0.5, "mcc": 0.5, "loss": 1e300}},
     {"metrics": {"accuracy": 0.5, "macro_f1": 0.5, "mcc": 0.5, "loss": 1.0, "mine": 0.5}},
     {"notes": ("\x1b]0;x\x07",)},
+    {"confusion": [[0, 0, 7]]},
+    {"confusion": [[0, 9, 8]]},
+    {"confusion": [[0, 0, 4], [0, 0, 4]]},
+    {"confusion": [[0, 0, 9], [0, 1, -1]]},
+    {"confusion": [[0, 0]]},
+    {"confusion": "all right"},
+    {"confusion": [[0, 0, 8]], "metrics": {"accuracy": 0.5, "macro_f1": 0.5, "mcc": 0.5, "loss": 1.0}},
 ]
 
 

@@ -94,5 +94,5 @@ class WorkCache:
 
 def _size(result: LocalResult | Measured) -> int:
     if isinstance(result, Measured):
-        return 32 * len(result.per_row) + sum(map(len, result.answers))
+        return 32 * len(result.per_row) + sum(map(len, result.answers)) + 96 * len(result.confusion)
     return sum(tensor.nbytes for tensors in (result.update.tensors, result.private) for tensor in tensors.values())

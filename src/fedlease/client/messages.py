@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlease.core.codec import serialisable
+from fedlease.core.confusion import Cells
 from fedlease.core.types import ClientModel, ClientTask, ClientUpdate, Tensors
 
 __all__ = ["FinalScores", "Finish", "Finished", "Refused", "Reply", "Request", "Score", "Scored", "Train", "Trained"]
@@ -116,6 +117,7 @@ class FinalScores:
         usage: module -> how experts were used; None without routing.
         row_scores: headline metric per row: one character each where all are 0 or 1, else numbers.
         samples: a few rows with the generated answers; empty for classification.
+        confusion: of classification, the test rows by true and predicted label.
         notes: plain sentences, such as what the client has lost.
     """
 
@@ -128,6 +130,7 @@ class FinalScores:
     usage: Mapping[str, Any] | None = None
     row_scores: str | Sequence[float] = ""
     samples: Sequence[Mapping[str, str]] = ()
+    confusion: Cells = ()
     notes: tuple[str, ...] = ()
 
     def row(self, task: str) -> dict[str, Any]:

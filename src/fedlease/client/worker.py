@@ -198,6 +198,7 @@ class ClientWorker:
             usage=usage,
             row_scores=_compact(measured.per_row),
             samples=task.samples(client.data.test, measured.answers, bare.answers) if measured.answers else (),
+            confusion=measured.confusion,
         )
 
     def _scores(self, model: ClientModel, tensors: Tensors, *, first: bool, loaded: bool = False) -> Measured:

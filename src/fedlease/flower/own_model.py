@@ -13,6 +13,7 @@ from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, write_adapter
 from fedlease.reporting.model_card import render_card
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Loaded
+from fedlease.storage.class_scores import ClassScores
 from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import read_clients, start_run
 from fedlease.storage.summary import ClientScores, Summary
@@ -71,6 +72,7 @@ def write_own_model(
             method=method,
             metric=task.metric,
             per_client={data.id: values} if scores.num_test else {},
+            classes={data.id: ClassScores.of(scores.confusion, data.labels)} if scores.confusion else {},
             expert_usage={} if scores.usage is None else {data.id: dict(scores.usage)},
         )
         files = RunFiles(folder)

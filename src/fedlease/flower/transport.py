@@ -20,7 +20,7 @@ from fedlease.tasks.base import Task
 
 __all__ = ["Checked", "FlowerTransport"]
 
-PER_NAME, PER_ROW, PER_EXPERT = 512, 16, 16
+PER_NAME, PER_ROW, PER_EXPERT, PER_CELL = 512, 16, 16, 32
 """Characters of JSON in a reply for a tensor or module, a test row, and an expert in a module."""
 
 NONE = frozenset[str]()
@@ -115,11 +115,13 @@ class FlowerTransport:
             return _size(request.task.expected)
         if isinstance(request, Score):
             return Size()
-        # Numbers per row, usage per module and expert, samples, and what is handed over.
+        # Numbers per row, counts of pairs of labels, usage per module and expert, samples, and what is handed over.
         most = _size(model.tensors) if request.hand_over else Size()
         usage = len(model.spec.target_modules) * (PER_NAME + PER_EXPERT * model.spec.num_experts)
         samples = self.samples * len(SAMPLE_KEYS) * ESCAPED * TEXT
-        return Size(most.arrays, most.tree + self.connection.cards[client].test_rows * PER_ROW + usage + samples)
+        card = self.connection.cards[client]
+        cells = min(card.test_rows, len(card.labels) ** 2) * PER_CELL
+        return Size(most.arrays, most.tree + card.test_rows * PER_ROW + cells + usage + samples)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Checked:
                 return "" if SHARE.holds(score) else f"its score must be a number in 0 .. 1, received {shown(score)}"
             case Finish():
                 scores = reply.scores if isinstance(reply, Finished) else reply
-                return scores_fault(scores, self.task, request.model, card.test_rows, self.samples)
+                return scores_fault(scores, self.task, request.model, card, self.samples)
 
 
 def _size(tensors: Tensors) -> Size:

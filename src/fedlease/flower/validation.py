@@ -11,6 +11,7 @@ from typing import Any
 
 from fedlease.client.messages import FinalScores, Finish, Request, Train, Trained
 from fedlease.core.aggregate import MAX_VALUE, check_update
+from fedlease.core.confusion import Cells, class_metrics, confusion_matrix
 from fedlease.core.routing import num_slots
 from fedlease.core.types import AdapterSpec, ClientId, ClientModel, ClientTask
 from fedlease.data.federation import ClientCard
@@ -144,19 +145,19 @@ def update_fault(answer: Any, task: ClientTask, client: ClientId, rows: int) -> 
 
 
 @guarded
-def scores_fault(scores: Any, task: Task, model: ClientModel, test_rows: int, samples: int) -> str:
+def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, samples: int) -> str:
     """Why final scores cannot be used.
 
     Args:
         scores: of a client.
         task: of the run.
         model: that was scored.
-        test_rows: of the client, by its card.
+        card: of the client.
         samples: rows that may come in clear text.
     """
     if not isinstance(scores, FinalScores):
         return f"its reply holds no scores but a {type(scores).__name__}"
-    candidates, routed = len(model.candidates), model.spec.num_experts > 1
+    candidates, routed, test_rows = len(model.candidates), model.spec.num_experts > 1, card.test_rows
     choice = count(0, candidates - 1) if candidates else NOTHING
     if fault := broken(scores, {"choice": choice, "notes": bounds.NOTES}):
         return fault
@@ -176,6 +177,7 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, test_rows: int, sa
             lambda rows: len(rows) <= samples and all(map(_is_sample, rows)),
         ),
         "usage": _usage(model.spec) if routed else NOTHING,
+        "confusion": _confusion(scores.metrics, len(card.labels), test_rows),
     }
     return broken(scores, rules)
 
@@ -188,6 +190,20 @@ def _metrics(task: Task) -> Rule:
         return known and within and SHARE.holds(metrics[task.metric])
 
     return Rule(f"{', '.join(task.metrics)}, numbers in -1 .. 1, {task.metric} in 0 .. 1", holds)
+
+
+def _confusion(metrics: Mapping[str, float], labels: int, test_rows: int) -> Rule:
+    def holds(cells: Cells) -> bool:
+        if not cells:
+            return True
+        true, guessed, rows = zip(*cells, strict=True)
+        known = min(*true, *guessed) >= 0 and max(*true, *guessed) < labels and min(rows) > 0
+        if not known or len({*zip(true, guessed, strict=True)}) < len(cells) or sum(rows) != test_rows:
+            return False
+        found = class_metrics(confusion_matrix(cells, labels))
+        return all(abs(value - metrics.get(name, value)) < ROUNDING for name, value in found.items())
+
+    return Rule(f"{test_rows} rows by true and predicted of {labels} labels, as the metrics say", holds)
 
 
 def _usage(spec: AdapterSpec) -> Rule:

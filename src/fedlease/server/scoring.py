@@ -11,6 +11,7 @@ from fedlease.methods.base import State
 from fedlease.methods.head import WithHead
 from fedlease.server.loop import RoundLoop
 from fedlease.server.transport import COUNTED
+from fedlease.storage.class_scores import ClassScores, never_predicted_note
 from fedlease.storage.summary import ClientScores, Summary, TaskClients, WorstClient
 
 __all__ = ["summarise"]
@@ -51,6 +52,11 @@ def summarise(
         reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(left_out.items()))
         raise RunFailedError(f"{name}: no client could be scored at the end. {reasons}")
     others = {name for measured in found.values() for name in measured.metrics} - {metric} - NOT_AVERAGED
+    classes = {
+        client: ClassScores.of(row.confusion, loop.cards[client].labels)
+        for client, row in sorted(found.items())
+        if row.confusion
+    }
     allocation = state.allocation
     scores = {client: row[metric] for client, row in averaged.items()}
     names = sorted({row["task"] for row in averaged.values()})
@@ -66,6 +72,7 @@ def summarise(
         },
     }
     warnings = [
+        *filter(None, [never_predicted_note(classes)]),
         *(allocation.warnings if allocation else ()),
         *state.notes,
         *(f"client {client!r}: {note}" for client, row in sorted(found.items()) for note in row.notes),
@@ -91,6 +98,7 @@ def summarise(
         warnings=warnings,
         metric=metric,
         per_client={client: ClientScores(**row) for client, row in per_client.items()},
+        classes=classes,
         per_task={task: _mean([scores[c] for c in scores if averaged[c]["task"] == task]) for task in names},
         task_clients={
             task: TaskClients(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, RootModel
 
+from fedlease.storage.class_scores import ClassScores
 from fedlease.storage.documents import MOST_EXPERTS, ClientName, Content, Count, Expert, Finite, Name
 from fedlease.storage.run_files import RunFiles
 
@@ -77,8 +78,8 @@ class ClientScores(Content):
 class Summary(Content):
     """The result of one method; means of further metrics are stored under ``mean_<metric>``.
 
-    A Flower node that writes its client's own model fills in ``method``, ``metric``, ``per_client`` and
-    ``expert_usage``.
+    A Flower node that writes its client's own model fills in ``method``, ``metric``, ``per_client``,
+    ``classes`` and ``expert_usage``.
 
     Attributes:
         method: name.
@@ -94,6 +95,7 @@ class Summary(Content):
         warnings: plain sentences.
         metric: the headline.
         per_client: client -> its scores.
+        classes: client -> its scores by label; of classification alone.
         per_task: task -> mean over its clients.
         task_clients: task -> how many clients it has.
         mean: plain mean over clients, the headline.
@@ -128,6 +130,7 @@ class Summary(Content):
     warnings: list[str] = Field(default_factory=list)
     metric: str
     per_client: dict[ClientName, ClientScores]
+    classes: dict[ClientName, ClassScores] = Field(default_factory=dict)
     per_task: dict[str, Finite | None] = Field(default_factory=dict)
     task_clients: dict[str, TaskClients] = Field(default_factory=dict)
     mean: Finite | None = None

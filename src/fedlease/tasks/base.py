@@ -12,6 +12,7 @@ from torch import Tensor
 from fedlease.config.data import ColumnSettings
 from fedlease.config.settings import Settings
 from fedlease.core.codec import serialisable
+from fedlease.core.confusion import Cells
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.reading.rows import Table
@@ -64,11 +65,13 @@ class Measured:
         metrics: name -> mean over the rows; higher is better, but for ``loss``.
         per_row: the headline metric of every row, in row order; comparisons are paired by it.
         answers: what the model wrote, in row order; empty for classifiers.
+        confusion: of classifiers, the rows by true and predicted class.
     """
 
     metrics: Mapping[str, float]
     per_row: tuple[float, ...]
     answers: tuple[str, ...] = ()
+    confusion: Cells = ()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Classification: a text or a pair of texts, one label of the client's own list."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from fedlease.config.data import ColumnSettings
 from fedlease.config.settings import Settings
+from fedlease.core.confusion import cells_of, class_metrics, confusion_matrix
 from fedlease.core.wording import counted
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
@@ -140,7 +140,7 @@ class Classification:
         logits = evaluate(model, rows, threads, on_rows)
         guesses = logits.argmax(-1).tolist()
         right = tuple(float(guess == label) for guess, label in zip(guesses, rows.labels, strict=True))
-        return Measured(score(logits, rows.labels), right)
+        return Measured(score(logits, rows.labels), right, confusion=cells_of(rows.labels, guesses))
 
     def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits of every row alone and in one batch."""
@@ -200,20 +200,6 @@ def evaluate(model: Model, rows: Encoded, threads: int, on_rows: OnRows | None =
 
 
 def score(logits: Tensor, labels: Sequence[int]) -> dict[str, float]:
-    """Accuracy, macro-F1 over the labels that occur, Matthews correlation and mean loss of (n, labels) logits.
-
-    The correlation is 0 where truth or prediction know one label alone: there is nothing to correlate. scikit-learn,
-    which has all three, checks its arguments for longer than a small client's rows take to train on.
-    """
-    guesses, truth = logits.argmax(-1).numpy(), np.asarray(labels)
-    size, rows = logits.shape[-1], len(truth)
-    counts = np.bincount(truth * size + guesses, minlength=size * size).reshape(size, size)
-    right, guessed, true = counts.diagonal(), counts.sum(0), counts.sum(1)
-    occurs = guessed + true > 0
-    spread = float(rows**2 - guessed @ guessed) * float(rows**2 - true @ true)
-    return {
-        "accuracy": float(right.sum() / rows),
-        "macro_f1": float((2 * right[occurs] / (guessed + true)[occurs]).mean()),
-        "mcc": float(rows * right.sum() - guessed @ true) / math.sqrt(spread) if spread else 0.0,
-        "loss": float(loss(logits, torch.from_numpy(truth))),
-    }
+    """Accuracy, macro F1 over the labels that occur, Matthews correlation and mean loss of (n, labels) logits."""
+    counts = confusion_matrix(cells_of(labels, logits.argmax(-1).tolist()), logits.shape[-1])
+    return {**class_metrics(counts), "loss": float(loss(logits, torch.tensor(labels)))}

@@ -1,0 +1,74 @@
+"""How predictions divide over true and predicted classes, and the scores that follow from these counts alone."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Cells", "PerClass", "cells_of", "class_metrics", "confusion_matrix", "per_class"]
+
+Cells = Sequence[Sequence[int]]
+"""(true class, predicted class, rows) of every pair of classes that occurs, sorted."""
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Scores of every class, in the order of the classes; None where nothing can be divided.
+
+    Attributes:
+        support: rows of the class.
+        predicted: rows that were predicted to be of it.
+        precision: share of ``predicted`` that is right; None where it is never predicted.
+        recall: share of ``support`` that is found; None where no row is of the class.
+        f1: 2 x right / (support + predicted); None where both are 0.
+    """
+
+    support: tuple[int, ...]
+    predicted: tuple[int, ...]
+    precision: tuple[float | None, ...]
+    recall: tuple[float | None, ...]
+    f1: tuple[float | None, ...]
+
+
+def cells_of(truth: Sequence[int], guesses: Sequence[int]) -> list[list[int]]:
+    """Counts pairs of a true and a predicted class, one per row, as :data:`Cells`."""
+    counts = Counter(zip(truth, guesses, strict=True))
+    return [[true, guess, rows] for (true, guess), rows in sorted(counts.items())]
+
+
+def confusion_matrix(cells: Cells, classes: int) -> NDArray[np.int64]:
+    """(classes, classes): row t, column p counts the rows of class t that were predicted to be of class p."""
+    counts = np.zeros((classes, classes), np.int64)
+    for true, guess, rows in cells:
+        counts[true, guess] = rows
+    return counts
+
+
+def class_metrics(counts: NDArray[np.int64]) -> dict[str, float]:
+    """Accuracy, macro F1 over the classes that occur, and Matthews correlation of a confusion matrix.
+
+    The correlation is 0 where truth or prediction know one class alone: there is nothing to correlate. scikit-learn,
+    which has all three, checks its arguments for longer than a small client's rows take to train on.
+    """
+    rows, right, guessed, true = int(counts.sum()), counts.diagonal(), counts.sum(0), counts.sum(1)
+    occurs = guessed + true > 0
+    spread = float(rows**2 - guessed @ guessed) * float(rows**2 - true @ true)
+    return {
+        "accuracy": float(right.sum() / rows),
+        "macro_f1": float((2 * right[occurs] / (guessed + true)[occurs]).mean()),
+        "mcc": float(rows * right.sum() - guessed @ true) / math.sqrt(spread) if spread else 0.0,
+    }
+
+
+def per_class(counts: NDArray[np.int64]) -> PerClass:
+    """Scores of every class of a confusion matrix."""
+    right, predicted, support = (part.tolist() for part in (counts.diagonal(), counts.sum(0), counts.sum(1)))
+
+    def shares(wholes: Sequence[int], factor: int = 1) -> tuple[float | None, ...]:
+        return tuple(factor * hit / whole if whole else None for hit, whole in zip(right, wholes, strict=True))
+
+    both = [rows + guesses for rows, guesses in zip(support, predicted, strict=True)]
+    return PerClass(tuple(support), tuple(predicted), shares(predicted), shares(support), shares(both, 2))
