@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from fedlease.config.settings import Settings
     from fedlease.errors import FedLeaseError
     from fedlease.use.load import load, tokenizer
-    from fedlease.use.run import RunResult, run
+    from fedlease.use.run import RunResult, check, resume, run
 
-__all__ = ["FedLeaseError", "RunResult", "Settings", "__version__", "load", "run", "tokenizer"]
+__all__ = ["FedLeaseError", "RunResult", "Settings", "__version__", "check", "load", "resume", "run", "tokenizer"]
 
 # The threads of GNU OpenMP, which torch brings on Linux, wait for each other in loops, by default for so long that
 # they take the processor from each other where anything else runs too. The variable is read when torch is loaded.
@@ -31,7 +31,9 @@ _WHERE = {
     "FedLeaseError": "fedlease.errors",
     "RunResult": "fedlease.use.run",
     "Settings": "fedlease.config.settings",
+    "check": "fedlease.use.run",
     "load": "fedlease.use.load",
+    "resume": "fedlease.use.run",
     "run": "fedlease.use.run",
     "tokenizer": "fedlease.use.load",
 }

@@ -8,7 +8,7 @@ import pytest
 import fedlease
 from fedlease.config.call import settings_of_call
 from fedlease.config.settings import resolve
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, DataError
 
 
 class DataFrame:
@@ -44,8 +44,8 @@ def test_what_holds_no_settings_is_one_sentence_that_says_what_to_give(given: An
         fedlease.run(given)
     assert error.value.faults == (
         "config: must be the name of a preset, a YAML file, settings by their dotted names, or fedlease.Settings, "
-        f"received a {type(given).__name__}; rows are given by a path, as in "
-        "fedlease.run({'data.path': 'my-federation'})",
+        f"received a {type(given).__name__}; rows are given as data, as in fedlease.run(data=ROWS) or "
+        "fedlease.run(data='my-federation')",
     )
 
 
@@ -54,10 +54,12 @@ def test_tables_in_the_place_of_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         fedlease.run({"train": DataFrame(), "test": {"a"}})  # as a DatasetDict is
     assert str(error.value).startswith(said)
-    with pytest.raises(ConfigError, match="data holds a DataFrame; rows are given by a path"):
-        fedlease.run("smoke", data=DataFrame())
-    with pytest.raises(ConfigError, match=r"but data\.path holds a DataFrame"):
-        fedlease.run(data={"path": [DataFrame()]})
+    with pytest.raises(
+        DataError, match="data: rows must be a list of dicts, a DataFrame or a Dataset, got a DataFrame"
+    ):
+        fedlease.run("smoke", data=DataFrame())  # not that of pandas
+    with pytest.raises(ConfigError, match=r"but train\.lr holds a DataFrame; rows are given as data"):
+        fedlease.run("smoke", train__lr=DataFrame())
     with pytest.raises(ConfigError, match="clinic: no such setting"):
         fedlease.run({"clinic": {"train": [{"text": "a", "label": "b"}]}})
 

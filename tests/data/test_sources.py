@@ -21,14 +21,14 @@ def faults(task: Any, **options: Any) -> list[str]:
 def test_sources_of_labels_refuse_generation(source: str) -> None:
     assert faults("generation", source=source) == [
         f"data.source: '{source}' has labels and no responses, so task 'generation' cannot be trained on it; set "
-        "task=classification, or use 'folder' or 'flan' or 'synthetic'"
+        "task=classification, or use 'folder' or 'memory' or 'flan' or 'synthetic'"
     ]
 
 
 def test_flan_refuses_classification() -> None:
     assert faults("classification", source="flan") == [
         "data.source: 'flan' has responses and no labels, so task 'classification' cannot be trained on it; set "
-        "task=generation, or use 'folder' or 'glue' or 'quickstart' or 'synthetic'"
+        "task=generation, or use 'folder' or 'memory' or 'glue' or 'quickstart' or 'synthetic'"
     ]
 
 

@@ -12,21 +12,25 @@ from fedlease.errors import ConfigError
 __all__ = ["settings_of_call"]
 
 TAKES = "the name of a preset, a YAML file, settings by their dotted names, or fedlease.Settings"
-ROWS = "rows are given by a path, as in fedlease.run({'data.path': 'my-federation'})"
+ROWS = "rows are given as data, as in fedlease.run(data=ROWS) or fedlease.run(data='my-federation')"
 PLAIN = (str, int, float, PurePath, type(None), Mapping, list, tuple)
 """What settings are made of; rows as lists of mappings are left to their rules, which name the key."""
 
 
-def settings_of_call(config: object, overrides: Mapping[str, Any]) -> Settings:
+def settings_of_call(config: object, overrides: Mapping[str, Any], data: object = None) -> Settings:
     """The settings of a call.
 
     Args:
         config: a YAML file, the name of a preset, dotted keys with values, settings, or None for the quickstart.
         overrides: dotted keys with values, which go over it.
+        data: rows, which make their source ``memory``, or the path of files; None where settings name them.
 
     Raises:
         ConfigError: it is none of these, or every fault of the settings.
     """
+    if data is not None:
+        files = isinstance(data, str | os.PathLike)
+        overrides = {**overrides, **({"data.path": data} if files else {"data.source": "memory"})}
     named = {**config, **overrides} if isinstance(config, Mapping) else overrides
     if odd := list(_odd(named)):
         raise ConfigError(f"config: settings are numbers, texts and lists of them, but {'; '.join(odd)}; {ROWS}")

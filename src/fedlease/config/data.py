@@ -59,8 +59,8 @@ class DataSettings(Section):
     """Where rows come from and how they are dealt to clients."""
 
     source: Annotated[str, BeforeValidator(OneOf(known_sources))] = "folder"
-    """``folder``: your files; ``glue`` (classification) and ``flan`` (generation): from the hub or from a folder of
-    files; ``quickstart`` (classification); ``synthetic``."""
+    """``folder``: your files; ``memory``: what Python passes as ``data``; ``glue`` (classification) and ``flan``
+    (generation): from the hub or from a folder of files; ``quickstart`` (classification); ``synthetic``."""
     path: Path | None = None
     """A federation folder ``DIR/<client>/{train,test}.*``, one file with a client column, or a folder of GLUE or FLAN
     files."""

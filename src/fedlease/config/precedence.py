@@ -53,12 +53,15 @@ def is_stated(settings: Section, key: str) -> bool:
 def _make_room_for_own_rows(layers: dict[str, Any], mine: Mapping[str, Any]) -> None:
     """Own rows take the place of those that a preset brings."""
     own, given = _group(mine, "data"), _group(layers, "data")
-    if own.get("path") is None or own.get("source", "folder") != "folder":
+    in_memory = own.get("source") == "memory"
+    if not in_memory and (own.get("path") is None or own.get("source", "folder") != "folder"):
         return
     source = known_sources().get(given.get("source", "folder"))
     if given.get("source") == "quickstart":
         # Its row counts and lengths are made for its own corpora.
         layers["data"] = {"source": "folder"}
+    elif in_memory:
+        layers["data"] = {key: value for key, value in given.items() if key not in ("path", "partition")}
     elif source is not None and source.path == "not read":
         layers["data"] = {**given, "source": "folder"}
 

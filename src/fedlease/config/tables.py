@@ -102,6 +102,7 @@ SOURCES: dict[str, SourceFacts] = {
     "folder": SourceFacts(
         "fedlease.data.sources.folder", ("labels", "responses"), "required", partitions=True, labels=True
     ),
+    "memory": SourceFacts("fedlease.data.sources.memory", ("labels", "responses"), partitions=True, labels=True),
     "glue": SourceFacts("fedlease.data.sources.glue", ("labels",), "optional", partitions=True, shares=True),
     "flan": SourceFacts("fedlease.data.sources.flan", ("responses",), "optional", shares=True),
     "quickstart": SourceFacts("fedlease.data.sources.quickstart", ("labels",)),

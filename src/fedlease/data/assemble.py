@@ -15,7 +15,7 @@ from fedlease.data.reading.looks import hint_at_measurements
 from fedlease.data.usable import Unusable, too_few_rows
 from fedlease.errors import DataError
 
-__all__ = ["SPLITS", "Splits", "assemble", "check_number_of_clients"]
+__all__ = ["SPLITS", "Splits", "assemble", "capped", "check_number_of_clients"]
 
 SPLITS = ("train", "valid", "test")
 Splits = dict[str, list[Example]]
@@ -144,7 +144,8 @@ class _Builder:
             self.unscored = f"no test rows{why}"
             self.notes.append(f"{whose}: {self.unscored}; it trains and is scored on none")
         for split, limit in (("train", self.settings.train_rows), ("test", self.settings.test_rows)):
-            rows[split] = self._capped(split, rows[split], limit)
+            rows[split], short = capped(self.client, split, rows[split], limit, self.seed)
+            self.notes += [short] if short else []
         return make_client(
             self.client, task, labels, rows["train"], rows["test"], self.settings, self.seed, rows["valid"]
         )
@@ -179,15 +180,16 @@ class _Builder:
             )
         return train, test
 
-    def _capped(self, split: str, rows: tuple[Row, ...], limit: int | None) -> tuple[Row, ...]:
-        size = len(rows)
-        if limit is not None and size > limit:
-            picked = generator(self.seed, "limit", split, self.client).sample(range(size), limit)
-            return tuple(rows[index] for index in sorted(picked))
-        if limit is not None and 0 < size < limit:
-            short = f"it has {size} of {limit} {split} rows (data.{split}_rows)"
-            self.notes.append(f"client {self.client!r} is short: {short}")
-        return rows
+
+def capped(client: str, split: str, rows: tuple[Row, ...], limit: int | None, seed: int) -> tuple[tuple[Row, ...], str]:
+    """A seeded sample of rows where there are more than the limit, and a note where there are fewer."""
+    size = len(rows)
+    if limit is not None and size > limit:
+        picked = generator(seed, "limit", split, client).sample(range(size), limit)
+        return tuple(rows[index] for index in sorted(picked)), ""
+    if limit is not None and 0 < size < limit:
+        return rows, f"client {client!r} is short: it has {size} of {limit} {split} rows (data.{split}_rows)"
+    return rows, ""
 
 
 def _none_to_spare(rows: tuple[Row, ...]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedlease.core.wording import counted, listed
 from fedlease.errors import DataError
 
-__all__ = ["SHOWN", "Faults", "FoundFaultsError", "quoted", "shown"]
+__all__ = ["IN_MEMORY", "SHOWN", "Faults", "FoundFaultsError", "quoted", "shown"]
 
 SHOWN = 20
 """Lines of faults before the rest are only counted."""
@@ -24,6 +24,9 @@ PLACES = 5
 
 KEPT = 1000
 """Sentences kept per kind; more are counted, so that a million faulty rows take no memory."""
+
+IN_MEMORY = "data"
+"""The place of rows in memory, which are counted like those of Parquet; of a client's, ``data['a']``."""
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
@@ -113,7 +116,8 @@ class Faults:
 
         ``kind`` is what such faults have in common, by default the column and the rule without the value received.
         """
-        place = f"{'row' if path.suffix == '.parquet' else 'line'} {line}"
+        counted_rows = path.suffix == ".parquet" or str(path).partition("[")[0] == IN_MEMORY
+        place = f"{'row' if counted_rows else 'line'} {line}"
         sentence = f"{path}, {place}{'' if column is None else f', column {shown(column)}'}: {rule}"
         self.add(sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=place)
 

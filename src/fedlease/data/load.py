@@ -12,13 +12,14 @@ from fedlease.errors import DataError
 __all__ = ["load_federation"]
 
 
-def load_federation(settings: DataSettings, seed: int, task: str = "classification") -> Federation:
-    """Reads or makes the rows of every client; the same settings, seed and task give the same federation.
+def load_federation(settings: DataSettings, seed: int, task: str = "classification", data: object = None) -> Federation:
+    """Reads or makes the rows of every client; the same settings, seed, task and data give the same federation.
 
     Args:
         settings: where rows come from and how they are dealt.
         seed: root seed.
         task: what clients optimise, which decides whether rows need labels or responses.
+        data: rows in memory, for the source ``memory`` alone; its forms: :mod:`fedlease.data.sources.memory`.
 
     Raises:
         DataError: the rows are not usable, with every fault that was found; or the source cannot serve the task or a
@@ -27,9 +28,12 @@ def load_federation(settings: DataSettings, seed: int, task: str = "classificati
     """
     source, facts = known_sources()[settings.source], task_facts(task)
     faults = _unserved(settings, source, task, facts)
+    if data is not None and settings.source != "memory":
+        faults.append(f"data: rows in memory are not read when data.source is {settings.source!r}; leave one out")
     if faults:
         raise DataError(faults)
-    federation: Federation = importlib.import_module(source.module).load(settings, seed, facts.rows)
+    given = {} if data is None else {"data": data}
+    federation: Federation = importlib.import_module(source.module).load(settings, seed, facts.rows, **given)
     federation = without_unusable(federation, settings)
     if settings.score_rows == "test":
         return federation

@@ -81,8 +81,8 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
     return cells
 
 
-def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> Summary:
-    """Runs, resumes or only reads a cell, and returns its result.
+def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = (), data: object = None) -> Summary:
+    """Runs, resumes or only reads a cell, and returns its result; ``data`` is as of :func:`run_settings`.
 
     Raises:
         ConfigError: its folder holds a run with other settings.
@@ -94,9 +94,9 @@ def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = ()) -> Summa
             raise ConfigError(
                 f"out: {cell.folder} holds a run with other settings ({', '.join(keys)}); choose another --out"
             )
-        summaries = resume(cell.folder, listeners, out / SHARED)
+        summaries = resume(cell.folder, listeners, out / SHARED, data)
     else:
-        summaries = run_settings(cell.settings, cell.folder, listeners, out / SHARED)
+        summaries = run_settings(cell.settings, cell.folder, listeners, out / SHARED, data)
     return summaries[cell.variant.method]
 
 

@@ -42,6 +42,7 @@ def compare(
     rates: Sequence[float] = (),
     listeners: Sequence[Listener] = (),
     on_cell: OnCell | None = None,
+    data: object = None,
 ) -> dict[str, Any]:
     """Runs what is not there yet and writes ``compare.json``, ``.csv``, ``.md`` and ``.html``.
 
@@ -54,6 +55,7 @@ def compare(
             that of the settings.
         listeners: receive every event of every run.
         on_cell: called before and after every cell.
+        data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
 
     Returns:
         The content of ``compare.json``.
@@ -71,16 +73,16 @@ def compare(
     with locked(out, "comparison"), within_limits(f"the comparison in {out} stopped", remedy):
         chosen: dict[str, Any] = {}
         if rates:
-            tuned = [tune(settings, variant, seeds[0], out, rates, listeners, on_cell) for variant in variants]
+            tuned = [tune(settings, variant, seeds[0], out, rates, listeners, on_cell, data) for variant in variants]
             variants = [variant for variant, _ in tuned]
             chosen = {variant.name: scores for variant, scores in tuned}
         cells = plan(settings, variants, seeds, out)
-        rows = ScoredRows.of([cell for cell in cells if cell.variant is variants[0]])
+        rows = ScoredRows.of([cell for cell in cells if cell.variant is variants[0]], data)
         for variant in variants:
             rows.check([cell for cell in cells if cell.variant is variant])
         check_bases(cells)
         for cell in cells:
-            _run(cell, out, listeners, on_cell)
+            _run(cell, out, listeners, on_cell, data)
         content = {**_summarised(cells, rows), "learning_rates": chosen}
         write_json(out / "compare.json", content)
         write_atomically(out / "compare.csv", _csv(content).encode())
@@ -97,6 +99,7 @@ def tune(
     rates: Sequence[float] = LEARNING_RATES,
     listeners: Sequence[Listener] = (),
     on_cell: OnCell | None = None,
+    data: object = None,
 ) -> tuple[Variant, dict[str, float | None]]:
     """The variant with the learning rate that scores best on validation rows, the smaller on a tie, and all scores.
 
@@ -117,7 +120,7 @@ def tune(
         trial = replace(variant, name=f"{variant.name}/lr-{rate:g}", changes=changes)
         (cell,) = plan(settings, [trial], [seed], out / "tuning")
         try:
-            scores[f"{rate:g}"] = mean = _run(cell, out, listeners, on_cell).mean
+            scores[f"{rate:g}"] = mean = _run(cell, out, listeners, on_cell, data).mean
             if mean is None:
                 reasons.append(f"{rate:g}: no client was scored")
             else:
@@ -190,10 +193,10 @@ def _summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     }
 
 
-def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell | None) -> Summary:
+def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell | None, data: object) -> Summary:
     if on_cell is not None:
         on_cell(cell, None)
-    summary = run_cell(cell, out, listeners)
+    summary = run_cell(cell, out, listeners, data)
     if on_cell is not None:
         on_cell(cell, summary)
     return summary

@@ -25,14 +25,14 @@ class ScoredRows:
     fingerprints: tuple[str, ...]
 
     @classmethod
-    def of(cls, cells: Sequence[Cell]) -> "ScoredRows":
-        """Reads the rows of every seed, from cells of one variant.
+    def of(cls, cells: Sequence[Cell], data: object = None) -> "ScoredRows":
+        """Reads the rows of every seed, from cells of one variant, or takes them from memory.
 
         Raises:
             DataError, MissingPackageError: as when rows are read.
         """
         settings = [cell.settings for cell in cells]
-        federations = [load_federation(s.data, s.seed, s.task) for s in settings]
+        federations = [load_federation(s.data, s.seed, s.task, data) for s in settings]
         keys = tuple({client.id: client.test for client in federation} for federation in federations)
         return cls(keys, tuple(federation.fingerprint() for federation in federations))
 

@@ -12,7 +12,7 @@ from fedlease.config.settings import Settings
 from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, RunFolderError
 from fedlease.reporting.quiet import quiet_libraries
 from fedlease.runs.machine import resolve_machine
-from fedlease.runs.open import rows_of, rows_of_run
+from fedlease.runs.rows import rows_of, rows_of_run
 from fedlease.runs.threads import usable_cores
 from fedlease.server.events import Listener
 

@@ -30,13 +30,17 @@ PROBES = 2
 """Times that a number of threads is tried, in turns; the faster counts: something else may run meanwhile."""
 
 
-def check_settings(settings: Settings) -> CheckReport:
+def check_settings(settings: Settings, data: object = None) -> CheckReport:
     """Loads everything a run would load, trains a few batches of one client and throws them away.
+
+    Args:
+        settings: of the run.
+        data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
 
     Raises:
         InputError: what a run would have raised before its first step.
     """
-    prepared = prepare(resolve_machine(settings))
+    prepared = prepare(resolve_machine(settings), data=data)
     federation, loaded = prepared.federation, prepared.loaded
     settings, adapter = loaded.settings, loaded.adapter
     cards = {data.id: data.card() for data in federation}

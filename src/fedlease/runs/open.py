@@ -19,8 +19,7 @@ from fedlease.core.codec import digest
 from fedlease.core.types import Budget, ClientId, ClientModel
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
-from fedlease.data.load import load_federation
-from fedlease.errors import DataError, RunFolderError
+from fedlease.errors import DataError
 from fedlease.methods.base import Terms
 from fedlease.methods.head import Head, WithHead, with_head
 from fedlease.methods.ranks import WithRanks
@@ -31,6 +30,7 @@ from fedlease.models.fingerprints import check_files, file_prints
 from fedlease.models.limits import fitted_lengths
 from fedlease.models.sources import ModelSource, locate
 from fedlease.runs.machine import usable_device
+from fedlease.runs.rows import rows_of, rows_of_run
 from fedlease.server.participation import Participation
 from fedlease.storage.environment import read_environment
 from fedlease.storage.run_files import RunFiles
@@ -48,8 +48,6 @@ __all__ = [
     "optimiser_of",
     "participation_of",
     "prepare",
-    "rows_of",
-    "rows_of_run",
 ]
 
 
@@ -134,12 +132,13 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(settings: Settings, out: Path | None = None) -> Prepared:
+def prepare(settings: Settings, out: Path | None = None, data: object = None) -> Prepared:
     """Reads the rows, loads the model, tokenises every row once, and draws the initial adapter and heads.
 
     Args:
         settings: with threads and device resolved.
         out: folder of a run that is resumed; None for a new run.
+        data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
 
     Raises:
         ModelError: the model cannot be had, or the adapter does not fit it.
@@ -148,16 +147,16 @@ def prepare(settings: Settings, out: Path | None = None) -> Prepared:
         RunFolderError: the rows or the base model are no longer those that the run began with.
     """
     torch.set_num_threads(settings.num_threads)
-    federation = rows_of(settings) if out is None else rows_of_run(out, settings)
+    federation = rows_of(settings, data) if out is None else rows_of_run(out, settings, data)
     loaded = load_run(settings, out)
     clients, faults = dict[ClientId, Client](), Faults()
-    for data in federation:
+    for rows in federation:
         try:
-            clients[data.id] = loaded.client(data)
+            clients[rows.id] = loaded.client(rows)
         except DataError as error:
             faults.take(error)
     faults.check()
-    heads = {data.id: loaded.head(data.labels) for data in federation}
+    heads = {rows.id: loaded.head(rows.labels) for rows in federation}
     methods = {name: method.method for name, method in methods_of(settings, heads).items()}
     check_batches(loaded.resident, loaded.tokenizer, loaded.adapter, settings.model, methods, sorted(heads))
     cut = loaded.resident.task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
@@ -217,28 +216,6 @@ def base_of_run(out: Path, settings: Settings, *, weights: bool = True) -> Model
     source = _located(settings, out / "base")
     check_files(out, source, read_environment(out).base_files, weights=weights, found=inside)
     return source
-
-
-def rows_of(settings: Settings) -> Federation:
-    """The rows that settings name.
-
-    Raises:
-        DataError: they cannot be read.
-    """
-    return load_federation(settings.data, settings.seed, settings.task)
-
-
-def rows_of_run(out: Path, settings: Settings) -> Federation:
-    """The rows of a run.
-
-    Raises:
-        DataError: they cannot be read.
-        RunFolderError: they are no longer those that the run began with.
-    """
-    federation = rows_of(settings)
-    if federation.fingerprint() != read_environment(out).data_fingerprint:
-        raise RunFolderError(f"{out}: the rows have changed since the run began")
-    return federation
 
 
 def _located(settings: Settings, made: Path) -> ModelSource:

@@ -40,7 +40,11 @@ def default_out(settings: Settings) -> Path:
 
 
 def run_settings(
-    settings: Settings, out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None
+    settings: Settings,
+    out: Path,
+    listeners: Sequence[Listener] = (),
+    shared: Path | None = None,
+    data: object = None,
 ) -> dict[str, Summary]:
     """Runs the method and its baselines into a new folder.
 
@@ -49,6 +53,7 @@ def run_settings(
         out: folder to write.
         listeners: receive every event.
         shared: folder of first steps that other runs may have done; None shares within the run only.
+        data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
 
     Returns:
         Method -> its result, the main method first.
@@ -62,7 +67,7 @@ def run_settings(
     begin = within_limits(f"the run in {out} was not begun", "make room and run the same again")
     with begin, ExitStack() as stack:
         # Nothing is written to ``out`` before everything that can be checked is sound.
-        prepared = prepare(settings)
+        prepared = prepare(settings, data=data)
         federation, loaded = prepared.federation, prepared.loaded
         cards = {data.id: data.card() for data in federation}
         check_fit(loaded, prepared.heads, cards, federation.skipped)
@@ -82,13 +87,16 @@ def run_settings(
         return _run(out, prepared, listeners, shared, resumed=False)
 
 
-def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None) -> dict[str, Summary]:
+def resume(
+    out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None, data: object = None
+) -> dict[str, Summary]:
     """Continues a run from its last complete step; a finished run is left as it is.
 
     Args:
         out: a run folder.
         listeners: receive every event.
         shared: as for :func:`run_settings`.
+        data: the rows that the run began with, where they were in memory.
 
     Returns:
         As :func:`run_settings`.
@@ -103,7 +111,7 @@ def resume(out: Path, listeners: Sequence[Listener] = (), shared: Path | None = 
         return summaries
     settings = resolve_machine(settings)
     with run_lock(out), within_limits(f"the run in {out} was not resumed", "make room and resume it again", out):
-        return _run(out, prepare(settings, out), listeners, shared, resumed=True)
+        return _run(out, prepare(settings, out, data), listeners, shared, resumed=True)
 
 
 def _run(

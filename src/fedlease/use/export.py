@@ -16,7 +16,7 @@ from fedlease.files import new_folder, write_atomically
 from fedlease.peft_plugin.folder import write_adapter
 from fedlease.peft_plugin.usage import record_usage
 from fedlease.reporting.model_card import render_card
-from fedlease.runs.open import rows_of_run
+from fedlease.runs.rows import rows_of_run
 from fedlease.storage.newcomers import read_newcomers
 from fedlease.storage.run_folder import method_files, write_json
 from fedlease.storage.summary import read_summary
@@ -39,10 +39,12 @@ class Exporter:
         run: opened run folder.
         scores: whether to measure; without the rows at hand the weights come from the run's summary, and scores stay
             None.
+        data: the rows that the run began with, where they were in memory.
     """
 
-    def __init__(self, run: OpenRun, *, scores: bool = True) -> None:
+    def __init__(self, run: OpenRun, *, scores: bool = True, data: object = None) -> None:
         self.run = run
+        self.data = data
         self.kind = task_facts(run.settings.task).model
         self.scores = scores
 
@@ -190,7 +192,12 @@ class Exporter:
 
     @cached_property
     def _federation(self) -> Federation:
-        return rows_of_run(self.run.out, self.run.settings)
+        if self.run.settings.data.source == "memory" and self.data is None:
+            raise ConfigError(
+                f"export: the rows of {self.run.out} were in memory, so nothing can be measured: use --no-scores, or "
+                "pass the same rows in Python, as in Exporter(run, data=ROWS)"
+            )
+        return rows_of_run(self.run.out, self.run.settings, self.data)
 
     def _write(
         self, kind: Literal["client", "expert"], folder: Path, model: ClientModel, task_type: str | None, content: Any

@@ -1,4 +1,4 @@
-"""A run from one call, and the models of its result."""
+"""A run, its check and its continuation from one call each, and the models of its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,13 @@ from fedlease.config.call import settings_of_call
 from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId
 from fedlease.runs import runner
+from fedlease.runs.check import check_settings
+from fedlease.runs.estimate import CheckReport
 from fedlease.server.events import Listener
 from fedlease.storage.summary import contents_of
 from fedlease.use.load import load
 
-__all__ = ["RunResult", "run"]
+__all__ = ["RunResult", "check", "resume", "run"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class RunResult:
 def run(
     config: str | Path | Mapping[str, Any] | Settings | None = None,
     *,
+    data: object = None,
     out: str | Path | None = None,
     listeners: Sequence[Listener] = (),
     **overrides: Any,
@@ -49,6 +52,9 @@ def run(
 
     Args:
         config: a YAML file, the name of a preset, dotted keys with values, or settings; None is the quickstart.
+        data: rows: ``{client: ROWS}`` or ``{client: (train, test)}``, where ROWS is a list of dicts, a DataFrame or a
+            Dataset; one of these, or a DatasetDict, with a client column; a
+            :class:`~fedlease.data.federation.Federation`; or the path of files. None takes those of the settings.
         out: folder to write; None makes one in ``runs``.
         listeners: receive every event.
         **overrides: settings by name, with ``__`` for the dot: ``train__lr=1e-3``.
@@ -57,7 +63,43 @@ def run(
         InputError: something given is wrong; nothing was trained.
         RunFailedError: the run cannot continue; ``resume`` continues from its last step.
     """
-    changes = {key.replace("__", "."): value for key, value in overrides.items()}
-    settings = settings_of_call(config, changes)
+    settings, rows = _call(config, overrides, data)
     folder = Path(out) if out is not None else runner.default_out(settings)
-    return RunResult(folder, contents_of(runner.run_settings(settings, folder, listeners)))
+    return RunResult(folder, contents_of(runner.run_settings(settings, folder, listeners, data=rows)))
+
+
+def check(
+    config: str | Path | Mapping[str, Any] | Settings | None = None, *, data: object = None, **overrides: Any
+) -> CheckReport:
+    """Checks settings, rows and model without training, and estimates time, memory and bytes.
+
+    Args:
+        config: as of :func:`run`, and likewise ``data`` and ``overrides``.
+
+    Raises:
+        InputError: what a run would have raised before its first step.
+    """
+    settings, rows = _call(config, overrides, data)
+    return check_settings(settings, rows)
+
+
+def resume(folder: str | Path, *, data: object = None, listeners: Sequence[Listener] = ()) -> RunResult:
+    """Goes on with an interrupted run from its last complete step; a finished one is left as it is.
+
+    Args:
+        folder: of the run.
+        data: the rows that the run began with, where they were in memory.
+        listeners: receive every event.
+
+    Raises:
+        RunFolderError: no run folder, damaged, or the rows or the base model are no longer those the run began with.
+        RunFailedError: the run cannot continue.
+    """
+    return RunResult(Path(folder), contents_of(runner.resume(Path(folder), listeners, data=data)))
+
+
+def _call(config: object, overrides: Mapping[str, Any], data: object) -> tuple[Settings, object]:
+    """The settings of a call, and its rows in memory."""
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    settings = settings_of_call(config, changes, data)
+    return settings, data if settings.data.source == "memory" else None

@@ -35,12 +35,13 @@ from fedlease.data.usable import RowFaults, Unusable
 from fedlease.errors import DataError
 from fedlease.files import new_folder
 
-__all__ = ["load", "load_client", "write_folder"]
+__all__ = ["ALIASES", "by_split", "load", "load_client", "of_table", "write_folder"]
 
 SHOWN = 5
 """Up to so many clients of a file are named in a fault."""
 
-_ALIASES = {"validation": "valid", "dev": "valid"}
+ALIASES = {"validation": "valid", "dev": "valid"}
+"""Other names of splits."""
 
 
 def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federation:
@@ -138,7 +139,7 @@ def load_client(
             examples = [example for example in examples if example.client == client]
             if not examples:
                 faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {named}")
-        clients = _by_split({client: examples}, table, settings, unusable)
+        clients = by_split({client: examples}, table, settings, unusable)
         split_here = settings.columns.split not in table.columns
     made = assemble(clients, settings, seed, unusable, notes, split_here=split_here, kind=kind, whole=False)
     rows = made.clients[client]
@@ -148,18 +149,30 @@ def load_client(
 
 
 def _load_file(path: Path, settings: DataSettings, seed: int, kind: RowKind) -> Federation:
+    return of_table(_table_with_rows(path, settings, Faults()), settings, seed, kind, name=str(path))
+
+
+def of_table(table: Table, settings: DataSettings, seed: int, kind: RowKind, *, name: str) -> Federation:
+    """The federation of one table with a client column, or whose rows ``data.partition`` deals.
+
+    Args:
+        name: of the table, for faults.
+
+    Raises:
+        DataError: every fault of every row.
+        MissingPackageError: the partition needs a package that is not installed.
+    """
     faults, notes = Faults(), list[str]()
-    table = _table_with_rows(path, settings, faults)
     columns = settings.columns
     has_split, dealt = columns.split in table.columns, settings.partition != "natural"
     if columns.client not in table.columns and not dealt:
         faults.add(
-            f"{path}: no column {columns.client!r}; set data.columns.client to the column that names the client "
+            f"{name}: no column {columns.client!r}; set data.columns.client to the column that names the client "
             f"(it has {', '.join(map(repr, table.columns))}), or data.partition=dirichlet to deal the rows to clients"
         )
     elif columns.client in table.columns and dealt:
         faults.add(
-            f"data.partition: {settings.partition!r} deals rows to clients, but {path} has a client column "
+            f"data.partition: {settings.partition!r} deals rows to clients, but {name} has a client column "
             f"{columns.client!r}; use 'natural', or name another column in data.columns.client"
         )
     unusable = Unusable(faults, skip=settings.clients == "skip" and not dealt)
@@ -175,7 +188,7 @@ def _load_file(path: Path, settings: DataSettings, seed: int, kind: RowKind) -> 
             by_client.setdefault(example.client, []).append(example)
         else:
             faults.at(*example.place, columns.client, "a client must have a name, got an empty value")
-    clients = _by_split(by_client, table, settings, unusable)
+    clients = by_split(by_client, table, settings, unusable)
     return assemble(clients, settings, seed, unusable, notes, split_here=not has_split, kind=kind)
 
 
@@ -189,7 +202,7 @@ def _table_with_rows(path: Path, settings: DataSettings, faults: Faults) -> Tabl
     return table
 
 
-def _by_split(
+def by_split(
     by_client: dict[str, list[Example]], table: Table, settings: DataSettings, unusable: Unusable
 ) -> dict[str, Splits]:
     """Examples by client and split; without a split column all are among ``train``."""
@@ -202,7 +215,7 @@ def _by_split(
         with unusable.client(client) as faults:
             before = faults.count
             for example in examples:
-                split = _ALIASES.get(example.split, example.split)
+                split = ALIASES.get(example.split, example.split)
                 if split in SPLITS:
                     splits[split].append(example)
                 else:
