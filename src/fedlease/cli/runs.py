@@ -23,6 +23,11 @@ Config = Annotated[
 Preset = Annotated[str | None, typer.Option(help="A shipped set of settings; see `fedlease presets`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write; default: a new one in runs/.")]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="DIR", help="Go on from a finished run, which stays; needs --set rounds=+N."),
+]
+NewRows = Annotated[bool, typer.Option("--new-rows", help="With --from: the rows may be others than the run's.")]
 
 
 EngineName = Literal["in-process", "flower"]
@@ -37,6 +42,8 @@ def run_command(
     preset: Preset = None,
     set_: Set = None,
     out: Out = None,
+    from_: From = None,
+    new_rows: NewRows = False,
     engine: Engine = "in-process",
     log: Log = "none",
     quiet: Quiet = False,
@@ -45,7 +52,13 @@ def run_command(
     """Run a method and its baselines into a run folder. Without arguments: the quickstart."""
     from fedlease.config.settings import resolve
 
-    settings = resolve(config, preset=preset, overrides=set_ or ())
+    if from_ is None:
+        settings = resolve(config, preset=preset, overrides=_no_sum(set_ or ()))
+    else:
+        _check_continuing(config, preset, engine)
+        from fedlease.runs.continuing import continued_settings
+
+        settings = continued_settings(from_, set_ or ())
     from fedlease.runs.runner import default_out, run_settings
     from fedlease.storage.summary import contents_of
 
@@ -53,7 +66,12 @@ def run_command(
     if engine == "flower":
         _watched(lambda listeners: _simulated(settings, folder, listeners, new=True), folder, log, quiet, json_)
         return
-    _watched(lambda listeners: contents_of(run_settings(settings, folder, listeners)), folder, log, quiet, json_)
+
+    def call(listeners: "Sequence[Listener]") -> dict[str, dict[str, Any]]:
+        found = run_settings(settings, folder, listeners, continue_from=from_, new_rows=new_rows)
+        return contents_of(found)
+
+    _watched(call, folder, log, quiet, json_)
 
 
 @app.command()
@@ -127,6 +145,27 @@ def methods() -> None:
         own = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == builder != "build")
         text = ast.get_docstring(next(own, tree)) or ""
         typer.echo(f"{name:15} {text.partition(chr(10))[0]}")
+
+
+def _no_sum(words: "Sequence[str]") -> "Sequence[str]":
+    """The changes of a run that begins at the start, which has no rounds to add to."""
+    from fedlease.errors import ConfigError
+
+    for word in words:
+        key, _, value = word.partition("=")
+        if key.strip() == "rounds" and value.strip().startswith("+"):
+            raise ConfigError(f"rounds: {value.strip()} counts from a finished run, which is named by --from DIR")
+    return words
+
+
+def _check_continuing(config: Path | None, preset: str | None, engine: EngineName) -> None:
+    from fedlease.errors import ConfigError
+
+    if config is not None or preset is not None:
+        given = config if config is not None else f"--preset {preset}"
+        raise ConfigError(f"--from: takes the settings of its run, and --set changes them; leave out {given}")
+    if engine != "in-process":
+        raise ConfigError(f"--from: a run goes on in this process alone; leave out --engine {engine}")
 
 
 def _watched(

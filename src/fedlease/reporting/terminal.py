@@ -124,6 +124,8 @@ class Terminal:
             soft_wrap=True,
         )
         self.console.print(f"Run folder: {escape(str(event.out))}", soft_wrap=True)
+        if event.continues:
+            self.console.print(f"Goes on from {escape(event.continues)}", soft_wrap=True)
         for client, reason in event.skipped.items():
             print_note(self.console, f"{client} is skipped: {reason}")
         for warning in event.warnings:

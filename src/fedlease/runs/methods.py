@@ -7,6 +7,7 @@ from pathlib import Path
 from fedlease.config.settings import Settings
 from fedlease.core.low_rank import at_rank
 from fedlease.core.types import ClientId, ClientModel
+from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
 from fedlease.errors import within_limits
 from fedlease.methods.head import Head
@@ -19,6 +20,7 @@ from fedlease.server.scoring import summarise
 from fedlease.server.transport import Channel
 from fedlease.storage.allocation import write_allocation
 from fedlease.storage.checkpoint import Checkpoint
+from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import method_files, read_clients, write_clients
 from fedlease.storage.summary import Summary, contents_of, read_result, write_result
 
@@ -64,6 +66,7 @@ def run_methods(
         RunFailedError: the run cannot go on; it goes on from its last step when it is resumed.
     """
     settings = inputs.loaded.settings
+    before = read_environment(out).continued
     started = RunStarted(
         out=out,
         settings=settings.model_dump(mode="json"),
@@ -73,6 +76,7 @@ def run_methods(
         warnings=inputs.warnings,
         resumed=resumed,
         skipped=inputs.skipped,
+        continues=f"{before[-1].name}, after {counted(before[-1].rounds, 'round')}" if before else "",
     )
     with within_limits(f"the run in {out} stopped", f"make room, then go on with: fedlease resume {out}", out):
         _tell(listeners, started)

@@ -48,6 +48,7 @@ __all__ = [
     "optimiser_of",
     "participation_of",
     "prepare",
+    "prepared",
 ]
 
 
@@ -146,9 +147,19 @@ def prepare(settings: Settings, out: Path | None = None, data: object = None) ->
         DataError: rows that cannot be read, or that the model cannot take.
         RunFolderError: the rows or the base model are no longer those that the run began with.
     """
-    torch.set_num_threads(settings.num_threads)
     federation = rows_of(settings, data) if out is None else rows_of_run(out, settings, data)
-    loaded = load_run(settings, out)
+    return prepared(federation, load_run(settings, out))
+
+
+def prepared(federation: Federation, loaded: Loaded) -> Prepared:
+    """Tokenises every row once, and draws the initial adapter and heads.
+
+    Raises:
+        ModelError: the adapter does not fit the model.
+        DataError: rows that the model cannot take.
+    """
+    settings = loaded.settings
+    torch.set_num_threads(settings.num_threads)
     clients, faults = dict[ClientId, Client](), Faults()
     for rows in federation:
         try:

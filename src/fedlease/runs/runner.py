@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fedlease.core.codec import digest
 from fedlease.core.types import ClientId
 from fedlease.errors import within_limits
 from fedlease.methods.registry import CENTRALISED
+from fedlease.runs.continuing import read_origin
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import RunInputs, finished, run_methods
 from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
@@ -45,6 +47,9 @@ def run_settings(
     listeners: Sequence[Listener] = (),
     shared: Path | None = None,
     data: object = None,
+    *,
+    continue_from: Path | None = None,
+    new_rows: bool = False,
 ) -> dict[str, Summary]:
     """Runs the method and its baselines into a new folder.
 
@@ -54,6 +59,9 @@ def run_settings(
         listeners: receive every event.
         shared: folder of first steps that other runs may have done; None shares within the run only.
         data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
+        continue_from: folder of a finished run that this one goes on from, with settings made by
+            :func:`fedlease.runs.continuing.continued_settings`; None begins at the start.
+        new_rows: whether the rows may be others than those of ``continue_from``.
 
     Returns:
         Method -> its result, the main method first.
@@ -67,7 +75,11 @@ def run_settings(
     begin = within_limits(f"the run in {out} was not begun", "make room and run the same again")
     with begin, ExitStack() as stack:
         # Nothing is written to ``out`` before everything that can be checked is sound.
-        prepared = prepare(settings, data=data)
+        origin = None if continue_from is None else read_origin(continue_from, settings)
+        if origin is None:
+            prepared = prepare(settings, data=data)
+        else:
+            prepared = origin.prepare(settings, data, new_rows=new_rows)
         federation, loaded = prepared.federation, prepared.loaded
         cards = {data.id: data.card() for data in federation}
         check_fit(loaded, prepared.heads, cards, federation.skipped)
@@ -81,6 +93,8 @@ def run_settings(
             made=loaded.made,
             skipped=federation.skipped,
             base_files=loaded.base_files,
+            continued=origin.chain if origin is not None else (),
+            before=partial(origin.hand_over, out, loaded.settings, cards) if origin is not None else None,
         )
         lock = stack.pop_all()
     with lock:

@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RunStarted:
-    """Settings and data are sound, the model is loaded."""
+    """Settings and data are sound, the model is loaded; ``continues`` names the run that this one goes on from."""
 
     out: Path
     settings: Mapping[str, Any]
@@ -35,6 +35,7 @@ class RunStarted:
     warnings: tuple[str, ...]
     resumed: bool
     skipped: Mapping[ClientId, str] = field(default_factory=dict)
+    continues: str = ""
 
 
 @dataclass(frozen=True)

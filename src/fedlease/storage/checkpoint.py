@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,6 +128,22 @@ class Checkpoint:
             finished=manifest.finished,
         )
 
+    def history(self) -> list[bytes]:
+        """The lines of ``rounds.jsonl`` up to the step that :meth:`load` gave."""
+        return self.lines()[: self._lines]
+
+    def take_over(self, saved: Saved, lines: Sequence[bytes]) -> None:
+        """Begins with a step of another run, and with the lines that led to it.
+
+        Raises:
+            OSError: the folder cannot be written.
+            RunFailedError: the step cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.rounds, _joined(lines))
+        self._lines = len(lines)
+        self.commit(saved)
+
     def lines(self) -> list[bytes]:
         """The lines of ``rounds.jsonl``: those of complete steps, as the manifest has them, and what came since.
 
@@ -241,5 +257,5 @@ def _line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
 
-def _joined(lines: list[bytes]) -> bytes:
+def _joined(lines: Sequence[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines)

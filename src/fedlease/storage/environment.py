@@ -18,10 +18,10 @@ from fedlease.config.settings import Settings
 from fedlease.core.names import ClientId
 from fedlease.core.wording import printable
 from fedlease.errors import RunFolderError
-from fedlease.storage.documents import Content, Name, read_object
+from fedlease.storage.documents import Content, Count, Name, read_object
 from fedlease.storage.run_files import RunFiles
 
-__all__ = ["FORMAT", "Environment", "is_identity", "new_environment", "new_identity", "read_environment"]
+__all__ = ["FORMAT", "Continued", "Environment", "is_identity", "new_environment", "new_identity", "read_environment"]
 
 FORMAT = 2
 """Number of the run folder's format, raised by whatever another version would misread."""
@@ -37,6 +37,20 @@ PACKAGES = (
 class _Git(Content):
     commit: str
     clean: bool
+
+
+class Continued(Content):
+    """A run that another goes on from.
+
+    Attributes:
+        run: its own name.
+        name: of its folder, without the folders above.
+        rounds: that it had behind it.
+    """
+
+    run: Annotated[str, Field(pattern=IDENTITY)]
+    name: Name
+    rounds: Count
 
 
 class Environment(Content):
@@ -59,6 +73,7 @@ class Environment(Content):
         model_revision: commit of a hub model.
         base_files: SHA-256 of the files of the base model and its tokenizer, by name.
         skipped_clients: client -> why it takes no part.
+        continued: the runs that it goes on from, the oldest first.
     """
 
     format: int
@@ -77,6 +92,7 @@ class Environment(Content):
     model_revision: str | None = None
     base_files: dict[str, str] | None = None
     skipped_clients: dict[Name, str] = Field(default_factory=dict)
+    continued: list[Continued] = Field(default_factory=list)
 
 
 def new_identity() -> str:
@@ -96,6 +112,7 @@ def new_environment(
     base_files: Mapping[str, str],
     skipped: Mapping[ClientId, str],
     identity: str | None,
+    continued: Sequence[Continued] = (),
 ) -> Environment:
     """The environment of a run that begins now; see :func:`fedlease.storage.run_folder.start_run`."""
     versions: dict[str, str | None] = {}
@@ -121,6 +138,7 @@ def new_environment(
         model_revision=settings.revision,
         base_files=dict(base_files),
         skipped_clients=dict(sorted(skipped.items())),
+        **({"continued": list(continued)} if continued else {}),
     )
 
 

@@ -1,6 +1,6 @@
 """The files of a run folder other than checkpoints: settings, environment, clients, allocation, summary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from fedlease.data.federation import ClientCard
 from fedlease.errors import RunFolderError
 from fedlease.files import check_walls, locked, write_atomically
 from fedlease.storage.documents import ClientName, Content, Count
-from fedlease.storage.environment import new_environment, read_environment
+from fedlease.storage.environment import Continued, new_environment, read_environment
 from fedlease.storage.run_files import INDEX, RunFiles, as_json
 
 __all__ = [
@@ -93,6 +93,8 @@ def start_run(
     identity: str | None = None,
     skipped: Mapping[ClientId, str] | None = None,
     base_files: Mapping[str, str],
+    continued: Sequence[Continued] = (),
+    before: Callable[[], None] | None = None,
 ) -> None:
     """Writes ``config.yaml``, ``environment.json`` and ``clients.json``, and a base made for this run.
 
@@ -108,6 +110,8 @@ def start_run(
         identity: of the run; None makes a new one.
         skipped: client -> why it takes no part.
         base_files: SHA-256 of the files of the base model and its tokenizer, by name.
+        continued: the runs that it goes on from, the oldest first.
+        before: writes what it goes on from; is called when all but ``config.yaml`` is there.
 
     Raises:
         RunFolderError: ``out`` already contains a run or a piece of one, or cannot be written.
@@ -123,8 +127,10 @@ def start_run(
         for name, blob in made.items():
             files.write(f"base/{name}", blob)
         write_clients(out, cards)
-        environment = new_environment(settings, fingerprint, warnings, base_files, skipped or {}, identity)
+        environment = new_environment(settings, fingerprint, warnings, base_files, skipped or {}, identity, continued)
         files.write_json("environment.json", environment.content)
+        if before is not None:
+            before()
         write_atomically(out / CONFIG, written.encode())
     except OSError as error:
         raise RunFolderError(f"out: {out} cannot be written: {error}; make room or choose another --out") from error

@@ -1,5 +1,6 @@
 """A run, its check and its continuation from one call each, and the models of its result."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 from fedlease.config.call import settings_of_call
 from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId
+from fedlease.errors import ConfigError
 from fedlease.runs import runner
 from fedlease.runs.check import check_settings
+from fedlease.runs.continuing import continued_settings
 from fedlease.runs.estimate import CheckReport
 from fedlease.server.events import Listener
 from fedlease.storage.summary import contents_of
@@ -46,6 +49,8 @@ def run(
     data: object = None,
     out: str | Path | None = None,
     listeners: Sequence[Listener] = (),
+    continue_from: str | Path | None = None,
+    new_rows: bool = False,
     **overrides: Any,
 ) -> RunResult:
     """Runs FedLEASE, or another method, from one call.
@@ -57,15 +62,20 @@ def run(
             :class:`~fedlease.data.federation.Federation`; or the path of files. None takes those of the settings.
         out: folder to write; None makes one in ``runs``.
         listeners: receive every event.
+        continue_from: folder of a finished run that this one goes on from; its settings are taken, so that ``config``
+            holds changes alone, and ``rounds="+5"`` is five more than it had.
+        new_rows: whether the rows may be others than those of ``continue_from``.
         **overrides: settings by name, with ``__`` for the dot: ``train__lr=1e-3``.
 
     Raises:
         InputError: something given is wrong; nothing was trained.
         RunFailedError: the run cannot continue; ``resume`` continues from its last step.
     """
-    settings, rows = _call(config, overrides, data)
+    origin = Path(continue_from) if continue_from is not None else None
+    settings, rows = _call(config, overrides, data) if origin is None else _going_on(origin, config, overrides, data)
     folder = Path(out) if out is not None else runner.default_out(settings)
-    return RunResult(folder, contents_of(runner.run_settings(settings, folder, listeners, data=rows)))
+    found = runner.run_settings(settings, folder, listeners, data=rows, continue_from=origin, new_rows=new_rows)
+    return RunResult(folder, contents_of(found))
 
 
 def check(
@@ -102,4 +112,19 @@ def _call(config: object, overrides: Mapping[str, Any], data: object) -> tuple[S
     """The settings of a call, and its rows in memory."""
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     settings = settings_of_call(config, changes, data)
+    return settings, data if settings.data.source == "memory" else None
+
+
+def _going_on(origin: Path, config: object, overrides: Mapping[str, Any], data: object) -> tuple[Settings, object]:
+    """The settings of a call that goes on from a run, and its rows in memory."""
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(
+            f"config: must be changes to the settings of continue_from, by their dotted names, received {config!r}"
+        )
+    changes = {**(config or {}), **{key.replace("__", "."): value for key, value in overrides.items()}}
+    if isinstance(data, str | os.PathLike):
+        changes |= {"data.source": "folder", "data.path": data}
+    elif data is not None:
+        changes |= {"data.source": "memory", "data.path": None}
+    settings = continued_settings(origin, changes)
     return settings, data if settings.data.source == "memory" else None

@@ -71,6 +71,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
             f"AdamW, learning rate {s.train.lr:g}{DECAY[s.train.lr_schedule]}, batches of {s.train.batch_size}",
         ),
         ("Seed", str(s.seed)),
+        ("Goes on from", _before(run)),
         ("Started", env.started or ""),
         ("Device", f"{env.device or s.device}, {_known(env.threads, 'thread')}, {_known(env.cores, 'core')}"),
         ("Software", ", ".join([f"fedlease {env.fedlease}", f"Python {env.python}", *packages])),
@@ -115,6 +116,9 @@ def score_words(run: RunData) -> str:
     partial = any(len(point.scores) < len(run.clients) for method in run.methods for point in method.points)
     text = "A step scores the model that a client received, on its own test rows, before training goes on. "
     text += "Curves are drawn over the passes made until then, so that methods with and without warm-up line up."
+    if before := run.environment.continued:
+        last = before[-1]
+        text += f" Up to round {last.rounds} they are those of {last.name}, which this run goes on from."
     if partial:
         text += " Some points hold only the clients that were asked in that step; the data beside them count these."
     return text
@@ -161,6 +165,12 @@ def _compared(main: MethodRun, other: MethodRun) -> str:
     if gap > 0:
         return f"The baseline {other.name} is {percent(gap)} points lower, at {percent(theirs)} %; {counts}."
     return f"The baseline {other.name} is better by {percent(-gap)} points, at {percent(theirs)} %; {counts}."
+
+
+def _before(run: RunData) -> str:
+    """The runs whose rounds come before this one's."""
+    runs = run.environment.continued
+    return "; ".join(f"{one.name} (run {one.run[:8]}), {counted(one.rounds, 'round')}" for one in runs)
 
 
 def _known(number: int | None, noun: str) -> str:

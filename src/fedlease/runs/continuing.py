@@ -1,0 +1,204 @@
+"""A new run that goes on from where a finished one ended; the finished one is only read."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedlease.client.store import ELSEWHERE
+from fedlease.config.layers import differences
+from fedlease.config.settings import Settings, resolve
+from fedlease.core.types import ClientId
+from fedlease.core.wording import counted, printable
+from fedlease.data.federation import ClientCard, Federation
+from fedlease.errors import ConfigError, DataError, RunFolderError
+from fedlease.methods.continuing import grouping_again, with_rows
+from fedlease.runs.open import Loaded, Prepared, load_run, prepared
+from fedlease.runs.rows import rows_of
+from fedlease.storage.allocation import write_allocation
+from fedlease.storage.checkpoint import Checkpoint, Saved
+from fedlease.storage.environment import Continued, Environment, read_environment
+from fedlease.storage.newcomers import read_newcomers
+from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles
+from fedlease.storage.run_folder import method_files, read_clients, read_settings
+from fedlease.storage.summary import read_result
+
+__all__ = ["Origin", "continued_settings", "read_origin"]
+
+STAYS = (
+    "seed", "method", "task", "metric", "model", "revision", "dtype", "base.", "lora.", "head", "warmup.",
+    "train.local_epochs", "fedlease.", "fedlease_plus.", "ifca.", "feddpa.", "fedtreelora.", "generation.template",
+)  # fmt: skip
+"""Settings that what was trained depends on; others may change from the old run to the new one."""
+MAY_CHANGE = re.compile(r"fedlease(_plus)?\.(admitted|unlike|reallocate)")
+"""Settings of these groups that may change all the same."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A finished run that another goes on from.
+
+    Attributes:
+        folder: its run folder.
+        settings: its settings.
+        environment: what it began with.
+        cards: client -> what is known of it.
+        steps: method -> its last step, and the lines of ``rounds.jsonl`` up to it.
+    """
+
+    folder: Path
+    settings: Settings
+    environment: Environment
+    cards: Mapping[ClientId, ClientCard]
+    steps: Mapping[str, tuple[Saved, Sequence[bytes]]]
+
+    @property
+    def chain(self) -> list[Continued]:
+        """The runs that the new one goes on from, the oldest first."""
+        name = printable(self.folder.resolve().name, longest=200)
+        last = Continued(run=self.environment.run, name=name, rounds=self.settings.rounds)
+        return [*self.environment.continued, last]
+
+    def prepare(self, settings: Settings, data: object = None, *, new_rows: bool) -> Prepared:
+        """What the new run needs before its first step.
+
+        Args:
+            settings: of the new run.
+            data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
+            new_rows: whether its rows may be others than those of the old one.
+
+        Raises:
+            DataError: the rows are others and may not be; or a client is gone, or has other labels.
+            RunFolderError: the base model is no longer the one that the old run was trained on.
+            InputError: as :func:`fedlease.runs.open.prepare`.
+        """
+        federation = rows_of(settings, data)
+        same = federation.fingerprint() == self.environment.data_fingerprint
+        if not same and not new_rows:
+            raise DataError(
+                f"the rows are not those of {self.folder}, whose scores could not be compared with the new ones; "
+                "--new-rows (in Python new_rows=True) goes on with them all the same"
+            )
+        if faults := [*self._missing(federation)]:
+            raise DataError(faults)
+        made = RunFiles(self.folder)
+        base = {name: made.read(f"base/{name}", MOST_WEIGHTS) for name in made.digests("base")}
+        loaded: Loaded = replace(load_run(settings, self.folder), made=base)
+        notes = self._notes(federation, same=same)
+        return prepared(replace(federation, warnings=(*federation.warnings, *notes)), loaded)
+
+    def hand_over(self, out: Path, settings: Settings, cards: Mapping[ClientId, ClientCard]) -> None:
+        """Writes the last step of every method into the new folder, with the lines that led to it.
+
+        Args:
+            out: of the new run.
+            settings: of the new run.
+            cards: its clients.
+        """
+        rows = {client: card.weight for client, card in cards.items()}
+        tasks = {client: card.task for client, card in cards.items()}
+        for name in (settings.method, *settings.baselines):
+            saved, lines = self.steps[name]
+            again = name == "fedlease" and settings.fedlease.reallocate is not None
+            state = with_rows(grouping_again(saved.state, again=again), rows)
+            files = method_files(out, settings, name)
+            Checkpoint(files.folder).take_over(replace(saved, state=state, finished=False), lines)
+            if state.allocation is not None:
+                write_allocation(files, state.allocation, state.centroids, tasks)
+
+    def _missing(self, federation: Federation) -> Iterator[str]:
+        """Clients of the old run that the new one cannot go on with."""
+        for client, card in sorted(self.cards.items()):
+            now = federation.clients.get(client)
+            if now is None:
+                reason = federation.skipped.get(client)
+                gone = f"is skipped: {reason}" if reason else "is not among the rows"
+                yield f"client {client!r} of {self.folder} {gone}, and a run goes on with all of its clients"
+            elif now.labels != card.labels:
+                yield (
+                    f"client {client!r}: its labels must be those of {self.folder}, {', '.join(card.labels)}, received "
+                    f"{', '.join(now.labels)}; its head has one output for each"
+                )
+
+    def _notes(self, federation: Federation, *, same: bool) -> Iterator[str]:
+        if not same:
+            yield f"the rows are others than those of {self.chain[-1].name}: scores before and after are of other rows"
+        if late := sorted(federation.clients.keys() - self.cards.keys()):
+            count = counted(len(late), "client")
+            yield f"{count} {'was' if len(late) == 1 else 'were'} not in {self.chain[-1].name}: {', '.join(late)}"
+        if onboarded := sorted(read_newcomers(self.folder).keys() - federation.clients.keys()):
+            yield f"onboarded in {self.chain[-1].name} and not in this run: {', '.join(onboarded)}"
+
+
+def continued_settings(folder: Path, overrides: Mapping[str, Any] | Sequence[str]) -> Settings:
+    """The settings of a run that goes on from another: the old ones, with changes.
+
+    Args:
+        folder: of the old run.
+        overrides: as of :func:`fedlease.config.settings.resolve`; ``rounds`` may be ``+5``, counted from the old
+            run's, and must be more than it had.
+
+    Raises:
+        RunFolderError: no run folder, or damaged.
+        ConfigError: every setting that cannot be changed so.
+    """
+    old = read_settings(folder)
+    settings = resolve(base=old, overrides=_counted_from(old.rounds, overrides))
+    faults = [
+        f"{key}: must be {there!r} as in {folder}, which the run goes on from, received {here!r}"
+        for key, there, here in differences(old.model_dump(mode="json"), settings.model_dump(mode="json"))
+        if key.startswith(STAYS) and not MAY_CHANGE.fullmatch(key)
+    ]
+    faults += [
+        f"baselines: {name!r} is none of {folder}, so there is nothing of it to go on from"
+        for name in settings.baselines
+        if name not in old.baselines
+    ]
+    if settings.rounds <= old.rounds:
+        faults.append(
+            f"rounds: must be above the {old.rounds} of {folder}, received {settings.rounds}; +5 means five more"
+        )
+    if faults:
+        raise ConfigError(faults)
+    return settings
+
+
+def read_origin(folder: Path, settings: Settings) -> Origin:
+    """A run, to go on from it.
+
+    Args:
+        folder: its run folder.
+        settings: of the new run, made by :func:`continued_settings`.
+
+    Raises:
+        RunFolderError: it has not finished, is damaged, or its clients keep a part of their models elsewhere.
+    """
+    old = read_settings(folder)
+    steps = {}
+    for name in (settings.method, *settings.baselines):
+        files = method_files(folder, old, name)
+        checkpoint = Checkpoint(files.folder)
+        saved = None if read_result(files) is None else checkpoint.load()
+        if saved is None or not saved.finished:
+            raise RunFolderError(f"{folder}: {name} has not finished; end it first with: fedlease resume {folder}")
+        if apart := [client for client, slots in saved.private.items() if ELSEWHERE in slots]:
+            raise RunFolderError(
+                f"{folder}: client {min(apart)!r} trained on its own machine and keeps a part of its model there, so "
+                "the run cannot be gone on with here; begin the Flower server with more rounds in the place of it"
+            )
+        steps[name] = saved, checkpoint.history()
+    return Origin(folder, old, read_environment(folder), read_clients(folder), steps)
+
+
+def _counted_from(rounds: int, overrides: Mapping[str, Any] | Sequence[str]) -> Mapping[str, Any] | list[str]:
+    """The changes with ``rounds=+5`` written out."""
+    if isinstance(overrides, Mapping):
+        return {key: _sum(rounds, value) if key == "rounds" else value for key, value in overrides.items()}
+    pairs = [(word, *word.partition("=")[::2]) for word in overrides]
+    return [f"rounds={_sum(rounds, text.strip())}" if key.strip() == "rounds" else word for word, key, text in pairs]
+
+
+def _sum(rounds: int, value: Any) -> Any:
+    more = re.fullmatch(r"\+\s*([0-9]{1,9})", value) if isinstance(value, str) else None
+    return value if more is None else rounds + int(more[1])
