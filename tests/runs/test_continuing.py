@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from cli.shell import Shell, shell
-from small import FinishedRuns, own_rows, rounds_of, scores_of, small_run, tensors_of
+from small import SMALL, FinishedRuns, own_rows, rounds_of, scores_of, small_run, tensors_of
 
 import fedlease
 from fedlease.errors import ConfigError, DataError, RunFolderError
@@ -231,3 +231,13 @@ def test_words_that_do_not_go_together_are_one_sentence(
 def test_a_config_is_no_change(old: Path) -> None:
     with pytest.raises(ConfigError, match=r"config: must be changes to the settings of continue_from, .*'smoke'"):
         fedlease.run("smoke", continue_from=old, rounds="+1")
+
+
+def test_rows_in_memory_are_given_again(tmp_path: Path) -> None:
+    rows = [{"text": f"it says {'yes' if i % 2 else 'no'} {i}", "label": ["no", "yes"][i % 2]} for i in range(12)]
+    data = {client: (rows[:8], rows[8:]) for client in ("one", "two", "three")}
+    old = fedlease.run({**SMALL, "preset": "smoke", "baselines": []}, data=data, out=tmp_path / "old").out
+    result = fedlease.run(continue_from=old, data=data, out=tmp_path / "r", rounds="+1")
+    assert [line["round"] for line in rounds_of(result.out)] == [0, 1, 2, 3]
+    with pytest.raises(DataError, match="memory"):
+        fedlease.run(continue_from=old, out=tmp_path / "s", rounds="+1")
