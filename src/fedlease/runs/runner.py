@@ -76,10 +76,7 @@ def run_settings(
     with begin, ExitStack() as stack:
         # Nothing is written to ``out`` before everything that can be checked is sound.
         origin = None if continue_from is None else read_origin(continue_from, settings)
-        if origin is None:
-            prepared = prepare(settings, data=data)
-        else:
-            prepared = origin.prepare(settings, data, new_rows=new_rows)
+        prepared = prepare(settings, data=data) if origin is None else origin.prepare(settings, data, new_rows=new_rows)
         federation, loaded = prepared.federation, prepared.loaded
         cards = {data.id: data.card() for data in federation}
         check_fit(loaded, prepared.heads, cards, federation.skipped)
