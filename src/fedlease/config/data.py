@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from fedlease.config.choices import GlueTask, Partition, ScoreRows, UnusableClients
 from fedlease.config.sections import Fraction, Positive, Section
-from fedlease.config.tables import OneOf, known_sources
+from fedlease.config.tables import OneOf, known_sources, source_facts
 from fedlease.core.names import name_of
 
 __all__ = ["ColumnSettings", "DataSettings", "LimitSettings"]
@@ -58,7 +58,7 @@ class LimitSettings(Section):
 class DataSettings(Section):
     """Where rows come from and how they are dealt to clients."""
 
-    source: Annotated[str, BeforeValidator(OneOf(known_sources))] = "folder"
+    source: Annotated[str, BeforeValidator(OneOf(known_sources, source_facts))] = "folder"
     """``folder``: your files; ``memory``: what Python passes as ``data``; ``glue`` (classification) and ``flan``
     (generation): from the hub or from a folder of files; ``quickstart`` (classification); ``synthetic``."""
     path: Path | None = None

@@ -58,10 +58,14 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return hint
 
 
-def not_installed(names: Iterable[str]) -> list[str]:
-    """A sentence for every method that a run has and this installation has not."""
-    known = known_methods()
-    return [f"its method {name!r} is not installed here{nearest(name, known)}" for name in names if name not in known]
+def not_installed(values: Any) -> list[str]:
+    """A sentence for every method that resolved settings name and this installation has not."""
+    values, known = values if isinstance(values, Mapping) else {}, known_methods()
+    absent = [name for name in _names([values.get("method"), *_names(values.get("baselines"))]) if name not in known]
+    return [
+        f"its method {name!r} is not installed here: install the package that adds it{nearest(name, known)}"
+        for name in absent
+    ]
 
 
 def setting_names(model: type[BaseModel], prefix: str = "", *, text: bool = False) -> Iterator[str]:
@@ -177,7 +181,8 @@ def _sentence(fault: Any, model: type[BaseModel]) -> str:
         choices = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
         rule = f"must be one of {', '.join(choices)}" if len(choices) > 1 else f"must be {choices[0]}"
         return f"{key}: {rule}, received {_shown(received)}" + _did_you_mean(str(received), choices)
-    rule = RULES.get(kind, f"{str(fault['msg'])[:1].lower()}{str(fault['msg'])[1:]}")
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    rule = RULES.get(kind, f"{message[:1].lower()}{message[1:]}")
     one = kind == "tuple_type" and isinstance(received, str) and received
     remedy = f"; write [{received}]" if one and len(received) <= LONG else ""
     return f"{key}: {rule.format(**context)}, received {_shown(received)}{remedy}"

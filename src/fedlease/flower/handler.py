@@ -1,5 +1,6 @@
 """A node's reply to a message: finds the client's rows, base model and store, and lets the node reply."""
 
+import json
 import logging
 import os
 import sys
@@ -13,8 +14,8 @@ from flwr.app import Context, RecordDict
 from pydantic import ValidationError
 
 from fedlease.client.messages import Refused
-from fedlease.config.faults import sentences
-from fedlease.config.settings import Settings
+from fedlease.config.faults import not_installed, sentences
+from fedlease.config.settings import Settings, read_values
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.load import load_federation
@@ -78,13 +79,18 @@ def settings_from(text: str) -> Settings:
     """The settings in a message.
 
     Raises:
-        ConfigError: they are not settings of this version.
+        ConfigError: they are not settings of this version, or of a method that is not installed on this node.
     """
     try:
-        return Settings.model_validate_json(text)
-    except ValueError as error:
-        faults = sentences(error, Settings) if isinstance(error, ValidationError) else [str(error)]
-        raise ConfigError([f"the server's settings are not understood: {fault}" for fault in faults]) from error
+        values = json.loads(text)
+        faults = not_installed(values)
+        if not faults:
+            return read_values(values)
+    except ValidationError as error:
+        faults = sentences(error, Settings)
+    except (ValueError, RecursionError) as error:
+        faults = [f"{type(error).__name__} {error}"]
+    raise ConfigError([f"the server's settings are not understood: {fault}" for fault in faults])
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from fedlease.client.store import Private
 from fedlease.client.training import Trainer
 from fedlease.client.worker import Client, ClientWorker
 from fedlease.config.faults import sentences
-from fedlease.config.settings import Settings
+from fedlease.config.settings import Settings, read_values
 from fedlease.core.codec import serialisable
 from fedlease.data.federation import ClientData
 from fedlease.errors import ConfigError, RunFolderError
@@ -69,7 +69,7 @@ class NodeRun:
             InputError: an override is out of range, the model cannot be had, or this machine has no such device.
         """
         try:
-            own = Settings.model_validate({**settings.model_dump(), **overrides})
+            own = read_values({**settings.model_dump(), **overrides})
         except ValidationError as error:
             raise ConfigError([f"node-config: {fault}" for fault in sentences(error, Settings)]) from error
         own = own.model_copy(update={"threads": resolved_threads(own.threads)})

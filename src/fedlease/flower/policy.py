@@ -18,7 +18,7 @@ from fedlease.errors import ConfigError
 from fedlease.flower.bounds import NAME, shown
 from fedlease.flower.messages import Envelope
 from fedlease.flower.validation import models_of
-from fedlease.methods.registry import METHODS
+from fedlease.methods.registry import METHODS, added_methods
 from fedlease.models.sources import SHORT_NAMES
 from fedlease.storage.environment import is_identity
 
@@ -128,8 +128,8 @@ class NodePolicy(Section):
         request = message.request
         if request is None:
             return found
-        if request.method not in METHODS:
-            found.append(f"method: must be one of {', '.join(METHODS)}, received {shown(request.method)!r}")
+        if request.method not in (known := sorted({*METHODS, *added_methods()})):
+            found.append(f"method: must be one of {', '.join(known)}, received {shown(request.method)!r}")
         pairs = []
         if isinstance(request, Train):
             task = request.task

@@ -2,10 +2,11 @@
 
 import importlib
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedlease.core.plugins import imported, installed
+from fedlease.core.plugins import added, added_names
+from fedlease.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedlease.methods.base import Builder, Method, Terms
@@ -15,10 +16,13 @@ __all__ = [
     "GROUP",
     "METHODS",
     "UNEQUAL_RANKS",
-    "builders",
+    "MethodFacts",
+    "added_methods",
+    "builder_path",
     "known_methods",
     "load_method",
     "make_method",
+    "method_facts",
 ]
 
 METHODS: dict[str, str] = {
@@ -48,25 +52,51 @@ UNEQUAL_RANKS: dict[str, dict[str, str]] = {
 can be neither compared nor averaged. Pooled rows train one adapter, of the largest rank."""
 
 GROUP = "fedlease.methods"
-"""The group of entry points by which other packages add methods: name -> ``module:builder``."""
+"""The group of entry points by which other packages add methods: name -> :class:`MethodFacts`."""
 
 
-def builders() -> dict[str, str]:
-    """Name -> ``module:builder`` of every federated method, those of other packages among them.
+@dataclass(frozen=True)
+class MethodFacts:
+    """What an entry point of another package leads to: what is known of its method before that is imported.
+
+    Attributes:
+        build: ``module:builder``, see :data:`fedlease.methods.base.Builder`; imported when the method is used.
+        settings: class of the method's own settings, a :class:`fedlease.config.sections.Section` with a default for
+            each; they stand under the method's name, with ``_`` for ``-``. None for a method without any.
+    """
+
+    build: str
+    settings: type[Any] | None = None
+
+
+def added_methods() -> set[str]:
+    """The names that other packages give to methods; nothing is imported, and one may not be usable."""
+    return added_names(GROUP)
+
+
+def method_facts(name: str) -> MethodFacts | None:
+    """What a package says of the method that it adds; None for a method of ours, and where there is none.
 
     Raises:
-        ConfigError: as for :func:`known_methods`.
+        ConfigError: the name is taken, or the package cannot be imported.
     """
-    return {**METHODS, **{name: entry.value for name, entry in _added().items()}}
+    return added((*METHODS, CENTRALISED), GROUP, name, MethodFacts)
 
 
 def known_methods() -> list[str]:
-    """What ``method`` and ``baselines`` may name, sorted.
+    """What ``method`` and ``baselines`` may name, sorted; those of other packages are not imported."""
+    return sorted({CENTRALISED, *METHODS, *added_methods()})
+
+
+def builder_path(name: str) -> str:
+    """The ``module:builder`` of a method.
 
     Raises:
-        ConfigError: two packages, or a package and fedlease, give one name to a method.
+        KeyError: no such method.
+        ConfigError: as for :func:`method_facts`.
     """
-    return sorted([CENTRALISED, *builders()])
+    facts = method_facts(name)
+    return METHODS["fedit" if name == CENTRALISED else name] if facts is None else facts.build
 
 
 def load_method(name: str) -> "Builder":
@@ -74,14 +104,18 @@ def load_method(name: str) -> "Builder":
 
     Raises:
         KeyError: no such method.
-        ConfigError: the package that adds it cannot be imported.
+        ConfigError: the package that adds it cannot be imported, or has no such builder.
     """
-    if name in _added():
-        added: Builder = imported(_added()[name])
-        return added
-    module, _, attribute = METHODS["fedit" if name == CENTRALISED else name].partition(":")
-    own: Builder = getattr(importlib.import_module(module), attribute)
-    return own
+    path = builder_path(name)
+    module, _, attribute = path.partition(":")
+    try:
+        found: Builder = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever code of others raises
+        if name in METHODS or name == CENTRALISED:
+            raise
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise ConfigError(f"entry points {GROUP}: {path} of {name!r} cannot be imported: {reason}") from error
+    return found
 
 
 def make_method(name: str, terms: "Terms", settings: Mapping[str, Any] | None = None) -> "Method":
@@ -97,7 +131,3 @@ def make_method(name: str, terms: "Terms", settings: Mapping[str, Any] | None = 
         TypeError: a setting that the method does not have.
     """
     return load_method(name)(terms, **(settings or {}))
-
-
-def _added() -> dict[str, EntryPoint]:
-    return installed((*METHODS, CENTRALISED), GROUP)

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fedlease.config.settings import Settings
+from fedlease.config.settings import read_values
 from fedlease.core.types import Allocation
 from fedlease.core.wording import counted
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent, print_note
@@ -111,7 +111,7 @@ class Terminal:
     def _started(self, event: RunStarted) -> None:
         self.tasks = event.tasks
         settings = event.settings
-        task = make_task(Settings.model_validate(settings))
+        task = make_task(read_values(settings))
         self._scored = task.score_rounds
         rows = sum(event.train_rows.values())
         self.console.print(

@@ -15,9 +15,12 @@ from pydantic import Field
 
 from fedlease._version import __version__
 from fedlease.config.settings import Settings
+from fedlease.config.tables import SOURCE_GROUP, TASK_GROUP
 from fedlease.core.names import ClientId
+from fedlease.core.plugins import package_versions
 from fedlease.core.wording import printable
 from fedlease.errors import RunFolderError
+from fedlease.methods.registry import GROUP
 from fedlease.storage.documents import Content, Count, Name, read_object
 from fedlease.storage.run_files import RunFiles
 
@@ -66,7 +69,7 @@ class Environment(Content):
         cores: of the machine.
         threads: that a client computes with.
         device: where clients compute.
-        packages: package -> version.
+        packages: package -> version, those that add the method, task or source among them.
         git: state of the working directory.
         data_fingerprint: SHA-256 over all rows.
         data_warnings: of the data and of the base model.
@@ -121,6 +124,8 @@ def new_environment(
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
+    methods = (settings.method, *settings.baselines)
+    versions |= package_versions({GROUP: methods, TASK_GROUP: [settings.task], SOURCE_GROUP: [settings.data.source]})
     return Environment(
         format=FORMAT,
         run=identity or new_identity(),

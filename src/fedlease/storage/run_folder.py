@@ -11,7 +11,7 @@ from pydantic import RootModel, ValidationError
 from fedlease.config.faults import not_installed, sentences
 from fedlease.config.layers import MOST_YAML, differences, parse_yaml
 from fedlease.config.precedence import is_stated
-from fedlease.config.settings import Settings
+from fedlease.config.settings import Settings, read_values
 from fedlease.core.names import ClientId
 from fedlease.core.wording import listed, printable
 from fedlease.data.federation import ClientCard
@@ -156,13 +156,17 @@ def read_settings(out: Path) -> Settings:
         raise RunFolderError(f"{out / INDEX} is missing or damaged: there is no such file")
     read_environment(out)
     try:
-        settings = Settings.model_validate(parse_yaml(files.read(CONFIG, MOST_YAML).decode("utf-8")))
+        values = parse_yaml(files.read(CONFIG, MOST_YAML).decode("utf-8"))
+        # Before its settings are checked, which nobody here knows.
+        if absent := not_installed(values):
+            raise RunFolderError([f"{out}: {sentence}" for sentence in absent])
+        settings = read_values(values)
     except ValidationError as error:
         raise RunFolderError([f"{path} is damaged: {fault}" for fault in sentences(error, Settings)]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} is damaged: {printable(' '.join(str(error).split()))}") from error
     try:
-        begun = settings if files.settings is None else Settings.model_validate(files.settings)
+        begun = settings if files.settings is None else read_values(files.settings)
     except ValidationError as error:
         raise RunFolderError(f"{out / INDEX} is damaged: {sentences(error, Settings)[0]}") from error
     here, there = (s.model_dump(mode="json") for s in (begun, settings))
@@ -173,8 +177,6 @@ def read_settings(out: Path) -> Settings:
             f"{path} was changed since the run began: {listed(shown, FEW, separator='; ')}; put it back, or begin "
             "a new run with it"
         )
-    if absent := not_installed((settings.method, *settings.baselines)):
-        raise RunFolderError([f"{out}: {sentence}" for sentence in absent])
     return settings
 
 
