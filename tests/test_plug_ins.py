@@ -23,6 +23,7 @@ from fedlease.config.layers import parse_yaml
 from fedlease.config.settings import resolve
 from fedlease.core import plugins
 from fedlease.core.codec import dumps, loads
+from fedlease.core.serialisable import CLASSES
 from fedlease.core.types import Budget
 from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, DataError, RunFolderError
@@ -70,12 +71,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder, before = tmp_path / "site", {*sys.modules}
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    from fedlease.core import codec
-
-    monkeypatch.setattr(codec, "_CLASSES", dict(codec._CLASSES))
+    classes = dict(CLASSES)
     plugins._entries.cache_clear()
     yield folder
     plugins._entries.cache_clear()
+    CLASSES.clear()
+    CLASSES.update(classes)
     for name in {*sys.modules} - before:
         if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
