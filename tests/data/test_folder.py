@@ -217,6 +217,7 @@ def test_all_faults_are_reported_with_file_line_and_column(tmp_path: Path) -> No
             f"{train}, line 13: a JSON object is needed, got list",
             f"{train}, line 14, column 'text': a text must be valid Unicode, got a lone surrogate at position 1",
             f"{test}, line 2, column 'label': client 'a' has no train row with the label '7'; its labels are '0', '1'",
+            "Text files in another encoding are read with data.encoding, such as cp1252.",
         ]
     )
 
@@ -244,7 +245,7 @@ def test_csv_lines_count_cells_that_span_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        (b"text,label\nx,0\n\xe9,1\n", ", line 3: not UTF-8 (byte 0xe9 at position 0)"),
+        (b"text,label\n\xc3\xa4,0\n\xe9,1\n", ", line 3: not UTF-8 (byte 0xe9 at position 0)"),
         (b"text,label,text\nx,0,y\n", ", line 1: columns named twice: 'text'"),
         (b'text,label\n"x,0\n', ", line 2: malformed CSV: unexpected end of data"),
     ],
@@ -253,7 +254,7 @@ def test_unreadable_csv_names_the_line(tmp_path: Path, content: bytes, rule: str
     client(tmp_path)
     (tmp_path / "a/train.jsonl").unlink()
     (tmp_path / "a/train.csv").write_bytes(content)
-    assert faults(tmp_path) == [f"{tmp_path / 'a/train.csv'}{rule}"]
+    assert faults(tmp_path)[0] == f"{tmp_path / 'a/train.csv'}{rule}"
 
 
 def test_csv_cells_may_be_longer_than_the_modules_limit(tmp_path: Path) -> None:
@@ -328,18 +329,18 @@ def test_missing_empty_doubled_and_unknown_files(tmp_path: Path) -> None:
     (tmp_path / "b/test.jsonl").write_text("\n")
     write(client(tmp_path, "c") / "c/train.csv", GOOD)
     client(tmp_path, "d")
-    (tmp_path / "d/train.jsonl").rename(tmp_path / "d/train.tsv")
-    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .parquet"
+    (tmp_path / "d/train.jsonl").rename(tmp_path / "d/train.xlsx")
+    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet"
     assert faults(tmp_path) == [
         f"client 'a': no train rows: {tmp_path}/a has no train.jsonl (or {others})",
         f"client 'c': train rows are in several files: {tmp_path}/c/train.csv, {tmp_path}/c/train.jsonl",
-        f"{tmp_path}/d/train.tsv: file type '.tsv' is not one of .jsonl, {others}",
+        f"{tmp_path}/d/train.xlsx: file type '.xlsx' is not one of .jsonl, {others}",
     ]
 
 
 def test_wrong_paths(tmp_path: Path) -> None:
     assert faults(tmp_path / "nowhere") == [f"data.path: '{tmp_path}/nowhere' does not exist"]
-    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .parquet"
+    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet"
     expected = f"expected {tmp_path}/<client>/train.jsonl and test.jsonl (or {others})"
     assert faults(tmp_path) == [f"data.path: '{tmp_path}' is empty; {expected}, or one file with a client column"]
     write(tmp_path / "train.jsonl", GOOD)

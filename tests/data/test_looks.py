@@ -13,7 +13,9 @@ from fedlease.errors import DataError
 CLIENTS = "abc"
 
 
-def told(root: Path, rows: list[dict[str, Any]], task: Any = "classification", name: str = "train.jsonl") -> list[str]:
+def told(
+    root: Path, rows: list[dict[str, Any]], task: Any = "classification", name: str = "train.jsonl", **data: Any
+) -> list[str]:
     """What is said of three clients that have the rows for train and for test."""
     for client in CLIENTS:
         for split in ("train", "test"):
@@ -21,7 +23,7 @@ def told(root: Path, rows: list[dict[str, Any]], task: Any = "classification", n
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join(rows if name.endswith("csv") else map(json.dumps, rows)))  # type: ignore[arg-type]
     with pytest.raises(DataError) as caught:
-        load_federation(DataSettings(path=root), 0, task)
+        load_federation(DataSettings(path=root, **data), 0, task)
     return list(caught.value.faults)
 
 
@@ -79,8 +81,8 @@ def test_texts_with_labels_for_generation_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
 def test_another_separator_of_csv_is_told(mark: str, tmp_path: Path) -> None:
     rows: Any = [f"text{mark}label", *(f"t {n}{mark}{n % 2}" for n in range(6))]
-    *_, hint = told(tmp_path, rows, name="train.csv")
-    assert hint == f"The columns look to be separated by {mark!r}: save the file with commas."
+    *_, hint = told(tmp_path, rows, name="train.csv", delimiter=",")
+    assert hint == f"The columns look to be separated by {mark!r}: set data.delimiter to it, or leave it out."
 
 
 def test_rows_without_faults_give_no_hints(tmp_path: Path) -> None:

@@ -116,11 +116,6 @@ def test_a_malformed_first_line_does_not_hide_the_next() -> None:
     assert [fault.split(": malformed")[0] for fault in faults] == ["rows.jsonl, line 1", "rows.jsonl, line 3"]
 
 
-def test_utf_16_is_told() -> None:
-    for name in ("rows.csv", "rows.jsonl"):
-        assert parsed("text,label".encode("utf-16"), name) == (None, [f"{name}: is UTF-16; save it as UTF-8"])
-
-
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_csv_lines_may_end_in_any_way(end: str) -> None:
     content = end.join(["text,label", f'"a{end}b",0', "c,1"])

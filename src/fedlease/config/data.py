@@ -1,5 +1,6 @@
 """The settings of rows."""
 
+import codecs
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,13 @@ from fedlease.config.sections import Fraction, Positive, Section
 from fedlease.config.tables import OneOf, known_sources, source_facts
 from fedlease.core.names import name_of
 
-__all__ = ["ColumnSettings", "DataSettings", "LimitSettings"]
+__all__ = ["DELIMITER_NAMES", "ColumnSettings", "DataSettings", "LimitSettings"]
+
+DELIMITER_NAMES = {"\t": "tabs", ";": "';'", "|": "'|'"}
+"""Delimiters as messages name them."""
+
+NO_TEXT = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "utf-7", "mbcs", "oem"})
+"""Encodings of Python in which no file is written."""
 
 
 class ColumnSettings(Section):
@@ -64,6 +71,12 @@ class DataSettings(Section):
     path: Path | None = None
     """A federation folder ``DIR/<client>/{train,test}.*``, one file with a client column, or a folder of GLUE or FLAN
     files."""
+    delimiter: str | None = None
+    """One character between the cells of CSV, such as ``;``, or ``tab``; None guesses it for each file and says so.
+    Files that end in ``.tsv`` have tabs."""
+    encoding: str | None = None
+    """Of text files, such as ``cp1252``, ``latin-1`` or ``utf-16``; None takes UTF-8, or guesses it for each file of
+    CSV that is not UTF-8, and says so. A byte order mark counts for more."""
     columns: ColumnSettings = ColumnSettings()
     """Names of your columns."""
     labels: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
@@ -115,6 +128,34 @@ class DataSettings(Section):
         if path == "":
             raise PydanticCustomError("empty_path", "must not be empty")
         return path
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _one_mark(cls, value: Any) -> Any:
+        """Reads a tab by its name, which a command line cannot hold."""
+        mark = "\t" if value in ("tab", "\\t") else value
+        if mark is not None and not (
+            isinstance(mark, str) and len(mark) == 1 and (mark == "\t" or mark.isprintable()) and not mark.isalnum()
+        ):
+            raise PydanticCustomError("delimiter", "must be one character that is no letter or digit, or 'tab'")
+        if mark == '"':
+            raise PydanticCustomError("delimiter", "must not be the quote around cells")
+        return mark
+
+    @field_validator("encoding", mode="before")
+    @classmethod
+    def _known_encoding(cls, value: Any) -> Any:
+        """Gives the name of an encoding as Python writes it."""
+        if value is None:
+            return None
+        try:
+            known = codecs.lookup(value).name if isinstance(value, str) else ""
+            readable = known not in NO_TEXT and "a,\n".encode(known).decode(known) == "a,\n"
+        except (LookupError, ValueError):
+            known, readable = "", False
+        if not readable:
+            raise PydanticCustomError("encoding", "must be an encoding of text, such as utf-8, cp1252 or utf-16")
+        return known
 
     @field_validator("labels", mode="before")
     @classmethod

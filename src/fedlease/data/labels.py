@@ -12,7 +12,7 @@ from fedlease.core.wording import counted
 from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import ClientCard, ClientData
 from fedlease.data.reading.examples import Example, folded, is_selector
-from fedlease.data.reading.tables import split_name
+from fedlease.data.reading.tables import is_typed
 from fedlease.data.reading.values import visible
 
 __all__ = [
@@ -51,7 +51,7 @@ def agreed(
     that concerns.
     """
     every = [example for examples in splits.values() for example in examples]
-    untyped = any(split_name(example.place[0])[1].startswith(".csv") for example in every)
+    untyped = not all(is_typed(example.place[0]) for example in every)
     written = Counter(example.label for example in every)
     names = {label: canonical(label, typed=not untyped) for label in written}
     for name in dict.fromkeys(names.values()):

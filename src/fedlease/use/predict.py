@@ -13,6 +13,7 @@ from fedlease.core.types import ClientId
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.reading.csv_rows import as_text
+from fedlease.data.reading.forms import Form
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.tables import parse_table, read_table, split_name
 from fedlease.errors import DataError
@@ -91,15 +92,15 @@ def read_rows(run: OpenRun, known: KnownClient, file: Path) -> tuple[Table, list
     Raises:
         DataError: every fault of the file.
     """
-    faults, limits = Faults(), run.settings.data.limits
+    faults, limits, form = Faults(), run.settings.data.limits, Form.of(run.settings.data)
     if file == STDIN:
         content = sys.stdin.buffer.read(limits.file_bytes + 1)
         as_json = content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
-        table = parse_table(Path("standard input"), content, faults, csv=not as_json, limits=limits)
+        table = parse_table(Path("standard input"), content, faults, csv=not as_json, limits=limits, form=form)
     elif not file.exists():
         raise DataError(f"{file}: no such file")
     else:
-        table = read_table(file, faults, limits)
+        table = read_table(file, faults, limits, form)
     if table is not None and not table.records and not faults.count:
         faults.add(f"{table.path} has no rows")
     if table is None or not table.records:

@@ -29,12 +29,12 @@ def as_text(cell: object) -> object:
     return f"'{cell}" if risky else cell
 
 
-def read_csv_rows(file: Readable, rows: Gathered) -> None:
+def read_csv_rows(file: Readable, rows: Gathered, delimiter: str) -> None:
     """Reads a header and the rows below it.
 
     In a file with a column :data:`PREDICTION` the apostrophes of :func:`as_text` are taken away.
     """
-    reader = csv.reader(_lines(file, rows), strict=True)
+    reader = csv.reader(_lines(file, rows), strict=True, delimiter=delimiter)
     # the module's limit of 131,072 characters a cell is too low for texts
     limit = csv.field_size_limit(rows.limits.row_bytes)
     header: list[str] | None = None

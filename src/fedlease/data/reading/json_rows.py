@@ -109,7 +109,7 @@ class _Text:
             self.text += self._decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             self.line += self.text.count("\n") + error.object.count(b"\n", 0, error.start)
-            self.stop(f"not UTF-8 (byte 0x{error.object[error.start]:02x})")
+            self.stop(self._rows.undecodable(error.object[error.start]))
         return bool(chunk)
 
     def go(self, end: int) -> None:

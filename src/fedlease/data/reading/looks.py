@@ -12,7 +12,7 @@ __all__ = ["add_hints", "hint_at_measurements"]
 LOOKED_AT = 200
 """Rows from which a guess is made."""
 
-SEPARATORS = ";\t|"
+SEPARATORS = ";\t|,"
 CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "completion"}, {"instruction", "output"})
 
 
@@ -46,7 +46,9 @@ def add_hints(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faul
         )
     elif missing and len(table.columns) == 1 and any(mark in table.columns[0] for mark in SEPARATORS):
         mark = next(mark for mark in SEPARATORS if mark in table.columns[0])
-        faults.hint("separator", f"The columns look to be separated by {mark!r}: save the file with commas.")
+        faults.hint(
+            "separator", f"The columns look to be separated by {mark!r}: set data.delimiter to it, or leave it out."
+        )
     elif missing:
         _guess_columns(table, columns, missing, faults)
 

@@ -36,12 +36,14 @@ class Table:
         columns: every column that occurs, in order.
         records: the readable rows; unreadable ones are among the faults.
         typed: whether the file type tells numbers from text (CSV does not).
+        guessed: how the file was read where neither it nor settings say, a clause each.
     """
 
     path: Path
     columns: tuple[str, ...]
     records: tuple[Record, ...]
     typed: bool
+    guessed: tuple[str, ...] = ()
 
 
 class StoppedError(Exception):
@@ -53,6 +55,8 @@ class Gathered:
 
     Attributes:
         columns: names of columns as they are met, in order; the values have no meaning.
+        encoding: of the file.
+        guessed: as of :class:`Table`.
     """
 
     def __init__(self, path: Path, limits: LimitSettings, faults: Faults) -> None:
@@ -61,6 +65,8 @@ class Gathered:
         self.faults = faults
         self.records: list[Record] = []
         self.columns: dict[str, None] = {}
+        self.encoding = "UTF-8"
+        self.guessed: list[str] = []
         self._characters = 0
 
     def refuse(self, line: int, rule: str, kind: str) -> None:
@@ -71,6 +77,16 @@ class Gathered:
         """Notes a fault behind which nothing more of the file is read, and raises :class:`StoppedError`."""
         self.refuse(line, rule, kind)
         raise StoppedError
+
+    def stop_file(self, rule: str, kind: str) -> NoReturn:
+        """Notes a fault of the whole file, and raises :class:`StoppedError`."""
+        self.faults.of_file(self.path, rule, kind)
+        raise StoppedError
+
+    def undecodable(self, byte: int, where: str = "") -> str:
+        """The rule that bytes without a meaning break; a hint says which setting would read them."""
+        self.faults.hint("encoding", "Text files in another encoding are read with data.encoding, such as cp1252.")
+        return f"not {self.encoding} (byte 0x{byte:02x}{where})"
 
     def check_width(self, line: int, count: int) -> None:
         """Stops where so many columns are too many."""
@@ -105,7 +121,7 @@ class Gathered:
 
     def table(self, *, typed: bool) -> Table:
         """What was gathered."""
-        return Table(self.path, tuple(self.columns), tuple(self.records), typed)
+        return Table(self.path, tuple(self.columns), tuple(self.records), typed, tuple(self.guessed))
 
 
 def too_large(limits: LimitSettings) -> str:
@@ -153,6 +169,6 @@ def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Ite
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            refuse(number, f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start})", "UTF-8")
+            refuse(number, rows.undecodable(raw[error.start], f" at position {error.start}"), "encoding")
         else:
             yield number, text

@@ -1,4 +1,4 @@
-"""Reads JSON, CSV and Parquet into records that know their line; every fault is collected on the way."""
+"""Reads JSON, CSV, TSV and Parquet into records that know their line; every fault is collected on the way."""
 
 import gzip
 import io
@@ -10,12 +10,13 @@ from typing import IO
 from fedlease.config.data import LimitSettings
 from fedlease.data.faults import Faults
 from fedlease.data.reading.csv_rows import read_csv_rows
+from fedlease.data.reading.forms import GUESSED, Form, delimiter_of, in_utf8
 from fedlease.data.reading.json_rows import read_json_rows
 from fedlease.data.reading.rows import Gathered, Readable, StoppedError, Table, too_large
 
-__all__ = ["SUFFIXES", "parse_table", "read_table", "split_name"]
+__all__ = ["SUFFIXES", "is_typed", "parse_table", "read_table", "split_name"]
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 """Known file types."""
 
 TEXTS = ("STRING", "JSON", "ENUM", "NONE")
@@ -23,9 +24,6 @@ TEXTS = ("STRING", "JSON", "ENUM", "NONE")
 
 UNPACKED = 64_000_000
 """Bytes that the texts of the Parquet rows that become Python values together may have."""
-
-_MARK = b"\xef\xbb\xbf"
-_WIDE = (b"\xff\xfe", b"\xfe\xff")
 
 
 def split_name(path: Path) -> tuple[str, str]:
@@ -36,7 +34,12 @@ def split_name(path: Path) -> tuple[str, str]:
     return path.stem, path.suffix.lower()
 
 
-def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None) -> Table | None:
+def is_typed(path: Path) -> bool:
+    """Whether the type of a file tells numbers from text: that of all but CSV and TSV does."""
+    return not split_name(path)[1].startswith((".csv", ".tsv"))
+
+
+def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None, form: Form = GUESSED) -> Table | None:
     """The rows of one file, or None when nothing could be read; the reason is then among ``faults``."""
     suffix = split_name(path)[1]
     if suffix not in SUFFIXES:
@@ -57,30 +60,38 @@ def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None) 
             if suffix == ".parquet":
                 return _parquet(file, rows)
             content = gzip.GzipFile(fileobj=file) if suffix.endswith(".gz") else file
-            return _text(content, rows, csv=suffix.startswith(".csv"))
+            return _text(content, rows, suffix, form)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         faults.of_file(path, f"cannot be read: {error}", "cannot be read")
         return None
 
 
 def parse_table(
-    path: Path, content: bytes, faults: Faults, *, csv: bool, limits: LimitSettings | None = None
+    path: Path,
+    content: bytes,
+    faults: Faults,
+    *,
+    csv: bool,
+    limits: LimitSettings | None = None,
+    form: Form = GUESSED,
 ) -> Table | None:
-    """Reads CSV with a header, or else JSON, in UTF-8; ``path`` is where it came from, for faults."""
-    return _text(io.BytesIO(content), Gathered(path, limits or LimitSettings(), faults), csv=csv)
+    """Reads CSV with a header, or else JSON; ``path`` is where it came from, for faults."""
+    rows = Gathered(path, limits or LimitSettings(), faults)
+    return _text(io.BytesIO(content), rows, ".csv" if csv else ".jsonl", form)
 
 
-def _text(file: Readable, rows: Gathered, *, csv: bool) -> Table | None:
-    start = file.read(len(_MARK))
-    if start.startswith(_WIDE):
-        rows.faults.of_file(rows.path, "is UTF-16; save it as UTF-8", "UTF-16")
-        return None
-    file.seek(len(_MARK) if start == _MARK else 0)
+def _text(file: Readable, rows: Gathered, suffix: str, form: Form) -> Table | None:
+    cells = suffix.startswith((".csv", ".tsv"))
     try:
-        (read_csv_rows if csv else read_json_rows)(file, rows)
+        content = in_utf8(file, rows, form, guess=cells)
+        if cells:
+            mark = "\t" if suffix.startswith(".tsv") else delimiter_of(content, rows, form)
+            read_csv_rows(content, rows, mark)
+        else:
+            read_json_rows(content, rows)
     except StoppedError:
         return None
-    return rows.table(typed=not csv)
+    return rows.table(typed=not cells)
 
 
 def _parquet(file: IO[bytes], rows: Gathered) -> Table | None:

@@ -8,6 +8,7 @@ from fedlease.config.tables import RowKind
 from fedlease.data.assemble import SPLITS, Splits
 from fedlease.data.faults import Faults
 from fedlease.data.reading.examples import Example, read_examples
+from fedlease.data.reading.forms import Form, guess_notes
 from fedlease.data.reading.looks import add_hints
 from fedlease.data.reading.prompts import read_prompt_examples
 from fedlease.data.reading.rows import Table
@@ -76,7 +77,8 @@ def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: lis
             result[split] = []
         elif files:
             before = faults.count
-            table = read_table(files[0], faults, settings.limits)
+            table = read_table(files[0], faults, settings.limits, Form.of(settings))
+            notes += guess_notes([table]) if table else []
             examples = examples_of(table, settings, faults, kind) if table else []
             if not examples and faults.count == before:
                 (faults.add if split == "train" else notes.append)(f"client {folder.name!r}: {files[0]} has no rows")

@@ -20,6 +20,7 @@ from fedlease.data.dealing import clients_of, drop_duplicates, federation, gener
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.reading.examples import client_id_fault
+from fedlease.data.reading.forms import Form, guess_notes
 from fedlease.data.reading.prompts import read_prompt_examples
 from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
 from fedlease.data.sources.hub import load_split
@@ -63,7 +64,9 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "responses") -> Fede
         DataError: a file is missing or faulty, the hub cannot be reached, or rows run out.
     """
     faults, notes = Faults(), list[str]()
-    pools = _from_hub(settings, notes) if settings.path is None else _from_folder(settings.path, settings, faults)
+    pools = (
+        _from_hub(settings, notes) if settings.path is None else _from_folder(settings.path, settings, faults, notes)
+    )
     faults.check()
     clients: list[ClientData] = []
     for category, pool in sorted(pools.items()):
@@ -109,7 +112,7 @@ def _deal(
     return clients_of(category, (), zip(*dealt, strict=True) if len(dealt) == 2 else (), settings, seed)
 
 
-def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[str, Pool]:
+def _from_folder(folder: Path, settings: DataSettings, faults: Faults, notes: list[str]) -> dict[str, Pool]:
     others = ", ".join(SUFFIXES[1:])
     if not folder.is_dir():
         raise DataError(f"data.path: {str(folder)!r} is not a folder of FLAN files such as client_0.jsonl")
@@ -117,7 +120,7 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[s
     train: dict[str, list[Row]] = {}
     clients = [path for stem, path in files.items() if stem.startswith("client_")]
     for path in clients:
-        category, rows = _rows(path, settings, faults)
+        category, rows = _rows(path, settings, faults, notes)
         train.setdefault(category, []).extend(rows)
     if not clients:
         faults.add(f"data.path: {str(folder)!r} holds no client_0.jsonl, client_1.jsonl, ... (or {others})")
@@ -133,7 +136,7 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults) -> dict[s
                 f"data.path: category {category!r} has no test rows: no {folder}/test_{category}.jsonl (or {others})"
             )
         else:
-            pools[category] = train[category], _rows(file, settings, faults, category)[1]
+            pools[category] = train[category], _rows(file, settings, faults, notes, category)[1]
     return pools
 
 
@@ -148,10 +151,13 @@ def _files(folder: Path, faults: Faults) -> dict[str, Path]:
     return files
 
 
-def _rows(path: Path, settings: DataSettings, faults: Faults, tested: str | None = None) -> tuple[str, list[Row]]:
+def _rows(
+    path: Path, settings: DataSettings, faults: Faults, notes: list[str], tested: str | None = None
+) -> tuple[str, list[Row]]:
     """The category and the rows of a file: of a client, whose rows name it, or of test rows, which may."""
     before = faults.count
-    table = read_table(path, faults, settings.limits)
+    table = read_table(path, faults, settings.limits, Form.of(settings))
+    notes += guess_notes([table]) if table else []
     columns = settings.columns.model_copy(update={"task": CATEGORY})
     examples = read_prompt_examples(table, columns, faults) if table else []
     if not examples and faults.count == before:

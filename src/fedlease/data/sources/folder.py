@@ -27,6 +27,7 @@ from fedlease.data.labels import agreed, check_tasks, doubtful_labels, stated_la
 from fedlease.data.overlaps import overlaps
 from fedlease.data.partition import deal
 from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, label_list, to_rows
+from fedlease.data.reading.forms import Form, guess_notes
 from fedlease.data.reading.prompts import written_prompts
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.tables import read_table
@@ -132,6 +133,7 @@ def load_client(
         table = _table_with_rows(path, settings, faults)
         own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
         examples = examples_of(table, settings, own, kind)
+        notes += guess_notes([table])
         column = settings.columns.client
         if column in table.columns and examples:
             # Rows of other clients in the file are theirs, not this one's.
@@ -163,6 +165,7 @@ def of_table(table: Table, settings: DataSettings, seed: int, kind: RowKind, *, 
         MissingPackageError: the partition needs a package that is not installed.
     """
     faults, notes = Faults(), list[str]()
+    notes += guess_notes([table])
     columns = settings.columns
     has_split, dealt = columns.split in table.columns, settings.partition != "natural"
     if columns.client not in table.columns and not dealt:
@@ -193,7 +196,7 @@ def of_table(table: Table, settings: DataSettings, seed: int, kind: RowKind, *, 
 
 
 def _table_with_rows(path: Path, settings: DataSettings, faults: Faults) -> Table:
-    table = read_table(path, faults, settings.limits)
+    table = read_table(path, faults, settings.limits, Form.of(settings))
     if table is not None and not table.records and not faults.count:
         faults.add(f"data.path: {path} has no rows")
     if table is None or not table.records:

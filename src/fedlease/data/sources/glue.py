@@ -14,13 +14,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlease.config.data import DataSettings, LimitSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import Pool, drop_duplicates, federation
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Federation, Row
 from fedlease.data.partition import deal
+from fedlease.data.reading.forms import Form, guess_notes
 from fedlease.data.reading.tables import SUFFIXES, read_table
 from fedlease.data.reading.values import text_of
 from fedlease.data.sources.hub import load_split
@@ -70,7 +71,7 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
     if folder is not None and not folder.is_dir():
         raise DataError(f"data.path: {str(folder)!r} is not a folder of GLUE files such as sst2.jsonl")
     for task in dict.fromkeys(settings.tasks):
-        read = _from_hub(task, notes) if folder is None else _from_folder(folder, task, faults, settings.limits)
+        read = _from_hub(task, notes) if folder is None else _from_folder(folder, task, faults, notes, settings)
         rows, dropped = drop_duplicates(read)
         if dropped:
             notes.append(f"task {task!r}: {counted(dropped, 'duplicate row')} dropped")
@@ -80,16 +81,17 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
     return federation(clients, notes + warned)
 
 
-def _from_folder(folder: Path, task: str, faults: Faults, limits: LimitSettings) -> Iterator[Row]:
+def _from_folder(folder: Path, task: str, faults: Faults, notes: list[str], settings: DataSettings) -> Iterator[Row]:
     spec = TASKS[task]
     files = [folder / f"{task}{suffix}" for suffix in SUFFIXES if (folder / f"{task}{suffix}").is_file()]
     if len(files) != 1:
         found = ", ".join(map(str, files)) if files else f"{folder} has no {task}.jsonl (or {', '.join(SUFFIXES[1:])})"
         faults.add(f"data.tasks: task {task!r} needs one file, and {'there are several: ' if files else ''}{found}")
         return
-    table = read_table(files[0], faults, limits)
+    table = read_table(files[0], faults, settings.limits, Form.of(settings))
     if table is None:
         return
+    notes += guess_notes([table])
     needed = [name for name in (spec.text, spec.text_pair, "label") if name is not None]
     absent = [name for name in needed if name not in table.columns]
     for name in absent:
