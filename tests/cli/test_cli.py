@@ -1,6 +1,7 @@
 """The command line: exit codes, one line per fault on standard error, what goes to which stream."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -107,10 +108,13 @@ def test_check_without_json_says_that_all_is_sound(shell: Shell) -> None:
     done = shell("check", "--preset", "smoke", *QUICK, *TWO)
     assert (done.code, done.err) == (0, "")
     assert "planted-0-0" in done.out
-    assert done.out.rstrip().endswith("Settings and data are sound.")
+    assert done.out.splitlines()[-2:] == [
+        "Settings and data are sound.",
+        f"Next: {shlex.join(['fedlease', 'run', '--preset', 'smoke', *QUICK, *TWO])}",
+    ]
 
 
-def test_check_says_in_its_last_line_what_was_found(shell: Shell, tmp_path: Path) -> None:
+def test_check_says_at_its_end_what_was_found_and_what_comes_next(shell: Shell, tmp_path: Path) -> None:
     rows = [{"text": f"text {n}", "label": n % 2} for n in range(8)]
     for client in "abc":
         (tmp_path / client).mkdir()
@@ -120,7 +124,9 @@ def test_check_says_in_its_last_line_what_was_found(shell: Shell, tmp_path: Path
     done = shell("check", "--preset", "smoke", "--set", f"data.path={tmp_path}")
     assert (done.code, done.err) == (0, "")
     assert "sound" not in done.out
-    assert done.out.splitlines()[-1] == (
+    assert done.out.splitlines()[-1] == f"Next: fedlease run --preset smoke --set data.path={tmp_path}"
+    assert "0 3, 1 3" in done.out  # six train rows, of which every other one has the label 1
+    assert done.out.splitlines()[-2] == (
         "Settings and data can be used, but see to this: client 'a': 2 test rows are also train rows; 8 more notes "
         "above."
     )

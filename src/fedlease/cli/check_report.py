@@ -4,31 +4,42 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from fedlease.core.wording import counted
+from fedlease.core.wording import counted, listed
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, print_note
 from fedlease.reporting.tables import Cell, Table, number
 from fedlease.runs.estimate import CheckReport
 
-__all__ = ["render_check", "threads_line"]
+__all__ = ["by_label", "render_check", "threads_line"]
 
 ALIKE = 1.1
 """A number of threads is right that takes at most so many times as long as the fastest."""
 
 LABELS = 6
-"""More labels of a client are not listed."""
+"""More labels of a client are only counted."""
 
 
-def render_check(report: CheckReport, console: Console) -> None:
-    """Prints the clients, what the run will cost, and whether settings and data can be used."""
+def by_label(counts: Mapping[str, int]) -> str:
+    """``"no 12, yes 6"``; of many labels the first ones and how many more."""
+    return listed([f"{label} {count:,}" for label, count in counts.items()], LABELS)
+
+
+def render_check(report: CheckReport, console: Console, command: str = "fedlease run") -> None:
+    """Prints the clients, what the run will cost, whether settings and data can be used, and what comes next.
+
+    Args:
+        report: of the check.
+        console: where it is printed.
+        command: that begins the run.
+    """
     labelled, lora = any(report.labels.values()), report.settings.lora
     clients = []
     for client, task in report.tasks.items():
-        known = report.labels[client]
-        labels = [Cell(", ".join(known[:LABELS]) + (" ..." if len(known) > LABELS else ""))] if labelled else []
+        labels = [Cell(by_label(report.train_by_label[client]))] if labelled else []
         rank = [number(lora.of(client))] if lora.ranks else []
         rows = number(report.train_rows[client]), number(report.test_rows[client])
         clients.append((Cell(client), Cell(task), *labels, *rank, *rows))
-    header = ("client", "task", *(["labels"] if labelled else []), *(["rank"] if lora.ranks else []), "train", "test")
+    classes = ["train rows by label"] if labelled else []
+    header = ("client", "task", *classes, *(["rank"] if lora.ranks else []), "train", "test")
     console.print(Table("clients", header, tuple(clients)).for_terminal())
     for client, reason in report.skipped.items():
         print_note(console, f"{client} is skipped: {reason}")
@@ -53,14 +64,15 @@ def render_check(report: CheckReport, console: Console) -> None:
     )
     caption = f"estimates, taking {counted(report.assumed_experts, 'expert')}"
     console.print(Table(caption, ("method", "up", "down", "time"), costs).for_terminal())
-    if not report.warnings:
+    if report.warnings:
+        more = f"; {counted(len(report.warnings) - 1, 'more note')} above" if len(report.warnings) > 1 else ""
+        console.print(
+            f"[yellow]Settings and data can be used, but see to this: {escape(report.warnings[0])}{more}.[/]",
+            soft_wrap=True,
+        )
+    else:
         console.print("[green]Settings and data are sound.[/]")
-        return
-    more = f"; {counted(len(report.warnings) - 1, 'more note')} above" if len(report.warnings) > 1 else ""
-    console.print(
-        f"[yellow]Settings and data can be used, but see to this: {escape(report.warnings[0])}{more}.[/]",
-        soft_wrap=True,
-    )
+    console.print(f"Next: {escape(command)}", soft_wrap=True)
 
 
 def threads_line(seconds: Mapping[int, float], threads: int) -> str:

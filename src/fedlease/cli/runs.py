@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -115,7 +116,14 @@ def check(config: Config = None, preset: Preset = None, set_: Set = None, json_:
 
     from fedlease.cli.check_report import render_check
 
-    render_check(report, Console())
+    render_check(report, Console(), _run_command(config, preset, set_ or ()))
+
+
+def _run_command(config: Path | None, preset: str | None, changes: Sequence[str]) -> str:
+    """The command that runs what was checked, as a shell takes it."""
+    words = [] if config is None else [str(config)]
+    words += [] if preset is None else ["--preset", preset]
+    return shlex.join(["fedlease", "run", *words, *(word for change in changes for word in ("--set", change))])
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,12 @@ class ClientData:
     def splits(self) -> dict[str, tuple[Row, ...]]:
         """``train``, ``valid`` and ``test`` -> rows."""
         return {"train": self.train, "valid": self.valid, "test": self.test}
+
+    @property
+    def train_by_label(self) -> dict[str, int]:
+        """Label -> train rows, in the order of the labels; empty for generation."""
+        found = Counter(row.label for row in self.train)
+        return {label: found[index] for index, label in enumerate(self.labels)}
 
     def card(self) -> "ClientCard":
         """What others may know of it."""

@@ -43,7 +43,7 @@ def check_settings(settings: Settings, data: object = None) -> CheckReport:
     prepared = prepare(resolve_machine(settings), data=data)
     federation, loaded = prepared.federation, prepared.loaded
     settings, adapter = loaded.settings, loaded.adapter
-    cards = {data.id: data.card() for data in federation}
+    cards = {rows.id: rows.card() for rows in federation}
     check_fit(loaded, prepared.heads, cards, federation.skipped)
     by_threads, seconds_per_test_row = _probe(prepared)
     clients = prepared.clients
@@ -76,10 +76,11 @@ def check_settings(settings: Settings, data: object = None) -> CheckReport:
     heads = [sum(t.numel() for t in head.tensors.values()) for head in prepared.heads.values()]
     return CheckReport(
         settings=settings,
-        tasks={data.id: data.task for data in federation},
-        labels={data.id: data.labels for data in federation},
-        train_rows={data.id: len(data.train) for data in federation},
-        test_rows={data.id: len(data.test) for data in federation},
+        tasks={rows.id: rows.task for rows in federation},
+        labels={rows.id: rows.labels for rows in federation},
+        train_rows={rows.id: len(rows.train) for rows in federation},
+        train_by_label={rows.id: rows.train_by_label for rows in federation},
+        test_rows={rows.id: len(rows.test) for rows in federation},
         mean_tokens=sum(tokens) / len(tokens),
         truncated=sum(client.train.truncated for client in clients.values()),
         warnings=prepared.warnings,
