@@ -36,8 +36,8 @@ def test_a_page_is_drawn_without_errors_and_without_requests(browser: Any, pages
         """const count = (selector) => document.querySelectorAll(selector).length;
         return [count('.plot'), count('.plot .main-svg:first-child')]"""
     )
-    # A finished FedLEASE run has ten figures; one that has just begun has none.
-    assert (plots, drawn) == ((0, 0) if name == "begun" else (10, 10))
+    # A finished FedLEASE run has eleven figures; one that has just begun has none.
+    assert (plots, drawn) == ((0, 0) if name == "begun" else (11, 11))
 
 
 def test_the_test_sees_requests(browser: Any, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_picking_a_client_changes_its_figures(browser: Any, pages: dict[str, Pat
     before, after, other = browser.execute_script(script)
     assert before[0].startswith("Usage by one client. a0:") and before[2] is False
     assert after[0].startswith("Usage by one client. b1: experts per token from 1.00 to 2.00 over 2 modules")
-    assert after[1].startswith("b1<br>0 q<br>expert 0: weight 0.750")
+    assert after[1].startswith("b1<br>0 q<br>expert 1: weight 0.750")
     # b1 was scored untrained, after the warm-up, after one round, and at the end.
     assert after[2:] == [True, [25, 50, 50, 50], 1]
     assert other == "3"
@@ -207,7 +207,14 @@ def test_pictures_are_drawn_on_white(tmp_path: Path, monkeypatch: pytest.MonkeyP
     pytest.importorskip("kaleido")
     monkeypatch.setenv("BROWSER_PATH", os.environ.get("BROWSER_PATH", str(CHROMIUM)))
     written = write_pictures(finished(tmp_path / "run"), tmp_path / "pictures")
-    assert [path.stem for path in written] == ["distances", "dendrogram", "silhouettes", "score-means", "usage-depth"]
+    assert [path.stem for path in written] == [
+        "verdict",
+        "distances",
+        "dendrogram",
+        "silhouettes",
+        "score-means",
+        "usage-depth",
+    ]
     for path in written:
         ground = re.match(r"<svg [^>]*><rect [^>]*style=\"fill: rgb\(([0-9, ]*)\)", path.read_text())
         assert ground is not None and ground[1] == "255, 255, 255"

@@ -83,7 +83,11 @@ def test_what_a_library_prints_does_not_get_into_the_json(end: Any, tmp_path: Pa
     code, printed, said = end(chatty, "--json", "--out", str(tmp_path / "run"))
     assert code == 0
     summary = {"method": "fedlease", "metric": "accuracy", "per_client": {}, "mean": 0.5}
-    assert json.loads(printed) == {"out": str(tmp_path / "run"), "summaries": {"fedlease": summary}}
+    assert json.loads(printed) == {
+        "out": str(tmp_path / "run"),
+        "verdict": None,
+        "summaries": {"fedlease": summary},
+    }
     assert said == "a library says hello\n"
 
 

@@ -243,7 +243,7 @@ class TestAllocate:
     def test_singletons_are_reported(self) -> None:
         allocation = allocate(at_angles(a=0, b=2, c=180))
         assert allocation.assignment == {"a": 0, "b": 0, "c": 1}
-        assert allocation.warnings == ("expert 1 has one client, 'c': it is trained without aggregation",)
+        assert allocation.warnings == ("expert 2 has one client, 'c': it is trained without aggregation",)
 
     def test_modules_without_direction_are_reported(self) -> None:
         b = {c: {"q": torch.ones(2, 1), "v": torch.zeros(2, 1)} for c in ("a", "b", "c")}

@@ -146,7 +146,7 @@ def test_an_unsure_client_joins_the_expert_that_it_chose_by_loss() -> None:
     joined = halves.aggregate(state, [*others, answer("b0", task, 40, choice=3)])
     assert joined.assignment == {"a0": 0, "a1": 0, "b0": 1, "c0": 1, "c1": 1} and len(joined.experts) == 2
     assert joined.centroids.units.equal(state.centroids.units[[0, 2]]), "late clients find the same experts"
-    assert any("expert 1 has one client, 'b0'" in note for note in state.allocation.warnings)
+    assert any("expert 2 has one client, 'b0'" in note for note in state.allocation.warnings)
     assert not any("has one client" in note for note in joined.allocation.warnings), "it no longer stands alone"
     assert joined.allocation.num_experts == 2 and "'b0'" in joined.notes[-1] and "c0" in joined.notes[-1]
     alone = halves.aggregate(state, [*others, answer("b0", task, 40, choice=0)])

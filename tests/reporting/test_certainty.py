@@ -61,10 +61,10 @@ def test_the_table_tells_reliability_and_decision_of_every_client(tmp_path: Path
     table = certainty_table(read_run(on_halves(tmp_path)))
     assert table is not None
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["a0", "0", "0.50", "sure", "0.95 ± 0.10", "expert 1: 0.20 ± 0.05"],
-        ["a1", "0", "0.25", "sure", "0.95 ± 0.10", "expert 1: 0.40 ± 0.15"],
-        ["b0", "1", "0.38", "sure", "none", "expert 0: 0.30 ± 0.10"],
-        ["b1", "2", "0.03", "not learnt yet", "unknown", "unknown"],
+        ["a0", "1", "0.50", "sure", "0.95 ± 0.10", "expert 2: 0.20 ± 0.05"],
+        ["a1", "1", "0.25", "sure", "0.95 ± 0.10", "expert 2: 0.40 ± 0.15"],
+        ["b0", "2", "0.38", "sure", "none", "expert 1: 0.30 ± 0.10"],
+        ["b1", "3", "0.03", "not learnt yet", "unknown", "unknown"],
     ]
     words = certainty_words(read_run(tmp_path))
     assert words[1] == "The decision was sure for 3 of 4 clients."
@@ -96,7 +96,7 @@ def test_the_page_has_table_and_picture_in_place_of_distances_and_silhouettes(tm
     figures = embedded(page)["figures"]
     assert "similarities" in figures and not {"distances", "dendrogram", "silhouettes"} & set(figures)
     section = page.split('<section id="allocation">')[1].split("</section>")[0]
-    assert "not learnt yet" in section and re.search(r"expert 1: 0\.40 ± 0\.15", section)
+    assert "not learnt yet" in section and re.search(r"expert 2: 0\.40 ± 0\.15", section)
 
 
 def test_where_nobody_has_learnt_there_is_a_table_and_no_empty_picture(tmp_path: Path) -> None:
@@ -133,7 +133,8 @@ def test_the_terminal_has_a_line_on_groups_and_one_on_who_is_unsure(tmp_path: Pa
     text = to.export_text()
     assert "2 groups by corrected similarity, of 3 clients that have learnt enough" in text.splitlines()
     assert "1 client not learnt yet, alone for now: b1 (0.03)" in text.splitlines()
-    assert "silhouette" not in text and "note" not in text
+    assert "Experts are counted from 1 here" in text
+    assert "ilhouette" not in text and "note" not in text
 
 
 def test_who_could_not_be_halved_has_too_few_rows_and_nobody_unsure_needs_no_line(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from fedlease.reporting.run.figures_run import bytes_figures, score_figures, sec
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.tables import bytes_table, client_table, task_table
 from fedlease.reporting.run.usage_numbers import short_modules, usage_by_depth, usage_sentence
+from fedlease.reporting.run.verdict import conclude
 from fedlease.reporting.run.words import allocation_words, facts, headline
 
 
@@ -58,7 +59,7 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
 
 
 def test_every_state_has_every_section(tmp_path: Path) -> None:
-    sections = ["run", "warnings", "allocation", "scores", "usage", "bytes", "seconds"]
+    sections = ["verdict", "warnings", "scores", "allocation", "usage", "bytes", "seconds", "run"]
     for folder in (bare(tmp_path / "a"), finished(tmp_path / "b")):
         page = report.write_report(folder).read_text()
         assert re.findall(r'<section id="(\w+)">', page) == sections
@@ -68,8 +69,8 @@ def test_every_figure_has_words_and_a_table(tmp_path: Path) -> None:
     page = report.write_report(finished(tmp_path)).read_text()
     figures = embedded(page)["figures"]
     assert set(figures) == {
-        "distances", "dendrogram", "silhouettes", "score-means", "score-tasks", "usage-depth", "usage-client",
-        "bytes-steps", "seconds-total", "seconds-steps",
+        "verdict", "distances", "dendrogram", "silhouettes", "score-means", "score-tasks", "usage-depth",
+        "usage-client", "bytes-steps", "seconds-total", "seconds-steps",
     }  # fmt: skip
     for name in figures:
         assert re.search(rf'id="plot-{name}" role="img" aria-label="[^"]{{20,}}"', page)
@@ -195,24 +196,26 @@ def test_many_clients_are_drawn_as_groups_and_the_page_does_not_grow_with_their_
     allocation(tmp_path, distances, dict(zip(clients, expert, strict=True)), {"4": 0.8})
     heat = allocation_figures(read_run(tmp_path))[0]
     assert heat.data[0]["z"] == [[None, 1, 1, 1], [1, None, 1, 1], [1, 1, None, 1], [1, 1, 1, 0.2]]
-    assert heat.rows[3] == ("expert 3", "1.000", "1.000", "1.000", "0.200")
+    assert heat.rows[3] == ("expert 4", "1.000", "1.000", "1.000", "0.200")
     assert "4 experts, of 300 clients in all. Mean within groups 0.200, between groups 1.000." in heat.summary
 
 
 def test_the_client_table_has_every_score(run: RunData) -> None:
-    table = client_table(run)
-    assert table.header[-4:] == ("fedlease", "fedit", "local", "own expert only")
+    table = client_table(run, conclude(run))
+    assert table.header[-5:-1] == ("fedlease", "fedit", "local", "own expert only")
     cells = [cell.text for cell in table.rows[0]]
-    assert cells == ["a0", "news", "0", "10", "20", "50.0", "25.0", "90.0", "80.0", "95.0", "80.0"]
+    assert cells[:-1] == ["a0", "news", "1", "10", "20", "50.0", "25.0", "90.0", "80.0", "95.0", "80.0"]
+    assert cells[-1].startswith("\N{MINUS SIGN}5.0 (") and cells[-1].endswith(") too close to tell")
     assert [cell.text for cell in table.rows[0] if cell.best] == ["95.0"]
-    assert [cell.text for cell in table.foot[0]][-4:] == ["70.0", "60.0", "75.0", "60.0"]
-    assert [cell.text for cell in table.foot[1]] == ["clients in the mean", *[""] * 4, *["4 of 4"] * 6]
+    assert [cell.text for cell in table.foot[0]][-5:-1] == ["70.0", "60.0", "75.0", "60.0"]
+    assert [cell.text for cell in table.foot[1]] == ["clients in the mean", *[""] * 4, *["4 of 4"] * 6, ""]
 
 
 def test_a_late_client_is_marked(tmp_path: Path) -> None:
     bare(tmp_path)
     allocation(tmp_path, [row[:3] for row in DISTANCES[:3]], {"a0": 0, "a1": 0, "b0": 1}, {"2": 0.7})
-    assert [row[2].text for row in client_table(read_run(tmp_path)).rows] == ["0", "0", "1", "late"]
+    run = read_run(tmp_path)
+    assert [row[2].text for row in client_table(run, conclude(run)).rows] == ["1", "1", "2", "late"]
 
 
 def test_the_task_table_has_the_means(run: RunData) -> None:
@@ -246,7 +249,7 @@ def test_score_curves(run: RunData) -> None:
 @pytest.mark.parametrize(
     ("method", "names"),
     [
-        ("fedlease", ["expert 0", "expert 1"]),
+        ("fedlease", ["expert 1", "expert 2"]),
         ("fedtreelora", ["own group", "everyone outside it"]),
         ("fedalt", ["own adapter", "mean of the others"]),
         ("feddpa", ["shared adapter", "own adapter"]),
@@ -263,7 +266,7 @@ def test_weights_are_named_by_what_they_belong_to(method: str, names: list[str],
 
 def test_usage_is_stated_as_the_numbers_have_it(tmp_path: Path, run: RunData) -> None:
     assert [(layer.name, layer.overall) for layer in usage_by_depth(run)] == [("0", 2.0), ("1", 1.0)]
-    assert usage_sentence(run).startswith("Deeper layers use fewer experts: the first 1 average 2.00")
+    assert usage_sentence(run).startswith("Deeper layers use fewer experts: the first layer averages 2.00")
     assert "All tasks use about as many" in usage_sentence(run)
     routed = {"m.layer.0.q": 1.0, "m.layer.1.q": 3.0}
     usage = {
@@ -276,7 +279,7 @@ def test_usage_is_stated_as_the_numbers_have_it(tmp_path: Path, run: RunData) ->
     summary(tmp_path, FINALS, expert_usage=usage)
     said = usage_sentence(read_run(tmp_path))
     assert said.startswith(
-        "Deeper layers use more experts: the first 1 average 1.50 experts per token, the last 1 3.50"
+        "Deeper layers use more experts: the first layer averages 1.50 experts per token, the last 3.50"
     )
     assert "Clients of mood use most, 3.00 on average, and those of news least, 2.00." in said
 

@@ -94,7 +94,7 @@ def test_one_client(tmp_path: Path) -> None:
 def test_nothing_separates(tmp_path: Path) -> None:
     allocation(bare(tmp_path), DISTANCES, dict.fromkeys(CLIENTS, 0), {"2": 0.01, "3": 0.04})
     (advice,) = [a for a in advise(read_run(tmp_path)) if a.title == "Nothing separates the clients"]
-    assert "0.040, at k = 3" in advice.text
+    assert "0.040, of 3 groups" in advice.text
 
 
 def test_identical_clients(tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_identical_clients(tmp_path: Path) -> None:
     [
         ({"2": 0.7, "3": 0.3}, 0.05, ()),
         ({"2": 0.7, "3": 0.66}, 0.05, ()),
-        ({"2": 0.7, "3": 0.68}, 0.05, ("k = 3 is nearly as good",)),
-        ({"2": 0.14, "3": 0.01}, 0.05, ("is small",)),
+        ({"2": 0.7, "3": 0.68}, 0.05, ("3 groups would be nearly as good",)),
+        ({"2": 0.14, "3": 0.01}, 0.05, ("stand little apart",)),
         ({"2": 0.5, "3": 0.1}, 0.49, ("barely above",)),
-        ({"2": 0.06, "3": 0.05}, 0.05, ("is small", "barely above", "nearly as good")),
+        ({"2": 0.06, "3": 0.05}, 0.05, ("stand little apart", "barely above", "nearly as good")),
     ],
 )
 def test_a_close_call_is_told(tmp_path: Path, silhouettes: object, least: float, doubts: tuple[str, ...]) -> None:

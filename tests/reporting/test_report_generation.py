@@ -28,6 +28,7 @@ from fedlease.reporting.run.page import write_report
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.samples import LONGEST, MOST_LINES, Passage, shown_samples
 from fedlease.reporting.run.tables import bytes_table, client_table, task_table
+from fedlease.reporting.run.verdict import conclude
 from fedlease.reporting.run.words import facts, headline, score_words
 from fedlease.tasks.metric_words import of_metric
 
@@ -84,8 +85,9 @@ class TestWords:
         ]
 
     def test_columns_are_named_by_the_metric(self, tmp_path: Path) -> None:
-        assert client_table(read_run(generated(tmp_path / "a"))).header[5] == "most frequent answer"
-        assert client_table(read_run(finished(tmp_path / "b"))).header[5] == "majority class"
+        for made, name in ((generated, "most frequent answer"), (finished, "majority class")):
+            run = read_run(made(tmp_path / name))
+            assert client_table(run, conclude(run)).header[5] == name
 
     def test_figures_are_named_by_the_metric(self, tmp_path: Path) -> None:
         means = score_figures(read_run(generated(tmp_path)))[0]
@@ -133,7 +135,7 @@ class TestRoundsWithoutScores:
 class TestSamples:
     def test_a_row_is_shown_once_with_the_answers_of_all_methods(self, tmp_path: Path) -> None:
         shown = shown_samples(read_run(generated(tmp_path)))
-        assert [(entry.client, entry.facts) for entry in shown[:1]] == [("a0", "news, expert 0, ROUGE-1 90.0 %")]
+        assert [(entry.client, entry.facts) for entry in shown[:1]] == [("a0", "news, expert 1, ROUGE-1 90.0 %")]
         (row,) = shown[0].samples
         assert row[0] == Passage("Prompt", ("Where is Oslo?",), "")
         assert [(answer.name, answer.lines) for answer in row[1:]] == [

@@ -85,8 +85,9 @@ def test_steps_are_one_line_each_and_a_score_nobody_took_is_a_dash(terminal: boo
     lines = [line.rstrip() for line in shown({2: 0.25}, terminal=terminal).splitlines()]
     # losses 0.5 and 1.0 have the mean 0.75
     for step in (
-        "fedlease warmup: train loss 0.750 (2 of 3 clients), score on receipt 51.8 (2 of 3 clients), 1.2 kB up, 2.0 s",
-        "fedlease experts 1: score on receipt -, 1.2 kB up, 2.0 s",
+        "fedlease warmup: train loss 0.750 (2 of 3 clients), model received scores 51.8 (2 of 3 clients), 1.2 kB up, "
+        "2.0 s",
+        "fedlease experts 1: model received scores -, 1.2 kB up, 2.0 s",
     ):
         assert [line.endswith(step) if terminal else line == step for line in lines].count(True) == 1
 
@@ -107,14 +108,14 @@ def test_only_where_it_is_no_terminal_a_line_says_that_a_method_begins() -> None
 def test_the_next_command_names_folder_and_client_as_python_strings() -> None:
     last = shown({2: 0.25}, terminal=False).splitlines()[-1]
     call = "fedlease.load('/runs/[red]r[/red]', '[red]x')"
-    assert last == f'Next: python -c "import fedlease; print({call})"'
+    assert last == f'One model: python -c "import fedlease; print({call})"'
 
 
 def test_silhouettes_are_listed_and_their_absence_is_said() -> None:
-    assert "silhouette by k: 2=0.250, 3=0.125" in shown({2: 0.25, 3: 0.125}, terminal=False)
+    assert "Silhouettes: 2 groups 0.250, 3 groups 0.125" in shown({2: 0.25, 3: 0.125}, terminal=False)
     assert "2 experts allocated" in shown({2: 0.25}, terminal=False)
     alone = shown({}, terminal=False)
-    assert "silhouette by k: none" in alone
+    assert "Silhouettes: none" in alone
     assert "1 expert allocated" in alone
 
 

@@ -17,6 +17,7 @@ from fedlease.experiments.compare import compare
 from fedlease.files import locked
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.runner import resume, run_settings
+from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import run_lock
 from fedlease.storage.summary import RESULT
 from fedlease.use.onboard import onboard
@@ -59,6 +60,14 @@ class TestWhatIsLacking:
         resume(out)
         assert (out / "report.html").read_bytes() == (whole / "report.html").read_bytes()
         assert all(path.stat().st_mtime_ns == time for path, time in before.items() if ".report" not in path.name)
+
+    def test_a_run_that_ended_before_its_verdict_gets_it(self, whole: Path, out: Path) -> None:
+        (out / "report.html").unlink()
+        content = json.loads((out / "summary.json").read_text())
+        verdict = content.pop("verdict")
+        RunFiles(out).write_json("summary.json", content)
+        assert resume(out)["fedlease"].content["verdict"] == verdict
+        assert results(out) == results(whole)
 
     @pytest.mark.parametrize("name", ["row_scores.json", "summary.json", "baselines/fedit/row_scores.json"])
     def test_a_result_that_is_missing_is_made_again(self, name: str, whole: Path, out: Path) -> None:

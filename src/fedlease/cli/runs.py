@@ -215,7 +215,8 @@ def _watched(
         if stream is not None:
             stream.close()
     if json_:
-        typer.echo(json.dumps({"out": str(folder), "summaries": summaries}))
+        verdict = next(iter(summaries.values())).get("verdict")
+        typer.echo(json.dumps({"out": str(folder), "verdict": verdict, "summaries": summaries}))
     elif not terminal.finished:
         render_results(folder, summaries, console)
 

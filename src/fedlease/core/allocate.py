@@ -10,6 +10,7 @@ from fedlease.core.choices import Clustering, Linkage
 from fedlease.core.clustering import best_k, cuts, silhouette
 from fedlease.core.distances import Matrices, distances
 from fedlease.core.types import Allocation, ClientId
+from fedlease.core.wording import expert_name
 
 __all__ = ["allocate", "assign", "distances", "regrouped"]
 
@@ -120,7 +121,7 @@ def _allocation(
 def _singletons(assignment: Mapping[ClientId, int]) -> list[str]:
     found = clusters(assignment, assignment) if len(set(assignment.values())) > 1 else {}
     return [
-        f"{SINGLETON}{expert} has one client, {members[0]!r}: it is trained without aggregation"
+        f"{expert_name(expert)} has one client, {members[0]!r}: it is trained without aggregation"
         for expert, members in found.items()
         if len(members) == 1
     ]

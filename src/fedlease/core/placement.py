@@ -10,6 +10,7 @@ from fedlease.core.aggregate import clusters
 from fedlease.core.codec import serialisable
 from fedlease.core.distances import IDENTICAL, Matrices, to_distances, unit_rows
 from fedlease.core.types import ClientId
+from fedlease.core.wording import expert_name
 
 __all__ = ["Centroids", "Placement", "centroids", "chosen_rows", "place"]
 
@@ -52,7 +53,7 @@ class Placement:
     unlike: bool
 
     def __str__(self) -> str:
-        return f"expert {self.expert} at distance {self.distances[self.expert]:.3f}, margin {self.margin:.3f}"
+        return f"{expert_name(self.expert)} at distance {self.distances[self.expert]:.3f}, margin {self.margin:.3f}"
 
 
 def centroids(b: Matrices, assignment: Mapping[ClientId, int], columns: int | None = None) -> Centroids:

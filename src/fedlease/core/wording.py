@@ -3,10 +3,18 @@
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["JOINERS", "counted", "enumerated", "listed", "printable"]
+__all__ = ["COUNTING", "JOINERS", "counted", "enumerated", "expert_name", "listed", "printable"]
 
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 """Persian, Hindi and joined emoji are misspelt without them."""
+
+COUNTING = "Experts are counted from 1 here, and from 0 in files, commands and code."
+"""Stands wherever people read the numbers of experts."""
+
+
+def expert_name(number: int) -> str:
+    """``expert 1`` for expert 0 of files and code: people count from 1."""
+    return f"expert {number + 1}"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -218,8 +218,8 @@ class FedTreeLoRA:
                 replace(layer, labels={**layer.labels, update.client: layer.labels[fellow]}) for layer in layers
             )
             notes.append(
-                f"client {update.client!r} came late and joined group {nearest} of the last layer, {min(d):.3f} from "
-                f"the mean of its warm-ups; the farthest group's is {max(d):.3f} away"
+                f"client {update.client!r} came late and joined group {nearest + 1} of the last layer, {min(d):.3f} "
+                f"from the mean of its warm-ups; the farthest group's is {max(d):.3f} away"
             )
         return replace(state, layers=layers, assignment=dict(layers[-1].labels), notes=tuple(notes))
 

@@ -8,14 +8,18 @@ from typing import Any
 
 from rich.console import Console
 
-from fedlease.core.wording import counted
+from fedlease.core.wording import COUNTING, counted, expert_name
 from fedlease.reporting.formats import escape, print_note
 from fedlease.reporting.means import common_words, left_out_lines
-from fedlease.reporting.tables import Cell, Table, cost_rows, results_table, score
+from fedlease.reporting.tables import Cell, Table, alone_words, cost_rows, results_table, score
+from fedlease.reporting.verdict import gain_table, step_words, verdict_lines
 from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["agreement", "render_onboarding", "render_results"]
+
+CLIENTS_SHOWN = 16
+"""Clients in the table of a terminal; the report has all."""
 
 
 def render_results(
@@ -36,6 +40,8 @@ def render_results(
         printed: warnings of the summaries that were printed before.
     """
     summaries = {method: Summary.model_validate(content) for method, content in contents.items()}
+    first = next(iter(summaries.values()))
+    _render_verdict(first, console)
     table = results_table(summaries)
     console.print(replace(table, foot=(*table.foot, *cost_rows(summaries))).for_terminal())
     for line in [*left_out_lines(summaries), common_words(summaries)]:
@@ -45,18 +51,32 @@ def render_results(
         for warning in dict.fromkeys(summary.warnings):
             if warning not in printed:
                 print_note(console, f"{method}: {warning}")
-    for line in _closing(out, next(iter(summaries.values())), models_here):
+    for line in _closing(out, first, models_here):
         console.print(escape(line), soft_wrap=True)
+
+
+def _render_verdict(summary: Summary, console: Console) -> None:
+    """Prints what came of the run before anything else; nothing where it is not on file."""
+    if summary.verdict is None:
+        return
+    lead, *others = verdict_lines(summary.verdict)
+    console.print(f"\n[bold]{escape(lead)}[/]")
+    for line in others:
+        console.print(escape(line))
+    table = gain_table(summary.verdict, summary.metric, CLIENTS_SHOWN)
+    if table is not None:
+        console.print(table.for_terminal())
 
 
 def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
     """Prints where a newcomer was placed and what it gained, from the content of its ``onboarding.json``."""
-    experts = tuple(f"expert {number}" for number in range(len(content["distances"])))
+    experts = tuple(map(expert_name, range(len(content["distances"]))))
     near = tuple(Cell(f"{d:.3f}", d, best=e == content["expert"]) for e, d in enumerate(content["distances"]))
     console.print(Table("distance of its warm-up to those of each expert's clients", experts, (near,)).for_terminal())
     margin = "" if content["margin"] is None else f", nearer than the next by {content['margin']:.3f}"
-    console.print(f"Client {escape(content['client'])} is placed with expert {content['expert']}{margin}.")
-    rows = tuple((Cell(name), score(value)) for name, value in content["scores"].items())
+    console.print(f"Client {escape(content['client'])} is placed with {expert_name(content['expert'])}{margin}.")
+    console.print(COUNTING)
+    rows = tuple((Cell(alone_words(name)), score(value)) for name, value in content["scores"].items())
     title = f"{of_metric(content['metric']).name} in % on its {content['test_rows']} test rows"
     console.print(Table(title, ("", ""), rows).for_terminal())
     if content["unlike"]:
@@ -89,8 +109,13 @@ def _closing(out: Path, first: Summary, models_here: bool) -> Iterator[str]:
     yield f"All methods: {passes} over each client's rows, {heads}seed {first.seed}."
     yield f"Run folder: {out}, explained in {out / 'report.html'}"
     if not models_here:
+        if first.verdict is not None:
+            yield step_words(first.verdict.next_step, out)
         yield "Every client's model is on its own machine, where its node has a state-dir or model-out."
         return
-    again = f"fedlease run {shlex.quote(str(out / 'config.yaml'))} --set seed={first.seed + 1}"
-    yield f"The same on another seed: {again}"
-    yield f'Next: python -c "import fedlease; print(fedlease.load({str(out)!r}, {next(iter(tasks))!r}))"'
+    if first.verdict is None:
+        again = f"fedlease run {shlex.quote(str(out / 'config.yaml'))} --set seed={first.seed + 1}"
+        yield f"The same on another seed: {again}"
+    yield f'One model: python -c "import fedlease; print(fedlease.load({str(out)!r}, {next(iter(tasks))!r}))"'
+    if first.verdict is not None:
+        yield step_words(first.verdict.next_step, out)

@@ -1,18 +1,29 @@
 """Tables that a terminal, a page and Markdown show alike: the allocation, and the results by method."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table as RichTable
 
 from fedlease.core.types import Allocation
-from fedlease.core.wording import counted, listed, printable
+from fedlease.core.wording import counted, expert_name, listed, printable
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent
 from fedlease.reporting.means import over, own_over, task_means, task_over, with_count
 from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import further_means, of_metric
 
-__all__ = ["Cell", "Table", "allocation_table", "certainty_lines", "cost_rows", "number", "results_table", "score"]
+__all__ = [
+    "Cell",
+    "Table",
+    "allocation_table",
+    "alone_words",
+    "certainty_lines",
+    "cost_rows",
+    "number",
+    "results_table",
+    "score",
+]
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ def allocation_table(allocation: Allocation, tasks: Mapping[str, str]) -> Table:
         members = allocation.members(expert)
         named = [tasks.get(client, "default") for client in members]
         counts = ", ".join(f"{task} x {named.count(task)}" for task in sorted(set(named)))
-        rows.append((number(expert), Cell(", ".join(members)), Cell(counts)))
+        rows.append((number(expert + 1), Cell(", ".join(members)), Cell(counts)))
     caption = f"{counted(allocation.num_experts, 'expert')} allocated"
     return Table(caption, ("expert", "clients", "their tasks"), tuple(rows))
 
@@ -144,6 +155,11 @@ def results_table(summaries: Mapping[str, Summary], clients: Mapping[str, int] |
     foot += [mean_row(name, key, values) for key, name, values in further_means([s.content for s in every])]
     header = ("task", *(["clients"] if clients else []), *summaries, words.majority)
     return Table(f"{words.name} in % on each client's own test rows", header, tuple(rows), tuple(foot))
+
+
+def alone_words(name: str) -> str:
+    """``expert 0 alone``, the key of a score in ``onboarding.json``, as people count; any other name as it is."""
+    return re.sub(r"^expert (\d+) alone$", lambda found: f"{expert_name(int(found[1]))} alone", name)
 
 
 def cost_rows(summaries: Mapping[str, Summary]) -> tuple[Row, ...]:

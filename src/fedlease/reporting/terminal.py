@@ -16,7 +16,7 @@ from rich.progress import (
 
 from fedlease.config.settings import read_values
 from fedlease.core.types import Allocation
-from fedlease.core.wording import counted
+from fedlease.core.wording import COUNTING, counted
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent, print_note
 from fedlease.reporting.results import render_results
 from fedlease.reporting.tables import allocation_table, certainty_lines
@@ -132,12 +132,12 @@ class Terminal:
             print_note(self.console, warning)
 
     def _allocated(self, allocation: Allocation) -> None:
-        scores = ", ".join(f"{k}={score:.3f}" for k, score in allocation.silhouettes.items())
+        scores = ", ".join(f"{k} groups {score:.3f}" for k, score in allocation.silhouettes.items())
         table = allocation_table(allocation, self.tasks).for_terminal()
         found = certainty_lines(allocation)
-        table.caption = None if found else f"silhouette by k: {scores or 'none'}"
+        table.caption = None
         self.console.print(table)
-        for line in found:
+        for line in (COUNTING, *(found or [f"Silhouettes: {scores or 'none'}"])):
             self.console.print(escape(line), soft_wrap=True)
         self._printed.update(allocation.warnings)
         # The lines above name those that have not learnt yet.
@@ -205,7 +205,7 @@ class Terminal:
             loss = f"train loss {sum(losses) / len(losses):.3f} ({len(losses)} of {counted(total, 'client')}), "
         # A dash says that nobody was asked this time; where no round is scored there is nothing to say.
         over = f" ({record['averaged']} of {counted(total, 'client')})" if score is not None else ""
-        scored = f"score on receipt {percent(score)}{over}, " if self._scored else ""
+        scored = f"model received scores {percent(score)}{over}, " if self._scored else ""
         self.console.print(
             f"{record['method']} {name}: {loss}{scored}"
             f"{human_bytes(record['bytes_up'])} up, {human_seconds(record['seconds']['step'])}",

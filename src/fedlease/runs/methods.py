@@ -12,6 +12,8 @@ from fedlease.data.federation import ClientCard
 from fedlease.errors import within_limits
 from fedlease.methods.head import Head
 from fedlease.reporting.run.page import write_report
+from fedlease.reporting.run.reading import read_run
+from fedlease.reporting.run.verdict import conclude
 from fedlease.runs.open import Loaded, build_method, participation_of
 from fedlease.server.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted, StepStarted
 from fedlease.server.loop import RoundLoop
@@ -22,7 +24,7 @@ from fedlease.storage.allocation import write_allocation
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import method_files, read_clients, write_clients
-from fedlease.storage.summary import Summary, contents_of, read_result, write_result
+from fedlease.storage.summary import Summary, contents_of, read_result, write_result, write_summary
 
 __all__ = ["RunInputs", "finished", "run_methods"]
 
@@ -81,7 +83,7 @@ def run_methods(
     with within_limits(f"the run in {out} stopped", f"make room, then go on with: fedlease resume {out}", out):
         _tell(listeners, started)
         summaries = {name: _method(out, inputs, name, listeners) for name in (settings.method, *settings.baselines)}
-        write_report(out)
+        summaries = _concluded(out, settings, summaries)
         _tell(listeners, RunFinished(out, contents_of(summaries)))
     return summaries
 
@@ -89,7 +91,7 @@ def run_methods(
 def finished(out: Path, settings: Settings) -> dict[str, Summary] | None:
     """The summaries of a run that is over, or None where a method's result is not complete.
 
-    A run that ended between its last result and its report gets the report.
+    A run that ended between its last result and its report gets the verdict and the report.
 
     Raises:
         RunFolderError: a result is damaged.
@@ -103,8 +105,19 @@ def finished(out: Path, settings: Settings) -> dict[str, Summary] | None:
         summaries[name] = summary
     # What a node writes of its client's own model has neither rounds nor a report.
     if (out / "state").is_dir() and not (out / "report.html").is_file():
-        write_report(out)
+        return _concluded(out, settings, summaries)
     return summaries
+
+
+def _concluded(out: Path, settings: Settings, summaries: Mapping[str, Summary]) -> dict[str, Summary]:
+    """Adds the verdict, which needs all methods, to the main method's summary, and writes the report last."""
+    main = summaries[settings.method]
+    if main.verdict is None:
+        with within_limits(f"the verdict of {out} was not written", f"make room, then: fedlease resume {out}", out):
+            main = main.model_copy(update={"verdict": conclude(read_run(out))})
+            write_summary(method_files(out, settings, settings.method), main)
+    write_report(out)
+    return {**summaries, settings.method: main}
 
 
 def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listener]) -> Summary:

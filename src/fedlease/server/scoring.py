@@ -83,6 +83,7 @@ def summarise(
         ),
     ]
     means: dict[str, Any] = {key: _mean(listed) if listed else None for key, listed in values.items()}
+    means |= {key: int(totals.get(key, 0)) for key in COUNTED}
     return Summary(
         method=name,
         seed=loop.seed,
@@ -114,7 +115,6 @@ def summarise(
         expert_usage={client: dict(row.usage) for client, row in sorted(found.items()) if row.usage is not None},
         passes=method.budget.passes,
         trainable_parameters=int(totals.get("trainable", 0)),
-        **{key: int(totals.get(key, 0)) for key in COUNTED},
         seconds={
             key.removeprefix("seconds_"): round(value, 2) for key, value in totals.items() if key.startswith("seconds_")
         },

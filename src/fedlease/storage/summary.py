@@ -11,6 +11,7 @@ from pydantic import Field, RootModel
 from fedlease.storage.class_scores import ClassScores
 from fedlease.storage.documents import MOST_EXPERTS, ClientName, Content, Count, Expert, Finite, Name
 from fedlease.storage.run_files import RunFiles
+from fedlease.storage.verdict import Verdict
 
 __all__ = [
     "RESULT",
@@ -25,6 +26,7 @@ __all__ = [
     "read_samples",
     "read_summary",
     "write_result",
+    "write_summary",
 ]
 
 RESULT = ("allocation.json", "allocation.safetensors", "row_scores.json", "samples.json", "summary.json")
@@ -113,6 +115,7 @@ class Summary(Content):
         head_bytes_up: likewise, of heads.
         head_bytes_down: likewise, of heads.
         seconds: phase -> seconds.
+        verdict: what came of the whole run; of the main method, once its baselines are finished.
     """
 
     __pydantic_extra__: dict[str, Finite | None] = Field(init=False)
@@ -148,6 +151,7 @@ class Summary(Content):
     head_bytes_up: Count = 0
     head_bytes_down: Count = 0
     seconds: dict[str, Finite] = Field(default_factory=dict)
+    verdict: Verdict | None = None
 
     @property
     def worst_score(self) -> float | None:
@@ -195,6 +199,15 @@ def write_result(
     files.write_json("row_scores.json", row_scores)
     if samples:
         files.write_json("samples.json", samples)
+    write_summary(files, summary)
+
+
+def write_summary(files: RunFiles, summary: Summary) -> None:
+    """Writes ``summary.json`` alone, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     files.write_json("summary.json", summary.content)
 
 

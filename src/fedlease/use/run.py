@@ -38,6 +38,12 @@ class RunResult:
         """The main method's."""
         return next(iter(self.summaries.values()))
 
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """What came of the run: gains over ``local``, groups, warnings and what to do next."""
+        found: dict[str, Any] = self.summary["verdict"]
+        return found
+
     def load(self, client: ClientId, method: str | None = None, **how: Any) -> Any:
         """The client's personalised model as a ``PeftModel``; ``how`` and all else: see :func:`fedlease.load`."""
         return load(self.out, client, method, **how)

@@ -1,20 +1,17 @@
 """What is unusual in a run, in plain words, with what to do about it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 from fedlease.core.wording import counted, enumerated, listed
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
+from fedlease.reporting.run.certainty import doubts
 from fedlease.reporting.run.data import RunData, mean
+from fedlease.storage.verdict import Advice
 from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["Advice", "advise"]
+__all__ = ["advise"]
 
-SMALL = 0.15
-"""Splits of one single task reach this silhouette after a short warm-up, so a best one below it may be noise."""
-CLOSE = 0.03
-"""A gap between two silhouettes that another seed easily reverses: with four GLUE tasks and eight clients S(4) and S(5)
-were that near on all of five seeds, and 5 was chosen on one."""
 TODO = {
     NOTHING_TO_LEARN: "Give it rows of other labels, or state the labels of its task in data.labels.",
     NO_TEST_ROWS: "Give it test rows, or a larger data.test_fraction.",
@@ -26,23 +23,6 @@ SHOWN = 6
 """Names listed before the rest is counted."""
 
 
-@dataclass(frozen=True)
-class Advice:
-    """One warning.
-
-    Attributes:
-        level: ``act`` where results are missing or at risk, ``look`` where a decision was close, ``note`` otherwise.
-        title: what is the case, in a few words.
-        text: the particulars.
-        todo: what to do about it.
-    """
-
-    level: str
-    title: str
-    text: str
-    todo: str
-
-
 def advise(run: RunData) -> tuple[Advice, ...]:
     """Every warning of a run, finished or not, the urgent ones first."""
     found = [*_progress(run), *_refusals(run), *_grouping(run), *_missing(run), *_scores(run), *_data(run)]
@@ -50,18 +30,22 @@ def advise(run: RunData) -> tuple[Advice, ...]:
     return tuple(sorted(found, key=lambda advice: order[advice.level]))
 
 
+def _advice(level: Any, title: str, text: str, todo: str) -> Advice:
+    return Advice(level=level, title=title, text=text, todo=todo)
+
+
 def _progress(run: RunData) -> Iterator[Advice]:
     unfinished = [method.name for method in run.methods if method.summary is None] + list(run.missing)
     failed = [method.name for method in run.methods if method.steps and method.steps[-1].failed]
     if failed:
-        yield Advice(
+        yield _advice(
             "act",
             "The run stopped",
             f"A step of {enumerated(failed)} had fewer usable updates than min_clients = {run.settings.min_clients}.",
             "Look at the refusals listed here, mend what caused them, then go on with: fedlease resume and the folder.",
         )
     if unfinished:
-        yield Advice(
+        yield _advice(
             "act",
             "Not finished",
             f"No final scores yet for {enumerated(unfinished, SHOWN)}. What is shown are the steps done so far.",
@@ -77,7 +61,7 @@ def _refusals(run: RunData) -> Iterator[Advice]:
                 reasons.setdefault((client, reason), []).append(step.step)
         for (client, reason), steps in reasons.items():
             named = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(map(str, steps))}"
-            yield Advice(
+            yield _advice(
                 "act",
                 f"Update of {client} refused",
                 f"{method.name}, {named}: {reason}. The update was left out of the mean; nothing else changed.",
@@ -90,12 +74,12 @@ def _grouping(run: RunData) -> Iterator[Advice]:
     grouping = run.grouping
     if grouping is None:
         return
-    scores, chosen = grouping.silhouettes, grouping.num_experts
+    chosen = grouping.num_experts
     covered = ("no grouping separates", "expert ", *(f"client {client!r} " for client in grouping.unsure))
     passed_on = [w for w in grouping.warnings if not w.startswith(covered)]
     for warning in passed_on:
         if warning.startswith("B is all zero"):
-            yield Advice(
+            yield _advice(
                 "look",
                 "Modules without direction",
                 warning,
@@ -104,17 +88,17 @@ def _grouping(run: RunData) -> Iterator[Advice]:
             )
         else:
             shown = "distances" if grouping.corrected is None else "similarities"
-            yield Advice("note", "Allocation", warning, f"Read it beside the {shown} below.")
+            yield _advice("note", "Allocation", warning, f"Read it beside the {shown} below.")
     if 0 < len(grouping.unsure) < len(grouping.clients):
         yield _not_learnt(run)
     if chosen == 1 and not grouping.unsure and grouping.corrected is None:
         yield _one_expert(run)
-    elif scores:
+    else:
         yield from _weak_cut(run)
     members = [grouping.members(expert) for expert in range(chosen)]
     single = [clients[0] for clients in members if len(clients) == 1 and clients[0] not in grouping.unsure]
     if chosen > 1 and single:
-        yield Advice(
+        yield _advice(
             "look",
             "Experts with one client",
             f"{enumerated(single, SHOWN)} train alone: their expert is not averaged with anyone's.",
@@ -127,7 +111,7 @@ def _grouping(run: RunData) -> Iterator[Advice]:
         )
     if run.late:
         placed = [warning for warning in run.main.warnings if "came late" in warning]
-        yield Advice(
+        yield _advice(
             "look",
             "Late clients",
             f"{enumerated(run.late, SHOWN)} had no warm-up when the others were allocated. " + ". ".join(placed),
@@ -139,7 +123,7 @@ def _grouping(run: RunData) -> Iterator[Advice]:
 def _not_learnt(run: RunData) -> Advice:
     assert run.grouping is not None
     unsure, became = run.grouping.unsure, [w for w in run.main.warnings if NOT_LEARNT in w]
-    return Advice(
+    return _advice(
         "look",
         "Not learnt yet",
         f"{enumerated(unsure, SHOWN)} had learnt too little of their task to be compared with other clients. "
@@ -153,10 +137,11 @@ def _one_expert(run: RunData) -> Advice:
     scores, least = run.grouping.silhouettes, run.settings.min_silhouette
     if scores:
         best = max(scores, key=lambda k: scores[k])
-        return Advice(
+        return _advice(
             "look",
             "Nothing separates the clients",
-            f"The best silhouette is {scores[best]:.3f}, at k = {best}; it had to be above min_silhouette = {least:g}. "
+            f"The best silhouette is {scores[best]:.3f}, of {best} groups; it had to be above min_silhouette = "
+            f"{least:g}. "
             "One expert is trained by all, which is federated averaging.",
             "If the clients do differ, warm up longer (warmup.epochs). To split in any case, set min_silhouette=-1.",
         )
@@ -165,31 +150,20 @@ def _one_expert(run: RunData) -> Advice:
         if len(run.grouping.clients) < 3
         else "The clients' warm-up results are identical, so there is nothing to group by."
     )
-    return Advice("look", "One expert", why, "Add clients, or compare with fedit and local as baselines.")
+    return _advice("look", "One expert", why, "Add clients, or compare with fedit and local as baselines.")
 
 
 def _weak_cut(run: RunData) -> Iterator[Advice]:
-    assert run.grouping is not None
-    scores, chosen, least = run.grouping.silhouettes, run.grouping.num_experts, run.settings.min_silhouette
-    best = scores[chosen]
-    others = [k for k in scores if k != chosen]
-    doubts = []
-    if best < SMALL:
-        doubts.append(f"S({chosen}) = {best:.3f} is small: splits of one single task reach about {SMALL:g}")
-    if best - least < CLOSE:
-        doubts.append(f"S({chosen}) = {best:.3f} is barely above min_silhouette = {least:g}")
-    if others:
-        second = max(others, key=lambda k: scores[k])
-        if best - scores[second] < CLOSE:
-            doubts.append(f"k = {second} is nearly as good as the chosen {chosen}: {scores[second]:.3f} to {best:.3f}")
-    if doubts:
-        products = "; so may products B A (fedlease.signal=BA)" if run.settings.fedlease.signal == "B" else ""
-        yield Advice(
+    if found := doubts(run):
+        half = run.settings.fedlease.signal == "B"
+        compared = "; so may fedlease.signal=BA, which compares whole updates" if half else ""
+        sentence = "; ".join(found)
+        yield _advice(
             "look",
             "The number of experts was a close call",
-            "; ".join(doubts) + ".",
-            "Repeat with other seeds before reading much into M. A longer warm-up (warmup.epochs) makes the groups "
-            f"clearer{products}; max_experts bounds them.",
+            f"{sentence[0].upper()}{sentence[1:]}.",
+            "Repeat with other seeds before reading much into it. A longer warm-up (warmup.epochs) makes the groups "
+            f"clearer{compared}; max_experts bounds them.",
         )
 
 
@@ -201,7 +175,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
     below = [c for c in sorted(finals) if (m := rows[c].majority) is not None and finals[c] <= m]
     if below:
         words = of_metric(run.metric)
-        yield Advice(
+        yield _advice(
             "look",
             "No better than guessing",
             f"For {enumerated(below, SHOWN)} the model scores no higher than always {words.majority_rule}.",
@@ -210,7 +184,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
     alone = {client: score for client in finals if (score := rows[client].own_expert) is not None}
     own, mixed = mean(alone.values()), mean(finals[client] for client in alone)
     if own is not None and mixed is not None and own > mixed:
-        yield Advice(
+        yield _advice(
             "look",
             "The mixture does not pay",
             f"The own expert alone scores {100 * own:.1f} %, the mixture of experts {100 * mixed:.1f} %.",
@@ -219,7 +193,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
     tested = mean(rows[client].num_test for client in finals)
     if tested is not None and tested < 100:
         worst = 50 / tested**0.5
-        yield Advice(
+        yield _advice(
             "note",
             "Few test rows",
             f"A client has {tested:.0f} test rows on average, so that the score of one client has a standard error of "
@@ -227,7 +201,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
             "Read means over clients, not single clients, or raise data.test_rows.",
         )
     if len(run.methods) > 1:
-        yield Advice(
+        yield _advice(
             "note",
             "One seed",
             "All numbers are of one run with one seed.",
@@ -243,7 +217,7 @@ def _missing(run: RunData) -> Iterator[Advice]:
             reasons.setdefault(reason, []).append(client)
         total = (method.summary and method.summary.num_clients) or len(run.clients)
         for reason, clients in reasons.items():
-            yield Advice(
+            yield _advice(
                 "look",
                 "Left out of the means",
                 f"{method.name}: {enumerated(clients, SHOWN)} of {counted(total, 'client')}: {reason}.",
@@ -253,9 +227,9 @@ def _missing(run: RunData) -> Iterator[Advice]:
         known = set(run.grouping.warnings) if run.grouping is not None else set[str]()
         for warning in method.warnings:
             if warning not in left | known and "came late" not in warning and NOT_LEARNT not in warning:
-                yield Advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
+                yield _advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
     for client, reason in run.environment.skipped_clients.items():
-        yield Advice(
+        yield _advice(
             "look",
             f"Client {client} skipped",
             reason,
@@ -267,4 +241,4 @@ def _data(run: RunData) -> Iterator[Advice]:
     for warning in run.environment.data_warnings:
         mute = "learns nothing" in warning
         todo = TODO[NOTHING_TO_LEARN] if mute else "Nothing, if this is what you expect of these rows."
-        yield Advice("look" if mute else "note", "Data", warning, todo)
+        yield _advice("look" if mute else "note", "Data", warning, todo)

@@ -1,7 +1,7 @@
 """What a report is drawn from: a run, finished or not, as frozen values."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedlease.config.settings import Settings
@@ -15,7 +15,10 @@ from fedlease.storage.summary import Summary, Usage
 from fedlease.tasks.base import Task
 from fedlease.tasks.registry import make_task
 
-__all__ = ["MethodRun", "Point", "RunData", "Sample", "mean"]
+__all__ = ["ALONE", "MethodRun", "Point", "RunData", "Sample", "mean"]
+
+ALONE = "local"
+"""The method that shares nothing: what joining a federation is worth is measured against it."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class MethodRun:
         steps: finished so far.
         summary: None while the method is not finished.
         points: score curve by passes, the final scores last where the method is finished.
+        row_scores: client -> score of every test row in order; {} while not finished, or not on file.
     """
 
     name: str
     steps: tuple[Line, ...]
     summary: Summary | None
     points: tuple[Point, ...]
+    row_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def finals(self) -> dict[str, float]:
@@ -128,6 +133,12 @@ class RunData:
     def main(self) -> MethodRun:
         """The method that the run is about."""
         return self.methods[0]
+
+    @property
+    def alone(self) -> MethodRun | None:
+        """Training without any sharing, as a finished baseline; None without it, and where it is the main method."""
+        done = (method for method in self.methods if method.name == ALONE and method.summary is not None)
+        return None if self.main.name == ALONE else next(done, None)
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
 from fedlease.core.types import Allocation
-from fedlease.core.wording import counted
+from fedlease.core.wording import counted, expert_name
 from fedlease.reporting.drawing import PALETTE, SYMBOLS, Figure, axis, base_layout, label, level_line
 from fedlease.reporting.run.certainty import known_similarities
 from fedlease.reporting.run.data import RunData
@@ -107,7 +107,7 @@ def _pairs(run: RunData, grouping: Allocation, measure: _Measure, values: NDArra
         ]
         for i, row in enumerate(matrix)
     ]
-    who = [f"{label(client)} (expert {expert})" for client, expert in zip(order, experts, strict=True)]
+    who = [f"{label(client)} ({expert_name(expert)})" for client, expert in zip(order, experts, strict=True)]
     hover = [
         [f"{a}<br>{b}<br>{measure.names[0]} {value}" for b, value in zip(who, row, strict=True)]
         for a, row in zip(who, shown, strict=True)
@@ -142,7 +142,7 @@ def _blocks(matrix: NDArray[np.float64], experts: Sequence[int], measure: _Measu
     numbers = sorted(set(experts))
     members = [np.flatnonzero(np.asarray(experts) == expert) for expert in numbers]
     means = [[_mean(matrix[np.ix_(a, b)]) for b in members] for a in members]
-    names = [f"expert {number}" for number in numbers]
+    names = [expert_name(number) for number in numbers]
     text = f"Mean {measure.names[1]} between the groups of {counted(len(numbers), 'expert')}, "
     text += f"of {counted(len(experts), 'client')} in all. {measure.meaning}{_means(matrix, experts, measure)} "
     text += f"A group of one client has no {measure.names[0]} within. allocation.json has every pair."
@@ -196,7 +196,7 @@ def _dendrogram(run: RunData, grouping: Allocation) -> Figure:
         style = {"size": 8, "symbol": SYMBOLS[expert % len(SYMBOLS)], "color": PALETTE[expert % len(PALETTE)]}
         traces.append(
             {"type": "scatter", "mode": "markers", "x": [0.0] * len(places), "y": places, "marker": style,
-             "name": f"expert {expert}", "text": [f"{label(names[p])}, expert {expert}" for p in places],
+             "name": expert_name(expert), "text": [f"{label(names[p])}, {expert_name(expert)}" for p in places],
              "hoverinfo": "text", "cliponaxis": False},
         )  # fmt: skip
     shapes, notes = [], []
@@ -234,19 +234,20 @@ def _silhouettes(run: RunData, grouping: Allocation) -> Figure:
     bars = {
         "type": "bar", "x": ks, "y": [round(scores[k], 4) for k in ks], "width": 0.6, "showlegend": False,
         "marker": {"color": colours, "pattern": hatch},
-        "hovertext": [f"k = {k}: {scores[k]:.3f}" for k in ks], "hoverinfo": "text",
+        "hovertext": [f"{k} groups: {scores[k]:.3f}" for k in ks], "hoverinfo": "text",
         "text": [f"{scores[k]:.3f}" for k in ks], "textposition": "outside", "cliponaxis": False,
     }  # fmt: skip
     layout = base_layout(
-        xaxis=axis("k, number of groups", dtick=1 if len(ks) <= 16 else 5, showgrid=False),
-        yaxis=axis("mean silhouette S(k)"),
+        xaxis=axis("number of groups", dtick=1 if len(ks) <= 16 else 5, showgrid=False),
+        yaxis=axis("mean silhouette"),
         **level_line(least if least > -1 else None, "min_silhouette", f"{least:g}"),
     )
-    text = f"The mean silhouette is highest at k = {best}, with {scores[best]:.3f}. "
-    text += f"It chose M = {chosen}, the hatched bar." if chosen > 1 else "It is not above min_silhouette, so M = 1."
+    text = "The silhouette says how much nearer clients are to their own group than to the next one: 1 is far nearer, "
+    text += f"0 no nearer. It is highest for {best} groups, at {scores[best]:.3f}"
+    text += f", and chose {chosen}, the hatched bar." if chosen > 1 else ": not above min_silhouette, so one expert."
     rows = tuple((str(k), f"{scores[k]:.4f}", "chosen" if k == chosen else "") for k in ks)
     title = "Silhouette by number of groups"
-    return Figure("silhouettes", title, text, (bars,), layout, 320, ("k", "S(k)", ""), rows)
+    return Figure("silhouettes", title, text, (bars,), layout, 320, ("groups", "silhouette", ""), rows)
 
 
 def _tree(grouping: Allocation, method: str) -> dict[str, Any]:

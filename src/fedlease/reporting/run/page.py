@@ -7,27 +7,31 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from fedlease.core.wording import COUNTING
 from fedlease.errors import ConfigError, MissingPackageError, RunFolderError, within_limits
 from fedlease.files import locked, write_atomically
 from fedlease.reporting.comparison.page import write_compare_page
 from fedlease.reporting.drawing import Figure, label
 from fedlease.reporting.rendering import render
 from fedlease.reporting.run import tables, words
-from fedlease.reporting.run.advice import advise
 from fedlease.reporting.run.certainty import certainty_table, certainty_words
 from fedlease.reporting.run.data import RunData
 from fedlease.reporting.run.figures_clients import allocation_figures
 from fedlease.reporting.run.figures_run import bytes_figures, score_figures, seconds_figures, usage_figures
+from fedlease.reporting.run.figures_verdict import verdict_figures
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.samples import shown_samples
 from fedlease.reporting.run.usage_numbers import short_modules, usage_sentence
+from fedlease.reporting.run.verdict import conclude
 from fedlease.reporting.tables import allocation_table
+from fedlease.reporting.verdict import task_lines
 from fedlease.storage.documents import read_object
 from fedlease.storage.run_folder import read_settings
+from fedlease.storage.verdict import Verdict
 
 __all__ = ["write_pictures", "write_report"]
 
-PICTURES = ("distances", "similarities", "dendrogram", "silhouettes", "score-means", "usage-depth")
+PICTURES = ("verdict", "distances", "similarities", "dendrogram", "silhouettes", "score-means", "usage-depth")
 WIDTH = 760
 REPORT_LOCK = ".report.lock"
 """Apart from the run's: a report of a run that is going on is written while it goes on."""
@@ -87,7 +91,7 @@ def write_pictures(out: Path, folder: Path) -> list[Path]:
     browser = next((found for found in browsers if found), None)
     if browser is None:
         raise ConfigError("pictures: neither chromium nor google-chrome is found; install one or set BROWSER_PATH")
-    figures = {name: figure for name, figure in _figures(run).items() if name in PICTURES}
+    figures = {name: figure for name, figure in _figures(run, conclude(run)).items() if name in PICTURES}
 
     async def draw() -> dict[str, bytes]:
         # Without MathJax nothing is fetched. A browser run by root cannot use its sandbox.
@@ -120,7 +124,8 @@ def _is_comparison(out: Path) -> bool:
 
 
 def _render(run: RunData) -> str:
-    figures = _figures(run)
+    verdict = conclude(run)
+    figures = _figures(run, verdict)
     tasks = {client: row.task for client, row in run.clients.items()}
     return render(
         "report.html",
@@ -131,12 +136,14 @@ def _render(run: RunData) -> str:
         run=run,
         headline=words.headline(run),
         facts=words.facts(run),
-        advice=advise(run),
+        verdict=verdict,
+        task_lines=task_lines(verdict),
+        counting=COUNTING,
         allocation_words=[*words.allocation_words(run), *certainty_words(run)],
         allocation_table=allocation_table(run.grouping, tasks) if run.grouping else None,
         certainty_table=certainty_table(run),
         score_words=words.score_words(run),
-        client_table=tables.client_table(run),
+        client_table=tables.client_table(run, verdict),
         task_table=tables.task_table(run),
         samples=shown_samples(run),
         usage_words=usage_sentence(run),
@@ -146,9 +153,10 @@ def _render(run: RunData) -> str:
     )
 
 
-def _figures(run: RunData) -> dict[str, Figure]:
+def _figures(run: RunData, verdict: Verdict) -> dict[str, Figure]:
     groups = (allocation_figures, score_figures, usage_figures, seconds_figures, bytes_figures)
-    return {figure.id: figure for drawn in groups for figure in drawn(run)}
+    every = [*verdict_figures(run, verdict), *(figure for drawn in groups for figure in drawn(run))]
+    return {figure.id: figure for figure in every}
 
 
 def _page_data(run: RunData) -> dict[str, Any]:

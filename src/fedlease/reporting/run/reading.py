@@ -13,7 +13,7 @@ from fedlease.storage.environment import read_environment
 from fedlease.storage.newcomers import read_newcomers
 from fedlease.storage.rounds import Line, read_rounds
 from fedlease.storage.run_folder import method_files, read_clients, read_settings
-from fedlease.storage.summary import Summary, read_summary
+from fedlease.storage.summary import Summary, read_row_scores, read_summary
 
 __all__ = ["read_run"]
 
@@ -51,8 +51,11 @@ def read_run(out: Path) -> RunData:
 
 def _read_method(out: Path, name: str, settings: Settings) -> MethodRun:
     steps = tuple(read_rounds(method_files(out, settings, name).folder))
-    summary = read_summary(method_files(out, settings, name))
-    return MethodRun(name, steps, summary, _points(steps, summary, settings))
+    files = method_files(out, settings, name)
+    summary = read_summary(files)
+    rows = read_row_scores(files) if summary is not None and files.has("row_scores.json") else {}
+    scores = {client: tuple(map(float, values)) for client, values in rows.items()}
+    return MethodRun(name, steps, summary, _points(steps, summary, settings), scores)
 
 
 def _points(steps: Sequence[Line], summary: Summary | None, settings: Settings) -> tuple[Point, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from fedlease.core.wording import counted
+from fedlease.core.wording import counted, expert_name
 from fedlease.errors import RunFolderError
 from fedlease.reporting.formats import percent
 from fedlease.reporting.run.data import RunData, Sample
@@ -74,7 +74,7 @@ def shown_samples(run: RunData) -> tuple[ClientSamples, ...]:
     for client, samples in run.samples.items():
         facts = [run.task(client)]
         if client in experts:
-            facts.append(f"expert {experts[client]}")
+            facts.append(expert_name(experts[client]))
         if client in finals and math.isfinite(finals[client]):
             facts.append(f"{of_metric(run.metric).name} {percent(finals[client])} %")
         shown.append(ClientSamples(client, ", ".join(facts), tuple(_shown(run, sample) for sample in samples)))

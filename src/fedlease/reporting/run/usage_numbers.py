@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fedlease.core.wording import expert_name
 from fedlease.reporting.run.data import RunData, mean
 
 __all__ = ["Depth", "adapter_names", "short_modules", "usage_by_depth", "usage_sentence"]
@@ -64,7 +65,7 @@ def usage_sentence(run: RunData) -> str:
 def adapter_names(method: str, count: int) -> list[str]:
     """What the weights of a method's mixtures belong to, in their order."""
     roles = ROLES.get(method, ())
-    return list(roles) if len(roles) == count else [f"expert {number}" for number in range(count)]
+    return list(roles) if len(roles) == count else [expert_name(number) for number in range(count)]
 
 
 def short_modules(modules: Sequence[str]) -> list[str]:
@@ -79,7 +80,8 @@ def _depth_sentence(layers: tuple[Depth, ...]) -> str:
     half = len(layers) // 2
     first, last = mean(d.overall for d in layers[:half]), mean(d.overall for d in layers[-half:])
     assert first is not None and last is not None  # half is at least 1
-    numbers = f"the first {half} average {first:.2f} experts per token, the last {half} {last:.2f}"
+    which = ("the first layer averages", "the last") if half == 1 else (f"the first {half} average", f"the last {half}")
+    numbers = f"{which[0]} {first:.2f} experts per token, {which[1]} {last:.2f}"
     if last - first > SAME:
         return f"Deeper layers use more experts: {numbers}."
     if first - last > SAME:

@@ -10,7 +10,17 @@ from fedlease.reporting.run.data import MethodRun, RunData, mean
 from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["HEADS", "TIE", "allocation_words", "facts", "headline", "score_words", "span", "time_words"]
+__all__ = [
+    "HEADS",
+    "TIE",
+    "allocation_words",
+    "facts",
+    "headline",
+    "result_sentence",
+    "score_words",
+    "span",
+    "time_words",
+]
 
 TIE = 0.0005
 """Scores nearer than this print alike."""
@@ -25,10 +35,10 @@ DECAY = {"constant": "", "linear": ", which falls to 0 within every local task"}
 def headline(run: RunData) -> list[str]:
     """The result beside the baselines, in sentences that say so where a baseline is better."""
     main, summary = run.main, run.main.summary
-    if summary is None or main.mean is None:
-        return [_standing(run)]
+    text = [result_sentence(run)]
+    if summary is None:
+        return text
     words = of_metric(summary.metric)
-    text = [f"{main.name} reaches a mean {words.name} of {percent(main.mean)} % over {_over(summary)}."]
     text += left_out_lines({method.name: method.summary for method in run.methods if method.summary is not None})
     for other in run.methods[1:]:
         if other.mean is not None:
@@ -41,6 +51,16 @@ def headline(run: RunData) -> list[str]:
     if worst := summary.worst_client:
         text.append(f"The lowest client is {worst.client}, with {percent(summary.worst_score)} %.")
     return text
+
+
+def result_sentence(run: RunData) -> str:
+    """The headline mean of the main method, or how far it has come."""
+    main, summary = run.main, run.main.summary
+    if summary is None or main.mean is None:
+        return _standing(run)
+    return (
+        f"{main.name} reaches a mean {of_metric(summary.metric).name} of {percent(main.mean)} % over {_over(summary)}."
+    )
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:

@@ -1,0 +1,83 @@
+"""How much one score is above another on the same test rows, with a 95 % interval, also of few rows.
+
+Bonett, Price: Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data. Journal
+of Educational and Behavioral Statistics 37, 2012. Newcombe: Interval Estimation for the Difference Between Independent
+Proportions. Statistics in Medicine 17, 1998.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import norm
+
+__all__ = ["Interval", "paired_gain", "unpaired_gain"]
+
+Z = float(norm.ppf(0.975))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference of scores in [-1, 1], and the ends of its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def paired_gain(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> Interval:
+    """How much the first run's mean over clients is above the second's, paired row by row.
+
+    Bonett and Price's adjusted Wald interval: to the rows two are added, one that the first run alone got right and one
+    that the second alone got right, so that few rows never look certain. With several clients these two are spread over
+    all of them; rows count within their client, as in the headline. Over clients with 5 to 300 rows of which 5 to 50 %
+    differ, it leaves out zero by chance in at most 5.3 % (tests).
+
+    Args:
+        first: per client, one score in [0, 1] per test row, (n,); every client has at least one.
+        second: the same clients and rows under the other run.
+
+    Raises:
+        ValueError: no client, or clients or rows that do not match.
+    """
+    gaps = [np.asarray(one, np.float64) - np.asarray(two, np.float64) for one, two in zip(first, second, strict=True)]
+    if not gaps or any(not gap.size for gap in gaps):
+        raise ValueError("paired scores need at least one client, and one row of each")
+    added = 2 / len(gaps)
+    counts = np.array([gap.size + added for gap in gaps])
+    means = np.array([gap.sum() for gap in gaps]) / counts
+    squares = np.array([gap @ gap + added for gap in gaps]) / counts
+    half = Z * math.sqrt(((squares - means**2) / counts).sum()) / len(gaps)
+    return _interval(float(np.mean([gap.mean() for gap in gaps])), means.mean() - half, means.mean() + half)
+
+
+def unpaired_gain(first: Sequence[tuple[float, int]], second: Sequence[tuple[float, int]]) -> Interval:
+    """How much the first run's mean over clients is above the second's, where scores of single rows are not at hand.
+
+    Newcombe's interval (method 10) of Wilson's intervals of both scores. It takes the rows for different ones, and is
+    wider than :func:`paired_gain` where both runs are right and wrong on much the same rows.
+
+    Args:
+        first: per client, a mean score in [0, 1] and the number of test rows, at least 1.
+        second: the same clients under the other run.
+    """
+    gaps = [one - two for (one, _), (two, _) in zip(first, second, strict=True)]
+    down = up = 0.0
+    for (one, rows), (two, others) in zip(first, second, strict=True):
+        (low, high), (other_low, other_high) = _wilson(one, rows), _wilson(two, others)
+        down += (one - low) ** 2 + (other_high - two) ** 2
+        up += (high - one) ** 2 + (two - other_low) ** 2
+    mean = sum(gaps) / len(gaps)
+    return _interval(mean, mean - math.sqrt(down) / len(gaps), mean + math.sqrt(up) / len(gaps))
+
+
+def _wilson(score: float, rows: int) -> tuple[float, float]:
+    centre = (score + Z**2 / (2 * rows)) / (1 + Z**2 / rows)
+    half = Z * math.sqrt(score * (1 - score) / rows + Z**2 / (4 * rows**2)) / (1 + Z**2 / rows)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _interval(difference: float, low: float, high: float) -> Interval:
+    return Interval(difference, max(-1.0, float(low)), min(1.0, float(high)))

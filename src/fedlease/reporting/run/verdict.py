@@ -1,0 +1,199 @@
+"""The verdict of a run, computed here alone and shown alike by terminal, ``--json``, ``summary.json`` and report."""
+
+import shlex
+from collections.abc import Collection, Mapping
+
+from fedlease.core.intervals import Interval, paired_gain, unpaired_gain
+from fedlease.core.wording import counted, enumerated
+from fedlease.reporting.formats import percent
+from fedlease.reporting.run.advice import advise
+from fedlease.reporting.run.certainty import decisions, doubts
+from fedlease.reporting.run.data import ALONE, MethodRun, RunData
+from fedlease.reporting.run.words import result_sentence
+from fedlease.reporting.verdict import gain_words
+from fedlease.storage.verdict import Advice, ClientVerdict, Gain, Groups, NextStep, TaskVerdict, Verdict
+from fedlease.tasks.metric_words import of_metric
+
+__all__ = ["ROW_METRIC", "conclude"]
+
+NAMED = 4
+"""Clients that a sentence names with their losses."""
+SAME = 1e-6
+"""A headline metric that differs more from the mean of the row scores is none of single rows, as macro F1 is."""
+ROW_METRIC = "accuracy"
+"""What row scores of a classifier are when the headline metric is none of single rows."""
+
+
+def conclude(run: RunData) -> Verdict:
+    """What came of a run, finished or not.
+
+    Gains are those of the main method over ``local``, paired over each client's own test rows where the scores of rows
+    of both are on file (:func:`fedlease.core.intervals.paired_gain`), else from the two mean scores and the number of
+    rows (:func:`~fedlease.core.intervals.unpaired_gain`).
+    """
+    advice = advise(run)
+    groups = _groups(run)
+    if run.main.summary is None:
+        return Verdict(
+            sentences=[result_sentence(run)], groups=groups, next_step=_first_step(advice), warnings=list(advice)
+        )
+    finals, alone = run.main.finals, run.alone
+    both = sorted(run.main.averaged.keys() & alone.averaged.keys()) if alone is not None else []
+    metric = _gain_metric(run, alone, both)
+    gains = {client: _gain(run, [client], metric) for client in both}
+    verdict = Verdict(
+        sentences=[],
+        against="local" if both else None,
+        metric=metric,
+        gain=_gain(run, both, metric) if both else None,
+        clients={
+            client: ClientVerdict(
+                task=run.main.summary.per_client[client].task,
+                score=score,
+                local=alone.finals.get(client) if alone is not None else None,
+                gain=gains.get(client),
+                effect=gains[client].effect if client in gains else None,
+            )
+            for client, score in sorted(finals.items())
+        },
+        tasks=_by_task(run, gains, metric),
+        groups=groups,
+        next_step=NextStep(text=""),
+        warnings=list(advice),
+    )
+    return verdict.model_copy(update={"sentences": _sentences(run, verdict), "next_step": _next(run, verdict)})
+
+
+def _gain_metric(run: RunData, alone: MethodRun | None, clients: Collection[str]) -> str:
+    """The metric that gains are in: the headline, unless that is a metric of all rows together."""
+    of_all_rows = any(
+        abs(sum(rows) / len(rows) - method.finals[client]) > SAME
+        for method in (run.main, alone)
+        if method is not None
+        for client in clients
+        if (rows := method.row_scores.get(client))
+    )
+    return ROW_METRIC if of_all_rows else run.metric
+
+
+def _gain(run: RunData, clients: list[str], metric: str) -> Gain:
+    assert run.alone is not None
+    rows = [[method.row_scores.get(client, ()) for client in clients] for method in (run.main, run.alone)]
+    if all(one and len(one) == len(two) for one, two in zip(*rows, strict=True)):
+        return _typed(paired_gain(rows[0], rows[1]), paired=True)
+    scores = [
+        [(_score(method, client, metric), _tested(method, client)) for client in clients]
+        for method in (run.main, run.alone)
+    ]
+    return _typed(unpaired_gain(scores[0], scores[1]), paired=False)
+
+
+def _score(method: MethodRun, client: str, metric: str) -> float:
+    assert method.summary is not None
+    value = (method.summary.per_client[client].model_extra or {}).get(metric, method.finals[client])
+    return min(1.0, max(0.0, float(value)))
+
+
+def _tested(method: MethodRun, client: str) -> int:
+    assert method.summary is not None
+    return max(1, method.summary.per_client[client].num_test)
+
+
+def _typed(found: Interval, *, paired: bool) -> Gain:
+    return Gain(difference=found.difference, low=found.low, high=found.high, paired=paired)
+
+
+def _by_task(run: RunData, gains: Mapping[str, Gain], metric: str) -> dict[str, TaskVerdict]:
+    members: dict[str, list[str]] = {}
+    for client in gains:
+        members.setdefault(run.task(client), []).append(client)
+    if len(members) < 2:
+        return {}
+    effects = {client: gain.effect for client, gain in gains.items()}
+    found = {}
+    for task, clients in sorted(members.items()):
+        of = [effects[client] for client in clients]
+        counts = {effect: of.count(effect) for effect in ("helps", "costs", "unclear")}
+        found[task] = TaskVerdict(gain=_gain(run, clients, metric), **counts)
+    return found
+
+
+def _sentences(run: RunData, verdict: Verdict) -> list[str]:
+    result = result_sentence(run)
+    if run.main.name == ALONE:
+        return [result, "Every client trained alone: this is what other methods are compared with."]
+    if verdict.gain is None:
+        return [result, f"Whether joining pays is not known: the run has no baseline {ALONE} to compare with."]
+    name = "" if verdict.metric == run.metric else f" in {of_metric(verdict.metric).name}"
+    mean = f"The mean gain over {ALONE} is {gain_words(verdict.gain)} points{name}."
+    return [_joining(verdict), f"{result} {mean}"]
+
+
+def _joining(verdict: Verdict) -> str:
+    """``Joining helps 3 of 5 clients; costs radiology 8.0 points; ...``."""
+    helps, costs, unclear = (verdict.having(effect) for effect in ("helps", "costs", "unclear"))
+    total = counted(len(helps) + len(costs) + len(unclear), "client")
+    if not helps and not costs:
+        return f"Joining makes no difference that the test rows can show, for any of {total}."
+    parts = [f"helps {len(helps)} of {total}" if helps else f"clearly helps none of {total}"]
+    if costs:
+        lost = [f"{c} {percent(-gain.difference)}" for c in costs if (gain := verdict.clients[c].gain) is not None]
+        more = f" points and {len(costs) - NAMED} more" if len(costs) > NAMED else " points"
+        parts.append(f"costs {enumerated(lost[:NAMED])}{more}")
+    if unclear:
+        parts.append(f"for {len(unclear)} the test rows do not tell")
+    return f"Joining {'; '.join(parts)}."
+
+
+def _groups(run: RunData) -> Groups | None:
+    grouping = run.grouping
+    if grouping is None:
+        return None
+    assignment = run.experts()
+    members = [sorted(c for c in assignment if assignment[c] == expert) for expert in range(grouping.num_experts)]
+    found = decisions(run) if grouping.corrected is not None else {}
+    close = sorted(client for client, kind in found.items() if kind == "close call")
+    sure = len(found) - len(close) - len(grouping.unsure)
+    total, doubted = counted(len(assignment), "client"), doubts(run)
+    text = f"{total} in {counted(len(members), 'group')}, each with an expert of its own"
+    if len(members) == 1:
+        text = f"{total} in one group: {'nothing separates them clearly' if not found else 'all share one expert'}"
+    if found:
+        text += f"; sure for {sure} of {counted(len(found), 'client')}"
+        text += f", a close call for {enumerated(close, NAMED)}" if close else ""
+        text += f", not known yet for {enumerated(grouping.unsure, NAMED)}" if grouping.unsure else ""
+    elif len(members) > 1 and grouping.silhouettes:
+        text += "; how many groups was a close call" if doubted else "; the number of groups was a clear choice"
+    return Groups(
+        members=members,
+        certainty="close" if close or grouping.unsure or doubted else "sure",
+        close=close,
+        not_learnt=sorted(grouping.unsure),
+        text=f"{text}.",
+    )
+
+
+def _next(run: RunData, verdict: Verdict) -> NextStep:
+    """The first of these that applies: what is urgent, what is unknown, what harms, what is doubtful, another seed."""
+    act, look = ([item for item in verdict.warnings if item.level == level] for level in ("act", "look"))
+    config = "fedlease run DIR/config.yaml --set"
+    if act:
+        return _first_step(act)
+    if verdict.gain is None and run.main.name != ALONE:
+        baselines = ", ".join([*run.settings.baselines, *([] if ALONE in run.settings.baselines else [ALONE])])
+        text = f"See who gains by joining: run the same with the baseline {ALONE}."
+        return NextStep(text=text, command=f"{config} 'baselines=[{baselines}]'")
+    if costs := verdict.having("costs"):
+        text = f"{costs[0]} is better off alone on these rows: use its model of the method {ALONE}."
+        return NextStep(
+            text=text, command=f"fedlease predict DIR FILE --client {shlex.quote(costs[0])} --method {ALONE}"
+        )
+    if look:
+        return _first_step(look)
+    text = "Repeat it on another seed before relying on the differences."
+    return NextStep(text=text, command=f"{config} seed={run.settings.seed + 1}")
+
+
+def _first_step(advice: Collection[Advice]) -> NextStep:
+    first = next(iter(advice), None)
+    return NextStep(text=f"{first.title}: {first.todo}" if first else "Wait for the run to end.", command="")

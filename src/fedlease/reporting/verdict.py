@@ -1,0 +1,85 @@
+"""The verdict of a run as people read it: lines, and a table of clients with the worst at the top."""
+
+import shlex
+from pathlib import Path
+
+from fedlease.core.wording import counted
+from fedlease.reporting.formats import points
+from fedlease.reporting.tables import Cell, Table, score
+from fedlease.storage.verdict import Effect, Gain, NextStep, Verdict
+from fedlease.tasks.metric_words import of_metric
+
+__all__ = ["EFFECTS", "gain_table", "gain_words", "step_words", "task_lines", "verdict_lines", "worst_first"]
+
+EFFECTS: dict[Effect, str] = {"helps": "helps", "costs": "costs", "unclear": "too close to tell"}
+SHOWN = 6
+"""Tasks that lines name."""
+
+
+def gain_words(gain: Gain) -> str:
+    """``+1.7 (+0.4 to +3.0)``: a gain in points with its 95 % interval."""
+    return f"{points(gain.difference)} ({points(gain.low)} to {points(gain.high)})"
+
+
+def step_words(step: NextStep, out: Path | None = None) -> str:
+    """What to do next, with the command where there is one; ``out`` takes the place of DIR."""
+    command = step.command if out is None else step.command.replace("DIR", shlex.quote(str(out)), 1)
+    return f"Next: {step.text}" + (f" {command}" if command else "")
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """The result, the gains by task, and what was decided."""
+    return [*verdict.sentences, *task_lines(verdict), *([verdict.groups.text] if verdict.groups else [])]
+
+
+def task_lines(verdict: Verdict) -> list[str]:
+    """One line with the mean gain of every task, the lowest first; [] where tasks or gains are unknown."""
+    order = sorted(verdict.tasks, key=lambda task: verdict.tasks[task].gain.difference)
+    if not order:
+        return []
+    named = [f"{task} {gain_words(verdict.tasks[task].gain)}" for task in order[:SHOWN]]
+    more = f"; {len(order) - SHOWN} more in the report" if len(order) > SHOWN else ""
+    return [f"Gain by task, in points: {'; '.join(named)}{more}."]
+
+
+def worst_first(verdict: Verdict) -> list[str]:
+    """Clients, those that lose most by joining first; without gains, the lowest scores first."""
+
+    def key(client: str) -> tuple[bool, float, str]:
+        row = verdict.clients[client]
+        return row.gain is None, row.score if row.gain is None else row.gain.difference, client
+
+    return sorted(verdict.clients, key=key)
+
+
+def gain_table(verdict: Verdict, metric: str, most: int | None = None) -> Table | None:
+    """Every client's score, and what joining gains it; None before the run has finished.
+
+    Args:
+        verdict: of the run.
+        metric: key of the headline metric.
+        most: clients that are listed; None lists all.
+    """
+    order = worst_first(verdict)
+    if not order:
+        return None
+    shown = order if most is None or len(order) <= most + 1 else order[:most]
+    rows = []
+    for client in shown:
+        row = verdict.clients[client]
+        cells = [Cell(client), score(row.score)]
+        if verdict.against is not None:
+            gain = row.gain
+            cells += [
+                score(row.local),
+                Cell(gain_words(gain), gain.difference) if gain else Cell("-"),
+                Cell(EFFECTS[row.effect] if row.effect else "not scored by both"),
+            ]
+        rows.append(tuple(cells))
+    name = of_metric(metric).name
+    more = f"; {counted(len(order) - len(shown), 'client')} more in the report" if len(shown) < len(order) else ""
+    if verdict.against is None:
+        return Table(f"{name} in % by client, lowest first{more}", ("client", "score"), tuple(rows))
+    caption = f"{name} in % by client, and the gain over training alone in points{more}"
+    header = ("client", "score", verdict.against, "gain (95 % interval)", "joining")
+    return Table(caption, header, tuple(rows))

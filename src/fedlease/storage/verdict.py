@@ -1,0 +1,126 @@
+"""What came of a run in a few typed values: the ``verdict`` of its ``summary.json``."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedlease.storage.documents import ClientName, Content, Count, Finite
+
+__all__ = ["Advice", "ClientVerdict", "Effect", "Gain", "Groups", "NextStep", "TaskVerdict", "Verdict"]
+
+Effect = Literal["helps", "costs", "unclear"]
+"""Whether the interval of a gain lies above zero, below it, or holds it."""
+
+
+class Gain(Content):
+    """How much a score is above that of ``local``.
+
+    Attributes:
+        difference: in [-1, 1].
+        low: the lower end of the 95 % interval.
+        high: its upper end.
+        paired: whether the interval is over the same test rows of both, or of two proportions.
+    """
+
+    difference: Finite
+    low: Finite
+    high: Finite
+    paired: bool
+
+    @property
+    def effect(self) -> Effect:
+        """What joining does, as far as the test rows tell."""
+        return "helps" if self.low > 0 else "costs" if self.high < 0 else "unclear"
+
+
+class ClientVerdict(Content):
+    """What came of the run for one client; scores in [0, 1], ``gain`` and ``effect`` None where ``local`` has none."""
+
+    task: str
+    score: Finite
+    local: Finite | None = None
+    gain: Gain | None = None
+    effect: Effect | None = None
+
+
+class TaskVerdict(Content):
+    """The mean gain over a task's clients that both scored, and for how many joining helps, costs or is unclear."""
+
+    gain: Gain
+    helps: Count
+    costs: Count
+    unclear: Count
+
+
+class Groups(Content):
+    """What was decided about who shares an expert.
+
+    Attributes:
+        members: clients by expert, from expert 0 on.
+        certainty: ``sure``, or ``close`` where another grouping is nearly as good.
+        close: clients that another grouping fits as well.
+        not_learnt: clients that had learnt too little to be compared with others.
+        text: the same as a sentence.
+    """
+
+    members: list[list[ClientName]]
+    certainty: Literal["sure", "close"]
+    close: list[ClientName] = Field(default_factory=list)
+    not_learnt: list[ClientName] = Field(default_factory=list)
+    text: str
+
+
+class NextStep(Content):
+    """The one thing to do next; in ``command``, where there is one, DIR stands for the run folder."""
+
+    text: str
+    command: str = ""
+
+
+class Advice(Content):
+    """One warning.
+
+    Attributes:
+        level: ``act`` where results are missing or at risk, ``look`` where a decision was close, ``note`` otherwise.
+        title: what is the case, in a few words.
+        text: the particulars.
+        todo: what to do about it.
+    """
+
+    level: Literal["act", "look", "note"]
+    title: str
+    text: str
+    todo: str
+
+
+class Verdict(Content):
+    """What came of a run.
+
+    Attributes:
+        sentences: the result in plain words, the most important one first.
+        against: the baseline that gains are over; None where the run has none.
+        metric: key of the metric that gains are in: the headline, or the accuracy where that is none of single rows.
+        gain: mean over the clients that both scored.
+        clients: by client.
+        tasks: by task; {} where there is one task.
+        groups: None for a method that makes none.
+        next_step: what to do.
+        warnings: everything unusual, the urgent ones first.
+    """
+
+    sentences: list[str]
+    against: Literal["local"] | None = None
+    metric: str = ""
+    gain: Gain | None = None
+    clients: dict[ClientName, ClientVerdict] = Field(default_factory=dict)
+    tasks: dict[str, TaskVerdict] = Field(default_factory=dict)
+    groups: Groups | None = None
+    next_step: NextStep
+    warnings: list[Advice] = Field(default_factory=list)
+
+    def having(self, effect: Effect) -> list[str]:
+        """The clients that joining has this effect on, the largest difference first."""
+        gains = {
+            client: row.gain.difference for client, row in self.clients.items() if row.gain and row.effect == effect
+        }
+        return sorted(gains, key=lambda client: -abs(gains[client]))
