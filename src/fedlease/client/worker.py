@@ -21,6 +21,7 @@ from fedlease.client.messages import (
 from fedlease.client.resident import ResidentModel
 from fedlease.client.store import Private
 from fedlease.client.training import LocalResult, OnBatch, TrainsTasks, local_result
+from fedlease.core.choices import StopMetric
 from fedlease.core.types import ClientModel, ClientTask, Tensors
 from fedlease.data.federation import ClientData
 from fedlease.errors import UpdateRefusedError
@@ -35,11 +36,12 @@ LOST = "has lost its private tensors, and continued from what the server sent"
 
 @dataclass(frozen=True)
 class Client:
-    """A client's rows, raw and tokenised."""
+    """A client's rows, raw and tokenised; those for choices are None where nothing is chosen in the run."""
 
     data: ClientData
     train: Encoded
     test: Encoded
+    valid: Encoded | None = None
 
     @property
     def num_labels(self) -> int:
@@ -130,6 +132,16 @@ class ClientWorker:
         self._resident.load(model, self.client.num_labels, tensors)
         task = self._resident.task
         return (task.refitted_loss if refit else task.mean_loss)(self._resident, rows, self.trainer.optimiser.threads)
+
+    def validate(self, model: ClientModel, metric: StopMetric) -> float:
+        """What the client's validation rows say of its model: the headline metric, or the mean loss."""
+        rows, threads = self.client.valid, self.trainer.optimiser.threads
+        assert rows  # clients without any are not asked
+        self.load(model)
+        task = self._resident.task
+        if metric == "loss":
+            return task.mean_loss(self._resident, rows, threads)
+        return task.measure(self._resident, rows, threads).metrics[task.metric]
 
     def score_untrained(self, model: ClientModel) -> Measured:
         """Scores of the untrained model, which are taken once: a first step may have scored it on receipt."""

@@ -7,11 +7,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic_core import PydanticCustomError
 
 from fedlease.config.choices import Quantisation, Template
-from fedlease.core.choices import LrSchedule
+from fedlease.core.choices import LrSchedule, StopMetric
 
 __all__ = [
     "DEFAULT",
     "BaseSettings",
+    "EarlyStoppingSettings",
     "FlowerSettings",
     "Fraction",
     "GenerationSettings",
@@ -178,6 +179,19 @@ class ScheduleSettings(Section):
     still waits for everyone."""
     replies: Positive = 1
     """Usable updates that close a round under ``first``."""
+
+
+class EarlyStoppingSettings(Section):
+    """Ending a method when rounds no longer help on the clients' validation rows."""
+
+    patience: Positive | None = None
+    """Rounds without a better value after which a method ends and its best round is kept; None makes every round and
+    keeps the last. It needs validation rows (``data.valid_fraction``) and clients in one process."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """How much better counts, in the metric's own unit: 0.01 is one point of a score."""
+    metric: StopMetric = "score"
+    """``score``: the headline metric; ``loss``, which also moves where few rows leave the score as it is. The plain
+    mean over the clients that have validation rows."""
 
 
 class FlowerSettings(Section):

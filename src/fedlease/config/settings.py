@@ -22,6 +22,7 @@ from fedlease.config.methods import (
 from fedlease.config.precedence import as_stated, give_way
 from fedlease.config.sections import (
     BaseSettings,
+    EarlyStoppingSettings,
     FlowerSettings,
     GenerationSettings,
     LoraSettings,
@@ -109,6 +110,8 @@ class Settings(Section):
     are refused before anything is trained."""
     schedule: ScheduleSettings = ScheduleSettings()
     """When a step ends."""
+    early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
+    """When rounds no longer help."""
     filters: tuple[str, ...] = ()
     """What models and updates pass on their way: ``bfloat16`` halves what travels."""
     eval_every: Positive = 1

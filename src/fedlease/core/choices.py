@@ -17,6 +17,7 @@ __all__ = [
     "Routing",
     "Shrink",
     "Signal",
+    "StopMetric",
     "TreeDistance",
     "Unlike",
     "Unsure",
@@ -36,6 +37,7 @@ Linkage = Literal["average", "complete", "single"]
 """How far two clusters are apart, from the distances of their members."""
 
 LrSchedule = Literal["constant", "linear"]
+StopMetric = Literal["score", "loss"]
 """How the learning rate goes over the steps of a stage: it stays, or falls by equal steps to 0 after the last one."""
 
 Clustering = Literal["hierarchical", "spectral"]

@@ -13,6 +13,7 @@ __all__ = [
     "named",
     "over",
     "own_over",
+    "stopped_words",
     "task_means",
     "task_over",
     "with_count",
@@ -48,6 +49,19 @@ def over(summary: Summary) -> str:
     """``3 of 4``: how many of the run's clients the headline mean is over."""
     count = len(averaged(summary))
     return f"{count} of {count if summary.num_clients is None else summary.num_clients}"
+
+
+def stopped_words(summary: Summary) -> str:
+    """Which round early stopping has kept; empty without it."""
+    found = summary.early_stopping
+    if found is None:
+        return ""
+    value = f"{100 * found.value:.1f} %" if found.metric == "score" else f"{found.value:.3f}"
+    kept = f"round {found.best_round}" if found.best_round else "the warm-up"
+    made = (
+        f"stopped after round {found.rounds} of {found.planned}" if found.rounds < found.planned else "made all rounds"
+    )
+    return f"{summary.method} {made} and kept {kept}, whose {found.metric} on validation rows is {value}"
 
 
 def own_over(summary: Summary, key: str) -> int | None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedlease.core.wording import COUNTING, counted, expert_name
 from fedlease.reporting.formats import escape, print_note
-from fedlease.reporting.means import common_words, left_out_lines
+from fedlease.reporting.means import common_words, left_out_lines, stopped_words
 from fedlease.reporting.tables import Cell, Table, alone_words, cost_rows, results_table, score
 from fedlease.reporting.verdict import gain_table, step_words, verdict_lines
 from fedlease.storage.summary import Summary
@@ -44,14 +44,14 @@ def render_results(
     _render_verdict(first, console)
     table = results_table(summaries)
     console.print(replace(table, foot=(*table.foot, *cost_rows(summaries))).for_terminal())
-    for line in [*left_out_lines(summaries), common_words(summaries)]:
+    for line in [*left_out_lines(summaries), common_words(summaries), *map(stopped_words, summaries.values())]:
         if line:
             print_note(console, line)
     for method, summary in summaries.items():
         for warning in dict.fromkeys(summary.warnings):
             if warning not in printed:
                 print_note(console, f"{method}: {warning}")
-    for line in _closing(out, first, models_here):
+    for line in _closing(out, list(summaries.values()), models_here):
         console.print(escape(line), soft_wrap=True)
 
 
@@ -97,7 +97,8 @@ def agreement(tasks: Mapping[str, str], assignment: Mapping[str, int]) -> float 
     return float(adjusted_rand_score([tasks[c] for c in order], [assignment[c] for c in order]))
 
 
-def _closing(out: Path, first: Summary, models_here: bool) -> Iterator[str]:
+def _closing(out: Path, every: list[Summary], models_here: bool) -> Iterator[str]:
+    first = every[0]
     tasks = {client: row.task for client, row in first.per_client.items()}
     if first.assignment and (index := agreement(tasks, first.assignment)) is not None:
         yield (
@@ -105,8 +106,9 @@ def _closing(out: Path, first: Summary, models_here: bool) -> Iterator[str]:
             f"agreement of the groups with the tasks (adjusted Rand index): {index:.2f}"
         )
     heads = f"heads {first.head}, " if of_metric(first.metric).heads else ""
-    passes = counted(first.passes, "pass", "passes")
-    yield f"All methods: {passes} over each client's rows, {heads}seed {first.seed}."
+    least, most = min(s.passes for s in every), max(s.passes for s in every)
+    made = counted(most, "pass", "passes") if least == most else f"{least} to {most} passes, by early stopping,"
+    yield f"All methods: {made} over each client's rows, {heads}seed {first.seed}."
     yield f"Run folder: {out}, explained in {out / 'report.html'}"
     if not models_here:
         if first.verdict is not None:

@@ -206,8 +206,14 @@ class Terminal:
         # A dash says that nobody was asked this time; where no round is scored there is nothing to say.
         over = f" ({record['averaged']} of {counted(total, 'client')})" if score is not None else ""
         scored = f"model received scores {percent(score)}{over}, " if self._scored else ""
+        valid = ""
+        if "valid" in record:
+            found = record["valid"]
+            value = percent(found["mean"]) if found["metric"] == "score" else f"{found['mean']:.3f}"
+            best = ", the best so far" if found["best_round"] == record["round"] else ""
+            valid = f"validation {found['metric']} {value} after it{best}, "
         self.console.print(
-            f"{record['method']} {name}: {loss}{scored}"
+            f"{record['method']} {name}: {loss}{scored}{valid}"
             f"{human_bytes(record['bytes_up'])} up, {human_seconds(record['seconds']['step'])}",
             soft_wrap=True,
         )

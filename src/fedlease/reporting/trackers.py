@@ -94,6 +94,8 @@ def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
             yield f"{event.method}/{key}", record[key], step
         for key, value in record["seconds"].items():
             yield f"{event.method}/seconds/{key}", value, step
+        if "valid" in record:
+            yield f"{event.method}/valid", record["valid"]["mean"], step
         yield f"{event.method}/refused", len(record["refused"]), step
     elif isinstance(event, Allocated):
         for k, value in event.allocation.silhouettes.items():

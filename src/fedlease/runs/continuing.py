@@ -1,5 +1,6 @@
 """A new run that goes on from where a finished one ended; the finished one is only read."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ class Origin:
     def chain(self) -> list[Continued]:
         """The runs that the new one goes on from, the oldest first."""
         name = printable(self.folder.resolve().name, longest=200)
-        last = Continued(run=self.environment.run, name=name, rounds=self.settings.rounds)
+        last = Continued(run=self.environment.run, name=name, rounds=_rounds_behind(self.folder, self.settings))
         return [*self.environment.continued, last]
 
     def prepare(self, settings: Settings, data: object = None, *, new_rows: bool) -> Prepared:
@@ -103,7 +104,15 @@ class Origin:
             again = name == "fedlease" and settings.fedlease.reallocate is not None
             state = with_rows(grouping_again(saved.state, again=again), rows)
             files = method_files(out, settings, name)
-            Checkpoint(files.folder).take_over(replace(saved, state=state, finished=False), lines)
+            if (best := saved.best) is not None:
+                # Under the same terms the old round stays the one to beat.
+                now, then = settings.early_stopping, self.settings.early_stopping
+                same = now.patience is not None and now.metric == then.metric and dict(cards) == dict(self.cards)
+                last = best.step
+                lines = [line for line in lines if json.loads(line)["step"] <= last]
+                best, saved = replace(best, state=state, waited=0) if same else None, replace(saved, step=last)
+            saved = replace(saved, state=state, finished=False, best=best)
+            Checkpoint(files.folder).take_over(saved, lines)
             if state.allocation is not None:
                 write_allocation(files, state.allocation, state.centroids, tasks)
 
@@ -144,7 +153,8 @@ def continued_settings(folder: Path, overrides: Mapping[str, Any] | Sequence[str
         ConfigError: every setting that cannot be changed so.
     """
     old = read_settings(folder)
-    settings = resolve(base=old, overrides=_counted_from(old.rounds, overrides))
+    done = _rounds_behind(folder, old)
+    settings = resolve(base=old, overrides=_counted_from(done, overrides))
     faults = [
         f"{key}: must be {there!r} as in {folder}, which the run goes on from, received {here!r}"
         for key, there, here in differences(old.model_dump(mode="json"), settings.model_dump(mode="json"))
@@ -155,10 +165,8 @@ def continued_settings(folder: Path, overrides: Mapping[str, Any] | Sequence[str
         for name in settings.baselines
         if name not in old.baselines
     ]
-    if settings.rounds <= old.rounds:
-        faults.append(
-            f"rounds: must be above the {old.rounds} of {folder}, received {settings.rounds}; +5 means five more"
-        )
+    if settings.rounds <= done:
+        faults.append(f"rounds: must be above the {done} of {folder}, received {settings.rounds}; +5 means five more")
     if faults:
         raise ConfigError(faults)
     return settings
@@ -189,6 +197,13 @@ def read_origin(folder: Path, settings: Settings) -> Origin:
             )
         steps[name] = saved, checkpoint.history()
     return Origin(folder, old, read_environment(folder), read_clients(folder), steps)
+
+
+def _rounds_behind(folder: Path, settings: Settings) -> int:
+    """Rounds that the main method's models have behind them: fewer than planned where it was stopped early."""
+    summary = read_result(method_files(folder, settings, settings.method))
+    stopped = None if summary is None else summary.early_stopping
+    return settings.rounds - (stopped.planned - stopped.best_round if stopped is not None else 0)
 
 
 def _counted_from(rounds: int, overrides: Mapping[str, Any] | Sequence[str]) -> Mapping[str, Any] | list[str]:

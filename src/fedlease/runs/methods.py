@@ -14,7 +14,7 @@ from fedlease.methods.head import Head
 from fedlease.reporting.run.page import write_report
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.verdict import conclude
-from fedlease.runs.open import Loaded, build_method, participation_of
+from fedlease.runs.open import Loaded, build_method, participation_of, stopping_of
 from fedlease.server.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted, StepStarted
 from fedlease.server.loop import RoundLoop
 from fedlease.server.schedule import make_schedule
@@ -158,6 +158,7 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
         heard,
         settings.seed,
         make_schedule(settings.schedule.until, settings.schedule.replies),
+        stopping_of(settings),
     )
     state = loop.run(adapter)
     write_cards()

@@ -17,6 +17,7 @@ from fedlease.config.settings import Settings
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.codec import digest
 from fedlease.core.types import Budget, ClientId, ClientModel
+from fedlease.core.wording import listed
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
 from fedlease.errors import DataError
@@ -32,6 +33,7 @@ from fedlease.models.sources import ModelSource, locate
 from fedlease.runs.machine import usable_device
 from fedlease.runs.rows import rows_of, rows_of_run
 from fedlease.server.participation import Participation
+from fedlease.server.stopping import EarlyStopping
 from fedlease.storage.environment import read_environment
 from fedlease.storage.run_files import RunFiles
 from fedlease.tasks.encoded import Encoded
@@ -49,6 +51,7 @@ __all__ = [
     "participation_of",
     "prepare",
     "prepared",
+    "stopping_of",
 ]
 
 
@@ -105,7 +108,8 @@ class Loaded:
             DataError: rows that the model cannot take.
         """
         encoded, faults = list[Encoded](), Faults()
-        for rows in (data.train, data.test):
+        chosen_by = (data.valid,) if self.settings.early_stopping.patience is not None and data.valid else ()
+        for rows in (data.train, data.test, *chosen_by):
             try:
                 encoded.append(self.resident.task.encode(rows, self.tokenizer))
             except DataError as error:
@@ -171,7 +175,15 @@ def prepared(federation: Federation, loaded: Loaded) -> Prepared:
     methods = {name: method.method for name, method in methods_of(settings, heads).items()}
     check_batches(loaded.resident, loaded.tokenizer, loaded.adapter, settings.model, methods, sorted(heads))
     cut = loaded.resident.task.warnings([rows for client in clients.values() for rows in (client.train, client.test)])
-    return Prepared(loaded, federation, clients, heads, (*federation.warnings, *loaded.notes, *cut))
+    blind = _without_valid(federation) if settings.early_stopping.patience is not None else ()
+    return Prepared(loaded, federation, clients, heads, (*federation.warnings, *loaded.notes, *cut, *blind))
+
+
+def _without_valid(federation: Federation) -> list[str]:
+    without = [rows.id for rows in federation if not rows.valid]
+    if not without or len(without) == len(federation):
+        return []
+    return [f"early stopping looks at the others alone: no validation rows have {listed(without)}"]
 
 
 def load_run(settings: Settings, out: Path | None = None) -> Loaded:
@@ -259,6 +271,12 @@ def participation_of(settings: Settings) -> Participation:
     """Which clients take part in each round."""
     score_rounds = make_task(settings).score_rounds
     return Participation(settings.clients_per_round, settings.min_clients, settings.eval_every, score_rounds)
+
+
+def stopping_of(settings: Settings) -> EarlyStopping:
+    """What may end a method before its last round."""
+    given = settings.early_stopping
+    return EarlyStopping(given.patience, given.min_delta, given.metric)
 
 
 def optimiser_of(settings: Settings) -> Optimiser:

@@ -10,7 +10,7 @@ from fedlease.client.worker import ClientWorker
 from fedlease.core.types import AdapterSpec, ClientId, ClientTask, Tensors
 from fedlease.errors import RunFolderError
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "Slots"]
 
 Slots = Mapping[ClientId, Mapping[str, Tensors]]
 """Client -> slot -> tensors, see :class:`~fedlease.client.store.Private`."""

@@ -38,8 +38,9 @@ from fedlease.server.ledger import Ledger
 from fedlease.server.participation import Participation
 from fedlease.server.schedule import AllReplies, Schedule
 from fedlease.server.step import Step
+from fedlease.server.stopping import EarlyStopping
 from fedlease.server.transport import Channel
-from fedlease.storage.checkpoint import Checkpoint, Saved
+from fedlease.storage.checkpoint import Best, Checkpoint, Saved
 
 __all__ = ["RoundLoop"]
 
@@ -57,9 +58,11 @@ class RoundLoop:
         listeners: receive every event.
         seed: root seed of the run.
         schedule: when a step ends.
+        stopping: ends the method once rounds no longer help.
         totals: bytes and seconds so far.
         cards: client -> what is known of it.
         unscored: client -> why it has no final scores.
+        best: the round that is kept, once the method has ended; None without early stopping.
     """
 
     name: str
@@ -70,9 +73,11 @@ class RoundLoop:
     listeners: Sequence[Listener]
     seed: int
     schedule: Schedule = field(default_factory=AllReplies)
+    stopping: EarlyStopping = field(default_factory=EarlyStopping)
     totals: dict[str, float] = field(default_factory=dict)
     cards: Mapping[ClientId, ClientCard] = field(default_factory=dict)
     unscored: dict[ClientId, str] = field(default_factory=dict)
+    best: Best | None = None
 
     def __post_init__(self) -> None:
         self._ledger = Ledger(self.channel.workers)
@@ -102,7 +107,7 @@ class RoundLoop:
         self._tell(MethodStarted(self.name, self.method.last_round, saved.step))
         while not saved.finished:
             saved = self._step(saved)
-        self._saved = saved
+        self._saved, self.best = saved, saved.best
         return saved.state
 
     def finish(self, untrained: Callable[[ClientId], ClientModel]) -> dict[ClientId, FinalScores]:
@@ -146,15 +151,23 @@ class RoundLoop:
 
     def _step(self, saved: Saved) -> Saved:
         step = self._plan(saved)
-        if not step.tasks:
-            finished = replace(saved, state=step.state, finished=True)
-            self.checkpoint.commit(finished)
-            return finished
+        if not step.tasks or self.stopping.ends(saved.best):
+            return self._end(replace(saved, state=step.state, finished=True))
         self._tell(StepStarted(self.name, step.phase, step.state.round, tuple(step.tasks)))
         self._score_others(step)
         self._send(step)
         self._require_quorum(step)
-        return self._commit(step, self._aggregate(step))
+        after, workers = self._aggregate(step), self.channel.workers
+        best = self.stopping.compare(self.method, step, after, workers, self._ledger.slots(), saved.best)
+        return self._commit(step, after, best)
+
+    def _end(self, saved: Saved) -> Saved:
+        """The last step; under early stopping the best round takes its place."""
+        if saved.best is not None:
+            saved = replace(saved, state=saved.best.state, private=saved.best.private)
+            self._ledger.restore(saved.private, saved.step, finished=True)
+        self.checkpoint.commit(saved)
+        return saved
 
     def _plan(self, saved: Saved) -> Step:
         """Who is asked for what; newcomers are admitted first."""
@@ -252,7 +265,7 @@ class RoundLoop:
         step.seconds["aggregate"] += time.perf_counter() - begun
         return after
 
-    def _commit(self, step: Step, after: State) -> Saved:
+    def _commit(self, step: Step, after: State, best: Best | None) -> Saved:
         """Writes the checkpoint and the line of ``rounds.jsonl``."""
         counted = self.channel.traffic.take()
         for key, value in {**counted, **{f"seconds_{name}": value for name, value in step.seconds.items()}}.items():
@@ -267,7 +280,7 @@ class RoundLoop:
             **{key: int(value) for key, value in counted.items()},
             "seconds": {key: round(value, 3) for key, value in spent.items()},
         }
-        saved = Saved(self.name, step.number, after, self._ledger.slots(), dict(self.totals))
+        saved = Saved(self.name, step.number, after, self._ledger.slots(), dict(self.totals), best=best)
         self.checkpoint.commit(saved, record)
         if after.allocation is not None and step.state.allocation is None:
             self._tell(Allocated(self.name, after.allocation))

@@ -7,12 +7,13 @@ from fedlease.client.messages import FinalScores
 from fedlease.core.types import ClientId
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import State
+from fedlease.methods.base import State, rounds_for_warmup
 from fedlease.methods.head import WithHead
 from fedlease.server.loop import RoundLoop
 from fedlease.server.transport import COUNTED
+from fedlease.storage.checkpoint import Best
 from fedlease.storage.class_scores import ClassScores, never_predicted_note
-from fedlease.storage.summary import ClientScores, Summary, TaskClients, WorstClient
+from fedlease.storage.summary import ClientScores, Stopped, Summary, TaskClients, WorstClient
 
 __all__ = ["summarise"]
 
@@ -84,6 +85,8 @@ def summarise(
     ]
     means: dict[str, Any] = {key: _mean(listed) if listed else None for key, listed in values.items()}
     means |= {key: int(totals.get(key, 0)) for key in COUNTED}
+    if loop.best is not None:
+        means["early_stopping"] = _stopped(method, loop.best, loop.stopping.metric)
     return Summary(
         method=name,
         seed=loop.seed,
@@ -113,12 +116,27 @@ def summarise(
         **means,
         means_over={"weighted_mean": len(averaged), **{key: len(listed) for key, listed in values.items()}},
         expert_usage={client: dict(row.usage) for client, row in sorted(found.items()) if row.usage is not None},
-        passes=method.budget.passes,
+        passes=_passes(method, state, loop.best),
         trainable_parameters=int(totals.get("trainable", 0)),
         seconds={
             key.removeprefix("seconds_"): round(value, 2) for key, value in totals.items() if key.startswith("seconds_")
         },
     )
+
+
+def _passes(method: WithHead, state: State, best: Best | None) -> int:
+    """Passes over a client's rows that the final models have behind them."""
+    budget = method.budget
+    if best is None:
+        return budget.passes
+    if rounds_for_warmup(method):
+        return budget.passes_before(state.round)
+    return budget.warmup_epochs + (state.round - 1) * budget.local_epochs
+
+
+def _stopped(method: WithHead, best: Best, metric: str) -> Stopped:
+    made = best.round + best.waited
+    return Stopped(metric=metric, value=best.value, best_round=best.round, rounds=made, planned=method.last_round)
 
 
 def _left_out(client: ClientId, loop: RoundLoop, found: Mapping[ClientId, FinalScores]) -> str:

@@ -29,6 +29,7 @@ class Step:
         late: client -> why its update was not waited for.
         unscored: client -> why it has no score, of those that were asked for a score alone.
         seconds: phase -> seconds spent.
+        valid: under early stopping, what validation rows say of the models after it.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Step:
     late: dict[ClientId, str] = field(default_factory=dict)
     unscored: dict[ClientId, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0})
+    valid: dict[str, Any] | None = None
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -76,4 +78,5 @@ class Step:
             "averaged": len(scores),
             "num_clients": len(cards),
             "left_out": {client: reason for client, reason in sorted(reasons.items()) if client not in scores},
+            **({} if self.valid is None else {"valid": self.valid}),
         }

@@ -8,9 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.types import ClientId, Tensors
@@ -20,39 +18,37 @@ from fedlease.methods.base import State
 from fedlease.methods.head import HeadState
 from fedlease.methods.registry import known_methods, load_method
 from fedlease.storage.documents import read_lines
-from fedlease.storage.run_files import MOST_WEIGHTS, Digest, read_sealed, write_sealed
+from fedlease.storage.manifest import BestStep, Entry, Manifest
+from fedlease.storage.run_files import MOST_WEIGHTS, read_sealed, write_sealed
 
-__all__ = ["Checkpoint", "Saved"]
+__all__ = ["Best", "Checkpoint", "Saved"]
 
 TRIES = 5
 """How often a reader starts over because a running process has written another step meanwhile."""
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+@dataclass(frozen=True)
+class Best:
+    """The round whose models did best on validation rows, see :mod:`fedlease.server.stopping`.
 
-    file: Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.safetensors$")]
-    sha256: Digest
+    Attributes:
+        step: that ended it.
+        value: mean over clients of what is compared.
+        state: the method's after it.
+        private: as of :class:`Saved`, after it.
+        waited: rounds made since.
+    """
 
-
-class _Manifest(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    method: str
-    step: Annotated[int, Field(ge=0)]
-    round: Annotated[int, Field(ge=0)]
-    finished: bool
-    rounds_lines: Annotated[int, Field(ge=0)]
-    rounds_sha256: Digest
-    totals: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
-    state: _Entry
-    clients: dict[ClientId, dict[str, _Entry]]
+    step: int
+    value: float
+    state: HeadState | Any
+    private: Mapping[ClientId, Mapping[str, Tensors]]
+    waited: int = 0
 
     @property
-    def named(self) -> set[str]:
-        """The files that it names."""
-        slots = (entry for slots in self.clients.values() for entry in slots.values())
-        return {entry.file for entry in (self.state, *slots)}
+    def round(self) -> int:
+        """Its number; 0 is the warm-up."""
+        return int(self.state.round) - 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,7 @@ class Saved:
         private: client -> slot -> tensors, see :class:`~fedlease.client.store.Private`.
         totals: running sums: bytes, seconds, steps.
         finished: no round is left.
+        best: under early stopping the best round so far, which a finished method has as its state.
     """
 
     method: str
@@ -74,6 +71,7 @@ class Saved:
     private: Mapping[ClientId, Mapping[str, Tensors]]
     totals: Mapping[str, float] = field(default_factory=dict)
     finished: bool = False
+    best: Best | None = None
 
 
 class Checkpoint:
@@ -97,36 +95,38 @@ class Checkpoint:
             RunFolderError: the manifest or a file it names is damaged, missing, or of another version.
         """
         for tries_left in reversed(range(TRIES)):
-            manifest = read_sealed(self.manifest, _Manifest)
+            manifest = read_sealed(self.manifest, Manifest)
             if manifest is None:
                 return None
             try:
                 return self._load(manifest)
             except RunFolderError:
-                if not tries_left or read_sealed(self.manifest, _Manifest) == manifest:
+                if not tries_left or read_sealed(self.manifest, Manifest) == manifest:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def _load(self, manifest: _Manifest) -> Saved:
+    def _load(self, manifest: Manifest) -> Saved:
         if manifest.method not in known_methods():
             raise RunFolderError(f"{self.folder}: its method {manifest.method!r} is not installed here")
         load_method(manifest.method)  # only classes that have been imported can be read
         self.lines()
         self._lines = manifest.rounds_lines
-        state = self._read(manifest.state)
-        if not isinstance(state, State):
-            raise RunFolderError(f"{self.state / manifest.state.file} is damaged: it contains a {type(state).__name__}")
+        found = manifest.best
+        best = None if found is None else Best(found.step, found.value, *self._read_step(found), found.waited)
+        state, private = self._read_step(manifest)
         return Saved(
-            method=manifest.method,
-            step=manifest.step,
-            state=state,
-            private={
-                client: {slot: self._read(entry) for slot, entry in slots.items()}
-                for client, slots in manifest.clients.items()
-            },
-            totals=manifest.totals,
-            finished=manifest.finished,
+            manifest.method, manifest.step, state, private, manifest.totals, finished=manifest.finished, best=best
         )
+
+    def _read_step(self, step: Manifest | BestStep) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
+        """The state and the clients' private tensors of a step."""
+        state = self._read(step.state)
+        if not isinstance(state, State):
+            raise RunFolderError(f"{self.state / step.state.file} is damaged: it contains a {type(state).__name__}")
+        private = {
+            client: {slot: self._read(entry) for slot, entry in slots.items()} for client, slots in step.clients.items()
+        }
+        return state, private
 
     def history(self) -> list[bytes]:
         """The lines of ``rounds.jsonl`` up to the step that :meth:`load` gave."""
@@ -150,7 +150,7 @@ class Checkpoint:
         Raises:
             RunFolderError: they are not those that were written.
         """
-        manifest = read_sealed(self.manifest, _Manifest)
+        manifest = read_sealed(self.manifest, Manifest)
         lines = read_lines(self.rounds)
         if manifest is not None and digest(_joined(lines[: manifest.rounds_lines])) != manifest.rounds_sha256:
             raise RunFolderError(f"{self.rounds} is damaged: its SHA-256 is not the one in the manifest")
@@ -158,7 +158,7 @@ class Checkpoint:
 
     def clean(self) -> None:
         """Deletes files that the manifest does not name and cuts ``rounds.jsonl`` to the manifest's step."""
-        manifest = read_sealed(self.manifest, _Manifest)
+        manifest = read_sealed(self.manifest, Manifest)
         named = set() if manifest is None else manifest.named
         self._lines = 0 if manifest is None else manifest.rounds_lines
         sweep(self.folder)
@@ -184,17 +184,17 @@ class Checkpoint:
         """
         try:
             self.state.mkdir(parents=True, exist_ok=True)
-            state = self._write(dumps(saved.state))
-            clients = {
-                client: {slot: self._write(dumps(dict(tensors))) for slot, tensors in slots.items()}
-                for client, slots in saved.private.items()
-            }
+            state, clients = self._write_step(saved)
+            best = None
+            if (kept := saved.best) is not None:
+                own = self._write_step(kept)
+                best = BestStep(step=kept.step, value=kept.value, waited=kept.waited, state=own[0], clients=own[1])
             written, lines = self._written(), self._lines
             if record is not None:
                 line = _line(record)
                 append(self.rounds, line, len(written))
                 written, lines = written + line, lines + 1
-            manifest = _Manifest(
+            manifest = Manifest(
                 method=saved.method,
                 step=saved.step,
                 round=saved.state.round,
@@ -204,6 +204,7 @@ class Checkpoint:
                 totals=dict(saved.totals),
                 state=state,
                 clients=clients,
+                best=best,
             )
             write_sealed(self.manifest, manifest)
             self._lines = lines
@@ -228,18 +229,25 @@ class Checkpoint:
         except OSError as error:
             raise RunFailedError(f"{self.rounds} cannot be written: {error}; it was to hold {dict(record)}") from error
 
+    def _write_step(self, step: Saved | Best) -> tuple[Entry, dict[ClientId, dict[str, Entry]]]:
+        clients = {
+            client: {slot: self._write(dumps(dict(tensors))) for slot, tensors in slots.items()}
+            for client, slots in step.private.items()
+        }
+        return self._write(dumps(step.state)), clients
+
     def _written(self) -> bytes:
         return _joined(read_lines(self.rounds)[: self._lines])
 
-    def _write(self, blob: bytes) -> _Entry:
+    def _write(self, blob: bytes) -> Entry:
         sha256 = digest(blob)
-        entry = _Entry(file=f"{sha256[:32]}.safetensors", sha256=sha256)
+        entry = Entry(file=f"{sha256[:32]}.safetensors", sha256=sha256)
         path = self.state / entry.file
         if not path.is_file():
             write_atomically(path, blob)
         return entry
 
-    def _read(self, entry: _Entry) -> Any:
+    def _read(self, entry: Entry) -> Any:
         path = self.state / entry.file
         try:
             blob = read_file(path, MOST_WEIGHTS)

@@ -16,6 +16,7 @@ from fedlease.storage.verdict import Verdict
 __all__ = [
     "RESULT",
     "ClientScores",
+    "Stopped",
     "Summary",
     "TaskClients",
     "Usage",
@@ -77,6 +78,24 @@ class ClientScores(Content):
     choice: Expert | None = None
 
 
+class Stopped(Content):
+    """How early stopping ended a method.
+
+    Attributes:
+        metric: what was compared on validation rows, ``score`` or ``loss``.
+        value: its mean over clients in the best round.
+        best_round: the round that is kept; 0 is the warm-up.
+        rounds: that were made.
+        planned: that would have been made.
+    """
+
+    metric: str
+    value: Finite
+    best_round: Count
+    rounds: Count
+    planned: Count
+
+
 class Summary(Content):
     """The result of one method; means of further metrics are stored under ``mean_<metric>``.
 
@@ -109,6 +128,7 @@ class Summary(Content):
         means_over: key of another mean -> how many clients it is over.
         expert_usage: client -> module -> mean weight of every expert, and experts used per token.
         passes: over a client's own rows for each uploaded model.
+        early_stopping: which round was kept; None without early stopping.
         trainable_parameters: of the adapter, at most, in a step.
         bytes_up: from all clients to the server, heads apart.
         bytes_down: from the server to all clients.
@@ -145,6 +165,7 @@ class Summary(Content):
     means_over: dict[str, Count] = Field(default_factory=dict)
     expert_usage: dict[ClientName, dict[str, Usage]] = Field(default_factory=dict)
     passes: Count = 0
+    early_stopping: Stopped | None = None
     trainable_parameters: Count = 0
     bytes_up: Count = 0
     bytes_down: Count = 0

@@ -70,5 +70,7 @@ def _points(steps: Sequence[Line], summary: Summary | None, settings: Settings) 
             passes = budget.passes_before(step.round)
         merged.setdefault(passes, {}).update(step.scores)  # warm-up waves share the same passes
     if summary is not None:
+        # Early stopping has thrown away what came later.
+        merged = {passes: scores for passes, scores in merged.items() if passes <= summary.passes}
         merged[summary.passes] = averaged(summary)
     return tuple(Point(passes, scores) for passes, scores in sorted(merged.items()) if scores)

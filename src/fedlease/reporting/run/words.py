@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 from fedlease.core.wording import counted
 from fedlease.reporting.formats import human_seconds, percent
-from fedlease.reporting.means import averaged, left_out_lines
+from fedlease.reporting.means import averaged, left_out_lines, stopped_words
 from fedlease.reporting.results import agreement
 from fedlease.reporting.run.data import MethodRun, RunData, mean
 from fedlease.storage.summary import Summary
@@ -85,6 +85,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Skipped", "; ".join(f"{client} ({why})" for client, why in env.skipped_clients.items())),
         ("Train rows", f"{sum(rows):,} in all, {span(rows)} per client"),
         ("Budget", epochs + (f"; {counted(passes, 'pass', 'passes')}" if passes else "")),
+        ("Early stopping", "; ".join(filter(None, (stopped_words(m.summary) for m in run.methods if m.summary)))),
         ("Heads", HEADS[s.head] if run.learnt.words.heads else ""),
         (
             "Optimiser",
