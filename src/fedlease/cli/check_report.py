@@ -4,23 +4,15 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from fedlease.core.wording import counted, listed
-from fedlease.reporting.formats import escape, human_bytes, human_seconds, print_note
+from fedlease.core.wording import counted
+from fedlease.reporting.formats import by_label, escape, human_bytes, human_seconds, print_note
 from fedlease.reporting.tables import Cell, Table, number
 from fedlease.runs.estimate import CheckReport
 
-__all__ = ["by_label", "render_check", "threads_line"]
+__all__ = ["render_check", "threads_line"]
 
 ALIKE = 1.1
 """A number of threads is right that takes at most so many times as long as the fastest."""
-
-LABELS = 6
-"""More labels of a client are only counted."""
-
-
-def by_label(counts: Mapping[str, int]) -> str:
-    """``"no 12, yes 6"``; of many labels the first ones and how many more."""
-    return listed([f"{label} {count:,}" for label, count in counts.items()], LABELS)
 
 
 def render_check(report: CheckReport, console: Console, command: str = "fedlease run") -> None:

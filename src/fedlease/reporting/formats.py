@@ -1,11 +1,22 @@
 """Numbers and names as people read them, on a terminal, on a page and in Markdown."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.markup import escape as escape_markup
 
-from fedlease.core.wording import printable
+from fedlease.core.wording import listed, printable
 
-__all__ = ["escape", "human_bytes", "human_seconds", "percent", "points", "print_note"]
+__all__ = ["by_label", "escape", "human_bytes", "human_seconds", "percent", "points", "print_note"]
+
+
+LABELS = 6
+"""More labels of a client are only counted."""
+
+
+def by_label(counts: Mapping[str, int]) -> str:
+    """``"no 12, yes 6"``; of many labels the first ones and how many more."""
+    return listed([f"{label} {count:,}" for label, count in counts.items()], LABELS)
 
 
 def escape(text: str) -> str:

@@ -1,0 +1,80 @@
+"""The command that describes files of rows: it writes the settings of a federation."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedlease.cli.runs import Set
+from fedlease.cli.shared import app
+from fedlease.core.wording import counted
+from fedlease.reporting.formats import by_label, escape, print_note
+
+if TYPE_CHECKING:
+    from fedlease.runs.initial import Understood
+
+__all__ = ["init"]
+
+CLIENTS = 20
+"""Clients that are listed; more are counted."""
+NOTES = 10
+"""Notes that are printed; more are counted, and `fedlease check` prints them all."""
+
+
+@app.command()
+def init(
+    path: Annotated[
+        Path, typer.Argument(help="A folder with a folder or a file per client, or one file.", metavar="PATH")
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("federation.yaml"),
+    set_: Set = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Look at your files, say what they hold, and write settings that `fedlease run` takes."""
+    from fedlease.runs.initial import check_out, understand, write_settings
+
+    check_out(out, force=force)
+    found = understand(path, set_ or (), str(out))
+    write_settings(found, out, force=force)
+    _render(found, out, Console())
+
+
+def _render(found: "Understood", out: Path, console: Console) -> None:
+    settings = found.settings
+    told = [("files", str(settings.data.path), ""), ("task", settings.task, found.task_why)]
+    told += [(f"{key} column", column, why) for key, (column, why) in found.columns.items()]
+    told += [("model", settings.model, f"needs {found.needed}" if found.needed else "")]
+    console.print(_table("What the files hold", ("", "read as", "because"), told))
+    labelled = any(found.train_by_label.values())
+    clients = [
+        (client, *([by_label(found.train_by_label[client])] * labelled), f"{count:,}", f"{found.test_rows[client]:,}")
+        for client, count in found.train_rows.items()
+    ]
+    header = ("client", *(["train rows by label"] * labelled), "train", "test")
+    console.print(_table(counted(len(clients), "client"), header, clients[:CLIENTS], numbers=2))
+    if len(clients) > CLIENTS:
+        console.print(f"... and {counted(len(clients) - CLIENTS, 'more client')}")
+    for client, reason in found.skipped.items():
+        print_note(console, f"{client} is skipped: {reason}")
+    for note in found.notes[:NOTES]:
+        print_note(console, note)
+    if len(found.notes) > NOTES:
+        console.print(f"... and {counted(len(found.notes) - NOTES, 'more note')}")
+    console.print(f"{escape(str(out))} is written; change what is not right in it.", soft_wrap=True)
+    if found.needed:
+        console.print(f"The model needs: {escape(found.needed)}", soft_wrap=True)
+    console.print(f"Next: {escape(shlex.join(['fedlease', 'check', str(out)]))}", soft_wrap=True)
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> Table:
+    """A table whose last columns hold numbers; that of the reports needs torch, which takes seconds to load."""
+    table = Table(title=title)
+    for place, name in enumerate(header):
+        table.add_column(name, justify="right" if place >= len(header) - numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table

@@ -1,0 +1,264 @@
+"""Guesses what the columns of files hold: texts and labels, or prompts and responses, and who the clients are."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from fedlease.config.tables import RowKind
+from fedlease.data.faults import quoted
+from fedlease.data.reading.rows import Table
+from fedlease.errors import DataError
+
+__all__ = ["Guess", "guess_columns"]
+
+LOOKED_AT = 20_000
+"""Rows from which is guessed, taken evenly from all."""
+
+FEW = 100
+"""A column of more values holds no labels, and no clients unless its name says so."""
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+CLIENTS = _words(
+    "client hospital clinic site centre center institution bank branch department ward party silo organisation "
+    "organization org company tenant node store school region country customer user author"
+)
+LABELS = _words(
+    "label class category target sentiment topic intent urgency priority severity diagnosis outcome type status "
+    "tag grade rating score code"
+)
+TEXTS = _words(
+    "text sentence note report message body content description comment document review abstract transcript "
+    "ticket utterance question title"
+)
+PROMPTS = _words("prompt question instruction query input source request problem")
+RESPONSES = _words("response answer completion output reply target summary solution")
+SPLITS = _words("split fold subset set")
+SPLIT_VALUES = frozenset({"train", "test", "valid", "validation", "dev"})
+"""Words in names of columns, the most telling first."""
+
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("sentence_a", "sentence_b"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("query", "passage"),
+    ("query", "document"),
+)
+"""Names of the two texts of a pair; ``text_pair`` is known without a guess."""
+
+CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "completion"}, {"instruction", "output"})
+"""Columns of rows for generation that are known without a guess."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the columns of some files hold.
+
+    Attributes:
+        kind: what stands beside the text of a row.
+        columns: key of ``data.columns`` -> column, of those whose names are not the defaults.
+        why: key -> from what it was guessed, in words; ``task`` for the kind.
+    """
+
+    kind: RowKind
+    columns: Mapping[str, str] = field(default_factory=dict)
+    why: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column's name, and its values that are not missing."""
+
+    name: str
+    values: Sequence[object]
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The words of its name: ``hospitalId`` and ``hospital_id`` have the word ``hospital``."""
+        apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name)
+        return frozenset(re.findall(r"[^\W\d_]+", apart.lower()))
+
+    def rank(self, words: Sequence[str]) -> int:
+        """The place of the first of some words that its name has; their number where it has none."""
+        singular = self.words | {word.removesuffix("s") for word in self.words}
+        return next((place for place, word in enumerate(words) if word in singular), len(words))
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return [value for value in self.values if isinstance(value, str)]
+
+    @cached_property
+    def length(self) -> float:
+        """Characters of a text, on average."""
+        return sum(map(len, self.texts)) / max(len(self.texts), 1)
+
+    @cached_property
+    def free(self) -> bool:
+        """Whether most values are texts of several words, or long ones where words are not parted by spaces."""
+        if 2 * len(self.texts) <= len(self.values) or not self.texts:
+            return False
+        spaced = sum(text.count(" ") for text in self.texts) / len(self.texts)
+        return spaced >= 1 or (self.length >= 6 and not "".join(self.texts[:50]).isascii())
+
+    @cached_property
+    def distinct(self) -> int:
+        """Different values; 0 where a value is a list or an object."""
+        if any(isinstance(value, list | dict) for value in self.values):
+            return 0
+        return len(set(map(str, self.values)))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it has few values, each of several rows."""
+        return 2 <= self.distinct <= min(FEW, max(2, len(self.values) // 2))
+
+
+_Take = Callable[[str, _Column | None, str], None]
+"""Receives a key of ``data.columns``, the column that it is, and why."""
+
+
+def guess_columns(
+    tables: Sequence[Table], *, clients: bool, stated: Mapping[str, str], kind: RowKind | None = None
+) -> Guess:
+    """Guesses what the columns of tables of one form hold.
+
+    Args:
+        tables: some of the files; the first ones count most.
+        clients: whether a column must name the clients.
+        stated: key of ``data.columns`` -> column, of those that are known; they are not among the result.
+        kind: what stands beside the text of a row, where it is known.
+
+    Raises:
+        DataError: a column that is needed cannot be told; the sentence says how to state it.
+    """
+    columns = _columns(tables)
+    why: dict[str, str] = {}
+    found: dict[str, str] = {}
+    free = [column for column in columns if column.name not in stated.values()]
+
+    def take(key: str, column: _Column | None, reason: str) -> None:
+        if column is not None and key not in stated:
+            free.remove(column)
+            found[key], why[key] = column.name, reason
+
+    if clients:
+        take("client", _named(free, CLIENTS), "by its name")
+    take("split", _split(free), "by its values")
+    kind = kind or _kind(columns, free, stated, why)
+    if kind == "responses":
+        _take_prompts(columns, free, stated, take)
+    else:
+        _take_texts(columns, free, stated, take)
+    if clients and "client" not in {*found, *stated}:
+        left = [column for column in free if column.repeats and not column.free]
+        if len(left) != 1:
+            raise DataError(
+                f"data.columns.client: no column looks to name the clients; {_has(columns)}: add --set "
+                "data.columns.client=COLUMN, or --set data.partition=dirichlet to deal the rows to clients"
+            )
+        take("client", left[0], f"{left[0].distinct} values, the only other column of few")
+    defaults = {key: name for key, name in found.items() if name == key}
+    return Guess(kind, {key: name for key, name in found.items() if key not in defaults}, why)
+
+
+def _columns(tables: Sequence[Table]) -> list[_Column]:
+    names = dict.fromkeys(name for table in tables for name in table.columns)
+    records = [record for table in tables for record in table.records]
+    records = records[:: max(1, len(records) // LOOKED_AT)]
+    values = {name: [record.values.get(name) for record in records] for name in names}
+    return [_Column(name, [v for v in own if v is not None and v != ""]) for name, own in values.items()]
+
+
+def _named(columns: Iterable[_Column], words: Sequence[str]) -> _Column | None:
+    """The column whose name has the most telling of some words."""
+    best = min(columns, key=lambda column: column.rank(words), default=None)
+    return best if best is not None and best.rank(words) < len(words) else None
+
+
+def _split(columns: Sequence[_Column]) -> _Column | None:
+    split = _named(columns, SPLITS)
+    return split if split is not None and split.values and {*map(str, split.values)} <= SPLIT_VALUES else None
+
+
+def _kind(
+    columns: Sequence[_Column], free: Sequence[_Column], stated: Mapping[str, str], why: dict[str, str]
+) -> RowKind:
+    """What stands beside the texts."""
+    names = {column.name for column in columns}
+    form = next((form for form in CHATS if form <= names), None)
+    if {"prompt", "response"} & {*stated} or (form and "label" not in {*names, *stated}):
+        why["task"] = f"by the {'column' if form and len(form) == 1 else 'columns'} {quoted(sorted(form or stated))}"
+        return "responses"
+    texts = [column for column in free if column.free]
+    answers = [c for c in texts if c.rank(RESPONSES) < len(RESPONSES)]
+    asked = [c for c in texts if c.rank(PROMPTS) < len(PROMPTS) and c not in answers]
+    named = [c for c in free if c.rank(LABELS) < len(LABELS) and c not in answers]
+    if answers and asked and not named and "label" not in stated:
+        why["task"] = f"texts to answer in {asked[0].name!r}, answers in {answers[0].name!r}"
+        return "responses"
+    why["task"] = "texts with labels"
+    return "labels"
+
+
+def _take_prompts(columns: Sequence[_Column], free: Sequence[_Column], stated: Mapping[str, str], take: _Take) -> None:
+    """Prompt and response, where the columns are not those of a form that is known by its names."""
+    names = {column.name for column in columns}
+    if any(form <= names for form in CHATS) or {"prompt", "response"} <= {*stated}:
+        return
+    texts = [column for column in free if column.texts]
+    answer = _named([c for c in texts if c.rank(PROMPTS) == len(PROMPTS)], RESPONSES) or _named(texts, RESPONSES)
+    asked = _named([c for c in texts if c is not answer], PROMPTS)
+    for key, column in (("prompt", asked), ("response", answer)):
+        if key in stated:
+            continue
+        if column is None:
+            raise DataError(
+                f"data.columns.{key}: no column looks to hold the {key}s; {_has(columns)}: add --set "
+                f"data.columns.{key}=COLUMN"
+            )
+        take(key, column, f"by its name, texts of {column.length:.0f} characters")
+
+
+def _take_texts(columns: Sequence[_Column], free: Sequence[_Column], stated: Mapping[str, str], take: _Take) -> None:
+    """The text, its second one, and the label."""
+    names = {column.name: column for column in free}
+    pair = next((pair for pair in PAIRS if {*pair} <= {*names} and not {"text", "text_pair"} & {*stated}), None)
+    if pair is not None:
+        for key, name in zip(("text", "text_pair"), pair, strict=True):
+            take(key, names[name], "a pair of texts by their names")
+    elif "text" not in stated:
+        texts = [c for c in free if c.free] or [c for c in free if c.texts and not c.repeats]
+        best = names.get("text") or max(texts, key=lambda c: (not c.repeats, c.length), default=None)
+        close = [c for c in texts if best is not None and 2 * c.length >= best.length and not c.repeats]
+        text = best if best is not None and best.name == "text" else _named(close, TEXTS) or best
+        if text is None:
+            raise DataError(
+                f"data.columns.text: no column looks to hold texts; {_has(columns)}: add --set data.columns.text=COLUMN"
+            )
+        take("text", text, f"texts of {text.length:.0f} characters")
+    if "label" in stated:
+        return
+    few = [column for column in free if column.repeats]
+    label = names.get("label") or _named([c for c in free if c.repeats or c.rank(LABELS) < 5], LABELS)
+    label = label or (few[-1] if few else None)
+    if label is None:
+        raise DataError(
+            f"data.columns.label: no column looks to hold labels, which repeat; {_has(columns)}: add --set "
+            "data.columns.label=COLUMN"
+        )
+    values = list(dict.fromkeys(map(str, label.values)))
+    others = [column.name for column in few if column is not label and not column.free]
+    reason = f"{label.distinct} values, such as {quoted(values[:2])}"
+    take("label", label, reason + (f"; others may be {quoted(others, 5)}" if others else ""))
+
+
+def _has(columns: Sequence[_Column]) -> str:
+    return f"the columns are {quoted([column.name for column in columns])}"

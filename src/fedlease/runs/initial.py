@@ -1,0 +1,268 @@
+"""Settings for files that nobody has described yet: looks at the files, reads them whole, and writes a YAML file."""
+
+import importlib.util
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlease.config.faults import setting_names
+from fedlease.config.layers import dump_yaml, merge, parse_overrides, unfold
+from fedlease.config.settings import Settings, resolve
+from fedlease.config.tables import RowKind, task_facts, tasks_reading
+from fedlease.core.wording import counted, printable
+from fedlease.data.faults import Faults, quoted
+from fedlease.data.federation import ClientData, Federation
+from fedlease.data.load import load_federation
+from fedlease.data.reading.columns import Guess, guess_columns
+from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
+from fedlease.errors import ConfigError, DataError
+from fedlease.files import write_atomically
+from fedlease.models.sources import PACKAGES
+
+__all__ = ["Understood", "understand", "write_settings"]
+
+FILES = 5
+"""Files of a folder from which columns are guessed, taken evenly from all."""
+
+LENGTHS: dict[RowKind, tuple[int, ...]] = {"labels": (64, 128, 256), "responses": (256, 512, 1024)}
+"""Tokens to which rows are cut, of which encoders read few."""
+CHARACTERS = 3
+"""Characters of a token, roughly and rather few."""
+LONG = 0.95
+"""Share of rows that are not cut."""
+
+MORE = {
+    "warmup.epochs": "passes over each client's rows before clients are grouped",
+    "rounds": "rounds after that, in which clients of a group share what they learn",
+    "train.lr": "learning rate",
+    "train.batch_size": "rows per step",
+    "lora.r": "rank of an adapter: more learns more and sends more",
+    "seed": "the one root of every random choice",
+}
+"""Settings that are named with their defaults at the end of the file."""
+
+MODELS = {
+    "minilm": "A small sentence encoder for English that comes as a package. A folder or a hub id of any other model "
+    "that transformers can load does as well, such as microsoft/deberta-v3-base, or xlm-roberta-base for other "
+    "languages.",
+    "smollm2": "A small language model that comes as a package; a folder or a hub id of any other does as well, such "
+    "as Qwen/Qwen2.5-0.5B-Instruct.",
+}
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What files were understood as.
+
+    Attributes:
+        settings: resolved; their rows have been read.
+        text: the YAML file.
+        columns: key of ``data.columns`` -> column, and from what it was guessed or that it was stated.
+        task_why: from what the task was guessed.
+        train_by_label: client -> label -> train rows; without labels, for generation, empty.
+        train_rows: client -> rows, and likewise ``test_rows``.
+        notes: of the data.
+        skipped: client -> why it takes no part.
+        needed: command that installs the model's package; empty where it is there.
+    """
+
+    settings: Settings
+    text: str
+    columns: Mapping[str, tuple[str, str]]
+    task_why: str
+    train_by_label: Mapping[str, Mapping[str, int]]
+    train_rows: Mapping[str, int]
+    test_rows: Mapping[str, int]
+    notes: Sequence[str]
+    skipped: Mapping[str, str]
+    needed: str
+
+
+def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.yaml") -> Understood:
+    """Guesses the settings of files, and reads all of their rows with them.
+
+    Args:
+        path: a folder with a folder or a file per client, or one file with a client column.
+        changes: ``key=value`` words, which go before any guess.
+        name: of the YAML file, for the commands in it.
+
+    Raises:
+        DataError: the files cannot be read, or a column cannot be told; every fault that was found.
+        ConfigError: the changes are no settings.
+    """
+    said, faults = parse_overrides(changes, {*setting_names(Settings, text=True)})
+    if faults:
+        raise ConfigError(faults)
+    if "data.path" in said:
+        raise ConfigError("data.path: is what init is given; leave one of them out")
+    stated = unfold(said)
+    mine = stated.get("data", {}) if isinstance(stated.get("data", {}), Mapping) else {}
+    resolve(base=Settings(), overrides=merge(stated, {"data": {"path": str(path)}}))  # what is stated must be sound
+    guess = _guess(path, stated.get("task"), mine)
+    task = stated.get("task") or next(iter(tasks_reading(guess.kind)))
+    content: dict[str, Any] = {"task": task, "model": task_facts(task).default_model or Settings().model}
+    if stated.get("method") != "local":
+        content["baselines"] = ["local"]
+    content["data"] = {"path": str(path), **({"columns": dict(guess.columns)} if guess.columns else {})}
+    content = merge(content, stated)
+    settings = resolve(base=Settings(), overrides=content)
+    federation = load_federation(settings.data, settings.seed, settings.task)
+    content["data"] = {**content["data"], **_length(federation, mine, guess.kind)}
+    settings = resolve(base=Settings(), overrides=content)
+    columns = {key: (column, guess.why.get(key, "")) for key, column in guess.columns.items()}
+    columns |= {key: (column, "stated") for key, column in _stated_columns(mine).items()}
+    package = PACKAGES.get(settings.model)
+    missing = package is not None and importlib.util.find_spec(package.module) is None
+    return Understood(
+        settings=settings,
+        text=_text(content, settings, guess, federation, printable(shlex.quote(name))),
+        columns=columns,
+        task_why="stated" if "task" in stated else guess.why.get("task", ""),
+        train_by_label={client.id: client.train_by_label for client in federation},
+        train_rows={client.id: len(client.train) for client in federation},
+        test_rows={client.id: len(client.test) for client in federation},
+        notes=federation.warnings,
+        skipped=federation.skipped,
+        needed=package.command if package is not None and missing else "",
+    )
+
+
+def write_settings(understood: Understood, out: Path, *, force: bool) -> None:
+    """Writes the YAML file.
+
+    Raises:
+        ConfigError: ``out`` exists and may not be replaced, or cannot be written.
+    """
+    check_out(out, force=force)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, understood.text.encode())
+    except OSError as error:
+        raise ConfigError(f"out: {out} cannot be written: {error.strerror}") from error
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Refuses to replace a file, or to write into a folder.
+
+    Raises:
+        ConfigError: it is there.
+    """
+    if out.is_dir():
+        raise ConfigError(f"out: {out} is a folder; name a file such as {out / 'federation.yaml'}")
+    if (out.exists() or out.is_symlink()) and not force:
+        raise ConfigError(f"out: {out} exists; choose another --out, or replace it with --force")
+
+
+def _guess(path: Path, task: Any, mine: Mapping[str, Any]) -> Guess:
+    """What the columns hold, from some of the files."""
+    faults = Faults()
+    try:
+        files = _files(path)
+    except OSError as error:
+        raise DataError(f"init: {str(path)!r} cannot be read: {error.strerror}") from error
+    tables = [table for file in files if (table := read_table(file, faults)) is not None and table.records]
+    faults.check()
+    kind: RowKind | None = None if task is None else task_facts(task).rows
+    if not tables:
+        if not files:
+            raise DataError(
+                f"init: {str(path)!r} holds no files of rows ({', '.join(SUFFIXES)}), neither in itself nor one folder "
+                "below"
+            )
+        raise DataError(f"init: {quoted(list(map(str, files)), FILES)} have no rows")
+    # Columns of files with other columns than the first, such as a list of sites beside the rows, are not mixed in.
+    alike = [table for table in tables if {*table.columns} & {*tables[0].columns}]
+    clients = path.is_file() and mine.get("partition", "natural") == "natural"
+    return guess_columns(alike, clients=clients, stated=_stated_columns(mine), kind=kind)
+
+
+def _stated_columns(mine: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(column) for key, column in mine.get("columns", {}).items() if column is not None}
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or some files of a folder and of the folders in it, those with train rows first."""
+    if not path.exists():
+        raise DataError(f"init: {str(path)!r} does not exist")
+    if not path.is_dir():
+        return [path]
+    places = [path, *(entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith("."))]
+    found = [file for place in places for file in sorted(place.iterdir()) if file.is_file()]
+    rows = [file for file in found if split_name(file)[1] in SUFFIXES and not file.name.startswith(".")]
+    train = [file for file in rows if "train" in split_name(file)[0].lower()]
+    chosen: list[Path] = train or rows
+    return chosen[:: max(1, len(chosen) // FILES)][:FILES]
+
+
+def _length(federation: Federation, mine: Mapping[str, Any], kind: RowKind) -> dict[str, int]:
+    """``max_tokens`` from the lengths of the texts; {} where it is stated."""
+    if "max_tokens" in mine:
+        return {}
+    every = sorted(length for client in federation for length in _characters(client)) or [0]
+    lengths = LENGTHS[kind]
+    needed = every[min(int(LONG * len(every)), len(every) - 1)] / CHARACTERS
+    return {"max_tokens": next((length for length in lengths if length >= needed), lengths[-1])}
+
+
+def _characters(client: ClientData) -> list[int]:
+    parts = ((row.text, row.text_pair, row.response, *(text for _, text in row.turns)) for row in client.train)
+    return [sum(len(part) for part in row if part) for row in parts]
+
+
+def _text(content: Mapping[str, Any], settings: Settings, guess: Guess, federation: Federation, name: str) -> str:
+    rows = [sum(len(client.splits[split]) for client in federation) for split in ("train", "test")]
+    labels = sorted({label for client in federation for label in client.labels})
+    known = f", {counted(len(labels), 'label')}" if labels else ""
+    data = settings.data
+    comments = {
+        "task": f"classification or generation: {guess.why.get('task', 'as stated')}.",
+        "model": MODELS.get(settings.model, ""),
+        "baselines": "Every client alone: what it gains by joining is told against that. fedit, one adapter for all, "
+        "is another.",
+        "data.path": "As seen from the folder in which fedlease is called.",
+        "data.columns": "Names of your columns, and from what they were guessed.",
+        "data.max_tokens": f"Longer rows are cut; `fedlease check {name}` counts them.",
+        **{f"data.columns.{key}": why for key, why in guess.why.items()},
+    }
+    if rows[1] and data.source == "folder":
+        comments["data.path"] += f" Where a client brings no test rows, {data.test_fraction:g} of its rows are held out"
+        comments["data.path"] += " for test (test_fraction)."
+    defaults = Settings().model_dump(mode="json")
+    lines = [
+        f"# Written by `fedlease init {printable(str(data.path))}`: {counted(len(federation), 'client')}{known}, "
+        f"{rows[0]:,} train and {rows[1]:,} test rows.",
+        "#",
+        f"#   fedlease check {name}    reads everything; estimates time, memory and bytes",
+        f"#   fedlease run {name}      trains, and writes a run folder with report.html",
+        "",
+        *_lines(content, comments),
+        "",
+        "# What is often changed, with its default; all settings: docs/configuration.md",
+        *(f"# {key}: {_at(defaults, key)}    # {words}" for key, words in MORE.items() if _at(content, key) is None),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(content: Mapping[str, Any], comments: Mapping[str, str], prefix: str = "") -> Iterator[str]:
+    indent = "  " * prefix.count(".")
+    for key, value in content.items():
+        comment = comments.get(prefix + key, "")
+        comment = comment[:1].upper() + comment[1:]
+        yield from (
+            f"{indent}# {line}" for line in textwrap.wrap(printable(comment), 100 - len(indent), break_on_hyphens=False)
+        )
+        if prefix + key in ("data", "data.columns"):
+            yield f"{indent}{key}:"
+            yield from _lines(value, comments, f"{prefix}{key}.")
+        else:
+            yield from (indent + line for line in dump_yaml({key: value}).splitlines())
+
+
+def _at(content: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None without it."""
+    head, _, rest = key.partition(".")
+    value = content.get(head)
+    return _at(value, rest) if rest and isinstance(value, Mapping) else value if not rest else None
