@@ -43,9 +43,9 @@ def test_predict_writes_a_file_and_names_it(shell: Shell, out: Path, rows: Path,
 
 
 def test_export_names_its_folder(shell: Shell, out: Path, tmp_path: Path) -> None:
-    done = shell("export", out, tmp_path / "x", "--client", "planted-0-0", "--no-scores", "--form", "own")
+    done = shell("export", out, tmp_path / "x", "--client", "planted-0-0", "--no-scores", "--mixture", "own")
     assert (done.code, done.out.strip()) == (0, str(tmp_path / "x"))
-    assert json.loads((tmp_path / "x" / "scores.json").read_text())["form"] == "own"
+    assert json.loads((tmp_path / "x" / "scores.json").read_text())["mixture"] == "own"
     done = shell("export", out, tmp_path / "all", "--all", "--no-scores")
     assert done.code == 0 and (tmp_path / "all" / "expert-0" / "adapter_config.json").is_file()
 

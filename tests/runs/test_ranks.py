@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(out: Path, tmp_path: Path) -> No
 
 def test_exports_have_the_clients_rank_and_experts_the_largest(run: OpenRun, tmp_path: Path) -> None:
     exporter = Exporter(run)
-    exporter.client(LOW, tmp_path / "own", form="own")
+    exporter.client(LOW, tmp_path / "own", mixture="own")
     assert json.loads((tmp_path / "own" / "adapter_config.json").read_text())["r"] == 2
     exporter.client(LOW, tmp_path / "folded")
     config = json.loads((tmp_path / "folded" / "adapter_config.json").read_text())

@@ -121,7 +121,7 @@ def test_a_pooler_without_weights_is_the_same_in_every_use(tmp_path: Path) -> No
         right = sum(guess == client.labels[row.label] for guess, row in zip(names, client.test, strict=True))
         assert right / len(names) == scored[client.id]["accuracy"]
     # Exported, the pooler goes along: stock PEFT would draw it at random.
-    Exporter(OpenRun(run.out), scores=False).client("one", tmp_path / "x", form="own")
+    Exporter(OpenRun(run.out), scores=False).client("one", tmp_path / "x", mixture="own")
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)

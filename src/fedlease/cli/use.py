@@ -1,6 +1,7 @@
 """Commands on a run that is there: report, predict, chat, export, onboard, serve."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -70,30 +71,52 @@ def export(
     expert: Annotated[int | None, typer.Option("--expert", metavar="K", help="This expert, as it is.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every expert and every client.")] = False,
     form: Annotated[
-        Literal["folded", "own"], typer.Option(help="folded: a client's mixture as one adapter; own: its own expert.")
+        Literal["adapter", "merged"], typer.Option(help="adapter: plain LoRA; merged: a client's whole model.")
+    ] = "adapter",
+    mixture: Annotated[
+        Literal["folded", "own"], typer.Option(help="folded: a client's experts as one adapter; own: its own expert.")
     ] = "folded",
     rank: Annotated[int | None, typer.Option(help="Rank of a folded adapter; default: experts x r.")] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="ID", help="Hub id by which others find a base that is a folder.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="REPO", help="Then upload OUT to this hub repository.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="A new hub repository is public; default: private.")] = False,
     scores: Annotated[bool, typer.Option("--scores/--no-scores", help="Measure on the rows of the run.")] = True,
     method: MethodName = None,
     device: Device = None,
 ) -> None:
-    """Export to ordinary PEFT LoRA folders, with model card and measured loss."""
+    """Export models as plain LoRA or merged into the base, with model card and measured scores."""
     from fedlease.errors import ConfigError
 
     if sum((client is not None, expert is not None, everything)) != 1:
         raise ConfigError("export: exactly one of --client, --expert and --all is needed")
+    if expert is not None and form == "merged":
+        raise ConfigError("form: merged is of a client's model; an expert goes as an adapter")
+    if public and push is None:
+        raise ConfigError("public: only with --push-to-hub")
     from fedlease.use.export import Exporter
+    from fedlease.use.hub import check_push
+    from fedlease.use.hub import push as upload
     from fedlease.use.open_run import OpenRun
 
+    stdout = sys.stdout
     with stdout_for_json(True):
-        exporter = Exporter(OpenRun(folder, method, device), scores=scores)
+        if push is not None:
+            check_push(push)
+        run = OpenRun(folder, method, device, quantisation="none" if form == "merged" else None)
+        exporter = Exporter(run, scores=scores, base=base)
         if client is not None:
-            exporter.client(client, out, form=form, rank=rank)
+            exporter.client(client, out, form=form, mixture=mixture, rank=rank)
         elif expert is not None:
             exporter.expert(expert, out)
         else:
-            exporter.everything(out, form=form, rank=rank)
-    typer.echo(str(out))
+            exporter.everything(out, form=form, mixture=mixture, rank=rank)
+        typer.echo(str(out), file=stdout)
+        if push is not None:
+            typer.echo(upload(push, out, private=not public), file=stdout)
 
 
 @app.command()

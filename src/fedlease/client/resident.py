@@ -111,6 +111,13 @@ class ResidentModel:
         for name, module in modules.items():
             self._base.model.set_submodule(name, module.train(self._base.model.training))
 
+    def unwrapped(self) -> nn.Module:
+        """Takes the adapter out and gives the base, with the head that was put in place last."""
+        if self._model is not None:
+            self._model.unload()
+        self._model, self._spec, self.parameters = None, None, {}
+        return self._base.model
+
     def train_only(self, names: Iterable[str]) -> list[nn.Parameter]:
         """Switches gradients on for exactly these tensors and gives them in the order of their names."""
         wanted = set(names)

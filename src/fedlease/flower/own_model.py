@@ -83,6 +83,7 @@ def write_own_model(
             "task": data.task,
             "labels": list(data.labels),
             "form": "routed",
+            "base": {"name": public, "revision": settings.revision},
             "metric": task.metric,
             "num_test": scores.num_test,
             "scores": {"routed": scores.metrics.get(task.metric), "own_expert": scores.own_expert},
@@ -90,5 +91,5 @@ def write_own_model(
             "plugin": model.spec.mixer != "none",
         }
         tokenizer = loaded.tokenizer
-        text = render_card("client", content, base=public, tokenizer=tokenizer, method=method, settings=settings)
+        text = render_card("client", content, tokenizer=tokenizer, method=method, settings=settings)
         write_atomically(folder / "README.md", text.encode())

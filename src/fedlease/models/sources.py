@@ -77,9 +77,11 @@ class ModelSource:
         return {"pretrained_model_name_or_path": self.location, "revision": self.revision, "trust_remote_code": False}
 
     @property
-    def public_name(self) -> str:
-        """The hub id with the same weights if there is one, else the folder."""
-        return PACKAGES[self.name].hub if self.name in PACKAGES else self.location
+    def public_name(self) -> str | None:
+        """The hub id with the same weights; None of a folder, whose path means nothing on another machine."""
+        if self.name in PACKAGES:
+            return PACKAGES[self.name].hub
+        return self.location if self.is_hub and self.name != TINY else None
 
     @property
     def is_hub(self) -> bool:

@@ -1,5 +1,6 @@
 """The ``README.md`` of a folder with a model, in the form that the model hub reads."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,19 +13,20 @@ from fedlease.core.wording import printable
 
 __all__ = ["Kind", "render_card"]
 
-Kind = Literal["client", "expert"]
+Kind = Literal["client", "expert", "merged"]
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What ``vllm serve --max-lora-rank`` takes."""
+
 MARKUP = "\\`*_[]|#{}$"
 
 
-def render_card(
-    kind: Kind, content: Mapping[str, Any], *, base: str, tokenizer: Any, method: str, settings: Settings
-) -> str:
-    """The card of a client's model or of an expert.
+def render_card(kind: Kind, content: Mapping[str, Any], *, tokenizer: Any, method: str, settings: Settings) -> str:
+    """The card of a client's model, as an adapter or merged, or of an expert.
 
     Args:
         kind: which.
-        content: what the template names; of an exported folder the content of its ``scores.json``.
-        base: what others can load the base model by.
+        content: what the template names; of an exported folder the content of its ``scores.json``. ``base`` is what
+            others load the base model by, ``name`` and ``revision``; the name is None where that is not known.
         tokenizer: of the base model, with the padding that it needs.
         method: that the model was trained with.
         settings: of the run.
@@ -35,12 +37,10 @@ def render_card(
         autoescape=False,  # Markdown: names from data go through the filter ``plain``
         keep_trailing_newline=True,
     )
-    environment.filters.update(plain=_plain, percent=_percent, ids=_ids)
+    environment.filters.update(plain=_plain, percent=_percent, ids=_ids, source=_source, vllm_rank=_vllm_rank)
     template = environment.get_template(f"{kind}.md.j2")
     learnt = task_facts(settings.task).model
-    return template.render(
-        **content, base=base, tokenizer=tokenizer, method=method, s=settings, model=learnt, version=__version__
-    )
+    return template.render(**content, tokenizer=tokenizer, method=method, s=settings, model=learnt, version=__version__)
 
 
 def _percent(value: float | None) -> str:
@@ -50,6 +50,17 @@ def _percent(value: float | None) -> str:
 def _ids(labels: Sequence[str]) -> str:
     """Python source of index -> label."""
     return repr(dict(enumerate(labels)))
+
+
+def _source(base: Mapping[str, Any]) -> str:
+    """Python source of the arguments by which ``from_pretrained`` finds the base."""
+    revision = "" if base["revision"] is None else f", revision={json.dumps(base['revision'])}"
+    return json.dumps(base["name"] or "THE BASE MODEL") + revision
+
+
+def _vllm_rank(rank: int) -> int | None:
+    """The smallest rank that vLLM takes and that holds this one; None if there is none."""
+    return next((known for known in VLLM_RANKS if known >= rank), None)
 
 
 def _plain(text: str) -> str:

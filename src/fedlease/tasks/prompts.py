@@ -12,9 +12,21 @@ from fedlease.data.federation import Row
 from fedlease.errors import ConfigError
 from fedlease.tasks.base import add_row_fault
 
-__all__ = ["Prompts"]
+__all__ = ["Prompts", "plain_template"]
 
 NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
+
+
+def plain_template(tokenizer: Any) -> str:
+    """The plain template in the form of a tokenizer's chat template, for servers that know no other.
+
+    It writes the beginning token itself where the tokenizer puts one before a text.
+    """
+    ids = tokenizer("a")["input_ids"]
+    begin = "{{ bos_token }}" if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else ""
+    line = "{{ " + repr(NAMES) + "[message['role']] }}: {{ message['content'] }}\n"
+    end = "{% if add_generation_prompt %}" + NAMES["assistant"] + ":\n{% endif %}"
+    return begin + "{% for message in messages %}" + line + "{% endfor %}" + end
 
 
 @dataclass(frozen=True)

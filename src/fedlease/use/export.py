@@ -1,5 +1,6 @@
-"""Experts and clients' models as ordinary LoRA folders that stock PEFT loads without fedlease."""
+"""Experts and clients' models as folders that stock PEFT or transformers load without fedlease."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,56 +16,83 @@ from fedlease.errors import ConfigError, RunFolderError
 from fedlease.files import new_folder, write_atomically
 from fedlease.peft_plugin.folder import write_adapter
 from fedlease.peft_plugin.usage import record_usage
-from fedlease.reporting.model_card import render_card
+from fedlease.reporting.model_card import Kind, render_card
 from fedlease.runs.rows import rows_of_run
+from fedlease.storage.environment import read_environment
 from fedlease.storage.newcomers import read_newcomers
 from fedlease.storage.run_folder import method_files, write_json
 from fedlease.storage.summary import read_summary
+from fedlease.tasks.prompts import Prompts, plain_template
 from fedlease.use.experts import expert_model, experts_of
-from fedlease.use.open_run import OpenRun
+from fedlease.use.merged import label_names, merged_into, write_merged
+from fedlease.use.open_run import KnownClient, OpenRun
 
-__all__ = ["SCORES", "Exporter", "Form"]
+__all__ = ["LABELS", "SCORES", "Exporter", "Form", "Mixture"]
 
-Form = Literal["folded", "own"]
-SCORES = "scores.json"
+Form = Literal["adapter", "merged"]
+Mixture = Literal["folded", "own"]
+SCORES, LABELS = "scores.json", "labels.json"
+PUBLIC = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[0-9A-Za-z][\w.-]{0,99})?")
+"""A repository of the hub, with or without a revision."""
 
 
 class Exporter:
-    """Writes folders that ``peft.PeftModel.from_pretrained`` reads.
+    """Writes folders that ``peft.PeftModel.from_pretrained`` or, merged, transformers' ``from_pretrained`` reads.
 
-    Every folder contains ``adapter_config.json``, ``adapter_model.safetensors``, a model card ``README.md`` and
-    ``scores.json``: what the routed model, the folded one and the own expert alone score on the client's test rows.
+    Every folder contains a model card ``README.md`` and ``scores.json``: what the routed model, the folded one, the own
+    expert alone and the merged model score on the client's test rows. An adapter is ``adapter_config.json`` and
+    ``adapter_model.safetensors``, for classification with the names of its
+    labels in ``labels.json``; a merged
+    model is the whole model with its tokenizer and the names of its labels. No file holds a path of this machine: a
+    base that is a folder here is named by the SHA-256 of its files, unless ``base`` says where others find it.
 
     Args:
         run: opened run folder.
         scores: whether to measure; without the rows at hand the weights come from the run's summary, and scores stay
             None.
         data: the rows that the run began with, where they were in memory.
+        base: the hub id under which others find the base, ``owner/name`` or ``owner/name@revision``; None takes the
+            run's where it came from the hub.
+
+    Raises:
+        ConfigError: ``base`` is no hub id.
     """
 
-    def __init__(self, run: OpenRun, *, scores: bool = True, data: object = None) -> None:
+    def __init__(self, run: OpenRun, *, scores: bool = True, data: object = None, base: str | None = None) -> None:
+        if base is not None and not PUBLIC.fullmatch(base):
+            raise ConfigError(f"base: must be a hub id, owner/name or owner/name@revision, received {base!r}")
         self.run = run
         self.data = data
         self.kind = task_facts(run.settings.task).model
         self.scores = scores
+        self._base = base
 
-    def client(self, client: ClientId, out: Path, *, form: Form = "folded", rank: int | None = None) -> Path:
-        """One client's model as one adapter with its head.
+    def client(
+        self,
+        client: ClientId,
+        out: Path,
+        *,
+        form: Form = "adapter",
+        mixture: Mixture = "folded",
+        rank: int | None = None,
+    ) -> Path:
+        """One client's model as one adapter with its head, or merged into the base.
 
         Args:
             client: whose.
             out: folder to make.
-            form: ``folded``: all experts with the client's average routing weights on its train rows; ``own``: its
+            form: ``adapter`` or ``merged``; merged weights are stored in the run's ``dtype``.
+            mixture: ``folded``: all experts with the client's average routing weights on its train rows; ``own``: its
                 own expert alone.
             rank: of the folded adapter; None is experts x r, which loses nothing but the routing.
 
         Raises:
-            ConfigError: no such client, ``out`` exists, or the rank is out of range.
+            ConfigError: no such client, ``out`` exists, the rank is out of range, or the base cannot be merged with.
             DataError: the rows cannot be read.
             RunFolderError: the rows have changed since the run.
         """
         with _made(out) as folder:
-            self._client(client, folder, form, rank)
+            self._client(client, folder, form, mixture, rank)
         return out
 
     def expert(self, expert: int, out: Path) -> Path:
@@ -77,20 +105,24 @@ class Exporter:
             self._expert(expert, folder)
         return out
 
-    def everything(self, out: Path, *, form: Form = "folded", rank: int | None = None) -> Path:
+    def everything(
+        self, out: Path, *, form: Form = "adapter", mixture: Mixture = "folded", rank: int | None = None
+    ) -> Path:
         """Every expert in ``out/expert-<k>`` and every client in ``out/client-<id>``; all of them or nothing.
 
+        Experts are adapters, whatever the form of the clients' models.
+
         Raises:
-            ConfigError: ``out`` exists, or the rank is out of range.
+            ConfigError: ``out`` exists, the rank is out of range, or the base cannot be merged with.
         """
         with _made(out) as folder:
             for expert in experts_of(self.run):
                 self._expert(expert, folder / f"expert-{expert}")
             for client in self.run.clients:
-                self._client(client, folder / f"client-{client}", form, rank)
+                self._client(client, folder / f"client-{client}", form, mixture, rank)
         return out
 
-    def _client(self, client: ClientId, folder: Path, form: Form, rank: int | None) -> None:
+    def _client(self, client: ClientId, folder: Path, form: Form, mixture: Mixture, rank: int | None) -> None:
         known, model = self.run.client(client), self.run.model(client)
         weights, weights_from = self._weights(client, model)
         try:
@@ -98,7 +130,7 @@ class Exporter:
         except ValueError as error:
             raise ConfigError(f"client {client!r}: {error}") from error
         own = expert_alone(model, model.spec.own)
-        chosen = own if form == "own" else folded
+        chosen = own if mixture == "own" else folded
         scores: dict[str, float | None] = {"routed": None, "folded": None, "own_expert": None}
         num_test = None
         if self.scores:
@@ -110,6 +142,8 @@ class Exporter:
             "task": known.task,
             "labels": list(known.labels),
             "form": form,
+            "mixture": mixture,
+            "base": self._stated_base,
             "metric": self.run.task.metric,
             "num_test": num_test,
             "scores": scores,
@@ -119,7 +153,27 @@ class Exporter:
             "average_weights": weights,
             "average_weights_from": weights_from,
         }
-        self._write("client", folder, chosen, self.kind.peft_type, content)
+        if form == "adapter":
+            self._write("client", folder, chosen, self.kind.peft_type, content, known.labels)
+        else:
+            self._merge(known, folder, chosen, content)
+
+    def _merge(self, known: KnownClient, folder: Path, model: ClientModel, content: dict[str, Any]) -> None:
+        settings, tokenizer = self.run.settings, self.run.tokenizer
+        if settings.base.quantisation != "none":
+            raise ConfigError(
+                f"form: the base was opened in {settings.base.quantisation}, and nothing can be added to packed "
+                "weights; open the run with quantisation='none'"
+            )
+        plain = self.kind.writes and not Prompts(tokenizer, settings.generation.template).chat
+        template = plain_template(tokenizer) if plain else None
+        with merged_into(self.run.resident, model, len(known.labels)) as whole:
+            merged = self._score(known.id, whole) if self.scores else None
+            self.run.resident.load(whole, len(known.labels))
+            folder.mkdir(exist_ok=True)
+            write_merged(folder, self.run.resident, self.run.loaded.source, tokenizer, known.labels, template)
+        content["scores"]["merged"] = merged
+        self._describe("merged", folder, {**content, "dtype": settings.dtype})
 
     def _expert(self, expert: int, folder: Path) -> None:
         experts = experts_of(self.run)
@@ -139,6 +193,7 @@ class Exporter:
         content = {
             "expert": expert,
             "clients": members,
+            "base": self._stated_base,
             "tasks": sorted({self.run.client(member).task for member in members}),
             "labels": list(labels) if labels else None,
             "metric": self.run.task.metric,
@@ -147,7 +202,7 @@ class Exporter:
         }
         # A classification expert without a head is no classifier.
         whole = labels is not None or not self.kind.head
-        self._write("expert", folder, chosen, self.kind.peft_type if whole else None, content)
+        self._write("expert", folder, chosen, self.kind.peft_type if whole else None, content, labels or ())
 
     def _weights(self, client: ClientId, model: ClientModel) -> tuple[dict[str, list[float]], str | None]:
         """Module -> average weight of every expert over the tokens of the client's rows, and which rows."""
@@ -199,22 +254,34 @@ class Exporter:
             )
         return rows_of_run(self.run.out, self.run.settings, self.data)
 
+    @cached_property
+    def _stated_base(self) -> dict[str, Any]:
+        """What others load the base by, its revision, and the SHA-256 of the files that it was read from."""
+        source = self.run.loaded.source
+        name, _, revision = (self._base or "").partition("@")
+        named = (name, revision or None) if name else (source.public_name, source.revision)
+        return {"name": named[0], "revision": named[1], "sha256": dict(read_environment(self.run.out).base_files or {})}
+
     def _write(
-        self, kind: Literal["client", "expert"], folder: Path, model: ClientModel, task_type: str | None, content: Any
+        self,
+        kind: Literal["client", "expert"],
+        folder: Path,
+        model: ClientModel,
+        task_type: str | None,
+        content: dict[str, Any],
+        labels: tuple[str, ...],
     ) -> None:
-        base, source = self.run.base, self.run.loaded.source
-        named = {"base_model_name_or_path": source.public_name, "revision": source.revision}
+        base, stated = self.run.base, content["base"]
+        named = {"base_model_name_or_path": stated["name"], "revision": stated["revision"]}
         write_adapter(folder, model, base.model, base.head_modules, task_type=task_type, **named)
+        if labels:
+            write_json(folder / LABELS, label_names(labels))
+        self._describe(kind, folder, content)
+
+    def _describe(self, kind: Kind, folder: Path, content: dict[str, Any]) -> None:
         write_json(folder / SCORES, content)
-        card = render_card(
-            kind,
-            content,
-            base=source.public_name,
-            tokenizer=self.run.tokenizer,
-            method=self.run.method,
-            settings=self.run.settings,
-        )
-        write_atomically(folder / "README.md", card.encode())
+        how = {"tokenizer": self.run.tokenizer, "method": self.run.method, "settings": self.run.settings}
+        write_atomically(folder / "README.md", render_card(kind, content, **how).encode())
 
 
 @contextmanager

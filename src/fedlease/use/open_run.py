@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from fedlease.client.resident import ResidentModel
 from fedlease.client.store import Private, is_elsewhere
+from fedlease.config.choices import Quantisation
 from fedlease.core.adapters import check_whole
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.core.wording import printable
@@ -72,6 +73,7 @@ class OpenRun:
         method: one of the run's methods; None takes the main one.
         device: where models compute; None takes the run's if this machine has it, else the CPU.
         dtype: of the base and its products; None takes the run's.
+        quantisation: of the base; None takes the run's.
 
     Attributes:
         out: the run folder.
@@ -86,10 +88,18 @@ class OpenRun:
     """
 
     def __init__(
-        self, folder: str | Path, method: str | None = None, device: str | None = None, dtype: str | None = None
+        self,
+        folder: str | Path,
+        method: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        quantisation: Quantisation | None = None,
     ) -> None:
         self.out = Path(folder)
         self.settings = read_settings(self.out)
+        if quantisation is not None:
+            base = self.settings.base.model_copy(update={"quantisation": quantisation})
+            self.settings = self.settings.model_copy(update={"base": base})
         if dtype is not None:
             self.settings = self.settings.model_copy(update={"dtype": dtype})
         names = [self.settings.method, *self.settings.baselines]

@@ -1,0 +1,138 @@
+"""A client's whole model without adapters: one folder that transformers and every server of its models load."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedlease.client.resident import ResidentModel
+from fedlease.core.types import ClientModel, TensorName, head_names
+from fedlease.errors import ConfigError
+from fedlease.models.sources import ModelSource, quiet
+from fedlease.peft_plugin.state import keeps_weights_transposed
+
+__all__ = ["label_names", "merged_into", "write_merged"]
+
+
+def label_names(labels: tuple[str, ...]) -> dict[str, Any]:
+    """Labels as transformers' ``from_pretrained`` and ``config`` take them; empty without labels."""
+    if not labels:
+        return {}
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+
+
+@contextmanager
+def merged_into(resident: ResidentModel, model: ClientModel, num_labels: int) -> Iterator[ClientModel]:
+    """Adds a single adapter to the weights of the base while open; afterwards the base is bit for bit what it was.
+
+    Args:
+        resident: with a base in float32 or bfloat16, in whose type the sums are stored.
+        model: a single adapter (A, B), with its head.
+        num_labels: size of the head.
+
+    Yields:
+        The same head, rounded to the type of the base, with an adapter that adds nothing: what ``resident`` loads to
+        compute with the merged weights.
+
+    Raises:
+        ConfigError: an adapted module shares its weights with another, or they are packed.
+    """
+    base = resident.unwrapped()
+    spec = model.spec
+    weights = {module: _weight(base, module) for module in spec.target_modules}
+    before = {module: weight.detach().to("cpu", copy=True) for module, weight in weights.items()}
+    heads = head_names(model.tensors)
+    dtype = next(iter(weights.values())).dtype
+    nothing = {name: t.to(dtype).float() if name in heads else torch.zeros_like(t) for name, t in model.tensors.items()}
+    try:
+        with torch.no_grad():
+            for module, weight in weights.items():
+                a, b = (model.tensors[str(TensorName(module, kind, 0))].double() for kind in "AB")
+                change = b @ a * (spec.alpha / spec.r)  # (out, in)
+                change = change.T if keeps_weights_transposed(base, (module,)) else change
+                weight.copy_((weight.double().cpu() + change.cpu()).to(dtype))
+        resident.load(ClientModel(spec, nothing), num_labels)
+        yield ClientModel(spec, nothing)
+    finally:
+        with torch.no_grad():
+            for module, weight in weights.items():
+                weight.copy_(before[module])
+
+
+def write_merged(
+    folder: Path,
+    resident: ResidentModel,
+    source: ModelSource,
+    tokenizer: Any,
+    labels: tuple[str, ...],
+    chat_template: str | None = None,
+) -> None:
+    """Writes the base with the weights and the head that it has now, its tokenizer, and the names of its labels.
+
+    Args:
+        folder: of the new files; no path of this machine is written into them.
+        resident: inside :func:`merged_into`.
+        source: of the base, whose configuration is taken but for labels and padding.
+        tokenizer: of the base, with the padding that it needs.
+        labels: of the head; empty without one.
+        chat_template: for the tokenizer; None leaves its own.
+    """
+    from transformers import AutoConfig
+
+    base: Any = resident.unwrapped()
+    config, tokenizer = copy.deepcopy(base.config), copy.deepcopy(tokenizer)
+    # Dropout that the run switched off is there again for who trains on.
+    for key, value in AutoConfig.from_pretrained(**source.pretrained).to_dict().items():
+        if isinstance(value, float) and ("dropout" in key or "pdrop" in key):
+            setattr(config, key, value)
+    for key, names in label_names(labels).items():
+        setattr(config, key, names)
+    dtype = base.dtype
+    state = {name: _stored(tensor, dtype) for name, tensor in base.state_dict().items()}
+    with _config_of(base, config), quiet():
+        base.save_pretrained(str(folder), state_dict=state)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(str(folder))
+    for name in ("config.json", "tokenizer_config.json"):
+        _without_paths(folder / name)
+
+
+def _weight(base: nn.Module, module: str) -> Tensor:
+    weight: Tensor = base.get_submodule(module).weight  # type: ignore[assignment]
+    if not weight.is_floating_point():
+        raise ConfigError(f"form: the weights of {module} are packed, so nothing can be added to them; use adapter")
+    others = [
+        name
+        for name, parameter in base.named_parameters(remove_duplicate=False)
+        if parameter is weight and name != f"{module}.weight"
+    ]
+    if others:
+        raise ConfigError(f"form: {module} shares its weights with {others[0]}, so it cannot be merged; use adapter")
+    return weight
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+@contextmanager
+def _config_of(base: Any, config: Any) -> Iterator[None]:
+    before = base.config
+    base.config = config
+    try:
+        yield
+    finally:
+        base.config = before
+
+
+def _without_paths(path: Path) -> None:
+    """Takes out the names under which this machine knew the base."""
+    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in content.items() if key not in ("_name_or_path", "name_or_path")}
+    path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
