@@ -205,7 +205,7 @@ def test_the_client_table_has_every_score(run: RunData) -> None:
     assert table.header[-5:-1] == ("fedlease", "fedit", "local", "own expert only")
     cells = [cell.text for cell in table.rows[0]]
     assert cells[:-1] == ["a0", "news", "1", "10", "20", "50.0", "25.0", "90.0", "80.0", "95.0", "80.0"]
-    assert cells[-1].startswith("\N{MINUS SIGN}5.0 (") and cells[-1].endswith(") too close to tell")
+    assert cells[-1].startswith("\N{MINUS SIGN}5.0 (") and cells[-1].endswith(") unclear")
     assert [cell.text for cell in table.rows[0] if cell.best] == ["95.0"]
     assert [cell.text for cell in table.foot[0]][-5:-1] == ["70.0", "60.0", "75.0", "60.0"]
     assert [cell.text for cell in table.foot[1]] == ["clients in the mean", *[""] * 4, *["4 of 4"] * 6, ""]

@@ -136,7 +136,7 @@ def test_singletons_zero_modules_and_late_clients_are_told(tmp_path: Path) -> No
     allocation(tmp_path, [row[:3] for row in DISTANCES[:3]], {"a0": 0, "a1": 0, "b0": 1}, {"2": 0.7}, warnings=warnings)
     summary(tmp_path, dict.fromkeys(CLIENTS, 0.75), warnings=["client 'b1' came late and was placed with expert 1"])
     found = {advice.title: advice.text for advice in advise(read_run(tmp_path))}
-    assert found["Experts with one client"].startswith("b0 train alone")
+    assert found["Experts with one client"].startswith("b0 trains alone: its expert is")
     assert found["Modules without direction"] == warnings[0]
     assert found["Late clients"].startswith("b1 had no warm-up")
     assert "placed with expert 1" in found["Late clients"]

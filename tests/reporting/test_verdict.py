@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 from reporting.made_up import console
 from reporting.page_text import own_text
-from reporting.report_folders import CLIENTS, FINALS, bare, finished, generated, on_halves, put, summary
+from reporting.report_folders import CLIENTS, FINALS, bare, finished, generated, line, on_halves, put, steps, summary
 
 from fedlease.reporting.results import render_results
 from fedlease.reporting.run import page as report
+from fedlease.reporting.run.classes import class_table, confusion_tables
 from fedlease.reporting.run.reading import read_run
+from fedlease.reporting.run.tables import client_table
 from fedlease.reporting.run.verdict import conclude
+from fedlease.reporting.run.words import dip_words, score_words
 from fedlease.reporting.verdict import gain_table, step_words, verdict_lines, worst_first
+from fedlease.storage.class_scores import ClassScores
 from fedlease.storage.summary import Summary
 from fedlease.storage.verdict import NextStep, Verdict
 
@@ -60,6 +64,68 @@ def test_tasks_have_the_mean_of_their_clients(tmp_path: Path) -> None:
     assert {name: (t.helps, t.costs, t.unclear) for name, t in tasks.items()} == {"news": (2, 0, 0), "mood": (0, 1, 1)}
     assert tasks["news"].gain.difference == pytest.approx(0.2)
     assert tasks["mood"].gain.difference == pytest.approx(-0.075)
+
+
+def with_classes(folder: Path, client: str = "a0") -> None:
+    """48 rows of `usual` and 2 of `rare`, all of them taken for usual ones; nobody else has the scores by class."""
+    found = ClassScores.of(((0, 0, 48), (1, 0, 2)), ("usual", "rare"))
+    content = json.loads((folder / "summary.json").read_text())
+    content["classes"] = {client: found.content}
+    content["per_client"][client] |= {"macro_f1": 0.49, "mcc": 0.0}
+    put(folder / "summary.json", content)
+
+
+def test_a_class_that_is_never_predicted_is_the_first_and_loudest_line(tmp_path: Path) -> None:
+    with_classes(compared(tmp_path, OURS, ALONE))
+    verdict = of(tmp_path)
+    assert verdict.alarms == ["Never predicted: 'rare' of a0 (2 of 50 test rows)."]
+    assert verdict.clients["a0"].never_predicted == ["rare"]
+    assert verdict.clients["a0"].metrics == {"macro_f1": 0.49, "mcc": 0.0}
+    assert verdict.warnings[0].title == "A class is never predicted" and verdict.next_step.text.startswith("A class is")
+    first = own_text(report.write_report(tmp_path).read_text()).split('<section id="verdict">')[1]
+    assert first.index('class="alarm"') < first.index('class="lead"')
+    to = console()
+    content = json.loads((tmp_path / "summary.json").read_text()) | {"verdict": verdict.content}
+    render_results(tmp_path, {"fedlease": content}, to)
+    assert to.export_text().strip().startswith("Never predicted: 'rare' of a0")
+
+
+def test_a_score_without_one_of_the_classes_is_nobodys_best(tmp_path: Path) -> None:
+    with_classes(compared(tmp_path, OURS, ALONE))
+    run = read_run(tmp_path)
+    table = client_table(run, conclude(run))
+    best = {row[0].text: [cell.text for cell in row if cell.best] for row in table.rows}
+    # Of a0 the 90 % do not count, so that the 70 % of local are its best.
+    assert best == {"a0": ["70.0"], "a1": ["80.0"], "b0": ["75.0"], "b1": ["50.0", "50.0"]}
+    assert table.header[-4:-1] == ("macro F1", "MCC", "never predicted")
+    assert [cell.text for cell in table.rows[0]][-4:-1] == ["49.0", "0.0", "rare"]
+
+
+def test_classes_and_who_is_taken_for_whom_are_in_tables(tmp_path: Path) -> None:
+    with_classes(compared(tmp_path, OURS, ALONE))
+    run = read_run(tmp_path)
+    table = class_table(run)
+    assert table is not None
+    # Precision of usual is 48 of 50, its F1 2 x 48 / (48 + 50).
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["a0", "usual", "48", "50", "96.0", "100.0", "98.0"],
+        ["a0", "rare", "2", "never", "-", "0.0", "0.0"],
+    ]
+    (matrix,) = confusion_tables(run)
+    assert [[cell.text for cell in row] for row in matrix.rows] == [["usual", "48", "0"], ["rare", "2", "0"]]
+    assert class_table(read_run(generated(tmp_path / "g"))) is None and confusion_tables(read_run(tmp_path / "g")) == []
+
+
+def test_a_fall_of_the_mean_is_explained_by_when_it_is(tmp_path: Path) -> None:
+    high, low = dict.fromkeys(CLIENTS, 0.5), dict.fromkeys(CLIENTS, 0.45)
+    assert "5.0 points, over 4 clients: after the warm-up" in dip_words(high, low, first=True)
+    assert "before each trains on" in dip_words(high, low, first=False)
+    # A rise, a fall of one point, and clients that were not asked both times.
+    assert not any(
+        dip_words(one, two, first=False) for one, two in ((low, high), (high, {"a0": 0.49}), (high, {"n": 0}))
+    )
+    steps(bare(tmp_path), [line(1, 0, high), line(2, 1, low)])
+    assert "After 3 passes: the mean fell by 5.0 points" in score_words(read_run(tmp_path))
 
 
 def test_without_scores_of_rows_the_interval_is_wider_and_says_so(tmp_path: Path) -> None:
@@ -150,7 +216,7 @@ def test_the_terminal_begins_with_it_and_ends_with_what_to_do(tmp_path: Path) ->
     assert lines[0].startswith("Joining helps 2 of 4 clients")
     assert lines[-1].startswith("Next: b0 is better off alone")
     # The one that loses most stands first.
-    assert next(line for line in lines if line.startswith("│ ")).split()[1] == "b0"
+    assert [line.split()[0] for line in lines if line.split()[0] in CLIENTS] == ["b0", "b1", "a0", "a1"]
 
 
 def test_more_clients_than_fit_are_counted(tmp_path: Path) -> None:

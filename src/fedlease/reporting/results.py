@@ -18,6 +18,8 @@ from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["agreement", "render_onboarding", "render_results"]
 
+NEVER = "never predicted"
+"""How a summary's warning begins that the verdict has as its alarm."""
 CLIENTS_SHOWN = 16
 """Clients in the table of a terminal; the report has all."""
 
@@ -49,7 +51,7 @@ def render_results(
             print_note(console, line)
     for method, summary in summaries.items():
         for warning in dict.fromkeys(summary.warnings):
-            if warning not in printed:
+            if warning not in printed and not (summary.verdict and warning.startswith(NEVER)):
                 print_note(console, f"{method}: {warning}")
     for line in _closing(out, list(summaries.values()), models_here):
         console.print(escape(line), soft_wrap=True)
@@ -59,13 +61,16 @@ def _render_verdict(summary: Summary, console: Console) -> None:
     """Prints what came of the run before anything else; nothing where it is not on file."""
     if summary.verdict is None:
         return
+    console.print()
+    for line in summary.verdict.alarms:
+        console.print(f"[bold white on red] {escape(line)} [/]")
     lead, *others = verdict_lines(summary.verdict)
-    console.print(f"\n[bold]{escape(lead)}[/]")
+    console.print(f"[bold]{escape(lead)}[/]")
     for line in others:
         console.print(escape(line))
     table = gain_table(summary.verdict, summary.metric, CLIENTS_SHOWN)
     if table is not None:
-        console.print(table.for_terminal())
+        console.print(table.for_terminal(slim=True))
 
 
 def render_onboarding(content: Mapping[str, Any], console: Console) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from fedlease.core.types import Allocation
@@ -55,11 +56,11 @@ class Table:
         """Whether a column holds numbers, which stand at the right."""
         return any(row[column].value is not None for row in self.rows)
 
-    def for_terminal(self) -> RichTable:
-        """The table as rich prints it; the best of a row is bold."""
-        table = RichTable(title=self.caption)
+    def for_terminal(self, *, slim: bool = False) -> RichTable:
+        """The table as rich prints it; the best of a row is bold. Without lines it is ``slim``: more columns fit."""
+        table = RichTable(title=self.caption, box=SIMPLE_HEAD if slim else HEAVY_HEAD)
         for column, name in enumerate(self.header):
-            table.add_column(escape(name), justify="right" if self.numeric(column) else "left")
+            table.add_column(escape(name), justify="right" if self.numeric(column) else "left", no_wrap=slim)
         for section in (self.rows, self.foot):
             for row in section:
                 table.add_row(*(f"[bold]{escape(c.text)}[/]" if c.best else escape(c.text) for c in row))

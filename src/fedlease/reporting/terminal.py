@@ -19,6 +19,7 @@ from fedlease.core.types import Allocation
 from fedlease.core.wording import COUNTING, counted
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent, print_note
 from fedlease.reporting.results import render_results
+from fedlease.reporting.run.words import dip_words
 from fedlease.reporting.tables import allocation_table, certainty_lines
 from fedlease.server.events import (
     Allocated,
@@ -73,6 +74,8 @@ class Terminal:
         self._drawn = 0.0
         self._scored = True
         self._printed: set[str] = set()
+        self._before: tuple[str, int, Mapping[str, float]] = ("", 0, {})
+        self._explained: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         """Receives one event."""
@@ -217,6 +220,17 @@ class Terminal:
             f"{human_bytes(record['bytes_up'])} up, {human_seconds(record['seconds']['step'])}",
             soft_wrap=True,
         )
+        self._dip(record)
+
+    def _dip(self, record: Mapping[str, Any]) -> None:
+        """Says once per method why its mean score fell from one round to the next."""
+        method, scores = record["method"], {c: row["score"] for c, row in record["clients"].items() if "score" in row}
+        before, self._before = self._before, (method, record["round"], scores)
+        if before[0] == method and method not in self._explained:
+            said = dip_words(before[2], scores, first=before[1] == 0 and record["round"] > 0)
+            if said:
+                self._explained.add(method)
+                print_note(self.console, f"{method}: {said}")
 
     def _finished(self, event: RunFinished) -> None:
         self.close()

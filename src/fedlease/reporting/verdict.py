@@ -7,13 +7,15 @@ from fedlease.core.wording import counted
 from fedlease.reporting.formats import points
 from fedlease.reporting.tables import Cell, Table, score
 from fedlease.storage.verdict import Effect, Gain, NextStep, Verdict
-from fedlease.tasks.metric_words import of_metric
+from fedlease.tasks.metric_words import of_metric, short_name
 
 __all__ = ["EFFECTS", "gain_table", "gain_words", "step_words", "task_lines", "verdict_lines", "worst_first"]
 
-EFFECTS: dict[Effect, str] = {"helps": "helps", "costs": "costs", "unclear": "too close to tell"}
+EFFECTS: dict[Effect, str] = {"helps": "helps", "costs": "costs", "unclear": "unclear"}
 SHOWN = 6
 """Tasks that lines name."""
+FURTHER = 2
+"""Further metrics in a table that fits a terminal of 80."""
 
 
 def gain_words(gain: Gain) -> str:
@@ -63,11 +65,15 @@ def gain_table(verdict: Verdict, metric: str, most: int | None = None) -> Table 
     order = worst_first(verdict)
     if not order:
         return None
+    words = of_metric(metric)
+    names = {key.removeprefix("mean_"): short_name(name) for key, name in words.further.items()}
+    further = [key for key in names if any(key in row.metrics for row in verdict.clients.values())][:FURTHER]
+    titles = ("client", "score", *(names[key] for key in further))
     shown = order if most is None or len(order) <= most + 1 else order[:most]
     rows = []
     for client in shown:
         row = verdict.clients[client]
-        cells = [Cell(client), score(row.score)]
+        cells = [Cell(client), score(row.score), *(score(row.metrics.get(key)) for key in further)]
         if verdict.against is not None:
             gain = row.gain
             cells += [
@@ -76,10 +82,10 @@ def gain_table(verdict: Verdict, metric: str, most: int | None = None) -> Table 
                 Cell(EFFECTS[row.effect] if row.effect else "not scored by both"),
             ]
         rows.append(tuple(cells))
-    name = of_metric(metric).name
+    name = words.name
     more = f"; {counted(len(order) - len(shown), 'client')} more in the report" if len(shown) < len(order) else ""
     if verdict.against is None:
-        return Table(f"{name} in % by client, lowest first{more}", ("client", "score"), tuple(rows))
+        return Table(f"{name} in % by client, lowest first{more}", titles, tuple(rows))
     caption = f"{name} in % by client, and the gain over training alone in points{more}"
-    header = ("client", "score", verdict.against, "gain (95 % interval)", "joining")
+    header = (*titles, verdict.against, "gain (95 %)", "joining")
     return Table(caption, header, tuple(rows))

@@ -34,10 +34,22 @@ class Gain(Content):
 
 
 class ClientVerdict(Content):
-    """What came of the run for one client; scores in [0, 1], ``gain`` and ``effect`` None where ``local`` has none."""
+    """What came of the run for one client.
+
+    Attributes:
+        task: what its rows are about.
+        score: headline metric.
+        metrics: key -> the further metrics, such as ``macro_f1`` and ``mcc``.
+        never_predicted: labels that some of its test rows have and that are predicted for none.
+        local: headline metric of ``local``; None without.
+        gain: over ``local``.
+        effect: of joining, by the interval of ``gain``.
+    """
 
     task: str
     score: Finite
+    metrics: dict[str, Finite] = Field(default_factory=dict)
+    never_predicted: list[str] = Field(default_factory=list)
     local: Finite | None = None
     gain: Gain | None = None
     effect: Effect | None = None
@@ -97,6 +109,7 @@ class Verdict(Content):
     """What came of a run.
 
     Attributes:
+        alarms: what makes scores misleading, such as labels that are never predicted; stands before all else.
         sentences: the result in plain words, the most important one first.
         against: the baseline that gains are over; None where the run has none.
         metric: key of the metric that gains are in: the headline, or the accuracy where that is none of single rows.
@@ -108,6 +121,7 @@ class Verdict(Content):
         warnings: everything unusual, the urgent ones first.
     """
 
+    alarms: list[str] = Field(default_factory=list)
     sentences: list[str]
     against: Literal["local"] | None = None
     metric: str = ""

@@ -6,7 +6,7 @@ from typing import Any
 from fedlease.tasks.base import MetricWords
 from fedlease.tasks.registry import task_classes
 
-__all__ = ["further_means", "is_further_mean", "of_metric"]
+__all__ = ["further_means", "is_further_mean", "of_metric", "short_name"]
 
 
 def of_metric(metric: str) -> MetricWords:
@@ -31,6 +31,11 @@ def further_means(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
         )
         for key in order
     ]
+
+
+def short_name(name: str) -> str:
+    """``mean MCC, x 100`` -> ``MCC``: the name of a mean as that of one client's value, in a table that is in %."""
+    return name.removeprefix("mean ").removesuffix(", x 100")
 
 
 def is_further_mean(key: str, value: Any) -> bool:

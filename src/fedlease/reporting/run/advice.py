@@ -7,6 +7,7 @@ from fedlease.core.wording import counted, enumerated, listed
 from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
 from fedlease.reporting.run.certainty import doubts
 from fedlease.reporting.run.data import RunData, mean
+from fedlease.storage.class_scores import never_predicted_note
 from fedlease.storage.verdict import Advice
 from fedlease.tasks.metric_words import of_metric
 
@@ -19,6 +20,8 @@ TODO = {
 """What to do about a client that is in no mean, by the reason."""
 NOT_LEARNT = "which had not learnt its task"
 """Part of the warning about a client that chose its expert by loss."""
+TOLD_ELSEWHERE = ("never predicted",)
+"""Beginnings of warnings of a summary that have an advice of their own."""
 SHOWN = 6
 """Names listed before the rest is counted."""
 
@@ -97,11 +100,12 @@ def _grouping(run: RunData) -> Iterator[Advice]:
         yield from _weak_cut(run)
     members = [grouping.members(expert) for expert in range(chosen)]
     single = [clients[0] for clients in members if len(clients) == 1 and clients[0] not in grouping.unsure]
+    alone = "trains alone: its expert" if len(single) == 1 else "train alone: their expert"
     if chosen > 1 and single:
         yield _advice(
             "look",
             "Experts with one client",
-            f"{enumerated(single, SHOWN)} train alone: their expert is not averaged with anyone's.",
+            f"{enumerated(single, SHOWN)} {alone} is not averaged with anyone's.",
             "Expected if these clients are truly different. "
             + (
                 "Otherwise lower max_experts, or warm up longer so that the vectors of like clients come closer."
@@ -172,6 +176,13 @@ def _scores(run: RunData) -> Iterator[Advice]:
     if summary is None:
         return
     finals, rows = run.main.averaged, summary.per_client
+    if note := never_predicted_note(summary.classes):
+        yield _advice(
+            "act",
+            "A class is never predicted",
+            f"{note[0].upper()}{note[1:]}. A high accuracy may be that of always naming the other classes.",
+            "Read macro F1 and the scores by class. Give the class more rows, or the run more rounds.",
+        )
     below = [c for c in sorted(finals) if (m := rows[c].majority) is not None and finals[c] <= m]
     if below:
         words = of_metric(run.metric)
@@ -226,7 +237,11 @@ def _missing(run: RunData) -> Iterator[Advice]:
         left = {f"client {client!r} is not scored at the end: {why}" for client, why in method.left_out.items()}
         known = set(run.grouping.warnings) if run.grouping is not None else set[str]()
         for warning in method.warnings:
-            if warning not in left | known and "came late" not in warning and NOT_LEARNT not in warning:
+            if (
+                warning not in left | known
+                and not warning.startswith(TOLD_ELSEWHERE)
+                and ("came late" not in warning and NOT_LEARNT not in warning)
+            ):
                 yield _advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
     for client, reason in run.environment.skipped_clients.items():
         yield _advice(

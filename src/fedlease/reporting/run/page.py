@@ -15,6 +15,7 @@ from fedlease.reporting.drawing import Figure, label
 from fedlease.reporting.rendering import render
 from fedlease.reporting.run import tables, words
 from fedlease.reporting.run.certainty import certainty_table, certainty_words
+from fedlease.reporting.run.classes import class_table, confusion_tables
 from fedlease.reporting.run.data import RunData
 from fedlease.reporting.run.figures_clients import allocation_figures
 from fedlease.reporting.run.figures_run import bytes_figures, score_figures, seconds_figures, usage_figures
@@ -145,6 +146,8 @@ def _render(run: RunData) -> str:
         score_words=words.score_words(run),
         client_table=tables.client_table(run, verdict),
         task_table=tables.task_table(run),
+        class_table=class_table(run),
+        confusions=confusion_tables(run),
         samples=shown_samples(run),
         usage_words=usage_sentence(run),
         bytes_table=tables.bytes_table(run),

@@ -1,67 +1,101 @@
 """The tables of a report."""
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from fedlease.reporting.formats import human_bytes
 from fedlease.reporting.means import over
-from fedlease.reporting.run.data import RunData
+from fedlease.reporting.run.data import MethodRun, RunData
 from fedlease.reporting.tables import Cell, Table, alone_words, number, results_table, score
 from fedlease.reporting.verdict import EFFECTS, gain_words
-from fedlease.storage.summary import ClientScores
+from fedlease.storage.class_scores import never_predicted
+from fedlease.storage.summary import ClientScores, Summary
 from fedlease.storage.verdict import Verdict
-from fedlease.tasks.metric_words import of_metric
+from fedlease.tasks.metric_words import of_metric, short_name
 
 __all__ = ["bytes_table", "client_table", "newcomer_table", "task_table"]
 
 
+EMPTY = Cell("")
 NOT_SCORED = ClientScores(task="")
 HEAD_BYTES = ("head_bytes_up", "head_bytes_down")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of the client table: its title, a cell for every client, the mean below, and what that is over."""
+
+    title: str
+    cells: Sequence[Cell]
+    mean: Cell = EMPTY
+    over: Cell = EMPTY
 
 
 def client_table(run: RunData, verdict: Verdict) -> Table:
     """Every client with the score of every method and its gain; the best score of a row is marked."""
     done = [method for method in run.methods if method.summary is not None]
     summary = run.main.summary or (done[0].summary if done else None)
-    per_client = summary.per_client if summary else {}
-    own = any(row.own_expert is not None for row in per_client.values())
-    gains = verdict.gain is not None
-    experts, lora = run.experts(), run.settings.lora
-    rows = []
-    for place, (client, info) in enumerate(run.clients.items()):
-        row = per_client.get(client, NOT_SCORED)
-        expert = experts.get(client)
-        finals = [method.finals.get(client) for method in done]
-        best = max((final for final in finals if final is not None), default=None)
-        cells = [
-            Cell(client, client=place),
-            Cell(info.task),
-            Cell("late" if client in run.late and expert is None else "-") if expert is None else number(expert + 1),
-            *([number(lora.of(client))] if lora.ranks else []),
-            number(info.train_rows),
-            number(info.test_rows),
-            score(row.majority),
-            score(row.bare_base),
-            *(score(final, best) for final in finals),
-            *([score(row.own_expert)] if own else []),
-            *([_gain(verdict, client)] if gains else []),
-        ]
-        rows.append(tuple(cells))
-    foot = []
-    if summary:
-        plain = [summary.majority_mean, summary.bare_base_mean, *(method.mean for method in done)]
-        plain += [summary.own_expert_mean] if own else []
-        counts = [summary, summary, *(method.summary for method in done), *([summary] if own else [])]
-        beside = [Cell("")] * (5 if lora.ranks else 4)
-        foot = [
-            (Cell("mean"), *beside, *map(score, plain), *([_gain(verdict)] if gains else [])),
-            (Cell("clients in the mean"), *beside, *(Cell(over(of)) for of in counts if of), *([Cell("")] * gains)),
-        ]
+    found = [summary.per_client.get(client, NOT_SCORED) if summary else NOT_SCORED for client in run.clients]
     words = of_metric(run.metric)
-    ranks = ("rank",) if lora.ranks else ()
-    known = ("client", "task", "expert", *ranks, "train rows", "test rows", words.majority, "untrained")
-    header = (*known, *(m.name for m in done), *(["own expert only"] if own else []))
-    header += (f"gain over {verdict.against}, points (95 % interval)",) if gains else ()
-    return Table(f"Final {words.name} by client, in %", header, tuple(rows), tuple(foot))
+    columns = [*_known(run)]
+    for title, key in ((words.majority, "majority"), ("untrained", "bare_base")):
+        mean = score(getattr(summary, f"{key}_mean")) if summary else EMPTY
+        columns.append(_Column(title, [score(getattr(row, key)) for row in found], mean, _over(summary)))
+    # A score that is reached without ever naming one of the classes is nobody's best.
+    missed = {method.name: _mute(method) for method in done}
+    sound = [{c: final for c, final in m.finals.items() if c not in missed[m.name]} for m in done]
+    best = {client: max((own[client] for own in sound if client in own), default=None) for client in run.clients}
+    for method, own in zip(done, sound, strict=True):
+        cells = [score(method.finals.get(c), best[c] if c in own else None) for c in run.clients]
+        columns.append(_Column(method.name, cells, score(method.mean), _over(method.summary)))
+    columns += _of_verdict(run, verdict)
+    if any(row.own_expert is not None for row in found):
+        mean = score(summary.own_expert_mean if summary else None)
+        columns.append(_Column("own expert only", [score(row.own_expert) for row in found], mean, _over(summary)))
+    if verdict.gain is not None:
+        title = f"gain over {verdict.against}, points (95 % interval)"
+        cells = [_gain(verdict, client) for client in run.clients]
+        columns.append(_Column(title, cells, _gain(verdict)))
+    names = [Cell(client, client=place) for place, client in enumerate(run.clients)]
+    columns.insert(0, _Column("client", names, Cell("mean"), Cell("clients in the mean")))
+    foot = tuple(tuple(getattr(column, row) for column in columns) for row in ("mean", "over")) if summary else ()
+    rows = tuple(zip(*(column.cells for column in columns), strict=True))
+    return Table(f"Final {words.name} by client, in %", tuple(column.title for column in columns), rows, foot)
+
+
+def _known(run: RunData) -> Iterator[_Column]:
+    """What is known of clients before anything is scored."""
+    experts, lora, infos = run.experts(), run.settings.lora, run.clients.values()
+    yield _Column("task", [Cell(info.task) for info in infos])
+    placed = [experts.get(client) for client in run.clients]
+    none = [Cell("late" if client in run.late else "-") for client in run.clients]
+    yield _Column("expert", [cell if e is None else number(e + 1) for e, cell in zip(placed, none, strict=True)])
+    if lora.ranks:
+        yield _Column("rank", [number(lora.of(client)) for client in run.clients])
+    yield _Column("train rows", [number(info.train_rows) for info in infos])
+    yield _Column("test rows", [number(info.test_rows) for info in infos])
+
+
+def _of_verdict(run: RunData, verdict: Verdict) -> Iterator[_Column]:
+    """The main method's further metrics, and the classes that it never names, where there are any."""
+    rows = [verdict.clients.get(client) for client in run.clients]
+    content = run.main.summary.content if run.main.summary else {}
+    for key, name in of_metric(run.metric).further.items():
+        values = [row.metrics.get(key.removeprefix("mean_")) if row else None for row in rows]
+        if any(value is not None for value in values):
+            yield _Column(short_name(name), [score(value) for value in values], score(content.get(key)))
+    if any(row and row.never_predicted for row in rows):
+        yield _Column("never predicted", [Cell(", ".join(row.never_predicted) if row else "") for row in rows])
+
+
+def _over(summary: Summary | None) -> Cell:
+    return Cell(over(summary)) if summary else EMPTY
+
+
+def _mute(method: MethodRun) -> set[str]:
+    """The clients for which a method never names one of the classes of their test rows."""
+    return {entry.client for entry in never_predicted(method.summary.classes)} if method.summary is not None else set()
 
 
 def _gain(verdict: Verdict, client: str | None = None) -> Cell:

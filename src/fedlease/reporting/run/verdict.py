@@ -4,13 +4,15 @@ import shlex
 from collections.abc import Collection, Mapping
 
 from fedlease.core.intervals import Interval, paired_gain, unpaired_gain
-from fedlease.core.wording import counted, enumerated
+from fedlease.core.wording import counted, enumerated, listed
 from fedlease.reporting.formats import percent
 from fedlease.reporting.run.advice import advise
 from fedlease.reporting.run.certainty import decisions, doubts
 from fedlease.reporting.run.data import ALONE, MethodRun, RunData
 from fedlease.reporting.run.words import result_sentence
 from fedlease.reporting.verdict import gain_words
+from fedlease.storage.class_scores import never_predicted
+from fedlease.storage.summary import Summary
 from fedlease.storage.verdict import Advice, ClientVerdict, Gain, Groups, NextStep, TaskVerdict, Verdict
 from fedlease.tasks.metric_words import of_metric
 
@@ -41,7 +43,9 @@ def conclude(run: RunData) -> Verdict:
     both = sorted(run.main.averaged.keys() & alone.averaged.keys()) if alone is not None else []
     metric = _gain_metric(run, alone, both)
     gains = {client: _gain(run, [client], metric) for client in both}
+    further = [key.removeprefix("mean_") for key in of_metric(run.metric).further]
     verdict = Verdict(
+        alarms=_alarms(run.main.summary),
         sentences=[],
         against="local" if both else None,
         metric=metric,
@@ -50,6 +54,8 @@ def conclude(run: RunData) -> Verdict:
             client: ClientVerdict(
                 task=run.main.summary.per_client[client].task,
                 score=score,
+                metrics={key: value for key in further if (value := _entry(run.main.summary, client, key)) is not None},
+                never_predicted=[e.label for e in never_predicted(run.main.summary.classes) if e.client == client],
                 local=alone.finals.get(client) if alone is not None else None,
                 gain=gains.get(client),
                 effect=gains[client].effect if client in gains else None,
@@ -90,8 +96,21 @@ def _gain(run: RunData, clients: list[str], metric: str) -> Gain:
 
 def _score(method: MethodRun, client: str, metric: str) -> float:
     assert method.summary is not None
-    value = (method.summary.per_client[client].model_extra or {}).get(metric, method.finals[client])
-    return min(1.0, max(0.0, float(value)))
+    value = _entry(method.summary, client, metric)
+    return min(1.0, max(0.0, method.finals[client] if value is None else value))
+
+
+def _entry(summary: Summary, client: str, metric: str) -> float | None:
+    return (summary.per_client[client].model_extra or {}).get(metric)
+
+
+def _alarms(summary: Summary) -> list[str]:
+    """The labels that are never predicted, however high the score: it may be that of naming the others alone."""
+    found = [
+        f"{e.label!r} of {e.client} ({e.support} of {counted(e.test_rows, 'test row')})"
+        for e in never_predicted(summary.classes)
+    ]
+    return [f"Never predicted: {listed(found, NAMED)}."] if found else []
 
 
 def _tested(method: MethodRun, client: str) -> int:

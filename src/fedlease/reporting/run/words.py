@@ -1,5 +1,7 @@
 """The sentences of a report: what was run, what came of it, how its figures are to be read."""
 
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import PurePath
 
 from fedlease.core.wording import counted
@@ -14,6 +16,7 @@ __all__ = [
     "HEADS",
     "TIE",
     "allocation_words",
+    "dip_words",
     "facts",
     "headline",
     "result_sentence",
@@ -22,6 +25,8 @@ __all__ = [
     "time_words",
 ]
 
+DIP = 0.02
+"""A smaller fall of a mean from one round to the next is not worth a word."""
 TIE = 0.0005
 """Scores nearer than this print alike."""
 HEADS = {
@@ -142,7 +147,41 @@ def score_words(run: RunData) -> str:
         text += f" Up to round {last.rounds} they are those of {last.name}, which this run goes on from."
     if partial:
         text += " Some points hold only the clients that were asked in that step; the data beside them count these."
-    return text
+    return " ".join([text, *_dips(run)])
+
+
+def _dips(run: RunData) -> list[str]:
+    """The deepest fall of the main method's mean, by when it was, with its reason; the last point is a result."""
+    falls = []
+    for before, after in pairwise(run.main.points):
+        said = dip_words(before.scores, after.scores, first=before.passes == 0 and run.main.steps[0].round == 0)
+        if said and before.mean is not None and after.mean is not None:
+            falls.append((before.mean - after.mean, f"After {counted(after.passes, 'pass', 'passes')}: {said}"))
+    return [max(falls)[1]] if falls else []
+
+
+def dip_words(before: Mapping[str, float], after: Mapping[str, float], *, first: bool) -> str:
+    """Why a mean score fell from one round to the next; empty where it did not, or only as far as few rows make it.
+
+    Args:
+        before: client -> score of the model it received.
+        after: the same one round on; the clients of both are compared.
+        first: whether this is the first model that a warm-up led to.
+    """
+    both = sorted(before.keys() & after.keys())
+    old, new = mean(before[c] for c in both), mean(after[c] for c in both)
+    if old is None or new is None or old - new < DIP:
+        return ""
+    fell = f"the mean fell by {percent(old - new)} points, over {counted(len(both), 'client')}"
+    if first:
+        return (
+            f"{fell}: after the warm-up every client receives the mean of its group, with routers that have learnt "
+            "nothing yet. The rounds train both."
+        )
+    return (
+        f"{fell}: what is scored is the mean that clients receive, before each trains on with its own rows. It falls "
+        "where they pull in different directions, and where few test rows change sides by chance."
+    )
 
 
 def _over(summary: Summary) -> str:

@@ -73,6 +73,7 @@
 
   addEventListener("beforeprint", () => {
     root.classList.add("printing");
+    for (const notes of document.querySelectorAll("details.notes")) notes.open = true;
     for (const id of plots) Plotly.relayout(box(id), { ...colours(box(id).layout), width: PRINT_WIDTH });
   });
   addEventListener("afterprint", () => {
