@@ -19,7 +19,7 @@ from fedlease import __version__
 from fedlease.client.messages import Refused
 from fedlease.config.settings import Settings, preset_names, resolve
 from fedlease.core.codec import loads
-from fedlease.core.types import head_names
+from fedlease.core.types import LocalTerm, head_names
 from fedlease.errors import ConfigError
 from fedlease.flower.clientapp import client_app
 from fedlease.flower.memory_grid import MemoryGrid
@@ -259,6 +259,22 @@ class TestTasks:
         assert "stages: must be at most 16 (max-stages), received 17" in asked_of(grid, 900, many).reason
         odd = with_task(message, stages=(replace(stage, experts=(7,)),))
         assert "stages name experts of a model that has" in asked_of(grid, 900, odd).reason
+
+    def test_a_term_that_does_not_fit_the_model(self, after_run: Run) -> None:
+        grid, messages = after_run
+        message = messages["Train"]
+        (stage,) = message.request.task.stages
+        name = min(stage.trainable)
+        right = message.request.task.model.tensors[name]
+        for term, wording in (
+            (LocalTerm(pull=-1.0), "pull must be a number in 0 .. 1e+06, received -1.0"),
+            (LocalTerm(pull=float("nan")), "pull must be a number in 0 .. 1e+06, received nan"),
+            (LocalTerm(slope={"x/A/0": right}), "the slope of its term names tensors that are not trained: ['x/A/0']"),
+            (LocalTerm(slope={name: right[:1, :1]}), f"the slope of its term: {name} has shape (1, 1), expected"),
+            (LocalTerm(slope={name: right * float("inf")}), f"the slope of its term: {name} holds values that are not"),
+        ):
+            answer = asked_of(grid, 900, with_task(message, term=term))
+            assert isinstance(answer, Refused) and wording in answer.reason, term
 
     def test_a_node_does_not_train_for_one_run_for_ever(self, after_run: Run) -> None:
         grid, messages = after_run

@@ -74,12 +74,14 @@ class Share:
         shuffle: draws the order of the rows.
         parameters: trained by the client's batches.
         head: modules that are put in place before each of its batches; empty leaves those that are loaded.
+        add_term: adds the gradient of the task's term to that of a batch.
     """
 
     rows: Encoded
     shuffle: torch.Generator
     parameters: Sequence[nn.Parameter]
     head: Mapping[str, nn.Module] = field(default_factory=dict)
+    add_term: Callable[[], None] | None = None
 
 
 @dataclass
@@ -150,14 +152,15 @@ class Trainer:
         torch.set_num_threads(self.optimiser.threads)
         started = time.perf_counter()
         progress = Progress(sum(stage.epochs for stage in task.stages) * self.steps_per_epoch(rows), on_batch)
-        loss = 0.0
+        loss, term = 0.0, task.term
+        add_term = None if term is None else term.adder(resident.parameters, task.trainable & task.upload)
         try:
             for number, stage in enumerate(task.stages):
                 parameters = resident.train_only(stage.trainable)
                 resident.restrict(stage.experts)
                 draw: tuple[str | int, ...] = (client, task.round, number, *([half] if half else []))
                 torch.manual_seed(derive(seed, "dropout", *draw))
-                share = Share(rows, generator(seed, "batches", *draw), parameters)
+                share = Share(rows, generator(seed, "batches", *draw), parameters, add_term=add_term)
                 loss = self.fit({client: share}, stage.epochs, progress)[client]
         finally:
             resident.at_rest()
@@ -245,6 +248,8 @@ class Trainer:
             progress.learnt = progress.learnt or any(
                 p.grad is not None and bool(p.grad.any()) for p in share.parameters
             )
+            if share.add_term is not None:
+                share.add_term()
             if self.optimiser.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(share.parameters, self.optimiser.clip_norm)
             schedule.optimizer.step()

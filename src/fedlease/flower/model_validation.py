@@ -89,6 +89,12 @@ def task_fault(task: ClientTask, private: Collection[str]) -> str:
         return f"upload names tensors that are not trained: {shown(strange)}"
     if strange := sorted(task.upload & {*private}):
         return f"upload names private tensors of this run: {shown(strange)}"
+    slope = {} if task.term is None else task.term.slope
+    if strange := sorted(slope.keys() - task.trainable):
+        return f"the slope of its term names tensors that are not trained: {shown(strange)}"
+    for name in sorted(slope):
+        if fault := _tensor_fault(slope[name], tuple(task.model.tensors[name].shape)):
+            return f"the slope of its term: {name} {fault}"
     most = task.model.spec.num_experts
     if unknown := [e for stage in task.stages for e in stage.experts or () if e >= most]:
         return f"stages name experts of a model that has {most}: {shown(unknown)}"

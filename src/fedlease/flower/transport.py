@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import Message
 
 from fedlease.client.messages import Finish, Finished, Refused, Reply, Request, Score, Scored, Train
-from fedlease.core.types import ClientId, ClientModel, Tensors
+from fedlease.core.types import ClientId, ClientTask, Tensors
 from fedlease.data.federation import ClientCard
 from fedlease.flower.bounds import SHARE, TEXT, shown
 from fedlease.flower.connection import ESCAPED, Connection, NoReply, Size, read, replies_to
@@ -67,7 +67,7 @@ class FlowerTransport:
                 reply = Refused(shown(reply.reason))
             arrays[client] = NONE if isinstance(reply, Refused) else packed[client].names
             if isinstance(request, Train) and not isinstance(reply, NoReply):
-                self._count(request.model, packed[client].sent, shared)
+                self._count(request.task, packed[client].sent, shared)
             self.traffic.reply(reply)
             replies[client] = reply
         # Only now: the server may take no more of them, and all have travelled.
@@ -99,10 +99,10 @@ class FlowerTransport:
             )
         return found
 
-    def _count(self, model: ClientModel, marks: frozenset[str], shared: Shared) -> None:
-        """Counts the tensors of a model that were sent, each once."""
-        left = set(marks)
-        for tensors in (model.tensors, *model.candidates):
+    def _count(self, task: ClientTask, marks: frozenset[str], shared: Shared) -> None:
+        """Counts the tensors of a task that were sent, each once."""
+        left, model = set(marks), task.model
+        for tensors in (model.tensors, *model.candidates, {} if task.term is None else task.term.slope):
             for name, tensor in tensors.items():
                 if (mark := shared.name(tensor)) in left:
                     left.discard(mark)

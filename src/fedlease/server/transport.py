@@ -37,7 +37,7 @@ class Traffic:
     _bytes: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0.0))
 
     def request(self, request: Request) -> None:
-        """Counts a request that travels whole: all tensors but private ones, and every candidate."""
+        """Counts a request that travels whole: all tensors but private ones, every candidate, the slope of a term."""
         if isinstance(request, Train):
             model, private = request.task.model, request.task.private
             self.add("down", ((name, tensor) for name, tensor in model.tensors.items() if name not in private))
@@ -45,6 +45,8 @@ class Traffic:
             own = 0 if request.task.halves or request.task.refit else 1
             for candidate in model.candidates[own:]:
                 self.add("down", candidate.items())
+            if request.task.term is not None:
+                self.add("down", request.task.term.slope.items())
 
     def reply(self, reply: Reply) -> None:
         """Counts the update in a reply."""
