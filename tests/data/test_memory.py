@@ -199,6 +199,14 @@ def test_a_fault_names_the_client_the_row_and_the_value(data: Any, fault: str) -
     assert faults(data)[0] == fault
 
 
+def test_columns_with_other_names_are_suggested_as_python_writes_them() -> None:
+    rows = [{"note": f"a longer text {number}", "urgency": ["low", "high"][number % 2]} for number in range(20)]
+    assert faults({"a": rows})[-1] == (
+        "The rows look to have the texts in 'note' and the labels in 'urgency': add data__columns__text='note', "
+        "data__columns__label='urgency'."
+    )
+
+
 def test_a_partition_is_refused_where_data_has_its_clients() -> None:
     assert faults({"a": GOOD}, partition="dirichlet") == [
         "data.partition: 'dirichlet' deals rows without a client column to clients, but data has its clients; use "

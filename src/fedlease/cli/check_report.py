@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from fedlease.core.wording import counted
-from fedlease.reporting.formats import by_label, escape, human_bytes, human_seconds, print_note
+from fedlease.reporting.formats import BY_LABEL, by_label, escape, human_bytes, human_seconds, print_note
 from fedlease.reporting.tables import Cell, Table, number
 from fedlease.runs.estimate import CheckReport
 
@@ -26,11 +26,11 @@ def render_check(report: CheckReport, console: Console, command: str = "fedlease
     labelled, lora = any(report.labels.values()), report.settings.lora
     clients = []
     for client, task in report.tasks.items():
-        labels = [Cell(by_label(report.train_by_label[client]))] if labelled else []
+        labels = [Cell(by_label(report.by_label[client]))] if labelled else []
         rank = [number(lora.of(client))] if lora.ranks else []
         rows = number(report.train_rows[client]), number(report.test_rows[client])
         clients.append((Cell(client), Cell(task), *labels, *rank, *rows))
-    classes = ["train rows by label"] if labelled else []
+    classes = [BY_LABEL] if labelled else []
     header = ("client", "task", *classes, *(["rank"] if lora.ranks else []), "train", "test")
     console.print(Table("clients", header, tuple(clients)).for_terminal())
     for client, reason in report.skipped.items():

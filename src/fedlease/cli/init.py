@@ -12,7 +12,7 @@ from rich.table import Table
 from fedlease.cli.runs import Set
 from fedlease.cli.shared import app
 from fedlease.core.wording import counted
-from fedlease.reporting.formats import by_label, escape, print_note
+from fedlease.reporting.formats import BY_LABEL, by_label, escape, print_note
 
 if TYPE_CHECKING:
     from fedlease.runs.initial import Understood
@@ -49,12 +49,12 @@ def _render(found: "Understood", out: Path, console: Console) -> None:
     told += [(f"{key} column", column, why) for key, (column, why) in found.columns.items()]
     told += [("model", settings.model, f"needs {found.needed}" if found.needed else "")]
     console.print(_table("What the files hold", ("", "read as", "because"), told))
-    labelled = any(found.train_by_label.values())
+    labelled = any(found.by_label.values())
     clients = [
-        (client, *([by_label(found.train_by_label[client])] * labelled), f"{count:,}", f"{found.test_rows[client]:,}")
+        (client, *([by_label(found.by_label[client])] * labelled), f"{count:,}", f"{found.test_rows[client]:,}")
         for client, count in found.train_rows.items()
     ]
-    header = ("client", *(["train rows by label"] * labelled), "train", "test")
+    header = ("client", *([BY_LABEL] * labelled), "train", "test")
     console.print(_table(counted(len(clients), "client"), header, clients[:CLIENTS], numbers=2))
     if len(clients) > CLIENTS:
         console.print(f"... and {counted(len(clients) - CLIENTS, 'more client')}")

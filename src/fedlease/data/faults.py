@@ -8,7 +8,7 @@ from pathlib import Path
 from fedlease.core.wording import counted, listed
 from fedlease.errors import DataError
 
-__all__ = ["IN_MEMORY", "SHOWN", "Faults", "FoundFaultsError", "quoted", "shown"]
+__all__ = ["IN_MEMORY", "SHOWN", "Faults", "FoundFaultsError", "in_memory", "quoted", "shown"]
 
 SHOWN = 20
 """Lines of faults before the rest are only counted."""
@@ -40,6 +40,11 @@ def shown(value: object) -> str:
         return _short.repr(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits
         return f"a {type(value).__name__} too long to show"
+
+
+def in_memory(path: Path) -> bool:
+    """Whether a place is one of rows in memory, and no file."""
+    return str(path).partition("[")[0] == IN_MEMORY
 
 
 def quoted(names: Sequence[str], most: int = 12) -> str:
@@ -116,7 +121,7 @@ class Faults:
 
         ``kind`` is what such faults have in common, by default the column and the rule without the value received.
         """
-        counted_rows = path.suffix == ".parquet" or str(path).partition("[")[0] == IN_MEMORY
+        counted_rows = path.suffix == ".parquet" or in_memory(path)
         place = f"{'row' if counted_rows else 'line'} {line}"
         sentence = f"{path}, {place}{'' if column is None else f', column {shown(column)}'}: {rule}"
         self.add(sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=place)

@@ -79,10 +79,10 @@ class ClientData:
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
     @property
-    def train_by_label(self) -> dict[str, int]:
-        """Label -> train rows, in the order of the labels; empty for generation."""
-        found = Counter(row.label for row in self.train)
-        return {label: found[index] for index, label in enumerate(self.labels)}
+    def by_label(self) -> dict[str, tuple[int, int]]:
+        """Label -> train and test rows, in the order of the labels; empty for generation."""
+        train, test = (Counter(row.label for row in rows) for rows in (self.train, self.test))
+        return {label: (train[index], test[index]) for index, label in enumerate(self.labels)}
 
     def card(self) -> "ClientCard":
         """What others may know of it."""

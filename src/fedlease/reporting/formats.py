@@ -7,16 +7,20 @@ from rich.markup import escape as escape_markup
 
 from fedlease.core.wording import listed, printable
 
-__all__ = ["by_label", "escape", "human_bytes", "human_seconds", "percent", "points", "print_note"]
+__all__ = ["BY_LABEL", "by_label", "escape", "human_bytes", "human_seconds", "percent", "points", "print_note"]
 
 
 LABELS = 6
 """More labels of a client are only counted."""
 
 
-def by_label(counts: Mapping[str, int]) -> str:
-    """``"no 12, yes 6"``; of many labels the first ones and how many more."""
-    return listed([f"{label} {count:,}" for label, count in counts.items()], LABELS)
+BY_LABEL = "label: train + test"
+"""Heads a column of :func:`by_label`."""
+
+
+def by_label(counts: Mapping[str, tuple[int, int]]) -> str:
+    """``"no: 12 + 3, yes: 6 + 0"``, the train and test rows of a label; of many the first ones and how many more."""
+    return listed([f"{label}: {train:,} + {test:,}" for label, (train, test) in counts.items()], LABELS)
 
 
 def escape(text: str) -> str:

@@ -49,7 +49,7 @@ class CheckReport:
         tasks: client -> task.
         labels: client -> label names.
         train_rows: client -> rows.
-        train_by_label: client -> label -> train rows.
+        by_label: client -> label -> train and test rows.
         test_rows: client -> rows.
         mean_tokens: per train row.
         truncated: rows longer than ``data.max_tokens``.
@@ -70,7 +70,7 @@ class CheckReport:
     tasks: Mapping[str, str]
     labels: Mapping[str, Sequence[str]]
     train_rows: Mapping[str, int]
-    train_by_label: Mapping[str, Mapping[str, int]]
+    by_label: Mapping[str, Mapping[str, tuple[int, int]]]
     test_rows: Mapping[str, int]
     mean_tokens: float
     truncated: int

@@ -62,7 +62,7 @@ class Understood:
         text: the YAML file.
         columns: key of ``data.columns`` -> column, and from what it was guessed or that it was stated.
         task_why: from what the task was guessed.
-        train_by_label: client -> label -> train rows; without labels, for generation, empty.
+        by_label: client -> label -> train and test rows; without labels, for generation, empty.
         train_rows: client -> rows, and likewise ``test_rows``.
         notes: of the data.
         skipped: client -> why it takes no part.
@@ -73,7 +73,7 @@ class Understood:
     text: str
     columns: Mapping[str, tuple[str, str]]
     task_why: str
-    train_by_label: Mapping[str, Mapping[str, int]]
+    by_label: Mapping[str, Mapping[str, tuple[int, int]]]
     train_rows: Mapping[str, int]
     test_rows: Mapping[str, int]
     notes: Sequence[str]
@@ -121,7 +121,7 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
         text=_text(content, settings, guess, federation, printable(shlex.quote(name))),
         columns=columns,
         task_why="stated" if "task" in stated else guess.why.get("task", ""),
-        train_by_label={client.id: client.train_by_label for client in federation},
+        by_label={client.id: client.by_label for client in federation},
         train_rows={client.id: len(client.train) for client in federation},
         test_rows={client.id: len(client.test) for client in federation},
         notes=federation.warnings,

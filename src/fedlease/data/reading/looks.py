@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from fedlease.config.data import ColumnSettings
 from fedlease.config.tables import RowKind, tasks_reading
-from fedlease.data.faults import Faults, quoted
+from fedlease.data.faults import Faults, in_memory, quoted
+from fedlease.data.reading.columns import CHATS, guess_columns
 from fedlease.data.reading.rows import Table
+from fedlease.errors import DataError
 
 __all__ = ["add_hints", "hint_at_measurements"]
 
@@ -13,7 +15,6 @@ LOOKED_AT = 200
 """Rows from which a guess is made."""
 
 SEPARATORS = ";\t|,"
-CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "completion"}, {"instruction", "output"})
 
 
 def add_hints(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faults) -> None:
@@ -63,19 +64,18 @@ def hint_at_measurements(faults: Faults) -> None:
 
 
 def _guess_columns(table: Table, columns: ColumnSettings, missing: Sequence[str], faults: Faults) -> None:
-    places = {columns.client, columns.split, columns.task, columns.text_pair}
-    free = [name for name in table.columns if name not in places]
-    texts = sorted((name for name in free if _share(table, name, str) > 0.5), key=lambda name: -_length(table, name))
-    text = columns.text if columns.text not in missing else next(iter(texts), None)
-    labels = [name for name in free if name != text and _few_values(table, name)]
-    named = sorted(labels, key=lambda name: not any(word in name.lower() for word in ("label", "class", "target")))
-    label = columns.label if columns.label not in missing else next(iter(named), None)
-    found = [(key, name) for key, name in (("text", text), ("label", label)) if name is not None]
-    guessed = [(key, name) for key, name in found if getattr(columns, key) in missing]
-    if guessed:
-        holds = " and ".join(f"the {key}s in {name!r}" for key, name in guessed)
-        sets = " ".join(f"--set data.columns.{key}={name}" for key, name in guessed)
-        faults.hint("columns", f"The rows look to have {holds}: add {sets}.")
+    stated = {key: name for key in ColumnSettings.model_fields if (name := getattr(columns, key)) in table.columns}
+    try:
+        guess = guess_columns([table], clients=False, stated=stated, kind="labels")
+    except DataError:
+        return
+    guessed = [(key, guess.columns[key]) for key in ("text", "label") if getattr(columns, key) in missing]
+    holds = " and ".join(f"the {key}s in {name!r}" for key, name in guessed)
+    if in_memory(table.path):
+        words = ", ".join(f"data__columns__{key}={name!r}" for key, name in guessed)
+    else:
+        words = " ".join(f"--set data.columns.{key}={name}" for key, name in guessed)
+    faults.hint("columns", f"The rows look to have {holds}: add {words}.")
 
 
 def _values(table: Table, column: str) -> list[object]:
@@ -86,16 +86,3 @@ def _values(table: Table, column: str) -> list[object]:
 def _share(table: Table, column: str, kind: type) -> float:
     values = _values(table, column)
     return sum(isinstance(value, kind) for value in values) / max(len(values), 1)
-
-
-def _length(table: Table, column: str) -> float:
-    texts = [value for value in _values(table, column) if isinstance(value, str)]
-    return sum(map(len, texts)) / max(len(texts), 1)
-
-
-def _few_values(table: Table, column: str) -> bool:
-    values = _values(table, column)
-    if not values or not all(isinstance(value, str | int | float | bool) for value in values):
-        return False
-    distinct = len(set(values))
-    return distinct <= max(2, len(values) // 2) and distinct <= max(20, len(values) // 10)
