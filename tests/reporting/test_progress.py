@@ -6,6 +6,7 @@ import pytest
 from reporting.made_up import console, summary
 from rich.progress import Task
 
+from fedlease.reporting.bars import LiveBars
 from fedlease.reporting.results import render_results
 from fedlease.reporting.terminal import Terminal
 from fedlease.server.events import ClientFinished, MethodStarted, StepFinished, StepStarted, UpdateRefused
@@ -15,8 +16,9 @@ CLIENTS = ("a", "b", "c", "d")
 
 def steps(listener: Terminal) -> Task:
     """The bar over the steps of the method."""
-    assert listener._progress is not None
-    return listener._progress.tasks[0]
+    bars = listener.progress.bars
+    assert isinstance(bars, LiveBars) and bars._progress is not None
+    return bars._progress.tasks[0]
 
 
 def record(round_: int) -> dict[str, object]:

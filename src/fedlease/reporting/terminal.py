@@ -1,77 +1,49 @@
 """What a person sees while a run goes on, and at its end."""
 
-import time
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from fedlease.config.settings import read_values
 from fedlease.core.types import Allocation
 from fedlease.core.wording import COUNTING, counted
+from fedlease.reporting.bars import Bars
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent, print_note
+from fedlease.reporting.progress import ProgressListener
 from fedlease.reporting.results import render_results
 from fedlease.reporting.run.words import dip_words
 from fedlease.reporting.tables import allocation_table, certainty_lines
 from fedlease.server.events import (
     Allocated,
-    BatchTrained,
-    ClientFinished,
     Event,
-    MethodFinished,
-    MethodStarted,
     RunFinished,
     RunStarted,
     StepFinished,
-    StepStarted,
     UpdateRefused,
 )
 from fedlease.tasks.registry import make_task
 
 __all__ = ["Terminal"]
 
-REFRESH = 0.1
-"""Seconds between updates of the batch line."""
-
-BAR = 10
-"""Characters; leaves room for the batch line on a terminal of 80."""
-
-SPEED_WINDOW = 3600.0
-"""Seconds that the remaining time is judged by; a round may take many minutes."""
-
 
 class Terminal:
-    """A listener that prints: live bars on a terminal, one line per step elsewhere.
+    """A listener that prints, and shows how far the run is.
 
     Args:
         console: where to.
         models_here: whether the run folder holds every client's model, so that the last line can load one.
+        bars: how far the run is; None takes what suits the console.
 
     Attributes:
         finished: whether the results were printed.
     """
 
-    def __init__(self, console: Console, *, models_here: bool = True) -> None:
+    def __init__(self, console: Console, *, models_here: bool = True, bars: Bars | None = None) -> None:
         self.console = console
         self.models_here = models_here
+        self.progress = ProgressListener(console, bars)
         self.finished = False
         self.tasks: Mapping[str, str] = {}
-        self._progress: Progress | None = None
-        self._steps: Any = None
-        self._clients: Any = None
-        self._rounds = 0
-        self._done = 0
-        self._asked = 0
-        self._answered = 0
-        self._drawn = 0.0
         self._scored = True
         self._printed: set[str] = set()
         self._before: tuple[str, int, Mapping[str, float]] = ("", 0, {})
@@ -79,17 +51,10 @@ class Terminal:
 
     def __call__(self, event: Event) -> None:
         """Receives one event."""
+        self.progress(event)
         match event:
             case RunStarted():
                 self._started(event)
-            case MethodStarted():
-                self._method(event)
-            case StepStarted():
-                self._step(event)
-            case BatchTrained():
-                self._batch(event)
-            case ClientFinished():
-                self._client(event)
             case UpdateRefused():
                 self.console.print(
                     f"[bold red]refused[/] {escape(event.client)} in {event.phase} round {event.round}: "
@@ -100,16 +65,12 @@ class Terminal:
                 self._allocated(event.allocation)
             case StepFinished():
                 self._step_finished(event)
-            case MethodFinished():
-                self.close()
             case RunFinished():
                 self._finished(event)
 
     def close(self) -> None:
         """Takes the bars away; safe to call at any time."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self.progress.close()
 
     def _started(self, event: RunStarted) -> None:
         self.tasks = event.tasks
@@ -149,55 +110,7 @@ class Terminal:
             if not any(client in warning for client in named):
                 print_note(self.console, warning)
 
-    def _method(self, event: MethodStarted) -> None:
-        self.close()
-        self._rounds, self._done = event.rounds, event.done
-        if not self.console.is_terminal:
-            self.console.print(f"{event.method}: begins" if not event.done else f"{event.method}: goes on")
-            return
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=BAR),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            transient=True,
-            speed_estimate_period=SPEED_WINDOW,
-        )
-        self._steps = self._progress.add_task(
-            f"[bold]{event.method}[/] steps", total=None, completed=event.done, note=""
-        )
-        self._clients = self._progress.add_task("clients", total=None, note="")
-        self._progress.start()
-
-    def _step(self, event: StepStarted) -> None:
-        self._asked, self._answered = len(event.clients), 0
-        if self._progress is not None:
-            name = f"{event.phase} {event.round or ''}".strip()
-            self._progress.reset(self._clients, total=self._asked, note="", description=name)
-            # Counted from here: methods begin at round 0 or 1, and warm-up waves share a round.
-            self._progress.update(self._steps, total=self._done + self._rounds - event.round + 1)
-
-    def _batch(self, event: BatchTrained) -> None:
-        now = time.monotonic()
-        if self._progress is not None and (now - self._drawn > REFRESH or event.done == event.total):
-            self._drawn = now
-            note = f"{escape(event.client)} {event.done}/{event.total} loss {event.loss:.3f}"
-            self._progress.update(self._clients, note=note)
-
-    def _client(self, event: ClientFinished) -> None:
-        self._answered += 1
-        if self._progress is not None:
-            self._progress.advance(self._clients)
-            self._progress.update(self._steps, completed=self._done + self._answered / max(self._asked, 1))
-
     def _step_finished(self, event: StepFinished) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress.update(self._steps, completed=self._done)
         record = event.record
         score = record["mean_score"]
         name = f"{record['phase']}" + (f" {record['round']}" if record["round"] else "")
