@@ -10,9 +10,9 @@ from small import own_rows, rounds_of, small_settings
 
 from fedlease.client.training import Trainer
 from fedlease.errors import ConfigError, DataError, RunFailedError, RunFolderError, UpdateRefusedError
-from fedlease.experiments.cells import Cell, plan, variants_of
+from fedlease.experiments.cells import Cell, plan
 from fedlease.experiments.compare import compare, tune
-from fedlease.experiments.experiment import Variant
+from fedlease.experiments.experiment import Variant, variants_of
 from fedlease.reporting.comparison.page import compare_page, markdown
 from fedlease.runs.runner import run_settings
 

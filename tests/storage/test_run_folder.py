@@ -12,8 +12,8 @@ import pytest
 from small import own_rows, scores_of, small_run, small_settings
 
 from fedlease.errors import ConfigError, InputError, RunFailedError, RunFolderError
-from fedlease.experiments.cells import variants_of
 from fedlease.experiments.compare import compare
+from fedlease.experiments.experiment import variants_of
 from fedlease.files import locked
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.runner import resume, run_settings

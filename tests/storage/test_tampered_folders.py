@@ -20,8 +20,8 @@ from fedlease._version import __version__
 from fedlease.core.codec import digest
 from fedlease.data.federation import Row
 from fedlease.errors import InputError, RunFolderError
-from fedlease.experiments.cells import variants_of
 from fedlease.experiments.compare import compare
+from fedlease.experiments.experiment import variants_of
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.runner import resume
 from fedlease.storage.environment import FORMAT

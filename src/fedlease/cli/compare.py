@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedlease.cli.runs import Config, Preset, Set
-from fedlease.cli.shared import Json, Quiet, app, cell_printer, comma_separated, seed_numbers, stdout_for_json
+from fedlease.cli.shared import Json, Quiet, app, comma_separated, seed_numbers, stdout_for_json
+
+if TYPE_CHECKING:
+    from fedlease.experiments.cells import Cell
 
 __all__ = ["compare"]
 
@@ -33,18 +36,19 @@ def compare(
 
     settings = resolve(config, preset=preset, overrides=set_ or ())
     numbers = seed_numbers(seeds)
-    from fedlease.experiments.cells import variants_of
-    from fedlease.experiments.compare import LEARNING_RATES
-    from fedlease.experiments.compare import compare as run_all
-    from fedlease.reporting.comparison.page import markdown
+    from fedlease.experiments.experiment import variants_of
+    from fedlease.experiments.watching import watched_cells
 
-    with stdout_for_json(True):
-        content = run_all(
-            settings,
-            variants_of(comma_separated(methods)),
-            numbers,
-            out,
-            rates=LEARNING_RATES if tune_lr else (),
-            on_cell=None if quiet else cell_printer(lambda cell: f"{cell.variant.name}, seed {cell.seed}"),
-        )
+    variants = variants_of(comma_separated(methods))
+
+    def name_of(cell: "Cell") -> str:
+        return f"{cell.variant.name}, seed {cell.seed}"
+
+    what = f"Comparison in {out}: loading libraries"
+    with stdout_for_json(True), watched_cells(what, name_of, progress=not quiet) as shown:
+        from fedlease.experiments.compare import LEARNING_RATES
+        from fedlease.experiments.compare import compare as run_all
+        from fedlease.reporting.comparison.page import markdown
+
+        content = run_all(settings, variants, numbers, out, rates=LEARNING_RATES if tune_lr else (), **shown)
     typer.echo(json.dumps(content) if json_ else markdown(content), nl=json_)

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedlease.cli.runs import Set
-from fedlease.cli.shared import Json, Quiet, app, cell_printer, comma_separated, seed_numbers, stdout_for_json
+from fedlease.cli.shared import Json, Quiet, app, comma_separated, seed_numbers, stdout_for_json
 from fedlease.core.wording import counted, printable
+
+if TYPE_CHECKING:
+    from fedlease.experiments.cells import Cell
 
 __all__ = ["reproduce"]
 
@@ -43,10 +46,15 @@ def reproduce(
         return
     preset_of(find(name), scale)  # before libraries that take seconds to load
     numbers = seed_numbers(seeds)
-    from fedlease.experiments import reproduce as experiments
-    from fedlease.experiments.reproduce_tables import markdown
+    from fedlease.experiments.watching import watched_cells
 
-    with stdout_for_json(True):
+    def name_of(cell: "Cell") -> str:
+        return str(cell.folder.relative_to(ready.out))
+
+    with stdout_for_json(True), watched_cells(f"{name}: loading libraries", name_of, progress=not quiet) as shown:
+        from fedlease.experiments import reproduce as experiments
+        from fedlease.experiments.reproduce_tables import markdown
+
         ready = experiments.planned(
             name, scale, numbers, data=data, changes=set_ or (), only=comma_separated(only), out=out
         )
@@ -54,6 +62,5 @@ def reproduce(
             done = sum(cell.finished for cell in ready.cells)
             cells = counted(len(ready.cells), "cell")
             typer.echo(printable(f"{name}: {cells} in {ready.out}, {done} of them finished"), err=True)
-        show = cell_printer(lambda cell: str(cell.folder.relative_to(ready.out)))
-        content = experiments.reproduce(ready, on_cell=None if quiet else show)
+        content = experiments.reproduce(ready, **shown)
     typer.echo(json.dumps(content) if json_ else markdown(content), nl=json_)

@@ -5,16 +5,20 @@ import importlib.util
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fedlease.cli.shared import Interrupted, Json, Quiet, RunFolder, app, stdout_for_json
+from fedlease.cli.shared import Interrupted, Json, Quiet, RunFolder, app, progress, stdout_for_json
 
 if TYPE_CHECKING:
     from fedlease.config.settings import Settings
+    from fedlease.reporting.terminal import Terminal
     from fedlease.server.events import Listener
+
+    Hear = Callable[[], Sequence[Listener]]
 
 __all__ = ["check", "methods", "presets", "resume", "run_command"]
 
@@ -60,16 +64,24 @@ def run_command(
         from fedlease.runs.continuing import continued_settings
 
         settings = continued_settings(from_, set_ or ())
-    from fedlease.runs.runner import default_out, run_settings
-    from fedlease.storage.summary import contents_of
+    from fedlease.storage.run_folder import check_no_run, default_out
 
     folder = out or default_out(settings)
     if engine == "flower":
-        _watched(lambda listeners: _simulated(settings, folder, listeners, new=True), folder, log, quiet, json_)
+        _watched(lambda hear: _simulated(settings, folder, hear(), new=True), folder, log, quiet, json_)
         return
+    check_no_run(folder)
 
-    def call(listeners: "Sequence[Listener]") -> dict[str, dict[str, Any]]:
-        found = run_settings(settings, folder, listeners, continue_from=from_, new_rows=new_rows)
+    def call(hear: "Hear") -> dict[str, dict[str, Any]]:
+        from fedlease.runs.machine import resolve_paths
+        from fedlease.runs.rows import rows_of
+        from fedlease.storage.summary import contents_of
+
+        # Before libraries that take seconds to load; a run that goes on compares them with those of the other.
+        rows = rows_of(resolve_paths(settings)) if from_ is None else None
+        from fedlease.runs.runner import run_settings
+
+        found = run_settings(settings, folder, hear(), rows=rows, continue_from=from_, new_rows=new_rows)
         return contents_of(found)
 
     _watched(call, folder, log, quiet, json_)
@@ -84,16 +96,13 @@ def resume(
     json_: Json = False,
 ) -> None:
     """Go on with an interrupted run from its last complete step."""
-    from fedlease.runs import runner
-    from fedlease.storage.summary import contents_of
+    from fedlease.storage.run_folder import read_settings
 
+    settings = read_settings(folder)  # before libraries that take seconds to load
     if engine == "flower":
-        from fedlease.storage.run_folder import read_settings
-
-        settings = read_settings(folder)
-        _watched(lambda listeners: _simulated(settings, folder, listeners, new=False), folder, log, quiet, json_)
+        _watched(lambda hear: _simulated(settings, folder, hear(), new=False), folder, log, quiet, json_)
         return
-    _watched(lambda listeners: contents_of(runner.resume(folder, listeners)), folder, log, quiet, json_)
+    _watched(lambda hear: _resumed(folder, hear()), folder, log, quiet, json_)
 
 
 @app.command()
@@ -102,10 +111,14 @@ def check(config: Config = None, preset: Preset = None, set_: Set = None, json_:
     from fedlease.config.settings import resolve
 
     settings = resolve(config, preset=preset, overrides=set_ or ())
-    from fedlease.runs.check import check_settings
+    with stdout_for_json(json_), progress(False):
+        from fedlease.runs.machine import resolve_paths
+        from fedlease.runs.rows import rows_of
 
-    with stdout_for_json(json_):
-        report = check_settings(settings)
+        rows = rows_of(resolve_paths(settings))  # before libraries that take seconds to load
+        from fedlease.runs.check import check_settings
+
+        report = check_settings(settings, rows)
     if json_:
         import dataclasses
 
@@ -190,35 +203,51 @@ def _check_continuing(config: Path | None, preset: str | None, engine: EngineNam
 
 
 def _watched(
-    call: Callable[[list[Any]], dict[str, dict[str, Any]]], folder: Path, log: Tracker, quiet: bool, json_: bool
+    call: Callable[["Hear"], dict[str, dict[str, Any]]], folder: Path, log: Tracker, quiet: bool, json_: bool
 ) -> None:
+    """Shows a run, which asks for its listeners once it needs torch: they load it."""
     from rich.console import Console
 
-    from fedlease.reporting.results import render_results
-    from fedlease.reporting.terminal import Terminal
-    from fedlease.reporting.trackers import tracker
+    from fedlease.reporting.bars import bars_on
 
     console = Console(stderr=json_)
-    terminal = Terminal(console)
-    listeners: list[Any] = [] if quiet else [terminal]
-    # Made before the run, so that a missing package stops it before anything is trained.
-    stream = tracker(log, folder) if log != "none" else None
-    if stream is not None:
-        listeners.append(stream)
+    bars, opened = bars_on(console), ExitStack()
+    terminal: Terminal | None = None
+    if not quiet:
+        bars.waits(f"Run folder {folder}: loading libraries, rows and model")
+
+    def hear() -> list[Any]:
+        nonlocal terminal
+        from fedlease.reporting.terminal import Terminal
+        from fedlease.reporting.trackers import tracker
+
+        terminal = Terminal(console, bars=bars)
+        # Made before the run, so that a missing package stops it before anything is trained.
+        streams = [] if log == "none" else [opened.enter_context(closing(tracker(log, folder)))]
+        return [*([] if quiet else [terminal]), *streams]
+
     try:
         with stdout_for_json(json_):
-            summaries = call(listeners)
+            summaries = call(hear)
     except KeyboardInterrupt:
         raise Interrupted(folder) from None
     finally:
-        terminal.close()
-        if stream is not None:
-            stream.close()
+        bars.close()
+        opened.close()
     if json_:
         verdict = next(iter(summaries.values())).get("verdict")
         typer.echo(json.dumps({"out": str(folder), "verdict": verdict, "summaries": summaries}))
-    elif not terminal.finished:
+    elif terminal is None or not terminal.finished:
+        from fedlease.reporting.results import render_results
+
         render_results(folder, summaries, console)
+
+
+def _resumed(folder: Path, listeners: "Sequence[Listener]") -> dict[str, dict[str, Any]]:
+    from fedlease.runs import runner
+    from fedlease.storage.summary import contents_of
+
+    return contents_of(runner.resume(folder, listeners))
 
 
 def _simulated(

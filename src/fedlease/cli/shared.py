@@ -14,9 +14,6 @@ from fedlease._version import __version__
 if TYPE_CHECKING:
     import click
 
-    from fedlease.experiments.cells import Cell
-    from fedlease.experiments.compare import OnCell
-    from fedlease.storage.summary import Summary
 
 __all__ = [
     "INTERRUPTED",
@@ -30,7 +27,6 @@ __all__ = [
     "Quiet",
     "RunFolder",
     "app",
-    "cell_printer",
     "comma_separated",
     "progress",
     "seed_numbers",
@@ -128,41 +124,44 @@ def seed_numbers(text: str) -> list[int]:
         raise ConfigError(f"seeds: must be whole numbers with commas between, received {text!r}") from None
 
 
-def cell_printer(name_of: "Callable[[Cell], str]") -> "OnCell":
-    """A function that prints on standard error that a cell of a comparison begins, and its mean once it has one."""
-    from rich.console import Console
-
-    from fedlease.reporting.formats import escape, percent
-    from fedlease.reporting.means import over
-    from fedlease.tasks.metric_words import of_metric
-
-    console = Console(stderr=True)
-
-    def show(cell: "Cell", summary: "Summary | None") -> None:
-        name = escape(name_of(cell))
-        if summary is not None:
-            mean = f"mean {of_metric(summary.metric).name} {percent(summary.mean)} %"
-            console.print(f"{name}: {mean} over {over(summary)} clients", soft_wrap=True)
-        elif not cell.finished:
-            console.print(f"{name}: runs", soft_wrap=True)
-
-    return show
-
-
 @contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar per description on standard error, where that is a terminal; call with description, done and total."""
+def progress(quiet: bool, folder: Path | None = None) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per description on standard error, where that is a terminal; call with description, done and total.
+
+    Until the first call it says that libraries and a model are loaded, so import what takes seconds in the block.
+
+    Args:
+        quiet: whether nothing is shown.
+        folder: of a run, which is looked at before anything is loaded.
+
+    Raises:
+        RunFolderError: it is no run folder, or damaged.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+    if folder is not None:
+        from fedlease.storage.run_folder import read_settings
+
+        read_settings(folder)
     console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda description, done, total: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
+    loading, bars = console.status("loading"), Progress(*columns, console=console)
+    loading.start()
 
-        def show(description: str, done: int, total: int) -> None:
-            if description not in tasks:
-                tasks[description] = bars.add_task(description, total=total)
-            bars.update(tasks[description], completed=done, total=total)
+    def show(description: str, done: int, total: int) -> None:
+        loading.stop()
+        bars.start()
+        if description not in tasks:
+            tasks[description] = bars.add_task(description, total=total)
+        bars.update(tasks[description], completed=done, total=total)
 
+    try:
         yield show
+    finally:
+        loading.stop()
+        bars.stop()

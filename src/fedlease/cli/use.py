@@ -36,10 +36,10 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict labels and probabilities, or write answers, with one client's model."""
-    from fedlease.use.open_run import OpenRun
-    from fedlease.use.predict import predict_file
+    with stdout_for_json(True), progress(quiet, folder) as show:
+        from fedlease.use.open_run import OpenRun
+        from fedlease.use.predict import predict_file
 
-    with stdout_for_json(True), progress(quiet) as show:
         run = OpenRun(folder, method, device)
         text = predict_file(run, client, file, out, lambda done, total: show(client, done, total))
     typer.echo(text if out is None else str(out), nl=out is not None)
@@ -56,10 +56,11 @@ def chat(
     device: Device = None,
 ) -> None:
     """Talk to one client's language model: a line is a message, /reset begins anew, /quit or Ctrl-D ends."""
-    from fedlease.use.chat import Chat, talk
-    from fedlease.use.open_run import OpenRun
+    with progress(False, folder):
+        from fedlease.use.chat import Chat, talk
+        from fedlease.use.open_run import OpenRun
 
-    run = OpenRun(folder, method, device)
+        run = OpenRun(folder, method, device)
     talk(Chat(run, client, system=system, max_new_tokens=max_new_tokens, remember=not forget))
 
 
@@ -97,13 +98,13 @@ def export(
         raise ConfigError("form: merged is of a client's model; an expert goes as an adapter")
     if public and push is None:
         raise ConfigError("public: only with --push-to-hub")
-    from fedlease.use.export import Exporter
-    from fedlease.use.hub import check_push
-    from fedlease.use.hub import push as upload
-    from fedlease.use.open_run import OpenRun
-
     stdout = sys.stdout
-    with stdout_for_json(True):
+    with stdout_for_json(True), progress(False, folder):
+        from fedlease.use.export import Exporter
+        from fedlease.use.hub import check_push
+        from fedlease.use.hub import push as upload
+        from fedlease.use.open_run import OpenRun
+
         if push is not None:
             check_push(push)
         run = OpenRun(folder, method, device, quantisation="none" if form == "merged" else None)
@@ -130,10 +131,10 @@ def onboard(
     json_: Json = False,
 ) -> None:
     """Bring a new client into a finished run: warm up, place, train locally, compare."""
-    from fedlease.use.onboard import onboard as bring_in
-    from fedlease.use.open_run import OpenRun
+    with stdout_for_json(json_), progress(quiet, folder) as show:
+        from fedlease.use.onboard import onboard as bring_in
+        from fedlease.use.open_run import OpenRun
 
-    with stdout_for_json(json_), progress(quiet) as show:
         run = OpenRun(folder, device=device)
         found = bring_in(run, client, data, epochs, lambda phase, done, total, _: show(phase, done, total))
     text = (found.folder / "onboarding.json").read_text(encoding="utf-8")
@@ -161,8 +162,9 @@ def serve(
     quiet: Quiet = False,
 ) -> None:
     """Answer predict requests for every client of a run over HTTP."""
-    from fedlease.use.serving.requests import Limits
-    from fedlease.use.serving.serve import serve as listen
+    with progress(quiet, folder):
+        from fedlease.use.serving.requests import Limits
+        from fedlease.use.serving.serve import serve as listen
 
     limits = Limits(max_body, max_rows, max_batch, wait_ms)
     listen(folder, host=host, port=port, method=method, device=device, limits=limits, quiet=quiet)

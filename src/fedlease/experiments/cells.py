@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlease.config.faults import nearest
 from fedlease.config.settings import Settings, resolve
 from fedlease.errors import ConfigError, RunFolderError
-from fedlease.experiments.experiment import Variant
-from fedlease.methods.registry import known_methods
+from fedlease.experiments.experiment import Variant, repeated
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import base_of_run, build_method
 from fedlease.runs.runner import resume, run_settings
@@ -18,7 +16,7 @@ from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import changed_settings, method_files, read_settings
 from fedlease.storage.summary import Summary, read_summary
 
-__all__ = ["SHARED", "Cell", "check_bases", "plan", "run_cell", "summary_of", "variants_of"]
+__all__ = ["SHARED", "Cell", "check_bases", "plan", "run_cell", "summary_of"]
 
 SHARED = "shared"
 """Folder of first steps that several cells begin with."""
@@ -39,21 +37,6 @@ class Cell:
         return (self.folder / "summary.json").is_file()
 
 
-def variants_of(methods: Sequence[str]) -> list[Variant]:
-    """Plain methods by name.
-
-    Raises:
-        ConfigError: none, one named twice, or an unknown one; the message names the nearest.
-    """
-    faults = [] if methods else ["methods: at least one is needed"]
-    faults += [f"methods: {name!r} is named twice" for name in _repeated(methods)]
-    known = known_methods()
-    faults += [f"methods: unknown method {name!r}{nearest(name, known)}" for name in methods if name not in known]
-    if faults:
-        raise ConfigError(faults)
-    return [Variant(name, name) for name in methods]
-
-
 def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], out: Path) -> list[Cell]:
     """Every cell, seed by seed, so that after each seed all variants can be compared.
 
@@ -62,10 +45,10 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
         RunFolderError: a folder of theirs is a link.
     """
     faults = [] if seeds else ["seeds: at least one is needed"]
-    faults += [f"seeds: {seed} is given twice" for seed in _repeated(seeds)]
+    faults += [f"seeds: {seed} is given twice" for seed in repeated(seeds)]
     faults += [f"seeds: must be at least 0, received {seed}" for seed in seeds if seed < 0]
     names = [variant.name for variant in variants]
-    faults += [f"variants: {name!r} is named twice" for name in _repeated(names)]
+    faults += [f"variants: {name!r} is named twice" for name in repeated(names)]
     if faults:
         raise ConfigError(faults)
     # Cells look at their own folders; what leads to them, or is shared by them, must be in the comparison's as well.
@@ -148,7 +131,3 @@ def _check_same_terms(cells: Sequence[Cell]) -> None:
     ]
     if faults:
         raise ConfigError(faults)
-
-
-def _repeated(values: Sequence[Any]) -> list[Any]:
-    return sorted({value for value in values if values.count(value) > 1})

@@ -1,13 +1,28 @@
 """What is compared: variants of methods, and experiments of several comparisons beside published figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fedlease.config.faults import nearest
 from fedlease.config.settings import Settings
+from fedlease.errors import ConfigError
 from fedlease.experiments.paper_numbers import NO_NUMBERS, PaperRow
+from fedlease.methods.registry import known_methods
 
-__all__ = ["BOTH", "GENERATION", "PAPER", "SCALES", "SMALL", "Experiment", "Scenario", "Variant", "evaluated"]
+__all__ = [
+    "BOTH",
+    "GENERATION",
+    "PAPER",
+    "SCALES",
+    "SMALL",
+    "Experiment",
+    "Scenario",
+    "Variant",
+    "evaluated",
+    "repeated",
+    "variants_of",
+]
 
 SCALES: Mapping[str, str] = {"small": "glue-small", "paper": "paper-nlu"}
 """Scale -> preset, of all experiments that name no others."""
@@ -79,3 +94,23 @@ class Experiment:
 def evaluated(changes: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """Settings with their functions called on the common ones."""
     return {key: value(settings) if callable(value) else value for key, value in changes.items()}
+
+
+def variants_of(methods: Sequence[str]) -> list[Variant]:
+    """Plain methods by name.
+
+    Raises:
+        ConfigError: none, one named twice, or an unknown one; the message names the nearest.
+    """
+    faults = [] if methods else ["methods: at least one is needed"]
+    faults += [f"methods: {name!r} is named twice" for name in repeated(methods)]
+    known = known_methods()
+    faults += [f"methods: unknown method {name!r}{nearest(name, known)}" for name in methods if name not in known]
+    if faults:
+        raise ConfigError(faults)
+    return [Variant(name, name) for name in methods]
+
+
+def repeated(values: Sequence[Any]) -> list[Any]:
+    """Values that occur more than once, sorted."""
+    return sorted({value for value in values if values.count(value) > 1})

@@ -3,6 +3,7 @@
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -241,12 +242,13 @@ class Lines:
     def waits(self, what: str) -> None:
         """See :class:`Bars`."""
         self._say(what)
-        self._beat(f"still at it: {what}")
+        begun = time.monotonic()
+        self._beat(lambda: f"{what}: {time.monotonic() - begun:.0f} s so far")
 
     def begin(self, now: Standing) -> None:
         """See :class:`Bars`."""
         self._say(f"{now.method}: {'goes on' if now.first else 'begins'}")
-        self._beat(now)
+        self._beat(now.line)
 
     def step(self, now: Standing) -> None:
         """See :class:`Bars`."""
@@ -260,13 +262,13 @@ class Lines:
             self._stop.set()
             self._stop = None
 
-    def _beat(self, now: Standing | str) -> None:
+    def _beat(self, line: Callable[[], str]) -> None:
         self.close()
         self._stop = stop = threading.Event()
 
         def beat() -> None:
             while not stop.wait(self.every):
-                self._say(now if isinstance(now, str) else now.line())
+                self._say(line())
 
         threading.Thread(target=beat, name="fedlease-progress", daemon=True).start()
 

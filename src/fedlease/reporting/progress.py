@@ -11,6 +11,7 @@ from fedlease.server.events import (
     Event,
     MethodFinished,
     MethodStarted,
+    RunStarted,
     StepFinished,
     StepStarted,
 )
@@ -59,7 +60,7 @@ class ProgressListener:
                 now.done += 1
                 now.step, now.asked, now.answered, now.batches = "", 0, 0, 0
                 self.bars.show(now)
-            case MethodFinished():
+            case RunStarted() | MethodFinished():
                 self.close()
 
     def close(self) -> None:

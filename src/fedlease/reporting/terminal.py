@@ -1,6 +1,7 @@
 """What a person sees while a run goes on, and at its end."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 

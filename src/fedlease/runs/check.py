@@ -11,6 +11,7 @@ import torch
 from fedlease.client.training import Trainer
 from fedlease.config.settings import Settings
 from fedlease.core.types import Budget
+from fedlease.data.federation import Federation
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.head import with_head
 from fedlease.methods.registry import CENTRALISED
@@ -30,17 +31,17 @@ PROBES = 2
 """Times that a number of threads is tried, in turns; the faster counts: something else may run meanwhile."""
 
 
-def check_settings(settings: Settings, data: object = None) -> CheckReport:
+def check_settings(settings: Settings, rows: Federation | None = None) -> CheckReport:
     """Loads everything a run would load, trains a few batches of one client and throws them away.
 
     Args:
         settings: of the run.
-        data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
+        rows: those of the settings, where they have been read already, or were in memory.
 
     Raises:
         InputError: what a run would have raised before its first step.
     """
-    prepared = prepare(resolve_machine(settings), data=data)
+    prepared = prepare(resolve_machine(settings), rows=rows)
     federation, loaded = prepared.federation, prepared.loaded
     settings, adapter = loaded.settings, loaded.adapter
     cards = {rows.id: rows.card() for rows in federation}

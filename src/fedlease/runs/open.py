@@ -137,13 +137,16 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(settings: Settings, out: Path | None = None, data: object = None) -> Prepared:
+def prepare(
+    settings: Settings, out: Path | None = None, data: object = None, rows: Federation | None = None
+) -> Prepared:
     """Reads the rows, loads the model, tokenises every row once, and draws the initial adapter and heads.
 
     Args:
         settings: with threads and device resolved.
         out: folder of a run that is resumed; None for a new run.
         data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
+        rows: of a new run, where they have been read already.
 
     Raises:
         ModelError: the model cannot be had, or the adapter does not fit it.
@@ -151,8 +154,9 @@ def prepare(settings: Settings, out: Path | None = None, data: object = None) ->
         DataError: rows that cannot be read, or that the model cannot take.
         RunFolderError: the rows or the base model are no longer those that the run began with.
     """
-    federation = rows_of(settings, data) if out is None else rows_of_run(out, settings, data)
-    return prepared(federation, load_run(settings, out))
+    if rows is None:
+        rows = rows_of(settings, data) if out is None else rows_of_run(out, settings, data)
+    return prepared(rows, load_run(settings, out))
 
 
 def prepared(federation: Federation, loaded: Loaded) -> Prepared:

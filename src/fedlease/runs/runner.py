@@ -5,9 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 from fedlease.client.cache import WorkCache
@@ -16,6 +14,7 @@ from fedlease.client.worker import ClientWorker
 from fedlease.config.settings import Settings
 from fedlease.core.codec import digest
 from fedlease.core.types import ClientId
+from fedlease.data.federation import Federation
 from fedlease.errors import within_limits
 from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.continuing import read_origin
@@ -32,13 +31,7 @@ from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import check_no_run, read_settings, run_lock, start_run
 from fedlease.storage.summary import Summary
 
-__all__ = ["default_out", "resume", "run_settings"]
-
-
-def default_out(settings: Settings) -> Path:
-    """``runs/<time>-<method>``, a folder that does not exist yet."""
-    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{settings.method}"
-    return next(path for n in count() if not (path := stem if n == 0 else Path(f"{stem}-{n}")).exists())
+__all__ = ["resume", "run_settings"]
 
 
 def run_settings(
@@ -48,6 +41,7 @@ def run_settings(
     shared: Path | None = None,
     data: object = None,
     *,
+    rows: Federation | None = None,
     continue_from: Path | None = None,
     new_rows: bool = False,
 ) -> dict[str, Summary]:
@@ -59,6 +53,7 @@ def run_settings(
         listeners: receive every event.
         shared: folder of first steps that other runs may have done; None shares within the run only.
         data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
+        rows: those of the settings or ``data``, where they have been read already.
         continue_from: folder of a finished run that this one goes on from, with settings made by
             :func:`fedlease.runs.continuing.continued_settings`; None begins at the start.
         new_rows: whether the rows may be others than those of ``continue_from``.
@@ -76,7 +71,10 @@ def run_settings(
     with begin, ExitStack() as stack:
         # Nothing is written to ``out`` before everything that can be checked is sound.
         origin = None if continue_from is None else read_origin(continue_from, settings)
-        prepared = prepare(settings, data=data) if origin is None else origin.prepare(settings, data, new_rows=new_rows)
+        if origin is None:
+            prepared = prepare(settings, data=data, rows=rows)
+        else:
+            prepared = origin.prepare(settings, data, new_rows=new_rows)
         federation, loaded = prepared.federation, prepared.loaded
         cards = {data.id: data.card() for data in federation}
         check_fit(loaded, prepared.heads, cards, federation.skipped)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field
 
 from fedlease.core.confusion import Cells, confusion_matrix, per_class
-from fedlease.core.types import ClientId
+from fedlease.core.names import ClientId
 from fedlease.core.wording import listed
 from fedlease.storage.documents import Content, Count, Finite
 

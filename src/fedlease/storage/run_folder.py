@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ __all__ = [
     "CONFIG",
     "changed_settings",
     "check_no_run",
+    "default_out",
     "method_files",
     "read_clients",
     "read_settings",
@@ -66,6 +69,12 @@ def run_lock(out: Path) -> AbstractContextManager[None]:
         RunFolderError: another process has it, or the folder cannot be written.
     """
     return locked(out, "run")
+
+
+def default_out(settings: Settings) -> Path:
+    """``runs/<time>-<method>``, a folder that does not exist yet."""
+    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{settings.method}"
+    return next(path for n in count() if not (path := stem if n == 0 else Path(f"{stem}-{n}")).exists())
 
 
 def check_no_run(out: Path) -> None:

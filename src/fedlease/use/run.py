@@ -4,21 +4,25 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedlease.config.call import settings_of_call
 from fedlease.config.settings import Settings
-from fedlease.core.types import ClientId
+from fedlease.core.names import ClientId
 from fedlease.errors import ConfigError
-from fedlease.runs import runner
-from fedlease.runs.check import check_settings
-from fedlease.runs.continuing import continued_settings
-from fedlease.runs.estimate import CheckReport
-from fedlease.server.events import Listener
+from fedlease.runs.machine import resolve_paths
+from fedlease.runs.rows import rows_of
+from fedlease.storage.run_folder import check_no_run, default_out, read_settings
 from fedlease.storage.summary import contents_of
-from fedlease.use.load import load
+from fedlease.use.watching import watched
+
+if TYPE_CHECKING:
+    from fedlease.runs.estimate import CheckReport
+    from fedlease.server.events import Listener
 
 __all__ = ["RunResult", "check", "resume", "run"]
+
+LOADING = "Run folder {}: loading libraries, rows and model"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class RunResult:
 
     def load(self, client: ClientId, method: str | None = None, **how: Any) -> Any:
         """The client's personalised model as a ``PeftModel``; ``how`` and all else: see :func:`fedlease.load`."""
+        from fedlease.use.load import load
+
         return load(self.out, client, method, **how)
 
 
@@ -54,9 +60,10 @@ def run(
     *,
     data: object = None,
     out: str | Path | None = None,
-    listeners: Sequence[Listener] = (),
+    listeners: "Sequence[Listener]" = (),
     continue_from: str | Path | None = None,
     new_rows: bool = False,
+    progress: bool = True,
     **overrides: Any,
 ) -> RunResult:
     """Runs FedLEASE, or another method, from one call.
@@ -71,6 +78,7 @@ def run(
         continue_from: folder of a finished run that this one goes on from; its settings are taken, so that ``config``
             holds changes alone, and ``rounds="+5"`` is five more than it had.
         new_rows: whether the rows may be others than those of ``continue_from``.
+        progress: whether to print how far it is, on standard error or in the notebook, and the results.
         **overrides: settings by name, with ``__`` for the dot: ``train__lr=1e-3``.
 
     Raises:
@@ -79,14 +87,20 @@ def run(
     """
     origin = Path(continue_from) if continue_from is not None else None
     settings, rows = _call(config, overrides, data) if origin is None else _going_on(origin, config, overrides, data)
-    folder = Path(out) if out is not None else runner.default_out(settings)
-    found = runner.run_settings(settings, folder, listeners, data=rows, continue_from=origin, new_rows=new_rows)
+    folder = Path(out) if out is not None else default_out(settings)
+    check_no_run(folder)
+    with watched(LOADING.format(folder), progress=progress, listeners=listeners) as heard:
+        # Before libraries that take seconds to load; a run that goes on compares them with those of the other.
+        read = rows_of(resolve_paths(settings), rows) if origin is None else None
+        from fedlease.runs.runner import run_settings
+
+        found = run_settings(settings, folder, heard(), data=rows, rows=read, continue_from=origin, new_rows=new_rows)
     return RunResult(folder, contents_of(found))
 
 
 def check(
     config: str | Path | Mapping[str, Any] | Settings | None = None, *, data: object = None, **overrides: Any
-) -> CheckReport:
+) -> "CheckReport":
     """Checks settings, rows and model without training, and estimates time, memory and bytes.
 
     Args:
@@ -96,22 +110,33 @@ def check(
         InputError: what a run would have raised before its first step.
     """
     settings, rows = _call(config, overrides, data)
-    return check_settings(settings, rows)
+    read = rows_of(resolve_paths(settings), rows)
+    from fedlease.runs.check import check_settings
+
+    return check_settings(settings, read)
 
 
-def resume(folder: str | Path, *, data: object = None, listeners: Sequence[Listener] = ()) -> RunResult:
+def resume(
+    folder: str | Path, *, data: object = None, listeners: "Sequence[Listener]" = (), progress: bool = True
+) -> RunResult:
     """Goes on with an interrupted run from its last complete step; a finished one is left as it is.
 
     Args:
         folder: of the run.
         data: the rows that the run began with, where they were in memory.
         listeners: receive every event.
+        progress: whether to print how far it is, on standard error or in the notebook, and the results.
 
     Raises:
         RunFolderError: no run folder, damaged, or the rows or the base model are no longer those the run began with.
         RunFailedError: the run cannot continue.
     """
-    return RunResult(Path(folder), contents_of(runner.resume(Path(folder), listeners, data=data)))
+    out = Path(folder)
+    read_settings(out)  # before libraries that take seconds to load
+    with watched(LOADING.format(out), progress=progress, listeners=listeners) as heard:
+        from fedlease.runs import runner
+
+        return RunResult(out, contents_of(runner.resume(out, heard(), data=data)))
 
 
 def _call(config: object, overrides: Mapping[str, Any], data: object) -> tuple[Settings, object]:
@@ -132,5 +157,7 @@ def _going_on(origin: Path, config: object, overrides: Mapping[str, Any], data: 
         changes |= {"data.source": "folder", "data.path": data}
     elif data is not None:
         changes |= {"data.source": "memory", "data.path": None}
+    from fedlease.runs.continuing import continued_settings
+
     settings = continued_settings(origin, changes)
     return settings, data if settings.data.source == "memory" else None

@@ -1,0 +1,51 @@
+"""What a person sees of a comparison while it goes on."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from fedlease.reporting.bars import bars_on
+from fedlease.reporting.formats import escape, percent
+
+if TYPE_CHECKING:
+    from fedlease.experiments.cells import Cell
+    from fedlease.storage.summary import Summary
+
+__all__ = ["watched_cells"]
+
+
+@contextmanager
+def watched_cells(what: str, name_of: "Callable[[Cell], str]", *, progress: bool) -> Iterator[dict[str, Any]]:
+    """The arguments ``listeners`` and ``on_cell`` of a comparison that print on standard error how far it is: at once,
+    before libraries are loaded, as a cell begins, within a cell, and its mean.
+
+    Args:
+        what: begins, in words.
+        name_of: names a cell.
+        progress: whether anything is printed.
+    """
+    if not progress:
+        yield {}
+        return
+    console = Console(stderr=True)
+    bars = bars_on(console)
+    bars.waits(what)
+    try:
+        from fedlease.reporting.means import over
+        from fedlease.reporting.progress import ProgressListener
+        from fedlease.tasks.metric_words import of_metric
+
+        def on_cell(cell: "Cell", summary: "Summary | None") -> None:
+            bars.close()
+            name = escape(name_of(cell))
+            if summary is not None:
+                mean = f"mean {of_metric(summary.metric).name} {percent(summary.mean)} %"
+                console.print(f"{name}: {mean} over {over(summary)} clients", soft_wrap=True)
+            elif not cell.finished:
+                console.print(f"{name}: runs", soft_wrap=True)
+
+        yield {"listeners": [ProgressListener(console, bars)], "on_cell": on_cell}
+    finally:
+        bars.close()
