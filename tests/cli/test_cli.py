@@ -158,7 +158,7 @@ def test_check_says_at_its_end_what_was_found_and_what_comes_next(shell: Shell, 
     ],
 )
 def test_wrong_input_is_one_line_on_standard_error_and_code_2(words: list[str], fault: str, shell: Shell) -> None:
-    assert shell("run", *words, "--out", "new") == Done(2, "", f"fedlease: {fault}\n")
+    assert shell("run", *words, "--quiet", "--out", "new") == Done(2, "", f"fedlease: {fault}\n")
     assert not Path("new/config.yaml").exists()
 
 
@@ -179,7 +179,7 @@ def test_every_fault_has_a_line_of_its_own(shell: Shell) -> None:
 
 
 def test_an_unknown_model_is_one_line_that_names_it(shell: Shell) -> None:
-    done = shell("run", "--preset", "smoke", "--set", "model=nobody/nothing", "--out", "new")
+    done = shell("run", "--preset", "smoke", "--set", "model=nobody/nothing", "--quiet", "--out", "new")
     assert (done.code, done.out) == (2, "")
     (line,) = done.err.splitlines()
     assert line.startswith("fedlease: model: no ")
@@ -195,7 +195,7 @@ def test_resume_refuses_a_folder_that_is_no_run(shell: Shell, tmp_path: Path) ->
 
 def test_an_out_that_cannot_be_written_is_one_line(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    done = shell("run", "--preset", "smoke", *QUICK, "--out", tmp_path / "file")
+    done = shell("run", "--preset", "smoke", *QUICK, "--quiet", "--out", tmp_path / "file")
     assert (done.code, done.out) == (2, "")
     (line,) = done.err.splitlines()
     assert str(tmp_path / "file") in line

@@ -23,13 +23,13 @@ def end(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> Shell:
 
     def ended(fake: Fake, *words: str) -> Done:
         monkeypatch.setattr(runner, "run_settings", fake)
-        return shell("run", "--preset", "smoke", *words)
+        return shell("run", "--preset", "smoke", "--quiet", *words)
 
     return ended
 
 
 def raising(error: BaseException, out: Path | None = None) -> Fake:
-    def fake(*_: object) -> NoReturn:
+    def fake(*_: object, **__: object) -> NoReturn:
         if out is not None:
             out.mkdir()
             (out / "config.yaml").touch()
@@ -76,7 +76,7 @@ def test_our_own_fault_keeps_its_traceback_and_asks_for_a_report(end: Any) -> No
 
 
 def test_what_a_library_prints_does_not_get_into_the_json(end: Any, tmp_path: Path) -> None:
-    def chatty(_: object, out: Path, __: object) -> dict[str, Summary]:
+    def chatty(_: object, out: Path, *__: object, **___: object) -> dict[str, Summary]:
         print("a library says hello")
         return {"fedlease": Summary(method="fedlease", metric="accuracy", per_client={}, mean=0.5)}
 
