@@ -199,6 +199,19 @@ def test_the_plan_sees_every_import() -> None:
     assert set(script("plan").imported(source)) == {"core", "files", "client", "data"}
 
 
+def test_the_guide_has_every_event_with_every_field() -> None:
+    page, written = (ROOT / "docs" / "listeners.md").read_text(encoding="utf-8"), script("events_table")
+    assert page == written.with_events(page), "run: python docs/events_table.py"
+    from dataclasses import fields
+    from typing import get_args
+
+    from fedlease.server.events import Event
+
+    for event in get_args(Event):
+        summary, meanings = written.described(event)
+        assert summary.endswith(".") and [*meanings] == [item.name for item in fields(event)], event
+
+
 def test_the_table_of_settings_is_in_the_file_that_the_readme_names() -> None:
     (named,) = re.findall(r"\[([\w/.]+)\]\(\1\) \| every setting \|", (ROOT / "README.md").read_text())
     page = (ROOT / named).read_text(encoding="utf-8")

@@ -1,4 +1,7 @@
-"""What an engine tells its listeners while it runs. Listeners print, draw and log; engines never do."""
+"""What an engine tells its listeners while it runs. Listeners print, draw and log; engines never do.
+
+``python docs/events_table.py`` writes these classes into ``docs/listeners.md``.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +28,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RunStarted:
-    """Settings and data are sound, the model is loaded; ``continues`` names the run that this one goes on from."""
+    """Settings and data are sound, the model is loaded; nothing is trained yet.
+
+    Attributes:
+        out: run folder.
+        settings: resolved, as ``config.yaml`` has them.
+        tasks: client -> the task of its rows.
+        train_rows: client -> number of its train rows.
+        test_rows: client -> number of its test rows.
+        warnings: of the data and of the base model, one sentence each.
+        resumed: whether the run was begun before.
+        skipped: client -> why it takes no part.
+        continues: run folder that this run goes on from; empty for one that begins anew.
+    """
 
     out: Path
     settings: Mapping[str, Any]
@@ -40,7 +55,13 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class MethodStarted:
-    """``rounds`` counts the method's steps where known in advance, ``done`` those already behind it (resume)."""
+    """A method of the run begins, or goes on.
+
+    Attributes:
+        method: its name.
+        rounds: number of its last round, where that is known in advance.
+        done: steps that are behind it, in a resumed run.
+    """
 
     method: str
     rounds: int
@@ -49,9 +70,13 @@ class MethodStarted:
 
 @dataclass(frozen=True)
 class StepStarted:
-    """A warm-up wave (round 0) or a round begins with these clients.
+    """A wave of the warm-up, or a round, begins.
 
-    ``phase`` is theirs; where clients came late it says so, as in ``experts + warmup``.
+    Attributes:
+        method: its name.
+        phase: of the tasks, such as ``warmup``; where clients came late both, as in ``experts + warmup``.
+        round: 0 for the warm-up, then 1, 2, ...
+        clients: those that are asked to train.
     """
 
     method: str
@@ -62,7 +87,15 @@ class StepStarted:
 
 @dataclass(frozen=True)
 class BatchTrained:
-    """``done`` of ``total`` optimiser steps of one client's local task."""
+    """A client of this process has made an optimiser step.
+
+    Attributes:
+        method: its name.
+        client: who.
+        done: steps of its task so far.
+        total: steps of its task.
+        loss: of the batch.
+    """
 
     method: str
     client: ClientId
@@ -73,7 +106,18 @@ class BatchTrained:
 
 @dataclass(frozen=True)
 class ClientFinished:
-    """One client's work in a step is over; ``metrics`` holds ``loss`` and, where scored, ``score``."""
+    """A client's work in a step is over.
+
+    Attributes:
+        method: its name.
+        phase: of the task.
+        round: 0 for the warm-up, then 1, 2, ...
+        client: who.
+        metrics: ``loss``, the mean over the rows in the last pass, and ``score``, of the received model on the client's
+            test rows, where rounds are scored.
+        seconds: that it trained.
+        reused: whether another method of the run had done the same first step, which was not done again.
+    """
 
     method: str
     phase: str
@@ -86,7 +130,15 @@ class ClientFinished:
 
 @dataclass(frozen=True)
 class UpdateRefused:
-    """A client's update is not used this round."""
+    """A client's update is not used in this step.
+
+    Attributes:
+        method: its name.
+        phase: of the task.
+        round: 0 for the warm-up, then 1, 2, ...
+        client: whose.
+        reason: one sentence.
+    """
 
     method: str
     phase: str
@@ -97,7 +149,12 @@ class UpdateRefused:
 
 @dataclass(frozen=True)
 class Allocated:
-    """The experts are allocated."""
+    """The clients are grouped and the experts allocated.
+
+    Attributes:
+        method: its name.
+        allocation: who shares which expert, and why, see :class:`fedlease.core.types.Allocation`.
+    """
 
     method: str
     allocation: Allocation
@@ -105,7 +162,12 @@ class Allocated:
 
 @dataclass(frozen=True)
 class StepFinished:
-    """``record`` is the line just appended to ``rounds.jsonl``; the checkpoint is on disk."""
+    """A step is complete, and its checkpoint is on disk.
+
+    Attributes:
+        method: its name.
+        record: the line that was appended to ``rounds.jsonl``.
+    """
 
     method: str
     record: Mapping[str, Any]
@@ -113,7 +175,12 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class MethodFinished:
-    """``summary`` is the content of the method's ``summary.json``."""
+    """A method is at its end, and its results are written.
+
+    Attributes:
+        method: its name.
+        summary: content of its ``summary.json``.
+    """
 
     method: str
     summary: Mapping[str, Any]
@@ -121,7 +188,12 @@ class MethodFinished:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """Everything is written."""
+    """Everything is written, the report too.
+
+    Attributes:
+        out: run folder.
+        summaries: method -> content of its ``summary.json``, the main method first.
+    """
 
     out: Path
     summaries: Mapping[str, Mapping[str, Any]]
