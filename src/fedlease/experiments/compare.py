@@ -16,10 +16,12 @@ from fedlease.errors import ConfigError, RunFailedError, TooFewUpdatesError, wit
 from fedlease.experiments.cells import Cell, check_bases, plan, run_cell, summary_of
 from fedlease.experiments.common_clients import common, coverage, gap, over_clients
 from fedlease.experiments.experiment import Variant
+from fedlease.experiments.joining import joining, row_metric
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import spread
 from fedlease.files import locked, write_atomically
 from fedlease.reporting.comparison.page import markdown, write_compare_page
+from fedlease.reporting.run.data import ALONE
 from fedlease.reporting.run.reading import read_run
 from fedlease.server.events import Listener
 from fedlease.storage.run_files import RunFiles
@@ -178,6 +180,14 @@ def _summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
         for name in others
     }
     reference = summaries[first][0]
+    alone = next((name for name in others if rows[name]["method"] == ALONE), None)
+    verdict = joining(
+        first,
+        (summaries[first], row_scores[first]),
+        None if alone is None else (summaries[alone], row_scores[alone]),
+        scored.keys,
+        row_metric(summaries[first], row_scores[first]),
+    )
     return {
         "metric": reference.metric,
         "head": reference.head,
@@ -190,6 +200,7 @@ def _summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
         "majority_mean": spread([m["majority_mean"] for m in means[first]]).mean,
         "variants": rows,
         "differences": differences,
+        "verdict": verdict.content,
     }
 
 

@@ -1,17 +1,33 @@
 """The verdict of a run as people read it: lines, and a table of clients with the worst at the top."""
 
 import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fedlease.core.wording import counted
-from fedlease.reporting.formats import points
+from fedlease.core.wording import counted, enumerated
+from fedlease.reporting.formats import percent, points
 from fedlease.reporting.tables import Cell, Table, score
-from fedlease.storage.verdict import Effect, Gain, NextStep, Verdict
+from fedlease.storage.verdict import Effect, Gain, NextStep, TaskVerdict, Verdict
 from fedlease.tasks.metric_words import of_metric, short_name
 
-__all__ = ["EFFECTS", "gain_table", "gain_words", "step_words", "task_lines", "verdict_lines", "worst_first"]
+__all__ = [
+    "EFFECTS",
+    "NAMED",
+    "by_task",
+    "gain_table",
+    "gain_words",
+    "joining_words",
+    "mean_gain_words",
+    "step_words",
+    "task_lines",
+    "verdict_lines",
+    "worst_first",
+]
 
 EFFECTS: dict[Effect, str] = {"helps": "helps", "costs": "costs", "unclear": "unclear"}
+NAMED = 4
+"""Clients that a sentence names."""
 SHOWN = 6
 """Tasks that lines name."""
 FURTHER = 2
@@ -52,6 +68,52 @@ def worst_first(verdict: Verdict) -> list[str]:
         return row.gain is None, row.score if row.gain is None else row.gain.difference, client
 
     return sorted(verdict.clients, key=key)
+
+
+def joining_words(verdict: Verdict, subject: str = "Joining") -> str:
+    """``Joining helps 3 of 5 clients; costs radiology 8.0 points; ...``, with another subject where one is named."""
+    helps, costs, unclear = (verdict.having(effect) for effect in ("helps", "costs", "unclear"))
+    total = counted(len(helps) + len(costs) + len(unclear), "client")
+    if not helps and not costs:
+        return f"{subject} makes no difference that the test rows can show, for any of {total}."
+    parts = [f"helps {len(helps)} of {total}" if helps else f"clearly helps none of {total}"]
+    if costs:
+        lost = [f"{c} {percent(-gain.difference)}" for c in costs if (gain := verdict.clients[c].gain) is not None]
+        more = f" points and {len(costs) - NAMED} more" if len(costs) > NAMED else " points"
+        parts.append(f"costs {enumerated(lost[:NAMED])}{more}")
+    if unclear:
+        parts.append(f"for {len(unclear)} the test rows do not tell")
+    return f"{subject} {'; '.join(parts)}."
+
+
+def mean_gain_words(verdict: Verdict) -> str:
+    """The mean gain with its interval, as a sentence; empty without gains."""
+    if verdict.gain is None:
+        return ""
+    name = of_metric(verdict.metric).name
+    return f"The mean gain over {verdict.against} is {gain_words(verdict.gain)} points of {name}."
+
+
+def by_task(
+    tasks: Mapping[str, str], gains: Mapping[str, Gain], gain: Callable[[list[str]], Gain]
+) -> dict[str, TaskVerdict]:
+    """The mean gain of every task; {} where there is one.
+
+    Args:
+        tasks: client -> task, of the clients that have a gain.
+        gains: by client.
+        gain: the mean gain of some clients.
+    """
+    members: dict[str, list[str]] = {}
+    for client, task in tasks.items():
+        members.setdefault(task, []).append(client)
+    if len(members) < 2:
+        return {}
+    found = {}
+    for task, clients in sorted(members.items()):
+        of = Counter(gains[client].effect for client in clients)
+        found[task] = TaskVerdict(gain=gain(clients), helps=of["helps"], costs=of["costs"], unclear=of["unclear"])
+    return found
 
 
 def gain_table(verdict: Verdict, metric: str, most: int | None = None) -> Table | None:

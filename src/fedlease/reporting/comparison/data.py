@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter
 from fedlease.errors import RunFolderError
 from fedlease.reporting.formats import percent, points
 from fedlease.storage.documents import checked
+from fedlease.storage.verdict import Verdict
 from fedlease.tasks.base import MetricWords
 from fedlease.tasks.metric_words import of_metric
 
@@ -132,6 +133,7 @@ class Comparison:
         coverage: one entry per seed.
         learning_rates: variant -> learning rate -> score on validation rows of the first seed, None where training
             failed; {} where none was chosen.
+        verdict: what the first variant gains every client over ``local``; None in comparisons without.
     """
 
     metric: str
@@ -143,6 +145,7 @@ class Comparison:
     differences: Mapping[str, Gap]
     coverage: tuple[Coverage, ...]
     learning_rates: Mapping[str, Mapping[float, Finite | None]] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
     @property
     def first(self) -> Variant:

@@ -9,6 +9,8 @@ from fedlease.reporting.comparison import tables, words
 from fedlease.reporting.comparison.data import read_comparison
 from fedlease.reporting.comparison.figures import comparison_figures
 from fedlease.reporting.rendering import render
+from fedlease.reporting.run.figures_verdict import gains_figure
+from fedlease.reporting.verdict import gain_table, step_words
 
 __all__ = ["compare_page", "markdown", "write_compare_page"]
 
@@ -32,11 +34,16 @@ def markdown(content: Mapping[str, Any]) -> str:
         RunFolderError: something is missing in the content, or not what it should be.
     """
     c = read_comparison(content)
-    shown = [tables.settings_table(c), tables.score_table(c), tables.cost_table(c), tables.rate_table(c)]
+    gains = gain_table(c.verdict, c.metric) if c.verdict and c.verdict.gain else None
+    shown = [gains, tables.settings_table(c), tables.score_table(c), tables.cost_table(c), tables.rate_table(c)]
     lines = [line for table in shown if table for line in (f"{table.caption}:", "", *table.markdown(), "")]
+    alarms = c.verdict.alarms if c.verdict else []
+    lines = [*(line for alarm in alarms for line in (f"**{alarm}**", "")), *lines]
     lines += [f"- {sentence}" for sentence in words.reading(c)]
     if c.others:
         lines += ["", words.difference_words(c)]
+    if c.verdict:
+        lines += ["", step_words(c.verdict.next_step)]
     return "\n".join([*lines, "", *(f"- {name}: {value}" for name, value in words.facts(c))]) + "\n"
 
 
@@ -48,9 +55,10 @@ def compare_page(content: Mapping[str, Any]) -> str:
         MissingPackageError: plotly or jinja2 is not installed.
     """
     c = read_comparison(content)
+    verdict = [gains_figure(c.verdict)] if c.verdict and c.verdict.gain else []
     return render(
         "compare.html",
-        {figure.id: figure for figure in comparison_figures(c)},
+        {figure.id: figure for figure in (*verdict, *comparison_figures(c))},
         kind="comparison",
         source="compare.json",
         comparison=c,

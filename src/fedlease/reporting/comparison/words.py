@@ -5,6 +5,7 @@ from fedlease.reporting.comparison.data import FEWEST_SEEDS, Comparison, Coverag
 from fedlease.reporting.formats import percent, points
 from fedlease.reporting.means import named
 from fedlease.reporting.run.words import HEADS, TIE, span
+from fedlease.reporting.verdict import task_lines
 
 __all__ = ["clients_over", "difference_words", "facts", "reading", "title"]
 
@@ -45,8 +46,13 @@ def reading(c: Comparison) -> list[str]:
     if not c.others:
         text = [f"{c.first.name} reaches a mean {c.words.name} of {c.first.mean} %. Nothing else was run."]
     else:
-        text = [*_best(c), *_distinguished(c), _behind(c)]
+        text = [*_best(c), *_joined(c), *_distinguished(c), _behind(c)]
     return [*text, _majority(c), _seeds(c), *_missing(c)]
+
+
+def _joined(c: Comparison) -> list[str]:
+    """For how many clients the first method is better than training alone, and for whom it is worse."""
+    return [*c.verdict.sentences, *task_lines(c.verdict)] if c.verdict else []
 
 
 def clients_over(coverage: tuple[Coverage, ...]) -> str:

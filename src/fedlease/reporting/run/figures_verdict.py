@@ -10,7 +10,7 @@ from fedlease.reporting.verdict import EFFECTS, gain_words, worst_first
 from fedlease.storage.verdict import Effect, Verdict
 from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["verdict_figures"]
+__all__ = ["gains_figure", "verdict_figures"]
 
 TICKS = 24
 """More names along an axis cannot be read."""
@@ -26,10 +26,11 @@ def verdict_figures(run: RunData, verdict: Verdict) -> list[Figure]:
     """Gains with their intervals, the worst at the top; scores beside the majority where there are no gains."""
     if not verdict.clients:
         return []
-    return [_scores(run, verdict) if verdict.gain is None else _gains(run, verdict)]
+    return [_scores(run, verdict) if verdict.gain is None else gains_figure(verdict)]
 
 
-def _gains(run: RunData, verdict: Verdict) -> Figure:
+def gains_figure(verdict: Verdict) -> Figure:
+    """What joining gains every client, with intervals; the verdict has gains."""
     gains = {client: gain for client in worst_first(verdict) if (gain := verdict.clients[client].gain)}
     order = list(gains)
     traces = []
@@ -52,8 +53,9 @@ def _gains(run: RunData, verdict: Verdict) -> Figure:
         f"Points of {metric} gained over {against}, with 95 % intervals over each client's own test rows; right of "
     )
     summary += "the dashed line joining helps. Of many such intervals one in twenty leaves out zero by chance."
+    pairing = {True: "rows paired", False: "two proportions"}
     rows = tuple(
-        (c, run.task(c), gain_words(gain), EFFECTS[gain.effect], "rows paired" if gain.paired else "two proportions")
+        (c, verdict.clients[c].task, gain_words(gain), EFFECTS[gain.effect], pairing[gain.paired])
         for c, gain in gains.items()
     )
     header = ("client", "task", "gain (95 % interval)", "joining", "interval")

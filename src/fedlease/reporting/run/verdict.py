@@ -1,25 +1,22 @@
 """The verdict of a run, computed here alone and shown alike by terminal, ``--json``, ``summary.json`` and report."""
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from fedlease.core.intervals import Interval, paired_gain, unpaired_gain
 from fedlease.core.wording import counted, enumerated, listed
-from fedlease.reporting.formats import percent
 from fedlease.reporting.run.advice import advise
 from fedlease.reporting.run.certainty import decisions, doubts
 from fedlease.reporting.run.data import ALONE, MethodRun, RunData
 from fedlease.reporting.run.words import result_sentence
-from fedlease.reporting.verdict import gain_words
+from fedlease.reporting.verdict import NAMED, by_task, joining_words, mean_gain_words
 from fedlease.storage.class_scores import never_predicted
 from fedlease.storage.summary import Summary
-from fedlease.storage.verdict import Advice, ClientVerdict, Gain, Groups, NextStep, TaskVerdict, Verdict
+from fedlease.storage.verdict import Advice, ClientVerdict, Gain, Groups, NextStep, Verdict
 from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["ROW_METRIC", "conclude"]
+__all__ = ["ROW_METRIC", "SAME", "conclude"]
 
-NAMED = 4
-"""Clients that a sentence names with their losses."""
 SAME = 1e-6
 """A headline metric that differs more from the mean of the row scores is none of single rows, as macro F1 is."""
 ROW_METRIC = "accuracy"
@@ -62,7 +59,7 @@ def conclude(run: RunData) -> Verdict:
             )
             for client, score in sorted(finals.items())
         },
-        tasks=_by_task(run, gains, metric),
+        tasks=by_task({client: run.task(client) for client in gains}, gains, lambda found: _gain(run, found, metric)),
         groups=groups,
         next_step=NextStep(text=""),
         warnings=list(advice),
@@ -122,46 +119,13 @@ def _typed(found: Interval, *, paired: bool) -> Gain:
     return Gain(difference=found.difference, low=found.low, high=found.high, paired=paired)
 
 
-def _by_task(run: RunData, gains: Mapping[str, Gain], metric: str) -> dict[str, TaskVerdict]:
-    members: dict[str, list[str]] = {}
-    for client in gains:
-        members.setdefault(run.task(client), []).append(client)
-    if len(members) < 2:
-        return {}
-    effects = {client: gain.effect for client, gain in gains.items()}
-    found = {}
-    for task, clients in sorted(members.items()):
-        of = [effects[client] for client in clients]
-        counts = {effect: of.count(effect) for effect in ("helps", "costs", "unclear")}
-        found[task] = TaskVerdict(gain=_gain(run, clients, metric), **counts)
-    return found
-
-
 def _sentences(run: RunData, verdict: Verdict) -> list[str]:
     result = result_sentence(run)
     if run.main.name == ALONE:
         return [result, "Every client trained alone: this is what other methods are compared with."]
     if verdict.gain is None:
         return [result, f"Whether joining pays is not known: the run has no baseline {ALONE} to compare with."]
-    name = "" if verdict.metric == run.metric else f" in {of_metric(verdict.metric).name}"
-    mean = f"The mean gain over {ALONE} is {gain_words(verdict.gain)} points{name}."
-    return [_joining(verdict), f"{result} {mean}"]
-
-
-def _joining(verdict: Verdict) -> str:
-    """``Joining helps 3 of 5 clients; costs radiology 8.0 points; ...``."""
-    helps, costs, unclear = (verdict.having(effect) for effect in ("helps", "costs", "unclear"))
-    total = counted(len(helps) + len(costs) + len(unclear), "client")
-    if not helps and not costs:
-        return f"Joining makes no difference that the test rows can show, for any of {total}."
-    parts = [f"helps {len(helps)} of {total}" if helps else f"clearly helps none of {total}"]
-    if costs:
-        lost = [f"{c} {percent(-gain.difference)}" for c in costs if (gain := verdict.clients[c].gain) is not None]
-        more = f" points and {len(costs) - NAMED} more" if len(costs) > NAMED else " points"
-        parts.append(f"costs {enumerated(lost[:NAMED])}{more}")
-    if unclear:
-        parts.append(f"for {len(unclear)} the test rows do not tell")
-    return f"Joining {'; '.join(parts)}."
+    return [joining_words(verdict), f"{result} {mean_gain_words(verdict)}"]
 
 
 def _groups(run: RunData) -> Groups | None:
