@@ -11,8 +11,8 @@ from small import FinishedRuns, own_rows, scores_of, small_settings, tensors_of
 
 import fedlease
 from fedlease.errors import ConfigError, InputError, RunFolderError
-from fedlease.experiments.cells import variants_of
 from fedlease.experiments.compare import compare
+from fedlease.experiments.experiment import variants_of
 from fedlease.server.events import StepFinished
 from fedlease.use.export import Exporter
 from fedlease.use.open_run import OpenRun
