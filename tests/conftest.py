@@ -7,6 +7,7 @@ os.environ.update(
     FLWR_DISABLE_UPDATE_CHECK="1",
     RAY_USAGE_STATS_ENABLED="0",
     HF_HUB_DISABLE_TELEMETRY="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
     TOKENIZERS_PARALLELISM="false",
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # HF_HUB_OFFLINE=0 pytest -m hub: the tests that download

@@ -1,16 +1,22 @@
 """What is streamed is what the run folder holds."""
 
 import json
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from small import rounds_of, small_run
 
 from fedlease.errors import ConfigError, RunFailedError
 from fedlease.reporting import trackers
-from fedlease.reporting.trackers import scalars, tracker
-from fedlease.server.events import Event, MethodFinished, StepFinished
+from fedlease.reporting.scalars import few_scalars, scalars
+from fedlease.reporting.trackers import tracker
+from fedlease.server.events import Event, MethodFinished, RunFinished, RunStarted, StepFinished
+from fedlease.storage.environment import read_environment
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +115,7 @@ def test_a_step_without_scores_and_the_means_of_another_task_are_given_by_their_
 
 
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="log: must be tensorboard or wandb, received 'csv'"):
+    with pytest.raises(ConfigError, match="log: must be one of mlflow, tensorboard, wandb, received 'csv'"):
         tracker("csv", tmp_path)
 
 
@@ -178,3 +184,126 @@ def test_a_tracker_that_fails_ends_the_run_in_one_sentence(
         f"fedlease resume {tmp_path / 'r'}"
     )
     stream.close()
+
+
+class FakeMlflow:
+    """The part of MLflow's client that is used, in memory."""
+
+    def __init__(self) -> None:
+        self.experiments: dict[str, str] = {}
+        self.runs: dict[str, SimpleNamespace] = {}
+
+    def get_experiment_by_name(self, name: str) -> SimpleNamespace | None:
+        return SimpleNamespace(experiment_id=self.experiments[name]) if name in self.experiments else None
+
+    def create_experiment(self, name: str) -> str:
+        return self.experiments.setdefault(name, str(len(self.experiments)))
+
+    def create_run(self, experiment: str, tags: dict[str, str], run_name: str) -> SimpleNamespace:
+        run = SimpleNamespace(tags=tags, name=run_name, metrics=[], params={}, files={}, status="RUNNING")
+        self.runs[str(len(self.runs))] = run
+        return SimpleNamespace(info=SimpleNamespace(run_id=str(len(self.runs) - 1)))
+
+    def search_runs(self, experiments: list[str], filter_string: str, max_results: int) -> list[SimpleNamespace]:
+        wanted = filter_string.split("'")[1]
+        found = [name for name, run in self.runs.items() if run.tags["fedlease.run"] == wanted]
+        return [SimpleNamespace(info=SimpleNamespace(run_id=name)) for name in found[:max_results]]
+
+    def update_run(self, run: str, status: str) -> None:
+        self.runs[run].status = status
+
+    set_terminated = update_run
+
+    def log_batch(self, run: str, metrics: Any = (), params: Any = ()) -> None:
+        self.runs[run].metrics += [(metric.key, metric.step, metric.value) for metric in metrics]
+        self.runs[run].params.update({param.key: param.value for param in params})
+
+    def log_dict(self, run: str, content: dict[str, Any], name: str) -> None:
+        self.runs[run].files[name] = content
+
+
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
+    fake, module = FakeMlflow(), ModuleType("mlflow")
+    entities = SimpleNamespace(
+        Metric=lambda key, value, timestamp, step: SimpleNamespace(key=key, value=value, step=step),
+        Param=lambda key, value: SimpleNamespace(key=key, value=value),
+    )
+    vars(module).update(MlflowClient=lambda: fake, entities=entities)
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    return fake
+
+
+def test_mlflow_has_a_handful_of_names_per_method(run: tuple[Path, list[Event]], mlflow: FakeMlflow) -> None:
+    out, events = run
+    stream = tracker("mlflow", out)
+    for event in events:
+        stream(event)
+    stream.close()
+    (there,) = mlflow.runs.values()
+    assert list(mlflow.experiments) == ["fedlease"] and (there.name, there.status) == (out.name, "FINISHED")
+    assert there.tags["fedlease.run"] == read_environment(out).run and len(there.tags) == 2
+    assert there.params["method"] == "fedlease" and there.params["clients"] == "8" and len(there.params) <= 12
+    assert there.files["settings.json"]["lora"]["r"] == 4
+    names = {name for name, _, _ in there.metrics}
+    assert not [client for client in json.loads((out / "clients.json").read_text()) if client in " ".join(names)]
+    for method in ("fedlease", "fedit"):
+        assert 8 <= len([name for name in names if name.startswith(f"{method}/")]) <= 16
+    summary = json.loads((out / "summary.json").read_text())
+    assert ("fedlease/final/mean", 0, summary["mean"]) in there.metrics
+    record = rounds_of(out)[-1]
+    losses = [row["loss"] for row in record["clients"].values()]
+    assert ("fedlease/train_loss", record["step"], sum(losses) / len(losses)) in there.metrics
+
+
+def test_a_resumed_run_goes_on_in_its_run_of_mlflow(run: tuple[Path, list[Event]], mlflow: FakeMlflow) -> None:
+    out, events = run
+    start = next(event for event in events if isinstance(event, RunStarted))
+    stream = tracker("mlflow", out)
+    stream(start)
+    stream.close()
+    assert [there.status for there in mlflow.runs.values()] == ["FAILED"]
+    stream = tracker("mlflow", out)
+    stream(replace(start, resumed=True))
+    assert [there.status for there in mlflow.runs.values()] == ["RUNNING"]
+    stream(RunFinished(out, {}))
+    stream.close()
+    assert [there.status for there in mlflow.runs.values()] == ["FINISHED"]
+
+
+def test_a_store_that_mlflow_cannot_use_is_one_sentence(
+    mlflow: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> None:
+        raise OSError("no such server\nsecond line")
+
+    monkeypatch.setattr(mlflow, "get_experiment_by_name", broken)
+    with pytest.raises(ConfigError) as caught:
+        tracker("mlflow", tmp_path / "r")
+    assert caught.value.faults == (
+        "--log mlflow cannot start: no such server; MLFLOW_TRACKING_URI names the server or the database",
+    )
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_real_mlflow_has_the_figures(
+    run: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'fedlease[mlflow]'")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    out, events = run
+    stream = tracker("mlflow", out)
+    for event in events:
+        stream(event)
+    stream.close()
+    client = mlflow.MlflowClient()
+    (there,) = client.search_runs([client.get_experiment_by_name("fedlease").experiment_id])
+    assert (there.info.run_name, there.info.status) == (out.name, "FINISHED")
+    for name, value, step in (figure for event in events for figure in few_scalars(event)):
+        assert (step, value) in [
+            (point.step, point.value) for point in client.get_metric_history(there.info.run_id, name)
+        ]

@@ -36,7 +36,7 @@ NewRows = Annotated[bool, typer.Option("--new-rows", help="With --from: the rows
 
 
 EngineName = Literal["in-process", "flower"]
-Tracker = Literal["none", "tensorboard", "wandb"]
+Tracker = Literal["none", "mlflow", "tensorboard", "wandb"]
 Engine = Annotated[EngineName, typer.Option(help="flower: a simulation on this machine, one node per client.")]
 Log = Annotated[Tracker, typer.Option(help="Stream figures while the run goes on.")]
 

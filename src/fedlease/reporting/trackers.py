@@ -1,25 +1,22 @@
-"""Listeners that stream the figures of a run to TensorBoard or Weights & Biases while it goes on."""
+"""Listeners that stream the figures of a run to TensorBoard, Weights & Biases or MLflow while it goes on."""
 
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedlease.core.wording import printable
 from fedlease.errors import ConfigError, FedLeaseError, MissingPackageError, RunFailedError, limit_reached
+from fedlease.reporting.mlflow import MlflowTracker
+from fedlease.reporting.scalars import scalars
 from fedlease.server.events import Allocated, Event, MethodFinished, RunStarted, StepFinished
-from fedlease.tasks.metric_words import is_further_mean
 
-__all__ = ["TensorBoardTracker", "Tracker", "WandbTracker", "scalars", "tracker"]
-
+__all__ = ["TensorBoardTracker", "Tracker", "WandbTracker", "tracker"]
 
 LONGEST = 300
 """Characters of a library's own message that are shown."""
-
-
-MEANS = ("mean", "weighted_mean", "own_expert_mean", "majority_mean", "bare_base_mean")
 
 
 class Tracker(Protocol):
@@ -36,7 +33,7 @@ def tracker(name: str, out: Path) -> Tracker:
     """The tracker called ``name``.
 
     Args:
-        name: ``tensorboard`` or ``wandb``.
+        name: ``mlflow``, ``tensorboard`` or ``wandb``.
         out: the run folder.
 
     Raises:
@@ -44,7 +41,7 @@ def tracker(name: str, out: Path) -> Tracker:
         MissingPackageError: its package is not installed.
     """
     if name not in TRACKERS:
-        raise ConfigError(f"log: must be tensorboard or wandb, received {name!r}")
+        raise ConfigError(f"log: must be one of {', '.join(TRACKERS)}, received {name!r}")
     kind, module = TRACKERS[name]
     try:
         library = importlib.import_module(module)
@@ -71,49 +68,6 @@ def _check_key(wandb: Any) -> None:
         raise ConfigError(f"--log wandb cannot start: {reason}; run wandb login, {offline}") from error
     if not known:
         raise ConfigError(f"--log wandb: no key of Weights & Biases is found; run wandb login first, {offline}")
-
-
-def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
-    """Name, value and step of every figure in an event; names begin with the method.
-
-    A step gives its mean score and over how many clients that is, every client's score and loss, bytes, seconds and
-    refused updates; the allocation gives S(k) with k as the step, and the number of experts; a finished method gives
-    final scores, per task too, means of further metrics, over how many clients each mean is, and experts per token of
-    every adapted module. Metrics are called by their keys in the files.
-    """
-    if isinstance(event, StepFinished):
-        record, step = event.record, int(event.record["step"])
-        if record["mean_score"] is not None:
-            yield f"{event.method}/mean_score", record["mean_score"], step
-            yield f"{event.method}/mean_score_clients", record["averaged"], step
-        for client, row in record["clients"].items():
-            for key in ("score", "loss"):
-                if key in row:
-                    yield f"{event.method}/{key}/{client}", row[key], step
-        for key in ("bytes_up", "bytes_down", "head_bytes_up", "head_bytes_down"):
-            yield f"{event.method}/{key}", record[key], step
-        for key, value in record["seconds"].items():
-            yield f"{event.method}/seconds/{key}", value, step
-        if "valid" in record:
-            yield f"{event.method}/valid", record["valid"]["mean"], step
-        yield f"{event.method}/refused", len(record["refused"]), step
-    elif isinstance(event, Allocated):
-        for k, value in event.allocation.silhouettes.items():
-            yield f"{event.method}/silhouette", value, k
-        yield f"{event.method}/num_experts", event.allocation.num_experts, 0
-    elif isinstance(event, MethodFinished):
-        summary = event.summary
-        for key, value in summary.items():
-            if is_further_mean(key, value) or (key in MEANS and value is not None):
-                yield f"{event.method}/final/{key}", value, 0
-        yield f"{event.method}/final/clients", summary["num_clients"], 0
-        for key, count in summary["means_over"].items():
-            yield f"{event.method}/final/clients_in/{key}", count, 0
-        for task, value in summary["per_task"].items():
-            yield f"{event.method}/final/task/{task}", value, 0
-        for client, modules in summary["expert_usage"].items():
-            for module, entry in modules.items():
-                yield f"{event.method}/experts_per_token/{client}/{module}", entry["experts_per_token"], 0
 
 
 class _Guarded:
@@ -225,6 +179,7 @@ class WandbTracker:
 
 
 TRACKERS: dict[str, tuple[Callable[[Any, Path], Tracker], str]] = {
+    "mlflow": (MlflowTracker, "mlflow"),
     "tensorboard": (TensorBoardTracker, "torch.utils.tensorboard"),
     "wandb": (WandbTracker, "wandb"),
 }
