@@ -85,7 +85,7 @@ def test_groups_are_the_same_whatever_their_numbers_are() -> None:
         "A: a (fedlease)",
         "B: b (fedlease)",
         "The settings are the same.",
-        "The groups are the same, 2 of 2 clients.",
+        "The groups are the same: 2 among 2 clients.",
         "No method of one metric is finished in both, so that there are no scores to show.",
     ]
 

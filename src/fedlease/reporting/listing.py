@@ -130,7 +130,7 @@ def _groups(content: Mapping[str, Any]) -> Iterator[Table | str]:
     if not groups:
         return
     if all(None not in pair for pair in groups.values()) and not moved:
-        yield f"The groups are the same, {len({pair[0] for pair in groups.values()})} of {len(groups)} clients."
+        yield f"The groups are the same: {len({pair[0] for pair in groups.values()})} among {len(groups)} clients."
         return
     rows = tuple(
         (Cell(c), *(number(None if e is None else e + 1) for e in pair), Cell("with others" if c in moved else ""))
@@ -183,7 +183,7 @@ def _described(folder: Path) -> dict[str, Any]:
         methods = [_method(folder, settings, name) for name in (settings.method, *settings.baselines)]
     except InputError as error:
         return {"folder": str(folder), "state": "cannot be read", "reason": error.faults[0]}
-    done = all(method["state"] == "finished" for method in methods)
+    done = all(method["mean"] is not None for method in methods)
     return {"folder": str(folder), "state": "finished" if done else "not finished", **_facts(environment, methods)}
 
 
@@ -198,7 +198,8 @@ def _method(folder: Path, settings: Settings, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"method": name, "rounds": settings.rounds, "metric": None, "mean": None, "averaged": None}
     if summary is not None:
         found |= {"metric": summary.metric, "mean": summary.mean, "averaged": len(averaged(summary))}
-        return found | {"state": "finished"}
+        kept = summary.early_stopping
+        return found | {"state": "finished" if kept is None else f"finished, round {kept.best_round} kept"}
     steps = len(read_rounds(files.folder))
     return found | {"state": f"after step {steps}" if steps else "not begun"}
 
