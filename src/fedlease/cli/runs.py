@@ -1,7 +1,5 @@
-"""Commands that start, continue and check runs, and list what is shipped."""
+"""Commands that start, continue and check runs."""
 
-import ast
-import importlib.util
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -20,13 +18,36 @@ if TYPE_CHECKING:
 
     Hear = Callable[[], Sequence[Listener]]
 
-__all__ = ["check", "methods", "presets", "resume", "run_command"]
+__all__ = ["check", "resume", "run_command"]
 
 Config = Annotated[
     Path | None, typer.Argument(help="Settings in YAML. Without it: the quickstart.", show_default=False)
 ]
-Preset = Annotated[str | None, typer.Option(help="A shipped set of settings; see `fedlease presets`.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
+
+
+def _presets_begun(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    from fedlease.config.settings import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+def _settings_begun(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    from fedlease.config.faults import setting_names
+    from fedlease.config.settings import Settings
+
+    return [f"{name}=" for name in setting_names(Settings) if name.startswith(incomplete)]
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option(help="A shipped set of settings; see `fedlease presets`.", autocompletion=_presets_begun),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.", autocompletion=_settings_begun),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder to write; default: a new one in runs/.")]
 From = Annotated[
     Path | None,
@@ -137,48 +158,6 @@ def _run_command(config: Path | None, preset: str | None, changes: Sequence[str]
     words = [] if config is None else [str(config)]
     words += [] if preset is None else ["--preset", preset]
     return shlex.join(["fedlease", "run", *words, *(word for change in changes for word in ("--set", change))])
-
-
-@app.command()
-def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YAML.")] = None) -> None:
-    """List the shipped sets of settings, or print one."""
-    from fedlease.config.settings import preset_names, preset_text
-
-    if name is not None:
-        typer.echo(preset_text(name), nl=False)
-        return
-    for preset in preset_names():
-        comment = [line.removeprefix("#").strip() for line in preset_text(preset).splitlines() if line.startswith("#")]
-        prose = " ".join(comment[comment.index("") + 1 :])
-        typer.echo(f"{preset:15} {prose.split('. ')[0].rstrip('.')}.")
-
-
-@app.command()
-def methods() -> None:
-    """List the methods."""
-    from fedlease.core.plugins import plugin_faults
-    from fedlease.methods.registry import CENTRALISED, GROUP, METHODS, MethodFacts, builder_path, known_methods
-
-    faults = plugin_faults((*METHODS, CENTRALISED), GROUP, MethodFacts)
-    for name in sorted(known_methods(), key=lambda name: (name == CENTRALISED, name)):
-        # A name that is taken is still that of our method.
-        if name not in faults or name in METHODS:
-            where = "fedlease.server.pooled:" if name == CENTRALISED else METHODS.get(name) or builder_path(name)
-            typer.echo(f"{name:15} {_about(*where.split(':', 1))}")
-    for fault in faults.values():
-        typer.echo(f"warning: {fault}", err=True)
-
-
-def _about(module: str, builder: str) -> str:
-    """What a method is, from its source, which is not imported."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ImportError:
-        spec = None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else "")
-    # In a module of several methods every builder has a name and a sentence of its own.
-    own = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == builder != "build")
-    return (ast.get_docstring(next(own, tree)) or "").partition("\n")[0]
 
 
 def _no_sum(words: "Sequence[str]") -> "Sequence[str]":

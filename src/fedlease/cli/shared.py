@@ -66,7 +66,7 @@ app = typer.Typer(
     cls=Group,
     help="Fine-tune language models across organisations that share neither data nor task.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

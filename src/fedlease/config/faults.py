@@ -11,9 +11,9 @@ from fedlease.config.sections import ranks_differ
 from fedlease.config.tables import known_sources
 from fedlease.core.choices import PLUS
 from fedlease.core.wording import printable
-from fedlease.methods.registry import CENTRALISED, UNEQUAL_RANKS, known_methods
+from fedlease.methods.registry import CENTRALISED, OTHER_NAMES, UNEQUAL_RANKS, known_methods
 
-__all__ = ["cross_faults", "nearest", "not_installed", "sentences", "setting_names"]
+__all__ = ["cross_faults", "nearest", "nearest_method", "not_installed", "sentences", "setting_names"]
 
 FEW = 12
 """Up to so many valid names are listed."""
@@ -58,12 +58,20 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return hint
 
 
+def nearest_method(name: str) -> str:
+    """As :func:`nearest`, for methods; finds those that go by another name elsewhere, such as FedAvg, too."""
+    known = known_methods()
+    plain = name.lower().replace("_", "-").replace(" ", "-")
+    other = plain if plain in known else OTHER_NAMES.get(plain)
+    return nearest(name, known) if other is None else f"; it is called {other!r} here"
+
+
 def not_installed(values: Any) -> list[str]:
     """A sentence for every method that resolved settings name and this installation has not."""
     values, known = values if isinstance(values, Mapping) else {}, known_methods()
     absent = [name for name in _names([values.get("method"), *_names(values.get("baselines"))]) if name not in known]
     return [
-        f"its method {name!r} is not installed here: install the package that adds it{nearest(name, known)}"
+        f"its method {name!r} is not installed here: install the package that adds it{nearest_method(name)}"
         for name in absent
     ]
 
@@ -97,7 +105,7 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
     if method in baselines:
         faults.append(f"baselines: {method!r} is the method itself")
     for key, names in (("method", _names([method])), ("baselines", baselines)):
-        faults += [f"{key}: unknown method {n!r}{nearest(n, known)}" for n in names if n not in known]
+        faults += [f"{key}: unknown method {n!r}{nearest_method(n)}" for n in names if n not in known]
     source, path = data.get("source", "folder"), data.get("path")
     read = known_sources()[source].path if isinstance(source, str) and source in known_sources() else "optional"
     if read == "required" and path is None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedlease.config.faults import nearest
+from fedlease.config.faults import nearest_method
 from fedlease.config.settings import Settings
 from fedlease.errors import ConfigError
 from fedlease.experiments.paper_numbers import NO_NUMBERS, PaperRow
@@ -105,7 +105,7 @@ def variants_of(methods: Sequence[str]) -> list[Variant]:
     faults = [] if methods else ["methods: at least one is needed"]
     faults += [f"methods: {name!r} is named twice" for name in repeated(methods)]
     known = known_methods()
-    faults += [f"methods: unknown method {name!r}{nearest(name, known)}" for name in methods if name not in known]
+    faults += [f"methods: unknown method {name!r}{nearest_method(name)}" for name in methods if name not in known]
     if faults:
         raise ConfigError(faults)
     return [Variant(name, name) for name in methods]

@@ -15,6 +15,7 @@ __all__ = [
     "CENTRALISED",
     "GROUP",
     "METHODS",
+    "OTHER_NAMES",
     "UNEQUAL_RANKS",
     "MethodFacts",
     "added_methods",
@@ -50,6 +51,18 @@ UNEQUAL_RANKS: dict[str, dict[str, str]] = {
 }
 """Methods whose clients may have unequal ranks -> the values that their settings then must have: A and B by themselves
 can be neither compared nor averaged. Pooled rows train one adapter, of the largest rank."""
+
+OTHER_NAMES: dict[str, str] = {
+    "fedavg": "fedit",
+    "fedavg-lora": "fedit",
+    "hypcluster": "ifca",
+    "individual": "local",
+    "local-only": "local",
+    "pooled": "centralised",
+    "centralized": "centralised",
+    "standalone": "local",
+}
+"""What others call a method -> its name here. A method has one name in settings and files; faults name it."""
 
 GROUP = "fedlease.methods"
 """The group of entry points by which other packages add methods: name -> :class:`MethodFacts`."""

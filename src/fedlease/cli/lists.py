@@ -1,0 +1,81 @@
+"""Commands that list what there is: presets, settings, methods."""
+
+import ast
+import importlib.util
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlease.cli.shared import Json, app
+
+__all__ = ["methods", "presets", "settings_command"]
+
+
+@app.command()
+def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YAML.")] = None) -> None:
+    """List the shipped sets of settings, or print one."""
+    from fedlease.config.settings import preset_names, preset_text
+
+    if name is not None:
+        typer.echo(preset_text(name), nl=False)
+        return
+    for preset in preset_names():
+        comment = [line.removeprefix("#").strip() for line in preset_text(preset).splitlines() if line.startswith("#")]
+        prose = " ".join(comment[comment.index("") + 1 :])
+        typer.echo(f"{preset:15} {prose.split('. ')[0].rstrip('.')}.")
+
+
+@app.command("settings")
+def settings_command(
+    word: Annotated[str | None, typer.Argument(help="Part of a name, or a word of a meaning.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the settings with default, values and meaning; with WORD those that have it in their name or meaning."""
+    import textwrap
+
+    from rich.console import Console
+
+    from fedlease.config.explained import explained_settings, find
+
+    rows = explained_settings()
+    if word is not None:
+        rows = find(rows, word)
+    if json_:
+        typer.echo(json.dumps([vars(row) for row in rows]))
+        return
+    width = Console().width
+    for row in rows:
+        for text, indent in ((f"{row.key} = {row.default}", 0), (row.values.replace("`", ""), 4), (row.meaning, 4)):
+            space = " " * indent
+            lines = textwrap.fill(text, width, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
+            typer.echo(lines)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    from fedlease.core.plugins import plugin_faults
+    from fedlease.methods.registry import CENTRALISED, GROUP, METHODS, MethodFacts, builder_path, known_methods
+
+    faults = plugin_faults((*METHODS, CENTRALISED), GROUP, MethodFacts)
+    for name in sorted(known_methods(), key=lambda name: (name == CENTRALISED, name)):
+        # A name that is taken is still that of our method.
+        if name not in faults or name in METHODS:
+            where = "fedlease.server.pooled:" if name == CENTRALISED else METHODS.get(name) or builder_path(name)
+            typer.echo(f"{name:15} {_about(*where.split(':', 1))}")
+    for fault in faults.values():
+        typer.echo(f"warning: {fault}", err=True)
+
+
+def _about(module: str, builder: str) -> str:
+    """What a method is, from its source, which is not imported."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:
+        spec = None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else "")
+    # In a module of several methods every builder has a name and a sentence of its own.
+    own = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == builder != "build")
+    return (ast.get_docstring(next(own, tree)) or "").partition("\n")[0]

@@ -1,0 +1,143 @@
+"""Every setting with its default, the values that it takes and its meaning: for docs and ``fedlease settings``."""
+
+import difflib
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from fedlease.config.settings import Settings, settings_class
+from fedlease.config.tables import OneOf
+from fedlease.errors import ConfigError
+from fedlease.methods.registry import added_methods
+
+__all__ = ["Explained", "explained", "explained_settings", "find"]
+
+NEAR = 0.6
+"""How alike a word and a setting are, of 1, before one is suggested."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A setting.
+
+    Attributes:
+        key: dotted.
+        default: as it is written in YAML.
+        values: what it takes, in Markdown.
+        meaning: in Markdown, one line.
+    """
+
+    key: str
+    default: str
+    values: str
+    meaning: str
+
+    @property
+    def group(self) -> str:
+        """The key of the group that it is in; empty at the top."""
+        return self.key.rpartition(".")[0]
+
+
+def explained(model: type[BaseModel] = Settings) -> Iterator[Explained]:
+    """Every setting of a class, plain ones before groups."""
+    for key, field, text in _fields(model):
+        meaning = " ".join(text.replace("``", "`").split())
+        yield Explained(key, _default(field), _kind(field.annotation, field.metadata), meaning)
+
+
+def explained_settings() -> list[Explained]:
+    """Every setting, those of methods of other packages among them; a package that cannot be used has none."""
+    rows = {row.key: row for row in explained()}
+    for method in sorted(added_methods()):
+        try:
+            rows |= {row.key: row for row in explained(settings_class({"method": method}))}
+        except ConfigError:
+            continue
+    return list(rows.values())
+
+
+def find(rows: Sequence[Explained], word: str) -> list[Explained]:
+    """The settings whose keys have a word, or else those whose meanings have it; ``_``, ``-`` and ``.`` are spaces.
+
+    Raises:
+        ConfigError: none; the message names the nearest.
+    """
+    wanted = _plain(word)
+    found = [row for row in rows if wanted in _plain(row.key)] or [row for row in rows if wanted in _plain(row.meaning)]
+    if not found:
+        by_name = {name: row.key for row in rows for name in (row.key, row.key.rpartition(".")[2])}
+        near = difflib.get_close_matches(word.lower(), by_name, n=1, cutoff=NEAR)
+        hint = f"; did you mean {by_name[near[0]]!r}?" if near else "; fedlease settings lists all"
+        raise ConfigError(f"settings: no setting has {word!r} in its name or meaning{hint}")
+    # Whole names first: lr before lr_schedule.
+    return sorted(found, key=lambda row: wanted not in (_plain(row.key), _plain(row.key.rpartition(".")[2])))
+
+
+def _plain(text: str) -> str:
+    return text.lower().translate(str.maketrans("_-.", "   ")).replace("`", "").strip()
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
+    """Dotted key, field and its text, which may be that of a group whose defaults are others; plain settings first."""
+    nested = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            nested.append((name, field.annotation))
+        else:
+            known = [base.model_fields.get(name) for base in model.__mro__ if issubclass(base, BaseModel)]
+            yield prefix + name, field, next((f.description for f in known if f and f.description), "")
+    for name, section in nested:
+        yield from _fields(section, f"{prefix}{name}.")
+
+
+def _default(field: FieldInfo) -> str:
+    """As it is written in YAML."""
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "required"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return str(value)
+
+
+def _kind(annotation: Any, metadata: Any = ()) -> str:
+    """The type in words, with its range."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *more = get_args(annotation)
+        return _kind(inner, [*metadata, *more])
+    tables = [rule.func for rule in metadata if isinstance(getattr(rule, "func", None), OneOf)]
+    if tables:
+        return ", ".join(f"`{choice}`" for choice in tables[0].known())
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join("`null`" if part is type(None) else _kind(part, metadata) for part in get_args(annotation))
+    if origin is tuple:
+        return f"list of {_kind(get_args(annotation)[0])}"
+    names = {int: "integer", float: "number", str: "text", bool: "`true`, `false`"}
+    name = names.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
+    return f"{name} {' and '.join(_bounds(metadata))}".strip()
+
+
+def _bounds(metadata: Any) -> Iterator[str]:
+    """Ranges in words."""
+    for rule in metadata:
+        if isinstance(rule, FieldInfo):
+            yield from _bounds(rule.metadata)
+        elif isinstance(rule, annotated_types.Ge):
+            yield f">= {rule.ge:g}"
+        elif isinstance(rule, annotated_types.Gt):
+            yield f"> {rule.gt:g}"
+        elif isinstance(rule, annotated_types.Le):
+            yield f"<= {rule.le:g}"
+        elif isinstance(rule, annotated_types.Lt):
+            yield f"< {rule.lt:g}"
