@@ -125,7 +125,7 @@ def test_check_says_at_its_end_what_was_found_and_what_comes_next(shell: Shell, 
     assert (done.code, done.err) == (0, "")
     assert "sound" not in done.out
     assert done.out.splitlines()[-1] == f"Next: fedlease run --preset smoke --set data.path={tmp_path}"
-    assert "0: 3 + 2, 1: 3 + 2" in done.out  # of six train and four test rows every other one has the label 1
+    assert "0: 3+2, 1: 3+2" in done.out  # of six train and four test rows every other one has the label 1
     assert done.out.splitlines()[-2] == (
         "Settings and data can be used, but see to this: client 'a': 2 test rows are also train rows; 8 more notes "
         "above."

@@ -133,7 +133,7 @@ def test_check_shows_rows_costs_and_hostile_names() -> None:
     render_check(checked(), to)
     text = to.export_text()
     lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines()]
-    shown_labels = ", ".join(f"[u]{n}[/u]: {n} + 1" for n in range(6)) + " and 2 more"
+    shown_labels = ", ".join(f"[u]{n}[/u]: {n}+1" for n in range(6)) + " and 2 more"
     assert [HOSTILE, "t", shown_labels, "11", "7"] in lines
     assert ["fedit", "245.8 kB", "1.0 kB", "1 min 1 s"] in lines
     for part in (

@@ -14,13 +14,13 @@ LABELS = 6
 """More labels of a client are only counted."""
 
 
-BY_LABEL = "label: train + test"
+BY_LABEL = "label: train+test"
 """Heads a column of :func:`by_label`."""
 
 
 def by_label(counts: Mapping[str, tuple[int, int]]) -> str:
-    """``"no: 12 + 3, yes: 6 + 0"``, the train and test rows of a label; of many the first ones and how many more."""
-    return listed([f"{label}: {train:,} + {test:,}" for label, (train, test) in counts.items()], LABELS)
+    """``"no: 12+3, yes: 6+0"``, the train and test rows of a label; of many the first ones and how many more."""
+    return listed([f"{label}: {train:,}+{test:,}" for label, (train, test) in counts.items()], LABELS)
 
 
 def escape(text: str) -> str:
