@@ -17,6 +17,7 @@ from fedlease.data.faults import Faults, quoted
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.load import load_federation
 from fedlease.data.reading.columns import Guess, guess_columns
+from fedlease.data.reading.forms import Form
 from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
 from fedlease.errors import ConfigError, DataError
 from fedlease.files import write_atomically
@@ -100,12 +101,14 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
         raise ConfigError("data.path: is what init is given; leave one of them out")
     stated = unfold(said)
     mine = stated.get("data", {}) if isinstance(stated.get("data", {}), Mapping) else {}
-    resolve(base=Settings(), overrides=merge(stated, {"data": {"path": str(path)}}))  # what is stated must be sound
-    guess = _guess(path, stated.get("task"), mine)
+    # What is stated must be sound before anything is read.
+    form = Form.of(resolve(base=Settings(), overrides=merge(said, {"data.path": str(path)})).data)
+    guess = _guess(path, stated.get("task"), mine, form)
     task = stated.get("task") or next(iter(tasks_reading(guess.kind)))
-    content: dict[str, Any] = {"task": task, "model": task_facts(task).default_model or Settings().model}
-    if stated.get("method") != "local":
-        content["baselines"] = ["local"]
+    content: dict[str, Any] = {"task": task}
+    if "preset" not in stated:
+        content["model"] = task_facts(task).default_model or Settings().model
+        content |= {} if stated.get("method") == "local" else {"baselines": ["local"]}
     content["data"] = {"path": str(path), **({"columns": dict(guess.columns)} if guess.columns else {})}
     content = merge(content, stated)
     settings = resolve(base=Settings(), overrides=content)
@@ -156,14 +159,14 @@ def check_out(out: Path, *, force: bool) -> None:
         raise ConfigError(f"out: {out} exists; choose another --out, or replace it with --force")
 
 
-def _guess(path: Path, task: Any, mine: Mapping[str, Any]) -> Guess:
+def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
     """What the columns hold, from some of the files."""
     faults = Faults()
     try:
         files = _files(path)
     except OSError as error:
         raise DataError(f"init: {str(path)!r} cannot be read: {error.strerror}") from error
-    tables = [table for file in files if (table := read_table(file, faults)) is not None and table.records]
+    tables = [table for file in files if (table := read_table(file, faults, form=form)) is not None and table.records]
     faults.check()
     kind: RowKind | None = None if task is None else task_facts(task).rows
     if not tables:
@@ -230,7 +233,7 @@ def _text(content: Mapping[str, Any], settings: Settings, guess: Guess, federati
     if rows[1] and data.source == "folder":
         comments["data.path"] += f" Where a client brings no test rows, {data.test_fraction:g} of its rows are held out"
         comments["data.path"] += " for test (test_fraction)."
-    defaults = Settings().model_dump(mode="json")
+    defaults = settings.model_dump(mode="json")
     lines = [
         f"# Written by `fedlease init {printable(str(data.path))}`: {counted(len(federation), 'client')}{known}, "
         f"{rows[0]:,} train and {rows[1]:,} test rows.",
@@ -240,7 +243,7 @@ def _text(content: Mapping[str, Any], settings: Settings, guess: Guess, federati
         "",
         *_lines(content, comments),
         "",
-        "# What is often changed, with its default; all settings: docs/configuration.md",
+        "# What is often changed, as it is now; `fedlease settings` has all settings, `fedlease settings WORD` some:",
         *(f"# {key}: {_at(defaults, key)}    # {words}" for key, words in MORE.items() if _at(content, key) is None),
     ]
     return "\n".join(lines) + "\n"
