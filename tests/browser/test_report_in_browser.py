@@ -175,6 +175,23 @@ def test_a_phone_does_not_scroll_sideways(browser: Any, pages: dict[str, Path], 
     assert inner == 360 and width <= inner
 
 
+@pytest.mark.parametrize("name", ["finished", "generated"])
+def test_the_first_screen_holds_the_verdict_and_its_picture(browser: Any, pages: dict[str, Path], name: str) -> None:
+    show(browser, pages[name])
+    script = """const end = (part) => document.querySelector('#verdict ' + part).getBoundingClientRect().bottom;
+      return [end('.lead'), end('.next'), end('.plot')]"""
+    # The screen is 1200 by 800.
+    assert max(browser.execute_script(script)) <= 800
+
+
+def test_notes_are_folded_and_are_on_paper(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["finished"])
+    folded = "return document.querySelector('details.notes').open"
+    assert browser.execute_script(folded) is False
+    browser.execute_cdp_cmd("Page.printToPDF", {})
+    assert browser.execute_script(folded) is True
+
+
 def test_the_dark_scheme_reaches_page_and_figures(browser: Any, pages: dict[str, Path]) -> None:
     script = """return [getComputedStyle(document.body).backgroundColor,
                         document.getElementById('plot-silhouettes').layout.font.color]"""

@@ -85,8 +85,8 @@ class Settings(Section):
     max_experts: Annotated[int, Field(ge=2)] = 8
     """M_max."""
     min_silhouette: Annotated[float, Field(ge=-1, le=1)] = 0.05
-    """M = 1 when no S(k) is above this; -1 always splits, as the paper does. 0.05 keeps noise together and splits most
-    single tasks, which costs little; 0.15 keeps single tasks whole."""
+    """One expert when no number of groups has a silhouette above this; -1 always splits, as the paper does. 0.05 keeps
+    noise together and splits most single tasks, which costs little; 0.15 keeps single tasks whole."""
     linkage: Linkage = "average"
     """How far two clusters are apart: the mean, the largest or the smallest distance between their members."""
     weights: Weighting = "num_examples"

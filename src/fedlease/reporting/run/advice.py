@@ -253,7 +253,12 @@ def _missing(run: RunData) -> Iterator[Advice]:
 
 
 def _data(run: RunData) -> Iterator[Advice]:
-    for warning in run.environment.data_warnings:
-        mute = "learns nothing" in warning
-        todo = TODO[NOTHING_TO_LEARN] if mute else "Nothing, if this is what you expect of these rows."
-        yield _advice("look" if mute else "note", "Data", warning, todo)
+    found = run.environment.data_warnings
+    mute = [warning for warning in found if "learns nothing" in warning]
+    for warning in mute:
+        yield _advice("look", "Data", warning, TODO[NOTHING_TO_LEARN])
+    # As one: of many clients each has its own.
+    if others := [warning for warning in found if warning not in mute]:
+        yield _advice(
+            "note", "Data", listed(others, separator="; "), "Nothing, if this is what you expect of these rows."
+        )
