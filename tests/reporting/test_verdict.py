@@ -1,5 +1,6 @@
 """The verdict: one object, computed once, with right numbers, and shown alike by everything that shows it."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from reporting.made_up import console
 from reporting.page_text import own_text
 from reporting.report_folders import CLIENTS, FINALS, bare, finished, generated, line, on_halves, put, steps, summary
+from rich.console import Console
 
 from fedlease.reporting.results import render_results
 from fedlease.reporting.run import page as report
@@ -217,6 +219,16 @@ def test_the_terminal_begins_with_it_and_ends_with_what_to_do(tmp_path: Path) ->
     assert lines[-1].startswith("Next: b0 is better off alone")
     # The one that loses most stands first.
     assert [line.split()[0] for line in lines if line.split()[0] in CLIENTS] == ["b0", "b1", "a0", "a1"]
+
+
+def test_the_table_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    with_classes(compared(tmp_path, OURS, ALONE))
+    table = gain_table(of(tmp_path), "accuracy")
+    assert table is not None
+    to = Console(file=io.StringIO(), width=80, record=True)
+    to.print(table.for_terminal(slim=True))
+    shown = to.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown and all(name in shown for name in table.header)
 
 
 def test_more_clients_than_fit_are_counted(tmp_path: Path) -> None:

@@ -58,9 +58,13 @@ class Table:
 
     def for_terminal(self, *, slim: bool = False) -> RichTable:
         """The table as rich prints it; the best of a row is bold. Without lines it is ``slim``: more columns fit."""
-        table = RichTable(title=self.caption, box=SIMPLE_HEAD if slim else HEAVY_HEAD)
+        table = RichTable(title=self.caption, box=HEAVY_HEAD)
+        if slim:
+            table.box, table.padding, table.pad_edge, table.show_edge = SIMPLE_HEAD, (0, 1, 0, 0), False, False
         for column, name in enumerate(self.header):
-            table.add_column(escape(name), justify="right" if self.numeric(column) else "left", no_wrap=slim)
+            table.add_column(
+                escape(name), justify="right" if self.numeric(column) else "left", no_wrap=slim and column > 0
+            )
         for section in (self.rows, self.foot):
             for row in section:
                 table.add_row(*(f"[bold]{escape(c.text)}[/]" if c.best else escape(c.text) for c in row))

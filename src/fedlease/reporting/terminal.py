@@ -12,6 +12,7 @@ from fedlease.reporting.bars import Bars
 from fedlease.reporting.formats import escape, human_bytes, human_seconds, percent, print_note
 from fedlease.reporting.progress import ProgressListener
 from fedlease.reporting.results import render_results
+from fedlease.reporting.run.data import ALONE
 from fedlease.reporting.run.words import dip_words
 from fedlease.reporting.tables import allocation_table, certainty_lines
 from fedlease.server.events import (
@@ -140,7 +141,7 @@ class Terminal:
         """Says once per method why its mean score fell from one round to the next."""
         method, scores = record["method"], {c: row["score"] for c, row in record["clients"].items() if "score" in row}
         before, self._before = self._before, (method, record["round"], scores)
-        if before[0] == method and method not in self._explained:
+        if before[0] == method and method not in (ALONE, *self._explained):
             said = dip_words(before[2], scores, first=before[1] == 0 and record["round"] > 0)
             if said:
                 self._explained.add(method)

@@ -124,7 +124,8 @@ def _sentences(run: RunData, verdict: Verdict) -> list[str]:
     if run.main.name == ALONE:
         return [result, "Every client trained alone: this is what other methods are compared with."]
     if verdict.gain is None:
-        return [result, f"Whether joining pays is not known: the run has no baseline {ALONE} to compare with."]
+        unknown = f"Whether joining pays is not known: the run has no baseline {ALONE} to compare with"
+        return [result, f"{unknown}; --set baselines=[{ALONE}] gives it one."]
     return [joining_words(verdict), f"{result} {mean_gain_words(verdict)}"]
 
 

@@ -8,7 +8,7 @@ from fedlease.core.wording import counted
 from fedlease.reporting.formats import human_seconds, percent
 from fedlease.reporting.means import averaged, left_out_lines, stopped_words
 from fedlease.reporting.results import agreement
-from fedlease.reporting.run.data import MethodRun, RunData, mean
+from fedlease.reporting.run.data import ALONE, MethodRun, RunData, mean
 from fedlease.storage.summary import Summary
 from fedlease.tasks.metric_words import of_metric
 
@@ -152,6 +152,8 @@ def score_words(run: RunData) -> str:
 
 def _dips(run: RunData) -> list[str]:
     """The deepest fall of the main method's mean, by when it was, with its reason; the last point is a result."""
+    if run.main.name == ALONE:  # nothing is averaged
+        return []
     falls = []
     for before, after in pairwise(run.main.points):
         said = dip_words(before.scores, after.scores, first=before.passes == 0 and run.main.steps[0].round == 0)
