@@ -65,6 +65,33 @@ def test_two_rounds_and_two_more_are_four(more: Path, finished: FinishedRuns) ->
     assert json.loads((more / "allocation.json").read_text()) == json.loads((whole / "allocation.json").read_text())
 
 
+OTHERS = ["ifca", "fedalt", "feddpa", "fedtreelora", "fedsa-lora", "centralised"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classification", "generation"])
+def test_every_method_goes_on_to_the_same_bits(task: str, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "method": "ffa-lora", "baselines": OTHERS, "data.clients_per_task": 1, "task": task, "clients_per_round": 3,
+        "generation.max_new_tokens": 3,
+    }  # fmt: skip
+    whole = small_run(tmp_path / "whole", **changes, rounds=3).out
+    old = small_run(tmp_path / "old", **changes, rounds=2).out
+    more = fedlease.run(continue_from=old, out=tmp_path / "more", rounds=3).out
+    for method in OTHERS:
+        assert tensors_of(more / "baselines" / method) == tensors_of(whole / "baselines" / method), method
+    assert tensors_of(more) == tensors_of(whole)
+
+
+def test_a_method_that_is_unsure_of_clients_goes_on(tmp_path: Path) -> None:
+    # Its warm-ups depend on how many rounds follow, so that the bits are others; but the rounds are made.
+    old = small_run(tmp_path / "old", method="fedlease-plus", baselines=[], data__train_rows=20).out
+    result = fedlease.run(continue_from=old, out=tmp_path / "r", rounds="+2")
+    assert [line["round"] for line in rounds_of(result.out)][-2:] == [3, 4]
+    before, after = (json.loads((out / "allocation.json").read_text()) for out in (old, result.out))
+    assert before == after
+
+
 def test_provenance_names_the_run_and_no_path(more: Path, old: Path) -> None:
     (before,) = read_environment(more).continued
     assert (before.run, before.name, before.rounds) == (read_environment(old).run, old.name, 2)
