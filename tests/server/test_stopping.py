@@ -136,7 +136,7 @@ def test_patience_counts_rounds_that_are_not_better_by_min_delta() -> None:
 
 
 def test_rows_to_compare_on_are_needed() -> None:
-    rule = r"early_stopping\.patience: compares rounds on validation rows, and no client has any; set data"
+    rule = r"early_stopping\.patience: compares rounds on validation rows, and no client has any; bring val"
     with pytest.raises(ConfigError, match=rule):
         check_settings(small_settings(early_stopping__patience=2))
     with pytest.raises(ConfigError, match=r"early_stopping\.patience: must be at least 1, received 0"):

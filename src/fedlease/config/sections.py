@@ -186,7 +186,7 @@ class EarlyStoppingSettings(Section):
 
     patience: Positive | None = None
     """Rounds without a better value after which a method ends and its best round is kept; None makes every round and
-    keeps the last. It needs validation rows (``data.valid_fraction``) and clients in one process."""
+    keeps the last. It needs validation rows (files, or ``data.valid_fraction``) and clients in one process."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """How much better counts, in the metric's own unit: 0.01 is one point of a score."""
     metric: StopMetric = "score"

@@ -52,8 +52,8 @@ def check_fit(
         faults += [f"lora.r: no client {c!r}{nearest(c, cards)}" for c in settings.lora.named if c not in known]
     if settings.early_stopping.patience is not None and not any(card.valid_rows for card in cards.values()):
         faults.append(
-            "early_stopping.patience: compares rounds on validation rows, and no client has any; set "
-            f"data.valid_fraction, such as 0.1, received {settings.early_stopping.patience}"
+            "early_stopping.patience: compares rounds on validation rows, and no client has any; bring validation "
+            f"files or set data.valid_fraction, such as 0.1, received {settings.early_stopping.patience}"
         )
     make_filters(settings.filters)
     if settings.head == "shared":
