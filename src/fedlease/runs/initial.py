@@ -1,6 +1,7 @@
 """Settings for files that nobody has described yet: looks at the files, reads them whole, and writes a YAML file."""
 
 import importlib.util
+import re
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,10 @@ __all__ = ["Understood", "understand", "write_settings"]
 
 FILES = 5
 """Files of a folder from which columns are guessed, taken evenly from all."""
+
+PATTERN = re.compile(r"[*?\[]")
+"""Marks of a pattern of file names."""
+SPLIT = re.compile(r"(train|test|valid|validation|val|dev)(-\d+-of-\d+)?", re.IGNORECASE)
 
 LENGTHS: dict[RowKind, tuple[int, ...]] = {"labels": (64, 128, 256), "responses": (256, 512, 1024)}
 """Tokens to which rows are cut, of which encoders read few."""
@@ -163,9 +168,12 @@ def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
     """What the columns hold, from some of the files."""
     faults = Faults()
     try:
-        files = _files(path)
-    except OSError as error:
-        raise DataError(f"init: {str(path)!r} cannot be read: {error.strerror}") from error
+        every = _files(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"init: {str(path)!r} cannot be read: {getattr(error, 'strerror', error)}") from error
+    train = [file for file in every if "train" in str(file.relative_to(path.parent)).lower()]
+    chosen = train or every
+    files = chosen[:: max(1, len(chosen) // FILES)][:FILES]
     tables = [table for file in files if (table := read_table(file, faults, form=form)) is not None and table.records]
     faults.check()
     kind: RowKind | None = None if task is None else task_facts(task).rows
@@ -178,7 +186,7 @@ def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
         raise DataError(f"init: {quoted(list(map(str, files)), FILES)} have no rows")
     # Columns of files with other columns than the first, such as a list of sites beside the rows, are not mixed in.
     alike = [table for table in tables if {*table.columns} & {*tables[0].columns}]
-    clients = path.is_file() and mine.get("partition", "natural") == "natural"
+    clients = _together(path, every) and mine.get("partition", "natural") == "natural"
     return guess_columns(alike, clients=clients, stated=_stated_columns(mine), kind=kind)
 
 
@@ -187,17 +195,26 @@ def _stated_columns(mine: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or some files of a folder and of the folders in it, those with train rows first."""
-    if not path.exists():
+    """The file, those of a folder and of the folders in it, or those that a pattern names."""
+    if not path.exists() and not (PATTERN.search(path.name) and path.parent.is_dir()):
         raise DataError(f"init: {str(path)!r} does not exist")
-    if not path.is_dir():
+    if path.is_file():
         return [path]
-    places = [path, *(entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith("."))]
-    found = [file for place in places for file in sorted(place.iterdir()) if file.is_file()]
-    rows = [file for file in found if split_name(file)[1] in SUFFIXES and not file.name.startswith(".")]
-    train = [file for file in rows if "train" in split_name(file)[0].lower()]
-    chosen: list[Path] = train or rows
-    return chosen[:: max(1, len(chosen) // FILES)][:FILES]
+    if path.is_dir():
+        inner = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+        found = [file for place in (path, *inner) for file in sorted(place.iterdir())]
+    else:
+        found = sorted(path.parent.glob(path.name))
+    return [file for file in found if file.is_file() and split_name(file)[1] in SUFFIXES and file.name[0] != "."]
+
+
+def _together(path: Path, files: Sequence[Path]) -> bool:
+    """Whether files hold the rows of all clients: one alone, or splits and their pieces as the hub has them."""
+    places = {file.parent for file in files}
+    if len(files) == 1:
+        return places <= {path, path.parent}
+    named = all(SPLIT.fullmatch(split_name(file)[0]) for file in files) and places <= {path, path / "data"}
+    return named or all(SPLIT.fullmatch(place.name) for place in places)
 
 
 def _length(federation: Federation, mine: Mapping[str, Any], kind: RowKind) -> dict[str, int]:
