@@ -414,7 +414,7 @@ class TestLazyImport:
 
     def test_rows_run_folders_and_calls_need_no_torch_before_there_is_something_to_train(self) -> None:
         modules = "fedlease.data.load, fedlease.data.sources.folder, fedlease.storage.run_folder, fedlease.use.run"
-        assert not imported_by(f"import {modules}, fedlease.runs.machine, fedlease.experiments.experiment") & self.HEAVY
+        assert not imported_by(f"import {modules}, fedlease.runs.machine, fedlease.experiments.calls") & self.HEAVY
 
     def test_the_test_can_fail(self) -> None:
         assert "torch" in imported_by("import fedlease.core.types") & self.HEAVY

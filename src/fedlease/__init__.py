@@ -16,10 +16,26 @@ from fedlease._version import __version__
 if TYPE_CHECKING:
     from fedlease.config.settings import Settings
     from fedlease.errors import FedLeaseError
+    from fedlease.experiments.calls import compare
+    from fedlease.use.calls import export, onboard, predict
     from fedlease.use.load import load, tokenizer
     from fedlease.use.run import RunResult, check, resume, run
 
-__all__ = ["FedLeaseError", "RunResult", "Settings", "__version__", "check", "load", "resume", "run", "tokenizer"]
+__all__ = [
+    "FedLeaseError",
+    "RunResult",
+    "Settings",
+    "__version__",
+    "check",
+    "compare",
+    "export",
+    "load",
+    "onboard",
+    "predict",
+    "resume",
+    "run",
+    "tokenizer",
+]
 
 # The threads of GNU OpenMP, which torch brings on Linux, wait for each other in loops, by default for so long that
 # they take the processor from each other where anything else runs too. The variable is read when torch is loaded.
@@ -32,7 +48,11 @@ _WHERE = {
     "RunResult": "fedlease.use.run",
     "Settings": "fedlease.config.settings",
     "check": "fedlease.use.run",
+    "compare": "fedlease.experiments.calls",
+    "export": "fedlease.use.calls",
     "load": "fedlease.use.load",
+    "onboard": "fedlease.use.calls",
+    "predict": "fedlease.use.calls",
     "resume": "fedlease.use.run",
     "run": "fedlease.use.run",
     "tokenizer": "fedlease.use.load",

@@ -33,7 +33,7 @@ from fedlease.data.sources.folder import ALIASES, by_split, of_table
 from fedlease.data.usable import Unusable
 from fedlease.errors import DataError
 
-__all__ = ["load"]
+__all__ = ["load", "table_of"]
 
 FORMS = "a list of dicts, a DataFrame or a Dataset"
 TABLES = (("pandas", "DataFrame"), ("polars", "DataFrame"), ("pyarrow", "Table"), ("datasets", "Dataset"))
@@ -73,11 +73,11 @@ def _by_name_of_split(data: Mapping[Any, Any]) -> bool:
 def _whole(data: object, settings: DataSettings, faults: Faults) -> Table | None:
     """One table of all clients; of several splits, with their names in the split column."""
     if not isinstance(data, Mapping):
-        return _table(data, "data", settings, faults)
+        return table_of(data, "data", settings, faults)
     records = list[Record]()
     columns = dict[str, None]()
     for split, rows in data.items():
-        table = _table(rows, f"data[{split!r}]", settings, faults)
+        table = table_of(rows, f"data[{split!r}]", settings, faults)
         for record in table.records if table is not None else ():
             records.append(Record(len(records) + 1, {**record.values, settings.columns.split: split}))
         columns |= dict.fromkeys(table.columns if table is not None else ())
@@ -126,13 +126,13 @@ def _splits(client: str, given: object, settings: DataSettings, faults: Faults, 
         splits: Splits = {}
         for name, rows in parts.items():
             split = ALIASES.get(name, name)
-            table = _table(rows, f"{place}[{name!r}]", settings, faults)
+            table = table_of(rows, f"{place}[{name!r}]", settings, faults)
             splits.setdefault(split, [])
             splits[split] += examples_of(table, settings, faults, kind) if table is not None else []
         if not splits.get("train") and faults.count == before:
             faults.of_client(client, "no train rows in data", "no train rows")
         return splits
-    table = _table(given, place, settings, faults)
+    table = table_of(given, place, settings, faults)
     if table is None:
         return {}
     examples = examples_of(table, settings, faults, kind)
@@ -142,8 +142,15 @@ def _splits(client: str, given: object, settings: DataSettings, faults: Faults, 
     return by_split({client: examples}, table, settings, unusable)[client]
 
 
-def _table(given: object, place: str, settings: DataSettings, faults: Faults) -> Table | None:
-    """The rows of one object; None where it is none, or too large, which is a fault then."""
+def table_of(given: object, place: str, settings: DataSettings, faults: Faults) -> Table | None:
+    """The rows of one object; None where it is none, or too large, which is a fault then.
+
+    Args:
+        given: a list of dicts, a DataFrame or a Dataset.
+        place: names it in faults, beginning with ``data``.
+        settings: columns and limits.
+        faults: receives what is wrong.
+    """
     # Places begin with IN_MEMORY, by which faults know that they count rows and not lines.
     rows = Gathered(Path(place), settings.limits, faults)
     try:

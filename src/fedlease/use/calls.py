@@ -1,0 +1,175 @@
+"""What commands do with a finished run, from one call each: predict, export, onboard."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from fedlease.config.tables import task_facts
+from fedlease.core.names import ClientId
+from fedlease.data.faults import Faults
+from fedlease.data.sources.memory import table_of
+from fedlease.errors import ConfigError, DataError
+from fedlease.reporting.bars import Standing, bars_on
+from fedlease.storage.run_folder import read_settings
+
+if TYPE_CHECKING:
+    from fedlease.use.onboard import Onboarded
+
+__all__ = ["export", "onboard", "predict"]
+
+
+def predict(
+    folder: str | Path, client: ClientId, rows: object, *, method: str | None = None, device: str | None = None
+) -> list[dict[str, Any]]:
+    """Predicts labels, or writes answers, by the model of one client.
+
+    Args:
+        folder: of the run.
+        client: whose model.
+        rows: texts or prompts in a list; or a list of dicts, a DataFrame or a Dataset with the run's text columns; or
+            the path of a file. Known labels are not looked at.
+        method: one of the run's methods; None takes the main one.
+        device: where to compute; None takes the run's if this machine has it, else the CPU.
+
+    Returns:
+        A dict for each row: ``prediction``, and of classifiers ``probability`` and ``probabilities``, label ->
+        probability.
+
+    Raises:
+        RunFolderError: no run folder, or a damaged one.
+        ConfigError: the run has no such client or method, or the device is not one of this machine.
+        DataError: every fault of the rows.
+    """
+    settings = read_settings(Path(folder))  # before libraries that take seconds to load
+    table = None
+    if not isinstance(rows, str | os.PathLike):
+        faults, columns = Faults(), settings.data.columns
+        if isinstance(rows, Sequence) and rows and all(isinstance(row, str) for row in rows):
+            column = columns.prompt if task_facts(settings.task).rows == "responses" else columns.text
+            rows = [{column: row} for row in rows]
+        table = table_of(rows, "data", settings.data, faults)
+        faults.check()
+        if table is not None and not table.records:
+            return []
+    from fedlease.use.open_run import OpenRun
+    from fedlease.use.predict import predict as predicted
+    from fedlease.use.predict import read_rows
+
+    run = OpenRun(folder, method, device)
+    known = run.client(client)
+    if table is None:
+        return predicted(run, client, read_rows(run, known, Path(str(rows)))[1])
+    read = run.task.read_inputs(table, settings.data.columns, faults, pairs=known.pairs)
+    faults.check()
+    return predicted(run, client, read)
+
+
+def export(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    client: ClientId | None = None,
+    expert: int | None = None,
+    form: Literal["adapter", "merged"] = "adapter",
+    mixture: Literal["folded", "own"] = "folded",
+    rank: int | None = None,
+    base: str | None = None,
+    scores: bool = True,
+    data: object = None,
+    method: str | None = None,
+    device: str | None = None,
+) -> Path:
+    """Writes models as plain LoRA adapters or merged into their base, which need no fedlease to be loaded.
+
+    Args:
+        folder: of the run.
+        out: a new folder.
+        client: whose model; with neither ``client`` nor ``expert``, everyone's and every expert.
+        expert: number of an expert, from 0, as it is.
+        form: ``adapter``: plain LoRA; ``merged``: a client's whole model.
+        mixture: ``folded``: a client's experts as one adapter; ``own``: its own expert.
+        rank: of a folded adapter; None is experts x r.
+        base: hub id by which others find a base that is a folder.
+        scores: whether to measure on the rows of the run.
+        data: the rows of the run, where they were in memory.
+        method: one of the run's methods; None takes the main one.
+        device: where to compute; None takes the run's if this machine has it, else the CPU.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunFolderError: no run folder, a damaged one, or rows that have changed since the run.
+        ConfigError: no such client or expert, ``out`` exists, or arguments that contradict each other.
+    """
+    if client is not None and expert is not None:
+        raise ConfigError(f"export: at most one of client and expert can be given, received {client!r} and {expert!r}")
+    if expert is not None and form == "merged":
+        raise ConfigError("form: merged is of a client's model; an expert goes as an adapter")
+    read_settings(Path(folder))  # before libraries that take seconds to load
+    from fedlease.use.export import Exporter
+    from fedlease.use.open_run import OpenRun
+
+    run = OpenRun(folder, method, device, quantisation="none" if form == "merged" else None)
+    exporter, path = Exporter(run, scores=scores, data=data, base=base), Path(out)
+    if client is not None:
+        return exporter.client(client, path, form=form, mixture=mixture, rank=rank)
+    if expert is not None:
+        return exporter.expert(expert, path)
+    return exporter.everything(path, form=form, mixture=mixture, rank=rank)
+
+
+def onboard(
+    folder: str | Path,
+    client: ClientId,
+    data: str | Path,
+    *,
+    epochs: int | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> "Onboarded":
+    """Brings a new client into a finished run: warms up, places it with an expert, trains locally and compares.
+
+    Args:
+        folder: of the run.
+        client: the newcomer's id.
+        data: its folder with train and test files, or one file.
+        epochs: of local training once it is placed; None takes as many as the run had.
+        device: where to compute; None takes the run's if this machine has it, else the CPU.
+        progress: whether to show how far it is, on standard error or in the notebook.
+
+    Returns:
+        Where it was placed, and the scores of what it could have.
+
+    Raises:
+        RunFolderError: no run folder, or a damaged one.
+        ConfigError: the id is taken, or the run's method allocates no experts.
+        DataError: every fault of the rows.
+        RunFailedError: its training diverged; nothing is written.
+    """
+    read_settings(Path(folder))  # before libraries that take seconds to load
+    if not isinstance(data, str | os.PathLike):
+        raise DataError(f"data: must be the path of the newcomer's files, received a {type(data).__name__}")
+    bars, now = bars_on(Console(stderr=True)), Standing("onboarding", 0, 0, asked=1, client=client)
+
+    def on_batch(phase: str, done: int, total: int, loss: float) -> None:
+        if phase != now.step:
+            now.step = phase
+            bars.begin(now)
+            bars.step(now)
+        now.batch, now.batches, now.loss = done, total, loss
+        bars.show(now)
+
+    if progress:
+        bars.waits(f"Run folder {folder}: loading libraries and model")
+    try:
+        from fedlease.use.onboard import onboard as bring_in
+        from fedlease.use.open_run import OpenRun
+
+        run = OpenRun(folder, device=device)
+        return bring_in(run, client, Path(data), epochs, on_batch if progress else None)
+    finally:
+        bars.close()
