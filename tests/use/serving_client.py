@@ -21,7 +21,8 @@ HOSTS = ("127.0.0.1", "localhost", "::1")
 @contextmanager
 def served(run: OpenRun, connections: int | None = None, **limits: Any) -> Iterator[Any]:
     """A client of a server; ``client.app`` is its application, ``client.server`` the server."""
-    app = make_app(run, hosts=limits.pop("hosts", HOSTS), limits=Limits(**limits))
+    more = {name: limits.pop(name) for name in ("tokens", "access_log") if name in limits}
+    app = make_app(run, hosts=limits.pop("hosts", HOSTS), limits=Limits(**limits), **more)
     with serving._listen("127.0.0.1", 0) as listener:
         server = serving._server(app, connections=connections)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -20,7 +20,7 @@ from use.serving_client import SECONDS, rows_of, served
 import fedlease
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.use.open_run import OpenRun
-from fedlease.use.serving import app as application
+from fedlease.use.serving import bodies
 from fedlease.use.serving import serve as serving
 from fedlease.use.serving.batcher import Batcher, QueueFullError
 from fedlease.use.serving.requests import MAX_CHARACTERS
@@ -140,7 +140,7 @@ class TestAnswers:
         assert names == ["ClientRows", "SeveralClients"]
         references = {part.split('"')[0] for part in json.dumps(described).split("#/components/schemas/")[1:]}
         assert references <= set(described["components"]["schemas"])
-        assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+        assert client.get("/redoc").status_code == 404
 
 
 class TestPairs:
@@ -276,8 +276,8 @@ class TestRefusals:
         assert client.get("/health").status_code == 200
 
     def test_a_body_that_does_not_arrive(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(application, "BODY_SECONDS", 0.2)
-        monkeypatch.setattr(application, "DRAIN_SECONDS", 0.2)
+        monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
+        monkeypatch.setattr(bodies, "DRAIN_SECONDS", 0.2)
         assert self.raw(client, "Content-Length: 500", b"[1, 2").startswith(b"HTTP/1.1 408")
         assert self.raw(client, "Content-Length: 200000", b"[1, 2").startswith(b"HTTP/1.1 413")
 
@@ -293,7 +293,7 @@ class TestRefusals:
             full = client.post("/predict", json={"client": "planted-0-0", "rows": ROWS * 2})
             assert (full.status_code, full.json()) == (503, {"error": "too many rows wait"})
             assert full.headers["retry-after"] == "1"
-            monkeypatch.setattr(application, "MAX_REQUESTS", 1)
+            monkeypatch.setattr(bodies, "MAX_REQUESTS", 1)
             busy = client.post("/predict", json=ONE)
             assert (busy.status_code, busy.json()) == (503, {"error": "too many requests at a time"})
             client.app.state.batcher.close()  # ends the waiting

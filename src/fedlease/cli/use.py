@@ -151,20 +151,37 @@ def onboard(
 @app.command()
 def serve(
     folder: RunFolder,
-    host: Annotated[str, typer.Option(help="Address to listen on. There is no authentication.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
     max_body: Annotated[int, typer.Option(help="Largest request, in bytes.", min=1)] = 1_000_000,
     max_rows: Annotated[int, typer.Option(help="Most rows in a request.", min=1)] = 256,
     max_batch: Annotated[int, typer.Option(help="Most rows computed together.", min=1)] = 64,
     wait_ms: Annotated[float, typer.Option(help="How long a batch waits for more rows, in milliseconds.", min=0)] = 5.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer that may be asked for.", min=1)] = 1024,
+    token_file: Annotated[
+        Path | None, typer.Option(help="YAML or JSON: client ids, or '*', to tokens; default: no authentication.")
+    ] = None,
+    access_log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Add a line per request to FILE, without rows; - is stderr.")
+    ] = None,
     method: MethodName = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Answer predict requests for every client of a run over HTTP."""
+    """Answer for every client of a run over HTTP: labels of rows, or chats in the form of OpenAI's API."""
     with progress(quiet, folder):
         from fedlease.use.serving.requests import Limits
         from fedlease.use.serving.serve import serve as listen
 
-    limits = Limits(max_body, max_rows, max_batch, wait_ms)
-    listen(folder, host=host, port=port, method=method, device=device, limits=limits, quiet=quiet)
+    limits = Limits(max_body, max_rows, max_batch, wait_ms, max_new_tokens=max_new_tokens)
+    listen(
+        folder,
+        host=host,
+        port=port,
+        method=method,
+        device=device,
+        limits=limits,
+        quiet=quiet,
+        token_file=token_file,
+        access_log=access_log,
+    )

@@ -114,6 +114,11 @@ class Batcher(Generic[T, R]):
             self._changed.notify()
         return request.future
 
+    @property
+    def waiting(self) -> int:
+        """Rows that wait."""
+        return len(self._waiting)
+
     def close(self) -> None:
         """Computes what still waits, then ends the thread."""
         with self._changed:

@@ -22,6 +22,7 @@ __all__ = [
     "SeveralClients",
     "SeveralPredictions",
     "check_content_type",
+    "parse_body",
     "read_requests",
     "rows_of",
 ]
@@ -45,7 +46,8 @@ class Limits:
         max_rows: most rows in a request, over all its clients.
         max_batch: most rows computed together.
         wait_ms: how long a batch waits for more rows, in milliseconds.
-        max_waiting: most rows in the queue; None takes four full requests.
+        max_waiting: most rows in the queue; None takes four full requests. Of prompts at most 64 wait.
+        max_new_tokens: longest answer that may be asked for, in tokens.
     """
 
     max_body_bytes: int = 1_000_000
@@ -53,6 +55,7 @@ class Limits:
     max_batch: int = 64
     wait_ms: float = 5.0
     max_waiting: int | None = None
+    max_new_tokens: int = 1024
 
 
 def _not_blank(text: str) -> str:
@@ -147,7 +150,7 @@ def read_requests(body: bytes, max_rows: int) -> tuple[list[ClientRows], bool]:
     Raises:
         Refusal: 400 if it is not JSON, 422 if it has another form or more than ``max_rows`` rows.
     """
-    data = _parsed(body)
+    data = parse_body(body)
     several = isinstance(data, dict) and "requests" in data
     # Counted before they are validated: a body of a million bytes has room for a million faults.
     listed = (data["requests"] if isinstance(data["requests"], list) else []) if several else [data]
@@ -192,7 +195,13 @@ def rows_of(run: OpenRun, asked: ClientRows, where: str) -> list[tuple[ClientId,
     return [(known.id, Row(row.text, (row.text_pair or "") if pairs else None, 0)) for row in asked.rows]
 
 
-def _parsed(body: bytes) -> Any:
+def parse_body(body: bytes) -> Any:
+    """JSON without what JSON leaves open: NaN, a key given twice, an object of very many keys.
+
+    Raises:
+        Refusal: 400.
+    """
+
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON number")
 

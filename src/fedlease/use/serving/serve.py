@@ -1,4 +1,4 @@
-"""Predictions for every client of a run over HTTP: one base in memory, until a signal ends it."""
+"""Answers for every client of a run over HTTP: one base in memory, until a signal ends it."""
 
 import contextlib
 import errno
@@ -7,12 +7,14 @@ import shlex
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fedlease.config.tables import task_facts
 from fedlease.errors import ConfigError
 from fedlease.use.open_run import OpenRun
+from fedlease.use.serving.access import Tokens
 from fedlease.use.serving.app import import_packages, make_app
 from fedlease.use.serving.requests import Limits
 
@@ -36,20 +38,24 @@ def serve(
     device: str | None = None,
     limits: Limits = Limits(),  # noqa: B008  it is frozen
     quiet: bool = False,
+    token_file: Path | None = None,
+    access_log: str | None = None,
 ) -> None:
     """Serves until SIGINT or SIGTERM; requests in progress are completed before it returns.
 
     Args:
         out: run folder.
-        host: address to listen on; there is no authentication.
+        host: address to listen on; without tokens whoever reaches it may ask everything.
         port: 0 takes a free one.
         method: one of the run's methods; None takes the main one.
         device: where models compute; None takes the run's where this machine has it, else the CPU.
         limits: of requests, batches and the queue.
         quiet: print the address alone, without an example.
+        token_file: who may call, see :meth:`fedlease.use.serving.access.Tokens.read`; None lets everyone.
+        access_log: file to which a JSON object is added per request, ``-`` for standard error; None writes none.
 
     Raises:
-        ConfigError: the address cannot be listened on, or the run has no such method.
+        ConfigError: the address cannot be listened on, the run has no such method, or a file is of no use.
         MissingPackageError: fastapi or uvicorn is not installed.
         RunFolderError: no run folder, or damaged.
         ModelError: the base model cannot be had.
@@ -58,14 +64,14 @@ def serve(
     from fedlease.use.serving.connections import SparingLog
 
     # The port is taken before the model is loaded, so that a wrong one is reported at once; early callers wait.
-    with contextlib.closing(_listen(host, port)) as listener:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(_listen(host, port)))
         run = OpenRun(out, method, device)
-        if not task_facts(run.settings.task).model.head:
-            raise ConfigError(
-                f"task: {out} is a run of {run.settings.task!r}, this service answers classification only; "
-                f"try fedlease chat or predict, or export an expert for a server of language models"
-            )
-        app = make_app(run, limits, hosts=LOOPBACK if host in LOOPBACK else None)
+        tokens = None if token_file is None else Tokens.read(token_file, run.clients)
+        if tokens is None and host not in LOOPBACK:
+            print(f"fedlease: whoever reaches {host} may ask every model; see --token-file", file=sys.stderr)
+        log = stack.enter_context(_opened(access_log))
+        app = make_app(run, limits, LOOPBACK if host in LOOPBACK else None, tokens, log)
         server = _server(app, limits.max_body_bytes)
 
         def stop(*_: object) -> None:
@@ -75,7 +81,11 @@ def serve(
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-            print(url if quiet else f"Serving at {url}, for example: {_example(run, url)}", file=sys.stderr, flush=True)
+            print(
+                url if quiet else f"Serving at {url}, for example: {_example(run, url, tokens=tokens is not None)}",
+                file=sys.stderr,
+                flush=True,
+            )
             with SparingLog():
                 server.run(sockets=[listener])
         finally:
@@ -114,7 +124,27 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _example(run: OpenRun, url: str) -> str:
+@contextlib.contextmanager
+def _opened(access_log: str | None) -> Iterator[TextIO | None]:
+    if access_log in (None, "-"):
+        yield None if access_log is None else sys.stderr
+        return
+    try:
+        file = Path(str(access_log)).open("a", encoding="utf-8")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise ConfigError(f"access-log: {access_log} cannot be written: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def _example(run: OpenRun, url: str, *, tokens: bool) -> str:
     client = next(iter(run.clients.values()))
-    row = {"text": "...", **({"text_pair": "..."} if client.pairs else {})}
-    return f"curl -s {url}/predict -d {shlex.quote(json.dumps({'client': client.id, 'rows': [row]}))}"
+    path, body = "/predict", dict[str, Any]()
+    if task_facts(run.settings.task).model.writes:
+        path = "/v1/chat/completions"
+        body = {"model": client.id, "messages": [{"role": "user", "content": "..."}]}
+    else:
+        row = {"text": "...", **({"text_pair": "..."} if client.pairs else {})}
+        body = {"client": client.id, "rows": [row]}
+    header = "-H 'Authorization: Bearer TOKEN' " if tokens else ""
+    return f"curl -s {url}{path} {header}-d {shlex.quote(json.dumps(body))}"

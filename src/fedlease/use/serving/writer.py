@@ -1,0 +1,230 @@
+"""Answers of clients' language models, one after the other, piece by piece."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+
+from fedlease.core.types import ClientId
+from fedlease.data.federation import Row
+from fedlease.tasks.base import WritingTask
+from fedlease.tasks.encoded import EncodedPrompts
+from fedlease.use.open_run import OpenRun
+from fedlease.use.serving.batcher import QueueFullError
+
+__all__ = ["Answer", "Begun", "Ended", "Event", "Failed", "Piece", "Writer"]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The prompt's tokens, and whether it was cut to the run's ``data.max_tokens``."""
+
+    prompt_tokens: int
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Why the answer ended, ``stop`` or ``length``, and its tokens, the end token included."""
+
+    reason: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What went wrong instead."""
+
+    error: Exception
+
+
+Event = Begun | Piece | Ended | Failed
+
+
+@dataclass
+class Answer:
+    """One answer that is asked for.
+
+    Attributes:
+        client: whose model.
+        row: the conversation.
+        on_event: hears of it, in the writer's thread: Begun, Pieces, Ended; or Failed.
+        max_new_tokens: longest answer.
+        temperature: 0 takes the most probable token, as the run was scored.
+        top_p: samples from the most probable tokens that have this share together.
+        seed: of the sampling; None draws one.
+        stop: texts that end it, beside those of the run.
+        given_up: ends it at the next token.
+    """
+
+    client: ClientId
+    row: Row
+    on_event: Callable[[Event], object]
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+
+class Writer:
+    """One thread that writes first come, first served, with one client's adapter in the base at a time.
+
+    Args:
+        run: opened run folder, of a task that writes.
+        max_waiting: answers that may wait.
+        max_new_tokens: longest answer that may be asked for; less where the model cannot read as much.
+
+    Attributes:
+        answers: written so far.
+        most: longest answer that may be asked for, in tokens.
+        usual: the run's own.
+
+    Raises:
+        ModelError: the base model cannot be had.
+    """
+
+    def __init__(self, run: OpenRun, *, max_waiting: int, max_new_tokens: int) -> None:
+        self.run = run
+        positions = getattr(run.base.model.config, "max_position_embeddings", None)
+        room = positions - run.settings.data.max_tokens if isinstance(positions, int) else max_new_tokens
+        self.usual = cast(WritingTask, run.task).max_new_tokens
+        self.most = max(self.usual, min(max_new_tokens, room))
+        self.answers = 0
+        self._max_waiting = max_waiting
+        self._loaded: ClientId | None = None
+        self._waiting: deque[Answer] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        # One token, so that a model that cannot write fails now.
+        self._write(Answer(next(iter(run.clients)), Row("a text", None, 0), lambda event: None, 1))
+        self._thread = threading.Thread(target=self._work, name="fedlease-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait."""
+        return len(self._waiting)
+
+    def submit(self, answer: Answer) -> None:
+        """Queues an answer.
+
+        Raises:
+            QueueFullError: too many wait.
+            RuntimeError: closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the writer is closed")
+            if len(self._waiting) >= self._max_waiting:
+                raise QueueFullError(f"{len(self._waiting)} answers wait already")
+            self._waiting.append(answer)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Writes what still waits, then ends the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                answer = self._waiting.popleft()
+            if answer.given_up.is_set():
+                continue
+            try:
+                self._write(answer)
+            except Exception as error:
+                self._loaded = None
+                answer.on_event(Failed(error))
+
+    @torch.inference_mode()
+    def _write(self, answer: Answer) -> None:
+        run = self.run
+        torch.set_num_threads(run.threads)  # a setting of the thread that computes
+        rows = cast(EncodedPrompts, run.encode([answer.row]))
+        if self._loaded != answer.client:
+            self._loaded = None
+            run.load(answer.client)
+            self._loaded = answer.client
+        run.resident.for_scoring()
+        inputs = rows.questions([0], run.device)
+        answer.on_event(Begun(inputs["input_ids"].shape[1], bool(rows.truncated)))
+        pieces = _Pieces(rows.tokenizer, (*run.settings.generation.stop, *answer.stop), answer)
+        options: dict[str, Any] = {"max_new_tokens": answer.max_new_tokens, "do_sample": answer.temperature > 0}
+        if answer.temperature > 0:
+            options |= {"temperature": answer.temperature, "top_p": answer.top_p, "top_k": 0}
+        options |= {"pad_token_id": rows.tokenizer.pad_token_id, "streamer": pieces, "stopping_criteria": [pieces.ends]}
+        with run.resident.weighing(inputs), torch.random.fork_rng(enabled=answer.temperature > 0):
+            if answer.seed is not None:
+                torch.manual_seed(answer.seed)
+            run.resident.generate(inputs, **options)
+        ends = run.base.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        ended = pieces.stopped or (pieces.ids and pieces.ids[-1] in (ends if isinstance(ends, list) else [ends]))
+        pieces.finish()
+        self.answers += 1
+        answer.on_event(Ended("stop" if ended else "length", len(pieces.ids)))
+
+
+class _Pieces:
+    """A streamer of transformers: gives on what can no longer change, without what follows a stop text."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], answer: Answer) -> None:
+        self.ids: list[int] = []
+        self.stopped = False
+        self._tokenizer, self._stop, self._answer = tokenizer, stop, answer
+        self._hold = max((len(text) for text in stop), default=1) - 1
+        self._given = ""
+        self._prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Called with the prompt first, then with every token."""
+        if self._prompt:
+            self._prompt = False
+            return
+        self.ids.extend(value.flatten().tolist())
+        text = self._text()
+        # A character may take several tokens, and a stop text may have begun.
+        self._give(text.rstrip("\ufffd")[: len(text) - self._hold] if not self.stopped else text)
+
+    def end(self) -> None:
+        """Called when the model has ended."""
+
+    def ends(self, ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
+        """Whether each row of ``ids``, (1, tokens), is complete."""
+        return torch.full((len(ids),), self.stopped or self._answer.given_up.is_set(), device=ids.device)
+
+    def finish(self) -> None:
+        """Gives on what was held back."""
+        self._give(self._text())
+
+    def _text(self) -> str:
+        text: str = self._tokenizer.decode(self.ids, skip_special_tokens=True)
+        for ending in self._stop:
+            before, found, _ = text.partition(ending)
+            self.stopped = self.stopped or bool(found)
+            text = before
+        return text
+
+    def _give(self, text: str) -> None:
+        text = text.strip()
+        if len(text) > len(self._given) and text.startswith(self._given):
+            self._answer.on_event(Piece(text[len(self._given) :]))
+            self._given = text
