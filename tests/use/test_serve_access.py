@@ -4,13 +4,14 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small import FinishedRuns
-from use.serving_client import rows_of, served
+from use.serving_client import SECONDS, rows_of, served
 
 from fedlease.errors import ConfigError
 from fedlease.use.open_run import OpenRun
@@ -45,6 +46,14 @@ def client(out: Path, log: io.StringIO, tmp_path_factory: pytest.TempPathFactory
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """A request is noted once its response is complete, which its caller may know a moment earlier."""
+    deadline = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def asked(name: str, text: str = "zib") -> dict[str, Any]:
@@ -115,6 +124,7 @@ def test_the_access_log_has_a_line_per_request_and_nothing_of_rows_or_tokens(cli
     before = log.getvalue()
     client.post(f"/predict?q={SECRET}", json={"requests": [asked(ONE, SECRET)] * 2}, headers=bearer(OWN))
     client.get("/clients")
+    wait_for(lambda: log.getvalue().removeprefix(before).count("\n") == 2)
     added = log.getvalue().removeprefix(before)
     predicted, refused = map(json.loads, added.splitlines())
     expected = {"caller": ONE, "method": "POST", "path": "/predict", "status": 200, "clients": [ONE], "rows": 2}
@@ -135,7 +145,7 @@ def test_metrics_count_requests_and_rows_for_the_administrator(client: Any) -> N
     requests = 'fedlease_requests_total{method="POST",path="/predict",status="200"}'
     before = counted(rows), counted(requests)
     client.post("/predict", json={"client": TWO, "rows": rows_of("zib", SECRET)}, headers=bearer(ADMINS))
-    assert counted(rows) == before[0] + 2 and counted(requests) == before[1] + 1
+    wait_for(lambda: (counted(rows), counted(requests)) == (before[0] + 2, before[1] + 1))
     client.get(f"/{SECRET}", headers=bearer(ADMINS))  # paths that callers make up have one name together
     page = client.get("/metrics", headers=bearer(ADMINS)).text
     assert 'path="other"' in page and "secret" not in page
