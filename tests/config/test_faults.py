@@ -74,6 +74,15 @@ def test_an_unknown_preset_does_not_hide_the_faults_of_single_values() -> None:
         ("fedlease.shrink=.nan", "fedlease.shrink: must be auto or a number in 0 .. 1, received nan"),
         ("fedlease.shrink=true", "fedlease.shrink: must not be true or false, received True"),
         ("fedlease.reallocate=0", "fedlease.reallocate: must be at least 1, received 0"),
+        (
+            "metric=macro-f1",
+            "metric: must be one of accuracy, macro_f1, mcc when task is 'classification', received 'macro-f1'; "
+            "did you mean 'macro_f1'?",
+        ),
+        (
+            "train.class_weights=balance",
+            "train.class_weights: must be one of none, balanced, received 'balance'; did you mean 'balanced'?",
+        ),
         ("learning_rate=1", "learning_rate: no such setting"),
         ("lr=1", "lr: no such setting; did you mean 'train.lr'?"),
         ("lora.target_module=[q]", "lora.target_module: no such setting; did you mean 'lora.target_modules'?"),
@@ -88,6 +97,13 @@ def test_a_fault_names_the_key_the_rule_and_the_value_received(word: str, fault:
 def test_values_of_another_kind_are_faults_of_their_key_and_never_crash(word: str) -> None:
     faults = faults_of(word)
     assert {fault.split(":")[0] for fault in faults} == {word.split("=")[0]}
+
+
+def test_a_task_reads_its_own_metrics_and_weighs_labels_only_where_there_are_some() -> None:
+    assert faults_of("task=generation", "metric=mcc", "train.class_weights=balanced") == (
+        "metric: must be one of rouge1, rougeL, exact_match when task is 'generation', received 'mcc'",
+        "train.class_weights: must be none when task is 'generation', whose rows have no labels, it is 'balanced'",
+    )
 
 
 def test_fewer_clients_than_needed_cannot_be_sampled() -> None:

@@ -70,3 +70,13 @@ def test_sampled_clients_and_the_scores_of_the_others(tmp_path: Path) -> None:
     scores = [[r["mean_score"] for r in rounds_of(tmp_path / place)] for place in ("here", "there")]
     assert scores[0] == scores[1]
     assert "evaluate.score" in {kind for kind, _ in grid.log}
+
+
+def test_another_headline_and_balanced_labels(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"metric": "mcc", "train.class_weights": "balanced", "baselines": ["local"], "rounds": 1}
+    here = small_run(tmp_path / "here", **settings)
+    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
+    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
+    assert comparable(there["fedlease"]) == comparable(here.summary)
+    rows = [json.loads((tmp_path / place / "row_scores.json").read_text()) for place in ("here", "there")]
+    assert rows[0] == rows[1]

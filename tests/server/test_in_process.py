@@ -34,7 +34,7 @@ def test_a_run_writes_the_files_of_the_design(finished: tuple[Path, list[Event],
     out, _, _ = finished
     expected = {
         "config.yaml", "environment.json", "clients.json", "allocation.json", "allocation.safetensors",
-        "rounds.jsonl", "summary.json", "state", "base", "baselines", "report.html", "row_scores.json",
+        "rounds.jsonl", "summary.json", "state", "base", "baselines", "report.html", "row_scores.json", "predictions.jsonl",
         "files.json", ".lock", ".report.lock",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == expected
@@ -42,7 +42,7 @@ def test_a_run_writes_the_files_of_the_design(finished: tuple[Path, list[Event],
     assert not [name for name in expected if f"`{name}" not in described]
     for method in ("fedit", "local"):
         names = {path.name for path in (out / "baselines" / method).iterdir()}
-        assert names == {"rounds.jsonl", "summary.json", "row_scores.json", "state"}
+        assert names == {"rounds.jsonl", "summary.json", "row_scores.json", "predictions.jsonl", "state"}
     assert not list(out.rglob("*.tmp"))
     manifest = json.loads((out / "state" / "manifest.json").read_text())
     named = {manifest["state"]["file"]} | {e["file"] for slots in manifest["clients"].values() for e in slots.values()}

@@ -1,5 +1,6 @@
 """Tokenising, batching and scoring of classification rows."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fedlease.errors import DataError
 from fedlease.models.base import load_tokenizer
 from fedlease.models.sources import locate
 from fedlease.tasks.classification import Classification, collate, loss, score
+from fedlease.tasks.encoded import Encoded
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,63 @@ def test_padding_is_masked_on_the_tokenizers_side(left: bool, tokenizer: Any) ->
     assert inputs["input_ids"].shape == (2, 6)
     padded = inputs["input_ids"][1][inputs["attention_mask"][1] == 0]
     assert padded.tolist() == [tokenizer.pad_token_id] * 3
+
+
+class Fixed:
+    """A model whose logits are those of its table, by the first token of a row."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, table: dict[int, list[float]]) -> None:
+        self.table = table
+
+    def logits(self, inputs: Any, last: int | None = None) -> torch.Tensor:
+        return torch.tensor([self.table[int(ids[0])] for ids in inputs["input_ids"]])
+
+    def for_scoring(self) -> None:
+        pass
+
+
+ROWS = Encoded.of({"input_ids": [[i] for i in range(4)]}, [0, 0, 0, 1], 0, left=False)
+"""Three rows of label 0 and one of label 1, with probabilities of the right label 1/2, 1/2, 1/2 and 1/4."""
+MODEL: Any = Fixed({0: [0.0, 0.0], 1: [0.0, 0.0], 2: [0.0, 0.0], 3: [math.log(3), 0.0]})
+
+
+def test_balanced_labels_weigh_the_same_in_the_loss() -> None:
+    """Weights are 4 / (2 x 3) and 4 / (2 x 1); the mean is that of the labels' means, log 2 and log 4."""
+    task = Classification(balanced=True)
+    weights = task.label_weights(ROWS)
+    assert weights is not None and weights.tolist() == pytest.approx([2 / 3, 2.0])
+    expected = (math.log(2) + math.log(4)) / 2
+    assert task.mean_loss(MODEL, ROWS, 1) == pytest.approx(expected)
+    assert float(task.batch_loss(MODEL, ROWS, [0, 1, 2, 3])) == pytest.approx(expected)
+    # A batch weighs by the labels of all train rows, not by its own: batches of one size average to the whole.
+    batches = [float(task.batch_loss(MODEL, ROWS, batch)) for batch in ([0, 1], [2, 3])]
+    assert batches == pytest.approx([2 / 3 * math.log(2), (2 / 3 * math.log(2) + 2 * math.log(4)) / 2])
+    assert sum(batches) / 2 == pytest.approx(expected)
+
+
+def test_a_label_without_train_rows_takes_no_weight_from_the_others() -> None:
+    rows = replace(ROWS, labels=(0, 0, 2, 2))
+    weights = Classification(balanced=True).label_weights(rows)
+    assert weights is not None and weights[[0, 2]].tolist() == [1.0, 1.0]
+
+
+def test_without_balance_rows_weigh_the_same() -> None:
+    assert Classification().label_weights(ROWS) is None
+    expected = (3 * math.log(2) + math.log(4)) / 4
+    assert Classification().mean_loss(MODEL, ROWS, 1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("metric", "whole"), [("accuracy", 0.75), ("macro_f1", 3 / 7), ("mcc", 0.0)])
+def test_row_scores_average_to_the_headline(metric: str, whole: float) -> None:
+    """All four are taken for label 0: F1 of 0 is 6/7, of 1 it is 0."""
+    found = Classification(metric=metric).measure(MODEL, ROWS, 1)
+    assert found.metrics[metric] == pytest.approx(whole)
+    assert sum(found.per_row) / 4 == pytest.approx(whole)
+    assert found.confusion == [[0, 0, 3], [1, 0, 1]]
+    rows = [Row("x", None, label) for label in ROWS.labels]
+    assert Classification(metric=metric).majority_score(rows, rows) == pytest.approx(whole)
 
 
 def test_scores_by_hand() -> None:

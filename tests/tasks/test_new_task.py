@@ -44,7 +44,9 @@ class Near:
     score_rounds: ClassVar[bool] = True
     num_samples: ClassVar[int] = 0
     prediction_columns: ClassVar[tuple[str, ...]] = ("place",)
-    words: ClassVar[MetricWords] = MetricWords("nearness", "usual label", "naming the usual label")
+    headlines: ClassVar[dict[str, MetricWords]] = {
+        "near": MetricWords("nearness", "usual label", "naming the usual label")
+    }
 
     @classmethod
     def of(cls, settings: Settings) -> Self:

@@ -94,5 +94,6 @@ class WorkCache:
 
 def _size(result: LocalResult | Measured) -> int:
     if isinstance(result, Measured):
-        return 32 * len(result.per_row) + sum(map(len, result.answers)) + 96 * len(result.confusion)
+        columns = len(result.predictions) + 1
+        return 32 * columns * len(result.per_row) + sum(map(len, result.answers)) + 96 * len(result.confusion)
     return sum(tensor.nbytes for tensors in (result.update.tensors, result.private) for tensor in tensors.values())

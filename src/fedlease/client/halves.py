@@ -49,9 +49,11 @@ def train_halves(
     results = []
     for half, chosen in enumerate(split(rows, trainer.optimiser.seed, client)):
         start = task.model.candidates[half] if task.model.candidates else {}
-        load({**task.model.tensors, **start, **_prior(task.model.tensors, [rows.labels[row] for row in chosen])})
+        own = rows.take(chosen)
+        prior = _prior(task.model.tensors, own.labels, trainer.resident.task.label_weights(own))
+        load({**task.model.tensors, **start, **prior})
         report = None if on_batch is None else _over_both(on_batch, half)
-        results.append(trainer.train(client, replace(task, halves=False), rows.take(chosen), report, half=half))
+        results.append(trainer.train(client, replace(task, halves=False), own, report, half=half))
     one, other = results
     tensors = {**one.update.tensors, **second_half(other.update.tensors)}
     tensors |= _means(one.update.tensors, other.update.tensors)
@@ -61,8 +63,8 @@ def train_halves(
     return LocalResult(update, private, one.steps + other.steps, one.seconds + other.seconds)
 
 
-def _prior(tensors: Tensors, labels: Sequence[int]) -> dict[str, torch.Tensor]:
-    """The biases of the last layer of a head, at the log frequency of every label.
+def _prior(tensors: Tensors, labels: Sequence[int], weights: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """The biases of the last layer of a head, at the log frequency of every label, weighted as the loss is.
 
     Without them the first thing that an adapter learns is how frequent the labels are: clients of one task whose labels
     are skewed in opposite ways would have contrary B. One row is added per label, so that a missing one stays finite.
@@ -74,6 +76,8 @@ def _prior(tensors: Tensors, labels: Sequence[int]) -> dict[str, torch.Tensor]:
         return {}
     name, bias = min(found.items(), key=lambda item: len(item[1]))
     frequency = torch.bincount(torch.tensor(labels), minlength=len(bias)) + 1.0
+    if weights is not None:
+        frequency[: len(weights)] *= weights
     return {name: bias + (frequency / frequency.sum()).log().to(bias)}
 
 

@@ -1,7 +1,7 @@
 """What a server asks of a client and what the client replies, the same over every transport."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedlease.core.codec import serialisable
@@ -78,6 +78,7 @@ class Trained:
         update: for the method.
         score: headline metric of the received model on the client's test rows; None if rounds are not scored or the
             client has no test rows.
+        metrics: what was measured with it, by name, but for the loss.
         steps: optimiser steps.
         train_seconds: time spent training.
         evaluate_seconds: time spent scoring and choosing among candidates.
@@ -92,6 +93,7 @@ class Trained:
     evaluate_seconds: float
     reused: bool = False
     notes: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @serialisable
@@ -115,7 +117,7 @@ class FinalScores:
         own_expert: headline metric of the own expert alone; None without routing.
         choice: index of the chosen candidate, or None.
         usage: module -> how experts were used; None without routing.
-        row_scores: headline metric per row: one character each where all are 0 or 1, else numbers.
+        row_scores: a number per row, whose mean is the headline metric: one character each where all are 0 or 1.
         samples: a few rows with the generated answers; empty for classification.
         confusion: of classification, the test rows by true and predicted label.
         notes: plain sentences, such as what the client has lost.

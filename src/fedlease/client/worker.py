@@ -1,8 +1,9 @@
 """One client's half of a run: handles a request by training or scoring on the resident model."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fedlease.client.cache import WorkCache
 from fedlease.client.halves import split, train_halves
@@ -60,6 +61,8 @@ class ClientWorker:
         private: what the client keeps; is replaced by every request.
         cache: results that other methods or runs may have left.
         on_batch: called after every optimiser step.
+        predictions: of the final model for the test rows, as :class:`~fedlease.tasks.base.Measured` has them; they are
+            in no reply.
     """
 
     client: Client
@@ -68,6 +71,7 @@ class ClientWorker:
     private: Private = field(default_factory=Private)
     cache: WorkCache = field(default_factory=WorkCache)
     on_batch: OnBatch | None = None
+    predictions: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def handle(self, request: Request) -> Reply:
         """Does what a request asks.
@@ -159,10 +163,11 @@ class ClientWorker:
         known = self.cache.get(key, LocalResult)
         if known is None:
             self._resident.load(task.model, client.num_labels, tensors)
-        score = None
+        score, metrics = None, dict[str, float]()
         if self.score_rounds and len(client.test):
             measured = self._scores(task.model, tensors, first=task.round <= 1, loaded=known is None)
             score = measured.metrics[self._resident.task.metric]
+            metrics = {name: value for name, value in measured.metrics.items() if name != "loss"}
         scored = time.perf_counter() - begun
         if known is None:
             result = self._trained(task)
@@ -171,7 +176,7 @@ class ClientWorker:
             result = _as_asked(known, task)
         self.private = self.private.trained(request.step, task.model.spec, result.private)
         update = replace(result.update, choice=choice)
-        return Trained(update, score, result.steps, result.seconds, scored, known is not None)
+        return Trained(update, score, result.steps, result.seconds, scored, known is not None, metrics=metrics)
 
     def _trained(self, task: ClientTask) -> LocalResult:
         """Trains a task; its model is loaded, and loaded again where halves are trained apart."""
@@ -194,6 +199,7 @@ class ClientWorker:
         choice = self.load(model)
         with record_usage(resident.model) as used:
             measured = self._measure()
+        self.predictions = measured.predictions
         own = usage = None
         if model.spec.num_experts > 1:
             usage = used.summary()

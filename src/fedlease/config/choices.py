@@ -4,6 +4,7 @@ from typing import Literal
 
 __all__ = [
     "QUANTISATION_DEVICES",
+    "ClassWeights",
     "Dtype",
     "GlueTask",
     "Partition",
@@ -12,6 +13,9 @@ __all__ = [
     "Template",
     "UnusableClients",
 ]
+
+ClassWeights = Literal["none", "balanced"]
+"""How rows of a class weigh in a client's loss."""
 
 Dtype = Literal["float32", "bfloat16"]
 """Types of the frozen base and its products."""

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from fedlease.config.sections import ranks_differ
-from fedlease.config.tables import known_sources
+from fedlease.config.tables import known_sources, known_tasks
 from fedlease.core.choices import PLUS
 from fedlease.core.wording import printable
 from fedlease.methods.registry import CENTRALISED, OTHER_NAMES, UNEQUAL_RANKS, known_methods
@@ -115,10 +115,30 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
     for section, defaults in (("fedlease", {}), ("fedlease_plus", PLUS)):
         faults += _variant_faults(section, defaults, raw)
     faults += _rank_faults(raw, [name for name in _names([method, *baselines]) if name in known])
+    faults += _task_faults(raw)
     sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
     if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled >= 1:
         faults.append(f"min_clients: must be at most clients_per_round = {sampled}, received {needed}")
     return faults
+
+
+def _task_faults(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that the task does not read, or that have no such value for it."""
+    task, metric, train = raw.get("task", "classification"), raw.get("metric"), raw.get("train")
+    facts = known_tasks().get(task) if isinstance(task, str) else None
+    if facts is None:
+        return
+    if isinstance(metric, str) and metric not in facts.metrics:
+        if facts.metrics:
+            choices = f"must be one of {', '.join(facts.metrics)}"
+            yield f"metric: {choices} when task is {task!r}, received {_shown(metric)}" + _did_you_mean(
+                metric, [*facts.metrics]
+            )
+        else:
+            yield f"metric: is not read when task is {task!r}, which has one; leave it out"
+    weights = train.get("class_weights", "none") if isinstance(train, Mapping) else "none"
+    if weights == "balanced" and facts.rows != "labels":
+        yield f"train.class_weights: must be none when task is {task!r}, whose rows have no labels, it is {weights!r}"
 
 
 def _variant_faults(section: str, defaults: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from fedlease.config.choices import Quantisation, Template
+from fedlease.config.choices import ClassWeights, Quantisation, Template
 from fedlease.core.choices import LrSchedule, StopMetric
 
 __all__ = [
@@ -167,6 +167,9 @@ class TrainSettings(Section):
     """Largest gradient norm; None does not clip."""
     base_dropout: bool = False
     """Whether the frozen base keeps its own dropout while training; without it a CPU step is faster."""
+    class_weights: ClassWeights = "none"
+    """``balanced``: in a client's loss every label of its train rows weighs the same, however few rows have it: a row
+    weighs n / (labels x rows of its label). Of classification alone."""
     gradient_checkpointing: bool = False
     """Whether activations are computed anew in the backward pass: less memory, about a third more time."""
 

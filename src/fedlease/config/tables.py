@@ -68,12 +68,14 @@ class TaskFacts:
         rows: what it needs of a row.
         model: what it trains.
         default_model: takes the place of a preset's model that was chosen for another task; None leaves it.
+        metrics: what ``metric`` may name, the task's own choice first; empty for a task that has one headline.
     """
 
     path: str
     rows: RowKind
     model: ModelKind
     default_model: str | None = None
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,16 @@ class SourceFacts:
 
 
 TASKS: dict[str, TaskFacts] = {
-    "classification": TaskFacts("fedlease.tasks.classification:Classification", "labels", CLASSIFIER),
-    "generation": TaskFacts("fedlease.tasks.generation:Generation", "responses", CAUSAL, default_model="smollm2"),
+    "classification": TaskFacts(
+        "fedlease.tasks.classification:Classification", "labels", CLASSIFIER, metrics=("accuracy", "macro_f1", "mcc")
+    ),
+    "generation": TaskFacts(
+        "fedlease.tasks.generation:Generation",
+        "responses",
+        CAUSAL,
+        default_model="smollm2",
+        metrics=("rouge1", "rougeL", "exact_match"),
+    ),
 }
 SOURCES: dict[str, SourceFacts] = {
     "folder": SourceFacts(

@@ -161,7 +161,7 @@ class Node:
         if isinstance(reply, Trained):
             return replace(reply, notes=(*reply.notes, *notes))
         if isinstance(reply, Finished) and isinstance(request, Finish):
-            notes = (*reply.scores.notes, *notes, *self._write_model(run, request, worker.private, reply.scores))
+            notes = (*reply.scores.notes, *notes, *self._write_model(run, request, worker, reply.scores))
             # Texts of rows and private tensors leave because this node says so, never because a message asks.
             short = (row for row in reply.scores.samples if all(len(text) <= TEXT for text in row.values()))
             samples = tuple(short) if self.send_samples else ()
@@ -185,17 +185,17 @@ class Node:
             return f"it has done {stored.tasks} tasks for this run and does no more (max-rounds)"
         return task_fault(request.task, stored.private.names)
 
-    def _write_model(self, run: str, finish: Finish, private: Private, scores: FinalScores) -> tuple[str, ...]:
+    def _write_model(self, run: str, finish: Finish, worker: ClientWorker, scores: FinalScores) -> tuple[str, ...]:
         """Writes the client's own model; a failure is a note, since scores must not be lost by it."""
         if self.models is None:
             return ()
         out, model = self.models / finish.method, finish.model
-        tensors = private.overlay(model.spec, model.tensors)
+        tensors = worker.private.overlay(model.spec, model.tensors)
         if scores.choice is not None:
             tensors = {**tensors, **model.candidates[scores.choice]}
         own = replace(model, tensors=tensors, candidates=())
         try:
-            write_own_model(out, self.run.loaded, self.data, finish.method, own, scores, run)
+            write_own_model(out, self.run.loaded, self.data, finish.method, own, scores, run, worker.predictions)
         except (OSError, RunFolderError, SafetensorError) as error:
             log.error("fedlease: the model of %s could not be written to %s: %s", self.data.id, out, error)
             # Why stays in the node's log: the server need not know its folders.

@@ -1,7 +1,9 @@
 """A client's own model on its own machine: a folder that PEFT reads, and that is a run folder of this one client."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fedlease.client.messages import FinalScores
 from fedlease.core.types import ClientModel
@@ -14,6 +16,7 @@ from fedlease.reporting.model_card import render_card
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Loaded
 from fedlease.storage.class_scores import ClassScores
+from fedlease.storage.predictions import lines_of, write_predictions
 from fedlease.storage.run_files import RunFiles
 from fedlease.storage.run_folder import read_clients, start_run
 from fedlease.storage.summary import ClientScores, Summary
@@ -22,7 +25,14 @@ __all__ = ["write_own_model"]
 
 
 def write_own_model(
-    out: Path, loaded: Loaded, data: ClientData, method: str, model: ClientModel, scores: FinalScores, run: str
+    out: Path,
+    loaded: Loaded,
+    data: ClientData,
+    method: str,
+    model: ClientModel,
+    scores: FinalScores,
+    run: str,
+    predictions: Mapping[str, list[Any]] | None = None,
 ) -> None:
     """Writes the model of a client, private tensors and head included; whole or not at all.
 
@@ -34,6 +44,7 @@ def write_own_model(
         model: as it was scored, with private tensors and without candidates.
         scores: of the model.
         run: identity of the run.
+        predictions: for the test rows, as a worker has them; None keeps none.
 
     Raises:
         RunFolderError: ``out`` holds something else, such as another client's model, or cannot be written.
@@ -77,6 +88,8 @@ def write_own_model(
         )
         files = RunFiles(folder)
         files.expect({name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)})
+        if settings.keep_predictions:
+            write_predictions(files, lines_of(data, predictions or {}, None))
         files.write_json("summary.json", summary.content)
         content = {
             "client": data.id,

@@ -10,10 +10,10 @@ from flwr.app import Message
 from fedlease.client.messages import Finish, Finished, Refused, Reply, Request, Score, Scored, Train
 from fedlease.core.types import ClientId, ClientTask, Tensors
 from fedlease.data.federation import ClientCard
-from fedlease.flower.bounds import SHARE, TEXT, shown
+from fedlease.flower.bounds import TEXT, shown
 from fedlease.flower.connection import ESCAPED, Connection, NoReply, Size, read, replies_to
 from fedlease.flower.messages import Lacking, Unusable
-from fedlease.flower.validation import SAMPLE_KEYS, scores_fault, update_fault
+from fedlease.flower.validation import SAMPLE_KEYS, score_rule, scores_fault, update_fault
 from fedlease.flower.wire import Packed, Shared, pack
 from fedlease.server.transport import Traffic, Transport
 from fedlease.tasks.base import Task
@@ -162,10 +162,10 @@ class Checked:
     def _fault(self, card: ClientCard, request: Request, reply: Any) -> str:
         match request:
             case Train():
-                return update_fault(reply, request.task, card.id, card.train_rows)
+                return update_fault(reply, request.task, card, self.task)
             case Score():
-                score = reply.score if isinstance(reply, Scored) else reply
-                return "" if SHARE.holds(score) else f"its score must be a number in 0 .. 1, received {shown(score)}"
+                score, rule = reply.score if isinstance(reply, Scored) else reply, score_rule(self.task)
+                return "" if rule.holds(score) else f"its score must be {rule.words}, received {shown(score)}"
             case Finish():
                 scores = reply.scores if isinstance(reply, Finished) else reply
                 return scores_fault(scores, self.task, request.model, card, self.samples)

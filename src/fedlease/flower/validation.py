@@ -13,7 +13,7 @@ from fedlease.client.messages import FinalScores, Finish, Request, Train, Traine
 from fedlease.core.aggregate import MAX_VALUE, check_update
 from fedlease.core.confusion import Cells, class_metrics, confusion_matrix
 from fedlease.core.routing import num_slots
-from fedlease.core.types import AdapterSpec, ClientId, ClientModel, ClientTask
+from fedlease.core.types import AdapterSpec, ClientModel, ClientTask
 from fedlease.data.federation import ClientCard
 from fedlease.data.reading.examples import client_id_fault
 from fedlease.errors import UpdateRefusedError
@@ -21,8 +21,9 @@ from fedlease.flower import bounds
 from fedlease.flower.bounds import NOTHING, SHARE, WHOLE, Rule, broken, count, guarded, line, number
 from fedlease.flower.messages import Envelope
 from fedlease.tasks.base import Task
+from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["SAMPLE_KEYS", "card_fault", "form_fault", "models_of", "scores_fault", "update_fault"]
+__all__ = ["SAMPLE_KEYS", "card_fault", "form_fault", "models_of", "score_rule", "scores_fault", "update_fault"]
 
 SAMPLE_KEYS = {"prompt", "reference", "base", "answer"}
 
@@ -118,29 +119,30 @@ def card_fault(card: ClientCard, max_labels: int) -> str:
 
 
 @guarded
-def update_fault(answer: Any, task: ClientTask, client: ClientId, rows: int) -> str:
+def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task) -> str:
     """Why the reply to a task cannot be used.
 
     Args:
         answer: of a client.
         task: that it was given.
-        client: that it was given to.
-        rows: train rows of the client, by its card.
+        card: of the client that it was given to.
+        learnt: what clients optimise.
     """
     if not isinstance(answer, Trained):
         return f"its reply is no update but a {type(answer).__name__}"
-    update, most = answer.update, sum(stage.epochs for stage in task.stages) * rows
+    update, most = answer.update, sum(stage.epochs for stage in task.stages) * card.train_rows
     rules = {
         "steps": count(0, most),
         "train_seconds": bounds.SECONDS,
         "evaluate_seconds": bounds.SECONDS,
-        "score": SHARE | NOTHING,
+        "score": score_rule(learnt) | NOTHING,
         "notes": bounds.NOTES,
+        "metrics": Rule("none", lambda found: not found) | _metrics(learnt, loss=False),
     }
     if fault := broken(answer, rules) or broken(update, {"metrics": LOSS_ALONE}):
         return fault
     try:
-        check_update(task, client, update, expected_examples=rows)
+        check_update(task, card.id, update, expected_examples=card.train_rows)
     except UpdateRefusedError as error:
         return error.reason
     return ""
@@ -167,13 +169,16 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
         empty = FinalScores({}, 0, choice=scores.choice, notes=scores.notes)
         return "" if scores == empty else "it has no test rows, and sent scores of some"
     sample = f"{', '.join(sorted(SAMPLE_KEYS))}, texts of at most {bounds.TEXT} characters"
+    score = score_rule(task)
+    # What a row adds to a metric that is no mean over rows lies within all rows' difference.
+    each = SHARE if of_metric(task.metric).of_rows else number(-2 * test_rows, 2 * test_rows)
     rules = {
         "metrics": _metrics(task),
-        "majority": SHARE,
-        "bare_base": SHARE,
-        "own_expert": SHARE if routed else NOTHING,
+        "majority": score,
+        "bare_base": score,
+        "own_expert": score if routed else NOTHING,
         "num_test": Rule(f"{test_rows}, as its card says", lambda value: value == test_rows),
-        "row_scores": Rule(f"{test_rows} numbers in 0 .. 1", lambda rows: len(rows) == test_rows and _are_shares(rows)),
+        "row_scores": Rule(f"{test_rows} times {each.words}", lambda rows: len(rows) == test_rows and _are(each, rows)),
         "samples": Rule(
             f"at most {samples} (generation.samples) of {sample}",
             lambda rows: len(rows) <= samples and all(map(_is_sample, rows)),
@@ -184,14 +189,21 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
     return broken(scores, rules)
 
 
-def _metrics(task: Task) -> Rule:
-    def holds(metrics: Mapping[str, float]) -> bool:
-        known = {*task.metrics} <= {*metrics} <= {*task.metrics, *task.extra_metrics}
-        signed = number(-1, 1)
-        within = all((bounds.LOSS if name == "loss" else signed).holds(value) for name, value in metrics.items())
-        return known and within and SHARE.holds(metrics[task.metric])
+def score_rule(task: Task) -> Rule:
+    """What a headline score must be."""
+    return number(of_metric(task.metric).lowest, 1)
 
-    return Rule(f"{', '.join(task.metrics)}, numbers in -1 .. 1, {task.metric} in 0 .. 1", holds)
+
+def _metrics(task: Task, *, loss: bool = True) -> Rule:
+    names = [name for name in task.metrics if loss or name != "loss"]
+    score, signed = score_rule(task), number(-1, 1)
+
+    def holds(metrics: Mapping[str, float]) -> bool:
+        known = {*names} <= {*metrics} <= {*names, *task.extra_metrics}
+        within = all((bounds.LOSS if name == "loss" else signed).holds(value) for name, value in metrics.items())
+        return known and within and score.holds(metrics[task.metric])
+
+    return Rule(f"{', '.join(names)}, numbers in -1 .. 1, {task.metric} {score.words}", holds)
 
 
 def _confusion(metrics: Mapping[str, float], labels: int, test_rows: int) -> Rule:
@@ -225,8 +237,8 @@ def _usage(spec: AdapterSpec) -> Rule:
     return Rule(f"the use of {most} experts in every adapted module", holds)
 
 
-def _are_shares(rows: Any) -> bool:
-    return set(rows) <= {"0", "1"} if isinstance(rows, str) else all(map(SHARE.holds, rows))
+def _are(rule: Rule, rows: Any) -> bool:
+    return set(rows) <= {"0", "1"} if isinstance(rows, str) else all(map(rule.holds, rows))
 
 
 def _is_sample(row: Any) -> bool:

@@ -23,6 +23,7 @@ from fedlease.server.events import (
     StepFinished,
     UpdateRefused,
 )
+from fedlease.tasks.metric_words import of_metric
 from fedlease.tasks.registry import make_task
 
 __all__ = ["Terminal"]
@@ -86,7 +87,7 @@ class Terminal:
             f"{counted(len(event.tasks), 'client')}, {counted(len(set(event.tasks.values())), 'task')}, "
             f"{counted(rows, 'train row')}, "
             f"seed {settings['seed']}, {counted(settings['threads'], 'thread')}, {settings['device']}, "
-            + (f"heads {settings['head']}" if task.words.heads else task.describe()),
+            + (f"heads {settings['head']}" if of_metric(task.metric).heads else task.describe()),
             soft_wrap=True,
         )
         self.console.print(f"Run folder: {escape(str(event.out))}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from fedlease.config.settings import Settings
@@ -23,6 +24,7 @@ from fedlease.server.transport import Channel
 from fedlease.storage.allocation import write_allocation
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import read_environment
+from fedlease.storage.predictions import lines_of, write_predictions
 from fedlease.storage.run_folder import method_files, read_clients, write_clients
 from fedlease.storage.summary import Summary, contents_of, read_result, write_result, write_summary
 
@@ -173,6 +175,10 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
     summary = summarise(loop, method, state, inputs.loaded.resident.task.metric, found, inputs.skipped)
     row_scores = {client: row.row_scores for client, row in found.items() if row.num_test}
     samples = {client: list(row.samples) for client, row in found.items() if row.samples}
+    if settings.keep_predictions:
+        workers, root = loop.channel.workers or {}, settings.data.path
+        kept = (lines_of(worker.client.data, worker.predictions, root) for _, worker in sorted(workers.items()))
+        write_predictions(files, chain.from_iterable(kept))
     write_result(files, summary, row_scores, samples)
     _tell(listeners, MethodFinished(name, summary.content))
     return summary

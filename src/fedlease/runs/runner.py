@@ -173,7 +173,8 @@ def _run(
 def _context(out: Path, prepared: Prepared) -> str:
     """Everything that a client's first step depends on besides its task."""
     settings = prepared.loaded.settings.model_dump(mode="json")
-    names = ("seed", "task", "model", "revision", "dtype", "base", "data", "train", "generation", "threads", "device")
+    of_model = ("model", "revision", "dtype", "base")
+    names = ("seed", "task", "metric", *of_model, "data", "train", "generation", "threads", "device")
     base = read_environment(out).base_files
     content = [{name: settings[name] for name in names}, prepared.federation.fingerprint(), base]
     return digest(json.dumps(content, sort_keys=True).encode())

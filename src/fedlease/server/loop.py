@@ -237,7 +237,8 @@ class RoundLoop:
             values["score"] = reply.score
         done = ClientFinished(self.name, task.phase, task.round, client, values, reply.train_seconds, reply.reused)
         self._tell(done)
-        record: dict[str, Any] = {**values, "steps": reply.steps, "seconds": round(reply.train_seconds, 3)}
+        measured = {"metrics": dict(reply.metrics)} if reply.metrics else {}
+        record: dict[str, Any] = {**values, **measured, "steps": reply.steps, "seconds": round(reply.train_seconds, 3)}
         if task.phase == WARMUP and task.round:
             record["phase"] = WARMUP  # came late: not what the others did in this round
         if reply.update.choice is not None:

@@ -15,6 +15,7 @@ __all__ = ["Line", "read_rounds"]
 
 class _LineClient(Content):
     score: Finite | None = None
+    metrics: dict[str, Finite] = Field(default_factory=dict)
 
 
 class Line(Content):
@@ -25,7 +26,7 @@ class Line(Content):
         phase: of the method.
         round: 0 during the warm-up.
         refused: client -> why its update was not used.
-        clients: client -> what it reported, its score of the received model among it.
+        clients: client -> what it reported: score and further metrics of the received model, and more.
         mean_score: over the clients that were scored.
         seconds: by what they were spent on.
         bytes_up: from clients to the server, heads apart.

@@ -30,7 +30,14 @@ __all__ = [
     "write_summary",
 ]
 
-RESULT = ("allocation.json", "allocation.safetensors", "row_scores.json", "samples.json", "summary.json")
+RESULT = (
+    "allocation.json",
+    "allocation.safetensors",
+    "predictions.jsonl",
+    "row_scores.json",
+    "samples.json",
+    "summary.json",
+)
 """Files that a finished method may leave."""
 
 

@@ -63,15 +63,18 @@ class Measured:
 
     Attributes:
         metrics: name -> mean over the rows; higher is better, but for ``loss``.
-        per_row: the headline metric of every row, in row order; comparisons are paired by it.
+        per_row: a number per row, in row order, whose mean is the headline metric; comparisons are paired by it. A
+            metric that is no mean over rows gives :func:`fedlease.core.confusion.row_shares`.
         answers: what the model wrote, in row order; empty for classifiers.
         confusion: of classifiers, the rows by true and predicted class.
+        predictions: name -> value per row, in row order, ``prediction`` among them: a class index, or a text.
     """
 
     metrics: Mapping[str, float]
     per_row: tuple[float, ...]
     answers: tuple[str, ...] = ()
     confusion: Cells = ()
+    predictions: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class MetricWords:
         heads: whether clients have a classifier head; a language model answers with what it has.
         look: what else distinguishes a model that is better than the majority baseline.
         further: key in ``summary.json`` -> name, of the means of the other metrics, in the order they are shown.
+        lowest: the least value that the metric can have; the highest is 1.
+        of_rows: whether it is a mean of numbers in 0 .. 1, one per row.
     """
 
     name: str
@@ -92,6 +97,8 @@ class MetricWords:
     heads: bool = True
     look: str = "look at single answers"
     further: Mapping[str, str] = field(default_factory=dict)
+    lowest: float = 0.0
+    of_rows: bool = True
 
 
 class Task(Protocol):
@@ -100,18 +107,21 @@ class Task(Protocol):
     Its row in :data:`fedlease.config.tables.TASKS` states what it needs of rows and which models it trains.
 
     Attributes:
-        words: the headline metric, and what reports call it and what stands beside it.
-        metric: key of the headline metric.
+        headlines: key of every metric that may be the headline -> what reports call it and what stands beside it. Where
+            there are several, the task's row in the table names them for ``metric`` in the settings.
         metrics: every metric that :meth:`measure` gives for any rows.
         extra_metrics: metrics that it gives for some rows alone.
         prediction_columns: columns that :meth:`predict` adds to rows.
     """
 
-    words: ClassVar[MetricWords]
-    metric: ClassVar[str]
+    headlines: ClassVar[Mapping[str, MetricWords]]
     metrics: ClassVar[tuple[str, ...]]
     extra_metrics: ClassVar[tuple[str, ...]]
     prediction_columns: ClassVar[tuple[str, ...]]
+
+    @property
+    def metric(self) -> str:
+        """Key of the headline metric."""
 
     @property
     def score_rounds(self) -> bool:
@@ -136,6 +146,9 @@ class Task(Protocol):
 
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """The training loss of a batch, a scalar with gradients."""
+
+    def label_weights(self, rows: Encoded) -> Tensor | None:
+        """How much a row of every label weighs in the loss on these rows, (labels,); None where all weigh the same."""
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean loss over all rows, without gradients."""

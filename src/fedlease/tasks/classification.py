@@ -1,6 +1,6 @@
 """Classification: a text or a pair of texts, one label of the client's own list."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedlease.config.data import ColumnSettings
 from fedlease.config.settings import Settings
-from fedlease.core.confusion import cells_of, class_metrics, confusion_matrix
+from fedlease.core.confusion import cells_of, class_metrics, confusion_matrix, row_shares
 from fedlease.core.wording import counted
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
@@ -31,33 +31,40 @@ COLUMNS = ("input_ids", "token_type_ids")
 """Model inputs that a tokenizer may give; the attention mask follows from the lengths."""
 
 
+def _words(name: str, **more: Any) -> MetricWords:
+    further = {"mean_accuracy": "mean accuracy", "mean_macro_f1": "mean macro F1", "mean_mcc": "mean MCC, x 100"}
+    common = {"look": "look at the scores of every class", "further": further}
+    return MetricWords(name, "majority class", "naming the most frequent class", **{**common, **more})
+
+
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy over the client's labels, scored by accuracy.
+    """Cross-entropy over the client's labels.
 
     Attributes:
         max_tokens: longer rows are cut on the right, of a pair the longer text first.
+        metric: the headline.
+        balanced: whether every label of a client's train rows weighs the same in its loss.
     """
 
     max_tokens: int = 128
-    metric: ClassVar[str] = "accuracy"
+    metric: str = "accuracy"
+    balanced: bool = False
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "loss")
     extra_metrics: ClassVar[tuple[str, ...]] = ()
     score_rounds: ClassVar[bool] = True
     num_samples: ClassVar[int] = 0
     prediction_columns: ClassVar[tuple[str, ...]] = ("prediction", "probability", "probabilities")
-    words: ClassVar[MetricWords] = MetricWords(
-        "accuracy",
-        "majority class",
-        "naming the most frequent class",
-        look="look at macro F1, which frequent classes do not help",
-        further={"mean_macro_f1": "mean macro F1", "mean_mcc": "mean MCC, x 100"},
-    )
+    headlines: ClassVar[Mapping[str, MetricWords]] = {
+        "accuracy": _words("accuracy", look="look at macro F1, which frequent classes do not help"),
+        "macro_f1": _words("macro F1", of_rows=False),
+        "mcc": _words("MCC", of_rows=False, lowest=-1.0),
+    }
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The task with the parameters of a run."""
-        return cls(settings.data.max_tokens)
+        return cls(settings.data.max_tokens, settings.metric or "accuracy", settings.train.class_weights == "balanced")
 
     def describe(self) -> str:
         """What is learnt, in words for reports."""
@@ -109,13 +116,21 @@ class Classification:
         return [f"{of_all} {verbs[0]} longer than data.max_tokens = {self.max_tokens} and {verbs[1]} cut"]
 
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
-        """Mean cross-entropy of a batch."""
+        """Mean cross-entropy of a batch, weighted where labels are balanced."""
         inputs, labels = collate(rows, indices, model.device)
-        return loss(model.logits(inputs), labels)
+        return loss(model.logits(inputs), labels, self.label_weights(rows))
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """Mean cross-entropy of all rows."""
-        return float(loss(evaluate(model, rows, threads), torch.tensor(rows.labels)))
+        """Mean cross-entropy of all rows, weighted where labels are balanced."""
+        return float(loss(evaluate(model, rows, threads), torch.tensor(rows.labels), self.label_weights(rows)))
+
+    def label_weights(self, rows: Encoded) -> Tensor | None:
+        """Weights of the labels of these rows, 1 on average over the rows; None where labels are not balanced."""
+        if not self.balanced:
+            return None
+        counts = rows.label_counts
+        weights = len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return torch.from_numpy(weights.astype(np.float32))
 
     @torch.inference_mode()
     def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
@@ -136,11 +151,20 @@ class Classification:
         return float(((guesses - np.eye(labels.max() + 1)[labels]) ** 2).mean())
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
-        """Accuracy, and what stands beside it; ``per_row`` is 1 where the label is right."""
+        """The metrics; of accuracy ``per_row`` is 1 where the label is right."""
         logits = evaluate(model, rows, threads, on_rows)
         guesses = logits.argmax(-1).tolist()
-        right = tuple(float(guess == label) for guess, label in zip(guesses, rows.labels, strict=True))
-        return Measured(score(logits, rows.labels), right, confusion=cells_of(rows.labels, guesses))
+        if self.headlines[self.metric].of_rows:
+            shares = [float(guess == label) for guess, label in zip(guesses, rows.labels, strict=True)]
+        else:
+            shares = row_shares(rows.labels, guesses, logits.shape[-1], self.metric)
+        sure = [round(value, 6) for value in logits.double().softmax(-1).max(-1).values.tolist()]
+        return Measured(
+            score(logits, rows.labels),
+            tuple(shares),
+            confusion=cells_of(rows.labels, guesses),
+            predictions={"prediction": guesses, "probability": sure},
+        )
 
     def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits of every row alone and in one batch."""
@@ -153,9 +177,11 @@ class Classification:
         return []
 
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
-        """Accuracy on ``test`` of always giving the most frequent label of ``train``; the smaller label on a tie."""
+        """Headline on ``test`` of always giving the most frequent label of ``train``; the smaller label on a tie."""
         majority = int(np.bincount([row.label for row in train]).argmax())
-        return sum(row.label == majority for row in test) / len(test)
+        truth = [row.label for row in test]
+        cells = cells_of(truth, [majority] * len(truth))
+        return class_metrics(confusion_matrix(cells, 1 + max(majority, *truth)))[self.metric]
 
     def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
         """Texts, or pairs of texts, without labels."""
@@ -179,9 +205,14 @@ def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tupl
     return rows.pad(indices, device), torch.tensor([rows.labels[i] for i in indices], device=device)
 
 
-def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of (b, labels) logits, in float32."""
-    return F.cross_entropy(logits.float(), labels)
+def loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of (b, labels) logits, in float32; rows times the weight of their label, (labels,).
+
+    The sum is divided by b, not by the weights in the batch: its mean over batches is that over all rows.
+    """
+    if weights is None:
+        return F.cross_entropy(logits.float(), labels)
+    return (F.cross_entropy(logits.float(), labels, reduction="none") * weights.to(labels.device)[labels]).mean()
 
 
 @torch.inference_mode()

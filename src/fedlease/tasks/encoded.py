@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any, Self
 
@@ -99,6 +100,11 @@ class Encoded:
         """Tokens per row."""
         lengths: list[int] = np.diff(self.columns["input_ids"].starts).tolist()
         return lengths
+
+    @cached_property
+    def label_counts(self) -> NDArray[np.int64]:
+        """Rows by class index."""
+        return np.bincount(self.labels)
 
     def take(self, rows: Sequence[int]) -> Self:
         """Some rows, in the given order."""

@@ -1,7 +1,7 @@
 """Generation: a prompt and its answer; the loss is on the answer's tokens, the score ROUGE-1 of what is written."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -26,9 +26,19 @@ __all__ = ["Generation"]
 EVALUATION_BATCH = 16
 
 
+def _words(name: str) -> MetricWords:
+    further = {
+        "mean_rouge1": "mean ROUGE-1",
+        "mean_rougeL": "mean ROUGE-L",
+        "mean_exact_match": "mean exact match",
+        "mean_answer_accuracy": "mean accuracy of short answers",
+    }
+    return MetricWords(name, heads=False, look="read some of the answers", further=further)
+
+
 @dataclass(frozen=True)
 class Generation:
-    """Next-token loss on answers, scored by ROUGE-1.
+    """Next-token loss on answers, scored by what is written.
 
     Attributes:
         max_tokens: tokens of prompt and answer together. A prompt that is too long loses its oldest turns, then the end
@@ -39,6 +49,7 @@ class Generation:
         batch_size: answers written together.
         score_rounds: whether answers are written to score every round, or the result only.
         num_samples: rows whose answers are kept for reading.
+        metric: the headline.
     """
 
     max_tokens: int = 512
@@ -48,26 +59,22 @@ class Generation:
     batch_size: int = 16
     score_rounds: bool = True
     num_samples: int = 3
-    metric: ClassVar[str] = "rouge1"
+    metric: str = "rouge1"
     metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rougeL", "exact_match", "loss")
     extra_metrics: ClassVar[tuple[str, ...]] = ("answer_accuracy",)
     prediction_columns: ClassVar[tuple[str, ...]] = ("prediction",)
-    words: ClassVar[MetricWords] = MetricWords(
-        "ROUGE-1",
-        heads=False,
-        look="read some of the answers",
-        further={
-            "mean_rougeL": "mean ROUGE-L",
-            "mean_exact_match": "mean exact match",
-            "mean_answer_accuracy": "mean accuracy of short answers",
-        },
-    )
+    headlines: ClassVar[Mapping[str, MetricWords]] = {
+        "rouge1": _words("ROUGE-1"),
+        "rougeL": _words("ROUGE-L"),
+        "exact_match": _words("exact match"),
+    }
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The task with the parameters of a run."""
         given = settings.generation.model_dump()
-        return cls(settings.data.max_tokens, num_samples=given.pop("samples"), **given)
+        samples, metric = given.pop("samples"), settings.metric or "rouge1"
+        return cls(settings.data.max_tokens, num_samples=samples, metric=metric, **given)
 
     def describe(self) -> str:
         """What is learnt, in words for reports."""
@@ -114,6 +121,9 @@ class Generation:
         inputs, labels = collate(rows, indices, model.device)
         return answer_loss(model.logits(inputs, last=labels.shape[1] + 1), labels)
 
+    def label_weights(self, rows: Encoded) -> None:
+        """All rows weigh the same."""
+
     @torch.inference_mode()
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean cross-entropy of all answer tokens of all rows."""
@@ -135,15 +145,18 @@ class Generation:
         """ROUGE-1 and ROUGE-L, exact match, accuracy of short answers where there are any, and loss per token."""
         assert isinstance(rows, EncodedPrompts)
         answers = self.write(model, rows, threads, on_rows)
-        scores = rouge(answers, rows.references)
+        scores = self._scores(answers, rows.references)
         given = [value for value in answers_given(answers, rows.references) if value is not None]
         metrics = {
             **{name: _mean(values) for name, values in scores.items()},
-            "exact_match": _mean(exact_matches(answers, rows.references)),
             **({"answer_accuracy": _mean(given)} if given else {}),
             "loss": self.mean_loss(model, rows, threads),
         }
-        return Measured(metrics, tuple(scores["rouge1"]), tuple(answers))
+        return Measured(metrics, tuple(scores[self.metric]), tuple(answers), predictions={"prediction": answers})
+
+    def _scores(self, answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+        """Metric -> its value for every answer."""
+        return {**rouge(answers, references), "exact_match": exact_matches(answers, references)}
 
     def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
         """The first rows: prompt, reference, and what the untrained and this model write."""
@@ -153,10 +166,10 @@ class Generation:
         ]
 
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
-        """ROUGE-1 of always giving the most frequent answer of ``train``; the first in the alphabet on a tie."""
+        """Headline of always giving the most frequent answer of ``train``; the first in the alphabet on a tie."""
         counts = Counter(row.response or "" for row in train)
         most = min(counts, key=lambda answer: (-counts[answer], answer))
-        return _mean(rouge([most] * len(test), [row.response or "" for row in test])["rouge1"])
+        return _mean(self._scores([most] * len(test), [row.response or "" for row in test])[self.metric])
 
     def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
         """Prompts without responses."""

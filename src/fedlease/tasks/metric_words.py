@@ -11,7 +11,7 @@ __all__ = ["further_means", "is_further_mean", "of_metric", "short_name"]
 
 def of_metric(metric: str) -> MetricWords:
     """The words for a headline metric by its key; an unknown one is called by its key."""
-    return next((task.words for task in task_classes() if task.metric == metric), MetricWords(metric))
+    return next((task.headlines[metric] for task in task_classes() if metric in task.headlines), MetricWords(metric))
 
 
 def further_means(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[float | None]]]:
@@ -20,7 +20,8 @@ def further_means(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
     Args:
         summaries: contents of ``summary.json``, one per method.
     """
-    names = {key: name for task in task_classes() for key, name in task.words.further.items()}
+    words = [words for task in task_classes() for words in task.headlines.values()]
+    names = {key: name for own in words for key, name in own.further.items()}
     there = {key for summary in summaries for key, value in summary.items() if is_further_mean(key, value)}
     order = [*(key for key in names if key in there), *sorted(there - names.keys())]
     return [

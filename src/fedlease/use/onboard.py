@@ -26,6 +26,7 @@ from fedlease.runs.open import optimiser_of
 from fedlease.storage.newcomers import Newcomer, read_newcomers, write_newcomer
 from fedlease.storage.run_folder import run_lock
 from fedlease.tasks.encoded import Encoded
+from fedlease.tasks.metric_words import of_metric
 from fedlease.use.experts import expert_model, experts_of
 from fedlease.use.open_run import OpenRun
 
@@ -108,7 +109,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
     trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
 
     scores = {
-        run.task.words.majority: run.task.majority_score(rows.train, rows.test),
+        of_metric(run.task.metric).majority: run.task.majority_score(rows.train, rows.test),
         "untrained": work.score(start),
         "own warm-up": work.score(warm),
         **{f"expert {e} alone": work.score(alone) for e, alone in _experts_alone(run, arrival).items()},

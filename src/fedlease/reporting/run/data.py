@@ -12,7 +12,8 @@ from fedlease.storage.environment import Environment
 from fedlease.storage.newcomers import Newcomer
 from fedlease.storage.rounds import Line
 from fedlease.storage.summary import Summary, Usage
-from fedlease.tasks.base import Task
+from fedlease.tasks.base import MetricWords, Task
+from fedlease.tasks.metric_words import of_metric
 from fedlease.tasks.registry import make_task
 
 __all__ = ["ALONE", "MethodRun", "Point", "RunData", "Sample", "mean"]
@@ -160,6 +161,11 @@ class RunData:
         """Key of the headline metric; before the first method has finished, what it will be."""
         known = (method.summary.metric for method in self.methods if method.summary is not None)
         return next(known, self.learnt.metric)
+
+    @property
+    def words(self) -> MetricWords:
+        """How the metric and what stands beside it are called."""
+        return of_metric(self.metric)
 
     @property
     def late(self) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Train rows", f"{sum(rows):,} in all, {span(rows)} per client"),
         ("Budget", epochs + (f"; {counted(passes, 'pass', 'passes')}" if passes else "")),
         ("Early stopping", "; ".join(filter(None, (stopped_words(m.summary) for m in run.methods if m.summary)))),
-        ("Heads", HEADS[s.head] if run.learnt.words.heads else ""),
+        ("Heads", HEADS[s.head] if run.words.heads else ""),
         (
             "Optimiser",
             f"AdamW, learning rate {s.train.lr:g}{DECAY[s.train.lr_schedule]}, batches of {s.train.batch_size}",

@@ -1,0 +1,47 @@
+"""``predictions.jsonl``: what every client's final model predicts for its test rows, one row a line."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedlease.data.federation import ClientData
+from fedlease.storage.run_files import RunFiles
+
+__all__ = ["PREDICTIONS", "lines_of", "write_predictions"]
+
+PREDICTIONS = "predictions.jsonl"
+
+
+def lines_of(data: ClientData, columns: Mapping[str, list[Any]], root: Path | None) -> Iterator[dict[str, Any]]:
+    """A client's test rows with what was predicted for them, in row order; none without predictions.
+
+    Args:
+        data: the client's rows.
+        columns: name -> value per test row; ``prediction`` is a label's index or a text.
+        root: folder or file of all rows; files are named from there on.
+    """
+    for number, row in enumerate(data.test if columns else ()):
+        found = {name: values[number] for name, values in columns.items()}
+        truth: dict[str, Any] = {"response": row.response}
+        if data.labels:
+            truth = {"label": data.labels[row.label]}
+            found["prediction"] = data.labels[found["prediction"]]
+        place = {} if row.place is None else {"file": _named(row.place[0], root), "line": row.place[1]}
+        yield {"client": data.id, "row": number, **place, **truth, **found}
+
+
+def write_predictions(files: RunFiles, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes them; no file without any.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    if text:
+        # A text of a row may hold lone surrogates.
+        files.write(PREDICTIONS, text.encode(errors="backslashreplace"))
+
+
+def _named(path: Path, root: Path | None) -> str:
+    return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else path.name
