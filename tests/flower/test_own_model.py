@@ -177,7 +177,13 @@ def finished(tmp_path: Path, of_node: dict[str, str], **changes: Any) -> dict[st
     grid.contexts[900].node_config.update(of_node)
     strategy = FedLeaseStrategy(settings, tmp_path / "there")
     strategy.start(grid)
-    return strategy.summaries["local"]
+    summary = strategy.summaries["local"]
+    return {**summary, "warnings": of_clients(summary["warnings"])}
+
+
+def of_clients(warnings: list[str]) -> list[str]:
+    """Those that are about machines: what a tiny random model never predicts is another matter."""
+    return [warning for warning in warnings if not warning.startswith("never predicted")]
 
 
 def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +264,6 @@ def test_a_node_that_lost_its_private_tensors_writes_its_model_all_the_same(tmp_
     strategy.start(grid)
     summary = strategy.summaries["feddpa"]
     assert len(summary["per_client"]) == 4
-    (warning,) = summary["warnings"]
+    (warning,) = of_clients(summary["warnings"])
     assert warning.startswith("client 'planted-0-0': has lost its private tensors")
     assert fedlease.load(folder_of(state, "planted-0-0", "feddpa")) is not None

@@ -34,7 +34,8 @@ def test_a_run_writes_the_files_of_the_design(finished: tuple[Path, list[Event],
     out, _, _ = finished
     expected = {
         "config.yaml", "environment.json", "clients.json", "allocation.json", "allocation.safetensors",
-        "rounds.jsonl", "summary.json", "state", "base", "baselines", "report.html", "row_scores.json", "predictions.jsonl",
+        "rounds.jsonl", "summary.json", "state", "base", "baselines", "report.html", "row_scores.json",
+        "predictions.jsonl",
         "files.json", ".lock", ".report.lock",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == expected

@@ -31,18 +31,26 @@ def predict(
     file: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet with the run's text columns; - reads stdin.")],
     client: Client,
     out: Annotated[Path | None, typer.Option(help="A new .jsonl or .csv file; default: standard output.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Also write the scores into this new file, as JSON.")] = None,
     method: MethodName = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Predict labels and probabilities, or write answers, with one client's model."""
+    """Predict labels and probabilities, or write answers, with one client's model; a file with labels is scored."""
     with stdout_for_json(True), progress(quiet, folder) as show:
+        from rich.console import Console
+
+        from fedlease.reporting.file_scores import render_file_scores
+        from fedlease.use.file_scores import FileScores
         from fedlease.use.open_run import OpenRun
         from fedlease.use.predict import predict_file
 
+        found: list[FileScores] = []
         run = OpenRun(folder, method, device)
-        text = predict_file(run, client, file, out, lambda done, total: show(client, done, total))
+        text = predict_file(run, client, file, out, lambda done, total: show(client, done, total), scores, found.append)
     typer.echo(text if out is None else str(out), nl=out is not None)
+    for scored in found:
+        render_file_scores(scored.content, Console(stderr=True))
 
 
 @app.command()

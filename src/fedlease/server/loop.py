@@ -237,12 +237,11 @@ class RoundLoop:
             values["score"] = reply.score
         done = ClientFinished(self.name, task.phase, task.round, client, values, reply.train_seconds, reply.reused)
         self._tell(done)
-        measured = {"metrics": dict(reply.metrics)} if reply.metrics else {}
-        record: dict[str, Any] = {**values, **measured, "steps": reply.steps, "seconds": round(reply.train_seconds, 3)}
+        record: dict[str, Any] = {**values, "steps": reply.steps, "seconds": round(reply.train_seconds, 3)}
+        record |= {"metrics": dict(reply.metrics)} if reply.metrics else {}
         if task.phase == WARMUP and task.round:
             record["phase"] = WARMUP  # came late: not what the others did in this round
-        if reply.update.choice is not None:
-            record["choice"] = reply.update.choice
+        record |= {} if reply.update.choice is None else {"choice": reply.update.choice}
         return {**record, "notes": list(reply.notes)} if reply.notes else record
 
     def _require_quorum(self, step: Step) -> None:

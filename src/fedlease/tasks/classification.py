@@ -32,7 +32,8 @@ COLUMNS = ("input_ids", "token_type_ids")
 
 
 def _words(name: str, **more: Any) -> MetricWords:
-    further = {"mean_accuracy": "mean accuracy", "mean_macro_f1": "mean macro F1", "mean_mcc": "mean MCC, x 100"}
+    means = {"mean_accuracy": "mean accuracy", "mean_macro_f1": "mean macro F1", "mean_mcc": "mean MCC, x 100"}
+    further = {key: text for key, text in means.items() if name not in text}
     common = {"look": "look at the scores of every class", "further": further}
     return MetricWords(name, "majority class", "naming the most frequent class", **{**common, **more})
 

@@ -27,12 +27,13 @@ EVALUATION_BATCH = 16
 
 
 def _words(name: str) -> MetricWords:
-    further = {
+    means = {
         "mean_rouge1": "mean ROUGE-1",
         "mean_rougeL": "mean ROUGE-L",
         "mean_exact_match": "mean exact match",
         "mean_answer_accuracy": "mean accuracy of short answers",
     }
+    further = {key: text for key, text in means.items() if name not in text}
     return MetricWords(name, heads=False, look="read some of the answers", further=further)
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from fedlease.data.reading.rows import Table
 from fedlease.data.reading.tables import parse_table, read_table, split_name
 from fedlease.errors import DataError
 from fedlease.files import write_atomically
+from fedlease.storage.run_files import as_json
 from fedlease.tasks.base import OnRows
+from fedlease.use.file_scores import FileScores, score_file
 from fedlease.use.open_run import KnownClient, OpenRun
 
 __all__ = ["STDIN", "predict", "predict_file", "read_rows", "written"]
@@ -50,9 +52,15 @@ def predict(run: OpenRun, client: ClientId, rows: Sequence[Row], on_rows: OnRows
 
 
 def predict_file(
-    run: OpenRun, client: ClientId, file: Path, out: Path | None = None, on_rows: OnRows | None = None
+    run: OpenRun,
+    client: ClientId,
+    file: Path,
+    out: Path | None = None,
+    on_rows: OnRows | None = None,
+    scores: Path | None = None,
+    on_scores: Callable[[FileScores], None] | None = None,
 ) -> str:
-    """Reads rows, predicts, and writes every row back with what was predicted.
+    """Reads rows, predicts, and writes every row back with what was predicted; a file that has the labels is scored.
 
     Args:
         run: opened run folder.
@@ -60,30 +68,47 @@ def predict_file(
         file: JSON Lines, CSV or Parquet with the run's text columns, or ``-``: JSON Lines or CSV on standard input.
         out: ``.jsonl`` or ``.csv``; None writes nothing.
         on_rows: called after every batch.
+        scores: file to write the scores to, as JSON; None writes none.
+        on_scores: receives the scores of a file that has labels.
 
     Returns:
         The written rows; JSON Lines unless ``out`` is CSV.
 
     Raises:
         ConfigError: the run has no such client.
-        DataError: the rows cannot be used, or ``out`` exists, is of another type or cannot be written; nothing is
-            written then.
+        DataError: the rows cannot be used, have no labels although ``scores`` is given, or ``out`` or ``scores``
+            exists, is of another type or cannot be written; nothing is written then.
     """
     suffix = ".jsonl" if out is None else split_name(out)[1]
     if out is not None and suffix not in (".jsonl", ".csv"):
         raise DataError(f"out: must end in .jsonl or .csv, received {out}")
-    if out is not None and out.exists():
-        raise DataError(f"out: {out} exists; choose another file")
-    table, rows = read_rows(run, run.client(client), file)
-    text = written(table, predict(run, client, rows, on_rows), as_csv=suffix == ".csv")
+    for name, path in (("out", out), ("scores", scores)):
+        if path is not None and path.exists():
+            raise DataError(f"{name}: {path} exists; choose another file")
+    known = run.client(client)
+    table, rows = read_rows(run, known, file)
+    predictions = predict(run, client, rows, on_rows)
+    found = score_file(run, known, table, predictions)
+    if found is None and scores is not None:
+        column = run.settings.data.columns.label
+        raise DataError(f"scores: {table.path} has no labels of classes to score by (data.columns.label={column})")
+    text = written(table, predictions, as_csv=suffix == ".csv")
     if out is not None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            # Columns that are not read may hold lone surrogates, which JSON writes as this does.
-            write_atomically(out, text.encode(errors="backslashreplace"))
-        except OSError as error:
-            raise DataError(f"out: {out} cannot be written: {error}") from error
+        # Columns that are not read may hold lone surrogates, which JSON writes as this does.
+        _write("out", out, text.encode(errors="backslashreplace"))
+    if found is not None and scores is not None:
+        _write("scores", scores, as_json(found.content))
+    if found is not None and on_scores is not None:
+        on_scores(found)
     return text
+
+
+def _write(name: str, path: Path, blob: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, blob)
+    except OSError as error:
+        raise DataError(f"{name}: {path} cannot be written: {error}") from error
 
 
 def read_rows(run: OpenRun, known: KnownClient, file: Path) -> tuple[Table, list[Row]]:

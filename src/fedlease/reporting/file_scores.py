@@ -1,0 +1,52 @@
+"""What is printed of the scores of a file that has labels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from fedlease.core.wording import counted, listed
+from fedlease.reporting.formats import escape, percent, print_note
+from fedlease.reporting.tables import Cell, Table, number, score
+from fedlease.storage.class_scores import ClassScores, never_predicted
+from fedlease.tasks.metric_words import of_metric
+
+__all__ = ["render_file_scores"]
+
+MOST_LABELS = 20
+"""Of more labels those with the fewest rows are shown."""
+
+
+def render_file_scores(content: Mapping[str, Any], console: Console) -> None:
+    """Prints scores, the labels that are never predicted first, from the content that ``--scores`` writes."""
+    classes = ClassScores.model_validate(content["classes"])
+    missed = [f"{found.label!r} ({found.support})" for found in never_predicted({content["client"]: classes})]
+    if missed:
+        console.print(f"[bold red]Never predicted, of its rows: {escape(listed(missed))}[/]", soft_wrap=True)
+    first = content["metric"]
+    metrics = [first, *(name for name in ("accuracy", "macro_f1", "mcc") if name != first)]
+    words = ", ".join(f"{of_metric(name).name} {percent(content[name])} %" for name in metrics)
+    rows, scored = content["rows"], content["scored"]
+    of_all = counted(scored, "row") if scored == rows else f"{scored:,} of {counted(rows, 'row')}, which have a label"
+    console.print(f"{escape(content['client'])}: {words} on {of_all}", soft_wrap=True)
+    if content["unknown"]:
+        names = listed([repr(name) for name in content["unknown"]])
+        print_note(console, f"the client's model does not know {names}: such rows count as wrong")
+    console.print(_table(classes).for_terminal())
+
+
+def _table(classes: ClassScores) -> Table:
+    rows = sorted(classes.rows(), key=lambda row: row["support"])
+    shown = classes.rows() if len(rows) <= MOST_LABELS else rows[:MOST_LABELS]
+    header = ("label", "rows", "predicted", "precision", "recall", "F1")
+    cells = tuple(
+        (
+            Cell(row["label"]),
+            number(row["support"]),
+            number(row["predicted"]),
+            *(score(row[name]) for name in ("precision", "recall", "f1")),
+        )
+        for row in shown
+    )
+    some = "" if len(shown) == len(rows) else f", the {len(shown)} rarest of {len(rows)} labels"
+    return Table(f"by label, in %{some}", header, cells)
