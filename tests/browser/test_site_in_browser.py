@@ -1,0 +1,69 @@
+"""Every page of the built site in a browser: it shows text and no raw markup, fetches nothing, and has a dark mode."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser.chromium import asked_for, webdriver
+
+pytest.importorskip("mkdocs", reason="mkdocs is not installed")
+
+RAW = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):`|^::: |<!-- |\[`|``", re.MULTILINE)
+TEXT = "return document.querySelector('article').innerText"
+WIDE = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+BROKEN = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.getAttribute('src'))"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from test_docs import ROOT, build
+
+    folder = tmp_path_factory.mktemp("site").resolve()
+    done = build(ROOT, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def opened(browser: Any, page: Path, width: int = 1200, scheme: str = "light") -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    colours = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", colours)
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(page.as_uri())
+
+
+@pytest.mark.slow
+def test_every_page_shows_what_it_says(site: Path, browser: Any) -> None:
+    assert webdriver is not None
+    faults = []
+    pages = [page for page in sorted(site.rglob("*.html")) if page.name != "404.html"]
+    assert len(pages) > 30
+    for page in pages:
+        opened(browser, page)
+        name, text = str(page.relative_to(site)), browser.execute_script(TEXT)
+        faults += [f"{name}: empty"] * (len(text.split()) < 30)
+        faults += [f"{name}: {found}" for found in RAW.findall(text)]
+        faults += [f"{name}: no picture {found}" for found in browser.execute_script(BROKEN)]
+        faults += [f"{name}: fetches {url}" for url in asked_for(browser) if not url.startswith(("file:", "data:"))]
+        errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        # The search index of a site on disk is not read: browsers allow it from servers alone.
+        faults += [f"{name}: {message}" for message in errors if "search" not in message]
+    assert faults == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_home_follows_the_readers_colours(site: Path, browser: Any, scheme: str, dark: bool) -> None:
+    opened(browser, site / "index.html", scheme=scheme)
+    background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    lightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
+    assert (lightness < 128) == dark, background
+
+
+@pytest.mark.slow
+def test_home_fits_a_phone(site: Path, browser: Any) -> None:
+    opened(browser, site / "index.html", width=390)
+    assert browser.execute_script(WIDE) <= 0
