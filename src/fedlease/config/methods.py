@@ -42,8 +42,8 @@ class FedLeaseSettings(Section):
     halves: bool = False
     """Every client warms up on two halves of its rows apart, with equal numbers of steps, so that it is known how much
     of its B is its task. Ours."""
-    cut: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Under ``grouping: similarity``, clients with a corrected similarity above 1 - cut have one task."""
+    cut: Annotated[float, Field(gt=0, le=0.5)] = 0.3
+    """Under ``grouping: similarity``, a corrected similarity above 1 - cut speaks for one task, one below for two."""
     longer: Annotated[int, Field(ge=0)] = 0
     """Further warm-ups of a client that has not learnt its task yet, each of E passes, or of a round's where those are
     more; its rounds are fewer. Needs ``halves``."""

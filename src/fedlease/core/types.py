@@ -240,13 +240,12 @@ class Allocation:
         num_experts: M.
         assignment: client -> expert in 0 .. M - 1; experts are numbered by their smallest client.
         silhouettes: k -> mean silhouette S(k), for every k that could be scored; {} when N < 3.
-        distances: (N, N) float64, rows and columns in the order of ``clients``.
-        clients: sorted.
+        distances, clients: (N, N) float64, rows and columns in the order of the clients, which are sorted.
         warnings: plain sentences: singletons, nothing separates, modules without direction.
         reliability: client -> how much of its warm-up is its task, see ``core/reliability``; {} without halves.
-        corrected: similarities corrected for it, (N, N), NaN where unknown; None without halves.
-        corrected_error: their standard errors, (N, N).
-        unsure: clients that had not learnt their task when it was decided.
+        corrected, corrected_error: similarities corrected for it, their standard errors, (N, N), NaN where unknown.
+        evidence: client -> log odds of its group against the best other place, see ``core/merging``.
+        unsure: clients of whom it was not known who has their task when it was decided.
     """
 
     num_experts: int
@@ -258,6 +257,7 @@ class Allocation:
     reliability: Mapping[ClientId, float] = field(default_factory=dict)
     corrected: Tensor | None = None
     corrected_error: Tensor | None = None
+    evidence: Mapping[ClientId, float] = field(default_factory=dict)
     unsure: tuple[ClientId, ...] = ()
 
     def members(self, expert: int) -> list[ClientId]:

@@ -16,7 +16,7 @@ from fedlease.core.allocate import regrouped
 from fedlease.core.choices import Signal, Unsure
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import chosen_rows
-from fedlease.core.reliability import similarities
+from fedlease.core.reliability import agreement
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.methods.fedlease import FedLease, FedLeaseState
 from fedlease.methods.fedlease_similarity import FEW_ROWS, BySimilarity
@@ -71,7 +71,7 @@ class Halves(Wrapper):
         method: FedLEASE itself.
         by_similarity: whether corrected similarities group the clients; False leaves the grouping of ``method``.
         signal: what is compared.
-        cut: see :func:`fedlease.core.merging.compare`.
+        cut: see :func:`fedlease.core.merging.merge`.
         longer: further warm-ups of a client that has not learnt yet.
         unsure: what becomes of a client that has not learnt in the end: it stands ``alone``, or joins in round 1 the
             expert with the lowest ``loss`` on its rows, its own among them.
@@ -193,7 +193,7 @@ class Halves(Wrapper):
         return math.ceil(max(0, extra) / self.budget.local_epochs)
 
     def _learnt(self, update: ClientUpdate) -> bool:
-        return similarities({update.client: update.tensors}, self.signal).learnt[0]
+        return agreement({update.client: update.tensors}, self.signal).learnt[0]
 
     def _choice(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
         """The task from the expert that fits the client's rows best, whoever trained it."""

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlease.core.adapters import b_matrices
 from fedlease.core.allocate import assign
 from fedlease.core.choices import Signal
 from fedlease.core.merging import merge
-from fedlease.core.reliability import similarities
+from fedlease.core.reliability import agreement
 from fedlease.core.types import Allocation, ClientId, Tensors
 from fedlease.core.wording import counted
 from fedlease.methods.fedlease_groupings import Grouping
@@ -23,12 +26,12 @@ FEW_ROWS = 16
 
 @dataclass(frozen=True)
 class BySimilarity(Grouping):
-    """Groups clients that have learnt their task by corrected similarity; each of the others stands alone.
+    """Groups clients by what their halves have in common; who cannot be told from or with anyone stands alone.
 
     Attributes:
         halves: client -> A and B of its halves, numbered as experts 0 and 1.
         signal: what is compared.
-        cut: see :func:`fedlease.core.merging.compare`.
+        cut: see :func:`fedlease.core.merging.merge`.
     """
 
     halves: Mapping[ClientId, Tensors] = field(default_factory=dict)
@@ -36,21 +39,21 @@ class BySimilarity(Grouping):
     cut: float = 0.3
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
-        """Groups the clients; where nobody has learnt, nothing tells them apart, and one expert is trained by all."""
+        """Groups the clients; where nothing tells them apart, one expert is trained by all."""
         b = {client: b_matrices(tensors) for client, tensors in uploads.items()}
         halves = {client: tensors for client, tensors in self.halves.items() if client in uploads}
         if not halves:
             note = "no client has enough rows for halves: nothing tells the clients apart, one expert is trained by all"
             return replace(assign(b, dict.fromkeys(b, 0)), warnings=(note,), unsure=tuple(sorted(b)))
-        found = similarities(halves, self.signal)
-        groups = merge(found, self.cut)
-        unsure = sorted(b.keys() - groups.keys())
-        labels = {**groups, **{client: -1 - place for place, client in enumerate(unsure)}} if groups else {}
-        allocation = assign(b, labels or dict.fromkeys(b, 0))
-        reliability = dict(zip(found.clients, found.reliability.tolist(), strict=True))
-        errors = dict(zip(found.clients, found.reliability_error.tolist(), strict=True))
-        notes = [_unsure_note(client, reliability.get(client), errors.get(client)) for client in unsure if groups]
-        if not groups:
+        found = merge(agreement(halves, self.signal), self.cut)
+        known = sorted(halves)
+        unsure = sorted({*found.unsure, *(b.keys() - halves.keys())})
+        nobody = len(unsure) == len(b) > 1
+        alone = {client: -1 - place for place, client in enumerate(sorted(b.keys() - halves.keys()))}
+        allocation = assign(b, dict.fromkeys(b, 0) if nobody else {**found.groups, **alone})
+        reliability = dict(zip(known, found.reliability.tolist(), strict=True))
+        notes = [_unsure_note(client, reliability.get(client)) for client in unsure]
+        if nobody:
             notes = [
                 "no client has learnt its task yet: nothing tells the clients apart, and one expert is trained by all; "
                 "a longer warm-up (warmup.epochs) or more rows would tell"
@@ -59,24 +62,26 @@ class BySimilarity(Grouping):
             allocation,
             warnings=(*notes, *allocation.warnings),
             reliability=reliability,
-            corrected=_over(found.corrected, found.clients, allocation.clients),
-            corrected_error=_over(found.error, found.clients, allocation.clients),
+            evidence=found.evidence,
+            corrected=_over(found.corrected, known, allocation.clients),
+            corrected_error=_over(found.error, known, allocation.clients),
             unsure=tuple(unsure),
         )
 
 
-def _unsure_note(client: ClientId, reliability: float | None, error: float | None) -> str:
-    if reliability is None or error is None:
+def _unsure_note(client: ClientId, reliability: float | None) -> str:
+    if reliability is None:
         few = counted(FEW_ROWS, "row")
         return f"client {client!r} has fewer than {few}, too few for halves: what it is like is unknown"
-    known = f"reliability {reliability:.2f} ± {error:.2f}"
-    return f"client {client!r} has not learnt its task yet ({known}): what it is like is unknown"
+    return (
+        f"client {client!r} has not learnt enough to tell who has its task (reliability {reliability:.2f}): it stands "
+        "alone"
+    )
 
 
-def _over(values: Tensor, some: Sequence[ClientId], everyone: Sequence[ClientId]) -> Tensor:
+def _over(values: NDArray[np.float64], some: Sequence[ClientId], everyone: Sequence[ClientId]) -> Tensor:
     """Values of some clients as a matrix over all, NaN for the others."""
     places = [list(everyone).index(client) for client in some]
-    matrix = values.new_full((len(everyone), len(everyone)), float("nan"))
-    for row, place in enumerate(places):
-        matrix[place, places] = values[row]
+    matrix = torch.full((len(everyone), len(everyone)), float("nan"), dtype=torch.float64)
+    matrix[torch.tensor(places)[:, None], torch.tensor(places)] = torch.from_numpy(values)
     return matrix

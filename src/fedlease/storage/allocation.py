@@ -36,6 +36,7 @@ class _Allocation(Content):
     reliability: dict[ClientName, Finite] = Field(default_factory=dict)
     corrected: list[list[Finite | None]] | None = None
     corrected_error: list[list[NotNegative | None]] | None = None
+    evidence: dict[ClientName, Finite] = Field(default_factory=dict)
     unsure: list[ClientName] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -49,8 +50,8 @@ class _Allocation(Content):
                 raise ValueError(f"{name} must have {count} rows and columns, one per client")
         if _unknown(self.corrected) != _unknown(self.corrected_error):
             raise ValueError("corrected and corrected_error must be known for the same pairs")
-        if strangers := {*self.reliability, *self.unsure} - set(self.clients):
-            raise ValueError(f"reliability or unsure names {min(strangers)!r}, which is none of the clients")
+        if strangers := {*self.reliability, *self.evidence, *self.unsure} - set(self.clients):
+            raise ValueError(f"reliability, evidence or unsure names {min(strangers)!r}, which is none of the clients")
         if missing := set(self.clients) - self.assignment.keys():
             raise ValueError(f"no expert is assigned to {min(missing)!r}")
         if any(expert >= self.num_experts for expert in self.assignment.values()):
@@ -113,6 +114,7 @@ def read_allocation(out: Path) -> Allocation | None:
         reliability=content.reliability,
         corrected=_matrix(content.corrected),
         corrected_error=_matrix(content.corrected_error),
+        evidence=content.evidence,
         unsure=tuple(content.unsure),
     )
 
@@ -123,6 +125,7 @@ def _of_halves(allocation: Allocation) -> dict[str, Any]:
         "reliability": dict(allocation.reliability),
         "corrected": _listed(allocation.corrected),
         "corrected_error": _listed(allocation.corrected_error),
+        "evidence": {c: round(value, DIGITS) for c, value in allocation.evidence.items() if math.isfinite(value)},
         "unsure": list(allocation.unsure),
     }
     return {name: value for name, value in found.items() if value}

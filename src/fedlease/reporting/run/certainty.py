@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlease.core.merging import compare
 from fedlease.core.types import Allocation
 from fedlease.core.wording import counted, expert_name, listed
 from fedlease.reporting.run.data import RunData
@@ -15,7 +14,6 @@ __all__ = [
     "Nearness",
     "certainty_table",
     "certainty_words",
-    "decision",
     "decisions",
     "doubts",
     "known_similarities",
@@ -24,6 +22,8 @@ __all__ = [
 
 SHOWN = 8
 """Clients that a sentence names."""
+SURE = 1.0
+"""Evidence, in natural logs of odds, from which on a decision is called sure: about three to one, errors widened."""
 SMALL = 0.15
 """Splits of one single task reach this silhouette after a short warm-up, so a best one below it may be noise."""
 CLOSE = 0.03
@@ -78,13 +78,6 @@ def nearness(grouping: Allocation) -> dict[str, tuple[Nearness | None, Nearness 
     return found
 
 
-def decision(own: Nearness | None, other: Nearness | None, cut: float) -> str:
-    """``sure`` where a learnt client is of one task with its own group and of another than all others."""
-    joined = own is None or compare(own.similarity, own.error, cut) == "same"
-    apart = other is None or compare(other.similarity, other.error, cut) == "different"
-    return "sure" if joined and apart else "close call"
-
-
 def certainty_table(run: RunData) -> Table | None:
     """Every client's reliability, and whether its group was a sure decision; None without reliabilities."""
     grouping = run.grouping
@@ -133,11 +126,11 @@ def decisions(run: RunData) -> dict[str, str]:
     """Client -> ``sure``, ``close call`` or ``not learnt yet``, of an allocation by corrected similarities."""
     grouping = run.grouping
     assert grouping is not None
-    cut = run.settings.of_method(run.settings.method)["cut"]
-    return {
-        client: "not learnt yet" if client in grouping.unsure else decision(own, other, cut)
-        for client, (own, other) in nearness(grouping).items()
-    }
+    found = {}
+    for client in grouping.clients:
+        sure = grouping.evidence.get(client, 0.0) >= SURE
+        found[client] = "not learnt yet" if client in grouping.unsure else "sure" if sure else "close call"
+    return found
 
 
 def doubts(run: RunData) -> list[str]:
