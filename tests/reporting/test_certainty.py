@@ -12,7 +12,7 @@ from reporting.report_folders import CLIENTS, FINALS, finished, on_halves, summa
 from fedlease.core.types import Allocation
 from fedlease.reporting.run import page as report
 from fedlease.reporting.run.advice import advise
-from fedlease.reporting.run.certainty import Nearness, certainty_table, certainty_words, decision, nearness
+from fedlease.reporting.run.certainty import Nearness, certainty_table, certainty_words, nearness
 from fedlease.reporting.run.figures_clients import allocation_figures
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.tables import certainty_lines
@@ -36,49 +36,19 @@ def test_nearness_is_the_mean_over_the_clients_of_a_group_that_have_learnt(tmp_p
     assert near["b1"] == (None, None)
 
 
-@pytest.mark.parametrize(
-    ("own", "other", "found"),
-    [
-        ((0.95, 0.1), (0.2, 0.05), "sure"),
-        ((0.95, 0.1), None, "sure"),
-        (None, (0.2, 0.05), "sure"),
-        (None, None, "sure"),
-        # Within the cut of 1 of another group.
-        ((0.95, 0.1), (0.75, 0.01), "close call"),
-        # 0.6 is 2 errors of 0.2 below 1.
-        ((0.95, 0.1), (0.6, 0.25), "close call"),
-        ((0.6, 0.25), (0.2, 0.05), "close call"),
-        ((0.6, 0.15), (0.2, 0.05), "close call"),
-    ],
-)
-def test_sure_is_one_task_with_the_own_group_and_another_than_all_others(
-    own: tuple[float, float] | None, other: tuple[float, float] | None, found: str
-) -> None:
-    assert decision(own and Nearness(0, *own), other and Nearness(1, *other), 0.3) == found
-
-
-def test_the_table_tells_reliability_and_decision_of_every_client(tmp_path: Path) -> None:
+def test_the_table_tells_reliability_of_every_client_and_a_decision_by_its_evidence(tmp_path: Path) -> None:
     table = certainty_table(read_run(on_halves(tmp_path)))
     assert table is not None
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["a0", "1", "0.50", "sure", "0.95 ± 0.10", "expert 2: 0.20 ± 0.05"],
-        ["a1", "1", "0.25", "sure", "0.95 ± 0.10", "expert 2: 0.40 ± 0.15"],
+        ["a1", "1", "0.25", "close call", "0.95 ± 0.10", "expert 2: 0.40 ± 0.15"],
         ["b0", "2", "0.38", "sure", "none", "expert 1: 0.30 ± 0.10"],
         ["b1", "3", "0.03", "not learnt yet", "unknown", "unknown"],
     ]
     words = certainty_words(read_run(tmp_path))
-    assert words[1] == "The decision was sure for 3 of 4 clients."
-    assert words[2].endswith("when the groups were made: b1.")
-
-
-def test_a_wider_cut_makes_a_near_group_a_close_call(tmp_path: Path) -> None:
-    on_halves(tmp_path)
-    config = tmp_path / "config.yaml"
-    head, section = config.read_text().split("\nfedlease_plus:\n")
-    config.write_text(f"{head}\nfedlease_plus:\n" + section.replace("cut: 0.3", "cut: 0.65", 1))
-    table = certainty_table(read_run(tmp_path))
-    # 1 - 0.65 = 0.35: only a1 is as near to another group.
-    assert table is not None and [row[3].text for row in table.rows] == ["sure", "close call", "sure", "not learnt yet"]
+    assert words[1] == "The decision was sure for 2 of 4 clients."
+    assert words[2] == "A close call, compatible with more than one grouping: a1."
+    assert words[3].endswith("when the groups were made: b1.")
 
 
 def test_the_picture_shows_corrected_similarities_and_leaves_the_unknown_empty(tmp_path: Path) -> None:

@@ -122,13 +122,15 @@ def check_whole(model: ClientModel) -> None:
 
 
 def whole(tensors: Tensors) -> dict[str, Tensor]:
-    """The one adapter of a warm-up on halves: the means of their A and B, which stay in the common basis.
+    """The one adapter of a warm-up on halves: the mean of their A, in the common basis, and the sum of their B.
 
-    Tensors of a warm-up without halves are given back as they are.
+    B begins at 0, so to first order the sum is what one adapter learns from one half after the other; the mean would be
+    half a warm-up. Tensors of a warm-up without halves are given back as they are.
     """
     other = renumber(expert_tensors(tensors, 1), 0)
     one = {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).expert != 1}
-    return {name: (tensor + other[name]) / 2 if name in other else tensor for name, tensor in one.items()}
+    share = {name: 1.0 if TensorName.parse(name).kind == "B" else 0.5 for name in one}
+    return {name: (tensor + other[name]) * share[name] if name in other else tensor for name, tensor in one.items()}
 
 
 def _of_kind(tensors: Tensors, kind: str, expert: int) -> dict[str, Tensor]:

@@ -71,8 +71,8 @@ PLUS: dict[str, Any] = {
     "halves": True,
     "grouping": "similarity",
     "signal": "BA",
-    "longer": 2,
-    "unsure": "loss",
+    "longer": 0,
+    "unsure": "alone",
     "average": "product",
     "routing": "own",
 }
