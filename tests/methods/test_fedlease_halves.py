@@ -79,7 +79,7 @@ def test_unequal_rows_make_about_equal_steps_within_the_budget() -> None:
 
 
 def test_every_client_makes_the_passes_of_the_budget() -> None:
-    halves, clients = method(), {"a0": 50, "a1": 200, "a2": 800, "b0": 200, "b1": 200}
+    halves, clients = method(longer=2), {"a0": 50, "a1": 200, "a2": 800, "b0": 200, "b1": 200}
     state, passes = halves.init(adapter(), clients, 0), dict.fromkeys(clients, 0)
     while tasks := {c: task for c in sorted(clients) if (task := halves.task(state, c)) is not None}:
         for client, task in tasks.items():
@@ -92,7 +92,7 @@ def test_every_client_makes_the_passes_of_the_budget() -> None:
 
 
 def test_who_has_not_learnt_warms_up_longer_from_its_halves_and_then_sits_out() -> None:
-    halves, clients = method(), {"a0": 40, "a1": 40, "b0": 40}
+    halves, clients = method(longer=2), {"a0": 40, "a1": 40, "b0": 40}
     state = halves.init(adapter(), clients, 0)
     updates = [answer(c, first_task(halves, state, c), 40, learnt=c != "b0") for c in clients]
     state = halves.aggregate(state, updates)
@@ -123,7 +123,7 @@ def test_longer_is_the_most_further_warm_ups() -> None:
 
 
 def test_where_nobody_has_learnt_one_expert_is_trained_by_all_and_rounds_begin_where_passes_are_left() -> None:
-    halves, clients = method(), {"a0": 40, "a1": 40, "b0": 40}
+    halves, clients = method(longer=2), {"a0": 40, "a1": 40, "b0": 40}
     state = warmed(halves, clients, unlearnt="ab")
     assert len(state.experts) == 1 and state.allocation.unsure == ("a0", "a1", "b0")
     assert any("no client has learnt" in note for note in state.allocation.warnings)
@@ -132,7 +132,7 @@ def test_where_nobody_has_learnt_one_expert_is_trained_by_all_and_rounds_begin_w
 
 
 def test_an_unsure_client_joins_the_expert_that_it_chose_by_loss() -> None:
-    halves, clients = method(longer=0), {"a0": 40, "a1": 40, "b0": 40, "c0": 40, "c1": 40}
+    halves, clients = method(unsure="loss"), {"a0": 40, "a1": 40, "b0": 40, "c0": 40, "c1": 40}
     state = warmed(halves, clients, unlearnt="b")
     assert state.assignment == {"a0": 0, "a1": 0, "b0": 1, "c0": 2, "c1": 2}
     task = first_task(halves, state, "b0")
@@ -155,7 +155,7 @@ def test_an_unsure_client_joins_the_expert_that_it_chose_by_loss() -> None:
 
 
 def test_who_does_not_answer_when_asked_longer_is_grouped_by_what_it_has_learnt() -> None:
-    halves, clients = method(), {"a0": 40, "a1": 40, "b0": 40}
+    halves, clients = method(longer=2), {"a0": 40, "a1": 40, "b0": 40}
     state = halves.init(adapter(), clients, 0)
     updates = [answer(c, first_task(halves, state, c), 40, learnt=c != "b0") for c in clients]
     state = halves.aggregate(state, updates)
@@ -180,14 +180,16 @@ def test_a_late_client_on_halves_is_placed_or_kept_out_by_both() -> None:
         assert after.assignment.get(client) == (after.assignment[group] if group else None)
 
 
-def test_the_first_experts_are_means_over_all_halves() -> None:
+def test_the_first_experts_are_means_over_clients_of_the_sum_of_their_halves() -> None:
     halves = method(average="factors")
     state = warmed(halves, {"a0": 40, "a1": 40, "b0": 40})
     name = f"{next(iter(SHAPES))}/B/0"
     first = halves.init(adapter(), {"a0": 40, "a1": 40, "b0": 40}, 0)
     tensors = [answer(c, first_task(halves, first, c), 40).tensors for c in ("a0", "a1")]
-    means = [(t[name] + t[name[:-1] + "1"]) / 2 for t in tensors]
-    assert torch.allclose(state.experts[0][name], (means[0] + means[1]) / 2)
+    sums = [t[name] + t[name[:-1] + "1"] for t in tensors]
+    assert torch.allclose(state.experts[0][name], (sums[0] + sums[1]) / 2)
+    name = name.replace("/B/", "/A/")
+    assert torch.allclose(state.experts[0][name], (tensors[0][name] + tensors[0][name[:-1] + "1"]) / 2)
 
 
 @pytest.mark.parametrize("fewer", [{"a0": 15, "b0": 9}])

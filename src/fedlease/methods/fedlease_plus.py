@@ -2,8 +2,7 @@
 
 It is FedLEASE with other settings, each of which is one of ``fedlease.*`` too, so that the share of every part in the
 gain can be measured: warm-ups on halves of a client's rows, groups by corrected similarities of the products B A
-(:mod:`fedlease.core.reliability`, :mod:`fedlease.core.merging`), longer warm-ups where little was learnt, unsure
-clients with the expert of lowest loss, means of products, and no routing.
+(:mod:`fedlease.core.reliability`, :mod:`fedlease.core.merging`), means of products, and no routing.
 """
 
 from typing import Any
