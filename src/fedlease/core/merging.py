@@ -19,8 +19,8 @@ __all__ = ["Merged", "fit", "merge"]
 Floats = NDArray[np.float64]
 
 ENOUGH = 0.25
-"""Evidence, in natural logs of odds, that says that two groups have one task: two to one, with errors as they are before
-:data:`fedlease.core.reliability.WIDEN` makes it log 2 / 1.7^2."""
+"""Evidence, in natural logs of odds, that says that two groups have one task: odds of two to one with errors that are
+not widened yet, log 2 / :data:`fedlease.core.reliability.WIDEN` squared."""
 
 SMALLEST = 0.01
 """No s_i is taken to be smaller, so that similarities stay finite."""
