@@ -153,7 +153,7 @@ class TestWhatHasNoForm:
         class Budget:
             x: int = 0
 
-        with pytest.raises(TypeError, match=r"two serialisable classes are called Budget: fedlease\.core\.types"):
+        with pytest.raises(TypeError, match=r"two serialisable classes are called Budget: fedlease\.core\.budget"):
             serialisable(Budget)
 
 

@@ -137,7 +137,7 @@ def test_a_late_client_joins_the_groups_of_its_nearest_fellows() -> None:
     after = method.aggregate(state, [constant(train("b2", task, 30), 5.0)])
     assert after.assignment["b2"] == 1
     assert [layer.labels["b2"] for layer in after.layers] == [0, 1]
-    assert "joined group 1" in after.notes[0]
+    assert "joined group 2" in after.notes[0]
     assert values(method.model(after, "b2").tensors, DEEP, 0) == 5.0
 
 

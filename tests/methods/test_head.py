@@ -58,7 +58,7 @@ def test_before_the_allocation_shared_heads_do_not_mix() -> None:
 def test_a_longer_warm_up_on_halves_begins_with_the_initial_head() -> None:
     """A half adds the frequencies of its labels to the head that it gets, and would else do so twice."""
     clients = dict.fromkeys(CLIENTS, 40)
-    method = with_head(make_method("fedlease-plus", Terms(Budget(1, 4)), {"unsure": "alone"}), "shared", heads())
+    method = with_head(make_method("fedlease-plus", Terms(Budget(1, 4)), {"longer": 2}), "shared", heads())
     state: Any = method.init(adapter(), clients, 0)
     first = {client: method.task(state, client) for client in clients}
     updates = []

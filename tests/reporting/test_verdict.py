@@ -185,7 +185,7 @@ def test_the_groups_and_how_sure_they_are(tmp_path: Path) -> None:
     assert groups.certainty == "sure" and groups.text.endswith("the number of groups was a clear choice.")
     halves = of(on_halves(tmp_path / "b")).groups
     assert halves is not None and (halves.certainty, halves.not_learnt) == ("close", ["b1"])
-    assert halves.text.endswith("sure for 3 of 4 clients, not known yet for b1.")
+    assert halves.text.endswith("sure for 2 of 4 clients, a close call for a1, not known yet for b1.")
 
 
 def test_an_unfinished_run_says_how_far_it_is_and_has_no_clients(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from fedlease.data.federation import Row
 from fedlease.errors import ConfigError, ModelError
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.tables import client_table
+from fedlease.reporting.run.verdict import conclude
 from fedlease.runs.check import check_settings
 from fedlease.runs.runner import resume
 from fedlease.server.events import StepFinished
@@ -75,7 +76,8 @@ def test_a_client_uploads_as_many_bytes_as_its_own_rank_has(out: Path) -> None:
 
 
 def test_the_report_shows_the_rank_of_every_client(out: Path) -> None:
-    table = client_table(read_run(out))
+    run = read_run(out)
+    table = client_table(run, conclude(run))
     column = table.header.index("rank")
     assert {row[0].text: row[column].value for row in table.rows}[LOW] == 2
     assert all(len(row) == len(table.header) for row in (*table.rows, *table.foot))

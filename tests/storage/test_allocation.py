@@ -70,7 +70,7 @@ def test_where_nobody_could_be_halved_only_the_unsure_are_written(tmp_path: Path
         ({"corrected": [["x"] * 3] * 3}, r"corrected\.0\.0\S* must be a valid number, received str"),
         ({"corrected": [[NAN] * 3] * 3}, r"corrected\.0\.0\S* must be a finite number"),
         ({"reliability": {"a": NAN}}, r"reliability\.a must be a finite number"),
-        ({"reliability": {"d": 0.5}}, "reliability or unsure names 'd', which is none of the clients"),
+        ({"reliability": {"d": 0.5}}, "reliability, evidence or unsure names 'd', which is none of the clients"),
         ({"unsure": ["../d"]}, r"unsure\.0 : a client's id"),
         ({"unsure": "b"}, "unsure must be a valid list, received str"),
     ],
