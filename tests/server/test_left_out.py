@@ -70,7 +70,7 @@ def test_every_round_does_too(ran: Any) -> None:
 
 def test_the_screen_names_them(ran: Any) -> None:
     result, text, _ = ran
-    assert "train loss" in text and "(5 of 6 clients), score on receipt" in text and "(4 of 6 clients)" in text
+    assert "train loss" in text and "(5 of 6 clients), model received scores" in text and "(4 of 6 clients)" in text
     assert f"note Left out of the means: mute ({MUTE}); untested ({UNTESTED})." in text
     assert "note broken is skipped: " in text and "clients in the means" in text
     quiet = Console(file=io.StringIO(), width=150)

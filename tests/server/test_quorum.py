@@ -105,6 +105,7 @@ def test_a_longer_warm_up_that_fails_does_not_stop_a_run_whose_warm_up_had_its_q
 
     monkeypatch.setattr(ClientWorker, "handle", handle)
     changes: dict[str, Any] = {"method": "fedlease-plus", "data.train_rows": 20, "rounds": 4, "min_clients": 3}
+    changes["fedlease_plus.longer"] = 2
     first, second, *rest = rounds_of(small_run(tmp_path / "r", baselines=[], **changes).out)
     assert not first["refused"] and second["round"] == 0 and second["refused"] and not second["clients"]
     assert rest[0]["round"] >= 1, "whoever did not answer is grouped by what it has learnt before"
