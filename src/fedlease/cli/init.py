@@ -28,7 +28,7 @@ NOTES = 10
 @app.command()
 def init(
     path: Annotated[
-        Path, typer.Argument(help="A folder with a folder or a file per client, or one file.", metavar="PATH")
+        Path, typer.Argument(help="A folder with a folder per client, or one file.", metavar="PATH")
     ],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("federation.yaml"),
     set_: Set = None,
