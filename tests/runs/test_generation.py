@@ -258,13 +258,6 @@ def test_a_newcomer_comes_in(out: Path, tmp_path: Path) -> None:
     assert len(predict(OpenRun(run), "new", [Row("say 9", None, 0)])) == 1
 
 
-def test_serving_is_for_labels(out: Path) -> None:
-    from fedlease.use.serving.serve import serve
-
-    with pytest.raises(ConfigError, match=r"this service answers classification only"):
-        serve(out, port=0)
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
