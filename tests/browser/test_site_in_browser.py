@@ -57,6 +57,9 @@ def test_every_page_shows_what_it_says(site: Path, browser: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
 def test_home_follows_the_readers_colours(site: Path, browser: Any, scheme: str, dark: bool) -> None:
+    # A page remembers the colours that it was opened with before.
+    opened(browser, site / "index.html", scheme=scheme)
+    browser.execute_script("localStorage.clear()")
     opened(browser, site / "index.html", scheme=scheme)
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     lightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
