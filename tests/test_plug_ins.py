@@ -72,15 +72,16 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder, before = tmp_path / "site", {*sys.modules}
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    classes = dict(CLASSES)
     plugins._entries.cache_clear()
     yield folder
     plugins._entries.cache_clear()
-    CLASSES.clear()
-    CLASSES.update(classes)
-    for name in {*sys.modules} - before:
-        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    new = {*sys.modules} - before
+    installed = {name for name in new if str(folder) in str(getattr(sys.modules[name], "__file__", ""))}
+    # Classes of our own modules that a test was the first to load stay, as those modules do.
+    for word in [word for word, kind in CLASSES.items() if kind.__module__ in installed]:
+        del CLASSES[word]
+    for name in installed:
+        del sys.modules[name]
 
 
 @pytest.fixture
