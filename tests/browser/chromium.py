@@ -35,8 +35,8 @@ def started(profile: Path) -> Any:
     return driver
 
 
-def show(browser: Any, page: Path, width: int = 1200, scheme: str = "light") -> None:
-    """Opens a page and waits until its script has come to its end."""
+def opened(browser: Any, page: Path, width: int = 1200, scheme: str = "light") -> None:
+    """Opens a page; what others have logged or asked for is forgotten."""
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     colours = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
@@ -44,6 +44,11 @@ def show(browser: Any, page: Path, width: int = 1200, scheme: str = "light") -> 
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     browser.get(page.as_uri())
+
+
+def show(browser: Any, page: Path, width: int = 1200, scheme: str = "light") -> None:
+    """Opens a page of the report and waits until its script has come to its end."""
+    opened(browser, page, width, scheme)
     for _ in range(100):
         if browser.execute_script(READY):
             return

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel
-from small import FinishedRuns, own_rows, small_run, small_settings
+from small import own_rows, small_run, small_settings
 from tasks import architectures
 from transformers import AutoModelForSequenceClassification
 
@@ -26,16 +26,6 @@ from fedlease.use.open_run import OpenRun
 
 CLIENT = "planted-1-0"
 IDS = torch.arange(4, 44).view(4, 10)
-
-
-@pytest.fixture(scope="module")
-def out(finished: FinishedRuns) -> Path:
-    return finished().out
-
-
-@pytest.fixture(scope="module")
-def run(out: Path) -> OpenRun:
-    return OpenRun(out)
 
 
 def scores(folder: Path) -> dict[str, object]:

@@ -26,16 +26,6 @@ LABELS = ["low", "middle", "high"]
 IDS = torch.arange(4, 44).view(4, 10)
 
 
-@pytest.fixture(scope="module")
-def out(finished: FinishedRuns) -> Path:
-    return finished().out
-
-
-@pytest.fixture(scope="module")
-def run(out: Path) -> OpenRun:
-    return OpenRun(out)
-
-
 def of(run: OpenRun, model: Any) -> torch.Tensor:
     run.load(CLIENT, model)
     run.resident.model.eval()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL, FinishedRuns
+from small import SMALL
 
 import fedlease
 from fedlease.config.settings import resolve
@@ -15,11 +15,6 @@ from fedlease.errors import ConfigError, RunFolderError
 from fedlease.storage.run_files import RunFiles
 
 METHODS = ["fedlease", "fedit", "local"]
-
-
-@pytest.fixture(scope="module")
-def out(finished: FinishedRuns) -> Path:
-    return finished().out
 
 
 def test_every_client_of_every_method_scores_as_in_its_summary(out: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import FinishedRuns, small_run
+from small import small_run
 
 import fedlease
 from fedlease.core.types import head_names
@@ -19,11 +19,6 @@ from fedlease.runs.runner import resume
 from fedlease.storage import run_files
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.use.open_run import OpenRun
-
-
-@pytest.fixture(scope="module")
-def out(finished: FinishedRuns) -> Path:
-    return finished().out
 
 
 @pytest.mark.parametrize("method", ["fedlease", "fedit", "local"])

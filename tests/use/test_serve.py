@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import FinishedRuns, own_rows, small_run
+from small import own_rows, small_run
 from use.serving_client import SECONDS, rows_of, served
 
 import fedlease
@@ -30,11 +30,6 @@ pytest.importorskip("uvicorn", reason="fedlease[serve] is not installed")
 httpx = pytest.importorskip("httpx", reason="fedlease[dev] is not installed")
 
 TEXTS = ["zib", "a much longer text than the others here", "kulo mab", "nee nee nee"]
-
-
-@pytest.fixture(scope="module")
-def out(finished: FinishedRuns) -> Path:
-    return finished().out
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import FinishedRuns
 from use.serving_client import SECONDS, rows_of, served
 
 from fedlease.errors import ConfigError
@@ -22,11 +21,6 @@ pytest.importorskip("fastapi", reason="fedlease[serve] is not installed")
 ONE, TWO = "planted-0-0", "planted-1-0"
 ADMINS, OWN = "of-the-administrator", "of-the-client-one"
 SECRET = "a secret of a patient"
-
-
-@pytest.fixture(scope="module")
-def out(finished: FinishedRuns) -> Path:
-    return finished().out
 
 
 @pytest.fixture(scope="module")

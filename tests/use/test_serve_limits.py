@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import FinishedRuns
 from use.serving_client import SECONDS, rows_of, served
 
 from fedlease.use.open_run import OpenRun
@@ -31,16 +30,6 @@ HALF_HEADER = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nX-Half: "
 HALF_BODY = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n[1, 2"
 LINES = 50
 """More would be a log that grows with what callers do."""
-
-
-@pytest.fixture(scope="module")
-def out(finished: FinishedRuns) -> Path:
-    return finished().out
-
-
-@pytest.fixture(scope="module")
-def run(out: Path) -> OpenRun:
-    return OpenRun(out)
 
 
 @pytest.fixture(scope="module")

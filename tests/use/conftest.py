@@ -1,0 +1,18 @@
+"""The finished run that tests of its use share."""
+
+from pathlib import Path
+
+import pytest
+from small import FinishedRuns
+
+from fedlease.use.open_run import OpenRun
+
+
+@pytest.fixture(scope="module")
+def out(finished: FinishedRuns) -> Path:
+    return finished().out
+
+
+@pytest.fixture(scope="module")
+def run(out: Path) -> OpenRun:
+    return OpenRun(out)
