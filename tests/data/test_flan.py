@@ -16,7 +16,7 @@ from fedlease.data.load import load_federation
 from fedlease.data.sources.flan import HUB_TASKS, PAPER
 from fedlease.errors import DataError
 
-OTHERS = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet"
+OTHERS = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .arrow"
 
 
 def row(category: str, name: str, **more: Any) -> dict[str, Any]:

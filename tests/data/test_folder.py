@@ -330,21 +330,23 @@ def test_missing_empty_doubled_and_unknown_files(tmp_path: Path) -> None:
     write(client(tmp_path, "c") / "c/train.csv", GOOD)
     client(tmp_path, "d")
     (tmp_path / "d/train.jsonl").rename(tmp_path / "d/train.xlsx")
-    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet"
+    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .arrow"
     assert faults(tmp_path) == [
         f"client 'a': no train rows: {tmp_path}/a has no train.jsonl (or {others})",
-        f"client 'c': train rows are in several files: {tmp_path}/c/train.csv, {tmp_path}/c/train.jsonl",
+        f"train rows are in several files: {tmp_path}/c/train.csv, {tmp_path}/c/train.jsonl",
         f"{tmp_path}/d/train.xlsx: file type '.xlsx' is not one of .jsonl, {others}",
     ]
 
 
 def test_wrong_paths(tmp_path: Path) -> None:
     assert faults(tmp_path / "nowhere") == [f"data.path: '{tmp_path}/nowhere' does not exist"]
-    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet"
-    expected = f"expected {tmp_path}/<client>/train.jsonl and test.jsonl (or {others})"
-    assert faults(tmp_path) == [f"data.path: '{tmp_path}' is empty; {expected}, or one file with a client column"]
+    others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .arrow"
+    expected = f"expected {tmp_path}/<client>/train.jsonl and test.jsonl (or {others}), one file per client as "
+    assert faults(tmp_path) == [
+        f"data.path: '{tmp_path}' holds no rows; {expected}{tmp_path}/<client>.csv, or one file with a client column"
+    ]
     write(tmp_path / "train.jsonl", GOOD)
-    assert faults(tmp_path)[0].startswith(f"data.path: '{tmp_path}' holds train.jsonl and no client folders; expected")
+    assert faults(tmp_path)[0].startswith(f"{tmp_path}: no column 'client'; set data.columns.client to the column")
 
 
 def test_client_ids_must_be_safe_names(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_faults_of_all_files_are_reported(tmp_path: Path) -> None:
         f"{sst2}, line 3, column 'label': a label of sst2 must be an integer from 0 to 1, got None",
         f"{qnli}: no column 'sentence'; it has 'question', 'label'",
         f"data.tasks: task 'mrpc' needs one file, and {tmp_path} has no mrpc.jsonl "
-        "(or .jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet)",
+        "(or .jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .arrow)",
     )
 
 

@@ -172,7 +172,7 @@ class _Builder:
                 were = counted(dropped, "duplicate row")
                 self.notes.append(f"client {self.client!r}: {were} dropped before the split into train and test")
         count = max(1, round(len(rows) * self.settings.test_fraction))
-        train, test = hold_out(rows, count, generator(self.seed, "test", self.client))
+        train, test = hold_out(rows, count, generator(self.seed, "test", self.client), stratified=True)
         if not self.split_here and test:
             self.notes.append(
                 f"client {self.client!r}: brings no test rows, so {len(test):,} of its {len(rows):,} train rows are "

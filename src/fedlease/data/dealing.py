@@ -65,13 +65,18 @@ def drop_duplicates(rows: Iterable[Row]) -> tuple[tuple[Row, ...], int]:
     return tuple(kept.values()), total - len(kept)
 
 
-def hold_out(rows: Sequence[Row], count: int, random_: random.Random) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+def hold_out(
+    rows: Sequence[Row], count: int, random_: random.Random, *, stratified: bool = False
+) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Splits rows at random into (kept, held out), both in their given order.
 
     Rows of one question stay together, so that none is on both sides. The last row of a label is never held out, so
     that rows held out carry no label unknown to the kept ones. Fewer than ``count`` rows are held out when these rules,
     or the need of one row, leave no others; more only where every question has more rows. Rows with responses count as
     of one label.
+
+    Args:
+        stratified: whether labels have the same shares among the rows held out as among all, as far as the rules allow.
     """
     left = Counter(row.label for row in rows)
     same: dict[tuple[object, ...], list[int]] = {}
@@ -81,15 +86,29 @@ def hold_out(rows: Sequence[Row], count: int, random_: random.Random) -> tuple[t
     drawn = [(index, same[rows[index].question]) for index in random_.sample(range(len(rows)), len(rows))]
     groups = [group for index, group in drawn if index == group[0]]
     fitting = [group for group in groups if len(group) <= count] or sorted(groups, key=len)[:1]
-    for group in fitting if count > 0 else ():
-        labels = Counter(rows[index].label for index in group)
-        if apart and len(apart) + len(group) > count:
-            continue
-        if all(left[label] > number for label, number in labels.items()):
-            left -= labels
-            apart.update(group)
+    quota = _quota(left, count)
+    # what the quota of some label leaves open is filled with any
+    for free in (False, True) if stratified else (True,):
+        for group in fitting if count > 0 else ():
+            labels = Counter(rows[index].label for index in group)
+            if apart.issuperset(group) or (apart and len(apart) + len(group) > count):
+                continue
+            due = free or all(quota[label] >= number for label, number in labels.items())
+            if due and all(left[label] > number for label, number in labels.items()):
+                left -= labels
+                quota.subtract(labels)
+                apart.update(group)
     kept = tuple(row for index, row in enumerate(rows) if index not in apart)
     return kept, tuple(row for index, row in enumerate(rows) if index in apart)
+
+
+def _quota(labels: Counter[int], count: int) -> Counter[int]:
+    """Shares of ``count`` as large as those of the labels, rounded so that they add up (largest remainders)."""
+    total = labels.total()
+    quota = Counter({label: count * number // total for label, number in labels.items()})
+    by_remainder = sorted(labels, key=lambda label: (-(count * labels[label] % total), label))
+    quota.update(by_remainder[: count - quota.total()])
+    return quota
 
 
 def with_known_labels(train: Sequence[Row], test: Sequence[Row]) -> tuple[list[Row], list[Row]]:

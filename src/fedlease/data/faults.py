@@ -121,7 +121,7 @@ class Faults:
 
         ``kind`` is what such faults have in common, by default the column and the rule without the value received.
         """
-        counted_rows = path.suffix == ".parquet" or in_memory(path)
+        counted_rows = path.suffix in (".parquet", ".arrow") or in_memory(path)
         place = f"{'row' if counted_rows else 'line'} {line}"
         sentence = f"{path}, {place}{'' if column is None else f', column {shown(column)}'}: {rule}"
         self.add(sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=place)

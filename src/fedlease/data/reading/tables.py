@@ -1,4 +1,4 @@
-"""Reads JSON, CSV, TSV and Parquet into records that know their line; every fault is collected on the way."""
+"""Reads JSON, CSV, TSV, Parquet and Arrow into records that know their line; every fault is collected on the way."""
 
 import gzip
 import io
@@ -9,21 +9,18 @@ from typing import IO
 
 from fedlease.config.data import LimitSettings
 from fedlease.data.faults import Faults
+from fedlease.data.reading.arrow_rows import read_arrow_rows, read_parquet_rows
 from fedlease.data.reading.csv_rows import read_csv_rows
 from fedlease.data.reading.forms import GUESSED, Form, delimiter_of, in_utf8
 from fedlease.data.reading.json_rows import read_json_rows
-from fedlease.data.reading.rows import Gathered, Readable, StoppedError, Table, too_large
+from fedlease.data.reading.rows import Gathered, Readable, StoppedError, Table
 
 __all__ = ["SUFFIXES", "is_typed", "parse_table", "read_table", "split_name"]
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".arrow")
 """Known file types."""
 
-TEXTS = ("STRING", "JSON", "ENUM", "NONE")
-"""Kinds of texts in Parquet."""
-
-UNPACKED = 64_000_000
-"""Bytes that the texts of the Parquet rows that become Python values together may have."""
+PACKED = (".parquet", ".arrow")
 
 
 def split_name(path: Path) -> tuple[str, str]:
@@ -57,8 +54,8 @@ def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None, 
             faults.of_file(path, f"the file has {size:,} bytes, and {most}", "size")
             return None
         with path.open("rb") as file:
-            if suffix == ".parquet":
-                return _parquet(file, rows)
+            if suffix in PACKED:
+                return _packed(file, rows, suffix)
             content = gzip.GzipFile(fileobj=file) if suffix.endswith(".gz") else file
             return _text(content, rows, suffix, form)
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -94,41 +91,15 @@ def _text(file: Readable, rows: Gathered, suffix: str, form: Form) -> Table | No
     return rows.table(typed=not cells)
 
 
-def _parquet(file: IO[bytes], rows: Gathered) -> Table | None:
+def _packed(file: IO[bytes], rows: Gathered, suffix: str) -> Table | None:
     import pyarrow
 
+    kind, read = ("Parquet", read_parquet_rows) if suffix == ".parquet" else ("Arrow", read_arrow_rows)
     try:
-        _read_parquet(file, rows)
+        read(file, rows)
     except StoppedError:
         return None
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
-        rows.faults.of_file(rows.path, f"cannot be read as Parquet: {error}", "Parquet")
+        rows.faults.of_file(rows.path, f"cannot be read as {kind}: {error}", kind)
         return None
     return rows.table(typed=True)
-
-
-def _read_parquet(file: IO[bytes], rows: Gathered) -> None:
-    """Texts stay in dictionaries until their rows are taken, so that one text repeated is no bomb."""
-    import pyarrow.parquet
-
-    meta = pyarrow.parquet.read_metadata(file)
-    names = meta.schema.to_arrow_schema().names
-    rows.check_width(1, len(names))
-    if meta.num_rows > rows.limits.rows:
-        rule = f"the file has {meta.num_rows:,} rows, more than the {rows.limits.rows:,} of data.limits.rows"
-        rows.stop(1, rule, "rows")
-    if sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups)) > rows.limits.file_bytes:
-        rows.stop(1, too_large(rows.limits), "size")
-    rows.columns.update(dict.fromkeys(names))
-    leaves = [meta.schema.column(index) for index in range(meta.num_columns)]
-    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in TEXTS]
-    file.seek(0)
-    number = 0
-    # the open file keeps pyarrow from reading folder names such as client=a as columns
-    for batch in pyarrow.parquet.ParquetFile(file, read_dictionary=texts).iter_batches(64, use_threads=False):
-        # no text is longer than the buffers, wherever it is nested and however often it is repeated
-        size = max(1, UNPACKED // (batch.get_total_buffer_size() + 1))
-        for start in range(0, batch.num_rows, size):
-            for values in batch.slice(start, size).to_pylist():
-                number += 1
-                rows.take(number, values)

@@ -1,23 +1,18 @@
-"""Client folders: which entries are clients, which files are their splits, and what those hold."""
+"""What the files of a client hold: a folder of splits, or files that are the client's alone."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from fedlease.config.data import DataSettings
-from fedlease.config.tables import RowKind
 from fedlease.data.assemble import SPLITS, Splits
 from fedlease.data.faults import Faults
-from fedlease.data.reading.examples import Example, read_examples
-from fedlease.data.reading.forms import Form, guess_notes
-from fedlease.data.reading.looks import add_hints
-from fedlease.data.reading.prompts import read_prompt_examples
+from fedlease.data.reading.examples import Example
 from fedlease.data.reading.rows import Table
-from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
+from fedlease.data.sources.client_column import by_split
+from fedlease.data.sources.layout import OTHERS, UNSPLIT, SplitFiles, entries_of, files_with_rows, split_files
+from fedlease.data.sources.reader import Reader
+from fedlease.data.usable import Unusable
 
-__all__ = ["OTHERS", "client_folders", "examples_of", "exists", "read_client", "split_files"]
-
-OTHERS = ", ".join(SUFFIXES[1:])
-"""File types beside the first."""
+__all__ = ["client_folders", "exists", "read_client", "read_files"]
 
 
 def exists(path: Path) -> bool:
@@ -28,70 +23,66 @@ def exists(path: Path) -> bool:
         return False
 
 
-def client_folders(path: Path, faults: Faults, notes: list[str]) -> Iterable[Path]:
-    """The folders that are clients; that there are none is a fault, and files beside them are noted."""
-    entries = _entries(path, faults)
+def client_folders(path: Path, faults: Faults, notes: list[str]) -> Sequence[Path]:
+    """The folders that are clients; files beside them are noted."""
+    entries = entries_of(path, faults)
     # hidden folders of tools (.git, .ipynb_checkpoints) are not clients unless they hold rows
     folders = [entry for entry in entries if entry.is_dir()]
-    folders = [entry for entry in folders if not entry.name.startswith(".") or any(split_files(entry, faults))]
-    files = [entry.name for entry in entries if entry.is_file() and split_name(entry)[1] in SUFFIXES]
-    if not folders and not faults.count:
-        rule = f"holds {', '.join(files)} and no client folders" if files else "is empty"
-        faults.add(
-            f"data.path: {str(path)!r} {rule}; expected {path}/<client>/train.jsonl and test.jsonl (or {OTHERS}), or "
-            "one file with a client column"
-        )
-    elif files:
+    folders = [entry for entry in folders if not entry.name.startswith(".") or any(split_files(entry, Faults()))]
+    files = [file.name for file in files_with_rows(entries)]
+    if folders and files:
         notes.append(f"{path}: {', '.join(files)} beside the client folders are not read")
     return folders
 
 
-def split_files(folder: Path, faults: Faults) -> list[Path]:
-    """Entries called like splits; those that are no files of rows are faults once they are read."""
-    entries = [entry for entry in _entries(folder, faults) if split_name(entry)[0] in SPLITS]
-    return [entry for entry in entries if entry.is_file() or split_name(entry)[1] in SUFFIXES]
+def read_client(folder: Path, reader: Reader, faults: Faults) -> Splits:
+    """Split -> examples of the files in a folder; a split without a file is absent.
 
-
-def examples_of(table: Table, settings: DataSettings, faults: Faults, kind: RowKind) -> list[Example]:
-    """The usable rows of a table; faults come with what the table looks like."""
-    before = faults.count
-    read = read_prompt_examples if kind == "responses" else read_examples
-    examples = read(table, settings.columns, faults)
-    if faults.count > before:
-        add_hints(table, settings.columns, kind, faults)
-    return examples
-
-
-def read_client(folder: Path, settings: DataSettings, faults: Faults, notes: list[str], kind: RowKind) -> Splits:
-    """Split -> examples of the files in a folder; a split without a file is absent."""
-    before, every = faults.count, split_files(folder, faults)
-    names = [(entry.name, *split_name(entry)) for entry in _entries(folder, Faults())]
-    unread = [name for name, stem, suffix in names if suffix in SUFFIXES and stem not in SPLITS]
+    A folder without files that are called like splits may hold one file, with rows of all splits.
+    """
+    before, files = faults.count, split_files(folder, faults)
+    others = [] if UNSPLIT in files else [file for file in files_with_rows(entries_of(folder, Faults()))]
+    named = {path for paths in files.values() for path in paths}
+    unread = [file for file in others if file not in named and faults.count == before]
+    if not files and len(unread) == 1:
+        return read_files(folder.name, {UNSPLIT: unread}, reader, faults)
     if unread:
-        notes.append(f"client {folder.name!r}: {', '.join(unread)} are not read; names are train, valid and test")
+        names = ", ".join(file.name for file in unread)
+        reader.notes.append(f"client {folder.name!r}: {names} are not read; names are train, valid and test")
+    if not files.get("train") and UNSPLIT not in files and faults.count == before:
+        rule = f"no train rows: {folder} has no train.jsonl (or {OTHERS})"
+        faults.of_client(folder.name, rule, "no train rows")
+    return read_files(folder.name, files, reader, faults)
+
+
+def read_files(client: str, files: SplitFiles, reader: Reader, faults: Faults) -> Splits:
+    """Split -> examples of the files of one client."""
     result: Splits = {}
-    for split in SPLITS:
-        files = [file for file in every if split_name(file)[0] == split]
-        if len(files) > 1:
-            faults.add(f"client {folder.name!r}: {split} rows are in several files: {', '.join(map(str, files))}")
-            result[split] = []
-        elif files:
-            before = faults.count
-            table = read_table(files[0], faults, settings.limits, Form.of(settings))
-            notes += guess_notes([table]) if table else []
-            examples = examples_of(table, settings, faults, kind) if table else []
-            if not examples and faults.count == before:
-                (faults.add if split == "train" else notes.append)(f"client {folder.name!r}: {files[0]} has no rows")
+    for split in (*SPLITS, UNSPLIT):
+        if split not in files:
+            continue
+        before, examples = faults.count, list[Example]()
+        for path in files[split]:
+            if (table := reader.table(path, faults)) is None:
+                continue
+            found = reader.examples(table, faults)
+            if not found and faults.count == before:
+                needed = split in ("train", UNSPLIT)
+                (faults.add if needed else reader.notes.append)(f"client {client!r}: {path} has no rows")
+            if split == UNSPLIT:
+                _note_client_column(client, table, reader)
+                unusable = Unusable(faults, skip=False)
+                for name, members in by_split({client: found}, [table], reader.settings, unusable)[client].items():
+                    result.setdefault(name, []).extend(members)
+            examples += found
+        if split != UNSPLIT:
             result[split] = examples
-        elif split == "train" and faults.count == before:
-            rule = f"no train rows: {folder} has no train.jsonl (or {OTHERS})"
-            faults.of_client(folder.name, rule, "no train rows")
     return result
 
 
-def _entries(folder: Path, faults: Faults) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        faults.of_file(folder, f"cannot be read: {error.strerror}", "cannot be read")
-        return []
+def _note_client_column(client: str, table: Table, reader: Reader) -> None:
+    column = reader.settings.columns.client
+    if any(record.values.get(column) not in (None, "", client) for record in table.records):
+        reader.notes.append(
+            f"client {client!r}: column {column!r} of {table.path} is not read, since the file is its own"
+        )

@@ -103,10 +103,12 @@ def _from_folder(folder: Path, task: str, faults: Faults, notes: list[str], sett
         texts = [text_of(record, name, fault) for name in needed[:-1]]
         label = record.values.get("label")
         number = int(label) if isinstance(label, str) and label.isdecimal() else label
+        if label in spec.labels:
+            number = spec.labels.index(label)
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(spec.labels):
             fault("label", f"a label of {task} must be an integer from 0 to {len(spec.labels) - 1}, got {label!r}")
         elif None not in texts:
-            yield _row(record.values, spec)
+            yield _row({**record.values, "label": number}, spec)
 
 
 def _row(values: Mapping[str, Any], spec: GlueTask) -> Row:

@@ -28,8 +28,9 @@ from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.reading.examples import client_id_fault
 from fedlease.data.reading.rows import Gathered, Record, StoppedError, Table
 from fedlease.data.reading.values import text_fault
-from fedlease.data.sources.client_folders import examples_of
-from fedlease.data.sources.folder import ALIASES, by_split, of_table
+from fedlease.data.sources.client_column import by_split, of_tables
+from fedlease.data.sources.layout import ALIASES
+from fedlease.data.sources.reader import examples_of
 from fedlease.data.usable import Unusable
 from fedlease.errors import DataError
 
@@ -63,7 +64,7 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels", data: obje
     faults.check()
     if table is None or not table.records:
         raise DataError("data: has no rows")
-    return of_table(table, settings, seed, kind, name="data")
+    return of_tables([table], settings, seed, kind, name="data")
 
 
 def _by_name_of_split(data: Mapping[Any, Any]) -> bool:
@@ -139,7 +140,7 @@ def _splits(client: str, given: object, settings: DataSettings, faults: Faults, 
     if not examples and faults.count == before:
         faults.of_client(client, "no train rows in data", "no train rows")
     unusable = Unusable(faults, skip=False)
-    return by_split({client: examples}, table, settings, unusable)[client]
+    return by_split({client: examples}, [table], settings, unusable)[client]
 
 
 def table_of(given: object, place: str, settings: DataSettings, faults: Faults) -> Table | None:

@@ -1,0 +1,56 @@
+"""Reads the files of one federation by its settings."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fedlease.config.data import DataSettings
+from fedlease.config.tables import RowKind
+from fedlease.data.faults import Faults
+from fedlease.data.reading.examples import Example, read_examples
+from fedlease.data.reading.forms import Form, guess_notes
+from fedlease.data.reading.looks import add_hints
+from fedlease.data.reading.prompts import read_prompt_examples
+from fedlease.data.reading.rows import Table
+from fedlease.data.reading.tables import read_table
+
+__all__ = ["Reader", "examples_of"]
+
+
+@dataclass
+class Reader:
+    """Reads files of one federation.
+
+    Attributes:
+        notes: what is unusual, a sentence each.
+        tables: what was read, without its rows.
+    """
+
+    settings: DataSettings
+    kind: RowKind
+    notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+    def table(self, path: Path, faults: Faults) -> Table | None:
+        """The rows of a file as :func:`fedlease.data.reading.tables.read_table`."""
+        table = read_table(path, faults, self.settings.limits, Form.of(self.settings))
+        if table is not None:
+            self.tables.append(replace(table, records=()))
+        return table
+
+    def examples(self, table: Table, faults: Faults) -> list[Example]:
+        """As :func:`examples_of`."""
+        return examples_of(table, self.settings, faults, self.kind)
+
+    def every_note(self) -> list[str]:
+        """Notes, after those about what was guessed."""
+        return [*guess_notes(self.tables), *self.notes]
+
+
+def examples_of(table: Table, settings: DataSettings, faults: Faults, kind: RowKind) -> list[Example]:
+    """The usable rows of a table; faults come with what the table looks like."""
+    before = faults.count
+    read = read_prompt_examples if kind == "responses" else read_examples
+    examples = read(table, settings.columns, faults)
+    if faults.count > before:
+        add_hints(table, settings.columns, kind, faults)
+    return examples
