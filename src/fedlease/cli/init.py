@@ -27,7 +27,9 @@ NOTES = 10
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="A folder with a folder per client, or one file.", metavar="PATH")],
+    path: Annotated[
+        Path, typer.Argument(help="A folder with a folder or a file per client, or one file.", metavar="PATH")
+    ],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("federation.yaml"),
     set_: Set = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,

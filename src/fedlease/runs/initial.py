@@ -91,7 +91,7 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
     """Guesses the settings of files, and reads all of their rows with them.
 
     Args:
-        path: a folder with a folder per client, or one file with a client column.
+        path: a folder with a folder or a file per client, or one file with a client column.
         changes: ``key=value`` words, which go before any guess.
         name: of the YAML file, for the commands in it.
 

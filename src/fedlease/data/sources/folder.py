@@ -1,11 +1,11 @@
 """Own files: a folder per client, a file per client, or rows of all clients with a client column.
 
     DIR/<client>/train.jsonl    and test.jsonl, optionally valid.jsonl, in any file type
-    DIR/<client>.csv            or a pattern such as ``DIR/*.csv``: one file per client
-    FILE                        with a client column, and a split column or else a seeded split; so do the pieces and
-                                splits of a data set of the hub, see :mod:`fedlease.data.sources.layout`
+    DIR/<client>.csv            or a pattern such as DIR/*.csv: one file per client
+    FILE                        with a client column, and a split column or else a seeded split
 
-Rows without a client column are dealt to clients by ``data.partition``. Client rows are taken as they are:
+The pieces and splits of a data set of the hub (:mod:`fedlease.data.sources.layout`) are read like one file. Rows
+without a client column are dealt to clients by ``data.partition``. Client rows are taken as they are:
 ``data.train_rows`` and ``data.test_rows`` are upper limits, above which a seeded sample is taken. For classification
 rows have labels (:mod:`fedlease.data.reading.examples`), for generation responses
 (:mod:`fedlease.data.reading.prompts`).

@@ -1,8 +1,8 @@
 """Which files of a folder hold which rows, by their names alone.
 
 train.*, test.*                     and validation rows as valid.*, validation.*, val.* or dev.*
-train-00000-of-00002.parquet        pieces, as the hub has them, here or in a folder ``data``
-dataset_dict.json, train/, test/    what ``datasets`` saves with ``save_to_disk``; one of them alone also does
+train-00000-of-00002.parquet        pieces, as the hub has them, here or in a folder named data
+dataset_dict.json, train/, test/    what datasets.DatasetDict.save_to_disk writes; one of them alone also does
 """
 
 import json
