@@ -53,7 +53,7 @@ def load(path: Path, seed: int = 0, **options: Any) -> Federation:
 def faults(path: Path, **options: Any) -> list[str]:
     with pytest.raises(DataError) as caught:
         load(path, **options)
-    return list(caught.value.faults)
+    return [fault for fault in caught.value.faults if not fault.startswith("data.bad_rows=drop")]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "csv.gz", "parquet"])

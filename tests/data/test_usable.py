@@ -19,6 +19,7 @@ from fedlease.errors import ConfigError, DataError
 
 Rows = Sequence[dict[str, Any]]
 BOTH = [{"text": f"row {n}", "label": ["no", "yes"][n % 2]} for n in range(6)]
+DROPPING = "data.bad_rows=drop goes on without rows that cannot be used, and counts them."
 YES = [{"text": f"row {n}", "label": "yes"} for n in range(6)]
 TEST = [{"text": "new 0", "label": "no"}, {"text": "new 1", "label": "yes"}]
 
@@ -44,7 +45,7 @@ def load(path: Path, task: Any = "classification", **options: Any) -> Federation
 def faults(path: Path, **options: Any) -> list[str]:
     with pytest.raises(DataError) as caught:
         load(path, **options)
-    return list(caught.value.faults)
+    return [fault for fault in caught.value.faults if fault != DROPPING]
 
 
 class TestUnusableClients:
@@ -245,3 +246,100 @@ class TestLabels:
         # No label can spare a row: the test row goes to train.
         assert with_known_labels(row[1:3], row[3:4]) == (row[1:4], [])
         assert Counter(r.text for r in (*train, *test)) == Counter(r.text for r in row)
+
+
+class TestDroppedRows:
+    @pytest.fixture
+    def torn(self, tmp_path: Path) -> Path:
+        """A sound client, and one of 6 usable train rows beside 2 broken lines, an empty text and a label of a list."""
+        root = folders(tmp_path, sound=(BOTH, TEST), torn=(BOTH, TEST))
+        bad = [{"text": " ", "label": None}, {"text": "x", "label": ["no"]}]
+        write(root / "torn/train.jsonl", [*BOTH, *bad])
+        with (root / "torn/train.jsonl").open("a") as file:
+            file.write('{"text": "cut\n[1, 2]\n{"text": "cut again\n')
+        return root
+
+    def test_the_rest_is_used_and_every_reason_is_told_with_its_first_place(self, torn: Path) -> None:
+        federation = load(torn, bad_rows="drop")
+        assert [len(federation.clients[name].train) for name in ("sound", "torn")] == [6, 6]
+        (note,) = [note for note in federation.warnings if "data.bad_rows" in note]
+        file = torn / "torn/train.jsonl"
+        assert note == (
+            f"client 'torn': 5 of 13 rows were dropped (data.bad_rows): malformed JSON (2, the first {file}, line 9); "
+            f"no JSON object ({file}, line 10); column 'text': a text must not be empty ({file}, line 7); "
+            f"column 'label': a label must be a name or a number ({file}, line 8)"
+        )
+
+    def test_usable_rows_are_those_of_a_file_without_the_others(self, torn: Path) -> None:
+        dropped = load(torn, bad_rows="drop")
+        write(torn / "torn/train.jsonl", BOTH)
+        assert dropped.fingerprint() == load(torn).fingerprint()
+
+    def test_refusing_is_the_default_and_says_how_to_drop(self, torn: Path) -> None:
+        with pytest.raises(DataError) as caught:
+            load(torn)
+        *found, last = caught.value.faults
+        assert len(found) == 6 and any("line 9: malformed JSON" in fault for fault in found)
+        assert last == DROPPING
+
+    @pytest.mark.parametrize("clients", ["require", "skip"])
+    def test_a_client_of_which_all_rows_are_bad_cannot_be_used(self, torn: Path, clients: str) -> None:
+        write(torn / "torn/train.jsonl", [{"text": "", "label": "no"}] * 3)
+        words = "it has 0 train rows, and data.min_train_rows asks for 1; 3 of 5 rows were dropped"
+        if clients == "require":
+            (fault,) = faults(torn, bad_rows="drop")
+        else:
+            federation = load(torn, bad_rows="drop", clients="skip")
+            assert list(federation.clients) == ["sound"] and not federation.warnings
+            fault = federation.skipped["torn"]
+        assert fault.startswith(f"client 'torn': {words}")
+
+    def test_in_one_file_each_row_is_counted_for_its_client(self, tmp_path: Path) -> None:
+        rows = [{**row, "client": client} for client in ("a", "b") for row in BOTH]
+        bad = [{"text": "", "label": "no", "client": name} for name in ("b", "c", "")]
+        path = write(tmp_path / "all.jsonl", [*rows, *bad[:2], {"text": "x", "label": "no", "client": ""}])
+        (fault,) = faults(path, bad_rows="drop")
+        assert fault.startswith("client 'c': it has 0 train rows") and "1 of 1 row was dropped" in fault
+        federation = load(path, bad_rows="drop", clients="skip")
+        told = [note for note in federation.warnings if "data.bad_rows" in note]
+        assert [note.partition(" (data")[0] for note in told] == [
+            "client 'b': 1 of 7 rows was dropped",
+            "1 row of no known client was dropped",
+        ]
+
+    def test_cells_a_second_text_and_stated_labels_are_reasons_too(self, tmp_path: Path) -> None:
+        lines = ["text,text_pair,label", *(f"row {n},pair {n},{'yes' if n % 2 else 'no'}" for n in range(8))]
+        lines[3:3] = ["cut,1", "alone,,yes", "typo,pair,yess"]
+        (tmp_path / "a.csv").write_text("\n".join(lines))
+        federation = load(
+            tmp_path / "a.csv", labels=("no", "yes"), partition="dirichlet", clients_per_task=1, bad_rows="drop"
+        )
+        assert sum(len(client.train) + len(client.test) for client in federation) == 8
+        (note,) = [note for note in federation.warnings if "data.bad_rows" in note]
+        assert note.startswith("3 of 11 rows of no known client were dropped")
+        assert all(
+            reason in note
+            for reason in ("more or fewer cells", "no second text", "a label that data.labels does not have")
+        )
+
+    def test_a_label_that_was_never_trained_and_a_broken_file_stay_faults(self, tmp_path: Path) -> None:
+        root = folders(tmp_path, a=(BOTH, [*TEST, {"text": "new", "label": "maybe"}]), b=(BOTH, TEST))
+        (root / "b/test.jsonl").unlink()
+        (root / "b/test.csv").write_text('text,label\n"never closed,no\n')
+        found = "\n".join(faults(root, bad_rows="drop"))
+        assert "no train row with the label 'maybe'" in found and "malformed CSV" in found
+
+    def test_rows_in_memory_are_dropped_and_chats_too(self) -> None:
+        from fedlease.data.sources.memory import load as in_memory
+
+        good = [{"prompt": f"ask {n}", "response": "yes"} for n in range(4)]
+        bad = [{"prompt": [{"role": "robot", "content": "x"}], "response": "no"}, "no dict", {"prompt": "ask"}]
+        federation = in_memory(
+            DataSettings(source="memory", bad_rows="drop"), 0, "responses", {"a": (good + bad, good)}
+        )
+        assert len(federation.clients["a"].train) == 4
+        assert any("3 of 11 rows were dropped" in note for note in federation.warnings)
+
+    def test_sources_with_rows_of_their_own_do_not_read_it(self) -> None:
+        with pytest.raises(DataError, match=r"data\.bad_rows: source 'quickstart' has rows of its own"):
+            load_federation(DataSettings(source="quickstart", bad_rows="drop"), 0)

@@ -151,9 +151,13 @@ def onboard(
         return
     from rich.console import Console
 
+    from fedlease.reporting.formats import print_note
     from fedlease.reporting.results import render_onboarding
 
-    render_onboarding(json.loads(text), Console())
+    console = Console()
+    for note in found.notes:
+        print_note(console, note)
+    render_onboarding(json.loads(text), console)
 
 
 @app.command()

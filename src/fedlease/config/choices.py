@@ -4,6 +4,7 @@ from typing import Literal
 
 __all__ = [
     "QUANTISATION_DEVICES",
+    "BadRows",
     "ClassWeights",
     "Dtype",
     "GlueTask",
@@ -38,6 +39,9 @@ Partition = Literal["natural", "dirichlet", "task-and-label"]
 
 ScoreRows = Literal["test", "valid"]
 """What scores are taken on."""
+
+BadRows = Literal["refuse", "drop"]
+"""What becomes of rows that cannot be used."""
 
 UnusableClients = Literal["require", "skip"]
 """What becomes of clients whose rows cannot be used."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from fedlease.config.choices import GlueTask, Partition, ScoreRows, UnusableClients
+from fedlease.config.choices import BadRows, GlueTask, Partition, ScoreRows, UnusableClients
 from fedlease.config.sections import Fraction, Positive, Section
 from fedlease.config.tables import OneOf, known_sources, source_facts
 from fedlease.core.names import name_of
@@ -86,6 +86,10 @@ class DataSettings(Section):
     clients: UnusableClients = "require"
     """Clients whose rows cannot be used, or that have fewer than ``min_train_rows``: ``require`` stops before anything
     is trained and names them all, ``skip`` goes on without them and names them wherever the run is described."""
+    bad_rows: BadRows = "refuse"
+    """Rows of your own files that cannot be used: faulty JSON lines, too few cells, no text, no label, a value of the
+    wrong type. ``refuse`` stops before anything is trained and names them, ``drop`` goes on without them, and says how
+    many of which client and why wherever the run is described."""
     min_train_rows: Positive = 1
     """Train rows that a client needs, after rows for choices are set apart. One without test rows trains and is scored
     on none."""

@@ -10,7 +10,7 @@ from fedlease.data.dealing import drop_duplicates, federation, generator, hold_o
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.labels import agreed, check_tasks, doubtful_labels, regression, stated_labels
-from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, folded, label_list, to_rows
+from fedlease.data.reading.examples import Example, client_id_fault, folded, label_list, paired, to_rows
 from fedlease.data.reading.looks import hint_at_measurements
 from fedlease.data.usable import Unusable, too_few_rows
 from fedlease.errors import DataError
@@ -59,11 +59,13 @@ def assemble(
             made = builder.build(splits)
             unread = client in unusable.named or own.count > before
             if not unread and not client_id_fault(client) and (short := too_few_rows(made, settings)):
-                own.of_client(client, short, "too few rows")
+                why = unusable.dropped_words(client, builder.read)
+                own.of_client(client, f"{short}{why}", "too few rows")
         if client not in unusable.skipped:
             built.append(made)
-            notes += [] if unread else builder.notes
+            notes += [] if unread else [*unusable.dropped_notes(client, builder.read), *builder.notes]
             unscored |= {client: builder.unscored} if builder.unscored else {}
+    notes += unusable.dropped_notes("", 0)
     skipped = unusable.skipped
     if whole and not faults.count:
         check_tasks(settings, (made.task for made in built), faults)
@@ -73,7 +75,7 @@ def assemble(
     if whole and built and not faults.count and not any(made.test for made in built):
         for client, reason in unscored.items():
             faults.of_client(client, reason, "no test rows")
-    unusable.check()
+    unusable.check(whole=whole)
     return federation(built, notes, skipped) if whole else Federation.of(built, notes, skipped)
 
 
@@ -95,6 +97,7 @@ class _Builder:
     Attributes:
         notes: what is unusual in its rows.
         unscored: why it has no test rows, which is a fault where nobody has any.
+        read: its rows, dropped ones among them.
     """
 
     client: str
@@ -105,12 +108,15 @@ class _Builder:
     kind: RowKind
     notes: list[str] = field(default_factory=list)
     unscored: str = ""
+    read: int = 0
 
     def build(self, splits: Splits) -> ClientData:
         """The client; one with faults has no rows."""
         before, columns, whose = self.faults.count, self.settings.columns, f"client {self.client!r}"
+        self.read = self.faults.dropped_of(self.client) + sum(map(len, splits.values()))
         if self.kind == "labels":
             splits = agreed(splits, whose, columns.label, self.faults, self.notes)
+        splits = paired(splits, whose, self.settings, self.faults)
         every = [example for split in SPLITS for example in splits.get(split, [])]
         tasks = sorted({example.task for example in every})
         if len(tasks) > 1:
@@ -118,7 +124,6 @@ class _Builder:
             rule = f"{whose} must have one task, got {', '.join(map(repr, tasks))}"
             self.faults.at(*where.place, columns.task, rule)
         task = tasks[0] if tasks else "default"
-        check_pairs(every, whose, self.settings, self.faults)
         rows: dict[str, tuple[Row, ...]] = {}
         labels: tuple[str, ...] = ()
         if self.kind == "labels":

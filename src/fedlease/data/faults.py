@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedlease.core.wording import counted, listed
+from fedlease.data.dropped import Dropped
 from fedlease.errors import DataError
 
-__all__ = ["IN_MEMORY", "SHOWN", "Faults", "FoundFaultsError", "in_memory", "quoted", "shown"]
+__all__ = ["IN_MEMORY", "SHOWN", "Faults", "FoundFaultsError", "OneRow", "in_memory", "quoted", "shown"]
 
 SHOWN = 20
 """Lines of faults before the rest are only counted."""
@@ -85,13 +86,28 @@ class Faults:
     Attributes:
         found: sentences, in the order in which they were found; of one kind, the first :data:`KEPT`.
         count: how many faults there are.
+        dropped: counts rows that cannot be used; None where they are faults.
+        of_rows: how many of them are of rows that could be dropped.
+        owner: the client whose rows are read; ``""`` where that is not known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dropped: Dropped | None = None) -> None:
         self.found: list[str] = []
         self.count = 0
+        self.dropped = dropped
+        self.owner = ""
+        self.of_rows = 0
         self._kinds: dict[str, _Kind] = {}
         self._hints: dict[str, str] = {}
+
+    @property
+    def seen(self) -> int:
+        """Faults and dropped rows: what was said of the rows so far."""
+        return self.count + (self.dropped.rows if self.dropped else 0)
+
+    def dropped_of(self, client: str) -> int:
+        """The number of a client's dropped rows."""
+        return self.dropped.rows_of(client) if self.dropped else 0
 
     def add(self, fault: str, *, kind: str | None = None, place: str = "", line: str = "", apart: int = APART) -> None:
         """Notes one fault, a whole sentence.
@@ -116,15 +132,33 @@ class Faults:
         """Notes a fault of a client; up to :data:`EACH` clients with the same fault have a line each."""
         self.add(f"client {client!r}: {rule}", kind=kind, place=repr(client), apart=EACH)
 
-    def at(self, path: Path, line: int, column: str | None, rule: str, *, kind: str | None = None) -> None:
+    def at(
+        self,
+        path: Path,
+        line: int,
+        column: str | None,
+        rule: str,
+        *,
+        kind: str | None = None,
+        of_row: bool = False,
+    ) -> None:
         """Notes the rule that one row breaks, or one value where ``column`` is given.
 
-        ``kind`` is what such faults have in common, by default the column and the rule without the value received.
+        ``kind`` is what such faults have in common, by default the column and the rule without the value received;
+        ``of_row`` says that nothing is wrong but this row.
         """
-        counted_rows = path.suffix in (".parquet", ".arrow") or in_memory(path)
-        place = f"{'row' if counted_rows else 'line'} {line}"
+        self.of_rows += of_row
+        place = _place(path, line)
         sentence = f"{path}, {place}{'' if column is None else f', column {shown(column)}'}: {rule}"
         self.add(sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=place)
+
+    def row(self, path: Path, line: int) -> "OneRow":
+        """Receives what is wrong with one row: faults, or the reason for which it is dropped."""
+        return OneRow(self, path, line)
+
+    def owner_of(self, line: int) -> str:
+        """The client whose row stands on a line; ``""`` where that is not known."""
+        return self.owner
 
     def hint(self, about: str, sentence: str) -> None:
         """Adds what the rows look like and what mends it, which follows the faults; once per ``about``."""
@@ -157,6 +191,36 @@ class Faults:
             own.count += group.count
         self.count += error.collected.count
         self._hints = {**error.collected._hints, **self._hints}
+
+
+@dataclass(slots=True)
+class OneRow:
+    """Receives the rules that one row breaks; the first one is the reason for which it is dropped, if it may be.
+
+    Attributes:
+        broken: whether the row cannot be used.
+    """
+
+    faults: Faults
+    path: Path
+    line: int
+    broken: bool = False
+
+    def __call__(self, column: str | None, rule: str, *, kind: str | None = None) -> None:
+        """Notes a rule, as :meth:`Faults.at`."""
+        dropped = self.faults.dropped
+        if dropped is None:
+            self.faults.at(self.path, self.line, column, rule, kind=kind, of_row=True)
+        elif not self.broken:
+            short = rule.partition(", got ")[0]
+            reason = kind or (short if column is None else f"column {shown(column)}: {short}")
+            dropped.add(self.faults.owner_of(self.line), reason, f"{self.path}, {_place(self.path, self.line)}")
+        self.broken = True
+
+
+def _place(path: Path, line: int) -> str:
+    counted_rows = path.suffix in (".parquet", ".arrow") or in_memory(path)
+    return f"{'row' if counted_rows else 'line'} {line}"
 
 
 class FoundFaultsError(DataError):

@@ -64,7 +64,7 @@ def agreed(
             )
     for example in every:
         if not names[example.label]:
-            faults.at(*example.place, column, f"a label must not be empty, got {shown(example.label)}")
+            faults.row(*example.place)(column, f"a label must not be empty, got {shown(example.label)}")
     return {
         split: [replace(example, label=names[example.label]) for example in examples if names[example.label]]
         for split, examples in splits.items()

@@ -73,6 +73,9 @@ def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: Tas
         f"data.labels: source {settings.source!r} has label lists of its own; it is read for files of your own": (
             settings.labels is not None and not source.labels
         ),
+        f"data.bad_rows: source {settings.source!r} has rows of its own; it is read for files of your own": (
+            settings.bad_rows != "refuse" and not source.labels
+        ),
         f"data.partition: {name} has 'natural' clients only, got {settings.partition!r}": (
             skewed and labelled and not source.partitions
         ),

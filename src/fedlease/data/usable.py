@@ -31,9 +31,11 @@ class Unusable:
     @contextmanager
     def client(self, client: str) -> Iterator[Faults]:
         """Collects faults of one client; may be entered again."""
-        own = self._own.setdefault(client, Faults()) if self.skip else self.faults
-        before = own.count
+        own = self._own.setdefault(client, Faults(self.faults.dropped)) if self.skip else self.faults
+        before, owner = own.count, own.owner
+        own.owner = client
         yield own
+        own.owner = owner
         if own.count > before:
             self.named.add(client)
 
@@ -46,8 +48,20 @@ class Unusable:
             if own.count
         }
 
-    def check(self) -> None:
+    def dropped_notes(self, client: str, read: int) -> list[str]:
+        """The note of :meth:`fedlease.data.dropped.Dropped.note`, if there is one."""
+        dropped = self.faults.dropped
+        return [note] if dropped and (note := dropped.note(client, read)) else []
+
+    def dropped_words(self, client: str, read: int) -> str:
+        """What follows the fault of a client that lacks rows, where some of them were dropped."""
+        return "".join(f"; {note.partition(': ')[2]}" for note in self.dropped_notes(client, read))
+
+    def check(self, *, whole: bool = True) -> None:
         """Raises faults of the whole and, where clients are required, of all clients, each of which is named.
+
+        Args:
+            whole: whether these are all clients of a run, whose settings may be others next time.
 
         Raises:
             DataError: something was found.
@@ -56,6 +70,10 @@ class Unusable:
             names = ", ".join(map(repr, sorted(self.named)))
             many = f"{len(self.named)} clients cannot be used: {names}"
             self.faults.hint("clients", f"{many}; data.clients=skip goes on without them")
+        if whole and self.faults.count == self.faults.of_rows > 0:
+            self.faults.hint(
+                "bad rows", "data.bad_rows=drop goes on without rows that cannot be used, and counts them."
+            )
         self.faults.check()
 
 
@@ -63,7 +81,7 @@ class RowFaults(Faults):
     """Gives the fault of a row in a file of several clients to the client whose row it is, where that is known."""
 
     def __init__(self, unusable: Unusable, owners: Mapping[int, str]) -> None:
-        super().__init__()
+        super().__init__(unusable.faults.dropped)
         self._unusable = unusable
         self._owners = owners
 
@@ -71,6 +89,10 @@ class RowFaults(Faults):
         """Notes a fault of the file."""
         self.count += 1
         self._unusable.faults.add(fault, **more)
+
+    def owner_of(self, line: int) -> str:
+        """The client of a row."""
+        return self._owners.get(line, "")
 
     def hint(self, about: str, sentence: str) -> None:
         """Adds what the rows of the file look like."""

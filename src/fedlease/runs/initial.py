@@ -14,6 +14,7 @@ from fedlease.config.layers import dump_yaml, merge, parse_overrides, unfold
 from fedlease.config.settings import Settings, resolve
 from fedlease.config.tables import RowKind, task_facts, tasks_reading
 from fedlease.core.wording import counted, printable
+from fedlease.data.dropped import Dropped
 from fedlease.data.faults import Faults, quoted
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.load import load_federation
@@ -166,7 +167,7 @@ def check_out(out: Path, *, force: bool) -> None:
 
 def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
     """What the columns hold, from some of the files."""
-    faults = Faults()
+    faults = Faults(Dropped())  # Rows that cannot be used are told, or dropped, once all of them are read.
     try:
         every = _files(path)
     except (OSError, ValueError) as error:
@@ -183,6 +184,10 @@ def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
                 f"init: {str(path)!r} holds no files of rows ({', '.join(SUFFIXES)}), neither in itself nor one folder "
                 "below"
             )
+        faults = Faults()
+        for file in files:
+            read_table(file, faults, form=form)
+        faults.check()
         raise DataError(f"init: {quoted(list(map(str, files)), FILES)} have no rows")
     # Columns of files with other columns than the first, such as a list of sites beside the rows, are not mixed in.
     alike = [table for table in tables if {*table.columns} & {*tables[0].columns}]
@@ -244,6 +249,7 @@ def _text(content: Mapping[str, Any], settings: Settings, guess: Guess, federati
         "is another.",
         "data.path": "As seen from the folder in which fedlease is called.",
         "data.columns": "Names of your columns, and from what they were guessed.",
+        "data.bad_rows": "Rows that cannot be used are left out and counted, or stop the run (refuse).",
         "data.max_tokens": f"Longer rows are cut; `fedlease check {name}` counts them.",
         **{f"data.columns.{key}": why for key, why in guess.why.items()},
     }

@@ -46,11 +46,13 @@ class Onboarded:
         placement: distances to the experts' warm-ups, margin, and whether it is unlike any.
         scores: in order: majority class or most frequent answer, untrained model, its own warm-up, every expert alone,
             the routed model on arrival, the routed model after local training; headline metric on its test rows.
+        notes: what is unusual in its rows, a sentence each.
     """
 
     folder: Path
     placement: Placement
     scores: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 def onboard(
@@ -90,7 +92,8 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         epochs = settings.rounds * settings.train.local_epochs
     if epochs < 0:
         raise ConfigError(f"epochs: must be at least 0, received {epochs}")
-    rows = load_client(data, client, settings.data, settings.seed, settings.task)
+    notes = list[str]()
+    rows = load_client(data, client, settings.data, settings.seed, settings.task, notes.append)
     if not rows.weight:
         raise DataError(
             f"client {client!r}: all train rows have the label {rows.labels[0]!r}, so that its head has one output, it "
@@ -136,7 +139,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
     )
     folder = write_newcomer(run.out, trained, newcomer)
     write_report(run.out)
-    return Onboarded(folder, placement, scores)
+    return Onboarded(folder, placement, scores, tuple(notes))
 
 
 class _Newcomer:

@@ -14,6 +14,8 @@ __all__ = ["PREDICTION", "as_text", "read_csv_rows"]
 PREDICTION = "prediction"
 """The column that only files written by ``fedlease predict`` have."""
 
+CELLS = "more or fewer cells than the header"
+
 _LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
@@ -54,7 +56,7 @@ def read_csv_rows(file: Readable, rows: Gathered, delimiter: str) -> None:
                     rows.stop(line, f"columns named twice: {quoted(twice)}", "twice")
                 rows.columns.update(dict.fromkeys(header))
             elif len(cells) != len(header):
-                rows.refuse(line, f"{counted(len(cells), 'cell')}, but the header has {len(header):,}", "cells")
+                rows.refuse(line, f"{counted(len(cells), 'cell')}, but the header has {len(header):,}", CELLS)
             else:
                 values = map(_plain, cells) if written_by_us else cells
                 rows.take(line, dict(zip(header, values, strict=True)))

@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from fedlease.config.data import ColumnSettings, DataSettings
@@ -16,12 +15,12 @@ from fedlease.data.reading.values import name_fault, place_of, text_of
 
 __all__ = [
     "Example",
-    "check_pairs",
     "client_id_fault",
     "folded",
     "is_selector",
     "label_list",
     "missing_column",
+    "paired",
     "read_examples",
     "read_inputs",
     "to_rows",
@@ -62,7 +61,7 @@ def read_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list
     examples = []
     for record in table.records if usable else ():
         place = (table.path, record.line)
-        fault = partial(faults.at, *place)
+        fault = faults.row(*place)
         text = text_of(record, columns.text, fault)
         second = text_of(record, pair, fault, required=False) if pair else None
         label = name_of(record.values.get(columns.label), table.typed)
@@ -86,7 +85,7 @@ def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs:
     wanted = {"text": columns.text, "text_pair": pair if pairs else None}
     rows = []
     for record in table.records if _has(table, wanted, "the run has data.columns.{0}={1}", faults) else ():
-        fault = partial(faults.at, table.path, record.line)
+        fault = faults.row(table.path, record.line)
         text, second = text_of(record, columns.text, fault), text_of(record, pair, fault) if pairs else None
         if text is not None and (second is not None or not pairs):
             rows.append(Row(text, second, 0, place=(table.path, record.line)))
@@ -139,18 +138,31 @@ def to_rows(
             label, known = shown(example.label), quoted(labels)
             if stated:
                 rule = f"the label {label} is none of data.labels, which are {known}"
+                faults.row(*example.place)(column, rule, kind="a label that data.labels does not have")
             else:
+                # No fault of the row: without it the score of a label that was never learnt would be hidden.
                 rule = f"client {client!r} has no train row with the label {label}; its labels are {known}"
-            faults.at(*example.place, column, rule, kind="label without train row")
+                faults.at(*example.place, column, rule, kind="label without train row")
     return tuple(rows)
 
 
-def check_pairs(examples: Sequence[Example], whose: str, settings: DataSettings, faults: Faults) -> None:
-    """Adds a fault where some rows have a second text and others none: a model sees all pairs or none."""
-    if len({example.row.text_pair is None for example in examples}) > 1:
-        where = next(example for example in examples if example.row.text_pair is None)
+def paired(
+    splits: Mapping[str, Sequence[Example]], whose: str, settings: DataSettings, faults: Faults
+) -> dict[str, list[Example]]:
+    """The examples of which all or none have a second text: a model sees all pairs or none.
+
+    Where some have none, that is one fault, or each of these is dropped.
+    """
+    every = [example for examples in splits.values() for example in examples]
+    single = [example for example in every if example.row.text_pair is None]
+    uneven, dropping = 0 < len(single) < len(every), faults.dropped is not None
+    for example in (single if dropping else single[:1]) if uneven else ():
         rule = f"{whose} has a second text in other rows, but it is empty here"
-        faults.at(*where.place, settings.columns.text_pair or "text_pair", rule)
+        faults.row(*example.place)(settings.columns.text_pair or "text_pair", rule, kind="no second text")
+    return {
+        split: [example for example in examples if not (uneven and dropping and example.row.text_pair is None)]
+        for split, examples in splits.items()
+    }
 
 
 def client_id_fault(client: str) -> str | None:

@@ -59,7 +59,7 @@ def _take(value: object, line: int, rows: Gathered) -> None:
     if isinstance(value, dict):
         rows.take(line, value)
     else:
-        rows.refuse(line, f"a JSON object is needed, got {type(value).__name__}", "no object")
+        rows.refuse(line, f"a JSON object is needed, got {type(value).__name__}", "no JSON object")
 
 
 def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:

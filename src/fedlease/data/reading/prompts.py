@@ -73,9 +73,9 @@ def _read(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bo
     if (read := _form(table, columns, faults, answered=answered)) is None:
         return
     for record in table.records:
-        before = faults.count
-        row = read(record, partial(faults.at, table.path, record.line))
-        if row is not None and faults.count == before:
+        fault = faults.row(table.path, record.line)
+        row = read(record, fault)
+        if row is not None and not fault.broken:
             yield record, replace(row, place=(table.path, record.line))
 
 

@@ -70,12 +70,12 @@ class Gathered:
         self._characters = 0
 
     def refuse(self, line: int, rule: str, kind: str) -> None:
-        """Notes a fault of a whole row."""
-        self.faults.at(self.path, line, None, rule, kind=kind)
+        """Notes that a whole row cannot be used."""
+        self.faults.row(self.path, line)(None, rule, kind=kind)
 
     def stop(self, line: int, rule: str, kind: str) -> NoReturn:
         """Notes a fault behind which nothing more of the file is read, and raises :class:`StoppedError`."""
-        self.refuse(line, rule, kind)
+        self.faults.at(self.path, line, None, rule, kind=kind)
         raise StoppedError
 
     def stop_file(self, rule: str, kind: str) -> NoReturn:
@@ -103,20 +103,20 @@ class Gathered:
             self.stop(line, f"the file has more rows than the {self.limits.rows:,} of data.limits.rows", "rows")
         self.columns.update(dict.fromkeys(values))
         self.check_width(line, len(self.columns))
-        broken, most = self.faults.count, self.limits.text_characters
+        fault, most = self.faults.row(self.path, line), self.limits.text_characters
         for column, value in values.items():
             for depth, text in _texts(value):
                 if depth > DEPTH:
-                    self.faults.at(self.path, line, column, f"a value is nested in at most {DEPTH} others")
+                    fault(column, f"a value is nested in at most {DEPTH} others")
                     break
                 self._characters += len(text)
                 if len(text) > most:
                     rule = f"a text has at most {most:,} characters (data.limits.text_characters)"
-                    self.faults.at(self.path, line, column, f"{rule}, got one of {len(text):,}")
+                    fault(column, f"{rule}, got one of {len(text):,}")
         # a character takes a byte at least; small files of repeated texts unpack to many
         if self._characters > self.limits.file_bytes:
             self.stop(line, too_large(self.limits), "size")
-        if self.faults.count == broken:
+        if not fault.broken:
             self.records.append(Record(line, values))
 
     def table(self, *, typed: bool) -> Table:
@@ -164,11 +164,11 @@ def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Ite
         refuse = rows.stop if whole else rows.refuse
         if size > most:
             rule = f"a line has at most {most:,} bytes (data.limits.row_bytes), got one of {size:,}"
-            refuse(number, rule, "row_bytes")
+            refuse(number, rule, "a line of too many bytes")
             continue
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            refuse(number, rows.undecodable(raw[error.start], f" at position {error.start}"), "encoding")
+            refuse(number, rows.undecodable(raw[error.start], f" at position {error.start}"), "bytes that are no text")
         else:
             yield number, text

@@ -9,11 +9,12 @@ from fedlease.core.names import name_of
 from fedlease.core.wording import counted
 from fedlease.data.assemble import SPLITS, Splits, assemble
 from fedlease.data.dealing import Pool, drop_duplicates, federation
+from fedlease.data.dropped import Dropped
 from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import Federation
 from fedlease.data.labels import agreed, check_tasks, doubtful_labels, stated_labels
 from fedlease.data.partition import deal
-from fedlease.data.reading.examples import Example, check_pairs, client_id_fault, label_list, to_rows
+from fedlease.data.reading.examples import Example, client_id_fault, label_list, paired, to_rows
 from fedlease.data.reading.forms import guess_notes
 from fedlease.data.reading.rows import Table
 from fedlease.data.sources.layout import ALIASES
@@ -23,18 +24,27 @@ from fedlease.data.usable import RowFaults, Unusable
 __all__ = ["by_split", "of_tables"]
 
 
-def of_tables(tables: Sequence[Table], settings: DataSettings, seed: int, kind: RowKind, *, name: str) -> Federation:
+def of_tables(
+    tables: Sequence[Table],
+    settings: DataSettings,
+    seed: int,
+    kind: RowKind,
+    *,
+    name: str,
+    dropped: Dropped | None = None,
+) -> Federation:
     """The federation of tables with a client column, or whose rows ``data.partition`` deals.
 
     Args:
         tables: at least one; either all have a split column or none.
         name: of all of them, for faults.
+        dropped: counts rows that cannot be used; None where they are faults.
 
     Raises:
         DataError: every fault of every row.
         MissingPackageError: the partition needs a package that is not installed.
     """
-    faults, notes = Faults(), guess_notes(tables)
+    faults, notes = Faults(dropped), guess_notes(tables)
     columns, dealt = settings.columns, settings.partition != "natural"
     has_split = columns.split in tables[0].columns
     without = [table for table in tables if columns.client not in table.columns]
@@ -56,13 +66,16 @@ def of_tables(tables: Sequence[Table], settings: DataSettings, seed: int, kind: 
         examples += examples_of(table, settings, RowFaults(unusable, owners), kind)
     if dealt or without:
         faults.check()
-        return _deal(examples, has_split, settings, seed, notes)
-    by_client: dict[str, list[Example]] = {client: [] for client in unusable.skipped}
+        return _deal(examples, has_split, settings, seed, notes, Faults(dropped))
+    # A client of which all rows are bad is not forgotten.
+    by_client: dict[str, list[Example]] = {
+        client: [] for client in (*unusable.skipped, *(dropped.clients if dropped else ()))
+    }
     for example in examples:
         if example.client:
             by_client.setdefault(example.client, []).append(example)
         else:
-            faults.at(*example.place, columns.client, "a client must have a name, got an empty value")
+            faults.row(*example.place)(columns.client, "a client must have a name, got an empty value")
     clients = by_split(by_client, tables, settings, unusable)
     return assemble(clients, settings, seed, unusable, notes, split_here=not has_split, kind=kind)
 
@@ -78,23 +91,26 @@ def by_split(
     for client, examples in by_client.items():
         splits = clients[client] = {split: [] for split in SPLITS}
         with unusable.client(client) as faults:
-            before = faults.count
+            before = faults.seen
             for example in examples:
                 split = ALIASES.get(example.split, example.split)
                 if split in SPLITS:
                     splits[split].append(example)
                 else:
                     rule = f"a split must be train, valid or test, got {shown(example.split)}"
-                    faults.at(*example.place, column, rule)
+                    faults.row(*example.place)(column, rule)
             # Rows of a split may be there and be faulty, which is a fault already.
-            if not splits["train"] and client not in unusable.named and faults.count == before:
+            untold = client not in unusable.named and faults.seen == before and not faults.dropped_of(client)
+            if not splits["train"] and untold:
                 where = tables[0].path if len(tables) == 1 else tables[0].path.parent
                 faults.of_client(client, f"no train rows in {where} (column {column!r})", "no train rows")
     return clients
 
 
-def _deal(examples: list[Example], has_split: bool, settings: DataSettings, seed: int, notes: list[str]) -> Federation:
-    faults = Faults()
+def _deal(
+    examples: list[Example], has_split: bool, settings: DataSettings, seed: int, notes: list[str], faults: Faults
+) -> Federation:
+    before, count = faults.seen, len(examples)
     if has_split:
         notes.append(f"column {settings.columns.split!r} is not used: rows are dealt to clients first and split then")
     by_task: dict[str, list[Example]] = {}
@@ -105,8 +121,8 @@ def _deal(examples: list[Example], has_split: bool, settings: DataSettings, seed
     for task, members in sorted(by_task.items()):
         if rule := client_id_fault(task):
             faults.add(f"data.columns.task: task {task!r} {rule}, since its clients are named after it")
-        check_pairs(members, f"task {task!r}", settings, faults)
-        members = agreed({"all": members}, f"task {task!r}", settings.columns.label, faults, notes)["all"]
+        whole = agreed({"all": members}, f"task {task!r}", settings.columns.label, faults, notes)
+        members = paired(whole, f"task {task!r}", settings, faults)["all"]
         notes += doubtful_labels(Counter(example.label for example in members), f"task {task!r}")
         stated = stated_labels(settings, task)
         labels = stated or label_list(example.label for example in members)
@@ -115,6 +131,10 @@ def _deal(examples: list[Example], has_split: bool, settings: DataSettings, seed
         if dropped:
             notes.append(f"task {task!r}: {counted(dropped, 'duplicate row')} dropped")
         pools.append(Pool("client" if task == "default" else task, labels, rows))
+    if faults.dropped and (said := faults.dropped.note("", count + before)):
+        if not any(pool.rows for pool in pools):
+            faults.add(f"data.path: no rows are left: {said}")
+        notes.append(said)
     faults.check()
     clients, warned = deal(pools, settings, seed)
     return federation(clients, notes + warned)

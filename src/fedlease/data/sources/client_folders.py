@@ -61,12 +61,12 @@ def read_files(client: str, files: SplitFiles, reader: Reader, faults: Faults) -
     for split in (*SPLITS, UNSPLIT):
         if split not in files:
             continue
-        before, examples = faults.count, list[Example]()
+        before, examples = faults.seen, list[Example]()
         for path in files[split]:
             if (table := reader.table(path, faults)) is None:
                 continue
             found = reader.examples(table, faults)
-            if not found and faults.count == before:
+            if not found and faults.seen == before:
                 needed = split in ("train", UNSPLIT)
                 (faults.add if needed else reader.notes.append)(f"client {client!r}: {path} has no rows")
             if split == UNSPLIT:

@@ -61,11 +61,12 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
     path = settings.path
     if path is None:
         raise DataError("data.path: is required for data.source 'folder': the folder or file that holds your rows")
-    faults, reader = Faults(), Reader(settings, kind)
+    reader = Reader(settings, kind)
+    faults = Faults(reader.dropped)
     whole, folders, files = _layout(path, faults, reader.notes)
     faults.check()
     if whole:
-        return of_tables(_tables(path, whole, reader), settings, seed, kind, name=str(path))
+        return of_tables(_tables(path, whole, reader), settings, seed, kind, name=str(path), dropped=reader.dropped)
     if settings.partition != "natural":
         raise DataError(
             f"data.partition: {settings.partition!r} deals one file without a client column to clients, "
@@ -128,7 +129,7 @@ def _tables(path: Path, files: SplitFiles, reader: Reader) -> list[Table]:
     Raises:
         DataError: one cannot be read, or there are no rows.
     """
-    faults, tables, column = Faults(), list[Table](), reader.settings.columns.split
+    faults, tables, column = Faults(reader.dropped), list[Table](), reader.settings.columns.split
     for split, paths in files.items():
         for file in paths:
             if (table := reader.table(file, faults)) is None:
@@ -139,7 +140,8 @@ def _tables(path: Path, files: SplitFiles, reader: Reader) -> list[Table]:
                 table = replace(table, columns=tuple(dict.fromkeys((*table.columns, column))))
             tables.append(table)
     if not any(table.records for table in tables) and not faults.count:
-        faults.add(f"data.path: {path} has no rows")
+        rule = f": {reader.dropped.note('', 0)}" if reader.dropped and reader.dropped.rows else ""
+        faults.add(f"data.path: {path} has no rows{rule}")
     faults.check()
     return tables
 
@@ -189,7 +191,8 @@ def load_client(
     Raises:
         DataError: every fault of every file.
     """
-    faults, reader = Faults(), Reader(settings, task_facts(task).rows)
+    reader = Reader(settings, task_facts(task).rows)
+    faults = Faults(reader.dropped)
     unusable = Unusable(faults, skip=False)
     if not exists(path):
         raise DataError(f"data: {str(path)!r} does not exist")
@@ -201,7 +204,8 @@ def load_client(
     else:
         if not files and len(files_with_rows(entries_of(path, Faults()))) != 1:
             raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {OTHERS})")
-        clients, split_here = {client: read_client(path, reader, faults)}, False
+        with unusable.client(client) as own:
+            clients, split_here = {client: read_client(path, reader, own)}, False
     made = assemble(
         clients,
         settings,

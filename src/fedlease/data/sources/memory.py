@@ -23,6 +23,7 @@ from fedlease.core.names import name_of
 from fedlease.core.wording import listed
 from fedlease.data.assemble import SPLITS, Splits, assemble, capped, check_number_of_clients
 from fedlease.data.dealing import federation, make_client
+from fedlease.data.dropped import Dropped
 from fedlease.data.faults import IN_MEMORY, Faults, quoted, shown
 from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.reading.examples import client_id_fault
@@ -59,12 +60,12 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels", data: obje
         return _as_built(data, settings, seed, kind)
     if isinstance(data, Mapping) and not _by_name_of_split(data):
         return _of_clients(data, settings, seed, kind)
-    faults = Faults()
+    faults = Faults(Dropped.of(settings))
     table = _whole(data, settings, faults)
     faults.check()
     if table is None or not table.records:
         raise DataError("data: has no rows")
-    return of_tables([table], settings, seed, kind, name="data")
+    return of_tables([table], settings, seed, kind, name="data", dropped=faults.dropped)
 
 
 def _by_name_of_split(data: Mapping[Any, Any]) -> bool:
@@ -97,7 +98,7 @@ def _of_clients(data: Mapping[Any, Any], settings: DataSettings, seed: int, kind
             "clients; use 'natural'"
         )
     check_number_of_clients(len(data), settings)
-    faults, notes, clients = Faults(), list[str](), dict[str, Splits]()
+    faults, notes, clients = Faults(Dropped.of(settings)), list[str](), dict[str, Splits]()
     unusable = Unusable(faults, skip=settings.clients == "skip")
     for key, given in data.items():
         client = name_of(key, typed=True)
@@ -115,7 +116,7 @@ def _of_clients(data: Mapping[Any, Any], settings: DataSettings, seed: int, kind
 
 def _splits(client: str, given: object, settings: DataSettings, faults: Faults, kind: RowKind) -> Splits:
     """Split -> examples of one client; without ``test`` they are held out of ``train`` later."""
-    place, before = f"data[{client!r}]", faults.count
+    place, before = f"data[{client!r}]", faults.seen
     parts: Mapping[Any, Any] | None = given if isinstance(given, Mapping) else None
     if isinstance(given, tuple) and len(given) == 2 and not all(isinstance(part, Mapping) for part in given):
         parts = dict(zip(("train", "test"), given, strict=True))
@@ -130,14 +131,14 @@ def _splits(client: str, given: object, settings: DataSettings, faults: Faults, 
             table = table_of(rows, f"{place}[{name!r}]", settings, faults)
             splits.setdefault(split, [])
             splits[split] += examples_of(table, settings, faults, kind) if table is not None else []
-        if not splits.get("train") and faults.count == before:
+        if not splits.get("train") and faults.seen == before:
             faults.of_client(client, "no train rows in data", "no train rows")
         return splits
     table = table_of(given, place, settings, faults)
     if table is None:
         return {}
     examples = examples_of(table, settings, faults, kind)
-    if not examples and faults.count == before:
+    if not examples and faults.seen == before:
         faults.of_client(client, "no train rows in data", "no train rows")
     unusable = Unusable(faults, skip=False)
     return by_split({client: examples}, [table], settings, unusable)[client]
@@ -228,7 +229,11 @@ def _kind(value: object) -> str:
 
 def _as_built(given: Federation, settings: DataSettings, seed: int, kind: RowKind) -> Federation:
     """Clients that someone built, checked; ``data.train_rows``, ``test_rows`` and ``valid_fraction`` are obeyed."""
-    unread = [key for key in ("columns", "labels", "partition") if getattr(settings, key) != getattr(DEFAULTS, key)]
+    unread = [
+        key
+        for key in ("columns", "labels", "partition", "bad_rows")
+        if getattr(settings, key) != getattr(DEFAULTS, key)
+    ]
     faults = Faults()
     for key in unread:
         faults.add(f"data.{key}: is not read, since the clients of a Federation have rows and labels; leave it out")

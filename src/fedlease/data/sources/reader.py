@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
+from fedlease.data.dropped import Dropped
 from fedlease.data.faults import Faults
 from fedlease.data.reading.examples import Example, read_examples
 from fedlease.data.reading.forms import Form, guess_notes
@@ -23,12 +24,17 @@ class Reader:
     Attributes:
         notes: what is unusual, a sentence each.
         tables: what was read, without its rows.
+        dropped: counts rows that cannot be used; None where they are faults.
     """
 
     settings: DataSettings
     kind: RowKind
     notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    dropped: Dropped | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dropped = Dropped.of(self.settings)
 
     def table(self, path: Path, faults: Faults) -> Table | None:
         """The rows of a file as :func:`fedlease.data.reading.tables.read_table`."""

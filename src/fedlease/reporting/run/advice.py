@@ -20,6 +20,8 @@ TODO = {
 """What to do about a client that is in no mean, by the reason."""
 NOT_LEARNT = "which had not learnt its task"
 """Part of the warning about a client that chose its expert by loss."""
+DROPPED = "dropped (data.bad_rows)"
+"""Part of the note about rows that cannot be used."""
 TOLD_ELSEWHERE = ("never predicted",)
 """Beginnings of warnings of a summary that have an advice of their own."""
 SHOWN = 6
@@ -257,8 +259,12 @@ def _data(run: RunData) -> Iterator[Advice]:
     mute = [warning for warning in found if "learns nothing" in warning]
     for warning in mute:
         yield _advice("look", "Data", warning, TODO[NOTHING_TO_LEARN])
+    dropped = [warning for warning in found if DROPPED in warning]
+    if dropped:
+        told = listed(dropped, SHOWN, separator="; ")
+        yield _advice("look", "Rows dropped", told, "Mend them at their source, or see that the others stand for all.")
     # As one: of many clients each has its own.
-    if others := [warning for warning in found if warning not in mute]:
+    if others := [warning for warning in found if warning not in {*mute, *dropped}]:
         yield _advice(
             "note", "Data", listed(others, separator="; "), "Nothing, if this is what you expect of these rows."
         )
