@@ -12,7 +12,7 @@ from small import SMALL
 
 from fedlease import __version__
 from fedlease.config.settings import preset_names, preset_text
-from fedlease.methods.registry import CENTRALISED, METHODS, known_methods
+from fedlease.methods.registry import CENTRALISED, METHODS, UNEQUAL_RANKS, known_methods
 
 VALID = ", ".join(known_methods())
 
@@ -226,10 +226,23 @@ def test_presets_lists_each_in_a_line_and_prints_one_as_it_is(shell: Shell) -> N
 
 
 def test_methods_lists_each_with_a_sentence_of_its_own(shell: Shell) -> None:
-    lines = shell("methods").out.splitlines()
-    assert [line.split()[0] for line in lines] == [*sorted(METHODS), CENTRALISED]
-    assert all(len(line.split()) > 3 for line in lines)
-    assert len({line.partition(" ")[2].strip() for line in lines}) == len(lines)
+    rows = json.loads(shell("methods", "--json").out)
+    assert [row["name"] for row in rows] == [*sorted(METHODS), CENTRALISED]
+    assert all(len(row["about"].split()) > 3 for row in rows)
+    assert len({row["about"] for row in rows}) == len(rows)
+    assert {row["name"] for row in rows if row["ranks_may_differ"]} == UNEQUAL_RANKS.keys()
+
+
+def test_methods_says_when_each_was_published_what_travels_what_stays_and_whether_ranks_may_differ(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = shell("methods").out
+    assert all(len(line) <= 80 for line in text.splitlines())
+    starts = [line.split()[0] for line in text.splitlines() if not line.startswith(" ")]
+    assert starts == [*sorted(METHODS), CENTRALISED]
+    assert "2024; sends A, keeps B; one rank for all" in text
+    assert "sends nothing, keeps A and B; ranks may differ" in text
 
 
 HELP = "import fedlease.cli.main\ntry: fedlease.cli.main.app()\nexcept SystemExit as end: assert end.code == 0"

@@ -29,7 +29,7 @@ def test_defaults_and_values_are_as_they_are_written() -> None:
 
 
 def test_a_name_is_found_before_what_only_has_it_in_it_and_before_meanings() -> None:
-    assert keys("lr") == ["train.lr", "train.lr_schedule"]
+    assert keys("lr") == ["train.lr", "server_step.lr", "train.lr_schedule"]
     assert keys("Batch-Size")[:2] == keys("batch_size")[:2] == ["generation.batch_size", "train.batch_size"]
     assert keys("lora_alpha") == ["lora.alpha"]
     # Only its meaning says so: "Learning rate."

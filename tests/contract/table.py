@@ -8,9 +8,11 @@ import torch
 from contract.planted import CLIENTS, made
 
 from fedlease.core.choices import HeadPolicy
+from fedlease.core.server_step import ServerStep
 from fedlease.core.types import Budget
 from fedlease.methods.head import Head, with_head
 from fedlease.methods.ranks import WithRanks
+from fedlease.methods.server_step import WithServerStep
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,13 @@ class Row:
 TABLE = {
     "fedalt": Row("AB"),
     "feddpa": Row("AB", variants={"none": {"blend": 0.0}}),
-    "fedit": Row("AB"),
+    "fedit": Row("AB", variants={"yogi": {"server_step": "yogi"}}),
     "fedlease": Row(
         "ABG",
         warms_up=True,
         variants={
             "clients": {"grouping": "clients", "shrink": "auto"},
+            "momentum": {"server_step": "momentum"},
             "one": {"num_experts": 1},
             "own": {"routing": "own", "min_silhouette": -1},
             "product": {"average": "product", "shrink": 0.25},
@@ -91,8 +94,10 @@ def built(name: str, budget: Budget, head: Any = None, clients: Mapping[str, int
     """A method or variant, with heads where a policy is given."""
     base, _, variant = name.partition("+")
     settings = dict(TABLE[base].variants[variant]) if variant else {}
-    ranks = settings.pop("ranks", None)
+    ranks, step = settings.pop("ranks", None), settings.pop("server_step", None)
     method = made(base, budget, **settings, columns=min(ranks.values()) if ranks else None)
+    if step is not None:
+        method = WithServerStep(method, ServerStep(step))
     if ranks is not None:
         method = WithRanks(method, 2, ranks)
     if head is None:

@@ -13,7 +13,8 @@ from fedlease.core.aggregate import check_update
 from fedlease.core.codec import dumps, loads
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName, head_names
 from fedlease.methods.base import Method, rounds_for_warmup
-from fedlease.methods.registry import METHODS
+from fedlease.methods.facts import FACTS
+from fedlease.methods.registry import CENTRALISED, METHODS
 from fedlease.methods.warmup import WARMUP
 from fedlease.server.participation import Participation
 
@@ -38,8 +39,14 @@ def play(method: Method, steps: int, seed: int = 0) -> list[Any]:
     return states
 
 
-def test_the_table_has_a_row_for_every_method() -> None:
-    assert TABLE.keys() == METHODS.keys()
+def test_the_tables_have_a_row_for_every_method() -> None:
+    assert TABLE.keys() == METHODS.keys() == FACTS.keys() - {CENTRALISED}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_method_whose_means_a_server_may_step_towards_says_where_they_are(name: str) -> None:
+    method = built(name, BUDGET)
+    assert bool(method.averaged) == FACTS[name].steps
 
 
 @every_case

@@ -4,7 +4,7 @@ import ast
 import importlib.util
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,17 +54,42 @@ def settings_command(
 
 
 @app.command()
-def methods() -> None:
-    """List the methods."""
-    from fedlease.core.plugins import plugin_faults
-    from fedlease.methods.registry import CENTRALISED, GROUP, METHODS, MethodFacts, builder_path, known_methods
+def methods(json_: Json = False) -> None:
+    """List the methods: year, what a client sends and what it keeps, and whether ranks may differ."""
+    import textwrap
 
-    faults = plugin_faults((*METHODS, CENTRALISED), GROUP, MethodFacts)
+    from rich.console import Console
+
+    from fedlease.core.plugins import plugin_faults
+    from fedlease.methods.facts import FACTS
+    from fedlease.methods.registry import (
+        CENTRALISED,
+        GROUP,
+        METHODS,
+        UNEQUAL_RANKS,
+        MethodFacts,
+        builder_path,
+        known_methods,
+    )
+
+    faults, rows, width = plugin_faults((*METHODS, CENTRALISED), GROUP, MethodFacts), [], Console().width
     for name in sorted(known_methods(), key=lambda name: (name == CENTRALISED, name)):
         # A name that is taken is still that of our method.
         if name not in faults or name in METHODS:
             where = "fedlease.server.pooled:" if name == CENTRALISED else METHODS.get(name) or builder_path(name)
-            typer.echo(f"{name:15} {_about(*where.split(':', 1))}")
+            row: dict[str, Any] = {"name": name, "about": _about(*where.split(":", 1)).replace("`", "")}
+            if (facts := FACTS.get(name)) is not None:
+                row |= {**vars(facts), "ranks_may_differ": name in UNEQUAL_RANKS}
+            rows.append(row)
+    if json_:
+        typer.echo(json.dumps(rows))
+    for row in () if json_ else rows:
+        typer.echo(textwrap.fill(f"{row['name']:15} {row['about']}", width, subsequent_indent=" " * 16))
+        if "sends" in row:
+            ranks = "ranks may differ" if row["ranks_may_differ"] else "one rank for all"
+            year = "" if row["year"] is None else f"{row['year']}; "
+            line = f"{year}sends {row['sends']}, keeps {row['keeps']}; {ranks}"
+            typer.echo(textwrap.fill(line, width, initial_indent=" " * 16, subsequent_indent=" " * 16))
     for fault in faults.values():
         typer.echo(f"warning: {fault}", err=True)
 

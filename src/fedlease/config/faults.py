@@ -9,8 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from fedlease.config.sections import ranks_differ
 from fedlease.config.tables import known_sources, known_tasks
-from fedlease.core.choices import PLUS
+from fedlease.core.choices import PLUS, ServerRule
 from fedlease.core.wording import printable
+from fedlease.methods.facts import steps
 from fedlease.methods.registry import CENTRALISED, OTHER_NAMES, UNEQUAL_RANKS, known_methods
 
 __all__ = ["cross_faults", "nearest", "nearest_method", "not_installed", "sentences", "setting_names"]
@@ -115,6 +116,7 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
     for section, defaults in (("fedlease", {}), ("fedlease_plus", PLUS)):
         faults += _variant_faults(section, defaults, raw)
     faults += _rank_faults(raw, [name for name in _names([method, *baselines]) if name in known])
+    faults += _step_faults(raw, method)
     faults += _task_faults(raw)
     sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
     if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled >= 1:
@@ -190,6 +192,27 @@ def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str
                     f"{section}.{key}: must be {value} where lora.r differs between clients, whose products B A alone "
                     "can be compared and averaged" + f", received {given!r}" * (given is not None)
                 )
+
+
+def _step_faults(raw: Mapping[str, Any], method: Any) -> Iterator[str]:
+    """A step towards means of A and B, by a method that has none."""
+    given = raw.get("server_step")
+    rule = given.get("rule", "none") if isinstance(given, Mapping) else "none"
+    if rule not in get_args(ServerRule) or rule == "none" or method not in known_methods():
+        return
+    section = str(method).replace("-", "_")
+    variant = {**(PLUS if method == "fedlease-plus" else {}), **_group(raw, section)}
+    why = "" if steps(method) else "has no mean of A and B that a server could step towards"
+    if section in ("fedlease", "fedlease_plus") and variant.get("average") == "product":
+        why = f"has means of products, whose A and B turn from round to round: set {section}.average: factors"
+    if why:
+        yield f"server_step.rule: must be none, since {method} {why}, received {_shown(rule)}"
+
+
+def _group(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A group of settings; what is none has a fault of its own."""
+    group = values.get(name)
+    return group if isinstance(group, Mapping) else {}
 
 
 def _names(value: Any) -> list[str]:

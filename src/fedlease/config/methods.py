@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from fedlease.config.sections import Positive, Section
+from fedlease.config.sections import Fraction, Positive, Section
 from fedlease.core.choices import (
     PLUS,
     Average,
@@ -16,6 +16,7 @@ from fedlease.core.choices import (
     RouterOwner,
     RouterStart,
     Routing,
+    ServerRule,
     Shrink,
     Signal,
     TreeDistance,
@@ -23,7 +24,14 @@ from fedlease.core.choices import (
     Unsure,
 )
 
-__all__ = ["FedDPASettings", "FedLeasePlusSettings", "FedLeaseSettings", "FedTreeLoRASettings", "IFCASettings"]
+__all__ = [
+    "FedDPASettings",
+    "FedLeasePlusSettings",
+    "FedLeaseSettings",
+    "FedTreeLoRASettings",
+    "IFCASettings",
+    "ServerStepSettings",
+]
 
 
 def _share_or_auto(value: Any) -> Any:
@@ -31,6 +39,24 @@ def _share_or_auto(value: Any) -> Any:
     if value == "auto" or (isinstance(value, int | float) and 0 <= value <= 1):
         return value
     raise PydanticCustomError("share_or_auto", "must be auto or a number in 0 .. 1")
+
+
+class ServerStepSettings(Section):
+    """The server's own optimiser (FedOpt), for every method that averages A and B; heads are averaged as ever."""
+
+    rule: ServerRule = "none"
+    """``none``: what is averaged is handed out; else the server steps towards it, by ``momentum`` (FedAvgM), or by
+    ``adagrad``, ``adam`` or ``yogi``. Baselines without a mean of A and B run as they are."""
+    lr: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Learning rate of the server; None: 1 - ``momentum`` under ``momentum``, 0.01 under the others. Useful: 0.1 to 1
+    under ``momentum``; 0.001 to 0.1 under the others, a few times the distance that a weight goes in a round."""
+    momentum: Fraction = 0.9
+    """Share of the past in the direction of a step (beta_1). Useful: 0 to 0.95."""
+    beta2: Fraction = 0.99
+    """Share of the past in the squares that ``adam`` and ``yogi`` divide by."""
+    tau: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """What is added to the root of those squares: the smaller, the more alike all weights step. Useful: 1e-5 to
+    0.1."""
 
 
 class FedLeaseSettings(Section):

@@ -18,6 +18,7 @@ from fedlease.config.methods import (
     FedLeaseSettings,
     FedTreeLoRASettings,
     IFCASettings,
+    ServerStepSettings,
 )
 from fedlease.config.precedence import as_stated, give_way
 from fedlease.config.sections import (
@@ -95,6 +96,8 @@ class Settings(Section):
     """How far two clusters are apart: the mean, the largest or the smallest distance between their members."""
     weights: Weighting = "num_examples"
     """How updates are weighted in a mean."""
+    server_step: ServerStepSettings = ServerStepSettings()
+    """How the server steps towards the mean."""
     fedlease: FedLeaseSettings = FedLeaseSettings()
     """Variants of FedLEASE."""
     fedlease_plus: FedLeasePlusSettings = FedLeasePlusSettings()

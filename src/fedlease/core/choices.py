@@ -15,6 +15,7 @@ __all__ = [
     "RouterOwner",
     "RouterStart",
     "Routing",
+    "ServerRule",
     "Shrink",
     "Signal",
     "StopMetric",
@@ -32,6 +33,9 @@ Average = Literal["factors", "product", "trimmed"]
 
 Shrink = float | Literal["auto"]
 """Share of the mean over all clients in every expert, 0 to 1, or chosen from how sure the groups are."""
+
+ServerRule = Literal["none", "momentum", "adagrad", "adam", "yogi"]
+"""How the server steps from what it sent to the mean of what came back: onto it, or by an optimiser of its own."""
 
 Linkage = Literal["average", "complete", "single"]
 """How far two clusters are apart, from the distances of their members."""

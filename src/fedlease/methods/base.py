@@ -86,6 +86,10 @@ class Method(Protocol):
     def last_round(self) -> int:
         """Number of the last round; after it every task is None."""
 
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Fields of the state that hold means, which a server may step towards; () where there are none."""
+
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> Any:
         """The state before anything is trained.
 

@@ -6,6 +6,7 @@ AAAI 2026. https://arxiv.org/abs/2503.11880
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 
@@ -43,6 +44,8 @@ class FedALT:
     """
 
     budget: Budget
+
+    averaged: ClassVar[tuple[str, ...]] = ()
 
     @property
     def last_round(self) -> int:

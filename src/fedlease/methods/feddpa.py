@@ -6,7 +6,7 @@ https://arxiv.org/abs/2403.19211
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from fedlease.core.adapters import renumber
 from fedlease.core.aggregate import mean_update
@@ -51,6 +51,8 @@ class FedDPA:
     blend: float = 0.5
     num_anchors: int = 5
     weights: Weighting = "num_examples"
+
+    averaged: ClassVar[tuple[str, ...]] = ("shared",)
 
     @property
     def last_round(self) -> int:

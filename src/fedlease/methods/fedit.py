@@ -12,6 +12,7 @@ https://arxiv.org/abs/2410.01463
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fedlease.core.aggregate import mean_update
 from fedlease.core.choices import Weighting
@@ -38,6 +39,8 @@ class FedIT:
     weights: Weighting = "num_examples"
     trained: str = "AB"
     sent: str = "AB"
+
+    averaged: ClassVar[tuple[str, ...]] = ("adapter",)
 
     @property
     def last_round(self) -> int:

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2509.15087
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -82,6 +83,8 @@ class FedLease:
     means: Means = PAPER_MEANS
     router_start: RouterStart | None = "random"
     columns: int | None = None
+
+    averaged: ClassVar[tuple[str, ...]] = ("experts", "routers")
 
     @property
     def last_round(self) -> int:

@@ -6,7 +6,7 @@ ICML 2026. https://arxiv.org/abs/2603.13282
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -83,6 +83,8 @@ class FedTreeLoRA:
     distance: TreeDistance = "frobenius"
     linkage: Linkage = "average"
     weights: Weighting = "num_examples"
+
+    averaged: ClassVar[tuple[str, ...]] = ("groups",)
 
     @property
     def last_round(self) -> int:

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2006.04088
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 
@@ -59,6 +59,8 @@ class IFCA:
     num_candidates: int = 4
     candidate_start: CandidateStart = "groups"
     weights: Weighting = "num_examples"
+
+    averaged: ClassVar[tuple[str, ...]] = ("candidates",)
 
     @property
     def last_round(self) -> int:

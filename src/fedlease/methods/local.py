@@ -5,6 +5,7 @@ The baseline to beat when tasks differ: what federation adds is what it gains ov
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
 from fedlease.methods.base import CommonState, Terms
@@ -21,6 +22,8 @@ class Local:
     """
 
     budget: Budget
+
+    averaged: ClassVar[tuple[str, ...]] = ()
 
     @property
     def last_round(self) -> int:

@@ -61,6 +61,11 @@ class Wrapper:
         """That of the method within."""
         return self.method.last_round
 
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Those of the method within."""
+        return self.method.averaged
+
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> Any:
         """Wraps the first state of the method within."""
         return self.STATE(inner=self.method.init(adapter, clients, seed))

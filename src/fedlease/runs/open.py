@@ -16,15 +16,18 @@ from fedlease.client.worker import Client
 from fedlease.config.settings import Settings
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.codec import digest
+from fedlease.core.server_step import ServerStep
 from fedlease.core.types import Budget, ClientId, ClientModel
 from fedlease.core.wording import listed
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
 from fedlease.errors import DataError
 from fedlease.methods.base import Terms
+from fedlease.methods.facts import steps
 from fedlease.methods.head import Head, WithHead, with_head
 from fedlease.methods.ranks import WithRanks
 from fedlease.methods.registry import CENTRALISED, make_method
+from fedlease.methods.server_step import WithServerStep
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.models.checks import longest_input
 from fedlease.models.fingerprints import check_files, file_prints
@@ -51,6 +54,7 @@ __all__ = [
     "participation_of",
     "prepare",
     "prepared",
+    "server_step_of",
     "stopping_of",
 ]
 
@@ -261,9 +265,19 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
     columns = lora.smallest if lora.ranks else None
     terms = Terms(budget, settings.weights, settings.linkage, settings.max_experts, settings.min_silhouette, columns)
     method = make_method(name, terms, settings.of_method(name))
+    # Means of products have no A and B that could be stepped towards.
+    if settings.server_step.rule != "none" and steps(name) and settings.of_method(name).get("average") != "product":
+        method = WithServerStep(method, server_step_of(settings))
     if lora.ranks and name != CENTRALISED:
         method = WithRanks(method, lora.default, lora.ranks)
     return with_head(method, settings.head, heads, settings.weights)
+
+
+def server_step_of(settings: Settings) -> ServerStep:
+    """How the server steps towards a mean."""
+    given = settings.server_step
+    lr = given.lr if given.lr is not None else 1 - given.momentum if given.rule == "momentum" else 0.01
+    return ServerStep(given.rule, lr, given.momentum, given.beta2, given.tau)
 
 
 def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, WithHead]:

@@ -1,0 +1,85 @@
+"""The server's own optimiser: a step from what was sent towards the mean of what came back (FedOpt).
+
+Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan: Adaptive Federated Optimization. ICLR 2021.
+https://arxiv.org/abs/2003.00295
+
+Hsu, Qi, Brown: Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification. 2019.
+https://arxiv.org/abs/1909.06335 (momentum)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedlease.core.choices import ServerRule
+from fedlease.core.serialisable import serialisable
+
+__all__ = ["Moments", "ServerStep"]
+
+
+@serialisable
+@dataclass(frozen=True)
+class Moments:
+    """What the server remembers of earlier steps of one tensor, in its shape and type.
+
+    Attributes:
+        first: m.
+        second: v; None under ``momentum``, which has none.
+    """
+
+    first: Tensor
+    second: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ServerStep:
+    """With d = mean - old, the step is lr m under ``momentum`` and lr m / (sqrt(v) + tau) under the adaptive rules.
+
+    m <- beta_1 m + d under ``momentum``, else beta_1 m + (1 - beta_1) d. v <- v + d^2 under ``adagrad``,
+    beta_2 v + (1 - beta_2) d^2 under ``adam``, v - (1 - beta_2) d^2 sign(v - d^2) under ``yogi``; v begins at tau^2,
+    and nothing is corrected for bias (Algorithm 2).
+
+    Attributes:
+        rule: ``none`` steps onto the mean.
+        lr: learning rate, above 0. Under ``momentum`` with beta_1 = 0, 1 is plain averaging, to the bit.
+        momentum: beta_1 in [0, 1).
+        beta2: beta_2 in [0, 1), of ``adam`` and ``yogi``.
+        tau: adaptivity of the adaptive rules, above 0; far above sqrt(v) the step is lr m / tau.
+    """
+
+    rule: ServerRule = "none"
+    lr: float = 1.0
+    momentum: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __call__(self, old: Tensor, mean: Tensor, before: Moments | None) -> tuple[Tensor, Moments | None]:
+        """What is handed out in the place of the mean, and what is remembered; computed in float64.
+
+        Args:
+            old: what was sent.
+            mean: of what came back; of the same shape and type.
+            before: what was remembered; None at the first step.
+        """
+        if self.rule == "none":
+            return mean, None
+        d = mean.double() - old.double()
+        m = torch.zeros_like(d) if before is None else before.first.double()
+        if self.rule == "momentum":
+            carried = self.momentum * m
+            # Beginning at the mean, not at what was sent: with lr 1 and nothing carried it is the mean itself.
+            new = mean.double() + (self.lr - 1) * d + self.lr * carried
+            return new.to(mean.dtype), Moments((carried + d).to(mean.dtype))
+        known = None if before is None else before.second
+        v = torch.full_like(d, self.tau**2) if known is None else known.double()
+        m = self.momentum * m + (1 - self.momentum) * d
+        square = d.square()
+        if self.rule == "adagrad":
+            v = v + square
+        elif self.rule == "adam":
+            v = self.beta2 * v + (1 - self.beta2) * square
+        else:
+            v = v - (1 - self.beta2) * square * torch.sign(v - square)
+        new = old.double() + self.lr * m / (v.sqrt() + self.tau)
+        return new.to(mean.dtype), Moments(m.to(mean.dtype), v.to(mean.dtype))

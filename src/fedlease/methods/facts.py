@@ -1,0 +1,45 @@
+"""What is known of every method before it is imported: for lists, and for settings that not all methods can have."""
+
+from dataclasses import dataclass
+
+from fedlease.methods.registry import CENTRALISED
+
+__all__ = ["FACTS", "Facts", "steps"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A method in a line. A head is apart: what becomes of it is one setting for all methods.
+
+    Attributes:
+        year: in which it was published, as a preprint where that came first; None: ours, or nobody's.
+        sends: what a client sends in a round.
+        keeps: what it trains and does not send.
+        steps: whether the server may step towards its means (``server_step``).
+    """
+
+    year: int | None
+    sends: str
+    keeps: str = "nothing"
+    steps: bool = True
+
+
+FACTS: dict[str, Facts] = {
+    CENTRALISED: Facts(None, "its rows", steps=False),
+    "fedalt": Facts(2025, "its own A and B", "mixers", steps=False),
+    "feddpa": Facts(2024, "the global A and B", "a local A and B", steps=True),
+    "fedit": Facts(2023, "A and B"),
+    "fedlease": Facts(2025, "A, B and the router of its expert"),
+    "fedlease-plus": Facts(None, "A and B of its expert"),
+    "fedsa-lora": Facts(2024, "A", "B"),
+    "fedtreelora": Facts(2026, "A and B", "a scalar per module"),
+    "ffa-lora": Facts(2024, "B"),
+    "ifca": Facts(2020, "A and B of the adapter it chose"),
+    "local": Facts(None, "nothing", "A and B", steps=False),
+}
+"""A row for every method; those of other packages have none."""
+
+
+def steps(name: str) -> bool:
+    """Whether the server may step towards the means of a method; never of one of another package."""
+    return name in FACTS and FACTS[name].steps
