@@ -18,7 +18,7 @@ from fedlease.experiments.paper_numbers import EXPERTS, LABEL_SKEW, NLG_MAIN, NL
 from fedlease.experiments.reproduce import Reproduction, planned, reproduce
 from fedlease.experiments.reproduce_tables import markdown
 from fedlease.methods.registry import known_methods
-from fedlease.runs.open import build_method
+from fedlease.runs.building import build_method
 
 ROOT = Path(__file__).resolve().parents[2]
 

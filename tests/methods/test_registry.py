@@ -21,7 +21,7 @@ from fedlease.methods import registry
 from fedlease.methods.base import State, Terms
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.registry import METHODS, known_methods, load_method, make_method
-from fedlease.runs.open import build_method
+from fedlease.runs.building import build_method
 
 TERMS = Terms(Budget(1, 1))
 

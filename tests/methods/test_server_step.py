@@ -12,7 +12,7 @@ from fedlease.core.server_step import ServerStep
 from fedlease.core.types import Budget
 from fedlease.errors import ConfigError
 from fedlease.methods.server_step import WithServerStep
-from fedlease.runs.open import build_method
+from fedlease.runs.building import build_method
 
 PLAIN = ServerStep("momentum", lr=1.0, momentum=0.0)
 MOMENTUM = ServerStep("momentum", lr=0.5, momentum=0.5)

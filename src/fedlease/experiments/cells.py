@@ -8,8 +8,9 @@ from typing import Any
 from fedlease.config.settings import Settings, resolve
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.experiments.experiment import Variant, repeated
+from fedlease.runs.building import build_method
 from fedlease.runs.machine import resolve_machine
-from fedlease.runs.open import base_of_run, build_method
+from fedlease.runs.open import base_of_run
 from fedlease.runs.runner import resume, run_settings
 from fedlease.server.events import Listener
 from fedlease.storage.environment import read_environment

@@ -23,9 +23,10 @@ from fedlease.flower.transport import Checked, FlowerTransport
 from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
 from fedlease.models.fingerprints import fingerprint
+from fedlease.runs.building import methods_of
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import RunInputs, finished, run_methods
-from fedlease.runs.open import Loaded, load_run, methods_of
+from fedlease.runs.open import Loaded, load_run
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
 from fedlease.server.filters import Filtered, make_filters

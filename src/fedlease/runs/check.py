@@ -15,9 +15,10 @@ from fedlease.data.federation import Federation
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.head import with_head
 from fedlease.methods.registry import CENTRALISED
+from fedlease.runs.building import build_method
 from fedlease.runs.estimate import ASSUMED_EXPERTS, CheckReport, adapter_parameters, estimate_method, router_parameters
 from fedlease.runs.machine import resolve_machine
-from fedlease.runs.open import Prepared, build_method, optimiser_of, participation_of, prepare
+from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
 from fedlease.runs.threads import usable_threads
 from fedlease.server.filters import make_filters

@@ -15,7 +15,8 @@ from fedlease.methods.head import Head
 from fedlease.reporting.run.page import write_report
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.verdict import conclude
-from fedlease.runs.open import Loaded, build_method, participation_of, stopping_of
+from fedlease.runs.building import build_method
+from fedlease.runs.open import Loaded, participation_of, stopping_of
 from fedlease.server.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted, StepStarted
 from fedlease.server.loop import RoundLoop
 from fedlease.server.schedule import make_schedule

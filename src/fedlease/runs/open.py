@@ -16,23 +16,18 @@ from fedlease.client.worker import Client
 from fedlease.config.settings import Settings
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.codec import digest
-from fedlease.core.server_step import ServerStep
-from fedlease.core.types import Budget, ClientId, ClientModel
+from fedlease.core.types import ClientId, ClientModel
 from fedlease.core.wording import listed
 from fedlease.data.faults import Faults
 from fedlease.data.federation import ClientData, Federation
 from fedlease.errors import DataError
-from fedlease.methods.base import Terms
-from fedlease.methods.facts import steps
-from fedlease.methods.head import Head, WithHead, with_head
-from fedlease.methods.ranks import WithRanks
-from fedlease.methods.registry import CENTRALISED, make_method
-from fedlease.methods.server_step import WithServerStep
+from fedlease.methods.head import Head
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.models.checks import longest_input
 from fedlease.models.fingerprints import check_files, file_prints
 from fedlease.models.limits import fitted_lengths
 from fedlease.models.sources import ModelSource, locate
+from fedlease.runs.building import methods_of
 from fedlease.runs.machine import usable_device
 from fedlease.runs.rows import rows_of, rows_of_run
 from fedlease.server.participation import Participation
@@ -47,14 +42,11 @@ __all__ = [
     "Prepared",
     "autocast_of",
     "base_of_run",
-    "build_method",
     "load_run",
-    "methods_of",
     "optimiser_of",
     "participation_of",
     "prepare",
     "prepared",
-    "server_step_of",
     "stopping_of",
 ]
 
@@ -256,33 +248,6 @@ def _located(settings: Settings, made: Path) -> ModelSource:
 def autocast_of(settings: Settings) -> torch.dtype | None:
     """The type of the products of a base that is not float32."""
     return torch.bfloat16 if settings.dtype == "bfloat16" else None
-
-
-def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> WithHead:
-    """A method under the budget, weighting, ranks and head policy of the settings."""
-    warmup, rounds, lora = settings.warmup, settings.rounds, settings.lora
-    budget = Budget(warmup.epochs, rounds, settings.train.local_epochs, warmup.as_rounds)
-    columns = lora.smallest if lora.ranks else None
-    terms = Terms(budget, settings.weights, settings.linkage, settings.max_experts, settings.min_silhouette, columns)
-    method = make_method(name, terms, settings.of_method(name))
-    # Means of products have no A and B that could be stepped towards.
-    if settings.server_step.rule != "none" and steps(name) and settings.of_method(name).get("average") != "product":
-        method = WithServerStep(method, server_step_of(settings))
-    if lora.ranks and name != CENTRALISED:
-        method = WithRanks(method, lora.default, lora.ranks)
-    return with_head(method, settings.head, heads, settings.weights)
-
-
-def server_step_of(settings: Settings) -> ServerStep:
-    """How the server steps towards a mean."""
-    given = settings.server_step
-    lr = given.lr if given.lr is not None else 1 - given.momentum if given.rule == "momentum" else 0.01
-    return ServerStep(given.rule, lr, given.momentum, given.beta2, given.tau)
-
-
-def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, WithHead]:
-    """The method of a run and its baselines."""
-    return {name: build_method(settings, name, heads) for name in (settings.method, *settings.baselines)}
 
 
 def participation_of(settings: Settings) -> Participation:

@@ -12,7 +12,8 @@ from fedlease.errors import ConfigError
 from fedlease.methods.base import Method, rounds_for_warmup
 from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
-from fedlease.runs.open import Loaded, methods_of, participation_of
+from fedlease.runs.building import methods_of
+from fedlease.runs.open import Loaded, participation_of
 from fedlease.server.filters import make_filters
 from fedlease.server.schedule import make_schedule
 

@@ -26,8 +26,9 @@ from fedlease.methods.head import WithHead
 from fedlease.methods.ranks import WithRanks
 from fedlease.models.base import BaseModel
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, read_adapter
+from fedlease.runs.building import build_method
 from fedlease.runs.machine import usable_device
-from fedlease.runs.open import Loaded, build_method, load_run
+from fedlease.runs.open import Loaded, load_run
 from fedlease.runs.threads import usable_threads
 from fedlease.storage.checkpoint import Checkpoint, Saved
 from fedlease.storage.documents import parse_json

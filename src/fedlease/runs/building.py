@@ -1,0 +1,42 @@
+"""The methods of a run from its settings, with all that stands around them: server step, ranks of clients, heads."""
+
+from collections.abc import Mapping
+
+from fedlease.config.settings import Settings
+from fedlease.core.server_step import ServerStep
+from fedlease.core.types import Budget, ClientId
+from fedlease.methods.base import Terms
+from fedlease.methods.facts import steps
+from fedlease.methods.head import Head, WithHead, with_head
+from fedlease.methods.ranks import WithRanks
+from fedlease.methods.registry import CENTRALISED, make_method
+from fedlease.methods.server_step import WithServerStep
+
+__all__ = ["build_method", "methods_of", "server_step_of"]
+
+
+def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> WithHead:
+    """A method under the budget, weighting, ranks and head policy of the settings."""
+    warmup, rounds, lora = settings.warmup, settings.rounds, settings.lora
+    budget = Budget(warmup.epochs, rounds, settings.train.local_epochs, warmup.as_rounds)
+    columns = lora.smallest if lora.ranks else None
+    terms = Terms(budget, settings.weights, settings.linkage, settings.max_experts, settings.min_silhouette, columns)
+    method = make_method(name, terms, settings.of_method(name))
+    # Means of products have no A and B that could be stepped towards.
+    if settings.server_step.rule != "none" and steps(name) and settings.of_method(name).get("average") != "product":
+        method = WithServerStep(method, server_step_of(settings))
+    if lora.ranks and name != CENTRALISED:
+        method = WithRanks(method, lora.default, lora.ranks)
+    return with_head(method, settings.head, heads, settings.weights)
+
+
+def server_step_of(settings: Settings) -> ServerStep:
+    """How the server steps towards a mean."""
+    given = settings.server_step
+    lr = given.lr if given.lr is not None else 1 - given.momentum if given.rule == "momentum" else 0.01
+    return ServerStep(given.rule, lr, given.momentum, given.beta2, given.tau)
+
+
+def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, WithHead]:
+    """The method of a run and its baselines."""
+    return {name: build_method(settings, name, heads) for name in (settings.method, *settings.baselines)}
