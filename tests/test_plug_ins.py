@@ -222,11 +222,11 @@ class TestARun:
             resume(out)
 
 
-class TestFedProx:
+class TestPulled:
     """The term of its tasks, from the settings to the clients' weights."""
 
     def run(self, folder: Path, **changes: Any) -> Any:
-        return small_run(folder, rounds=1, **{"method": "fedprox", "baselines": [], **changes}).out
+        return small_run(folder, rounds=1, **{"method": "pulled", "baselines": [], **changes}).out
 
     def moved(self, out: Path) -> float:
         """How far the first task took the shared adapter: the distance of B from 0."""
@@ -236,25 +236,25 @@ class TestFedProx:
         return sum(float(t.norm()) for n, t in tensors.items() if TensorName.parse(n).kind == "B")
 
     def test_without_a_pull_it_is_fedit_bit_by_bit(self, extras: Path, tmp_path: Path) -> None:
-        out = self.run(tmp_path / "run", baselines=["fedit"], fedprox__mu=0.0)
+        out = self.run(tmp_path / "run", baselines=["fedit"], pulled__mu=0.0)
         mine, fedit = (method_tensors(out / where) for where in ("", "baselines/fedit"))
         assert mine == fedit
 
     def test_a_pull_keeps_the_weights_near_what_was_received(self, extras: Path, tmp_path: Path) -> None:
-        far, near = (self.run(tmp_path / str(mu), fedprox__mu=mu) for mu in (0.0, 1000.0))
+        far, near = (self.run(tmp_path / str(mu), pulled__mu=mu) for mu in (0.0, 1000.0))
         assert self.moved(near) < 0.8 * self.moved(far)
 
     def test_a_first_step_with_a_term_is_no_other_methods(self, extras: Path, tmp_path: Path) -> None:
-        alone = self.run(tmp_path / "alone", fedprox__mu=10.0)
-        beside = self.run(tmp_path / "beside", method="fedit", baselines=["fedprox"], fedprox__mu=10.0)
-        assert method_tensors(beside / "baselines/fedprox") == method_tensors(alone)
+        alone = self.run(tmp_path / "alone", pulled__mu=10.0)
+        beside = self.run(tmp_path / "beside", method="fedit", baselines=["pulled"], pulled__mu=10.0)
+        assert method_tensors(beside / "baselines/pulled") == method_tensors(alone)
         assert method_tensors(beside) != method_tensors(alone)
 
     def test_over_flower_it_is_the_same(self, extras: Path, tmp_path: Path) -> None:
         pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
         from flower.nodes import over_memory
 
-        changes: dict[str, Any] = {"method": "fedprox", "baselines": [], "rounds": 1, "fedprox.mu": 0.5}
+        changes: dict[str, Any] = {"method": "pulled", "baselines": [], "rounds": 1, "pulled.mu": 0.5}
         here = small_run(tmp_path / "here", **changes).out
         over_memory(small_settings(**changes), tmp_path / "there")
         assert tensors_of(tmp_path / "there") == tensors_of(here)

@@ -59,6 +59,7 @@ TABLE = {
             "routed": {"routing": "top-m", "unlike": "place"},
         },
     ),
+    "fedprox": Row("AB"),
     "fedsa-lora": Row("A"),
     "fedtreelora": Row(
         "AB",
@@ -71,6 +72,8 @@ TABLE = {
         warms_up=True,
         variants={"one": {"num_candidates": 1}, "many": {"num_candidates": 9, "candidate_start": "clients"}},
     ),
+    # In the second round, the first after one step.
+    "rolora": Row("A"),
     "local": Row("", warms_up=True, variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
 }
 """A new method adds a row."""

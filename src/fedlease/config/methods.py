@@ -28,6 +28,7 @@ __all__ = [
     "FedDPASettings",
     "FedLeasePlusSettings",
     "FedLeaseSettings",
+    "FedProxSettings",
     "FedTreeLoRASettings",
     "IFCASettings",
     "ServerStepSettings",
@@ -141,6 +142,13 @@ class FedDPASettings(Section):
     """Largest share of the local adapter."""
     num_anchors: Positive = 5
     """Train rows that an input is compared with."""
+
+
+class FedProxSettings(Section):
+    """FedProx."""
+
+    mu: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    """How strongly a client's weights are pulled to those that it received; 0 is FedIT. Useful: 0.001 to 1."""
 
 
 class FedTreeLoRASettings(Section):

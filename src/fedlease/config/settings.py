@@ -16,6 +16,7 @@ from fedlease.config.methods import (
     FedDPASettings,
     FedLeasePlusSettings,
     FedLeaseSettings,
+    FedProxSettings,
     FedTreeLoRASettings,
     IFCASettings,
     ServerStepSettings,
@@ -106,6 +107,8 @@ class Settings(Section):
     """IFCA."""
     feddpa: FedDPASettings = FedDPASettings()
     """FedDPA."""
+    fedprox: FedProxSettings = FedProxSettings()
+    """FedProx."""
     fedtreelora: FedTreeLoRASettings = FedTreeLoRASettings()
     """FedTreeLoRA."""
     flower: FlowerSettings = FlowerSettings()

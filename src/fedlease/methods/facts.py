@@ -31,11 +31,13 @@ FACTS: dict[str, Facts] = {
     "fedit": Facts(2023, "A and B"),
     "fedlease": Facts(2025, "A, B and the router of its expert"),
     "fedlease-plus": Facts(None, "A and B of its expert"),
+    "fedprox": Facts(2018, "A and B"),
     "fedsa-lora": Facts(2024, "A", "B"),
     "fedtreelora": Facts(2026, "A and B", "a scalar per module"),
     "ffa-lora": Facts(2024, "B"),
     "ifca": Facts(2020, "A and B of the adapter it chose"),
     "local": Facts(None, "nothing", "A and B", steps=False),
+    "rolora": Facts(2024, "B in odd rounds, A in even ones"),
 }
 """A row for every method; those of other packages have none."""
 

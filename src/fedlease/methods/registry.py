@@ -32,11 +32,13 @@ METHODS: dict[str, str] = {
     "fedit": "fedlease.methods.fedit:fedit",
     "fedlease": "fedlease.methods.fedlease_variants:build",
     "fedlease-plus": "fedlease.methods.fedlease_plus:build",
+    "fedprox": "fedlease.methods.fedprox:build",
     "fedsa-lora": "fedlease.methods.fedit:fedsa_lora",
     "fedtreelora": "fedlease.methods.fedtreelora:build",
     "ffa-lora": "fedlease.methods.fedit:ffa_lora",
     "ifca": "fedlease.methods.ifca:build",
     "local": "fedlease.methods.local:build",
+    "rolora": "fedlease.methods.rolora:build",
 }
 """Name -> ``module:builder``, see :data:`fedlease.methods.base.Builder`; imported when it is asked for."""
 
