@@ -176,3 +176,17 @@ def test_names_of_columns_and_files_steer_neither_the_terminal_nor_the_file(shel
     assert settings.data.path == Path("a [red] #b.csv")
     columns = settings.data.columns
     assert (columns.client, columns.text, columns.label) == ("site: [b]", "Note # 1\x1b[31m", "ja: nein")
+
+
+def test_uneven_labels_suggest_macro_f1_and_say_how_uneven_they_are(shell: Shell, tmp_path: Path) -> None:
+    rows = [{**row, "Urgency": "high" if n % 8 == 7 else "low"} for n, row in enumerate(notes("north", 40))]
+    for site in SITES:
+        as_csv(tmp_path / "sites" / f"{site}.csv", [{**row, "Note": f"{site}: {row['Note']}"} for row in rows])
+    done = shell("init", "sites")
+    assert done.code == 0 and "times as many train rows" in " ".join(done.out.replace("│", " ").split())
+    written = read_yaml(tmp_path / "federation.yaml")
+    # 35 low and 5 high rows, of which one high and seven low ones are held out.
+    text = " ".join((tmp_path / "federation.yaml").read_text().replace("#", "").split())
+    assert written["metric"] == "macro_f1" and "'low' has 7.0 times as many" in text
+    assert shell("init", "sites", "--force", "--set", "metric=accuracy").code == 0
+    assert read_yaml(tmp_path / "federation.yaml")["metric"] == "accuracy"

@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from fedlease.config.data import DataSettings
-from fedlease.data.federation import Federation
-from fedlease.data.labels import alike, doubtful_labels, regression
+from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.labels import alike, doubtful_labels, regression, uneven
 from fedlease.data.load import load_federation
 from fedlease.data.reading.values import visible
 from fedlease.errors import DataError
@@ -120,3 +120,16 @@ def test_words_for_missing_values_and_measurements_are_told() -> None:
     assert note.startswith("client 'a': its labels look like measurements (6 distinct numbers in 6 rows)")
     assert not regression({"0.5": 30, "1.5": 30, "2.5": 30, "3.5": 30, "4.5": 30})
     assert not regression({str(n): 1 for n in range(50)})
+
+
+def test_labels_are_uneven_where_they_are_for_half_of_the_clients() -> None:
+    def client(name: str, rare: int, usual: int) -> ClientData:
+        rows = tuple(Row(f"{name} {n}", None, int(n >= rare)) for n in range(rare + usual))
+        return ClientData(name, "t", ("rare", "usual"), rows, (), rows[:1])
+
+    even, skewed, more = client("a", 10, 10), client("b", 2, 9), client("c", 1, 9)
+    # 1, 4.5 and 9 times as many: the middle one is told; of two, the higher.
+    words = "'usual' has 4.5 times as many train rows as 'rare' at client 'b'"
+    assert uneven([even, skewed, more]) == f"{words}, and at least half of the 3 clients are as uneven"
+    assert uneven([even, skewed]).startswith(words) and uneven([skewed]) == words
+    assert uneven([even, even, more]) == "" and uneven([client("d", 0, 9)]) == ""

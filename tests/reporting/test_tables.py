@@ -1,24 +1,27 @@
 """Numbers of the tables, derived by hand; units; names from the data as text."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from reporting.made_up import HOSTILE, console, summary
+from rich.console import Console
 
 from fedlease.cli.check_report import render_check
 from fedlease.config.settings import resolve
 from fedlease.reporting.formats import human_bytes, human_seconds
 from fedlease.reporting.results import render_onboarding, render_results
+from fedlease.reporting.tables import Cell, Table, cost_rows, number, results_table
 from fedlease.runs.estimate import CheckReport, MethodEstimate
+from fedlease.storage.summary import Summary
 
 
 def rows_of(summaries: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    to = console()
-    render_results(Path("out"), summaries, to)
-    lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in to.export_text().splitlines()]
-    return {cells[0]: cells[1:] for cells in lines if len(cells) > 1}
+    read = {method: Summary.model_validate(content) for method, content in summaries.items()}
+    table = results_table(read)
+    return {row[0].text: [cell.text for cell in row[1:]] for row in (*table.rows, *table.foot, *cost_rows(read))}
 
 
 def test_the_table_holds_tasks_by_methods_and_the_majority_of_each_task() -> None:
@@ -33,6 +36,31 @@ def test_the_table_holds_tasks_by_methods_and_the_majority_of_each_task() -> Non
     assert rows["adapters up"] == ["1.5 MB", "0 B", ""]
     assert rows["adapters down"] == ["2.0 kB", "2.0 kB", ""]
     assert rows["training time"] == ["1 min 15 s", "1 min 15 s", ""]
+
+
+def test_a_table_too_wide_for_the_terminal_goes_on_below_with_its_first_column() -> None:
+    header = ("task", *(f"method-{n}" for n in range(4)))
+    table = Table("scores", header, ((Cell("t" * 10), *map(number, range(4))),), ((Cell("all"), *[Cell("")] * 4),))
+    # 11 for the first column and 9 for each of the others: 47 in all, 38 without the last.
+    assert table.within(47) == [table]
+    first, second = table.within(46)
+    assert (first.header, second.header) == (header[:4], ("task", "method-3"))
+    # A row without anything to say is left out of a piece.
+    assert [row[0].text for row in (*second.rows, *second.foot)] == ["t" * 10] and not second.caption
+    # However narrow it is, each piece has a column besides the first.
+    assert [piece.header[1] for piece in table.within(5)] == list(header[1:])
+
+
+@pytest.mark.parametrize("methods", [1, 3, 5])
+def test_results_fit_a_terminal_of_80_columns(methods: int) -> None:
+    worst = {"client": "hospital-northwest", "accuracy": 0.5}
+    names = ["fedlease-plus", "fedit", "local", "fedtreelora", "centralised"][:methods]
+    to = Console(file=io.StringIO(), width=80, record=True)
+    render_results(Path("out"), {name: summary(worst_client=worst) for name in names}, to)
+    text = to.export_text()
+    # A value that is wrapped is not in one piece.
+    assert text.count("50.0 hospital-northwest") == methods
+    assert all(name in text for name in names) and text.count("1 min 15 s") == methods
 
 
 def printed(**changes: Any) -> str:

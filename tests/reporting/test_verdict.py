@@ -84,6 +84,10 @@ def test_a_class_that_is_never_predicted_is_the_first_and_loudest_line(tmp_path:
     assert verdict.clients["a0"].never_predicted == ["rare"]
     assert verdict.clients["a0"].metrics == {"macro_f1": 0.49, "mcc": 0.0}
     assert verdict.warnings[0].title == "A class is never predicted" and verdict.next_step.text.startswith("A class is")
+    assert verdict.next_step.command == "fedlease run DIR/config.yaml --set train.class_weights=balanced"
+    balanced = compared(tmp_path / "balanced", OURS, ALONE, train={"class_weights": "balanced"})
+    with_classes(balanced)
+    assert "class_weights" not in of(balanced).next_step.text + of(balanced).next_step.command
     first = own_text(report.write_report(tmp_path).read_text()).split('<section id="verdict">')[1]
     assert first.index('class="alarm"') < first.index('class="lead"')
     to = console()
@@ -165,7 +169,17 @@ def test_local_is_not_compared_with_itself(tmp_path: Path) -> None:
 
 def test_nobody_is_said_to_gain_where_no_interval_leaves_out_zero(tmp_path: Path) -> None:
     verdict = of(compared(tmp_path, OURS, OURS))
-    assert verdict.sentences[0] == "Joining makes no difference that the test rows can show, for any of 4 clients."
+    assert verdict.sentences[0] == (
+        "Joining makes no difference that the test rows can show, for any of 4 clients or on average."
+    )
+
+
+@pytest.mark.parametrize(("change", "effect"), [(4, "helps"), (-4, "costs")])
+def test_a_mean_gain_beyond_zero_is_never_called_no_difference(tmp_path: Path, change: int, effect: str) -> None:
+    # 4 of 100 rows of one client are within chance (p = 2 x 0.5^4), 4 of 100 of each of four clients are not.
+    verdict = of(compared(tmp_path, {c: 70 + change for c in CLIENTS}, dict.fromkeys(CLIENTS, 70)))
+    assert verdict.gain is not None and verdict.gain.effect == effect and not verdict.having(effect)
+    assert verdict.sentences[0] == f"Joining {effect} on average; for none of 4 clients alone do the test rows tell."
 
 
 def test_who_loses_by_joining_is_told_to_use_its_own_model(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def _render(found: "Understood", out: Path, console: Console) -> None:
     settings = found.settings
     told = [("files", str(settings.data.path), ""), ("task", settings.task, found.task_why)]
     told += [(f"{key} column", column, why) for key, (column, why) in found.columns.items()]
+    told += [("metric", str(settings.metric), found.metric_why)] * bool(found.metric_why)
     told += [("model", settings.model, f"needs {found.needed}" if found.needed else "")]
     console.print(_table("What the files hold", ("", "read as", "because"), told))
     labelled = any(found.by_label.values())

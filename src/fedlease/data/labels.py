@@ -27,7 +27,11 @@ __all__ = [
     "one_label_notes",
     "regression",
     "stated_labels",
+    "uneven",
 ]
+
+UNEVEN = 4.0
+"""Times as many rows of the most frequent label as of the rarest from which accuracy says little of the rarest."""
 
 SWITCHES = frozenset({"true", "false", "True", "False", "TRUE", "FALSE"})
 MISSING = frozenset({"nan", "NaN", "NAN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
@@ -165,6 +169,21 @@ def labels_over_clients(clients: Iterable[ClientData]) -> list[str]:
                 forms = " and ".join(f"{shown(label)} (clients {quoted(who)})" for label, who in users.items())
                 notes.append(f"task {task!r}: clients write the same label in different ways: {forms}")
     return notes
+
+
+def uneven(clients: Iterable[ClientData]) -> str:
+    """How uneven the labels of at least half of the clients are; empty below :data:`UNEVEN`."""
+    found = []
+    for client in clients:
+        counts = {label: train for label, (train, _) in client.by_label.items() if train}
+        if len(counts) > 1:
+            most, rarest = (choose(counts, key=lambda label: counts[label]) for choose in (max, min))
+            found.append((counts[most] / counts[rarest], client.id, most, rarest))
+    if not found or (middle := sorted(found)[len(found) // 2])[0] < UNEVEN:
+        return ""
+    ratio, whose, most, rarest = middle
+    others = f", and at least half of the {len(found)} clients are as uneven" if len(found) > 1 else ""
+    return f"{shown(most)} has {ratio:.1f} times as many train rows as {shown(rarest)} at client {shown(whose)}{others}"
 
 
 def _by_task(clients: Iterable[ClientData]) -> dict[str, list[ClientData]]:

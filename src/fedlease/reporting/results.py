@@ -45,7 +45,8 @@ def render_results(
     first = next(iter(summaries.values()))
     _render_verdict(first, console)
     table = results_table(summaries)
-    console.print(replace(table, foot=(*table.foot, *cost_rows(summaries))).for_terminal())
+    for piece in replace(table, foot=(*table.foot, *cost_rows(summaries))).within(console.width):
+        console.print(piece.for_terminal(slim=True))
     for line in [*left_out_lines(summaries), common_words(summaries), *map(stopped_words, summaries.values())]:
         if line:
             print_note(console, line)

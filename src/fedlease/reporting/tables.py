@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table as RichTable
 
 from fedlease.core.types import Allocation
@@ -70,6 +71,31 @@ class Table:
                 table.add_row(*(f"[bold]{escape(c.text)}[/]" if c.best else escape(c.text) for c in row))
             table.add_section()
         return table
+
+    def within(self, width: int) -> "list[Table]":
+        """The table itself, or where its slim form is wider than ``width`` several: the first column stands in each."""
+        rows = [[cell.text for cell in row] for row in (*self.rows, *self.foot)]
+        widths = [max(map(cell_len, column)) + 1 for column in zip(self.header, *rows, strict=True)]
+        pieces: list[list[int]] = [[]]
+        for column, needed in enumerate(widths[1:], start=1):
+            if pieces[-1] and widths[0] + sum(widths[c] for c in pieces[-1]) + needed > width:
+                pieces.append([])
+            pieces[-1].append(column)
+        if len(pieces) == 1:
+            return [self]
+
+        def of(section: tuple[Row, ...], piece: list[int]) -> tuple[Row, ...]:
+            return tuple((row[0], *(row[c] for c in piece)) for row in section if any(row[c].text for c in piece))
+
+        return [
+            Table(
+                self.caption if piece is pieces[0] else "",
+                (self.header[0], *(self.header[column] for column in piece)),
+                of(self.rows, piece),
+                of(self.foot, piece),
+            )
+            for piece in pieces
+        ]
 
     def markdown(self) -> list[str]:
         """The lines of the table in Markdown, without its caption."""

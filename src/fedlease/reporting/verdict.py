@@ -75,7 +75,10 @@ def joining_words(verdict: Verdict, subject: str = "Joining") -> str:
     helps, costs, unclear = (verdict.having(effect) for effect in ("helps", "costs", "unclear"))
     total = counted(len(helps) + len(costs) + len(unclear), "client")
     if not helps and not costs:
-        return f"{subject} makes no difference that the test rows can show, for any of {total}."
+        overall = verdict.gain.effect if verdict.gain is not None else "unclear"
+        if overall != "unclear":
+            return f"{subject} {overall} on average; for none of {total} alone do the test rows tell."
+        return f"{subject} makes no difference that the test rows can show, for any of {total} or on average."
     parts = [f"helps {len(helps)} of {total}" if helps else f"clearly helps none of {total}"]
     if costs:
         lost = [f"{c} {percent(-gain.difference)}" for c in costs if (gain := verdict.clients[c].gain) is not None]

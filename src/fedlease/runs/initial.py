@@ -3,20 +3,20 @@
 import importlib.util
 import re
 import shlex
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedlease.config.faults import setting_names
-from fedlease.config.layers import dump_yaml, merge, parse_overrides, unfold
+from fedlease.config.layers import merge, parse_overrides, unfold
 from fedlease.config.settings import Settings, resolve
 from fedlease.config.tables import RowKind, task_facts, tasks_reading
-from fedlease.core.wording import counted, printable
+from fedlease.core.wording import printable
 from fedlease.data.dropped import Dropped
 from fedlease.data.faults import Faults, quoted
 from fedlease.data.federation import ClientData, Federation
+from fedlease.data.labels import uneven
 from fedlease.data.load import load_federation
 from fedlease.data.reading.columns import Guess, guess_columns
 from fedlease.data.reading.forms import Form
@@ -24,6 +24,7 @@ from fedlease.data.reading.tables import SUFFIXES, read_table, split_name
 from fedlease.errors import ConfigError, DataError
 from fedlease.files import write_atomically
 from fedlease.models.sources import PACKAGES
+from fedlease.runs.initial_text import settings_text
 
 __all__ = ["Understood", "understand", "write_settings"]
 
@@ -41,23 +42,8 @@ CHARACTERS = 3
 LONG = 0.95
 """Share of rows that are not cut."""
 
-MORE = {
-    "warmup.epochs": "passes over each client's rows before clients are grouped",
-    "rounds": "rounds after that, in which clients of a group share what they learn",
-    "train.lr": "learning rate",
-    "train.batch_size": "rows per step",
-    "lora.r": "rank of an adapter: more learns more and sends more",
-    "seed": "the one root of every random choice",
-}
-"""Settings that are named with their defaults at the end of the file."""
-
-MODELS = {
-    "minilm": "A small sentence encoder for English that comes as a package. A folder or a hub id of any other model "
-    "that transformers can load does as well, such as microsoft/deberta-v3-base, or xlm-roberta-base for other "
-    "languages.",
-    "smollm2": "A small language model that comes as a package; a folder or a hub id of any other does as well, such "
-    "as Qwen/Qwen2.5-0.5B-Instruct.",
-}
+METRIC = "macro_f1"
+"""The headline where labels are uneven."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +55,7 @@ class Understood:
         text: the YAML file.
         columns: key of ``data.columns`` -> column, and from what it was guessed or that it was stated.
         task_why: from what the task was guessed.
+        metric_why: why the metric was chosen; empty where it was not.
         by_label: client -> label -> train and test rows; without labels, for generation, empty.
         train_rows: client -> rows, and likewise ``test_rows``.
         notes: of the data.
@@ -80,6 +67,7 @@ class Understood:
     text: str
     columns: Mapping[str, tuple[str, str]]
     task_why: str
+    metric_why: str
     by_label: Mapping[str, Mapping[str, tuple[int, int]]]
     train_rows: Mapping[str, int]
     test_rows: Mapping[str, int]
@@ -119,6 +107,9 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
     content = merge(content, stated)
     settings = resolve(base=Settings(), overrides=content)
     federation = load_federation(settings.data, settings.seed, settings.task)
+    skew = "" if settings.metric is not None else uneven(federation)
+    if skew:
+        content = {"task": task, "metric": METRIC, **content}
     content["data"] = {**content["data"], **_length(federation, mine, guess.kind)}
     settings = resolve(base=Settings(), overrides=content)
     columns = {key: (column, guess.why.get(key, "")) for key, column in guess.columns.items()}
@@ -127,8 +118,9 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
     missing = package is not None and importlib.util.find_spec(package.module) is None
     return Understood(
         settings=settings,
-        text=_text(content, settings, guess, federation, printable(shlex.quote(name))),
+        text=settings_text(content, settings, guess, federation, printable(shlex.quote(name)), skew),
         columns=columns,
+        metric_why=skew,
         task_why="stated" if "task" in stated else guess.why.get("task", ""),
         by_label={client.id: client.by_label for client in federation},
         train_rows={client.id: len(client.train) for client in federation},
@@ -235,60 +227,3 @@ def _length(federation: Federation, mine: Mapping[str, Any], kind: RowKind) -> d
 def _characters(client: ClientData) -> list[int]:
     parts = ((row.text, row.text_pair, row.response, *(text for _, text in row.turns)) for row in client.train)
     return [sum(len(part) for part in row if part) for row in parts]
-
-
-def _text(content: Mapping[str, Any], settings: Settings, guess: Guess, federation: Federation, name: str) -> str:
-    rows = [sum(len(client.splits[split]) for client in federation) for split in ("train", "test")]
-    labels = sorted({label for client in federation for label in client.labels})
-    known = f", {counted(len(labels), 'label')}" if labels else ""
-    data = settings.data
-    comments = {
-        "task": f"classification or generation: {guess.why.get('task', 'as stated')}.",
-        "model": MODELS.get(settings.model, ""),
-        "baselines": "Every client alone: what it gains by joining is told against that. fedit, one adapter for all, "
-        "is another.",
-        "data.path": "As seen from the folder in which fedlease is called.",
-        "data.columns": "Names of your columns, and from what they were guessed.",
-        "data.bad_rows": "Rows that cannot be used are left out and counted, or stop the run (refuse).",
-        "data.max_tokens": f"Longer rows are cut; `fedlease check {name}` counts them.",
-        **{f"data.columns.{key}": why for key, why in guess.why.items()},
-    }
-    if rows[1] and data.source == "folder":
-        comments["data.path"] += f" Where a client brings no test rows, {data.test_fraction:g} of its rows are held out"
-        comments["data.path"] += " for test (test_fraction)."
-    defaults = settings.model_dump(mode="json")
-    lines = [
-        f"# Written by `fedlease init {printable(str(data.path))}`: {counted(len(federation), 'client')}{known}, "
-        f"{rows[0]:,} train and {rows[1]:,} test rows.",
-        "#",
-        f"#   fedlease check {name}    reads everything; estimates time, memory and bytes",
-        f"#   fedlease run {name}      trains, and writes a run folder with report.html",
-        "",
-        *_lines(content, comments),
-        "",
-        "# What is often changed, as it is now; `fedlease settings` has all settings, `fedlease settings WORD` some:",
-        *(f"# {key}: {_at(defaults, key)}    # {words}" for key, words in MORE.items() if _at(content, key) is None),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _lines(content: Mapping[str, Any], comments: Mapping[str, str], prefix: str = "") -> Iterator[str]:
-    indent = "  " * prefix.count(".")
-    for key, value in content.items():
-        comment = comments.get(prefix + key, "")
-        comment = comment[:1].upper() + comment[1:]
-        yield from (
-            f"{indent}# {line}" for line in textwrap.wrap(printable(comment), 100 - len(indent), break_on_hyphens=False)
-        )
-        if prefix + key in ("data", "data.columns"):
-            yield f"{indent}{key}:"
-            yield from _lines(value, comments, f"{prefix}{key}.")
-        else:
-            yield from (indent + line for line in dump_yaml({key: value}).splitlines())
-
-
-def _at(content: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key; None without it."""
-    head, _, rest = key.partition(".")
-    value = content.get(head)
-    return _at(value, rest) if rest and isinstance(value, Mapping) else value if not rest else None

@@ -11,7 +11,7 @@ from fedlease.storage.class_scores import never_predicted_note
 from fedlease.storage.verdict import Advice
 from fedlease.tasks.metric_words import of_metric
 
-__all__ = ["advise"]
+__all__ = ["NEVER", "advise"]
 
 TODO = {
     NOTHING_TO_LEARN: "Give it rows of other labels, or state the labels of its task in data.labels.",
@@ -22,6 +22,7 @@ NOT_LEARNT = "which had not learnt its task"
 """Part of the warning about a client that chose its expert by loss."""
 DROPPED = "dropped (data.bad_rows)"
 """Part of the note about rows that cannot be used."""
+NEVER = "A class is never predicted"
 TOLD_ELSEWHERE = ("never predicted",)
 """Beginnings of warnings of a summary that have an advice of their own."""
 SHOWN = 6
@@ -181,9 +182,11 @@ def _scores(run: RunData) -> Iterator[Advice]:
     if note := never_predicted_note(summary.classes):
         yield _advice(
             "act",
-            "A class is never predicted",
+            NEVER,
             f"{note[0].upper()}{note[1:]}. A high accuracy may be that of always naming the other classes.",
-            "Read macro F1 and the scores by class. Give the class more rows, or the run more rounds.",
+            "Read macro F1 and the scores by class, and weigh rare classes up with train.class_weights=balanced."
+            if run.settings.train.class_weights == "none"
+            else "Read macro F1 and the scores by class. Give the class more rows, or the run more rounds.",
         )
     below = [c for c in sorted(finals) if (m := rows[c].majority) is not None and finals[c] <= m]
     if below:

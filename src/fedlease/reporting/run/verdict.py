@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from fedlease.core.intervals import Interval, paired_gain, unpaired_gain
 from fedlease.core.wording import counted, enumerated, listed
-from fedlease.reporting.run.advice import advise
+from fedlease.reporting.run.advice import NEVER, advise
 from fedlease.reporting.run.certainty import decisions, doubts
 from fedlease.reporting.run.data import ALONE, MethodRun, RunData
 from fedlease.reporting.run.words import result_sentence
@@ -162,7 +162,10 @@ def _next(run: RunData, verdict: Verdict) -> NextStep:
     act, look = ([item for item in verdict.warnings if item.level == level] for level in ("act", "look"))
     config = "fedlease run DIR/config.yaml --set"
     if act:
-        return _first_step(act)
+        first = _first_step(act)
+        if act[0].title == NEVER and run.settings.train.class_weights == "none":
+            return first.model_copy(update={"command": f"{config} train.class_weights=balanced"})
+        return first
     if verdict.gain is None and run.main.name != ALONE:
         baselines = ", ".join([*run.settings.baselines, *([] if ALONE in run.settings.baselines else [ALONE])])
         text = f"See who gains by joining: run the same with the baseline {ALONE}."
