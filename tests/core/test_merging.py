@@ -26,13 +26,13 @@ def given(own: list[float], cross: list[list[float]], error: float = 0.01) -> Ag
     return Agreement(names, np.array(own), np.full(count, error), np.array(cross), np.full((count, count), error))
 
 
-@pytest.mark.parametrize("count", [4, 8, 16, 64])
+@pytest.mark.parametrize("count", [4, 8, 24])
 def test_one_task_with_unequal_noise_is_one_group(count: int) -> None:
     found = merge(agreement(uploads({"a": count}, noise=(0.3, 2.0))))
     assert len(found.groups) == count and len(partition(found)) == 1 and not found.unsure
 
 
-@pytest.mark.parametrize("tasks", [{"a": 2, "b": 2}, {"a": 3, "b": 1, "c": 4}, {t: 8 for t in "abcdefgh"}])
+@pytest.mark.parametrize("tasks", [{"a": 2, "b": 2}, {"a": 3, "b": 1, "c": 4}, {t: 4 for t in "abcdef"}])
 def test_planted_tasks_with_unequal_noise_are_the_groups(tasks: dict[str, int]) -> None:
     clients = uploads(tasks, noise=(0.3, 2.0))
     found = merge(agreement(clients))

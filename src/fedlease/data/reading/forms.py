@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import re
+import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -41,7 +42,7 @@ _MARKS = (
 _UTF8 = ("utf-8", "ascii")
 _BROKEN = re.compile("[\udc80-\udcff]")
 _OUTSIDE = re.compile("[^\x00-\x7f\udc80-\udcff]")
-_LETTERS = re.compile("[A-Za-z]")
+_LETTERS = string.ascii_letters.encode()
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def guess_encoding(file: Readable, most: int) -> str | None:
             return wide
         read += len(chunk)
         text = decoder.decode(chunk)
-        letters += len(_LETTERS.findall(text))
+        letters += len(chunk) - len(chunk.translate(None, _LETTERS))
         if not text.isascii():
             found = _BROKEN.findall(text)
             broken, whole = broken + len(found), whole + len(_OUTSIDE.findall(text))
