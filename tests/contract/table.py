@@ -31,6 +31,7 @@ class Row:
 TABLE = {
     "fedalt": Row("AB"),
     "feddpa": Row("AB", variants={"none": {"blend": 0.0}}),
+    "fedex-lora": Row("AB"),
     "fedit": Row("AB", variants={"yogi": {"server_step": "yogi"}}),
     "fedlease": Row(
         "ABG",

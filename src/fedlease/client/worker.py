@@ -201,7 +201,7 @@ class ClientWorker:
             measured = self._measure()
         self.predictions = measured.predictions
         own = usage = None
-        if model.spec.num_experts > 1:
+        if model.spec.routed:
             usage = used.summary()
             resident.restrict((model.spec.own,))
             own = self._measure().metrics[metric]

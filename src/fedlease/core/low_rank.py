@@ -151,7 +151,8 @@ def expert_alone(model: ClientModel, expert: int) -> ClientModel:
 
 
 def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int | None = None) -> ClientModel:
-    """One adapter whose update is (alpha / r) sum over e of w_e B_e A_e, with the same w for every token.
+    """One adapter whose update is (alpha / r) sum over e of w_e B_e A_e, with the same w for every token; under the
+    mixer ``sum`` w is 1.
 
     Without ``rank`` it is exact for these weights, of rank M r: the experts side by side. With ``rank`` it is the best
     approximation of that rank in every module (truncated singular value decomposition); a module whose smaller side is
@@ -171,7 +172,7 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
         raise ValueError(f"rank must be in 1 .. {full} (experts x r), received {rank}")
     tensors: dict[str, Tensor] = {}
     for module in spec.target_modules:
-        w = [1.0] if spec.num_experts == 1 else list(weights.get(module, ()))
+        w = list(weights.get(module, ())) if spec.routed else [1.0] * spec.num_experts
         if len(w) != spec.num_experts:
             raise ValueError(f"{module}: {spec.num_experts} weights are needed, one per expert, received {len(w)}")
         experts = range(spec.num_experts)

@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 Tensors = Mapping[str, Tensor]
-Mixer = Literal["none", "top_m", "softmax", "scalar", "instance"]
+Mixer = Literal["none", "sum", "top_m", "softmax", "scalar", "instance"]
 
 HEAD = "head"
 ANCHOR = "anchor/mean"
@@ -98,9 +98,10 @@ class AdapterSpec:
         target_modules: full dotted paths of the adapted modules, sorted.
         num_experts: M, at least 1.
         own: the client's own expert, in 0 .. M - 1.
-        mixer: how experts are combined: ``none`` (the only expert, M = 1), ``top_m`` (paper, adaptive top-M) or
-            ``softmax`` (all of them, weights softmax(G x)), ``scalar`` (two, weights s and 1 - s for every token, with
-            s = sigmoid(G)) or ``instance`` (two, one weight per input text, see ``blend``).
+        mixer: how experts are combined: ``none`` (the only expert, M = 1), ``sum`` (all of them, weight 1 each),
+            ``top_m`` (paper, adaptive top-M), ``softmax`` (all of them, weights softmax(G x)), ``scalar`` (two, weights
+            s and 1 - s for every token, with s = sigmoid(G)) or ``instance`` (two, one weight per input text, see
+            ``blend``).
         top_k: slots kept by ``top_m``; None keeps M.
         renormalise: whether the kept weights are scaled to sum to 1.
         blend: under ``instance`` expert 1 weighs blend x the similarity of the input to the client's train rows, in
@@ -119,6 +120,11 @@ class AdapterSpec:
     renormalise: bool = True
     blend: float = 0.5
     anchors: int = 0
+
+    @property
+    def routed(self) -> bool:
+        """Whether experts are weighed against each other, so that one alone is a model too."""
+        return self.num_experts > 1 and self.mixer != "sum"
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any field."""

@@ -101,6 +101,7 @@ def write_own_model(
             "num_test": scores.num_test,
             "scores": {"routed": scores.metrics.get(task.metric), "own_expert": scores.own_expert},
             "experts": model.spec.num_experts,
+            "summed": model.spec.mixer == "sum",
             "plugin": model.spec.mixer != "none",
         }
         tokenizer = loaded.tokenizer

@@ -33,6 +33,8 @@ OF_PRESETS = ("FacebookAI/roberta-large", "meta-llama/Llama-2-7b-hf")
 LISTS = ("data_folders", "models", "uploads")
 """Rules whose values are lists, written with commas: a node's configuration holds texts."""
 
+BOTH = "max-rank x max-experts"
+
 _REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 _DEVICE = re.compile(r"[a-z]{1,10}(:[0-9]{1,2})?")
 
@@ -146,7 +148,10 @@ class NodePolicy(Section):
         for model in models_of(request).values():
             pairs += [
                 ("rank", model.spec.r, self.max_rank, "max-rank"),
-                ("num_experts", model.spec.num_experts, self.max_experts, "max-experts"),
+                # Experts that are summed are one update, however they are cut.
+                ("rank of all experts", model.spec.r * model.spec.num_experts, self.max_rank * self.max_experts, BOTH)
+                if model.spec.mixer == "sum"
+                else ("num_experts", model.spec.num_experts, self.max_experts, "max-experts"),
                 ("candidates", len(model.candidates), self.max_experts, "max-experts"),
                 ("anchors", model.spec.anchors, self.max_batch, "max-batch"),
             ]

@@ -161,7 +161,7 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
     """
     if not isinstance(scores, FinalScores):
         return f"its reply holds no scores but a {type(scores).__name__}"
-    candidates, routed, test_rows = len(model.candidates), model.spec.num_experts > 1, card.test_rows
+    candidates, routed, test_rows = len(model.candidates), model.spec.routed, card.test_rows
     choice = count(0, candidates - 1) if candidates else NOTHING
     if fault := broken(scores, {"choice": choice, "notes": bounds.NOTES}):
         return fault

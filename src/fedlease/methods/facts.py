@@ -28,6 +28,7 @@ FACTS: dict[str, Facts] = {
     CENTRALISED: Facts(None, "its rows", steps=False),
     "fedalt": Facts(2025, "its own A and B", "mixers", steps=False),
     "feddpa": Facts(2024, "the global A and B", "a local A and B", steps=True),
+    "fedex-lora": Facts(2024, "A and B", steps=False),
     "fedit": Facts(2023, "A and B"),
     "fedlease": Facts(2025, "A, B and the router of its expert"),
     "fedlease-plus": Facts(None, "A and B of its expert"),

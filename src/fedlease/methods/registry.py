@@ -29,6 +29,7 @@ __all__ = [
 METHODS: dict[str, str] = {
     "fedalt": "fedlease.methods.fedalt:build",
     "feddpa": "fedlease.methods.feddpa:build",
+    "fedex-lora": "fedlease.methods.fedex_lora:build",
     "fedit": "fedlease.methods.fedit:fedit",
     "fedlease": "fedlease.methods.fedlease_variants:build",
     "fedlease-plus": "fedlease.methods.fedlease_plus:build",

@@ -28,8 +28,9 @@ class FedLeaseConfig(PeftConfig):
         target_modules: name endings, or a regular expression; None takes PEFT's LoRA default for the architecture.
         exclude_modules: left out although ``target_modules`` matches.
         mixer: ``top_m`` (paper, phase 2); ``softmax`` over all experts; ``scalar`` (M = 2, one learned weight per
-            module); ``instance`` (M = 2, one weight per input, by its similarity to ``anchor``); or ``none`` for M = 1:
-            plain LoRA. With one expert ``top_m`` and ``softmax`` are that too: there is no router.
+            module); ``instance`` (M = 2, one weight per input, by its similarity to ``anchor``); ``sum`` (all of them,
+            weight 1 each); or ``none`` for M = 1: plain LoRA. With one expert ``top_m`` and ``softmax`` are that too:
+            there is no router.
         top_k: router slots kept; None keeps M.
         renormalise: whether kept weights are scaled to sum 1.
         blend: in [0, 1], largest weight of expert 1 under ``instance``.

@@ -174,7 +174,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             weights = mix(logits, rule, self.fedlease_own[adapter_name])  # (tokens, M)
         else:
             hidden = linear(tokens if dropped is None else dropped, stack[: b.shape[1]])
-            if only is not None or rule.mixer == "none":
+            if only is not None or rule.mixer in ("none", "sum"):
                 weights = chosen(range(rule.num_experts) if only is None else only, rule.num_experts, hidden)  # (M,)
             elif rule.mixer == "scalar":
                 weights = mix(self.fedlease_router[adapter_name], rule, 0)  # (M,)
@@ -182,7 +182,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
                 weights = mix(self._shares(x, hidden, rule), rule, 0)  # (tokens, M) or (1, M)
         # Reentrant checkpointing runs its first pass without gradients, but in training mode.
         listener = None if self.training or torch.is_grad_enabled() else self.on_weights
-        if listener is not None and rule.mixer != "none" and only is None:
+        if listener is not None and rule.mixer not in ("none", "sum") and only is None:
             listener(weights.expand(len(tokens), -1).view(*x.shape[:-1], -1))
         flat = result.reshape(-1, self.out_features)
         return add_experts(flat, hidden, weights * rule.scaling, b).view_as(result)

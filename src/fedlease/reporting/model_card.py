@@ -40,6 +40,7 @@ def render_card(kind: Kind, content: Mapping[str, Any], *, tokenizer: Any, metho
     environment.filters.update(plain=_plain, percent=_percent, ids=_ids, source=_source, vllm_rank=_vllm_rank)
     template = environment.get_template(f"{kind}.md.j2")
     learnt = task_facts(settings.task).model
+    content = {"summed": False, **content}
     return template.render(**content, tokenizer=tokenizer, method=method, s=settings, model=learnt, version=__version__)
 
 

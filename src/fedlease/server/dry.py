@@ -83,7 +83,7 @@ class DryTransport:
                 self.work.scored += card.test_rows
                 return Scored(0.0)
             case Finish():
-                self.work.scored += card.test_rows * (2 if model.spec.num_experts > 1 else 1)
+                self.work.scored += card.test_rows * (2 if model.spec.routed else 1)
                 return Finished(FinalScores({}, card.test_rows))
 
     def _count(self, client: ClientId, request: Train) -> None:

@@ -129,7 +129,7 @@ class Exporter:
             folded = fold(model, weights, rank)
         except ValueError as error:
             raise ConfigError(f"client {client!r}: {error}") from error
-        own = expert_alone(model, model.spec.own)
+        own = expert_alone(model, model.spec.own) if model.spec.routed else folded
         chosen = own if mixture == "own" else folded
         scores: dict[str, float | None] = {"routed": None, "folded": None, "own_expert": None}
         num_test = None
@@ -149,6 +149,7 @@ class Exporter:
             "scores": scores,
             "rank": chosen.spec.r,
             "experts": model.spec.num_experts,
+            "summed": model.spec.mixer == "sum",
             "own_expert": model.spec.own,
             "average_weights": weights,
             "average_weights_from": weights_from,
@@ -206,7 +207,7 @@ class Exporter:
 
     def _weights(self, client: ClientId, model: ClientModel) -> tuple[dict[str, list[float]], str | None]:
         """Module -> average weight of every expert over the tokens of the client's rows, and which rows."""
-        if model.spec.num_experts == 1:
+        if not model.spec.routed:
             return {}, None
         if not self.scores:
             summary = read_summary(method_files(self.run.out, self.run.settings, self.run.method))

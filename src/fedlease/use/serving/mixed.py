@@ -139,7 +139,7 @@ class MixedModel:
             self._check(client, spec, tensors)
             experts = tuple(self._store("AB", expert, tensors) for expert in range(spec.num_experts))
             rule = Rule(spec.mixer, spec.num_experts, spec.alpha / spec.r, spec.top_k, spec.renormalise)
-            router = -1 if spec.mixer == "none" else self._store("G", None, tensors)
+            router = self._store("G", None, tensors) if spec.routed else -1
             num_labels = self._num_labels[client]
             head = self._head(tensors, num_labels)
             self._clients[client] = Profile(rule, spec.own, experts, router, head, num_labels)
@@ -161,7 +161,7 @@ class MixedModel:
                 f"other clients rank {self._r} on {len(self._layers)}; computed together they must have the same"
             )
         kinds = [f"{kind}/{expert}" for kind in "AB" for expert in range(spec.num_experts)]
-        expected = {f"{m}/{k}" for m in self._layers for k in kinds + ["G"] * (spec.mixer != "none")}
+        expected = {f"{m}/{k}" for m in self._layers for k in kinds + ["G"] * spec.routed}
         if differing := sorted(expected ^ (tensors.keys() - head_names(tensors))):
             raise ValueError(f"client {client!r}: its tensors do not fit its spec: {differing} missing or unknown")
 

@@ -93,8 +93,8 @@ class MixedLinear(nn.Module):
         for group in self.plan.routed:
             rule, target = group.rule, weights[group.rows]
             columns = group.columns.expand(-1, x.shape[1], -1)
-            if rule.mixer == "none":
-                target.scatter_(-1, columns, rule.scaling)
+            if rule.mixer in ("none", "sum"):
+                target.scatter_add_(-1, columns, target.new_full(columns.shape, rule.scaling))
                 continue
             # (g, slots, in); a scalar, (g, 1), is the logit itself.
             routers = torch.stack([self.tensors["G"][g] for g in group.routers])[group.router_of_row]

@@ -1,0 +1,120 @@
+"""What is added to the frozen weights of every client: a low-rank update, and an adapter that is trained on top of it.
+
+The update of a module is b a with a (k, in) and b (out, k), scaled by alpha / r as the adapter is. In a model it stands
+beside the adapter as frozen experts of its rank, k / r of them, all of which count in full (the mixer ``sum``): nothing
+is written into the weights of the base, which may be packed, and what is exported is one adapter of rank k + r.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedlease.core.aggregate import shares
+from fedlease.core.low_rank import truncate
+from fedlease.core.types import ClientModel, TensorName, Tensors
+
+__all__ = ["Residual", "extended", "lacking", "on_residual", "stacked"]
+
+Residual = Mapping[str, Tensor]
+"""``<module>/A/0`` (k, in) and ``<module>/B/0`` (out, k) in float32; {} adds nothing."""
+
+
+def stacked(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The mean of products, sum over i of w_i B_i A_i, as the pair ``[A_1; ...; A_N]`` and ``[w_1 B_1 ... w_N B_N]``.
+
+    Args:
+        states: one mapping per client, A (r_i, in) and B (out, r_i) of a single adapter; ranks may differ.
+        weights: one per state, with a positive sum; they are scaled to sum 1.
+
+    Returns:
+        A (sum of r_i, in) and B (out, sum of r_i) in float64, exact.
+    """
+    total = sum(weights)
+    pair = {}
+    for a, b in _pairs(states[0]):
+        pair[a] = torch.cat([state[a].detach().double() for state in states])
+        scaled = [state[b].detach().double() * (w / total) for state, w in zip(states, weights, strict=True)]
+        pair[b] = torch.cat(scaled, 1)
+    return pair
+
+
+def lacking(states: Sequence[Tensors], weights: Sequence[float], mean: Tensors) -> dict[str, Tensor]:
+    """What the product of means lacks to the mean of products: sum over i of w_i (B_i - B) (A_i - A).
+
+    The N deviations of B sum to zero, so that the last client's is the others' and the rank is (N - 1) r.
+
+    Args:
+        states: one mapping per client, A (r, in) and B (out, r) of a single adapter of one rank.
+        weights: one finite, non-negative weight per state, with a positive sum.
+        mean: A and B, the weighted means.
+
+    Returns:
+        A ((N - 1) r, in) and B (out, (N - 1) r) in float64; of one client with no rows and no columns.
+    """
+    scaled = shares(states, weights)
+    pair = {}
+    for a, b in _pairs(mean):
+        last = states[-1][a].detach().double()
+        pair[a] = torch.cat([mean[a].new_empty(0, mean[a].shape[1]).double(), *(s[a] - last for s in states[:-1])])
+        deviations = [
+            (state[b].detach().double() - mean[b].double()) * w
+            for state, w in zip(states[:-1], scaled[:-1], strict=True)
+        ]
+        pair[b] = torch.cat([mean[b].new_empty(mean[b].shape[0], 0).double(), *deviations], 1)
+    return pair
+
+
+def extended(residual: Residual, more: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The sum of two updates, side by side; where that has a higher rank than a matrix of (out, in) can have, as the
+    pair of the largest rank that there is, with nothing lost.
+
+    Args:
+        residual: so far.
+        more: as of :func:`stacked` or :func:`lacking`.
+
+    Returns:
+        In float32.
+    """
+    found = {}
+    for name_a, name_b in _pairs(more):
+        a, b = more[name_a], more[name_b]
+        if residual:
+            a, b = torch.cat([residual[name_a].double(), a]), torch.cat([residual[name_b].double(), b], 1)
+        most = min(a.shape[1], b.shape[0])
+        if a.shape[0] > most:
+            a, b = truncate(a, b, most)
+        found[name_a], found[name_b] = a.float(), b.float().contiguous()
+    return found
+
+
+def on_residual(model: ClientModel, residual: Residual) -> ClientModel:
+    """A single adapter on top of a residual: expert 0 is the adapter, the frozen experts after it are the residual.
+
+    Args:
+        model: a single adapter of rank r; it is given back as it is where there is no residual.
+        residual: of the same modules; it is cut into experts of rank r, the last filled up with zeros.
+    """
+    r = model.spec.r
+    ranks = {len(residual[a]) for a, _ in _pairs(residual)}
+    count = -(-max(ranks, default=0) // r)
+    if not count:
+        return model
+    tensors = dict(model.tensors)
+    for name_a, name_b in _pairs(residual):
+        a, b = residual[name_a], residual[name_b]
+        room = count * r - len(a)
+        rows, columns = F.pad(a, (0, 0, 0, room)).split(r), F.pad(b, (0, room)).split(r, 1)
+        module = TensorName.parse(name_a).module
+        for expert, (row, column) in enumerate(zip(rows, columns, strict=True), 1):
+            tensors[str(TensorName(module, "A", expert))] = row.clone()
+            tensors[str(TensorName(module, "B", expert))] = column.contiguous()
+    return ClientModel(replace(model.spec, num_experts=1 + count, mixer="sum"), tensors)
+
+
+def _pairs(tensors: Tensors) -> list[tuple[str, str]]:
+    """The names of A and of B of every module of a single adapter, sorted."""
+    parsed = sorted(map(TensorName.parse, tensors))
+    return [(str(name), str(name._replace(kind="B"))) for name in parsed if name[1:] == ("A", 0)]
