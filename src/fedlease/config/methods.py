@@ -99,7 +99,8 @@ class FedLeaseSettings(Section):
     """Routers begin at random (released code), or with nearly all weight on the own expert. Ours, on trial."""
     average: Average = "factors"
     """A cluster's mean is taken of A and of B, of their ``product`` (ours, on trial), or of A, B and routers
-    without the largest and smallest values (``trimmed``), which a few wrong or hostile clients cannot carry away."""
+    without the largest and smallest values (``trimmed``), or of one vote per client (``median`` of every value,
+    ``geometric-median`` of all together), which a few wrong or hostile clients cannot carry away."""
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     """Share of a cluster's weight that ``average: trimmed`` leaves out at each end of every value."""
     shrink: Annotated[Shrink, BeforeValidator(_share_or_auto)] = 0.0

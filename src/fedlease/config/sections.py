@@ -12,6 +12,7 @@ from fedlease.core.choices import LrSchedule, StopMetric
 __all__ = [
     "DEFAULT",
     "BaseSettings",
+    "BoundsSettings",
     "EarlyStoppingSettings",
     "FlowerSettings",
     "Fraction",
@@ -195,6 +196,23 @@ class EarlyStoppingSettings(Section):
     metric: StopMetric = "score"
     """``score``: the headline metric; ``loss``, which also moves where few rows leave the score as it is. The plain
     mean over the clients that have validation rows."""
+
+
+class BoundsSettings(Section):
+    """What the server asks of every update beyond its form. Honest training keeps all of it; an update that does not is
+    refused, and its client is named as a suspect."""
+
+    norm: Annotated[float, Field(ge=1)] | None = 10.0
+    """Largest length of what an update changes, as a multiple of the median of its cluster and of all clients, by
+    itself and per optimiser step; steps of fewer than three clients have no median. None: any length."""
+    step: Annotated[float, Field(gt=0)] | None = 8.0
+    """Most that one value changes in an optimiser step, in learning rates; AdamW cannot do more than 7.3. For clients
+    that train with something else, None: as far as they like."""
+    copies: bool = True
+    """Whether an update is refused that is one sent before, a copy of a foreign expert, or one and the same for both
+    halves of a client's rows. Clients that send the same, or point against the others of their cluster, are named."""
+    rows: Positive = 1_000_000
+    """Train rows that a client on another machine may state; a node that states more is turned away."""
 
 
 class FlowerSettings(Section):

@@ -24,6 +24,7 @@ from fedlease.config.methods import (
 from fedlease.config.precedence import as_stated, give_way
 from fedlease.config.sections import (
     BaseSettings,
+    BoundsSettings,
     EarlyStoppingSettings,
     FlowerSettings,
     GenerationSettings,
@@ -120,6 +121,8 @@ class Settings(Section):
     are refused before anything is trained."""
     schedule: ScheduleSettings = ScheduleSettings()
     """When a step ends."""
+    bounds: BoundsSettings = BoundsSettings()
+    """What no update may exceed."""
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
     """When rounds no longer help."""
     filters: tuple[str, ...] = ()

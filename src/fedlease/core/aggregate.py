@@ -118,9 +118,11 @@ class ClusterMeans:
 
     Attributes:
         mean: averages one cluster.
+        needs: clients of a cluster with which its mean outvotes one of them; 0 for a mean that outvotes nobody.
     """
 
     mean: Mean = weighted_mean
+    needs: int = 0
 
     def __call__(
         self, uploads: Mapping[ClientId, Tensors], weights: Mapping[ClientId, float], assignment: Mapping[ClientId, int]

@@ -28,8 +28,8 @@ __all__ = [
 Weighting = Literal["num_examples", "uniform"]
 """How clients are weighted in a mean."""
 
-Average = Literal["factors", "product", "trimmed"]
-"""How a cluster is averaged: A and B each by itself (paper), by their products, or without outliers."""
+Average = Literal["factors", "product", "trimmed", "median", "geometric-median"]
+"""How a cluster is averaged: A and B each by itself (paper), by their products, without outliers, or by a median."""
 
 Shrink = float | Literal["auto"]
 """Share of the mean over all clients in every expert, 0 to 1, or chosen from how sure the groups are."""

@@ -17,7 +17,7 @@ from fedlease.core.types import ClientId
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError, RunFailedError
-from fedlease.flower.bounds import LABEL, shown
+from fedlease.flower.bounds import LABEL, MOST_ROWS, shown
 from fedlease.flower.messages import Envelope, Introduction, Unusable
 from fedlease.flower.validation import card_fault
 from fedlease.flower.wire import MAX_TREE, RecordError, pack, unpack
@@ -75,6 +75,7 @@ class Connection:
         deadline: seconds that a request waits for its reply.
         patience: seconds that a new node has to introduce itself.
         max_labels: labels that a client may have.
+        max_rows: train rows that a client may state.
         simulated: whether nodes are worker processes of this machine, whose death is no client's refusal.
         skip: whether the run may do without clients whose rows cannot be used.
         lora: names the ranks of clients.
@@ -89,6 +90,7 @@ class Connection:
     deadline: float
     patience: float = 600.0
     max_labels: int = 1000
+    max_rows: int = MOST_ROWS
     simulated: bool = False
     skip: bool = False
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -173,7 +175,7 @@ class Connection:
         if not isinstance(value, Introduction):
             return f"node {node} did not introduce itself"
         card = value.card
-        if fault := card_fault(card, self.max_labels) or self.lora.fault_of(card.id):
+        if fault := card_fault(card, self.max_labels, self.max_rows) or self.lora.fault_of(card.id):
             return f"node {node}: {fault}"
         before = self.nodes.get(card.id)
         if before is not None and before != node and before in present:

@@ -17,6 +17,7 @@ from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
 from fedlease.data.labels import one_label_notes
 from fedlease.errors import ConfigError, RunFolderError, within_limits
+from fedlease.flower.bounds import MOST_ROWS
 from fedlease.flower.connection import Connection
 from fedlease.flower.messages import Envelope
 from fedlease.flower.transport import Checked, FlowerTransport
@@ -190,6 +191,7 @@ class FedLeaseStrategy(Strategy):
             flower.deadline,
             flower.wait,
             flower.max_labels,
+            min(settings.bounds.rows, MOST_ROWS),
             # The name of Flower's grid for simulations; only the wording of errors depends on it.
             simulated=self.hand_over or type(grid).__name__ == "InMemoryGrid",
             skip=settings.data.clients == "skip",

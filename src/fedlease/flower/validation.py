@@ -94,22 +94,23 @@ def _spec_fault(spec: AdapterSpec) -> str:
 
 
 @guarded
-def card_fault(card: ClientCard, max_labels: int) -> str:
+def card_fault(card: ClientCard, max_labels: int, max_rows: int = bounds.MOST_ROWS) -> str:
     """Why the card of a client cannot be used.
 
     Args:
         card: as it came.
         max_labels: that a client may have.
+        max_rows: train rows that it may state, since means are weighted by them.
     """
     fault = client_id_fault(card.id) if card.id else "must not be empty"
     if fault or not LINE.holds(card.id):
         return f"client id {card.id!r} {fault or 'must not hold control characters'}"
-    labels = bounds.lines(max_labels, bounds.LABEL)
+    labels, rows = bounds.lines(max_labels, bounds.LABEL), count(1, max_rows)
     different = Rule("all different (flower.max_labels)", lambda value: len({*value}) == len(value))
     rules = {
         "task": line(bounds.NAME),
         "fingerprint": line(64),
-        "train_rows": count(1, bounds.MOST_ROWS),
+        "train_rows": Rule(f"{rows.words} (bounds.rows)", rows.holds),
         "valid_rows": count(0, bounds.MOST_ROWS),
         "test_rows": count(0, bounds.MOST_TEST_ROWS),
         "labels": labels & different,

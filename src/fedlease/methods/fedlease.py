@@ -4,9 +4,9 @@ Wang, Bian, Zhang, Xu: Adaptive LoRA Experts Allocation and Selection for Federa
 https://arxiv.org/abs/2509.15087
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from fedlease.core.choices import Linkage, RouterStart, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import centroids, place
 from fedlease.core.types import (
+    Allocation,
     Budget,
     ClientId,
     ClientModel,
@@ -25,6 +26,7 @@ from fedlease.core.types import (
     TensorName,
     Tensors,
 )
+from fedlease.core.wording import listed
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import CommonState, by_client
 from fedlease.methods.fedlease_groupings import ByClusters, Grouping
@@ -49,10 +51,18 @@ class FedLeaseState(CommonState):
     routers: tuple[Tensors, ...] = ()
 
 
-Means = Callable[
-    [Mapping[ClientId, Tensors], Mapping[ClientId, float], Mapping[ClientId, int]], dict[int, dict[str, Tensor]]
-]
-"""Uploads, weights and assignment -> one mean per cluster: :class:`fedlease.core.aggregate.ClusterMeans`."""
+class Means(Protocol):
+    """Uploads, weights and assignment -> one mean per cluster, see :class:`fedlease.core.aggregate.ClusterMeans`."""
+
+    @property
+    def needs(self) -> int:
+        """Clients of a cluster with which its mean outvotes one of them; 0 for a mean that outvotes nobody."""
+
+    def __call__(
+        self, uploads: Mapping[ClientId, Tensors], weights: Mapping[ClientId, float], assignment: Mapping[ClientId, int]
+    ) -> dict[int, dict[str, Tensor]]:
+        """Cluster -> its mean."""
+
 
 PAPER_GROUPING, PAPER_MEANS = ByClusters(), ClusterMeans()
 
@@ -167,7 +177,7 @@ class FedLease:
             warmups: client -> module -> B of its warm-up, by which late clients are placed.
         """
         rule = {"max_experts": self.max_experts, "min_silhouette": self.min_silhouette, "linkage": self.linkage}
-        allocation = self.grouping(uploads, state.seed, **rule)
+        allocation = _warned(self.grouping(uploads, state.seed, **rule), self.means.needs)
         count, assignment = allocation.num_experts, dict(allocation.assignment)
         means = self.means(uploads, client_weights(state.clients, self.weights), assignment)
         start = self.router_start if count > 1 else None
@@ -199,6 +209,16 @@ def _placed(state: FedLeaseState, late: Sequence[ClientUpdate]) -> FedLeaseState
         assignment = {**state.assignment, update.client: placement.expert}
         state = replace(state, assignment=assignment, notes=(*state.notes, note))
     return state
+
+
+def _warned(allocation: Allocation, needs: int) -> Allocation:
+    """The allocation, with a warning about clusters in which a robust mean outvotes nobody."""
+    groups = [allocation.members(expert) for expert in range(allocation.num_experts)]
+    if not (small := [members for members in groups if 1 < len(members) < needs]):
+        return allocation
+    named = listed(["{" + ", ".join(members) + "}" for members in small], 3)
+    warning = f"the mean outvotes one client only in clusters of {needs} or more (fedlease.average), not in {named}"
+    return replace(allocation, warnings=(*allocation.warnings, warning))
 
 
 def _split(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -1,8 +1,10 @@
 """Other means than the paper's for the experts of FedLEASE: by name, and drawn towards the mean of all clients."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from torch import Tensor
 
@@ -11,17 +13,35 @@ from fedlease.core.aggregate import ClusterMeans, Mean, clusters, weighted_mean
 from fedlease.core.choices import Average, Shrink
 from fedlease.core.distances import distances
 from fedlease.core.low_rank import product_mean
+from fedlease.core.medians import geometric_median, median
 from fedlease.core.trimmed_mean import TrimmedMean
 from fedlease.core.types import ClientId, TensorName, Tensors
 
-__all__ = ["MEANS", "Shrunk", "shrinkage"]
+__all__ = ["MEANS", "Shrunk", "head_mean", "outvoting", "shrinkage"]
+
+LEAST = 3
+"""Clients of which a median outvotes one."""
 
 MEANS: dict[Average, Callable[[float], Mean]] = {
     "factors": lambda trim: weighted_mean,
     "product": lambda trim: product_mean,
     "trimmed": TrimmedMean,
+    "median": lambda trim: median,
+    "geometric-median": lambda trim: geometric_median,
 }
 """``fedlease.average`` -> the mean, made with ``fedlease.trim``."""
+
+
+def outvoting(average: Average, trim: float) -> int:
+    """How many clients of equal weight a cluster needs so that its mean outvotes one of them; 0 for plain means."""
+    if average == "trimmed":
+        return math.ceil(1 / trim) if trim else 0
+    return LEAST if average in ("median", "geometric-median") else 0
+
+
+def head_mean(average: Any = "factors", trim: float = 0.1, **other: Any) -> Mean:
+    """The mean of heads that are shared, of a method with these settings: heads are no products."""
+    return MEANS[average](trim) if average in MEANS and outvoting(average, trim) else weighted_mean
 
 
 @dataclass(frozen=True)
@@ -38,10 +58,12 @@ class Shrunk:
     Attributes:
         share: w in [0, 1]: 0 is the mean of the cluster, 1 one adapter for all; ``auto``: see :func:`shrinkage`.
         mean: averages several clients.
+        needs: see :class:`fedlease.core.aggregate.ClusterMeans`.
     """
 
     share: Shrink
     mean: Mean = weighted_mean
+    needs: int = 0
 
     def __call__(
         self, uploads: Mapping[ClientId, Tensors], weights: Mapping[ClientId, float], assignment: Mapping[ClientId, int]

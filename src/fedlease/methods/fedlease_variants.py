@@ -25,7 +25,7 @@ from fedlease.methods.base import Method, Terms
 from fedlease.methods.fedlease import FedLease
 from fedlease.methods.fedlease_groupings import ByClusters, Given, Grouping, PerClient, Random
 from fedlease.methods.fedlease_halves import Halves
-from fedlease.methods.fedlease_means import MEANS, Shrunk
+from fedlease.methods.fedlease_means import MEANS, Shrunk, outvoting
 from fedlease.methods.fedlease_reallocation import Reallocate
 from fedlease.methods.fedlease_similarity import BySimilarity
 from fedlease.methods.fedlease_wrappers import KeepOut, OwnStart, Selection
@@ -62,7 +62,7 @@ def build(
 
     The settings hold together: :func:`fedlease.config.faults.cross_faults` refuses those that do not.
     """
-    mean = MEANS[average](trim)
+    mean, needs = MEANS[average](trim), outvoting(average, trim)
     groupings: dict[GroupingName, Any] = {
         "similarity": BySimilarity,
         "clusters": lambda: ByClusters(signal, clustering, num_experts),
@@ -79,7 +79,7 @@ def build(
         linkage=terms.linkage,
         weights=terms.weights,
         grouping=rule,
-        means=Shrunk(shrink, mean) if shrink else ClusterMeans(mean),
+        means=Shrunk(shrink, mean, needs) if shrink else ClusterMeans(mean, needs),
         router_start=router_start if routed else None,
         columns=terms.columns,
     )

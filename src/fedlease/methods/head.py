@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from fedlease.core.aggregate import client_weights, weighted_mean
+from fedlease.core.aggregate import Mean, client_weights, weighted_mean
 from fedlease.core.choices import HeadPolicy, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
@@ -51,11 +51,13 @@ class WithHead(Wrapper):
             ``frozen``: left at its initial value, as in the authors' released code.
         heads: client -> initial head.
         weights: how shared heads are weighted, as the method weights its adapters.
+        mean: averages shared heads.
     """
 
     policy: HeadPolicy
     heads: Mapping[ClientId, Head]
     weights: Weighting = "num_examples"
+    mean: Mean = weighted_mean
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HeadState:
         """The method's first state; shared heads start at their initial values."""
@@ -100,7 +102,7 @@ class WithHead(Wrapper):
             voters = [client for client in members if client in answered or tuple(members) not in before]
             if voters:
                 weights = client_weights({client: after.clients[client] for client in voters}, self.weights)
-                mean = weighted_mean([current[client] for client in voters], list(weights.values()))
+                mean = self.mean([current[client] for client in voters], list(weights.values()))
                 heads.update(dict.fromkeys(members, mean))
         return replace(after, heads=heads)
 
@@ -144,7 +146,11 @@ class WithHead(Wrapper):
 
 
 def with_head(
-    method: Method, policy: HeadPolicy, heads: Mapping[ClientId, Head], weights: Weighting = "num_examples"
+    method: Method,
+    policy: HeadPolicy,
+    heads: Mapping[ClientId, Head],
+    weights: Weighting = "num_examples",
+    mean: Mean = weighted_mean,
 ) -> WithHead:
     """Gives a method heads under one policy, the same for all methods that are compared.
 
@@ -153,7 +159,7 @@ def with_head(
     """
     if policy not in get_args(HeadPolicy):
         raise ValueError(f"policy must be one of {get_args(HeadPolicy)}, received {policy!r}")
-    return WithHead(method, policy, heads, weights)
+    return WithHead(method, policy, heads, weights, mean)
 
 
 def _without_head(tensors: Tensors) -> dict[str, Any]:

@@ -136,6 +136,10 @@ class Terminal:
             f"{human_bytes(record['bytes_up'])} up, {human_seconds(record['seconds']['step'])}",
             soft_wrap=True,
         )
+        for client, found in record.get("suspects", {}).items():
+            for odd in found:
+                if not odd.startswith("refused"):
+                    print_note(self.console, f"{client} is a suspect: {odd}")
         self._dip(record)
 
     def _dip(self, record: Mapping[str, Any]) -> None:

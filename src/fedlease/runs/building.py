@@ -7,6 +7,7 @@ from fedlease.core.server_step import ServerStep
 from fedlease.core.types import Budget, ClientId
 from fedlease.methods.base import Terms
 from fedlease.methods.facts import steps
+from fedlease.methods.fedlease_means import head_mean
 from fedlease.methods.head import Head, WithHead, with_head
 from fedlease.methods.ranks import WithRanks
 from fedlease.methods.registry import CENTRALISED, make_method
@@ -27,7 +28,7 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         method = WithServerStep(method, server_step_of(settings))
     if lora.ranks and name != CENTRALISED:
         method = WithRanks(method, lora.default, lora.ranks)
-    return with_head(method, settings.head, heads, settings.weights)
+    return with_head(method, settings.head, heads, settings.weights, head_mean(**settings.of_method(name)))
 
 
 def server_step_of(settings: Settings) -> ServerStep:

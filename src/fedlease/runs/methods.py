@@ -7,11 +7,13 @@ from pathlib import Path
 
 from fedlease.config.settings import Settings
 from fedlease.core.low_rank import at_rank
+from fedlease.core.screening import Bounds
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
 from fedlease.errors import within_limits
 from fedlease.methods.head import Head
+from fedlease.methods.registry import CENTRALISED
 from fedlease.reporting.run.page import write_report
 from fedlease.reporting.run.reading import read_run
 from fedlease.reporting.run.verdict import conclude
@@ -21,11 +23,13 @@ from fedlease.server.events import Allocated, Event, Listener, MethodFinished, R
 from fedlease.server.loop import RoundLoop
 from fedlease.server.schedule import make_schedule
 from fedlease.server.scoring import summarise
+from fedlease.server.screen import Screen
 from fedlease.server.transport import Channel
 from fedlease.storage.allocation import write_allocation
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import read_environment
 from fedlease.storage.predictions import lines_of, write_predictions
+from fedlease.storage.rounds import read_rounds, suspects_of
 from fedlease.storage.run_folder import method_files, read_clients, write_clients
 from fedlease.storage.summary import Summary, contents_of, read_result, write_result, write_summary
 
@@ -162,6 +166,7 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
         settings.seed,
         make_schedule(settings.schedule.until, settings.schedule.replies),
         stopping_of(settings),
+        Screen(bounds_of(settings, name)),
     )
     state = loop.run(adapter)
     write_cards()
@@ -174,6 +179,7 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
 
     found = loop.finish(untrained)
     summary = summarise(loop, method, state, inputs.loaded.resident.task.metric, found, inputs.skipped)
+    summary = summary.model_copy(update={"suspects": suspects_of(read_rounds(files.folder))})
     row_scores = {client: row.row_scores for client, row in found.items() if row.num_test}
     samples = {client: list(row.samples) for client, row in found.items() if row.samples}
     if settings.keep_predictions:
@@ -183,6 +189,14 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
     write_result(files, summary, row_scores, samples)
     _tell(listeners, MethodFinished(name, summary.content))
     return summary
+
+
+def bounds_of(settings: Settings, method: str) -> Bounds:
+    """What updates are checked for; nothing where rows are pooled and nobody sends any."""
+    given, train = settings.bounds, settings.train
+    if method == CENTRALISED:
+        return Bounds()
+    return Bounds(given.norm, given.step, given.copies, train.lr, train.weight_decay, train.batch_size)
 
 
 def _tell(listeners: Sequence[Listener], event: Event) -> None:

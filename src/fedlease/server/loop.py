@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from fedlease.client.messages import (
     FinalScores,
@@ -17,12 +16,10 @@ from fedlease.client.messages import (
     Train,
     Trained,
 )
-from fedlease.core.aggregate import check_update
 from fedlease.core.types import ClientId, ClientModel, ClientTask, head_names
 from fedlease.data.federation import NO_TEST_ROWS, ClientCard
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.methods.base import Method, State, rounds_for_warmup
-from fedlease.methods.warmup import WARMUP
 from fedlease.server.dry import NoCheckpoint
 from fedlease.server.events import (
     Allocated,
@@ -37,6 +34,7 @@ from fedlease.server.events import (
 from fedlease.server.ledger import Ledger
 from fedlease.server.participation import Participation
 from fedlease.server.schedule import AllReplies, Schedule
+from fedlease.server.screen import Screen
 from fedlease.server.step import Step
 from fedlease.server.stopping import EarlyStopping
 from fedlease.server.transport import Channel
@@ -59,6 +57,7 @@ class RoundLoop:
         seed: root seed of the run.
         schedule: when a step ends.
         stopping: ends the method once rounds no longer help.
+        screen: refuses updates that no honest client sends, and names odd ones.
         totals: bytes and seconds so far.
         cards: client -> what is known of it.
         unscored: client -> why it has no final scores.
@@ -74,6 +73,7 @@ class RoundLoop:
     seed: int
     schedule: Schedule = field(default_factory=AllReplies)
     stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    screen: Screen = field(default_factory=Screen)
     totals: dict[str, float] = field(default_factory=dict)
     cards: Mapping[ClientId, ClientCard] = field(default_factory=dict)
     unscored: dict[ClientId, str] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class RoundLoop:
             saved = Saved(self.name, 0, self.method.init(initial, learners, self.seed), {})
             self.checkpoint.commit(saved)
         self._ledger.restore(saved.private, saved.step, finished=saved.finished)
-        self.totals = dict(saved.totals)
+        self.totals, self.screen = dict(saved.totals), replace(self.screen, seen=saved.seen)
         self._tell(MethodStarted(self.name, self.method.last_round, saved.step))
         while not saved.finished:
             saved = self._step(saved)
@@ -213,6 +213,7 @@ class RoundLoop:
             if why := self.schedule.closes(step.state.round, len(step.used)):
                 step.late = {c: why for c in step.tasks if c not in step.used and c not in step.refused}
                 break
+        self.screen.compare(step, lambda client: self.method.group(step.state, client), self._refuse)
 
     def _check(self, step: Step, client: ClientId, reply: Reply) -> None:
         """Takes a reply as used or as refused."""
@@ -222,27 +223,22 @@ class RoundLoop:
                 raise UpdateRefusedError(client, _reason(reply))
             step.seconds["train"] += reply.train_seconds
             step.seconds["evaluate"] += reply.evaluate_seconds
-            step.records[client] = self._record(task, client, reply)
-            check_update(task, client, reply.update, expected_examples=self.cards[client].weight)
+            step.records[client] = step.entry(task, reply)
+            record, spent = step.records[client], reply.train_seconds
+            values = {key: float(number) for key, number in record.items() if key in ("loss", "score")}
+            self._tell(ClientFinished(self.name, task.phase, task.round, client, values, spent, reply.reused))
+            self.screen.check(step, client, reply.update, self.cards[client].weight)
         except UpdateRefusedError as error:
-            step.refused[client] = error.reason
-            self._tell(UpdateRefused(self.name, task.phase, task.round, client, error.reason))
+            self._refuse(step, client, error.reason)
         else:
             step.used[client] = reply
 
-    def _record(self, task: ClientTask, client: ClientId, reply: Trained) -> dict[str, Any]:
-        """Announces what a client has done; returns its entry in ``rounds.jsonl``."""
-        values = {"loss": reply.update.metrics["loss"]}
-        if reply.score is not None:
-            values["score"] = reply.score
-        done = ClientFinished(self.name, task.phase, task.round, client, values, reply.train_seconds, reply.reused)
-        self._tell(done)
-        record: dict[str, Any] = {**values, "steps": reply.steps, "seconds": round(reply.train_seconds, 3)}
-        record |= {"metrics": dict(reply.metrics)} if reply.metrics else {}
-        if task.phase == WARMUP and task.round:
-            record["phase"] = WARMUP  # came late: not what the others did in this round
-        record |= {} if reply.update.choice is None else {"choice": reply.update.choice}
-        return {**record, "notes": list(reply.notes)} if reply.notes else record
+    def _refuse(self, step: Step, client: ClientId, reason: str) -> None:
+        """Leaves an update out of the step, one that was used so far too."""
+        task = step.tasks[client]
+        step.used.pop(client, None)
+        step.refused[client] = reason
+        self._tell(UpdateRefused(self.name, task.phase, task.round, client, reason))
 
     def _require_quorum(self, step: Step) -> None:
         # Not for second tries of the warm-up and longer ones alone: the waves before had enough without them.
@@ -280,7 +276,9 @@ class RoundLoop:
             **{key: int(value) for key, value in counted.items()},
             "seconds": {key: round(value, 3) for key, value in spent.items()},
         }
-        saved = Saved(self.name, step.number, after, self._ledger.slots(), dict(self.totals), best=best)
+        self.screen = self.screen.remember(step)
+        slots, seen = self._ledger.slots(), self.screen.seen
+        saved = Saved(self.name, step.number, after, slots, dict(self.totals), best=best, seen=seen)
         self.checkpoint.commit(saved, record)
         if after.allocation is not None and step.state.allocation is None:
             self._tell(Allocated(self.name, after.allocation))

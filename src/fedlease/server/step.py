@@ -26,6 +26,7 @@ class Step:
         records: client -> its entry in ``rounds.jsonl``.
         used: client -> reply whose update is used.
         refused: client -> why its update is not used.
+        suspects: client -> what is odd about its update, used or not.
         late: client -> why its update was not waited for.
         unscored: client -> why it has no score, of those that were asked for a score alone.
         seconds: phase -> seconds spent.
@@ -39,6 +40,7 @@ class Step:
     records: dict[ClientId, dict[str, Any]] = field(default_factory=dict)
     used: dict[ClientId, Trained] = field(default_factory=dict)
     refused: dict[ClientId, str] = field(default_factory=dict)
+    suspects: dict[ClientId, list[str]] = field(default_factory=dict)
     late: dict[ClientId, str] = field(default_factory=dict)
     unscored: dict[ClientId, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0})
@@ -59,7 +61,20 @@ class Step:
             "phase": self.phase,
             "round": self.state.round,
             "refused": self.refused,
+            **({"suspects": dict(sorted(self.suspects.items()))} if self.suspects else {}),
         }
+
+    @staticmethod
+    def entry(task: ClientTask, reply: Trained) -> dict[str, Any]:
+        """What a client did, as its entry in ``rounds.jsonl`` has it."""
+        scored = {} if reply.score is None else {"score": reply.score}
+        record: dict[str, Any] = {"loss": reply.update.metrics["loss"], **scored}
+        record |= {"steps": reply.steps, "seconds": round(reply.train_seconds, 3)}
+        record |= {"metrics": dict(reply.metrics)} if reply.metrics else {}
+        if task.phase == WARMUP and task.round:
+            record["phase"] = WARMUP  # came late: not what the others did in this round
+        record |= {} if reply.update.choice is None else {"choice": reply.update.choice}
+        return {**record, "notes": list(reply.notes)} if reply.notes else record
 
     def scored(self, cards: Mapping[ClientId, ClientCard], *, score_rounds: bool) -> dict[str, Any]:
         """The mean score, over how many of how many clients it is, and why the others are not in it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.core.codec import CodecError, digest, dumps, loads
+from fedlease.core.screening import Seen
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.files import append, read_file, sweep, write_atomically
@@ -63,6 +64,7 @@ class Saved:
         totals: running sums: bytes, seconds, steps.
         finished: no round is left.
         best: under early stopping the best round so far, which a finished method has as its state.
+        seen: client -> step -> what is remembered of the update that was used.
     """
 
     method: str
@@ -72,6 +74,7 @@ class Saved:
     totals: Mapping[str, float] = field(default_factory=dict)
     finished: bool = False
     best: Best | None = None
+    seen: Mapping[ClientId, Mapping[int, Seen]] = field(default_factory=dict)
 
 
 class Checkpoint:
@@ -114,9 +117,9 @@ class Checkpoint:
         found = manifest.best
         best = None if found is None else Best(found.step, found.value, *self._read_step(found), found.waited)
         state, private = self._read_step(manifest)
-        return Saved(
-            manifest.method, manifest.step, state, private, manifest.totals, finished=manifest.finished, best=best
-        )
+        named = {} if manifest.seen is None else self._read(manifest.seen)
+        seen = {client: {int(number): one for number, one in steps.items()} for client, steps in named.items()}
+        return Saved(manifest.method, manifest.step, state, private, manifest.totals, manifest.finished, best, seen)
 
     def _read_step(self, step: Manifest | BestStep) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
         """The state and the clients' private tensors of a step."""
@@ -189,6 +192,7 @@ class Checkpoint:
             if (kept := saved.best) is not None:
                 own = self._write_step(kept)
                 best = BestStep(step=kept.step, value=kept.value, waited=kept.waited, state=own[0], clients=own[1])
+            seen = {c: {str(number): one for number, one in steps.items()} for c, steps in saved.seen.items()}
             written, lines = self._written(), self._lines
             if record is not None:
                 line = _line(record)
@@ -205,6 +209,7 @@ class Checkpoint:
                 state=state,
                 clients=clients,
                 best=best,
+                seen=self._write(dumps(seen)) if seen else None,
             )
             write_sealed(self.manifest, manifest)
             self._lines = lines

@@ -46,10 +46,12 @@ class Manifest(BaseModel):
     state: Entry
     clients: dict[ClientId, dict[str, Entry]]
     best: BestStep | None = None
+    seen: Entry | None = None
 
     @property
     def named(self) -> set[str]:
         """The files that it names."""
         steps: list[Manifest | BestStep] = [self] if self.best is None else [self, self.best]
         slots = (entry for step in steps for slots in step.clients.values() for entry in slots.values())
-        return {entry.file for entry in (*(step.state for step in steps), *slots)}
+        seen = () if self.seen is None else (self.seen,)
+        return {entry.file for entry in (*(step.state for step in steps), *slots, *seen)}

@@ -1,5 +1,7 @@
 """``rounds.jsonl``: one line per step of a method."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ from fedlease.errors import RunFolderError
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.documents import ClientName, Content, Count, Finite, checked, parse_json
 
-__all__ = ["Line", "read_rounds"]
+__all__ = ["Line", "read_rounds", "suspects_of"]
+
+
+_NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
 
 
 class _LineClient(Content):
@@ -26,6 +31,7 @@ class Line(Content):
         phase: of the method.
         round: 0 during the warm-up.
         refused: client -> why its update was not used.
+        suspects: client -> what was odd about its update, used or not.
         clients: client -> what it reported: score and further metrics of the received model, and more.
         mean_score: over the clients that were scored.
         seconds: by what they were spent on.
@@ -39,6 +45,7 @@ class Line(Content):
     phase: str
     round: Count
     refused: dict[ClientName, str] = Field(default_factory=dict)
+    suspects: dict[ClientName, list[str]] = Field(default_factory=dict)
     clients: dict[ClientName, _LineClient] | None = None
     mean_score: Finite | None = None
     seconds: dict[str, Finite] = Field(default_factory=dict)
@@ -89,3 +96,15 @@ def read_rounds(folder: Path) -> list[Line]:
             raise
         found.append(step)
     return found
+
+
+def suspects_of(lines: Iterable[Line]) -> dict[ClientId, list[str]]:
+    """Client -> what was odd about its updates, each finding once, with the round in which it came first."""
+    found: dict[ClientId, dict[str, str]] = {}
+    for line in lines:
+        for client, odd in line.suspects.items():
+            for finding in odd:
+                # Numbers differ from round to round.
+                kind = _NUMBER.sub("#", finding)
+                found.setdefault(client, {}).setdefault(kind, f"round {line.round}: {finding}")
+    return {client: [*found[client].values()] for client in sorted(found)}

@@ -8,6 +8,7 @@ from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
 from fedlease.reporting.run.certainty import doubts
 from fedlease.reporting.run.data import RunData, mean
 from fedlease.storage.class_scores import never_predicted_note
+from fedlease.storage.rounds import suspects_of
 from fedlease.storage.verdict import Advice
 from fedlease.tasks.metric_words import of_metric
 
@@ -31,7 +32,15 @@ SHOWN = 6
 
 def advise(run: RunData) -> tuple[Advice, ...]:
     """Every warning of a run, finished or not, the urgent ones first."""
-    found = [*_progress(run), *_refusals(run), *_grouping(run), *_missing(run), *_scores(run), *_data(run)]
+    found = [
+        *_progress(run),
+        *_refusals(run),
+        *_suspects(run),
+        *_grouping(run),
+        *_missing(run),
+        *_scores(run),
+        *_data(run),
+    ]
     order = {"act": 0, "look": 1, "note": 2}
     return tuple(sorted(found, key=lambda advice: order[advice.level]))
 
@@ -64,6 +73,8 @@ def _refusals(run: RunData) -> Iterator[Advice]:
         reasons: dict[tuple[str, str], list[int]] = {}
         for step in method.steps:
             for client, reason in step.refused.items():
+                if client in step.suspects:
+                    continue  # has an advice of its own
                 reasons.setdefault((client, reason), []).append(step.step)
         for (client, reason), steps in reasons.items():
             named = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(map(str, steps))}"
@@ -73,6 +84,21 @@ def _refusals(run: RunData) -> Iterator[Advice]:
                 f"{method.name}, {named}: {reason}. The update was left out of the mean; nothing else changed.",
                 "Values that are not finite point to a learning rate too high for this client's rows: lower train.lr, "
                 "or set train.clip_norm. Wrong names, shapes or rounds point to another version at that client.",
+            )
+
+
+def _suspects(run: RunData) -> Iterator[Advice]:
+    """Clients whose updates no honest client sends, or that are odd; of every method apart, as their rounds differ."""
+    for method in run.methods:
+        for client, found in suspects_of(method.steps).items():
+            refused = any("refused: " in finding for finding in found)
+            yield _advice(
+                "act" if refused else "look",
+                f"{client} is a suspect",
+                f"{method.name}, {listed(found, SHOWN, separator='; ')}. "
+                + ("What was refused is in no mean." if refused else "Its updates were used."),
+                "Ask the client. Its code may be at fault, or another version; train.lr may differ there. To have it "
+                f"undone: fedlease resume, the folder, --to 0 --without {client}.",
             )
 
 

@@ -1,0 +1,86 @@
+"""Means in which every client has one vote, so that fewer than half of them cannot carry it away."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median as middle
+
+import torch
+from torch import Tensor
+
+from fedlease.core.aggregate import shares
+from fedlease.core.types import Tensors
+
+__all__ = ["geometric_median", "median"]
+
+STEPS = 100
+"""Of Weiszfeld's iteration, at most."""
+
+CLOSE = 1e-7
+"""Relative change of the sum of distances at which it has converged."""
+
+SMOOTH = 1e-6
+"""No distance counts as smaller than this share of the median distance: none is divided by 0."""
+
+
+def median(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The median of every coordinate, of an even number the mean of the two in the middle.
+
+    Yin, Chen, Ramchandran, Bartlett: Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates. ICML
+    2018. https://arxiv.org/abs/1803.01498
+
+    Args:
+        states: one mapping per client, all with the same names, shapes and floating dtypes.
+        weights: one per state; they are checked and not used: rows are what a client says of itself.
+
+    Returns:
+        The median, in the dtype of the inputs, names sorted.
+
+    Raises:
+        ValueError: as :func:`fedlease.core.aggregate.weighted_mean`.
+    """
+    shares(states, weights)
+    count, found = len(states), {}
+    for name in sorted(states[0]):
+        ordered = torch.stack([state[name].detach().double() for state in states]).sort(0).values
+        found[name] = ((ordered[(count - 1) // 2] + ordered[count // 2]) / 2).to(states[0][name].dtype)
+    return found
+
+
+def geometric_median(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The state with the smallest sum of distances to all, over all coordinates together, by Weiszfeld's iteration.
+
+    Pillutla, Kakade, Harchaoui: Robust Aggregation for Federated Learning. IEEE Transactions on Signal Processing 70,
+    2022. https://arxiv.org/abs/1912.13445
+
+    Arguments, result and errors are those of :func:`median`.
+    """
+    shares(states, weights)
+    names, first = sorted(states[0]), states[0]
+    points = [_Point({name: state[name].detach().double() for name in names}) for state in states]
+    # A mean would begin where one liar wants it.
+    centre = _Point({name: tensor.double() for name, tensor in median(states, weights).items()})
+    before = float("inf")
+    for _ in range(STEPS):
+        distances = [point.distance(centre) for point in points]
+        total, least = sum(distances), SMOOTH * middle(distances)
+        if before - total <= CLOSE * total or not least:  # half of the states, or more, are the median
+            break
+        before = total
+        inverse = [1 / max(distance, least) for distance in distances]
+        centre = _mean(points, [value / sum(inverse) for value in inverse])
+    return {name: centre.tensors[name].to(first[name].dtype) for name in names}
+
+
+@dataclass(frozen=True)
+class _Point:
+    tensors: Tensors
+
+    def distance(self, other: "_Point") -> float:
+        squares = (float((self.tensors[name] - other.tensors[name]).square().sum()) for name in self.tensors)
+        return float(sum(squares) ** 0.5)
+
+
+def _mean(points: Sequence[_Point], parts: Sequence[float]) -> _Point:
+    names = points[0].tensors
+    both = list(zip(points, parts, strict=True))
+    return _Point({name: torch.stack([p.tensors[name] * part for p, part in both]).sum(0) for name in names})

@@ -1,0 +1,118 @@
+"""The server's look at what comes back: every update by itself as it comes, and all of a step side by side."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from fedlease.core.aggregate import check_update
+from fedlease.core.screening import (
+    Bounds,
+    Change,
+    Seen,
+    beyond_the_step,
+    change_of,
+    compare,
+    copied,
+    replayed,
+    sample,
+    start_of,
+)
+from fedlease.core.types import ClientId, ClientUpdate
+from fedlease.errors import UpdateRefusedError
+from fedlease.methods.warmup import WARMUP
+from fedlease.server.step import Step
+
+__all__ = ["Screen"]
+
+REMEMBERED = 32
+"""Steps whose updates are recognised when they come again; a client's last warm-up may be older."""
+
+Refuse = Callable[[Step, ClientId, str], None]
+
+
+@dataclass
+class Screen:
+    """Applies :mod:`fedlease.core.screening` to the steps of one method.
+
+    Attributes:
+        bounds: the rules.
+        seen: client -> step -> what is remembered of the update that was used.
+    """
+
+    bounds: Bounds = field(default_factory=Bounds)
+    seen: Mapping[ClientId, Mapping[int, Seen]] = field(default_factory=dict)
+
+    def check(self, step: Step, client: ClientId, update: ClientUpdate, rows: int) -> None:
+        """Checks an update by itself.
+
+        Raises:
+            UpdateRefusedError: it is not what was asked for, or breaks a rule; then the client is a suspect, too.
+        """
+        task = step.tasks[client]
+        check_update(task, client, update, expected_examples=rows)
+        why = beyond_the_step(task, update, rows, self.bounds)
+        if not why and self.bounds.copies:
+            start = sample(start_of(task, update.choice))
+            why = copied(task, update) or replayed(client, sample(update.tensors), start, self.seen)
+        if why:
+            step.suspects[client] = [f"refused: {why}"]
+            raise UpdateRefusedError(client, why)
+
+    def compare(self, step: Step, group: Callable[[ClientId], int], refuse: Refuse) -> None:
+        """Compares the updates of a step, refuses those that go too far and names those that are odd.
+
+        Args:
+            step: with all replies.
+            group: cluster of a client.
+            refuse: is called for every update that must not be used.
+        """
+        if self.bounds == Bounds():
+            return
+        changes = self._changes(step)
+        for warmup in (True, False):
+            own = {client: change for client, change in changes.items() if _is_warmup(step, client) == warmup}
+            before = self._last(warmup, without=own)
+            # Before the allocation there are no clusters: all warm-ups are compared, and none has to point anywhere.
+            clusters: dict[int, list[ClientId]] = {}
+            for client in sorted({*own, *before} & step.state.clients.keys()):
+                clusters.setdefault(0 if warmup else group(client), []).append(client)
+            found = compare(own, [*clusters.values()], self.bounds, before=before, directions=not warmup)
+            for client, why in found.refused.items():
+                step.suspects.setdefault(client, []).append(f"refused: {why}")
+                refuse(step, client, why)
+            for client, odd in found.named.items():
+                step.suspects.setdefault(client, []).extend(odd)
+
+    def remember(self, step: Step) -> "Screen":
+        """The screen of the next step, which knows the updates that this one used."""
+        if self.bounds == Bounds():
+            return self
+        seen = {client: dict(steps) for client, steps in self.seen.items()}
+        for client, change in self._changes(step).items():
+            picked = sample(change.tensors)
+            seen.setdefault(client, {})[step.number] = Seen(
+                _is_warmup(step, client), change.length, change.steps, picked
+            )
+        last = step.number - REMEMBERED
+        kept = {c: {n: one for n, one in steps.items() if n > last or one.warmup} for c, steps in seen.items()}
+        return replace(self, seen=kept)
+
+    def _changes(self, step: Step) -> dict[ClientId, Change]:
+        """What the used updates of a step changed."""
+        updates = {client: reply.update for client, reply in sorted(step.used.items()) if reply.update.tensors}
+        return {
+            client: change_of(step.tasks[client], u, self.bounds.steps(step.tasks[client], u.num_examples))
+            for client, u in updates.items()
+        }
+
+    def _last(self, warmup: bool, without: Collection[ClientId]) -> dict[ClientId, Seen]:
+        """The last update of every other client, of one kind."""
+        found = {}
+        for client, steps in self.seen.items():
+            kind = [number for number, one in steps.items() if one.warmup == warmup]
+            if kind and client not in without:
+                found[client] = steps[max(kind)]
+        return found
+
+
+def _is_warmup(step: Step, client: ClientId) -> bool:
+    return step.tasks[client].phase == WARMUP
