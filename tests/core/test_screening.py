@@ -6,18 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedlease.core.screening import (
-    Bounds,
-    Change,
-    Seen,
-    beyond_the_step,
-    change_of,
-    compare,
-    copied,
-    replayed,
-    sample,
-    start_of,
-)
+from fedlease.core.screening import Bounds, Change, beyond_the_step, change_of, copied, start_of
+from fedlease.core.suspects import Seen, compare, replayed, sample
 from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, ClientUpdate, Stage
 
 SPEC = AdapterSpec(r=1, alpha=1.0, dropout=0.0, target_modules=("m",))

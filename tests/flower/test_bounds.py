@@ -130,7 +130,7 @@ def test_nor_do_the_servers_words_on_a_node(caplog: pytest.LogCaptureFixture) ->
         ({"labels": ("\x1b[2J",)}, "labels must be at most"),
         (
             {"train_rows": 10**12},
-            "train_rows must be a whole number in 1 .. 1000000000 (bounds.rows), received 1000000000000",
+            "train_rows must be a whole number in 1 .. 1000000 (bounds.rows), received 1000000000000",
         ),
         ({"test_rows": 10**6}, "test_rows must be a whole number in 0 .. 500000, received 1000000"),
         ({"task": "\x1b[2J"}, "task must be one line"),

@@ -4,18 +4,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from fedlease.core.aggregate import check_update
-from fedlease.core.screening import (
-    Bounds,
-    Change,
-    Seen,
-    beyond_the_step,
-    change_of,
-    compare,
-    copied,
-    replayed,
-    sample,
-    start_of,
-)
+from fedlease.core.screening import Bounds, Change, beyond_the_step, change_of, copied, start_of
+from fedlease.core.suspects import Seen, compare, replayed, sample
 from fedlease.core.types import ClientId, ClientUpdate
 from fedlease.errors import UpdateRefusedError
 from fedlease.methods.warmup import WARMUP
@@ -31,7 +21,7 @@ Refuse = Callable[[Step, ClientId, str], None]
 
 @dataclass
 class Screen:
-    """Applies :mod:`fedlease.core.screening` to the steps of one method.
+    """Applies :mod:`fedlease.core.screening` and :mod:`fedlease.core.suspects` to the steps of one method.
 
     Attributes:
         bounds: the rules.

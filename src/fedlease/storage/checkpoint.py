@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.core.codec import CodecError, digest, dumps, loads
-from fedlease.core.screening import Seen
+from fedlease.core.suspects import Seen
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.files import append, read_file, sweep, write_atomically
