@@ -16,7 +16,7 @@ from fedlease.reporting.run.words import facts
 from fedlease.runs.check import check_settings
 from fedlease.runs.runner import resume
 from fedlease.server.stopping import EarlyStopping
-from fedlease.storage.checkpoint import Best
+from fedlease.storage.saved import Best
 from fedlease.storage.summary import Summary
 
 CHANGES: dict[str, Any] = {"baselines": ["fedit", "local"], "rounds": 6, "data__valid_fraction": 0.25}

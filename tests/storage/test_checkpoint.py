@@ -7,7 +7,8 @@ import torch
 from fedlease.core.adapters import initial_adapter
 from fedlease.methods.base import CommonState
 from fedlease.methods.warmup import Warmup
-from fedlease.storage.checkpoint import Checkpoint, Saved
+from fedlease.storage.checkpoint import Checkpoint
+from fedlease.storage.saved import Saved
 
 
 def test_a_checkpoint_gives_back_what_was_committed_and_keeps_only_that(tmp_path: Path) -> None:

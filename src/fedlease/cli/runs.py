@@ -56,6 +56,16 @@ From = Annotated[
 NewRows = Annotated[bool, typer.Option("--new-rows", help="With --from: the rows may be others than the run's.")]
 
 
+To = Annotated[
+    int | None,
+    typer.Option("--to", metavar="ROUND", min=0, help="Go back: the first round that is made again; 0 is the warm-up."),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option("--without", metavar="CLIENT", help="A client that takes no part from then on; repeatable."),
+]
+
+
 EngineName = Literal["in-process", "flower"]
 Tracker = Literal["none", "mlflow", "tensorboard", "wandb"]
 Engine = Annotated[EngineName, typer.Option(help="flower: a simulation on this machine, one node per client.")]
@@ -111,19 +121,24 @@ def run_command(
 @app.command()
 def resume(
     folder: RunFolder,
+    to: To = None,
+    without: Without = None,
     engine: Engine = "in-process",
     log: Log = "none",
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Go on with an interrupted run from its last complete step."""
+    """Go on with an interrupted run from its last complete step; with --to or --without go back first."""
+    from fedlease.errors import ConfigError
     from fedlease.storage.run_folder import read_settings
 
     settings = read_settings(folder)  # before libraries that take seconds to load
+    if engine == "flower" and (to is not None or without):
+        raise ConfigError("--to, --without: a run goes back in this process alone; leave out --engine flower")
     if engine == "flower":
         _watched(lambda hear: _simulated(settings, folder, hear(), new=False), folder, log, quiet, json_)
         return
-    _watched(lambda hear: _resumed(folder, hear()), folder, log, quiet, json_)
+    _watched(lambda hear: _resumed(folder, hear(), to, without or ()), folder, log, quiet, json_)
 
 
 @app.command()
@@ -222,11 +237,13 @@ def _watched(
         render_results(folder, summaries, console)
 
 
-def _resumed(folder: Path, listeners: "Sequence[Listener]") -> dict[str, dict[str, Any]]:
+def _resumed(
+    folder: Path, listeners: "Sequence[Listener]", to: int | None, without: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     from fedlease.runs import runner
     from fedlease.storage.summary import contents_of
 
-    return contents_of(runner.resume(folder, listeners))
+    return contents_of(runner.resume(folder, listeners, to=to, without=without))
 
 
 def _simulated(

@@ -90,6 +90,9 @@ class DataSettings(Section):
     """Rows of your own files that cannot be used: faulty JSON lines, too few cells, no text, no label, a value of the
     wrong type. ``refuse`` stops before anything is trained and names them, ``drop`` goes on without them, and says how
     many of which client and why wherever the run is described."""
+    without: tuple[str, ...] = ()
+    """Clients that take no part although they have rows; ``fedlease resume DIR --to ROUND --without CLIENT`` adds to
+    them."""
     min_train_rows: Positive = 1
     """Train rows that a client needs, after rows for choices are set apart. One without test rows trains and is scored
     on none."""

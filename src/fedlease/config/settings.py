@@ -127,6 +127,8 @@ class Settings(Section):
     """When rounds no longer help."""
     filters: tuple[str, ...] = ()
     """What models and updates pass on their way: ``bfloat16`` halves what travels."""
+    checkpoints: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Earlier steps of every method that are kept beside the last, for ``fedlease resume DIR --to ROUND``."""
     eval_every: Positive = 1
     """Under sampling, rounds between evaluations of everyone."""
     keep_predictions: bool = True

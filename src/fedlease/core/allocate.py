@@ -1,6 +1,6 @@
 """LoRA B matrices -> distances -> average linkage -> the silhouette picks M -> who trains which expert (phase 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from fedlease.core.distances import Matrices, distances
 from fedlease.core.types import Allocation, ClientId
 from fedlease.core.wording import expert_name
 
-__all__ = ["allocate", "assign", "distances", "regrouped"]
+__all__ = ["allocate", "assign", "distances", "reduced", "regrouped"]
 
 
 SINGLETON = "expert "
@@ -107,6 +107,27 @@ def regrouped(allocation: Allocation, assignment: Mapping[ClientId, int]) -> All
         num_experts=max(assignment.values()) + 1,
         assignment={client: assignment[client] for client in allocation.assignment},
         warnings=(*(w for w in allocation.warnings if not w.startswith(SINGLETON)), *_singletons(assignment)),
+    )
+
+
+def reduced(allocation: Allocation, clients: Collection[ClientId]) -> Allocation:
+    """An allocation without some of its clients; experts keep their numbers, also one that nobody is left with."""
+    rest = [client for client in allocation.clients if client not in clients]
+    rows = [allocation.clients.index(client) for client in rest]
+
+    def square(matrix: Tensor | None) -> Tensor | None:
+        return None if matrix is None else matrix[rows][:, rows]
+
+    return replace(
+        allocation,
+        assignment={client: allocation.assignment[client] for client in rest},
+        distances=allocation.distances[rows][:, rows],
+        clients=rest,
+        reliability={client: s for client, s in allocation.reliability.items() if client in rest},
+        corrected=square(allocation.corrected),
+        corrected_error=square(allocation.corrected_error),
+        evidence={client: found for client, found in allocation.evidence.items() if client in rest},
+        unsure=tuple(client for client in allocation.unsure if client in rest),
     )
 
 

@@ -1,9 +1,11 @@
 """The one entry to rows: reads the source that the settings name, and refuses what that source cannot serve."""
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fedlease.config.data import DataSettings
+from fedlease.config.faults import nearest
 from fedlease.config.tables import (
     SourceFacts,
     TaskFacts,
@@ -13,11 +15,16 @@ from fedlease.config.tables import (
     task_facts,
     tasks_reading,
 )
+from fedlease.core.wording import listed
 from fedlease.data.federation import Federation
 from fedlease.data.usable import without_unusable
 from fedlease.errors import DataError
 
 __all__ = ["load_federation"]
+
+LEFT_OUT = "it was left out (data.without)"
+FEW = 5
+"""Clients that a message names before it counts."""
 
 
 def load_federation(settings: DataSettings, seed: int, task: str = "classification", data: object = None) -> Federation:
@@ -42,7 +49,7 @@ def load_federation(settings: DataSettings, seed: int, task: str = "classificati
         raise DataError(faults)
     given = {} if data is None else {"data": data}
     federation: Federation = importlib.import_module(source.module).load(settings, seed, facts.rows, **given)
-    federation = without_unusable(federation, settings)
+    federation = without_unusable(_left_out(federation, settings.without), settings)
     if settings.score_rows == "test":
         return federation
     without = [client.id for client in federation if not client.valid]
@@ -52,6 +59,19 @@ def load_federation(settings: DataSettings, seed: int, task: str = "classificati
         )
     scored = [replace(client, test=client.valid, valid=()) for client in federation]
     return Federation.of(scored, federation.warnings, federation.skipped)
+
+
+def _left_out(federation: Federation, without: Sequence[str]) -> Federation:
+    """The federation without the clients that take no part."""
+    if not without:
+        return federation
+    known = {**federation.clients, **federation.skipped}
+    if unknown := [client for client in without if client not in known]:
+        raise DataError(f"data.without: {listed(unknown, FEW)} is no client{nearest(unknown[0], known)}")
+    if not (rest := [rows for rows in federation if rows.id not in without]):
+        raise DataError("data.without: names every client, and a run needs at least one")
+    skipped = {**federation.skipped, **dict.fromkeys(without, LEFT_OUT)}
+    return Federation.of(rest, federation.warnings, skipped)
 
 
 def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: TaskFacts) -> list[str]:

@@ -1,16 +1,19 @@
 """A method's last state as the first of a run that goes on with other rows, or that groups its clients again."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from fedlease.core.adapters import b_matrices
-from fedlease.core.types import ClientId
+from fedlease.core.allocate import reduced
+from fedlease.core.types import Allocation, ClientId
+from fedlease.methods.base import State
 from fedlease.methods.fedlease import FedLeaseState
 from fedlease.methods.fedlease_reallocation import ReallocateState
+from fedlease.methods.warmup import Warmup
 from fedlease.methods.wrapper import WrapperState
 
-__all__ = ["grouping_again", "with_rows"]
+__all__ = ["grouping_again", "with_rows", "without_clients"]
 
 
 def with_rows(state: Any, rows: Mapping[ClientId, int]) -> Any:
@@ -23,6 +26,28 @@ def with_rows(state: Any, rows: Mapping[ClientId, int]) -> Any:
     if isinstance(state, WrapperState):
         return replace(state, inner=with_rows(state.inner, rows))
     return replace(state, clients={client: rows[client] for client in state.clients})
+
+
+def without_clients(state: Any, clients: Collection[ClientId]) -> Any:
+    """The state as if clients had left: they are asked for nothing, and nothing that is kept by client is theirs.
+
+    What others have learnt from them stays, such as an expert that they trained.
+    """
+    changes: dict[str, Any] = {}
+    for field in fields(state):
+        value = getattr(state, field.name)
+        if isinstance(value, State):
+            changes[field.name] = without_clients(value, clients)
+        elif isinstance(value, Warmup):
+            results = {client: own for client, own in value.results.items() if client not in clients}
+            changes[field.name] = Warmup(results, {c: n for c, n in value.refusals.items() if c not in clients})
+        elif isinstance(value, Allocation):
+            changes[field.name] = reduced(value, clients)
+        elif isinstance(value, Mapping) and any(client in value for client in clients):
+            changes[field.name] = {client: own for client, own in value.items() if client not in clients}
+        elif isinstance(value, frozenset):
+            changes[field.name] = value.difference(clients)
+    return replace(state, **changes)
 
 
 def grouping_again(state: Any, *, again: bool) -> Any:

@@ -18,11 +18,12 @@ from fedlease.methods.continuing import grouping_again, with_rows
 from fedlease.runs.open import Loaded, Prepared, load_run, prepared
 from fedlease.runs.rows import rows_of
 from fedlease.storage.allocation import write_allocation
-from fedlease.storage.checkpoint import Checkpoint, Saved
+from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import Continued, Environment, read_environment
 from fedlease.storage.newcomers import read_newcomers
 from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles
 from fedlease.storage.run_folder import method_files, read_clients, read_settings
+from fedlease.storage.saved import Saved
 from fedlease.storage.summary import read_result
 
 __all__ = ["Origin", "continued_settings", "read_origin"]

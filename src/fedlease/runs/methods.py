@@ -161,7 +161,7 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
         method,
         inputs.channel(name, lambda event: _tell(heard, event)),
         participation_of(settings),
-        Checkpoint(files.folder),
+        Checkpoint(files.folder, settings.checkpoints),
         heard,
         settings.seed,
         make_schedule(settings.schedule.until, settings.schedule.replies),

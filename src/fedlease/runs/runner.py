@@ -18,6 +18,7 @@ from fedlease.data.federation import Federation
 from fedlease.errors import within_limits
 from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.continuing import read_origin
+from fedlease.runs.going_back import go_back
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import RunInputs, finished, run_methods
 from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
@@ -97,15 +98,23 @@ def run_settings(
 
 
 def resume(
-    out: Path, listeners: Sequence[Listener] = (), shared: Path | None = None, data: object = None
+    out: Path,
+    listeners: Sequence[Listener] = (),
+    shared: Path | None = None,
+    data: object = None,
+    *,
+    to: int | None = None,
+    without: Sequence[ClientId] = (),
 ) -> dict[str, Summary]:
-    """Continues a run from its last complete step; a finished run is left as it is.
+    """Continues a run from its last complete step; a finished run is left as it is, unless it is to go back.
 
     Args:
         out: a run folder.
         listeners: receive every event.
         shared: as for :func:`run_settings`.
         data: the rows that the run began with, where they were in memory.
+        to: the first round that is made again, 0 for the warm-up, see :func:`fedlease.runs.going_back.go_back`.
+        without: clients that take no part from then on.
 
     Returns:
         As :func:`run_settings`.
@@ -115,6 +124,10 @@ def resume(
         ConfigError: the run's device is not one of this machine.
     """
     settings = read_settings(out)
+    if to is not None or without:
+        with run_lock(out), within_limits(f"{out} was not taken back", "make room and try again", out):
+            go_back(out, to or 0, without, data)
+        settings = read_settings(out)
     summaries = finished(out, settings)
     if summaries is not None:
         return summaries

@@ -15,7 +15,7 @@ from fedlease.data.federation import ClientCard
 from fedlease.methods.warmup import WARMUP
 from fedlease.server.filters import Filter, client_half
 from fedlease.server.transport import Traffic
-from fedlease.storage.checkpoint import Saved
+from fedlease.storage.saved import Saved
 
 __all__ = ["DryTransport", "NoCheckpoint", "Work"]
 

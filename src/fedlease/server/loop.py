@@ -38,7 +38,8 @@ from fedlease.server.screen import Screen
 from fedlease.server.step import Step
 from fedlease.server.stopping import EarlyStopping
 from fedlease.server.transport import Channel
-from fedlease.storage.checkpoint import Best, Checkpoint, Saved
+from fedlease.storage.checkpoint import Checkpoint
+from fedlease.storage.saved import Best, Saved
 
 __all__ = ["RoundLoop"]
 

@@ -11,8 +11,8 @@ from fedlease.methods.base import State, rounds_for_warmup
 from fedlease.methods.head import WithHead
 from fedlease.server.loop import RoundLoop
 from fedlease.server.transport import COUNTED
-from fedlease.storage.checkpoint import Best
 from fedlease.storage.class_scores import ClassScores, never_predicted_note
+from fedlease.storage.saved import Best
 from fedlease.storage.summary import ClientScores, Stopped, Summary, TaskClients, WorstClient
 
 __all__ = ["summarise"]

@@ -10,7 +10,7 @@ from fedlease.core.types import ClientId
 from fedlease.methods.base import Method, State
 from fedlease.server.ledger import Slots
 from fedlease.server.step import Step
-from fedlease.storage.checkpoint import Best
+from fedlease.storage.saved import Best
 
 __all__ = ["EarlyStopping"]
 

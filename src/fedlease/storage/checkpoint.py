@@ -6,7 +6,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,65 +15,16 @@ from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.files import append, read_file, sweep, write_atomically
 from fedlease.methods.base import State
-from fedlease.methods.head import HeadState
 from fedlease.methods.registry import known_methods, load_method
 from fedlease.storage.documents import read_lines
-from fedlease.storage.manifest import BestStep, Entry, Manifest
+from fedlease.storage.manifest import BestStep, Earlier, Entry, Manifest
 from fedlease.storage.run_files import MOST_WEIGHTS, read_sealed, write_sealed
+from fedlease.storage.saved import Best, Saved
 
-__all__ = ["Best", "Checkpoint", "Saved"]
+__all__ = ["Checkpoint"]
 
 TRIES = 5
 """How often a reader starts over because a running process has written another step meanwhile."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """The round whose models did best on validation rows, see :mod:`fedlease.server.stopping`.
-
-    Attributes:
-        step: that ended it.
-        value: mean over clients of what is compared.
-        state: the method's after it.
-        private: as of :class:`Saved`, after it.
-        waited: rounds made since.
-    """
-
-    step: int
-    value: float
-    state: HeadState | Any
-    private: Mapping[ClientId, Mapping[str, Tensors]]
-    waited: int = 0
-
-    @property
-    def round(self) -> int:
-        """Its number; 0 is the warm-up."""
-        return int(self.state.round) - 1
-
-
-@dataclass(frozen=True)
-class Saved:
-    """Everything that is needed to resume.
-
-    Attributes:
-        method: name.
-        step: completed steps (warm-up waves and rounds).
-        state: the method's, in most runs a :class:`~fedlease.methods.head.HeadState` around it.
-        private: client -> slot -> tensors, see :class:`~fedlease.client.store.Private`.
-        totals: running sums: bytes, seconds, steps.
-        finished: no round is left.
-        best: under early stopping the best round so far, which a finished method has as its state.
-        seen: client -> step -> what is remembered of the update that was used.
-    """
-
-    method: str
-    step: int
-    state: HeadState | Any
-    private: Mapping[ClientId, Mapping[str, Tensors]]
-    totals: Mapping[str, float] = field(default_factory=dict)
-    finished: bool = False
-    best: Best | None = None
-    seen: Mapping[ClientId, Mapping[int, Seen]] = field(default_factory=dict)
 
 
 class Checkpoint:
@@ -82,10 +32,12 @@ class Checkpoint:
 
     Args:
         folder: of the method: the run folder, or ``baselines/<method>`` in it.
+        keep: earlier steps that are kept, to go back to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: int = 0) -> None:
         self.folder = folder
+        self.keep = keep
         self.state = folder / "state"
         self.manifest = self.state / "manifest.json"
         self.rounds = folder / "rounds.jsonl"
@@ -117,11 +69,51 @@ class Checkpoint:
         found = manifest.best
         best = None if found is None else Best(found.step, found.value, *self._read_step(found), found.waited)
         state, private = self._read_step(manifest)
-        named = {} if manifest.seen is None else self._read(manifest.seen)
-        seen = {client: {int(number): one for number, one in steps.items()} for client, steps in named.items()}
+        seen = self._read_seen(manifest.seen)
         return Saved(manifest.method, manifest.step, state, private, manifest.totals, manifest.finished, best, seen)
 
-    def _read_step(self, step: Manifest | BestStep) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
+    def earlier(self) -> dict[int, Saved]:
+        """Round -> the last step before it, of those that are kept: what a method goes back to.
+
+        Raises:
+            RunFolderError: as :meth:`load`.
+        """
+        manifest = read_sealed(self.manifest, Manifest)
+        if manifest is None:
+            return {}
+        load_method(manifest.method)
+        found: dict[int, Saved] = {}
+        for step in manifest.earlier:
+            if step.round not in found:  # the first of several waves of the warm-up
+                state, private = self._read_step(step)
+                found[step.round] = Saved(
+                    manifest.method, step.step, state, private, step.totals, seen=self._read_seen(step.seen)
+                )
+        return found
+
+    def go_back(self, saved: Saved) -> None:
+        """Makes an earlier step, or what became of it, the last; the lines of ``rounds.jsonl`` after it go.
+
+        Raises:
+            RunFailedError: it cannot be written.
+        """
+        manifest = read_sealed(self.manifest, Manifest)
+        assert manifest is not None  # it has earlier steps
+        (step,) = (step for step in manifest.earlier if step.step == saved.step)
+        self._lines = step.rounds_lines
+        self.commit(saved)
+        self.clean()
+
+    def forget(self) -> None:
+        """Deletes every step: the method begins anew."""
+        self.manifest.unlink(missing_ok=True)
+        self.clean()
+
+    def _read_seen(self, entry: Entry | None) -> dict[ClientId, dict[int, Seen]]:
+        named = {} if entry is None else self._read(entry)
+        return {client: {int(number): one for number, one in steps.items()} for client, steps in named.items()}
+
+    def _read_step(self, step: Manifest | BestStep | Earlier) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
         """The state and the clients' private tensors of a step."""
         state = self._read(step.state)
         if not isinstance(state, State):
@@ -210,6 +202,7 @@ class Checkpoint:
                 clients=clients,
                 best=best,
                 seen=self._write(dumps(seen)) if seen else None,
+                earlier=self._kept(saved.step),
             )
             write_sealed(self.manifest, manifest)
             self._lines = lines
@@ -240,6 +233,14 @@ class Checkpoint:
             for client, slots in step.private.items()
         }
         return self._write(dumps(step.state)), clients
+
+    def _kept(self, step: int) -> list[Earlier]:
+        """The steps before one that stay on disk."""
+        last = read_sealed(self.manifest, Manifest) if self.keep else None
+        if last is None:
+            return []
+        now = Earlier.model_validate(last.model_dump(include={*Earlier.model_fields}))
+        return [one for one in (*last.earlier, now) if one.step < step][-self.keep :]
 
     def _written(self) -> bytes:
         return _joined(read_lines(self.rounds)[: self._lines])

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedlease.core.types import ClientId
 from fedlease.storage.run_files import Digest
 
-__all__ = ["BestStep", "Entry", "Manifest"]
+__all__ = ["BestStep", "Earlier", "Entry", "Manifest"]
 
 
 class Entry(BaseModel):
@@ -20,7 +20,7 @@ class Entry(BaseModel):
 
 
 class BestStep(BaseModel):
-    """See :class:`fedlease.storage.checkpoint.Best`."""
+    """See :class:`fedlease.storage.saved.Best`."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -29,6 +29,20 @@ class BestStep(BaseModel):
     waited: Annotated[int, Field(ge=0)]
     state: Entry
     clients: dict[ClientId, dict[str, Entry]]
+
+
+class Earlier(BaseModel):
+    """A step before the last, to go back to."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    step: Annotated[int, Field(ge=0)]
+    round: Annotated[int, Field(ge=0)]
+    rounds_lines: Annotated[int, Field(ge=0)]
+    totals: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    state: Entry
+    clients: dict[ClientId, dict[str, Entry]]
+    seen: Entry | None = None
 
 
 class Manifest(BaseModel):
@@ -47,11 +61,12 @@ class Manifest(BaseModel):
     clients: dict[ClientId, dict[str, Entry]]
     best: BestStep | None = None
     seen: Entry | None = None
+    earlier: list[Earlier] = Field(default_factory=list)
 
     @property
     def named(self) -> set[str]:
         """The files that it names."""
-        steps: list[Manifest | BestStep] = [self] if self.best is None else [self, self.best]
+        steps: list[Manifest | BestStep | Earlier] = [self, *self.earlier, *([] if self.best is None else [self.best])]
         slots = (entry for step in steps for slots in step.clients.values() for entry in slots.values())
-        seen = () if self.seen is None else (self.seen,)
+        seen = (one for one in (self.seen, *(step.seen for step in self.earlier)) if one is not None)
         return {entry.file for entry in (*(step.state for step in steps), *slots, *seen)}

@@ -63,6 +63,13 @@ class RunFiles:
         """Begins the index of a new run."""
         write_sealed(self._path, _Index(settings=dict(settings), files={}))
 
+    def change_settings(self, settings: Mapping[str, Any], name: str, blob: bytes) -> None:
+        """Replaces the settings of the run in the index, and the file that states them to its readers."""
+        index = read_sealed(self._path, _Index)
+        assert index is not None  # a run that has begun has one
+        write_sealed(self._path, _Index(settings=dict(settings), files=index.files))
+        write_atomically(self.folder / name, blob)
+
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings that the run began with; None without an index."""

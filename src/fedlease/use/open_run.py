@@ -30,7 +30,7 @@ from fedlease.runs.building import build_method
 from fedlease.runs.machine import usable_device
 from fedlease.runs.open import Loaded, load_run
 from fedlease.runs.threads import usable_threads
-from fedlease.storage.checkpoint import Checkpoint, Saved
+from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.documents import parse_json
 from fedlease.storage.newcomers import Newcomer, newcomer_model, read_newcomers
 from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles
@@ -39,6 +39,7 @@ from fedlease.storage.run_folder import (
     read_clients,
     read_settings,
 )
+from fedlease.storage.saved import Saved
 from fedlease.storage.summary import read_summary
 from fedlease.tasks.base import Task
 from fedlease.tasks.encoded import Encoded

@@ -117,18 +117,30 @@ def check(
 
 
 def resume(
-    folder: str | Path, *, data: object = None, listeners: "Sequence[Listener]" = (), progress: bool = True
+    folder: str | Path,
+    *,
+    to: int | None = None,
+    without: Sequence[ClientId] = (),
+    data: object = None,
+    listeners: "Sequence[Listener]" = (),
+    progress: bool = True,
 ) -> RunResult:
     """Goes on with an interrupted run from its last complete step; a finished one is left as it is.
 
+    With ``to`` or ``without`` a run, finished or not, goes back first.
+
     Args:
         folder: of the run.
+        to: the first round that is made again; 0, and None with ``without``, is the warm-up. Others need that the run
+            kept the step before (``checkpoints``).
+        without: clients that take no part from then on.
         data: the rows that the run began with, where they were in memory.
         listeners: receive every event.
         progress: whether to print how far it is, on standard error or in the notebook, and the results.
 
     Raises:
         RunFolderError: no run folder, damaged, or the rows or the base model are no longer those the run began with.
+        ConfigError: a client that is none of the run's.
         RunFailedError: the run cannot continue.
     """
     out = Path(folder)
@@ -136,7 +148,7 @@ def resume(
     with watched(LOADING.format(out), progress=progress, listeners=listeners) as heard:
         from fedlease.runs import runner
 
-        return RunResult(out, contents_of(runner.resume(out, heard(), data=data)))
+        return RunResult(out, contents_of(runner.resume(out, heard(), data=data, to=to, without=without)))
 
 
 def _call(config: object, overrides: Mapping[str, Any], data: object) -> tuple[Settings, object]:

@@ -1,0 +1,122 @@
+"""An earlier round of a run made its last one again, with or without some of the clients."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedlease.client.store import ELSEWHERE
+from fedlease.config.faults import nearest
+from fedlease.config.settings import Settings, resolve
+from fedlease.core.types import ClientId
+from fedlease.core.wording import listed
+from fedlease.errors import ConfigError, RunFolderError
+from fedlease.methods.continuing import without_clients
+from fedlease.runs.rows import rows_of, rows_of_run
+from fedlease.storage.checkpoint import Checkpoint
+from fedlease.storage.environment import read_environment
+from fedlease.storage.run_files import RunFiles
+from fedlease.storage.run_folder import CONFIG, method_files, read_clients, read_settings, write_clients
+from fedlease.storage.saved import Saved
+from fedlease.storage.summary import RESULT
+
+__all__ = ["go_back"]
+
+TOLD_APART = (
+    "fedit", "feddpa", "fedlease", "fedlease-plus", "fedprox", "fedsa-lora", "ffa-lora", "ifca", "local", "rolora",
+)  # fmt: skip
+"""Methods whose state says what is whose; others sum over clients, or cut a tree of them."""
+
+
+def go_back(out: Path, to: int, without: Sequence[ClientId] = (), data: object = None) -> None:
+    """Takes a run back to where a round was about to begin; the caller has the lock and then goes on with it.
+
+    Round 0 is the warm-up, so that with it nothing is left of what came back from clients. A later round needs that the
+    run kept the step before it (``checkpoints``). A baseline that has not kept it begins anew, and so does one whose
+    state does not tell what is whose.
+
+    Args:
+        out: a run folder, of a run that is finished or not.
+        to: the first round that is made again.
+        without: clients that take no part from then on.
+        data: the rows that the run began with, where they were in memory.
+
+    Raises:
+        ConfigError: no such client, or nobody is left.
+        RunFolderError: the step is not kept, the run is damaged, or its clients are on other machines.
+    """
+    settings, known = read_settings(out), read_clients(out)
+    faults = [f"--without: {c!r} is no client of {out}{nearest(c, known)}" for c in without if c not in known]
+    if not faults and not {*known}.difference(without):
+        faults.append("--without: names every client, and a run needs at least one")
+    if faults:
+        raise ConfigError(faults)
+    steps = dict(_steps(out, settings, to, without))
+    if without:
+        rows_of_run(out, settings, data)  # those that the run began with
+    for name in (settings.method, *settings.baselines):
+        files = method_files(out, settings, name)
+        # First, so that the run is unfinished and goes on, wherever this is interrupted.
+        for result in (*RESULT, "report.html"):
+            (files.folder / result).unlink(missing_ok=True)
+    if without:
+        _leave_out(out, settings, without, data)
+    for name, saved in steps.items():
+        checkpoint = Checkpoint(method_files(out, settings, name).folder, settings.checkpoints)
+        if saved is None:
+            checkpoint.forget()
+        else:
+            checkpoint.go_back(_reduced(saved, without))
+
+
+def _steps(out: Path, settings: Settings, to: int, without: Sequence[ClientId]) -> Iterator[tuple[str, Saved | None]]:
+    """Method -> the step that it goes back to; None to begin anew."""
+    for name in (settings.method, *settings.baselines):
+        checkpoint = Checkpoint(method_files(out, settings, name).folder, settings.checkpoints)
+        last, earlier = checkpoint.load(), checkpoint.earlier()
+        if last is not None and any(ELSEWHERE in slots for slots in last.private.values()):
+            raise RunFolderError(
+                f"{out}: its clients trained on their own machines, which keep a part of their models; begin anew in "
+                "another folder, with data.without for clients that are to take no part"
+            )
+        apart = name in TOLD_APART or not without
+        if to and name == settings.method and not apart:
+            raise ConfigError(
+                f"--to: must be 0 with --without for {name}, whose state is of all clients, received {to}"
+            )
+        if to and name == settings.method and to not in earlier:
+            kept = f"rounds {', '.join(map(str, sorted(earlier)))} can be" if earlier else "none is kept"
+            raise RunFolderError(
+                f"{out}: round {to} cannot be gone back to, {kept} (checkpoints = {settings.checkpoints}); --to 0 "
+                "begins with the warm-up again"
+            )
+        yield name, earlier.get(to) if to and apart else None
+
+
+def _reduced(saved: Saved, without: Collection[ClientId]) -> Saved:
+    """A step without some clients."""
+
+    def rest(own: Mapping[ClientId, Any]) -> dict[ClientId, Any]:
+        return {client: value for client, value in own.items() if client not in without}
+
+    state = without_clients(saved.state, without) if without else saved.state
+    return replace(saved, state=state, private=rest(saved.private), seen=rest(saved.seen))
+
+
+def _leave_out(out: Path, settings: Settings, without: Sequence[ClientId], data: object) -> None:
+    """Writes settings, cards and environment of a run without some clients."""
+    left = resolve(base=settings, overrides={"data.without": [*dict.fromkeys((*settings.data.without, *without))]})
+    federation, files = rows_of(left, data), RunFiles(out)
+    environment = read_environment(out)
+    note = f"left out after the run had begun: {listed(without, 5)}"
+    changed = environment.model_copy(
+        update={
+            "data_fingerprint": federation.fingerprint(),
+            "data_warnings": [*environment.data_warnings, note],
+            "skipped_clients": dict(federation.skipped),
+        }
+    )
+    cards = {client: card for client, card in read_clients(out).items() if client not in without}
+    files.write_json("environment.json", changed.content)
+    write_clients(out, cards)
+    files.change_settings(left.model_dump(mode="json"), CONFIG, left.to_yaml().encode())
