@@ -9,7 +9,7 @@ import torch
 from small import small_run
 
 from fedlease.client.cache import WorkCache
-from fedlease.client.training import LocalResult, local_result
+from fedlease.client.results import LocalResult, local_result
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import ClientModel, ClientTask, Stage
 from fedlease.experiments.compare import compare

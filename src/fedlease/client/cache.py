@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedlease.client.training import LocalResult
+from fedlease.client.results import LocalResult
 from fedlease.core.codec import CodecError, digest, dumps, loads
 from fedlease.core.low_rank import at_rank
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from fedlease.client.training import LocalResult, OnBatch, TrainsTasks
+from fedlease.client.results import LocalResult
+from fedlease.client.training import OnBatch, TrainsTasks
 from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientTask, TensorName, Tensors, head_names, second_half
 from fedlease.tasks.encoded import Encoded

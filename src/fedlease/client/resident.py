@@ -1,5 +1,6 @@
 """The one base model in memory; adapters and heads of clients are swapped in and out."""
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -118,6 +119,12 @@ class ResidentModel:
         self._model, self._spec, self.parameters = None, None, {}
         return self._base.model
 
+    def twin(self) -> nn.Module:
+        """Another tree of modules around the very same weights, without an adapter, in evaluation mode."""
+        model = self.unwrapped()
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        return copy.deepcopy(model, dict(shared)).eval()
+
     def train_only(self, names: Iterable[str]) -> list[nn.Parameter]:
         """Switches gradients on for exactly these tensors and gives them in the order of their names."""
         wanted = set(names)
@@ -157,6 +164,10 @@ class ResidentModel:
         if len(groups) > 1:
             parts = [self.logits({name: values[rows] for name, values in inputs.items()}, last) for rows in groups]
             return torch.cat(parts)[torch.cat(groups).argsort()]
+        return self.logits_of(self.model, inputs, last)
+
+    def logits_of(self, model: nn.Module, inputs: Inputs, last: int | None = None) -> Tensor:
+        """As :meth:`logits`, by any modules around this base, of rows that may share a batch."""
         # A tokenizer may give what another architecture takes.
         inputs = {name: values for name, values in inputs.items() if name in self._arguments}
         extra: dict[str, Any] = {}
@@ -168,7 +179,7 @@ class ResidentModel:
                 # Counted from the first token of the text, not of the padding before it.
                 extra["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         with self._computing():
-            output: Tensor = self.model(**inputs, **extra).logits
+            output: Tensor = model(**inputs, **extra).logits
         return output if last is None else output[:, -last:]
 
     def features(self, inputs: Inputs) -> Tensor:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fedlease.client.resident import ResidentModel
+from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.core.choices import LrSchedule
-from fedlease.core.codec import serialisable
 from fedlease.core.seeds import derive, generator
-from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors
+from fedlease.core.types import ANCHOR, ClientId, ClientTask
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.encoded import Encoded, training_batches
 
-__all__ = ["LocalResult", "OnBatch", "Optimiser", "Progress", "Share", "Trainer", "TrainsTasks", "local_result"]
+__all__ = ["OnBatch", "Optimiser", "Progress", "Share", "Trainer", "TrainsTasks"]
 
 OnBatch = Callable[[ClientId, int, int, float], None]
 """Receives the client, steps done, steps in total, and the loss of the last of those done."""
@@ -46,23 +46,13 @@ class Optimiser:
     seed: int
     lr_schedule: LrSchedule = "constant"
 
+    def rate(self, total: int) -> Callable[[int], float]:
+        """Number of a step, from 0, -> its share of ``lr``, of so many steps in total."""
+        return lambda step: 1 - step / total if self.lr_schedule == "linear" else 1.0
 
-@serialisable
-@dataclass(frozen=True)
-class LocalResult:
-    """The outcome of local training.
-
-    Attributes:
-        update: for the server.
-        private: tensors that stay with the client.
-        steps: optimiser steps.
-        seconds: time spent training.
-    """
-
-    update: ClientUpdate
-    private: Tensors
-    steps: int
-    seconds: float
+    def steps_per_epoch(self, rows: Encoded) -> int:
+        """Batches in one pass over rows."""
+        return math.ceil(len(rows) / self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -151,7 +141,8 @@ class Trainer:
         resident, seed = self.resident, self.optimiser.seed
         torch.set_num_threads(self.optimiser.threads)
         started = time.perf_counter()
-        progress = Progress(sum(stage.epochs for stage in task.stages) * self.steps_per_epoch(rows), on_batch)
+        per_epoch = self.optimiser.steps_per_epoch(rows)
+        progress = Progress(sum(stage.epochs for stage in task.stages) * per_epoch, on_batch)
         loss, term = 0.0, task.term
         add_term = None if term is None else term.adder(resident.parameters, task.trainable & task.upload)
         try:
@@ -164,23 +155,13 @@ class Trainer:
                 loss = self.fit({client: share}, stage.epochs, progress)[client]
         finally:
             resident.at_rest()
-        if not progress.learnt:
-            reason = f"no step had a gradient, the loss is {loss:g}: its rows teach nothing"
-            raise UpdateRefusedError(client, reason)
         tensors = resident.read(task.trainable | task.upload)
         if task.model.spec.anchors:
             rng = generator(seed, "anchors", client)
             tensors[ANCHOR] = _anchor(resident, rows, task.model.spec.anchors, rng)
-        for name in sorted(tensors.keys() - task.upload):
-            # Uploads are checked by the server; nobody else sees these.
-            if not bool(torch.isfinite(tensors[name]).all()):
-                raise UpdateRefusedError(client, f"{name} holds values that are NaN or infinite after training")
+        check_learnt(client, task, tensors, loss, learnt=progress.learnt)
         seconds = time.perf_counter() - started
         return local_result(client, task, len(rows), tensors, loss, progress.done, seconds)
-
-    def steps_per_epoch(self, rows: Encoded) -> int:
-        """Batches in one pass over the rows."""
-        return math.ceil(len(rows) / self.optimiser.batch_size)
 
     def fit(
         self,
@@ -206,9 +187,8 @@ class Trainer:
         trained = {id(parameter): parameter for share in shares.values() for parameter in share.parameters}
         options = self.optimiser
         adamw = torch.optim.AdamW(trained.values(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
-        total = epochs * sum(self.steps_per_epoch(share.rows) for share in shares.values())
-        linear = options.lr_schedule == "linear"
-        schedule = LambdaLR(adamw, lambda step: 1 - step / total if linear else 1.0)
+        total = epochs * sum(options.steps_per_epoch(share.rows) for share in shares.values())
+        schedule = LambdaLR(adamw, options.rate(total))
         self.resident.model.train()
         losses: dict[ClientId, list[float]] = {}
         for epoch in range(epochs):
@@ -267,22 +247,6 @@ def _one_behind(
         coming = next(steps, None)
         yield waiting
         waiting = coming
-
-
-def local_result(
-    client: ClientId, task: ClientTask, num_examples: int, tensors: Tensors, loss: float, steps: int, seconds: float
-) -> LocalResult:
-    """Divides trained tensors into the update and what stays with the client."""
-    update = ClientUpdate(
-        client=client,
-        phase=task.phase,
-        round=task.round,
-        num_examples=num_examples,
-        tensors={name: tensors[name] for name in sorted(task.upload)},
-        metrics={"loss": loss},
-    )
-    own = (task.private | {ANCHOR}) & tensors.keys()
-    return LocalResult(update, {name: tensors[name] for name in sorted(own)}, steps, seconds)
 
 
 def _anchor(resident: ResidentModel, rows: Encoded, count: int, rng: torch.Generator) -> Tensor:

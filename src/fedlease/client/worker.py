@@ -20,8 +20,10 @@ from fedlease.client.messages import (
     Trained,
 )
 from fedlease.client.resident import ResidentModel
+from fedlease.client.results import LocalResult, local_result
+from fedlease.client.stacked import Job
 from fedlease.client.store import Private
-from fedlease.client.training import LocalResult, OnBatch, TrainsTasks, local_result
+from fedlease.client.training import OnBatch, TrainsTasks
 from fedlease.core.choices import StopMetric
 from fedlease.core.types import ClientModel, ClientTask, Tensors
 from fedlease.data.federation import ClientData
@@ -63,6 +65,7 @@ class ClientWorker:
         on_batch: called after every optimiser step.
         predictions: of the final model for the test rows, as :class:`~fedlease.tasks.base.Measured` has them; they are
             in no reply.
+        ahead: what the next request's :meth:`job` has come to, where it was done before the request is handled.
     """
 
     client: Client
@@ -72,6 +75,21 @@ class ClientWorker:
     cache: WorkCache = field(default_factory=WorkCache)
     on_batch: OnBatch | None = None
     predictions: Mapping[str, list[Any]] = field(default_factory=dict)
+    ahead: LocalResult | UpdateRefusedError | None = None
+
+    def job(self, request: Train) -> Job | None:
+        """What a request trains, for whoever trains several clients at once; None where it must be handled alone.
+
+        That is where nothing is to be trained, where candidates are compared first, and where halves are trained apart.
+        """
+        task, client = request.task, self.client
+        if task.halves or task.model.candidates:
+            return None
+        self.private = self.private.accepted(request.accepted, request.model.spec)
+        tensors, _ = self.received(task.model)
+        if self.cache.get(self.cache.step_key(client.data.id, task, tensors), LocalResult) is not None:
+            return None
+        return Job(client.data.id, task, tensors, client.train, client.num_labels, self.on_batch)
 
     def handle(self, request: Request) -> Reply:
         """Does what a request asks.
@@ -181,6 +199,11 @@ class ClientWorker:
     def _trained(self, task: ClientTask) -> LocalResult:
         """Trains a task; its model is loaded, and loaded again where halves are trained apart."""
         client = self.client
+        if (ahead := self.ahead) is not None:
+            self.ahead = None
+            if isinstance(ahead, UpdateRefusedError):
+                raise ahead
+            return ahead
         if not task.halves:
             return self.trainer.train(client.data.id, task, client.train, self.on_batch)
 

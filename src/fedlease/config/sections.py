@@ -13,6 +13,7 @@ __all__ = [
     "DEFAULT",
     "BaseSettings",
     "BoundsSettings",
+    "CountOrAuto",
     "EarlyStoppingSettings",
     "FlowerSettings",
     "Fraction",
@@ -21,7 +22,6 @@ __all__ = [
     "Positive",
     "ScheduleSettings",
     "Section",
-    "Threads",
     "TrainSettings",
     "WarmupSettings",
     "ranks_differ",
@@ -68,8 +68,8 @@ def _count_or_auto(value: Any) -> Any:
     raise PydanticCustomError("count_or_auto", "must be auto or a whole number from 1")
 
 
-Threads = Annotated[Positive | Literal["auto"], BeforeValidator(_count_or_auto)]
-"""Processor threads, or as many as the process may use."""
+CountOrAuto = Annotated[Positive | Literal["auto"], BeforeValidator(_count_or_auto)]
+"""A number, or what the machine has room for."""
 
 
 def _rank_or_ranks(value: Any) -> Any:

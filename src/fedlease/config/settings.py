@@ -25,6 +25,7 @@ from fedlease.config.precedence import as_stated, give_way
 from fedlease.config.sections import (
     BaseSettings,
     BoundsSettings,
+    CountOrAuto,
     EarlyStoppingSettings,
     FlowerSettings,
     GenerationSettings,
@@ -32,7 +33,6 @@ from fedlease.config.sections import (
     Positive,
     ScheduleSettings,
     Section,
-    Threads,
     TrainSettings,
     WarmupSettings,
 )
@@ -135,11 +135,14 @@ class Settings(Section):
     """Whether the run folder keeps what each client's final model predicts for its test rows, with their labels or
     responses. Over Flower they stay with the nodes: one with ``model-out`` or ``state-dir`` keeps its own beside its
     model."""
-    threads: Threads = "auto"
+    threads: CountOrAuto = "auto"
     """CPU threads; ``auto`` resolves to the least of the cores that this process may use, its cgroups' CPU quota and
     ``OMP_NUM_THREADS``. The same count is needed for the same bits."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    clients_per_step: CountOrAuto = "auto"
+    """Clients of one process that are trained in one step, side by side on the one base, with the same results up to
+    rounding; ``auto``: as many as an NVIDIA GPU has memory for, and one on anything else, where it is no faster."""
     deterministic: bool = True
     """Whether an NVIDIA GPU uses only operations that give the same bits every time; without it is faster."""
 

@@ -41,7 +41,7 @@ from fedlease.tasks.base import Task
 
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
-MAY_DIFFER: Any = {**OF_A_CALL, "data": {"path"}, "device": True, "threads": True}
+MAY_DIFFER: Any = {**OF_A_CALL, "data": {"path"}, "device": True, "threads": True, "clients_per_step": True}
 """Settings of a call or a machine, in which a resumed run keeps its own; rows are compared by their fingerprint."""
 
 

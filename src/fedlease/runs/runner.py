@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from fedlease.client.cache import WorkCache
+from fedlease.client.stacked import Stacker
+from fedlease.client.stacked_training import StackedTrainer
 from fedlease.client.training import Trainer
 from fedlease.client.worker import ClientWorker
 from fedlease.config.settings import Settings
@@ -23,6 +25,7 @@ from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import RunInputs, finished, run_methods
 from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
+from fedlease.runs.stacking import with_clients_per_step
 from fedlease.server.events import BatchTrained, Listener
 from fedlease.server.filters import Filtered, make_filters
 from fedlease.server.in_process import InProcess
@@ -76,6 +79,7 @@ def run_settings(
             prepared = prepare(settings, data=data, rows=rows)
         else:
             prepared = origin.prepare(settings, data, new_rows=new_rows)
+        prepared = with_clients_per_step(prepared)
         federation, loaded = prepared.federation, prepared.loaded
         cards = {data.id: data.card() for data in federation}
         check_fit(loaded, prepared.heads, cards, federation.skipped)
@@ -133,7 +137,8 @@ def resume(
         return summaries
     settings = resolve_machine(settings)
     with run_lock(out), within_limits(f"the run in {out} was not resumed", "make room and resume it again", out):
-        return _run(out, prepare(settings, out, data), listeners, shared, resumed=True)
+        prepared = with_clients_per_step(prepare(settings, out, data))
+        return _run(out, prepared, listeners, shared, resumed=True)
 
 
 def _run(
@@ -152,6 +157,9 @@ def _run(
 
         cards = {data.id: data.card() for data in prepared.federation}
         filters = make_filters(settings.filters)
+        most = settings.clients_per_step
+        stacked = StackedTrainer(loaded.resident, optimiser_of(settings))
+        stacker = Stacker(stacked, most) if isinstance(most, int) and most > 1 else None
 
         def channel(name: str, tell: Listener) -> Channel:
             pooled, optimiser = name == CENTRALISED, optimiser_of(settings)
@@ -169,7 +177,7 @@ def _run(
             if isinstance(trainer, PooledTrainer):
                 return Channel(Pooled(cards, workers, Traffic(), trainer=trainer), workers=workers)
             traffic = Traffic()
-            transport = InProcess(cards, workers, traffic, filters)
+            transport = InProcess(cards, workers, traffic, filters, stacker)
             return Channel(Filtered(transport, filters), traffic, workers)
 
         inputs = RunInputs(
@@ -187,7 +195,18 @@ def _context(out: Path, prepared: Prepared) -> str:
     """Everything that a client's first step depends on besides its task."""
     settings = prepared.loaded.settings.model_dump(mode="json")
     of_model = ("model", "revision", "dtype", "base")
-    names = ("seed", "task", "metric", *of_model, "data", "train", "generation", "threads", "device")
+    names = (
+        "seed",
+        "task",
+        "metric",
+        *of_model,
+        "data",
+        "train",
+        "generation",
+        "threads",
+        "device",
+        "clients_per_step",
+    )
     base = read_environment(out).base_files
     content = [{name: settings[name] for name in names}, prepared.federation.fingerprint(), base]
     return digest(json.dumps(content, sort_keys=True).encode())

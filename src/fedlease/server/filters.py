@@ -16,7 +16,7 @@ from fedlease.errors import ConfigError
 from fedlease.privacy.bfloat16 import Bfloat16
 from fedlease.server.transport import Transport
 
-__all__ = ["FILTERS", "Filter", "Filtered", "client_half", "make_filters"]
+__all__ = ["FILTERS", "Filter", "Filtered", "as_received", "as_sent", "client_half", "make_filters"]
 
 Handle = Callable[[Request], Reply]
 
@@ -89,14 +89,24 @@ def client_half(handle: Handle, filters: Sequence[Filter]) -> Handle:
     """A client's handler with the client halves of filters around it."""
 
     def filtered(request: Request) -> Reply:
-        for one in reversed(filters):
-            request = _with_model(request, one.received)
-        reply = handle(request)
-        for one in filters:
-            reply = _with_update(request, reply, one.upload)
-        return reply
+        received = as_received(request, filters)
+        return as_sent(received, handle(received), filters)
 
     return filtered
+
+
+def as_received(request: Request, filters: Sequence[Filter]) -> Request:
+    """A request as a client uses it."""
+    for one in reversed(filters):
+        request = _with_model(request, one.received)
+    return request
+
+
+def as_sent(request: Request, reply: Reply, filters: Sequence[Filter]) -> Reply:
+    """A client's reply as it travels, to a request as the client received it."""
+    for one in filters:
+        reply = _with_update(request, reply, one.upload)
+    return reply
 
 
 def _with_model(request: Request, change: Callable[[ClientModel], ClientModel]) -> Request:

@@ -1,13 +1,14 @@
-"""All clients on one machine: one resident base model, clients one after another."""
+"""All clients on one machine: one resident base model, clients one after another or several in one step."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedlease.client.messages import Finish, Reply, Request
+from fedlease.client.messages import Finish, Reply, Request, Train
+from fedlease.client.stacked import Stacker
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
-from fedlease.server.filters import Filter, client_half
+from fedlease.server.filters import Filter, as_received, as_sent
 from fedlease.server.transport import Traffic
 
 __all__ = ["InProcess"]
@@ -22,25 +23,42 @@ class InProcess:
         workers: client -> what handles its requests.
         traffic: counts what would travel.
         filters: those whose client half is here.
+        stacker: trains several clients in one step; None trains one after another.
     """
 
     cards: Mapping[ClientId, ClientCard]
     workers: Mapping[ClientId, ClientWorker]
     traffic: Traffic
     filters: Sequence[Filter] = ()
+    stacker: Stacker | None = None
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         """See :class:`~fedlease.server.transport.Transport`."""
         return self.cards
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """One client after another, each when its reply is taken."""
+        """One client after another, each when its reply is taken; those that are stacked when the first of them is."""
         for client, request in requests.items():
             # Before the loop: scoring the bare base between mixtures would rebuild the adapter for every client.
             if isinstance(request, Finish) and len(self.workers[client].client.test):
                 self.workers[client].score_untrained(request.untrained)
-        for client, request in requests.items():
-            self.traffic.request(request)
-            reply = client_half(self.workers[client].handle, self.filters)(request)
-            self.traffic.reply(reply)
-            yield client, reply
+        waiting = list(requests)
+        while waiting:
+            size = 1 if self.stacker is None else self.stacker.clients
+            received = {client: as_received(requests[client], self.filters) for client in waiting[:size]}
+            waiting = waiting[size:]
+            self._work_ahead(received)
+            for client, request in received.items():
+                self.traffic.request(requests[client])
+                reply = as_sent(request, self.workers[client].handle(request), self.filters)
+                self.traffic.reply(reply)
+                yield client, reply
+
+    def _work_ahead(self, received: Mapping[ClientId, Request]) -> None:
+        """Trains, together, whoever of these clients can be trained together."""
+        if self.stacker is None:
+            return
+        trains = {client: request for client, request in received.items() if isinstance(request, Train)}
+        jobs = [job for client, request in trains.items() if (job := self.workers[client].job(request)) is not None]
+        for client, result in self.stacker.train(jobs).items():
+            self.workers[client].ahead = result

@@ -15,7 +15,8 @@ from torch import nn
 
 from fedlease.client.messages import Reply, Request, Train
 from fedlease.client.resident import ResidentModel
-from fedlease.client.training import LocalResult, OnBatch, Optimiser, Progress, Share, Trainer, local_result
+from fedlease.client.results import LocalResult, local_result
+from fedlease.client.training import OnBatch, Optimiser, Progress, Share, Trainer
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import HEAD, ClientId, ClientTask, Tensors, head_names
 from fedlease.errors import RunFailedError, UpdateRefusedError
@@ -94,7 +95,7 @@ class PooledTrainer:
             own = _parameters(heads[client]) if learns else []
             shares[client] = Share(pools[client].rows, shuffle, [*adapter, *own], heads[client])
         torch.manual_seed(derive(seed, "dropout", "pooled", number))
-        steps = {client: stage.epochs * trainer.steps_per_epoch(pools[client].rows) for client in clients}
+        steps = {client: stage.epochs * self.optimiser.steps_per_epoch(pools[client].rows) for client in clients}
         progress = Progress(sum(steps.values()), on_batch)
         try:
             losses = trainer.fit(shares, stage.epochs, progress, generator(seed, "pooled", number))

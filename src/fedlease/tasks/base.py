@@ -18,7 +18,17 @@ from fedlease.data.federation import Row
 from fedlease.data.reading.rows import Table
 from fedlease.tasks.encoded import Encoded, Inputs
 
-__all__ = ["BATCH", "Measured", "MetricWords", "Model", "OnRows", "Task", "WritingTask", "add_row_fault"]
+__all__ = [
+    "BATCH",
+    "Measured",
+    "MetricWords",
+    "Model",
+    "OnRows",
+    "StackingTask",
+    "Task",
+    "WritingTask",
+    "add_row_fault",
+]
 
 OnRows = Callable[[int, int], None]
 """Receives rows done and rows in total."""
@@ -27,13 +37,17 @@ BATCH = "the rows that share its batch"
 """What no prediction may depend on, in words for :meth:`Task.apart_and_together`."""
 
 
-class Model(Protocol):
-    """What a task computes with: the base model with one client's adapter and head in place."""
+class GivesLogits(Protocol):
+    """The base model with the adapters and heads of one client or several in place."""
 
     device: torch.device
 
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
         """(b, labels) of a classifier; (b, tokens, vocabulary) of a language model, or of the ``last`` tokens only."""
+
+
+class Model(GivesLogits, Protocol):
+    """What a task computes with: the base model with one client's adapter and head in place."""
 
     def features(self, inputs: Inputs) -> Tensor:
         """Mean of the last hidden states over the tokens of each input, (b, hidden)."""
@@ -201,3 +215,17 @@ class WritingTask(Task, Protocol):
         on_text: Callable[[str], None] | None = None,
     ) -> list[str]:
         """Answers to prompts, in row order; of a single prompt also piece by piece to ``on_text``."""
+
+
+@runtime_checkable
+class StackingTask(Task, Protocol):
+    """A task whose loss is a sum over rows, so that one batch may hold the rows of several clients.
+
+    ``batch_loss`` of some rows is the sum of their :meth:`row_losses`, each times its share by :meth:`row_shares`.
+    """
+
+    def row_losses(self, model: GivesLogits, rows: Encoded, indices: Sequence[int]) -> Tensor:
+        """The loss of every row of a batch, (b,) with gradients."""
+
+    def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
+        """How much each row counts; ``rows`` are one client's, ``indices`` a batch of its own."""

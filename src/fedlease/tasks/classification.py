@@ -21,8 +21,8 @@ from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
-from fedlease.tasks.base import BATCH, Measured, MetricWords, Model, OnRows, add_row_fault
-from fedlease.tasks.encoded import Encoded, Inputs, evaluation_batches
+from fedlease.tasks.base import BATCH, GivesLogits, Measured, MetricWords, Model, OnRows, add_row_fault
+from fedlease.tasks.encoded import Encoded, Inputs, evaluation_batches, on_device
 
 __all__ = ["Classification", "collate", "evaluate", "loss", "score"]
 
@@ -121,6 +121,16 @@ class Classification:
         inputs, labels = collate(rows, indices, model.device)
         return loss(model.logits(inputs), labels, self.label_weights(rows))
 
+    def row_losses(self, model: GivesLogits, rows: Encoded, indices: Sequence[int]) -> Tensor:
+        """Cross-entropy of every row, (b,)."""
+        inputs, labels = collate(rows, indices, model.device)
+        return F.cross_entropy(model.logits(inputs).float(), labels, reduction="none")
+
+    def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
+        """The weight of every row's label, divided by the number of rows."""
+        weights, count = self.label_weights(rows), len(indices)
+        return [(1.0 if weights is None else float(weights[rows.labels[i]])) / count for i in indices]
+
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean cross-entropy of all rows, weighted where labels are balanced."""
         return float(loss(evaluate(model, rows, threads), torch.tensor(rows.labels), self.label_weights(rows)))
@@ -203,7 +213,7 @@ class Classification:
 
 def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tuple[Inputs, Tensor]:
     """One padded batch: model inputs (b, longest) and labels (b,)."""
-    return rows.pad(indices, device), torch.tensor([rows.labels[i] for i in indices], device=device)
+    return rows.pad(indices, device), on_device(np.asarray([rows.labels[i] for i in indices]), device)
 
 
 def loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:

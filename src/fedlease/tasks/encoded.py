@@ -21,6 +21,8 @@ __all__ = [
     "answer_loss",
     "collate",
     "evaluation_batches",
+    "on_device",
+    "token_losses",
     "training_batches",
 ]
 
@@ -127,15 +129,29 @@ class Encoded:
     def padded(self, indices: Sequence[int], lengths: Sequence[int], device: torch.device) -> Inputs:
         """The first ``lengths`` tokens of rows as one (b, longest) tensor per model input."""
         shape = (len(indices), max(lengths))
-        arrays = {name: np.full(shape, self.pad_id if name == "input_ids" else 0) for name in self.columns}
-        mask = arrays["attention_mask"] = np.zeros(shape, np.int64)
-        for line, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-            place = slice(shape[1] - length, None) if self.left else slice(length)
-            mask[line, place] = 1
-            for name, column in self.columns.items():
-                begin = column.starts[index]
-                arrays[name][line, place] = column.tokens[begin : begin + length]
-        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        counts = np.asarray(lengths)[:, None]
+        behind = shape[1] - counts if self.left else 0
+        places = np.arange(shape[1])[None, :] - behind  # of tokens in their rows, (b, longest)
+        inside = (places >= 0) & (places < counts)
+        arrays = {"attention_mask": inside.astype(np.int64)}
+        for name, column in self.columns.items():
+            array = np.full(shape, self.pad_id if name == "input_ids" else 0)
+            begins = column.starts[np.asarray(indices)][:, None]
+            array[inside] = column.tokens[(begins + places)[inside]]
+            arrays[name] = array
+        return {name: on_device(arrays[name], device) for name in (*self.columns, "attention_mask")}
+
+    def followed_by(self, others: Sequence["Encoded"]) -> Self:
+        """The rows of several clients behind one another; what the loss compares with is each row's own."""
+        parts: list[Encoded] = [self, *others]
+        columns = {}
+        for name in self.columns:
+            packed = [part.columns[name] for part in parts]
+            before = accumulate((len(p.tokens) for p in packed), initial=0)
+            starts = [p.starts[:-1] + offset for p, offset in zip(packed, before, strict=False)]
+            ends = np.asarray([sum(len(p.tokens) for p in packed)])
+            columns[name] = Packed(np.concatenate([p.tokens for p in packed]), np.concatenate([*starts, ends]))
+        return replace(self, columns=columns, labels=tuple(chain.from_iterable(part.labels for part in parts)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +190,16 @@ def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tupl
         :data:`IGNORED` where a shorter row has prompt or padding there.
     """
     inputs = rows.pad(indices, device)
-    counts = [rows.labels[i] for i in indices]
-    width = max(1, *counts)
-    labels = inputs["input_ids"][:, -width:].clone()
-    for line, count in enumerate(counts):
-        labels[line, : width - count] = IGNORED
-    return inputs, labels
+    counts = np.asarray([rows.labels[i] for i in indices])
+    width = max(1, int(counts.max()))
+    before = np.arange(width)[None, :] < width - counts[:, None]
+    return inputs, inputs["input_ids"][:, -width:].masked_fill(on_device(before, device), IGNORED)
+
+
+def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array as a tensor there, which waits for nothing that the device still computes."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -187,8 +207,13 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     A token is predicted from the place before it.
     """
+    return token_losses(logits, labels, "mean")
+
+
+def token_losses(logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
+    """As :func:`answer_loss`, reduced as ``cross_entropy`` does it; (b n,) where nothing is."""
     flat = logits[:, :-1].flatten(0, 1).float()
-    return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED)
+    return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 def training_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:

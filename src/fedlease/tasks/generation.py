@@ -16,8 +16,16 @@ from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.reading.prompts import read_prompts
 from fedlease.data.reading.rows import Table
-from fedlease.tasks.base import BATCH, Measured, MetricWords, Model, OnRows
-from fedlease.tasks.encoded import IGNORED, Encoded, EncodedPrompts, answer_loss, collate, evaluation_batches
+from fedlease.tasks.base import BATCH, GivesLogits, Measured, MetricWords, Model, OnRows
+from fedlease.tasks.encoded import (
+    IGNORED,
+    Encoded,
+    EncodedPrompts,
+    answer_loss,
+    collate,
+    evaluation_batches,
+    token_losses,
+)
 from fedlease.tasks.prompts import Prompts
 from fedlease.tasks.text_scores import answers_given, exact_matches, require_rouge, rouge
 
@@ -121,6 +129,16 @@ class Generation:
         """Mean cross-entropy of the answer tokens of a batch."""
         inputs, labels = collate(rows, indices, model.device)
         return answer_loss(model.logits(inputs, last=labels.shape[1] + 1), labels)
+
+    def row_losses(self, model: GivesLogits, rows: Encoded, indices: Sequence[int]) -> Tensor:
+        """Cross-entropy of every row's answer tokens, summed, (b,)."""
+        inputs, labels = collate(rows, indices, model.device)
+        logits = model.logits(inputs, last=labels.shape[1] + 1)
+        return token_losses(logits, labels).view(labels.shape).sum(1)
+
+    def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
+        """One divided by the answer tokens of the batch, for every row."""
+        return [1 / sum(rows.labels[i] for i in indices)] * len(indices)
 
     def label_weights(self, rows: Encoded) -> None:
         """All rows weigh the same."""

@@ -1,0 +1,85 @@
+"""The tensors of several clients as one block on the device, a row for each, and views of it by name."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fedlease.core.types import Tensors
+
+__all__ = ["Block"]
+
+ALIGNED = 8
+"""Every tensor begins at a multiple of so many numbers, so that products can read it in wide words."""
+
+
+class Block:
+    """Rows of numbers, one per client, that are copied in one piece.
+
+    Attributes:
+        values: (K, width) float32; what lies between the tensors is 0.
+    """
+
+    def __init__(self, clients: Sequence[Tensors], names: Iterable[str], device: torch.device) -> None:
+        """Copies tensors to the device.
+
+        Args:
+            clients: each client's tensors, none for an empty block. Those of one name may differ in their first side,
+                as heads of unequal label lists do, and are filled with zeros.
+            names: of the tensors that are taken.
+            device: where the block is.
+        """
+        ordered = sorted(names)
+        self._own = [{name: tensors[name].shape for name in ordered} for tensors in clients]
+        self._places: dict[str, tuple[int, torch.Size]] = {}
+        width = 0
+        for name in ordered if clients else ():
+            shape = self._own[0][name]
+            longest = max(own[name][0] for own in self._own)
+            self._places[name] = width, torch.Size([longest, *shape[1:]])
+            width += -(-self._places[name][1].numel() // ALIGNED) * ALIGNED
+        on_gpu = device.type == "cuda"
+        host = torch.zeros(len(clients), width, pin_memory=on_gpu)
+        for row, tensors in zip(host, clients, strict=True):
+            for name, (begin, _) in self._places.items():
+                row[begin : begin + tensors[name].numel()] = tensors[name].flatten()
+        self.values = host.to(device, non_blocking=on_gpu)
+
+    def view(self, name: str, clients: int) -> Tensor:
+        """The tensors of one name of the first clients, (clients, *shape)."""
+        begin, shape = self._places[name]
+        return self.values[:clients, begin : begin + shape.numel()].view(clients, *shape)
+
+    def joined(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
+        """A copy of tensors (clients, *shape) of all names as they lie in the block, (clients, width); None is 0."""
+        clients = next(len(tensor) for tensor in tensors.values() if tensor is not None)
+        parts = []
+        for name, (_, shape) in self._places.items():
+            tensor, gap = tensors[name], -shape.numel() % ALIGNED
+            parts.append(self._zeros(clients, shape.numel()) if tensor is None else tensor.flatten(1))
+            parts += [self._zeros(clients, gap)] if gap else []
+        return torch.cat(parts, 1)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, device=self.values.device)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all tensors, sorted."""
+        return list(self._places)
+
+    def read(self) -> list[dict[str, Tensor]]:
+        """Every client's tensors in their own shapes: copies, on the CPU."""
+        host = self.values.cpu()
+        return [
+            {name: row[self._places[name][0] :][: shape.numel()].view(shape).clone() for name, shape in own.items()}
+            for row, own in zip(host, self._own, strict=True)
+        ]
+
+    def mask(self, names: Mapping[str, float]) -> Tensor:
+        """(width,) on the device: the given number where a tensor of that name lies, 0 elsewhere."""
+        mask = torch.zeros(self.values.shape[1])
+        for name, value in names.items():
+            begin, shape = self._places[name]
+            mask[begin : begin + shape.numel()] = value
+        return mask.to(self.values.device)

@@ -1,0 +1,170 @@
+"""The layers of a base that computes rows of several clients at once, each client with tensors of its own.
+
+The rows of a batch belong to K clients in turn, equally many to each, so that every product has the clients as its
+batch: there is no loop over clients.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedlease.core.experts import ROUTER_ROWS, Rule, add_experts, linear, mix, project
+from fedlease.errors import ModelError
+
+__all__ = ["Plan", "RowsNotFirstError", "StackedHead", "StackedLinear"]
+
+
+PLAIN = Rule("none", 1, 1.0)
+
+
+class RowsNotFirstError(ModelError):
+    """An adapted module does not receive the rows of the batch in its first side, so clients cannot be told apart."""
+
+
+@dataclass
+class Plan:
+    """How the current batch is computed; every layer and head of one model reads the same plan.
+
+    Attributes:
+        rule: how experts are combined.
+        weights: scaled weight of every expert where no router decides, (M,); None where one does.
+        dropout: probability, on the input of A.
+        clients: in the batch.
+        rows: in the batch, of all clients.
+        own: rows and tokens per row of every client's batch as it would be alone.
+        left: whether rows are padded on the left.
+        draws: every client's own generator of dropout; empty where one generator draws for all.
+        step: counts batches.
+    """
+
+    rule: Rule = PLAIN
+    weights: Tensor | None = None
+    dropout: float = 0.0
+    clients: int = 0
+    rows: int = 0
+    own: Sequence[tuple[int, int]] = ()
+    left: bool = False
+    draws: Sequence[torch.Generator] = ()
+    step: int = 0
+
+    def kept(self, x: Tensor) -> Tensor:
+        """What dropout multiplies x with, (rows, tokens, in): drawn by each client as it would draw alone."""
+        factors = torch.ones(self.clients, self.rows // self.clients, *x.shape[1:])
+        for place, draw, (rows, tokens) in zip(factors, self.draws[: self.clients], self.own, strict=True):
+            inside = slice(-tokens, None) if self.left else slice(tokens)
+            drawn = torch.empty(rows, tokens, *x.shape[2:]).bernoulli_(1 - self.dropout, generator=draw)
+            place[:rows, inside] = drawn.div_(1 - self.dropout)
+        return factors.flatten(0, 1).to(x)
+
+
+class StackedLinear(nn.Module):
+    """y = W0 x + sum over experts e of w_e B_e A_e x, with A, B and router of the client whose row it is.
+
+    Args:
+        base_layer: the frozen linear module.
+        name: its dotted path, for messages.
+        plan: of the batch that is computed.
+
+    Attributes:
+        a: A of every expert, M times (K, r, in).
+        b: B of every expert, M times (K, out, r).
+        router: G, (K, slots, in), or (K, 1) for the mixer ``scalar``; None where there is none.
+    """
+
+    def __init__(self, base_layer: nn.Module, name: str, plan: Plan) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.name, self.plan = name, plan
+        self.a: list[Tensor] = []
+        self.b: list[Tensor] = []
+        self.router: Tensor | None = None
+        self._kept: tuple[int, Tensor] | None = None
+
+    def clear(self) -> None:
+        """Lets go of all tensors."""
+        self.a, self.b, self.router, self._kept = [], [], None, None
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(rows, tokens, in) -> (rows, tokens, out); :class:`RowsNotFirstError` where rows do not come first."""
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        plan = self.plan
+        if x.dim() < 2 or x.shape[0] != plan.rows:
+            raise RowsNotFirstError(
+                f"model: {self.name} receives {tuple(x.shape)} for {plan.rows} rows; clients can be stacked only "
+                "where rows come first"
+            )
+        x = x.to(self.b[0].dtype)
+        dropped = None
+        if self.training and plan.dropout:
+            kept = x * self._factors(x) if plan.draws else F.dropout(x, plan.dropout)
+            dropped = kept.reshape(plan.clients, -1, x.shape[-1])
+        tokens = x.reshape(plan.clients, -1, x.shape[-1])
+        a = _joined(self.a, 1)
+        b = _joined(self.b, 2)
+        if plan.weights is None and plan.rule.mixer in ROUTER_ROWS:
+            assert self.router is not None
+            stack = torch.cat([*self.a, self.router], 1)
+            hidden, logits = project(tokens, stack, self.router.shape[1], dropped)
+            weights = mix(logits, plan.rule, 0) * plan.rule.scaling  # (K, rows/K tokens, M)
+        else:
+            hidden = linear(tokens if dropped is None else dropped, a)
+            if plan.weights is None:
+                assert self.router is not None  # the mixer ``scalar``
+                weights = mix(self.router, plan.rule, 0).unsqueeze(1) * plan.rule.scaling  # (K, 1, M)
+            else:
+                weights = plan.weights
+        flat = result.reshape(plan.clients, -1, result.shape[-1])
+        return add_experts(flat, hidden, weights, b).view_as(result)
+
+    def _factors(self, x: Tensor) -> Tensor:
+        # Once per batch: checkpointing computes a layer again, with what it has dropped before.
+        if self._kept is None or self._kept[0] != self.plan.step:
+            self._kept = self.plan.step, self.plan.kept(x)
+        return self._kept[1]
+
+
+def _joined(tensors: Sequence[Tensor], side: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), side)
+
+
+class StackedHead(nn.Module):
+    """Stands for a head module: sends the rows of every client through its own values of it.
+
+    Args:
+        plan: of the batch that is computed.
+
+    Attributes:
+        tensors: parameter path -> values of every client, (K, ...).
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.tensors: Mapping[str, Tensor] = {}
+        self._module: list[nn.Module] = []
+
+    def use(self, module: nn.Module) -> None:
+        """Takes the arithmetic of a module of the widest label list; its own values are not used."""
+        self._module = [module]  # in a list, so that its parameters are not this module's
+
+    def forward(self, features: Tensor, **kwargs: Any) -> Tensor:
+        """(rows, ...) -> (rows, ...)."""
+        (module,) = self._module
+        module.train(self.training)
+        if features.shape[0] != self.plan.rows:
+            raise RowsNotFirstError(
+                f"model: its head receives {tuple(features.shape)} for {self.plan.rows} rows; clients can be stacked "
+                "only where rows come first"
+            )
+
+        def one(tensors: dict[str, Tensor], own: Tensor) -> Tensor:
+            return functional_call(module, tensors, (own,), kwargs)  # type: ignore[no-any-return]
+
+        by_client = features.unflatten(0, (self.plan.clients, -1))
+        found: Tensor = vmap(one, randomness="different")(dict(self.tensors), by_client)
+        return found.flatten(0, 1)

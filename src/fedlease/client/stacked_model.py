@@ -1,0 +1,165 @@
+"""The resident base with the adapters and heads of several clients in it at once."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fedlease.client.block import Block
+from fedlease.client.resident import ResidentModel
+from fedlease.client.stacked_layers import Plan, StackedHead, StackedLinear
+from fedlease.core.experts import ROUTER_ROWS, Rule, chosen
+from fedlease.core.types import HEAD, AdapterSpec, TensorName, Tensors, head_names
+from fedlease.tasks.encoded import Encoded, Inputs
+
+__all__ = ["StackedModel", "slots_of", "to_slots"]
+
+
+def slots_of(spec: AdapterSpec) -> list[int]:
+    """Expert of every slot: under ``top_m`` the own expert first, as the router has it, so that clients of all experts
+    have one layout; else the experts in their order.
+    """
+    others = [expert for expert in range(spec.num_experts) if expert != spec.own]
+    return [spec.own, *others] if spec.mixer == "top_m" else list(range(spec.num_experts))
+
+
+def to_slots(names: Collection[str], spec: AdapterSpec) -> dict[str, str]:
+    """Name of a tensor -> the same name with the number of its slot in the place of its expert."""
+    slots = {expert: slot for slot, expert in enumerate(slots_of(spec))}
+    found = {}
+    for name in names:
+        parsed = TensorName.parse(name)
+        found[name] = name if parsed.expert is None else str(parsed._replace(expert=slots[parsed.expert]))
+    return found
+
+
+class StackedModel:
+    """Computes the rows of several clients in one pass.
+
+    Its modules are a second tree around the weights of the resident base, whose own tree stays as it is.
+
+    Args:
+        resident: whose base, device and task it has.
+        modules: paths of the adapted modules.
+
+    Attributes:
+        plan: of the batch that is computed.
+        trained: the tensors that learn, a row per client.
+    """
+
+    def __init__(self, resident: ResidentModel, modules: Collection[str]) -> None:
+        self.device, self._resident = resident.device, resident
+        self.plan = Plan()
+        self.model = resident.twin()
+        self._layers = {
+            name: StackedLinear(self.model.get_submodule(name), name, self.plan) for name in sorted(modules)
+        }
+        self._heads = {name: StackedHead(self.plan) for name in resident.head_modules(1)}
+        for name, module in (*self._layers.items(), *self._heads.items()):
+            self.model.set_submodule(name, module)
+        self._pad_id = 0
+        self._missing: Tensor | None = None
+        self._labels: list[int] = []
+        self._leaves: dict[str, Tensor] = {}
+        self.trained = self._frozen = Block([], (), self.device)
+
+    def load(
+        self,
+        spec: AdapterSpec,
+        clients: Sequence[Tensors],
+        num_labels: Sequence[int],
+        trainable: Collection[str] = (),
+        only: tuple[int, ...] | None = None,
+    ) -> None:
+        """Puts the tensors of clients in place.
+
+        Args:
+            spec: of all; which expert is whose own is known by the slots.
+            clients: each client's tensors, named by slot.
+            num_labels: sizes of the label lists.
+            trainable: names, by slot, of those that learn; they are the rows of :attr:`trained`.
+            only: slots that are summed, weight 1 each, in the place of the mixer.
+        """
+        frozen = clients[0].keys() - set(trainable)
+        self.trained = Block(clients, trainable, self.device)
+        self._frozen = Block(clients, frozen, self.device)
+        self._labels = list(num_labels)
+        for name, head in self._heads.items():
+            head.use(self._resident.head_modules(max(num_labels))[name])
+        plan, mixer = self.plan, spec.mixer
+        if mixer in ROUTER_ROWS and spec.num_experts == 1:
+            mixer = "none"  # as in the layer: nothing to choose among
+        plan.rule = Rule(mixer, spec.num_experts, spec.alpha / spec.r, spec.top_k, spec.renormalise, spec.blend)
+        plan.dropout, plan.weights = spec.dropout, None
+        like = torch.empty(0, device=self.device)
+        if mixer == "none" or only is not None:
+            slots = range(spec.num_experts) if only is None else only
+            plan.weights = chosen(slots, spec.num_experts, like) * plan.rule.scaling
+        elif mixer == "instance":
+            plan.weights = like.new_tensor([1 - spec.blend, spec.blend]) * plan.rule.scaling
+
+    def narrow(self, clients: int) -> None:
+        """Computes with the first so many clients, at least one."""
+        self._leaves = {name: self.trained.view(name, clients).requires_grad_() for name in self.trained.names}
+        found = {name: self._frozen.view(name, clients) for name in self._frozen.names} | self._leaves
+        experts = range(self.plan.rule.num_experts)
+        for module, layer in self._layers.items():
+            layer.a = [found[str(TensorName(module, "A", slot))] for slot in experts]
+            layer.b = [found[str(TensorName(module, "B", slot))] for slot in experts]
+            layer.router = found.get(str(TensorName(module, "G")))
+        for module, head in self._heads.items():
+            paths = {name: name.removeprefix(f"{HEAD}/{module}.") for name in head_names(found)}
+            head.tensors = {path: found[name] for name, path in paths.items() if path != name}
+        self.plan.clients = clients
+        labels, most = self._labels[:clients], max(self._labels)
+        missing = torch.arange(most) >= torch.tensor(labels).unsqueeze(1)  # (clients, labels)
+        self._missing = missing.unsqueeze(1).to(self.device) if min(labels) < most else None
+
+    def gradients(self, loss: Tensor) -> Tensor:
+        """Of the sum of what the clients lose, (clients, width of the block); the step after it is in place."""
+        leaves = self._leaves
+        found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+        return self.trained.joined(dict(zip(leaves, found, strict=True)))
+
+    @contextmanager
+    def training(self, rows: Encoded) -> Iterator[None]:
+        """In training mode while it is open, for batches of these rows; then without any client's tensors."""
+        self._pad_id, self.plan.left = rows.pad_id, rows.left
+        self.model.train()
+        try:
+            yield
+        finally:
+            self.model.eval()
+            for layer in self._layers.values():
+                layer.clear()
+            for head in self._heads.values():
+                head.tensors = {}
+            self._leaves = {}
+            self.trained = self._frozen = Block([], (), self.device)
+
+    def next_batch(self, own: Sequence[tuple[int, int]]) -> None:
+        """Says how many rows and tokens per row every client's batch would have alone; dropout is drawn anew."""
+        self.plan.own = own
+        self.plan.step += 1
+
+    def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
+        """As :meth:`fedlease.client.resident.ResidentModel.logits`, with -inf for labels that a client does not have.
+
+        The rows are those of the clients in turn, equally many of each.
+        """
+        rows, tokens = inputs["input_ids"].shape
+        if rows == tokens:
+            # A module that receives tokens first would not be noticed.
+            sides = (1, 0) if self.plan.left else (0, 1)
+            inputs = {
+                name: nn.functional.pad(values, sides, value=self._pad_id if name == "input_ids" else 0)
+                for name, values in inputs.items()
+            }
+        self.plan.rows = rows
+        logits = self._resident.logits_of(self.model, inputs, last)
+        if self._missing is None or not self._heads:
+            return logits
+        by_client = logits.unflatten(0, (self.plan.clients, -1))
+        masked: Tensor = by_client.masked_fill(self._missing, float("-inf"))
+        return masked.flatten(0, 1)

@@ -1,0 +1,281 @@
+"""Trains several clients in one step: their rows in one batch, their adapters and optimisers side by side.
+
+Every client is trained as :class:`fedlease.client.training.Trainer` trains it alone: its own rows in its own order, its
+own loss, clipping, moments and number of steps. Products of other shapes round otherwise, so that results are equal up
+to rounding. On a processor dropout is every client's own, too; on an accelerator, and within the base
+(``train.base_dropout``), one generator draws for all that are stacked, so that it depends on who is.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from fedlease.client.block import Block
+from fedlease.client.resident import ResidentModel
+from fedlease.client.results import LocalResult, check_learnt, local_result
+from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
+from fedlease.client.training import OnBatch, Optimiser
+from fedlease.core.seeds import derive, generator
+from fedlease.core.types import ClientId, ClientTask, Stage, Tensors
+from fedlease.errors import UpdateRefusedError
+from fedlease.tasks.base import StackingTask
+from fedlease.tasks.encoded import Encoded, on_device, training_batches
+
+__all__ = ["Job", "StackedTrainer", "slots_only"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one client is to train.
+
+    Attributes:
+        client: who.
+        task: what.
+        tensors: the task's model with private tensors laid over.
+        rows: its train rows, tokenised.
+        num_labels: size of its label list.
+        on_batch: receives its steps, once per epoch.
+    """
+
+    client: ClientId
+    task: ClientTask
+    tensors: Tensors
+    rows: Encoded
+    num_labels: int
+    on_batch: OnBatch | None = None
+
+
+def slots_only(stage: Stage, order: Sequence[int]) -> tuple[int, ...] | None:
+    """The slots of the experts that a stage sums in the place of the mixer; ``order`` has the expert of every slot."""
+    return None if stage.experts is None else tuple(order.index(expert) for expert in stage.experts)
+
+
+@dataclass
+class _Course:
+    """One client's way through the stages.
+
+    Attributes:
+        job: what it trains.
+        names: tensor -> its name by slot.
+        tensors: current values, by slot.
+        begin: place of its first row among those of all clients.
+        lengths: tokens of its rows.
+        batches: of the current stage.
+        per_epoch: steps of one pass.
+        done: steps of earlier stages.
+        learnt: whether any step had a gradient.
+        loss: mean over its rows in the last pass.
+        refused: why its result cannot be used.
+    """
+
+    job: Job
+    names: Mapping[str, str]
+    tensors: Tensors
+    begin: int
+    lengths: Sequence[int]
+    per_epoch: int
+    batches: Sequence[Sequence[int]] = ()
+    done: int = 0
+    learnt: bool = False
+    loss: float = 0.0
+    refused: UpdateRefusedError | None = None
+
+    def read(self, begin: int, losses: Sequence[float]) -> None:
+        """Takes the losses of steps of the current stage, the first of which is counted from 0."""
+        job = self.job
+        total = self.per_epoch * sum(stage.epochs for stage in job.task.stages)
+        for step, loss in enumerate(losses[: len(self.batches) - begin], begin):
+            done = self.done + step + 1
+            if self.refused is None and not math.isfinite(loss):
+                reason = f"loss is {loss} in epoch {step // self.per_epoch + 1}, step {done}"
+                self.refused = UpdateRefusedError(job.client, reason)
+            if self.refused is None and job.on_batch is not None:
+                job.on_batch(job.client, done, total, loss)
+
+    def end(self, losses: Sequence[float], values: Tensors, *, learnt: bool) -> None:
+        """Takes what a stage has come to; ``losses`` are those of its last pass."""
+        last = zip(losses, self.batches[-self.per_epoch :], strict=True)
+        self.loss = math.fsum(loss * len(batch) for loss, batch in last) / len(self.job.rows)
+        self.tensors = {**self.tensors, **values}
+        self.learnt = self.learnt or learnt
+        self.done += len(self.batches)
+
+    def outcome(self, seconds: float) -> LocalResult | UpdateRefusedError:
+        """The result, in the client's own names, or why there is none."""
+        task = self.job.task
+        if self.refused is not None:
+            return self.refused
+        tensors = {name: self.tensors[self.names[name]] for name in sorted(task.trainable | task.upload)}
+        count = len(self.job.rows)
+        try:
+            check_learnt(self.job.client, task, tensors, self.loss, learnt=self.learnt)
+        except UpdateRefusedError as error:
+            return error
+        return local_result(self.job.client, task, count, tensors, self.loss, self.done, seconds)
+
+
+@dataclass
+class StackedTrainer:
+    """Trains jobs of one layout at once, see :func:`fedlease.client.stacked.layout`.
+
+    Attributes:
+        resident: the base model.
+        optimiser: of every stage.
+    """
+
+    resident: ResidentModel
+    optimiser: Optimiser
+    _model: StackedModel | None = field(default=None, repr=False)
+
+    def train(self, jobs: Sequence[Job]) -> dict[ClientId, LocalResult | UpdateRefusedError]:
+        """Trains them; one that diverges is refused alone.
+
+        Args:
+            jobs: at least one, all of one layout.
+
+        Returns:
+            Client -> its result, or why there is none, as :meth:`fedlease.client.training.Trainer.train` gives it.
+
+        Raises:
+            RowsNotFirstError: the architecture cannot compute clients together.
+            ConfigError: as for one client.
+        """
+        torch.set_num_threads(self.optimiser.threads)
+        started = time.perf_counter()
+        courses = self._courses(jobs)
+        rows = courses[0].job.rows.followed_by([course.job.rows for course in courses[1:]])
+        if self._model is None:
+            self._model = StackedModel(self.resident, jobs[0].task.model.spec.target_modules)
+        with self.resident.repeatable(), self._model.training(rows):
+            for number in range(len(jobs[0].task.stages)):
+                self._stage(self._model, courses, rows, number)
+        seconds = (time.perf_counter() - started) / len(jobs)
+        return {course.job.client: course.outcome(seconds) for course in courses}
+
+    def _courses(self, jobs: Sequence[Job]) -> list[_Course]:
+        """Whoever makes the most steps first: who is left when others have ended are the first rows of a block."""
+        steps = {job.client: self.optimiser.steps_per_epoch(job.rows) for job in jobs}
+        courses, begin = [], 0
+        for job in sorted(jobs, key=lambda job: (-steps[job.client], job.client)):
+            names = to_slots(job.tensors.keys(), job.task.model.spec)
+            tensors = {names[name]: tensor for name, tensor in job.tensors.items()}
+            courses.append(_Course(job, names, tensors, begin, job.rows.lengths, steps[job.client]))
+            begin += len(job.rows)
+        return courses
+
+    def _stage(self, model: StackedModel, courses: Sequence[_Course], rows: Encoded, number: int) -> None:
+        job, options, device = courses[0].job, self.optimiser, model.device
+        stage, spec = job.task.stages[number], job.task.model.spec
+        labels, only = [course.job.num_labels for course in courses], slots_only(stage, slots_of(spec))
+        trainable = [courses[0].names[name] for name in sorted(stage.trainable)]
+        model.load(spec, [course.tensors for course in courses], labels, trainable, only)
+        for course in courses:
+            shuffle = generator(options.seed, "batches", course.job.client, job.task.round, number)
+            passes = [training_batches(course.lengths, options.batch_size, shuffle) for _ in range(stage.epochs)]
+            course.batches = [batch for batches in passes for batch in batches]
+        self._seed_dropout(model, courses, number)
+        totals = [len(course.batches) for course in courses]
+        adamw = _Groups(model.trained.values, totals, options)
+        add_term = _term(courses, model.trained, device)
+        losses = torch.zeros(totals[0], len(courses), device=device)
+        learnt = torch.zeros(len(courses), dtype=torch.bool, device=device)
+        read, active = 0, 0
+        for step in range(totals[0]):
+            if active != (left := sum(total > step for total in totals)):
+                active = left
+                model.narrow(active)
+            loss = self._loss(model, courses[:active], rows, step)
+            gradients = model.gradients(loss)
+            losses[step, :active] = loss.detach()
+            learnt[:active] |= torch.linalg.vector_norm(gradients, math.inf, 1) != 0
+            if add_term is not None:
+                add_term(gradients)
+            if options.clip_norm is not None:
+                norms = torch.linalg.vector_norm(gradients, 2, 1, keepdim=True)
+                gradients *= (options.clip_norm / (norms + 1e-6)).clamp(max=1.0)
+            adamw.step(gradients)
+            if (step + 1) % courses[0].per_epoch == 0:
+                # The only place where the processor waits for an accelerator.
+                for course, values in zip(courses, losses[read : step + 1].T.tolist(), strict=True):
+                    course.read(read, values)
+                read = step + 1
+        found, by_client, values = learnt.tolist(), losses.T.tolist(), model.trained.read()
+        for course, total, own_losses, tensors, did in zip(courses, totals, by_client, values, found, strict=True):
+            course.end(own_losses[total - course.per_epoch : total], tensors, learnt=did)
+
+    def _loss(self, model: StackedModel, courses: Sequence[_Course], rows: Encoded, step: int) -> Tensor:
+        """Every client's loss of one step, (clients,)."""
+        task = self.resident.task
+        assert isinstance(task, StackingTask)
+        batches = [course.batches[step] for course in courses]
+        most = max(map(len, batches))
+        shares, indices = [], []
+        for course, batch in zip(courses, batches, strict=True):
+            # A row that fills a batch up counts nothing; with equally many rows each, one product serves all clients.
+            idle = most - len(batch)
+            indices += [course.begin + row for row in [*batch, *[batch[0]] * idle]]
+            shares += [*task.row_shares(course.job.rows, batch), *[0.0] * idle]
+        model.next_batch([(len(b), max(c.lengths[i] for i in b)) for c, b in zip(courses, batches, strict=True)])
+        weights = on_device(np.asarray(shares, np.float32), model.device)
+        return (task.row_losses(model, rows, indices) * weights).view(len(batches), most).sum(1)
+
+    def _seed_dropout(self, model: StackedModel, courses: Sequence[_Course], number: int) -> None:
+        seed, round_ = self.optimiser.seed, courses[0].job.task.round
+        everyone = sorted(course.job.client for course in courses)
+        torch.manual_seed(derive(seed, "dropout", "stacked", *everyone, round_, number))
+        model.plan.draws = [
+            generator(seed, "dropout", course.job.client, round_, number)
+            for course in courses
+            if model.device.type == "cpu"
+        ]
+
+
+class _Groups:
+    """AdamW over the rows of a block; clients that make equally many steps are one group, which ends as one."""
+
+    def __init__(self, values: Tensor, totals: Sequence[int], options: Optimiser) -> None:
+        self._parameters: list[tuple[slice, nn.Parameter]] = []
+        rates: list[Callable[[int], float]] = []
+        for total in dict.fromkeys(totals):
+            begin = totals.index(total)
+            place = slice(begin, begin + totals.count(total))
+            self._parameters.append((place, nn.Parameter(values[place])))
+            rates.append(options.rate(total))
+        groups = [{"params": [parameter]} for _, parameter in self._parameters]
+        adamw = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        self._schedule = LambdaLR(adamw, rates)
+
+    def step(self, gradients: Tensor) -> None:
+        """One step of the first clients, whose gradients these are, and of the learning rate."""
+        for place, parameter in self._parameters:
+            parameter.grad = gradients[place] if place.stop <= len(gradients) else None
+        self._schedule.optimizer.step()
+        self._schedule.step()
+
+
+def _term(courses: Sequence[_Course], trained: Block, device: torch.device) -> Callable[[Tensor], None] | None:
+    """Adds the gradient of the tasks' terms to those of the first clients, see :class:`~fedlease.core.LocalTerm`."""
+    terms = [course.job.task.term for course in courses]
+    pull = max(term.pull for term in terms if term is not None) if None not in terms else 0.0
+    if None in terms:
+        return None
+    received = [{course.names[name]: tensor for name, tensor in course.job.tensors.items()} for course in courses]
+    slopes = []
+    for course, term, own in zip(courses, terms, received, strict=True):
+        assert term is not None
+        given = {course.names[name]: slope for name, slope in term.slope.items()}
+        slopes.append({name: given.get(name, torch.zeros_like(own[name])) for name in trained.names})
+    start, slope = (Block(each, trained.names, device).values for each in (received, slopes))
+    uploaded = {courses[0].names[name] for name in courses[0].job.task.upload}
+    pulled = trained.mask({name: pull for name in uploaded.intersection(trained.names)})
+
+    def add(own: Tensor) -> None:
+        own += pulled * (trained.values[: len(own)] - start[: len(own)]) + slope[: len(own)]
+
+    return add

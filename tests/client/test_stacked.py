@@ -1,0 +1,267 @@
+"""Clients that are trained in one step end where each of them ends alone, up to rounding."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import save_checkpoint
+from small import FinishedRuns, rounds_of, small_run
+
+from fedlease.client.block import Block
+from fedlease.client.resident import ResidentModel
+from fedlease.client.results import LocalResult
+from fedlease.client.stacked import Job, Stacker, layout
+from fedlease.client.stacked_training import StackedTrainer
+from fedlease.client.training import Optimiser, Trainer
+from fedlease.core.adapters import initial_adapter, renumber
+from fedlease.core.experts import ROUTER_ROWS
+from fedlease.core.types import ClientModel, ClientTask, LocalTerm, Stage, Tensors
+from fedlease.data.federation import Row
+from fedlease.errors import ConfigError, UpdateRefusedError
+from fedlease.models.base import initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.models.sources import locate
+from fedlease.tasks.classification import Classification
+from fedlease.tasks.encoded import Encoded
+
+OPTIMISER = Optimiser(lr=2e-4, weight_decay=0.1, batch_size=2, clip_norm=0.5, threads=1, seed=0, lr_schedule="linear")
+CLIENTS = {"a": (9, 2), "b": (5, 3), "c": (9, 2), "d": (4, 2)}
+"""Rows and labels: five steps a pass, three, five and two; the last batch of most is one row."""
+
+Made = tuple[ResidentModel, Mapping[str, Encoded], ClientModel]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A resident model, the rows of every client, and an adapter whose B is not zero."""
+    return federation(tmp_path_factory.mktemp("made"), "cpu")
+
+
+def federation(folder: Path, device: str) -> Made:
+    source, task = locate("tiny-random", None, folder / "base", 0), Classification(24)
+    base, tokenizer = load_base(source, dtype="float32", dropout=False), load_tokenizer(source)
+    resident = ResidentModel(base, torch.device(device), None, task)
+    adapter = initial_adapter(target_shapes(base, None, 2), r=2, alpha=4, dropout=0.0, seed=0)
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        name: tensor + 0.1 * torch.randn(tensor.shape, generator=draw) for name, tensor in adapter.tensors.items()
+    }
+    rows = {
+        client: task.encode([Row(f"{client * (1 + 3 * i % 7)} {i}", None, i % labels) for i in range(count)], tokenizer)
+        for client, (count, labels) in CLIENTS.items()
+    }
+    return resident, rows, replace(adapter, tensors=tensors)
+
+
+def job(made: Made, client: str, mixer: Any = "none", *, own: int = 0, stages: Any = None, **changes: Any) -> Job:
+    """What a client trains under a method of that mixer: own adapter, router and head, for two passes."""
+    resident, rows, adapter = made
+    labels, shift = CLIENTS[client][1], 0.01 * ord(client)
+    spec, tensors = adapter.spec, dict[str, torch.Tensor](adapter.tensors)
+    if mixer != "none":
+        count = 3 if mixer in ROUTER_ROWS else 2
+        spec = replace(spec, num_experts=count, own=own, mixer=mixer, blend=0.3)
+        tensors = {k: v * (1 + e) for e in range(count) for k, v in renumber(adapter.tensors, e).items()}
+        rows_of_router = ROUTER_ROWS.get(mixer)
+        if mixer != "instance":
+            shape = (1,) if rows_of_router is None else (rows_of_router(count), 32)
+            draw = torch.Generator().manual_seed(1)
+            tensors |= {f"{module}/G": 0.1 * torch.randn(shape, generator=draw) for module in spec.target_modules}
+    spec = replace(spec, dropout=changes.pop("dropout", 0.0))
+    tensors = {name: tensor + shift for name, tensor in tensors.items()}
+    head = initial_head(resident.head_modules(labels), 0)
+    model = ClientModel(spec, {**tensors, **head})
+    upload = model.names("ABG", own)
+    stages = stages or (Stage(upload | head.keys(), 2),)
+    task = ClientTask("train", 1, model, stages, upload & frozenset().union(*(s.trainable for s in stages)), **changes)
+    return Job(client, task, model.tensors, rows[client], labels)
+
+
+def alone(made: Made, job: Job, optimiser: Optimiser = OPTIMISER) -> LocalResult:
+    made[0].load(job.task.model, job.num_labels, job.tensors)
+    return Trainer(made[0], optimiser).train(job.client, job.task, job.rows)
+
+
+def apart(one: LocalResult, other: LocalResult) -> float:
+    """The largest difference between any two numbers of two results."""
+    assert (one.update.client, one.steps) == (other.update.client, other.steps)
+    found = [abs(one.update.metrics["loss"] - other.update.metrics["loss"])]
+    for mine, others in ((one.update.tensors, other.update.tensors), (one.private, other.private)):
+        assert mine.keys() == others.keys()
+        found += [float((tensor - others[name]).abs().max()) for name, tensor in mine.items()]
+    return max(found)
+
+
+def stacked(made: Made, jobs: Sequence[Job], optimiser: Optimiser = OPTIMISER) -> dict[str, Any]:
+    assert len({layout(job) for job in jobs}) == 1
+    return StackedTrainer(made[0], optimiser).train(jobs)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "every client another expert": {"mixer": "top_m"},
+    "softmax": {"mixer": "softmax"},
+    "scalar": {"mixer": "scalar"},
+    "instance": {"mixer": "instance"},
+    "dropout": {"dropout": 0.3},
+    "routed dropout": {"mixer": "top_m", "dropout": 0.3},
+    "term": {"term": "pull"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_clients_in_one_step_end_where_each_ends_alone(case: str, made: Made) -> None:
+    """Unequal rows, so that they end one after another, and unequal label lists; every client from its own values."""
+    wanted = dict(CASES[case])
+    if "term" in wanted:
+        names = made[2].names("B")
+        wanted["term"] = LocalTerm(0.5, {name: torch.full_like(made[2].tensors[name], 0.1) for name in names})
+    own = [i % 3 if wanted.get("mixer") == "top_m" else 0 for i in range(4)]
+    jobs = [job(made, client, own=own[i], **wanted) for i, client in enumerate(CLIENTS)]
+    found = stacked(made, jobs)
+    assert [found[job.client].steps for job in jobs] == [10, 6, 10, 4]
+    assert max(apart(found[job.client], alone(made, job)) for job in jobs) < 1e-5
+
+
+def test_stages_that_train_one_expert_after_the_other_end_where_they_end_alone(made: Made) -> None:
+    """As under FedDPA: expert 1 beside a frozen expert 0, then expert 0 alone with a fresh optimiser."""
+    names = {expert: frozenset(renumber(made[2].tensors, expert)) for expert in (0, 1)}
+    stages = (Stage(names[1], 1), Stage(names[0], 2, experts=(0,)))
+    jobs = [job(made, client, "instance", own=1, stages=stages) for client in "ab"]
+    found = stacked(made, jobs, replace(OPTIMISER, clip_norm=None, lr_schedule="constant"))
+    one = [alone(made, job, replace(OPTIMISER, clip_norm=None, lr_schedule="constant")) for job in jobs]
+    assert max(apart(found[result.update.client], result) for result in one) < 1e-5
+    assert [result.steps for result in one] == [15, 9]
+
+
+def test_a_client_that_diverges_is_refused_alone(made: Made) -> None:
+    """With the sentence that it is refused with alone; the others are as if it had not been there."""
+    jobs = {client: job(made, client) for client in CLIENTS}
+    name = sorted(jobs["c"].tensors)[0]
+    spoilt = {**jobs["c"].tensors, name: torch.full_like(jobs["c"].tensors[name], math.nan)}
+    model = replace(jobs["c"].task.model, tensors=spoilt)
+    jobs["c"] = replace(jobs["c"], task=replace(jobs["c"].task, model=model), tensors=spoilt)
+    found = stacked(made, list(jobs.values()))
+    with pytest.raises(UpdateRefusedError) as caught:
+        alone(made, jobs["c"])
+    assert isinstance(found["c"], UpdateRefusedError)
+    assert found["c"].reason == caught.value.reason == "loss is nan in epoch 1, step 1"
+    assert max(apart(found[client], alone(made, jobs[client])) for client in "abd") < 1e-5
+
+
+def test_a_client_whose_rows_teach_nothing_is_refused_alone(made: Made) -> None:
+    """One label: the loss is 0 whatever the model says."""
+    resident, rows, adapter = made
+    jobs = [job(made, "a"), job(made, "d")]
+    head = initial_head(resident.head_modules(1), 0)
+    model = ClientModel(adapter.spec, {**adapter.tensors, **head})
+    one_label = replace(rows["d"], labels=(0,) * len(rows["d"]))
+    jobs[1] = replace(
+        jobs[1], task=replace(jobs[1].task, model=model), tensors=model.tensors, rows=one_label, num_labels=1
+    )
+    found = stacked(made, jobs)
+    assert isinstance(found["d"], UpdateRefusedError)
+    assert found["d"].reason == "no step had a gradient, the loss is 0: its rows teach nothing"
+    assert apart(found["a"], alone(made, jobs[0])) < 1e-5
+
+
+def test_nothing_of_the_clients_stays_in_the_model(made: Made) -> None:
+    before = alone(made, job(made, "a"))
+    trainer = StackedTrainer(made[0], OPTIMISER)
+    trainer.train([job(made, client, "top_m") for client in "ab"])
+    assert trainer._model is not None and not any(module.training for module in trainer._model.model.modules())
+    assert trainer._model.trained.values.numel() == 0
+    assert apart(before, alone(made, job(made, "a"))) == 0.0
+
+
+def test_losses_are_reported_in_order_and_sum_to_the_mean(made: Made) -> None:
+    told: list[tuple[str, int, int, float]] = []
+    jobs = [replace(job(made, client), on_batch=lambda *step: told.append(step)) for client in "ab"]
+    found = stacked(made, jobs)
+    for client, steps in (("a", 10), ("b", 6)):
+        mine = [step for step in told if step[0] == client]
+        assert [(done, total) for _, done, total, _ in mine] == [(i + 1, steps) for i in range(steps)]
+        # The last pass of a is four batches of two rows and one of one, in any order: the mean lies among them.
+        last = [loss for *_, loss in mine[steps // 2 :]]
+        assert min(last) < found[client].update.metrics["loss"] < max(last)
+
+
+def test_only_jobs_of_one_layout_go_together_and_who_is_left_is_left_out(made: Made) -> None:
+    jobs = [job(made, "a"), job(made, "b", "top_m"), job(made, "c"), job(made, "d", "instance")]
+    anchored = jobs[3].task.model
+    anchored = replace(anchored, spec=replace(anchored.spec, anchors=2))
+    jobs[3] = replace(jobs[3], task=replace(jobs[3].task, model=anchored))
+    assert layout(jobs[3]) is None
+    assert Stacker(StackedTrainer(made[0], OPTIMISER), 4).train(jobs).keys() == {"a", "c"}
+
+
+def test_where_memory_has_no_room_the_clients_of_a_step_are_halved(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, tried = StackedTrainer.train, list[int]()
+
+    def train(self: StackedTrainer, jobs: Sequence[Job]) -> Any:
+        tried.append(len(jobs))
+        if len(jobs) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return honest(self, jobs)
+
+    monkeypatch.setattr(StackedTrainer, "train", train)
+    stacker = Stacker(StackedTrainer(made[0], OPTIMISER), 4)
+    assert stacker.train([job(made, client) for client in CLIENTS]).keys() == CLIENTS.keys()
+    assert tried == [4, 2, 2] and stacker.clients == 2
+
+
+def test_a_block_gives_back_what_it_was_made_of() -> None:
+    def tensors(labels: int) -> Tensors:
+        return {"w": torch.randn(labels, 3), "b": torch.randn(labels), "a": torch.randn(2, 5)}
+
+    clients = [tensors(labels) for labels in (2, 4, 3)]
+    block = Block(clients, ["w", "b"], torch.device("cpu"))
+    assert block.names == ["b", "w"] and block.view("w", 2).shape == (2, 4, 3)
+    for own, found in zip(clients, block.read(), strict=True):
+        assert {name: tensor.tolist() for name, tensor in found.items()} == {n: own[n].tolist() for n in ("w", "b")}
+    assert not block.view("w", 3)[0, 2:].any(), "what a shorter list does not have is 0"
+    joined = block.joined({"w": block.view("w", 2), "b": None})
+    assert joined[:, 8:20].equal(block.values[:2, 8:20]) and not joined[:, :8].any()
+
+
+def test_a_run_ends_where_it_ends_one_client_after_another(finished: FinishedRuns, tmp_path: Path) -> None:
+    """Warm-up, routed rounds, FedIT and local training: the same groups, scores, and losses to 1e-5."""
+    one, many = finished(), small_run(tmp_path / "r", clients_per_step=3)
+    assert "clients_per_step: 3" in (many.out / "config.yaml").read_text()
+    assert "clients_per_step: 1" in (one.out / "config.yaml").read_text(), "auto is one on a processor"
+    for method, summary in many.summaries.items():
+        other = one.summaries[method]
+        assert (summary["assignment"], summary["bytes_up"]) == (other["assignment"], other["bytes_up"])
+        folder = Path() if method == "fedlease" else Path("baselines") / method
+        for mine, others in zip(rounds_of(many.out / folder), rounds_of(one.out / folder), strict=True):
+            assert mine["clients"].keys() == others["clients"].keys()
+            for client, entry in mine["clients"].items():
+                assert entry["steps"] == others["clients"][client]["steps"]
+                assert entry["loss"] == pytest.approx(others["clients"][client]["loss"], abs=1e-5)
+                assert entry["score"] == others["clients"][client]["score"]
+
+
+def test_where_rows_do_not_come_first_several_clients_are_refused(tmp_path: Path) -> None:
+    """DeBERTa's adapted modules also read the embeddings of relative positions."""
+    model = str(save_checkpoint(tmp_path / "deberta", "deberta", share_att_key=True))
+    said = r"clients_per_step: several clients cannot be computed in one step: deberta.*receives .* must be 1 or auto"
+    with pytest.raises(ConfigError, match=said):
+        small_run(tmp_path / "r", model=model, baselines=(), clients_per_step=2)
+    assert not (tmp_path / "r").exists(), "refused before anything is written"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES)
+def test_on_a_gpu_clients_in_one_step_end_where_each_ends_alone(case: str, tmp_path: Path) -> None:
+    """Dropout aside, which one generator draws for all."""
+    wanted = {name: value for name, value in CASES[case].items() if name == "mixer"}
+    made = federation(tmp_path, "cuda")
+    own = [i % 3 if wanted.get("mixer") == "top_m" else 0 for i in range(4)]
+    jobs = [job(made, client, own=own[i], **wanted) for i, client in enumerate(CLIENTS)]
+    found = stacked(made, jobs)
+    assert max(apart(found[job.client], alone(made, job)) for job in jobs) < 1e-4
+    again = stacked(made, jobs)
+    assert max(apart(found[client], again[client]) for client in CLIENTS) == 0.0, "the same bits every time"
