@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import save_checkpoint
-from small import FinishedRuns, rounds_of, small_run
+from small import rounds_of, small_run
 
 from fedlease.client.block import Block
 from fedlease.client.resident import ResidentModel
@@ -66,7 +66,7 @@ def job(made: Made, client: str, mixer: Any = "none", *, own: int = 0, stages: A
         spec = replace(spec, num_experts=count, own=own, mixer=mixer, blend=0.3)
         tensors = {k: v * (1 + e) for e in range(count) for k, v in renumber(adapter.tensors, e).items()}
         rows_of_router = ROUTER_ROWS.get(mixer)
-        if mixer != "instance":
+        if mixer not in ("sum", "instance"):
             shape = (1,) if rows_of_router is None else (rows_of_router(count), 32)
             draw = torch.Generator().manual_seed(1)
             tensors |= {f"{module}/G": 0.1 * torch.randn(shape, generator=draw) for module in spec.target_modules}
@@ -104,6 +104,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "every client another expert": {"mixer": "top_m"},
     "softmax": {"mixer": "softmax"},
+    "sum": {"mixer": "sum"},
     "scalar": {"mixer": "scalar"},
     "instance": {"mixer": "instance"},
     "dropout": {"dropout": 0.3},
@@ -227,9 +228,12 @@ def test_a_block_gives_back_what_it_was_made_of() -> None:
     assert joined[:, 8:20].equal(block.values[:2, 8:20]) and not joined[:, :8].any()
 
 
-def test_a_run_ends_where_it_ends_one_client_after_another(finished: FinishedRuns, tmp_path: Path) -> None:
-    """Warm-up, routed rounds, FedIT and local training: the same groups, scores, and losses to 1e-5."""
-    one, many = finished(), small_run(tmp_path / "r", clients_per_step=3)
+def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path) -> None:
+    """Warm-up, a routed round, and FedALT beside it: the same groups, scores, and losses to 1e-5."""
+    one, many = (
+        small_run(tmp_path / str(clients), rounds=1, baselines=["fedalt"], clients_per_step=clients)
+        for clients in ("auto", 3)
+    )
     assert "clients_per_step: 3" in (many.out / "config.yaml").read_text()
     assert "clients_per_step: 1" in (one.out / "config.yaml").read_text(), "auto is one on a processor"
     for method, summary in many.summaries.items():

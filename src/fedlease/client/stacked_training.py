@@ -260,22 +260,25 @@ class _Groups:
 
 
 def _term(courses: Sequence[_Course], trained: Block, device: torch.device) -> Callable[[Tensor], None] | None:
-    """Adds the gradient of the tasks' terms to those of the first clients, see :class:`~fedlease.core.LocalTerm`."""
-    terms = [course.job.task.term for course in courses]
-    pull = max(term.pull for term in terms if term is not None) if None not in terms else 0.0
-    if None in terms:
-        return None
-    received = [{course.names[name]: tensor for name, tensor in course.job.tensors.items()} for course in courses]
-    slopes = []
-    for course, term, own in zip(courses, terms, received, strict=True):
-        assert term is not None
-        given = {course.names[name]: slope for name, slope in term.slope.items()}
-        slopes.append({name: given.get(name, torch.zeros_like(own[name])) for name in trained.names})
-    start, slope = (Block(each, trained.names, device).values for each in (received, slopes))
-    uploaded = {courses[0].names[name] for name in courses[0].job.task.upload}
-    pulled = trained.mask({name: pull for name in uploaded.intersection(trained.names)})
+    """Adds the gradient of the tasks' terms to those of the first clients; None where there is none.
 
-    def add(own: Tensor) -> None:
-        own += pulled * (trained.values[: len(own)] - start[: len(own)]) + slope[: len(own)]
+    See :class:`fedlease.core.local_term.LocalTerm`.
+    """
+    common = courses[0].job.task.term
+    if common is None:
+        return None
+    received, slopes = [], []
+    for course in courses:
+        own = {course.names[name]: tensor for name, tensor in course.job.tensors.items()}
+        slope = {course.names[name]: tensor for name, tensor in (course.job.task.term or common).slope.items()}
+        received.append(own)
+        slopes.append({name: slope.get(name, torch.zeros_like(own[name])) for name in trained.names})
+    start, slope_of = (Block(each, trained.names, device).values for each in (received, slopes))
+    uploaded = {courses[0].names[name] for name in courses[0].job.task.upload}
+    pull = trained.mask(dict.fromkeys(uploaded.intersection(trained.names), common.pull))
+
+    def add(gradients: Tensor) -> None:
+        clients = len(gradients)
+        gradients += pull * (trained.values[:clients] - start[:clients]) + slope_of[:clients]
 
     return add
