@@ -12,9 +12,7 @@ from small import SMALL
 
 from fedlease import __version__
 from fedlease.config.settings import preset_names, preset_text
-from fedlease.methods.registry import CENTRALISED, METHODS, UNEQUAL_RANKS, known_methods
-
-VALID = ", ".join(known_methods())
+from fedlease.methods.registry import CENTRALISED, METHODS, UNEQUAL_RANKS
 
 FEW = {**SMALL, "data.clients_per_task": 1}
 QUICK = [word for key, value in FEW.items() for word in ("--set", f"{key}={value}")]
@@ -141,7 +139,7 @@ def test_check_says_at_its_end_what_was_found_and_what_comes_next(shell: Shell, 
         ),
         (
             ["--preset", "smoke", "--set", "method=fedlese"],
-            f"method: unknown method 'fedlese'; did you mean 'fedlease'? valid: {VALID}",
+            "method: unknown method 'fedlese'; did you mean 'fedlease'?",
         ),
         (["--preset", "smoke", "--set", "lr=1"], "lr: no such setting; did you mean 'train.lr'?"),
         (["--preset", "smoke", "--set", "max_experts=1"], "max_experts: must be at least 2, received 1"),

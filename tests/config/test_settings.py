@@ -15,9 +15,6 @@ from fedlease.config.layers import dump_yaml, parse_yaml
 from fedlease.config.sections import LoraSettings
 from fedlease.config.settings import Settings, preset_names, resolve
 from fedlease.errors import ConfigError
-from fedlease.methods.registry import known_methods
-
-VALID = ", ".join(known_methods())
 
 QUICK = "preset: quickstart\n"
 
@@ -178,7 +175,7 @@ class TestFaults:
     def test_rules_between_settings_come_with_the_others(self) -> None:
         assert faults("rounds=-1", "method=fedleese", "clients_per_round=2", "min_clients=3") == (
             "rounds: must be at least 0, received -1",
-            f"method: unknown method 'fedleese'; did you mean 'fedlease'? valid: {VALID}",
+            "method: unknown method 'fedleese'; did you mean 'fedlease'?",
             "min_clients: must be at most clients_per_round = 2, received 3",
         )
 
@@ -200,7 +197,7 @@ class TestFaults:
             ),
             (
                 "baselines=[quux]",
-                f"baselines: unknown method 'quux'; valid: {VALID}",
+                "baselines: unknown method 'quux'; fedlease methods lists all",
             ),
             ("lora.target_modules=[1]", "lora.target_modules: must be text, received 1"),
             ("lora.target_modules=[]", "lora.target_modules: must name at least 1, received []"),

@@ -8,10 +8,12 @@ import torch
 from contract.planted import CLIENTS, made
 
 from fedlease.core.choices import HeadPolicy
+from fedlease.core.ranks import Ranks
 from fedlease.core.server_step import ServerStep
 from fedlease.core.types import Budget
 from fedlease.methods.head import Head, with_head
 from fedlease.methods.ranks import WithRanks
+from fedlease.methods.registry import OWN_RANKS
 from fedlease.methods.server_step import WithServerStep
 
 
@@ -62,12 +64,15 @@ TABLE = {
     ),
     "fedprox": Row("AB"),
     "fedsa-lora": Row("A"),
+    "fedsvd": Row("B", variants={"seldom": {"every": 2}}),
     "fedtreelora": Row(
         "AB",
         warms_up=True,
         variants={"deep": {"tau": -1, "window": 4}, "grouping": {"tau": -1, "outside": False}},
     ),
     "ffa-lora": Row("B"),
+    "flexlora": Row("AB", variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
+    "flora": Row("AB", variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
     "ifca": Row(
         "AB",
         warms_up=True,
@@ -99,10 +104,11 @@ def built(name: str, budget: Budget, head: Any = None, clients: Mapping[str, int
     base, _, variant = name.partition("+")
     settings = dict(TABLE[base].variants[variant]) if variant else {}
     ranks, step = settings.pop("ranks", None), settings.pop("server_step", None)
-    method = made(base, budget, **settings, columns=min(ranks.values()) if ranks else None)
+    own = Ranks(2, ranks) if ranks and base in OWN_RANKS else None
+    method = made(base, budget, **settings, columns=min(ranks.values()) if ranks else None, ranks=own)
     if step is not None:
         method = WithServerStep(method, ServerStep(step))
-    if ranks is not None:
+    if ranks is not None and own is None:
         method = WithRanks(method, 2, ranks)
     if head is None:
         return method

@@ -64,7 +64,9 @@ def nearest_method(name: str) -> str:
     known = known_methods()
     plain = name.lower().replace("_", "-").replace(" ", "-")
     other = plain if plain in known else OTHER_NAMES.get(plain)
-    return nearest(name, known) if other is None else f"; it is called {other!r} here"
+    if other is not None:
+        return f"; it is called {other!r} here"
+    return nearest(name, known) or "; fedlease methods lists all"
 
 
 def not_installed(values: Any) -> list[str]:

@@ -29,6 +29,7 @@ __all__ = [
     "FedLeasePlusSettings",
     "FedLeaseSettings",
     "FedProxSettings",
+    "FedSVDSettings",
     "FedTreeLoRASettings",
     "IFCASettings",
     "ServerStepSettings",
@@ -150,6 +151,13 @@ class FedProxSettings(Section):
 
     mu: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     """How strongly a client's weights are pulled to those that it received; 0 is FedIT. Useful: 0.001 to 1."""
+
+
+class FedSVDSettings(Section):
+    """FedSVD."""
+
+    every: Positive = 1
+    """Rounds from one SVD to the next, which sets A anew; more than there are is FFA-LoRA. Useful: 1 to 5."""
 
 
 class FedTreeLoRASettings(Section):

@@ -17,6 +17,7 @@ from fedlease.config.methods import (
     FedLeasePlusSettings,
     FedLeaseSettings,
     FedProxSettings,
+    FedSVDSettings,
     FedTreeLoRASettings,
     IFCASettings,
     ServerStepSettings,
@@ -110,6 +111,8 @@ class Settings(Section):
     """FedDPA."""
     fedprox: FedProxSettings = FedProxSettings()
     """FedProx."""
+    fedsvd: FedSVDSettings = FedSVDSettings()
+    """FedSVD."""
     fedtreelora: FedTreeLoRASettings = FedTreeLoRASettings()
     """FedTreeLoRA."""
     flower: FlowerSettings = FlowerSettings()

@@ -12,7 +12,7 @@ from fedlease.core.adapters import expert_tensors, renumber
 from fedlease.core.aggregate import weighted_mean
 from fedlease.core.types import AdapterSpec, ClientModel, TensorName, Tensors, head_names
 
-__all__ = ["at_rank", "expert_alone", "fold", "padded", "product_mean", "truncate"]
+__all__ = ["at_rank", "expert_alone", "fold", "orthonormal", "padded", "product_mean", "truncate"]
 
 _CUTS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """B -> rank -> its A, and both cut: all clients of a rank share one copy, computed once. It lives as long as B does."""
@@ -42,6 +42,21 @@ def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     lacking = s[:rank] <= s[0] * torch.finfo(s.dtype).eps * max(core.shape)
     rows = root.where(~lacking, 1).unsqueeze(1) * vh[:rank]
     return rows @ qa.T, qb @ (u[:, :rank] * root.where(~lacking, 0))
+
+
+def orthonormal(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product b a = U S V^T as the pair V^T, whose rows are orthonormal, and U S.
+
+    Args:
+        a: (r, in), r at most in.
+        b: (out, r), r at most out.
+
+    Returns:
+        (r, in) and (out, r), in the dtype of the arguments; give float64.
+    """
+    qa, ra = torch.linalg.qr(a.T)  # (in, r), (r, r)
+    u, s, vh = torch.linalg.svd(b @ ra.T, full_matrices=False)  # (out, r), (r,), (r, r)
+    return vh @ qa.T, u * s
 
 
 def padded(tensors: Tensors, rank: int) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ OTHERS = tuple(Variant(name, name) for name in ("ffa-lora", "fedsa-lora", "feddp
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "nlu-main": Experiment(
-        "How does FedLEASE compare with every other method on four GLUE tasks?",
+        "How does FedLEASE compare with the methods of its tables on four GLUE tasks?",
         "The paper's main table for language understanding. `fedit-r4x` has four times the rank, so that four experts "
         "have no more parameters than it; alpha stays as it is. `ifca-clients` starts from the warm-ups of four "
         "clients, not from means of four random groups. `centralised` pools the rows and is no federated method: a "
@@ -87,7 +87,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "task.",
     ),
     "nlg-main": Experiment(
-        "How does FedLEASE compare with every other method on text generation?",
+        "How does FedLEASE compare with the methods of its tables on text generation?",
         "The paper's other main table: four FLAN categories, two clients each, on LLaMA-2-7B in 8 bits, ROUGE-1. "
         "Small: eight categories, two clients each, on SmolLM2-135M. Variants as in `nlu-main`.",
         (FULL, PLUS, FEDIT, FEDIT_R4X, *OTHERS, LOCAL, CENTRALISED),

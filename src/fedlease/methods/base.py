@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from fedlease.core.choices import Linkage, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import Centroids
+from fedlease.core.ranks import Ranks
 from fedlease.core.types import Allocation, Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.methods.warmup import Warmup
 
@@ -132,6 +133,8 @@ class Terms:
         max_experts: M_max.
         min_silhouette: M = 1 when no S(k) is above it.
         columns: of every B, which late clients are placed by; the smallest rank where ranks differ, None: all.
+        ranks: of clients, where they differ; None: all have that of the common start. Methods that are no row of
+            :data:`fedlease.methods.registry.OWN_RANKS` leave them to :class:`fedlease.methods.ranks.WithRanks`.
     """
 
     budget: Budget
@@ -140,6 +143,7 @@ class Terms:
     max_experts: int = 8
     min_silhouette: float = 0.05
     columns: int | None = None
+    ranks: Ranks | None = None
 
 
 Builder = Callable[..., Method]

@@ -8,16 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from fedlease.core.aggregate import client_weights, mean_update
-from fedlease.core.choices import Weighting
+from fedlease.core.aggregate import client_weights
 from fedlease.core.codec import serialisable
 from fedlease.core.residual import extended, lacking, on_residual
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
+from fedlease.core.types import ClientId, ClientModel, ClientUpdate, Tensors
 from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.fedit import FedIT
 
 __all__ = ["FedExLoRA", "FedExLoRAState", "build"]
-
-PHASE = "federated"
 
 
 @serialisable
@@ -33,61 +31,33 @@ class FedExLoRAState(CommonState):
 
 
 @dataclass(frozen=True)
-class FedExLoRA:
-    """Parameters of FedEx-LoRA. There is no warm-up: the whole budget T is spent in rounds.
-
-    Attributes:
-        budget: E, R and local epochs.
-        weights: how clients are weighted.
-    """
-
-    budget: Budget
-    weights: Weighting = "num_examples"
+class FedExLoRA(FedIT):
+    """FedIT on top of a residual that makes its mean exact."""
 
     averaged: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def last_round(self) -> int:
-        """Opening rounds in the place of a warm-up, then R."""
-        return self.budget.opening_rounds + self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedExLoRAState:
         """The initial adapter is the first shared one, and nothing is added to the frozen weights."""
         return FedExLoRAState(round=1, adapter=adapter, clients=dict(clients))
 
-    def task(self, state: FedExLoRAState, client: ClientId) -> ClientTask | None:
-        """Train A and B on top of the residual, and give them back."""
-        if state.round > self.last_round:
-            return None
-        names = state.adapter.names("AB")
-        stage = Stage(names, self.budget.epochs(state.round))
-        return ClientTask(PHASE, state.round, self.model(state, client), (stage,), upload=names)
-
     def aggregate(
-        self, state: FedExLoRAState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> FedExLoRAState:
+        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> CommonState:
         """Means of A and of B, and what their product lacks."""
-        after = replace(state, round=state.round + 1)
+        after = super().aggregate(state, updates, absent)
+        assert isinstance(state, FedExLoRAState) and isinstance(after, FedExLoRAState)
         if not updates:
             return after
-        updates = by_client(updates)
-        mean = mean_update(updates, self.weights)
-        weights = client_weights({update.client: update.num_examples for update in updates}, self.weights)
-        lack = lacking([update.tensors for update in updates], list(weights.values()), mean)
-        adapter = replace(state.adapter, tensors={**state.adapter.tensors, **mean})
-        return replace(after, adapter=adapter, residual=extended(state.residual, lack))
+        rows = {update.client: update.num_examples for update in by_client(updates)}
+        uploads = {update.client: update.tensors for update in updates}
+        weights = list(client_weights(rows, self.weights).values())
+        lack = lacking([uploads[client] for client in rows], weights, after.adapter.tensors)
+        return replace(after, residual=extended(state.residual, lack))
 
-    def model(self, state: FedExLoRAState, client: ClientId) -> ClientModel:
+    def model(self, state: CommonState, client: ClientId) -> ClientModel:
         """The shared adapter on top of the residual."""
+        assert isinstance(state, FedExLoRAState)
         return on_residual(state.adapter, state.residual)
-
-    def admit(self, state: FedExLoRAState, client: ClientId, num_examples: int) -> FedExLoRAState:
-        """A late client shares from its first round on."""
-        return replace(state, clients={**state.clients, client: num_examples})
-
-    def group(self, state: FedExLoRAState, client: ClientId) -> int:
-        """All clients are one group."""
-        return 0
 
 
 def build(terms: Terms) -> FedExLoRA:

@@ -19,7 +19,7 @@ from fedlease.core.choices import Weighting
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
 from fedlease.methods.base import CommonState, Terms
 
-__all__ = ["FedIT", "fedit", "fedsa_lora", "ffa_lora"]
+__all__ = ["PHASE", "FedIT", "fedit", "fedsa_lora", "ffa_lora"]
 
 PHASE = "federated"
 
@@ -56,7 +56,8 @@ class FedIT:
         if state.round > self.last_round:
             return None
         stage = Stage(state.adapter.names(self.trained), self.budget.epochs(state.round))
-        return ClientTask(PHASE, state.round, state.adapter, (stage,), upload=state.adapter.names(self.sent))
+        model = self.model(state, client)
+        return ClientTask(PHASE, state.round, model, (stage,), upload=state.adapter.names(self.sent))
 
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()

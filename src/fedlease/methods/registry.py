@@ -16,6 +16,7 @@ __all__ = [
     "GROUP",
     "METHODS",
     "OTHER_NAMES",
+    "OWN_RANKS",
     "UNEQUAL_RANKS",
     "MethodFacts",
     "added_methods",
@@ -35,8 +36,11 @@ METHODS: dict[str, str] = {
     "fedlease-plus": "fedlease.methods.fedlease_plus:build",
     "fedprox": "fedlease.methods.fedprox:build",
     "fedsa-lora": "fedlease.methods.fedit:fedsa_lora",
+    "fedsvd": "fedlease.methods.fedsvd:build",
     "fedtreelora": "fedlease.methods.fedtreelora:build",
     "ffa-lora": "fedlease.methods.fedit:ffa_lora",
+    "flexlora": "fedlease.methods.flexlora:build",
+    "flora": "fedlease.methods.flora:build",
     "ifca": "fedlease.methods.ifca:build",
     "local": "fedlease.methods.local:build",
     "rolora": "fedlease.methods.rolora:build",
@@ -49,11 +53,16 @@ CENTRALISED = "centralised"
 UNEQUAL_RANKS: dict[str, dict[str, str]] = {
     "fedlease": {"signal": "BA", "average": "product"},
     "fedlease-plus": {"signal": "BA", "average": "product"},
+    "flexlora": {},
+    "flora": {},
     "local": {},
     CENTRALISED: {},
 }
 """Methods whose clients may have unequal ranks -> the values that their settings then must have: A and B by themselves
 can be neither compared nor averaged. Pooled rows train one adapter, of the largest rank."""
+
+OWN_RANKS = frozenset({"flora"})
+"""Those that give every client its rank themselves, see ``Terms.ranks``; the others know one rank, the largest."""
 
 OTHER_NAMES: dict[str, str] = {
     "fedavg": "fedit",

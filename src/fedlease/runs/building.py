@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from fedlease.config.settings import Settings
+from fedlease.core.ranks import Ranks
 from fedlease.core.server_step import ServerStep
 from fedlease.core.types import Budget, ClientId
 from fedlease.methods.base import Terms
@@ -10,7 +11,7 @@ from fedlease.methods.facts import steps
 from fedlease.methods.fedlease_means import head_mean
 from fedlease.methods.head import Head, WithHead, with_head
 from fedlease.methods.ranks import WithRanks
-from fedlease.methods.registry import CENTRALISED, make_method
+from fedlease.methods.registry import CENTRALISED, OWN_RANKS, make_method
 from fedlease.methods.server_step import WithServerStep
 
 __all__ = ["build_method", "methods_of", "server_step_of"]
@@ -20,13 +21,20 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
     """A method under the budget, weighting, ranks and head policy of the settings."""
     warmup, rounds, lora = settings.warmup, settings.rounds, settings.lora
     budget = Budget(warmup.epochs, rounds, settings.train.local_epochs, warmup.as_rounds)
-    columns = lora.smallest if lora.ranks else None
-    terms = Terms(budget, settings.weights, settings.linkage, settings.max_experts, settings.min_silhouette, columns)
+    terms = Terms(
+        budget,
+        settings.weights,
+        settings.linkage,
+        settings.max_experts,
+        settings.min_silhouette,
+        columns=lora.smallest if lora.ranks else None,
+        ranks=Ranks(lora.default, lora.ranks) if lora.ranks else None,
+    )
     method = make_method(name, terms, settings.of_method(name))
     # Means of products have no A and B that could be stepped towards.
     if settings.server_step.rule != "none" and steps(name) and settings.of_method(name).get("average") != "product":
         method = WithServerStep(method, server_step_of(settings))
-    if lora.ranks and name != CENTRALISED:
+    if lora.ranks and name not in OWN_RANKS | {CENTRALISED}:
         method = WithRanks(method, lora.default, lora.ranks)
     return with_head(method, settings.head, heads, settings.weights, head_mean(**settings.of_method(name)))
 

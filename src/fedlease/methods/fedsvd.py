@@ -1,0 +1,48 @@
+"""FedSVD: only B is trained and sent; A is set anew to the directions that the mean of the products has.
+
+Lee, Park, Lee, Wagner, Seong, Bocklet, Lee, Hwang: FedSVD: Adaptive Orthogonalization for Private Federated Learning
+with LoRA. NeurIPS 2025. https://arxiv.org/abs/2505.12805
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from fedlease.core.low_rank import orthonormal
+from fedlease.core.types import ClientId, ClientUpdate, TensorName
+from fedlease.methods.base import CommonState, Terms
+from fedlease.methods.fedit import FedIT
+
+__all__ = ["FedSVD", "build"]
+
+
+@dataclass(frozen=True)
+class FedSVD(FedIT):
+    """FFA-LoRA whose A turns: after every few rounds the product B A = U S V^T is written as B = U S and A = V^T.
+
+    Attributes:
+        every: rounds from one SVD to the next, at least 1; more than there are is FFA-LoRA, to the bit.
+    """
+
+    every: int = 1
+
+    averaged: ClassVar[tuple[str, ...]] = ()
+
+    def aggregate(
+        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> CommonState:
+        """The mean of B, then the SVD where it is due; the product is the same after it."""
+        after = super().aggregate(state, updates, absent)
+        if not updates or state.round % self.every:
+            return after
+        tensors = dict(after.adapter.tensors)
+        for module in after.adapter.spec.target_modules:
+            a, b = (str(TensorName(module, kind, 0)) for kind in "AB")
+            pair = orthonormal(tensors[a].double(), tensors[b].double())
+            tensors[a], tensors[b] = (tensor.float().contiguous() for tensor in pair)
+        return replace(after, adapter=replace(after.adapter, tensors=tensors))
+
+
+def build(terms: Terms, *, every: int = 1) -> FedSVD:
+    """FedSVD from the settings of ``fedsvd.*``."""
+    return FedSVD(terms.budget, terms.weights, trained="B", sent="B", every=every)

@@ -1,0 +1,46 @@
+"""FlexLoRA: the products of clients' adapters are averaged, and every client gets their mean at its own rank, by SVD.
+
+Bai, Chen, Qian, Yao, Li: Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources.
+NeurIPS 2024. https://arxiv.org/abs/2402.11505
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from fedlease.core.aggregate import client_weights
+from fedlease.core.low_rank import product_mean
+from fedlease.core.types import ClientId, ClientUpdate
+from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.fedit import FedIT
+
+__all__ = ["FlexLoRA", "build"]
+
+
+@dataclass(frozen=True)
+class FlexLoRA(FedIT):
+    """FedIT with the mean of the products B A in the place of the means of A and of B, written as a pair of rank R.
+
+    Clients of a lower rank are the matter of :class:`fedlease.methods.ranks.WithRanks`: the best approximation of rank
+    r_i of the mean is that of its best approximation of rank R.
+    """
+
+    averaged: ClassVar[tuple[str, ...]] = ()
+
+    def aggregate(
+        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> CommonState:
+        """The best pair of rank R for the weighted mean of the products."""
+        after = replace(state, round=state.round + 1)
+        if not updates:
+            return after
+        rows = {update.client: update.num_examples for update in by_client(updates)}
+        uploads = {update.client: update.tensors for update in updates}
+        weights = list(client_weights(rows, self.weights).values())
+        mean = product_mean([uploads[client] for client in rows], weights)
+        return replace(after, adapter=replace(state.adapter, tensors={**state.adapter.tensors, **mean}))
+
+
+def build(terms: Terms) -> FlexLoRA:
+    """FlexLoRA, which has no settings of its own."""
+    return FlexLoRA(terms.budget, terms.weights)

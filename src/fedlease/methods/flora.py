@@ -1,0 +1,103 @@
+"""FLoRA: clients' adapters are stacked and added to the frozen weights of all, and every round begins with new ones.
+
+Wang, Shen, He, Sun, Wang, Lyu, Li: FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank
+Adaptations. NeurIPS 2024. https://arxiv.org/abs/2409.05976
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from fedlease.core.adapters import initial_adapter
+from fedlease.core.aggregate import client_weights
+from fedlease.core.codec import serialisable
+from fedlease.core.low_rank import at_rank
+from fedlease.core.ranks import Ranks
+from fedlease.core.residual import extended, on_residual, stacked
+from fedlease.core.seeds import derive
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
+from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.fedit import PHASE, FedIT
+
+__all__ = ["FLoRA", "FLoRAState", "build"]
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class FLoRAState(CommonState):
+    """Where a FLoRA run stands; ``adapter`` is what the next round starts from, with B = 0.
+
+    Attributes:
+        seed: root seed, for the A of every round.
+        residual: the sum of the stacks, see :mod:`fedlease.core.residual`.
+    """
+
+    seed: int
+    residual: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FLoRA(FedIT):
+    """Parameters of FLoRA: those of FedIT, and ranks.
+
+    Attributes:
+        ranks: of clients; None gives all the common one. A client of rank r_i trains the first r_i rows of the round's
+            A, and alpha_i = alpha r_i / R, so that alpha / r is one for all.
+    """
+
+    ranks: Ranks | None = None
+
+    averaged: ClassVar[tuple[str, ...]] = ()
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FLoRAState:
+        """The initial adapter is that of the first round, and nothing is added to the frozen weights."""
+        return FLoRAState(round=1, adapter=adapter, clients=dict(clients), seed=seed)
+
+    def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
+        """Train a new adapter of the client's rank on top of all that was added, and give it back."""
+        if state.round > self.last_round:
+            return None
+        model = self.model(state, client)
+        names = model.names("AB")
+        stage = Stage(names, self.budget.epochs(state.round))
+        return ClientTask(PHASE, state.round, model, (stage,), upload=names)
+
+    def aggregate(
+        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> CommonState:
+        """The stack ``[B_1 ... B_N] [w_1 A_1; ...; w_N A_N]``, which is the mean of the products, and a new A."""
+        assert isinstance(state, FLoRAState)
+        after = replace(state, round=state.round + 1)
+        if not updates:
+            return after
+        rows = {update.client: update.num_examples for update in by_client(updates)}
+        uploads = {update.client: update.tensors for update in updates}
+        weights = list(client_weights(rows, self.weights).values())
+        stack = stacked([uploads[client] for client in rows], weights)
+        return replace(after, adapter=_drawn(after), residual=extended(state.residual, stack))
+
+    def model(self, state: CommonState, client: ClientId) -> ClientModel:
+        """The round's adapter, at the client's rank, on top of all that was added."""
+        assert isinstance(state, FLoRAState)
+        spec = state.adapter.spec
+        own = at_rank(state.adapter, spec.r if self.ranks is None else self.ranks.of(client))
+        return on_residual(own, state.residual)
+
+
+def _drawn(state: FLoRAState) -> ClientModel:
+    """An adapter for the state's round: A drawn anew, the same for all, and B = 0."""
+    spec, tensors = state.adapter.spec, state.adapter.tensors
+    sides = {
+        module: (
+            tensors[str(TensorName(module, "A", 0))].shape[1],
+            tensors[str(TensorName(module, "B", 0))].shape[0],
+        )
+        for module in spec.target_modules
+    }
+    seed = derive(state.seed, "flora", state.round)
+    return initial_adapter(sides, r=spec.r, alpha=spec.alpha, dropout=spec.dropout, seed=seed)
+
+
+def build(terms: Terms) -> FLoRA:
+    """FLoRA, which has no settings of its own."""
+    return FLoRA(terms.budget, terms.weights, ranks=terms.ranks)
