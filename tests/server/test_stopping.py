@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small import rounds_of, scores_of, small_run, small_settings, tensors_of
 
 import fedlease
+from fedlease.client.store import Private
 from fedlease.client.worker import ClientWorker
+from fedlease.core.types import AdapterSpec
 from fedlease.errors import ConfigError
 from fedlease.reporting.means import stopped_words
 from fedlease.reporting.run.reading import read_run
@@ -147,9 +150,49 @@ def test_rows_to_compare_on_are_needed() -> None:
         small_settings(early_stopping__metric="f1")
 
 
-def test_over_flower_it_is_refused(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("planned")
+def test_over_flower_the_round_that_is_kept_is_the_same(tmp_path: Path) -> None:
     pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
-    from flower.nodes import over_memory
+    from flower.nodes import Stopped, comparable, grid_of, stop_after
 
-    with pytest.raises(ConfigError, match=r"early_stopping\.patience: the best round is kept only where clients"):
-        over_memory(small_settings(**PATIENT), tmp_path / "r")
+    from fedlease.flower.strategy import FedLeaseStrategy
+
+    # What is private (heads of fedlease, all of local) comes back on the nodes.
+    changes = {**PATIENT, "baselines": ["local"], "early_stopping__min_delta": 0.01, "clients_per_round": 2}
+    changes |= {"data__clients_per_task": 1}
+    here = small_run(tmp_path / "here", **changes)
+    settings, out = small_settings(**changes), tmp_path / "there"
+    grid = grid_of(settings, one_machine=True, **{"state-dir": str(tmp_path / "state")})
+    with pytest.raises(Stopped):
+        # Round 3 is made, and is not better: the server is killed before it asks for another.
+        FedLeaseStrategy(settings, out, [stop_after(3)], hand_over=True).start(grid)
+    strategy = FedLeaseStrategy(settings, out, hand_over=True)
+    strategy.start(grid)
+    for method in ("fedlease", "local"):
+        assert comparable(strategy.summaries[method]) == comparable(here.summaries[method])
+        assert strategy.summaries[method]["early_stopping"]["best_round"] == 2
+        assert tensors_of(folder_of(out, method)) == tensors_of(folder_of(here.out, method))
+    lines, others = rounds_of(out), rounds_of(here.out)
+    assert [line.get("valid") for line in lines] == [line.get("valid") for line in others]
+
+
+def test_a_client_that_does_not_answer_is_not_compared() -> None:
+    stopping, best = EarlyStopping(1), Best(1, 0.5, None, {}, clients={"a": 0.25, "b": 0.75})
+    # Only b is known of both: 0.8 is more than its 0.75, although the mean over both was lower.
+    assert stopping._gain({"b": 0.8, "c": 0.1}, best.clients) == pytest.approx(0.05)
+    assert EarlyStopping(1, metric="loss")._gain({"b": 0.8}, best.clients) == pytest.approx(-0.05)
+    assert stopping._gain({"c": 0.9}, best.clients) == 0
+
+
+def test_private_tensors_of_the_kept_step_come_back() -> None:
+    spec, head = AdapterSpec(2, 4.0, 0.0, ("q",)), "head/classifier.weight"
+    private = Private()
+    for step in (1, 2, 3):
+        private = private.trained(step, spec, {head: torch.tensor([float(step)])})
+        # Step 1 is the best so far; the last one may not be recorded yet.
+        private = private.accepted(step, spec, best=1, undo=True)
+    assert {key: float(slots["head"][head]) for key, slots in private.kept.items()} == {"1": 1.0, "2": 2.0}
+    assert [float(private.accepted(step, spec, best=1).slots["head"][head]) for step in (1, 2, 3)] == [1.0, 2.0, 3.0]
+    # Once step 3 is known to be recorded, what is not the best goes.
+    assert [*private.accepted(3, spec, best=1).kept] == ["1"] and not private.accepted(3, spec, best=3).kept
+    assert float(private.accepted(9, spec, best=1).slots["head"][head]) == 3.0

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from fedlease.core.choices import StopMetric
 from fedlease.core.codec import serialisable
 from fedlease.core.confusion import Cells
 from fedlease.core.types import ClientModel, ClientTask, ClientUpdate, Tensors
@@ -22,6 +23,7 @@ class Train:
         task: what to train and what to upload.
         accepted: the last step of this client whose update was used, or None.
         keeps: whether the client should have private tensors from earlier steps.
+        best: as ``accepted``, in the round that early stopping may come back to; None without it.
     """
 
     method: str
@@ -29,6 +31,7 @@ class Train:
     task: ClientTask
     accepted: int | None = None
     keeps: bool = False
+    best: int | None = None
 
     @property
     def model(self) -> ClientModel:
@@ -39,12 +42,20 @@ class Train:
 @serialisable
 @dataclass(frozen=True)
 class Score:
-    """Score a model on the client's test rows; the other fields as in :class:`Train`."""
+    """Score a model; the other fields as in :class:`Train`.
+
+    Attributes:
+        rows: which of the client's rows.
+        metric: ``score``, the headline metric, or the mean ``loss``, which is of validation rows alone.
+    """
 
     method: str
     model: ClientModel
     accepted: int | None = None
     keeps: bool = False
+    best: int | None = None
+    rows: Literal["test", "valid"] = "test"
+    metric: StopMetric = "score"
 
 
 @serialisable
@@ -63,6 +74,7 @@ class Finish:
     untrained: ClientModel
     accepted: int | None = None
     keeps: bool = False
+    best: int | None = None
     hand_over: bool = False
 
 
@@ -99,7 +111,7 @@ class Trained:
 @serialisable
 @dataclass(frozen=True)
 class Scored:
-    """The reply to :class:`Score`: the headline metric."""
+    """The reply to :class:`Score`: the metric that was asked for."""
 
     score: float
 

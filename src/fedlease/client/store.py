@@ -27,36 +27,52 @@ class Private:
         step: the step in which ``pending`` was trained, or None.
         spec: the adapter that ``pending`` belongs to.
         pending: trained last; moves into the slots once a request says that the update of ``step`` was used.
+        at: the step that the slots are of; None where no request has told.
+        kept: slots of earlier steps, by step: those of the round that early stopping may come back to.
     """
 
     slots: Mapping[str, Tensors] = field(default_factory=dict)
     step: int | None = None
     spec: AdapterSpec | None = None
     pending: Tensors = field(default_factory=dict)
+    at: int | None = None
+    kept: Mapping[str, Mapping[str, Tensors]] = field(default_factory=dict)
 
     def trained(self, step: int, spec: AdapterSpec, tensors: Tensors) -> "Private":
         """With the private tensors of one more task pending."""
         return replace(self, step=step, spec=spec, pending=dict(tensors))
 
-    def accepted(self, step: int | None, spec: AdapterSpec) -> "Private":
+    def accepted(
+        self, step: int | None, spec: AdapterSpec, *, best: int | None = None, undo: bool = False
+    ) -> "Private":
         """What holds now that the server's last used update of this client is known; nothing stays pending.
+
+        The slots of an earlier step come back where ``step`` is that one and they were kept.
 
         Args:
             step: in which that update was trained. None: no update was used yet, so whatever lies here is left over
                 from a server that was stopped, and goes.
             spec: the adapter in use from now on; slots of other adapters go.
+            best: the step whose slots are kept beside those of the last one.
+            undo: whether the server may not have recorded the step yet, so that the slots before it are kept, too.
         """
         if step is None:
             return Private()
-        slots = dict(self.slots)
+        slots, at, kept = dict(self.slots), self.at, {key: self.kept[key] for key in self.kept if key == str(best)}
         if self.spec is not None and self.step == step:
+            if at is not None and (undo or at == best):
+                kept[str(at)] = self.slots
+            at = step
             heads = head_names(self.pending)
             adapter = {name: tensor for name, tensor in self.pending.items() if name not in heads}
             if adapter:
                 slots[self.spec.fingerprint()] = adapter
             if heads:
                 slots[HEAD_SLOT] = {name: self.pending[name] for name in sorted(heads)}
-        return Private({slot: slots[slot] for slot in slots if slot in (HEAD_SLOT, spec.fingerprint())})
+        elif at != step and str(step) in self.kept:
+            slots, at = dict(self.kept[str(step)]), step
+        own = {slot: slots[slot] for slot in slots if slot in (HEAD_SLOT, spec.fingerprint())}
+        return Private(own, at=at, kept=kept)
 
     def overlay(self, spec: AdapterSpec, tensors: Tensors) -> Tensors:
         """``tensors`` with the private ones laid over those of the same name, and the client's anchor if it has one."""

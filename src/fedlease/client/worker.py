@@ -97,14 +97,20 @@ class ClientWorker:
         Raises:
             ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
         """
-        self.private = self.private.accepted(request.accepted, request.model.spec)
-        notes = (LOST,) if request.keeps and not self.private.slots else ()
+        checks = isinstance(request, Score) and request.rows == "valid"
+        self.private = self.private.accepted(request.accepted, request.model.spec, best=request.best, undo=checks)
+        later = request.best is not None and self.private.at not in (None, request.accepted)
+        notes = (LOST,) if request.keeps and (later or not self.private.slots) else ()
         match request:
             case Train():
                 try:
                     return replace(self._train(request), notes=notes)
                 except UpdateRefusedError as error:
                     return Refused(error.reason)
+            case Score() if request.rows == "valid":
+                if not self.client.valid:
+                    return Refused("it has no validation rows")
+                return Scored(self.validate(request.model, request.metric))
             case Score():
                 self.load(request.model)
                 return Scored(self._measure().metrics[self._resident.task.metric])

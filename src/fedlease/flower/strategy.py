@@ -156,11 +156,6 @@ class FedLeaseStrategy(Strategy):
             return self._result()
         if CENTRALISED in (settings.method, *settings.baselines):
             raise ConfigError("method: 'centralised' pools the rows of all clients, which are on other machines")
-        if (patience := settings.early_stopping.patience) is not None:
-            raise ConfigError(
-                "early_stopping.patience: the best round is kept only where clients are in one process, not over "
-                f"Flower; leave it out, received {patience}"
-            )
         torch.set_num_threads(settings.num_threads)
         loaded = load_run(settings, self.out if resumed else None)
         settings = loaded.settings

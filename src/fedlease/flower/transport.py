@@ -10,7 +10,7 @@ from flwr.app import Message
 from fedlease.client.messages import Finish, Finished, Refused, Reply, Request, Score, Scored, Train
 from fedlease.core.types import ClientId, ClientTask, Tensors
 from fedlease.data.federation import ClientCard
-from fedlease.flower.bounds import TEXT, shown
+from fedlease.flower.bounds import LOSS, TEXT, shown
 from fedlease.flower.connection import ESCAPED, Connection, NoReply, Size, read, replies_to
 from fedlease.flower.messages import Lacking, Unusable
 from fedlease.flower.validation import SAMPLE_KEYS, score_rule, scores_fault, update_fault
@@ -164,7 +164,8 @@ class Checked:
             case Train():
                 return update_fault(reply, request.task, card, self.task)
             case Score():
-                score, rule = reply.score if isinstance(reply, Scored) else reply, score_rule(self.task)
+                rule = LOSS if request.metric == "loss" else score_rule(self.task)
+                score = reply.score if isinstance(reply, Scored) else reply
                 return "" if rule.holds(score) else f"its score must be {rule.words}, received {shown(score)}"
             case Finish():
                 scores = reply.scores if isinstance(reply, Finished) else reply

@@ -39,7 +39,7 @@ LOSS_ALONE = Rule(
     f"the loss alone, {bounds.LOSS.words}",
     lambda metrics: {*metrics} == {"loss"} and bounds.LOSS.holds(metrics["loss"]),
 )
-OF_REQUESTS = {"method": LINE, "accepted": WHOLE | NOTHING}
+OF_REQUESTS = {"method": LINE, "accepted": WHOLE | NOTHING, "best": WHOLE | NOTHING}
 OF_STAGES = {
     "epochs": count(1),
     "experts": NOTHING | Rule("expert ids", lambda experts: all(map(WHOLE.holds, experts))),

@@ -112,7 +112,12 @@ class Origin:
                 same = now.patience is not None and now.metric == then.metric and dict(cards) == dict(self.cards)
                 last = best.step
                 lines = [line for line in lines if json.loads(line)["step"] <= last]
-                best, saved = replace(best, state=state, waited=0) if same else None, replace(saved, step=last)
+                # Updates after it may come again.
+                seen = {c: {n: one for n, one in steps.items() if n <= last} for c, steps in saved.seen.items()}
+                best, saved = (
+                    replace(best, state=state, waited=0) if same else None,
+                    replace(saved, step=last, seen=seen),
+                )
             saved = replace(saved, state=state, finished=False, best=best)
             Checkpoint(files.folder).take_over(saved, lines)
             if state.allocation is not None:

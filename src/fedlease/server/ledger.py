@@ -9,6 +9,7 @@ from fedlease.client.store import ELSEWHERE, Private
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import AdapterSpec, ClientId, ClientTask, Tensors
 from fedlease.errors import RunFolderError
+from fedlease.storage.saved import Best
 
 __all__ = ["Ledger", "Slots"]
 
@@ -30,10 +31,19 @@ class Ledger:
         self._workers = workers
         self._accepted: dict[ClientId, int] = {}
         self._keeps: set[ClientId] = set()
+        self._best: dict[ClientId, int] = {}
 
     def standing(self, client: ClientId) -> dict[str, Any]:
-        """The fields ``accepted`` and ``keeps`` of a request to a client."""
-        return {"accepted": self._accepted.get(client), "keeps": client in self._keeps}
+        """The fields ``accepted``, ``keeps`` and ``best`` of a request to a client."""
+        return {
+            "accepted": self._accepted.get(client), "keeps": client in self._keeps, "best": self._best.get(client)
+        }  # fmt: skip
+
+    def remember(self, best: Best | None) -> None:
+        """Has clients elsewhere keep what they had in the best round."""
+        slots = {} if best is None else best.private
+        there = {client: own[ELSEWHERE] for client, own in slots.items() if ELSEWHERE in own}
+        self._best = {client: int(record["accepted"]) for client, record in there.items()}
 
     def accept(
         self, step: int, tasks: Mapping[ClientId, ClientTask], spec_of: Callable[[ClientId], AdapterSpec]
@@ -60,13 +70,14 @@ class Ledger:
             for client, step in sorted(self._accepted.items())
         }
 
-    def restore(self, slots: Slots, step: int, *, finished: bool) -> None:
+    def restore(self, slots: Slots, step: int, *, finished: bool, best: Best | None = None) -> None:
         """Goes on from a checkpoint.
 
         Args:
             slots: as :meth:`slots` gave them; of clients that handed their tensors over, those.
             step: the last step of the checkpoint.
             finished: whether no step follows it.
+            best: the round that early stopping has kept.
 
         Raises:
             RunFolderError: clients keep their tensors on other machines, and this run would be in one process; or the
@@ -84,6 +95,8 @@ class Ledger:
             self._accepted = dict.fromkeys(here, step)
             self._accepted |= {client: int(record["accepted"]) for client, record in records.items()}
             self._keeps = here | {client for client, record in records.items() if int(record["keeps"])}
+            self.remember(best)
+            self._accepted |= self._best if finished else {}
             return
         if records:
             raise RunFolderError(

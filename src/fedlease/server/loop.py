@@ -1,8 +1,9 @@
 """The server's half of a run: steps over clients wherever they are, with a checkpoint after every step."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fedlease.client.messages import (
     FinalScores,
@@ -103,7 +104,7 @@ class RoundLoop:
             learners = {client: card.weight for client, card in sorted(self.cards.items()) if card.weight}
             saved = Saved(self.name, 0, self.method.init(initial, learners, self.seed), {})
             self.checkpoint.commit(saved)
-        self._ledger.restore(saved.private, saved.step, finished=saved.finished)
+        self._ledger.restore(saved.private, saved.step, finished=saved.finished, best=saved.best)
         self.totals, self.screen = dict(saved.totals), replace(self.screen, seen=saved.seen)
         self._tell(MethodStarted(self.name, self.method.last_round, saved.step))
         while not saved.finished:
@@ -158,15 +159,16 @@ class RoundLoop:
         self._score_others(step)
         self._send(step)
         self._require_quorum(step)
-        after, workers = self._aggregate(step), self.channel.workers
-        best = self.stopping.compare(self.method, step, after, workers, self._ledger.slots(), saved.best)
+        after, private = self._aggregate(step), self._ledger.slots()
+        best = self.stopping.compare(self.method, step, after, self._scored, self.cards, private, saved.best)
+        self._ledger.remember(best)
         return self._commit(step, after, best)
 
     def _end(self, saved: Saved) -> Saved:
         """The last step; under early stopping the best round takes its place."""
         if saved.best is not None:
             saved = replace(saved, state=saved.best.state, private=saved.best.private)
-            self._ledger.restore(saved.private, saved.step, finished=True)
+            self._ledger.restore(saved.private, saved.step, finished=True, best=saved.best)
         self.checkpoint.commit(saved)
         return saved
 
@@ -191,17 +193,17 @@ class RoundLoop:
         begun = time.perf_counter()
         others = sorted(step.state.clients.keys() - step.tasks.keys())
         step.unscored = {client: NO_TEST_ROWS for client in others if not self.cards[client].test_rows}
-        requests: dict[ClientId, Request] = {
-            client: Score(self.name, self.method.model(step.state, client), **self._ledger.standing(client))
-            for client in others
-            if client not in step.unscored
-        }
-        for client, reply in self.channel.transport.send(requests) if requests else ():
+        models = {c: self.method.model(step.state, c) for c in others if c not in step.unscored}
+        for client, reply in self._scored(models):
             if isinstance(reply, Scored):
                 step.records[client] = {"score": reply.score}
             else:
                 step.unscored[client] = _reason(reply)
         step.seconds["evaluate"] += time.perf_counter() - begun
+
+    def _scored(self, models: Mapping[ClientId, ClientModel], **fields: Any) -> Iterable[tuple[ClientId, Reply]]:
+        asked = {c: Score(self.name, model, **self._ledger.standing(c), **fields) for c, model in models.items()}
+        return self.channel.transport.send(asked) if asked else ()
 
     def _send(self, step: Step) -> None:
         """Sends the tasks and sorts the replies until all are in, or the schedule closes the step."""
@@ -264,11 +266,10 @@ class RoundLoop:
 
     def _commit(self, step: Step, after: State, best: Best | None) -> Saved:
         """Writes the checkpoint and the line of ``rounds.jsonl``."""
-        counted = self.channel.traffic.take()
-        for key, value in {**counted, **{f"seconds_{name}": value for name, value in step.seconds.items()}}.items():
+        counted, seconds = self.channel.traffic.take(), {f"seconds_{name}": t for name, t in step.seconds.items()}
+        for key, value in {**counted, **seconds}.items():
             self.totals[key] = self.totals.get(key, 0.0) + value
-        trained = max(map(_adapter_parameters, step.tasks.values()))
-        self.totals["trainable"] = max(self.totals.get("trainable", 0), trained)
+        self.totals["trainable"] = max(self.totals.get("trainable", 0), *map(_adapter_parameters, step.tasks.values()))
         spent = {**step.seconds, "step": time.perf_counter() - step.started}
         record = {
             **step.line(self.name),

@@ -1,18 +1,26 @@
 """When rounds no longer help: models compared on the clients' validation rows, and the best round kept."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from fedlease.client.worker import ClientWorker
+from fedlease.client.messages import Reply, Scored
 from fedlease.core.choices import StopMetric
-from fedlease.core.types import ClientId
+from fedlease.core.types import ClientId, ClientModel
+from fedlease.data.federation import ClientCard
 from fedlease.methods.base import Method, State
 from fedlease.server.ledger import Slots
 from fedlease.server.step import Step
 from fedlease.storage.saved import Best
 
 __all__ = ["EarlyStopping"]
+
+
+class ScoreModels(Protocol):
+    """Has clients score their models; further arguments are fields of :class:`~fedlease.client.messages.Score`."""
+
+    def __call__(self, models: Mapping[ClientId, ClientModel], **fields: Any) -> Iterable[tuple[ClientId, Reply]]: ...
 
 
 @dataclass(frozen=True)
@@ -34,33 +42,36 @@ class EarlyStopping:
         method: Method,
         step: Step,
         after: State,
-        workers: Mapping[ClientId, ClientWorker] | None,
+        score: ScoreModels,
+        cards: Mapping[ClientId, ClientCard],
         private: Slots,
         best: Best | None,
     ) -> Best | None:
         """The best round so far; where the step ended one, its models are looked at, and the step records the result.
 
+        Clients that do not answer are left out: two rounds are compared over the clients that both know.
+
         Args:
             method: with its head policy.
             step: the last one.
             after: the method's state after it.
-            workers: the clients, with the private tensors that belong to it; None where they are on other machines.
-            private: those tensors.
+            score: has clients score their models on their validation rows.
+            cards: of the clients.
+            private: their private tensors that belong to the state, or the record of them.
             best: the best round before.
         """
-        if self.patience is None or workers is None or after.round == step.state.round:
+        if self.patience is None or after.round == step.state.round:
             return best
         begun = time.perf_counter()
-        found = {
-            client: workers[client].validate(method.model(after, client), self.metric)
-            for client in sorted(after.clients)
-            if workers[client].client.valid
-        }
+        asked = [client for client in sorted(after.clients) if cards[client].valid_rows]
+        replies = score({client: method.model(after, client) for client in asked}, rows="valid", metric=self.metric)
+        values = {client: reply.score for client, reply in replies if isinstance(reply, Scored)}
+        found = {client: values[client] for client in asked if client in values}
         if not found:
             return best
         value = sum(found.values()) / len(found)
-        if best is None or self._gain(value, best.value) > self.min_delta:
-            best = Best(step.number, value, after, private)
+        if best is None or self._gain(found, best.clients or dict.fromkeys(found, best.value)) > self.min_delta:
+            best = Best(step.number, value, after, private, clients=found)
         else:
             best = replace(best, waited=best.waited + 1)
         step.valid = {"metric": self.metric, "mean": value, "clients": found, "best_round": best.round}
@@ -71,5 +82,8 @@ class EarlyStopping:
         """Whether no further round is made."""
         return best is not None and self.patience is not None and best.waited >= self.patience
 
-    def _gain(self, value: float, best: float) -> float:
-        return best - value if self.metric == "loss" else value - best
+    def _gain(self, found: Mapping[ClientId, float], best: Mapping[ClientId, float]) -> float:
+        """How much better the mean over the clients of both is; nothing where there are none."""
+        both = [client for client in found if client in best]
+        now, then = (sum(values[client] for client in both) / max(len(both), 1) for values in (found, best))
+        return then - now if self.metric == "loss" else now - then

@@ -67,7 +67,9 @@ class Checkpoint:
         self.lines()
         self._lines = manifest.rounds_lines
         found = manifest.best
-        best = None if found is None else Best(found.step, found.value, *self._read_step(found), found.waited)
+        best = None
+        if found is not None:
+            best = Best(found.step, found.value, *self._read_step(found), found.waited, found.values)
         state, private = self._read_step(manifest)
         seen = self._read_seen(manifest.seen)
         return Saved(manifest.method, manifest.step, state, private, manifest.totals, manifest.finished, best, seen)
@@ -183,7 +185,13 @@ class Checkpoint:
             best = None
             if (kept := saved.best) is not None:
                 own = self._write_step(kept)
-                best = BestStep(step=kept.step, value=kept.value, waited=kept.waited, state=own[0], clients=own[1])
+                numbers: Any = {
+                    "step": kept.step,
+                    "value": kept.value,
+                    "waited": kept.waited,
+                    "values": dict(kept.clients),
+                }
+                best = BestStep(**numbers, state=own[0], clients=own[1])
             seen = {c: {str(number): one for number, one in steps.items()} for c, steps in saved.seen.items()}
             written, lines = self._written(), self._lines
             if record is not None:

@@ -27,6 +27,7 @@ class BestStep(BaseModel):
     step: Annotated[int, Field(ge=0)]
     value: Annotated[float, Field(allow_inf_nan=False)]
     waited: Annotated[int, Field(ge=0)]
+    values: dict[ClientId, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
     state: Entry
     clients: dict[ClientId, dict[str, Entry]]
 

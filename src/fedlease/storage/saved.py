@@ -21,6 +21,7 @@ class Best:
         state: the method's after it.
         private: as of :class:`Saved`, after it.
         waited: rounds made since.
+        clients: client -> what is compared.
     """
 
     step: int
@@ -28,6 +29,7 @@ class Best:
     state: HeadState | Any
     private: Mapping[ClientId, Mapping[str, Tensors]]
     waited: int = 0
+    clients: Mapping[ClientId, float] = field(default_factory=dict)
 
     @property
     def round(self) -> int:
