@@ -19,8 +19,9 @@ import torch
 from contract.planted import CLIENTS, adapter, constant, train
 from small import small_run, small_settings, tensors_of
 
+from fedlease.config.explained import explained_settings
 from fedlease.config.layers import parse_yaml
-from fedlease.config.settings import resolve
+from fedlease.config.settings import read_values, resolve
 from fedlease.core import plugins
 from fedlease.core.codec import dumps, loads
 from fedlease.core.serialisable import CLASSES
@@ -287,8 +288,21 @@ class TestTheSource:
 
     def test_a_file_that_is_none_is_one_sentence(self, extras: Path, tmp_path: Path) -> None:
         settings = small_settings(data__source="sqlite", data__path=str(tmp_path / "none.db")).data
-        with pytest.raises(DataError, match=r"data.path: must be a SQLite file with a table rows, received"):
+        with pytest.raises(DataError, match=r"data.path: must be a SQLite file with a table 'rows' .*, received"):
             load_federation(settings, 0)
+
+    def test_settings_of_its_own_stand_under_data(self, extras: Path, tmp_path: Path) -> None:
+        path = self.database(tmp_path / "clinics.db", ("a", "train", "one", "no"), ("a", "test", "two", "no"))
+        named = {"data.source": "sqlite", "data.path": str(path), "data.sqlite.table": "notes"}
+        with pytest.raises(DataError, match=r"a table 'notes' \(data\.sqlite\.table\)"):
+            load_federation(resolve(preset="smoke", overrides=named).data, 0)
+        settings = resolve(preset="smoke", overrides={"data.source": "sqlite", "data.path": str(path)})
+        assert "\n  sqlite:\n    table: rows\n" in settings.to_yaml()
+        assert read_values(json.loads(settings.model_dump_json())) == settings
+        with pytest.raises(ConfigError) as error:
+            resolve(preset="smoke", overrides=["data.source=sqlite", "data.path=x", "data.sqlite.tabel=x"])
+        assert error.value.faults == ("data.sqlite.tabel: no such setting; did you mean 'data.sqlite.table'?",)
+        assert "data.sqlite.table" in {row.key for row in explained_settings()}
 
     def test_it_serves_what_its_facts_say(self, extras: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"data.path: is required when data.source is 'sqlite'"):

@@ -1,15 +1,17 @@
-"""Sections of settings for the methods that other packages add: checked as ours are, and there where they are used.
+"""Sections of settings for the methods and sources that other packages add: checked as ours are, where they are used.
 
-A method's settings stand under its name, with ``_`` for ``-``.
+A method's settings stand under its name, with ``_`` for ``-``; those of a source so under ``data``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import create_model
 
 from fedlease.config.sections import Section
+from fedlease.config.tables import SOURCE_GROUP, SOURCES, source_facts
+from fedlease.core.plugins import added_names
 from fedlease.errors import ConfigError
 from fedlease.methods.registry import GROUP, added_methods, method_facts
 
@@ -19,46 +21,59 @@ S = TypeVar("S", bound=Section)
 
 
 def section_of(method: str) -> str:
-    """The key under which a method's own settings stand."""
+    """The key under which the own settings of a method or a source stand."""
     return method.replace("-", "_")
 
 
 def with_sections(settings: type[S], values: Any) -> type[S]:
-    """The class of settings, with a section for every added method that the values name or have a section for.
+    """The class of settings, with a section for every added method or source that the values name or have one for.
 
     Args:
         settings: the class without them.
-        values: nested or resolved values, checked or not; only their keys, ``method`` and ``baselines`` are looked at.
+        values: nested or resolved values, checked or not; only their keys, ``method``, ``baselines`` and
+            ``data.source`` are looked at.
 
     Raises:
-        ConfigError: the package of such a method cannot be used, or its settings are no section with defaults.
+        ConfigError: the package that adds it cannot be used, or its settings are no section with defaults.
     """
     values = values if isinstance(values, Mapping) else {}
     baselines = values.get("baselines")
     named = [values.get("method"), *(baselines if isinstance(baselines, list | tuple) else ())]
-    sections = {}
-    for method in sorted(added_methods()):
-        key, taken = section_of(method), section_of(method) in settings.model_fields
-        if method in named or (key in values and not taken):
-            section = _section_class(method, taken=taken)
-            if section is not None:
-                sections[key] = section
+    sections = dict[str, type[Section]](_sections(settings, values, GROUP, added_methods(), named, method_facts))
+    data, rows = values.get("data"), settings.model_fields["data"].annotation
+    if isinstance(data, Mapping) and isinstance(rows, type) and issubclass(rows, Section):
+        sources = added_names(SOURCE_GROUP) - SOURCES.keys()
+        own = _sections(rows, data, SOURCE_GROUP, sources, [data.get("source")], source_facts)
+        if found := tuple(own):
+            sections["data"] = _extended(rows, found)
     return _extended(settings, tuple(sections.items())) if sections else settings
 
 
-def _section_class(method: str, *, taken: bool) -> type[Section] | None:
-    """The class of an added method's settings, once it is known to be usable."""
-    facts, wrong = method_facts(method), ""
-    section = facts.settings if facts is not None else None
-    if taken:
-        wrong = f"is taken: {section_of(method)} is a setting"
-    elif section is not None and not (isinstance(section, type) and issubclass(section, Section)):
-        wrong = "has settings that are no fedlease.config.sections.Section"
-    elif section is not None and (needed := [n for n, field in section.model_fields.items() if field.is_required()]):
-        wrong = f"has settings without a default: {', '.join(needed)}"
-    if wrong:
-        raise ConfigError(f"entry points {GROUP}: {method!r} {wrong}")
-    return section
+def _sections(
+    within: type[Section],
+    values: Mapping[str, Any],
+    group: str,
+    added: Collection[str],
+    named: Collection[Any],
+    facts_of: Callable[[str], Any],
+) -> Iterator[tuple[str, type[Section]]]:
+    """Key and class of the settings of every added row that is named, or whose key the values have."""
+    for name in sorted(added):
+        key, taken = section_of(name), section_of(name) in within.model_fields
+        if name in named or (key in values and not taken):
+            facts, wrong = facts_of(name), ""
+            section = facts.settings if facts is not None else None
+            if taken:
+                wrong = f"is taken: {key} is a setting"
+            elif section is not None and not (isinstance(section, type) and issubclass(section, Section)):
+                wrong = "has settings that are no fedlease.config.sections.Section"
+            elif section is not None:
+                needed = [field for field, kind in section.model_fields.items() if kind.is_required()]
+                wrong = f"has settings without a default: {', '.join(needed)}" if needed else ""
+            if wrong:
+                raise ConfigError(f"entry points {group}: {name!r} {wrong}")
+            if section is not None:
+                yield key, section
 
 
 @cache

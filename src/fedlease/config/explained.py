@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fedlease.config.settings import Settings, settings_class
-from fedlease.config.tables import OneOf
+from fedlease.config.tables import SOURCE_GROUP, SOURCES, OneOf
+from fedlease.core.plugins import added_names
 from fedlease.errors import ConfigError
 from fedlease.methods.registry import added_methods
 
@@ -52,11 +53,13 @@ def explained(model: type[BaseModel] = Settings) -> Iterator[Explained]:
 
 
 def explained_settings() -> list[Explained]:
-    """Every setting, those of methods of other packages among them; a package that cannot be used has none."""
+    """Every setting, with those of methods and sources of other packages; a package that cannot be used has none."""
     rows = {row.key: row for row in explained()}
-    for method in sorted(added_methods()):
+    added: list[Any] = [{"method": name} for name in sorted(added_methods())]
+    added += [{"data": {"source": name}} for name in sorted(added_names(SOURCE_GROUP) - SOURCES.keys())]
+    for values in added:
         try:
-            rows |= {row.key: row for row in explained(settings_class({"method": method}))}
+            rows |= {row.key: row for row in explained(settings_class(values))}
         except ConfigError:
             continue
     return list(rows.values())

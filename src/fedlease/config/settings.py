@@ -261,4 +261,10 @@ def resolve(
 
 def _class_of_keys(overrides: Mapping[str, Any] | Sequence[str]) -> type[Settings]:
     """The settings that dotted keys may be of."""
-    return settings_class(dict.fromkeys(key.partition("=")[0].partition(".")[0].strip() for key in overrides))
+    names = [key.partition("=")[0].strip().split(".") for key in overrides]
+    return settings_class(
+        {
+            **dict.fromkeys(name[0] for name in names),
+            "data": {name[1]: None for name in names if name[0] == "data" and name[1:]},
+        }
+    )

@@ -89,6 +89,8 @@ class SourceFacts:
         partitions: whether ``data.partition`` may skew labels.
         shares: whether ``data.share_rows`` is obeyed.
         labels: whether ``data.labels`` may state the labels.
+        settings: a :class:`fedlease.config.sections.Section` of the source's own settings, all with defaults, which
+            stand under ``data`` by its name, with ``_`` for ``-``; None without any.
     """
 
     module: str
@@ -97,6 +99,7 @@ class SourceFacts:
     partitions: bool = False
     shares: bool = False
     labels: bool = False
+    settings: type[Any] | None = None
 
 
 TASKS: dict[str, TaskFacts] = {
