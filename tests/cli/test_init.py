@@ -144,7 +144,10 @@ def test_a_file_is_replaced_only_by_force(shell: Shell, tmp_path: Path) -> None:
         (["broken.jsonl"], "broken.jsonl, line 1: malformed JSON"),
         (["ok.csv", "--set", "data.colums.text=x"], "data.colums: no such setting; did you mean 'data.columns"),
         (["ok.csv", "--set", "data.path=x"], "data.path: is what init is given; leave one of them out"),
-        (["ok.csv", "--set", "task=poetry"], "task: must be one of classification, generation, received 'poetry'"),
+        (
+            ["ok.csv", "--set", "task=poetry"],
+            "task: must be one of classification, multilabel, regression, generation, received 'p",
+        ),
         (["ok.csv", "--set", "nonsense"], "--set: must be key=value, received 'nonsense'"),
         (["ok.csv", "--out", "."], "out: . is a folder; name a file such as federation.yaml"),
     ],

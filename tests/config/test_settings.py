@@ -139,7 +139,7 @@ class TestValues:
     def test_text_settings_are_texts_paths_and_names_of_tables(self) -> None:
         columns = ("text", "text_pair", "label", "prompt", "response", "client", "split", "task")
         expected = {"data.path", "data.source", "task", "method", "model", "revision", "device", "schedule.until"}
-        expected |= {"metric", "data.delimiter", "data.encoding"}
+        expected |= {"metric", "data.delimiter", "data.encoding", "data.label_separator"}
         expected |= {f"data.columns.{name}" for name in columns}
         assert set(setting_names(Settings, text=True)) == expected
 
@@ -193,7 +193,8 @@ class TestFaults:
             ("rounds=null", "rounds: must be a whole number, received None"),
             (
                 "task=generate",
-                "task: must be one of classification, generation, received 'generate'; did you mean 'generation'?",
+                "task: must be one of classification, multilabel, regression, generation, received 'generate'; "
+                "did you mean 'generation'?",
             ),
             (
                 "baselines=[quux]",

@@ -10,8 +10,9 @@ import pytest
 
 from fedlease.config.data import DataSettings
 from fedlease.data.federation import ClientData, Federation, Row
-from fedlease.data.labels import alike, doubtful_labels, regression, uneven
+from fedlease.data.labels import alike, doubtful_labels, uneven
 from fedlease.data.load import load_federation
+from fedlease.data.reading.targets import are_measurements
 from fedlease.data.reading.values import visible
 from fedlease.errors import DataError
 
@@ -118,8 +119,8 @@ def test_words_for_missing_values_and_measurements_are_told() -> None:
     ]
     (note,) = doubtful_labels({str(n / 7): 1 for n in range(1, 7)}, "client 'a'")
     assert note.startswith("client 'a': its labels look like measurements (6 distinct numbers in 6 rows)")
-    assert not regression({"0.5": 30, "1.5": 30, "2.5": 30, "3.5": 30, "4.5": 30})
-    assert not regression({str(n): 1 for n in range(50)})
+    assert not are_measurements({"0.5": 30, "1.5": 30, "2.5": 30, "3.5": 30, "4.5": 30})
+    assert not are_measurements({str(n): 1 for n in range(50)})
 
 
 def test_labels_are_uneven_where_they_are_for_half_of_the_clients() -> None:

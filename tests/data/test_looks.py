@@ -50,7 +50,7 @@ def test_labels_that_are_measurements_are_one_fault_and_one_hint(tmp_path: Path)
     fault, hint, clients = caught.value.faults
     assert clients == "3 clients cannot be used: 'a', 'b', 'c'; data.clients=skip goes on without them"
     assert "client 'a' has no train row with the label '0.005'" in fault and "; 59 more like it: line 2; " in fault
-    assert hint.startswith("The labels look like measurements, as of a regression") and "into ranges" in hint
+    assert hint.startswith("The labels look like measurements: set task=regression to learn them as numbers, or put")
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def test_labels_that_are_measurements_are_one_fault_and_one_hint(tmp_path: Path)
         ({"conversations": []}, "look like chats or instructions (columns 'conversations')"),
         ({"prompt": "hi", "completion": "yes"}, "look like chats or instructions (columns 'completion', 'prompt')"),
         ({"instruction": "add", "output": "4"}, "look like chats or instructions (columns 'instruction', 'output')"),
-        ({"tokens": ["a", "b"], "ner_tags": [0, 1]}, "look like lists of tokens, as of named entities"),
-        ({"text": ["a", "b"], "label": [0, 1]}, "look like lists of tokens, as of named entities"),
-        ({"text": "x", "label": ["one", "two"]}, "look like multi-label ones"),
+        ({"tokens": ["a", "b"], "ner_tags": [0, 1]}, "look like lists of tokens with a tag each, as of named entities"),
+        ({"text": ["a", "b"], "label": [0, 1]}, "look like lists of tokens with a tag each, as of named entities"),
+        ({"text": "x", "label": ["one", "two"]}, "look like ones of any number of labels: set task=multilabel"),
     ],
 )
 def test_forms_of_other_tasks_are_named(row: dict[str, Any], hint: str, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_columns_are_mapped_and_place_is_read() -> None:
     columns = ColumnSettings(prompt="q", response="a", client="site", task="about")
     faults = Faults()
     (example,) = read_prompt_examples(table, columns, faults)
-    assert (example.row.text, example.row.response, example.label) == ("p", "r", "")
+    assert (example.row.text, example.row.response, example.labels) == ("p", "r", ())
     assert (example.place, example.client, example.split, example.task) == ((FILE, 1), "x", "test", "qa")
     assert faults.found == []
 

@@ -18,7 +18,7 @@ from fedlease.errors import ModelError
 from fedlease.methods.feddpa import FedDPA
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.storage.checkpoint import Checkpoint
-from fedlease.tasks.classification import evaluate
+from fedlease.tasks.texts import evaluate
 from fedlease.use.open_run import OpenRun
 from fedlease.use.serving.mixed import MixedModel
 

@@ -20,9 +20,10 @@ from fedlease.methods.local import Local
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer
 from fedlease.models.sources import ModelSource
 from fedlease.tasks.base import Task
-from fedlease.tasks.classification import Classification, evaluate
+from fedlease.tasks.classification import Classification
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.generation import Generation
+from fedlease.tasks.texts import evaluate
 from fedlease.use.serving.mixed import MixedModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")

@@ -19,7 +19,7 @@ from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.reporting.model_card import render_card
 from fedlease.storage.run_files import RunFiles
-from fedlease.tasks.classification import evaluate
+from fedlease.tasks.texts import evaluate
 from fedlease.use.experts import experts_of
 from fedlease.use.export import Exporter
 from fedlease.use.open_run import OpenRun

@@ -15,7 +15,7 @@ import fedlease
 from fedlease.data.federation import ClientData
 from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError
-from fedlease.tasks.classification import evaluate
+from fedlease.tasks.texts import evaluate
 from fedlease.use.export import Exporter
 from fedlease.use.open_run import OpenRun
 from fedlease.use.predict import predict

@@ -1,6 +1,6 @@
 """A warm-up on two halves of a client's rows, which tells how much of the result is the client's task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -9,6 +9,7 @@ from fedlease.client.results import LocalResult
 from fedlease.client.training import OnBatch, TrainsTasks
 from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientTask, TensorName, Tensors, head_names, second_half
+from fedlease.tasks.base import Task
 from fedlease.tasks.encoded import Encoded
 
 __all__ = ["split", "train_halves"]
@@ -51,7 +52,7 @@ def train_halves(
     for half, chosen in enumerate(split(rows, trainer.optimiser.seed, client)):
         start = task.model.candidates[half] if task.model.candidates else {}
         own = rows.take(chosen)
-        prior = _prior(task.model.tensors, own.labels, trainer.resident.task.label_weights(own))
+        prior = _prior(task.model.tensors, trainer.resident.task, own)
         load({**task.model.tensors, **start, **prior})
         report = None if on_batch is None else _over_both(on_batch, half)
         results.append(trainer.train(client, replace(task, halves=False), own, report, half=half))
@@ -64,22 +65,18 @@ def train_halves(
     return LocalResult(update, private, one.steps + other.steps, one.seconds + other.seconds)
 
 
-def _prior(tensors: Tensors, labels: Sequence[int], weights: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """The biases of the last layer of a head, at the log frequency of every label, weighted as the loss is.
+def _prior(tensors: Tensors, task: Task, rows: Encoded) -> dict[str, torch.Tensor]:
+    """The biases of the last layer of a head, where they would be if rows differed in their labels alone.
 
     Without them the first thing that an adapter learns is how frequent the labels are: clients of one task whose labels
-    are skewed in opposite ways would have contrary B. One row is added per label, so that a missing one stays finite.
+    are skewed in opposite ways would have contrary B.
     """
     biases = [name for name, t in tensors.items() if name in head_names(tensors) and name.endswith("bias")]
-    count = max(labels) + 1
-    found = {name: tensors[name] for name in biases if len(tensors[name]) >= count}
-    if not found:
-        return {}
-    name, bias = min(found.items(), key=lambda item: len(item[1]))
-    frequency = torch.bincount(torch.tensor(labels), minlength=len(bias)) + 1.0
-    if weights is not None:
-        frequency[: len(weights)] *= weights
-    return {name: bias + (frequency / frequency.sum()).log().to(bias)}
+    for name in sorted(biases, key=lambda name: len(tensors[name])):
+        bias = tensors[name]
+        if (found := task.bias(rows, len(bias))) is not None:
+            return {name: bias + found.to(bias)}
+    return {}
 
 
 def _means(one: Tensors, other: Tensors) -> dict[str, torch.Tensor]:

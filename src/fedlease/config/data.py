@@ -30,7 +30,9 @@ class ColumnSettings(Section):
     text_pair: str | None = None
     """The second text, which every file must then have; None takes a column called ``text_pair`` when there is one."""
     label: str = "label"
-    """Label names or numbers."""
+    """Label names or numbers; lists of them for ``task: multilabel``, numbers to predict for ``task: regression``."""
+    labels: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """Columns of 0 and 1, one for each label, in place of ``label``, for ``task: multilabel``."""
     prompt: str = "prompt"
     """What is answered, for ``task: generation``; chats in ``messages`` and ``instruction`` with ``output`` also do."""
     response: str = "response"
@@ -41,6 +43,20 @@ class ColumnSettings(Section):
     """``train``, ``valid`` or ``test``, when ``data.path`` is one file; else ``data.test_fraction`` is held out."""
     task: str = "task"
     """What a client's rows are about, one value per client, for per-task scores; may be absent."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _in_one_text(cls, names: Any) -> Any:
+        """Reads names with commas between them, as a node's configuration has them."""
+        return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+
+    @field_validator("labels")
+    @classmethod
+    def _different(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Refuses a list of columns that states no labels."""
+        if names is not None and (len(names) < 2 or len({*names}) < len(names)):
+            raise PydanticCustomError("label_columns", "must be two columns or more, each once")
+        return names
 
 
 class LimitSettings(Section):
@@ -81,8 +97,10 @@ class DataSettings(Section):
     """Names of your columns."""
     labels: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
     """Labels of all clients, or task -> labels, for files of your own: their heads have these outputs, whatever labels
-    their train rows have. Without it a client has the labels of its train rows, and one of a single label learns
-    nothing."""
+    their train rows have. Without it a client has the labels of its train rows, or the ``columns.labels``; one of a
+    single label learns nothing (classification)."""
+    label_separator: Annotated[str, Field(min_length=1, max_length=10)] = ","
+    """Stands between the labels of a row where they are one text, for ``task: multilabel``."""
     clients: UnusableClients = "require"
     """Clients whose rows cannot be used, or that have fewer than ``min_train_rows``: ``require`` stops before anything
     is trained and names them all, ``skip`` goes on without them and names them wherever the run is described."""
@@ -127,6 +145,14 @@ class DataSettings(Section):
     from train."""
     max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128
     """Longer inputs are cut on the right and counted."""
+
+    @field_validator("label_separator")
+    @classmethod
+    def _visible(cls, value: str) -> str:
+        """Keeps labels of several words whole, and lists in JSON, which begin with a bracket."""
+        if not value.strip() or "[" in value:
+            raise PydanticCustomError("separator", "must not be spaces alone, nor hold [")
+        return value
 
     @field_validator("path", mode="before")
     @classmethod

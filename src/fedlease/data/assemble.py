@@ -4,14 +4,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from fedlease.config.data import DataSettings
-from fedlease.config.tables import RowKind
+from fedlease.config.tables import LABELLED, RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import drop_duplicates, federation, generator, hold_out, make_client
 from fedlease.data.faults import Faults
-from fedlease.data.federation import ClientData, Federation, Row
-from fedlease.data.labels import agreed, check_tasks, doubtful_labels, regression, stated_labels
+from fedlease.data.federation import VALUE, ClientData, Federation, Row
+from fedlease.data.labels import agreed, canonical, check_tasks, doubtful_labels, stated_labels
 from fedlease.data.reading.examples import Example, client_id_fault, folded, label_list, paired, to_rows
 from fedlease.data.reading.looks import hint_at_measurements
+from fedlease.data.reading.targets import are_measurements, joined_by
 from fedlease.data.usable import Unusable, too_few_rows
 from fedlease.errors import DataError
 
@@ -114,7 +115,7 @@ class _Builder:
         """The client; one with faults has no rows."""
         before, columns, whose = self.faults.count, self.settings.columns, f"client {self.client!r}"
         self.read = self.faults.dropped_of(self.client) + sum(map(len, splits.values()))
-        if self.kind == "labels":
+        if self.kind in LABELLED:
             splits = agreed(splits, whose, columns.label, self.faults, self.notes)
         splits = paired(splits, whose, self.settings, self.faults)
         every = [example for split in SPLITS for example in splits.get(split, [])]
@@ -125,14 +126,14 @@ class _Builder:
             self.faults.at(*where.place, columns.task, rule)
         task = tasks[0] if tasks else "default"
         rows: dict[str, tuple[Row, ...]] = {}
-        labels: tuple[str, ...] = ()
-        if self.kind == "labels":
-            stated = stated_labels(self.settings, task)
-            labels = stated or label_list(example.label for example in splits.get("train", []))
+        labels: tuple[str, ...] = VALUE if self.kind == "values" else ()
+        if self.kind in LABELLED:
+            stated = stated_labels(self.settings, task) or self._columns()
+            labels = stated or label_list(label for example in splits.get("train", []) for label in example.labels)
             self._check_labels(labels, every)
         for split in SPLITS:
             examples = splits.get(split, [])
-            if self.kind == "responses":
+            if self.kind not in LABELLED:
                 rows[split] = tuple(example.row for example in examples)
             else:
                 # Without readable train rows there are no labels to compare the others with; that fault is reported.
@@ -152,16 +153,26 @@ class _Builder:
             rows[split], short = capped(self.client, split, rows[split], limit, self.seed)
             self.notes += [short] if short else []
         return make_client(
-            self.client, task, labels, rows["train"], rows["test"], self.settings, self.seed, rows["valid"]
+            self.client, task, labels, rows["train"], rows["test"], self.settings, self.seed, rows["valid"], self.kind
         )
+
+    def _columns(self) -> tuple[str, ...]:
+        """The labels that columns of 0 and 1 state."""
+        return tuple(map(canonical, self.settings.columns.labels or ())) if self.kind == "label sets" else ()
 
     def _check_labels(self, labels: tuple[str, ...], examples: list[Example]) -> None:
         if not labels:
             return
-        counts = Counter(example.label for example in examples)
-        if regression(counts) and len(labels) < len(counts):
-            hint_at_measurements(self.faults)
-        self.notes += doubtful_labels(counts, f"client {self.client!r}")
+        counts = Counter(label for example in examples for label in example.labels)
+        if self.kind == "labels":
+            if are_measurements(counts) and len(labels) < len(counts):
+                hint_at_measurements(self.faults)
+            self.notes += doubtful_labels(counts, f"client {self.client!r}")
+        elif mark := joined_by(counts):
+            self.notes.append(
+                f"client {self.client!r}: its labels look like several in one text, with {mark!r} between them; to "
+                f"part them set data.label_separator, which is {self.settings.label_separator!r}"
+            )
         most = self.settings.limits.labels
         if len(labels) > most:
             rule = (
@@ -200,5 +211,6 @@ def capped(client: str, split: str, rows: tuple[Row, ...], limit: int | None, se
 def _none_to_spare(rows: tuple[Row, ...]) -> str:
     if len({row.question for row in rows}) == 1:
         return "it has one distinct row, and that is needed for training"
-    there = f"{counted(len(rows), 'row')} of {counted(len({row.label for row in rows}), 'label')}"
+    kinds = {kind for row in rows for kind in row.kinds}
+    there = f"{counted(len(rows), 'row')} of {counted(len(kinds), 'label')}"
     return f"it has {there}, and each label needs a train row before one can be held out"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedlease.config.data import DataSettings
+from fedlease.config.tables import RowKind
 from fedlease.core.seeds import derive
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientData, Federation, Row
@@ -72,13 +73,13 @@ def hold_out(
 
     Rows of one question stay together, so that none is on both sides. The last row of a label is never held out, so
     that rows held out carry no label unknown to the kept ones. Fewer than ``count`` rows are held out when these rules,
-    or the need of one row, leave no others; more only where every question has more rows. Rows with responses count as
-    of one label.
+    or the need of one row, leave no others; more only where every question has more rows. Rows with responses or
+    numbers count as of one label.
 
     Args:
         stratified: whether labels have the same shares among the rows held out as among all, as far as the rules allow.
     """
-    left = Counter(row.label for row in rows)
+    left = Counter(kind for row in rows for kind in row.kinds)
     same: dict[tuple[object, ...], list[int]] = {}
     for index, row in enumerate(rows):
         same.setdefault(row.question, []).append(index)
@@ -86,11 +87,12 @@ def hold_out(
     drawn = [(index, same[rows[index].question]) for index in random_.sample(range(len(rows)), len(rows))]
     groups = [group for index, group in drawn if index == group[0]]
     fitting = [group for group in groups if len(group) <= count] or sorted(groups, key=len)[:1]
-    quota = _quota(left, count)
+    # Rows of several labels count for each of them.
+    quota = _quota(left, count * left.total() // max(len(rows), 1))
     # what the quota of some label leaves open is filled with any
     for free in (False, True) if stratified else (True,):
         for group in fitting if count > 0 else ():
-            labels = Counter(rows[index].label for index in group)
+            labels = Counter(kind for index in group for kind in rows[index].kinds)
             if apart.issuperset(group) or (apart and len(apart) + len(group) > count):
                 continue
             due = free or all(quota[label] >= number for label, number in labels.items())
@@ -141,6 +143,7 @@ def make_client(
     settings: DataSettings,
     seed: int,
     valid: Sequence[Row] = (),
+    kind: RowKind = "labels",
 ) -> ClientData:
     """Builds a client and takes its validation rows out of its train rows.
 
@@ -150,15 +153,20 @@ def make_client(
     kept, apart, fraction = tuple(train), tuple(valid), settings.valid_fraction
     if fraction > 0 and not apart:
         kept, apart = hold_out(train, max(1, round(fraction * len(train))), generator(seed, "valid", client))
-    return ClientData(client, task, labels, kept, apart, tuple(test))
+    return ClientData(client, task, labels, kept, apart, tuple(test), kind)
 
 
 def clients_of(
-    task: str, labels: tuple[str, ...], parts: Iterable[Sequence[Sequence[Row]]], settings: DataSettings, seed: int
+    task: str,
+    labels: tuple[str, ...],
+    parts: Iterable[Sequence[Sequence[Row]]],
+    settings: DataSettings,
+    seed: int,
+    kind: RowKind = "labels",
 ) -> list[ClientData]:
     """Clients called ``<task>-0``, ``<task>-1``, ..., one of each (train, test) part."""
     return [
-        make_client(f"{task}-{index}", task, labels, train, test, settings, seed)
+        make_client(f"{task}-{index}", task, labels, train, test, settings, seed, kind=kind)
         for index, (train, test) in enumerate(parts)
     ]
 

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fedlease.config.data import DataSettings
+from fedlease.config.tables import tasks_reading
 from fedlease.core.names import name_of
-from fedlease.core.wording import counted
+from fedlease.core.wording import counted, listed
 from fedlease.data.faults import Faults, quoted, shown
-from fedlease.data.federation import ClientCard, ClientData
+from fedlease.data.federation import NOTHING_TO_LEARN, ClientCard, ClientData, why_nothing
 from fedlease.data.reading.examples import Example, folded, is_selector
 from fedlease.data.reading.tables import is_typed
+from fedlease.data.reading.targets import are_measurements, joined_by
 from fedlease.data.reading.values import visible
 
 __all__ = [
@@ -21,11 +23,11 @@ __all__ = [
     "canonical",
     "check_tasks",
     "doubtful_labels",
+    "known_label",
     "label_notes",
     "labels_over_clients",
     "nothing_to_learn",
     "one_label_notes",
-    "regression",
     "stated_labels",
     "uneven",
 ]
@@ -46,7 +48,7 @@ def _look(label: str) -> str:
 def agreed(
     splits: Mapping[str, Sequence[Example]], whose: str, column: str, faults: Faults, notes: list[str]
 ) -> dict[str, list[Example]]:
-    """The examples of one label list, with one name for labels that are the same.
+    """The examples of one label list, with one name for labels that are the same, each once in a row.
 
     The words for true and false are ``true`` and ``false`` in all file types. Where a CSV file is among the files,
     whose cells are all text, ``1.0`` is ``1`` in the others too. What differs invisibly is one label.
@@ -56,7 +58,7 @@ def agreed(
     """
     every = [example for examples in splits.values() for example in examples]
     untyped = not all(is_typed(example.place[0]) for example in every)
-    written = Counter(example.label for example in every)
+    written = Counter(label for example in every for label in example.labels)
     names = {label: canonical(label, typed=not untyped) for label in written}
     for name in dict.fromkeys(names.values()):
         forms = [label for label in written if visible(label) != label and names[label] == name]
@@ -67,10 +69,14 @@ def agreed(
                 f"are read as the same label: {', '.join(map(ascii, forms))} ({rows})"
             )
     for example in every:
-        if not names[example.label]:
-            faults.row(*example.place)(column, f"a label must not be empty, got {shown(example.label)}")
+        if empty := [label for label in example.labels if not names[label]]:
+            faults.row(*example.place)(column, f"a label must not be empty, got {shown(empty[0])}")
     return {
-        split: [replace(example, label=names[example.label]) for example in examples if names[example.label]]
+        split: [
+            replace(example, labels=tuple(dict.fromkeys(names[label] for label in example.labels)))
+            for example in examples
+            if all(names[label] for label in example.labels)
+        ]
         for split, examples in splits.items()
     }
 
@@ -80,6 +86,21 @@ def canonical(label: str, *, typed: bool = True) -> str:
     name = visible(label)
     plain = name_of(name, typed=typed) or name
     return plain.lower() if plain in SWITCHES else plain
+
+
+def known_label(value: object, labels: Sequence[str], *, typed: bool) -> str | None:
+    """The label in a cell, as a client's labels are written where it is one of them; None for an empty cell.
+
+    Args:
+        value: in the cell.
+        labels: of the client.
+        typed: whether its table tells numbers from text.
+    """
+    name = name_of(value, typed)
+    if name is None:
+        return None
+    forms = (name, canonical(name), canonical(name, typed=False))
+    return next((form for form in forms if form in labels), canonical(name))
 
 
 def alike(labels: Iterable[str]) -> list[list[str]]:
@@ -103,23 +124,18 @@ def doubtful_labels(labels: Mapping[str, int], whose: str) -> list[str]:
         f"{whose}: {counted(labels[label], 'row')} with the label {label!r}, which reads as a missing value"
         for label in sorted(MISSING & set(labels))
     ]
-    if regression(labels):
+    if are_measurements(labels):
         notes.append(
             f"{whose}: its labels look like measurements ({len(labels)} distinct numbers in "
-            f"{counted(sum(labels.values()), 'row')}); each number is a class of its own, so put them into ranges first"
+            f"{counted(sum(labels.values()), 'row')}), and each number is a class of its own here; to learn them as "
+            f"numbers set task={' or '.join(tasks_reading('values'))}"
+        )
+    elif mark := joined_by(labels):
+        notes.append(
+            f"{whose}: its labels look like several in one text, with {mark!r} between them; to learn each of them set "
+            f"task={' or '.join(tasks_reading('label sets'))} and data.label_separator"
         )
     return notes
-
-
-def regression(labels: Mapping[str, int]) -> bool:
-    """Whether labels are numbers with fractions that hardly repeat, as of a regression."""
-    if len(labels) < 5 or 2 * len(labels) < sum(labels.values()):
-        return False
-    try:
-        values = [float(label) for label in labels]
-    except ValueError:
-        return False
-    return any(value % 1 for value in values)
 
 
 def stated_labels(settings: DataSettings, task: str) -> tuple[str, ...]:
@@ -137,7 +153,7 @@ def check_tasks(settings: DataSettings, tasks: Iterable[str], faults: Faults) ->
 
 
 def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
-    """Why classification has nothing to learn from, a sentence per task; empty where some task has two labels.
+    """Why a head has nothing to learn from, a sentence per task; empty where some task has what differs.
 
     Clients of one label each can learn from one another where their heads have the outputs for it.
     """
@@ -145,12 +161,17 @@ def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
         return []
     faults: list[str] = []
     for task, members in _by_task(clients).items():
-        trained = {member.id: {member.labels[row.label] for row in member.train} for member in members}
+        trained = {member.id: _answers(member) for member in members}
         if len(set().union(*(trained[member.id] for member in members if member.weight))) > 1:
             return []
         union = sorted(set().union(*trained.values()))
         if len(union) == 1:
-            faults.append(f"task {task!r}: every row has the label {union[0]!r}; at least two labels are needed")
+            needed = "values" if members[0].kind == "values" else "labels"
+            faults.append(
+                f"task {task!r}: every row has the {needed[:-1]} {union[0]}; at least two {needed} are needed"
+            )
+        elif members[0].kind == "values":
+            faults.append(f"task {task!r}: each of its {len(members)} clients has one value only, so nobody can learn")
         else:
             faults.append(
                 f"task {task!r}: each of its {len(members)} clients knows one label only; there is nothing to learn "
@@ -159,10 +180,17 @@ def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
     return faults
 
 
+def _answers(client: ClientData) -> set[str]:
+    """What the train rows of a client say, each once."""
+    if client.kind == "values":
+        return {f"{row.value:g}" for row in client.train}
+    return {", ".join(repr(client.labels[kind]) for kind in row.kinds if kind >= 0) for row in client.train}
+
+
 def labels_over_clients(clients: Iterable[ClientData]) -> list[str]:
     """Labels that one client of a task writes in one way and another in another."""
     notes = []
-    for task, members in _by_task(clients).items():
+    for task, members in _by_task(client for client in clients if client.kind != "values").items():
         for group in alike(label for member in members for label in member.labels):
             users = {label: [member.id for member in members if label in member.labels] for label in group}
             if max(sum(label in member.labels for label in group) for member in members) == 1:
@@ -194,26 +222,39 @@ def _by_task(clients: Iterable[ClientData]) -> dict[str, list[ClientData]]:
 
 
 def one_label_notes(clients: Iterable[ClientData | ClientCard]) -> list[str]:
-    """A note about each client that has one label."""
-    return [
-        f"client {client.id!r}: all train rows have the label {client.labels[0]!r}, so that its head has one output "
-        "and its loss is 0: it learns nothing, is not asked to train, and is left out of every mean; data.labels would "
-        "give it the labels of its task"
-        for client in clients
-        if len(client.labels) == 1
-    ]
+    """A note about each client that has one label, or one number."""
+    notes = []
+    for client in clients:
+        reason = why_nothing(client)
+        if reason == NOTHING_TO_LEARN:
+            notes.append(
+                f"client {client.id!r}: all train rows have the label {client.labels[0]!r}, so that its head has one "
+                "output and its loss is 0: it learns nothing, is not asked to train, and is left out of every mean; "
+                "data.labels would give it the labels of its task"
+            )
+        elif reason:
+            assert client.scale is not None
+            notes.append(
+                f"client {client.id!r}: all train rows have the value {client.scale[0]:g}, so that no text explains "
+                "it: it learns nothing, is not asked to train, and is left out of every mean"
+            )
+    return notes
 
 
 def label_notes(client: ClientData) -> list[str]:
     """Notes about a client's labels: one of them alone in train, or some in test that are not in train."""
-    trained = {row.label for row in client.train} if client.labels else set()
     notes = one_label_notes([client])
-    if len(client.labels) > 1 and len(trained) == 1:
+    if client.kind == "values" or not client.labels:
+        return notes
+    trained = {kind for row in client.train for kind in row.kinds}
+    if client.kind == "labels" and len(client.labels) > 1 and len(trained) == 1:
         (label,) = trained
         notes.append(f"client {client.id!r}: all train rows have the label {client.labels[label]!r}")
-    unseen = [row.label for row in client.test if trained and row.label not in trained]
-    if unseen:
-        names = ", ".join(repr(client.labels[label]) for label in sorted(set(unseen)))
-        rows = f"{counted(len(unseen), 'test row')} {'has a label' if len(unseen) == 1 else 'have labels'}"
+    elif client.kind == "label sets" and len({row.kinds for row in client.train}) == 1:
+        notes.append(f"client {client.id!r}: all train rows have the same labels: {listed(sorted(_answers(client)))}")
+    unseen = [{kind for kind in row.kinds if kind >= 0} - trained for row in client.test]
+    if missed := sum(map(bool, unseen)):
+        names = ", ".join(repr(client.labels[label]) for label in sorted(set().union(*unseen)))
+        rows = f"{counted(missed, 'test row')} {'has a label' if missed == 1 else 'have labels'}"
         notes.append(f"client {client.id!r}: {rows} that none of its train rows has: {names}")
     return notes

@@ -7,6 +7,8 @@ from dataclasses import replace
 from fedlease.config.data import DataSettings
 from fedlease.config.faults import nearest
 from fedlease.config.tables import (
+    LABELLED,
+    RowKind,
     SourceFacts,
     TaskFacts,
     known_sources,
@@ -42,7 +44,7 @@ def load_federation(settings: DataSettings, seed: int, task: str = "classificati
         MissingPackageError: the source or partition needs a package that is not installed.
     """
     source, facts = source_facts(settings.source), task_facts(task)
-    faults = _unserved(settings, source, task, facts)
+    faults = [*_unserved(settings, source, task, facts), *_unread(settings, task, facts.rows)]
     if data is not None and settings.source != "memory":
         faults.append(f"data: rows in memory are not read when data.source is {settings.source!r}; leave one out")
     if faults:
@@ -77,18 +79,17 @@ def _left_out(federation: Federation, without: Sequence[str]) -> Federation:
 def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: TaskFacts) -> list[str]:
     """What the task needs and the source does not give, and settings that the source would not look at."""
     name, labelled, skewed = f"data.source {settings.source!r}", facts.rows == "labels", settings.partition != "natural"
-    has = "responses and no labels" if labelled else "labels and no responses"
+    has = f"{' and '.join(source.rows)} and no {facts.rows}"
     tasks = " or ".join(other for kind in source.rows for other in tasks_reading(kind))
     sources = " or ".join(map(repr, sources_with(facts.rows)))
     sharing = " and ".join(repr(other) for other, facts in known_sources().items() if facts.shares)
     rules = {
         f"data.source: {settings.source!r} has {has}, so task {task!r} cannot be trained on it; set task={tasks}, or "
         f"use {sources}": facts.rows not in source.rows,
-        f"data.partition: {settings.partition!r} skews labels, and rows of task {task!r} have none; use 'natural'": (
-            skewed and not labelled
-        ),
+        f"data.partition: {settings.partition!r} skews labels, and rows of task {task!r} have "
+        f"{'several' if facts.rows in LABELLED else 'none'}; use 'natural'": skewed and not labelled,
         f"data.labels: rows of task {task!r} have no labels; leave it out": (
-            settings.labels is not None and not labelled
+            settings.labels is not None and facts.rows not in LABELLED
         ),
         f"data.labels: source {settings.source!r} has label lists of its own; it is read for files of your own": (
             settings.labels is not None and not source.labels
@@ -107,3 +108,18 @@ def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: Tas
         ),
     }
     return [rule for rule, broken in rules.items() if broken]
+
+
+def _unread(settings: DataSettings, task: str, kind: RowKind) -> list[str]:
+    """Settings of rows with any number of labels, where rows have something else."""
+    if kind == "label sets":
+        return []
+    of = " or ".join(tasks_reading("label sets"))
+    default = DataSettings()
+    stated = {
+        "columns.labels": settings.columns.labels is not None,
+        "label_separator": settings.label_separator != default.label_separator,
+    }
+    return [
+        f"data.{key}: is read when task is {of}, it is {task!r}; leave it out" for key, given in stated.items() if given
+    ]

@@ -190,6 +190,7 @@ def _summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     )
     return {
         "metric": reference.metric,
+        "learnt": reference.learnt,
         "head": reference.head,
         "passes": reference.passes,
         "num_clients": reference.num_clients,

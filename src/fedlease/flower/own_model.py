@@ -82,6 +82,7 @@ def write_own_model(
         summary = Summary(
             method=method,
             metric=task.metric,
+            learnt=settings.task,
             per_client={data.id: values} if scores.num_test else {},
             classes={data.id: ClassScores.of(scores.confusion, data.labels)} if scores.confusion else {},
             expert_usage={} if scores.usage is None else {data.id: dict(scores.usage)},
@@ -102,6 +103,8 @@ def write_own_model(
             "scores": {"routed": scores.metrics.get(task.metric), "own_expert": scores.own_expert},
             "experts": model.spec.num_experts,
             "summed": model.spec.mixer == "sum",
+            # The folder is read by fedlease, too, which takes the scale from ``clients.json``.
+            "scale": card.scale,
             "plugin": model.spec.mixer != "none",
         }
         tokenizer = loaded.tokenizer

@@ -120,7 +120,7 @@ class FlowerTransport:
         usage = len(model.spec.target_modules) * (PER_NAME + PER_EXPERT * model.spec.num_experts)
         samples = self.samples * len(SAMPLE_KEYS) * ESCAPED * TEXT
         card = self.connection.cards[client]
-        cells = min(card.test_rows, len(card.labels) ** 2) * PER_CELL
+        cells = (min(card.test_rows, len(card.labels) ** 2) + 3 * len(card.labels) + 1) * PER_CELL
         return Size(most.arrays, most.tree + card.test_rows * PER_ROW + cells + usage + samples)
 
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from fedlease.client.messages import FinalScores, Finish, Request, Train, Trained
 from fedlease.core.aggregate import MAX_VALUE, check_update
-from fedlease.core.confusion import Cells, class_metrics, confusion_matrix
+from fedlease.core.confusion import Cells
 from fedlease.core.routing import num_slots
 from fedlease.core.types import AdapterSpec, ClientModel, ClientTask
 from fedlease.data.federation import ClientCard
 from fedlease.data.reading.examples import client_id_fault
+from fedlease.data.reading.targets import LARGEST
 from fedlease.errors import UpdateRefusedError
 from fedlease.flower import bounds
 from fedlease.flower.bounds import NOTHING, SHARE, WHOLE, Rule, broken, count, guarded, line, number
 from fedlease.flower.messages import Envelope
 from fedlease.tasks.base import Task
-from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["SAMPLE_KEYS", "card_fault", "form_fault", "models_of", "score_rule", "scores_fault", "update_fault"]
 
@@ -34,6 +34,10 @@ ROUNDING = 1e-5
 """Excess over 1 that rounding can give a share."""
 
 LINE = line()
+SCALE = Rule(
+    f"a mean and a deviation of at most {LARGEST:g}",
+    lambda scale: number(-LARGEST, LARGEST).holds(scale[0]) and number(0, LARGEST).holds(scale[1]),
+)
 PHASE = Rule("at most 40 letters, digits and dashes", lambda phase: bool(re.fullmatch(r"[A-Za-z0-9-]{1,40}", phase)))
 LOSS_ALONE = Rule(
     f"the loss alone, {bounds.LOSS.words}",
@@ -114,6 +118,7 @@ def card_fault(card: ClientCard, max_labels: int, max_rows: int = bounds.MOST_RO
         "valid_rows": count(0, bounds.MOST_ROWS),
         "test_rows": count(0, bounds.MOST_TEST_ROWS),
         "labels": labels & different,
+        "scale": NOTHING | SCALE,
     }
     fault = broken(card, rules)
     return fault and f"client {card.id!r}: {fault}"
@@ -172,7 +177,7 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
     sample = f"{', '.join(sorted(SAMPLE_KEYS))}, texts of at most {bounds.TEXT} characters"
     score = score_rule(task)
     # What a row adds to a metric that is no mean over rows lies within all rows' difference.
-    each = SHARE if of_metric(task.metric).of_rows else number(-2 * test_rows, 2 * test_rows)
+    each = SHARE if task.headlines[task.metric].of_rows else number(-2 * test_rows, 2 * test_rows)
     rules = {
         "metrics": _metrics(task),
         "majority": score,
@@ -185,38 +190,41 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
             lambda rows: len(rows) <= samples and all(map(_is_sample, rows)),
         ),
         "usage": _usage(model.spec) if routed else NOTHING,
-        "confusion": _confusion(scores.metrics, len(card.labels), test_rows),
+        "confusion": _confusion(task, scores.metrics, len(card.labels), test_rows),
     }
     return broken(scores, rules)
 
 
 def score_rule(task: Task) -> Rule:
     """What a headline score must be."""
-    return number(of_metric(task.metric).lowest, 1)
+    return number(task.metrics[task.metric].lowest, 1)
 
 
 def _metrics(task: Task, *, loss: bool = True) -> Rule:
     names = [name for name in task.metrics if loss or name != "loss"]
-    score, signed = score_rule(task), number(-1, 1)
+    score = score_rule(task)
+    rules = {key: number(m.lowest, m.highest) for key, m in {**task.metrics, **task.extra_metrics}.items()}
+    rules |= {"loss": bounds.LOSS}
 
     def holds(metrics: Mapping[str, float]) -> bool:
         known = {*names} <= {*metrics} <= {*names, *task.extra_metrics}
-        within = all((bounds.LOSS if name == "loss" else signed).holds(value) for name, value in metrics.items())
-        return known and within and score.holds(metrics[task.metric])
+        return known and all(rules[name].holds(value) for name, value in metrics.items())
 
-    return Rule(f"{', '.join(names)}, numbers in -1 .. 1, {task.metric} {score.words}", holds)
+    return Rule(f"{', '.join(names)}, numbers within their bounds, {task.metric} {score.words}", holds)
 
 
-def _confusion(metrics: Mapping[str, float], labels: int, test_rows: int) -> Rule:
+def _confusion(task: Task, metrics: Mapping[str, float], labels: int, test_rows: int) -> Rule:
     def holds(cells: Cells) -> bool:
         if not cells:
             return True
         true, guessed, rows = zip(*cells, strict=True)
-        known = min(*true, *guessed) >= 0 and max(*true, *guessed) < labels and min(rows) > 0
-        if not known or len({*zip(true, guessed, strict=True)}) < len(cells) or sum(rows) != test_rows:
+        known = min(*true, *guessed) >= 0 and max(*true, *guessed) <= labels and min(rows) > 0
+        if not known or len({*zip(true, guessed, strict=True)}) < len(cells):
             return False
-        found = class_metrics(confusion_matrix(cells, labels))
-        return all(abs(value - metrics.get(name, value)) < ROUNDING for name, value in found.items())
+        found = task.tallied(cells, labels, test_rows)
+        return found is not None and all(
+            abs(value - metrics.get(name, value)) < ROUNDING for name, value in found.items()
+        )
 
     return Rule(f"{test_rows} rows by true and predicted of {labels} labels, as the metrics say", holds)
 

@@ -9,7 +9,7 @@ from fedlease.core.wording import counted, listed
 from fedlease.reporting.formats import escape, percent, print_note
 from fedlease.reporting.tables import Cell, Table, number, score
 from fedlease.storage.class_scores import ClassScores, never_predicted
-from fedlease.tasks.metric_words import of_metric
+from fedlease.tasks.metric_words import of_metric, short_name
 
 __all__ = ["render_file_scores"]
 
@@ -19,20 +19,28 @@ MOST_LABELS = 20
 
 def render_file_scores(content: Mapping[str, Any], console: Console) -> None:
     """Prints scores, the labels that are never predicted first, from the content that ``--scores`` writes."""
-    classes = ClassScores.model_validate(content["classes"])
-    missed = [f"{found.label!r} ({found.support})" for found in never_predicted({content["client"]: classes})]
+    classes = ClassScores.model_validate(content["classes"]) if "classes" in content else None
+    found = never_predicted({content["client"]: classes} if classes else {})
+    missed = [f"{label!r} ({support})" for _, label, support, _ in found]
     if missed:
         console.print(f"[bold red]Never predicted, of its rows: {escape(listed(missed))}[/]", soft_wrap=True)
-    first = content["metric"]
-    metrics = [first, *(name for name in ("accuracy", "macro_f1", "mcc") if name != first)]
-    words = ", ".join(f"{of_metric(name).name} {percent(content[name])} %" for name in metrics)
+    own = of_metric(content["metric"], content["learnt"])
+    others = {key.removeprefix("mean_"): short_name(name) for key, name in own.further.items()}
+    shown = {key: name for key, name in ({content["metric"]: own.name} | others).items() if key in content}
+    words = ", ".join(
+        [f"{name} {percent(content[key])} %" for key, name in shown.items()]
+        + [f"{name} {content[key]:.4g}" for key, name in own.own_units.items()]
+    )
     rows, scored = content["rows"], content["scored"]
-    of_all = counted(scored, "row") if scored == rows else f"{scored:,} of {counted(rows, 'row')}, which have a label"
+    of_all = (
+        counted(scored, "row") if scored == rows else f"{scored:,} of {counted(rows, 'row')}, which say what is true"
+    )
     console.print(f"{escape(content['client'])}: {words} on {of_all}", soft_wrap=True)
     if content["unknown"]:
         names = listed([repr(name) for name in content["unknown"]])
         print_note(console, f"the client's model does not know {names}: such rows count as wrong")
-    console.print(_table(classes).for_terminal())
+    if classes is not None:
+        console.print(_table(classes).for_terminal())
 
 
 def _table(classes: ClassScores) -> Table:

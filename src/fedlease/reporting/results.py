@@ -69,7 +69,7 @@ def _render_verdict(summary: Summary, console: Console) -> None:
     console.print(f"[bold]{escape(lead)}[/]")
     for line in others:
         console.print(escape(line))
-    table = gain_table(summary.verdict, summary.metric, CLIENTS_SHOWN)
+    table = gain_table(summary.verdict, of_metric(summary.metric, summary.learnt), CLIENTS_SHOWN)
     if table is not None:
         console.print(table.for_terminal(slim=True))
 

@@ -23,6 +23,7 @@ __all__ = [
     "certainty_lines",
     "cost_rows",
     "number",
+    "own_unit",
     "results_table",
     "score",
 ]
@@ -110,6 +111,11 @@ def score(value: float | None, best: float | None = None) -> Cell:
     return Cell(percent(value), value, best=value is not None and best is not None and value >= best - 1e-9)
 
 
+def own_unit(value: float | None) -> Cell:
+    """A number in the unit of a client's own values as a cell."""
+    return Cell("-" if value is None else f"{value:.3g}", value)
+
+
 def number(count: float | None) -> Cell:
     """A whole number as a cell."""
     return Cell("-" if count is None else f"{count:,}", count)
@@ -152,7 +158,7 @@ def results_table(summaries: Mapping[str, Summary], clients: Mapping[str, int] |
         clients: task -> its clients, where these are to be shown.
     """
     first, *_ = every = list(summaries.values())
-    words = of_metric(first.metric)
+    words = of_metric(first.metric, first.learnt)
     means = [task_means(summary) for summary in every]
     majority = task_means(first, "majority")
     rows = []

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from fedlease.core.wording import counted, enumerated
 from fedlease.reporting.formats import percent, points
-from fedlease.reporting.tables import Cell, Table, score
-from fedlease.storage.verdict import Effect, Gain, NextStep, TaskVerdict, Verdict
+from fedlease.reporting.tables import Cell, Table, own_unit, score
+from fedlease.storage.verdict import ClientVerdict, Effect, Gain, NextStep, TaskVerdict, Verdict
 from fedlease.tasks.metric_words import of_metric, short_name
+from fedlease.tasks.metrics import MetricWords
 
 __all__ = [
     "EFFECTS",
@@ -119,26 +120,29 @@ def by_task(
     return found
 
 
-def gain_table(verdict: Verdict, metric: str, most: int | None = None) -> Table | None:
+def _further(row: ClientVerdict, key: str, words: MetricWords) -> Cell:
+    return (own_unit if key in words.own_units else score)(row.metrics.get(key))
+
+
+def gain_table(verdict: Verdict, words: MetricWords, most: int | None = None) -> Table | None:
     """Every client's score, and what joining gains it; None before the run has finished.
 
     Args:
         verdict: of the run.
-        metric: key of the headline metric.
+        words: of the headline metric.
         most: clients that are listed; None lists all.
     """
     order = worst_first(verdict)
     if not order:
         return None
-    words = of_metric(metric)
-    names = {key.removeprefix("mean_"): short_name(name) for key, name in words.further.items()}
+    names = {**words.own_units, **{key.removeprefix("mean_"): short_name(n) for key, n in words.further.items()}}
     further = [key for key in names if any(key in row.metrics for row in verdict.clients.values())][:FURTHER]
     titles = ("client", "score", *(names[key] for key in further))
     shown = order if most is None or len(order) <= most + 1 else order[:most]
     rows = []
     for client in shown:
         row = verdict.clients[client]
-        cells = [Cell(client), score(row.score), *(score(row.metrics.get(key)) for key in further)]
+        cells = [Cell(client), score(row.score), *(_further(row, key, words) for key in further)]
         if verdict.against is not None:
             gain = row.gain
             cells += [

@@ -11,7 +11,7 @@ from typing import Any
 from fedlease.config.faults import setting_names
 from fedlease.config.layers import merge, parse_overrides, unfold
 from fedlease.config.settings import Settings, resolve
-from fedlease.config.tables import RowKind, task_facts, tasks_reading
+from fedlease.config.tables import EVERY_KIND, RowKind, task_facts, tasks_reading
 from fedlease.core.wording import printable
 from fedlease.data.dropped import Dropped
 from fedlease.data.faults import Faults, quoted
@@ -35,7 +35,7 @@ PATTERN = re.compile(r"[*?\[]")
 """Marks of a pattern of file names."""
 SPLIT = re.compile(r"(train|test|valid|validation|val|dev)(-\d+-of-\d+)?", re.IGNORECASE)
 
-LENGTHS: dict[RowKind, tuple[int, ...]] = {"labels": (64, 128, 256), "responses": (256, 512, 1024)}
+LENGTHS: Mapping[RowKind, tuple[int, ...]] = dict.fromkeys(EVERY_KIND, (64, 128, 256)) | {"responses": (256, 512, 1024)}
 """Tokens to which rows are cut, of which encoders read few."""
 CHARACTERS = 3
 """Characters of a token, roughly and rather few."""
@@ -103,7 +103,9 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
     if "preset" not in stated:
         content["model"] = task_facts(task).default_model or Settings().model
         content |= {} if stated.get("method") == "local" else {"baselines": ["local"]}
-    content["data"] = {"path": str(path), **({"columns": dict(guess.columns)} if guess.columns else {})}
+    named = {**guess.columns, **({"labels": list(guess.flags)} if guess.flags else {})}
+    content["data"] = {"path": str(path), **({"columns": named} if named else {})}
+    content["data"] |= {"label_separator": guess.separator} if guess.separator else {}
     content = merge(content, stated)
     settings = resolve(base=Settings(), overrides=content)
     federation = load_federation(settings.data, settings.seed, settings.task)
@@ -113,6 +115,7 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
     content["data"] = {**content["data"], **_length(federation, mine, guess.kind)}
     settings = resolve(base=Settings(), overrides=content)
     columns = {key: (column, guess.why.get(key, "")) for key, column in guess.columns.items()}
+    columns |= {"labels": (", ".join(guess.flags), "columns of 0 and 1")} if guess.flags else {}
     columns |= {key: (column, "stated") for key, column in _stated_columns(mine).items()}
     package = PACKAGES.get(settings.model)
     missing = package is not None and importlib.util.find_spec(package.module) is None
@@ -169,7 +172,8 @@ def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
     files = chosen[:: max(1, len(chosen) // FILES)][:FILES]
     tables = [table for file in files if (table := read_table(file, faults, form=form)) is not None and table.records]
     faults.check()
-    kind: RowKind | None = None if task is None else task_facts(task).rows
+    kind: RowKind | None = "label sets" if mine.get("columns", {}).get("labels") else None
+    kind = kind if task is None else task_facts(task).rows
     if not tables:
         if not files:
             raise DataError(
@@ -188,7 +192,8 @@ def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
 
 
 def _stated_columns(mine: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(column) for key, column in mine.get("columns", {}).items() if column is not None}
+    columns = mine.get("columns", {}).items()
+    return {key: str(column) for key, column in columns if column is not None and key != "labels"}
 
 
 def _files(path: Path) -> list[Path]:

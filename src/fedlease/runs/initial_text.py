@@ -49,12 +49,13 @@ def settings_text(
     known = f", {counted(len(labels), 'label')}" if labels else ""
     data = settings.data
     comments = {
-        "task": f"classification or generation: {guess.why.get('task', 'as stated')}.",
+        "task": f"Of {', '.join(known_tasks())}: {guess.why.get('task', 'as stated')}.",
         "model": MODELS.get(settings.model, ""),
         "metric": f"The headline. Accuracy hardly notices rare labels; macro F1 counts all labels the same: {skew}.",
         "baselines": "Every client alone: what it gains by joining is told against that. fedit, one adapter for all, "
         "is another.",
         "data.path": "As seen from the folder in which fedlease is called.",
+        "data.label_separator": "Stands between the labels of a row.",
         "data.columns": "Names of your columns, and from what they were guessed.",
         "data.bad_rows": "Rows that cannot be used are left out and counted, or stop the run (refuse).",
         "data.max_tokens": f"Longer rows are cut; `fedlease check {name}` counts them.",

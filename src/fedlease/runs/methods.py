@@ -178,7 +178,7 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
         return replace(own, tensors={**own.tensors, **inputs.heads[client].tensors})
 
     found = loop.finish(untrained)
-    summary = summarise(loop, method, state, inputs.loaded.resident.task.metric, found, inputs.skipped)
+    summary = summarise(loop, method, state, settings.task, inputs.loaded.resident.task, found, inputs.skipped)
     summary = summary.model_copy(update={"suspects": suspects_of(read_rounds(files.folder))})
     row_scores = {client: row.row_scores for client, row in found.items() if row.num_test}
     samples = {client: list(row.samples) for client, row in found.items() if row.samples}

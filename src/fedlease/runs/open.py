@@ -19,7 +19,7 @@ from fedlease.core.codec import digest
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.core.wording import listed
 from fedlease.data.faults import Faults
-from fedlease.data.federation import ClientData, Federation
+from fedlease.data.federation import UNSCALED, ClientData, Federation
 from fedlease.errors import DataError
 from fedlease.methods.head import Head
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
@@ -107,7 +107,7 @@ class Loaded:
         chosen_by = (data.valid,) if self.settings.early_stopping.patience is not None and data.valid else ()
         for rows in (data.train, data.test, *chosen_by):
             try:
-                encoded.append(self.resident.task.encode(rows, self.tokenizer))
+                encoded.append(self.resident.task.encode(rows, self.tokenizer, data.scale or UNSCALED))
             except DataError as error:
                 faults.take(error)
         faults.check()

@@ -202,6 +202,7 @@ def _context(out: Path, prepared: Prepared) -> str:
         *of_model,
         "data",
         "train",
+        "multilabel",
         "generation",
         "threads",
         "device",

@@ -5,7 +5,7 @@ from typing import Any
 
 from fedlease.client.messages import FinalScores
 from fedlease.core.types import ClientId
-from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
+from fedlease.data.federation import NO_TEST_ROWS, why_nothing
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import State, rounds_for_warmup
 from fedlease.methods.head import WithHead
@@ -14,18 +14,17 @@ from fedlease.server.transport import COUNTED
 from fedlease.storage.class_scores import ClassScores, never_predicted_note
 from fedlease.storage.saved import Best
 from fedlease.storage.summary import ClientScores, Stopped, Summary, TaskClients, WorstClient
+from fedlease.tasks.base import Task
 
 __all__ = ["summarise"]
-
-NOT_AVERAGED = {"loss"}
-"""Metrics that stay with the client: losses of unlike tasks have no common scale."""
 
 
 def summarise(
     loop: RoundLoop,
     method: WithHead,
     state: State,
-    metric: str,
+    learnt: str,
+    task: Task,
     found: Mapping[ClientId, FinalScores],
     skipped: Mapping[ClientId, str],
 ) -> Summary:
@@ -35,14 +34,16 @@ def summarise(
         loop: the method's, at its end.
         method: with its head policy.
         state: its last.
-        metric: the headline.
+        learnt: name of the task in the settings.
+        task: what clients optimise.
         found: client -> final scores.
         skipped: client -> why it takes no part in the run.
 
     Raises:
         RunFailedError: nobody is left whose scores could be averaged.
     """
-    name, totals = loop.name, loop.totals
+    name, totals, metric = loop.name, loop.totals, task.metric
+    known = {**task.metrics, **task.extra_metrics}
     tasks = {client: card.task for client, card in loop.cards.items()}
     clients = sorted({*found, *loop.unscored})
     left_out = {client: reason for client in clients if (reason := _left_out(client, loop, found))}
@@ -52,7 +53,7 @@ def summarise(
     if not averaged:
         reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(left_out.items()))
         raise RunFailedError(f"{name}: no client could be scored at the end. {reasons}")
-    others = {name for measured in found.values() for name in measured.metrics} - {metric} - NOT_AVERAGED
+    others = {name for measured in found.values() for name in measured.metrics if known[name].averaged} - {metric}
     classes = {
         client: ClassScores.of(row.confusion, loop.cards[client].labels)
         for client, row in sorted(found.items())
@@ -101,6 +102,7 @@ def summarise(
         silhouettes={str(k): s for k, s in allocation.silhouettes.items()} if allocation else {},
         warnings=warnings,
         metric=metric,
+        learnt=learnt,
         per_client={client: ClientScores(**row) for client, row in per_client.items()},
         classes=classes,
         per_task={task: _mean([scores[c] for c in scores if averaged[c]["task"] == task]) for task in names},
@@ -141,8 +143,8 @@ def _stopped(method: WithHead, best: Best, metric: str) -> Stopped:
 
 def _left_out(client: ClientId, loop: RoundLoop, found: Mapping[ClientId, FinalScores]) -> str:
     """Why a client is in no mean of the final scores; empty where it is."""
-    if not loop.cards[client].weight:
-        return NOTHING_TO_LEARN
+    if why := why_nothing(loop.cards[client]):
+        return why
     if client not in found:
         return f"it did not answer at the end: {loop.unscored[client]}"
     return "" if found[client].num_test else NO_TEST_ROWS

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedlease.client.messages import Trained
 from fedlease.core.types import ClientId, ClientTask
-from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ClientCard
+from fedlease.data.federation import NO_TEST_ROWS, ClientCard, why_nothing
 from fedlease.methods.base import State
 from fedlease.methods.warmup import WARMUP
 
@@ -85,7 +85,7 @@ class Step:
             reasons = dict.fromkeys(cards, "it was not asked in this step")
             reasons |= dict.fromkeys(self.tasks, NO_TEST_ROWS)
             reasons |= {client: f"refused: {reason}" for client, reason in self.refused.items()}
-            reasons |= {client: NOTHING_TO_LEARN for client, card in cards.items() if not card.weight}
+            reasons |= {client: why for client, card in cards.items() if (why := why_nothing(card))}
             reasons |= self.unscored
         reasons |= self.late
         return {

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field
 
 from fedlease.core.confusion import Cells, confusion_matrix, per_class
+from fedlease.core.label_sets import is_of_sets
 from fedlease.core.names import ClientId
 from fedlease.core.wording import listed
 from fedlease.storage.documents import Content, Count, Finite
@@ -27,7 +28,9 @@ class ClassScores(Content):
         precision: share of ``predicted`` that is right; None where it is never predicted.
         recall: share of ``support`` that is found; None where no test row has the label.
         f1: 2 x right / (support + predicted); None where both are 0. Macro F1 is the mean of those that are not None.
-        confusion: a row per true label, in it the test rows by predicted label; empty for more than 100 labels.
+        confusion: a row per true label, in it the test rows by predicted label; empty for more than 100 labels, and
+            where rows have any number of labels.
+        test_rows: where that is not the sum of ``support``.
     """
 
     labels: list[str]
@@ -37,24 +40,29 @@ class ClassScores(Content):
     recall: list[Finite | None]
     f1: list[Finite | None]
     confusion: list[list[Count]] = Field(default_factory=list)
+    test_rows: Count | None = None
 
     @classmethod
     def of(cls, cells: Cells, labels: tuple[str, ...]) -> Self:
-        """Derives the scores from (true, predicted, rows) of the pairs of labels that occur."""
-        counts = confusion_matrix(cells, len(labels))
+        """Derives the scores from (true, predicted, rows) of the pairs of labels that occur, or of
+        :func:`fedlease.core.label_sets.cells_of_sets`.
+        """
+        sets = is_of_sets(cells, len(labels))
+        counts = confusion_matrix(cells, len(labels) + sets)
         found = per_class(counts)
 
         def rounded(values: tuple[float | None, ...]) -> list[float | None]:
-            return [None if value is None else round(value, PLACES) for value in values]
+            return [None if value is None else round(value, PLACES) for value in values[: len(labels)]]
 
         return cls(
             labels=list(labels),
-            support=list(found.support),
-            predicted=list(found.predicted),
+            support=list(found.support[: len(labels)]),
+            predicted=list(found.predicted[: len(labels)]),
             precision=rounded(found.precision),
             recall=rounded(found.recall),
             f1=rounded(found.f1),
-            confusion=counts.tolist() if len(labels) <= MOST_CLASSES else [],
+            confusion=counts.tolist() if len(labels) <= MOST_CLASSES and not sets else [],
+            **({"test_rows": int(counts[-1, -1])} if sets else {}),
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -85,7 +93,8 @@ def never_predicted(classes: Mapping[ClientId, ClassScores]) -> Iterator[Unpredi
     for client, found in sorted(classes.items()):
         for label, support, predicted in zip(found.labels, found.support, found.predicted, strict=True):
             if support and not predicted:
-                yield Unpredicted(client, label, support, sum(found.support))
+                rows = sum(found.support) if found.test_rows is None else found.test_rows
+                yield Unpredicted(client, label, support, rows)
 
 
 def never_predicted_note(classes: Mapping[ClientId, ClassScores]) -> str:

@@ -60,6 +60,7 @@ Name = Annotated[str, Field(max_length=MOST_NAME)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Expert = Annotated[int, Field(ge=0, lt=MOST_EXPERTS)]
+MeanAndDeviation = Annotated[list[Finite], Field(min_length=2, max_length=2)]
 
 
 class Content(BaseModel):

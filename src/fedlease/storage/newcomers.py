@@ -10,7 +10,7 @@ from fedlease.core.codec import CodecError, dumps, loads
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.errors import RunFolderError
 from fedlease.files import new_folder, write_atomically
-from fedlease.storage.documents import ClientName, Content, Count, Expert, Finite
+from fedlease.storage.documents import ClientName, Content, Count, Expert, Finite, MeanAndDeviation
 from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles, as_json
 
 __all__ = ["Newcomer", "newcomer_model", "read_newcomers", "write_newcomer"]
@@ -33,6 +33,7 @@ class Newcomer(Content):
         task: what its rows are about.
         labels: its own label list.
         pairs: whether its rows are pairs of texts.
+        scale: mean and standard deviation of its numbers.
         train_rows: to train on.
         valid_rows: for choices.
         test_rows: for scores.
@@ -51,6 +52,7 @@ class Newcomer(Content):
     task: str = "default"
     labels: list[str] = Field(default_factory=list)
     pairs: bool | None = None
+    scale: MeanAndDeviation | None = None
     train_rows: Count = 0
     valid_rows: Count = 0
     test_rows: Count = 0

@@ -18,15 +18,14 @@ def lines_of(data: ClientData, columns: Mapping[str, list[Any]], root: Path | No
 
     Args:
         data: the client's rows.
-        columns: name -> value per test row; ``prediction`` is a label's index or a text.
+        columns: name -> value per test row; labels in ``prediction`` are indices.
         root: folder or file of all rows; files are named from there on.
     """
     for number, row in enumerate(data.test if columns else ()):
         found = {name: values[number] for name, values in columns.items()}
-        truth: dict[str, Any] = {"response": row.response}
-        if data.labels:
-            truth = {"label": data.labels[row.label]}
-            found["prediction"] = data.labels[found["prediction"]]
+        known = data.truth(row)
+        truth = {"response": row.response} if known is None else {"label": known}
+        found["prediction"] = data.named(found["prediction"])
         place = {} if row.place is None else {"file": _named(row.place[0], root), "line": row.place[1]}
         yield {"client": data.id, "row": number, **place, **truth, **found}
 

@@ -14,12 +14,13 @@ from fedlease.config.faults import not_installed, sentences
 from fedlease.config.layers import MOST_YAML, differences, parse_yaml
 from fedlease.config.precedence import is_stated
 from fedlease.config.settings import Settings, read_values
+from fedlease.config.tables import RowKind
 from fedlease.core.names import ClientId
 from fedlease.core.wording import listed, printable
 from fedlease.data.federation import ClientCard
 from fedlease.errors import RunFolderError
 from fedlease.files import check_walls, locked, write_atomically
-from fedlease.storage.documents import ClientName, Content, Count
+from fedlease.storage.documents import ClientName, Content, Count, MeanAndDeviation
 from fedlease.storage.environment import Continued, new_environment, read_environment
 from fedlease.storage.run_files import INDEX, RunFiles, as_json
 
@@ -56,6 +57,8 @@ class _Client(Content):
     valid_rows: Count
     test_rows: Count
     fingerprint: str
+    kind: RowKind = "labels"
+    scale: MeanAndDeviation | None = None
 
 
 class _Clients(RootModel[dict[ClientName, _Client]]):
@@ -221,7 +224,12 @@ def read_clients(out: Path) -> dict[ClientId, ClientCard]:
         RunFolderError: missing or damaged, or an id that is none.
     """
     found = RunFiles(out).read_model("clients.json", _Clients).root
-    return {c: ClientCard(id=c, **{**entry.content, "labels": tuple(entry.labels)}) for c, entry in found.items()}
+    return {c: _card(c, entry) for c, entry in found.items()}
+
+
+def _card(client: ClientId, entry: _Client) -> ClientCard:
+    scale = None if entry.scale is None else (entry.scale[0], entry.scale[1])
+    return ClientCard(id=client, **{**entry.content, "labels": tuple(entry.labels), "scale": scale})
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -106,7 +106,7 @@ class Stopped(Content):
 class Summary(Content):
     """The result of one method; means of further metrics are stored under ``mean_<metric>``.
 
-    A Flower node that writes its client's own model fills in ``method``, ``metric``, ``per_client``,
+    A Flower node that writes its client's own model fills in ``method``, ``metric``, ``learnt``, ``per_client``,
     ``classes`` and ``expert_usage``.
 
     Attributes:
@@ -123,8 +123,9 @@ class Summary(Content):
         suspects: client -> what was odd about its updates, used or not, with the round.
         warnings: plain sentences.
         metric: the headline.
+        learnt: what clients optimise, by its name in the settings.
         per_client: client -> its scores.
-        classes: client -> its scores by label; of classification alone.
+        classes: client -> its scores by label, where rows have labels.
         per_task: task -> mean over its clients.
         task_clients: task -> how many clients it has.
         mean: plain mean over clients, the headline.
@@ -161,6 +162,7 @@ class Summary(Content):
     suspects: dict[ClientName, list[str]] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     metric: str
+    learnt: str = ""
     per_client: dict[ClientName, ClientScores]
     classes: dict[ClientName, ClassScores] = Field(default_factory=dict)
     per_task: dict[str, Finite | None] = Field(default_factory=dict)
@@ -221,7 +223,7 @@ def write_result(
         files: of the method.
         summary: the result.
         row_scores: client -> headline metric per test row, by which comparisons are paired.
-        samples: client -> some rows with what was written; empty for classification.
+        samples: client -> some rows with what was written; empty where nothing is written.
 
     Raises:
         OSError: it cannot be written.

@@ -9,21 +9,24 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from fedlease.config.data import ColumnSettings
+from fedlease.config.data import ColumnSettings, DataSettings
 from fedlease.config.settings import Settings
 from fedlease.core.codec import serialisable
 from fedlease.core.confusion import Cells
 from fedlease.data.faults import Faults
-from fedlease.data.federation import Row
+from fedlease.data.federation import UNSCALED, Row, Scale
 from fedlease.data.reading.rows import Table
 from fedlease.tasks.encoded import Encoded, Inputs
+from fedlease.tasks.metrics import Graded, Metric, MetricWords
 
 __all__ = [
     "BATCH",
+    "UNSCALED",
+    "HeadTask",
     "Measured",
-    "MetricWords",
     "Model",
     "OnRows",
+    "Scale",
     "StackingTask",
     "Task",
     "WritingTask",
@@ -80,8 +83,10 @@ class Measured:
         per_row: a number per row, in row order, whose mean is the headline metric; comparisons are paired by it. A
             metric that is no mean over rows gives :func:`fedlease.core.confusion.row_shares`.
         answers: what the model wrote, in row order; empty for classifiers.
-        confusion: of classifiers, the rows by true and predicted class.
-        predictions: name -> value per row, in row order, ``prediction`` among them: a class index, or a text.
+        confusion: of classifiers, the rows by true and predicted class; of sets of labels as
+            :func:`fedlease.core.label_sets.cells_of_sets` counts them.
+        predictions: name -> value per row, in row order, ``prediction`` among them: a class index, a list of them, a
+            number, or a text.
     """
 
     metrics: Mapping[str, float]
@@ -89,30 +94,6 @@ class Measured:
     answers: tuple[str, ...] = ()
     confusion: Cells = ()
     predictions: Mapping[str, list[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class MetricWords:
-    """What people read of a headline metric and of what stands beside it; in files a metric keeps its key.
-
-    Attributes:
-        majority: name of the majority baseline, which needs no model.
-        majority_rule: what that baseline always does.
-        heads: whether clients have a classifier head; a language model answers with what it has.
-        look: what else distinguishes a model that is better than the majority baseline.
-        further: key in ``summary.json`` -> name, of the means of the other metrics, in the order they are shown.
-        lowest: the least value that the metric can have; the highest is 1.
-        of_rows: whether it is a mean of numbers in 0 .. 1, one per row.
-    """
-
-    name: str
-    majority: str = "most frequent answer"
-    majority_rule: str = "giving the most frequent answer"
-    heads: bool = True
-    look: str = "look at single answers"
-    further: Mapping[str, str] = field(default_factory=dict)
-    lowest: float = 0.0
-    of_rows: bool = True
 
 
 class Task(Protocol):
@@ -123,14 +104,14 @@ class Task(Protocol):
     Attributes:
         headlines: key of every metric that may be the headline -> what reports call it and what stands beside it. Where
             there are several, the task's row in the table names them for ``metric`` in the settings.
-        metrics: every metric that :meth:`measure` gives for any rows.
+        metrics: every metric that :meth:`measure` gives for any rows, by key.
         extra_metrics: metrics that it gives for some rows alone.
-        prediction_columns: columns that :meth:`predict` adds to rows.
+        prediction_columns: columns that :meth:`predict` adds to rows, ``prediction`` the first.
     """
 
     headlines: ClassVar[Mapping[str, MetricWords]]
-    metrics: ClassVar[tuple[str, ...]]
-    extra_metrics: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[Mapping[str, Metric]]
+    extra_metrics: ClassVar[Mapping[str, Metric]]
     prediction_columns: ClassVar[tuple[str, ...]]
 
     @property
@@ -152,8 +133,11 @@ class Task(Protocol):
     def describe(self) -> str:
         """What is learnt, in words for reports."""
 
-    def encode(self, rows: Sequence[Row], tokenizer: Any) -> Encoded:
-        """Tokenises rows; what is longer than the limit is cut and counted."""
+    def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> Encoded:
+        """Tokenises rows; what is longer than the limit is cut and counted.
+
+        ``scale`` is that of the client's numbers, see :attr:`fedlease.data.federation.ClientData.scale`.
+        """
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
         """Plain sentences about what was cut."""
@@ -163,6 +147,11 @@ class Task(Protocol):
 
     def label_weights(self, rows: Encoded) -> Tensor | None:
         """How much a row of every label weighs in the loss on these rows, (labels,); None where all weigh the same."""
+
+    def bias(self, rows: Encoded, outputs: int) -> Tensor | None:
+        """What biases of a head of so many outputs would be if rows differed in nothing but what is to be predicted,
+        (outputs,); None where a head needs none, or such a layer is not its last.
+        """
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean loss over all rows, without gradients."""
@@ -198,6 +187,30 @@ class Task(Protocol):
 
         The model has a client's adapter and head loaded, whose labels are given; there is at least one row.
         """
+
+    def tallied(self, cells: Cells, labels: int, rows: int) -> Mapping[str, float] | None:
+        """The metrics that follow from the cells of so many labels; None where no predictions give them for so many
+        rows.
+        """
+
+    def grade(
+        self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
+    ) -> Graded | None:
+        """Compares predictions, one per row of a table, with what the table says; None where it says nothing."""
+
+
+@runtime_checkable
+class HeadTask(Task, Protocol):
+    """A task whose clients have a head, so that a prediction can be read off its outputs.
+
+    Attributes:
+        answer: what a service calls ``prediction``.
+    """
+
+    answer: ClassVar[str]
+
+    def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale) -> list[dict[str, Any]]:
+        """What :meth:`predict` gives, from outputs of the client's head, (n, outputs)."""
 
 
 @runtime_checkable

@@ -7,28 +7,22 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import KFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from fedlease.config.data import ColumnSettings
+from fedlease.config.data import ColumnSettings, DataSettings
 from fedlease.config.settings import Settings
-from fedlease.core.confusion import cells_of, class_metrics, confusion_matrix, row_shares
-from fedlease.core.wording import counted
+from fedlease.core.confusion import Cells, cells_of, class_metrics, confusion_matrix, row_shares
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
+from fedlease.data.labels import known_label
 from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
-from fedlease.tasks.base import BATCH, GivesLogits, Measured, MetricWords, Model, OnRows, add_row_fault
-from fedlease.tasks.encoded import Encoded, Inputs, evaluation_batches, on_device
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
+from fedlease.tasks.encoded import Encoded, Inputs, on_device
+from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
+from fedlease.tasks.texts import Texts, apart_and_together, evaluate, refitted_error
 
-__all__ = ["Classification", "collate", "evaluate", "loss", "score"]
-
-EVALUATION_BATCH = 64
-COLUMNS = ("input_ids", "token_type_ids")
-"""Model inputs that a tokenizer may give; the attention mask follows from the lengths."""
+__all__ = ["Classification", "collate", "loss", "score"]
 
 
 def _words(name: str, **more: Any) -> MetricWords:
@@ -51,15 +45,21 @@ class Classification:
     max_tokens: int = 128
     metric: str = "accuracy"
     balanced: bool = False
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "loss")
-    extra_metrics: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric(),
+        "macro_f1": Metric(),
+        "mcc": Metric(lowest=-1.0),
+        "loss": LOSS,
+    }
+    extra_metrics: ClassVar[Mapping[str, Metric]] = {}
     score_rounds: ClassVar[bool] = True
     num_samples: ClassVar[int] = 0
     prediction_columns: ClassVar[tuple[str, ...]] = ("prediction", "probability", "probabilities")
+    answer: ClassVar[str] = "label"
     headlines: ClassVar[Mapping[str, MetricWords]] = {
         "accuracy": _words("accuracy", look="look at macro F1, which frequent classes do not help"),
         "macro_f1": _words("macro F1", of_rows=False),
-        "mcc": _words("MCC", of_rows=False, lowest=-1.0),
+        "mcc": _words("MCC", of_rows=False),
     }
 
     @classmethod
@@ -71,50 +71,17 @@ class Classification:
         """What is learnt, in words for reports."""
         return "classification"
 
-    def encode(self, rows: Sequence[Row], tokenizer: Any) -> Encoded:
-        """Tokenises texts or pairs of texts, each row as if it were alone.
+    def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> Encoded:
+        """Tokenises texts or pairs of texts, each row as if it were alone; there is nothing to scale.
 
         Raises:
             DataError: the tokenizer makes no token of a row; the message names file and line.
         """
-        kinds = [[i for i, row in enumerate(rows) if (row.text_pair is not None) == pair] for pair in (False, True)]
-        found = [self._tokens([rows[i] for i in places], tokenizer) for places in kinds if places]
-        back = sorted(range(len(rows)), key=[*kinds[0], *kinds[1]].__getitem__)
-        names = [name for name in COLUMNS if all(name in columns for columns, _ in found)]
-        columns = {name: [line for part, _ in found for line in part[name]] for name in names if found}
-        columns = {name: [column[i] for i in back] for name, column in columns.items()} or {"input_ids": []}
-        faults = Faults()
-        for row, ids in zip(rows, columns["input_ids"], strict=True):
-            if not ids:
-                add_row_fault(faults, row, "the model's tokenizer makes no token of it")
-        faults.check()
-        labels, pad, left = [row.label for row in rows], int(tokenizer.pad_token_id), tokenizer.padding_side == "left"
-        return Encoded.of(columns, labels, pad, left=left, truncated=sum(cut for _, cut in found))
-
-    def _tokens(self, rows: Sequence[Row], tokenizer: Any) -> tuple[dict[str, list[list[int]]], int]:
-        """Model inputs of rows that are all pairs or all single texts, and how many were cut."""
-
-        def tokenised(some: Sequence[Row], **options: Any) -> dict[str, list[list[int]]]:
-            pairs = None if some[0].text_pair is None else [row.text_pair for row in some]
-            return dict(tokenizer([row.text for row in some], pairs, padding=False, verbose=False, **options))
-
-        columns = tokenised(rows)
-        longer = [i for i, ids in enumerate(columns["input_ids"]) if len(ids) > self.max_tokens]
-        if longer:
-            cut = tokenised([rows[i] for i in longer], truncation=True, max_length=self.max_tokens)
-            for name, column in columns.items():
-                for i, line in zip(longer, cut[name], strict=True):
-                    column[i] = line
-        return columns, len(longer)
+        return Texts(self.max_tokens).encode(rows, [row.label for row in rows], tokenizer)
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
         """One sentence where rows were cut."""
-        cut, rows = sum(part.truncated for part in encoded), sum(map(len, encoded))
-        if not cut:
-            return []
-        verbs = ("is", "was") if cut == 1 else ("are", "were")
-        of_all = f"{cut} of {counted(rows, 'row')}"
-        return [f"{of_all} {verbs[0]} longer than data.max_tokens = {self.max_tokens} and {verbs[1]} cut"]
+        return Texts(self.max_tokens).warnings(encoded)
 
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """Mean cross-entropy of a batch, weighted where labels are balanced."""
@@ -143,23 +110,28 @@ class Classification:
         weights = len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1))
         return torch.from_numpy(weights.astype(np.float32))
 
-    @torch.inference_mode()
+    def bias(self, rows: Encoded, outputs: int) -> Tensor | None:
+        """The log frequency of every label, weighted as the loss is; None where there are more labels than outputs.
+
+        One row is added per label, so that a missing one stays finite.
+        """
+        if outputs <= max(rows.labels):
+            return None
+        frequency, weights = (
+            torch.bincount(torch.tensor(rows.labels), minlength=outputs) + 1.0,
+            self.label_weights(rows),
+        )
+        if weights is not None:
+            frequency[: len(weights)] *= weights
+        return (frequency / frequency.sum()).log()
+
     def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others.
 
         Of fewer than three rows, which are too few for that, the mean cross-entropy.
         """
-        if len(rows) < 3:
-            return self.mean_loss(model, rows, threads)
-        torch.set_num_threads(threads)
-        model.for_scoring()
-        batches = evaluation_batches(rows.lengths, EVALUATION_BATCH)
-        features = torch.cat([model.features(rows.pad(batch, model.device)).float().cpu() for batch in batches]).numpy()
-        labels = np.asarray(rows.labels)[[row for batch in batches for row in batch]]
-        ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 4, 5)))
-        folds = KFold(min(5, len(labels)), shuffle=True, random_state=0)
-        guesses = cross_val_predict(ridge, features, np.eye(labels.max() + 1)[labels], cv=folds)
-        return float(((guesses - np.eye(labels.max() + 1)[labels]) ** 2).mean())
+        error = refitted_error(model, rows, threads, np.eye(max(rows.labels) + 1)[list(rows.labels)])
+        return self.mean_loss(model, rows, threads) if error is None else error
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """The metrics; of accuracy ``per_row`` is 1 where the label is right."""
@@ -179,9 +151,7 @@ class Classification:
 
     def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits of every row alone and in one batch."""
-        everyone = range(len(rows))
-        alone = torch.cat([model.logits(rows.pad([i], model.device)) for i in everyone])
-        return {BATCH: (alone.float(), model.logits(rows.pad(everyone, model.device)).float())}
+        return apart_and_together(model, rows)
 
     def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
         """No samples: a label is no text."""
@@ -202,13 +172,39 @@ class Classification:
         self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
     ) -> list[dict[str, Any]]:
         """The most probable label of each row, its probability, and those of all labels, which sum to 1."""
+        return self.read_outputs(evaluate(model, rows, threads, on_rows), labels)
+
+    def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
+        """As :meth:`predict`, of logits (n, labels)."""
         predictions = []
-        for values in evaluate(model, rows, threads, on_rows).double().softmax(-1).tolist():
+        for values in outputs.double().softmax(-1).tolist():
             probabilities = dict(zip(labels, values, strict=True))
             best = max(labels, key=probabilities.__getitem__)
             found = (best, probabilities[best], probabilities)
             predictions.append(dict(zip(self.prediction_columns, found, strict=True)))
         return predictions
+
+    def tallied(self, cells: Cells, labels: int, rows: int) -> dict[str, float] | None:
+        """All metrics but the loss."""
+        if any(max(true, guess) >= labels for true, guess, _ in cells) or sum(count for *_, count in cells) != rows:
+            return None
+        return class_metrics(confusion_matrix(cells, labels))
+
+    def grade(
+        self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
+    ) -> Graded | None:
+        """Scores predicted labels; a row whose label the client does not know is wrong."""
+        column = settings.columns.label
+        if column not in table.columns:
+            return None
+        truths = [known_label(record.values.get(column), labels, typed=table.typed) for record in table.records]
+        pairs = [(t, row["prediction"]) for t, row in zip(truths, predictions, strict=True) if t is not None]
+        if not pairs:
+            return None
+        unknown = tuple(sorted({truth for truth, _ in pairs} - {*labels}))
+        number = {label: index for index, label in enumerate((*labels, *unknown))}
+        cells = cells_of([number[truth] for truth, _ in pairs], [number[guess] for _, guess in pairs])
+        return Graded(class_metrics(confusion_matrix(cells, len(number))), len(pairs), unknown, cells)
 
 
 def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tuple[Inputs, Tensor]:
@@ -224,21 +220,6 @@ def loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
     if weights is None:
         return F.cross_entropy(logits.float(), labels)
     return (F.cross_entropy(logits.float(), labels, reduction="none") * weights.to(labels.device)[labels]).mean()
-
-
-@torch.inference_mode()
-def evaluate(model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Tensor:
-    """Logits of what is loaded, (n, labels) float32 on the CPU, in row order."""
-    torch.set_num_threads(threads)
-    model.for_scoring()
-    parts, order = [], []
-    for batch in evaluation_batches(rows.lengths, EVALUATION_BATCH):
-        parts.append(model.logits(rows.pad(batch, model.device)).float().cpu())
-        order.extend(batch)
-        if on_rows is not None:
-            on_rows(len(order), len(rows))
-    logits = torch.cat(parts)
-    return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)
 
 
 def score(logits: Tensor, labels: Sequence[int]) -> dict[str, float]:

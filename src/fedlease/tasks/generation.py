@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from fedlease.config.choices import Template
-from fedlease.config.data import ColumnSettings
+from fedlease.config.data import ColumnSettings, DataSettings
 from fedlease.config.settings import Settings
+from fedlease.core.confusion import Cells
 from fedlease.core.wording import counted
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.reading.prompts import read_prompts
 from fedlease.data.reading.rows import Table
-from fedlease.tasks.base import BATCH, GivesLogits, Measured, MetricWords, Model, OnRows
+from fedlease.tasks.base import BATCH, UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
 from fedlease.tasks.encoded import (
     IGNORED,
     Encoded,
@@ -26,7 +27,8 @@ from fedlease.tasks.encoded import (
     evaluation_batches,
     token_losses,
 )
-from fedlease.tasks.prompts import Prompts
+from fedlease.tasks.metrics import LOSS, Metric, MetricWords
+from fedlease.tasks.prompts import Prompts, streamer, until
 from fedlease.tasks.text_scores import answers_given, exact_matches, require_rouge, rouge
 
 __all__ = ["Generation"]
@@ -69,8 +71,13 @@ class Generation:
     score_rounds: bool = True
     num_samples: int = 3
     metric: str = "rouge1"
-    metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rougeL", "exact_match", "loss")
-    extra_metrics: ClassVar[tuple[str, ...]] = ("answer_accuracy",)
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "rouge1": Metric(),
+        "rougeL": Metric(),
+        "exact_match": Metric(),
+        "loss": LOSS,
+    }
+    extra_metrics: ClassVar[Mapping[str, Metric]] = {"answer_accuracy": Metric()}
     prediction_columns: ClassVar[tuple[str, ...]] = ("prediction",)
     headlines: ClassVar[Mapping[str, MetricWords]] = {
         "rouge1": _words("ROUGE-1"),
@@ -89,8 +96,8 @@ class Generation:
         """What is learnt, in words for reports."""
         return f"text generation, answers of at most {counted(self.max_new_tokens, 'token')}"
 
-    def encode(self, rows: Sequence[Row], tokenizer: Any) -> EncodedPrompts:
-        """Tokenises prompts and answers.
+    def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> EncodedPrompts:
+        """Tokenises prompts and answers; there is nothing to scale.
 
         Raises:
             ConfigError: the template leaves no room for a prompt, or is asked for and missing.
@@ -142,6 +149,9 @@ class Generation:
 
     def label_weights(self, rows: Encoded) -> None:
         """All rows weigh the same."""
+
+    def bias(self, rows: Encoded, outputs: int) -> None:
+        """There is no head."""
 
     @torch.inference_mode()
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
@@ -200,6 +210,15 @@ class Generation:
         """An answer to each prompt."""
         return [{"prediction": text} for text in self.write(model, rows, threads, on_rows)]
 
+    def tallied(self, cells: Cells, labels: int, rows: int) -> dict[str, float] | None:
+        """There are no labels, so that there may be no cells."""
+        return None if cells else {}
+
+    def grade(
+        self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Answers are not scored by a file."""
+
     def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits of answers, with other tokens behind them and in one batch, and of the first token that is written."""
 
@@ -255,32 +274,16 @@ class Generation:
         if self.stop:
             options |= {"stop_strings": list(self.stop), "tokenizer": tokenizer}
         if on_text is not None:
-            options["streamer"] = _streamer(tokenizer, on_text)
+            options["streamer"] = streamer(tokenizer, on_text)
         for batch in evaluation_batches(rows.prompt_lengths(), self.batch_size):
             inputs = rows.questions(batch, model.device)
             with model.weighing(inputs):
                 tokens = model.generate(inputs, **options)
             texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            answers |= {i: _until(text, self.stop).strip() for i, text in zip(batch, texts, strict=True)}
+            answers |= {i: until(text, self.stop).strip() for i, text in zip(batch, texts, strict=True)}
             if on_rows is not None:
                 on_rows(len(answers), len(rows))
         return [answers[i] for i in range(len(rows))]
-
-
-def _streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
-    from transformers import TextStreamer
-
-    class Streamer(TextStreamer):  # type: ignore[misc]
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            on_text(text)
-
-    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-
-
-def _until(text: str, stop: Sequence[str]) -> str:
-    for ending in stop:
-        text = text.split(ending, 1)[0]
-    return text
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,15 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedlease.tasks.base import MetricWords
-from fedlease.tasks.registry import task_classes
+from fedlease.config.tables import known_tasks
+from fedlease.tasks.metrics import MetricWords
+from fedlease.tasks.registry import task_class, task_classes
 
 __all__ = ["further_means", "is_further_mean", "of_metric", "short_name"]
 
 
-def of_metric(metric: str) -> MetricWords:
-    """The words for a headline metric by its key; an unknown one is called by its key."""
-    return next((task.headlines[metric] for task in task_classes() if metric in task.headlines), MetricWords(metric))
+def of_metric(metric: str, task: str = "") -> MetricWords:
+    """The words for a headline metric by its key; an unknown one is called by its key.
+
+    Args:
+        metric: key.
+        task: that it is of; several tasks may have metrics of one key and name, beside which other words stand.
+    """
+    first = [task_class(task)] if task in known_tasks() else []
+    found = (learnt.headlines[metric] for learnt in (*first, *task_classes()) if metric in learnt.headlines)
+    return next(found, MetricWords(metric))
 
 
 def further_means(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[float | None]]]:

@@ -1,6 +1,6 @@
 """Prompts as token ids: the tokenizer's chat template or a plain one, and what is cut when a prompt is too long."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from fedlease.data.federation import Row
 from fedlease.errors import ConfigError
 from fedlease.tasks.base import add_row_fault
 
-__all__ = ["Prompts", "plain_template"]
+__all__ = ["Prompts", "plain_template", "streamer", "until"]
 
 NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 
@@ -122,3 +122,21 @@ class Prompts:
                 row = replace(row, text=shorter)
             ids = self.ids([row])[0]
         return ids
+
+
+def streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
+    """What ``generate`` gives tokens to, as texts without the prompt."""
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):  # type: ignore[misc]
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            on_text(text)
+
+    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def until(text: str, stop: Sequence[str]) -> str:
+    """A text up to the first of some endings."""
+    for ending in stop:
+        text = text.split(ending, 1)[0]
+    return text

@@ -22,9 +22,10 @@ from fedlease.storage.environment import read_environment
 from fedlease.storage.newcomers import read_newcomers
 from fedlease.storage.run_folder import method_files, write_json
 from fedlease.storage.summary import read_summary
+from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.prompts import Prompts, plain_template
 from fedlease.use.experts import expert_model, experts_of
-from fedlease.use.merged import label_names, merged_into, write_merged
+from fedlease.use.merged import in_own_unit, label_names, merged_into, write_merged
 from fedlease.use.open_run import KnownClient, OpenRun
 
 __all__ = ["LABELS", "SCORES", "Exporter", "Form", "Mixture"]
@@ -132,12 +133,11 @@ class Exporter:
         own = expert_alone(model, model.spec.own) if model.spec.routed else folded
         chosen = own if mixture == "own" else folded
         scores: dict[str, float | None] = {"routed": None, "folded": None, "own_expert": None}
-        num_test = None
+        num_test = len(self._rows(client).test) if self.scores else None
         if self.scores:
-            num_test = len(self._rows(client).test)
             versions = {"routed": model, "folded": folded, "own_expert": own}
             scores = {name: self._score(client, version) for name, version in versions.items()}
-        content = {
+        content: dict[str, Any] = {
             "client": client,
             "task": known.task,
             "labels": list(known.labels),
@@ -154,8 +154,10 @@ class Exporter:
             "average_weights": weights,
             "average_weights_from": weights_from,
         }
+        content["scale"] = None if in_own_unit(model, known.scale) else list(known.scale)
         if form == "adapter":
-            self._write("client", folder, chosen, self.kind.peft_type, content, known.labels)
+            chosen = in_own_unit(chosen, known.scale) or chosen
+            self._write("client", folder, chosen, self.kind.peft_type, content)
         else:
             self._merge(known, folder, chosen, content)
 
@@ -170,9 +172,10 @@ class Exporter:
         template = plain_template(tokenizer) if plain else None
         with merged_into(self.run.resident, model, len(known.labels)) as whole:
             merged = self._score(known.id, whole) if self.scores else None
-            self.run.resident.load(whole, len(known.labels))
+            self.run.resident.load(in_own_unit(whole, known.scale) or whole, len(known.labels))
             folder.mkdir(exist_ok=True)
-            write_merged(folder, self.run.resident, self.run.loaded.source, tokenizer, known.labels, template)
+            names = label_names(known.labels, self.kind.problem_type)
+            write_merged(folder, self.run.resident, self.run.loaded.source, tokenizer, names, template)
         content["scores"]["merged"] = merged
         self._describe("merged", folder, {**content, "dtype": settings.dtype})
 
@@ -203,7 +206,7 @@ class Exporter:
         }
         # A classification expert without a head is no classifier.
         whole = labels is not None or not self.kind.head
-        self._write("expert", folder, chosen, self.kind.peft_type if whole else None, content, labels or ())
+        self._write("expert", folder, chosen, self.kind.peft_type if whole else None, content)
 
     def _weights(self, client: ClientId, model: ClientModel) -> tuple[dict[str, list[float]], str | None]:
         """Module -> average weight of every expert over the tokens of the client's rows, and which rows."""
@@ -220,7 +223,7 @@ class Exporter:
         self.run.load(client)
         with record_usage(self.run.resident.model) as used:
             # The loss alone takes every row through the model once, which is what the weights are counted in.
-            self.run.task.mean_loss(self.run.resident, self.run.encode(self._rows(client).train), self.run.threads)
+            self.run.task.mean_loss(self.run.resident, self._encoded(client, "train"), self.run.threads)
         return {module: entry["weights"] for module, entry in used.summary().items()}, "train rows"
 
     def _score(self, client: ClientId, model: ClientModel) -> float | None:
@@ -228,8 +231,11 @@ class Exporter:
         if not self._rows(client).test:
             return None
         self.run.load(client, model)
-        test = self.run.encode(self._rows(client).test)
+        test = self._encoded(client, "test")
         return self.run.task.measure(self.run.resident, test, self.run.threads).metrics[self.run.task.metric]
+
+    def _encoded(self, client: ClientId, split: str) -> Encoded:
+        return self.run.encode(self._rows(client).splits[split], self.run.client(client).scale)
 
     def _rows(self, client: ClientId) -> ClientData:
         """The client's rows, read again and checked to be those that it was trained and scored on."""
@@ -270,13 +276,12 @@ class Exporter:
         model: ClientModel,
         task_type: str | None,
         content: dict[str, Any],
-        labels: tuple[str, ...],
     ) -> None:
         base, stated = self.run.base, content["base"]
         named = {"base_model_name_or_path": stated["name"], "revision": stated["revision"]}
         write_adapter(folder, model, base.model, base.head_modules, task_type=task_type, **named)
-        if labels:
-            write_json(folder / LABELS, label_names(labels))
+        if content["labels"]:
+            write_json(folder / LABELS, label_names(tuple(content["labels"]), self.kind.problem_type))
         self._describe(kind, folder, content)
 
     def _describe(self, kind: Kind, folder: Path, content: dict[str, Any]) -> None:

@@ -1,12 +1,9 @@
-"""How predictions for a file do, where the file has the labels."""
+"""How predictions for a file do, where the file says what is true."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedlease.core.confusion import cells_of, class_metrics, confusion_matrix
-from fedlease.core.names import name_of
-from fedlease.data.labels import canonical
 from fedlease.data.reading.rows import Table
 from fedlease.storage.class_scores import ClassScores
 from fedlease.use.open_run import KnownClient, OpenRun
@@ -21,32 +18,35 @@ class FileScores:
     Attributes:
         client: whose model.
         metric: the run's headline.
+        learnt: the run's task.
         rows: in the file.
-        scored: rows that have a label.
+        scored: rows that have a label or a number.
         unknown: labels of rows that the client's model does not know; such a row counts as wrong.
         metrics: name -> value over the scored rows.
-        classes: scores by label, the unknown ones last.
+        classes: scores by label, the unknown ones last; None where rows have no labels.
     """
 
     client: str
     metric: str
+    learnt: str
     rows: int
     scored: int
     unknown: tuple[str, ...]
     metrics: Mapping[str, float]
-    classes: ClassScores
+    classes: ClassScores | None
 
     @property
     def content(self) -> dict[str, Any]:
         """The JSON form."""
-        plain = {name: getattr(self, name) for name in ("client", "metric", "rows", "scored")}
-        return {**plain, "unknown": list(self.unknown), **self.metrics, "classes": self.classes.content}
+        plain = {name: getattr(self, name) for name in ("client", "metric", "learnt", "rows", "scored")}
+        classes = {} if self.classes is None else {"classes": self.classes.content}
+        return {**plain, "unknown": list(self.unknown), **self.metrics, **classes}
 
 
 def score_file(
     run: OpenRun, known: KnownClient, table: Table, predictions: Sequence[Mapping[str, Any]]
 ) -> FileScores | None:
-    """Compares predictions with the label column; None without labels to compare with.
+    """Compares predictions with the columns of what is true; None without any.
 
     Args:
         run: opened run folder.
@@ -54,28 +54,9 @@ def score_file(
         table: of the file.
         predictions: one per row of the table.
     """
-    column = run.settings.data.columns.label
-    guesses = [row.get("prediction") for row in predictions]
-    if not known.labels or not {*guesses} <= {*known.labels} or column not in table.columns:
+    found = run.task.grade(table, run.settings.data, known.labels, predictions)
+    if found is None:
         return None
-    truths = [_label(record.values.get(column), table, known.labels) for record in table.records]
-    pairs = [(truth, guess) for truth, guess in zip(truths, guesses, strict=True) if truth is not None]
-    if not pairs:
-        return None
-    unknown = sorted({truth for truth, _ in pairs} - {*known.labels})
-    labels = (*known.labels, *unknown)
-    number = {label: index for index, label in enumerate(labels)}
-    cells = cells_of([number[truth] for truth, _ in pairs], [number[str(guess)] for _, guess in pairs])
-    metrics = class_metrics(confusion_matrix(cells, len(labels)))
-    headline = run.task.metric if run.task.metric in metrics else "accuracy"
-    classes = ClassScores.of(cells, labels)
-    return FileScores(known.id, headline, len(truths), len(pairs), tuple(unknown), metrics, classes)
-
-
-def _label(value: object, table: Table, labels: Sequence[str]) -> str | None:
-    """The label in a cell, as the client's labels are written where it is one of them; None for an empty cell."""
-    name = name_of(value, table.typed)
-    if name is None:
-        return None
-    forms = (name, canonical(name), canonical(name, typed=False))
-    return next((form for form in forms if form in labels), canonical(name))
+    classes = ClassScores.of(found.cells, (*known.labels, *found.unknown)) if found.cells else None
+    counts = len(table.records), found.rows
+    return FileScores(known.id, run.task.metric, run.settings.task, *counts, found.unknown, found.metrics, classes)

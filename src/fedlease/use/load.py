@@ -20,6 +20,7 @@ from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
 from fedlease.runs.open import autocast_of, base_of_run
 from fedlease.storage.run_folder import read_settings
+from fedlease.use.merged import in_own_unit, label_names
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["load", "tokenizer"]
@@ -37,7 +38,9 @@ def load(
 
     Labels are in ``model.config.id2label``. It is an ordinary PEFT model: ``save_pretrained`` writes an adapter that
     ``PeftModel.from_pretrained`` reads after ``import fedlease.peft_plugin``. With the adapter disabled it predicts as
-    the run's untrained model did: the base, and the head's initial values.
+    the run's untrained model did: the base, and the head's initial values. A regression gives numbers in the unit of
+    the client's rows, unless its head has no bias: then (number - mean) / deviation of its train rows, as
+    ``clients.json`` has them.
 
     Args:
         run_folder: of a finished run, or of one that is still going: then its last step is taken; or what a Flower
@@ -63,11 +66,11 @@ def load(
         if len(run.clients) != 1:
             raise ConfigError(f"client: name one, the run has {sorted(run.clients)}")
         (client,) = run.clients
-    labels = run.client(client).labels
+    known = run.client(client)
     with run.fitting(client):
         model = run.model(client)
         check_whole(model)
-        wrapped = _as_peft(run, model, labels)
+        wrapped = _as_peft(run, in_own_unit(model, known.scale) or model, known.labels)
     autocast = autocast_of(run.settings)
     if autocast is not None:
         _compute_in(wrapped.get_base_model(), autocast)
@@ -80,9 +83,8 @@ def _as_peft(run: OpenRun, model: ClientModel, labels: tuple[str, ...]) -> PeftM
     # The head of the disabled adapter; PEFT copies it for the trained one.
     copy_into(head_parameters(base.model, base.head_modules), run.loaded.head(labels).tensors)
     config: Any = base.model.config
-    if labels:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: i for i, label in enumerate(labels)}
+    for key, value in label_names(labels, task_facts(run.settings.task).model.problem_type).items():
+        setattr(config, key, value)
     peft_config = peft_config_for(
         model.spec,
         task_type=task_facts(run.settings.task).model.peft_type,

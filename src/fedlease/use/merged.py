@@ -12,18 +12,45 @@ from torch import Tensor, nn
 
 from fedlease.client.resident import ResidentModel
 from fedlease.core.types import ClientModel, TensorName, head_names
+from fedlease.data.federation import UNSCALED, Scale
 from fedlease.errors import ConfigError
 from fedlease.models.sources import ModelSource, quiet
 from fedlease.peft_plugin.state import keeps_weights_transposed
 
-__all__ = ["label_names", "merged_into", "write_merged"]
+__all__ = ["in_own_unit", "label_names", "merged_into", "write_merged"]
 
 
-def label_names(labels: tuple[str, ...]) -> dict[str, Any]:
-    """Labels as transformers' ``from_pretrained`` and ``config`` take them; empty without labels."""
+def label_names(labels: tuple[str, ...], problem_type: str | None = None) -> dict[str, Any]:
+    """Labels, and what outputs mean, as transformers' ``from_pretrained`` and ``config`` take them; empty without
+    labels.
+    """
     if not labels:
         return {}
-    return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    return names if problem_type is None else {**names, "problem_type": problem_type}
+
+
+def in_own_unit(model: ClientModel, scale: Scale) -> ClientModel | None:
+    """The model with a head that gives numbers in the unit of the client's rows, and not in deviations from their mean.
+
+    Args:
+        model: with its head.
+        scale: mean and standard deviation of the client's numbers.
+
+    Returns:
+        None if the last layer of the head has no bias, which could take up the mean.
+    """
+    if scale == UNSCALED:
+        return model
+    mean, deviation = scale
+    heads = {name: model.tensors[name] for name in head_names(model.tensors)}
+    last = [name for name, tensor in heads.items() if tensor.dim() == 2 and len(tensor) == 1]
+    names = [(name, f"{name.removesuffix('weight')}bias") for name in last]
+    if len(names) != 1 or names[0][1] not in heads:
+        return None
+    weight, bias = names[0]
+    moved = {weight: heads[weight] * deviation, bias: heads[bias] * deviation + mean}
+    return ClientModel(model.spec, {**model.tensors, **moved})
 
 
 @contextmanager
@@ -69,7 +96,7 @@ def write_merged(
     resident: ResidentModel,
     source: ModelSource,
     tokenizer: Any,
-    labels: tuple[str, ...],
+    names: Mapping[str, Any],
     chat_template: str | None = None,
 ) -> None:
     """Writes the base with the weights and the head that it has now, its tokenizer, and the names of its labels.
@@ -79,7 +106,7 @@ def write_merged(
         resident: inside :func:`merged_into`.
         source: of the base, whose configuration is taken but for labels and padding.
         tokenizer: of the base, with the padding that it needs.
-        labels: of the head; empty without one.
+        names: of the labels of the head, as :func:`label_names` gives them.
         chat_template: for the tokenizer; None leaves its own.
     """
     from transformers import AutoConfig
@@ -90,8 +117,8 @@ def write_merged(
     for key, value in AutoConfig.from_pretrained(**source.pretrained).to_dict().items():
         if isinstance(value, float) and ("dropout" in key or "pdrop" in key):
             setattr(config, key, value)
-    for key, names in label_names(labels).items():
-        setattr(config, key, names)
+    for key, value in names.items():
+        setattr(config, key, value)
     dtype = base.dtype
     state = {name: _stored(tensor, dtype) for name, tensor in base.state_dict().items()}
     with _config_of(base, config), quiet():

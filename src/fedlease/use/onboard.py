@@ -12,7 +12,7 @@ from fedlease.core.adapters import b_matrices
 from fedlease.core.low_rank import at_rank, padded
 from fedlease.core.placement import Centroids, Placement, place
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, Tensors, head_names
-from fedlease.data.federation import ClientData, Federation
+from fedlease.data.federation import NOTHING_TO_LEARN, UNSCALED, ClientData, Federation, why_nothing
 from fedlease.data.reading.examples import client_id_fault, folded
 from fedlease.data.sources.folder import load_client
 from fedlease.errors import ConfigError, DataError, RunFailedError, UpdateRefusedError
@@ -94,11 +94,13 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         raise ConfigError(f"epochs: must be at least 0, received {epochs}")
     notes = list[str]()
     rows = load_client(data, client, settings.data, settings.seed, settings.task, notes.append)
-    if not rows.weight:
+    if (why := why_nothing(rows)) == NOTHING_TO_LEARN:
         raise DataError(
             f"client {client!r}: all train rows have the label {rows.labels[0]!r}, so that its head has one output, it "
             "learns nothing and cannot be placed; the run's data.labels would give it the labels of its task"
         )
+    if why:
+        raise DataError(f"client {client!r}: {why}, so that it cannot be placed")
     if not rows.test:
         raise DataError(f"client {client!r}: it has no test rows, by which its experts are compared")
     work = _Newcomer(run, rows, on_batch)
@@ -112,7 +114,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
     trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
 
     scores = {
-        of_metric(run.task.metric).majority: run.task.majority_score(rows.train, rows.test),
+        of_metric(run.task.metric, run.settings.task).majority: run.task.majority_score(rows.train, rows.test),
         "untrained": work.score(start),
         "own warm-up": work.score(warm),
         **{f"expert {e} alone": work.score(alone) for e, alone in _experts_alone(run, arrival).items()},
@@ -124,6 +126,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         task=rows.task,
         labels=list(rows.labels),
         pairs=any(row.text_pair is not None for row in rows.train),
+        scale=None if rows.scale is None else list(rows.scale),
         train_rows=len(rows.train),
         valid_rows=len(rows.valid),
         test_rows=len(rows.test),
@@ -149,8 +152,8 @@ class _Newcomer:
         self.run = run
         self.rows = rows
         self.on_batch = on_batch
-        self.train_rows: Encoded = run.encode(rows.train)
-        self.test_rows: Encoded = run.encode(rows.test)
+        self.train_rows: Encoded = run.encode(rows.train, rows.scale or UNSCALED)
+        self.test_rows: Encoded = run.encode(rows.test, rows.scale or UNSCALED)
         self.trainer = Trainer(run.resident, replace(optimiser_of(run.settings), threads=run.threads))
 
     def train(self, model: ClientModel, phase: str, names: frozenset[str], epochs: int) -> ClientModel:

@@ -19,7 +19,7 @@ from fedlease.config.choices import Quantisation
 from fedlease.core.adapters import check_whole
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.core.wording import printable
-from fedlease.data.federation import ClientCard, Row
+from fedlease.data.federation import UNSCALED, ClientCard, Row, Scale
 from fedlease.errors import ConfigError, FedLeaseError, RunFolderError, limit_reached
 from fedlease.methods.base import Method
 from fedlease.methods.head import WithHead
@@ -58,6 +58,7 @@ class KnownClient:
         labels: its own label list.
         pairs: whether its rows have a second text; None if the run folder does not state it.
         newcomer: whether it was onboarded after the run.
+        scale: mean and standard deviation of its numbers, which its model gives (number - mean) / deviation of.
     """
 
     id: ClientId
@@ -65,6 +66,7 @@ class KnownClient:
     labels: tuple[str, ...]
     pairs: bool | None
     newcomer: bool
+    scale: Scale = UNSCALED
 
 
 class OpenRun:
@@ -113,7 +115,9 @@ class OpenRun:
         newcomers = read_newcomers(self.out) if self.method == self.settings.method else {}
         everyone: dict[ClientId, ClientCard | Newcomer] = {**cards, **newcomers}
         self.clients = {
-            client: KnownClient(client, known.task, tuple(known.labels), known.pairs, client in newcomers)
+            client: KnownClient(
+                client, known.task, tuple(known.labels), known.pairs, client in newcomers, _scale(known.scale)
+            )
             for client, known in sorted(everyone.items())
         }
         saved = self._own_model() or Checkpoint(method_files(self.out, self.settings, self.method).folder).load()
@@ -250,9 +254,9 @@ class OpenRun:
             self.resident.load(model, len(known.labels))
         return known
 
-    def encode(self, rows: Sequence[Row]) -> Encoded:
-        """Tokenises rows as the run did."""
-        return self.task.encode(rows, self.tokenizer)
+    def encode(self, rows: Sequence[Row], scale: Scale = UNSCALED) -> Encoded:
+        """Tokenises rows as the run did; ``scale`` is that of the client whose rows they are."""
+        return self.task.encode(rows, self.tokenizer, scale)
 
     @contextmanager
     def fitting(self, client: ClientId) -> Iterator[None]:
@@ -285,3 +289,7 @@ class OpenRun:
             return usable_device(self.settings.device)
         except ConfigError:
             return "cpu"
+
+
+def _scale(stated: Sequence[float] | None) -> Scale:
+    return UNSCALED if stated is None else (stated[0], stated[1])

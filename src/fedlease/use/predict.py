@@ -47,7 +47,7 @@ def predict(run: OpenRun, client: ClientId, rows: Sequence[Row], on_rows: OnRows
     known = run.load(client)
     if not rows:
         return []
-    encoded = run.encode([replace(row, response=None) for row in rows])
+    encoded = run.encode([replace(row, response=None) for row in rows], known.scale)
     return run.task.predict(run.resident, encoded, known.labels, run.threads, on_rows)
 
 
@@ -91,7 +91,7 @@ def predict_file(
     found = score_file(run, known, table, predictions)
     if found is None and scores is not None:
         column = run.settings.data.columns.label
-        raise DataError(f"scores: {table.path} has no labels of classes to score by (data.columns.label={column})")
+        raise DataError(f"scores: {table.path} has nothing to score by (data.columns.label={column})")
     text = written(table, predictions, as_csv=suffix == ".csv")
     if out is not None:
         # Columns that are not read may hold lone surrogates, which JSON writes as this does.

@@ -1,12 +1,11 @@
 """Guesses what the columns of files hold: texts and labels, or prompts and responses, and who the clients are."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from fedlease.config.tables import RowKind
 from fedlease.data.faults import quoted
+from fedlease.data.reading.column import Column
 from fedlease.data.reading.rows import Table
 from fedlease.errors import DataError
 
@@ -14,9 +13,6 @@ __all__ = ["Guess", "guess_columns"]
 
 LOOKED_AT = 20_000
 """Rows from which is guessed, taken evenly from all."""
-
-FEW = 100
-"""A column of more values holds no labels, and no clients unless its name says so."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -65,63 +61,19 @@ class Guess:
     Attributes:
         kind: what stands beside the text of a row.
         columns: key of ``data.columns`` -> column, of those whose names are not the defaults.
+        flags: the columns of 0 and 1 that are a label each; empty where labels stand in one column.
+        separator: between the labels of a text; empty where they are no such text.
         why: key -> from what it was guessed, in words; ``task`` for the kind.
     """
 
     kind: RowKind
     columns: Mapping[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    separator: str = ""
     why: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column's name, and its values that are not missing."""
-
-    name: str
-    values: Sequence[object]
-
-    @cached_property
-    def words(self) -> frozenset[str]:
-        """The words of its name: ``hospitalId`` and ``hospital_id`` have the word ``hospital``."""
-        apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name)
-        return frozenset(re.findall(r"[^\W\d_]+", apart.lower()))
-
-    def rank(self, words: Sequence[str]) -> int:
-        """The place of the first of some words that its name has; their number where it has none."""
-        singular = self.words | {word.removesuffix("s") for word in self.words}
-        return next((place for place, word in enumerate(words) if word in singular), len(words))
-
-    @cached_property
-    def texts(self) -> list[str]:
-        return [value for value in self.values if isinstance(value, str)]
-
-    @cached_property
-    def length(self) -> float:
-        """Characters of a text, on average."""
-        return sum(map(len, self.texts)) / max(len(self.texts), 1)
-
-    @cached_property
-    def free(self) -> bool:
-        """Whether most values are texts of several words, or long ones where words are not parted by spaces."""
-        if 2 * len(self.texts) <= len(self.values) or not self.texts:
-            return False
-        spaced = sum(text.count(" ") for text in self.texts) / len(self.texts)
-        return spaced >= 1 or (self.length >= 6 and not "".join(self.texts[:50]).isascii())
-
-    @cached_property
-    def distinct(self) -> int:
-        """Different values; 0 where a value is a list or an object."""
-        if any(isinstance(value, list | dict) for value in self.values):
-            return 0
-        return len(set(map(str, self.values)))
-
-    @property
-    def repeats(self) -> bool:
-        """Whether it has few values, each of several rows."""
-        return 2 <= self.distinct <= min(FEW, max(2, len(self.values) // 2))
-
-
-_Take = Callable[[str, _Column | None, str], None]
+_Take = Callable[[str, Column | None, str], None]
 """Receives a key of ``data.columns``, the column that it is, and why."""
 
 
@@ -144,7 +96,7 @@ def guess_columns(
     found: dict[str, str] = {}
     free = [column for column in columns if column.name not in stated.values()]
 
-    def take(key: str, column: _Column | None, reason: str) -> None:
+    def take(key: str, column: Column | None, reason: str) -> None:
         if column is not None and key not in stated:
             free.remove(column)
             found[key], why[key] = column.name, reason
@@ -152,11 +104,19 @@ def guess_columns(
     if clients:
         take("client", _named(free, CLIENTS), "by its name")
     take("split", _split(free), "by its values")
-    kind = kind or _kind(columns, free, stated, why)
+    kind, flags, separator = kind or _kind(columns, free, stated, why), tuple[str, ...](), ""
     if kind == "responses":
         _take_prompts(columns, free, stated, take)
     else:
-        _take_texts(columns, free, stated, take)
+        _take_text(columns, free, stated, take)
+        if flags := _flags(free, stated, kind):
+            kind, why["task"] = "label sets", f"texts with columns of 0 and 1: {quoted(flags, 5)}"
+            free[:] = [column for column in free if column.name not in flags]
+        else:
+            _take_label(columns, free, stated, kind, take)
+            label = stated.get("label") or found["label"]
+            column = next((column for column in columns if column.name == label), None)
+            kind, separator = _kind_of_labels(column, kind, why)
     if clients and "client" not in {*found, *stated}:
         left = [column for column in free if column.repeats and not column.free]
         if len(left) != 1:
@@ -166,31 +126,29 @@ def guess_columns(
             )
         take("client", left[0], f"{left[0].distinct} values, the only other column of few")
     defaults = {key: name for key, name in found.items() if name == key}
-    return Guess(kind, {key: name for key, name in found.items() if key not in defaults}, why)
+    return Guess(kind, {key: name for key, name in found.items() if key not in defaults}, flags, separator, why)
 
 
-def _columns(tables: Sequence[Table]) -> list[_Column]:
+def _columns(tables: Sequence[Table]) -> list[Column]:
     names = dict.fromkeys(name for table in tables for name in table.columns)
     records = [record for table in tables for record in table.records]
     records = records[:: max(1, len(records) // LOOKED_AT)]
     values = {name: [record.values.get(name) for record in records] for name in names}
-    return [_Column(name, [v for v in own if v is not None and v != ""]) for name, own in values.items()]
+    return [Column(name, [v for v in own if v is not None and v != ""]) for name, own in values.items()]
 
 
-def _named(columns: Iterable[_Column], words: Sequence[str]) -> _Column | None:
+def _named(columns: Iterable[Column], words: Sequence[str]) -> Column | None:
     """The column whose name has the most telling of some words."""
     best = min(columns, key=lambda column: column.rank(words), default=None)
     return best if best is not None and best.rank(words) < len(words) else None
 
 
-def _split(columns: Sequence[_Column]) -> _Column | None:
+def _split(columns: Sequence[Column]) -> Column | None:
     split = _named(columns, SPLITS)
     return split if split is not None and split.values and {*map(str, split.values)} <= SPLIT_VALUES else None
 
 
-def _kind(
-    columns: Sequence[_Column], free: Sequence[_Column], stated: Mapping[str, str], why: dict[str, str]
-) -> RowKind:
+def _kind(columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str, str], why: dict[str, str]) -> RowKind:
     """What stands beside the texts."""
     names = {column.name for column in columns}
     form = next((form for form in CHATS if form <= names), None)
@@ -208,7 +166,7 @@ def _kind(
     return "labels"
 
 
-def _take_prompts(columns: Sequence[_Column], free: Sequence[_Column], stated: Mapping[str, str], take: _Take) -> None:
+def _take_prompts(columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str, str], take: _Take) -> None:
     """Prompt and response, where the columns are not those of a form that is known by its names."""
     names = {column.name for column in columns}
     if any(form <= names for form in CHATS) or {"prompt", "response"} <= {*stated}:
@@ -227,8 +185,32 @@ def _take_prompts(columns: Sequence[_Column], free: Sequence[_Column], stated: M
         take(key, column, f"by its name, texts of {column.length:.0f} characters")
 
 
-def _take_texts(columns: Sequence[_Column], free: Sequence[_Column], stated: Mapping[str, str], take: _Take) -> None:
-    """The text, its second one, and the label."""
+def _flags(free: Sequence[Column], stated: Mapping[str, str], kind: RowKind) -> tuple[str, ...]:
+    """Names of the columns of 0 and 1 that are a label each, where none holds the labels."""
+    if "label" in stated or kind not in ("labels", "label sets") or _named(free, LABELS) is not None:
+        return ()
+    names = tuple(column.name for column in free if column.flags)
+    return names if len(names) > 1 else ()
+
+
+def _kind_of_labels(column: Column | None, kind: RowKind, why: dict[str, str]) -> tuple[RowKind, str]:
+    """What the column of the labels holds, and what stands between several of them in a text."""
+    if column is None or kind not in ("labels", "label sets"):
+        return kind, ""
+    if column.listed:
+        why["task"] = f"lists in {column.name!r}"
+        return "label sets", ""
+    if column.joined:
+        why["task"] = f"several labels in {column.name!r}, with {column.joined!r} between them"
+        return "label sets", column.joined
+    if kind == "labels" and column.measured:
+        why["task"] = f"measurements in {column.name!r}"
+        return "values", ""
+    return kind, ""
+
+
+def _take_text(columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str, str], take: _Take) -> None:
+    """The text and its second one."""
     names = {column.name: column for column in free}
     pair = next((pair for pair in PAIRS if {*pair} <= {*names} and not {"text", "text_pair"} & {*stated}), None)
     if pair is not None:
@@ -244,11 +226,19 @@ def _take_texts(columns: Sequence[_Column], free: Sequence[_Column], stated: Map
                 f"data.columns.text: no column looks to hold texts; {_has(columns)}: add --set data.columns.text=COLUMN"
             )
         take("text", text, f"texts of {text.length:.0f} characters")
+
+
+def _take_label(
+    columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str, str], kind: RowKind, take: _Take
+) -> None:
+    """The column of labels, lists of them, or numbers."""
     if "label" in stated:
         return
     few = [column for column in free if column.repeats]
-    label = names.get("label") or _named([c for c in free if c.repeats or c.rank(LABELS) < 5], LABELS)
-    label = label or (few[-1] if few else None)
+    label = next((column for column in free if column.name == "label"), None)
+    label = label or _named([c for c in free if c.repeats or c.listed or c.measured or c.rank(LABELS) < 5], LABELS)
+    label = label or next((column for column in reversed([c for c in free if c.measured]) if kind == "values"), None)
+    label = label or (few[-1] if few else next((c for c in reversed(free) if c.listed or c.measured), None))
     if label is None:
         raise DataError(
             f"data.columns.label: no column looks to hold labels, which repeat; {_has(columns)}: add --set "
@@ -256,9 +246,9 @@ def _take_texts(columns: Sequence[_Column], free: Sequence[_Column], stated: Map
         )
     values = list(dict.fromkeys(map(str, label.values)))
     others = [column.name for column in few if column is not label and not column.free]
-    reason = f"{label.distinct} values, such as {quoted(values[:2])}"
+    reason = f"lists, such as {values[0]}" if label.listed else f"{label.distinct} values, such as {quoted(values[:2])}"
     take("label", label, reason + (f"; others may be {quoted(others, 5)}" if others else ""))
 
 
-def _has(columns: Sequence[_Column]) -> str:
+def _has(columns: Sequence[Column]) -> str:
     return f"the columns are {quoted([column.name for column in columns])}"

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedlease.config.data import ColumnSettings, DataSettings
-from fedlease.core.names import encodable, name_of
+from fedlease.config.tables import RowKind
+from fedlease.core.names import encodable
 from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import Row
 from fedlease.data.reading.rows import Table
-from fedlease.data.reading.values import name_fault, place_of, text_of
+from fedlease.data.reading.targets import label_of, labels_of, value_of
+from fedlease.data.reading.values import place_of, text_of
 
 __all__ = [
     "Example",
@@ -38,25 +40,37 @@ class Example:
     """One checked row that belongs to no client yet.
 
     Attributes:
-        row: its label is 0, since indices are made later.
+        row: its label is 0 and it has no marks, since indices are made later.
         place: file and line.
-        label: its name, numbers as text; ``""`` beside a response.
+        labels: their names, numbers as text; one where a row has one label, none beside a response or a number.
         client: value of the client column, ``""`` without one; likewise split.
         task: value of the task column, ``"default"`` without one.
     """
 
     row: Row
     place: tuple[Path, int]
-    label: str
+    labels: tuple[str, ...]
     client: str
     split: str
     task: str
 
 
-def read_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list[Example]:
-    """The usable rows of a table; what is wrong with the others is added to ``faults``."""
+def read_examples(
+    table: Table, columns: ColumnSettings, faults: Faults, kind: RowKind = "labels", separator: str = ","
+) -> list[Example]:
+    """The usable rows of a table; what is wrong with the others is added to ``faults``.
+
+    Args:
+        table: to read.
+        columns: what its columns hold.
+        faults: receives what cannot be used.
+        kind: ``labels``, ``label sets`` or ``values``.
+        separator: between the labels of a text.
+    """
     pair = columns.text_pair or ("text_pair" if "text_pair" in table.columns else None)
     wanted = {"text": columns.text, "label": columns.label, "text_pair": columns.text_pair}
+    if kind == "label sets" and columns.labels is not None:
+        wanted = {**wanted, "label": None, **{f"labels.{i}": name for i, name in enumerate(columns.labels)}}
     usable = _has(table, wanted, "set data.columns.{0}", faults if table.records else Faults())
     examples = []
     for record in table.records if usable else ():
@@ -64,12 +78,19 @@ def read_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list
         fault = faults.row(*place)
         text = text_of(record, columns.text, fault)
         second = text_of(record, pair, fault, required=False) if pair else None
-        label = name_of(record.values.get(columns.label), table.typed)
-        if label is None:
-            fault(columns.label, name_fault(record.values.get(columns.label), columns.label in record.values))
-        if text is not None and label is not None:
+        labels: tuple[str, ...] | None = ()
+        value: float | None = None
+        if kind == "values":
+            value = value_of(record, columns.label, fault)
+        elif kind == "label sets":
+            labels = labels_of(record, table, columns, separator, fault)
+        else:
+            label = label_of(record, table, columns.label, fault)
+            labels = None if label is None else (label,)
+        if text is not None and labels is not None and (value is not None) == (kind == "values"):
             owner = place_of(record, table, columns)
-            examples.append(Example(Row(text, second, 0, place=place), place, label, *owner))
+            row = Row(text, second, 0, place=place, marks=() if kind == "label sets" else None, value=value)
+            examples.append(Example(row, place, labels, *owner))
     return examples
 
 
@@ -123,7 +144,7 @@ def to_rows(
     *,
     stated: bool = False,
 ) -> tuple[Row, ...]:
-    """Rows with label indices; a label outside ``labels`` is a fault that names where and what is known.
+    """Rows with label indices or marks; a label outside ``labels`` is a fault that names where and what is known.
 
     Args:
         column: the one with labels, for faults.
@@ -132,10 +153,10 @@ def to_rows(
     index = {label: position for position, label in enumerate(labels)}
     rows = []
     for example in examples:
-        if example.label in index:
-            rows.append(replace(example.row, label=index[example.label]))
-        else:
-            label, known = shown(example.label), quoted(labels)
+        unknown = next((label for label in example.labels if label not in index), None)
+        found = sorted(index[label] for label in example.labels if label in index)
+        if unknown is not None:
+            label, known = shown(unknown), quoted(labels)
             if stated:
                 rule = f"the label {label} is none of data.labels, which are {known}"
                 faults.row(*example.place)(column, rule, kind="a label that data.labels does not have")
@@ -143,6 +164,10 @@ def to_rows(
                 # No fault of the row: without it the score of a label that was never learnt would be hidden.
                 rule = f"client {client!r} has no train row with the label {label}; its labels are {known}"
                 faults.at(*example.place, column, rule, kind="label without train row")
+        elif example.row.marks is None:
+            rows.append(replace(example.row, label=found[0]))
+        else:
+            rows.append(replace(example.row, marks=tuple(found)))
     return tuple(rows)
 
 

@@ -7,6 +7,7 @@ from fedlease.config.tables import RowKind, tasks_reading
 from fedlease.data.faults import Faults, in_memory, quoted
 from fedlease.data.reading.columns import CHATS, guess_columns
 from fedlease.data.reading.rows import Table
+from fedlease.data.reading.targets import number_of
 from fedlease.errors import DataError
 
 __all__ = ["add_hints", "hint_at_measurements"]
@@ -21,8 +22,7 @@ def add_hints(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faul
     """Adds hints about a table in which faults were found, read as rows of a kind."""
     if kind == "responses":
         if columns.text in table.columns and columns.label in table.columns:
-            task = " or ".join(tasks_reading("labels"))
-            faults.hint("task", f"The rows look like texts with labels: set task={task} to train on them.")
+            faults.hint("task", f"The rows look like texts with labels: set task={_tasks('labels')} to train on them.")
         return
     lists = [name for name in table.columns if _share(table, name, list) > 0.5]
     chats = next((form for form in CHATS if form <= set(table.columns)), None)
@@ -31,45 +31,53 @@ def add_hints(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faul
         faults.hint(
             "task",
             f"The rows look like chats or instructions (columns {quoted(sorted(chats))}): set "
-            f"task={' or '.join(tasks_reading('responses'))} to train on them.",
+            f"task={_tasks('responses')} to train on them.",
         )
     elif len(lists) > 1 or columns.text in lists:
         faults.hint(
             "tokens",
-            f"The rows look like lists of tokens, as of named entities (columns {quoted(lists)}): fedlease gives a "
-            "whole text one label, so join the tokens and choose one label for each text.",
+            f"The rows look like lists of tokens with a tag each, as of named entities (columns {quoted(lists)}): "
+            "fedlease has no task of tokens; join them into a text, and give it the kinds of entities that it has "
+            f"(task={_tasks('label sets')}).",
         )
-    elif columns.label in lists:
+    elif columns.label in lists and kind != "label sets":
         faults.hint(
-            "lists",
-            "The rows look like multi-label ones: a row has one label here, so keep its most important one, or make "
-            "the combination a label, such as 'a+b'.",
+            "lists", f"The rows look like ones of any number of labels: set task={_tasks('label sets')} to learn them."
         )
+    elif kind == "values" and columns.label in table.columns:
+        if not any(number_of(value) is not None for value in _values(table, columns.label)):
+            faults.hint("task", f"The rows look to have labels that are no numbers: set task={_tasks('labels')}.")
     elif missing and len(table.columns) == 1 and any(mark in table.columns[0] for mark in SEPARATORS):
         mark = next(mark for mark in SEPARATORS if mark in table.columns[0])
         faults.hint(
             "separator", f"The columns look to be separated by {mark!r}: set data.delimiter to it, or leave it out."
         )
     elif missing:
-        _guess_columns(table, columns, missing, faults)
+        _guess_columns(table, columns, missing, kind, faults)
 
 
 def hint_at_measurements(faults: Faults) -> None:
     """Adds the hint about labels that are measurements."""
     faults.hint(
         "regression",
-        "The labels look like measurements, as of a regression: each number is a class of its own here, so put them "
-        "into ranges first, such as 'low', 'middle' and 'high'.",
+        f"The labels look like measurements: set task={_tasks('values')} to learn them as numbers, or put them into "
+        "ranges such as 'low', 'middle' and 'high'.",
     )
 
 
-def _guess_columns(table: Table, columns: ColumnSettings, missing: Sequence[str], faults: Faults) -> None:
+def _tasks(kind: RowKind) -> str:
+    return " or ".join(tasks_reading(kind))
+
+
+def _guess_columns(
+    table: Table, columns: ColumnSettings, missing: Sequence[str], kind: RowKind, faults: Faults
+) -> None:
     stated = {key: name for key in ColumnSettings.model_fields if (name := getattr(columns, key)) in table.columns}
     try:
-        guess = guess_columns([table], clients=False, stated=stated, kind="labels")
+        guess = guess_columns([table], clients=False, stated=stated, kind=kind)
     except DataError:
         return
-    guessed = [(key, guess.columns[key]) for key in ("text", "label") if getattr(columns, key) in missing]
+    guessed = [(key, guess.columns.get(key, key)) for key in ("text", "label") if getattr(columns, key) in missing]
     holds = " and ".join(f"the {key}s in {name!r}" for key, name in guessed)
     if in_memory(table.path):
         words = ", ".join(f"data__columns__{key}={name!r}" for key, name in guessed)

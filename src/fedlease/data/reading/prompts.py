@@ -47,7 +47,7 @@ Reader = Callable[[Record, OnFault], Row | None]
 def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list[Example]:
     """The usable rows of a table with their responses; what is wrong with the others is added to ``faults``."""
     return [
-        Example(row, (table.path, record.line), "", *place_of(record, table, columns))
+        Example(row, (table.path, record.line), (), *place_of(record, table, columns))
         for record, row in _read(table, columns, faults, answered=True)
     ]
 

@@ -123,9 +123,9 @@ def _deal(
             faults.add(f"data.columns.task: task {task!r} {rule}, since its clients are named after it")
         whole = agreed({"all": members}, f"task {task!r}", settings.columns.label, faults, notes)
         members = paired(whole, f"task {task!r}", settings, faults)["all"]
-        notes += doubtful_labels(Counter(example.label for example in members), f"task {task!r}")
+        notes += doubtful_labels(Counter(label for example in members for label in example.labels), f"task {task!r}")
         stated = stated_labels(settings, task)
-        labels = stated or label_list(example.label for example in members)
+        labels = stated or label_list(label for example in members for label in example.labels)
         read = to_rows(members, labels, task, settings.columns.label, faults, stated=bool(stated))
         rows, dropped = drop_duplicates(read)
         if dropped:

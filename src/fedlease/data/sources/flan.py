@@ -109,7 +109,7 @@ def _deal(
         else:
             need = f"{wanted or 'at least 1'} rows (data.{split}_rows)"
             faults.add(ran_out(f"category {category!r}", f"{split} rows", need, len(rows), settings))
-    return clients_of(category, (), zip(*dealt, strict=True) if len(dealt) == 2 else (), settings, seed)
+    return clients_of(category, (), zip(*dealt, strict=True) if len(dealt) == 2 else (), settings, seed, "responses")
 
 
 def _from_folder(folder: Path, settings: DataSettings, faults: Faults, notes: list[str]) -> dict[str, Pool]:

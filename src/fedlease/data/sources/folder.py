@@ -7,14 +7,15 @@
 The pieces and splits of a data set of the hub (:mod:`fedlease.data.sources.layout`) are read like one file. Rows
 without a client column are dealt to clients by ``data.partition``. Client rows are taken as they are:
 ``data.train_rows`` and ``data.test_rows`` are upper limits, above which a seeded sample is taken. For classification
-rows have labels (:mod:`fedlease.data.reading.examples`), for generation responses
-(:mod:`fedlease.data.reading.prompts`).
+rows have labels, and likewise lists of labels or numbers (:mod:`fedlease.data.reading.examples`), for generation
+responses (:mod:`fedlease.data.reading.prompts`).
 """
 
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind, task_facts
@@ -159,15 +160,15 @@ def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
             folder = made / client.id
             folder.mkdir()
             for split, rows in client.splits.items():
-                written = _labelled(client, rows) if client.labels else written_prompts(rows)
+                written = _answered(client, rows) if client.labels else written_prompts(rows)
                 lines = [json.dumps({**row, "task": client.task}, ensure_ascii=False) + "\n" for row in written]
                 if lines:
                     (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     return path
 
 
-def _labelled(client: ClientData, rows: Sequence[Row]) -> list[dict[str, str]]:
-    found = [{"text": row.text, "text_pair": row.text_pair, "label": client.labels[row.label]} for row in rows]
+def _answered(client: ClientData, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    found = [{"text": row.text, "text_pair": row.text_pair, "label": client.truth(row)} for row in rows]
     return [{key: value for key, value in row.items() if value is not None} for row in found]
 
 

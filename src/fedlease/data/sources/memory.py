@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 
 from fedlease.config.data import DataSettings
-from fedlease.config.tables import RowKind
+from fedlease.config.tables import LABELLED, RowKind
 from fedlease.core.names import name_of
 from fedlease.core.wording import listed
 from fedlease.data.assemble import SPLITS, Splits, assemble, capped, check_number_of_clients
 from fedlease.data.dealing import federation, make_client
 from fedlease.data.dropped import Dropped
 from fedlease.data.faults import IN_MEMORY, Faults, quoted, shown
-from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.federation import VALUE, ClientData, Federation, Row
 from fedlease.data.reading.examples import client_id_fault
 from fedlease.data.reading.rows import Gathered, Record, StoppedError, Table
+from fedlease.data.reading.targets import LARGEST, number_of
 from fedlease.data.reading.values import text_fault
 from fedlease.data.sources.client_column import by_split, of_tables
 from fedlease.data.sources.layout import ALIASES
@@ -202,10 +203,14 @@ def _records(given: Any) -> Iterable[object] | None:
 def _of_dataset(dataset: Any) -> Iterator[dict[str, Any]]:
     kinds = {column: type(feature).__name__ for column, feature in dataset.features.items()}
     names = {column: dataset.features[column].names for column, kind in kinds.items() if kind == "ClassLabel"}
+    inner: dict[str, Any] = {column: getattr(feature, "feature", None) for column, feature in dataset.features.items()}
+    lists = {column: feature.names for column, feature in inner.items() if type(feature).__name__ == "ClassLabel"}
     for row in dataset.with_format(None):
         for column, known in names.items():
             # -1 stands for a label that is not known.
             row[column] = known[row[column]] if row[column] is not None and row[column] >= 0 else None
+        for column, known in lists.items():
+            row[column] = row[column] and [known[label] for label in row[column]]
         yield row
 
 
@@ -248,7 +253,8 @@ def _as_built(given: Federation, settings: DataSettings, seed: int, kind: RowKin
         train, short = capped(client.id, "train", client.train, settings.train_rows, seed)
         test, few = capped(client.id, "test", client.test, settings.test_rows, seed)
         notes += [note for note in (short, few) if note]
-        clients.append(make_client(client.id, client.task, client.labels, train, test, settings, seed, client.valid))
+        labels = VALUE if kind == "values" else client.labels
+        clients.append(make_client(client.id, client.task, labels, train, test, settings, seed, client.valid, kind))
     return federation(clients, [*given.warnings, *notes], given.skipped)
 
 
@@ -260,7 +266,7 @@ def _check_built(client: ClientData, kind: RowKind, faults: Faults) -> None:
         faults.of_client(client.id, f"an id {rule}", f"id {rule}")
     if not client.train:
         faults.of_client(client.id, "no train rows in data", "no train rows")
-    if kind == "labels" and len(set(client.labels)) != max(1, len(client.labels)):
+    if kind in LABELLED and len(set(client.labels)) != max(1, len(client.labels)):
         faults.of_client(client.id, f"its labels must be names, each once, got {shown(client.labels)}", "label list")
     for split, rows in client.splits.items():
         for number, row in enumerate(rows, start=1):
@@ -271,6 +277,11 @@ def _check_built(client: ClientData, kind: RowKind, faults: Faults) -> None:
 def _row_fault(row: Row, client: ClientData, kind: RowKind) -> str | None:
     if kind == "responses":
         return text_fault(row.text, "text") or text_fault(row.response, "response")
-    if not 0 <= row.label < len(client.labels):
-        return f"a label must be below the number of the client's labels, {len(client.labels)}, got {row.label}"
+    most = len(client.labels)
+    if kind == "values" and number_of(row.value) is None:
+        return f"a value must be a finite number of at most {LARGEST:g}, got {row.value!r}"
+    if kind == "labels" and not 0 <= row.label < most:
+        return f"a label must be below the number of the client's labels, {most}, got {row.label}"
+    if kind == "label sets" and (row.marks is None or [*row.marks] != sorted({*row.marks} & {*range(most)})):
+        return f"marks must be indices below the number of the client's labels, {most}, ascending, got {row.marks}"
     return text_fault(row.text, "text")

@@ -55,8 +55,10 @@ class Reader:
 def examples_of(table: Table, settings: DataSettings, faults: Faults, kind: RowKind) -> list[Example]:
     """The usable rows of a table; faults come with what the table looks like."""
     before = faults.count
-    read = read_prompt_examples if kind == "responses" else read_examples
-    examples = read(table, settings.columns, faults)
+    if kind == "responses":
+        examples = read_prompt_examples(table, settings.columns, faults)
+    else:
+        examples = read_examples(table, settings.columns, faults, kind, settings.label_separator)
     if faults.count > before:
         add_hints(table, settings.columns, kind, faults)
     return examples

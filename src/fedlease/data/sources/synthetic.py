@@ -2,18 +2,21 @@
 
 Task k writes with its own words and labels by its own rule: a signal word anywhere (k mod 4 = 0), the first word (1),
 the last word (2), or one of three signal words anywhere (3). For generation its rule gives a word instead: the signal
-word (0), the first word (1), the last word (2), or the class of the signal word (3). Sentences have at most 24
+word (0), the first word (1), the last word (2), or the class of the signal word (3). With any number of labels a
+sentence has those whose signal words it has; its number is the sum of them, low 1, middle 2 and high 3, ten times that
+in every other task. Sentences have at most 24
 characters and answers one word, so that a tiny byte-level model learns them in seconds.
 """
 
 import random
 import string
+from dataclasses import replace
 
 from fedlease.config.data import DataSettings
 from fedlease.config.tables import RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import clients_of, federation, generator
-from fedlease.data.federation import ClientData, Federation, Row
+from fedlease.data.federation import VALUE, ClientData, Federation, Row
 from fedlease.errors import DataError
 
 __all__ = ["NUM_TASKS", "load"]
@@ -52,23 +55,43 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels", num_tasks:
     used: set[str] = set()
     for number in range(num_tasks):
         rule, taken = number % 4, set[str]()
-        labels = () if kind == "responses" else _CLASSES if rule == 3 else ("low", "high")
+        labels = {"responses": (), "values": VALUE, "label sets": _CLASSES}.get(
+            kind, _CLASSES if rule == 3 else ("low", "high")
+        )
         random_ = generator(seed, "planted", number)
         vocabulary = _vocabulary(number, used, random_)
         parts = [
-            [[_row(vocabulary, place, rule, labels, taken, random_) for place in range(size)] for size in (train, test)]
+            [[_row(vocabulary, place, number, kind, taken, random_) for place in range(size)] for size in (train, test)]
             for _ in range(settings.clients_per_task)
         ]
-        clients += clients_of(f"planted-{number}", labels, parts, settings, seed)
+        clients += clients_of(f"planted-{number}", labels, parts, settings, seed, kind)
     return federation(clients, ())
 
 
-def _row(
-    vocabulary: list[str], place: int, rule: int, labels: tuple[str, ...], taken: set[str], random_: random.Random
-) -> Row:
-    if labels:
-        return _sentence(vocabulary, place % len(labels), _RULES[rule], taken, random_)
-    return _answered(vocabulary, place, rule, taken, random_)
+def _row(vocabulary: list[str], place: int, number: int, kind: RowKind, taken: set[str], random_: random.Random) -> Row:
+    rule = number % len(_RULES)
+    if kind == "labels":
+        return _sentence(vocabulary, place % (3 if rule == 3 else 2), _RULES[rule], taken, random_)
+    if kind == "responses":
+        return _answered(vocabulary, place, rule, taken, random_)
+    marks = tuple(mark for mark in range(len(_CLASSES)) if place >> mark & 1)
+    row = _marked(vocabulary, marks, taken, random_)
+    if kind == "label sets":
+        return row
+    return replace(row, marks=None, value=float(sum(mark + 1 for mark in marks) * (10 if number % 2 else 1)))
+
+
+def _marked(vocabulary: list[str], marks: tuple[int, ...], taken: set[str], random_: random.Random) -> Row:
+    """A sentence with one signal word of every mark."""
+    fillers = vocabulary[3 * _SIGNALS :]
+    while True:
+        words = [vocabulary[mark * _SIGNALS + random_.randrange(_SIGNALS)] for mark in marks]
+        words += random_.choices(fillers, k=_WORDS + 1 - len(marks))
+        random_.shuffle(words)
+        text = " ".join(words)
+        if text not in taken:
+            taken.add(text)
+            return Row(text, None, 0, marks=marks)
 
 
 def _vocabulary(number: int, used: set[str], random_: random.Random) -> list[str]:

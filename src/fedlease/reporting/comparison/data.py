@@ -10,8 +10,8 @@ from fedlease.errors import RunFolderError
 from fedlease.reporting.formats import percent, points
 from fedlease.storage.documents import checked
 from fedlease.storage.verdict import Verdict
-from fedlease.tasks.base import MetricWords
 from fedlease.tasks.metric_words import of_metric
+from fedlease.tasks.metrics import MetricWords
 
 __all__ = ["FEWEST_SEEDS", "Comparison", "Coverage", "Gap", "Score", "Variant", "read_comparison"]
 
@@ -145,6 +145,7 @@ class Comparison:
     differences: Mapping[str, Gap]
     coverage: tuple[Coverage, ...]
     learning_rates: Mapping[str, Mapping[float, Finite | None]] = field(default_factory=dict)
+    learnt: str = ""
     verdict: Verdict | None = None
 
     @property
@@ -165,7 +166,7 @@ class Comparison:
     @property
     def words(self) -> MetricWords:
         """How the metric and what stands beside it are called."""
-        return of_metric(self.metric)
+        return of_metric(self.metric, self.learnt)
 
     @property
     def rounds_scored(self) -> bool:

@@ -34,7 +34,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         RunFolderError: something is missing in the content, or not what it should be.
     """
     c = read_comparison(content)
-    gains = gain_table(c.verdict, c.metric) if c.verdict and c.verdict.gain else None
+    gains = gain_table(c.verdict, c.words) if c.verdict and c.verdict.gain else None
     shown = [gains, tables.settings_table(c), tables.score_table(c), tables.cost_table(c), tables.rate_table(c)]
     lines = [line for table in shown if table for line in (f"{table.caption}:", "", *table.markdown(), "")]
     alarms = c.verdict.alarms if c.verdict else []

@@ -4,18 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from fedlease.core.wording import counted, enumerated, listed
-from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN
+from fedlease.data.federation import NO_TEST_ROWS, NOTHING_TO_LEARN, ONE_VALUE
 from fedlease.reporting.run.certainty import doubts
 from fedlease.reporting.run.data import RunData, mean
 from fedlease.storage.class_scores import never_predicted_note
 from fedlease.storage.rounds import suspects_of
 from fedlease.storage.verdict import Advice
-from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["NEVER", "advise"]
 
 TODO = {
     NOTHING_TO_LEARN: "Give it rows of other labels, or state the labels of its task in data.labels.",
+    ONE_VALUE: "Give it rows of other values.",
     NO_TEST_ROWS: "Give it test rows, or a larger data.test_fraction.",
 }
 """What to do about a client that is in no mean, by the reason."""
@@ -216,7 +216,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
         )
     below = [c for c in sorted(finals) if (m := rows[c].majority) is not None and finals[c] <= m]
     if below:
-        words = of_metric(run.metric)
+        words = run.words
         yield _advice(
             "look",
             "No better than guessing",

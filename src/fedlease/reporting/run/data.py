@@ -6,14 +6,15 @@ from functools import cached_property
 
 from fedlease.config.settings import Settings
 from fedlease.core.types import Allocation
-from fedlease.data.federation import NOTHING_TO_LEARN, ClientCard
+from fedlease.data.federation import NOTHING_TO_LEARN, ONE_VALUE, ClientCard
 from fedlease.reporting.means import averaged, finals
 from fedlease.storage.environment import Environment
 from fedlease.storage.newcomers import Newcomer
 from fedlease.storage.rounds import Line
 from fedlease.storage.summary import Summary, Usage
-from fedlease.tasks.base import MetricWords, Task
+from fedlease.tasks.base import Task
 from fedlease.tasks.metric_words import of_metric
+from fedlease.tasks.metrics import MetricWords
 from fedlease.tasks.registry import make_task
 
 __all__ = ["ALONE", "MethodRun", "Point", "RunData", "Sample", "mean"]
@@ -165,7 +166,7 @@ class RunData:
     @property
     def words(self) -> MetricWords:
         """How the metric and what stands beside it are called."""
-        return of_metric(self.metric)
+        return of_metric(self.metric, self.settings.task)
 
     @property
     def late(self) -> tuple[str, ...]:
@@ -173,7 +174,7 @@ class RunData:
         if self.grouping is None:
             return ()
         # A client that cannot learn is never grouped; it is not late.
-        never = {client for client, reason in self.main.left_out.items() if reason == NOTHING_TO_LEARN}
+        never = {client for client, reason in self.main.left_out.items() if reason in (NOTHING_TO_LEARN, ONE_VALUE)}
         return tuple(client for client in self.clients if client not in {*self.grouping.clients, *never})
 
     def experts(self) -> dict[str, int]:

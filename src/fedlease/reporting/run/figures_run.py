@@ -18,7 +18,6 @@ from fedlease.reporting.drawing import (
 from fedlease.reporting.formats import human_bytes, human_seconds, percent
 from fedlease.reporting.run.data import RunData, mean
 from fedlease.reporting.run.usage_numbers import Depth, adapter_names, usage_by_depth, usage_sentence
-from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["bytes_figures", "score_figures", "seconds_figures", "usage_figures"]
 
@@ -142,8 +141,8 @@ def _means(run: RunData) -> Figure:
         text.append("Rounds were not scored: these are the final scores.")
     layout = base_layout(
         xaxis=_passes_axis(run),
-        yaxis=axis(f"mean {label(of_metric(run.metric).name)}, %"),
-        **level_line(majority, of_metric(run.metric).majority),
+        yaxis=axis(f"mean {label(run.words.name)}, %"),
+        **level_line(majority, run.words.majority),
     )
     header = ("method", "passes", "mean, %", "clients scored")
     return Figure("score-means", "Mean over clients", " ".join(text), tuple(traces), layout, 400, header, tuple(rows))
@@ -170,7 +169,7 @@ def _by_task(run: RunData) -> Figure:
     )  # fmt: skip
     layout = base_layout(
         xaxis=_passes_axis(run),
-        yaxis=axis(f"{label(of_metric(run.metric).name)}, %"),
+        yaxis=axis(f"{label(run.words.name)}, %"),
     )
     header = ("client", "task", *(f"{counted(point.passes, 'pass', 'passes')}" for point in run.main.points))
     title = f"{run.main.name} by task, and one client"

@@ -65,7 +65,7 @@ def gains_figure(verdict: Verdict) -> Figure:
 
 def _scores(run: RunData, verdict: Verdict) -> Figure:
     order = worst_first(verdict)
-    words = of_metric(run.metric)
+    words = run.words
     assert run.main.summary is not None
     majority = {client: run.main.summary.per_client[client].majority for client in order}
     scores = {client: verdict.clients[client].score for client in order}

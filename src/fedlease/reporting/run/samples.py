@@ -12,7 +12,6 @@ from fedlease.reporting.formats import percent
 from fedlease.reporting.run.data import RunData, Sample
 from fedlease.storage import summary
 from fedlease.storage.run_files import RunFiles
-from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["ClientSamples", "Passage", "read_samples", "shown_samples"]
 
@@ -76,7 +75,7 @@ def shown_samples(run: RunData) -> tuple[ClientSamples, ...]:
         if client in experts:
             facts.append(expert_name(experts[client]))
         if client in finals and math.isfinite(finals[client]):
-            facts.append(f"{of_metric(run.metric).name} {percent(finals[client])} %")
+            facts.append(f"{run.words.name} {percent(finals[client])} %")
         shown.append(ClientSamples(client, ", ".join(facts), tuple(_shown(run, sample) for sample in samples)))
     return tuple(shown)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from fedlease.reporting.formats import human_bytes
 from fedlease.reporting.means import over
 from fedlease.reporting.run.data import MethodRun, RunData
-from fedlease.reporting.tables import Cell, Table, alone_words, number, results_table, score
+from fedlease.reporting.tables import Cell, Table, alone_words, number, own_unit, results_table, score
 from fedlease.reporting.verdict import EFFECTS, gain_words
 from fedlease.storage.class_scores import never_predicted
 from fedlease.storage.summary import ClientScores, Summary
 from fedlease.storage.verdict import Verdict
-from fedlease.tasks.metric_words import of_metric, short_name
+from fedlease.tasks.metric_words import short_name
 
 __all__ = ["bytes_table", "client_table", "newcomer_table", "task_table"]
 
@@ -37,7 +37,7 @@ def client_table(run: RunData, verdict: Verdict) -> Table:
     done = [method for method in run.methods if method.summary is not None]
     summary = run.main.summary or (done[0].summary if done else None)
     found = [summary.per_client.get(client, NOT_SCORED) if summary else NOT_SCORED for client in run.clients]
-    words = of_metric(run.metric)
+    words = run.words
     columns = [*_known(run)]
     for title, key in ((words.majority, "majority"), ("untrained", "bare_base")):
         mean = score(getattr(summary, f"{key}_mean")) if summary else EMPTY
@@ -81,7 +81,11 @@ def _of_verdict(run: RunData, verdict: Verdict) -> Iterator[_Column]:
     """The main method's further metrics, and the classes that it never names, where there are any."""
     rows = [verdict.clients.get(client) for client in run.clients]
     content = run.main.summary.content if run.main.summary else {}
-    for key, name in of_metric(run.metric).further.items():
+    for key, name in run.words.own_units.items():
+        values = [row.metrics.get(key) if row else None for row in rows]
+        if any(value is not None for value in values):
+            yield _Column(name, [own_unit(value) for value in values])
+    for key, name in run.words.further.items():
         values = [row.metrics.get(key.removeprefix("mean_")) if row else None for row in rows]
         if any(value is not None for value in values):
             yield _Column(short_name(name), [score(value) for value in values], score(content.get(key)))

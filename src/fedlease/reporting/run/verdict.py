@@ -13,7 +13,6 @@ from fedlease.reporting.verdict import NAMED, by_task, joining_words, mean_gain_
 from fedlease.storage.class_scores import never_predicted
 from fedlease.storage.summary import Summary
 from fedlease.storage.verdict import Advice, ClientVerdict, Gain, Groups, NextStep, Verdict
-from fedlease.tasks.metric_words import of_metric
 
 __all__ = ["ROW_METRIC", "SAME", "conclude"]
 
@@ -40,7 +39,7 @@ def conclude(run: RunData) -> Verdict:
     both = sorted(run.main.averaged.keys() & alone.averaged.keys()) if alone is not None else []
     metric = _gain_metric(run, alone, both)
     gains = {client: _gain(run, [client], metric) for client in both}
-    further = [key.removeprefix("mean_") for key in of_metric(run.metric).further]
+    further = [*run.words.own_units, *(key.removeprefix("mean_") for key in run.words.further)]
     verdict = Verdict(
         alarms=_alarms(run.main.summary),
         sentences=[],

@@ -81,7 +81,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     found = [
         ("Method", run.settings.method),
         ("Baselines", ", ".join(s.baselines) or "none"),
-        ("Task", f"{run.learnt.describe()}, scored by {of_metric(run.metric).name}"),
+        ("Task", f"{run.learnt.describe()}, scored by {run.words.name}"),
         ("Base model", _no_folder(s.model)),
         ("Model revision", env.model_revision or ""),
         ("Adapter", f"LoRA of rank {s.lora.words}, alpha {s.lora.alpha:g}"),

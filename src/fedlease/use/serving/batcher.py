@@ -5,13 +5,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from fedlease.core.types import ClientId
 from fedlease.data.federation import Row
-from fedlease.tasks.classification import collate
+from fedlease.tasks.base import HeadTask
 from fedlease.use.open_run import OpenRun
 from fedlease.use.serving.mixed import MixedModel
 
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 class Predictor:
-    """Rows of any clients -> the probabilities of each row's client's labels; computes two rows when it is created.
+    """Rows of any clients -> what each row's client's model says of it; computes two rows when it is created.
 
     Raises:
         ModelError: rows cannot be computed together in this architecture.
@@ -35,13 +35,16 @@ class Predictor:
         texts = ("a text", "and a longer one beside it")
         self([(first.id, Row(text, text if first.pairs else None, 0)) for text in texts])
 
-    def __call__(self, rows: Sequence[tuple[ClientId, Row]]) -> list[list[float]]:
-        """One list per row, as long as the label list of its client."""
+    def __call__(self, rows: Sequence[tuple[ClientId, Row]]) -> list[dict[str, Any]]:
+        """The columns of the task's predictions for each row."""
+        task = self.run.task
+        assert isinstance(task, HeadTask)
         torch.set_num_threads(self.run.threads)  # a setting of the thread that computes
         encoded = self.run.encode([row for _, row in rows])
-        inputs, _ = collate(encoded, range(len(rows)), self.run.device)
-        found = self.mixed.logits(inputs, [client for client, _ in rows])
-        return [logits.double().softmax(-1).tolist() for logits in found]
+        clients = [self.run.clients[client] for client, _ in rows]
+        found = self.mixed.logits(encoded.pad(range(len(rows)), self.run.device), [client.id for client in clients])
+        read = (task.read_outputs(o[None], c.labels, c.scale) for o, c in zip(found, clients, strict=True))
+        return [prediction for (prediction,) in read]
 
 
 class QueueFullError(Exception):

@@ -1,12 +1,13 @@
-"""``POST /predict``: labels and probabilities by clients' own models."""
+"""``POST /predict``: labels with their probabilities, or numbers, by clients' own models."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from fedlease.use.open_run import KnownClient, OpenRun
+from fedlease.tasks.base import HeadTask, Task
+from fedlease.use.open_run import OpenRun
 from fedlease.use.serving.access import caller_of
 from fedlease.use.serving.batcher import Batcher, Predictor, QueueFullError
 from fedlease.use.serving.bodies import InProgress
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["add_predict", "make_batcher"]
 
 
-def make_batcher(run: OpenRun, limits: Limits) -> Batcher[Any, list[float]]:
+def make_batcher(run: OpenRun, limits: Limits) -> Batcher[Any, dict[str, Any]]:
     """What computes rows, with the base loaded and two rows computed."""
     waiting = 4 * limits.max_rows if limits.max_waiting is None else limits.max_waiting
     return Batcher(Predictor(run), max_batch=limits.max_batch, wait_ms=limits.wait_ms, max_waiting=waiting)
 
 
-def add_predict(app: "FastAPI", run: OpenRun, batcher: Batcher[Any, list[float]], bodies: InProgress) -> None:
+def add_predict(app: "FastAPI", run: OpenRun, batcher: Batcher[Any, dict[str, Any]], bodies: InProgress) -> None:
     """Adds the path, and its objects to the description of the service."""
     from fastapi import Request
     from fastapi.responses import JSONResponse
@@ -47,7 +48,7 @@ def add_predict(app: "FastAPI", run: OpenRun, batcher: Batcher[Any, list[float]]
 
     @app.post(
         "/predict",
-        summary="Labels and probabilities of rows, by their clients' own models.",
+        summary="Labels and probabilities of rows, or numbers, by their clients' own models.",
         responses={200: {"model": ClientPredictions | SeveralPredictions}, **failures},
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
     )
@@ -67,18 +68,17 @@ def add_predict(app: "FastAPI", run: OpenRun, batcher: Batcher[Any, list[float]]
         for client, _ in rows:
             counts[client] = counts.get(client, 0) + 1
         count(request, counts)
-        probabilities = iter(found)
-        results = [_reply(run.clients[one.client], [next(probabilities) for _ in one.rows]) for one in asked]
+        predictions = iter(found)
+        results = [
+            {"client": one.client, "predictions": [_reply(run.task, next(predictions)) for _ in one.rows]}
+            for one in asked
+        ]
         return JSONResponse({"results": results} if several else results[0])
 
     app.openapi().setdefault("components", {}).setdefault("schemas", {}).update(definitions)
 
 
-def _reply(client: KnownClient, rows: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The predictions for one client, from the probabilities of its labels, one list per row."""
-    predictions = []
-    for values in rows:
-        best = max(range(len(values)), key=values.__getitem__)
-        probabilities = dict(zip(client.labels, values, strict=True))
-        predictions.append({"label": client.labels[best], "probability": values[best], "probabilities": probabilities})
-    return {"client": client.id, "predictions": predictions}
+def _reply(task: Task, prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """A prediction under the name that it has here."""
+    assert isinstance(task, HeadTask)
+    return {task.answer if name == "prediction" else name: value for name, value in prediction.items()}

@@ -90,17 +90,26 @@ class SeveralClients(_Strict):
     requests: Annotated[list[ClientRows], Field(min_length=1)]
 
 
-class _Prediction(BaseModel):
+class _Label(BaseModel):
     label: str
     probability: float
     probabilities: dict[str, float]
 
 
+class _Labels(BaseModel):
+    labels: list[str]
+    probabilities: dict[str, float]
+
+
+class _Value(BaseModel):
+    value: float
+
+
 class ClientPredictions(BaseModel):
-    """Predictions for one client, in the order of its rows."""
+    """Predictions for one client, in the order of its rows: a label, the labels or a number, as the run's task says."""
 
     client: str
-    predictions: list[_Prediction]
+    predictions: list[_Label] | list[_Labels] | list[_Value]
 
 
 class SeveralPredictions(BaseModel):

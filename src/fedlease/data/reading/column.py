@@ -1,0 +1,90 @@
+"""What the values of one column look like."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from fedlease.core.names import name_of
+from fedlease.data.reading.targets import are_measurements, joined_by
+
+__all__ = ["Column"]
+
+FLAGS = {"0", "1", "true", "false"}
+LONG_LABEL = 60
+"""Characters, on average; what is longer is a text, not labels with a mark between them."""
+
+FEW = 100
+"""A column of more values holds no labels, and no clients unless its name says so."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's name, and its values that are not missing."""
+
+    name: str
+    values: Sequence[object]
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The words of its name: ``hospitalId`` and ``hospital_id`` have the word ``hospital``."""
+        apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name)
+        return frozenset(re.findall(r"[^\W\d_]+", apart.lower()))
+
+    def rank(self, words: Sequence[str]) -> int:
+        """The place of the first of some words that its name has; their number where it has none."""
+        singular = self.words | {word.removesuffix("s") for word in self.words}
+        return next((place for place, word in enumerate(words) if word in singular), len(words))
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The values that are texts."""
+        return [value for value in self.values if isinstance(value, str)]
+
+    @cached_property
+    def length(self) -> float:
+        """Characters of a text, on average."""
+        return sum(map(len, self.texts)) / max(len(self.texts), 1)
+
+    @cached_property
+    def free(self) -> bool:
+        """Whether most values are texts of several words, or long ones where words are not parted by spaces."""
+        if 2 * len(self.texts) <= len(self.values) or not self.texts:
+            return False
+        spaced = sum(text.count(" ") for text in self.texts) / len(self.texts)
+        return spaced >= 1 or (self.length >= 6 and not "".join(self.texts[:50]).isascii())
+
+    @cached_property
+    def distinct(self) -> int:
+        """Different values; 0 where a value is a list or an object."""
+        if any(isinstance(value, list | dict) for value in self.values):
+            return 0
+        return len(set(map(str, self.values)))
+
+    @cached_property
+    def listed(self) -> bool:
+        """Whether most values are lists."""
+        return 2 * sum(isinstance(value, list) for value in self.values) > len(self.values)
+
+    @cached_property
+    def flags(self) -> bool:
+        """Whether all values are 0 or 1, or say so."""
+        return bool(self.values) and {name_of(value, typed=False) for value in self.values} <= FLAGS
+
+    @cached_property
+    def measured(self) -> bool:
+        """Whether its values are measurements."""
+        return not self.listed and are_measurements(Counter(map(str, self.values)))
+
+    @cached_property
+    def joined(self) -> str:
+        """What stands between several labels in its texts; empty where nothing does."""
+        return (
+            "" if self.listed or (self.free and self.length > LONG_LABEL) else joined_by(Counter(map(str, self.values)))
+        )
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it has few values, each of several rows."""
+        return 2 <= self.distinct <= min(FEW, max(2, len(self.values) // 2))

@@ -1,0 +1,70 @@
+"""What metrics can be, and what people read of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedlease.core.confusion import Cells
+
+__all__ = ["LOSS", "MOST", "Graded", "Metric", "MetricWords"]
+
+
+@dataclass(frozen=True)
+class Graded:
+    """How predictions for a file do, where it has what is true.
+
+    Attributes:
+        metrics: name -> value.
+        rows: that were compared.
+        unknown: labels in the file that the client does not know.
+        cells: as ``confusion`` of :class:`Measured`, over the client's labels and then the unknown ones.
+    """
+
+    metrics: Mapping[str, float]
+    rows: int
+    unknown: tuple[str, ...] = ()
+    cells: Cells = ()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What values of a metric can be.
+
+    Attributes:
+        lowest: no value is below.
+        highest: no value is above.
+        averaged: whether values of several clients have a common scale, so that a mean over clients means something.
+    """
+
+    lowest: float = 0.0
+    highest: float = 1.0
+    averaged: bool = True
+
+
+MOST = 1e100
+"""The size of a metric without a bound of its own; more would be no number that a sum can hold."""
+LOSS = Metric(highest=MOST, averaged=False)
+"""Losses of unlike clients have no common scale."""
+
+
+@dataclass(frozen=True)
+class MetricWords:
+    """What people read of a headline metric and of what stands beside it; in files a metric keeps its key.
+
+    Attributes:
+        majority: name of the majority baseline, which needs no model.
+        majority_rule: what that baseline always does.
+        heads: whether clients have a classifier head; a language model answers with what it has.
+        look: what else distinguishes a model that is better than the majority baseline.
+        further: key in ``summary.json`` -> name, of the means of the other metrics, in the order they are shown.
+        own_units: key -> name, of metrics in the unit of the client's own values, which are shown by client alone.
+        of_rows: whether it is a mean of numbers in 0 .. 1, one per row.
+    """
+
+    name: str
+    majority: str = "most frequent answer"
+    majority_rule: str = "giving the most frequent answer"
+    heads: bool = True
+    look: str = "look at single answers"
+    further: Mapping[str, str] = field(default_factory=dict)
+    own_units: Mapping[str, str] = field(default_factory=dict)
+    of_rows: bool = True

@@ -1,0 +1,279 @@
+"""Multi-label classification: a text or a pair of texts, any number of labels of the client's own list."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlease.config.data import ColumnSettings, DataSettings
+from fedlease.config.settings import Settings
+from fedlease.core.confusion import Cells
+from fedlease.core.label_sets import cells_of_sets, is_of_sets, set_metrics, set_shares
+from fedlease.data.faults import Faults
+from fedlease.data.federation import Row
+from fedlease.data.labels import known_label
+from fedlease.data.reading.examples import read_inputs
+from fedlease.data.reading.rows import Table
+from fedlease.data.reading.targets import labels_of
+from fedlease.tasks.base import UNSCALED, Measured, Model, OnRows, Scale
+from fedlease.tasks.encoded import Encoded, Packed
+from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
+from fedlease.tasks.texts import Texts, apart_and_together, evaluate, refitted_error
+
+__all__ = ["EncodedSets", "Multilabel"]
+
+Flags = NDArray[np.bool_]
+"""(rows, labels): whether a row has a label."""
+
+
+def _words(name: str, **more: Any) -> MetricWords:
+    means = {
+        "mean_micro_f1": "mean micro F1",
+        "mean_macro_f1": "mean macro F1",
+        "mean_subset_accuracy": "mean subset accuracy",
+    }
+    further = {key: text for key, text in means.items() if name not in text}
+    common = {"look": "look at the scores of every label", "further": further, "of_rows": False}
+    rule = "giving the most frequent set of labels"
+    return MetricWords(name, "most frequent label set", rule, **{**common, **more})
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSets(Encoded):
+    """Tokenised rows with any number of labels; ``labels`` numbers the different sets.
+
+    Attributes:
+        marks: indices of each row's labels.
+    """
+
+    marks: Packed
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """Some rows, in the given order."""
+        return replace(super().take(rows), marks=self.marks.take(rows))
+
+    def flags(self, rows: Sequence[int], labels: int) -> Flags:
+        """Whether some rows have labels, (rows, labels)."""
+        found = np.zeros((len(rows), labels), bool)
+        for line, row in enumerate(rows):
+            found[line, self.marks[row]] = True
+        return found
+
+    def counts(self, labels: int) -> NDArray[np.int64]:
+        """Rows of every label, (labels,)."""
+        return np.bincount(self.marks.tokens, minlength=labels)
+
+
+@dataclass(frozen=True)
+class Multilabel:
+    """Binary cross-entropy of every label of the client.
+
+    Attributes:
+        max_tokens: longer rows are cut on the right, of a pair the longer text first.
+        metric: the headline.
+        balanced: whether rows with a label weigh as much in the loss as those without it.
+        threshold: probability from which on a label is predicted.
+    """
+
+    max_tokens: int = 128
+    metric: str = "micro_f1"
+    balanced: bool = False
+    threshold: float = 0.5
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "micro_f1": Metric(),
+        "macro_f1": Metric(),
+        "subset_accuracy": Metric(),
+        "loss": LOSS,
+    }
+    extra_metrics: ClassVar[Mapping[str, Metric]] = {}
+    score_rounds: ClassVar[bool] = True
+    num_samples: ClassVar[int] = 0
+    prediction_columns: ClassVar[tuple[str, ...]] = ("prediction", "probabilities")
+    answer: ClassVar[str] = "labels"
+    headlines: ClassVar[Mapping[str, MetricWords]] = {
+        "micro_f1": _words("micro F1", look="look at macro F1, which frequent labels do not help"),
+        "macro_f1": _words("macro F1"),
+        "subset_accuracy": _words("subset accuracy", of_rows=True),
+    }
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The task with the parameters of a run."""
+        balanced, metric = settings.train.class_weights == "balanced", settings.metric or "micro_f1"
+        return cls(settings.data.max_tokens, metric, balanced, settings.multilabel.threshold)
+
+    def describe(self) -> str:
+        """What is learnt, in words for reports."""
+        return "multi-label classification"
+
+    def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> EncodedSets:
+        """Tokenises texts or pairs of texts, each row as if it were alone; there is nothing to scale.
+
+        Raises:
+            DataError: the tokenizer makes no token of a row; the message names file and line.
+        """
+        marks = [row.marks or () for row in rows]
+        number = {found: place for place, found in enumerate(sorted({*marks}))}
+        plain = Texts(self.max_tokens).encode(rows, [number[found] for found in marks], tokenizer)
+        return EncodedSets(**vars(plain), marks=Packed.of(marks))
+
+    def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
+        """One sentence where rows were cut."""
+        return Texts(self.max_tokens).warnings(encoded)
+
+    def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
+        """Mean binary cross-entropy of all labels of a batch, weighted where labels are balanced."""
+        return self._loss(model.logits(rows.pad(indices, model.device)), rows, indices)
+
+    def _loss(self, logits: Tensor, rows: Encoded, indices: Sequence[int]) -> Tensor:
+        """Of (b, labels) logits, in float32."""
+        assert isinstance(rows, EncodedSets)
+        wanted = torch.from_numpy(rows.flags(indices, logits.shape[-1])).to(logits.device, torch.float32)
+        weights = self.label_weights(rows, logits.shape[-1])
+        weights = None if weights is None else weights.to(logits.device)
+        return F.binary_cross_entropy_with_logits(logits.float(), wanted, pos_weight=weights)
+
+    def label_weights(self, rows: Encoded, labels: int = 0) -> Tensor | None:
+        """How much a row that has a label weighs beside one without, (labels,); None where labels are not balanced.
+
+        It is rows without it / rows with it, and 1 where either is none.
+        """
+        if not self.balanced:
+            return None
+        assert isinstance(rows, EncodedSets)
+        having = rows.counts(labels)
+        without = len(rows) - having
+        weights = np.where((having > 0) & (without > 0), without / np.maximum(having, 1), 1.0)
+        return torch.from_numpy(weights.astype(np.float32))
+
+    def bias(self, rows: Encoded, outputs: int) -> Tensor | None:
+        """The log odds of every label, weighted as the loss is; None where there are more labels than outputs.
+
+        One row with and one without are added per label, so that both stay finite.
+        """
+        assert isinstance(rows, EncodedSets)
+        having = torch.from_numpy(rows.counts(outputs)).float()
+        if len(having) > outputs:
+            return None
+        odds = (having + 1) / (len(rows) - having + 1)
+        weights = self.label_weights(rows, outputs)
+        return (odds if weights is None else odds * weights).log()
+
+    def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
+        """Mean binary cross-entropy of all labels of all rows, weighted where labels are balanced."""
+        return float(self._loss(evaluate(model, rows, threads), rows, range(len(rows))))
+
+    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
+        """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others.
+
+        Of fewer than three rows, which are too few for that, the mean loss.
+        """
+        assert isinstance(rows, EncodedSets)
+        labels = len(rows.counts(1))
+        error = refitted_error(model, rows, threads, rows.flags(range(len(rows)), labels).astype(float))
+        return self.mean_loss(model, rows, threads) if error is None else error
+
+    def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
+        """The metrics; of subset accuracy ``per_row`` is 1 where all labels of a row are right."""
+        assert isinstance(rows, EncodedSets)
+        outputs, every = evaluate(model, rows, threads, on_rows), range(len(rows))
+        truth = rows.flags(every, outputs.shape[-1])
+        probabilities = outputs.double().sigmoid()
+        guesses = (probabilities >= self.threshold).numpy()
+        metrics, exact = _scores(truth, guesses)
+        shares = exact if self.headlines[self.metric].of_rows else set_shares(truth, guesses, self.metric)
+        return Measured(
+            {**metrics, "loss": float(self._loss(outputs, rows, every))},
+            tuple(shares),
+            confusion=cells_of_sets(truth, guesses),
+            predictions={
+                "prediction": [np.flatnonzero(line).tolist() for line in guesses],
+                "probabilities": [[round(value, 6) for value in line] for line in probabilities.tolist()],
+            },
+        )
+
+    def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
+        """Logits of every row alone and in one batch."""
+        return apart_and_together(model, rows)
+
+    def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
+        """No samples: labels are no text."""
+        return []
+
+    def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
+        """Headline on ``test`` of always giving the most frequent set of labels of ``train``; the first on a tie."""
+        counts = Counter(row.marks or () for row in train)
+        most = min(counts, key=lambda marks: (-counts[marks], marks))
+        labels = 1 + max((mark for row in (*train, *test) for mark in row.marks or ()), default=0)
+        truth = _flags([row.marks or () for row in test], labels)
+        return _scores(truth, _flags([most] * len(test), labels))[0][self.metric]
+
+    def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
+        """Texts, or pairs of texts, without labels."""
+        return read_inputs(table, columns, faults, pairs=pairs)
+
+    def predict(
+        self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
+    ) -> list[dict[str, Any]]:
+        """The labels of each row whose probability reaches the threshold, and the probabilities of all labels."""
+        return self.read_outputs(evaluate(model, rows, threads, on_rows), labels)
+
+    def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
+        """As :meth:`predict`, of logits (n, labels)."""
+        predictions = []
+        for values in outputs.double().sigmoid().tolist():
+            probabilities = dict(zip(labels, values, strict=True))
+            chosen = [label for label, value in probabilities.items() if value >= self.threshold]
+            predictions.append(dict(zip(self.prediction_columns, (chosen, probabilities), strict=True)))
+        return predictions
+
+    def tallied(self, cells: Cells, labels: int, rows: int) -> dict[str, float] | None:
+        """Micro and macro F1."""
+        largest = max((max(true, guess) for true, guess, _ in cells), default=-1)
+        if largest != labels or [labels, labels, rows] not in [list(cell) for cell in cells]:
+            return None
+        off = any(true != guess and labels not in (true, guess) for true, guess, _ in cells)
+        many = any(count > rows for *_, count in cells)
+        return None if off or many or not is_of_sets(cells, labels) else set_metrics(cells, labels)
+
+    def grade(
+        self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
+    ) -> Graded | None:
+        """Scores predicted labels; one that the client does not know is missed."""
+        columns = settings.columns
+        if not {*(columns.labels or (columns.label,))} <= {*table.columns}:
+            return None
+        truths: list[tuple[str, ...]] = []
+        guesses: list[Sequence[str]] = []
+        for record, row in zip(table.records, predictions, strict=True):
+            found = labels_of(record, table, columns, settings.label_separator, lambda column, rule: None)
+            if found is not None:
+                names = (known_label(name, labels, typed=table.typed) for name in found)
+                truths.append(tuple(name for name in names if name is not None))
+                guesses.append(row["prediction"])
+        if not truths:
+            return None
+        unknown = tuple(sorted({name for names in truths for name in names} - {*labels}))
+        place = {label: index for index, label in enumerate((*labels, *unknown))}
+        truth, guess = (_flags([[place[n] for n in names] for names in part], len(place)) for part in (truths, guesses))
+        return Graded(_scores(truth, guess)[0], len(truths), unknown, cells_of_sets(truth, guess))
+
+
+def _flags(marks: Sequence[Sequence[int]], labels: int) -> Flags:
+    found = np.zeros((len(marks), labels), bool)
+    for line, own in enumerate(marks):
+        found[line, list(own)] = True
+    return found
+
+
+def _scores(truth: Flags, guesses: Flags) -> tuple[dict[str, float], list[float]]:
+    """All metrics but the loss, and 1 for every row whose labels are all right, else 0."""
+    exact: list[float] = (truth == guesses).all(1).astype(float).tolist()
+    metrics = set_metrics(cells_of_sets(truth, guesses), truth.shape[1])
+    return {**metrics, "subset_accuracy": sum(exact) / len(exact)}, exact

@@ -1,0 +1,230 @@
+"""Regression: a text or a pair of texts, one number."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor
+
+from fedlease.config.data import ColumnSettings, DataSettings
+from fedlease.config.settings import Settings
+from fedlease.core.confusion import Cells
+from fedlease.core.correlation import pearson, pearson_without, spearman, spearman_without
+from fedlease.core.label_sets import centred_shares
+from fedlease.data.faults import Faults
+from fedlease.data.federation import Row
+from fedlease.data.reading.examples import read_inputs
+from fedlease.data.reading.rows import Table
+from fedlease.data.reading.targets import number_of
+from fedlease.tasks.base import UNSCALED, Measured, Model, OnRows, Scale
+from fedlease.tasks.encoded import Encoded
+from fedlease.tasks.metrics import LOSS, MOST, Graded, Metric, MetricWords
+from fedlease.tasks.texts import Texts, apart_and_together, evaluate, refitted_error
+
+__all__ = ["EncodedNumbers", "Regression"]
+
+Values = NDArray[np.float64]
+
+WITHOUT = {"spearman": spearman_without, "pearson": pearson_without}
+
+
+def _words(name: str) -> MetricWords:
+    means = {
+        "mean_spearman": "mean Spearman, x 100",
+        "mean_pearson": "mean Pearson, x 100",
+        "mean_r2": "mean R², x 100",
+    }
+    return MetricWords(
+        name,
+        "always the mean",
+        "giving the mean of the train rows",
+        look="compare its RMSE with that of always giving the mean",
+        further={key: text for key, text in means.items() if name not in text},
+        own_units={"rmse": "RMSE", "rmse_of_mean": "RMSE of the mean"},
+        of_rows=False,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedNumbers(Encoded):
+    """Tokenised rows with a number each; ``labels`` ranks them.
+
+    Attributes:
+        values: the numbers as files have them, (rows,).
+        scale: mean and standard deviation of the client's train rows; a model gives (number - mean) / deviation.
+    """
+
+    values: Values
+    scale: Scale
+
+    @property
+    def scaled(self) -> Values:
+        """What a model should give, (rows,)."""
+        mean, deviation = self.scale
+        return (self.values - mean) / (deviation or 1.0)
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """Some rows, in the given order."""
+        return replace(super().take(rows), values=self.values[list(rows)])
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Squared error, in units of the deviation of the client's own train rows.
+
+    Attributes:
+        max_tokens: longer rows are cut on the right, of a pair the longer text first.
+        metric: the headline.
+    """
+
+    max_tokens: int = 128
+    metric: str = "spearman"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "spearman": Metric(lowest=-1.0),
+        "pearson": Metric(lowest=-1.0),
+        "r2": Metric(lowest=-MOST),
+        "rmse": Metric(highest=MOST, averaged=False),
+        "rmse_of_mean": Metric(highest=MOST, averaged=False),
+        "loss": LOSS,
+    }
+    extra_metrics: ClassVar[Mapping[str, Metric]] = {}
+    score_rounds: ClassVar[bool] = True
+    num_samples: ClassVar[int] = 0
+    prediction_columns: ClassVar[tuple[str, ...]] = ("prediction",)
+    answer: ClassVar[str] = "value"
+    headlines: ClassVar[Mapping[str, MetricWords]] = {
+        "spearman": _words("Spearman"),
+        "pearson": _words("Pearson"),
+    }
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The task with the parameters of a run."""
+        return cls(settings.data.max_tokens, settings.metric or "spearman")
+
+    def describe(self) -> str:
+        """What is learnt, in words for reports."""
+        return "regression"
+
+    def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> EncodedNumbers:
+        """Tokenises texts or pairs of texts, each row as if it were alone.
+
+        Raises:
+            DataError: the tokenizer makes no token of a row; the message names file and line.
+        """
+        values = np.array([row.value or 0.0 for row in rows], np.float64)
+        ranks = rankdata(values, "dense").astype(int).tolist() if rows else []
+        plain = Texts(self.max_tokens).encode(rows, ranks, tokenizer)
+        return EncodedNumbers(**vars(plain), values=values, scale=scale)
+
+    def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
+        """One sentence where rows were cut."""
+        return Texts(self.max_tokens).warnings(encoded)
+
+    def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
+        """Mean squared error of a batch, scaled."""
+        return _loss(model.logits(rows.pad(indices, model.device)), rows, indices)
+
+    def label_weights(self, rows: Encoded) -> None:
+        """All rows weigh the same."""
+
+    def bias(self, rows: Encoded, outputs: int) -> None:
+        """None is needed: scaled numbers have the mean 0."""
+
+    def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
+        """Mean squared error of all rows, scaled: 1 is that of always giving the mean of the train rows."""
+        return float(_loss(evaluate(model, rows, threads), rows, range(len(rows))))
+
+    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
+        """Mean squared error of a ridge regression from features to numbers, each fifth predicted from the others.
+
+        Of fewer than three rows, which are too few for that, the mean loss.
+        """
+        assert isinstance(rows, EncodedNumbers)
+        error = refitted_error(model, rows, threads, rows.scaled[:, None])
+        return self.mean_loss(model, rows, threads) if error is None else error
+
+    def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
+        """The metrics; ``per_row`` is what a row adds to the correlation."""
+        assert isinstance(rows, EncodedNumbers)
+        outputs = evaluate(model, rows, threads, on_rows)
+        mean, deviation = rows.scale
+        guesses = mean + deviation * outputs[:, 0].double().numpy()
+        metrics = _scores(rows.values, guesses, mean)
+        left = WITHOUT[self.metric](rows.values, guesses) if len(rows) > 1 else np.zeros(1)
+        return Measured(
+            {**metrics, "loss": float(_loss(outputs, rows, range(len(rows))))},
+            tuple(centred_shares(metrics[self.metric], left)),
+            predictions={"prediction": [float(f"{value:.6g}") for value in guesses.tolist()]},
+        )
+
+    def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
+        """Outputs of every row alone and in one batch."""
+        return apart_and_together(model, rows)
+
+    def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
+        """No samples: a number is no text."""
+        return []
+
+    def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
+        """0: always giving the mean correlates with nothing."""
+        return 0.0
+
+    def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
+        """Texts, or pairs of texts, without numbers."""
+        return read_inputs(table, columns, faults, pairs=pairs)
+
+    def predict(
+        self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
+    ) -> list[dict[str, Any]]:
+        """The number of each row, in the unit of the client's train rows."""
+        assert isinstance(rows, EncodedNumbers)
+        return self.read_outputs(evaluate(model, rows, threads, on_rows), labels, rows.scale)
+
+    def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
+        """As :meth:`predict`, of outputs (n, 1)."""
+        mean, deviation = scale
+        return [{"prediction": mean + deviation * value} for value in outputs[:, 0].double().tolist()]
+
+    def tallied(self, cells: Cells, labels: int, rows: int) -> dict[str, float] | None:
+        """There are no labels, so that there may be no cells."""
+        return None if cells else {}
+
+    def grade(
+        self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
+    ) -> Graded | None:
+        """Scores predicted numbers; R² is over always giving the mean of the file's own rows."""
+        truths = [number_of(record.values.get(settings.columns.label)) for record in table.records]
+        pairs = [(t, row["prediction"]) for t, row in zip(truths, predictions, strict=True) if t is not None]
+        if not pairs:
+            return None
+        truth, guesses = np.array(pairs, np.float64).T
+        return Graded(_scores(truth, guesses, float(truth.mean())), len(pairs))
+
+
+def _loss(outputs: Tensor, rows: Encoded, indices: Sequence[int]) -> Tensor:
+    """Mean squared error of (b, 1) outputs, in float32."""
+    assert isinstance(rows, EncodedNumbers)
+    wanted = torch.from_numpy(rows.scaled[list(indices)]).to(outputs.device, torch.float32)
+    return F.mse_loss(outputs[:, 0].float(), wanted)
+
+
+def _scores(truth: Values, guesses: Values, mean: float) -> dict[str, float]:
+    """All metrics but the loss; RMSE in the unit of the numbers, that of always giving ``mean`` beside it.
+
+    R² is 1 - (RMSE / RMSE of the mean)², and 0 where the mean is right everywhere.
+    """
+    error, plain = (math.sqrt(float(((truth - other) ** 2).mean())) for other in (guesses, mean))
+    return {
+        "spearman": spearman(truth, guesses),
+        "pearson": pearson(truth, guesses),
+        "r2": 1 - (error / plain) ** 2 if plain else 0.0,
+        "rmse": error,
+        "rmse_of_mean": plain,
+    }

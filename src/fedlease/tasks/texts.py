@@ -1,0 +1,132 @@
+"""What the tasks with a head on a text or a pair of texts have in common: tokens, outputs, and their checks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from fedlease.core.wording import counted
+from fedlease.data.faults import Faults
+from fedlease.data.federation import Row
+from fedlease.tasks.base import BATCH, Model, OnRows, add_row_fault
+from fedlease.tasks.encoded import Encoded, evaluation_batches
+
+__all__ = ["Texts", "apart_and_together", "evaluate", "refitted_error"]
+
+EVALUATION_BATCH = 64
+COLUMNS = ("input_ids", "token_type_ids")
+"""Model inputs that a tokenizer may give; the attention mask follows from the lengths."""
+FEWEST = 3
+"""Rows from which each can be predicted from the others."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Tokenises texts and pairs of texts.
+
+    Attributes:
+        max_tokens: longer rows are cut on the right, of a pair the longer text first.
+    """
+
+    max_tokens: int
+
+    def encode(self, rows: Sequence[Row], labels: Sequence[int], tokenizer: Any) -> Encoded:
+        """Tokens of rows, each as if it were alone.
+
+        Raises:
+            DataError: the tokenizer makes no token of a row; the message names file and line.
+        """
+        kinds = [[i for i, row in enumerate(rows) if (row.text_pair is not None) == pair] for pair in (False, True)]
+        found = [self._tokens([rows[i] for i in places], tokenizer) for places in kinds if places]
+        back = sorted(range(len(rows)), key=[*kinds[0], *kinds[1]].__getitem__)
+        names = [name for name in COLUMNS if all(name in columns for columns, _ in found)]
+        columns = {name: [line for part, _ in found for line in part[name]] for name in names if found}
+        columns = {name: [column[i] for i in back] for name, column in columns.items()} or {"input_ids": []}
+        faults = Faults()
+        for row, ids in zip(rows, columns["input_ids"], strict=True):
+            if not ids:
+                add_row_fault(faults, row, "the model's tokenizer makes no token of it")
+        faults.check()
+        pad, left = int(tokenizer.pad_token_id), tokenizer.padding_side == "left"
+        return Encoded.of(columns, labels, pad, left=left, truncated=sum(cut for _, cut in found))
+
+    def _tokens(self, rows: Sequence[Row], tokenizer: Any) -> tuple[dict[str, list[list[int]]], int]:
+        """Model inputs of rows that are all pairs or all single texts, and how many were cut."""
+
+        def tokenised(some: Sequence[Row], **options: Any) -> dict[str, list[list[int]]]:
+            pairs = None if some[0].text_pair is None else [row.text_pair for row in some]
+            return dict(tokenizer([row.text for row in some], pairs, padding=False, verbose=False, **options))
+
+        columns = tokenised(rows)
+        longer = [i for i, ids in enumerate(columns["input_ids"]) if len(ids) > self.max_tokens]
+        if longer:
+            cut = tokenised([rows[i] for i in longer], truncation=True, max_length=self.max_tokens)
+            for name, column in columns.items():
+                for i, line in zip(longer, cut[name], strict=True):
+                    column[i] = line
+        return columns, len(longer)
+
+    def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
+        """One sentence where rows were cut."""
+        cut, rows = sum(part.truncated for part in encoded), sum(map(len, encoded))
+        if not cut:
+            return []
+        verbs = ("is", "was") if cut == 1 else ("are", "were")
+        of_all = f"{cut} of {counted(rows, 'row')}"
+        return [f"{of_all} {verbs[0]} longer than data.max_tokens = {self.max_tokens} and {verbs[1]} cut"]
+
+
+@torch.inference_mode()
+def evaluate(model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Tensor:
+    """Outputs of the head that is loaded, (n, outputs) float32 on the CPU, in row order."""
+    torch.set_num_threads(threads)
+    model.for_scoring()
+    parts, order = [], []
+    for batch in evaluation_batches(rows.lengths, EVALUATION_BATCH):
+        parts.append(model.logits(rows.pad(batch, model.device)).float().cpu())
+        order.extend(batch)
+        if on_rows is not None:
+            on_rows(len(order), len(rows))
+    outputs = torch.cat(parts)
+    return torch.empty_like(outputs).index_copy_(0, torch.tensor(order), outputs)
+
+
+def apart_and_together(model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
+    """Outputs of every row alone and in one batch, as :meth:`fedlease.tasks.base.Task.apart_and_together`."""
+    everyone = range(len(rows))
+    alone = torch.cat([model.logits(rows.pad([i], model.device)) for i in everyone])
+    return {BATCH: (alone.float(), model.logits(rows.pad(everyone, model.device)).float())}
+
+
+@torch.inference_mode()
+def refitted_error(model: Model, rows: Encoded, threads: int, targets: NDArray[Any]) -> float | None:
+    """Mean squared error of a ridge regression from features to targets, each fifth of the rows from the others.
+
+    Args:
+        model: whose adapter is compared; its head does not matter.
+        rows: to fit.
+        threads: of the CPU.
+        targets: (rows, outputs).
+
+    Returns:
+        None for fewer than three rows, which are too few for that.
+    """
+    if len(rows) < FEWEST:
+        return None
+    torch.set_num_threads(threads)
+    model.for_scoring()
+    batches = evaluation_batches(rows.lengths, EVALUATION_BATCH)
+    features = torch.cat([model.features(rows.pad(batch, model.device)).float().cpu() for batch in batches]).numpy()
+    wanted = targets[[row for batch in batches for row in batch]]
+    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 4, 5)))
+    folds = KFold(min(5, len(wanted)), shuffle=True, random_state=0)
+    guesses = cross_val_predict(ridge, features, wanted, cv=folds)
+    return float(((guesses - wanted) ** 2).mean())
