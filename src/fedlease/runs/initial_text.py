@@ -6,6 +6,7 @@ from typing import Any
 
 from fedlease.config.layers import dump_yaml
 from fedlease.config.settings import Settings
+from fedlease.config.tables import known_tasks
 from fedlease.core.wording import counted, printable
 from fedlease.data.federation import Federation
 from fedlease.data.reading.columns import Guess
