@@ -22,6 +22,7 @@ from fedlease.reporting.verdict import gain_table, step_words, verdict_lines, wo
 from fedlease.storage.class_scores import ClassScores
 from fedlease.storage.summary import Summary
 from fedlease.storage.verdict import NextStep, Verdict
+from fedlease.tasks.metric_words import of_metric
 
 ROWS = 100
 
@@ -205,7 +206,7 @@ def test_the_groups_and_how_sure_they_are(tmp_path: Path) -> None:
 def test_an_unfinished_run_says_how_far_it_is_and_has_no_clients(tmp_path: Path) -> None:
     verdict = of(bare(tmp_path))
     assert verdict.sentences == ["fedlease has no final scores yet, and nothing has been scored."]
-    assert verdict.clients == {} and gain_table(verdict, "accuracy") is None
+    assert verdict.clients == {} and gain_table(verdict, of_metric("accuracy")) is None
 
 
 def test_the_warnings_of_the_report_are_in_it(tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_the_terminal_begins_with_it_and_ends_with_what_to_do(tmp_path: Path) ->
 
 def test_the_table_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     with_classes(compared(tmp_path, OURS, ALONE))
-    table = gain_table(of(tmp_path), "accuracy")
+    table = gain_table(of(tmp_path), of_metric("accuracy"))
     assert table is not None
     to = Console(file=io.StringIO(), width=80, record=True)
     to.print(table.for_terminal(slim=True))
@@ -247,7 +248,7 @@ def test_the_table_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
 
 def test_more_clients_than_fit_are_counted(tmp_path: Path) -> None:
     verdict = of(compared(tmp_path, OURS, ALONE))
-    table = gain_table(verdict, "accuracy", most=2)
+    table = gain_table(verdict, of_metric("accuracy"), most=2)
     assert table is not None and [row[0].text for row in table.rows] == ["b0", "b1"]
     assert table.caption.endswith("2 clients more in the report")
     assert worst_first(verdict) == ["b0", "b1", "a0", "a1"]

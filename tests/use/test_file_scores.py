@@ -15,6 +15,8 @@ from fedlease.config.settings import Settings
 from fedlease.data.reading.rows import Record, Table
 from fedlease.errors import DataError
 from fedlease.reporting.file_scores import render_file_scores
+from fedlease.tasks.classification import Classification
+from fedlease.tasks.generation import Generation
 from fedlease.use.file_scores import FileScores, score_file
 from fedlease.use.open_run import KnownClient, OpenRun
 from fedlease.use.predict import predict_file
@@ -23,7 +25,7 @@ KNOWN = KnownClient("radiology", "default", ("normal", "urgent"), False, False)
 
 
 def scored(labels: list[Any], guesses: list[str], known: KnownClient = KNOWN, *, typed: bool = True) -> Any:
-    run: Any = SimpleNamespace(settings=Settings(), task=SimpleNamespace(metric="macro_f1"))
+    run: Any = SimpleNamespace(settings=Settings(), task=Classification(metric="macro_f1"))
     records = tuple(Record(line, {"text": "x", "label": label}) for line, label in enumerate(labels, 1))
     table = Table(Path("new.csv"), ("text", "label"), records, typed)
     return score_file(run, known, table, [{"prediction": guess} for guess in guesses])
@@ -50,7 +52,7 @@ def test_labels_are_read_as_those_of_the_run_were() -> None:
 
 def test_without_labels_there_is_nothing_to_score() -> None:
     assert scored([None, ""], ["normal", "normal"]) is None
-    assert scored(["x"], ["an answer"], KnownClient("a", "default", (), False, False)) is None
+    assert Generation().grade(Table(Path("x"), ("label",), (), typed=True), Settings().data, (), []) is None
 
 
 def test_what_is_printed_begins_with_what_is_never_predicted() -> None:
@@ -79,5 +81,5 @@ def test_a_file_of_a_run_is_scored_as_the_run_scored_it(tmp_path: Path) -> None:
         predict_file(OpenRun(run.out), "two", rows / "two/test.jsonl", scores=out)
     plain = tmp_path / "plain.jsonl"
     plain.write_text('{"text": "x"}\n')
-    with pytest.raises(DataError, match=r"^scores: .*plain.jsonl has no labels .*data.columns.label=label"):
+    with pytest.raises(DataError, match=r"^scores: .*plain.jsonl has nothing to score by .*data.columns.label=label"):
         predict_file(OpenRun(run.out), "two", plain, scores=tmp_path / "other.json")

@@ -129,15 +129,8 @@ class Multilabel:
 
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """Mean binary cross-entropy of all labels of a batch, weighted where labels are balanced."""
-        return self._loss(model.logits(rows.pad(indices, model.device)), rows, indices)
-
-    def _loss(self, logits: Tensor, rows: Encoded, indices: Sequence[int]) -> Tensor:
-        """Of (b, labels) logits, in float32."""
-        assert isinstance(rows, EncodedSets)
-        wanted = torch.from_numpy(rows.flags(indices, logits.shape[-1])).to(logits.device, torch.float32)
-        weights = self.label_weights(rows, logits.shape[-1])
-        weights = None if weights is None else weights.to(logits.device)
-        return F.binary_cross_entropy_with_logits(logits.float(), wanted, pos_weight=weights)
+        logits = model.logits(rows.pad(indices, model.device))
+        return _loss(logits, rows, indices, self.label_weights(rows, logits.shape[-1]))
 
     def label_weights(self, rows: Encoded, labels: int = 0) -> Tensor | None:
         """How much a row that has a label weighs beside one without, (labels,); None where labels are not balanced.
@@ -167,7 +160,8 @@ class Multilabel:
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean binary cross-entropy of all labels of all rows, weighted where labels are balanced."""
-        return float(self._loss(evaluate(model, rows, threads), rows, range(len(rows))))
+        logits = evaluate(model, rows, threads)
+        return float(_loss(logits, rows, range(len(rows)), self.label_weights(rows, logits.shape[-1])))
 
     def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others.
@@ -189,7 +183,7 @@ class Multilabel:
         metrics, exact = _scores(truth, guesses)
         shares = exact if self.headlines[self.metric].of_rows else set_shares(truth, guesses, self.metric)
         return Measured(
-            {**metrics, "loss": float(self._loss(outputs, rows, every))},
+            {**metrics, "loss": float(_loss(outputs, rows, every))},
             tuple(shares),
             confusion=cells_of_sets(truth, guesses),
             predictions={
@@ -263,6 +257,14 @@ class Multilabel:
         place = {label: index for index, label in enumerate((*labels, *unknown))}
         truth, guess = (_flags([[place[n] for n in names] for names in part], len(place)) for part in (truths, guesses))
         return Graded(_scores(truth, guess)[0], len(truths), unknown, cells_of_sets(truth, guess))
+
+
+def _loss(logits: Tensor, rows: Encoded, indices: Sequence[int], weights: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy of (b, labels) logits, in float32; having a label counts times its weight."""
+    assert isinstance(rows, EncodedSets)
+    wanted = torch.from_numpy(rows.flags(indices, logits.shape[-1])).to(logits.device, torch.float32)
+    weights = None if weights is None else weights.to(logits.device)
+    return F.binary_cross_entropy_with_logits(logits.float(), wanted, pos_weight=weights)
 
 
 def _flags(marks: Sequence[Sequence[int]], labels: int) -> Flags:

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedlease.config.tables import RowKind
+from fedlease.config.tables import RowKind, tasks_reading
 from fedlease.data.faults import quoted
 from fedlease.data.reading.column import Column
 from fedlease.data.reading.rows import Table
 from fedlease.errors import DataError
 
-__all__ = ["Guess", "guess_columns"]
+__all__ = ["Guess", "guess_columns", "tokens_words"]
 
 LOOKED_AT = 20_000
 """Rows from which is guessed, taken evenly from all."""
@@ -71,6 +71,15 @@ class Guess:
     flags: tuple[str, ...] = ()
     separator: str = ""
     why: Mapping[str, str] = field(default_factory=dict)
+
+
+def tokens_words(lists: Sequence[str]) -> str:
+    """What is said of rows for a classification of tokens, by their columns."""
+    return (
+        f"The rows look like lists of tokens with a tag each, as of named entities (columns {quoted(lists)}): fedlease "
+        "has no task of tokens; join them into a text, and give it the kinds of entities that it has "
+        f"(task={' or '.join(tasks_reading('label sets'))})."
+    )
 
 
 _Take = Callable[[str, Column | None, str], None]
@@ -221,6 +230,8 @@ def _take_text(columns: Sequence[Column], free: Sequence[Column], stated: Mappin
         best = names.get("text") or max(texts, key=lambda c: (not c.repeats, c.length), default=None)
         close = [c for c in texts if best is not None and 2 * c.length >= best.length and not c.repeats]
         text = best if best is not None and best.name == "text" else _named(close, TEXTS) or best
+        if text is None and len(lists := [column.name for column in columns if column.listed]) > 1:
+            raise DataError(tokens_words(lists))
         if text is None:
             raise DataError(
                 f"data.columns.text: no column looks to hold texts; {_has(columns)}: add --set data.columns.text=COLUMN"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fedlease.config.data import ColumnSettings
 from fedlease.config.tables import RowKind, tasks_reading
 from fedlease.data.faults import Faults, in_memory, quoted
-from fedlease.data.reading.columns import CHATS, guess_columns
+from fedlease.data.reading.columns import CHATS, guess_columns, tokens_words
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.targets import number_of
 from fedlease.errors import DataError
@@ -34,12 +34,7 @@ def add_hints(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faul
             f"task={_tasks('responses')} to train on them.",
         )
     elif len(lists) > 1 or columns.text in lists:
-        faults.hint(
-            "tokens",
-            f"The rows look like lists of tokens with a tag each, as of named entities (columns {quoted(lists)}): "
-            "fedlease has no task of tokens; join them into a text, and give it the kinds of entities that it has "
-            f"(task={_tasks('label sets')}).",
-        )
+        faults.hint("tokens", tokens_words(lists))
     elif columns.label in lists and kind != "label sets":
         faults.hint(
             "lists", f"The rows look like ones of any number of labels: set task={_tasks('label sets')} to learn them."
