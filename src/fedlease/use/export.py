@@ -109,9 +109,7 @@ class Exporter:
     def everything(
         self, out: Path, *, form: Form = "adapter", mixture: Mixture = "folded", rank: int | None = None
     ) -> Path:
-        """Every expert in ``out/expert-<k>`` and every client in ``out/client-<id>``; all of them or nothing.
-
-        Experts are adapters, whatever the form of the clients' models.
+        """Every expert in ``out/expert-<k>``, always an adapter, and every client in ``out/client-<id>``; all or nothing.
 
         Raises:
             ConfigError: ``out`` exists, the rank is out of range, or the base cannot be merged with.
