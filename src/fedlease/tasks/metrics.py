@@ -16,7 +16,8 @@ class Graded:
         metrics: name -> value.
         rows: that were compared.
         unknown: labels in the file that the client does not know.
-        cells: as ``confusion`` of :class:`Measured`, over the client's labels and then the unknown ones.
+        cells: as ``confusion`` of :class:`fedlease.tasks.base.Measured`, over the client's labels and then the unknown
+            ones.
     """
 
     metrics: Mapping[str, float]

@@ -109,7 +109,7 @@ class Exporter:
     def everything(
         self, out: Path, *, form: Form = "adapter", mixture: Mixture = "folded", rank: int | None = None
     ) -> Path:
-        """Every expert in ``out/expert-<k>``, always an adapter, and every client in ``out/client-<id>``; all or nothing.
+        """Every expert in ``out/expert-<k>``, an adapter, and every client in ``out/client-<id>``; all or nothing.
 
         Raises:
             ConfigError: ``out`` exists, the rank is out of range, or the base cannot be merged with.
