@@ -73,6 +73,7 @@ TABLE = {
     "ffa-lora": Row("B"),
     "flexlora": Row("AB", variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
     "flora": Row("AB", variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
+    "hetlora": Row("AB", variants={"ranks": {"gamma": 0.5, "ranks": {"a1": 1, "b0": 1}}}),
     "ifca": Row(
         "AB",
         warms_up=True,

@@ -30,10 +30,10 @@ def unstackable(resident: ResidentModel) -> str:
 def layout(job: Job) -> Any:
     """What jobs that are stacked have in common; None where a job cannot be stacked.
 
-    Anchors are read from a model that is loaded by itself.
+    Anchors are read from a model that is loaded by itself; norms of tails are each client's own.
     """
     task, spec = job.task, job.task.model.spec
-    if spec.anchors:
+    if spec.anchors or (task.term is not None and task.term.tail):
         return None
     slots, order = to_slots(job.tensors.keys(), spec), slots_of(spec)
     shapes = {slots[n]: tuple(t.shape[1:] if n in head_names(slots) else t.shape) for n, t in job.tensors.items()}

@@ -31,6 +31,7 @@ __all__ = [
     "FedProxSettings",
     "FedSVDSettings",
     "FedTreeLoRASettings",
+    "HetLoRASettings",
     "IFCASettings",
     "ServerStepSettings",
 ]
@@ -126,6 +127,16 @@ class FedLeasePlusSettings(FedLeaseSettings):
     unsure: Unsure = PLUS["unsure"]
     average: Average = PLUS["average"]
     routing: Routing = PLUS["routing"]
+
+
+class HetLoRASettings(Section):
+    """HetLoRA."""
+
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """A client's directions from gamma x rank on are given up in the round in which training makes them smaller; at
+    least one is kept. 1 prunes nobody. Useful: 0.5 to 1; near 1, one direction at a time."""
+    penalty: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    """How strongly those directions are drawn to zero in the local loss. Useful: 0 to 0.1."""
 
 
 class IFCASettings(Section):

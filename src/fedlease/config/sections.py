@@ -92,7 +92,7 @@ class LoraSettings(Section):
     r: Annotated[Positive | dict[str, Positive], BeforeValidator(_rank_or_ranks)] = 8
     """Rank of every client; or client -> rank, with the rank of all others under ``default``. Unequal ranks need a
     method that averages products (``flora``, ``flexlora``, ``fedlease-plus``, or ``fedlease`` with ``signal: BA`` and
-    ``average: product``) or nothing (``local``)."""
+    ``average: product``), pads (``hetlora``), or averages nothing (``local``)."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """The update is scaled by alpha / r, r being the largest rank, for clients of every rank."""
     dropout: Fraction = 0.0

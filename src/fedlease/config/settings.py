@@ -19,6 +19,7 @@ from fedlease.config.methods import (
     FedProxSettings,
     FedSVDSettings,
     FedTreeLoRASettings,
+    HetLoRASettings,
     IFCASettings,
     ServerStepSettings,
 )
@@ -110,6 +111,8 @@ class Settings(Section):
     """Variants of FedLEASE."""
     fedlease_plus: FedLeasePlusSettings = FedLeasePlusSettings()
     """FedLEASE with a first phase that knows how sure it is."""
+    hetlora: HetLoRASettings = HetLoRASettings()
+    """HetLoRA."""
     ifca: IFCASettings = IFCASettings()
     """IFCA."""
     feddpa: FedDPASettings = FedDPASettings()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fedlease.core.serialisable import serialisable
@@ -13,22 +14,28 @@ __all__ = ["LocalTerm"]
 @serialisable
 @dataclass(frozen=True)
 class LocalTerm:
-    """pull / 2 ||w - w0||^2 + <slope, w>, added to the loss of every batch.
+    """pull / 2 ||w - w0||^2 + <slope, w> + tail x sum over modules of ||A_tail|| ||B_tail||, added to the loss of every
+    batch.
 
     FedProx (Li et al., MLSys 2020) has pull = mu. SCAFFOLD (Karimireddy et al., ICML 2020) has slope = c - c_i, a
-    client's control variate against the mean of all; FedDyn (Acar et al., ICLR 2021) has both.
+    client's control variate against the mean of all; FedDyn (Acar et al., ICLR 2021) has both. HetLoRA (Cho et al.,
+    EMNLP 2024) has a tail.
 
     Attributes:
         pull: mu, at least 0. w are the tensors that the task trains and uploads, w0 their values as the client received
             them; a private tensor has no common value that it could be pulled to.
         slope: name -> gradient that is added, of the shape of the tensor, which the task trains.
+        tail: lambda, at least 0: how strongly the last directions of uploaded adapters are drawn to zero.
+        kept: directions before the tail: rows of A and columns of B.
     """
 
     pull: float = 0.0
     slope: Mapping[str, Tensor] = field(default_factory=dict)
+    tail: float = 0.0
+    kept: int = 0
 
     def adder(self, parameters: Mapping[str, Tensor], pulled: Collection[str]) -> Callable[[], None]:
-        """A function that adds the term's gradient, pull (w - w0) + slope, to those of a backward pass.
+        """A function that adds the term's gradient to those of a backward pass.
 
         Args:
             parameters: by name, at w0; those that do not learn at the time of a call are passed over.
@@ -36,6 +43,8 @@ class LocalTerm:
         """
         start = {name: parameters[name].detach().clone() for name in pulled} if self.pull else {}
         slope = {name: tensor.to(parameters[name]) for name, tensor in self.slope.items()}
+        parts = [name.rsplit("/", 2) for name in sorted(pulled) if self.tail]
+        pairs = [(f"{m}/A/{e}", f"{m}/B/{e}") for m, kind, e in (p for p in parts if len(p) == 3) if kind == "A"]
 
         def add() -> None:
             for name in sorted({*start, *slope}):
@@ -44,8 +53,21 @@ class LocalTerm:
                     _add_gradient(parameter, self.pull * (parameter.detach() - start[name]))
                 if parameter.requires_grad and name in slope:
                     _add_gradient(parameter, slope[name])
+            for a, b in pairs:
+                self._add_tail(parameters[a], parameters[b])
 
         return add
+
+    def _add_tail(self, a: Tensor, b: Tensor) -> None:
+        """The gradient of tail ||A_tail|| ||B_tail||; 0 where a tail is 0."""
+        ends = a.detach()[self.kept :], b.detach()[:, self.kept :]
+        norms = [end.norm() for end in ends]
+        for i, (whole, end) in enumerate(zip((a, b), ends, strict=True)):
+            more = torch.zeros_like(whole)
+            tail = more[self.kept :] if i == 0 else more[:, self.kept :]
+            tail.copy_(end * (self.tail * norms[1 - i] / norms[i].clamp(min=torch.finfo(end.dtype).tiny)))
+            if whole.requires_grad:
+                _add_gradient(whole, more)
 
 
 def _add_gradient(parameter: Tensor, more: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Low-rank products as LoRA pairs: cut or padded to a rank, averaged over clients, folded into one adapter."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,18 @@ from fedlease.core.adapters import expert_tensors, renumber
 from fedlease.core.aggregate import weighted_mean
 from fedlease.core.types import AdapterSpec, ClientModel, TensorName, Tensors, head_names
 
-__all__ = ["at_rank", "expert_alone", "fold", "orthonormal", "padded", "product_mean", "truncate"]
+__all__ = [
+    "at_rank",
+    "expert_alone",
+    "first_ranks",
+    "fold",
+    "orthonormal",
+    "padded",
+    "product_mean",
+    "product_norm",
+    "tail_norm",
+    "truncate",
+]
 
 _CUTS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """B -> rank -> its A, and both cut: all clients of a rank share one copy, computed once. It lives as long as B does."""
@@ -74,6 +86,36 @@ def padded(tensors: Tensors, rank: int) -> dict[str, Tensor]:
         elif kind == "B":
             wider[name] = F.pad(tensor, (0, rank - tensor.shape[1]))
     return wider
+
+
+def first_ranks(model: ClientModel, rank: int) -> ClientModel:
+    """The first ``rank`` rows of A and columns of B of a single adapter, with alpha / r as it was; what it loses is not
+    made up for, unlike by :func:`at_rank`."""
+    spec, tensors = model.spec, dict(model.tensors)
+    if rank == spec.r:
+        return model
+    for name, tensor in tensors.items():
+        kind = TensorName.parse(name).kind
+        if kind in "AB":
+            tensors[name] = (tensor[:rank] if kind == "A" else tensor[:, :rank]).contiguous()
+    return replace(model, spec=replace(spec, r=rank, alpha=spec.alpha / spec.r * rank), tensors=tensors)
+
+
+def product_norm(tensors: Tensors) -> float:
+    """The Frobenius norm of all products B A of a single adapter together."""
+    grams = ((a @ a.T) * (b.T @ b) for a, b in _doubles(tensors))  # trace of (A A^T) (B^T B), which are symmetric
+    return math.sqrt(max(0.0, sum(float(gram.sum()) for gram in grams)))
+
+
+def tail_norm(tensors: Tensors, kept: int) -> float:
+    """Sum over modules of ||A_tail|| ||B_tail||, of the directions of a single adapter after the first ``kept``."""
+    return math.fsum(float(a[kept:].norm() * b[:, kept:].norm()) for a, b in _doubles(tensors))
+
+
+def _doubles(tensors: Tensors) -> list[tuple[Tensor, Tensor]]:
+    """A and B of every module of a single adapter, in float64."""
+    parsed = sorted(map(TensorName.parse, tensors))
+    return [(tensors[str(n)].double(), tensors[str(n._replace(kind="B"))].double()) for n in parsed if n.kind == "A"]
 
 
 def at_rank(model: ClientModel, rank: int) -> ClientModel:

@@ -39,6 +39,7 @@ FACTS: dict[str, Facts] = {
     "ffa-lora": Facts(2024, "B"),
     "flexlora": Facts(2024, "A and B", steps=False),
     "flora": Facts(2024, "A and B", steps=False),
+    "hetlora": Facts(2024, "A and B of its rank"),
     "ifca": Facts(2020, "A and B of the adapter it chose"),
     "local": Facts(None, "nothing", "A and B", steps=False),
     "rolora": Facts(2024, "B in odd rounds, A in even ones"),

@@ -41,6 +41,7 @@ METHODS: dict[str, str] = {
     "ffa-lora": "fedlease.methods.fedit:ffa_lora",
     "flexlora": "fedlease.methods.flexlora:build",
     "flora": "fedlease.methods.flora:build",
+    "hetlora": "fedlease.methods.hetlora:build",
     "ifca": "fedlease.methods.ifca:build",
     "local": "fedlease.methods.local:build",
     "rolora": "fedlease.methods.rolora:build",
@@ -55,13 +56,14 @@ UNEQUAL_RANKS: dict[str, dict[str, str]] = {
     "fedlease-plus": {"signal": "BA", "average": "product"},
     "flexlora": {},
     "flora": {},
+    "hetlora": {},
     "local": {},
     CENTRALISED: {},
 }
 """Methods whose clients may have unequal ranks -> the values that their settings then must have: A and B by themselves
 can be neither compared nor averaged. Pooled rows train one adapter, of the largest rank."""
 
-OWN_RANKS = frozenset({"flora"})
+OWN_RANKS = frozenset({"flora", "hetlora"})
 """Those that give every client its rank themselves, see ``Terms.ranks``; the others know one rank, the largest."""
 
 OTHER_NAMES: dict[str, str] = {

@@ -31,7 +31,7 @@ __all__ = ["Origin", "continued_settings", "read_origin"]
 STAYS = (
     "seed", "method", "task", "metric", "model", "revision", "dtype", "base.", "lora.", "head", "warmup.",
     "train.local_epochs", "fedlease.", "fedlease_plus.", "ifca.", "feddpa.", "fedprox.", "fedsvd.", "fedtreelora.",
-    "server_step.", "generation.template",
+    "hetlora.", "server_step.", "generation.template",
 )  # fmt: skip
 """Settings that what was trained depends on; others may change from the old run to the new one."""
 MAY_CHANGE = re.compile(r"fedlease(_plus)?\.(admitted|unlike|reallocate)")

@@ -1,0 +1,101 @@
+"""HetLoRA: adapters of unequal ranks, padded with zeros and weighted by their norms; clients prune their own rank.
+
+Cho, Liu, Xu, Fahrezi, Joshi: Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models. EMNLP 2024.
+https://arxiv.org/abs/2401.06432
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from fedlease.core.aggregate import weighted_mean
+from fedlease.core.codec import serialisable
+from fedlease.core.local_term import LocalTerm
+from fedlease.core.low_rank import first_ranks, padded, product_norm, tail_norm
+from fedlease.core.ranks import Ranks
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage
+from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.fedit import PHASE, FedIT
+
+__all__ = ["HetLoRA", "HetLoRAState", "build"]
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class HetLoRAState(CommonState):
+    """Where a HetLoRA run stands; ``adapter`` has the largest rank.
+
+    Attributes:
+        pruned: client -> the rank that it has come down to.
+    """
+
+    pruned: Mapping[ClientId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HetLoRA(FedIT):
+    """Parameters of HetLoRA: those of FedIT but for the weights, which are the norms of the clients' updates.
+
+    Attributes:
+        ranks: of clients at the start; None gives all the common one.
+        gamma: in (0, 1]; the directions from gamma r on are a client's tail, which it gives up in the round in which
+            training makes it smaller. 1 prunes nobody; with equal ranks that is FedIT, weighted by norms.
+        penalty: lambda, weight of the tail's norm in the local loss, at least 0.
+    """
+
+    ranks: Ranks | None = None
+    gamma: float = 0.99
+    penalty: float = 0.01
+
+    averaged: ClassVar[tuple[str, ...]] = ("adapter",)
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HetLoRAState:
+        """Everyone has the first r_i rows of the common A."""
+        return HetLoRAState(round=1, adapter=adapter, clients=dict(clients))
+
+    def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
+        """Train A and B of the client's rank, its tail drawn to zero, and give them back."""
+        if state.round > self.last_round:
+            return None
+        model = self.model(state, client)
+        names, kept = model.names("AB"), self._kept(model.spec.r)
+        term = LocalTerm(tail=self.penalty, kept=kept) if self.penalty and kept < model.spec.r else None
+        stage = Stage(names, self.budget.epochs(state.round))
+        return ClientTask(PHASE, state.round, model, (stage,), upload=names, term=term)
+
+    def aggregate(
+        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> CommonState:
+        """Prunes whose tail has become smaller, pads with zeros, and takes the mean weighted by norms."""
+        assert isinstance(state, HetLoRAState)
+        after = replace(state, round=state.round + 1)
+        if not updates:
+            return after
+        pruned, states, norms = dict(state.pruned), [], []
+        for update in by_client(updates):
+            model = replace(self.model(state, update.client), tensors=update.tensors)
+            kept = self._kept(model.spec.r)
+            before = tail_norm(self.model(state, update.client).tensors, kept)
+            if kept < model.spec.r and tail_norm(update.tensors, kept) < before:
+                model, pruned[update.client] = first_ranks(model, kept), kept
+            states.append(padded(model.tensors, state.adapter.spec.r))
+            norms.append(product_norm(model.tensors))
+        mean = weighted_mean(states, norms if any(norms) else [1.0] * len(norms))
+        adapter = replace(state.adapter, tensors={**state.adapter.tensors, **mean})
+        return replace(after, adapter=adapter, pruned=dict(sorted(pruned.items())))
+
+    def model(self, state: CommonState, client: ClientId) -> ClientModel:
+        """The first directions of the shared adapter, as many as the client's rank."""
+        assert isinstance(state, HetLoRAState)
+        full = state.adapter.spec.r
+        rank = state.pruned.get(client, full if self.ranks is None else self.ranks.of(client))
+        return first_ranks(state.adapter, rank)
+
+    def _kept(self, rank: int) -> int:
+        """Directions before the tail, at least one."""
+        return max(1, int(self.gamma * rank))
+
+
+def build(terms: Terms, *, gamma: float = 0.99, penalty: float = 0.01) -> HetLoRA:
+    """HetLoRA from the settings of ``hetlora.*``."""
+    return HetLoRA(terms.budget, ranks=terms.ranks, gamma=gamma, penalty=penalty)
