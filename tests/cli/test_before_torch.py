@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from reporting.report_folders import bare
 
 NEW = "new"
 PROBE = """
@@ -39,6 +40,7 @@ def process(*words: str, folder: Path, before: str = "") -> subprocess.Completed
         ("onboard none --client a --data b", "none is not a run folder: it holds no config.yaml"),
         ("chat none --client a", "none is not a run folder: it holds no config.yaml"),
         ("serve none", "none is not a run folder: it holds no config.yaml"),
+        ("run --from none --set rounds=+1", "none is not a run folder: it holds no config.yaml"),
         ("run --set max_experts=1", "max_experts: must be at least 2, received 1"),
         ("run --out old", "out: old already holds a run; go on with: fedlease resume old, or choose another --out"),
         ("run --out new --set data.path=gone", "data.path: '{here}/gone' does not exist"),
@@ -64,11 +66,13 @@ def test_the_probe_can_fail(tmp_path: Path) -> None:
     ("words", "said"),
     [
         ("run --preset smoke --out new", "Run folder new: loading libraries, rows and model\n"),
+        ("run --from before --set rounds=+1 --out new", "Run folder new: loading libraries, rows and model\n"),
         ("compare --preset smoke --out new", "Comparison in new: loading libraries\n"),
         ("reproduce nlu-main", "nlu-main: loading libraries\n"),
     ],
 )
 def test_what_begins_is_said_before_torch_is_loaded(words: str, said: str, tmp_path: Path) -> None:
+    bare(tmp_path / "before")
     done = process(*words.split(), folder=tmp_path, before=NO_MORE)
     assert said in done.stdout + done.stderr
     assert "code torch" in done.stdout

@@ -92,7 +92,7 @@ def run_command(
         settings = resolve(config, preset=preset, overrides=_no_sum(set_ or ()))
     else:
         _check_continuing(config, preset, engine)
-        from fedlease.runs.continuing import continued_settings
+        from fedlease.runs.continued_settings import continued_settings
 
         settings = continued_settings(from_, set_ or ())
     from fedlease.storage.run_folder import check_no_run, default_out

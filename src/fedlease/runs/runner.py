@@ -59,7 +59,7 @@ def run_settings(
         data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
         rows: those of the settings or ``data``, where they have been read already.
         continue_from: folder of a finished run that this one goes on from, with settings made by
-            :func:`fedlease.runs.continuing.continued_settings`; None begins at the start.
+            :func:`fedlease.runs.continued_settings.continued_settings`; None begins at the start.
         new_rows: whether the rows may be others than those of ``continue_from``.
 
     Returns:

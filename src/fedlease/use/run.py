@@ -169,7 +169,7 @@ def _going_on(origin: Path, config: object, overrides: Mapping[str, Any], data: 
         changes |= {"data.source": "folder", "data.path": data}
     elif data is not None:
         changes |= {"data.source": "memory", "data.path": None}
-    from fedlease.runs.continuing import continued_settings
+    from fedlease.runs.continued_settings import continued_settings
 
     settings = continued_settings(origin, changes)
     return settings, data if settings.data.source == "memory" else None

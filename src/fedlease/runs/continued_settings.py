@@ -1,0 +1,75 @@
+"""The settings of a run that goes on from another, read before libraries that take seconds to load."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedlease.config.layers import differences
+from fedlease.config.settings import Settings, resolve
+from fedlease.errors import ConfigError
+from fedlease.storage.run_folder import method_files, read_settings
+from fedlease.storage.summary import read_result
+
+__all__ = ["continued_settings", "rounds_behind"]
+
+STAYS = (
+    "seed", "method", "task", "metric", "model", "revision", "dtype", "base.", "lora.", "head", "warmup.",
+    "train.local_epochs", "fedlease.", "fedlease_plus.", "ifca.", "feddpa.", "fedprox.", "fedsvd.", "fedtreelora.",
+    "hetlora.", "server_step.", "generation.template",
+)  # fmt: skip
+"""Settings that what was trained depends on; others may change from the old run to the new one."""
+MAY_CHANGE = re.compile(r"fedlease(_plus)?\.(admitted|unlike|reallocate)")
+"""Settings of these groups that may change all the same."""
+
+
+def continued_settings(folder: Path, overrides: Mapping[str, Any] | Sequence[str]) -> Settings:
+    """The settings of a run that goes on from another: the old ones, with changes.
+
+    Args:
+        folder: of the old run.
+        overrides: as of :func:`fedlease.config.settings.resolve`; ``rounds`` may be ``+5``, counted from the old
+            run's, and must be more than it had.
+
+    Raises:
+        RunFolderError: no run folder, or damaged.
+        ConfigError: every setting that cannot be changed so.
+    """
+    old = read_settings(folder)
+    done = rounds_behind(folder, old)
+    settings = resolve(base=old, overrides=_counted_from(done, overrides))
+    faults = [
+        f"{key}: must be {there!r} as in {folder}, which the run goes on from, received {here!r}"
+        for key, there, here in differences(old.model_dump(mode="json"), settings.model_dump(mode="json"))
+        if key.startswith(STAYS) and not MAY_CHANGE.fullmatch(key)
+    ]
+    faults += [
+        f"baselines: {name!r} is none of {folder}, so there is nothing of it to go on from"
+        for name in settings.baselines
+        if name not in old.baselines
+    ]
+    if settings.rounds <= done:
+        faults.append(f"rounds: must be above the {done} of {folder}, received {settings.rounds}; +5 means five more")
+    if faults:
+        raise ConfigError(faults)
+    return settings
+
+
+def rounds_behind(folder: Path, settings: Settings) -> int:
+    """Rounds that the main method's models have behind them: fewer than planned where it was stopped early."""
+    summary = read_result(method_files(folder, settings, settings.method))
+    stopped = None if summary is None else summary.early_stopping
+    return settings.rounds - (stopped.planned - stopped.best_round if stopped is not None else 0)
+
+
+def _counted_from(rounds: int, overrides: Mapping[str, Any] | Sequence[str]) -> Mapping[str, Any] | list[str]:
+    """The changes with ``rounds=+5`` written out."""
+    if isinstance(overrides, Mapping):
+        return {key: _sum(rounds, value) if key == "rounds" else value for key, value in overrides.items()}
+    pairs = [(word, *word.partition("=")[::2]) for word in overrides]
+    return [f"rounds={_sum(rounds, text.strip())}" if key.strip() == "rounds" else word for word, key, text in pairs]
+
+
+def _sum(rounds: int, value: Any) -> Any:
+    more = re.fullmatch(r"\+\s*([0-9]{1,9})", value) if isinstance(value, str) else None
+    return value if more is None else rounds + int(more[1])
