@@ -80,3 +80,14 @@ def test_another_headline_and_balanced_labels(tmp_path: Path) -> None:
     assert comparable(there["fedlease"]) == comparable(here.summary)
     rows = [json.loads((tmp_path / place / "row_scores.json").read_text()) for place in ("here", "there")]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_other_heads(task: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"task": task, "baselines": [], "data.clients_per_task": 1, "rounds": 1}
+    here = small_run(tmp_path / "here", **settings)
+    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
+    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
+    assert comparable(there["fedlease"]) == comparable(here.summary)
+    clients = [json.loads((tmp_path / place / "clients.json").read_text()) for place in ("here", "there")]
+    assert clients[0] == clients[1]

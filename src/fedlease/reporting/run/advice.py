@@ -209,7 +209,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
         yield _advice(
             "act",
             NEVER,
-            f"{note[0].upper()}{note[1:]}. A high accuracy may be that of always naming the other classes.",
+            f"{note[0].upper()}{note[1:]}. A high score may be that of always naming the other classes.",
             "Read macro F1 and the scores by class, and weigh rare classes up with train.class_weights=balanced."
             if run.settings.train.class_weights == "none"
             else "Read macro F1 and the scores by class. Give the class more rows, or the run more rounds.",
