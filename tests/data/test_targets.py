@@ -8,7 +8,7 @@ import pytest
 
 from fedlease.config.data import DataSettings
 from fedlease.config.settings import resolve
-from fedlease.data.federation import Federation, Row
+from fedlease.data.federation import ClientData, Federation, Row
 from fedlease.data.load import load_federation
 from fedlease.data.reading.targets import joined_by, number_of
 from fedlease.errors import ConfigError, DataError
