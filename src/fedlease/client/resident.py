@@ -122,7 +122,9 @@ class ResidentModel:
     def twin(self) -> nn.Module:
         """Another tree of modules around the very same weights, without an adapter, in evaluation mode."""
         model = self.unwrapped()
-        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        # What bitsandbytes knows of packed weights holds tensors, too.
+        packed = [vars(module)[n] for module in model.modules() for n in ("state", "quant_state") if n in vars(module)]
+        shared = {id(held): held for held in (*model.parameters(), *model.buffers(), *packed)}
         return copy.deepcopy(model, dict(shared)).eval()
 
     def train_only(self, names: Iterable[str]) -> list[nn.Parameter]:
@@ -195,8 +197,13 @@ class ResidentModel:
 
         Experts are not counted: of a test row the pass that gives its loss counts prompt and answer, each token once.
         """
-        with uncounted(self.model), self._computing():
-            tokens: Tensor = self.model.generate(**inputs, **options)
+        with uncounted(self.model):
+            return self.generate_by(self.model, inputs, **options)
+
+    def generate_by(self, model: Any, inputs: Inputs, **options: Any) -> Tensor:
+        """As :meth:`generate`, by any modules around this base."""
+        with self._computing():
+            tokens: Tensor = model.generate(**inputs, **options)
         return tokens
 
     def weighing(self, questions: Inputs) -> AbstractContextManager[None]:

@@ -7,8 +7,9 @@ import torch
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors
 from fedlease.errors import UpdateRefusedError
+from fedlease.tasks.base import Measured
 
-__all__ = ["LocalResult", "check_learnt", "local_result"]
+__all__ = ["Ahead", "LocalResult", "check_learnt", "local_result"]
 
 
 @serialisable
@@ -27,6 +28,21 @@ class LocalResult:
     private: Tensors
     steps: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What of a request has been done before it is handled, together with other clients'.
+
+    Attributes:
+        result: of its :func:`~fedlease.client.ahead.job_of`.
+        measured: of its :func:`~fedlease.client.ahead.scoring_of`.
+        seconds: the client's share of the time that scoring took.
+    """
+
+    result: LocalResult | UpdateRefusedError | None = None
+    measured: Measured | None = None
+    seconds: float = 0.0
 
 
 def check_learnt(client: ClientId, task: ClientTask, tensors: Tensors, loss: float, *, learnt: bool) -> None:

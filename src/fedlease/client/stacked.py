@@ -1,8 +1,8 @@
-"""Which clients are trained in one step: those whose adapters have one layout, as many as memory has room for."""
+"""Which clients are computed in one step: those whose adapters have one layout, as many as memory has room for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -10,12 +10,16 @@ from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult
 from fedlease.client.stacked_layers import RowsNotFirstError
 from fedlease.client.stacked_model import slots_of, to_slots
+from fedlease.client.stacked_scoring import Scoring, score_stacked
 from fedlease.client.stacked_training import Job, StackedTrainer, slots_only
 from fedlease.core.types import ClientId, head_names
 from fedlease.errors import UpdateRefusedError
-from fedlease.tasks.base import StackingTask
+from fedlease.tasks.base import Measured, StackingTask
 
-__all__ = ["Job", "Stacker", "layout", "unstackable"]
+__all__ = ["Stacker", "layout", "unstackable"]
+
+J = TypeVar("J", Job, Scoring)
+R = TypeVar("R")
 
 
 def unstackable(resident: ResidentModel) -> str:
@@ -27,28 +31,32 @@ def unstackable(resident: ResidentModel) -> str:
     return ""
 
 
-def layout(job: Job) -> Any:
+def layout(job: Job | Scoring) -> Any:
     """What jobs that are stacked have in common; None where a job cannot be stacked.
 
-    Anchors are read from a model that is loaded by itself; norms of tails are each client's own.
+    Anchors are read from a model that is loaded by itself, and inputs weighed by them in a pass of their own; norms of
+    tails are each client's own.
     """
-    task, spec = job.task, job.task.model.spec
-    if spec.anchors or (task.term is not None and task.term.tail):
-        return None
+    spec = job.spec if isinstance(job, Scoring) else job.task.model.spec
     slots, order = to_slots(job.tensors.keys(), spec), slots_of(spec)
-    shapes = {slots[n]: tuple(t.shape[1:] if n in head_names(slots) else t.shape) for n, t in job.tensors.items()}
+    heads = head_names(slots)
+    shapes = {slots[n]: tuple(t.shape[1:] if n in heads else t.shape) for n, t in job.tensors.items()}
+    like = replace(spec, own=0) if spec.mixer == "top_m" else spec, tuple(sorted(shapes.items()))
+    if isinstance(job, Scoring):
+        return None if spec.mixer == "instance" else like
+    if spec.anchors or (job.task.term is not None and job.task.term.tail):
+        return None
     stages = tuple(
         (frozenset(slots[name] for name in stage.trainable), stage.epochs, slots_only(stage, order))
-        for stage in task.stages
+        for stage in job.task.stages
     )
-    like = replace(spec, own=0) if spec.mixer == "top_m" else spec
-    pull = None if task.term is None else task.term.pull
-    return like, stages, tuple(sorted(shapes.items())), pull, frozenset(slots[n] for n in task.upload)
+    pull = None if job.task.term is None else job.task.term.pull
+    return like, stages, pull, frozenset(slots[name] for name in job.task.upload)
 
 
 @dataclass
 class Stacker:
-    """Trains clients together and gives the result of each.
+    """Trains and scores clients together and gives the result of each.
 
     Attributes:
         trainer: trains clients of one layout.
@@ -68,20 +76,34 @@ class Stacker:
         Args:
             jobs: of one step, one per client.
         """
-        groups: dict[Any, list[Job]] = {}
-        for job in jobs if self._possible else ():
+        return self._together(jobs, self.trainer.train)
+
+    def score(self, jobs: Sequence[Scoring]) -> dict[ClientId, Measured]:
+        """Scores those that go together, as :meth:`train` trains them."""
+        trainer = self.trainer
+        task, threads = trainer.resident.task, trainer.optimiser.threads
+
+        def score(group: Sequence[Scoring]) -> dict[ClientId, Measured]:
+            assert isinstance(task, StackingTask)
+            return score_stacked(trainer.model(group[0].spec), task, group, threads)
+
+        return self._together(jobs, score)
+
+    def _together(self, jobs: Sequence[J], work: Callable[[Sequence[J]], dict[ClientId, R]]) -> dict[ClientId, R]:
+        groups: dict[Any, list[J]] = {}
+        for job in jobs:
             if (key := layout(job)) is not None:
                 groups.setdefault(key, []).append(job)
-        results: dict[ClientId, LocalResult | UpdateRefusedError] = {}
+        results: dict[ClientId, R] = {}
         for group in groups.values():
-            results |= self._within_memory(group)
+            results |= self._within_memory(group, work)
         return results
 
-    def _within_memory(self, jobs: Sequence[Job]) -> dict[ClientId, LocalResult | UpdateRefusedError]:
-        if len(jobs) == 1:
+    def _within_memory(self, jobs: Sequence[J], work: Callable[[Sequence[J]], dict[ClientId, R]]) -> dict[ClientId, R]:
+        if len(jobs) == 1 or not self._possible:
             return {}
         try:
-            return self.trainer.train(jobs)
+            return work(jobs)
         except RowsNotFirstError:
             self._possible = False
             return {}
@@ -90,4 +112,4 @@ class Stacker:
         torch.cuda.empty_cache()
         half = len(jobs) // 2
         self.clients = max(1, min(self.clients, half))
-        return self._within_memory(jobs[:half]) | self._within_memory(jobs[half:])
+        return self._within_memory(jobs[:half], work) | self._within_memory(jobs[half:], work)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ class StackedModel:
     Attributes:
         plan: of the batch that is computed.
         trained: the tensors that learn, a row per client.
+        num_labels: of every client.
     """
 
     def __init__(self, resident: ResidentModel, modules: Collection[str]) -> None:
@@ -60,7 +62,7 @@ class StackedModel:
             self.model.set_submodule(name, module)
         self._pad_id = 0
         self._missing: Tensor | None = None
-        self._labels: list[int] = []
+        self.num_labels: Sequence[int] = ()
         self._leaves: dict[str, Tensor] = {}
         self.trained = self._frozen = Block([], (), self.device)
 
@@ -84,7 +86,7 @@ class StackedModel:
         frozen = clients[0].keys() - set(trainable)
         self.trained = Block(clients, trainable, self.device)
         self._frozen = Block(clients, frozen, self.device)
-        self._labels = list(num_labels)
+        self.num_labels = list(num_labels)
         for name, head in self._heads.items():
             head.use(self._resident.head_modules(max(num_labels))[name])
         plan, mixer = self.plan, spec.mixer
@@ -112,7 +114,7 @@ class StackedModel:
             paths = {name: name.removeprefix(f"{HEAD}/{module}.") for name in head_names(found)}
             head.tensors = {path: found[name] for name, path in paths.items() if path != name}
         self.plan.clients = clients
-        labels, most = self._labels[:clients], max(self._labels)
+        labels, most = self.num_labels[:clients], max(self.num_labels)
         missing = torch.arange(most) >= torch.tensor(labels).unsqueeze(1)  # (clients, labels)
         self._missing = missing.unsqueeze(1).to(self.device) if min(labels) < most else None
 
@@ -123,10 +125,10 @@ class StackedModel:
         return self.trained.joined(dict(zip(leaves, found, strict=True)))
 
     @contextmanager
-    def training(self, rows: Encoded) -> Iterator[None]:
-        """In training mode while it is open, for batches of these rows; then without any client's tensors."""
+    def using(self, rows: Encoded, *, training: bool = False) -> Iterator[None]:
+        """While it is open, batches of rows that are padded as these may be computed; then all tensors are let go."""
         self._pad_id, self.plan.left = rows.pad_id, rows.left
-        self.model.train()
+        self.model.train(training)
         try:
             yield
         finally:
@@ -142,6 +144,11 @@ class StackedModel:
         """Says how many rows and tokens per row every client's batch would have alone; dropout is drawn anew."""
         self.plan.own = own
         self.plan.step += 1
+
+    def generate(self, inputs: Inputs, **options: Any) -> Tensor:
+        """As :meth:`fedlease.client.resident.ResidentModel.generate`; rows are as for :meth:`logits`."""
+        self.plan.rows = len(inputs["input_ids"])
+        return self._resident.generate_by(self.model, inputs, **options)
 
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
         """As :meth:`fedlease.client.resident.ResidentModel.logits`, with -inf for labels that a client does not have.

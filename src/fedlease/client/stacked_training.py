@@ -22,10 +22,11 @@ from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
 from fedlease.client.training import OnBatch, Optimiser
 from fedlease.core.seeds import derive, generator
-from fedlease.core.types import ClientId, ClientTask, Stage, Tensors
+from fedlease.core.types import AdapterSpec, ClientId, ClientTask, Stage, Tensors
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import StackingTask
 from fedlease.tasks.encoded import Encoded, on_device, training_batches
+from fedlease.tasks.stacking import filled
 
 __all__ = ["Job", "StackedTrainer", "slots_only"]
 
@@ -150,13 +151,18 @@ class StackedTrainer:
         started = time.perf_counter()
         courses = self._courses(jobs)
         rows = courses[0].job.rows.followed_by([course.job.rows for course in courses[1:]])
-        if self._model is None:
-            self._model = StackedModel(self.resident, jobs[0].task.model.spec.target_modules)
-        with self.resident.repeatable(), self._model.training(rows):
+        model = self.model(jobs[0].task.model.spec)
+        with self.resident.repeatable(), model.using(rows, training=True):
             for number in range(len(jobs[0].task.stages)):
-                self._stage(self._model, courses, rows, number)
+                self._stage(model, courses, rows, number)
         seconds = (time.perf_counter() - started) / len(jobs)
         return {course.job.client: course.outcome(seconds) for course in courses}
+
+    def model(self, spec: AdapterSpec) -> StackedModel:
+        """The base with room for the adapters of several clients, which all are on the same modules."""
+        if self._model is None:
+            self._model = StackedModel(self.resident, spec.target_modules)
+        return self._model
 
     def _courses(self, jobs: Sequence[Job]) -> list[_Course]:
         """Whoever makes the most steps first: who is left when others have ended are the first rows of a block."""
@@ -214,16 +220,13 @@ class StackedTrainer:
         task = self.resident.task
         assert isinstance(task, StackingTask)
         batches = [course.batches[step] for course in courses]
-        most = max(map(len, batches))
-        shares, indices = [], []
-        for course, batch in zip(courses, batches, strict=True):
-            # A row that fills a batch up counts nothing; with equally many rows each, one product serves all clients.
-            idle = most - len(batch)
-            indices += [course.begin + row for row in [*batch, *[batch[0]] * idle]]
-            shares += [*task.row_shares(course.job.rows, batch), *[0.0] * idle]
+        indices, most = filled(batches, [course.begin for course in courses])
+        shares = np.zeros((len(batches), most), np.float32)  # a row that fills a batch up counts nothing
+        for own, course, batch in zip(shares, courses, batches, strict=True):
+            own[: len(batch)] = task.row_shares(course.job.rows, batch)
         model.next_batch([(len(b), max(c.lengths[i] for i in b)) for c, b in zip(courses, batches, strict=True)])
-        weights = on_device(np.asarray(shares, np.float32), model.device)
-        return (task.row_losses(model, rows, indices) * weights).view(len(batches), most).sum(1)
+        losses = task.row_losses(model, rows, indices).view(shares.shape)
+        return (losses * on_device(shares, model.device)).sum(1)
 
     def _seed_dropout(self, model: StackedModel, courses: Sequence[_Course], number: int) -> None:
         seed, round_ = self.optimiser.seed, courses[0].job.task.round

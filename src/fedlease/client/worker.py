@@ -20,8 +20,7 @@ from fedlease.client.messages import (
     Trained,
 )
 from fedlease.client.resident import ResidentModel
-from fedlease.client.results import LocalResult, local_result
-from fedlease.client.stacked import Job
+from fedlease.client.results import Ahead, LocalResult, local_result
 from fedlease.client.store import Private
 from fedlease.client.training import OnBatch, TrainsTasks
 from fedlease.core.choices import StopMetric
@@ -65,7 +64,7 @@ class ClientWorker:
         on_batch: called after every optimiser step.
         predictions: of the final model for the test rows, as :class:`~fedlease.tasks.base.Measured` has them; they are
             in no reply.
-        ahead: what the next request's :meth:`job` has come to, where it was done before the request is handled.
+        ahead: what of the next request has been done before it is handled.
     """
 
     client: Client
@@ -75,21 +74,7 @@ class ClientWorker:
     cache: WorkCache = field(default_factory=WorkCache)
     on_batch: OnBatch | None = None
     predictions: Mapping[str, list[Any]] = field(default_factory=dict)
-    ahead: LocalResult | UpdateRefusedError | None = None
-
-    def job(self, request: Train) -> Job | None:
-        """What a request trains, for whoever trains several clients at once; None where it must be handled alone.
-
-        That is where nothing is to be trained, where candidates are compared first, and where halves are trained apart.
-        """
-        task, client = request.task, self.client
-        if task.halves or task.model.candidates:
-            return None
-        self.private = self.private.accepted(request.accepted, request.model.spec)
-        tensors, _ = self.received(task.model)
-        if self.cache.get(self.cache.step_key(client.data.id, task, tensors), LocalResult) is not None:
-            return None
-        return Job(client.data.id, task, tensors, client.train, client.num_labels, self.on_batch)
+    ahead: Ahead = field(default_factory=Ahead)
 
     def handle(self, request: Request) -> Reply:
         """Does what a request asks.
@@ -112,6 +97,8 @@ class ClientWorker:
                     return Refused("it has no validation rows")
                 return Scored(self.validate(request.model, request.metric))
             case Score():
+                if (ahead := self.ahead.measured) is not None:
+                    return Scored(ahead.metrics[self._resident.task.metric])
                 self.load(request.model)
                 return Scored(self._measure().metrics[self._resident.task.metric])
             case Finish():
@@ -185,14 +172,17 @@ class ClientWorker:
         tensors, choice = self.received(task.model, halves=task.halves, refit=task.refit)
         key = self.cache.step_key(client.data.id, task, tensors)
         known = self.cache.get(key, LocalResult)
-        if known is None:
+        loaded = known is None and self.ahead.result is None
+        if loaded:
             self._resident.load(task.model, client.num_labels, tensors)
         score, metrics = None, dict[str, float]()
         if self.score_rounds and len(client.test):
-            measured = self._scores(task.model, tensors, first=task.round <= 1, loaded=known is None)
+            measured = self._scores(
+                task.model, tensors, first=task.round <= 1, loaded=loaded, ahead=self.ahead.measured
+            )
             score = measured.metrics[self._resident.task.metric]
             metrics = {name: value for name, value in measured.metrics.items() if name != "loss"}
-        scored = time.perf_counter() - begun
+        scored = time.perf_counter() - begun + self.ahead.seconds
         if known is None:
             result = self._trained(task)
             self.cache.put(key, result)
@@ -205,10 +195,9 @@ class ClientWorker:
     def _trained(self, task: ClientTask) -> LocalResult:
         """Trains a task; its model is loaded, and loaded again where halves are trained apart."""
         client = self.client
-        if (ahead := self.ahead) is not None:
-            self.ahead = None
-            if isinstance(ahead, UpdateRefusedError):
-                raise ahead
+        if isinstance(ahead := self.ahead.result, UpdateRefusedError):
+            raise ahead
+        if ahead is not None:
             return ahead
         if not task.halves:
             return self.trainer.train(client.data.id, task, client.train, self.on_batch)
@@ -225,9 +214,12 @@ class ClientWorker:
         if not len(client.test):
             return FinalScores({}, 0, choice=self.load(model))
         bare = self.score_untrained(request.untrained)
-        choice = self.load(model)
-        with record_usage(resident.model) as used:
-            measured = self._measure()
+        if (ahead := self.ahead.measured) is None:
+            choice = self.load(model)
+            with record_usage(resident.model) as used:
+                measured = self._measure()
+        else:
+            choice, measured = None, ahead
         self.predictions = measured.predictions
         own = usage = None
         if model.spec.routed:
@@ -248,14 +240,22 @@ class ClientWorker:
             confusion=measured.confusion,
         )
 
-    def _scores(self, model: ClientModel, tensors: Tensors, *, first: bool, loaded: bool = False) -> Measured:
+    def _scores(
+        self,
+        model: ClientModel,
+        tensors: Tensors,
+        *,
+        first: bool,
+        loaded: bool = False,
+        ahead: Measured | None = None,
+    ) -> Measured:
         """Scores a model on the client's test rows; those of a model that the client has before its first step once."""
         key = self.cache.score_key(self.client.data.id, model, tensors) if first else None
         known = self.cache.get(key, Measured)
         if known is None:
-            if not loaded:
+            if ahead is None and not loaded:
                 self._resident.load(model, self.client.num_labels, tensors)
-            known = self._measure()
+            known = self._measure() if ahead is None else ahead
             self.cache.put(key, known)
         return known
 

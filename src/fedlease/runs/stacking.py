@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from fedlease.client.stacked import Job, unstackable
+from fedlease.client.stacked import unstackable
 from fedlease.client.stacked_layers import RowsNotFirstError
-from fedlease.client.stacked_training import StackedTrainer
+from fedlease.client.stacked_training import Job, StackedTrainer
 from fedlease.core.types import Budget
 from fedlease.errors import ConfigError
 from fedlease.methods.fedit import FedIT
@@ -46,6 +46,7 @@ def with_clients_per_step(prepared: Prepared) -> Prepared:
         if reason:
             clients = 1
         elif asked == "auto" and bytes_each:
+            torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info(loaded.device)
             clients = max(1, min(MOST, int(SHARE_OF_MEMORY * free / bytes_each)))
     settings = loaded.settings.model_copy(update={"clients_per_step": clients})

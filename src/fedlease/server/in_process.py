@@ -1,9 +1,12 @@
 """All clients on one machine: one resident base model, clients one after another or several in one step."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedlease.client.messages import Finish, Reply, Request, Train
+from fedlease.client.ahead import job_of, scoring_of
+from fedlease.client.messages import Finish, Reply, Request
+from fedlease.client.results import Ahead
 from fedlease.client.stacked import Stacker
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import ClientId
@@ -55,10 +58,15 @@ class InProcess:
                 yield client, reply
 
     def _work_ahead(self, received: Mapping[ClientId, Request]) -> None:
-        """Trains, together, whoever of these clients can be trained together."""
+        """Scores and trains, together, whoever of these clients can be computed together."""
         if self.stacker is None:
             return
-        trains = {client: request for client, request in received.items() if isinstance(request, Train)}
-        jobs = [job for client, request in trains.items() if (job := self.workers[client].job(request)) is not None]
-        for client, result in self.stacker.train(jobs).items():
-            self.workers[client].ahead = result
+        workers = {client: self.workers[client] for client in received}
+        scorings = [scoring_of(workers[client], request) for client, request in received.items()]
+        jobs = [job_of(workers[client], request) for client, request in received.items()]
+        begun = time.perf_counter()
+        scored = self.stacker.score([scoring for scoring in scorings if scoring is not None])
+        each = (time.perf_counter() - begun) / max(len(scored), 1)
+        trained = self.stacker.train([job for job in jobs if job is not None])
+        for client, worker in workers.items():
+            worker.ahead = Ahead(trained.get(client), scored.get(client), each if client in scored else 0.0)

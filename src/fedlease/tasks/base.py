@@ -230,6 +230,22 @@ class WritingTask(Task, Protocol):
         """Answers to prompts, in row order; of a single prompt also piece by piece to ``on_text``."""
 
 
+class StackedClients(GivesLogits, Protocol):
+    """The base model with the adapters and heads of several clients in place, whose rows come in turn, equally many.
+
+    Attributes:
+        num_labels: of every client; further logits of its rows are -inf.
+    """
+
+    num_labels: Sequence[int]
+
+    def narrow(self, clients: int) -> None:
+        """Computes with the first so many clients from now on."""
+
+    def generate(self, inputs: Inputs, **options: Any) -> Tensor:
+        """As :meth:`Model.generate`."""
+
+
 @runtime_checkable
 class StackingTask(Task, Protocol):
     """A task whose loss is a sum over rows, so that one batch may hold the rows of several clients.
@@ -242,3 +258,6 @@ class StackingTask(Task, Protocol):
 
     def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
         """How much each row counts; ``rows`` are one client's, ``indices`` a batch of its own."""
+
+    def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
+        """What :meth:`Task.measure` gives for every client; whoever has the most rows comes first."""

@@ -17,10 +17,10 @@ from fedlease.data.federation import Row
 from fedlease.data.labels import known_label
 from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
-from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale, StackedClients
 from fedlease.tasks.encoded import Encoded, Inputs, on_device
 from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
-from fedlease.tasks.texts import Texts, apart_and_together, evaluate, refitted_error
+from fedlease.tasks.texts import Texts, apart_and_together, evaluate, evaluate_stacked, refitted_error
 
 __all__ = ["Classification", "collate", "loss", "score"]
 
@@ -135,7 +135,14 @@ class Classification:
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """The metrics; of accuracy ``per_row`` is 1 where the label is right."""
-        logits = evaluate(model, rows, threads, on_rows)
+        return self._measured(evaluate(model, rows, threads, on_rows), rows)
+
+    def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
+        """The metrics of every client."""
+        outputs = evaluate_stacked(model, clients, threads)
+        return [self._measured(own, rows) for own, rows in zip(outputs, clients, strict=True)]
+
+    def _measured(self, logits: Tensor, rows: Encoded) -> Measured:
         guesses = logits.argmax(-1).tolist()
         if self.headlines[self.metric].of_rows:
             shares = [float(guess == label) for guess, label in zip(guesses, rows.labels, strict=True)]

@@ -22,7 +22,6 @@ __all__ = [
     "collate",
     "evaluation_batches",
     "on_device",
-    "token_losses",
     "training_batches",
 ]
 
@@ -202,16 +201,11 @@ def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def answer_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     """Mean cross-entropy, in float32, of (b, n + 1, vocabulary) logits at the last tokens against (b, n) labels.
 
-    A token is predicted from the place before it.
+    A token is predicted from the place before it. Without a ``reduction`` (``none``), that of every token, (b n,).
     """
-    return token_losses(logits, labels, "mean")
-
-
-def token_losses(logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
-    """As :func:`answer_loss`, reduced as ``cross_entropy`` does it; (b n,) where nothing is."""
     flat = logits[:, :-1].flatten(0, 1).float()
     return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction=reduction)
 

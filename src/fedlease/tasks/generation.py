@@ -1,8 +1,10 @@
 """Generation: a prompt and its answer; the loss is on the answer's tokens, the score ROUGE-1 of what is written."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -17,19 +19,13 @@ from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.reading.prompts import read_prompts
 from fedlease.data.reading.rows import Table
-from fedlease.tasks.base import BATCH, UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
-from fedlease.tasks.encoded import (
-    IGNORED,
-    Encoded,
-    EncodedPrompts,
-    answer_loss,
-    collate,
-    evaluation_batches,
-    token_losses,
-)
+from fedlease.tasks.base import BATCH, UNSCALED, GivesLogits, Measured, Model, OnRows, Scale, StackedClients
+from fedlease.tasks.encoded import IGNORED, Encoded, EncodedPrompts, answer_loss, collate, evaluation_batches
 from fedlease.tasks.metrics import LOSS, Metric, MetricWords
-from fedlease.tasks.prompts import Prompts, streamer, until
+from fedlease.tasks.prompts import Prompts
+from fedlease.tasks.stacking import of_rows
 from fedlease.tasks.text_scores import answers_given, exact_matches, require_rouge, rouge
+from fedlease.tasks.writing import write_batch
 
 __all__ = ["Generation"]
 
@@ -141,11 +137,11 @@ class Generation:
         """Cross-entropy of every row's answer tokens, summed, (b,)."""
         inputs, labels = collate(rows, indices, model.device)
         logits = model.logits(inputs, last=labels.shape[1] + 1)
-        return token_losses(logits, labels).view(labels.shape).sum(1)
+        return answer_loss(logits, labels, "none").view(labels.shape).sum(1)
 
     def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
         """One divided by the answer tokens of the batch, for every row."""
-        return [1 / sum(rows.labels[i] for i in indices)] * len(indices)
+        return [1 / max(sum(rows.labels[i] for i in indices), 1)] * len(indices)
 
     def label_weights(self, rows: Encoded) -> None:
         """All rows weigh the same."""
@@ -159,7 +155,7 @@ class Generation:
         torch.set_num_threads(threads)
         model.for_scoring()
         total = 0.0
-        for batch in evaluation_batches(rows.lengths, EVALUATION_BATCH):
+        for batch in _batches(rows):
             inputs, labels = collate(rows, batch, model.device)
             with model.weighing(rows.questions(batch, model.device)):
                 loss = answer_loss(model.logits(inputs, last=labels.shape[1] + 1), labels)
@@ -174,14 +170,27 @@ class Generation:
         """ROUGE-1 and ROUGE-L, exact match, accuracy of short answers where there are any, and loss per token."""
         assert isinstance(rows, EncodedPrompts)
         answers = self.write(model, rows, threads, on_rows)
+        return self._measured(rows, answers, self.mean_loss(model, rows, threads))
+
+    def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
+        """The metrics of every client."""
+        torch.set_num_threads(threads)
+        write = partial(write_batch, model, self.max_new_tokens, self.stop)
+        answers = of_rows(model, clients, self._prompt_batches, write)
+        losses = of_rows(model, clients, _batches, lambda *batch: self.row_losses(model, *batch).tolist())
+        means = [math.fsum(own) / max(sum(rows.labels), 1) for rows, own in zip(clients, losses, strict=True)]
+        return [self._measured(*one) for one in zip(clients, answers, means, strict=True)]
+
+    def _measured(self, rows: Encoded, answers: Sequence[str], loss: float) -> Measured:
+        assert isinstance(rows, EncodedPrompts)
         scores = self._scores(answers, rows.references)
         given = [value for value in answers_given(answers, rows.references) if value is not None]
         metrics = {
             **{name: _mean(values) for name, values in scores.items()},
             **({"answer_accuracy": _mean(given)} if given else {}),
-            "loss": self.mean_loss(model, rows, threads),
+            "loss": loss,
         }
-        return Measured(metrics, tuple(scores[self.metric]), tuple(answers), predictions={"prediction": answers})
+        return Measured(metrics, tuple(scores[self.metric]), tuple(answers), predictions={"prediction": list(answers)})
 
     def _scores(self, answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
         """Metric -> its value for every answer."""
@@ -267,23 +276,22 @@ class Generation:
         assert isinstance(rows, EncodedPrompts)
         torch.set_num_threads(threads)
         model.for_scoring()
-        tokenizer = rows.tokenizer
         answers: dict[int, str] = {}
-        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": False}
-        options["pad_token_id"] = tokenizer.pad_token_id
-        if self.stop:
-            options |= {"stop_strings": list(self.stop), "tokenizer": tokenizer}
-        if on_text is not None:
-            options["streamer"] = streamer(tokenizer, on_text)
-        for batch in evaluation_batches(rows.prompt_lengths(), self.batch_size):
-            inputs = rows.questions(batch, model.device)
-            with model.weighing(inputs):
-                tokens = model.generate(inputs, **options)
-            texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            answers |= {i: until(text, self.stop).strip() for i, text in zip(batch, texts, strict=True)}
+        for batch in self._prompt_batches(rows):
+            with model.weighing(rows.questions(batch, model.device)):
+                texts = write_batch(model, self.max_new_tokens, self.stop, rows, batch, on_text)
+            answers |= zip(batch, texts, strict=True)
             if on_rows is not None:
                 on_rows(len(answers), len(rows))
         return [answers[i] for i in range(len(rows))]
+
+    def _prompt_batches(self, rows: Encoded) -> list[list[int]]:
+        assert isinstance(rows, EncodedPrompts)
+        return evaluation_batches(rows.prompt_lengths(), self.batch_size)
+
+
+def _batches(rows: Encoded) -> list[list[int]]:
+    return evaluation_batches(rows.lengths, EVALUATION_BATCH)
 
 
 def _mean(values: Sequence[float]) -> float:

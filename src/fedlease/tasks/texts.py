@@ -16,10 +16,11 @@ from torch import Tensor
 from fedlease.core.wording import counted
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.tasks.base import BATCH, Model, OnRows, add_row_fault
+from fedlease.tasks.base import BATCH, Model, OnRows, StackedClients, add_row_fault
 from fedlease.tasks.encoded import Encoded, evaluation_batches
+from fedlease.tasks.stacking import of_rows
 
-__all__ = ["Texts", "apart_and_together", "evaluate", "refitted_error"]
+__all__ = ["Texts", "apart_and_together", "evaluate", "evaluate_stacked", "refitted_error"]
 
 EVALUATION_BATCH = 64
 COLUMNS = ("input_ids", "token_type_ids")
@@ -97,6 +98,17 @@ def evaluate(model: Model, rows: Encoded, threads: int, on_rows: OnRows | None =
             on_rows(len(order), len(rows))
     outputs = torch.cat(parts)
     return torch.empty_like(outputs).index_copy_(0, torch.tensor(order), outputs)
+
+
+def evaluate_stacked(model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Tensor]:
+    """As :func:`evaluate`, for each of several clients, whoever has the most rows first."""
+    torch.set_num_threads(threads)
+
+    def outputs(rows: Encoded, indices: Sequence[int]) -> list[Tensor]:
+        return list(model.logits(rows.pad(indices, model.device)).float().cpu())
+
+    found = of_rows(model, clients, lambda rows: evaluation_batches(rows.lengths, EVALUATION_BATCH), outputs)
+    return [torch.stack(own)[:, :labels] for own, labels in zip(found, model.num_labels, strict=True)]
 
 
 def apart_and_together(model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,0 +1,65 @@
+"""Rows of several clients in common batches."""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from fedlease.tasks.base import StackedClients
+from fedlease.tasks.encoded import Encoded
+
+__all__ = ["filled", "of_rows"]
+
+Batches = Sequence[Sequence[int]]
+
+
+def filled(batches: Batches, begins: Sequence[int]) -> tuple[list[int], int]:
+    """A batch of each client as one: equally many rows of each, so that one product serves all clients.
+
+    Args:
+        batches: rows of every client, at least one each.
+        begins: place of every client's first row among those of all.
+
+    Returns:
+        The rows of the clients in turn, a client's first row again where it has fewer; and how many each has.
+    """
+    most = max(map(len, batches))
+    rows = [
+        begin + row
+        for begin, batch in zip(begins, batches, strict=True)
+        for row in [*batch, *[batch[0]] * (most - len(batch))]
+    ]
+    return rows, most
+
+
+@torch.inference_mode()
+def of_rows(
+    model: StackedClients,
+    clients: Sequence[Encoded],
+    batches: Callable[[Encoded], Batches],
+    compute: Callable[[Encoded, Sequence[int]], Sequence[Any]],
+) -> list[list[Any]]:
+    """Computes something of every row of several clients.
+
+    Args:
+        model: of these clients.
+        clients: their rows, whoever has the most first.
+        batches: divides a client's rows; more rows are as many batches or more.
+        compute: gives something for each of some rows of all clients.
+
+    Returns:
+        What was found, by client and row.
+    """
+    everyone = clients[0].followed_by(clients[1:])
+    begins = list(accumulate(map(len, clients), initial=0))
+    by_client = [batches(rows) for rows in clients]
+    found: list[dict[int, Any]] = [{} for _ in clients]
+    for step in range(len(by_client[0])):
+        now = [own[step] for own in by_client if len(own) > step]
+        model.narrow(len(now))
+        indices, most = filled(now, begins[: len(now)])
+        values = compute(everyone, indices)
+        for number, batch in enumerate(now):
+            found[number] |= zip(batch, values[number * most :], strict=False)
+    return [[own[row] for row in range(len(rows))] for own, rows in zip(found, clients, strict=True)]
