@@ -31,6 +31,7 @@ class Row:
 
 
 TABLE = {
+    "fed-sb": Row("G", warms_up=True),
     "fedalt": Row("AB"),
     "feddpa": Row("AB", variants={"none": {"blend": 0.0}}),
     "fedex-lora": Row("AB"),

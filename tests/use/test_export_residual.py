@@ -1,8 +1,9 @@
-"""A model on a residual leaves as one stock LoRA adapter, or merged: both compute what the client's model does."""
+"""A model on a residual or with a core leaves as one stock LoRA adapter, or merged: both compute what it does."""
 
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from small import FinishedRuns
@@ -22,13 +23,14 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return found
 
 
-def test_adapter_and_merged_model_of_fedex_lora_compute_what_its_client_does(
-    finished: FinishedRuns, tmp_path: Path
+@pytest.mark.parametrize(("method", "mixer"), [("fedex-lora", "sum"), ("fed-sb", "core")])
+def test_adapter_and_merged_model_compute_what_the_client_does(
+    method: str, mixer: str, finished: FinishedRuns, tmp_path: Path
 ) -> None:
-    out = finished(method="fedex-lora", baselines=[]).out
+    out = finished(method=method, baselines=[]).out
     run, expected = OpenRun(out), logits(fedlease.load(out, CLIENT))
     spec = run.model(CLIENT).spec
-    assert spec.mixer == "sum" and spec.num_experts > 1
+    assert spec.mixer == mixer and (spec.num_experts > 1) == (mixer == "sum")
     Exporter(run).client(CLIENT, tmp_path / "adapter")
     Exporter(run).client(CLIENT, tmp_path / "merged", form="merged")
     base = AutoModelForSequenceClassification.from_pretrained(out / "base", num_labels=2)

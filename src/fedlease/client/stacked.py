@@ -35,9 +35,11 @@ def layout(job: Job | Scoring) -> Any:
     """What jobs that are stacked have in common; None where a job cannot be stacked.
 
     Anchors are read from a model that is loaded by itself, and inputs weighed by them in a pass of their own; norms of
-    tails are each client's own.
+    tails are each client's own, and so are cores.
     """
     spec = job.spec if isinstance(job, Scoring) else job.task.model.spec
+    if spec.mixer == "core":
+        return None
     slots, order = to_slots(job.tensors.keys(), spec), slots_of(spec)
     heads = head_names(slots)
     shapes = {slots[n]: tuple(t.shape[1:] if n in heads else t.shape) for n, t in job.tensors.items()}

@@ -15,6 +15,7 @@ from fedlease.core.types import AdapterSpec, ClientModel, TensorName, Tensors, h
 
 __all__ = [
     "at_rank",
+    "cored",
     "expert_alone",
     "first_ranks",
     "fold",
@@ -69,6 +70,21 @@ def orthonormal(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     qa, ra = torch.linalg.qr(a.T)  # (in, r), (r, r)
     u, s, vh = torch.linalg.svd(b @ ra.T, full_matrices=False)  # (out, r), (r,), (r, r)
     return vh @ qa.T, u * s
+
+
+def cored(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same product b a as three: rows that are orthonormal, a core, and columns that are orthonormal.
+
+    Args:
+        a: (r, in), r at most in.
+        b: (out, r), r at most out.
+
+    Returns:
+        (r, in), (r, r) and (out, r), in the dtype of the arguments; give float64.
+    """
+    rows, b = orthonormal(a, b)
+    columns, core = torch.linalg.qr(b)
+    return rows, core, columns
 
 
 def padded(tensors: Tensors, rank: int) -> dict[str, Tensor]:
@@ -209,7 +225,7 @@ def expert_alone(model: ClientModel, expert: int) -> ClientModel:
 
 def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int | None = None) -> ClientModel:
     """One adapter whose update is (alpha / r) sum over e of w_e B_e A_e, with the same w for every token; under the
-    mixer ``sum`` w is 1.
+    mixer ``sum`` w is 1; a core is multiplied into B.
 
     Without ``rank`` it is exact for these weights, of rank M r: the experts side by side. With ``rank`` it is the best
     approximation of that rank in every module (truncated singular value decomposition); a module whose smaller side is
@@ -235,6 +251,8 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
         experts = range(spec.num_experts)
         a = torch.cat([model.tensors[str(TensorName(module, "A", e))].double() for e in experts])  # (M r, in)
         b = torch.cat([w[e] * model.tensors[str(TensorName(module, "B", e))].double() for e in experts], 1)
+        if spec.mixer == "core":
+            b = b @ model.tensors[str(TensorName(module, "G"))].double()
         if rank is not None and rank < full:
             possible = min(rank, a.shape[1], b.shape[0])
             a, b = truncate(a, b, possible)

@@ -4,7 +4,8 @@ Tensors are addressed by names that do not depend on PEFT, see :class:`TensorNam
 
     <module path>/A/<expert>    LoRA A, (r, in)
     <module path>/B/<expert>    LoRA B, (out, r)
-    <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax, (1,) for scalar
+    <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax, (1,) for scalar;
+                                for the mixer core what stands between B and A, (r, r)
     head/<parameter path>       a parameter of the task head
     anchor/mean                 mean direction of a client's train rows, (hidden,), for the mixer instance
 """
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 Tensors = Mapping[str, Tensor]
-Mixer = Literal["none", "sum", "top_m", "softmax", "scalar", "instance"]
+Mixer = Literal["none", "sum", "core", "top_m", "softmax", "scalar", "instance"]
 
 HEAD = "head"
 ANCHOR = "anchor/mean"
@@ -99,6 +100,7 @@ class AdapterSpec:
         num_experts: M, at least 1.
         own: the client's own expert, in 0 .. M - 1.
         mixer: how experts are combined: ``none`` (the only expert, M = 1), ``sum`` (all of them, weight 1 each),
+            ``core`` (the only one, B G A),
             ``top_m`` (paper, adaptive top-M), ``softmax`` (all of them, weights softmax(G x)), ``scalar`` (two, weights
             s and 1 - s for every token, with s = sigmoid(G)) or ``instance`` (two, one weight per input text, see
             ``blend``).

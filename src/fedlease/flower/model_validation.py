@@ -58,8 +58,8 @@ def _expected_shapes(
             yield str(TensorName(target, "B", expert)), (features_out, spec.r)
         if spec.mixer in slots:
             yield str(TensorName(target, "G")), (slots[spec.mixer], features_in)
-        elif spec.mixer == "scalar":
-            yield str(TensorName(target, "G")), (1,)
+        elif spec.mixer in ("scalar", "core"):
+            yield str(TensorName(target, "G")), (1,) if spec.mixer == "scalar" else (spec.r, spec.r)
 
 
 def _tensor_fault(tensor: Tensor, shape: tuple[int, ...]) -> str:

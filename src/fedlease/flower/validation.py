@@ -81,7 +81,7 @@ def _task_form(task: ClientTask) -> str:
 
 def _spec_fault(spec: AdapterSpec) -> str:
     experts = spec.num_experts
-    needed = {"none": 1, "scalar": 2, "instance": 2}.get(spec.mixer, experts)
+    needed = {"none": 1, "core": 1, "scalar": 2, "instance": 2}.get(spec.mixer, experts)
     rules = {
         "r": count(1),
         "alpha": number(0, MAX_VALUE) & Rule("more than 0", bool),

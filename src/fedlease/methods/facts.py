@@ -26,6 +26,7 @@ class Facts:
 
 FACTS: dict[str, Facts] = {
     CENTRALISED: Facts(None, "its rows", steps=False),
+    "fed-sb": Facts(2025, "a core of r x r per module; A and B once, before"),
     "fedalt": Facts(2025, "its own A and B", "mixers", steps=False),
     "feddpa": Facts(2024, "the global A and B", "a local A and B", steps=True),
     "fedex-lora": Facts(2024, "A and B", steps=False),

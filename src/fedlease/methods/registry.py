@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 METHODS: dict[str, str] = {
+    "fed-sb": "fedlease.methods.fed_sb:build",
     "fedalt": "fedlease.methods.fedalt:build",
     "feddpa": "fedlease.methods.feddpa:build",
     "fedex-lora": "fedlease.methods.fedex_lora:build",

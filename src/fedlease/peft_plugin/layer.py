@@ -18,6 +18,9 @@ __all__ = ["FedLeaseLayer", "WeightsListener"]
 WeightsListener = Callable[[Tensor], None]
 """Receives the expert weights of one forward pass, (..., M)."""
 
+UNWEIGHTED = ("none", "sum", "core")
+"""Mixers that weigh no experts against each other: all that there are count in full."""
+
 MERGE_REFUSED = (
     "a FEDLEASE adapter cannot be merged: the weight of every expert depends on the token. "
     "fedlease.peft_plugin.export.export_expert writes one expert as an ordinary LoRA adapter, which can be merged"
@@ -75,8 +78,9 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         if rows := ROUTER_ROWS.get(mixer):
             router = torch.empty(rows(config.num_experts), self.in_features)
             self.fedlease_router[adapter_name] = nn.Parameter(nn.init.kaiming_uniform_(router, a=math.sqrt(5)))
-        elif mixer == "scalar":
-            self.fedlease_router[adapter_name] = nn.Parameter(torch.zeros(1))
+        elif mixer in ("scalar", "core"):
+            shape = (1,) if mixer == "scalar" else (config.r, config.r)
+            self.fedlease_router[adapter_name] = nn.Parameter(torch.zeros(shape))
         self.fedlease_dropout[adapter_name] = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
         scaling = config.lora_alpha / config.r
         self.fedlease_rules[adapter_name] = Rule(
@@ -174,7 +178,9 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             weights = mix(logits, rule, self.fedlease_own[adapter_name])  # (tokens, M)
         else:
             hidden = linear(tokens if dropped is None else dropped, stack[: b.shape[1]])
-            if only is not None or rule.mixer in ("none", "sum"):
+            if rule.mixer == "core":
+                hidden = linear(hidden, self.fedlease_router[adapter_name])
+            if only is not None or rule.mixer in UNWEIGHTED:
                 weights = chosen(range(rule.num_experts) if only is None else only, rule.num_experts, hidden)  # (M,)
             elif rule.mixer == "scalar":
                 weights = mix(self.fedlease_router[adapter_name], rule, 0)  # (M,)
@@ -182,7 +188,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
                 weights = mix(self._shares(x, hidden, rule), rule, 0)  # (tokens, M) or (1, M)
         # Reentrant checkpointing runs its first pass without gradients, but in training mode.
         listener = None if self.training or torch.is_grad_enabled() else self.on_weights
-        if listener is not None and rule.mixer not in ("none", "sum") and only is None:
+        if listener is not None and rule.mixer not in UNWEIGHTED and only is None:
             listener(weights.expand(len(tokens), -1).view(*x.shape[:-1], -1))
         flat = result.reshape(-1, self.out_features)
         return add_experts(flat, hidden, weights * rule.scaling, b).view_as(result)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlease.core.experts import Rule
-from fedlease.core.low_rank import at_rank
+from fedlease.core.low_rank import at_rank, fold
 from fedlease.core.types import HEAD, AdapterSpec, ClientId, ClientModel, TensorName, Tensors, head_names
 from fedlease.errors import ModelError
 from fedlease.models.base import BaseModel, new_head_modules
@@ -73,7 +73,7 @@ class MixedModel:
         return cls(
             run.base,
             run.device,
-            lambda client: at_rank(run.model(client), run.settings.lora.largest),
+            lambda client: at_rank(_without_core(run.model(client)), run.settings.lora.largest),
             num_labels,
             run.resident.autocast,
         )
@@ -192,3 +192,8 @@ class MixedModel:
         for name, head in self._heads.items() if new else ():
             head.heads.append(modules[name].to(self.device))
         return number
+
+
+def _without_core(model: ClientModel) -> ClientModel:
+    """A single adapter in the place of one with a core."""
+    return fold(model, {}) if model.spec.mixer == "core" else model

@@ -1,0 +1,122 @@
+"""Fed-SB: only a core of r x r between frozen factors is trained and averaged, which is exact, and little to send.
+
+Singhal, Ponkshe, Vartak, Varshney, Vepakomma: Fed-SB: A Silver Bullet for Extreme Communication Efficiency and
+Performance in (Private) Federated LoRA Fine-Tuning. 2025. https://arxiv.org/abs/2502.15436
+
+The factors are those of LoRA-SB. Ponkshe, Singhal, Gorbunov, Tumanov, Horvath, Vepakomma: Initialization using Update
+Approximation is a Silver Bullet for Extremely Efficient Low-Rank Fine-Tuning. 2024. https://arxiv.org/abs/2411.19557
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from fedlease.core.aggregate import client_weights, mean_update
+from fedlease.core.choices import Weighting
+from fedlease.core.codec import serialisable
+from fedlease.core.low_rank import cored, product_mean
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
+from fedlease.errors import RunFailedError
+from fedlease.methods.base import CommonState, Terms, by_client
+
+__all__ = ["FedSB", "FedSBState", "build"]
+
+ROUNDS = "cores"
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class FedSBState(CommonState):
+    """Where a Fed-SB run stands.
+
+    Attributes:
+        factors: A and B, frozen; {} until the warm-up is over.
+        cores: ``<module>/G`` (r, r), one per module.
+    """
+
+    factors: Tensors = field(default_factory=dict)
+    cores: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FedSB:
+    """Parameters of Fed-SB. The update of a module is (alpha / r) B G A, with B and A the same for all.
+
+    A and B span the first update, of which G is what A and B leave: their product is the best approximation of the
+    mean of the clients' warm-ups, whose place in the paper has the gradient of all weights on a sample of rows.
+
+    Attributes:
+        budget: E, R and local epochs.
+        weights: how clients are weighted.
+    """
+
+    budget: Budget
+    weights: Weighting = "num_examples"
+
+    averaged: ClassVar[tuple[str, ...]] = ("cores",)
+
+    @property
+    def last_round(self) -> int:
+        """R."""
+        return self.budget.rounds
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedSBState:
+        """Everyone warms up from the same adapter."""
+        return FedSBState(round=0, adapter=adapter, clients=dict(clients))
+
+    def task(self, state: FedSBState, client: ClientId) -> ClientTask | None:
+        """First a warm-up of A and B; then the cores alone, which are given back."""
+        if state.round > self.last_round:
+            return None
+        if not state.factors or client not in state.warmup.results:
+            return state.warmup.task(client, state.adapter, self.budget, state.round)
+        names = frozenset(state.cores)
+        stage = Stage(names, self.budget.local_epochs)
+        return ClientTask(ROUNDS, state.round, self.model(state, client), (stage,), upload=names)
+
+    def aggregate(
+        self, state: FedSBState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> FedSBState:
+        """The factors once everyone has warmed up; then the mean of the cores."""
+        updates = by_client(updates)
+        warmup = state.warmup.collect(updates, () if state.factors else absent)
+        if not state.factors:
+            state = replace(state, warmup=warmup)
+            return state if warmup.pending(state.clients) else self._begin(state)
+        trained = [update for update in updates if update.phase == ROUNDS]
+        cores = mean_update(trained, self.weights) if trained else state.cores
+        return replace(state, round=state.round + 1, warmup=warmup.used(), cores=cores)
+
+    def model(self, state: FedSBState, client: ClientId) -> ClientModel:
+        """The factors with the cores between them; before that, the client's warm-up."""
+        spec = state.adapter.spec
+        if not state.factors:
+            return ClientModel(spec, state.warmup.results.get(client, state.adapter.tensors))
+        return ClientModel(replace(spec, mixer="core"), {**state.factors, **state.cores})
+
+    def admit(self, state: FedSBState, client: ClientId, num_examples: int) -> FedSBState:
+        """A late client warms up, for its head's sake, and then trains the cores as all do."""
+        return replace(state, clients={**state.clients, client: num_examples})
+
+    def group(self, state: FedSBState, client: ClientId) -> int:
+        """All clients are one group."""
+        return 0
+
+    def _begin(self, state: FedSBState) -> FedSBState:
+        warmups = state.warmup.results
+        if not warmups:
+            raise RunFailedError("no client's warm-up could be used: there is nothing to set the frozen factors by")
+        weights = client_weights({client: state.clients[client] for client in sorted(warmups)}, self.weights)
+        mean = product_mean([warmups[client] for client in weights], list(weights.values()))
+        factors, cores = dict(mean), {}
+        for module in state.adapter.spec.target_modules:
+            a, b = (str(TensorName(module, kind, 0)) for kind in "AB")
+            pair = cored(mean[a].double(), mean[b].double())
+            factors[a], core, factors[b] = (tensor.float().contiguous() for tensor in pair)
+            cores[str(TensorName(module, "G"))] = core
+        return replace(state, round=1, warmup=state.warmup.used(), factors=factors, cores=cores)
+
+
+def build(terms: Terms) -> FedSB:
+    """Fed-SB, which has no settings of its own."""
+    return FedSB(terms.budget, terms.weights)
