@@ -113,6 +113,14 @@ def test_who_points_against_its_cluster_is_named_and_used() -> None:
     assert not compare(made, ["abcd"], BOUNDS, directions=False).named
 
 
+def test_around_a_common_optimum_honest_changes_cancel_and_nobody_is_named() -> None:
+    # Three corners of a triangle about the mean: each points against the sum of the other two.
+    corners = [[1.0, 0.0], [-0.5, 0.866], [-0.5, -0.866]]
+    start = {"m/B/0": torch.zeros(2)}
+    made = {c: Change(start, {"m/B/0": torch.tensor(at)}, 1, 1.0) for c, at in zip("abc", corners, strict=True)}
+    assert not compare(made, ["abc"], BOUNDS).named
+
+
 def test_clients_that_send_the_same_are_named_both() -> None:
     made = changes(1.0, 1.0, 1.0)
     made["c"] = replace(made["c"], tensors={"m/B/0": made["a"].tensors["m/B/0"] * 1.001}, length=1.001)

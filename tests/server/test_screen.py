@@ -110,6 +110,11 @@ def test_who_points_the_other_way_is_named_and_its_update_used(tmp_path: Path) -
     assert line["suspects"][LIAR][0].startswith("points against the others of its cluster, cosine -1.00")
 
 
+def test_or_refused_where_the_settings_say_so(tmp_path: Path) -> None:
+    ran(tmp_path, grown(-1.0), 1, bounds=replace(BOUNDS, against="refuse"))
+    assert "points against" in rounds_of(tmp_path)[1]["refused"][LIAR]
+
+
 def test_without_bounds_nothing_is_refused(tmp_path: Path) -> None:
     ran(tmp_path, grown(1e4), 1, 2, bounds=Bounds())
     assert not any("suspects" in line or line["refused"] for line in rounds_of(tmp_path))

@@ -1,19 +1,23 @@
 """The command that runs the paper's experiments by name."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedlease.cli.runs import Set
-from fedlease.cli.shared import Json, Quiet, app, comma_separated, seed_numbers, stdout_for_json
+from fedlease.cli.shared import Json, Quiet, app, comma_separated, progress, seed_numbers, stdout_for_json
 from fedlease.core.wording import counted, printable
 
 if TYPE_CHECKING:
     from fedlease.experiments.cells import Cell
 
 __all__ = ["reproduce"]
+
+ATTACKS, ATTACKS_ASK = "attacks", "What do liars cost the honest clients beside them, by attack, phase and mean?"
+"""The one experiment that compares no settings alone: some of its clients lie."""
 
 
 @app.command()
@@ -39,10 +43,15 @@ def reproduce(
 
     if name is None or list_:
         if json_:
-            typer.echo(json.dumps({key: experiment.asks for key, experiment in EXPERIMENTS.items()}))
+            asks = {key: experiment.asks for key, experiment in EXPERIMENTS.items()}
+            typer.echo(json.dumps({**asks, ATTACKS: ATTACKS_ASK}))
             return
         for key, experiment in EXPERIMENTS.items():
             typer.echo(f"{key:20} {experiment.asks}")
+        typer.echo(f"{ATTACKS:20} {ATTACKS_ASK}")
+        return
+    if name == ATTACKS:
+        _attacks(data, seed_numbers(seeds), out, set_ or (), comma_separated(only), quiet, json_)
         return
     preset_of(find(name), scale)  # before libraries that take seconds to load
     numbers = seed_numbers(seeds)
@@ -63,4 +72,33 @@ def reproduce(
             cells = counted(len(ready.cells), "cell")
             typer.echo(printable(f"{name}: {cells} in {ready.out}, {done} of them finished"), err=True)
         content = experiments.reproduce(ready, **shown)
+    typer.echo(json.dumps(content) if json_ else markdown(content), nl=json_)
+
+
+def _attacks(
+    data: Path | None,
+    seeds: list[int],
+    out: Path | None,
+    changes: Sequence[str],
+    only: list[str],
+    quiet: bool,
+    json_: bool,
+) -> None:
+    """Planted rows and the tiny model, in minutes; GLUE rows where ``--data`` names them."""
+    folder = out or Path("runs") / "reproduce" / ATTACKS
+    with stdout_for_json(True), progress(quiet) as show:
+        from fedlease.config.faults import setting_names
+        from fedlease.config.layers import parse_overrides
+        from fedlease.config.settings import Settings
+        from fedlease.errors import ConfigError
+        from fedlease.experiments.attacks import attacks, markdown
+
+        mine, faults = parse_overrides(changes, {*setting_names(Settings, text=True)})
+        if faults:
+            raise ConfigError(faults)
+
+        def on_cell(cell: str, done: int, total: int) -> None:
+            show(ATTACKS, done, total)
+
+        content = attacks(folder, data=data, seeds=seeds, only=only, changes=mine, on_cell=on_cell)
     typer.echo(json.dumps(content) if json_ else markdown(content), nl=json_)

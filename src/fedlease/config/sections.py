@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic_core import PydanticCustomError
 
 from fedlease.config.choices import ClassWeights, Quantisation, Template
-from fedlease.core.choices import LrSchedule, StopMetric
+from fedlease.core.choices import Against, LrSchedule, StopMetric
 
 __all__ = [
     "DEFAULT",
@@ -212,7 +212,11 @@ class BoundsSettings(Section):
     that train with something else, None: as far as they like."""
     copies: bool = True
     """Whether an update is refused that is one sent before, a copy of a foreign expert, or one and the same for both
-    halves of a client's rows. Clients that send the same, or point against the others of their cluster, are named."""
+    halves of a client's rows. Clients that send the same in one step are named."""
+    against: Against = "name"
+    """An update that points against the others of its cluster, three or more clients whose own agree with each other:
+    its client is named as a suspect, or the update refused. Of a client whose rows contradict the others' it is
+    honest."""
     rows: Positive = 1_000_000
     """Train rows that a client on another machine may state; a node that states more is turned away."""
 

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 __all__ = [
     "PLUS",
+    "Against",
     "Average",
     "CandidateStart",
     "Clustering",
@@ -84,6 +85,9 @@ PLUS: dict[str, Any] = {
 
 HeadPolicy = Literal["local", "shared", "frozen"]
 """What becomes of classifier heads: trained and private, averaged within a group, or left at their initial value."""
+
+Against = Literal["name", "refuse"]
+"""What becomes of an update that points against the others of its cluster."""
 
 CandidateStart = Literal["groups", "clients"]
 """What a candidate of IFCA is made of: the first updates of a random group of clients, or that of one client."""

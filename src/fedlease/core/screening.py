@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedlease.core.choices import Against
 from fedlease.core.types import ClientTask, ClientUpdate, TensorName, Tensors, second_half
 
 __all__ = ["SAME", "Bounds", "Change", "apart", "beyond_the_step", "change_of", "copied", "start_of"]
@@ -31,6 +32,7 @@ class Bounds:
         step: a value changes by at most so many learning rates in an optimiser step; None: no rule. AdamW with
             beta_1 = .9 and beta_2 = .999 cannot do more than 7.3 (Cauchy and Schwarz, of its two moments).
         copies: whether copies and replays are looked for.
+        against: what becomes of an update that points against the others of its cluster.
         lr: learning rate.
         weight_decay: of AdamW.
         batch_size: rows per step.
@@ -39,6 +41,7 @@ class Bounds:
     norm: float | None = None
     step: float | None = None
     copies: bool = False
+    against: Against = "name"
     lr: float = 0.0
     weight_decay: float = 0.0
     batch_size: int = 1

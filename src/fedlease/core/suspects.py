@@ -1,6 +1,5 @@
 """Updates side by side: what an update repeats of earlier ones, and how it stands among those of other clients."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,8 +17,12 @@ __all__ = ["Findings", "Seen", "compare", "replayed", "sample"]
 LEAST = 3
 """Updates that a median needs, so that one cannot move it beyond the others."""
 
-AGAINST = -0.5
+AGAINST = -0.25
 """Cosine with the sum of the others of its cluster below which an update is said to point against them."""
+
+AGREE = 0.1
+"""Mean cosine of the others with each other above which they have a direction. Around a common optimum honest changes
+add up to nothing, so that each points against the sum of all others."""
 
 SAMPLED = 8
 """Values of every tensor that are remembered of an upload, by which it is recognised when it comes again."""
@@ -118,7 +121,11 @@ def compare(
         used = [c for c in members if c in changes and c not in found.refused and changes[c].length]
         if len(used) >= LEAST:
             for client, cosine in _against(used, changes):
-                found.name(client, f"points against the others of its cluster, cosine {cosine:.2f}")
+                why = f"points against the others of its cluster, cosine {cosine:.2f}"
+                if bounds.against == "refuse":
+                    found.refused[client] = f"its update {why} (bounds.against)"
+                else:
+                    found.name(client, why)
     for one, other in combinations(sorted(changes), 2) if bounds.copies else ():
         a, b = changes[one], changes[other]
         # Lengths first: whole tensors are compared where they agree alone.
@@ -145,19 +152,20 @@ def _too_long(
 
 
 def _against(members: Sequence[ClientId], changes: Mapping[ClientId, Change]) -> Iterator[tuple[ClientId, float]]:
-    """Those whose direction is against the sum of the others' directions."""
-    first = changes[members[0]]
+    """Those whose direction is against the sum of the others' directions, where these agree with each other."""
+    first, count = changes[members[0]], len(members)
     if any(_shapes(changes[client]) != _shapes(first) for client in members):
         return
-    along, squares = dict.fromkeys(members, 0.0), dict.fromkeys(members, 0.0)
+    cosines = torch.zeros(count, count, dtype=torch.float64)
     for name in sorted(first.start):
-        units = {client: changes[client].of(name) / changes[client].length for client in members}
-        whole = torch.stack([*units.values()]).sum(0)
-        for client, unit in units.items():
-            along[client] += float(((whole - unit) * unit).sum())
-            squares[client] += float((whole - unit).square().sum())
-    for client in members:
-        if squares[client] and (cosine := along[client] / math.sqrt(squares[client])) < AGAINST:
+        units = torch.stack([changes[client].of(name).flatten() / changes[client].length for client in members])
+        cosines.addmm_(units, units.T)
+    for place, client in enumerate(members):
+        others = [other for other in range(count) if other != place]
+        among = cosines[others][:, others]
+        agreement = float(among.sum() - among.trace()) / max(1, len(others) * (len(others) - 1))
+        cosine = float(cosines[place, others].sum() / among.sum().sqrt()) if agreement > AGREE else 0.0
+        if cosine < AGAINST:
             yield client, cosine
 
 

@@ -196,7 +196,8 @@ def bounds_of(settings: Settings, method: str) -> Bounds:
     given, train = settings.bounds, settings.train
     if method == CENTRALISED:
         return Bounds()
-    return Bounds(given.norm, given.step, given.copies, train.lr, train.weight_decay, train.batch_size)
+    of_training = train.lr, train.weight_decay, train.batch_size
+    return Bounds(given.norm, given.step, given.copies, given.against, *of_training)
 
 
 def _tell(listeners: Sequence[Listener], event: Event) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -30,12 +30,15 @@ from fedlease.server.events import BatchTrained, Listener
 from fedlease.server.filters import Filtered, make_filters
 from fedlease.server.in_process import InProcess
 from fedlease.server.pooled import Pooled, PooledTrainer
-from fedlease.server.transport import Channel, Traffic
+from fedlease.server.transport import Channel, Traffic, Transport
 from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import check_no_run, read_settings, run_lock, start_run
 from fedlease.storage.summary import Summary
 
-__all__ = ["resume", "run_settings"]
+__all__ = ["Around", "resume", "run_settings"]
+
+Around = Callable[[Transport], Transport]
+"""Wraps the transport of a run, between its filters and its clients."""
 
 
 def run_settings(
@@ -48,6 +51,7 @@ def run_settings(
     rows: Federation | None = None,
     continue_from: Path | None = None,
     new_rows: bool = False,
+    around: Around | None = None,
 ) -> dict[str, Summary]:
     """Runs the method and its baselines into a new folder.
 
@@ -61,6 +65,7 @@ def run_settings(
         continue_from: folder of a finished run that this one goes on from, with settings made by
             :func:`fedlease.runs.continued_settings.continued_settings`; None begins at the start.
         new_rows: whether the rows may be others than those of ``continue_from``.
+        around: wraps the transport, as an experiment does whose clients lie; None leaves it as it is.
 
     Returns:
         Method -> its result, the main method first.
@@ -98,7 +103,7 @@ def run_settings(
         )
         lock = stack.pop_all()
     with lock:
-        return _run(out, prepared, listeners, shared, resumed=False)
+        return _run(out, prepared, listeners, shared, around, resumed=False)
 
 
 def resume(
@@ -109,6 +114,7 @@ def resume(
     *,
     to: int | None = None,
     without: Sequence[ClientId] = (),
+    around: Around | None = None,
 ) -> dict[str, Summary]:
     """Continues a run from its last complete step; a finished run is left as it is, unless it is to go back.
 
@@ -119,6 +125,7 @@ def resume(
         data: the rows that the run began with, where they were in memory.
         to: the first round that is made again, 0 for the warm-up, see :func:`fedlease.runs.going_back.go_back`.
         without: clients that take no part from then on.
+        around: as for :func:`run_settings`.
 
     Returns:
         As :func:`run_settings`.
@@ -138,11 +145,17 @@ def resume(
     settings = resolve_machine(settings)
     with run_lock(out), within_limits(f"the run in {out} was not resumed", "make room and resume it again", out):
         prepared = with_clients_per_step(prepare(settings, out, data))
-        return _run(out, prepared, listeners, shared, resumed=True)
+        return _run(out, prepared, listeners, shared, around, resumed=True)
 
 
 def _run(
-    out: Path, prepared: Prepared, listeners: Sequence[Listener], shared: Path | None, *, resumed: bool
+    out: Path,
+    prepared: Prepared,
+    listeners: Sequence[Listener],
+    shared: Path | None,
+    around: Around | None,
+    *,
+    resumed: bool,
 ) -> dict[str, Summary]:
     loaded, settings = prepared.loaded, prepared.loaded.settings
     names = (settings.method, *settings.baselines)
@@ -178,7 +191,8 @@ def _run(
                 return Channel(Pooled(cards, workers, Traffic(), trainer=trainer), workers=workers)
             traffic = Traffic()
             transport = InProcess(cards, workers, traffic, filters, stacker)
-            return Channel(Filtered(transport, filters), traffic, workers)
+            reached = transport if around is None else around(transport)
+            return Channel(Filtered(reached, filters), traffic, workers)
 
         inputs = RunInputs(
             loaded=loaded,
