@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedlease.config.settings import Settings
     from fedlease.errors import FedLeaseError
     from fedlease.experiments.calls import compare
-    from fedlease.use.calls import export, onboard, predict
+    from fedlease.use.calls import export, onboard, predict, score
     from fedlease.use.load import load, tokenizer
     from fedlease.use.run import RunResult, check, resume, run
 
@@ -34,6 +34,7 @@ __all__ = [
     "predict",
     "resume",
     "run",
+    "score",
     "tokenizer",
 ]
 
@@ -55,6 +56,7 @@ _WHERE = {
     "predict": "fedlease.use.calls",
     "resume": "fedlease.use.run",
     "run": "fedlease.use.run",
+    "score": "fedlease.use.calls",
     "tokenizer": "fedlease.use.load",
 }
 

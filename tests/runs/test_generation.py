@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from cli.shell import Shell, shell
 from peft import PeftModel
+from rich.console import Console
 from small import rounds_of, scores_of, small_run, small_settings, tensors_of
 from transformers import AutoModelForCausalLM
 
@@ -16,9 +18,10 @@ import fedlease
 from fedlease.config.settings import resolve
 from fedlease.data.federation import Row
 from fedlease.data.load import load_federation
-from fedlease.errors import ConfigError, ModelError
+from fedlease.errors import ConfigError, DataError, ModelError
 from fedlease.methods.registry import known_methods
 from fedlease.peft_plugin.usage import record_usage
+from fedlease.reporting.file_scores import render_file_scores
 from fedlease.runs.check import check_settings
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.runner import resume, run_settings
@@ -28,6 +31,7 @@ from fedlease.storage.run_folder import changed_settings, read_settings
 from fedlease.tasks.text_scores import rouge
 from fedlease.use.chat import Chat
 from fedlease.use.export import Exporter
+from fedlease.use.file_scores import FileScores
 from fedlease.use.onboard import onboard
 from fedlease.use.open_run import OpenRun
 from fedlease.use.predict import predict, predict_file
@@ -178,6 +182,27 @@ def test_usage_counts_prompt_and_answer_of_every_test_row_once(run: OpenRun, out
         run.task.measure(run.resident, rows, 1)
     assert written.tokens == used.tokens
     assert read(out / "summary.json")["expert_usage"][CLIENT] == used.summary()
+
+
+def test_a_file_with_responses_is_scored_as_the_test_rows_of_the_run(run: OpenRun, out: Path, tmp_path: Path) -> None:
+    test = load_federation(run.settings.data, run.settings.seed, "generation").clients[CLIENT].test
+    rows = [{"prompt": row.text, "response": row.response} for row in test]
+    # On one line; rows without a response are answered and not scored.
+    file, scores, told = tmp_path / "rows.json", tmp_path / "scores.json", list[FileScores]()
+    file.write_text(json.dumps([*rows, {"prompt": "and this", "response": " "}, {"prompt": "what"}]))
+    predict_file(run, CLIENT, file, tmp_path / "answers.jsonl", None, scores, told.append)
+    found, final = read(scores), read(out / "summary.json")["per_client"][CLIENT]
+    assert (found["rows"], found["scored"]) == (len(rows) + 2, len(rows))
+    assert {key: found[key] for key in ("rouge1", "rougeL", "exact_match", "loss")} == pytest.approx(
+        {key: final[key] for key in ("rouge1", "rougeL", "exact_match", "loss")}, abs=1e-6
+    )
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert fedlease.score(out, CLIENT, rows)["loss"] == pytest.approx(found["loss"], abs=1e-6)
+    with pytest.raises(DataError, match=r"rows: none of 2 says what is true"):
+        fedlease.score(out, CLIENT, ["abc", "x y"])
+    to = Console(file=io.StringIO(), width=120)
+    render_file_scores(told[0].content, to)
+    assert f"perplexity {found['perplexity']:.4g} on {len(rows)} of {len(rows) + 2} rows" in to.file.getvalue()
 
 
 def test_rows_come_back_with_answers(run: OpenRun, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def render_file_scores(content: Mapping[str, Any], console: Console) -> None:
     words = ", ".join(
         [f"{name} {percent(content[key])} %" for key, name in shown.items()]
         + [f"{name} {content[key]:.4g}" for key, name in own.own_units.items()]
+        + [f"{key} {content[key]:.4g}" for key in ("perplexity",) if key in content]
     )
     rows, scored = content["rows"], content["scored"]
     of_all = (

@@ -17,14 +17,14 @@ from fedlease.core.confusion import Cells
 from fedlease.core.wording import counted
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.data.reading.prompts import read_prompts
+from fedlease.data.reading.prompts import read_answered, read_prompts
 from fedlease.data.reading.rows import Table
 from fedlease.tasks.base import BATCH, UNSCALED, GivesLogits, Measured, Model, OnRows, Scale, StackedClients
 from fedlease.tasks.encoded import IGNORED, Encoded, EncodedPrompts, answer_loss, collate, evaluation_batches
-from fedlease.tasks.metrics import LOSS, Metric, MetricWords
+from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
 from fedlease.tasks.prompts import Prompts
 from fedlease.tasks.stacking import of_rows
-from fedlease.tasks.text_scores import answers_given, exact_matches, require_rouge, rouge
+from fedlease.tasks.text_scores import answer_means, answer_scores, require_rouge
 from fedlease.tasks.writing import write_batch
 
 __all__ = ["Generation"]
@@ -183,18 +183,9 @@ class Generation:
 
     def _measured(self, rows: Encoded, answers: Sequence[str], loss: float) -> Measured:
         assert isinstance(rows, EncodedPrompts)
-        scores = self._scores(answers, rows.references)
-        given = [value for value in answers_given(answers, rows.references) if value is not None]
-        metrics = {
-            **{name: _mean(values) for name, values in scores.items()},
-            **({"answer_accuracy": _mean(given)} if given else {}),
-            "loss": loss,
-        }
+        scores = answer_scores(answers, rows.references)
+        metrics = {**answer_means(answers, rows.references, scores), "loss": loss}
         return Measured(metrics, tuple(scores[self.metric]), tuple(answers), predictions={"prediction": list(answers)})
-
-    def _scores(self, answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
-        """Metric -> its value for every answer."""
-        return {**rouge(answers, references), "exact_match": exact_matches(answers, references)}
 
     def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
         """The first rows: prompt, reference, and what the untrained and this model write."""
@@ -207,7 +198,7 @@ class Generation:
         """Headline of always giving the most frequent answer of ``train``; the first in the alphabet on a tie."""
         counts = Counter(row.response or "" for row in train)
         most = min(counts, key=lambda answer: (-counts[answer], answer))
-        return _mean(self._scores([most] * len(test), [row.response or "" for row in test])[self.metric])
+        return answer_means([most] * len(test), [row.response or "" for row in test])[self.metric]
 
     def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
         """Prompts without responses."""
@@ -225,8 +216,15 @@ class Generation:
 
     def grade(
         self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Answers are not scored by a file."""
+    ) -> Graded | None:
+        """Scores answers against the responses of the rows that have one."""
+        known = read_answered(table, settings.columns)
+        pairs = [(row, found["prediction"]) for row, found in zip(known, predictions, strict=True) if row is not None]
+        if not pairs:
+            return None
+        answered = tuple(row for row, _ in pairs)
+        means = answer_means([answer for _, answer in pairs], [row.response or "" for row in answered])
+        return Graded(means, len(pairs), answered=answered)
 
     def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits of answers, with other tokens behind them and in one batch, and of the first token that is written."""
@@ -292,7 +290,3 @@ class Generation:
 
 def _batches(rows: Encoded) -> list[list[int]]:
     return evaluation_batches(rows.lengths, EVALUATION_BATCH)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedlease.core.confusion import Cells
+from fedlease.data.federation import Row
 
 __all__ = ["LOSS", "MOST", "Graded", "Metric", "MetricWords"]
 
@@ -18,12 +19,14 @@ class Graded:
         unknown: labels in the file that the client does not know.
         cells: as ``confusion`` of :class:`fedlease.tasks.base.Measured`, over the client's labels and then the unknown
             ones.
+        answered: rows with what is true, where the loss on them says more.
     """
 
     metrics: Mapping[str, float]
     rows: int
     unknown: tuple[str, ...] = ()
     cells: Cells = ()
+    answered: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,20 @@
 import importlib.util
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fedlease.errors import MissingPackageError
 
-__all__ = ["SHORT_ANSWER", "answers_given", "exact_matches", "normalised", "require_rouge", "rouge"]
+__all__ = [
+    "SHORT_ANSWER",
+    "answer_means",
+    "answer_scores",
+    "answers_given",
+    "exact_matches",
+    "normalised",
+    "require_rouge",
+    "rouge",
+]
 
 SHORT_ANSWER = 5
 """Words; a longer reference is a text, not an answer that is right or wrong."""
@@ -53,3 +62,18 @@ def rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[f
     names = ("rouge1", "rougeL")
     scores = [rouge_score([a], [r], rouge_keys=names) for a, r in zip(answers, references, strict=True)]
     return {name: [float(score[f"{name}_fmeasure"]) for score in scores] for name in names}
+
+
+def answer_scores(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+    """Metric -> its value for every answer."""
+    return {**rouge(answers, references), "exact_match": exact_matches(answers, references)}
+
+
+def answer_means(
+    answers: Sequence[str], references: Sequence[str], scores: Mapping[str, Sequence[float]] | None = None
+) -> dict[str, float]:
+    """Metric -> its mean, of short answers also ``answer_accuracy``; ``scores`` are those of the answers if known."""
+    values = scores or answer_scores(answers, references)
+    given = [value for value in answers_given(answers, references) if value is not None]
+    means = {name: sum(own) / len(own) for name, own in values.items()}
+    return means | ({"answer_accuracy": sum(given) / len(given)} if given else {})

@@ -1,4 +1,4 @@
-"""What commands do with a finished run, from one call each: predict, export, onboard."""
+"""What commands do with a finished run, from one call each: predict, score, export, onboard."""
 
 import os
 from collections.abc import Sequence
@@ -16,9 +16,12 @@ from fedlease.reporting.bars import Standing, bars_on
 from fedlease.storage.run_folder import read_settings
 
 if TYPE_CHECKING:
+    from fedlease.data.federation import Row
+    from fedlease.data.reading.rows import Table
     from fedlease.use.onboard import Onboarded
+    from fedlease.use.open_run import KnownClient, OpenRun
 
-__all__ = ["export", "onboard", "predict"]
+__all__ = ["export", "onboard", "predict", "score"]
 
 
 def predict(
@@ -43,6 +46,47 @@ def predict(
         ConfigError: the run has no such client or method, or the device is not one of this machine.
         DataError: every fault of the rows.
     """
+    run, known, _, read = _opened(folder, client, rows, method, device)
+    from fedlease.use.predict import predict as predicted
+
+    return predicted(run, known.id, read) if read else []
+
+
+def score(
+    folder: str | Path, client: ClientId, rows: object, *, method: str | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """Scores the model of one client on rows that say what is true.
+
+    Args:
+        folder: of the run.
+        client: whose model.
+        rows: as of :func:`predict`, with the run's columns of labels, numbers or responses.
+        method: one of the run's methods; None takes the main one.
+        device: where to compute; None takes the run's if this machine has it, else the CPU.
+
+    Returns:
+        What ``fedlease predict --scores`` writes: ``rows``, how many of them were ``scored``, and the task's metrics;
+        of classifiers also ``classes``, by label, of language models the ``loss`` per token and the ``perplexity``.
+
+    Raises:
+        RunFolderError: no run folder, or a damaged one.
+        ConfigError: the run has no such client or method, or the device is not one of this machine.
+        DataError: every fault of the rows, or none of them says what is true.
+    """
+    run, known, table, read = _opened(folder, client, rows, method, device)
+    from fedlease.use.file_scores import score_file
+    from fedlease.use.predict import predict as predicted
+
+    found = score_file(run, known, table, predicted(run, known.id, read)) if table is not None and read else None
+    if found is None:
+        raise DataError(f"rows: none of {len(read):,} says what is true, in the columns of the run (data.columns)")
+    return found.content
+
+
+def _opened(
+    folder: str | Path, client: ClientId, rows: object, method: str | None, device: str | None
+) -> "tuple[OpenRun, KnownClient, Table | None, list[Row]]":
+    """The run, the client, and the rows as a table and as the task reads them without what is to be predicted."""
     settings = read_settings(Path(folder))  # before libraries that take seconds to load
     table = None
     if not isinstance(rows, str | os.PathLike):
@@ -52,19 +96,16 @@ def predict(
             rows = [{column: row} for row in rows]
         table = table_of(rows, "data", settings.data, faults)
         faults.check()
-        if table is not None and not table.records:
-            return []
     from fedlease.use.open_run import OpenRun
-    from fedlease.use.predict import predict as predicted
     from fedlease.use.predict import read_rows
 
     run = OpenRun(folder, method, device)
     known = run.client(client)
     if table is None:
-        return predicted(run, client, read_rows(run, known, Path(str(rows)))[1])
-    read = run.task.read_inputs(table, settings.data.columns, faults, pairs=known.pairs)
+        return run, known, *read_rows(run, known, Path(str(rows)))
+    read = run.task.read_inputs(table, settings.data.columns, faults, pairs=known.pairs) if table.records else []
     faults.check()
-    return predicted(run, client, read)
+    return run, known, table, read
 
 
 def export(

@@ -1,5 +1,6 @@
 """How predictions for a file do, where the file says what is true."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from fedlease.storage.class_scores import ClassScores
 from fedlease.use.open_run import KnownClient, OpenRun
 
 __all__ = ["FileScores", "score_file"]
+
+LARGEST = 700.0
+"""Losses above have no exponential that a number can hold."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,10 @@ class FileScores:
         metric: the run's headline.
         learnt: the run's task.
         rows: in the file.
-        scored: rows that have a label or a number.
+        scored: rows that have a label, a number or a response.
         unknown: labels of rows that the client's model does not know; such a row counts as wrong.
-        metrics: name -> value over the scored rows.
+        metrics: name -> value over the scored rows; of answers also the mean ``loss`` of a token, and its exponential,
+            the ``perplexity``.
         classes: scores by label, the unknown ones last; None where rows have no labels.
     """
 
@@ -57,6 +62,11 @@ def score_file(
     found = run.task.grade(table, run.settings.data, known.labels, predictions)
     if found is None:
         return None
+    metrics = dict(found.metrics)
+    if found.answered:
+        run.load(known.id)
+        metrics["loss"] = run.task.mean_loss(run.resident, run.encode(found.answered, known.scale), run.threads)
+        metrics["perplexity"] = math.exp(min(metrics["loss"], LARGEST))
     classes = ClassScores.of(found.cells, (*known.labels, *found.unknown)) if found.cells else None
     counts = len(table.records), found.rows
-    return FileScores(known.id, run.task.metric, run.settings.task, *counts, found.unknown, found.metrics, classes)
+    return FileScores(known.id, run.task.metric, run.settings.task, *counts, found.unknown, metrics, classes)

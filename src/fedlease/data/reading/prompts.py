@@ -16,13 +16,14 @@ from functools import partial
 from typing import Any
 
 from fedlease.config.data import ColumnSettings
+from fedlease.data.dropped import Dropped
 from fedlease.data.faults import Faults, quoted, shown
 from fedlease.data.federation import Row
 from fedlease.data.reading.examples import Example, missing_column
 from fedlease.data.reading.rows import Record, Table
 from fedlease.data.reading.values import OnFault, place_of, text_fault, text_of
 
-__all__ = ["ROLES", "read_prompt_examples", "read_prompts", "written_prompts"]
+__all__ = ["ROLES", "read_answered", "read_prompt_examples", "read_prompts", "written_prompts"]
 
 NAMES = {
     "system": ("system", "developer"),
@@ -50,6 +51,16 @@ def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults) 
         Example(row, (table.path, record.line), (), *place_of(record, table, columns))
         for record, row in _read(table, columns, faults, answered=True)
     ]
+
+
+def read_answered(table: Table, columns: ColumnSettings) -> list[Row | None]:
+    """Every row of a table with its response; None for a row that has none, or cannot be used."""
+    found: list[Row | None] = []
+    for record in table.records:
+        # One by one: rows of one line of JSON have one place.
+        read = _read(replace(table, records=(record,)), columns, Faults(Dropped()), answered=True)
+        found.append(next((row for _, row in read), None))
+    return found
 
 
 def read_prompts(table: Table, columns: ColumnSettings, faults: Faults) -> list[Row]:
