@@ -13,6 +13,7 @@ from fedlease.errors import ConfigError, DataError, RunFailedError, RunFolderErr
 from fedlease.experiments.cells import Cell, plan
 from fedlease.experiments.compare import compare, tune
 from fedlease.experiments.experiment import Variant, variants_of
+from fedlease.methods.registry import known_methods
 from fedlease.reporting.comparison.page import compare_page, markdown
 from fedlease.runs.runner import run_settings
 
@@ -159,6 +160,8 @@ class TestRefusals:
             variants_of(["fedlese"])
         with pytest.raises(ConfigError, match="'local' is named twice"):
             variants_of(["local", "fedit", "local"])
+        every = [variant.name for variant in variants_of(["all"])]
+        assert sorted(every) == known_methods() and (every[0], every[-1]) == ("fedlease", "centralised")
         with pytest.raises(ConfigError, match="at least one is needed"):
             variants_of([])
 

@@ -18,9 +18,9 @@ __all__ = ["compare"]
 @app.command()
 def compare(
     config: Config = None,
-    methods: Annotated[str, typer.Option(help="Names with commas between; the first is compared with the others.")] = (
-        "fedlease,fedit,local"
-    ),
+    methods: Annotated[
+        str, typer.Option(help="Names with commas between, or all; the first is compared with the others.")
+    ] = ("fedlease,fedit,local"),
     seeds: Annotated[str, typer.Option(help="Whole numbers with commas between.")] = "0,1,2",
     out: Annotated[Path, typer.Option(help="Folder; what it holds already is not run again.")] = Path("runs/compare"),
     preset: Preset = None,

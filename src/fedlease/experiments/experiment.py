@@ -8,7 +8,7 @@ from fedlease.config.faults import nearest_method
 from fedlease.config.settings import Settings
 from fedlease.errors import ConfigError
 from fedlease.experiments.paper_numbers import NO_NUMBERS, PaperRow
-from fedlease.methods.registry import known_methods
+from fedlease.methods.registry import CENTRALISED, known_methods
 
 __all__ = [
     "BOTH",
@@ -23,6 +23,9 @@ __all__ = [
     "repeated",
     "variants_of",
 ]
+
+ALL = "all"
+"""In the place of names of methods."""
 
 SCALES: Mapping[str, str] = {"small": "glue-small", "paper": "paper-nlu"}
 """Scale -> preset, of all experiments that name no others."""
@@ -97,7 +100,7 @@ def evaluated(changes: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 
 
 def variants_of(methods: Sequence[str]) -> list[Variant]:
-    """Plain methods by name.
+    """Plain methods by name; ``all`` alone is every method that is known, ``fedlease`` first.
 
     Raises:
         ConfigError: none, one named twice, or an unknown one; the message names the nearest.
@@ -105,6 +108,8 @@ def variants_of(methods: Sequence[str]) -> list[Variant]:
     faults = [] if methods else ["methods: at least one is needed"]
     faults += [f"methods: {name!r} is named twice" for name in repeated(methods)]
     known = known_methods()
+    if list(methods) == [ALL]:
+        methods = sorted(known, key=lambda name: (name != "fedlease", name == CENTRALISED, name))
     faults += [f"methods: unknown method {name!r}{nearest_method(name)}" for name in methods if name not in known]
     if faults:
         raise ConfigError(faults)
