@@ -36,6 +36,13 @@ def guess(found: Table, *, clients: bool = False, kind: Any = None, **stated: st
         # A label is named before another column that repeats; without a known name the last one is it.
         ({"Diagnosis": CLASSES, "note": NOTES, "sex": SITES}, "labels", {"text": "note", "label": "Diagnosis"}),
         ({"sex": SITES, "note": NOTES, "kurz": CLASSES}, "labels", {"text": "note", "label": "kurz"}),
+        # Dates repeat and are no labels, wherever they stand.
+        (
+            {"note": NOTES, "kurz": CLASSES, "Datum": [f"2026-11-0{1 + n % 9}" for n in range(40)]},
+            "labels",
+            {"text": "note", "label": "kurz"},
+        ),
+        ({"Dringlichkeit": CLASSES, "note": NOTES, "sex": SITES}, "labels", {"text": "note", "label": "Dringlichkeit"}),
         # Ids are one word each, however long.
         (
             {"uid": [f"{n:036d}-abc" for n in range(40)], "msg": NOTES, "y": ["0", "1"] * 20},

@@ -1,13 +1,14 @@
 """Checked examples -> the clients of a federation: ids, one task, one label list, row limits."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedlease.config.data import DataSettings
 from fedlease.config.tables import LABELLED, RowKind
 from fedlease.core.wording import counted
 from fedlease.data.dealing import drop_duplicates, federation, generator, hold_out, make_client
-from fedlease.data.faults import Faults
+from fedlease.data.faults import Faults, quoted
 from fedlease.data.federation import VALUE, ClientData, Federation, Row
 from fedlease.data.labels import agreed, canonical, check_tasks, doubtful_labels, stated_labels
 from fedlease.data.reading.examples import Example, client_id_fault, folded, label_list, paired, to_rows
@@ -17,6 +18,9 @@ from fedlease.data.usable import Unusable, too_few_rows
 from fedlease.errors import DataError
 
 __all__ = ["SPLITS", "Splits", "assemble", "capped", "check_number_of_clients"]
+
+APART = 3
+"""Up to so many clients have a note each."""
 
 SPLITS = ("train", "valid", "test")
 Splits = dict[str, list[Example]]
@@ -52,7 +56,7 @@ def assemble(
         if count > 1:
             same = ", ".join(repr(client) for client in sorted(clients) if folded(client) == form)
             faults.add(f"clients {same}: ids must differ by more than case and Unicode form")
-    built, unscored = [], dict[str, str]()
+    built, unscored, held = [], dict[str, str](), dict[str, str]()
     for client, splits in sorted(clients.items()):
         with unusable.client(client) as own:
             before = own.count if whole else 0
@@ -66,7 +70,8 @@ def assemble(
             built.append(made)
             notes += [] if unread else [*unusable.dropped_notes(client, builder.read), *builder.notes]
             unscored |= {client: builder.unscored} if builder.unscored else {}
-    notes += unusable.dropped_notes("", 0)
+            held |= {client: builder.held} if builder.held and not unread else {}
+    notes += [*_held_notes(held, settings), *unusable.dropped_notes("", 0)]
     skipped = unusable.skipped
     if whole and not faults.count:
         check_tasks(settings, (made.task for made in built), faults)
@@ -99,6 +104,7 @@ class _Builder:
         notes: what is unusual in its rows.
         unscored: why it has no test rows, which is a fault where nobody has any.
         read: its rows, dropped ones among them.
+        held: which of its train rows are held out for test, as it brings none; empty where none are.
     """
 
     client: str
@@ -110,6 +116,7 @@ class _Builder:
     notes: list[str] = field(default_factory=list)
     unscored: str = ""
     read: int = 0
+    held: str = ""
 
     def build(self, splits: Splits) -> ClientData:
         """The client; one with faults has no rows."""
@@ -190,11 +197,17 @@ class _Builder:
         count = max(1, round(len(rows) * self.settings.test_fraction))
         train, test = hold_out(rows, count, generator(self.seed, "test", self.client), stratified=True)
         if not self.split_here and test:
-            self.notes.append(
-                f"client {self.client!r}: brings no test rows, so {len(test):,} of its {len(rows):,} train rows are "
-                "held out for test (data.test_fraction)"
-            )
+            self.held = f"{len(test):,} of its {len(rows):,} train rows are"
         return train, test
+
+
+def _held_notes(held: Mapping[str, str], settings: DataSettings) -> list[str]:
+    """That test rows are held out: a note for each client, or one of many clients."""
+    where = "held out for test (data.test_fraction)"
+    if len(held) <= APART:
+        return [f"client {client!r}: brings no test rows, so {rows} {where}" for client, rows in held.items()]
+    share = f"{100 * settings.test_fraction:g} % of the train rows of each are"
+    return [f"{len(held):,} clients bring no test rows, so {share} {where}: {quoted([*held])}"]
 
 
 def capped(client: str, split: str, rows: tuple[Row, ...], limit: int | None, seed: int) -> tuple[tuple[Row, ...], str]:

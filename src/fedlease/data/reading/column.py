@@ -15,6 +15,8 @@ FLAGS = {"0", "1", "true", "false"}
 LONG_LABEL = 60
 """Characters, on average; what is longer is a text, not labels with a mark between them."""
 
+DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
+"""``2026-11-27``, ``27.11.2026`` or ``11/27/26``, with a time or without."""
 FEW = 100
 """A column of more values holds no labels, and no clients unless its name says so."""
 
@@ -84,7 +86,12 @@ class Column:
             "" if self.listed or (self.free and self.length > LONG_LABEL) else joined_by(Counter(map(str, self.values)))
         )
 
+    @cached_property
+    def dated(self) -> bool:
+        """Whether its values are dates, which repeat and are no labels."""
+        return bool(self.values) and all(DATE.fullmatch(str(value).strip()) for value in self.values)
+
     @property
     def repeats(self) -> bool:
         """Whether it has few values, each of several rows."""
-        return 2 <= self.distinct <= min(FEW, max(2, len(self.values) // 2))
+        return not self.dated and 2 <= self.distinct <= min(FEW, max(2, len(self.values) // 2))

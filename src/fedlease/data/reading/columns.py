@@ -21,11 +21,14 @@ def _words(text: str) -> tuple[str, ...]:
 
 CLIENTS = _words(
     "client hospital clinic site centre center institution bank branch department ward party silo organisation "
-    "organization org company tenant node store school region country customer user author"
+    "organization org company tenant node store school region country customer user author "
+    "klinik krankenhaus standort filiale abteilung praxis hôpital clinique établissement agence clínica sucursal centro"
 )
 LABELS = _words(
     "label class category target sentiment topic intent urgency priority severity diagnosis outcome type status "
-    "tag grade rating score code"
+    "tag grade rating score code "
+    "kategorie klasse dringlichkeit priorität diagnose catégorie classe urgence priorité diagnostic categoría clase "
+    "prioridad urgencia diagnóstico"
 )
 TEXTS = _words(
     "text sentence note report message body content description comment document review abstract transcript "
