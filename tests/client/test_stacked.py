@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import save_checkpoint
 from small import rounds_of, small_run
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedlease.client.block import Block
 from fedlease.client.resident import ResidentModel
@@ -78,12 +79,11 @@ def job(made: Made, client: str, mixer: Any = "none", *, own: int = 0, stages: A
     labels, shift = CLIENTS[client][1], 0.0002 * ord(client)
     spec, tensors = adapter.spec, dict[str, torch.Tensor](adapter.tensors)
     if mixer != "none":
-        count = 3 if mixer in ROUTER_ROWS else 2
+        count = 3 if mixer in ROUTER_ROWS else 1 if mixer == "core" else 2
         spec = replace(spec, num_experts=count, own=own, mixer=mixer, blend=0.3)
         tensors = {k: v * (1 + e) for e in range(count) for k, v in renumber(adapter.tensors, e).items()}
-        rows_of_router = ROUTER_ROWS.get(mixer)
         if mixer not in ("sum", "instance"):
-            shape = (1,) if rows_of_router is None else (rows_of_router(count), 32)
+            shape = {"scalar": (1,), "core": (2, 2)}.get(mixer) or (ROUTER_ROWS[mixer](count), 32)
             draw = torch.Generator().manual_seed(1)
             tensors |= {f"{module}/G": 0.1 * torch.randn(shape, generator=draw) for module in spec.target_modules}
     spec = replace(spec, dropout=changes.pop("dropout", 0.0))
@@ -116,7 +116,7 @@ def apart(one: LocalResult, other: LocalResult) -> float:
 
 def stacked(made: Made, jobs: Sequence[Job], optimiser: Optimiser = OPTIMISER) -> dict[str, Any]:
     assert len({layout(job) for job in jobs}) == 1
-    return StackedTrainer(made[0], optimiser).train(jobs)
+    return {client: result for (client, _), result in StackedTrainer(made[0], optimiser).train(jobs).items()}
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -124,6 +124,7 @@ CASES: dict[str, dict[str, Any]] = {
     "every client another expert": {"mixer": "top_m"},
     "softmax": {"mixer": "softmax"},
     "sum": {"mixer": "sum"},
+    "core": {"mixer": "core"},
     "scalar": {"mixer": "scalar"},
     "instance": {"mixer": "instance"},
     "dropout": {"dropout": 0.3},
@@ -209,13 +210,45 @@ def test_losses_are_reported_in_order_and_sum_to_the_mean(made: Made) -> None:
         assert min(last) < found[client].update.metrics["loss"] < max(last)
 
 
+class Operations(TorchDispatchMode):
+    """Counts what a device would be asked for, and how often a number is read back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mixer", ["none", "top_m"])
+def test_a_step_asks_a_device_for_as_much_whoever_many_clients_are_in_it(mixer: str, made: Made) -> None:
+    """No loop over clients, and losses are read once per pass: only transformers looks at the mask in every step."""
+    trainer, one = StackedTrainer(made[0], OPTIMISER), job(made, "a", mixer)
+
+    def operations(clients: int, passes: int) -> list[str]:
+        stages = (replace(one.task.stages[0], epochs=passes),)
+        jobs = [replace(one, client=str(i), task=replace(one.task, stages=stages)) for i in range(clients)]
+        with Operations() as counted:
+            trainer.train(jobs)
+        # Rows are dealt on the processor.
+        return [name for name in counted.names if "randperm" not in name]
+
+    trainer.train([replace(one, client=client) for client in "bc"])  # makes the model
+    three, six = (len(operations(clients, 3)) - len(operations(clients, 1)) for clients in (3, 6))
+    assert three == six
+    read = [operations(3, passes).count("aten._local_scalar_dense.default") for passes in (1, 3)]
+    assert read[1] - read[0] == 10, "two passes of five steps"
+
+
 def test_only_jobs_of_one_layout_go_together_and_who_is_left_is_left_out(made: Made) -> None:
     jobs = [job(made, "a"), job(made, "b", "top_m"), job(made, "c"), job(made, "d", "instance")]
     anchored = jobs[3].task.model
     anchored = replace(anchored, spec=replace(anchored.spec, anchors=2))
     jobs[3] = replace(jobs[3], task=replace(jobs[3].task, model=anchored))
     assert layout(jobs[3]) is None
-    assert Stacker(StackedTrainer(made[0], OPTIMISER), 4).train(jobs).keys() == {"a", "c"}
+    assert Stacker(StackedTrainer(made[0], OPTIMISER), 4).train(jobs).keys() == {("a", 0), ("c", 0)}
 
 
 def test_where_memory_has_no_room_the_clients_of_a_step_are_halved(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +262,11 @@ def test_where_memory_has_no_room_the_clients_of_a_step_are_halved(made: Made, m
 
     monkeypatch.setattr(StackedTrainer, "train", train)
     stacker = Stacker(StackedTrainer(made[0], OPTIMISER), 4)
-    assert stacker.train([job(made, client) for client in CLIENTS]).keys() == CLIENTS.keys()
+    jobs = [job(made, client) for client in CLIENTS]
+    assert stacker.train(jobs).keys() == {(client, 0) for client in CLIENTS}
     assert tried == [4, 2, 2] and stacker.clients == 2
+    stacker.train(jobs)
+    assert tried[3:] == [2, 2], "it is remembered"
 
 
 def test_a_block_gives_back_what_it_was_made_of() -> None:
@@ -265,6 +301,24 @@ def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path) -> No
                 assert entry["steps"] == others["clients"][client]["steps"]
                 assert entry["loss"] == pytest.approx(others["clients"][client]["loss"], abs=1e-5)
                 assert entry["score"] == others["clients"][client]["score"]
+
+
+def test_halves_of_clients_are_trained_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warm-up of FedLEASE+: two halves of eight clients, three in a step, end where they end alone."""
+    honest, together = StackedTrainer.train, list[list[int]]()
+
+    def train(self: StackedTrainer, jobs: Sequence[Job]) -> Any:
+        together.append([job.half for job in jobs])
+        return honest(self, jobs)
+
+    monkeypatch.setattr(StackedTrainer, "train", train)
+    changes = {"method": "fedlease-plus", "rounds": 0, "baselines": (), "data__train_rows": 20}
+    one, many = (small_run(tmp_path / str(n), clients_per_step=n, **changes) for n in (1, 4))
+    assert [0, 1, 0, 1] in together
+    mine, others = (rounds_of(run.out)[0]["clients"] for run in (many, one))
+    assert mine.keys() == others.keys()
+    assert {c: e["loss"] for c, e in mine.items()} == pytest.approx({c: e["loss"] for c, e in others.items()}, abs=1e-5)
+    assert many.summary["assignment"] == one.summary["assignment"]
 
 
 def test_where_rows_do_not_come_first_several_clients_are_refused(tmp_path: Path) -> None:

@@ -1,27 +1,53 @@
 """What of a client's request may be done together with other clients', before it is handled."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from fedlease.client.halves import both, halves_of
 from fedlease.client.messages import Request, Score, Train
 from fedlease.client.results import LocalResult
 from fedlease.client.stacked_scoring import Scoring
 from fedlease.client.stacked_training import Job
 from fedlease.client.worker import ClientWorker
-from fedlease.core.types import Tensors
+from fedlease.core.types import ClientId, Tensors
+from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Measured
 
-__all__ = ["job_of", "scoring_of"]
+__all__ = ["jobs_of", "result_of", "scoring_of"]
 
 
-def job_of(worker: ClientWorker, request: Request) -> Job | None:
-    """What a request trains; None where it must be handled alone.
+def jobs_of(worker: ClientWorker, request: Request) -> list[Job]:
+    """What a request trains, one job or one for each half of the rows; empty where it must be handled alone.
 
-    That is where nothing is to be trained, where candidates are compared first, and where halves are trained apart.
+    That is where nothing is to be trained, and where candidates are compared first.
     """
-    if not isinstance(request, Train) or request.task.halves or request.model.candidates:
-        return None
+    if not isinstance(request, Train) or (request.model.candidates and not request.task.halves):
+        return []
     task, client, cache, tensors = request.task, worker.client, worker.cache, _laid_over(worker, request)
     if cache.get(cache.step_key(client.data.id, task, tensors), LocalResult) is not None:
+        return []
+    name, labels, report = client.data.id, client.num_labels, worker.on_batch
+    if not task.halves:
+        return [Job(name, task, tensors, client.train, labels, report)]
+    trainer = worker.trainer
+    halves = halves_of(task, client.train, trainer.resident.task, trainer.optimiser.seed, name)
+    apart = replace(task, halves=False)
+    # Both go on at once, so that one of them says how far.
+    reports = (None, None if report is None else lambda who, done, total, loss: report(who, 2 * done, 2 * total, loss))
+    return [Job(name, apart, own, rows, labels, reports[half], half) for half, (own, rows) in enumerate(halves)]
+
+
+def result_of(
+    jobs: Sequence[Job], results: Mapping[tuple[ClientId, int], LocalResult | UpdateRefusedError]
+) -> LocalResult | UpdateRefusedError | None:
+    """What a client's jobs have come to; None where it must be trained alone."""
+    found = [results.get(job.key) for job in jobs]
+    if refused := [result for result in found if isinstance(result, UpdateRefusedError)]:
+        return refused[0]
+    done = [result for result in found if isinstance(result, LocalResult)]
+    if not done or len(done) < len(jobs):
         return None
-    return Job(client.data.id, task, tensors, client.train, client.num_labels, worker.on_batch)
+    return done[0] if len(done) == 1 else both(done[0], done[1], sum(len(job.rows) for job in jobs))
 
 
 def scoring_of(worker: ClientWorker, request: Request) -> Scoring | None:

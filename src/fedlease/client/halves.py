@@ -12,7 +12,7 @@ from fedlease.core.types import ClientId, ClientTask, TensorName, Tensors, head_
 from fedlease.tasks.base import Task
 from fedlease.tasks.encoded import Encoded
 
-__all__ = ["split", "train_halves"]
+__all__ = ["both", "halves_of", "split", "train_halves"]
 
 
 def split(rows: Encoded, seed: int, client: ClientId) -> tuple[list[int], list[int]]:
@@ -25,6 +25,38 @@ def split(rows: Encoded, seed: int, client: ClientId) -> tuple[list[int], list[i
     return sorted(ordered[::2]), sorted(ordered[1::2])
 
 
+def halves_of(
+    task: ClientTask, rows: Encoded, kind: Task, seed: int, client: ClientId
+) -> list[tuple[Tensors, Encoded]]:
+    """What each half begins with, and its rows.
+
+    Neither half sees what the other has learnt, so what their A and B have in common is the client's task.
+
+    Args:
+        task: with ``halves``; where its model has candidates, half h continues from candidate h.
+        rows: the client's train rows, at least two.
+        kind: of the rows.
+        seed: root seed of the run.
+        client: whose rows.
+    """
+    found = list[tuple[Tensors, Encoded]]()
+    for half, chosen in enumerate(split(rows, seed, client)):
+        start = task.model.candidates[half] if task.model.candidates else {}
+        own = rows.take(chosen)
+        found.append(({**task.model.tensors, **start, **_prior(task.model.tensors, kind, own)}, own))
+    return found
+
+
+def both(one: LocalResult, other: LocalResult, num_examples: int) -> LocalResult:
+    """The result of a task from those of its halves."""
+    tensors = {**one.update.tensors, **second_half(other.update.tensors)}
+    tensors |= _means(one.update.tensors, other.update.tensors)
+    loss = (one.update.metrics["loss"] + other.update.metrics["loss"]) / 2
+    update = replace(one.update, num_examples=num_examples, tensors=tensors, metrics={"loss": loss})
+    private = {**one.private, **_means(one.private, other.private)}
+    return LocalResult(update, private, one.steps + other.steps, one.seconds + other.seconds)
+
+
 def train_halves(
     trainer: TrainsTasks,
     load: Callable[[Tensors], None],
@@ -33,15 +65,13 @@ def train_halves(
     rows: Encoded,
     on_batch: OnBatch | None = None,
 ) -> LocalResult:
-    """Trains a task on each half of the rows, both from the same start.
-
-    Neither half sees what the other has learnt, so what their A and B have in common is the client's task.
+    """Trains a task on each half of the rows, both from the same start, see :func:`halves_of`.
 
     Args:
         trainer: of either half.
         load: puts tensors of the task's model in place.
         client: whose rows.
-        task: with ``halves``; where its model has candidates, half h continues from candidate h.
+        task: with ``halves``.
         rows: the client's train rows, at least two.
         on_batch: called after every step, with the steps of both halves.
 
@@ -49,20 +79,12 @@ def train_halves(
         UpdateRefusedError: as :meth:`fedlease.client.training.Trainer.train`.
     """
     results = []
-    for half, chosen in enumerate(split(rows, trainer.optimiser.seed, client)):
-        start = task.model.candidates[half] if task.model.candidates else {}
-        own = rows.take(chosen)
-        prior = _prior(task.model.tensors, trainer.resident.task, own)
-        load({**task.model.tensors, **start, **prior})
+    halves = halves_of(task, rows, trainer.resident.task, trainer.optimiser.seed, client)
+    for half, (tensors, own) in enumerate(halves):
+        load(tensors)
         report = None if on_batch is None else _over_both(on_batch, half)
         results.append(trainer.train(client, replace(task, halves=False), own, report, half=half))
-    one, other = results
-    tensors = {**one.update.tensors, **second_half(other.update.tensors)}
-    tensors |= _means(one.update.tensors, other.update.tensors)
-    loss = (one.update.metrics["loss"] + other.update.metrics["loss"]) / 2
-    update = replace(one.update, num_examples=len(rows), tensors=tensors, metrics={"loss": loss})
-    private = {**one.private, **_means(one.private, other.private)}
-    return LocalResult(update, private, one.steps + other.steps, one.seconds + other.seconds)
+    return both(results[0], results[1], len(rows))
 
 
 def _prior(tensors: Tensors, task: Task, rows: Encoded) -> dict[str, torch.Tensor]:

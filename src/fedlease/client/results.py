@@ -35,7 +35,7 @@ class Ahead:
     """What of a request has been done before it is handled, together with other clients'.
 
     Attributes:
-        result: of its :func:`~fedlease.client.ahead.job_of`.
+        result: of its :func:`~fedlease.client.ahead.jobs_of`.
         measured: of its :func:`~fedlease.client.ahead.scoring_of`.
         seconds: the client's share of the time that scoring took.
     """

@@ -19,7 +19,10 @@ from fedlease.tasks.base import Measured, StackingTask
 __all__ = ["Stacker", "layout", "unstackable"]
 
 J = TypeVar("J", Job, Scoring)
+K = TypeVar("K")
 R = TypeVar("R")
+MIXERS = ("none", "sum", "core", "top_m", "softmax", "scalar", "instance")
+"""Those that :class:`~fedlease.client.stacked_layers.StackedLinear` computes."""
 
 
 def unstackable(resident: ResidentModel) -> str:
@@ -35,10 +38,10 @@ def layout(job: Job | Scoring) -> Any:
     """What jobs that are stacked have in common; None where a job cannot be stacked.
 
     Anchors are read from a model that is loaded by itself, and inputs weighed by them in a pass of their own; norms of
-    tails are each client's own, and so are cores.
+    tails are each client's own.
     """
     spec = job.spec if isinstance(job, Scoring) else job.task.model.spec
-    if spec.mixer == "core":
+    if spec.mixer not in MIXERS:
         return None
     slots, order = to_slots(job.tensors.keys(), spec), slots_of(spec)
     heads = head_names(slots)
@@ -72,11 +75,11 @@ class Stacker:
     def __post_init__(self) -> None:
         self._possible = not unstackable(self.trainer.resident)
 
-    def train(self, jobs: Sequence[Job]) -> dict[ClientId, LocalResult | UpdateRefusedError]:
-        """Trains those that go together; who is not in the result is to be trained alone.
+    def train(self, jobs: Sequence[Job]) -> dict[tuple[ClientId, int], LocalResult | UpdateRefusedError]:
+        """Trains those that go together; what is not in the result is to be trained alone.
 
         Args:
-            jobs: of one step, one per client.
+            jobs: of one step, each with a key of its own.
         """
         return self._together(jobs, self.trainer.train)
 
@@ -91,17 +94,19 @@ class Stacker:
 
         return self._together(jobs, score)
 
-    def _together(self, jobs: Sequence[J], work: Callable[[Sequence[J]], dict[ClientId, R]]) -> dict[ClientId, R]:
+    def _together(self, jobs: Sequence[J], work: Callable[[Sequence[J]], dict[K, R]]) -> dict[K, R]:
         groups: dict[Any, list[J]] = {}
         for job in jobs:
             if (key := layout(job)) is not None:
                 groups.setdefault(key, []).append(job)
-        results: dict[ClientId, R] = {}
+        results: dict[K, R] = {}
         for group in groups.values():
-            results |= self._within_memory(group, work)
+            while group:
+                now, group = group[: self.clients], group[self.clients :]
+                results |= self._within_memory(now, work)
         return results
 
-    def _within_memory(self, jobs: Sequence[J], work: Callable[[Sequence[J]], dict[ClientId, R]]) -> dict[ClientId, R]:
+    def _within_memory(self, jobs: Sequence[J], work: Callable[[Sequence[J]], dict[K, R]]) -> dict[K, R]:
         if len(jobs) == 1 or not self._possible:
             return {}
         try:

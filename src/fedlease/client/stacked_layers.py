@@ -73,7 +73,7 @@ class StackedLinear(nn.Module):
     Attributes:
         a: A of every expert, M times (K, r, in).
         b: B of every expert, M times (K, out, r).
-        router: G, (K, slots, in), or (K, 1) for the mixer ``scalar``; None where there is none.
+        router: G, (K, slots, in), (K, 1) for the mixer ``scalar``, (K, r, r) for ``core``; None where there is none.
     """
 
     def __init__(self, base_layer: nn.Module, name: str, plan: Plan) -> None:
@@ -113,6 +113,9 @@ class StackedLinear(nn.Module):
             weights = mix(logits, plan.rule, 0) * plan.rule.scaling  # (K, rows/K tokens, M)
         else:
             hidden = linear(tokens if dropped is None else dropped, a)
+            if plan.rule.mixer == "core":
+                assert self.router is not None
+                hidden = linear(hidden, self.router)
             if plan.weights is None:
                 assert self.router is not None  # the mixer ``scalar``
                 weights = mix(self.router, plan.rule, 0).unsqueeze(1) * plan.rule.scaling  # (K, 1, M)

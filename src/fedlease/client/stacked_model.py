@@ -95,7 +95,7 @@ class StackedModel:
         plan.rule = Rule(mixer, spec.num_experts, spec.alpha / spec.r, spec.top_k, spec.renormalise, spec.blend)
         plan.dropout, plan.weights = spec.dropout, None
         like = torch.empty(0, device=self.device)
-        if mixer in ("none", "sum") or only is not None:
+        if mixer in ("none", "sum", "core") or only is not None:
             slots = range(spec.num_experts) if only is None else only
             plan.weights = chosen(slots, spec.num_experts, like) * plan.rule.scaling
         elif mixer == "instance":

@@ -29,6 +29,11 @@ class Scoring:
     rows: Encoded
     num_labels: int
 
+    @property
+    def key(self) -> ClientId:
+        """What tells it from other jobs."""
+        return self.client
+
 
 def score_stacked(
     model: StackedModel, task: StackingTask, jobs: Sequence[Scoring], threads: int

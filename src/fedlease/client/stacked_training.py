@@ -42,6 +42,7 @@ class Job:
         rows: its train rows, tokenised.
         num_labels: size of its label list.
         on_batch: receives its steps, once per epoch.
+        half: which half of the client's rows these are; it draws its own batches and dropout.
     """
 
     client: ClientId
@@ -50,6 +51,16 @@ class Job:
     rows: Encoded
     num_labels: int
     on_batch: OnBatch | None = None
+    half: int = 0
+
+    @property
+    def key(self) -> tuple[ClientId, int]:
+        """What tells it from other jobs."""
+        return self.client, self.half
+
+    def draw(self, stage: int) -> tuple[str | int, ...]:
+        """What its random numbers in a stage depend on beside seed and purpose, as when it is trained alone."""
+        return (self.client, self.task.round, stage, *([self.half] if self.half else []))
 
 
 def slots_only(stage: Stage, order: Sequence[int]) -> tuple[int, ...] | None:
@@ -134,14 +145,14 @@ class StackedTrainer:
     optimiser: Optimiser
     _model: StackedModel | None = field(default=None, repr=False)
 
-    def train(self, jobs: Sequence[Job]) -> dict[ClientId, LocalResult | UpdateRefusedError]:
+    def train(self, jobs: Sequence[Job]) -> dict[tuple[ClientId, int], LocalResult | UpdateRefusedError]:
         """Trains them; one that diverges is refused alone.
 
         Args:
             jobs: at least one, all of one layout.
 
         Returns:
-            Client -> its result, or why there is none, as :meth:`fedlease.client.training.Trainer.train` gives it.
+            Key of a job -> its result, or why there is none, as :meth:`fedlease.client.training.Trainer.train` has it.
 
         Raises:
             RowsNotFirstError: the architecture cannot compute clients together.
@@ -156,7 +167,7 @@ class StackedTrainer:
             for number in range(len(jobs[0].task.stages)):
                 self._stage(model, courses, rows, number)
         seconds = (time.perf_counter() - started) / len(jobs)
-        return {course.job.client: course.outcome(seconds) for course in courses}
+        return {course.job.key: course.outcome(seconds) for course in courses}
 
     def model(self, spec: AdapterSpec) -> StackedModel:
         """The base with room for the adapters of several clients, which all are on the same modules."""
@@ -166,12 +177,12 @@ class StackedTrainer:
 
     def _courses(self, jobs: Sequence[Job]) -> list[_Course]:
         """Whoever makes the most steps first: who is left when others have ended are the first rows of a block."""
-        steps = {job.client: self.optimiser.steps_per_epoch(job.rows) for job in jobs}
+        steps = {job.key: self.optimiser.steps_per_epoch(job.rows) for job in jobs}
         courses, begin = [], 0
-        for job in sorted(jobs, key=lambda job: (-steps[job.client], job.client)):
+        for job in sorted(jobs, key=lambda job: (-steps[job.key], job.key)):
             names = to_slots(job.tensors.keys(), job.task.model.spec)
             tensors = {names[name]: tensor for name, tensor in job.tensors.items()}
-            courses.append(_Course(job, names, tensors, begin, job.rows.lengths, steps[job.client]))
+            courses.append(_Course(job, names, tensors, begin, job.rows.lengths, steps[job.key]))
             begin += len(job.rows)
         return courses
 
@@ -182,7 +193,7 @@ class StackedTrainer:
         trainable = [courses[0].names[name] for name in sorted(stage.trainable)]
         model.load(spec, [course.tensors for course in courses], labels, trainable, only)
         for course in courses:
-            shuffle = generator(options.seed, "batches", course.job.client, job.task.round, number)
+            shuffle = generator(options.seed, "batches", *course.job.draw(number))
             passes = [training_batches(course.lengths, options.batch_size, shuffle) for _ in range(stage.epochs)]
             course.batches = [batch for batches in passes for batch in batches]
         self._seed_dropout(model, courses, number)
@@ -229,14 +240,11 @@ class StackedTrainer:
         return (losses * on_device(shares, model.device)).sum(1)
 
     def _seed_dropout(self, model: StackedModel, courses: Sequence[_Course], number: int) -> None:
-        seed, round_ = self.optimiser.seed, courses[0].job.task.round
-        everyone = sorted(course.job.client for course in courses)
-        torch.manual_seed(derive(seed, "dropout", "stacked", *everyone, round_, number))
-        model.plan.draws = [
-            generator(seed, "dropout", course.job.client, round_, number)
-            for course in courses
-            if model.device.type == "cpu"
-        ]
+        seed, jobs = self.optimiser.seed, [course.job for course in courses]
+        everyone = [part for job in sorted(jobs, key=lambda job: job.key) for part in job.draw(number)]
+        torch.manual_seed(derive(seed, "dropout", "stacked", *everyone))
+        on_cpu = model.device.type == "cpu"
+        model.plan.draws = [generator(seed, "dropout", *job.draw(number)) for job in jobs if on_cpu]
 
 
 class _Groups:

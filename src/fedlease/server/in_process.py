@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedlease.client.ahead import job_of, scoring_of
+from fedlease.client.ahead import jobs_of, result_of, scoring_of
 from fedlease.client.messages import Finish, Reply, Request
 from fedlease.client.results import Ahead
 from fedlease.client.stacked import Stacker
@@ -63,10 +63,11 @@ class InProcess:
             return
         workers = {client: self.workers[client] for client in received}
         scorings = [scoring_of(workers[client], request) for client, request in received.items()]
-        jobs = [job_of(workers[client], request) for client, request in received.items()]
+        jobs = {client: jobs_of(workers[client], request) for client, request in received.items()}
         begun = time.perf_counter()
         scored = self.stacker.score([scoring for scoring in scorings if scoring is not None])
         each = (time.perf_counter() - begun) / max(len(scored), 1)
-        trained = self.stacker.train([job for job in jobs if job is not None])
+        trained = self.stacker.train([job for own in jobs.values() for job in own])
         for client, worker in workers.items():
-            worker.ahead = Ahead(trained.get(client), scored.get(client), each if client in scored else 0.0)
+            result = result_of(jobs[client], trained)
+            worker.ahead = Ahead(result, scored.get(client), each if client in scored else 0.0)
