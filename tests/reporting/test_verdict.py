@@ -97,6 +97,19 @@ def test_a_class_that_is_never_predicted_is_the_first_and_loudest_line(tmp_path:
     assert to.export_text().strip().startswith("Never predicted: 'rare' of a0")
 
 
+def test_a_label_that_many_clients_miss_is_told_once(tmp_path: Path) -> None:
+    compared(tmp_path, OURS, ALONE)
+    for client in ("a0", "a1"):
+        with_classes(tmp_path, client)
+        content = json.loads((tmp_path / "summary.json").read_text())
+        content["classes"] = {**content["classes"], "b0": content["classes"][client]}
+        if client == "a1":
+            content["classes"]["a0"] = content["classes"][client]
+        put(tmp_path / "summary.json", content)
+    # 2 of 50 rows each.
+    assert of(tmp_path).alarms == ["Never predicted: 'rare' of 3 clients (6 of 150 test rows)."]
+
+
 def test_a_score_without_one_of_the_classes_is_nobodys_best(tmp_path: Path) -> None:
     with_classes(compared(tmp_path, OURS, ALONE))
     run = read_run(tmp_path)

@@ -10,7 +10,7 @@ from fedlease.reporting.run.certainty import decisions, doubts
 from fedlease.reporting.run.data import ALONE, MethodRun, RunData
 from fedlease.reporting.run.words import result_sentence
 from fedlease.reporting.verdict import NAMED, by_task, joining_words, mean_gain_words
-from fedlease.storage.class_scores import never_predicted
+from fedlease.storage.class_scores import Unpredicted, never_predicted
 from fedlease.storage.summary import Summary
 from fedlease.storage.verdict import Advice, ClientVerdict, Gain, Groups, NextStep, Verdict
 
@@ -18,6 +18,8 @@ __all__ = ["ROW_METRIC", "SAME", "conclude"]
 
 SAME = 1e-6
 """A headline metric that differs more from the mean of the row scores is none of single rows, as macro F1 is."""
+MANY = 3
+"""So many clients whose models miss the same label are told together."""
 ROW_METRIC = "accuracy"
 """What row scores of a classifier are when the headline metric is none of single rows."""
 
@@ -102,10 +104,15 @@ def _entry(summary: Summary, client: str, metric: str) -> float | None:
 
 def _alarms(summary: Summary) -> list[str]:
     """The labels that are never predicted, however high the score: it may be that of naming the others alone."""
-    found = [
-        f"{e.label!r} of {e.client} ({e.support} of {counted(e.test_rows, 'test row')})"
-        for e in never_predicted(summary.classes)
-    ]
+    of = dict[str, list[Unpredicted]]()
+    for one in never_predicted(summary.classes):
+        of.setdefault(one.label, []).append(one)
+    found = []
+    for label, missed in of.items():
+        for some in [missed] if len(missed) >= MANY else [[one] for one in missed]:
+            who = some[0].client if len(some) == 1 else counted(len(some), "client")
+            rows = counted(sum(one.test_rows for one in some), "test row")
+            found.append(f"{label!r} of {who} ({sum(one.support for one in some)} of {rows})")
     return [f"Never predicted: {listed(found, NAMED)}."] if found else []
 
 
