@@ -93,3 +93,21 @@ def test_few_rows_have_a_finite_loss(count: int) -> None:
     model: Any = Bare(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)))
     found = Classification(8).refitted_loss(model, ROWS.take(list(range(count))), 1)
     assert math.isfinite(found) and (count > 2 or found == pytest.approx(math.log(2)))
+
+
+def test_balanced_labels_weigh_the_same_in_the_refitted_loss_too() -> None:
+    """Two rare rows in twenty: features that tell them are worth more than noise only where they count as much."""
+    labels = [1 if number in (3, 12) else 0 for number in range(20)]
+    uneven = Encoded.of({"input_ids": [[number + 2] for number in range(20)]}, labels, 0, left=False)
+    noise = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    telling = noise.clone()
+    telling[:, 0] = torch.tensor(labels) * 3 + 0.1 * noise[:, 0]
+
+    def losses(task: Classification, rows: Encoded) -> list[float]:
+        return [task.refitted_loss(Features(given), rows, 1) for given in (telling, noise)]  # type: ignore[arg-type]
+
+    plain, balanced = Classification(8), Classification(8, balanced=True)
+    gain, weighted = (noisy - told for told, noisy in (losses(plain, uneven), losses(balanced, uneven)))
+    assert weighted > 2 * gain > 0
+    # Labels that are even anyway weigh 1 each.
+    assert losses(balanced, ROWS) == pytest.approx(losses(plain, ROWS))

@@ -128,9 +128,12 @@ class Classification:
     def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others.
 
-        Of fewer than three rows, which are too few for that, the mean cross-entropy.
+        Rows weigh as in :meth:`mean_loss`, in the regression and in the error. Of fewer than three rows, which are too
+        few for that, the mean cross-entropy.
         """
-        error = refitted_error(model, rows, threads, np.eye(max(rows.labels) + 1)[list(rows.labels)])
+        weights, labels = self.label_weights(rows), list(rows.labels)
+        own = None if weights is None else weights.numpy()[labels]
+        error = refitted_error(model, rows, threads, np.eye(max(labels) + 1)[labels], own)
         return self.mean_loss(model, rows, threads) if error is None else error
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:

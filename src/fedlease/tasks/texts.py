@@ -119,7 +119,9 @@ def apart_and_together(model: Model, rows: Encoded) -> dict[str, tuple[Tensor, T
 
 
 @torch.inference_mode()
-def refitted_error(model: Model, rows: Encoded, threads: int, targets: NDArray[Any]) -> float | None:
+def refitted_error(
+    model: Model, rows: Encoded, threads: int, targets: NDArray[Any], weights: NDArray[Any] | None = None
+) -> float | None:
     """Mean squared error of a ridge regression from features to targets, each fifth of the rows from the others.
 
     Args:
@@ -127,6 +129,7 @@ def refitted_error(model: Model, rows: Encoded, threads: int, targets: NDArray[A
         rows: to fit.
         threads: of the CPU.
         targets: (rows, outputs).
+        weights: of the rows, (rows,), 1 on average, in the fit and in the error; None weighs all the same.
 
     Returns:
         None for fewer than three rows, which are too few for that.
@@ -137,8 +140,12 @@ def refitted_error(model: Model, rows: Encoded, threads: int, targets: NDArray[A
     model.for_scoring()
     batches = evaluation_batches(rows.lengths, EVALUATION_BATCH)
     features = torch.cat([model.features(rows.pad(batch, model.device)).float().cpu() for batch in batches]).numpy()
-    wanted = targets[[row for batch in batches for row in batch]]
+    order = [row for batch in batches for row in batch]
+    wanted = targets[order]
     ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 4, 5)))
     folds = KFold(min(5, len(wanted)), shuffle=True, random_state=0)
-    guesses = cross_val_predict(ridge, features, wanted, cv=folds)
-    return float(((guesses - wanted) ** 2).mean())
+    if weights is None:
+        return float(((cross_val_predict(ridge, features, wanted, cv=folds) - wanted) ** 2).mean())
+    own = weights[order]
+    guesses = cross_val_predict(ridge, features, wanted, cv=folds, params={"ridgecv__sample_weight": own})
+    return float((own[:, None] * (guesses - wanted) ** 2).mean())
