@@ -29,6 +29,8 @@ from fedlease.models.sources import locate
 from fedlease.tasks.classification import Classification
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.generation import Generation
+from fedlease.tasks.multilabel import Multilabel
+from fedlease.tasks.regression import Regression
 
 OPTIMISER = Optimiser(lr=2e-4, weight_decay=0.1, batch_size=2, clip_norm=0.5, threads=1, seed=0, lr_schedule="linear")
 CLIENTS = {"a": (9, 2), "b": (5, 3), "c": (9, 2), "d": (4, 2)}
@@ -76,7 +78,7 @@ def federation(folder: Path, device: str, task: Any = None) -> Made:
 def job(made: Made, client: str, mixer: Any = "none", *, own: int = 0, stages: Any = None, **changes: Any) -> Job:
     """What a client trains under a method of that mixer: own adapter, router and head, for two passes."""
     resident, rows, adapter = made
-    labels, shift = CLIENTS[client][1], 0.0002 * ord(client)
+    labels, shift = changes.pop("labels", None) or CLIENTS[client][1], 0.0002 * ord(client)
     spec, tensors = adapter.spec, dict[str, torch.Tensor](adapter.tensors)
     if mixer != "none":
         count = 3 if mixer in ROUTER_ROWS else 1 if mixer == "core" else 2
@@ -145,6 +147,28 @@ def test_clients_in_one_step_end_where_each_ends_alone(case: str, made: Made) ->
     found = stacked(made, jobs)
     assert [found[job.client].steps for job in jobs] == [10, 6, 10, 4]
     assert max(apart(found[job.client], alone(made, job)) for job in jobs) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "task", [Multilabel(24), Multilabel(24, balanced=True), Regression(24)], ids=["sets", "balanced sets", "numbers"]
+)
+def test_other_heads_in_one_step_end_where_each_ends_alone(task: Any, made: Made, tmp_path: Path) -> None:
+    """Clients have other numbers of labels, frequencies of labels, and scales."""
+    source = locate("tiny-random", None, tmp_path / "base", 0)
+    tokenizer = load_tokenizer(source)
+    resident = ResidentModel(load_base(source, dtype="float32", dropout=False), torch.device("cpu"), None, task)
+    numbers, rows = isinstance(task, Regression), {}
+    for place, (client, (count, labels)) in enumerate(CLIENTS.items()):
+        texts = [f"{client * (1 + 3 * i % 7)} {i}" for i in range(count)]
+        targets = [
+            {"value": i * 10.0**place} if numbers else {"marks": (*range(i % (labels + 1)),)} for i in range(count)
+        ]
+        own = [Row(text, None, 0, **target) for text, target in zip(texts, targets, strict=True)]
+        rows[client] = task.encode(own, tokenizer, (count / 2, 10.0**place))
+    mine = resident, rows, made[2]
+    jobs = [job(mine, client, labels=1 if numbers else None) for client in CLIENTS]
+    found = stacked(mine, jobs)
+    assert max(apart(found[job.client], alone(mine, job)) for job in jobs) < 2e-5
 
 
 def test_stages_that_train_one_expert_after_the_other_end_where_they_end_alone(made: Made) -> None:

@@ -16,7 +16,8 @@ from fedlease.data.federation import Row
 from fedlease.data.reading.rows import Record, Table
 from fedlease.errors import ConfigError
 from fedlease.tasks.encoded import Packed
-from fedlease.tasks.multilabel import EncodedSets, Multilabel
+from fedlease.tasks.encoded_sets import EncodedSets
+from fedlease.tasks.multilabel import Multilabel
 from fedlease.use.open_run import OpenRun
 from fedlease.use.predict import predict_file
 

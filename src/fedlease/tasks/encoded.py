@@ -66,6 +66,14 @@ class Packed:
         """Some rows, in the given order."""
         return self.of([self[row] for row in rows])
 
+    @classmethod
+    def joined(cls, parts: Sequence["Packed"]) -> Self:
+        """The lists of several behind one another."""
+        before = accumulate((len(part.tokens) for part in parts), initial=0)
+        starts = [part.starts[:-1] + offset for part, offset in zip(parts, before, strict=False)]
+        ends = np.asarray([sum(len(part.tokens) for part in parts)])
+        return cls(np.concatenate([part.tokens for part in parts]), np.concatenate([*starts, ends]))
+
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
@@ -143,13 +151,7 @@ class Encoded:
     def followed_by(self, others: Sequence["Encoded"]) -> Self:
         """The rows of several clients behind one another; what the loss compares with is each row's own."""
         parts: list[Encoded] = [self, *others]
-        columns = {}
-        for name in self.columns:
-            packed = [part.columns[name] for part in parts]
-            before = accumulate((len(p.tokens) for p in packed), initial=0)
-            starts = [p.starts[:-1] + offset for p, offset in zip(packed, before, strict=False)]
-            ends = np.asarray([sum(len(p.tokens) for p in packed)])
-            columns[name] = Packed(np.concatenate([p.tokens for p in packed]), np.concatenate([*starts, ends]))
+        columns = {name: Packed.joined([part.columns[name] for part in parts]) for name in self.columns}
         return replace(self, columns=columns, labels=tuple(chain.from_iterable(part.labels for part in parts)))
 
 

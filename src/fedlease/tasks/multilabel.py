@@ -1,14 +1,14 @@
 """Multi-label classification: a text or a pair of texts, any number of labels of the client's own list."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlease.config.data import ColumnSettings, DataSettings
@@ -21,15 +21,16 @@ from fedlease.data.labels import known_label
 from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.targets import labels_of
-from fedlease.tasks.base import UNSCALED, Measured, Model, OnRows, Scale
-from fedlease.tasks.encoded import Encoded, Packed
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
+from fedlease.tasks.encoded import Encoded, Packed, on_device
+from fedlease.tasks.encoded_sets import EncodedSets, Flags
 from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
 from fedlease.tasks.texts import Texts, apart_and_together, evaluate, refitted_error
 
-__all__ = ["EncodedSets", "Multilabel"]
+__all__ = ["Multilabel"]
 
-Flags = NDArray[np.bool_]
-"""(rows, labels): whether a row has a label."""
+LOWEST = -1e4
+"""A logit whose probability is 0, and from which no infinity follows."""
 
 
 def _words(name: str, **more: Any) -> MetricWords:
@@ -42,32 +43,6 @@ def _words(name: str, **more: Any) -> MetricWords:
     common = {"look": "look at the scores of every label", "further": further, "of_rows": False}
     rule = "giving the most frequent set of labels"
     return MetricWords(name, "most frequent label set", rule, **{**common, **more})
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedSets(Encoded):
-    """Tokenised rows with any number of labels; ``labels`` numbers the different sets.
-
-    Attributes:
-        marks: indices of each row's labels.
-    """
-
-    marks: Packed
-
-    def take(self, rows: Sequence[int]) -> Self:
-        """Some rows, in the given order."""
-        return replace(super().take(rows), marks=self.marks.take(rows))
-
-    def flags(self, rows: Sequence[int], labels: int) -> Flags:
-        """Whether some rows have labels, (rows, labels)."""
-        found = np.zeros((len(rows), labels), bool)
-        for line, row in enumerate(rows):
-            found[line, self.marks[row]] = True
-        return found
-
-    def counts(self, labels: int) -> NDArray[np.int64]:
-        """Rows of every label, (labels,)."""
-        return np.bincount(self.marks.tokens, minlength=labels)
 
 
 @dataclass(frozen=True)
@@ -131,6 +106,29 @@ class Multilabel:
         """Mean binary cross-entropy of all labels of a batch, weighted where labels are balanced."""
         logits = model.logits(rows.pad(indices, model.device))
         return _loss(logits, rows, indices, self.label_weights(rows, logits.shape[-1]))
+
+    def row_losses(self, model: GivesLogits, rows: Encoded, indices: Sequence[int]) -> Tensor:
+        """Mean over its client's labels of every row's binary cross-entropy, (b,), weighted where they are balanced.
+
+        A label that a row's client does not have has the logit -inf.
+        """
+        assert isinstance(rows, EncodedSets)
+        logits = model.logits(rows.pad(indices, model.device)).float()
+        wanted = on_device(rows.flags(indices, logits.shape[-1]).astype(np.float32), logits.device)
+        weights = None
+        if self.balanced:
+            owner, parts = rows.of_clients
+            found = [self.label_weights(part, logits.shape[-1]) for part in parts]
+            weights = torch.stack([w for w in found if w is not None])[owner[list(indices)]].to(logits.device)
+        there = logits > -math.inf
+        losses = F.binary_cross_entropy_with_logits(
+            logits.clamp(min=LOWEST), wanted, pos_weight=weights, reduction="none"
+        )
+        return losses.where(there, 0.0).sum(1) / there.sum(1)
+
+    def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
+        """All rows count the same."""
+        return [1 / len(indices)] * len(indices)
 
     def label_weights(self, rows: Encoded, labels: int = 0) -> Tensor | None:
         """How much a row that has a label weighs beside one without, (labels,); None where labels are not balanced.

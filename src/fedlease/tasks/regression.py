@@ -22,7 +22,7 @@ from fedlease.data.federation import Row
 from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.targets import number_of
-from fedlease.tasks.base import UNSCALED, Measured, Model, OnRows, Scale
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.metrics import LOSS, MOST, Graded, Metric, MetricWords
 from fedlease.tasks.texts import Texts, apart_and_together, evaluate, refitted_error
@@ -72,6 +72,12 @@ class EncodedNumbers(Encoded):
     def take(self, rows: Sequence[int]) -> Self:
         """Some rows, in the given order."""
         return replace(super().take(rows), values=self.values[list(rows)])
+
+    def followed_by(self, others: Sequence[Encoded]) -> Self:
+        """The rows of several clients behind one another, each scaled as its client's are."""
+        parts: list[EncodedNumbers] = [self, *(part for part in others if isinstance(part, EncodedNumbers))]
+        scaled = np.concatenate([part.scaled for part in parts])
+        return replace(super().followed_by(others), values=scaled, scale=UNSCALED)
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,14 @@ class Regression:
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """Mean squared error of a batch, scaled."""
         return _loss(model.logits(rows.pad(indices, model.device)), rows, indices)
+
+    def row_losses(self, model: GivesLogits, rows: Encoded, indices: Sequence[int]) -> Tensor:
+        """Squared error of every row, scaled, (b,)."""
+        return _loss(model.logits(rows.pad(indices, model.device)), rows, indices, "none")
+
+    def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
+        """All rows count the same."""
+        return [1 / len(indices)] * len(indices)
 
     def label_weights(self, rows: Encoded) -> None:
         """All rows weigh the same."""
@@ -208,11 +222,11 @@ class Regression:
         return Graded(_scores(truth, guesses, float(truth.mean())), len(pairs))
 
 
-def _loss(outputs: Tensor, rows: Encoded, indices: Sequence[int]) -> Tensor:
-    """Mean squared error of (b, 1) outputs, in float32."""
+def _loss(outputs: Tensor, rows: Encoded, indices: Sequence[int], reduction: str = "mean") -> Tensor:
+    """Squared error of (b, 1) outputs, in float32, reduced as ``mse_loss`` does it."""
     assert isinstance(rows, EncodedNumbers)
     wanted = torch.from_numpy(rows.scaled[list(indices)]).to(outputs.device, torch.float32)
-    return F.mse_loss(outputs[:, 0].float(), wanted)
+    return F.mse_loss(outputs[:, 0].float(), wanted, reduction=reduction)
 
 
 def _scores(truth: Values, guesses: Values, mean: float) -> dict[str, float]:
