@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fedlease.cli.check_report import render_check
 from fedlease.config.settings import resolve
-from fedlease.reporting.formats import human_bytes, human_seconds
+from fedlease.reporting.formats import human_bytes, human_seconds, target_column
 from fedlease.reporting.results import render_onboarding, render_results
 from fedlease.reporting.tables import Cell, Table, cost_rows, number, results_table
 from fedlease.runs.estimate import CheckReport, MethodEstimate
@@ -140,6 +140,7 @@ def checked() -> CheckReport:
         labels={HOSTILE: [f"[u]{n}[/u]" for n in range(8)]},
         train_rows={HOSTILE: 11},
         by_label={HOSTILE: {f"[u]{n}[/u]": (n, 1) for n in range(8)}},
+        scales={HOSTILE: None},
         test_rows={HOSTILE: 7},
         mean_tokens=12.4,
         truncated=0,
@@ -176,7 +177,7 @@ def test_check_shows_rows_costs_and_hostile_names() -> None:
 
 def test_check_of_clients_without_labels_and_heads_names_neither() -> None:
     to = console()
-    render_check(replace(checked(), labels={HOSTILE: ()}, head_parameters=0), to)
+    render_check(replace(checked(), labels={HOSTILE: ()}, by_label={HOSTILE: {}}, head_parameters=0), to)
     text = to.export_text()
     assert "labels" not in text and "head" not in text
     lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines()]
@@ -197,3 +198,12 @@ def test_a_newcomers_scores_are_called_by_their_name(metric: str, naive: str, na
     text = to.export_text()
     # A narrow table breaks its title into lines.
     assert f"{name} in % on its 8 test rows" in " ".join(text.split()) and naive in text
+
+
+def test_what_is_predicted_is_shown_by_label_or_as_mean_and_deviation() -> None:
+    assert target_column({"a": {"no": (2, 1)}}, {"a": None}) == ("label: train+test", {"a": "no: 2+1"})
+    assert target_column({"a": {}, "b": {}}, {"a": (101.04, 44.52), "b": None}) == (
+        "mean ± deviation",
+        {"a": "101 ± 44.5", "b": "-"},
+    )
+    assert target_column({"a": {}}, {"a": None}) == ("", {})

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from fedlease.core.wording import counted
-from fedlease.reporting.formats import BY_LABEL, by_label, escape, human_bytes, human_seconds, print_note
+from fedlease.reporting.formats import escape, human_bytes, human_seconds, print_note, target_column
 from fedlease.reporting.tables import Cell, Table, number
 from fedlease.runs.estimate import CheckReport
 
@@ -23,14 +23,14 @@ def render_check(report: CheckReport, console: Console, command: str = "fedlease
         console: where it is printed.
         command: that begins the run.
     """
-    labelled, lora = any(report.labels.values()), report.settings.lora
+    (title, targets), lora = target_column(report.by_label, report.scales), report.settings.lora
     clients = []
     for client, task in report.tasks.items():
-        labels = [Cell(by_label(report.by_label[client]))] if labelled else []
+        labels = [Cell(targets[client])] if title else []
         rank = [number(lora.of(client))] if lora.ranks else []
         rows = number(report.train_rows[client]), number(report.test_rows[client])
         clients.append((Cell(client), Cell(task), *labels, *rank, *rows))
-    classes = [BY_LABEL] if labelled else []
+    classes = [title] if title else []
     header = ("client", "task", *classes, *(["rank"] if lora.ranks else []), "train", "test")
     console.print(Table("clients", header, tuple(clients)).for_terminal())
     for client, reason in report.skipped.items():

@@ -12,7 +12,7 @@ from rich.table import Table
 from fedlease.cli.runs import Set
 from fedlease.cli.shared import app
 from fedlease.core.wording import counted
-from fedlease.reporting.formats import BY_LABEL, by_label, escape, print_note
+from fedlease.reporting.formats import escape, print_note, target_column
 
 if TYPE_CHECKING:
     from fedlease.runs.initial import Understood
@@ -50,12 +50,12 @@ def _render(found: "Understood", out: Path, console: Console) -> None:
     told += [("metric", str(settings.metric), found.metric_why)] * bool(found.metric_why)
     told += [("model", settings.model, f"needs {found.needed}" if found.needed else "")]
     console.print(_table("What the files hold", ("", "read as", "because"), told))
-    labelled = any(found.by_label.values())
+    title, targets = target_column(found.by_label, found.scales)
     clients = [
-        (client, *([by_label(found.by_label[client])] * labelled), f"{count:,}", f"{found.test_rows[client]:,}")
+        (client, *([targets[client]] if title else []), f"{count:,}", f"{found.test_rows[client]:,}")
         for client, count in found.train_rows.items()
     ]
-    header = ("client", *([BY_LABEL] * labelled), "train", "test")
+    header = ("client", *([title] if title else []), "train", "test")
     console.print(_table(counted(len(clients), "client"), header, clients[:CLIENTS], numbers=2))
     if len(clients) > CLIENTS:
         console.print(f"... and {counted(len(clients) - CLIENTS, 'more client')}")

@@ -7,20 +7,31 @@ from rich.markup import escape as escape_markup
 
 from fedlease.core.wording import listed, printable
 
-__all__ = ["BY_LABEL", "by_label", "escape", "human_bytes", "human_seconds", "percent", "points", "print_note"]
+__all__ = ["counts_by_label", "escape", "human_bytes", "human_seconds", "percent", "points", "print_note"]
 
 
 LABELS = 6
 """More labels of a client are only counted."""
 
 
-BY_LABEL = "label: train+test"
-"""Heads a column of :func:`by_label`."""
-
-
-def by_label(counts: Mapping[str, tuple[int, int]]) -> str:
+def counts_by_label(counts: Mapping[str, tuple[int, int]]) -> str:
     """``"no: 12+3, yes: 6+0"``, the train and test rows of a label; of many the first ones and how many more."""
     return listed([f"{label}: {train:,}+{test:,}" for label, (train, test) in counts.items()], LABELS)
+
+
+def target_column(
+    by_label: Mapping[str, Mapping[str, tuple[int, int]]], scales: Mapping[str, tuple[float, float] | None]
+) -> tuple[str, Mapping[str, str]]:
+    """The title of the column of what is to be predicted, and its text by client; empty where that is a text.
+
+    Args:
+        by_label: client -> label -> train and test rows.
+        scales: client -> mean and deviation of its numbers.
+    """
+    if any(scales.values()):
+        return "mean ± deviation", {c: "-" if s is None else f"{s[0]:.4g} ± {s[1]:.3g}" for c, s in scales.items()}
+    found = {client: counts_by_label(counts) for client, counts in by_label.items()}
+    return ("label: train+test", found) if any(by_label.values()) else ("", {})
 
 
 def escape(text: str) -> str:

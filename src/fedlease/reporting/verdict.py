@@ -154,7 +154,7 @@ def gain_table(verdict: Verdict, words: MetricWords, most: int | None = None) ->
     name = words.name
     more = f"; {counted(len(order) - len(shown), 'client')} more in the report" if len(shown) < len(order) else ""
     if verdict.against is None:
-        return Table(f"{name} in % by client, lowest first{more}", titles, tuple(rows))
-    caption = f"{name} in % by client, and the gain over training alone in points{more}"
+        return Table(f"{name} in % by client, lowest first{words.units}{more}", titles, tuple(rows))
+    caption = f"{name} in % by client, and the gain over training alone in points{words.units}{more}"
     header = (*titles, verdict.against, "gain (95 %)", "joining")
     return Table(caption, header, tuple(rows))

@@ -82,6 +82,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
         labels={rows.id: rows.labels for rows in federation},
         train_rows={rows.id: len(rows.train) for rows in federation},
         by_label={rows.id: rows.by_label for rows in federation},
+        scales={rows.id: rows.scale for rows in federation},
         test_rows={rows.id: len(rows.test) for rows in federation},
         mean_tokens=sum(tokens) / len(tokens),
         truncated=sum(client.train.truncated for client in clients.values()),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId, ClientModel
-from fedlease.data.federation import ClientCard
+from fedlease.data.federation import ClientCard, Scale
 from fedlease.methods.base import Method
 from fedlease.server.dry import DryTransport, NoCheckpoint
 from fedlease.server.filters import Filter, Filtered
@@ -50,6 +50,7 @@ class CheckReport:
         labels: client -> label names.
         train_rows: client -> rows.
         by_label: client -> label -> train and test rows.
+        scales: client -> mean and deviation of the numbers of its train rows; None where rows have none.
         test_rows: client -> rows.
         mean_tokens: per train row.
         truncated: rows longer than ``data.max_tokens``.
@@ -71,6 +72,7 @@ class CheckReport:
     labels: Mapping[str, Sequence[str]]
     train_rows: Mapping[str, int]
     by_label: Mapping[str, Mapping[str, tuple[int, int]]]
+    scales: Mapping[str, Scale | None]
     test_rows: Mapping[str, int]
     mean_tokens: float
     truncated: int

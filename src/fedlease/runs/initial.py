@@ -15,7 +15,7 @@ from fedlease.config.tables import EVERY_KIND, RowKind, task_facts, tasks_readin
 from fedlease.core.wording import printable
 from fedlease.data.dropped import Dropped
 from fedlease.data.faults import Faults, quoted
-from fedlease.data.federation import ClientData, Federation
+from fedlease.data.federation import ClientData, Federation, Scale
 from fedlease.data.labels import uneven
 from fedlease.data.load import load_federation
 from fedlease.data.reading.columns import Guess, guess_columns
@@ -57,6 +57,7 @@ class Understood:
         task_why: from what the task was guessed.
         metric_why: why the metric was chosen; empty where it was not.
         by_label: client -> label -> train and test rows; without labels, for generation, empty.
+        scales: client -> mean and deviation of the numbers of its train rows; None where rows have none.
         train_rows: client -> rows, and likewise ``test_rows``.
         notes: of the data.
         skipped: client -> why it takes no part.
@@ -69,6 +70,7 @@ class Understood:
     task_why: str
     metric_why: str
     by_label: Mapping[str, Mapping[str, tuple[int, int]]]
+    scales: Mapping[str, Scale | None]
     train_rows: Mapping[str, int]
     test_rows: Mapping[str, int]
     notes: Sequence[str]
@@ -126,6 +128,7 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
         metric_why=skew,
         task_why="stated" if "task" in stated else guess.why.get("task", ""),
         by_label={client.id: client.by_label for client in federation},
+        scales={client.id: client.scale for client in federation},
         train_rows={client.id: len(client.train) for client in federation},
         test_rows={client.id: len(client.test) for client in federation},
         notes=federation.warnings,

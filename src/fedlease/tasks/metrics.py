@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedlease.core.confusion import Cells
+from fedlease.core.wording import enumerated
 from fedlease.data.federation import Row
 
 __all__ = ["LOSS", "MOST", "Graded", "Metric", "MetricWords"]
@@ -72,3 +73,10 @@ class MetricWords:
     further: Mapping[str, str] = field(default_factory=dict)
     own_units: Mapping[str, str] = field(default_factory=dict)
     of_rows: bool = True
+
+    @property
+    def units(self) -> str:
+        """The end of the caption of a table with ``own_units``; empty without any."""
+        if not self.own_units:
+            return ""
+        return f"; {enumerated([*self.own_units.values()])} in the unit of the client's values"

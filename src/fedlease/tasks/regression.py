@@ -36,8 +36,8 @@ WITHOUT = {"spearman": spearman_without, "pearson": pearson_without}
 
 def _words(name: str) -> MetricWords:
     means = {
-        "mean_spearman": "mean Spearman, x 100",
-        "mean_pearson": "mean Pearson, x 100",
+        "mean_spearman": "mean Spearman correlation, x 100",
+        "mean_pearson": "mean Pearson correlation, x 100",
         "mean_r2": "mean R², x 100",
     }
     return MetricWords(
@@ -105,8 +105,8 @@ class Regression:
     prediction_columns: ClassVar[tuple[str, ...]] = ("prediction",)
     answer: ClassVar[str] = "value"
     headlines: ClassVar[Mapping[str, MetricWords]] = {
-        "spearman": _words("Spearman"),
-        "pearson": _words("Pearson"),
+        "spearman": _words("Spearman correlation"),
+        "pearson": _words("Pearson correlation"),
     }
 
     @classmethod

@@ -61,7 +61,8 @@ def client_table(run: RunData, verdict: Verdict) -> Table:
     columns.insert(0, _Column("client", names, Cell("mean"), Cell("clients in the mean")))
     foot = tuple(tuple(getattr(column, row) for column in columns) for row in ("mean", "over")) if summary else ()
     rows = tuple(zip(*(column.cells for column in columns), strict=True))
-    return Table(f"Final {words.name} by client, in %", tuple(column.title for column in columns), rows, foot)
+    caption = f"Final {words.name} by client, in %{words.units}"
+    return Table(caption, tuple(column.title for column in columns), rows, foot)
 
 
 def _known(run: RunData) -> Iterator[_Column]:
