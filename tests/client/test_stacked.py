@@ -169,6 +169,10 @@ def test_other_heads_in_one_step_end_where_each_ends_alone(task: Any, made: Made
     jobs = [job(mine, client, labels=1 if numbers else None) for client in CLIENTS]
     found = stacked(mine, jobs)
     assert max(apart(found[job.client], alone(mine, job)) for job in jobs) < 2e-5
+    scored = Stacker(StackedTrainer(resident, OPTIMISER), 4).score([scoring(job) for job in jobs])
+    for one in jobs:
+        resident.load(one.task.model, one.num_labels, one.tensors)
+        assert scored[one.client].metrics == pytest.approx(task.measure(resident, one.rows, 1).metrics, abs=1e-5)
 
 
 def test_stages_that_train_one_expert_after_the_other_end_where_they_end_alone(made: Made) -> None:

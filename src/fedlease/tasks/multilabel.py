@@ -21,11 +21,11 @@ from fedlease.data.labels import known_label
 from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.targets import labels_of
-from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale, StackedClients
 from fedlease.tasks.encoded import Encoded, Packed, on_device
 from fedlease.tasks.encoded_sets import EncodedSets, Flags
 from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
-from fedlease.tasks.texts import Texts, apart_and_together, evaluate, refitted_error
+from fedlease.tasks.texts import Texts, apart_and_together, evaluate, evaluate_stacked, refitted_error
 
 __all__ = ["Multilabel"]
 
@@ -173,8 +173,16 @@ class Multilabel:
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """The metrics; of subset accuracy ``per_row`` is 1 where all labels of a row are right."""
+        return self._measured(evaluate(model, rows, threads, on_rows), rows)
+
+    def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
+        """The metrics of every client."""
+        outputs = evaluate_stacked(model, clients, threads)
+        return [self._measured(own, rows) for own, rows in zip(outputs, clients, strict=True)]
+
+    def _measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         assert isinstance(rows, EncodedSets)
-        outputs, every = evaluate(model, rows, threads, on_rows), range(len(rows))
+        every = range(len(rows))
         truth = rows.flags(every, outputs.shape[-1])
         probabilities = outputs.double().sigmoid()
         guesses = (probabilities >= self.threshold).numpy()

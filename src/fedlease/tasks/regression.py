@@ -22,10 +22,10 @@ from fedlease.data.federation import Row
 from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.targets import number_of
-from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale, StackedClients
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.metrics import LOSS, MOST, Graded, Metric, MetricWords
-from fedlease.tasks.texts import Texts, apart_and_together, evaluate, refitted_error
+from fedlease.tasks.texts import Texts, apart_and_together, evaluate, evaluate_stacked, refitted_error
 
 __all__ = ["EncodedNumbers", "Regression"]
 
@@ -166,8 +166,15 @@ class Regression:
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """The metrics; ``per_row`` is what a row adds to the correlation."""
+        return self._measured(evaluate(model, rows, threads, on_rows), rows)
+
+    def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
+        """The metrics of every client."""
+        outputs = evaluate_stacked(model, clients, threads)
+        return [self._measured(own, rows) for own, rows in zip(outputs, clients, strict=True)]
+
+    def _measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         assert isinstance(rows, EncodedNumbers)
-        outputs = evaluate(model, rows, threads, on_rows)
         mean, deviation = rows.scale
         guesses = mean + deviation * outputs[:, 0].double().numpy()
         metrics = _scores(rows.values, guesses, mean)
