@@ -316,6 +316,11 @@ class TestTasks:
             ({"r": 3}, "its adapter is not of rank 4"),
             ({"num_experts": 10**6, "mixer": "softmax"}, "num_experts: must be at most 64 (max-experts)"),
             (
+                {"num_experts": 10**6, "mixer": "sum"},
+                "rank of all experts: must be at most 8192 (max-rank x max-experts)",
+            ),
+            ({"num_experts": 2, "mixer": "core"}, "and 1 for core, received 2"),
+            (
                 {"alpha": float("nan")},
                 "its adapter cannot be: alpha must be a number in 0 .. 1e+06 and more than 0, received nan",
             ),
