@@ -20,6 +20,7 @@ from fedlease.runs.estimate import ASSUMED_EXPERTS, CheckReport, adapter_paramet
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
+from fedlease.runs.stacking import with_clients_per_step
 from fedlease.runs.threads import usable_threads
 from fedlease.server.filters import make_filters
 from fedlease.server.schedule import make_schedule
@@ -42,7 +43,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
     Raises:
         InputError: what a run would have raised before its first step.
     """
-    prepared = prepare(resolve_machine(settings), rows=rows)
+    prepared = with_clients_per_step(prepare(resolve_machine(settings), rows=rows))
     federation, loaded = prepared.federation, prepared.loaded
     settings, adapter = loaded.settings, loaded.adapter
     cards = {rows.id: rows.card() for rows in federation}
