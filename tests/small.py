@@ -11,7 +11,8 @@ from fedlease.storage.run_files import INDEX, as_json, sealed
 from fedlease.use.run import RunResult, run
 
 SMALL: dict[str, Any] = {
-    "data.clients_per_task": 2,
+    "baselines": [],
+    "data.clients_per_task": 1,
     "data.train_rows": 12,
     "data.test_rows": 8,
     "data.max_tokens": 24,

@@ -72,7 +72,7 @@ def test_a_method_that_is_loaded_alone_can_read_its_state() -> None:
         import json, os, sys
         from fedlease.core.codec import CLASSES
         from fedlease.methods.registry import load_method
-        import torch
+        import scipy.cluster.hierarchy, scipy.stats, sklearn.cluster, sklearn.metrics, torch
         for name, classes in json.loads(sys.argv[1]).items():
             if not (child := os.fork()):
                 load_method(name)

@@ -42,8 +42,7 @@ CLIENT = "planted-1-0"
 GENERATION = {
     "task": "generation",
     "data__max_tokens": 40,
-    "generation__max_new_tokens": 6,
-    "data__clients_per_task": 1,
+    "data__test_rows": 4,
 }
 
 
@@ -74,24 +73,24 @@ KIN = {"fedprox", "rolora", "fedsvd", "flexlora", "flora"}
 """Methods whose clients train and score what those of ``fedit`` and ``fedex-lora`` do."""
 
 
-@pytest.mark.parametrize("method", sorted({*known_methods()} - KIN))
-def test_every_method_learns_to_answer(method: str, tmp_path: Path) -> None:
+def test_every_method_learns_to_answer(tmp_path: Path) -> None:
     """The loss on train answers falls from the first to the last step."""
-    changes = {"method": method, "baselines": [], "train__lr": 1e-2, "generation__score_rounds": False}
-    run = generation_run(tmp_path / "r", **changes)
-    losses = [sum(c["loss"] for c in step["clients"].values()) for step in rounds_of(run)]
-    assert losses[-1] < losses[0]
-    summary = read(run / "summary.json")
-    assert summary["metric"] == "rouge1" and 0 <= summary["mean"] <= 1
-    assert summary["head_bytes_up"] == summary["head_bytes_down"] == 0
+    others = sorted({*known_methods()} - KIN - {"fedlease"})
+    run = generation_run(tmp_path / "r", baselines=others, train__lr=1e-2, generation__score_rounds=False)
+    for folder in (run, *(run / "baselines" / name for name in others)):
+        losses = [sum(c["loss"] for c in step["clients"].values()) for step in rounds_of(folder)]
+        assert losses[-1] < losses[0], folder.name
+        summary = read(folder / "summary.json")
+        assert summary["metric"] == "rouge1" and 0 <= summary["mean"] <= 1
+        assert summary["head_bytes_up"] == summary["head_bytes_down"] == 0
 
 
 def test_the_files_hold_scores_rows_and_samples_that_agree(out: Path) -> None:
     summary, rows, samples = (read(out / f"{name}.json") for name in ("summary", "row_scores", "samples"))
     for client, entry in summary["per_client"].items():
         values = [float(value) for value in rows[client]]
-        assert len(values) == entry["num_test"] == 8
-        assert sum(values) / 8 == pytest.approx(entry["rouge1"], abs=1e-5)
+        assert len(values) == entry["num_test"] == 4
+        assert sum(values) / 4 == pytest.approx(entry["rouge1"], abs=1e-5)
         assert {"rougeL", "exact_match", "answer_accuracy", "loss", "majority", "bare_base"} <= entry.keys()
         assert len(samples[client]) == 3
         for value, sample in zip(values, samples[client], strict=False):
@@ -106,20 +105,20 @@ def test_the_files_hold_scores_rows_and_samples_that_agree(out: Path) -> None:
 
 
 def test_no_samples_are_kept_where_none_are_wanted(tmp_path: Path) -> None:
-    run = generation_run(tmp_path / "r", baselines=[], rounds=0, generation__samples=0)
+    run = generation_run(tmp_path / "r", rounds=0, generation__samples=0)
     assert not (run / "samples.json").exists()
 
 
 def test_rounds_need_not_be_scored(out: Path, tmp_path: Path) -> None:
     """The result is the same; only what is measured on the way is missing."""
-    run = generation_run(tmp_path / "r", baselines=["local"], generation__score_rounds=False)
+    run = generation_run(tmp_path / "r", generation__score_rounds=False)
     assert all(step["mean_score"] is None for step in rounds_of(run))
     assert all("score" not in row for step in rounds_of(run) for row in step["clients"].values())
     assert read(run / "summary.json")["per_client"] == read(out / "summary.json")["per_client"]
 
 
 def test_the_same_seed_gives_the_same_run(out: Path, tmp_path: Path) -> None:
-    again = generation_run(tmp_path / "r", baselines=["local"])
+    again = generation_run(tmp_path / "r")
     assert tensors_of(again) == tensors_of(out)
     assert scores_of(read(again / "summary.json")) == scores_of(read(out / "summary.json"))
 
@@ -133,13 +132,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(out: Path, tmp_path: Pat
             raise StopError
 
     with pytest.raises(StopError):
-        small_run(tmp_path / "r", [stop], **GENERATION, baselines=["local"])
+        small_run(tmp_path / "r", [stop], **GENERATION)
     resume(tmp_path / "r")
     assert tensors_of(tmp_path / "r") == tensors_of(out)
 
 
 def test_checkpointing_computes_the_same(out: Path, tmp_path: Path) -> None:
-    run = generation_run(tmp_path / "r", baselines=["local"], train__gradient_checkpointing=True)
+    run = generation_run(tmp_path / "r", train__gradient_checkpointing=True)
     one, two = (Checkpoint(folder).load() for folder in (run, out))
     assert one is not None and two is not None
     for expert, other in zip(one.state.inner.experts, two.state.inner.experts, strict=True):
@@ -149,7 +148,7 @@ def test_checkpointing_computes_the_same(out: Path, tmp_path: Path) -> None:
 
 def test_check_knows_what_writing_costs(tmp_path: Path) -> None:
     with_rounds, without = (
-        check_settings(small_settings(**GENERATION, generation__score_rounds=score, baselines=[])).estimates[0]
+        check_settings(small_settings(**GENERATION, generation__score_rounds=score)).estimates[0]
         for score in (True, False)
     )
     assert with_rounds.bytes_up == without.bytes_up > 0
@@ -225,7 +224,7 @@ def test_rows_come_back_with_answers(run: OpenRun, tmp_path: Path) -> None:
 
 
 def test_nobody_is_talked_to_in_a_run_of_labels(tmp_path: Path) -> None:
-    labels = OpenRun(small_run(tmp_path / "r", baselines=[], rounds=0).out)
+    labels = OpenRun(small_run(tmp_path / "r", rounds=0).out)
     with pytest.raises(ConfigError, match=r"there is nobody to talk to"):
         Chat(labels, "planted-0-0")
 
@@ -280,7 +279,7 @@ def test_a_newcomer_comes_in(out: Path, tmp_path: Path) -> None:
     for split, count in (("train", 8), ("test", 4)):
         lines = [json.dumps({"instruction": f"say {i}", "output": "yes"}) for i in range(count)]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
-    run = generation_run(tmp_path / "r", baselines=[])
+    run = generation_run(tmp_path / "r")
     found = onboard(OpenRun(run), "new", folder, epochs=1)
     assert list(found.scores)[:2] == ["most frequent answer", "untrained"]
     assert found.scores["most frequent answer"] == 1.0
@@ -301,7 +300,7 @@ def test_what_cannot_be_is_said_before_anything_is_trained(changes: Any, said: s
 
 
 def test_a_presets_lengths_are_cut_to_the_model_and_the_run_says_so(tmp_path: Path) -> None:
-    base = generation_run(tmp_path / "first", baselines=[], rounds=0) / "base"
+    base = generation_run(tmp_path / "first", rounds=0) / "base"
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 50}))
     few = {"data.clients_per_task": 1, "data.train_rows": 4, "data.test_rows": 2, "rounds": 0, "warmup.epochs": 1}
@@ -318,6 +317,6 @@ def test_a_presets_lengths_are_cut_to_the_model_and_the_run_says_so(tmp_path: Pa
 
 
 def test_an_encoder_cannot_write(tmp_path: Path) -> None:
-    encoder = small_run(tmp_path / "c", baselines=[], rounds=0).out / "base"
+    encoder = small_run(tmp_path / "c", rounds=0).out / "base"
     with pytest.raises(ModelError, match=r"needs a causal language model, .* is BertForSequenceClassification"):
         generation_run(tmp_path / "r", model=str(encoder))

@@ -1,7 +1,9 @@
 """Reads settings from YAML files and from ``key=value`` words, and lays one set of values over another."""
 
+import copy
 import re
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,12 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MOST_YAML:
         raise yaml.YAMLError(f"it has more than {MOST_YAML:,} characters")
+    return copy.deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Any:
+    """The content for :func:`parse_yaml`: a run reads its own settings several times, at 20 ms each."""
     try:
         return yaml.load(text, _Loader)
     # A number of thousands of digits; and values that are not what their tag says.

@@ -8,6 +8,7 @@ import secrets
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,12 +119,7 @@ def new_environment(
     continued: Sequence[Continued] = (),
 ) -> Environment:
     """The environment of a run that begins now; see :func:`fedlease.storage.run_folder.start_run`."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
+    versions = {package: _version(package) for package in PACKAGES}
     methods = (settings.method, *settings.baselines)
     versions |= package_versions({GROUP: methods, TASK_GROUP: [settings.task], SOURCE_GROUP: [settings.data.source]})
     return Environment(
@@ -164,6 +160,14 @@ def read_environment(out: Path) -> Environment:
             f"installed here, reads format {FORMAT}"
         )
     return RunFiles(out).read_model(NAME, Environment)
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git_state() -> _Git | None:
