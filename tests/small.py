@@ -23,6 +23,13 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "min_silhouette": -1,
 }
+"""Four clients with a task each."""
+
+EIGHT: dict[str, Any] = {"data.clients_per_task": 2}
+"""Two clients with each of the tasks."""
+
+WHOLE: dict[str, Any] = {**EIGHT, "baselines": ["fedit", "local"]}
+"""What most tests of a finished run share."""
 
 
 def small_settings(**changes: Any) -> Settings:

@@ -14,7 +14,7 @@ from fedlease import __version__
 from fedlease.config.settings import preset_names, preset_text
 from fedlease.methods.registry import CENTRALISED, METHODS, UNEQUAL_RANKS
 
-FEW = {**SMALL, "data.clients_per_task": 1}
+FEW = {**SMALL, "baselines": ["fedit", "local"]}
 QUICK = [word for key, value in FEW.items() for word in ("--set", f"{key}={value}")]
 ALONE = ["--set", "baselines=[]"]
 TWO = ["--set", "data.clients_per_task=2"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cli.shell import Shell
-from small import FinishedRuns
+from small import WHOLE, FinishedRuns
 from use.fake_hub import TOKEN, fake_hub
 
 CLIENT = "planted-3-0"
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture(scope="module")
 def out(finished: FinishedRuns) -> Path:
-    return finished().out
+    return finished(**WHOLE).out
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import own_rows, rounds_of, scores_of, small_run, small_settings, tensors_of
+from small import EIGHT, WHOLE, own_rows, rounds_of, scores_of, small_run, small_settings, tensors_of
 
 import fedlease
 from fedlease.client.messages import Train
@@ -26,7 +26,7 @@ from fedlease.server.transport import Traffic
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event], dict[str, Any]]:
     events: list[Event] = []
     out = tmp_path_factory.mktemp("run") / "r"
-    result = small_run(out, [events.append])
+    result = small_run(out, [events.append], **WHOLE)
     return out, events, result.summaries
 
 
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_tensors_and_scores(
     finished: tuple[Path, list[Event], dict[str, Any]], tmp_path: Path
 ) -> None:
     out, _, summaries = finished
-    again = small_run(tmp_path / "again")
+    again = small_run(tmp_path / "again", **WHOLE)
     other = small_run(tmp_path / "other", seed=1, baselines=())
     assert tensors_of(out) == tensors_of(again.out)
     for method in summaries:
@@ -69,7 +69,7 @@ def test_a_method_run_alone_gives_what_it_gives_beside_others(
     """The work cache shares warm-ups between methods; without it the bits must be the same."""
     out, events, _ = finished
     assert any(isinstance(e, ClientFinished) and e.method == "local" and e.reused for e in events)
-    alone = small_run(tmp_path / "local", method="local", baselines=())
+    alone = small_run(tmp_path / "local", method="local", **EIGHT)
     assert tensors_of(out / "baselines" / "local") == tensors_of(alone.out)
 
 
@@ -163,7 +163,7 @@ def test_sharing_heads_of_unequal_label_lists_is_refused(tmp_path: Path) -> None
 
 def test_sampling_asks_everyone_once_and_then_samples(tmp_path: Path) -> None:
     events: list[Event] = []
-    small_run(tmp_path / "r", [events.append], clients_per_round=3, baselines=(), rounds=3)
+    small_run(tmp_path / "r", [events.append], clients_per_round=3, **EIGHT, rounds=3)
     steps = [event for event in events if isinstance(event, StepStarted)]
     warmup = [client for step in steps if step.round == 0 for client in step.clients]
     assert len(warmup) == len(set(warmup)) == 8
@@ -196,7 +196,7 @@ def test_a_spoilt_update_is_refused_by_name_and_never_averaged(
 ) -> None:
     poison(monkeypatch, "planted-0-0", {1}, how)
     events: list[Event] = []
-    result = small_run(tmp_path / "r", [events.append], baselines=())
+    result = small_run(tmp_path / "r", [events.append], **EIGHT)
     refused = [event for event in events if isinstance(event, UpdateRefused)]
     assert [(event.client, event.round) for event in refused] == [("planted-0-0", 1)]
     record = next(r for r in rounds_of(result.out) if r["round"] == 1)
@@ -212,7 +212,7 @@ def test_a_spoilt_update_is_refused_by_name_and_never_averaged(
 def test_a_client_that_fails_both_warmups_joins_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, "planted-0-0", {0}, "nan")
     events: list[Event] = []
-    result = small_run(tmp_path / "r", [events.append], baselines=(), rounds=3)
+    result = small_run(tmp_path / "r", [events.append], **EIGHT, rounds=3)
     records = rounds_of(result.out)
     assert [r["round"] for r in records] == [0, 0, 1, 2, 3]
     assert [sorted(r["refused"]) for r in records[:2]] == [["planted-0-0"]] * 2
@@ -235,7 +235,7 @@ def test_a_client_that_fails_both_warmups_joins_late(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("local_epochs", [1, 2])
 def test_curves_stand_at_the_passes_that_came_before(local_epochs: int, tmp_path: Path) -> None:
     """E = 1, R = 1: a method without a warm-up has made 0, 1 and 1 + local epochs passes."""
-    out = small_run(tmp_path / "r", method="fedit", baselines=(), rounds=1, train__local_epochs=local_epochs).out
+    out = small_run(tmp_path / "r", method="fedit", rounds=1, train__local_epochs=local_epochs).out
     steps = [{row["steps"] for row in record["clients"].values()} for record in rounds_of(out)]
     assert [max(of) // min(steps[0]) for of in steps] == [1, local_epochs]
     assert [point.passes for point in read_run(out).main.points] == [0, 1, 1 + local_epochs]
@@ -244,7 +244,7 @@ def test_curves_stand_at_the_passes_that_came_before(local_epochs: int, tmp_path
 def test_too_few_usable_updates_stop_the_run_with_the_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, "planted-0-0", {1}, "nan")
     with pytest.raises(RunFailedError, match=r"round 1: 7 usable updates, min_clients asks for 8. planted-0-0: "):
-        small_run(tmp_path / "r", baselines=(), min_clients=8)
+        small_run(tmp_path / "r", **EIGHT, min_clients=8)
 
 
 def test_a_private_tensor_that_is_not_finite_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_a_private_tensor_that_is_not_finite_is_refused_too(tmp_path: Path, monk
 
 
 def test_a_base_in_16_bits_runs_and_learns_in_32(tmp_path: Path) -> None:
-    out = small_run(tmp_path / "r", dtype="bfloat16", baselines=(), rounds=1).out
+    out = small_run(tmp_path / "r", dtype="bfloat16", rounds=1).out
     manifest = json.loads((out / "state" / "manifest.json").read_text())
     state = loads((out / "state" / manifest["state"]["file"]).read_bytes())
     assert {t.dtype for expert in state.inner.experts for t in expert.values()} == {torch.float32}
@@ -273,7 +273,7 @@ def test_a_base_in_16_bits_runs_and_learns_in_32(tmp_path: Path) -> None:
 def test_a_round_that_fails_leaves_its_reasons_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, "planted-0-0", {0}, "loss")
     with pytest.raises(RunFailedError, match="round 0"):
-        small_run(tmp_path / "r", baselines=(), min_clients=8)
+        small_run(tmp_path / "r", **EIGHT, min_clients=8)
     (line,) = rounds_of(tmp_path / "r")
     assert line["round"] == 0
     assert line["refused"] == {"planted-0-0": "loss is nan in epoch 1, step 1"}
@@ -283,8 +283,8 @@ def test_a_model_made_for_a_refused_run_is_not_used_by_the_next(tmp_path: Path) 
     """The tiny model depends on the seed; one left behind by a run that never began would change the next."""
     with pytest.raises(ModelError, match=r"lora\.r: must be at most 32"):
         small_run(tmp_path / "r", lora__r=999)
-    again = small_run(tmp_path / "r", seed=3, baselines=(), rounds=0)
-    other = small_run(tmp_path / "other", seed=3, baselines=(), rounds=0)
+    again = small_run(tmp_path / "r", seed=3, rounds=0)
+    other = small_run(tmp_path / "other", seed=3, rounds=0)
     weights = "base/model.safetensors"
     assert (again.out / weights).read_bytes() == (other.out / weights).read_bytes()
 
@@ -292,7 +292,7 @@ def test_a_model_made_for_a_refused_run_is_not_used_by_the_next(tmp_path: Path) 
 def test_a_model_folder_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_tiny(tmp_path / "here" / "model", 0)
     monkeypatch.chdir(tmp_path / "here")
-    out = small_run(tmp_path / "r", model="./model", baselines=(), rounds=0).out
+    out = small_run(tmp_path / "r", model="./model", rounds=0).out
     monkeypatch.chdir("/")
     assert fedlease.load(out, "planted-0-0").config.id2label
 

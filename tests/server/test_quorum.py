@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import own_rows, rounds_of, small_run, small_settings
+from small import EIGHT, own_rows, rounds_of, small_run, small_settings
 
 from fedlease.client.messages import Refused, Reply, Request, Train
 from fedlease.client.training import Trainer
@@ -42,7 +42,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, clients: set[str], tries: int = 99) 
 def test_a_quorum_that_cannot_be_met_is_refused_by_run_and_check(
     changes: dict[str, Any], rule: str, tmp_path: Path
 ) -> None:
-    for attempt in (lambda: small_run(tmp_path / "r", baselines=[], **changes), lambda: check(changes)):
+    for attempt in (lambda: small_run(tmp_path / "r", **EIGHT, **changes), lambda: check(changes)):
         with pytest.raises(ConfigError) as caught:
             attempt()
         assert len(caught.value.faults) == 1 and caught.value.faults[0].startswith(rule)
@@ -50,11 +50,11 @@ def test_a_quorum_that_cannot_be_met_is_refused_by_run_and_check(
 
 
 def check(changes: dict[str, Any]) -> Any:
-    return check_settings(small_settings(baselines=[], **changes))
+    return check_settings(small_settings(**EIGHT, **changes))
 
 
 def test_a_method_without_a_warm_up_has_no_waves(tmp_path: Path) -> None:
-    result = small_run(tmp_path / "r", method="fedit", baselines=[], min_clients=3, clients_per_round=3, rounds=1)
+    result = small_run(tmp_path / "r", method="fedit", **EIGHT, min_clients=3, clients_per_round=3, rounds=1)
     assert result.summary["mean"] is not None
 
 
@@ -78,7 +78,7 @@ def test_a_wave_without_its_quorum_stops_with_every_reason_and_can_be_resumed(
             r"round 0: 2 usable updates, min_clients asks for 3. planted-0-0: loss is nan; planted-0-1: loss is nan"
         )
         with pytest.raises(TooFewUpdatesError, match=message):
-            small_run(tmp_path / "r", baselines=[], rounds=1, clients_per_round=4, min_clients=3)
+            small_run(tmp_path / "r", **EIGHT, rounds=1, clients_per_round=4, min_clients=3)
     assert [sorted(line["refused"]) for line in rounds_of(tmp_path / "r")] == [["planted-0-0", "planted-0-1"]]
     assert resume(tmp_path / "r")["fedlease"].num_clients == 8
 
@@ -87,7 +87,7 @@ def test_second_tries_alone_do_not_stop_a_warm_up_that_had_its_quorum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(monkeypatch, {"planted-0-0"}, tries=2)
-    result = small_run(tmp_path / "r", baselines=[], rounds=2, clients_per_round=4, min_clients=3)
+    result = small_run(tmp_path / "r", **EIGHT, rounds=2, clients_per_round=4, min_clients=3)
     lines = rounds_of(result.out)
     assert [(line["round"], sorted(line["refused"])) for line in lines[:3]] == [
         (0, ["planted-0-0"]), (0, []), (0, ["planted-0-0"]),
@@ -106,7 +106,7 @@ def test_a_longer_warm_up_that_fails_does_not_stop_a_run_whose_warm_up_had_its_q
     monkeypatch.setattr(ClientWorker, "handle", handle)
     changes: dict[str, Any] = {"method": "fedlease-plus", "data.train_rows": 20, "rounds": 4, "min_clients": 3}
     changes["fedlease_plus.longer"] = 2
-    first, second, *rest = rounds_of(small_run(tmp_path / "r", baselines=[], **changes).out)
+    first, second, *rest = rounds_of(small_run(tmp_path / "r", **EIGHT, **changes).out)
     assert not first["refused"] and second["round"] == 0 and second["refused"] and not second["clients"]
     assert rest[0]["round"] >= 1, "whoever did not answer is grouped by what it has learnt before"
 
@@ -115,7 +115,7 @@ def test_unlike_label_lists_are_refused_before_the_warm_up_where_any_clients_may
     """The planted federation has a task with three labels."""
     for method in ("fedlease", "ifca", "fedtreelora", "fedit"):
         with pytest.raises(ConfigError, match=rf"head: 'shared' .* {method} .*\('planted-|data.labels") as caught:
-            small_run(tmp_path / "r", method=method, baselines=[], head="shared")
+            small_run(tmp_path / "r", method=method, **EIGHT, head="shared")
         (fault,) = caught.value.faults
         assert "clients 'planted-0-0', 'planted-0-1'" in fault and "head=local" in fault
     assert not (tmp_path / "r").exists()
@@ -124,7 +124,7 @@ def test_unlike_label_lists_are_refused_before_the_warm_up_where_any_clients_may
 def test_heads_of_groups_that_are_known_to_agree_are_shared(tmp_path: Path) -> None:
     groups = {f"planted-{task}-{n}": task for task in range(4) for n in range(2)}
     given: dict[str, Any] = {"fedlease__grouping": "given", "fedlease__assignment": groups}
-    changes: dict[str, Any] = {"baselines": ["local"], "head": "shared", "rounds": 0}
+    changes: dict[str, Any] = {**EIGHT, "head": "shared", "rounds": 0}
     assert small_run(tmp_path / "given", **given, **changes).summary["head_bytes_up"] > 0
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import rounds_of, small_run, small_settings, tensors_of
+from small import EIGHT, rounds_of, small_run, small_settings, tensors_of
 
 from fedlease.errors import ConfigError
 from fedlease.runs.check import check_settings
@@ -14,7 +14,7 @@ CLOSED = "the round was closed after 3 usable updates (schedule.replies)"
 
 
 def test_a_round_closes_after_so_many_and_the_warm_up_waits_for_everyone(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"baselines": [], "schedule__until": "first", "schedule__replies": 3, "rounds": 3}
+    changes: dict[str, Any] = {**EIGHT, "schedule__until": "first", "schedule__replies": 3, "rounds": 3}
     result = small_run(tmp_path / "r", **changes)
     warm_up, *rounds = rounds_of(result.out)
     assert len(warm_up["clients"]) == 8 and warm_up["left_out"] == {}

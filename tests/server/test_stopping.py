@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import rounds_of, scores_of, small_run, small_settings, tensors_of
+from small import FinishedRuns, rounds_of, scores_of, small_run, small_settings, tensors_of
 
 import fedlease
 from fedlease.client.store import Private
@@ -103,7 +103,7 @@ def test_every_method_is_stopped_by_its_own_rows(metric: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_killed_run_is_resumed_to_the_same_bits(step: int, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_to_the_same_bits(step: int, finished: FinishedRuns, tmp_path: Path) -> None:
     changes = {**PATIENT, "baselines": ["local"], "rounds": 3, "early_stopping__metric": "loss"}
 
     class Killed(Exception):
@@ -113,7 +113,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(step: int, tmp_path: Path) -> 
         if getattr(event, "record", {}).get("step") == step and event.method == "local":
             raise Killed
 
-    whole = small_run(tmp_path / "whole", **changes)
+    whole = finished(**changes)
     with pytest.raises(Killed):
         small_run(tmp_path / "r", listeners=[kill], **changes)
     resume(tmp_path / "r")

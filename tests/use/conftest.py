@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from small import FinishedRuns
+from small import WHOLE, FinishedRuns
 
 from fedlease.use.open_run import OpenRun
 
 
 @pytest.fixture(scope="module")
 def out(finished: FinishedRuns) -> Path:
-    return finished().out
+    return finished(**WHOLE).out
 
 
 @pytest.fixture(scope="module")

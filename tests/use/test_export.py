@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel
-from small import own_rows, small_run, small_settings
+from small import EIGHT, own_rows, small_run, small_settings
 from tasks import architectures
 from transformers import AutoModelForSequenceClassification
 
@@ -105,7 +105,7 @@ def test_scores_are_those_of_the_versions_on_the_test_rows(run: OpenRun, tmp_pat
     assert found["routed"] == summary["accuracy"]
     assert found["own_expert"] == summary["own_expert"]
     assert content["num_test"] == summary["num_test"]
-    test = load_federation(small_settings().data, 0).clients[CLIENT].test
+    test = load_federation(small_settings(**EIGHT).data, 0).clients[CLIENT].test
     run.load(CLIENT, fold(run.model(CLIENT), content["average_weights"], 1))  # type: ignore[arg-type]
     best = evaluate(run.resident, run.encode(test), 1).argmax(-1).tolist()
     assert found["folded"] == sum(b == row.label for b, row in zip(best, test, strict=True)) / len(test)

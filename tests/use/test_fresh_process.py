@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft_plugin import tiny
 from safetensors.torch import load_file
-from small import SMALL, FinishedRuns
+from small import EIGHT, SMALL, WHOLE, FinishedRuns
 
 from fedlease.config.settings import resolve
 from fedlease.core.low_rank import fold
@@ -56,14 +56,14 @@ for method in methods:
 
 @pytest.mark.slow
 def test_folders_load_without_fedlease_with_its_plugin_and_with_it(finished: FinishedRuns, tmp_path: Path) -> None:
-    run = OpenRun(finished().out)
+    run = OpenRun(finished(**WHOLE).out)
     Exporter(run).client(CLIENT, tmp_path / "folded")
     gpt2, bert, ids = tiny.mixture("gpt2", own_expert=1), tiny.mixture("bert"), tiny.tokens()
     for name in ("gpt2", "bert"):
         tiny.base(name).save_pretrained(str(tmp_path / name))
     export_expert(gpt2, 1, tmp_path / "expert")
     bert.save_pretrained(str(tmp_path / "mixture"), save_embedding_layers=False)
-    client = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0).clients[CLIENT]
+    client = load_federation(resolve(preset="smoke", overrides={**SMALL, **EIGHT}).data, seed=0).clients[CLIENT]
     given = json.dumps([CLIENT, METHODS, [row.text for row in client.test], ids.tolist()])
     command = [sys.executable, "-W", "ignore", "-c", FRESH, str(tmp_path), str(run.out), given]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)

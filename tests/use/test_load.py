@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL
+from small import EIGHT, SMALL
 
 import fedlease
 from fedlease.config.settings import resolve
@@ -18,7 +18,7 @@ METHODS = ["fedlease", "fedit", "local"]
 
 
 def test_every_client_of_every_method_scores_as_in_its_summary(out: Path) -> None:
-    federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
+    federation = load_federation(resolve(preset="smoke", overrides={**SMALL, **EIGHT}).data, seed=0)
     tokenizer = fedlease.tokenizer(out)
     for method in METHODS:
         folder = out if method == "fedlease" else out / "baselines" / method
@@ -51,7 +51,7 @@ def test_a_loaded_model_is_saved_and_read_back_by_peft(out: Path, tmp_path: Path
 
 
 def test_labels_are_the_clients_own(out: Path) -> None:
-    federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
+    federation = load_federation(resolve(preset="smoke", overrides={**SMALL, **EIGHT}).data, seed=0)
     assert len({client.labels for client in federation}) > 1
     for client in federation:
         config = fedlease.load(out, client.id).config

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL, small_run
+from small import EIGHT, SMALL, small_run
 
 import fedlease
 from fedlease.config.settings import resolve
@@ -26,7 +26,7 @@ LATE = "planted-1-1"
 @pytest.fixture(scope="module")
 def everyone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The planted federation as files."""
-    federation = load_federation(resolve(preset="smoke", overrides=SMALL).data, seed=0)
+    federation = load_federation(resolve(preset="smoke", overrides={**SMALL, **EIGHT}).data, seed=0)
     return write_folder(federation, tmp_path_factory.mktemp("data") / "everyone")
 
 

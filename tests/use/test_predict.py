@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small import FinishedRuns, own_rows, small_run
+from small import WHOLE, FinishedRuns, own_rows, small_run
 
 import fedlease
 from fedlease.data.faults import Faults
@@ -23,7 +23,7 @@ TEXTS = ["zib", "a much longer text than the others here", "kulo mab", "nee nee 
 
 @pytest.fixture(scope="module")
 def run(finished: FinishedRuns) -> OpenRun:
-    return OpenRun(finished().out)
+    return OpenRun(finished(**WHOLE).out)
 
 
 @pytest.fixture(scope="module")
