@@ -1,6 +1,7 @@
 """Switches every library's telemetry off before it is imported, and makes runs repeatable."""
 
 import os
+from pathlib import Path
 
 os.environ.update(
     FLWR_TELEMETRY_ENABLED="0",
@@ -23,6 +24,23 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of the docs, built once for all workers of a session."""
+    from filelock import FileLock
+    from test_docs import ROOT, build
+
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    folder = ((base.parent if parallel else base) / "site").resolve()
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "index.html").is_file():
+            done = build(ROOT, folder.with_name("site-new"))
+            assert done.returncode == 0, done.stderr
+            folder.with_name("site-new").rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

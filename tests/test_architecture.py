@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,19 @@ SOFT_LIMIT = 300
 """Lines; the design asks for files that are read in one sitting."""
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+@cache
 def modules(root: Path = PACKAGE) -> list[Path]:
     return sorted(root.rglob("*.py"))
 
 
 def imports(source: str, package: str = "fedlease") -> Iterator[str]:
     """Every dotted name imported anywhere, inside functions and ``if TYPE_CHECKING`` too."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
@@ -107,9 +114,14 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def known_modules() -> set[str]:
+    return {name_of(path) for path in modules()}
+
+
 def imported_modules(source: str, package: str) -> set[str]:
     """The modules of fedlease that a source imports anywhere."""
-    known = {name_of(path) for path in modules()}
+    known = known_modules()
     found = set()
     for name in imports(source, package):
         found |= {name} & known or {name.rpartition(".")[0]} & known
@@ -146,7 +158,7 @@ def import_faults(layer: str, source: str, package: str = "fedlease") -> list[st
 
 def pickle_faults(source: str) -> list[str]:
     faults = [f"imports {name}" for name in imports(source) if name.split(".")[0] in PICKLES]
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             if (node.value.id, node.attr) in PICKLE_CALLS:
                 faults.append(f"calls {node.value.id}.{node.attr}")
@@ -164,7 +176,7 @@ def pickle_faults(source: str) -> list[str]:
 
 def exports(source: str) -> list[str] | None:
     """The literal ``__all__`` of a module; None where there is none."""
-    for node in ast.parse(source).body:
+    for node in parsed(source).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
             names: list[str] = ast.literal_eval(node.value)
             return names
@@ -217,7 +229,7 @@ class TestEveryModule:
 
     def test_every_folder_says_what_lives_there_and_what_may_not(self) -> None:
         def short(path: Path, source: str) -> list[str]:
-            sentences = re.findall(r"\.(?=\s|$)", ast.get_docstring(ast.parse(source)) or "")
+            sentences = re.findall(r"\.(?=\s|$)", ast.get_docstring(parsed(source)) or "")
             return ["needs two sentences"] * (path.name == "__init__.py" and len(sentences) < 2)
 
         found = offenders(short)

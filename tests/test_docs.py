@@ -65,12 +65,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
+def site(built_site: Path) -> dict[Path, Page]:
     """Every page of the site, by its path."""
-    folder = tmp_path_factory.mktemp("site").resolve()
-    done = build(ROOT, folder)
-    assert done.returncode == 0, done.stderr
-    return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
+    return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(built_site.rglob("*.html"))}
 
 
 @pytest.mark.slow

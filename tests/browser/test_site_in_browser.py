@@ -15,25 +15,15 @@ WIDE = "return document.documentElement.scrollWidth - document.documentElement.c
 BROKEN = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.getAttribute('src'))"
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from test_docs import ROOT, build
-
-    folder = tmp_path_factory.mktemp("site").resolve()
-    done = build(ROOT, folder)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.mark.slow
-def test_every_page_shows_what_it_says(site: Path, browser: Any) -> None:
+def test_every_page_shows_what_it_says(built_site: Path, browser: Any) -> None:
     assert webdriver is not None
     faults = []
-    pages = [page for page in sorted(site.rglob("*.html")) if page.name != "404.html"]
+    pages = [page for page in sorted(built_site.rglob("*.html")) if page.name != "404.html"]
     assert len(pages) > 30
     for page in pages:
         opened(browser, page)
-        name, text = str(page.relative_to(site)), browser.execute_script(TEXT)
+        name, text = str(page.relative_to(built_site)), browser.execute_script(TEXT)
         faults += [f"{name}: empty"] * (len(text.split()) < 30)
         faults += [f"{name}: {found}" for found in RAW.findall(text)]
         faults += [f"{name}: no picture {found}" for found in browser.execute_script(BROKEN)]
@@ -46,17 +36,17 @@ def test_every_page_shows_what_it_says(site: Path, browser: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_home_follows_the_readers_colours(site: Path, browser: Any, scheme: str, dark: bool) -> None:
+def test_home_follows_the_readers_colours(built_site: Path, browser: Any, scheme: str, dark: bool) -> None:
     # A page remembers the colours that it was opened with before.
-    opened(browser, site / "index.html", scheme=scheme)
+    opened(browser, built_site / "index.html", scheme=scheme)
     browser.execute_script("localStorage.clear()")
-    opened(browser, site / "index.html", scheme=scheme)
+    opened(browser, built_site / "index.html", scheme=scheme)
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     lightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
     assert (lightness < 128) == dark, background
 
 
 @pytest.mark.slow
-def test_home_fits_a_phone(site: Path, browser: Any) -> None:
-    opened(browser, site / "index.html", width=390)
+def test_home_fits_a_phone(built_site: Path, browser: Any) -> None:
+    opened(browser, built_site / "index.html", width=390)
     assert browser.execute_script(WIDE) <= 0

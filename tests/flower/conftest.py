@@ -30,7 +30,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Pair]":
     @cache
     def pair_of(method: str) -> Pair:
         out = tmp_path_factory.mktemp(method)
-        settings: dict[str, Any] = {"method": method, "baselines": [], "data.clients_per_task": 1}
+        settings: dict[str, Any] = {"method": method, "rounds": 1}
         here = small_run(out / "here", **settings).summary
         there, _ = over_memory(small_settings(**settings), out / "there", **{"state-dir": str(out / "state")})
         return Pair(out / "here", out / "there", out / "state", here, there[method])

@@ -32,7 +32,7 @@ def test_heads_are_averaged_or_left_as_in_one_process(head: str, tmp_path: Path)
 def test_clients_of_unequal_ranks(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "baselines": ["local"],
-        "lora.r": {"default": 4, "planted-0-0": 2, "planted-1-1": 1},
+        "lora.r": {"default": 4, "planted-0-0": 2, "planted-1-0": 1},
         "fedlease.signal": "BA",
         "fedlease.average": "product",
         "fedlease.router": "client",

@@ -137,7 +137,7 @@ class TestSeconds:
 @pytest.mark.parametrize("sample", [None, 3])
 def test_estimated_bytes_are_the_bytes_a_run_counts(tmp_path: Path, sample: int | None) -> None:
     methods = [name for name in known_methods() if name != "fedlease"]
-    few: dict[str, Any] = {"data__test_rows": 2, "data__train_rows": 4}
+    few: dict[str, Any] = {"data__test_rows": 2}
     few |= {"clients_per_round": sample, "baselines": methods}
     given, result = small_settings(**few), small_run(tmp_path / "run", **few)
     experts = result.summary["num_experts"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import own_rows, rounds_of, small_run, small_settings, tensors_of
+from small import EIGHT, own_rows, rounds_of, small_run, small_settings, tensors_of
 from torch import Tensor
 
 from fedlease.config.settings import resolve
@@ -30,6 +30,7 @@ CLIENTS = [f"planted-{task}-{i}" for task in range(4) for i in range(2)]
 LOW, LOWEST = "planted-0-0", "planted-1-1"
 RANKS = {"default": 4, LOW: 2, LOWEST: 1}
 VARIANT: dict[str, Any] = {
+    **EIGHT,
     "baselines": ["local"],
     "fedlease.signal": "BA",
     "fedlease.average": "product",
@@ -201,7 +202,7 @@ UNEQUAL = {"lora.r": {"a": 2, "default": 4}}
 
 
 def test_fedlease_plus_needs_no_other_settings(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"method": "fedlease-plus", "baselines": [], "data.train_rows": 24, "lora.r": RANKS}
+    changes: dict[str, Any] = {"method": "fedlease-plus", **EIGHT, "data.train_rows": 24, "lora.r": RANKS}
     made = OpenRun(small_run(tmp_path / "r", **changes).out)
     assert [made.model(client).spec.r for client in CLIENTS] == [2, 4, 4, 1, 4, 4, 4, 4]
     with pytest.raises(ConfigError, match=r"fedlease_plus\.average: must be product .*, received 'factors'"):

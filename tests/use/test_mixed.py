@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import own_rows, small_run
+from small import EIGHT, own_rows, small_run
 from torch import Tensor, nn
 
 from fedlease.client.resident import ResidentModel
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_run(
-        tmp_path_factory.mktemp("run") / "r", rounds=1, baselines=[m for m in TRAINED if m != "fedlease"]
+        tmp_path_factory.mktemp("run") / "r", **EIGHT, rounds=1, baselines=[m for m in TRAINED if m != "fedlease"]
     ).out
 
 
