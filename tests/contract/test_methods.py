@@ -158,9 +158,7 @@ def test_models_have_every_tensor_of_their_spec(name: str, head: str | None) -> 
 
 
 @every_case
-def test_every_client_trains_every_adapter_for_exactly_the_budget_and_no_more(
-    name: str, head: str | None
-) -> None:
+def test_every_client_trains_every_adapter_for_exactly_the_budget_and_no_more(name: str, head: str | None) -> None:
     method = built(name, BUDGET, head)
     state, passes = method.init(adapter(), CLIENTS, 0), dict.fromkeys(CLIENTS, 0)
     for _ in range(20):
