@@ -21,7 +21,7 @@ from small import FinishedRuns
 torch.set_num_threads(1)
 
 # Deadlines measure the machine, not the code; derandomised runs give the same examples on every machine.
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

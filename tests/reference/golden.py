@@ -170,8 +170,15 @@ def recorded() -> dict[str, Any]:
     return content
 
 
-def main(mode: str, *names: str) -> int:
-    """Runs the variants; prints every difference and gives their number."""
+def main(mode: str = "", *names: str) -> int:
+    """Runs the variants; prints every difference and gives their number, 0 where they are recorded.
+
+    Raises:
+        SystemExit: no such mode or variant.
+    """
+    unknown = [name for name in names if name not in VARIANTS]
+    if mode not in ("check", "record") or unknown:
+        raise SystemExit(f"golden.py: {f'no variant {unknown[0]!r}' if unknown else f'no mode {mode!r}'}\n{__doc__}")
     torch.set_num_threads(1)
     known = recorded() if FILE.exists() else {"runs": {}}
     if mode == "check" and known["environment"] != environment():
@@ -180,16 +187,16 @@ def main(mode: str, *names: str) -> int:
     for name in names or VARIANTS:
         for seed in SEEDS:
             key, found = f"{name}/{seed}", run_variant(name, seed)
-            if mode == "record":
-                known["runs"][key] = found
-            for method in found.keys() | known["runs"][key].keys():
-                if found.get(method) != known["runs"][key].get(method):
+            before = known["runs"].get(key, {})
+            for method in sorted(found.keys() | before.keys()):
+                if found.get(method) != before.get(method):
                     differences += 1
-                    print(f"{key} {method}: {known['runs'][key].get(method)} became {found.get(method)}")
+                    print(f"{key} {method}: {before.get(method)} became {found.get(method)}")
+            known["runs"][key] = found
     if mode == "record":
         FILE.write_text(json.dumps({"environment": environment(), "runs": known["runs"]}, indent=1) + "\n")
     print(f"{differences} differences")
-    return differences
+    return 0 if mode == "record" else differences
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 """Some of the recorded runs, as they were; ``golden.py check`` runs all of them."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
+from reference import golden
 from reference.golden import SEEDS, VARIANTS, environment, recorded, run_variant
 
 # Together they pass through every method, both tasks, sampling, shared heads and the variants that keep a state.
@@ -18,3 +23,19 @@ def test_results_are_the_recorded_ones_to_the_bit(name: str) -> None:
     if made_on != environment():
         pytest.skip(f"recorded with {made_on}, and this is {environment()}: bits depend on both")
     assert run_variant(name, seed=1) == recorded()["runs"][f"{name}/1"]
+
+
+def test_the_script_tells_what_becomes_different_and_refuses_other_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "golden.json"
+    runs: dict[str, Any] = {f"own/{seed}": {"fedlease": "as before"} for seed in SEEDS}
+    file.write_text(json.dumps({"environment": environment(), "runs": runs}))
+    monkeypatch.setattr(golden, "FILE", file)
+    monkeypatch.setattr(golden, "run_variant", lambda name, seed: {"fedlease": "now" if seed else "as before"})
+    for words in ((), ("chek",), ("record", "nobody")):
+        with pytest.raises(SystemExit, match=r"golden\.py: no (mode ''|mode 'chek'|variant 'nobody')"):
+            golden.main(*words)
+    assert golden.main("check", "own") == 2 and "own/2 fedlease: as before became now" in capsys.readouterr().out
+    assert golden.main("record", "own") == 0 and "2 differences" in capsys.readouterr().out
+    assert golden.main("check", "own") == 0 and "0 differences" in capsys.readouterr().out

@@ -203,7 +203,7 @@ def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> 
     there, here = (s.model_dump(mode="json", exclude=exclude) for s in (found, wanted))
     if wanted.revision is None:  # a hub model's is resolved when the run begins
         here["revision"] = there["revision"]
-    if wanted.clients_per_step == "auto":  # measured when the run begins
+    if wanted.clients_per_step == "auto" and "clients_per_step" in here:  # measured when the run begins
         here["clients_per_step"] = there["clients_per_step"]
     for group, name in (("data", "max_tokens"), ("generation", "max_new_tokens")):
         if not is_stated(wanted, f"{group}.{name}"):  # fitted to the model when the run begins
