@@ -62,7 +62,7 @@ def test_the_page_is_written_and_its_curves_are_over_passes(done: tuple[Path, di
         ends = row["mean"]["values"]
         scored = [[*(line["mean_score"] for line in own), end] for own, end in zip(lines, ends, strict=True)]
         assert [[point["mean"] for point in seed] for seed in row["points"]] == scored
-        assert {point["clients"] for seed in row["points"] for point in seed} == {8} == {content["num_clients"]}
+        assert {point["clients"] for seed in row["points"] for point in seed} == {4} == {content["num_clients"]}
 
 
 def test_a_warm_up_is_as_many_passes_as_it_has_epochs(tmp_path: Path) -> None:

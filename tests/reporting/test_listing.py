@@ -16,10 +16,10 @@ __all__ = ["shell"]
 def folder(finished: FinishedRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     finished.copy(folder / "first", baselines=["fedit"])
-    finished.copy(folder / "compare" / "fedlease" / "seed-1", seed=1)
+    finished.copy(folder / "compare" / "fedlease" / "seed-1", seed=1, baselines=["fedit", "local"])
     stopped = finished.copy(folder / "stopped", baselines=["fedit"])
     (stopped / "summary.json").unlink()
-    damaged = finished.copy(folder / "damaged")
+    damaged = finished.copy(folder / "damaged", baselines=["fedit"])
     (damaged / "clients.json").unlink()
     (damaged / "config.yaml").write_text("rounds: -1")
     (folder / "notes").mkdir()

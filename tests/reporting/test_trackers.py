@@ -244,7 +244,7 @@ def test_mlflow_has_a_handful_of_names_per_method(run: tuple[Path, list[Event]],
     (there,) = mlflow.runs.values()
     assert list(mlflow.experiments) == ["fedlease"] and (there.name, there.status) == (out.name, "FINISHED")
     assert there.tags["fedlease.run"] == read_environment(out).run and len(there.tags) == 2
-    assert there.params["method"] == "fedlease" and there.params["clients"] == "8" and len(there.params) <= 12
+    assert there.params["method"] == "fedlease" and there.params["clients"] == "4" and len(there.params) <= 12
     assert there.files["settings.json"]["lora"]["r"] == 4
     names = {name for name, _, _ in there.metrics}
     assert not [client for client in json.loads((out / "clients.json").read_text()) if client in " ".join(names)]
