@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import rounds_of, scores_of, small_run, tensors_of
+from small import EIGHT, rounds_of, scores_of, small_run, tensors_of
 
 import fedlease
 from fedlease.errors import ConfigError, FedLeaseError, RunFolderError
@@ -13,7 +13,7 @@ from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.run_folder import read_settings
 
 GONE = "planted-0-1"
-TERMS: dict[str, Any] = {"baselines": ["fedit"], "rounds": 3, "checkpoints": 2}
+TERMS: dict[str, Any] = {**EIGHT, "baselines": ["fedit"], "rounds": 3, "checkpoints": 2}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from contract.planted import CLIENTS, adapter, made, train
-from small import rounds_of, small_run
+from small import EIGHT, rounds_of, small_run
 
 from fedlease.client.messages import Reply, Request, Train, Trained
 from fedlease.client.worker import ClientWorker
@@ -141,7 +141,7 @@ def test_a_suspect_stands_in_summary_verdict_and_report(tmp_path: Path, monkeypa
         return reply
 
     monkeypatch.setattr(ClientWorker, "handle", handle)
-    result = small_run(tmp_path / "run", baselines=[], rounds=1)
+    result = small_run(tmp_path / "run", **EIGHT, rounds=1)
     (said,) = result.summary["suspects"][liar]
     assert said.startswith("round 1: refused: ") and said.endswith("(bounds.step)")
     warnings = json.dumps(result.verdict["warnings"])
