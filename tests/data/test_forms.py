@@ -160,3 +160,13 @@ def test_settings_take_names_of_tabs_and_encodings() -> None:
     for name in ("no such", "base64", "hex", "idna", "rot13", "\0", 8):
         with pytest.raises(ValidationError, match="must be an encoding of text"):
             DataSettings(encoding=name)
+
+
+def test_many_files_of_one_folder_are_told_by_their_number() -> None:
+    def tables(*names: str) -> list[Table]:
+        return [Table(Path(name), (), (), typed=False, guessed=("read so",)) for name in names]
+
+    assert guess_notes(tables("s/a.csv", "s/b.csv", "s/c.csv")) == ["s/a.csv, s/b.csv, s/c.csv: read so"]
+    many = [f"s/{name}.csv" for name in "abcd"]
+    assert guess_notes(tables(*many)) == ["4 files in s, such as a.csv: read so"]
+    assert guess_notes(tables(*many, "t/e.csv")) == [f"{', '.join(many)}, t/e.csv: read so"]

@@ -11,6 +11,8 @@ from fedlease.runs.estimate import CheckReport
 
 __all__ = ["render_check", "threads_line"]
 
+GUESSED = "states another)"
+"""End of a note about how files are read."""
 ALIKE = 1.1
 """A number of threads is right that takes at most so many times as long as the fastest."""
 
@@ -58,8 +60,10 @@ def render_check(report: CheckReport, console: Console, command: str = "fedlease
     console.print(Table(caption, ("method", "up", "down", "time"), costs).for_terminal())
     if report.warnings:
         more = f"; {counted(len(report.warnings) - 1, 'more note')} above" if len(report.warnings) > 1 else ""
+        # How files were read is the least of it.
+        first = next((note for note in report.warnings if not note.endswith(GUESSED)), report.warnings[0])
         console.print(
-            f"[yellow]Settings and data can be used, but see to this: {escape(report.warnings[0])}{more}.[/]",
+            f"[yellow]Settings and data can be used, but see to this: {escape(first)}{more}.[/]",
             soft_wrap=True,
         )
     else:

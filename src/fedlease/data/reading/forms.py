@@ -5,9 +5,10 @@ import csv
 import io
 import re
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlease.config.data import DELIMITER_NAMES, DataSettings
@@ -25,6 +26,9 @@ DELIMITERS = (",", ";", "\t", "|")
 WESTERN = "cp1252"
 HEAD = 65_536
 """Bytes from which a delimiter is guessed, and that are decoded at a time."""
+
+APART = 3
+"""Up to so many files of one folder are named."""
 
 LOOKED_AT = 50
 """Rows from which a delimiter is guessed."""
@@ -177,11 +181,19 @@ def delimiter_of(file: Readable, rows: Gathered, form: Form) -> str:
 
 def guess_notes(tables: Iterable[Table]) -> list[str]:
     """One sentence for each thing that was guessed, with the files of which it was."""
-    files: dict[str, list[str]] = {}
+    files: dict[str, list[Path]] = {}
     for table in tables:
         for guess in table.guessed:
-            files.setdefault(guess, []).append(str(table.path))
-    return [f"{listed(paths, 5)}: {guess}" for guess, paths in files.items()]
+            files.setdefault(guess, []).append(table.path)
+    return [f"{_named(paths)}: {guess}" for guess, paths in files.items()]
+
+
+def _named(paths: Sequence[Path]) -> str:
+    """Files by their paths; many of one folder by their number."""
+    folders = {path.parent for path in paths}
+    if len(paths) <= APART or len(folders) > 1:
+        return listed(list(map(str, paths)), 5)
+    return f"{len(paths):,} files in {folders.pop()}, such as {paths[0].name}"
 
 
 class _Recoded(io.RawIOBase):
