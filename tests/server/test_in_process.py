@@ -35,7 +35,7 @@ def test_a_run_writes_the_files_of_the_design(finished: tuple[Path, list[Event],
     expected = {
         "config.yaml", "environment.json", "clients.json", "allocation.json", "allocation.safetensors",
         "rounds.jsonl", "summary.json", "state", "base", "baselines", "report.html", "row_scores.json",
-        "predictions.jsonl",
+        "predictions.jsonl", "audit.jsonl",
         "files.json", ".lock", ".report.lock",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == expected
@@ -47,7 +47,8 @@ def test_a_run_writes_the_files_of_the_design(finished: tuple[Path, list[Event],
     assert not list(out.rglob("*.tmp"))
     manifest = json.loads((out / "state" / "manifest.json").read_text())
     named = {manifest["state"]["file"]} | {e["file"] for slots in manifest["clients"].values() for e in slots.values()}
-    assert {path.name for path in (out / "state").iterdir()} == named | {"manifest.json"}
+    named |= {manifest["seen"]["file"], "manifest.json"}
+    assert {path.name for path in (out / "state").iterdir()} == named
     assert manifest["finished"] is True
 
 

@@ -138,6 +138,9 @@ class Settings(Section):
     """When rounds no longer help."""
     filters: tuple[str, ...] = ()
     """What models and updates pass on their way: ``bfloat16`` halves what travels."""
+    audit: bool = True
+    """Whether ``audit.jsonl`` records who joined, what was sent and received, by names, shapes, bytes and hash, and
+    what was refused; ``fedlease audit DIR`` verifies it."""
     checkpoints: Annotated[int, Field(ge=0, le=1000)] = 0
     """Earlier steps of every method that are kept beside the last, for ``fedlease resume DIR --to ROUND``."""
     eval_every: Positive = 1

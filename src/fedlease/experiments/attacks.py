@@ -39,7 +39,7 @@ BOTH: tuple[When, ...] = ("both",)
 PHASES: tuple[When, ...] = ("warm-up", "rounds", *BOTH)
 PLANTED: Mapping[str, Any] = {
     "preset": "smoke", "baselines": [], "data.max_tokens": 32, "train.lr": 5e-3, "train.local_epochs": 2,
-    "warmup.epochs": 6, "rounds": 4, "keep_predictions": False,
+    "warmup.epochs": 6, "rounds": 4, "data.train_rows": None, "data.test_rows": None, "keep_predictions": False,
 }  # fmt: skip
 GLUE: Mapping[str, Any] = {
     "preset": "glue-small", "baselines": [], "data.tasks": ["sst2", "qqp"], "data.clients_per_task": 4,

@@ -13,6 +13,7 @@ from fedlease.core.wording import listed
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.methods.continuing import without_clients
 from fedlease.runs.rows import rows_of, rows_of_run
+from fedlease.storage.audit import Trail
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import read_environment
 from fedlease.storage.run_files import RunFiles
@@ -61,6 +62,10 @@ def go_back(out: Path, to: int, without: Sequence[ClientId] = (), data: object =
             (files.folder / result).unlink(missing_ok=True)
     if without:
         _leave_out(out, settings, without, data)
+    if settings.audit:
+        trail = Trail.of(out)
+        trail.add("went back", to=to, without=[*without])
+        trail.flush()
     for name, saved in steps.items():
         checkpoint = Checkpoint(method_files(out, settings, name).folder, settings.checkpoints)
         if saved is None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from fedlease._version import __version__
 from fedlease.config.settings import Settings
+from fedlease.core.codec import digest
 from fedlease.core.low_rank import at_rank
 from fedlease.core.screening import Bounds
 from fedlease.core.types import ClientId, ClientModel
@@ -21,11 +24,13 @@ from fedlease.runs.building import build_method
 from fedlease.runs.open import Loaded, participation_of, stopping_of
 from fedlease.server.events import Allocated, Event, Listener, MethodFinished, RunFinished, RunStarted, StepStarted
 from fedlease.server.loop import RoundLoop
+from fedlease.server.recorded import Recorded, decisions
 from fedlease.server.schedule import make_schedule
 from fedlease.server.scoring import summarise
 from fedlease.server.screen import Screen
 from fedlease.server.transport import Channel
 from fedlease.storage.allocation import write_allocation
+from fedlease.storage.audit import Trail
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import read_environment
 from fedlease.storage.predictions import lines_of, write_predictions
@@ -89,7 +94,13 @@ def run_methods(
     )
     with within_limits(f"the run in {out} stopped", f"make room, then go on with: fedlease resume {out}", out):
         _tell(listeners, started)
-        summaries = {name: _method(out, inputs, name, listeners) for name in (settings.method, *settings.baselines)}
+        trail = _trail(out, settings, resumed=resumed) if settings.audit else None
+        names = (settings.method, *settings.baselines)
+        try:
+            summaries = {name: _method(out, inputs, name, listeners, trail) for name in names}
+        finally:
+            if trail is not None:
+                trail.flush()
         summaries = _concluded(out, settings, summaries)
         _tell(listeners, RunFinished(out, contents_of(summaries)))
     return summaries
@@ -127,7 +138,27 @@ def _concluded(out: Path, settings: Settings, summaries: Mapping[str, Summary]) 
     return {**summaries, settings.method: main}
 
 
-def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listener]) -> Summary:
+def _trail(out: Path, settings: Settings, *, resumed: bool) -> Trail:
+    """The run's audit trail, with a line on this beginning."""
+    trail, environment = Trail.of(out), read_environment(out)
+    trail.add(
+        "began",
+        resumed=resumed,
+        run=environment.run,
+        fedlease=__version__,
+        method=settings.method,
+        model=settings.model,
+        settings_sha256=digest(settings.model_dump_json().encode()),
+        base_files=environment.base_files,
+        data_sha256=environment.data_fingerprint,
+    )
+    trail.flush()
+    return trail
+
+
+def _method(
+    out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listener], trail: Trail | None = None
+) -> Summary:
     settings, adapter = inputs.loaded.settings, inputs.loaded.adapter
     files = method_files(out, settings, name)
     files.folder.mkdir(parents=True, exist_ok=True)
@@ -155,11 +186,16 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
             write_cards()
 
     method = build_method(settings, name, inputs.heads)
-    heard = (write, *listeners)
+    recorded = trail is not None and name != CENTRALISED  # where rows are pooled nothing travels
+    noted: list[Listener] = [partial(decisions, trail)] if trail is not None and recorded else []
+    heard = (write, *noted, *listeners)
+    channel = inputs.channel(name, lambda event: _tell(heard, event))
+    if trail is not None and recorded:
+        channel = replace(channel, transport=Recorded(channel.transport, trail, name))
     loop = RoundLoop(
         name,
         method,
-        inputs.channel(name, lambda event: _tell(heard, event)),
+        channel,
         participation_of(settings),
         Checkpoint(files.folder, settings.checkpoints),
         heard,
@@ -187,7 +223,7 @@ def _method(out: Path, inputs: RunInputs, name: str, listeners: Sequence[Listene
         kept = (lines_of(worker.client.data, worker.predictions, root) for _, worker in sorted(workers.items()))
         write_predictions(files, chain.from_iterable(kept))
     write_result(files, summary, row_scores, samples)
-    _tell(listeners, MethodFinished(name, summary.content))
+    _tell(heard, MethodFinished(name, summary.content))
     return summary
 
 

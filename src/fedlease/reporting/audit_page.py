@@ -1,0 +1,102 @@
+"""The page that a data protection officer files: who took part, who saw what, what was refused, and what protects."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedlease.core.types import TensorName
+from fedlease.core.wording import counted, printable
+from fedlease.reporting.formats import human_bytes
+from fedlease.reporting.tables import Cell, Table
+
+__all__ = ["audit_page"]
+
+Lines = Sequence[Mapping[str, Any]]
+
+PROTECTION = (
+    "Differential privacy: none (epsilon is not bounded). Secure aggregation: none, the server reads every update. The "
+    "page on security says what that means."
+)
+KINDS = {"A": "LoRA A", "B": "LoRA B", "G": "router", "mean": "anchor"}
+
+
+def audit_page(folder: Path, lines: Lines) -> str:
+    """The page in Markdown, from the lines of a trail that was verified.
+
+    Args:
+        folder: of the run, or of a node.
+        lines: of its trail.
+    """
+    first, last = lines[0], lines[-1]
+    begun = [line for line in lines if line["kind"] == "began"]
+    page = [
+        f"# Audit of {printable(folder.resolve().name)}",
+        "",
+        f"{counted(len(lines), 'line')}, unbroken, from {first['at']} to {last['at']}. Last hash: `{last['sha256']}`. "
+        "Lines cut off at the end leave a whole chain: compare this hash with the one that you noted (--head).",
+        "",
+    ]
+    for line in begun:
+        what = "resumed" if line.get("resumed") else "began"
+        page.append(
+            f"- {line['at']}: {what} with fedlease {line['fedlease']}, method {line['method']}, model "
+            f"{printable(line['model'])}, settings SHA-256 `{line['settings_sha256'][:16]}...`"
+        )
+    back = [line for line in lines if line["kind"] == "went back"]
+    page += [
+        f"- {line['at']}: back to round {line['to']}, left out: {printable(', '.join(line['without'])) or 'nobody'}"
+        for line in back
+    ]
+    page += ["", PROTECTION, "", *_clients(lines), ""]
+    page += _trouble(lines)
+    return "\n".join(page).rstrip("\n") + "\n"
+
+
+def _clients(lines: Lines) -> list[str]:
+    """Who took part, what each was sent and what came back."""
+    layouts = {line["layout"]: line["shapes"] for line in lines if line["kind"] == "layout"}
+    cards = {line["client"]: line for line in lines if line["kind"] == "joined"}
+    rows = []
+    for client in sorted({line["client"] for line in lines if "client" in line}):
+        own = [line for line in lines if line.get("client") == client]
+        sent, received = ([line for line in own if line["kind"] == kind] for kind in ("sent", "received"))
+        kinds = sorted({_kind(name) for line in received for name in layouts.get(line["layout"], ())})
+        card = cards.get(client, {})
+        rows.append(
+            (
+                Cell(printable(client)),
+                Cell(str(card.get("train_rows", ""))),
+                Cell(f"{len(sent)}, {human_bytes(sum(line['bytes'] for line in sent))}"),
+                Cell(f"{len(received)}, {human_bytes(sum(line['bytes'] for line in received))}"),
+                Cell(", ".join(kinds) or "nothing"),
+            )
+        )
+    header = ("client", "train rows", "models sent to it", "updates it sent", "what these held")
+    return ["What each client was sent and sent:", "", *Table("", header, tuple(rows)).markdown()]
+
+
+def _trouble(lines: Lines) -> list[str]:
+    found = Counter(
+        f"{printable(line['client'])}: {printable(line['reason'])}"
+        for line in lines
+        if line["kind"] in ("refused", "declined")
+    )
+    odd = Counter(
+        f"{printable(line['client'])}: {printable(what)}"
+        for line in lines
+        if line["kind"] == "suspect"
+        for what in line["found"]
+        if not what.startswith("refused")
+    )
+    said = [f"- {text}" + (f" ({times} times)" if times > 1 else "") for text, times in sorted(found.items())]
+    named = [f"- {text}" + (f" ({times} times)" if times > 1 else "") for text, times in sorted(odd.items())]
+    return [
+        *(["Refused:", "", *said] if said else ["Nothing was refused."]),
+        *(["", "Odd, and used:", "", *named] if named else []),
+    ]
+
+
+def _kind(name: str) -> str:
+    parsed = TensorName.parse(name)
+    return "head" if parsed.module == "head" else KINDS.get(parsed.kind, parsed.kind)

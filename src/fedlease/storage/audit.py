@@ -1,0 +1,134 @@
+"""``audit.jsonl``: who joined, what was sent and what came back, one line each, chained by their hashes.
+
+A line holds the hash of the one before it and its own, over both. A byte that is changed, a line that is taken out, put
+in or moved breaks the chain; lines that are cut off at the end do not, so the last hash is to be kept elsewhere.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedlease.core.codec import digest, dumps
+from fedlease.core.types import Tensors
+from fedlease.errors import RunFolderError
+from fedlease.files import append, read_file
+from fedlease.storage.documents import MOST_BYTES
+
+__all__ = ["AUDIT", "Trail", "read_trail"]
+
+AUDIT = "audit.jsonl"
+FIRST = "0" * 64
+"""What the first line has in the place of the hash of a line before it."""
+
+Line = dict[str, Any]
+
+
+@dataclass
+class Trail:
+    """An audit trail that is being written; lines wait in memory until :meth:`flush`.
+
+    Attributes:
+        path: of the file.
+    """
+
+    path: Path
+    _waiting: list[bytes] = field(default_factory=list)
+    _layouts: set[str] = field(default_factory=set)
+    _joined: set[tuple[str, str]] = field(default_factory=set)
+    _last: str = FIRST
+    _count: int = 0
+
+    @classmethod
+    def of(cls, folder: Path) -> "Trail":
+        """The trail of a folder, continued where it has one.
+
+        Raises:
+            RunFolderError: it is not as it was written.
+        """
+        trail = cls(folder / AUDIT)
+        for line in read_trail(trail.path) if trail.path.exists() else ():
+            trail._last, trail._count = line["sha256"], line["line"]
+            if line["kind"] == "layout":
+                trail._layouts.add(line["layout"])
+            if line["kind"] == "joined":
+                trail._joined.add((line["client"], line["rows_sha256"]))
+        return trail
+
+    def joins(self, client: str, rows: str) -> bool:
+        """Whether a client with such rows is not on record yet; from now on it is."""
+        new = (client, rows) not in self._joined
+        self._joined.add((client, rows))
+        return new
+
+    def add(self, kind: str, **content: Any) -> None:
+        """Adds a line.
+
+        Args:
+            kind: of what happened.
+            content: JSON values.
+        """
+        self._count += 1
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        body = {"line": self._count, "at": now, "kind": kind, **content, "before": self._last}
+        self._last = digest(_canonical(body))
+        self._waiting.append(_canonical({**body, "sha256": self._last}) + b"\n")
+
+    def tensors(self, kind: str, tensors: Tensors, **content: Any) -> None:
+        """Adds a line on tensors that travelled: bytes, hash, and which names and shapes, once for each such list."""
+        shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
+        layout = digest(_canonical(shapes))[:16]
+        if layout not in self._layouts:
+            self._layouts.add(layout)
+            self.add("layout", layout=layout, shapes=shapes)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        self.add(kind, **content, layout=layout, bytes=size, content_sha256=digest(dumps(dict(tensors))))
+
+    def flush(self) -> None:
+        """Writes the lines that wait.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        if self._waiting:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append(self.path, b"".join(self._waiting), self.path.stat().st_size if self.path.exists() else 0)
+            self._waiting.clear()
+
+
+def read_trail(path: Path) -> list[Line]:
+    """The lines of a trail, each compared with its hash and with the line before.
+
+    Raises:
+        RunFolderError: there is none, or a line is not as it was written; the message names the first.
+    """
+    try:
+        blob = read_file(path, 64 * MOST_BYTES)
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path.parent} has no audit trail: there is no {path.name}") from error
+    return [*_checked(path, blob)]
+
+
+def _checked(path: Path, blob: bytes) -> Iterator[Line]:
+    before = FIRST
+    lines = blob.split(b"\n")
+    if lines.pop():
+        raise RunFolderError(f"{path}, line {len(lines) + 1}: is not as it was written: its end is missing")
+    for number, raw in enumerate(lines, 1):
+        try:
+            line = json.loads(raw)
+            body = {key: value for key, value in line.items() if key != "sha256"}
+            same = _canonical(line) == raw and line["sha256"] == digest(_canonical(body))
+            whole = same and line["before"] == before and line["line"] == number and isinstance(line["kind"], str)
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            whole = False
+        if not whole:
+            raise RunFolderError(f"{path}, line {number}: is not as it was written, or the line before it is not")
+        before = line["sha256"]
+        yield line
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
