@@ -98,7 +98,8 @@ class StackedLinear(nn.Module):
                 f"model: {self.name} receives {tuple(x.shape)} for {plan.rows} rows; clients can be stacked only "
                 "where rows come first"
             )
-        x = x.to(self.b[0].dtype)
+        if plan.dropout or not torch.is_autocast_enabled(x.device.type):  # which would narrow it again at once
+            x = x.to(self.b[0].dtype)
         dropped = None
         if self.training and plan.dropout:
             kept = x * self._factors(x) if plan.draws else F.dropout(x, plan.dropout)
