@@ -40,7 +40,7 @@ def test_a_round_made_again_gives_the_same_bits(run: Path) -> None:
     summary = fedlease.resume(run, progress=False).summary
     again = fedlease.resume(run, to=2, progress=False).summary
     assert tensors_of(run) == ended and scores_of(again) == scores_of(summary)
-    assert len(rounds_of(run)) == lines and tensors_of(run / "baselines" / "fedit")
+    assert len(rounds_of(run)) == lines
 
 
 def test_from_the_warm_up_on_without_a_client_is_the_run_that_never_had_it(run: Path, tmp_path: Path) -> None:
