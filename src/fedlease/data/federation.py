@@ -177,7 +177,7 @@ class ClientCard:
 
     @property
     def weight(self) -> int:
-        """Train rows that count in means: all, or none where there is :func:`nothing to learn <why_nothing>`."""
+        """Train rows that count in means: all, or none where :func:`why_nothing` finds nothing to learn."""
         return _weight(self, self.train_rows)
 
 
