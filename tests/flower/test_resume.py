@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {"baselines": [], "data.clients_per_task": 1}
 def test_a_server_killed_after_private_tensors_were_handed_over_scores_the_same_models(
     pair: Callable[[str], Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = small_settings(**SMALL, method="local")
+    settings = small_settings(**{**SMALL, "method": "local", "rounds": 1})
     grid = grid_of(settings, one_machine=True, **{"state-dir": str(tmp_path / "state")})
 
     def killed(*args: Any, **kwargs: Any) -> Any:
