@@ -237,7 +237,7 @@ class TestWhoMayTakePart:
         inner = Classification.encode
 
         def encode(self: Any, rows: Any, *others: Any) -> Any:
-            if list(rows) == list(bad.train):
+            if {row.text for row in rows} == {row.text for row in bad.train}:
                 raise DataError(["no token", "no token either"])
             return inner(self, rows, *others)
 
