@@ -5,7 +5,8 @@ import pytest
 import torch
 from planted_halves import halves, uploads
 
-from fedlease.core.merging import Merged, fit, merge
+from fedlease.core import merging
+from fedlease.core.merging import Fit, Merged, fit, log_odds, merge
 from fedlease.core.reliability import Agreement, agreement
 from fedlease.core.types import Tensors
 
@@ -72,26 +73,57 @@ def test_clients_of_two_tasks_are_apart_for_sure_and_not_unsure() -> None:
 
 def test_a_fit_within_one_group_is_exact_where_one_factor_explains_all() -> None:
     s = np.array([0.9, 0.5, 0.2])
-    misfit, found = fit(given((s * s).tolist(), np.outer(s, s).tolist()), [0, 0, 0], 0.4)
-    assert found == pytest.approx(s, abs=1e-4) and misfit == pytest.approx(0, abs=1e-4)
+    found = fit(given((s * s).tolist(), np.outer(s, s).tolist()), [0, 0, 0])
+    assert found.s == pytest.approx(s, abs=1e-4) and found.misfit == pytest.approx(0, abs=1e-4) and found.common == 0
 
 
-def test_two_groups_explain_what_they_have_in_common_up_to_what_unlike_tasks_may() -> None:
-    # Reliability .25 each: .10 in common is .4 of it. Apart that is no misfit, as one task .15 / .01 is one of 225.
-    found = given([0.25, 0.25], [[0, 0.10], [0.10, 0]])
-    apart, s = fit(found, [0, 1], 0.4)
-    assert apart == pytest.approx(0, abs=1e-6) and s == pytest.approx([0.5, 0.5])
-    together, s = fit(found, [0, 0], 0.4)
-    # Least squares of 2 (.25 - x)^2 + (.10 - x)^2 over x = s^2: x = .2, .05^2 x 2 + .1^2 = .015, over .01^2.
-    assert s == pytest.approx([0.2**0.5] * 2, rel=1e-3) and together == pytest.approx(150, rel=1e-3)
+def test_the_misfit_of_one_group_is_the_least_of_its_squares() -> None:
+    # Least of 2 (.25 - x)^2 + (.10 - x)^2 over x = s^2: x = .2, .05^2 x 2 + .1^2 = .015, over 2 x .01^2.
+    found = fit(given([0.25, 0.25], [[0, 0.10], [0.10, 0]]), [0, 0])
+    assert found.s == pytest.approx([0.2**0.5] * 2, rel=1e-3) and found.misfit == pytest.approx(75, rel=1e-3)
 
 
-def test_the_line_between_one_task_and_two_is_the_cut() -> None:
-    for similarity, groups in ((0.76, 1), (0.64, 2)):
-        x = similarity * 0.25
-        assert len(partition(merge(given([0.25, 0.25], [[0, x], [x, 0]]), cut=0.3))) == groups
-    x = 0.64 * 0.25
-    assert len(partition(merge(given([0.25, 0.25], [[0, x], [x, 0]]), cut=0.45))) == 1
+def test_two_groups_that_have_nothing_in_common_miss_nothing() -> None:
+    # What is left is the density of a wider error: v / e^2 = 1 + (.05 x .25 / .01)^2 = 2.5625.
+    found = fit(given([0.25, 0.25], [[0, 0.0], [0.0, 0]]), [0, 1])
+    assert found.misfit == pytest.approx(np.log(2.5625) / 2, rel=1e-6)
+    assert found.s == pytest.approx([0.5, 0.5]) and found.common == 0
+
+
+def test_what_all_tasks_have_in_common_is_found_and_merges_nobody() -> None:
+    # 15 pairs of .2 x .64, each known with .64^2 / (.01^2 + (.05 x .64)^2) = 364 for g; the prior has 1 / .05^2.
+    own, count = 0.64, 6
+    found = given([own] * count, ((1 - np.eye(count)) * 0.2 * own).tolist())
+    assert fit(found, range(count)).common == pytest.approx(0.2 * 15 * 364 / (15 * 364 + 400), rel=0.03)
+    assert len(partition(merge(found))) == count
+
+
+def test_pairs_that_each_say_little_say_enough_together() -> None:
+    def clients(count: int) -> Agreement:
+        cross = (1 - np.eye(count)) * 0.03
+        return Agreement(
+            [f"c{i}" for i in range(count)], np.full(count, 0.04), np.full(count, 0.1), cross, 0 * cross + 0.03
+        )
+
+    assert len(partition(merge(clients(2)))) == 2 and len(partition(merge(clients(8)))) == 1
+
+
+def test_log_odds_of_a_pair_are_those_of_two_normal_densities() -> None:
+    # s = .5 each: .25 with one task, at most .1 x .25 with two, whose variance is .05^2 + (.05 x .25)^2.
+    found, fitted = given([0.25, 0.25], [[0, 0.2], [0.2, 0]], error=0.05), Fit(0.0, np.array([0.5, 0.5]), 0.1)
+    variance = 0.05**2 + 0.0125**2
+    expected = 0.175**2 / 2 / variance - 0.05**2 / 2 / 0.05**2 + np.log(variance / 0.05**2) / 2
+    assert log_odds(found, fitted) == pytest.approx(np.array([[0, expected], [expected, 0]]))
+
+
+def test_the_model_is_fitted_about_as_often_for_many_clients_as_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(merging, "fit", lambda *given: calls.append(0) or fit(*given))
+    count = 120
+    same = np.arange(count)[:, None] % 6 == np.arange(count) % 6
+    merged = merge(given([0.5] * count, (same & ~np.eye(count, dtype=bool)) * 0.5))
+    # One fit for each of the last 33 groupings, and one whenever 3 % of the groups are gone: log(33 / 120) / log(.97).
+    assert len(partition(merged)) == 6 and len(calls) < 33 + 43 + 5
 
 
 def test_corrected_similarity_is_spearmans_with_its_error() -> None:
@@ -118,9 +150,3 @@ def test_scale_and_names_of_clients_change_nothing() -> None:
     assert merge(agreement(scaled)).corrected == pytest.approx(found.corrected, abs=1e-5)
     renamed = merge(agreement({f"{9 - place}": clients[client] for place, client in enumerate(sorted(clients))}))
     assert np.flip(renamed.corrected) == pytest.approx(found.corrected, abs=1e-5)
-
-
-@pytest.mark.parametrize("cut", [0.0, 0.6, -0.1, float("nan")])
-def test_a_cut_out_of_range_is_refused(cut: float) -> None:
-    with pytest.raises(ValueError, match="cut"):
-        merge(given([0.5], [[0.0]]), cut)

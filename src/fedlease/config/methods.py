@@ -71,8 +71,6 @@ class FedLeaseSettings(Section):
     halves: bool = False
     """Every client warms up on two halves of its rows apart, with equal numbers of steps, so that it is known how much
     of its B is its task. Ours."""
-    cut: Annotated[float, Field(gt=0, le=0.5)] = 0.3
-    """Under ``grouping: similarity``, a corrected similarity above 1 - cut speaks for one task, one below for two."""
     longer: Annotated[int, Field(ge=0)] = 0
     """Further warm-ups of a client that has not learnt its task yet, each of E passes, or of a round's where those are
     more; its rounds are fewer. Needs ``halves``."""
@@ -89,6 +87,9 @@ class FedLeaseSettings(Section):
     """How clients are grouped by their distances."""
     expert_start: ExpertStart = "cluster"
     """Round 1 from the cluster's mean, or from the client's own warm-up."""
+    last_local: Annotated[int, Field(ge=0)] = 0
+    """So many rounds at the end are not averaged: every client goes on from its expert by itself and keeps what it
+    trains. Ours, on trial."""
     routing: Routing = "top-m"
     """``own``: every client uses its own expert alone."""
     top_k: Positive | None = None

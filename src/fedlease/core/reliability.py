@@ -34,7 +34,7 @@ LEAST_ERROR = 0.01
 ROUGH = 0.1
 """Clients of one task are alike to about a tenth: the relative error of a cosine that no jackknife sees."""
 
-DEPENDENT = 0.05
+DEPENDENT = 0.08
 """The halves of one client are not quite independent: passages of one article may be in both. Of clients they are."""
 
 

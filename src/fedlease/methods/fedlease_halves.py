@@ -71,7 +71,6 @@ class Halves(Wrapper):
         method: FedLEASE itself.
         by_similarity: whether corrected similarities group the clients; False leaves the grouping of ``method``.
         signal: what is compared.
-        cut: see :func:`fedlease.core.merging.merge`.
         longer: further warm-ups of a client that has not learnt yet.
         unsure: what becomes of a client that has not learnt in the end: it stands ``alone``, or joins in round 1 the
             expert with the lowest ``loss`` on its rows, its own among them.
@@ -80,7 +79,6 @@ class Halves(Wrapper):
     method: FedLease
     by_similarity: bool = True
     signal: Signal = "BA"
-    cut: float = 0.3
     longer: int = 0
     unsure: Unsure = "alone"
 
@@ -133,7 +131,7 @@ class Halves(Wrapper):
             passed.append(update)
         method = self.method
         if self.by_similarity:
-            method = replace(method, grouping=BySimilarity(halves, self.signal, self.cut))
+            method = replace(method, grouping=BySimilarity(halves, self.signal))
         inner = _moved(state.inner, chosen) if chosen else state.inner
         after = method.aggregate(inner, passed, {*absent} - silent)
         found = (*state.found, *_joined(inner, chosen))

@@ -31,12 +31,10 @@ class BySimilarity(Grouping):
     Attributes:
         halves: client -> A and B of its halves, numbered as experts 0 and 1.
         signal: what is compared.
-        cut: see :func:`fedlease.core.merging.merge`.
     """
 
     halves: Mapping[ClientId, Tensors] = field(default_factory=dict)
     signal: Signal = "BA"
-    cut: float = 0.3
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
         """Groups the clients; where nothing tells them apart, one expert is trained by all."""
@@ -45,7 +43,7 @@ class BySimilarity(Grouping):
         if not halves:
             note = "no client has enough rows for halves: nothing tells the clients apart, one expert is trained by all"
             return replace(assign(b, dict.fromkeys(b, 0)), warnings=(note,), unsure=tuple(sorted(b)))
-        found = merge(agreement(halves, self.signal), self.cut)
+        found = merge(agreement(halves, self.signal))
         known = sorted(halves)
         unsure = sorted({*found.unsure, *(b.keys() - halves.keys())})
         nobody = len(unsure) == len(b) > 1

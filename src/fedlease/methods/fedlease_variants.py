@@ -28,7 +28,7 @@ from fedlease.methods.fedlease_halves import Halves
 from fedlease.methods.fedlease_means import MEANS, Shrunk, outvoting
 from fedlease.methods.fedlease_reallocation import Reallocate
 from fedlease.methods.fedlease_similarity import BySimilarity
-from fedlease.methods.fedlease_wrappers import KeepOut, OwnStart, Selection
+from fedlease.methods.fedlease_wrappers import KeepOut, LastLocal, OwnStart, Selection
 
 __all__ = ["build"]
 
@@ -38,7 +38,6 @@ def build(
     *,
     grouping: GroupingName = "clusters",
     halves: bool = False,
-    cut: float = 0.3,
     longer: int = 0,
     unsure: Unsure = "alone",
     num_experts: int | None = None,
@@ -55,6 +54,7 @@ def build(
     renormalise: bool = True,
     reallocate: int | None = None,
     expert_start: ExpertStart = "cluster",
+    last_local: int = 0,
     unlike: Unlike = "keep_out",
     admitted: tuple[ClientId, ...] = (),
 ) -> Method:
@@ -85,9 +85,11 @@ def build(
     )
     method: Method = paper if reallocate is None else Reallocate(paper, reallocate)
     if halves:
-        method = Halves(paper, grouping == "similarity", signal, cut, longer, unsure)
+        method = Halves(paper, grouping == "similarity", signal, longer, unsure)
     if routed and (top_k is not None or not renormalise or router == "client"):
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":
         method = OwnStart(method)
+    if last_local:
+        method = LastLocal(method, last_local)
     return KeepOut(method, admitted, everyone=unlike == "place")
