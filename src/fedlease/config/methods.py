@@ -87,9 +87,6 @@ class FedLeaseSettings(Section):
     """How clients are grouped by their distances."""
     expert_start: ExpertStart = "cluster"
     """Round 1 from the cluster's mean, or from the client's own warm-up."""
-    last_local: Annotated[int, Field(ge=0)] = 0
-    """So many rounds at the end are not averaged: every client goes on from its expert by itself and keeps what it
-    trains. Ours, on trial."""
     routing: Routing = "top-m"
     """``own``: every client uses its own expert alone."""
     top_k: Positive | None = None

@@ -28,7 +28,7 @@ from fedlease.methods.fedlease_halves import Halves
 from fedlease.methods.fedlease_means import MEANS, Shrunk, outvoting
 from fedlease.methods.fedlease_reallocation import Reallocate
 from fedlease.methods.fedlease_similarity import BySimilarity
-from fedlease.methods.fedlease_wrappers import KeepOut, LastLocal, OwnStart, Selection
+from fedlease.methods.fedlease_wrappers import KeepOut, OwnStart, Selection
 
 __all__ = ["build"]
 
@@ -54,7 +54,6 @@ def build(
     renormalise: bool = True,
     reallocate: int | None = None,
     expert_start: ExpertStart = "cluster",
-    last_local: int = 0,
     unlike: Unlike = "keep_out",
     admitted: tuple[ClientId, ...] = (),
 ) -> Method:
@@ -90,6 +89,4 @@ def build(
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":
         method = OwnStart(method)
-    if last_local:
-        method = LastLocal(method, last_local)
     return KeepOut(method, admitted, everyone=unlike == "place")

@@ -15,7 +15,7 @@ from fedlease.methods.fedlease import EXPERTS
 from fedlease.methods.warmup import WARMUP
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
-__all__ = ["KeepOut", "LastLocal", "OwnStart", "Selection"]
+__all__ = ["KeepOut", "OwnStart", "Selection"]
 
 
 @serialisable
@@ -139,35 +139,6 @@ class OwnStart(Wrapper):
         collecting = state.allocation is None
         starts = {**state.starts, **{update.client: update.tensors for update in updates}} if collecting else {}
         return replace(state, inner=self.method.aggregate(state.inner, updates, absent), starts=starts)
-
-
-@dataclass(frozen=True)
-class LastLocal(Wrapper):
-    """Ends with rounds in which nothing is averaged: every client goes on from its expert by itself, and keeps that.
-
-    Attributes:
-        rounds: how many, at most R.
-    """
-
-    rounds: int = 1
-
-    def task(self, state: WrapperState, client: ClientId) -> ClientTask | None:
-        """The task; in the last rounds what it trains stays with the client."""
-        task = self.method.task(state.inner, client)
-        if task is None or task.phase != EXPERTS or not self._alone(state):
-            return task
-        return replace(task, upload=frozenset())
-
-    def aggregate(
-        self, state: WrapperState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> WrapperState:
-        """The aggregation of the method within, which learns nothing of what clients train by themselves."""
-        if self._alone(state):
-            updates = [update for update in updates if update.phase != EXPERTS]
-        return replace(state, inner=self.method.aggregate(state.inner, updates, absent))
-
-    def _alone(self, state: WrapperState) -> bool:
-        return state.round > self.last_round - self.rounds
 
 
 @serialisable

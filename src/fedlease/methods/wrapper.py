@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, ClassVar
 
-from fedlease.core.serialisable import serialisable
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate
 from fedlease.methods.base import Method, State
 
@@ -17,7 +16,6 @@ def _within(name: str) -> Any:
     return property(attrgetter(f"inner.{name}"))
 
 
-@serialisable
 @dataclass(frozen=True, kw_only=True)
 class WrapperState:
     """The state of the method within, read through; a wrapper adds fields of its own.
