@@ -62,6 +62,21 @@ def test_flower_runs_and_writes_its_tables(
     check_smoke(tmp_path / "result.json", capsys.readouterr().out)
 
 
+def test_the_accelerators_runs_are_added_to_those_of_earlier_calls(
+    scripts: Scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts.accelerator, "COUNTS", (4,))
+    for calls in (1, 2):
+        assert scripts.accelerator.main([str(tmp_path / "runs.jsonl"), "--smoke"]) == 0
+        lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+        assert [(line["dtype"], line["clients"]) for line in lines] == [("float32", 4), ("bfloat16", 4)] * calls
+    assert [row[1:4] for row in scripts.accelerator.table(lines).rows] == [
+        ["bfloat16", "4", "2"],
+        ["float32", "4", "2"],
+    ]
+    assert "float32" in capsys.readouterr().out
+
+
 def check_smoke(path: Path, printed: str) -> None:
     result = json.loads(path.read_text())
     assert result["smoke"] is True
