@@ -39,9 +39,9 @@ def test_without_a_name_every_experiment_has_a_line(shell: Shell) -> None:
     for words in ((), ("--list",), ("rank", "--list")):
         code, out, err = shell("reproduce", *words)
         assert (code, err) == (0, "")
-        assert [line.split()[0] for line in out.splitlines()] == list(EXPERIMENTS)
+        assert [line.split()[0] for line in out.splitlines()] == [*EXPERIMENTS, "attacks"]
         assert all(line.endswith("?") and len(line) < 120 for line in out.splitlines())
-    assert list(json.loads(shell("reproduce", "--json")[1])) == list(EXPERIMENTS)
+    assert list(json.loads(shell("reproduce", "--json")[1])) == [*EXPERIMENTS, "attacks"]
 
 
 @pytest.mark.parametrize(
