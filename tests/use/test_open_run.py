@@ -124,7 +124,7 @@ def test_a_method_that_is_not_installed_is_named_and_nothing_is_called_damaged(
             with pytest.raises(RunFolderError) as error:
                 use(folder)
             assert str(error.value).startswith(
-                f"{folder}: its method 'plugin' is not installed here: install the package that adds it; valid: centra"
+                f"{folder}: its method 'plugin' is not installed here: install the package that adds it; fedlease meth"
             )
     # The checkpoint alone says so too, whatever the settings beside it name.
     with pytest.raises(RunFolderError, match="its method 'plugin' is not installed here"):
