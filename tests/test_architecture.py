@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import fedlease
 from fedlease.config.faults import setting_names
@@ -454,3 +456,12 @@ def test_every_dependency_has_a_constraint() -> None:
     pinned = {line.partition("==")[0] for line in lines}
     assert wanted <= pinned
     assert all(re.fullmatch(r"[a-z0-9.-]+==[0-9][0-9a-z.]*", line) for line in lines)
+
+
+def test_every_constraint_holds_for_the_first_python_that_is_promised() -> None:
+    """A pin for 3.11.5 and newer leaves the command of the README without a solution on a stock Debian 12 (3.11.2)."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    installed = {f"{found.metadata['Name'].lower()}=={found.version}": found for found in distributions()}
+    needed = {line: installed[line].metadata["Requires-Python"] for line in lines if line in installed}
+    assert len(needed) > len(lines) / 3
+    assert {line: python for line, python in needed.items() if python and "3.11.0" not in SpecifierSet(python)} == {}
