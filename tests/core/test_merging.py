@@ -126,6 +126,21 @@ def test_the_model_is_fitted_about_as_often_for_many_clients_as_for_few(monkeypa
     assert len(partition(merged)) == 6 and len(calls) < 33 + 43 + 5
 
 
+def test_many_clients_are_grouped_as_few_are() -> None:
+    """Of thousands of pairs many exceed what two tasks have in common by chance, which is no reason to think it more."""
+    drawn, count = np.random.default_rng(0), 120
+    task = np.arange(count) % 8
+    s = np.sqrt(drawn.uniform(0.05, 0.3, count))
+    noise = drawn.normal(0, 0.02, (count, count))
+    cross = np.where(task[:, None] == task, 1.0, 0.1) * np.outer(s, s) + (noise + noise.T) / 2
+    np.fill_diagonal(cross, 0)
+    own = s * s + drawn.normal(0, 0.06, count)
+    found = merge(
+        Agreement([f"c{i:03}" for i in range(count)], own, np.full(count, 0.09), cross, np.full((count, count), 0.02))
+    )
+    assert partition(found) == {frozenset(f"c{i:03}" for i in range(k, count, 8)) for k in range(8)}
+
+
 def test_corrected_similarity_is_spearmans_with_its_error() -> None:
     # Cosine .4 with reliabilities .25 and .64: .4 / sqrt(.16) = 1, its error .01 / .4.
     found = merge(given([0.25, 0.64], [[0, 0.4], [0.4, 0]]))

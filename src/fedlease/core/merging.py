@@ -31,6 +31,10 @@ ENOUGH = math.log(2)
 COMMON = 0.05
 """g is expected to be about this large; more has to be seen to be believed. The scale of a half-normal prior."""
 
+PAIRS = 100
+"""Pairs of unlike clients that the prior is for; it weighs as much more as there are more. Otherwise g would grow with
+the number of clients: of many pairs some exceed any bound by chance."""
+
 SPREAD = 0.05
 """Two tasks may have more in common than g by about so much of s_i s_j."""
 
@@ -92,9 +96,10 @@ def fit(found: Agreement, labels: Sequence[int] | NDArray[np.int_]) -> Fit:
 
     Minimises over s and g, with e the errors and d_ij what cross_ij misses of what the model admits,
 
-        sum_i (own_i - s_i^2)^2 / 2 e_i^2  +  sum_i<j (d_ij^2 / v_ij + log(v_ij / e_ij^2)) / 2  +  (g / COMMON)^2 / 2
+        sum_i (own_i - s_i^2)^2 / 2 e_i^2  +  sum_i<j (d_ij^2 / v_ij + log(v_ij / e_ij^2)) / 2  +  w (g / COMMON)^2 / 2
 
-    where v_ij is e_ij^2 within a group, and e_ij^2 + (SPREAD s_i s_j)^2 between two.
+    where v_ij is e_ij^2 within a group, and e_ij^2 + (SPREAD s_i s_j)^2 between two, and w is 1 up to :data:`PAIRS` pairs
+    between groups.
 
     Args:
         found: of N clients.
@@ -107,6 +112,7 @@ def fit(found: Agreement, labels: Sequence[int] | NDArray[np.int_]) -> Fit:
     own_precision = 1 / np.square(found.own_error)
     mates = np.where(same & pairs, found.cross, 0).sum(1) / np.maximum((same & pairs).sum(1), 1)
     s, common = np.sqrt(np.clip(np.maximum(found.own, mates), 0.02, 1)), 0.1 if (~same).any() else 0.0
+    prior = max(1.0, (~same).sum() / 2 / PAIRS) / COMMON**2
     for _ in range(STEPS):
         both = np.outer(s, s)
         most = np.where(same, 1.0, common)
@@ -119,14 +125,14 @@ def fit(found: Agreement, labels: Sequence[int] | NDArray[np.int_]) -> Fit:
         if (~same).any():
             both = np.outer(s, s)
             above = np.where(~same & (found.cross > common * both), 1 / (variance + np.square(SPREAD * both)), 0)
-            common = float((above * both * found.cross).sum() / ((above * both * both).sum() + 2 / COMMON**2))
+            common = float((above * both * found.cross).sum() / ((above * both * both).sum() + 2 * prior))
             common = min(max(common, 0.0), 1.0)
     both = np.outer(s, s)
     spread = variance + np.where(same, 0, np.square(SPREAD * both))
     missed = np.where(same, found.cross - both, found.cross - np.clip(found.cross, 0, common * both))
     between = np.where(pairs, np.square(missed) / spread + np.log(spread / variance), 0).sum() / 4
     within = (own_precision * np.square(found.own - np.square(s))).sum() / 2
-    return Fit(float(between + within + (common / COMMON) ** 2 / 2), s, common)
+    return Fit(float(between + within + prior * common**2 / 2), s, common)
 
 
 def log_odds(found: Agreement, fitted: Fit) -> Floats:
