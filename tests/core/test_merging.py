@@ -127,7 +127,7 @@ def test_the_model_is_fitted_about_as_often_for_many_clients_as_for_few(monkeypa
 
 
 def test_many_clients_are_grouped_as_few_are() -> None:
-    """Of thousands of pairs many exceed what two tasks have in common by chance, which is no reason to think it more."""
+    """Of thousands of pairs many exceed what two tasks have in common by chance, which makes it no more."""
     drawn, count = np.random.default_rng(0), 120
     task = np.arange(count) % 8
     s = np.sqrt(drawn.uniform(0.05, 0.3, count))

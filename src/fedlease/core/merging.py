@@ -98,8 +98,8 @@ def fit(found: Agreement, labels: Sequence[int] | NDArray[np.int_]) -> Fit:
 
         sum_i (own_i - s_i^2)^2 / 2 e_i^2  +  sum_i<j (d_ij^2 / v_ij + log(v_ij / e_ij^2)) / 2  +  w (g / COMMON)^2 / 2
 
-    where v_ij is e_ij^2 within a group, and e_ij^2 + (SPREAD s_i s_j)^2 between two, and w is 1 up to :data:`PAIRS` pairs
-    between groups.
+    where v_ij is e_ij^2 within a group, and e_ij^2 + (SPREAD s_i s_j)^2 between two, and w is 1 up to :data:`PAIRS`
+    pairs between groups, and grows with them.
 
     Args:
         found: of N clients.
