@@ -1,7 +1,9 @@
 """The whole update of a client's model, adapter and residual together, as matrices."""
 
+from typing import Any
+
 import torch
-from contract.planted import CLIENTS
+from contract.planted import CLIENTS, adapter, train
 
 from fedlease.core.low_rank import fold
 from fedlease.core.types import ClientModel, ClientTask, ClientUpdate, TensorName
@@ -25,3 +27,17 @@ def mean_of_trained(tasks: dict[str, ClientTask], updates: list[ClientUpdate]) -
         for module, change in whole_update(trained).items():
             found[module] = found.get(module, torch.zeros(())) + change * CLIENTS[update.client] / total
     return found
+
+
+def assert_exact_mean_after_every_round(method: Any) -> None:
+    """Everyone's whole update is the exact mean of those that the clients had after training, in each round."""
+    state = method.init(adapter(), CLIENTS, 0)
+    for _ in range(4):
+        tasks = {client: method.task(state, client) for client in CLIENTS}
+        updates = [train(client, task, CLIENTS[client]) for client, task in tasks.items()]
+        expected = mean_of_trained(tasks, updates)
+        state = method.aggregate(state, updates)
+        for client in CLIENTS:
+            for module, change in whole_update(method.model(state, client)).items():
+                scale = float(expected[module].abs().max())
+                torch.testing.assert_close(change / scale, expected[module] / scale, atol=1e-6, rtol=0)

@@ -1,10 +1,8 @@
 """FedEx-LoRA: whatever the clients have after training, everyone has its exact mean afterwards."""
 
-from typing import Any
-
 import torch
 from contract.planted import CLIENTS, SHAPES, adapter, made, train
-from methods.sums import mean_of_trained, whole_update
+from methods.sums import assert_exact_mean_after_every_round
 
 from fedlease.core.types import Budget
 from fedlease.methods.base import State
@@ -13,17 +11,7 @@ BUDGET = Budget(1, 3)
 
 
 def test_everyone_has_the_exact_mean_of_products_after_every_round() -> None:
-    method: Any = made("fedex-lora", BUDGET)
-    state = method.init(adapter(), CLIENTS, 0)
-    for _ in range(4):
-        tasks = {client: method.task(state, client) for client in CLIENTS}
-        updates = [train(client, task, CLIENTS[client]) for client, task in tasks.items()]
-        expected = mean_of_trained(tasks, updates)
-        state = method.aggregate(state, updates)
-        for client in CLIENTS:
-            for module, change in whole_update(method.model(state, client)).items():
-                scale = float(expected[module].abs().max())
-                torch.testing.assert_close(change / scale, expected[module] / scale, atol=1e-6, rtol=0)
+    assert_exact_mean_after_every_round(made("fedex-lora", BUDGET))
 
 
 def test_a_and_b_are_those_of_fedit_and_what_is_added_is_frozen() -> None:

@@ -1,11 +1,8 @@
 """FLoRA: everyone has the exact mean of products after every round, whatever the ranks; each round begins anew."""
 
-from typing import Any
-
 import pytest
-import torch
 from contract.planted import CLIENTS, SHAPES, adapter, made, train
-from methods.sums import mean_of_trained, whole_update
+from methods.sums import assert_exact_mean_after_every_round
 
 from fedlease.core.ranks import Ranks
 from fedlease.core.types import Budget, TensorName
@@ -16,17 +13,7 @@ UNEQUAL = Ranks(2, {"a1": 1, "b0": 1})
 
 @pytest.mark.parametrize("ranks", [None, UNEQUAL])
 def test_everyone_has_the_exact_mean_of_products_after_every_round(ranks: Ranks | None) -> None:
-    method: Any = made("flora", BUDGET, ranks=ranks)
-    state = method.init(adapter(), CLIENTS, 0)
-    for _ in range(4):
-        tasks = {client: method.task(state, client) for client in CLIENTS}
-        updates = [train(client, task, CLIENTS[client]) for client, task in tasks.items()]
-        expected = mean_of_trained(tasks, updates)
-        state = method.aggregate(state, updates)
-        for client in CLIENTS:
-            for module, change in whole_update(method.model(state, client)).items():
-                scale = float(expected[module].abs().max())
-                torch.testing.assert_close(change / scale, expected[module] / scale, atol=1e-6, rtol=0)
+    assert_exact_mean_after_every_round(made("flora", BUDGET, ranks=ranks))
 
 
 def test_every_round_begins_with_another_a_and_with_b_zero() -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "mean_update",
     "shares",
     "weighted_mean",
+    "weighted_uploads",
 ]
 
 MAX_EXAMPLES = 10**12
@@ -105,11 +106,16 @@ def client_weights(rows: Mapping[ClientId, int], weighting: Weighting) -> dict[C
     return {client: 1.0 if weighting == "uniform" else float(count) for client, count in rows.items()}
 
 
-def mean_update(updates: Sequence[ClientUpdate], weighting: Weighting = "num_examples") -> dict[str, Tensor]:
-    """Mean over at least one update, summed in the order of client ids so that arrival order changes no bit."""
+def weighted_uploads(updates: Sequence[ClientUpdate], weighting: Weighting) -> tuple[list[Tensors], list[float]]:
+    """What clients uploaded and weigh in a mean, in the order of their ids so that arrival order changes no bit."""
     tensors = {update.client: update.tensors for update in updates}
     weights = client_weights({update.client: update.num_examples for update in updates}, weighting)
-    return weighted_mean([tensors[client] for client in sorted(tensors)], [weights[c] for c in sorted(tensors)])
+    return [tensors[client] for client in sorted(tensors)], [weights[client] for client in sorted(tensors)]
+
+
+def mean_update(updates: Sequence[ClientUpdate], weighting: Weighting = "num_examples") -> dict[str, Tensor]:
+    """Mean over at least one update, see :func:`weighted_uploads`."""
+    return weighted_mean(*weighted_uploads(updates, weighting))
 
 
 @dataclass(frozen=True)

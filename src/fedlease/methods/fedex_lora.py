@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from fedlease.core.aggregate import client_weights
+from fedlease.core.aggregate import weighted_uploads
 from fedlease.core.codec import serialisable
 from fedlease.core.residual import extended, lacking, on_residual
 from fedlease.core.types import ClientId, ClientModel, ClientUpdate, Tensors
-from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.fedit import FedIT
 
 __all__ = ["FedExLoRA", "FedExLoRAState", "build"]
@@ -48,10 +48,7 @@ class FedExLoRA(FedIT):
         assert isinstance(state, FedExLoRAState) and isinstance(after, FedExLoRAState)
         if not updates:
             return after
-        rows = {update.client: update.num_examples for update in by_client(updates)}
-        uploads = {update.client: update.tensors for update in updates}
-        weights = list(client_weights(rows, self.weights).values())
-        lack = lacking([uploads[client] for client in rows], weights, after.adapter.tensors)
+        lack = lacking(*weighted_uploads(updates, self.weights), after.adapter.tensors)
         return replace(after, residual=extended(state.residual, lack))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:

@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fedlease.core.aggregate import client_weights
+from fedlease.core.aggregate import weighted_uploads
 from fedlease.core.low_rank import product_mean
 from fedlease.core.types import ClientId, ClientUpdate
-from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.fedit import FedIT
 
 __all__ = ["FlexLoRA", "build"]
@@ -34,10 +34,7 @@ class FlexLoRA(FedIT):
         after = replace(state, round=state.round + 1)
         if not updates:
             return after
-        rows = {update.client: update.num_examples for update in by_client(updates)}
-        uploads = {update.client: update.tensors for update in updates}
-        weights = list(client_weights(rows, self.weights).values())
-        mean = product_mean([uploads[client] for client in rows], weights)
+        mean = product_mean(*weighted_uploads(updates, self.weights))
         return replace(after, adapter=replace(state.adapter, tensors={**state.adapter.tensors, **mean}))
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from fedlease.core.adapters import initial_adapter
-from fedlease.core.aggregate import client_weights
+from fedlease.core.aggregate import weighted_uploads
 from fedlease.core.codec import serialisable
 from fedlease.core.low_rank import at_rank
 from fedlease.core.ranks import Ranks
 from fedlease.core.residual import extended, on_residual, stacked
 from fedlease.core.seeds import derive
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
-from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.fedit import PHASE, FedIT
 
 __all__ = ["FLoRA", "FLoRAState", "build"]
@@ -70,10 +70,7 @@ class FLoRA(FedIT):
         after = replace(state, round=state.round + 1)
         if not updates:
             return after
-        rows = {update.client: update.num_examples for update in by_client(updates)}
-        uploads = {update.client: update.tensors for update in updates}
-        weights = list(client_weights(rows, self.weights).values())
-        stack = stacked([uploads[client] for client in rows], weights)
+        stack = stacked(*weighted_uploads(updates, self.weights))
         return replace(after, adapter=_drawn(after), residual=extended(state.residual, stack))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
