@@ -9,18 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedlease.config.data import ColumnSettings, DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.settings import Settings
 from fedlease.core.confusion import Cells, cells_of, class_metrics, confusion_matrix, row_shares
-from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.labels import known_label
-from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
-from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale, StackedClients
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
 from fedlease.tasks.encoded import Encoded, Inputs, on_device
 from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
-from fedlease.tasks.texts import Texts, apart_and_together, evaluate, evaluate_stacked, refitted_error
+from fedlease.tasks.texts import OutputTask, Texts, evaluate, refitted_error
 
 __all__ = ["Classification", "collate", "loss", "score"]
 
@@ -33,7 +31,7 @@ def _words(name: str, **more: Any) -> MetricWords:
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(OutputTask):
     """Cross-entropy over the client's labels.
 
     Attributes:
@@ -136,36 +134,20 @@ class Classification:
         error = refitted_error(model, rows, threads, np.eye(max(labels) + 1)[labels], own)
         return self.mean_loss(model, rows, threads) if error is None else error
 
-    def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
+    def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         """The metrics; of accuracy ``per_row`` is 1 where the label is right."""
-        return self._measured(evaluate(model, rows, threads, on_rows), rows)
-
-    def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
-        """The metrics of every client."""
-        outputs = evaluate_stacked(model, clients, threads)
-        return [self._measured(own, rows) for own, rows in zip(outputs, clients, strict=True)]
-
-    def _measured(self, logits: Tensor, rows: Encoded) -> Measured:
-        guesses = logits.argmax(-1).tolist()
+        guesses = outputs.argmax(-1).tolist()
         if self.headlines[self.metric].of_rows:
             shares = [float(guess == label) for guess, label in zip(guesses, rows.labels, strict=True)]
         else:
-            shares = row_shares(rows.labels, guesses, logits.shape[-1], self.metric)
-        sure = [round(value, 6) for value in logits.double().softmax(-1).max(-1).values.tolist()]
+            shares = row_shares(rows.labels, guesses, outputs.shape[-1], self.metric)
+        sure = [round(value, 6) for value in outputs.double().softmax(-1).max(-1).values.tolist()]
         return Measured(
-            score(logits, rows.labels),
+            score(outputs, rows.labels),
             tuple(shares),
             confusion=cells_of(rows.labels, guesses),
             predictions={"prediction": guesses, "probability": sure},
         )
-
-    def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
-        """Logits of every row alone and in one batch."""
-        return apart_and_together(model, rows)
-
-    def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
-        """No samples: a label is no text."""
-        return []
 
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
         """Headline on ``test`` of always giving the most frequent label of ``train``; the smaller label on a tie."""
@@ -173,10 +155,6 @@ class Classification:
         truth = [row.label for row in test]
         cells = cells_of(truth, [majority] * len(truth))
         return class_metrics(confusion_matrix(cells, 1 + max(majority, *truth)))[self.metric]
-
-    def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
-        """Texts, or pairs of texts, without labels."""
-        return read_inputs(table, columns, faults, pairs=pairs)
 
     def predict(
         self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None

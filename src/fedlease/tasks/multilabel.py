@@ -11,21 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedlease.config.data import ColumnSettings, DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.settings import Settings
 from fedlease.core.confusion import Cells
 from fedlease.core.label_sets import cells_of_sets, is_of_sets, set_metrics, set_shares
-from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
 from fedlease.data.labels import known_label
-from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.targets import labels_of
-from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale, StackedClients
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
 from fedlease.tasks.encoded import Encoded, Packed, on_device
 from fedlease.tasks.encoded_sets import EncodedSets, Flags
 from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
-from fedlease.tasks.texts import Texts, apart_and_together, evaluate, evaluate_stacked, refitted_error
+from fedlease.tasks.texts import OutputTask, Texts, evaluate, refitted_error
 
 __all__ = ["Multilabel"]
 
@@ -46,7 +44,7 @@ def _words(name: str, **more: Any) -> MetricWords:
 
 
 @dataclass(frozen=True)
-class Multilabel:
+class Multilabel(OutputTask):
     """Binary cross-entropy of every label of the client.
 
     Attributes:
@@ -171,16 +169,8 @@ class Multilabel:
         error = refitted_error(model, rows, threads, rows.flags(range(len(rows)), labels).astype(float))
         return self.mean_loss(model, rows, threads) if error is None else error
 
-    def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
+    def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         """The metrics; of subset accuracy ``per_row`` is 1 where all labels of a row are right."""
-        return self._measured(evaluate(model, rows, threads, on_rows), rows)
-
-    def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
-        """The metrics of every client."""
-        outputs = evaluate_stacked(model, clients, threads)
-        return [self._measured(own, rows) for own, rows in zip(outputs, clients, strict=True)]
-
-    def _measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         assert isinstance(rows, EncodedSets)
         every = range(len(rows))
         truth = rows.flags(every, outputs.shape[-1])
@@ -198,14 +188,6 @@ class Multilabel:
             },
         )
 
-    def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
-        """Logits of every row alone and in one batch."""
-        return apart_and_together(model, rows)
-
-    def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
-        """No samples: labels are no text."""
-        return []
-
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
         """Headline on ``test`` of always giving the most frequent set of labels of ``train``; the first on a tie."""
         counts = Counter(row.marks or () for row in train)
@@ -213,10 +195,6 @@ class Multilabel:
         labels = 1 + max((mark for row in (*train, *test) for mark in row.marks or ()), default=0)
         truth = _flags([row.marks or () for row in test], labels)
         return _scores(truth, _flags([most] * len(test), labels))[0][self.metric]
-
-    def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
-        """Texts, or pairs of texts, without labels."""
-        return read_inputs(table, columns, faults, pairs=pairs)
 
     def predict(
         self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None

@@ -12,20 +12,18 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from fedlease.config.data import ColumnSettings, DataSettings
+from fedlease.config.data import DataSettings
 from fedlease.config.settings import Settings
 from fedlease.core.confusion import Cells
 from fedlease.core.correlation import pearson, pearson_without, spearman, spearman_without
 from fedlease.core.label_sets import centred_shares
-from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.data.reading.examples import read_inputs
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.targets import number_of
-from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale, StackedClients
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.metrics import LOSS, MOST, Graded, Metric, MetricWords
-from fedlease.tasks.texts import Texts, apart_and_together, evaluate, evaluate_stacked, refitted_error
+from fedlease.tasks.texts import OutputTask, Texts, evaluate, refitted_error
 
 __all__ = ["EncodedNumbers", "Regression"]
 
@@ -81,7 +79,7 @@ class EncodedNumbers(Encoded):
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(OutputTask):
     """Squared error, in units of the deviation of the client's own train rows.
 
     Attributes:
@@ -164,16 +162,8 @@ class Regression:
         error = refitted_error(model, rows, threads, rows.scaled[:, None])
         return self.mean_loss(model, rows, threads) if error is None else error
 
-    def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
+    def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         """The metrics; ``per_row`` is what a row adds to the correlation."""
-        return self._measured(evaluate(model, rows, threads, on_rows), rows)
-
-    def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
-        """The metrics of every client."""
-        outputs = evaluate_stacked(model, clients, threads)
-        return [self._measured(own, rows) for own, rows in zip(outputs, clients, strict=True)]
-
-    def _measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         assert isinstance(rows, EncodedNumbers)
         mean, deviation = rows.scale
         guesses = mean + deviation * outputs[:, 0].double().numpy()
@@ -185,21 +175,9 @@ class Regression:
             predictions={"prediction": [float(f"{value:.6g}") for value in guesses.tolist()]},
         )
 
-    def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
-        """Outputs of every row alone and in one batch."""
-        return apart_and_together(model, rows)
-
-    def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
-        """No samples: a number is no text."""
-        return []
-
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
         """0: always giving the mean correlates with nothing."""
         return 0.0
-
-    def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
-        """Texts, or pairs of texts, without numbers."""
-        return read_inputs(table, columns, faults, pairs=pairs)
 
     def predict(
         self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None

@@ -1,5 +1,6 @@
 """What the tasks with a head on a text or a pair of texts have in common: tokens, outputs, and their checks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +14,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from fedlease.config.data import ColumnSettings
 from fedlease.core.wording import counted
 from fedlease.data.faults import Faults
 from fedlease.data.federation import Row
-from fedlease.tasks.base import BATCH, Model, OnRows, StackedClients, add_row_fault
+from fedlease.data.reading.examples import read_inputs
+from fedlease.data.reading.rows import Table
+from fedlease.tasks.base import BATCH, UNSCALED, Measured, Model, OnRows, Scale, StackedClients, add_row_fault
 from fedlease.tasks.encoded import Encoded, evaluation_batches
 from fedlease.tasks.stacking import of_rows
 
-__all__ = ["Texts", "apart_and_together", "evaluate", "evaluate_stacked", "refitted_error"]
+__all__ = ["OutputTask", "Texts", "evaluate", "refitted_error"]
 
 EVALUATION_BATCH = 64
 COLUMNS = ("input_ids", "token_type_ids")
@@ -85,6 +89,41 @@ class Texts:
         return [f"{of_all} {verbs[0]} longer than data.max_tokens = {self.max_tokens} and {verbs[1]} cut"]
 
 
+class OutputTask(ABC):
+    """What a task does with the outputs of a head whatever they mean."""
+
+    @abstractmethod
+    def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
+        """What outputs (n, labels) come to."""
+
+    @abstractmethod
+    def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
+        """Predictions, read off outputs (n, labels)."""
+
+    def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
+        """The metrics, and the share of every row in the headline."""
+        return self.measured(evaluate(model, rows, threads, on_rows), rows)
+
+    def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
+        """The metrics of every client."""
+        outputs = evaluate_stacked(model, clients, threads)
+        return [self.measured(own, rows) for own, rows in zip(outputs, clients, strict=True)]
+
+    def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
+        """Outputs of every row alone and in one batch."""
+        everyone = range(len(rows))
+        alone = torch.cat([model.logits(rows.pad([i], model.device)) for i in everyone])
+        return {BATCH: (alone.float(), model.logits(rows.pad(everyone, model.device)).float())}
+
+    def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
+        """No samples: what a head predicts is no text."""
+        return []
+
+    def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
+        """Texts, or pairs of texts, without what is to be predicted."""
+        return read_inputs(table, columns, faults, pairs=pairs)
+
+
 @torch.inference_mode()
 def evaluate(model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Tensor:
     """Outputs of the head that is loaded, (n, outputs) float32 on the CPU, in row order."""
@@ -109,13 +148,6 @@ def evaluate_stacked(model: StackedClients, clients: Sequence[Encoded], threads:
 
     found = of_rows(model, clients, lambda rows: evaluation_batches(rows.lengths, EVALUATION_BATCH), outputs)
     return [torch.stack(own)[:, :labels] for own, labels in zip(found, model.num_labels, strict=True)]
-
-
-def apart_and_together(model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
-    """Outputs of every row alone and in one batch, as :meth:`fedlease.tasks.base.Task.apart_and_together`."""
-    everyone = range(len(rows))
-    alone = torch.cat([model.logits(rows.pad([i], model.device)) for i in everyone])
-    return {BATCH: (alone.float(), model.logits(rows.pad(everyone, model.device)).float())}
 
 
 @torch.inference_mode()
