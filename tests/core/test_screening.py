@@ -98,6 +98,15 @@ def test_many_rows_go_far_and_few_go_fast_and_neither_is_refused() -> None:
     assert compare(changes(1.0, 1.0, 1.0, 50.0, steps=(10, 10, 10, 20)), ["abcd"], BOUNDS).refused
 
 
+def test_of_clients_that_have_fitted_their_few_rows_the_median_is_no_measure() -> None:
+    # Three have nothing left to learn. The fourth has 4 values and 25 steps at lr = .01: without a direction they make
+    # .01 x sqrt(25 x 4) = .1, with one .01 x 25 x sqrt(4) = .5. Ten times .1 is allowed, whatever the median.
+    assert not compare(changes(1e-9, 1e-9, 1e-9, 0.5, steps=25), ["abcd"], BOUNDS).refused
+    assert not compare(changes(1e-9, 1e-9, 1e-9, 0.99, steps=25), ["abcd"], BOUNDS).refused
+    assert [*compare(changes(1e-9, 1e-9, 1e-9, 1.01, steps=25), ["abcd"], BOUNDS).refused] == ["d"]
+    assert [*compare(changes(1e-9, 1e-9, 1e-9, 0.5, steps=25), ["abcd"], replace(BOUNDS, lr=0.0)).refused] == ["d"]
+
+
 def test_a_liar_that_sends_next_to_nothing_gets_nobody_else_refused() -> None:
     # In its cluster of two the other's update is a million times its own; among all five it is as usual.
     assert not compare(changes(1e-6, 1.0, 1.0, 1.1, 0.9), ["ab", "cde"], BOUNDS).refused

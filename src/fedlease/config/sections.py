@@ -206,7 +206,9 @@ class BoundsSettings(Section):
 
     norm: Annotated[float, Field(ge=1)] | None = 10.0
     """Largest length of what an update changes, as a multiple of the median of its cluster and of all clients, by
-    itself and per optimiser step; steps of fewer than three clients have no median. None: any length."""
+    itself and per optimiser step; steps of fewer than three clients have no median. Nor is it compared with a median
+    below what the client's own steps make without a direction, lr sqrt(steps x values): clients that have fitted their
+    few rows hardly move. None: any length."""
     step: Annotated[float, Field(gt=0)] | None = 8.0
     """Most that one value changes in an optimiser step, in learning rates; AdamW cannot do more than 7.3. For clients
     that train with something else, None: as far as they like."""

@@ -1,5 +1,6 @@
 """Updates side by side: what an update repeats of earlier ones, and how it stands among those of other clients."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -100,6 +101,8 @@ def compare(
 
     An update is refused when it is longer than ``bounds.norm`` times the median of its cluster and that of all
     clients, both by itself and per optimiser step: a client with many rows may go far, and one with few may go fast.
+    What its own steps make without a direction is never too long, lr sqrt(steps x values): of clients that have fitted
+    their few rows the median is next to nothing, and who still learns would be refused for it.
     Who is not in this step counts with its last update. Fewer than three clients have no median that one of them could
     not move. Who points against the others of its cluster, or sends what another sends, is named.
 
@@ -114,8 +117,9 @@ def compare(
     known: dict[ClientId, Change | Seen] = {**(before or {}), **changes}
     if bounds.norm is not None and len(known) >= LEAST:
         for members in clusters:
+            groups = [[*known.values()], *([[known[c] for c in members]] if len(members) >= LEAST else [])]
             for client in members:
-                if client in changes and (why := _too_long(client, members, known, bounds.norm)):
+                if client in changes and (why := _too_long(changes[client], groups, bounds.norm, bounds.lr)):
                     found.refused[client] = why
     for members in clusters if directions else ():
         used = [c for c in members if c in changes and c not in found.refused and changes[c].length]
@@ -136,14 +140,11 @@ def compare(
     return found
 
 
-def _too_long(
-    client: ClientId, members: Sequence[ClientId], known: Mapping[ClientId, Change | Seen], most: float
-) -> str:
-    own = known[client]
-    groups = [list(known.values()), *([[known[c] for c in members]] if len(members) >= LEAST else [])]
+def _too_long(own: Change, groups: Sequence[Sequence[Change | Seen]], most: float, lr: float) -> str:
     usual = max(median(change.length for change in group) for group in groups)
     pace = max(median(change.length / max(1, change.steps) for change in group) for group in groups)
-    if not usual or own.length <= most * usual or own.length / max(1, own.steps) <= most * pace:
+    walk = lr * math.sqrt(own.steps * sum(tensor.numel() for tensor in own.start.values()))
+    if not usual or own.length <= most * max(usual, walk) or own.length / max(1, own.steps) <= most * pace:
         return ""
     return (
         f"its update is {own.length / usual:.3g} times as long as the median of its cluster, {own.length:.3g} against "
