@@ -63,7 +63,9 @@ TABLE = {
             "routed": {"routing": "top-m", "unlike": "place"},
         },
     ),
+    "fedmomentum": Row("AB", variants={"all": {"energy": 1.0}}),
     "fedprox": Row("AB"),
+    "fedrot-lora": Row("AB", variants={"half": {"strength": 0.5}}),
     "fedsa-lora": Row("A"),
     "fedsvd": Row("B", variants={"seldom": {"every": 2}}),
     "fedtreelora": Row(

@@ -28,7 +28,9 @@ __all__ = [
     "FedDPASettings",
     "FedLeasePlusSettings",
     "FedLeaseSettings",
+    "FedMomentumSettings",
     "FedProxSettings",
+    "FedRotLoRASettings",
     "FedSVDSettings",
     "FedTreeLoRASettings",
     "HetLoRASettings",
@@ -160,6 +162,22 @@ class FedProxSettings(Section):
 
     mu: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     """How strongly a client's weights are pulled to those that it received; 0 is FedIT. Useful: 0.001 to 1."""
+
+
+class FedMomentumSettings(Section):
+    """FedMomentum."""
+
+    energy: Annotated[float, Field(gt=0, le=1)] = 0.9999
+    """Share of the squared singular values of each round's mean that is kept, the largest first; what of it is beyond
+    the adapter's rank is added to the frozen weights. 1 loses nothing. Useful: 0.99 to 1."""
+
+
+class FedRotLoRASettings(Section):
+    """FedRot-LoRA."""
+
+    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How far clients' adapters are turned towards the received one before they are averaged; 0 is FedIT. Useful: 0.5
+    to 1."""
 
 
 class FedSVDSettings(Section):

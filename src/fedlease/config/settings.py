@@ -16,7 +16,9 @@ from fedlease.config.methods import (
     FedDPASettings,
     FedLeasePlusSettings,
     FedLeaseSettings,
+    FedMomentumSettings,
     FedProxSettings,
+    FedRotLoRASettings,
     FedSVDSettings,
     FedTreeLoRASettings,
     HetLoRASettings,
@@ -117,8 +119,12 @@ class Settings(Section):
     """IFCA."""
     feddpa: FedDPASettings = FedDPASettings()
     """FedDPA."""
+    fedmomentum: FedMomentumSettings = FedMomentumSettings()
+    """FedMomentum."""
     fedprox: FedProxSettings = FedProxSettings()
     """FedProx."""
+    fedrot_lora: FedRotLoRASettings = FedRotLoRASettings()
+    """FedRot-LoRA."""
     fedsvd: FedSVDSettings = FedSVDSettings()
     """FedSVD."""
     fedtreelora: FedTreeLoRASettings = FedTreeLoRASettings()

@@ -16,7 +16,7 @@ from fedlease.core.aggregate import shares
 from fedlease.core.low_rank import truncate
 from fedlease.core.types import ClientModel, TensorName, Tensors
 
-__all__ = ["Residual", "extended", "lacking", "on_residual", "stacked"]
+__all__ = ["Residual", "extended", "lacking", "on_residual", "parted", "stacked"]
 
 Residual = Mapping[str, Tensor]
 """``<module>/A/0`` (k, in) and ``<module>/B/0`` (out, k) in float32; {} adds nothing."""
@@ -65,6 +65,28 @@ def lacking(states: Sequence[Tensors], weights: Sequence[float], mean: Tensors) 
         ]
         pair[b] = torch.cat([mean[b].new_empty(mean[b].shape[0], 0).double(), *deviations], 1)
     return pair
+
+
+def parted(product: Mapping[str, Tensor], rank: int, energy: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A product as its best pair of a rank, and what it has beyond that as another.
+
+    Args:
+        product: A (k, in) and B (out, k) in float64, as of :func:`stacked`; k is at least ``rank``.
+        rank: of the first pair, at most in and out; it is balanced, see :func:`fedlease.core.low_rank.truncate`.
+        energy: in (0, 1]; singular values, the largest first, count until their squares sum to this share of all.
+
+    Returns:
+        (rank, in) and (out, rank); and the directions that count after those, of which there may be none.
+    """
+    major, rest = {}, {}
+    for name_a, name_b in _pairs(product):
+        a, b = product[name_a], product[name_b]
+        a, b = truncate(a, b, min(len(a), a.shape[1], b.shape[0]))
+        squares = (a.norm(dim=1) * b.norm(dim=0)).square().cumsum(0)
+        counted = 1 + int((squares < energy * squares[-1]).sum())
+        major[name_a], major[name_b] = a[:rank], b[:, :rank]
+        rest[name_a], rest[name_b] = a[rank:counted], b[:, rank:counted]
+    return major, rest
 
 
 def extended(residual: Residual, more: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedlease.config.added_sections import section_of
 from fedlease.config.layers import differences
 from fedlease.config.settings import Settings, resolve
 from fedlease.errors import ConfigError
+from fedlease.methods.registry import METHODS
 from fedlease.storage.run_folder import method_files, read_settings
 from fedlease.storage.summary import read_result
 
@@ -15,8 +17,7 @@ __all__ = ["continued_settings", "rounds_behind"]
 
 STAYS = (
     "seed", "method", "task", "metric", "model", "revision", "dtype", "base.", "lora.", "head", "warmup.",
-    "train.local_epochs", "fedlease.", "fedlease_plus.", "ifca.", "feddpa.", "fedprox.", "fedsvd.", "fedtreelora.",
-    "hetlora.", "server_step.", "generation.template",
+    "train.local_epochs", "server_step.", "generation.template", *(f"{section_of(name)}." for name in METHODS),
 )  # fmt: skip
 """Settings that what was trained depends on; others may change from the old run to the new one."""
 MAY_CHANGE = re.compile(r"fedlease(_plus)?\.(admitted|unlike|reallocate)")

@@ -1,0 +1,36 @@
+"""Adapters turned within their own product towards a common one: (B R)(R^T A) = B A for every orthogonal R."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["aligned"]
+
+
+def aligned(a: Tensor, b: Tensor, reference: Tensor, side: str, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The pair R^T a and b R, of which the side named is as near to the reference as an orthogonal R brings it.
+
+    R = U V^T of the singular value decomposition of a reference^T, or of b^T reference (orthogonal Procrustes).
+    Below strength 1 it is a rotation, without a reflection, of which only a part is made: the orthogonal matrix that
+    is nearest to (1 - strength) I + strength R.
+
+    Args:
+        a: (r, in).
+        b: (out, r).
+        reference: of the shape of the side.
+        side: ``"A"`` or ``"B"``.
+        strength: in [0, 1]; 0 gives the arguments.
+
+    Returns:
+        (r, in) and (out, r), in the dtype of the arguments; give float64.
+    """
+    if not strength:
+        return a, b
+    u, _, vh = torch.linalg.svd(a @ reference.T if side == "A" else b.T @ reference)
+    turn = u @ vh
+    if strength < 1:
+        if torch.linalg.det(turn) < 0:
+            u[:, -1] = -u[:, -1]
+            turn = u @ vh
+        u, _, vh = torch.linalg.svd(torch.eye(len(turn), dtype=turn.dtype).lerp(turn, strength))
+        turn = u @ vh
+    return turn.T @ a, b @ turn
