@@ -132,6 +132,7 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3},
     "routed dropout": {"mixer": "top_m", "dropout": 0.3},
     "term": {"term": "pull"},
+    "gradients": {"gradients": True},
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from fedlease.client.resident import ResidentModel
 from fedlease.client.training import Optimiser, Progress, Share, Trainer
 from fedlease.core.adapters import initial_adapter, renumber
-from fedlease.core.types import ClientModel, ClientTask, Stage, Tensors
+from fedlease.core.types import ClientModel, ClientTask, LocalTerm, Stage, Tensors
 from fedlease.data.federation import Row
 from fedlease.errors import UpdateRefusedError
 from fedlease.models.base import initial_head, load_base, load_tokenizer, target_shapes
@@ -108,3 +108,20 @@ def test_wherever_training_stops_the_model_is_at_rest(ending: str, tmp_path: Pat
     assert not any(p.requires_grad or p.grad is not None for p in resident.parameters.values())
     layers = [module for module in resident.model.modules() if hasattr(module, "fedlease_restricted")]
     assert layers and all(layer.fedlease_restricted["default"] is None for layer in layers)
+
+
+def test_mean_gradients_are_those_of_the_loss_without_the_term_and_before_clipping(tmp_path: Path) -> None:
+    """A learning rate of 0 leaves the weights: the mean over four equal batches is the gradient of all rows at once."""
+    resident, rows, adapter, head = small(tmp_path)
+    tensors = {name: tensor + 0.1 for name, tensor in adapter.tensors.items()}
+    model, names = ClientModel(adapter.spec, {**tensors, **head}), adapter.names("AB")
+    resident.load(model, 2)
+    term = LocalTerm(1.0, {name: torch.ones_like(tensors[name]) for name in names})
+    asked = ClientTask("train", 1, model, (Stage(names, 1),), names, term=term, gradients=True)
+    options = Optimiser(lr=0.0, weight_decay=0.0, batch_size=2, clip_norm=1e-6, threads=1, seed=0)
+    found = Trainer(resident, options).train("a", asked, rows).update.tensors
+    parameters = resident.train_only(names)
+    resident.task.batch_loss(resident, rows, list(range(8))).backward()
+    assert found.keys() == asked.expected.keys()
+    for name, parameter in zip(sorted(names), parameters, strict=True):
+        torch.testing.assert_close(found[asked.gradient_names[name]], parameter.grad, atol=1e-7, rtol=1e-4)

@@ -84,6 +84,7 @@ TABLE = {
     ),
     # In the second round, the first after one step.
     "rolora": Row("A"),
+    "scaffold": Row("AB"),
     "local": Row("", warms_up=True, variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
 }
 """A new method adds a row."""

@@ -11,6 +11,9 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease
 
 from flower.nodes import comparable, over_memory
 
+NEW = ["scaffold", "fedmomentum", "fedrot-lora"]
+"""Gradients and slopes, an addition to the frozen weights, adapters that are turned."""
+
 
 @pytest.mark.parametrize("head", ["shared", "frozen"])
 def test_heads_are_averaged_or_left_as_in_one_process(head: str, tmp_path: Path) -> None:
@@ -80,6 +83,16 @@ def test_another_headline_and_balanced_labels(tmp_path: Path) -> None:
     assert comparable(there["fedlease"]) == comparable(here.summary)
     rows = [json.loads((tmp_path / place / "row_scores.json").read_text()) for place in ("here", "there")]
     assert rows[0] == rows[1]
+
+
+def test_methods_that_ask_for_more_than_the_mean_of_a_and_b(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"method": NEW[0], "baselines": NEW[1:], "data.clients_per_task": 1, "rounds": 2}
+    here = small_run(tmp_path / "here", **settings)
+    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
+    for name in NEW:
+        folder = "." if name == NEW[0] else f"baselines/{name}"
+        assert tensors_of(tmp_path / "there" / folder) == tensors_of(tmp_path / "here" / folder), name
+    assert comparable(there[NEW[0]]) == comparable(here.summary)
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])

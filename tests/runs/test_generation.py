@@ -69,7 +69,7 @@ def read(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-KIN = {"fedmomentum", "fedprox", "fedrot-lora", "rolora", "fedsvd", "flexlora", "flora"}
+KIN = {"fedmomentum", "fedprox", "fedrot-lora", "rolora", "scaffold", "fedsvd", "flexlora", "flora"}
 """Methods whose clients train and score what those of ``fedit`` and ``fedex-lora`` do."""
 
 

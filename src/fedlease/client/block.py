@@ -68,9 +68,9 @@ class Block:
         """Of all tensors, sorted."""
         return list(self._places)
 
-    def read(self) -> list[dict[str, Tensor]]:
-        """Every client's tensors in their own shapes: copies, on the CPU."""
-        host = self.values.cpu()
+    def read(self, values: Tensor | None = None) -> list[dict[str, Tensor]]:
+        """Every client's tensors in their own shapes: copies, on the CPU; of other values that lie as its own do."""
+        host = (self.values if values is None else values).cpu()
         return [
             {name: row[self._places[name][0] :][: shape.numel()].view(shape).clone() for name, shape in own.items()}
             for row, own in zip(host, self._own, strict=True)

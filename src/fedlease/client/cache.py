@@ -23,7 +23,7 @@ IN_MEMORY = 256 * 2**20
 
 def begins_with(start: ClientModel, task: ClientTask, tensors: Tensors) -> bool:
     """Whether a task trains from the common start, so that other methods' first tasks may be the same."""
-    if task.round > 1 or task.model.spec.r > start.spec.r or task.term is not None:
+    if task.round > 1 or task.model.spec.r > start.spec.r or task.term is not None or task.gradients:
         return False
     start = at_rank(start, task.model.spec.r)
     same = (name in tensors and tensors[name].equal(tensor) for name, tensor in start.tensors.items())

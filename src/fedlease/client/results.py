@@ -60,7 +60,7 @@ def check_learnt(client: ClientId, task: ClientTask, tensors: Tensors, loss: flo
     """
     if not learnt:
         raise UpdateRefusedError(client, f"no step had a gradient, the loss is {loss:g}: its rows teach nothing")
-    for name in sorted(tensors.keys() - task.upload):
+    for name in sorted(tensors.keys() - task.upload - {*task.gradient_names.values()}):
         # Uploads are checked by the server; nobody else sees these.
         if not bool(torch.isfinite(tensors[name]).all()):
             raise UpdateRefusedError(client, f"{name} holds values that are NaN or infinite after training")
@@ -75,7 +75,7 @@ def local_result(
         phase=task.phase,
         round=task.round,
         num_examples=num_examples,
-        tensors={name: tensors[name] for name in sorted(task.upload)},
+        tensors={name: tensors[name] for name in sorted({*task.upload, *task.gradient_names.values()})},
         metrics={"loss": loss},
     )
     own = (task.private | {ANCHOR}) & tensors.keys()

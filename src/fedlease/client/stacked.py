@@ -55,8 +55,8 @@ def layout(job: Job | Scoring) -> Any:
         (frozenset(slots[name] for name in stage.trainable), stage.epochs, slots_only(stage, order))
         for stage in job.task.stages
     )
-    pull = None if job.task.term is None else job.task.term.pull
-    return like, stages, pull, frozenset(slots[name] for name in job.task.upload)
+    pull = 0.0 if job.task.term is None else job.task.term.pull
+    return like, stages, pull, job.task.gradients, frozenset(slots[name] for name in job.task.upload)
 
 
 @dataclass

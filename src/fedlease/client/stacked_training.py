@@ -8,18 +8,17 @@ to rounding. On a processor dropout is every client's own, too; on an accelerato
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
-from fedlease.client.block import Block
 from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
+from fedlease.client.stacked_steps import StackedAdamW, stacked_term
 from fedlease.client.training import OnBatch, Optimiser
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import AdapterSpec, ClientId, ClientTask, Stage, Tensors
@@ -83,6 +82,7 @@ class _Course:
         done: steps of earlier stages.
         learnt: whether any step had a gradient.
         loss: mean over its rows in the last pass.
+        gradients: sums over the steps of all stages, by slot; {} where the task does not ask for their means.
         refused: why its result cannot be used.
     """
 
@@ -96,6 +96,7 @@ class _Course:
     done: int = 0
     learnt: bool = False
     loss: float = 0.0
+    gradients: Tensors = field(default_factory=dict)
     refused: UpdateRefusedError | None = None
 
     def read(self, begin: int, losses: Sequence[float]) -> None:
@@ -110,11 +111,12 @@ class _Course:
             if self.refused is None and job.on_batch is not None:
                 job.on_batch(job.client, done, total, loss)
 
-    def end(self, losses: Sequence[float], values: Tensors, *, learnt: bool) -> None:
-        """Takes what a stage has come to; ``losses`` are those of its last pass."""
+    def end(self, losses: Sequence[float], values: Tensors, sums: Tensors, *, learnt: bool) -> None:
+        """Takes what a stage has come to; ``losses`` are those of its last pass, ``sums`` those of gradients."""
         last = zip(losses, self.batches[-self.per_epoch :], strict=True)
         self.loss = math.fsum(loss * len(batch) for loss, batch in last) / len(self.job.rows)
         self.tensors = {**self.tensors, **values}
+        self.gradients = {**self.gradients, **sums}  # no tensor of an adapter learns in two stages
         self.learnt = self.learnt or learnt
         self.done += len(self.batches)
 
@@ -124,6 +126,8 @@ class _Course:
         if self.refused is not None:
             return self.refused
         tensors = {name: self.tensors[self.names[name]] for name in sorted(task.trainable | task.upload)}
+        for name, gradient in task.gradient_names.items():
+            tensors[gradient] = self.gradients[self.names[name]] / self.done
         count = len(self.job.rows)
         try:
             check_learnt(self.job.client, task, tensors, self.loss, learnt=self.learnt)
@@ -198,9 +202,12 @@ class StackedTrainer:
             course.batches = [batch for batches in passes for batch in batches]
         self._seed_dropout(model, courses, number)
         totals = [len(course.batches) for course in courses]
-        adamw = _Groups(model.trained.values, totals, options)
-        add_term = _term(courses, model.trained, device)
+        adamw = StackedAdamW(model.trained.values, totals, options)
+        jobs = [course.job for course in courses]
+        received = [other.tensors for other in jobs]
+        add_term = stacked_term([other.task for other in jobs], [c.names for c in courses], received, model.trained)
         losses = torch.zeros(totals[0], len(courses), device=device)
+        sums = torch.zeros_like(model.trained.values) if job.task.gradients else None
         learnt = torch.zeros(len(courses), dtype=torch.bool, device=device)
         read, active = 0, 0
         for step in range(totals[0]):
@@ -211,6 +218,8 @@ class StackedTrainer:
             gradients = model.gradients(loss)
             losses[step, :active] = loss.detach()
             learnt[:active] |= torch.linalg.vector_norm(gradients, math.inf, 1) != 0
+            if sums is not None:
+                sums[:active] += gradients
             if add_term is not None:
                 add_term(gradients)
             if options.clip_norm is not None:
@@ -223,8 +232,11 @@ class StackedTrainer:
                     course.read(read, values)
                 read = step + 1
         found, by_client, values = learnt.tolist(), losses.T.tolist(), model.trained.read()
-        for course, total, own_losses, tensors, did in zip(courses, totals, by_client, values, found, strict=True):
-            course.end(own_losses[total - course.per_epoch : total], tensors, learnt=did)
+        of_steps = [{}] * len(courses) if sums is None else model.trained.read(sums)
+        for course, total, own_losses, tensors, collected, did in zip(
+            courses, totals, by_client, values, of_steps, found, strict=True
+        ):
+            course.end(own_losses[total - course.per_epoch : total], tensors, collected, learnt=did)
 
     def _loss(self, model: StackedModel, courses: Sequence[_Course], rows: Encoded, step: int) -> Tensor:
         """Every client's loss of one step, (clients,)."""
@@ -245,51 +257,3 @@ class StackedTrainer:
         torch.manual_seed(derive(seed, "dropout", "stacked", *everyone))
         on_cpu = model.device.type == "cpu"
         model.plan.draws = [generator(seed, "dropout", *job.draw(number)) for job in jobs if on_cpu]
-
-
-class _Groups:
-    """AdamW over the rows of a block; clients that make equally many steps are one group, which ends as one."""
-
-    def __init__(self, values: Tensor, totals: Sequence[int], options: Optimiser) -> None:
-        self._parameters: list[tuple[slice, nn.Parameter]] = []
-        rates: list[Callable[[int], float]] = []
-        for total in dict.fromkeys(totals):
-            begin = totals.index(total)
-            place = slice(begin, begin + totals.count(total))
-            self._parameters.append((place, nn.Parameter(values[place])))
-            rates.append(options.rate(total))
-        groups = [{"params": [parameter]} for _, parameter in self._parameters]
-        adamw = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
-        self._schedule = LambdaLR(adamw, rates)
-
-    def step(self, gradients: Tensor) -> None:
-        """One step of the first clients, whose gradients these are, and of the learning rate."""
-        for place, parameter in self._parameters:
-            parameter.grad = gradients[place] if place.stop <= len(gradients) else None
-        self._schedule.optimizer.step()
-        self._schedule.step()
-
-
-def _term(courses: Sequence[_Course], trained: Block, device: torch.device) -> Callable[[Tensor], None] | None:
-    """Adds the gradient of the tasks' terms to those of the first clients; None where there is none.
-
-    See :class:`fedlease.core.local_term.LocalTerm`.
-    """
-    common = courses[0].job.task.term
-    if common is None:
-        return None
-    received, slopes = [], []
-    for course in courses:
-        own = {course.names[name]: tensor for name, tensor in course.job.tensors.items()}
-        slope = {course.names[name]: tensor for name, tensor in (course.job.task.term or common).slope.items()}
-        received.append(own)
-        slopes.append({name: slope.get(name, torch.zeros_like(own[name])) for name in trained.names})
-    start, slope_of = (Block(each, trained.names, device).values for each in (received, slopes))
-    uploaded = {courses[0].names[name] for name in courses[0].job.task.upload}
-    pull = trained.mask(dict.fromkeys(uploaded.intersection(trained.names), common.pull))
-
-    def add(gradients: Tensor) -> None:
-        clients = len(gradients)
-        gradients += pull * (trained.values[:clients] - start[:clients]) + slope_of[:clients]
-
-    return add

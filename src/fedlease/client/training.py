@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from fedlease.client.gradients import MeanGradients
 from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.core.choices import LrSchedule
@@ -65,6 +66,7 @@ class Share:
         parameters: trained by the client's batches.
         head: modules that are put in place before each of its batches; empty leaves those that are loaded.
         add_term: adds the gradient of the task's term to that of a batch.
+        gradients: takes the gradient of a batch before that.
     """
 
     rows: Encoded
@@ -72,6 +74,7 @@ class Share:
     parameters: Sequence[nn.Parameter]
     head: Mapping[str, nn.Module] = field(default_factory=dict)
     add_term: Callable[[], None] | None = None
+    gradients: MeanGradients | None = None
 
 
 @dataclass
@@ -144,6 +147,7 @@ class Trainer:
         per_epoch = self.optimiser.steps_per_epoch(rows)
         progress = Progress(sum(stage.epochs for stage in task.stages) * per_epoch, on_batch)
         loss, term = 0.0, task.term
+        gradients = MeanGradients(resident.parameters, task.gradient_names) if task.gradients else None
         add_term = None if term is None else term.adder(resident.parameters, task.trainable & task.upload)
         try:
             for number, stage in enumerate(task.stages):
@@ -151,11 +155,15 @@ class Trainer:
                 resident.restrict(stage.experts)
                 draw: tuple[str | int, ...] = (client, task.round, number, *([half] if half else []))
                 torch.manual_seed(derive(seed, "dropout", *draw))
-                share = Share(rows, generator(seed, "batches", *draw), parameters, add_term=add_term)
+                share = Share(
+                    rows, generator(seed, "batches", *draw), parameters, add_term=add_term, gradients=gradients
+                )
                 loss = self.fit({client: share}, stage.epochs, progress)[client]
         finally:
             resident.at_rest()
         tensors = resident.read(task.trainable | task.upload)
+        if gradients is not None:
+            tensors |= gradients.read()
         if task.model.spec.anchors:
             rng = generator(seed, "anchors", client)
             tensors[ANCHOR] = _anchor(resident, rows, task.model.spec.anchors, rng)
@@ -228,6 +236,8 @@ class Trainer:
             progress.learnt = progress.learnt or any(
                 p.grad is not None and bool(p.grad.any()) for p in share.parameters
             )
+            if share.gradients is not None:
+                share.gradients.collect()
             if share.add_term is not None:
                 share.add_term()
             if self.optimiser.clip_norm is not None:

@@ -57,7 +57,7 @@ class Change:
 
     Attributes:
         start: the uploaded tensors before training.
-        tensors: after it, with the names of ``start`` and perhaps more.
+        tensors: after it, with the names of ``start``.
         steps: that the client had for it.
         length: of the change over all tensors, Euclidean.
     """
@@ -87,7 +87,8 @@ def start_of(task: ClientTask, choice: int | None) -> dict[str, Tensor]:
 def change_of(task: ClientTask, update: ClientUpdate, steps: int) -> Change:
     """What an update changed, of an update that :func:`fedlease.core.aggregate.check_update` passed."""
     start = start_of(task, update.choice)
-    return Change(start, update.tensors, steps, apart(update.tensors, start))
+    tensors = {name: update.tensors[name] for name in start}  # without gradients
+    return Change(start, tensors, steps, apart(tensors, start))
 
 
 def beyond_the_step(task: ClientTask, update: ClientUpdate, rows: int, bounds: Bounds) -> str:

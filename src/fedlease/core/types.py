@@ -4,6 +4,7 @@ Tensors are addressed by names that do not depend on PEFT, see :class:`TensorNam
 
     <module path>/A/<expert>    LoRA A, (r, in)
     <module path>/B/<expert>    LoRA B, (out, r)
+    <module path>/dA/<expert>   mean gradient of A over the batches of a task; likewise dB and dG
     <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax, (1,) for scalar;
                                 for the mixer core what stands between B and A, (r, r)
     head/<parameter path>       a parameter of the task head
@@ -54,8 +55,9 @@ class TensorName(NamedTuple):
 
     Attributes:
         module: dotted path of the adapted module, ``"head"``, or ``"anchor"``.
-        kind: ``"A"``, ``"B"``, ``"G"``, the parameter path of a head, or ``"mean"``.
-        expert: expert id of an A or a B, else None.
+        kind: ``"A"``, ``"B"``, ``"G"``, with a ``d`` before it of a gradient, the parameter path of a head, or
+            ``"mean"``.
+        expert: expert id of an A or a B and of their gradients, else None.
     """
 
     module: str
@@ -67,13 +69,18 @@ class TensorName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "TensorName":
-        """Reads a name back; a ``ValueError`` where it has none of the five forms."""
+        """Reads a name back; a ``ValueError`` where it has none of the forms."""
         parts = name.split("/")
-        if len(parts) == 2 and (parts[0] == HEAD or parts[1] == "G" or name == ANCHOR):
+        if len(parts) == 2 and (parts[0] == HEAD or parts[1] in ("G", "dG") or name == ANCHOR):
             return cls(parts[0], parts[1])
-        if len(parts) == 3 and parts[1] in ("A", "B") and parts[2].isdecimal():
+        if len(parts) == 3 and parts[1] in ("A", "B", "dA", "dB") and parts[2].isdecimal():
             return cls(parts[0], parts[1], int(parts[2]))
         raise ValueError(f"{name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<name>, {ANCHOR}")
+
+    @property
+    def gradient(self) -> "TensorName":
+        """The name of this tensor's mean gradient."""
+        return self._replace(kind=f"d{self.kind}")
 
 
 def second_half(tensors: Tensors) -> dict[str, Tensor]:
@@ -187,6 +194,8 @@ class ClientTask:
         refit: whether candidates are compared with heads that are refitted to them. The first two are what the client's
             halves have learnt, each compared on the other half; choosing one of them leaves the model's tensors.
         term: what is added to the loss of every batch; the loss that is reported is without it.
+        gradients: whether the mean gradients of uploaded A, B and G over all batches go back, too: of the loss without
+            the term, before clipping. Under plain SGD without a term that is (w0 - w) / (steps x learning rate).
     """
 
     phase: str
@@ -197,6 +206,7 @@ class ClientTask:
     halves: bool = False
     refit: bool = False
     term: LocalTerm | None = None
+    gradients: bool = False
 
     @property
     def trainable(self) -> frozenset[str]:
@@ -209,10 +219,17 @@ class ClientTask:
         return self.trainable - self.upload
 
     @property
+    def gradient_names(self) -> dict[str, str]:
+        """Tensor whose mean gradient goes back -> the name of that; {} where none does."""
+        names = sorted(self.upload - head_names(self.upload)) if self.gradients else ()
+        return {name: str(TensorName.parse(name).gradient) for name in names}
+
+    @property
     def expected(self) -> dict[str, Tensor]:
-        """Name of every uploaded tensor -> one of the same shape and type."""
+        """Name of every tensor that goes back -> one of the same shape and type."""
         like = {name: self.model.tensors[name] for name in sorted(self.upload)}
-        return {**like, **second_half(like)} if self.halves else like
+        gradients = {gradient: like[name] for name, gradient in self.gradient_names.items()}
+        return {**like, **gradients, **second_half(like)} if self.halves else {**like, **gradients}
 
 
 @serialisable
@@ -225,7 +242,7 @@ class ClientUpdate:
         phase: the task's phase.
         round: the task's round.
         num_examples: n_i, train rows of the client.
-        tensors: exactly the names in the task's ``upload``.
+        tensors: exactly what the task has as ``expected``.
         choice: index of the chosen candidate, or None.
         metrics: training figures, ``loss`` among them.
     """

@@ -46,6 +46,7 @@ FACTS: dict[str, Facts] = {
     "ifca": Facts(2020, "A and B of the adapter it chose"),
     "local": Facts(None, "nothing", "A and B", steps=False),
     "rolora": Facts(2024, "B in odd rounds, A in even ones"),
+    "scaffold": Facts(2019, "A and B, and their mean gradients"),
 }
 """A row for every method; those of other packages have none."""
 

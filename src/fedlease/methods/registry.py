@@ -48,6 +48,7 @@ METHODS: dict[str, str] = {
     "ifca": "fedlease.methods.ifca:build",
     "local": "fedlease.methods.local:build",
     "rolora": "fedlease.methods.rolora:build",
+    "scaffold": "fedlease.methods.scaffold:build",
 }
 """Name -> ``module:builder``, see :data:`fedlease.methods.base.Builder`; imported when it is asked for."""
 

@@ -18,7 +18,7 @@ PROTECTION = (
     "Differential privacy: none (epsilon is not bounded). Secure aggregation: none, the server reads every update. The "
     "page on security says what that means."
 )
-KINDS = {"A": "LoRA A", "B": "LoRA B", "G": "router", "mean": "anchor"}
+KINDS = {"A": "LoRA A", "B": "LoRA B", "G": "router", "dA": "gradient of A", "dB": "gradient of B", "mean": "anchor"}
 
 
 def audit_page(folder: Path, lines: Lines) -> str:

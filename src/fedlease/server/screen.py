@@ -41,8 +41,9 @@ class Screen:
         check_update(task, client, update, expected_examples=rows)
         why = beyond_the_step(task, update, rows, self.bounds)
         if not why and self.bounds.copies:
-            start = sample(start_of(task, update.choice))
-            why = copied(task, update) or replayed(client, sample(update.tensors), start, self.seen)
+            start = start_of(task, update.choice)
+            now = sample({name: update.tensors[name] for name in start})
+            why = copied(task, update) or replayed(client, now, sample(start), self.seen)
         if why:
             step.suspects[client] = [f"refused: {why}"]
             raise UpdateRefusedError(client, why)

@@ -1,0 +1,68 @@
+"""The optimisers of several clients, and the terms in their losses, over the rows of one block."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from fedlease.client.block import Block
+from fedlease.client.training import Optimiser
+from fedlease.core.types import ClientTask, Tensors
+
+__all__ = ["StackedAdamW", "stacked_term"]
+
+
+class StackedAdamW:
+    """AdamW over the rows of a block; clients that make equally many steps are one group, which ends as one."""
+
+    def __init__(self, values: Tensor, totals: Sequence[int], options: Optimiser) -> None:
+        self._parameters: list[tuple[slice, nn.Parameter]] = []
+        rates: list[Callable[[int], float]] = []
+        for total in dict.fromkeys(totals):
+            begin = totals.index(total)
+            place = slice(begin, begin + totals.count(total))
+            self._parameters.append((place, nn.Parameter(values[place])))
+            rates.append(options.rate(total))
+        groups = [{"params": [parameter]} for _, parameter in self._parameters]
+        adamw = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        self._schedule = LambdaLR(adamw, rates)
+
+    def step(self, gradients: Tensor) -> None:
+        """One step of the first clients, whose gradients these are, and of the learning rate."""
+        for place, parameter in self._parameters:
+            parameter.grad = gradients[place] if place.stop <= len(gradients) else None
+        self._schedule.optimizer.step()
+        self._schedule.step()
+
+
+def stacked_term(
+    tasks: Sequence[ClientTask], names: Sequence[Mapping[str, str]], received: Sequence[Tensors], trained: Block
+) -> Callable[[Tensor], None] | None:
+    """A function that adds the gradient of the tasks' terms to those of the first clients; None where there is none.
+
+    See :class:`fedlease.core.local_term.LocalTerm`. Some tasks may be without a term, where the others have a slope.
+
+    Args:
+        tasks: one per client, of one layout.
+        names: of each client, tensor -> its name by slot.
+        received: each client's tensors before training.
+        trained: the tensors that learn, by slot.
+    """
+    term = next((task.term for task in tasks if task.term is not None), None)
+    if term is None:
+        return None
+    own = [{to[name]: tensor for name, tensor in each.items()} for to, each in zip(names, received, strict=True)]
+    slopes = []
+    for task, to, tensors in zip(tasks, names, own, strict=True):
+        slope = {} if task.term is None else {to[name]: tensor for name, tensor in task.term.slope.items()}
+        slopes.append({name: slope.get(name, torch.zeros_like(tensors[name])) for name in trained.names})
+    start, slope_of = (Block(each, trained.names, trained.values.device).values for each in (own, slopes))
+    uploaded = {names[0][name] for name in tasks[0].upload}
+    pull = trained.mask(dict.fromkeys(uploaded.intersection(trained.names), term.pull))
+
+    def add(gradients: Tensor) -> None:
+        clients = len(gradients)
+        gradients += pull * (trained.values[:clients] - start[:clients]) + slope_of[:clients]
+
+    return add

@@ -1,0 +1,83 @@
+"""SCAFFOLD: FedIT, whose clients go by everyone's mean gradient in the place of what their own pulls them to.
+
+Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging for Federated Learning.
+ICML 2020. https://arxiv.org/abs/1910.06378
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from fedlease.core.aggregate import client_weights
+from fedlease.core.codec import serialisable
+from fedlease.core.local_term import LocalTerm
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, TensorName, Tensors
+from fedlease.methods.base import CommonState, Terms
+from fedlease.methods.fedit import FedIT
+
+__all__ = ["Scaffold", "ScaffoldState", "build"]
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class ScaffoldState(CommonState):
+    """Where a SCAFFOLD run stands.
+
+    Attributes:
+        variates: client -> c_i, its mean gradient of A and B when it trained last; 0 for one that has not.
+    """
+
+    variates: Mapping[ClientId, Tensors] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scaffold(FedIT):
+    """FedIT with <c - c_i, w> in the local loss, where c is the mean of c_i over all clients.
+
+    c_i is the mean gradient over the steps of the client's last task, without the term. Under plain SGD that is the
+    paper's second option, c_i - c + (x - y_i) / (K eta), to the letter; under AdamW it stays a gradient.
+    """
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> ScaffoldState:
+        """The initial adapter is the first shared one, and all variates are 0."""
+        return ScaffoldState(round=1, adapter=adapter, clients=dict(clients))
+
+    def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
+        """FedIT's, with the term, and with the mean gradients among what is given back."""
+        assert isinstance(state, ScaffoldState)
+        task = super().task(state, client)
+        if task is None:
+            return None
+        slope = self._slope(state, client)
+        return replace(task, term=LocalTerm(slope=slope) if slope else None, gradients=True)
+
+    def aggregate(
+        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> CommonState:
+        """The means of A and of B, and the variates of those who answered."""
+        assert isinstance(state, ScaffoldState)
+        names = {str(TensorName.parse(name).gradient): name for name in state.adapter.names("AB")}
+        variates, trained = dict(state.variates), []
+        for update in updates:
+            own = update.tensors
+            variates[update.client] = {name: own[gradient] for gradient, name in names.items()}
+            trained.append(replace(update, tensors={name: own[name] for name in own.keys() - names.keys()}))
+        return super().aggregate(replace(state, variates=dict(sorted(variates.items()))), trained, absent)
+
+    def _slope(self, state: ScaffoldState, client: ClientId) -> dict[str, Tensor]:
+        """c - c_i; {} as long as nobody has trained."""
+        weights = client_weights(state.clients, self.weights)
+        total = sum(weights.values())
+        slope: dict[str, Tensor] = {}
+        for other, variate in state.variates.items():
+            share = weights.get(other, 0.0) / total - (other == client)
+            for name, tensor in variate.items():
+                part = share * tensor.double()
+                slope[name] = slope[name] + part if name in slope else part
+        return {name: tensor.float() for name, tensor in sorted(slope.items())}
+
+
+def build(terms: Terms) -> Scaffold:
+    """SCAFFOLD, which has no settings of its own."""
+    return Scaffold(terms.budget, terms.weights)
