@@ -24,16 +24,20 @@ left() { echo $((limit - SECONDS)); }
 
 [ -z "${WHEELS:-}" ] || "$python" -m pip install -q --no-index --no-deps "$WHEELS"/*.whl
 
-if [ -z "$smoke" ] && [ ! -s "$out/tests.txt" ]; then
-  timeout "$(left)" "$python" -m pytest -q -m gpu -p no:cacheprovider tests/client tests/models tests/use \
-    > "$out/tests.tmp" 2>&1 || true  # a test that fails says so in the file, and the figures are wanted anyway
-  mv "$out/tests.tmp" "$out/tests.txt"
-  tail -n 1 "$out/tests.txt"
+steps() {
+  "$python" benchmarks/accelerator_step.py "$out/steps.jsonl" --passes "$1" --seconds "$(left)" $smoke > "$out/steps.txt"
+}
+steps 1  # over all bases, before a second pass over any
+if [ -z "$smoke" ]; then
+  if [ ! -s "$out/tests.txt" ]; then
+    # A test that fails says so in the file, and the figures are wanted anyway.
+    timeout 60 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/client tests/models tests/use \
+      > "$out/tests.tmp" 2>&1 || true
+    mv "$out/tests.tmp" "$out/tests.txt"
+    tail -n 1 "$out/tests.txt"
+  fi
+  steps 3
 fi
-for passes in 1 3; do  # one pass over all bases before a second over any
-  "$python" benchmarks/accelerator_step.py "$out/steps.jsonl" --passes $passes --seconds "$(left)" $smoke > "$out/steps.txt"
-  [ -z "$smoke" ] || break
-done
 cat "$out/steps.txt"
 if [ -n "${QUICKSTART:-}" ] && [ "$(left)" -gt 30 ]; then
   "$python" benchmarks/accelerator.py "$out/runs.jsonl" --seconds "$(left)" $smoke | tee "$out/runs.txt"

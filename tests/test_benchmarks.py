@@ -122,6 +122,34 @@ def test_a_run_of_a_method_is_a_line_of_scores_and_costs_and_one_that_fails_says
     assert "train.lr" in line["failed"] and "mean" not in line
 
 
+def test_a_later_call_measures_the_steps_that_are_missing(
+    scripts: Scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, file = scripts.accelerator_step, tmp_path / "steps.jsonl"
+    monkeypatch.setattr(script, "SMALL", {"tiny decoder": script.SMALL["tiny decoder"]})
+    monkeypatch.setattr(script, "DTYPES", ("bfloat16",))
+    for variants in (("stacked 4",), ("swapped", "stacked 4", "floor")):
+        monkeypatch.setattr(script, "VARIANTS", variants)
+        assert script.main([str(file), "--smoke"]) == 0
+        file.write_text(file.read_text() + '{"cut off')
+    assert [line["variant"] for line in script.read(file)] == ["stacked 4", "swapped", "floor"]
+    assert "stacked 4" in capsys.readouterr().out
+
+
+def test_ratios_of_steps_are_of_medians_and_the_base_counts_once(scripts: Scripts) -> None:
+    cell = {"device": "A", "base": "B", "dtype": "float32", "tokens": 32, "base_mb": 100}
+    ms = {"swapped": [6.0, 9.0, 7.0], "stacked 1": [8.0], "stacked 16": [2.0], "peft": [14.0]}
+    extra = {"swapped": 10, "stacked 1": 10, "stacked 16": 160, "peft": 10}
+    found = scripts.accelerator_step.report(
+        [{**cell, "variant": name, "ms": one, "extra_mb": extra[name]} for name in ms for one in ms[name]]
+    )
+    assert [row[3:8] for row in found.tables[0].rows if row[3] == "stacked 16"] == [
+        ["stacked 16", "1", "2.00 (2.00-2.00)", "3.5", "7.0"]  # 7 / 2 and 14 / 2
+    ]
+    # (100 + 160) / (100 + 16 x 10) = 1
+    assert [(target.figure, target.met) for target in found.targets] == [("3.5", True), ("7.0", True), ("1.00", True)]
+
+
 def check_smoke(path: Path, printed: str) -> None:
     result = json.loads(path.read_text())
     assert result["smoke"] is True
