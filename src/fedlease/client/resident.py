@@ -34,6 +34,10 @@ class ResidentModel:
         autocast: type of the products when the base is not float32; None computes in the base's own type.
         task: what is optimised and scored with it; None is classification.
         deterministic: whether a GPU gives the same bits every time.
+
+    Attributes:
+        parameters: of the adapter, and of the head where one was loaded, by name.
+        num_labels: of the client that was loaded last.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class ResidentModel:
         self._spec: AdapterSpec | None = None
         self._arguments = inspect.signature(base.model.forward).parameters
         self.parameters: dict[str, nn.Parameter] = {}
+        self.num_labels = 0
 
     @property
     def model(self) -> PeftModel:
@@ -96,6 +101,7 @@ class ResidentModel:
         """
         self._match(model.spec)
         self.restrict(None)
+        self.num_labels = num_labels
         self.use_head(self.head_modules(num_labels))
         values = dict(model.tensors if tensors is None else tensors)
         anchor = values.pop(ANCHOR, None)

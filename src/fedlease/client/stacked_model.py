@@ -89,6 +89,9 @@ class StackedModel:
         self.num_labels = list(num_labels)
         for name, head in self._heads.items():
             head.use(self._resident.head_modules(max(num_labels))[name])
+        self._combine(spec, only)
+
+    def _combine(self, spec: AdapterSpec, only: tuple[int, ...] | None) -> None:
         plan, mixer = self.plan, spec.mixer
         if mixer in ROUTER_ROWS and spec.num_experts == 1:
             mixer = "none"  # as in the layer: nothing to choose among
@@ -104,7 +107,43 @@ class StackedModel:
     def narrow(self, clients: int) -> None:
         """Computes with the first so many clients, at least one."""
         self._leaves = {name: self.trained.view(name, clients).requires_grad_() for name in self.trained.names}
-        found = {name: self._frozen.view(name, clients) for name in self._frozen.names} | self._leaves
+        self._place({name: self._frozen.view(name, clients) for name in self._frozen.names} | self._leaves, clients)
+        labels, most = self.num_labels[:clients], max(self.num_labels)
+        missing = torch.arange(most) >= torch.tensor(labels).unsqueeze(1)  # (clients, labels)
+        self._missing = missing.unsqueeze(1).to(self.device) if min(labels) < most else None
+
+    def spread(
+        self,
+        spec: AdapterSpec,
+        tensors: Tensors,
+        rows: int,
+        num_labels: int,
+        trainable: Collection[str],
+        only: tuple[int, ...] | None = None,
+    ) -> dict[str, Tensor]:
+        """Puts one client's tensors in place for so many rows, each with a view of them that is differentiated apart.
+
+        Args:
+            spec: of the client.
+            tensors: named by slot, on the device.
+            rows: of the next batch.
+            num_labels: of the client.
+            trainable: names, by slot, of those that learn.
+            only: as for :meth:`load`.
+
+        Returns:
+            Name, by slot -> what a row's loss is differentiated by, (rows, *shape), for those that learn.
+        """
+        for name, head in self._heads.items():
+            head.use(self._resident.head_modules(num_labels)[name])
+        self._combine(spec, only)
+        found = {name: tensor.detach().expand(rows, *tensor.shape) for name, tensor in tensors.items()}
+        leaves = {name: found[name].requires_grad_() for name in sorted(trainable)}
+        self._place(found, rows)
+        self._missing = None
+        return leaves
+
+    def _place(self, found: Tensors, clients: int) -> None:
         experts = range(self.plan.rule.num_experts)
         for module, layer in self._layers.items():
             layer.a = [found[str(TensorName(module, "A", slot))] for slot in experts]
@@ -114,9 +153,6 @@ class StackedModel:
             paths = {name: name.removeprefix(f"{HEAD}/{module}.") for name in head_names(found)}
             head.tensors = {path: found[name] for name, path in paths.items() if path != name}
         self.plan.clients = clients
-        labels, most = self.num_labels[:clients], max(self.num_labels)
-        missing = torch.arange(most) >= torch.tensor(labels).unsqueeze(1)  # (clients, labels)
-        self._missing = missing.unsqueeze(1).to(self.device) if min(labels) < most else None
 
     def gradients(self, loss: Tensor) -> Tensor:
         """Of the sum of what the clients lose, (clients, width of the block); the step after it is in place."""

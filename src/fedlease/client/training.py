@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fedlease.client.gradients import MeanGradients
+from fedlease.client.private_steps import PrivateSteps, PrivateTraining
 from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.core.choices import LrSchedule
@@ -67,6 +68,7 @@ class Share:
         head: modules that are put in place before each of its batches; empty leaves those that are loaded.
         add_term: adds the gradient of the task's term to that of a batch.
         gradients: takes the gradient of a batch before that.
+        private: samples and bounds rows and adds noise, in the place of plain batches and their gradients.
     """
 
     rows: Encoded
@@ -75,6 +77,7 @@ class Share:
     head: Mapping[str, nn.Module] = field(default_factory=dict)
     add_term: Callable[[], None] | None = None
     gradients: MeanGradients | None = None
+    private: PrivateSteps | None = None
 
 
 @dataclass
@@ -113,10 +116,12 @@ class Trainer:
     Attributes:
         resident: the base model.
         optimiser: of every stage.
+        privacy: keeps what is learnt differentially private; None trains on rows as they are.
     """
 
     resident: ResidentModel
     optimiser: Optimiser
+    privacy: PrivateTraining | None = None
 
     def train(
         self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: int = 0
@@ -155,8 +160,14 @@ class Trainer:
                 resident.restrict(stage.experts)
                 draw: tuple[str | int, ...] = (client, task.round, number, *([half] if half else []))
                 torch.manual_seed(derive(seed, "dropout", *draw))
+                private = None if self.privacy is None else self.privacy.steps(task, stage, rows, draw)
                 share = Share(
-                    rows, generator(seed, "batches", *draw), parameters, add_term=add_term, gradients=gradients
+                    rows,
+                    generator(seed, "batches", *draw),
+                    parameters,
+                    add_term=add_term,
+                    gradients=gradients,
+                    private=private,
                 )
                 loss = self.fit({client: share}, stage.epochs, progress)[client]
         finally:
@@ -220,18 +231,17 @@ class Trainer:
         order: torch.Generator | None,
     ) -> Iterator[tuple[ClientId, int, Tensor]]:
         """One pass; the loss of every step, a scalar that is still on the device."""
-        batches = [
-            (client, batch)
-            for client, share in shares.items()
-            for batch in training_batches(share.rows.lengths, self.optimiser.batch_size, share.shuffle)
-        ]
+        batches = [(client, batch) for client, share in shares.items() for batch in self._batches(share)]
         if order is not None:
             batches = [batches[i] for i in torch.randperm(len(batches), generator=order).tolist()]
         for client, batch in batches:
             share = shares[client]
             self.resident.use_head(share.head)
-            loss = self.resident.task.batch_loss(self.resident, share.rows, batch)
-            loss.backward()
+            if share.private is None:
+                loss = self.resident.task.batch_loss(self.resident, share.rows, batch)
+                loss.backward()
+            else:
+                loss = share.private.backward(batch)
             # One step with a gradient is enough, and as a rule it is the first.
             progress.learnt = progress.learnt or any(
                 p.grad is not None and bool(p.grad.any()) for p in share.parameters
@@ -246,6 +256,11 @@ class Trainer:
             schedule.optimizer.zero_grad(set_to_none=True)
             schedule.step()
             yield client, len(batch), loss.detach()
+
+    def _batches(self, share: Share) -> list[list[int]]:
+        if share.private is not None:
+            return share.private.batches()
+        return training_batches(share.rows.lengths, self.optimiser.batch_size, share.shuffle)
 
 
 def _one_behind(

@@ -1,0 +1,170 @@
+"""Steps of differentially private training: sampled rows, a bounded gradient of each, and noise, see core/row_noise.py.
+
+Every row is computed as if it were a client of its own (:mod:`fedlease.client.stacked_layers`): the frozen base
+computes the batch as ever, and A, B, router and head are expanded to one view per row, whose gradient is that of the
+row. Memory: the rows of a batch times what is trained, in float32.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fedlease.client.resident import ResidentModel
+from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
+from fedlease.core.row_noise import Draws, Sampling, bounded_sum, noisy_mean, poisson_batch, sampling
+from fedlease.core.types import ClientTask, Stage
+from fedlease.privacy.accountant import epsilon_of, noise_for
+from fedlease.privacy.randomness import draws_of
+from fedlease.tasks.base import StackingTask
+from fedlease.tasks.encoded import Encoded
+
+__all__ = ["PrivacyTerms", "PrivateSteps", "PrivateTraining"]
+
+
+@dataclass(frozen=True)
+class PrivacyTerms:
+    """What a client's training may tell of any one of its rows.
+
+    Attributes:
+        epsilon: of everything that the client trains in the run.
+        delta: of the same.
+        clip: C, the longest gradient of a row.
+        batch_size: rows that take part in a step, on average.
+        passes: method -> the most passes over the rows that it asks of a client.
+        seed: of noise and samples; None draws them from the operating system.
+    """
+
+    epsilon: float
+    delta: float
+    clip: float
+    batch_size: int
+    passes: Mapping[str, int]
+    seed: int | None
+
+    def noise(self, rows: int) -> float:
+        """Sigma for a client with so many train rows, in units of ``clip``: enough for all methods of the run.
+
+        Raises:
+            ConfigError: as :func:`fedlease.privacy.accountant.noise_for`.
+        """
+        return noise_for(self.epsilon, (self.planned(rows),), self.delta)
+
+    def planned(self, rows: int) -> Sampling:
+        """Rate and number of the steps that the noise of such a client is enough for."""
+        return sampling(rows, self.batch_size, sum(self.passes.values()))
+
+    def spent(self, rows: int, steps: int) -> float:
+        """Epsilon of the first so many steps of such a client."""
+        rate, _ = self.planned(rows)
+        return epsilon_of(self.noise(rows), ((rate, steps),), self.delta)
+
+
+@dataclass
+class PrivateSteps:
+    """The steps of one stage.
+
+    Attributes:
+        training: whose model they are computed with.
+        rows: the client's.
+        task: that is trained.
+        stage: of the task.
+        noise: sigma.
+        draws: of samples and noise.
+    """
+
+    training: "PrivateTraining"
+    rows: Encoded
+    task: ClientTask
+    stage: Stage
+    noise: float
+    draws: Draws
+
+    def batches(self) -> list[list[int]]:
+        """The samples of one pass."""
+        rate, count = sampling(len(self.rows), self.training.terms.batch_size, 1)
+        return [poisson_batch(len(self.rows), rate, self.draws) for _ in range(count)]
+
+    def backward(self, batch: Sequence[int]) -> Tensor:
+        """Leaves the noisy gradient of a sample in what is trained; returns the mean loss, a scalar, of its rows.
+
+        A row whose loss or gradient is not finite counts nothing.
+        """
+        terms, parameters = self.training.terms, self.training.resident.parameters
+        learning = {name: parameters[name] for name in sorted(self.stage.trainable)}
+        sums = {name: torch.zeros_like(parameter) for name, parameter in learning.items()}
+        losses = [torch.zeros((), device=self.training.resident.device)]
+        lengths = self.rows.lengths
+        by_length = sorted(batch, key=lambda row: lengths[row])
+        # A sample may be larger than expected, and memory is for what is expected.
+        for begin in range(0, len(batch), terms.batch_size):
+            chunk = by_length[begin : begin + terms.batch_size]
+            loss, gradients = self.training.row_gradients(self.rows, chunk, self.task, self.stage)
+            losses.append(loss.nan_to_num(0.0, 0.0, 0.0).sum())
+            bounded = bounded_sum(list(gradients.values()), terms.clip)
+            for name, total in zip(gradients, bounded, strict=True):
+                sums[name] += total
+        expected = min(terms.batch_size, len(self.rows))
+        for name, parameter in learning.items():
+            parameter.grad = noisy_mean(
+                sums[name], noise=self.noise, clip=terms.clip, expected=expected, draws=self.draws
+            )
+        return torch.stack(losses).sum() / max(1, len(batch))
+
+
+@dataclass
+class PrivateTraining:
+    """Differentially private training on the resident model.
+
+    Attributes:
+        resident: the base model, of a task that gives the loss of every row; what it has loaded is taken out.
+        terms: of the clients.
+        modules: paths of the adapted modules.
+    """
+
+    resident: ResidentModel
+    terms: PrivacyTerms
+    modules: Sequence[str]
+    _model: StackedModel = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._model = StackedModel(self.resident, self.modules)
+
+    def steps(self, task: ClientTask, stage: Stage, rows: Encoded, draw: tuple[str | int, ...]) -> PrivateSteps:
+        """The steps of a stage; ``draw`` is what its random numbers depend on beside the seed."""
+        draws = draws_of(self.terms.seed, "privacy", *draw)
+        return PrivateSteps(self, rows, task, stage, self.terms.noise(len(rows)), draws)
+
+    def row_gradients(
+        self, rows: Encoded, batch: Sequence[int], task: ClientTask, stage: Stage
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and gradients of every row of a batch, with what is loaded in the resident model.
+
+        Args:
+            rows: the client's.
+            batch: some of them, at least one.
+            task: whose model is loaded.
+            stage: of the task.
+
+        Returns:
+            (b,), and name -> (b, *shape) of every tensor that the stage trains.
+        """
+        resident, spec, model = self.resident, task.model.spec, self._model
+        assert isinstance(resident.task, StackingTask)
+        names = to_slots(resident.parameters.keys(), spec)
+        values: dict[str, nn.Parameter] = {names[name]: value for name, value in resident.parameters.items()}
+        order = slots_of(spec)
+        only = None if stage.experts is None else tuple(order.index(expert) for expert in stage.experts)
+        trained = [names[name] for name in sorted(stage.trainable)]
+        with model.using(rows, training=True):
+            leaves = model.spread(spec, values, len(batch), resident.num_labels, trained, only)
+            losses = resident.task.row_losses(model, rows, batch)
+            shares = losses.new_tensor([resident.task.row_shares(rows, [row])[0] for row in batch])
+            losses = losses * shares
+            found = torch.autograd.grad(losses.sum(), [leaves[name] for name in trained], allow_unused=True)
+            whole = [
+                torch.zeros_like(leaves[name]) if gradient is None else gradient
+                for name, gradient in zip(trained, found, strict=True)
+            ]
+        return losses.detach(), dict(zip(sorted(stage.trainable), whole, strict=True))

@@ -1,0 +1,66 @@
+"""Random numbers for noise: from the run's seed, which makes a simulation repeatable, or from the operating system.
+
+Whoever knows the seed can draw the same noise and take it off again. A client whose server is someone else's draws from
+the system, and never twice the same.
+"""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+from fedlease.core.row_noise import Draws
+from fedlease.core.seeds import generator
+
+__all__ = ["Secret", "Seeded", "draws_of"]
+
+PARTS = 4
+"""Normal numbers whose sum gives one: what a float cannot represent of a single one could tell apart what it hides
+(Mironov, CCS 2012; Holohan and Braghin, "Secure Random Sampling in Differential Privacy", ESORICS 2021)."""
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Repeatable draws: not private against whoever knows the seed.
+
+    Attributes:
+        generator: gives all of them.
+    """
+
+    generator: torch.Generator
+
+    def uniform(self, count: int) -> Tensor:
+        """See :class:`~fedlease.core.row_noise.Draws`."""
+        return torch.rand(count, generator=self.generator, dtype=torch.float64)
+
+    def normal(self, count: int) -> Tensor:
+        """See :class:`~fedlease.core.row_noise.Draws`."""
+        return torch.randn(count, generator=self.generator)
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Draws from the operating system's cryptographic generator."""
+
+    def uniform(self, count: int) -> Tensor:
+        """See :class:`~fedlease.core.row_noise.Draws`."""
+        return torch.from_numpy(_uniform(count))
+
+    def normal(self, count: int) -> Tensor:
+        """See :class:`~fedlease.core.row_noise.Draws`."""
+        # Half a step up, so that no number is 0 or 1, whose quantile is infinite.
+        drawn = ndtri(_uniform(PARTS * count) + 2.0**-54).reshape(PARTS, count).sum(0) / np.sqrt(PARTS)
+        return torch.from_numpy(drawn).float()
+
+
+def _uniform(count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Multiples of 2^-53 in [0, 1)."""
+    return (np.frombuffer(os.urandom(8 * count), np.uint64) >> np.uint64(11)) * 2.0**-53
+
+
+def draws_of(seed: int | None, *purpose: str | int) -> Draws:
+    """Draws for one purpose, from a seed, or from the system where there is none."""
+    return Secret() if seed is None else Seeded(generator(seed, *purpose))
