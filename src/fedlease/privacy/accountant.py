@@ -1,7 +1,8 @@
 """What a sequence of noisy steps on sampled rows reveals, by the PRV accountant of opacus.
 
 Gopi, Lee and Wutschitz, "Numerical Composition of Differential Privacy", NeurIPS 2021
-(https://arxiv.org/abs/2106.02848): upper bounds that hold, not estimates. opacus is imported when a number is asked for.
+(https://arxiv.org/abs/2106.02848): upper bounds that hold, not estimates. opacus is imported when a
+number is asked for.
 """
 
 import math

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
@@ -56,9 +57,9 @@ class Secret:
         return torch.from_numpy(drawn).float()
 
 
-def _uniform(count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _uniform(count: int) -> NDArray[np.float64]:
     """Multiples of 2^-53 in [0, 1)."""
-    return (np.frombuffer(os.urandom(8 * count), np.uint64) >> np.uint64(11)) * 2.0**-53
+    return (np.frombuffer(os.urandom(8 * count), np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def draws_of(seed: int | None, *purpose: str | int) -> Draws:
