@@ -42,7 +42,9 @@ def test_every_container_is_without_root_and_publishes_on_this_machine_alone(nam
         uid = int(service["user"].split(":")[0])
         assert uid > 0 and service["read_only"] is True and service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"] and service["mem_limit"] and service["pids_limit"]
-        assert not {"privileged", "network_mode", "pid", "devices", "cap_add", "environment"} & set(service)
+        assert not {"privileged", "pid", "devices", "cap_add", "environment"} & set(service)
+        # No network of the host's: the gate and who registers share the SuperLink's loopback address.
+        assert service.get("network_mode", "service:server") == "service:server"
         assert all(re.fullmatch(r"\$\{BIND:-127\.0\.0\.1\}:\d+:\d+", port) for port in service.get("ports", []))
         # Built here, not taken from somewhere.
         assert service["image"] == "fedlease"
@@ -92,18 +94,22 @@ def test_the_federation_runs_what_the_guide_of_an_app_runs(tmp_path: Path) -> No
     """Server and nodes have the options of the README that ``fedlease new`` writes, and its files."""
     found = services("federation.yaml")
     nodes = sorted(name for name in found if name.startswith("site-"))
-    assert len(nodes) == 3 and set(found) == {"server", "admin", *nodes}
+    assert len(nodes) == 3 and set(found) == {"server", "gate", "admin", *nodes}
     write_app(tmp_path / "a", nodes, "server", 9000)
     guide = (tmp_path / "a" / "README.md").read_text().replace("\\\n", " ")
     assert "subjectAltName=DNS:server," in guide
-    starts = [line for line in guide.splitlines() if line.startswith(("flower-superlink --host", "flower-supernode"))]
-    by_name = {"server": starts[0], **dict(zip(nodes, starts[1:], strict=True))}
+    programs = ("flower-superlink --host", "fedlease gate", "flower-supernode")
+    starts = [line for line in guide.splitlines() if line.startswith(programs)]
+    by_name = dict(zip(["server", "gate", *nodes], starts, strict=True))
     for name, line in by_name.items():
         program, *words = shlex.split(line)
         service = found[name]
-        assert service["entrypoint"] == [program] and options(service["command"]) == options(words)
+        assert service.get("entrypoint", ["fedlease"]) == [program]
+        assert options(service["command"]) == options(words)
         mounted = {volume.removesuffix(":ro").rsplit(":", 1)[1] for volume in service["volumes"]}
         assert {word for word in service["command"] if word.startswith("/keys/")} <= mounted
+    for name, host in (("server", "127.0.0.1"), ("gate", "0.0.0.0")):
+        assert found[name]["command"][found[name]["command"].index("--host") + 1] == host
     for name in nodes:  # a node has its own key and its own rows
         others = [other for other in nodes if other != name]
         assert not [v for v in found[name]["volumes"] for other in others if other in v]

@@ -39,7 +39,7 @@ class Deployment:
 
     def __init__(self, folder: Path, sites: tuple[str, ...]) -> None:
         self.folder = folder
-        write_app(folder, sites, port=free_ports(len(sites) + 1))
+        write_app(folder, sites, port=free_ports(len(sites) + 2))
         self.sites = sites
         text = (folder / "README.md").read_text()
         self.blocks = dict(re.findall(r"<!-- (.+?) -->\n```bash\n(.*?)```", text, re.DOTALL))
@@ -120,22 +120,30 @@ class Deployment:
         self.do("certificate")
         for site in self.sites:
             self.do(f"key {site}")
+        for step in ("signer", "sign", "trust"):
+            self.do(step)
         self.begin("server")
-        self.listening()
+        self.listening("server")
         self.do("register")
+        self.begin("gate")
+        self.listening("gate")
         for site in self.sites:
             self.join(f"node {site}", self.blocks[f"node {site}"])
 
-    def listening(self) -> None:
-        """Waits for the server's port."""
-        port = int(re.findall(r"--port (\d+)", self.blocks["server"])[0])
+    def port(self, name: str) -> int:
+        """That a block's program listens on."""
+        return int(re.findall(r"--port (\d+)", self.blocks[name])[0])
+
+    def listening(self, name: str) -> None:
+        """Waits for a program's port."""
+        port = self.port(name)
         until = time.monotonic() + PATIENCE
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return
-            assert time.monotonic() < until, self.log("server")
-            assert self.running["server"].poll() is None, self.log("server")
+            assert time.monotonic() < until, self.log(name)
+            assert self.running[name].poll() is None, self.log(name)
             time.sleep(0.2)
 
 

@@ -1,10 +1,13 @@
 """Real processes on this machine: SuperLink, SuperNodes, TLS, node keys; by the commands of an app's README."""
 
+import copy
 import json
 import re
 import shutil
+import ssl
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,11 @@ from small import rounds_of, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
+import httpx
 from flower.deployment import Deployment, deployment
 from flower.nodes import comparable
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from peft import get_peft_model_state_dict
 
 import fedlease
@@ -85,7 +91,7 @@ def test_a_deployment_gives_the_tensors_and_scores_of_one_process(app: Deploymen
 @pytest.mark.deployment
 def test_the_app_runs_in_a_simulation_of_flower(app: Deployment, tmp_path: Path) -> None:
     """``flwr run . local``, which starts a server of its own in the background."""
-    port = str(int(re.findall(r"--port (\d+)", app.blocks["server"])[0]) + 500)
+    port = str(app.port("server") + 500)
     app.environment["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = port
     block = app.blocks["simulation"].replace("--stream", "--stream --run-config 'out=\"runs/simulated\"'")
     try:
@@ -126,7 +132,7 @@ def test_a_server_that_is_killed_resumes_where_it_was(app: Deployment, tmp_path:
     begun = [record["round"] for record in rounds_of(app.folder / "runs/server")]
     assert begun == [0, 1]
     app.begin("server")
-    app.listening()
+    app.listening("server")
     run_to_end(app, changes, "runs/server")
     assert [record["round"] for record in rounds_of(app.folder / "runs/server")] == [0, 1, 2]
     here = in_one_process(app, changes.split(), tmp_path / "here")
@@ -139,10 +145,10 @@ def test_a_server_that_is_killed_resumes_where_it_was(app: Deployment, tmp_path:
     ("change", "line"),
     [
         (("data-dir='$PWD/rows/site-b'", "data-dir='$PWD/rows/nowhere'"), "data-dir: '{folder}/rows/nowhere' does not"),
-        (("client-id='site-b'", "client-id='site-a'"), "client 'site-a' is claimed by two nodes"),
+        (("client-id='site-b'", "client-id='site-a'"), "which is not this client's (flower.client_keys)"),
         (("client-id='site-b'", "client-id='site-b' model='{folder}/other'"), "is not the server's"),
     ],
-    ids=["folder", "twins", "model"],
+    ids=["folder", "impostor", "model"],
 )
 def test_a_node_set_up_wrongly_stops_the_run_before_training(
     change: tuple[str, str], line: str, app: Deployment
@@ -151,7 +157,9 @@ def test_a_node_set_up_wrongly_stops_the_run_before_training(
 
     if not (app.folder / "other").exists():
         make_tiny(app.folder / "other", seed=5)
-    app.end("node site-b")
+    away = ["node site-b", *(["node site-a"] if "site-a" in change[1] else [])]
+    for name in away:
+        app.end(name)
     was, becomes = change
     app.join("wrong", app.blocks["node site-b"].replace(was, becomes.format(folder=app.folder)))
     try:
@@ -162,7 +170,84 @@ def test_a_node_set_up_wrongly_stops_the_run_before_training(
         app.until("wrong", "the server does not take this node")
     finally:
         app.end("wrong")
-        app.join("node site-b", app.blocks["node site-b"])
+        for name in away:
+            app.join(name, app.blocks[name])
+
+
+@pytest.fixture(scope="module")
+def stranger(app: Deployment) -> Iterator[Deployment]:
+    """Commands of Flower in a folder of the stranger's own, at the gate and at the SuperLink behind it."""
+    made = copy.copy(app)
+    made.folder, made.running, made.begun = app.folder.parent / "stranger", {}, {}
+    (made.folder / ".flwr").mkdir(parents=True)
+    shutil.copy(app.folder / "keys/ca.crt", made.folder)
+    for name in ("pyproject.toml", "federation.yaml", "env.sh"):
+        shutil.copy(app.folder / name, made.folder)
+    shutil.copytree(app.folder / "federation_app", made.folder / "federation_app")
+    code = f"open({str(made.folder / 'ran')!r}, 'w')\n"
+    for name in ("client_app.py", "server_app.py"):
+        path = made.folder / "federation_app" / name
+        path.write_text(path.read_text() + code)
+    places = [f'[superlink.{name}]\naddress = "localhost:{app.port(name)}"' for name in ("gate", "server")]
+    config = "\n".join(f'{place}\nroot-certificates = "{made.folder}/ca.crt"' for place in places)
+    (made.folder / ".flwr/config.toml").write_text(config)
+    made.begin("key", "ssh-keygen -q -t ecdsa -b 384 -N '' -f mine").wait(60)
+    yield made
+    for name in list(made.running):
+        made.kill(name)
+
+
+@pytest.mark.deployment
+class TestAStrangerWithTheAuthoritysCertificate:
+    """On the network, with a SuperLink's commands and nothing else; what it tries works where no gate is."""
+
+    @pytest.mark.parametrize("command", ["ls", "supernode list", "federation list"])
+    def test_sees_nothing(self, command: str, stranger: Deployment) -> None:
+        assert stranger.begin("look", f". ./env.sh; flwr {command} server").wait(60) == 0
+        assert stranger.begin("look", f". ./env.sh; flwr {command} gate").wait(60) != 0
+        assert "404 Not Found" in stranger.log("look")
+
+    def test_registers_nothing(self, app: Deployment, stranger: Deployment) -> None:
+        assert stranger.begin("register", ". ./env.sh; flwr supernode register mine.pub gate").wait(60) != 0
+        # Even one whose key the SuperLink has, by whatever way, is not let in by the gate.
+        assert stranger.begin("register", ". ./env.sh; flwr supernode register mine.pub server").wait(60) == 0
+        block = app.blocks["node site-a"].replace("keys/site-a --trusted", f"{stranger.folder}/mine --trusted")
+        port = re.findall(r"--port (\d+)", block)[0]
+        block = block.replace(f"--port {port}", f"--port {int(port) + 600}")
+        assert app.begin("registered", block).wait(60) != 0
+        assert "SuperNode ID" not in app.log("registered")
+        app.running.pop("registered")
+
+    def test_runs_nothing(self, stranger: Deployment) -> None:
+        submit = ". ./env.sh; timeout 60 flwr run . gate --stream --run-config 'out=\"runs/stranger\"'"
+        assert stranger.begin("submit", submit).wait(120) != 0 and "404 Not Found" in stranger.log("submit")
+        assert not (stranger.folder / "ran").exists()
+
+    def test_takes_no_task_of_an_app(self, app: Deployment) -> None:
+        """Flower asks who takes the next app to run for no key at all."""
+        asked = AcquireTaskRequest(supported_task_types=["flwr-serverapp"]).SerializeToString()
+        about = {"content-type": PROTOBUF_MEDIA_TYPE, "accept": PROTOBUF_MEDIA_TYPE}
+        about |= {"flwr-package-name": "flwr", "flwr-package-version": version("flwr"), "flwr-component-name": "x"}
+        found = {}
+        for name in ("server", "gate"):
+            url = f"https://localhost:{app.port(name)}/v1/runtime/acquire-task"
+            trusted = ssl.create_default_context(cafile=str(app.folder / "keys/ca.crt"))
+            found[name] = httpx.post(url, content=asked, headers=about, verify=trusted, trust_env=False)
+        assert (found["server"].status_code, found["gate"].status_code) == (200, 404) and not found["gate"].content
+
+    def test_a_server_that_ships_code_that_nobody_signed_is_refused_by_the_nodes(
+        self, app: Deployment, stranger: Deployment
+    ) -> None:
+        """Whoever owns the server can submit it; it runs on no client's machine."""
+        submit = '. ./env.sh; flwr run . server --stream --run-config \'out="runs/other" set="flower.wait=60"\''
+        stranger.begin("submit", submit)
+        stranger.until("submit", "The FAB could not be verified", RUN)
+        stranger.running["submit"].wait(RUN)
+        assert (stranger.folder / "ran").exists(), "on the server it ran"
+        (stranger.folder / "ran").unlink()
+        for site in app.sites:
+            app.until(f"node {site}", "FAB verification failed")
+        assert not (stranger.folder / "ran").exists()
 
 
 @pytest.mark.deployment

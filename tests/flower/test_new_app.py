@@ -33,9 +33,12 @@ def test_a_new_app_is_complete_and_its_settings_are_sound(tmp_path: Path, monkey
 def test_names_and_addresses_reach_every_command(tmp_path: Path) -> None:
     write_app(tmp_path / "a", ["clinic", "bank"], "fl.example.org", 9000)
     text = (tmp_path / "a/README.md").read_text()
-    assert text.count("fl.example.org:9000") == 3 and "site-a" not in text
-    assert "subjectAltName=DNS:fl.example.org,DNS:localhost,IP:127.0.0.1" in text and "--host 0.0.0.0" in text
-    assert "--port 9001" in text and "--port 9002" in text
+    assert text.count("fl.example.org:9000") == 2 and "site-a" not in text
+    assert "subjectAltName=DNS:fl.example.org,DNS:localhost,IP:127.0.0.1" in text
+    assert "--port 9002" in text and "--port 9003" in text
+    # What the network reaches is the gate; the SuperLink behind it answers this machine alone.
+    assert "fedlease gate --host 0.0.0.0 --port 9000 --superlink 127.0.0.1:9001" in text
+    assert "flower-superlink --host 127.0.0.1 --port 9001" in text and text.count("0.0.0.0") == 1
     assert {path.name for path in (tmp_path / "a/rows").iterdir()} == {"clinic", "bank"}
     write_app(tmp_path / "b", host="10.0.0.7")
     assert "subjectAltName=IP:10.0.0.7," in (tmp_path / "b/README.md").read_text()
@@ -57,8 +60,8 @@ def test_a_name_that_begins_with_a_digit_still_gives_a_module(tmp_path: Path) ->
         ({"clients": ["one", "../two"]}, "--client: '../two' must not start with a dot"),
         ({"host": "a b"}, "--host: must be a host name or an address, got 'a b'"),
         ({"host": "x;reboot"}, "--host: must be a host name or an address, got 'x;reboot'"),
-        ({"port": 0}, "--port: must be from 1 to 65532, the clients' follow it, got 0"),
-        ({"port": 65533}, "--port: must be from 1 to 65532"),
+        ({"port": 0}, "--port: must be from 1 to 65531, those of SuperLink and clients follow it, got 0"),
+        ({"port": 65532}, "--port: must be from 1 to 65531"),
     ],
 )
 def test_values_that_cannot_be_used_are_refused(values: dict[str, object], rule: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import traceback
 import warnings
 
 from fedlease._version import __version__
-from fedlease.cli import audit, compare, init, lists, look, new, reproduce, runs, use  # noqa: F401  registers the commands
+from fedlease.cli import audit, compare, init, lists, look, new, reproduce, runs, server, use  # noqa: F401  registers the commands
 from fedlease.cli.shared import INTERRUPTED, Command, Interrupted, app
 from fedlease.core.wording import printable
 from fedlease.errors import InputError, RunFailedError, limit_reached

@@ -1,6 +1,7 @@
 """What all groups of settings have in common, and the groups about model, training and clients."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
@@ -234,6 +235,10 @@ class FlowerSettings(Section):
     """Seconds that a step waits for answers; whoever is later is left out of it."""
     max_labels: Positive = 1000
     """Labels that a client may have; one that says it has more is turned away."""
+    client_keys: Path | None = None
+    """Folder on the server with a public key for every client, ``ID.pub``: who takes part under an id must have its
+    key. None: any key, but a client that comes back within a run must have the one that it had. It is not sent to
+    nodes."""
 
 
 class BaseSettings(Section):

@@ -162,6 +162,7 @@ class ClientCard:
         pairs: whether rows are pairs of texts.
         fingerprint: SHA-256 over all rows.
         scale: see :attr:`ClientData.scale`.
+        key: fingerprint of the key that the client has proved to have; empty where all is one machine.
     """
 
     id: ClientId
@@ -174,6 +175,7 @@ class ClientCard:
     fingerprint: str
     kind: RowKind = "labels"
     scale: Scale | None = None
+    key: str = ""
 
     @property
     def weight(self) -> int:

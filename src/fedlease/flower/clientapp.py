@@ -35,10 +35,10 @@ def client_app(
 
     Node configuration: ``data-dir``, the client's folder with train and test files; ``client-id``, if its name is not
     the folder's; ``state-dir``, a folder in which private tensors outlive the SuperNode; ``model-out``, a folder for
-    the client's own models, by default in ``state-dir``; ``model``, ``device``, ``threads``, if they differ from the
-    server's; ``keep-loaded``, seconds for which a process with the base model stays after a message, see
-    ``worker_process.py``; and the rules of ``policy.py``. In a simulation ``partition-id`` picks the client from the
-    federation of the settings.
+    the client's own models, by default in ``state-dir``; ``key``, the file with the SuperNode's private key;
+    ``model``, ``device``, ``threads``, if they differ from the server's; ``keep-loaded``, seconds for which a process
+    with the base model stays after a message, see ``worker_process.py``; and the rules of ``policy.py``. In a
+    simulation ``partition-id`` picks the client from the federation of the settings.
 
     Args:
         load: gives the client's rows; None reads them as the node configuration says.

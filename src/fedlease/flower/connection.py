@@ -4,7 +4,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import Message
@@ -18,6 +18,7 @@ from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError, RunFailedError
 from fedlease.flower.bounds import LABEL, MOST_ROWS, shown
+from fedlease.flower.identity import identified
 from fedlease.flower.messages import Envelope, Introduction, Unusable
 from fedlease.flower.validation import card_fault
 from fedlease.flower.wire import MAX_TREE, RecordError, pack, unpack
@@ -79,6 +80,7 @@ class Connection:
         simulated: whether nodes are worker processes of this machine, whose death is no client's refusal.
         skip: whether the run may do without clients whose rows cannot be used.
         lora: names the ranks of clients.
+        keys: whose keys are which, see :func:`~fedlease.flower.identity.identified`.
         cards: client -> its card.
         nodes: client -> node.
         arrays: client -> SHA-256 of the arrays that it was sent last.
@@ -94,6 +96,7 @@ class Connection:
     simulated: bool = False
     skip: bool = False
     lora: LoraSettings = field(default_factory=LoraSettings)
+    keys: Mapping[str, ClientId] | None = None
     cards: dict[ClientId, ClientCard] = field(default_factory=dict)
     nodes: dict[ClientId, int] = field(default_factory=dict)
     arrays: dict[ClientId, frozenset[str]] = field(default_factory=dict)
@@ -177,11 +180,17 @@ class Connection:
         card = value.card
         if fault := card_fault(card, self.max_labels, self.max_rows) or self.lora.fault_of(card.id):
             return f"node {node}: {fault}"
+        key, fault = identified(value, self.hello.run, node, self.keys)
+        if fault:
+            return fault
+        card = replace(card, key=key)
         before = self.nodes.get(card.id)
         if before is not None and before != node and before in present:
             # Asked again later: a restarted node has another id while the old one is not yet given up.
             self._known.discard(node)
             return f"client {card.id!r} is claimed by two nodes, {before} and {node}: give each node its own client-id"
+        if self.cards.get(card.id, card).key != key:
+            return f"client {card.id!r} came back with another key than the run began with: {key or 'none'}"
         if self.cards.get(card.id, card) != card:
             return f"client {card.id!r} came back with other rows or labels than the run began with"
         self.nodes[card.id] = node

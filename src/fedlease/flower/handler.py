@@ -198,7 +198,7 @@ def _node(
     beyond = "" if trusted else policy.labels_fault(data.labels) or policy.rank_fault(settings.lora.of(data.id))
     if wrong := id_fault or beyond:
         raise ConfigError(f"client {data.id!r}: {wrong}")
-    named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out") if key in config}
+    named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out", "key") if key in config}
     if "state-dir" in named:
         _check_room(named["state-dir"], value.run, policy.max_runs)
     folder, own = named.get("state-dir", state_dir), f"{value.run}/{data.id}"
@@ -214,6 +214,8 @@ def _node(
         send_samples=one_machine or policy.send_samples,
         share_private=one_machine,
         max_tasks=None if trusted else TASKS_PER_ROUND * policy.max_rounds,
+        number=context.node_id,
+        key=named.get("key"),
     )
 
 

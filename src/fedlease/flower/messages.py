@@ -32,9 +32,17 @@ class Envelope:
 @serialisable
 @dataclass(frozen=True)
 class Introduction:
-    """A node's reply to an :class:`Envelope` without a request."""
+    """A node's reply to an :class:`Envelope` without a request.
+
+    Attributes:
+        card: of its client.
+        key: the node's public key, as OpenSSH writes it; empty if it has none.
+        signature: by that key, see ``identity.py``; base64.
+    """
 
     card: ClientCard
+    key: str = ""
+    signature: str = ""
 
 
 @serialisable

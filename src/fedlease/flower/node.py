@@ -24,6 +24,7 @@ from fedlease.core.codec import serialisable
 from fedlease.data.federation import ClientData
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.flower.bounds import TEXT
+from fedlease.flower.identity import introduced
 from fedlease.flower.messages import Envelope, Introduction
 from fedlease.flower.model_validation import model_fault, task_fault
 from fedlease.flower.node_store import Store
@@ -117,6 +118,8 @@ class Node:
         send_samples: whether some test rows, with the models' answers, may leave in clear text.
         share_private: whether private tensors may leave: only where server and client are one machine.
         max_tasks: tasks that the node does for one run and method; None sets no limit.
+        number: the node's id in Flower.
+        key: file with the node's private key, which its introduction is signed with; None signs nothing.
     """
 
     run: NodeRun
@@ -126,6 +129,8 @@ class Node:
     send_samples: bool = False
     share_private: bool = False
     max_tasks: int | None = None
+    number: int = 0
+    key: Path | None = None
 
     def reply(self, message: Envelope) -> Introduction | Reply:
         """The reply to a message whose form is right and that the node's policy allows."""
@@ -139,7 +144,7 @@ class Node:
             )
         client = self.run.client(self.data)  # rows that the model cannot take are refused at the introduction
         if message.request is None:
-            return Introduction(self.data.card())
+            return introduced(self.data.card(), message.run, self.number, self.key)
         filters = make_filters(self.run.loaded.settings.filters)
         return client_half(partial(self._handle, message.run, client), filters)(message.request)
 

@@ -19,6 +19,7 @@ from fedlease.data.labels import one_label_notes
 from fedlease.errors import ConfigError, RunFolderError, within_limits
 from fedlease.flower.bounds import MOST_ROWS
 from fedlease.flower.connection import Connection
+from fedlease.flower.keys import clients_of
 from fedlease.flower.messages import Envelope
 from fedlease.flower.transport import Checked, FlowerTransport
 from fedlease.methods.head import Head
@@ -180,17 +181,21 @@ class FedLeaseStrategy(Strategy):
         self, grid: Grid, run: str, settings: Settings, base: str, known: dict[ClientId, ClientCard]
     ) -> Connection:
         flower = settings.flower
+        # The name of Flower's grid for simulations, where nobody has a key.
+        simulated = self.hand_over or type(grid).__name__ == "InMemoryGrid"
+        named = flower.client_keys if not simulated else None
+        sent = settings.model_copy(update={"flower": flower.model_copy(update={"client_keys": None})})
         connection = Connection(
             grid,
-            Envelope(run, __version__, settings.model_dump_json(), base),
+            Envelope(run, __version__, sent.model_dump_json(), base),
             flower.deadline,
             flower.wait,
             flower.max_labels,
             min(settings.bounds.rows, MOST_ROWS),
-            # The name of Flower's grid for simulations; only the wording of errors depends on it.
-            simulated=self.hand_over or type(grid).__name__ == "InMemoryGrid",
+            simulated=simulated,
             skip=settings.data.clients == "skip",
             lora=settings.lora,
+            keys=None if named is None else clients_of(named, "flower.client_keys"),
             cards=dict(known),
         )
         connection.wait(flower.min_nodes, flower.wait)

@@ -35,6 +35,7 @@ class Recorded:
             if self.trail.joins(client, card.fingerprint):
                 rows = {"train_rows": card.train_rows, "valid_rows": card.valid_rows, "test_rows": card.test_rows}
                 about = {"task": card.task, "labels": len(card.labels), "rows_sha256": card.fingerprint}
+                about |= {"key": card.key} if card.key else {}
                 self.trail.add("joined", client=client, **about, **rows)
         return cards
 

@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import RootModel, ValidationError
+from pydantic import Field, RootModel, ValidationError
 
 from fedlease.config.faults import not_installed, sentences
 from fedlease.config.layers import MOST_YAML, differences, parse_yaml
@@ -59,6 +59,7 @@ class _Client(Content):
     fingerprint: str
     kind: RowKind = "labels"
     scale: MeanAndDeviation | None = None
+    key: Annotated[str, Field(max_length=100)] = ""
 
 
 class _Clients(RootModel[dict[ClientName, _Client]]):

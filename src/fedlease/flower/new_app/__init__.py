@@ -38,7 +38,8 @@ def write_app(folder: Path, clients: Sequence[str] = CLIENTS, host: str = "local
         folder: new or empty; its name becomes the app's.
         clients: ids of at least two clients; they stand in shell commands.
         host: name or address under which clients reach the server.
-        port: of the server; the ports after it are the clients', each on its own machine.
+        port: of the server; the next is its SuperLink's, on the loopback address, and those after it are the clients',
+            each on its own machine.
 
     Raises:
         ConfigError: the folder holds files, or a value cannot be used; every fault at once.
@@ -54,9 +55,10 @@ def write_app(folder: Path, clients: Sequence[str] = CLIENTS, host: str = "local
         # No module begins with a digit.
         "package": package if package[0].isalpha() else f"app_{package}",
         # The ports of their SuperNodes differ, so that several fit on one machine.
-        "machines": [{"id": client, "port": port + number} for number, client in enumerate(clients, 1)],
+        "machines": [{"id": client, "port": port + number} for number, client in enumerate(clients, 2)],
         "host": host,
         "port": port,
+        "inner": port + 1,
         "local": host == "localhost",
         "alternative": f"{'IP' if _is_address(host) else 'DNS'}:{host}",
     }
@@ -100,8 +102,9 @@ def _faults(folder: Path, clients: Sequence[str], host: str, port: int) -> list[
         faults.append(f"--client: every client needs an id of its own, got {', '.join(clients)}")
     if not _HOST.fullmatch(host) and not _is_address(host):
         faults.append(f"--host: must be a host name or an address, got {host!r}")
-    if not 1 <= port <= LAST_PORT - len(clients):
-        faults.append(f"--port: must be from 1 to {LAST_PORT - len(clients)}, the clients' follow it, got {port}")
+    last = LAST_PORT - 1 - len(clients)
+    if not 1 <= port <= last:
+        faults.append(f"--port: must be from 1 to {last}, those of SuperLink and clients follow it, got {port}")
     return faults
 
 

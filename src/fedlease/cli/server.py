@@ -1,0 +1,45 @@
+"""The commands of a federation's server: its public door, and the signature of what it sends to nodes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlease.cli.shared import app
+
+__all__ = ["gate", "sign"]
+
+
+@app.command()
+def gate(
+    clients: Annotated[Path, typer.Option(help="Folder with ID.pub, the public key of every client.", metavar="DIR")],
+    certificate: Annotated[Path, typer.Option(help="Of the server, PEM.", metavar="FILE")],
+    key: Annotated[Path, typer.Option(help="Of the certificate, PEM.", metavar="FILE")],
+    authority: Annotated[Path, typer.Option(help="Certificate that the SuperLink's is signed by.", metavar="FILE")],
+    superlink: Annotated[
+        str, typer.Option(help="Where the SuperLink listens.", metavar="HOST:PORT")
+    ] = "127.0.0.1:8001",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    signatures: Annotated[Path | None, typer.Option(help="File that fedlease sign writes.", metavar="FILE")] = None,
+) -> None:
+    """Let known nodes, and nobody else, through to a SuperLink that listens on the loopback address."""
+    from fedlease.flower.gate_server import serve_gate
+
+    serve_gate(superlink, host, port, clients, certificate, key, authority, signatures)
+
+
+@app.command()
+def sign(
+    folder: Annotated[Path, typer.Argument(help="A Flower app that you have read.", metavar="DIR")],
+    key: Annotated[Path, typer.Option(help="Your private key: ssh-keygen -t ed25519.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="File of signatures, for fedlease gate.", metavar="FILE")],
+) -> None:
+    """Sign an app for the nodes that trust your key, and print the line that these need."""
+    import time
+
+    from fedlease.flower.signatures import sign_app
+
+    packed, name, public = sign_app(folder, key, out, int(time.time()))
+    typer.echo(f"signed {packed[:16]}... in {out}; who trusts you has this line in its file of --trusted-entities:")
+    typer.echo(f'"{name}": "{public}"')

@@ -1,0 +1,198 @@
+"""The public door of a federation's server: of all that a SuperLink answers, clients with a known key reach what nodes
+need, and nobody reaches the rest.
+
+Flower serves nodes, control and the processes of apps on one port, and only what nodes ask for is authenticated there.
+So the SuperLink listens on the loopback address alone, and this door in front of it is what the network reaches.
+"""
+
+import base64
+import binascii
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
+from flwr.proto.fab_pb2 import GetFabResponse
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from google.protobuf.message import DecodeError
+
+from fedlease.core.types import ClientId
+from fedlease.errors import ConfigError
+from fedlease.flower.bounds import shown
+from fedlease.flower.keys import clients_of, fingerprint, verifies
+from fedlease.flower.signatures import Signatures
+
+__all__ = ["FLEET", "Gate"]
+
+FLEET = frozenset(
+    f"/v1/fleet/{call}"
+    for call in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    )
+)
+"""What a SuperNode with a key asks its SuperLink for. Registering is not among it: that is done on the server."""
+
+APPS, REPLIES = "/v1/fleet/get-fab", "/v1/fleet/push-messages"
+MOST_BYTES = 64 * 2**20
+"""Of a request; Flower cuts arrays into pieces of 5 MiB."""
+
+PATIENCE = 60.0
+"""Seconds for the SuperLink to answer; a SuperNode gives up after 30."""
+
+OWN_HEADERS = (b"host", b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"upgrade", b"te")
+"""Headers of one connection, which are not those of the next."""
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+log = logging.getLogger("fedlease.gate")
+
+
+@dataclass
+class Gate:
+    """An ASGI application that forwards what nodes with a known key ask for, and answers all else with 404 or 401.
+
+    Attributes:
+        superlink: sends requests to the SuperLink.
+        clients: folder with a public key for every client, ``ID.pub``; read again when files come or go.
+        signatures: of apps, which are attached to them on their way to nodes; None attaches none.
+    """
+
+    superlink: httpx.AsyncClient
+    clients: Path
+    signatures: Signatures | None = None
+    _known: dict[str, ClientId] = field(default_factory=dict)
+    _read_at: int = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Called by the server of ASGI for every connection and request."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, receive, send)
+        # What is neither, a web socket, is closed by the server when nothing accepts it.
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, headers = scope["path"], dict(scope["headers"])
+        if scope["method"] != "POST" or path not in FLEET or scope["query_string"]:
+            return await _refuse(scope, send, 404, "asked for what nodes do not need")
+        client = self._client(headers)
+        if client is None:
+            return await _refuse(scope, send, 401, "has no key of a client, or its clock is wrong")
+        body = await _body(headers, receive)
+        if body is None:
+            return await _refuse(scope, send, 413, f"is client {client!r} and sent more than {MOST_BYTES} bytes")
+        if path == REPLIES and not _own(body):
+            return await _refuse(scope, send, 403, f"is client {client!r} and sent a reply in another node's name")
+        passed = [(name, value) for name, value in scope["headers"] if name.lower() not in OWN_HEADERS]
+        try:
+            answer = await self.superlink.post(path, content=body, headers=passed)
+        except httpx.TransportError as error:
+            log.warning("the SuperLink does not answer: %s", type(error).__name__)
+            return await _answer(send, 503, {}, b"")
+        content = answer.content
+        if path == APPS and answer.status_code == httpx.codes.OK and self.signatures is not None:
+            content = self._signed(content)
+        kept = {name: value for name, value in answer.headers.items() if name in ("content-type", "cache-control")}
+        await _answer(send, answer.status_code, kept, content)
+
+    def _client(self, headers: Mapping[bytes, bytes]) -> ClientId | None:
+        """Who signed the time in a request's headers; None if that is no client, or another time."""
+        try:
+            pem, signature = (
+                base64.b64decode(headers[name.encode()], validate=True)
+                for name in (FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER)
+            )
+            stamp = headers[TIMESTAMP_HEADER.encode()]
+            age = (datetime.now(UTC) - datetime.fromisoformat(stamp.decode("ascii"))).total_seconds()
+            key = load_pem_public_key(pem)
+        except (KeyError, ValueError, TypeError, binascii.Error, UnsupportedAlgorithm):
+            return None
+        if not isinstance(key, EllipticCurvePublicKey) or not (
+            -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+        ):
+            return None
+        client = self._clients().get(fingerprint(key))
+        return client if client is not None and verifies(key, stamp, signature) else None
+
+    def _clients(self) -> dict[str, ClientId]:
+        """Fingerprints of keys, and whose they are; a folder that has become wrong lets nobody in."""
+        try:
+            changed = self.clients.stat().st_mtime_ns
+            if changed != self._read_at:
+                self._known, self._read_at = clients_of(self.clients, "--clients"), changed
+        except (OSError, ConfigError) as error:
+            log.error("%s", shown(str(error)))
+            self._known, self._read_at = {}, 0
+        return self._known
+
+    def _signed(self, content: bytes) -> bytes:
+        """An answer that holds an app, with the signatures that there are for it."""
+        assert self.signatures is not None
+        answer = GetFabResponse.FromString(content)
+        for name, value in self.signatures.of(answer.fab.content).items():
+            answer.fab.verifications[name] = value
+        return bytes(answer.SerializeToString())
+
+
+def _own(body: bytes) -> bool:
+    """Whether replies come from the node that sends them, which the SuperLink does not ask; whose it is, it does."""
+    try:
+        pushed = PushMessagesRequest.FromString(body)
+    except DecodeError:
+        return False
+    return all(message.metadata.src_node_id == pushed.node.node_id for message in pushed.messages_list)
+
+
+async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
+    """The body of a request; None if it is too long, which is known before it is read where its length is stated."""
+    if int(headers.get(b"content-length", b"0")) > MOST_BYTES:
+        return None
+    parts, size, more = list[bytes](), 0, True
+    while more:
+        message = await receive()
+        part: bytes = message.get("body", b"")
+        size, more = size + len(part), message.get("more_body", False)
+        if size > MOST_BYTES:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _refuse(scope: Scope, send: Send, status: int, why: str) -> None:
+    whence = (scope.get("client") or ("unknown",))[0]
+    log.warning("%s %s: %s %s", whence, why, shown(scope["method"]), shown(scope["path"])[:100])
+    await _answer(send, status, {}, b"")
+
+
+async def _answer(send: Send, status: int, headers: Mapping[str, str], content: bytes) -> None:
+    lines = [*headers.items(), ("content-length", str(len(content)))]
+    encoded = [(name.encode(), value.encode()) for name, value in lines]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return

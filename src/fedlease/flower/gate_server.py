@@ -1,0 +1,99 @@
+"""Serves a :class:`~fedlease.flower.gate.Gate`: certificate, address and keys are checked before it listens."""
+
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from fedlease.errors import ConfigError
+from fedlease.flower.gate import PATIENCE, Gate
+from fedlease.flower.keys import clients_of
+from fedlease.flower.signatures import Signatures
+
+__all__ = ["serve_gate"]
+
+CONNECTIONS = 1000
+"""At once; more are answered with 503."""
+
+STOP_SECONDS = 5
+"""That a request has to end when the gate is asked to stop."""
+
+
+def serve_gate(
+    superlink: str,
+    host: str,
+    port: int,
+    clients: Path,
+    certificate: Path,
+    key: Path,
+    authority: Path,
+    signatures: Path | None,
+) -> None:
+    """Serves until it is interrupted.
+
+    Args:
+        superlink: host and port of the SuperLink.
+        host: address to listen on.
+        port: to listen on.
+        clients: see :class:`~fedlease.flower.gate.Gate`.
+        certificate: of the server.
+        key: of the certificate.
+        authority: certificate that the SuperLink's is signed by.
+        signatures: file of signatures; None attaches none.
+
+    Raises:
+        ConfigError: a file is of no use, or the address cannot be listened on.
+    """
+    known = clients_of(clients, "--clients")
+    if signatures is not None:
+        Signatures(signatures).all()
+    with contextlib.ExitStack() as stack:
+        upstream = httpx.AsyncClient(
+            base_url=f"https://{superlink}", verify=_trusting(authority), timeout=PATIENCE, trust_env=False
+        )
+        app: Any = Gate(upstream, clients, None if signatures is None else Signatures(signatures))
+        options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+        options |= {"proxy_headers": False, "limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": STOP_SECONDS}
+        config = uvicorn.Config(app, ssl_certfile=certificate, ssl_keyfile=key, **options)
+        try:
+            config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"--certificate, --key: {certificate}, {key} cannot be used: {error}") from error
+        listener = stack.enter_context(contextlib.closing(_listening(host, port)))
+        server = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:
+            server.should_exit = True
+
+        # When uvicorn has stopped, it raises the signal again, which the default handlers would end the process by.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, stop))
+        logging.basicConfig(format="fedlease: %(message)s", level=logging.WARNING)
+        print(
+            f"fedlease: the gate is open at https://{host}:{port} to {len(known)} clients: "
+            f"{', '.join(sorted(known.values())) or 'none yet'}",
+            file=sys.stderr,
+            flush=True,
+        )
+        server.run(sockets=[listener])
+
+
+def _trusting(authority: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(authority))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"--authority: {str(authority)!r} cannot be used: {error}") from error
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--host, --port: cannot listen on {host}:{port}: {error}") from error
