@@ -134,16 +134,16 @@ def test_a_stranger_reaches_nothing_and_learns_nothing(door: Door, mine: Key) ->
     for sent in ({}, headers(stranger), headers(mine, signer=stranger), headers(mine, late=400), broken):
         for path in sorted(FLEET):
             found = door(path=path, headers=sent)
-            assert (found.status_code, found.content) == (401, b"") and not door.reached
+            assert (found.status_code, found.content) == (403, b"") and not door.reached
 
 
 def test_who_is_taken_out_of_the_folder_is_let_in_no_longer(door: Door, mine: Key) -> None:
     assert door(headers=headers(mine)).status_code == 200
     (door.folder / "clinic-a.pub").unlink()
-    assert door(headers=headers(mine)).status_code == 401
+    assert door(headers=headers(mine)).status_code == 403
     (door.folder / "clinic-a.pub").write_text(text_of(mine.public_key()))
     (door.folder / "clinic-b.pub").write_text("no key")
-    assert door(headers=headers(mine)).status_code == 401, "a folder that is wrong lets nobody in"
+    assert door(headers=headers(mine)).status_code == 403, "a folder that is wrong lets nobody in"
 
 
 def test_a_request_has_a_longest(door: Door, mine: Key, monkeypatch: pytest.MonkeyPatch) -> None:

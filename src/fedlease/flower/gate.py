@@ -68,7 +68,7 @@ log = logging.getLogger("fedlease.gate")
 
 @dataclass
 class Gate:
-    """An ASGI application that forwards what nodes with a known key ask for, and answers all else with 404 or 401.
+    """An ASGI application that forwards what nodes with a known key ask for, and answers all else with 404 or 403.
 
     Attributes:
         superlink: sends requests to the SuperLink.
@@ -96,7 +96,7 @@ class Gate:
             return await _refuse(scope, send, 404, "asked for what nodes do not need")
         client = self._client(headers)
         if client is None:
-            return await _refuse(scope, send, 401, "has no key of a client, or its clock is wrong")
+            return await _refuse(scope, send, 403, "has no key of a client, or its clock is wrong")
         body = await _body(headers, receive)
         if body is None:
             return await _refuse(scope, send, 413, f"is client {client!r} and sent more than {MOST_BYTES} bytes")
