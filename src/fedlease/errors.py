@@ -5,6 +5,7 @@ Each inherits from the one above it:
     FedLeaseError
     ├── InputError              the caller gave something wrong: exit code 2, one line per fault
     │   ├── ConfigError         settings: an unknown key, a value outside its range
+    │   ├── RulesError          a node's own rules forbid what its server asks for; the server is told their names alone
     │   ├── DataError           rows: a missing file or column, an empty text, an unknown label
     │   ├── ModelError          the base model: not found, no such target module, rank too large
     │   ├── MissingPackageError an optional package is not installed; the message holds the command
@@ -28,6 +29,7 @@ __all__ = [
     "InputError",
     "MissingPackageError",
     "ModelError",
+    "RulesError",
     "RunFailedError",
     "RunFolderError",
     "TooFewUpdatesError",
@@ -55,6 +57,18 @@ class InputError(FedLeaseError):
 
 class ConfigError(InputError):
     """A setting is unknown or outside its range."""
+
+
+class RulesError(InputError):
+    """A node's own rules forbid what its server asks for.
+
+    Args:
+        broken: a rule, and what is asked for and allowed, for the node's log; of every rule that is broken.
+    """
+
+    def __init__(self, broken: Sequence[tuple[str, str]]) -> None:
+        self.rules: tuple[str, ...] = tuple(dict.fromkeys(rule for rule, _ in broken))
+        super().__init__([sentence for _, sentence in broken])
 
 
 class DataError(InputError):

@@ -133,7 +133,7 @@ def test_a_node_stores_the_state_of_so_many_runs_and_deletes_none_by_itself(tmp_
     grid = grid_of(settings, **{"state-dir": str(tmp_path / "state"), "max-runs": 2})
     for out in ("1", "2"):
         FedLeaseStrategy(settings, tmp_path / out).start(grid)
-    with pytest.raises(ConfigError, match="holds the state of 2 runs, max-runs of this node is 2; delete"):
+    with pytest.raises(ConfigError, match="refused by its node's rule max-runs; the log of its node"):
         FedLeaseStrategy(settings, tmp_path / "3").start(grid)
     assert len(list((tmp_path / "state").iterdir())) == 2
     shutil.rmtree(tmp_path / "state" / read_environment(tmp_path / "1").run)

@@ -1,5 +1,6 @@
 """``fedlease new``: an app that is sound as it stands, and refusals before anything is written."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from fedlease.cli.main import app
 from fedlease.config.settings import resolve
 from fedlease.errors import ConfigError
 from fedlease.flower.new_app import CLIENTS, write_app
+from fedlease.flower.policy import NodePolicy
+from fedlease.flower.rules_file import policy_of
 from fedlease.runs.check import check_settings
 
 
@@ -28,6 +31,12 @@ def test_a_new_app_is_complete_and_its_settings_are_sound(tmp_path: Path, monkey
     assert yaml.safe_load(Path("federation.yaml").read_text())["flower"]["min_nodes"] == 3
     for path in folder.rglob("*"):
         assert not path.is_file() or "{{" not in path.read_text()
+    for client in CLIENTS:  # each line without its "#" is a rule of a node
+        rules = (folder / "rows" / client / "node.yaml").read_text()
+        assert policy_of({"data-dir": str(folder / "rows" / client)}) == NodePolicy()
+        lines = [line.removeprefix("# ") for line in rules.splitlines() if re.match(r"# [a-z-]+: [^ ]", line)]
+        Path("rules.yaml").write_text("\n".join(lines))
+        assert len(lines) == 11 and policy_of({"rules": "rules.yaml"}).max_rank == 16
 
 
 def test_names_and_addresses_reach_every_command(tmp_path: Path) -> None:

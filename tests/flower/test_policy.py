@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ from flower.nodes import grid_of
 from pydantic import ValidationError
 
 from fedlease import __version__
-from fedlease.client.messages import Refused
+from fedlease.client.messages import Refused, Trained
 from fedlease.config.settings import Settings, preset_names, resolve
 from fedlease.core.codec import loads
 from fedlease.core.types import LocalTerm, head_names
-from fedlease.errors import ConfigError
+from fedlease.data.load import load_federation
+from fedlease.errors import ConfigError, RulesError
 from fedlease.flower.clientapp import client_app
 from fedlease.flower.memory_grid import MemoryGrid
 from fedlease.flower.messages import Envelope, Introduction
 from fedlease.flower.policy import NodePolicy
+from fedlease.flower.rules_file import policy_of
 from fedlease.flower.strategy import FedLeaseStrategy
 
 RUN = "0123456789abcdef" * 2
@@ -35,10 +38,25 @@ def hello(settings: Settings, run: str = RUN) -> Envelope:
     return Envelope(run, __version__, settings.model_dump_json(), "x")
 
 
+def broken(settings: Settings, policy: NodePolicy | None = None, run: str = RUN) -> dict[str, str]:
+    """The rules that settings break -> a sentence for the node's log."""
+    try:
+        (policy or NodePolicy()).check(hello(settings, run), settings, own_model=False, own_rows=True)
+    except RulesError as error:
+        return dict(zip(error.rules, error.faults, strict=True))
+    return {}
+
+
+def refused_by(*rules: str, client: str = CLIENT) -> Refused:
+    """All that the server is told."""
+    many = "rule" if len(rules) == 1 else "rules"
+    return Refused(f"client {client!r}: refused by its node's {many} {', '.join(rules)}; the log of its node says more")
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_passes_a_node_without_rules_of_its_own(name: str) -> None:
     settings = resolve(preset=name, overrides={"data.path": "rows"} if name == "smoke" else {})
-    assert NodePolicy().faults(hello(settings), settings, own_model=False, own_rows=True) == []
+    assert broken(settings) == {}
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
@@ -67,14 +85,50 @@ BROKEN: dict[str, tuple[Any, str]] = {
 def test_a_setting_beyond_a_rule_is_refused_with_rule_and_value(key: str) -> None:
     value, wording = BROKEN[key]
     settings = resolve(preset="smoke", overrides={key: value})
-    (fault,) = NodePolicy().faults(hello(settings), settings, own_model=False, own_rows=True)
-    assert wording in fault
+    # A step that is too large in one way is too large altogether.
+    ((rule, said),) = [(rule, said) for rule, said in broken(settings).items() if rule != "max-batch-tokens"]
+    assert wording in said and (f"({rule})" in said or rule == key)
 
 
 def test_all_refused_values_are_named_at_once() -> None:
     settings = resolve(preset="smoke", overrides={"rounds": 10**6, "lora.r": 500, "data.columns.text": "label"})
-    faults = NodePolicy().faults(hello(settings, "../x"), settings, own_model=False, own_rows=True)
-    assert [fault.partition(":")[0] for fault in faults] == ["data.columns.text", "rounds", "lora.r", "run"]
+    assert [*broken(settings, run="../x")] == ["columns.text", "max-rounds", "max-rank", "run"]
+
+
+def test_a_step_is_bounded_by_rows_and_tokens_together() -> None:
+    # 1024 rows of 64 tokens are 65,536 tokens, one more row is beyond.
+    settings = resolve(preset="smoke", overrides={"train.batch_size": 1024, "data.max_tokens": 64})
+    assert broken(settings) == {}
+    settings = resolve(preset="smoke", overrides={"train.batch_size": 1024, "data.max_tokens": 65})
+    assert broken(settings)["max-batch-tokens"].startswith("train.batch_size x data.max_tokens: must be at most 65536")
+
+
+class TestPrivacyIsDemanded:
+    """With the names that the settings of differential privacy have."""
+
+    @pytest.mark.parametrize(
+        ("asked", "rules"),
+        [
+            (None, ["max-epsilon", "max-delta"]),
+            ({"epsilon": None, "delta": 1e-5}, ["max-epsilon", "max-delta"]),
+            ({"epsilon": 8.1, "delta": 1e-5}, ["max-epsilon"]),
+            ({"epsilon": 8.0, "delta": 1e-4}, ["max-delta"]),
+            ({"epsilon": 8.0, "delta": None}, ["max-delta"]),
+            ({"epsilon": 8.0, "delta": 1e-5}, []),
+        ],
+    )
+    def test_and_a_run_beyond_the_budget_refused(
+        self, asked: dict[str, float | None] | None, rules: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = resolve(preset="smoke")
+        monkeypatch.setattr(Settings, "model_dump", lambda self: {} if asked is None else {"privacy": asked})
+        policy = NodePolicy(max_epsilon=8.0, max_delta=1e-5)
+        with pytest.raises(RulesError) if rules else nullcontext() as caught:
+            policy.check(Envelope(RUN, "", "", ""), settings, own_model=False, own_rows=True)
+        assert rules == ([*caught.value.rules] if caught is not None else [])
+
+    def test_by_default_it_is_not(self) -> None:
+        assert (NodePolicy().max_epsilon, NodePolicy().max_delta) == (None, None)
 
 
 class TestTheNodesOwnConfiguration:
@@ -86,13 +140,13 @@ class TestTheNodesOwnConfiguration:
             "uploads": "A,B",
             "device": "cpu",
         }
-        policy = NodePolicy.of({**given, "data-dir": "x"})
+        policy = policy_of({**given, "data-dir": "x"})
         assert (policy.max_rank, policy.models, policy.uploads) == (4, ("minilm", "org/name"), ("A", "B"))
         assert policy.columns.text == "sentence" and policy.columns.label == "label"
 
     def test_what_is_wrong_is_named_by_its_key(self) -> None:
         with pytest.raises(ConfigError) as caught:
-            NodePolicy.of({"max-rank": 0, "max-lables": 3, "uploads": "A,rows", "send-samples": 1, "columns.txt": "x"})
+            policy_of({"max-rank": 0, "max-lables": 3, "uploads": "A,rows", "send-samples": 1, "columns.txt": "x"})
         wording = sorted(caught.value.faults)
         assert wording[0].startswith("node-config: columns.txt: no such rule of a node; did you mean 'columns.text'")
         assert wording[1].startswith("node-config: max-lables: no such rule of a node; did you mean 'max-labels'")
@@ -100,6 +154,45 @@ class TestTheNodesOwnConfiguration:
         assert (
             "send-samples: must be true or false, received 1" in wording[3] and "uploads: must be one of" in wording[4]
         )
+
+    def test_a_file_beside_the_rows_says_the_same(self, tmp_path: Path) -> None:
+        (tmp_path / "node.yaml").write_text("max-rank: 4\nmodels: [minilm, org/name]\ncolumns: {text: note}\n")
+        policy = policy_of({"data-dir": str(tmp_path), "uploads": "A,B"})
+        assert (policy.max_rank, policy.models, policy.columns.text) == (4, ("minilm", "org/name"), "note")
+        named = {"rules": str(tmp_path / "node.yaml"), "uploads": "A,B"}
+        assert policy.uploads == ("A", "B") and policy == policy_of(named)
+        (tmp_path / "node.yaml").write_text("# nothing\n")
+        assert policy_of({"data-dir": str(tmp_path)}) == NodePolicy() == policy_of({"data-dir": str(tmp_path / "none")})
+
+    @pytest.mark.parametrize(
+        ("text", "fault"),
+        [
+            ("max-rnk: 4", "node.yaml: max-rnk: no such rule of a node; did you mean 'max-rank'"),
+            ("data-dir: /x", "node.yaml: data-dir: no such rule of a node"),
+            ("keep-loaded: 9", "node.yaml: keep-loaded: no such rule of a node"),
+            ("max-rank: 0", "node.yaml: max-rank: must be at least 1, received 0"),
+            ("max-epsilon: 0", "node.yaml: max-epsilon: must be above 0, received 0"),
+            ("columns: {text: 3}", "node.yaml: columns.text: "),
+            ("columns: 3", "node.yaml: columns: "),
+            ("max-epochs: 3", "node.yaml: max-epochs: stands in node-config too; give it once"),
+            ("- a", "must hold rules, as in max-rank: 16"),
+            ("max-rank: [", "cannot be read"),
+            ("max-rank: 4\nmax-rank: 8", "cannot be read"),
+        ],
+    )
+    def test_a_fault_of_the_file_is_named(self, text: str, fault: str, tmp_path: Path) -> None:
+        (tmp_path / "node.yaml").write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            policy_of({"data-dir": str(tmp_path), "max-epochs": 3})
+        (said,) = caught.value.faults
+        assert fault in said
+
+    def test_rows_are_read_as_without_the_file(self, tmp_path: Path) -> None:
+        rows = own_rows(tmp_path / "rows")
+        settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
+        before = list(load_federation(settings.data, settings.seed, settings.task))
+        (rows / "one/node.yaml").write_text("max-rank: 4\n")
+        assert list(load_federation(settings.data, settings.seed, settings.task)) == before
 
     def test_it_is_frozen(self) -> None:
         policy = NodePolicy()
@@ -116,7 +209,7 @@ def test_a_node_looks_at_its_own_clients_rank_alone(tmp_path: Path) -> None:
     ranks = {"one": 2, "default": 8}
     settings = resolve(preset="smoke", overrides={"data.path": str(rows), "lora.r": ranks, "method": "local"})
     refused = asked_of(node_of(rows / "two", **{"max-rank": 4}), 1, hello(settings))
-    assert refused == Refused("client 'two': lora.r: must be at most 4 (max-rank), received 8")
+    assert refused == refused_by("max-rank", client="two")
     answer = asked_of(node_of(rows / "one", **{"max-rank": 4}), 1, hello(settings))
     assert isinstance(answer, Refused) and "base model" in answer.reason, "its rank is no fault"
 
@@ -126,8 +219,7 @@ class TestRows:
         rows = own_rows(tmp_path / "rows")
         settings = resolve(preset="smoke", overrides={"data.path": str(rows), "data.columns.label": "text"})
         answer = asked_of(node_of(rows / "one"), 1, hello(settings))
-        assert isinstance(answer, Refused) and "says" not in answer.reason
-        assert answer.reason.startswith("client 'one': data.columns.label: this node reads 'label'")
+        assert answer == refused_by("columns.label", client="one")
 
     def test_a_nodes_own_columns_are_read_whatever_the_server_calls_them(self, tmp_path: Path) -> None:
         rows = own_rows(tmp_path / "rows")
@@ -145,15 +237,14 @@ class TestRows:
         rows = own_rows(tmp_path / "rows")
         settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
         answer = asked_of(node_of(rows / "one", **{rule: value}), 1, hello(settings))
-        assert isinstance(answer, Refused) and f"{rule} of its node is {value}" in answer.reason
-        assert "yes" not in answer.reason
+        assert answer == refused_by(rule, client="one")
 
     def test_a_message_names_no_folder(self, tmp_path: Path) -> None:
         rows = own_rows(tmp_path / "rows")
         settings = resolve(preset="smoke", overrides={"data.path": str(rows)})
         config = {"partition-id": 0, "num-partitions": 4}
         answer = asked_of(MemoryGrid(client_app(), {1: config}), 1, hello(settings))
-        assert isinstance(answer, Refused) and "data.path: this node reads rows in its own folders" in answer.reason
+        assert "refused by its node's rule data-folders; " in answer.reason
         allowed = MemoryGrid(client_app(), {1: {**config, "data-folders": str(tmp_path)}})
         assert "base model" in asked_of(allowed, 1, hello(settings)).reason
 
@@ -225,9 +316,7 @@ class TestTasks:
         heads = head_names(task.model.tensors)
         assert heads and not heads & task.upload
         greedy = with_task(message, upload=task.upload | heads)
-        answer = asked_of(grid, 900, greedy)
-        assert isinstance(answer, Refused)
-        assert "upload: A, B, G may leave this node (uploads), asked for head" in answer.reason
+        assert "refused by its node's rule uploads; the log" in asked_of(grid, 900, greedy).reason
         # Nor where heads may leave: this run's was kept.
         grid.contexts[900].node_config["uploads"] = "A,B,G,head"
         assert "upload names private tensors of this run" in asked_of(grid, 900, greedy).reason
@@ -238,7 +327,7 @@ class TestTasks:
     @pytest.mark.parametrize(
         ("change", "wording"),
         [
-            ({"round": 10**6}, "round: must be at most 1000 (max-rounds), received 1000000"),
+            ({"round": 10**6}, "refused by its node's rule max-rounds; the log"),
             ({"phase": "../x"}, "phase must be at most 40 letters, digits and dashes, received ../x"),
             ({"upload": frozenset({"x/A/0"})}, "upload names tensors that its model does not have"),
             ({"stages": ()}, "stages must be at least one"),
@@ -249,14 +338,29 @@ class TestTasks:
         answer = asked_of(grid, 900, with_task(messages["Train"], **change))
         assert isinstance(answer, Refused) and wording in answer.reason
 
+    def test_no_more_leaves_with_a_reply_than_a_rule_says(
+        self, after_run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from fedlease.flower import policy
+
+        grid, messages = after_run
+        task = messages["Train"].request.task
+        leaving = sum(task.model.tensors[name].nbytes for name in task.upload)
+        monkeypatch.setattr(policy, "MIB", leaving - 1)
+        grid.contexts[900].node_config["max-upload-megabytes"] = 1
+        answer = asked_of(grid, 900, messages["Train"])
+        assert "refused by its node's rule max-upload-megabytes; the log" in answer.reason
+        monkeypatch.setattr(policy, "MIB", leaving)
+        assert isinstance(asked_of(grid, 900, messages["Train"]), Trained)
+
     def test_epochs_and_stages(self, after_run: Run) -> None:
         grid, messages = after_run
         message = messages["Train"]
         (stage,) = message.request.task.stages
         many = with_task(message, stages=(replace(stage, epochs=10**9),))
-        assert "epochs: must be at most 100 (max-epochs, together)" in asked_of(grid, 900, many).reason
+        assert "refused by its node's rule max-epochs; the log" in asked_of(grid, 900, many).reason
         many = with_task(message, stages=(stage,) * 17)
-        assert "stages: must be at most 16 (max-stages), received 17" in asked_of(grid, 900, many).reason
+        assert "refused by its node's rule max-stages; the log" in asked_of(grid, 900, many).reason
         odd = with_task(message, stages=(replace(stage, experts=(7,)),))
         assert "stages name experts of a model that has" in asked_of(grid, 900, odd).reason
 
@@ -284,7 +388,7 @@ class TestTasks:
         work = with_request(messages["Train"], step=1)
         answers = [asked_of(grid, 900, work) for _ in range(12 - done + 1)]
         assert [isinstance(answer, Refused) for answer in answers] == [False] * (12 - done) + [True]
-        assert "it has done 12 tasks for this run and does no more (max-rounds)" in answers[-1].reason
+        assert "refused by its node's rule max-rounds; the log" in answers[-1].reason
 
     @pytest.mark.parametrize("kind", ["Train", "Score", "Finish"])
     def test_a_model_is_looked_at_whole(self, after_run: Run, kind: str) -> None:
@@ -312,13 +416,10 @@ class TestTasks:
             in asked_of(grid, 900, with_model(replace(model, tensors=lacking))).reason
         )
         for change, wording in (
-            ({"r": 10**9}, "rank: must be at most 128 (max-rank)"),
+            ({"r": 10**9}, "refused by its node's rule max-rank; the log"),
             ({"r": 3}, "its adapter is not of rank 4"),
-            ({"num_experts": 10**6, "mixer": "softmax"}, "num_experts: must be at most 64 (max-experts)"),
-            (
-                {"num_experts": 10**6, "mixer": "sum"},
-                "rank of all experts: must be at most 8192 (max-rank x max-experts)",
-            ),
+            ({"num_experts": 10**6, "mixer": "softmax"}, "refused by its node's rule max-experts; the log"),
+            ({"num_experts": 10**6, "mixer": "sum"}, "refused by its node's rule max-rank x max-experts; the log"),
             ({"num_experts": 2, "mixer": "core"}, "and 1 for core, received 2"),
             (
                 {"alpha": float("nan")},
@@ -335,10 +436,10 @@ class TestTasks:
         before = files(tmp_path)
         for kind, message in messages.items():
             for change, wording in (
-                ({"method": "../../../x"}, "method: must be one of"),
+                ({"method": "../../../x"}, "refused by its node's rule method; the log"),
                 ({"method": "a\0b"}, "method must be one line of at most 1000 characters"),
-                ({"run": "../../x"}, "run: must be 32 hexadecimal digits"),
-                ({"run": RUN[:-1]}, "run: must be 32 hexadecimal digits"),
+                ({"run": "../../x"}, "refused by its node's rule run; the log"),
+                ({"run": RUN[:-1]}, "refused by its node's rule run; the log"),
             ):
                 changed = with_request(message, **change) if "method" in change else replace(message, **change)
                 answer = asked_of(grid, 900, changed)

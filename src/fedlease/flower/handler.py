@@ -21,12 +21,13 @@ from fedlease.data.federation import ClientData, Federation
 from fedlease.data.load import load_federation
 from fedlease.data.reading.examples import client_id_fault
 from fedlease.data.sources.folder import load_client
-from fedlease.errors import ConfigError, DataError, InputError
+from fedlease.errors import ConfigError, DataError, InputError, RulesError
 from fedlease.flower.bounds import shown
 from fedlease.flower.messages import Lacking, Unusable
 from fedlease.flower.node import Node, NodeRun
 from fedlease.flower.node_store import FolderStore, MemoryStore
-from fedlease.flower.policy import MAX_SETTINGS, NodePolicy
+from fedlease.flower.policy import MAX_SETTINGS, MIB, NodePolicy
+from fedlease.flower.rules_file import policy_of
 from fedlease.flower.validation import form_fault
 from fedlease.flower.wire import RecordError, pack, unpack
 from fedlease.storage.environment import is_identity
@@ -41,7 +42,6 @@ ARRAYS_OF_BEFORE = "arrays of the message before"
 
 OVERRIDES = ("model", "device", "threads")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-MIB = 2**20
 
 TASKS_PER_ROUND = 3
 """Tasks that a node does for each allowed round: a stopped server repeats a step, and warm-ups are steps too."""
@@ -127,7 +127,7 @@ def handle(
         _log_once(proxies_notice(os.environ))
     reply: object
     try:
-        policy = NodePolicy.of(context.node_config)
+        policy = policy_of(context.node_config)
         value, arrays, lacking = unpack(content, policy.max_megabytes * MIB, bank)
         if lacking:
             return pack(Lacking(lacking)).record
@@ -137,7 +137,7 @@ def handle(
         reply = Refused(str(error))
     except InputError as error:
         reply = refusal_of(error, _name(context), client=_configured_id(context), in_full=one_machine)
-        if isinstance(error, DataError) and not one_machine:
+        if isinstance(error, DataError | RulesError) and not one_machine:
             for fault in error.faults:
                 log.error("fedlease: %s", shown(fault))
     except Exception as error:
@@ -157,7 +157,8 @@ def handle(
 def refusal_of(error: InputError, node: str, *, client: str = "", in_full: bool = False) -> Refused | Unusable:
     """Wrong input on a node, as one sentence for the server.
 
-    Faults of rows show values of rows and places of files: the server learns their number, the node's log has them.
+    Faults of rows show values of rows and places of files: the server learns their number, the node's log has them. Of
+    the node's rules it learns the names of those that it breaks.
 
     Args:
         error: what is wrong.
@@ -165,6 +166,9 @@ def refusal_of(error: InputError, node: str, *, client: str = "", in_full: bool 
         client: its id, if the node's configuration has one.
         in_full: whether faults of rows may leave; only where server and client are one machine.
     """
+    if isinstance(error, RulesError):
+        rules = f"rule{'' if len(error.rules) == 1 else 's'} {', '.join(error.rules)}"
+        return Refused(f"{node}: refused by its node's {rules}; the log of its node says more")
     if not isinstance(error, DataError):
         return Refused("; ".join(error.faults))
     many = counted(len(error.faults), "fault")
@@ -185,9 +189,7 @@ def _node(
     trusted = one_machine or _in_simulation(context)
     own_rows = "data-dir" in config or "partition-id" not in config
     if not trusted:
-        faults = policy.faults(value, settings, own_model="model" in config, own_rows=own_rows)
-        if faults:
-            raise ConfigError([f"{_name(context)}: {fault}" for fault in faults])
+        policy.check(value, settings, own_model="model" in config, own_rows=own_rows)
         settings = policy.applied(settings, with_path=not own_rows)
     elif not is_identity(value.run):
         raise RecordError(f"run must be 32 hexadecimal digits, received {shown(value.run)!r}")
@@ -195,9 +197,10 @@ def _node(
     run = _node_run(settings.model_dump_json(), overrides)
     data = load(context, run.loaded.settings)
     id_fault = client_id_fault(data.id) if data.id else "must not be empty"
-    beyond = "" if trusted else policy.labels_fault(data.labels) or policy.rank_fault(settings.lora.of(data.id))
-    if wrong := id_fault or beyond:
-        raise ConfigError(f"client {data.id!r}: {wrong}")
+    if id_fault:
+        raise ConfigError(f"client {data.id!r}: {id_fault}")
+    if not trusted:
+        policy.check_client(settings.lora.of(data.id), data.labels)
     named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out", "key") if key in config}
     if "state-dir" in named:
         _check_room(named["state-dir"], value.run, policy.max_runs)
@@ -225,10 +228,8 @@ def _check_room(state_dir: Path, run: str, most: int) -> None:
         return
     runs = sum(is_identity(entry.name) for entry in state_dir.iterdir())
     if runs >= most:
-        raise ConfigError(
-            f"state-dir: it holds the state of {runs} runs, max-runs of this node is {most}; delete the folders of "
-            "runs that are over"
-        )
+        said = f"state-dir: it holds the state of {runs} runs, max-runs of this node is {most}; delete the folders of "
+        raise RulesError([("max-runs", f"{said}runs that are over")])
 
 
 def _in_simulation(context: Context) -> bool:

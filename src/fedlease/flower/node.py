@@ -22,7 +22,7 @@ from fedlease.config.faults import sentences
 from fedlease.config.settings import Settings, read_values
 from fedlease.core.codec import serialisable
 from fedlease.data.federation import ClientData
-from fedlease.errors import ConfigError, RunFolderError
+from fedlease.errors import ConfigError, RulesError, RunFolderError
 from fedlease.flower.bounds import TEXT
 from fedlease.flower.identity import introduced
 from fedlease.flower.messages import Envelope, Introduction
@@ -187,7 +187,8 @@ class Node:
         if not isinstance(request, Train):
             return ""
         if self.max_tasks is not None and stored.tasks >= self.max_tasks:
-            return f"it has done {stored.tasks} tasks for this run and does no more (max-rounds)"
+            said = f"it has done {stored.tasks} tasks for this run and does no more (max-rounds)"
+            raise RulesError([("max-rounds", said)])
         return task_fault(request.task, stored.private.names)
 
     def _write_model(self, run: str, finish: Finish, worker: ClientWorker, scores: FinalScores) -> tuple[str, ...]:

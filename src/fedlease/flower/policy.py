@@ -1,20 +1,18 @@
 """What a node lets its server ask for: rules of the node alone, which every message must meet."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from fedlease.client.messages import Train
+from fedlease.client.messages import Request, Train
 from fedlease.config.data import ColumnSettings
-from fedlease.config.faults import nearest, sentences
-from fedlease.config.layers import unfold
 from fedlease.config.sections import Positive, Section
 from fedlease.config.settings import Settings
 from fedlease.core.types import TensorName
-from fedlease.errors import ConfigError
+from fedlease.errors import RulesError
 from fedlease.flower.bounds import NAME, shown
 from fedlease.flower.messages import Envelope
 from fedlease.flower.validation import models_of
@@ -30,17 +28,20 @@ MAX_SETTINGS = 256 * 1024
 OF_PRESETS = ("FacebookAI/roberta-large", "meta-llama/Llama-2-7b-hf")
 """Hub models that the shipped presets use."""
 
-LISTS = ("data_folders", "models", "uploads")
-"""Rules whose values are lists, written with commas: a node's configuration holds texts."""
-
 BOTH = "max-rank x max-experts"
+MIB = 2**20
+
+Broken = tuple[str, str]
+"""The name of a rule, and a sentence for the node's log."""
+
+Budget = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
 _REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 _DEVICE = re.compile(r"[a-z]{1,10}(:[0-9]{1,2})?")
 
 
 class NodePolicy(Section):
-    """Rules of a node, read from its own configuration, never from a message."""
+    """Rules of a node; where they stand is in ``rules_file.py``."""
 
     models: tuple[str, ...] = (*SHORT_NAMES, *OF_PRESETS)
     """Base models that a message may name; a node with a ``model`` of its own uses that one."""
@@ -70,10 +71,14 @@ class NodePolicy(Section):
     """Tokens of a row."""
     max_new_tokens: Positive = 1024
     """Tokens of a generated answer."""
+    max_batch_tokens: Positive = 65_536
+    """Rows per optimiser step times tokens of a row, which the memory for a step goes with."""
     max_threads: Positive = 256
     """CPU threads."""
     max_megabytes: Positive = 1024
     """Tensors in one message, in MiB."""
+    max_upload_megabytes: Positive = 1024
+    """Tensors that leave with one reply, in MiB."""
     max_runs: Positive = 100
     """Runs whose state the node stores in its ``state-dir``."""
     keep_loaded: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] = 0.0
@@ -82,69 +87,73 @@ class NodePolicy(Section):
     """Whether some test rows may go to the server in clear text, with the models' answers."""
     max_samples: Annotated[int, Field(ge=0)] = 10
     """Such rows per method."""
-
-    @classmethod
-    def of(cls, node_config: Mapping[str, Any]) -> "NodePolicy":
-        """Reads the rules from a node's configuration, whose keys have dashes, and dots for columns: ``columns.text``.
-
-        Raises:
-            ConfigError: a value is outside its range, or a key resembles a rule's and is none.
-        """
-        names = {name.replace("_", "-"): name for name in cls.model_fields if name != "columns"}
-        names |= {f"columns.{name}": f"columns.{name}" for name in ColumnSettings.model_fields}
-        faults, given = [], dict[str, Any]()
-        for key, value in node_config.items():
-            if key in names:
-                listed = names[key] in LISTS and isinstance(value, str)
-                given[names[key]] = [part.strip() for part in value.split(",") if part.strip()] if listed else value
-            elif key.startswith(("max-", "columns.")):
-                faults.append(f"{key}: no such rule of a node{nearest(key, names)}")
-        try:
-            made = cls.model_validate(unfold(given))
-        except ValidationError as error:
-            keys = {name: key for key, name in names.items()}
-            for sentence in sentences(error, cls):
-                name, colon, rest = sentence.partition(":")
-                faults.append(f"{keys.get(name, name)}{colon}{rest}")
-        if faults:
-            raise ConfigError([f"node-config: {fault}" for fault in faults])
-        return made
+    max_epsilon: Budget = None
+    """Differential privacy is demanded, with at most this ``privacy.epsilon`` for a run; None: it is not demanded."""
+    max_delta: Budget = None
+    """Likewise for ``privacy.delta``."""
 
     def applied(self, settings: Settings, *, with_path: bool) -> Settings:
         """The settings as the node uses them: its own columns, and ``data.path`` only where the node reads it."""
         data = settings.data.model_copy(update={"columns": self.columns})
         return settings.model_copy(update={"data": data if with_path else data.model_copy(update={"path": None})})
 
-    def faults(self, message: Envelope, settings: Settings, *, own_model: bool, own_rows: bool) -> list[str]:
-        """The rules that a message breaks, one sentence each.
+    def check(self, message: Envelope, settings: Settings, *, own_model: bool, own_rows: bool) -> None:
+        """Checks what a message asks for.
 
         Args:
             message: from the server, of the right form.
             settings: that it holds.
             own_model: whether the node's configuration names the model.
             own_rows: whether the node's configuration says where the rows are.
+
+        Raises:
+            RulesError: it breaks rules; with a sentence for each.
         """
         found = [*self._of_settings(settings, own_model=own_model, own_rows=own_rows)]
         if not is_identity(message.run):
-            found.append(f"run: must be 32 hexadecimal digits, received {shown(message.run)!r}")
-        request = message.request
-        if request is None:
-            return found
+            found.append(("run", f"run: must be 32 hexadecimal digits, received {shown(message.run)!r}"))
+        if message.request is not None:
+            found += self._of_request(message.request)
+        if found:
+            raise RulesError([*dict.fromkeys(found)])
+
+    def check_client(self, rank: int, labels: tuple[str, ...]) -> None:
+        """Checks what only the node knows of its client.
+
+        Args:
+            rank: that its adapter is to have.
+            labels: of its rows, which leave with its card.
+
+        Raises:
+            RulesError: it breaks a rule.
+        """
+        longest = max(map(len, labels), default=0)
+        pairs = (
+            ("lora.r", rank, self.max_rank, "max-rank"),
+            ("labels of its rows", len(labels), self.max_labels, "max-labels"),
+            ("characters of a label", longest, self.max_label_length, "max-label-length"),
+        )
+        if found := [*_beyond(pairs)]:
+            raise RulesError(found)
+
+    def _of_request(self, request: Request) -> Iterator[Broken]:
         if request.method not in (known := sorted({*METHODS, *added_methods()})):
-            found.append(f"method: must be one of {', '.join(known)}, received {shown(request.method)!r}")
+            yield "method", f"method: must be one of {', '.join(known)}, received {shown(request.method)!r}"
         pairs = []
         if isinstance(request, Train):
             task = request.task
             epochs = sum(stage.epochs for stage in task.stages)
+            leaving = sum(task.model.tensors[name].nbytes for name in task.upload if name in task.model.tensors)
             pairs += [
                 ("stages", len(task.stages), self.max_stages, "max-stages"),
-                ("epochs", epochs, self.max_epochs, "max-epochs, together"),
+                ("epochs of all stages", epochs, self.max_epochs, "max-epochs"),
                 ("round", task.round, self.max_rounds, "max-rounds"),
                 ("step", request.step, 10 * self.max_rounds, "max-rounds"),
+                ("bytes of the upload", leaving, self.max_upload_megabytes * MIB, "max-upload-megabytes"),
             ]
             if kinds := {_kind(name) for name in task.upload} - {*self.uploads}:
                 own, asked = ", ".join(self.uploads) or "nothing", ", ".join(sorted(kinds))
-                found.append(f"upload: {own} may leave this node (uploads), asked for {asked}")
+                yield "uploads", f"upload: {own} may leave this node (uploads), asked for {asked}"
         for model in models_of(request).values():
             pairs += [
                 ("rank", model.spec.r, self.max_rank, "max-rank"),
@@ -155,41 +164,34 @@ class NodePolicy(Section):
                 ("candidates", len(model.candidates), self.max_experts, "max-experts"),
                 ("anchors", model.spec.anchors, self.max_batch, "max-batch"),
             ]
-        return list(dict.fromkeys([*found, *_beyond(pairs)]))
+        yield from _beyond(pairs)
 
-    def rank_fault(self, rank: int) -> str:
-        """Why the node's client does not train at a rank; empty if it does."""
-        return next(_beyond([("lora.r", rank, self.max_rank, "max-rank")]), "")
-
-    def labels_fault(self, labels: tuple[str, ...]) -> str:
-        """Why the labels of the node's rows must not leave; empty if they may."""
-        if len(labels) > self.max_labels:
-            return f"its rows have {len(labels)} labels, max-labels of its node is {self.max_labels}"
-        longest, most = max(map(len, labels), default=0), self.max_label_length
-        if longest > most:
-            return f"a label of its rows has {longest} characters, max-label-length of its node is {most}"
-        return ""
-
-    def _of_settings(self, settings: Settings, *, own_model: bool, own_rows: bool) -> Iterator[str]:
+    def _of_settings(self, settings: Settings, *, own_model: bool, own_rows: bool) -> Iterator[Broken]:
         data, generation = settings.data, settings.generation
         defaults = ColumnSettings()
         for name in ColumnSettings.model_fields:
             asked, own = getattr(data.columns, name), getattr(self.columns, name)
             if asked not in (own, getattr(defaults, name)):
-                yield f"data.columns.{name}: this node reads {own!r} (columns.{name}), received {shown(asked)!r}"
+                rule = f"columns.{name}"
+                yield rule, f"data.columns.{name}: this node reads {own!r} ({rule}), received {shown(asked)!r}"
         if not own_model and settings.model not in self.models:
-            yield f"model: this node loads {', '.join(self.models)} (models), received {shown(settings.model)!r}"
+            own = ", ".join(self.models)
+            yield "models", f"model: this node loads {own} (models), received {shown(settings.model)!r}"
         if settings.revision is not None and not _REVISION.fullmatch(settings.revision):
-            yield f"revision: must be a commit or a plain name, received {shown(settings.revision)!r}"
+            yield "revision", f"revision: must be a commit or a plain name, received {shown(settings.revision)!r}"
         if not _DEVICE.fullmatch(settings.device):
-            yield f"device: must be the name of a device, received {shown(settings.device)!r}"
+            yield "device", f"device: must be the name of a device, received {shown(settings.device)!r}"
         if settings.head == "shared" and "head" not in self.uploads:
-            yield f"head: 'shared' sends heads to the server, {', '.join(self.uploads)} may leave this node (uploads)"
+            own = ", ".join(self.uploads)
+            yield "uploads", f"head: 'shared' sends heads to the server, {own} may leave this node (uploads)"
         if not own_rows and data.path is not None and not self._may_read(data.path):
             path = shown(str(data.path))
-            yield f"data.path: this node reads rows in its own folders alone (data-folders), received {path!r}"
+            said = f"data.path: this node reads rows in its own folders alone (data-folders), received {path!r}"
+            yield "data-folders", said
         if settings.seed >= 2**63:
-            yield "seed: must be below 2 ** 63"
+            yield "seed", "seed: must be below 2 ** 63"
+        yield from self._of_privacy(settings)
+        tokens = settings.train.batch_size * data.max_tokens
         pairs = (
             ("rounds", settings.rounds, self.max_rounds, "max-rounds"),
             ("warmup.epochs", settings.warmup.epochs, self.max_epochs, "max-epochs"),
@@ -198,6 +200,7 @@ class NodePolicy(Section):
             ("train.batch_size", settings.train.batch_size, self.max_batch, "max-batch"),
             ("generation.batch_size", generation.batch_size, self.max_batch, "max-batch"),
             ("data.max_tokens", data.max_tokens, self.max_tokens, "max-tokens"),
+            ("train.batch_size x data.max_tokens", tokens, self.max_batch_tokens, "max-batch-tokens"),
             ("generation.max_new_tokens", generation.max_new_tokens, self.max_new_tokens, "max-new-tokens"),
             ("generation.samples", generation.samples, self.max_samples, "max-samples"),
             ("feddpa.num_anchors", settings.feddpa.num_anchors, self.max_batch, "max-batch"),
@@ -206,16 +209,26 @@ class NodePolicy(Section):
         )
         yield from _beyond(pairs)
 
+    def _of_privacy(self, settings: Settings) -> Iterator[Broken]:
+        """What is demanded of ``privacy.epsilon`` and ``privacy.delta``; a run without privacy has neither."""
+        privacy = settings.model_dump().get("privacy") or {}
+        bounds = (("epsilon", self.max_epsilon, "max-epsilon"), ("delta", self.max_delta, "max-delta"))
+        for name, most, rule in bounds:
+            asked = privacy.get(name)
+            # Without an epsilon there is no noise, whatever delta is.
+            if most is not None and (privacy.get("epsilon") is None or asked is None or asked > most):
+                yield rule, f"privacy.{name}: must be at most {most:g} ({rule}), received {shown(asked)}"
+
     def _may_read(self, path: Path) -> bool:
         wanted = path.expanduser().resolve()
         return any(wanted.is_relative_to(folder.expanduser().resolve()) for folder in self.data_folders)
 
 
-def _beyond(values: Iterable[tuple[str, int, int, str]]) -> Iterator[str]:
-    """Sentences on values, named, that are above their bound, which belongs to a rule."""
+def _beyond(values: Iterable[tuple[str, int, int, str]]) -> Iterator[Broken]:
+    """Broken rules, for values, named, that are above their bound, which belongs to a rule."""
     for name, value, most, rule in values:
         if value > most:
-            yield f"{name}: must be at most {most} ({rule}), received {shown(value)}"
+            yield rule, f"{name}: must be at most {most} ({rule}), received {shown(value)}"
 
 
 def _kind(name: Any) -> str:

@@ -26,6 +26,9 @@ __all__ = ["CLIENTS", "write_app"]
 CLIENTS = ("site-a", "site-b", "site-c")
 """Clients of an app for which none are named."""
 
+OF_A_NODE = "node.yaml.j2"
+"""What stands beside the rows of every client."""
+
 LAST_PORT = 65535
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _SHELL_SAFE = set(string.ascii_letters + string.digits + "._-")
@@ -71,6 +74,8 @@ def write_app(folder: Path, clients: Sequence[str] = CLIENTS, host: str = "local
         lstrip_blocks=True,
     )
     for entry in sorted(templates.iterdir(), key=lambda entry: entry.name):
+        if entry.name == OF_A_NODE:
+            continue
         target = folder / _target(entry.name.removesuffix(".j2"), values["package"])
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, environment.get_template(entry.name).render(values).encode())
@@ -78,6 +83,9 @@ def write_app(folder: Path, clients: Sequence[str] = CLIENTS, host: str = "local
     data = DataSettings(source="synthetic", clients_per_task=per_task, test_rows=32)
     rows = synthetic.load(data, 0, num_tasks=(len(clients) + 1) // per_task)
     write_folder((replace(made, id=client) for made, client in zip(rows, clients, strict=False)), folder / "rows")
+    rules = environment.get_template(OF_A_NODE).render(values).encode()
+    for client in clients:
+        write_atomically(folder / "rows" / client / OF_A_NODE.removesuffix(".j2"), rules)
 
 
 def _target(name: str, package: str) -> str:
