@@ -20,7 +20,7 @@ from fedlease.client.stacked_scoring import Scoring
 from fedlease.client.stacked_training import Job, StackedTrainer
 from fedlease.client.training import Optimiser, Trainer
 from fedlease.core.adapters import initial_adapter, renumber
-from fedlease.core.experts import ROUTER_ROWS
+from fedlease.core.experts import CORE_SHAPES, ROUTER_ROWS
 from fedlease.core.types import ClientModel, ClientTask, LocalTerm, Stage, Tensors
 from fedlease.data.federation import Row
 from fedlease.errors import ConfigError, UpdateRefusedError
@@ -81,11 +81,12 @@ def job(made: Made, client: str, mixer: Any = "none", *, own: int = 0, stages: A
     labels, shift = changes.pop("labels", None) or CLIENTS[client][1], 0.0002 * ord(client)
     spec, tensors = adapter.spec, dict[str, torch.Tensor](adapter.tensors)
     if mixer != "none":
-        count = 3 if mixer in ROUTER_ROWS else 1 if mixer == "core" else 2
+        count = 3 if mixer in ROUTER_ROWS else 1 if mixer in ("core", "diagonal") else 2
         spec = replace(spec, num_experts=count, own=own, mixer=mixer, blend=0.3)
         tensors = {k: v * (1 + e) for e in range(count) for k, v in renumber(adapter.tensors, e).items()}
         if mixer not in ("sum", "instance"):
-            shape = {"scalar": (1,), "core": (2, 2)}.get(mixer) or (ROUTER_ROWS[mixer](count), 32)
+            shape = CORE_SHAPES[mixer](2, count) if mixer in CORE_SHAPES else (1,)
+            shape = (ROUTER_ROWS[mixer](count), 32) if mixer in ROUTER_ROWS else shape
             draw = torch.Generator().manual_seed(1)
             tensors |= {f"{module}/G": 0.1 * torch.randn(shape, generator=draw) for module in spec.target_modules}
     spec = replace(spec, dropout=changes.pop("dropout", 0.0))
@@ -127,6 +128,8 @@ CASES: dict[str, dict[str, Any]] = {
     "softmax": {"mixer": "softmax"},
     "sum": {"mixer": "sum"},
     "core": {"mixer": "core"},
+    "heads": {"mixer": "heads"},
+    "diagonal": {"mixer": "diagonal"},
     "scalar": {"mixer": "scalar"},
     "instance": {"mixer": "instance"},
     "dropout": {"dropout": 0.3},

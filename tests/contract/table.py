@@ -65,6 +65,7 @@ TABLE = {
     ),
     "fedmomentum": Row("AB", variants={"all": {"energy": 1.0}}),
     "fedprox": Row("AB"),
+    "fedrora": Row("ABG", variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
     "fedrot-lora": Row("AB", variants={"half": {"strength": 0.5}}),
     "fedsa-lora": Row("A"),
     "fedsvd": Row("B", variants={"seldom": {"every": 2}}),
@@ -84,6 +85,8 @@ TABLE = {
     ),
     # In the second round, the first after one step.
     "rolora": Row("A"),
+    # Three heads of rank 2 fill the inputs of both modules.
+    "ravan": Row("G", variants={"one": {"heads": 1}, "many": {"heads": 5}}),
     "scaffold": Row("AB"),
     "local": Row("", warms_up=True, variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
 }

@@ -23,14 +23,16 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize(("method", "mixer"), [("fedex-lora", "sum"), ("fed-sb", "core")])
+@pytest.mark.parametrize(
+    ("method", "mixer"), [("fedex-lora", "sum"), ("fed-sb", "core"), ("ravan", "heads"), ("fedrora", "diagonal")]
+)
 def test_adapter_and_merged_model_compute_what_the_client_does(
     method: str, mixer: str, finished: FinishedRuns, tmp_path: Path
 ) -> None:
     out = finished(method=method, baselines=[]).out
     run, expected = OpenRun(out), logits(fedlease.load(out, CLIENT))
     spec = run.model(CLIENT).spec
-    assert spec.mixer == mixer and (spec.num_experts > 1) == (mixer == "sum")
+    assert spec.mixer == mixer and (spec.num_experts > 1) == (mixer in ("sum", "heads"))
     Exporter(run).client(CLIENT, tmp_path / "adapter")
     Exporter(run).client(CLIENT, tmp_path / "merged", form="merged")
     base = AutoModelForSequenceClassification.from_pretrained(out / "base", num_labels=2)

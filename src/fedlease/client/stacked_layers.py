@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedlease.core.experts import ROUTER_ROWS, Rule, add_experts, linear, mix, project
+from fedlease.core.experts import CORE_SHAPES, ROUTER_ROWS, Rule, add_experts, directions, linear, mix, project, through
 from fedlease.errors import ModelError
 
 __all__ = ["Plan", "RowsNotFirstError", "StackedHead", "StackedLinear"]
@@ -73,7 +73,8 @@ class StackedLinear(nn.Module):
     Attributes:
         a: A of every expert, M times (K, r, in).
         b: B of every expert, M times (K, out, r).
-        router: G, (K, slots, in), (K, 1) for the mixer ``scalar``, (K, r, r) for ``core``; None where there is none.
+        router: G, (K, slots, in), (K, 1) for the mixer ``scalar``, or what stands between B and A; None where there is
+            none.
     """
 
     def __init__(self, base_layer: nn.Module, name: str, plan: Plan) -> None:
@@ -107,6 +108,8 @@ class StackedLinear(nn.Module):
         tokens = x.reshape(plan.clients, -1, x.shape[-1])
         a = _joined(self.a, 1)
         b = _joined(self.b, 2)
+        if plan.rule.mixer == "diagonal":
+            a, b = directions(a, b)
         if plan.weights is None and plan.rule.mixer in ROUTER_ROWS:
             assert self.router is not None
             stack = torch.cat([*self.a, self.router], 1)
@@ -114,9 +117,9 @@ class StackedLinear(nn.Module):
             weights = mix(logits, plan.rule, 0) * plan.rule.scaling  # (K, rows/K tokens, M)
         else:
             hidden = linear(tokens if dropped is None else dropped, a)
-            if plan.rule.mixer == "core":
+            if plan.rule.mixer in CORE_SHAPES:
                 assert self.router is not None
-                hidden = linear(hidden, self.router)
+                hidden = through(hidden, self.router, plan.rule.mixer)
             if plan.weights is None:
                 assert self.router is not None  # the mixer ``scalar``
                 weights = mix(self.router, plan.rule, 0).unsqueeze(1) * plan.rule.scaling  # (K, 1, M)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedlease.client.block import Block
 from fedlease.client.resident import ResidentModel
 from fedlease.client.stacked_layers import Plan, StackedHead, StackedLinear
-from fedlease.core.experts import ROUTER_ROWS, Rule, chosen
+from fedlease.core.experts import CORE_SHAPES, ROUTER_ROWS, Rule, chosen
 from fedlease.core.types import HEAD, AdapterSpec, TensorName, Tensors, head_names
 from fedlease.tasks.encoded import Encoded, Inputs
 
@@ -98,7 +98,7 @@ class StackedModel:
         plan.rule = Rule(mixer, spec.num_experts, spec.alpha / spec.r, spec.top_k, spec.renormalise, spec.blend)
         plan.dropout, plan.weights = spec.dropout, None
         like = torch.empty(0, device=self.device)
-        if mixer in ("none", "sum", "core") or only is not None:
+        if mixer in ("none", "sum", *CORE_SHAPES) or only is not None:
             slots = range(spec.num_experts) if only is None else only
             plan.weights = chosen(slots, spec.num_experts, like) * plan.rule.scaling
         elif mixer == "instance":

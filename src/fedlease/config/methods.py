@@ -30,11 +30,13 @@ __all__ = [
     "FedLeaseSettings",
     "FedMomentumSettings",
     "FedProxSettings",
+    "FedRoRASettings",
     "FedRotLoRASettings",
     "FedSVDSettings",
     "FedTreeLoRASettings",
     "HetLoRASettings",
     "IFCASettings",
+    "RavanSettings",
     "ServerStepSettings",
 ]
 
@@ -172,6 +174,14 @@ class FedMomentumSettings(Section):
     the adapter's rank is added to the frozen weights. 1 loses nothing. Useful: 0.99 to 1."""
 
 
+class FedRoRASettings(Section):
+    """FedRoRA."""
+
+    gain: Annotated[float, Field(gt=0, le=1e4)] = 100.0
+    """Learning rate of the diagonal over that of A and B. Useful: 1 to 100; the public code has 100, with a
+    ``train.lr`` of 0.0005."""
+
+
 class FedRotLoRASettings(Section):
     """FedRot-LoRA."""
 
@@ -185,6 +195,14 @@ class FedSVDSettings(Section):
 
     every: Positive = 1
     """Rounds from one SVD to the next, which sets A anew; more than there are is FFA-LoRA. Useful: 1 to 5."""
+
+
+class RavanSettings(Section):
+    """Ravan."""
+
+    heads: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Cores in every module, each of rank ``lora.r`` between frozen factors of its own. Useful: 2 to 8; as many numbers
+    travel up as under ``fedit`` with rank r for ``lora.r`` = sqrt(2 width r / heads)."""
 
 
 class FedTreeLoRASettings(Section):

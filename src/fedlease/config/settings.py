@@ -18,11 +18,13 @@ from fedlease.config.methods import (
     FedLeaseSettings,
     FedMomentumSettings,
     FedProxSettings,
+    FedRoRASettings,
     FedRotLoRASettings,
     FedSVDSettings,
     FedTreeLoRASettings,
     HetLoRASettings,
     IFCASettings,
+    RavanSettings,
     ServerStepSettings,
 )
 from fedlease.config.precedence import as_stated, give_way
@@ -123,12 +125,16 @@ class Settings(Section):
     """FedMomentum."""
     fedprox: FedProxSettings = FedProxSettings()
     """FedProx."""
+    fedrora: FedRoRASettings = FedRoRASettings()
+    """FedRoRA."""
     fedrot_lora: FedRotLoRASettings = FedRotLoRASettings()
     """FedRot-LoRA."""
     fedsvd: FedSVDSettings = FedSVDSettings()
     """FedSVD."""
     fedtreelora: FedTreeLoRASettings = FedTreeLoRASettings()
     """FedTreeLoRA."""
+    ravan: RavanSettings = RavanSettings()
+    """Ravan."""
     flower: FlowerSettings = FlowerSettings()
     """Clients on other machines."""
     clients_per_round: Positive | None = None

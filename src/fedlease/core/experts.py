@@ -16,10 +16,36 @@ from torch import Tensor
 from fedlease.core.routing import expert_weights, num_slots
 from fedlease.core.types import Mixer
 
-__all__ = ["ROUTER_ROWS", "Rule", "add_experts", "chosen", "linear", "mix", "project", "router_logits"]
+__all__ = [
+    "CORE_SHAPES",
+    "FIXED",
+    "ROUTER_ROWS",
+    "Rule",
+    "add_experts",
+    "chosen",
+    "directions",
+    "linear",
+    "mix",
+    "project",
+    "router_logits",
+    "through",
+]
+
+SHORTEST = 1e-8
+"""A direction that is shorter is not scaled to length 1."""
 
 ROUTER_ROWS: dict[Mixer, Callable[[int], int]] = {"top_m": num_slots, "softmax": lambda m: m}
 """Mixers whose router looks at every token -> rows of G for M experts."""
+
+CORE_SHAPES: dict[Mixer, Callable[[int, int], tuple[int, ...]]] = {
+    "core": lambda r, m: (r, r),
+    "heads": lambda r, m: (m, 1 + r * r),
+    "diagonal": lambda r, m: (r,),
+}
+"""Mixers with something between B and A -> shape of G for rank r and M experts."""
+
+FIXED: dict[str, int] = {"none": 1, "core": 1, "diagonal": 1, "scalar": 2, "instance": 2}
+"""Mixers that combine so many experts; the others combine any number."""
 
 
 class Rule(NamedTuple):
@@ -97,6 +123,30 @@ def mix(logits: Tensor, rule: Rule, own: int | Tensor) -> Tensor:
         share = logits.sigmoid()
         return torch.cat([share, 1 - share], -1)
     raise ValueError(f"mixer {rule.mixer!r} has no router")
+
+
+def through(hidden: Tensor, core: Tensor, mixer: Mixer) -> Tensor:
+    """Ranks of the experts after what stands between A and B, see :data:`CORE_SHAPES`.
+
+    Args:
+        hidden: (n, M r), or (rows, T, M r) with a core per row.
+        core: G, of the mixer's shape, or one per row.
+        mixer: one of :data:`CORE_SHAPES`.
+    """
+    per_row = core.dim() > (1 if mixer == "diagonal" else 2)
+    if mixer == "core":
+        return linear(hidden, core)
+    if mixer == "diagonal":
+        return hidden * (core.unsqueeze(-2) if per_row else core)
+    experts, r = core.shape[-2], hidden.shape[-1] // core.shape[-2]
+    matrices = (core[..., :1] * core[..., 1:]).unflatten(-1, (r, r))  # (..., M, r, r)
+    ranks = hidden.unflatten(-1, (experts, r))
+    return torch.einsum("knmr,kmsr->knms" if per_row else "nmr,msr->nms", ranks, matrices).flatten(-2)
+
+
+def directions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of A (..., r, in) and columns of B (..., out, r) of length 1; one of length 0 stays."""
+    return F.normalize(a, dim=-1, eps=SHORTEST), F.normalize(b, dim=-2, eps=SHORTEST)
 
 
 def chosen(experts: Collection[int], num_experts: int, like: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fedlease.core.adapters import expert_tensors, renumber
 from fedlease.core.aggregate import weighted_mean
+from fedlease.core.experts import CORE_SHAPES, directions, through
 from fedlease.core.types import AdapterSpec, ClientModel, TensorName, Tensors, head_names
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "padded",
     "product_mean",
     "product_norm",
+    "singular",
     "tail_norm",
     "truncate",
 ]
@@ -55,6 +57,23 @@ def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     lacking = s[:rank] <= s[0] * torch.finfo(s.dtype).eps * max(core.shape)
     rows = root.where(~lacking, 1).unsqueeze(1) * vh[:rank]
     return rows @ qa.T, qb @ (u[:, :rank] * root.where(~lacking, 0))
+
+
+def singular(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest singular values of the product b a with their directions, all of which have length 1.
+
+    Args:
+        a: (k, in).
+        b: (out, k).
+        rank: most that are given; there are no more than k, in or out.
+
+    Returns:
+        (rank, in), (rank,) and (out, rank), in the dtype of the arguments; give float64.
+    """
+    qb, rb = torch.linalg.qr(b)
+    qa, ra = torch.linalg.qr(a.T)
+    u, s, vh = torch.linalg.svd(rb @ ra.T, full_matrices=False)
+    return vh[:rank] @ qa.T, s[:rank], qb @ u[:, :rank]
 
 
 def orthonormal(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,7 +244,7 @@ def expert_alone(model: ClientModel, expert: int) -> ClientModel:
 
 def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int | None = None) -> ClientModel:
     """One adapter whose update is (alpha / r) sum over e of w_e B_e A_e, with the same w for every token; under the
-    mixer ``sum`` w is 1; a core is multiplied into B.
+    mixer ``sum`` w is 1; what stands between B and A is multiplied into B.
 
     Without ``rank`` it is exact for these weights, of rank M r: the experts side by side. With ``rank`` it is the best
     approximation of that rank in every module (truncated singular value decomposition); a module whose smaller side is
@@ -251,8 +270,11 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
         experts = range(spec.num_experts)
         a = torch.cat([model.tensors[str(TensorName(module, "A", e))].double() for e in experts])  # (M r, in)
         b = torch.cat([w[e] * model.tensors[str(TensorName(module, "B", e))].double() for e in experts], 1)
-        if spec.mixer == "core":
-            b = b @ model.tensors[str(TensorName(module, "G"))].double()
+        if spec.mixer in CORE_SHAPES:
+            a, b = directions(a, b) if spec.mixer == "diagonal" else (a, b)
+            core = model.tensors[str(TensorName(module, "G"))].double()
+            # Of unit vectors, rows of ranks: (C e_i)^T.
+            b = b @ through(torch.eye(full, dtype=core.dtype), core, spec.mixer).T
         if rank is not None and rank < full:
             possible = min(rank, a.shape[1], b.shape[0])
             a, b = truncate(a, b, possible)

@@ -6,7 +6,8 @@ Tensors are addressed by names that do not depend on PEFT, see :class:`TensorNam
     <module path>/B/<expert>    LoRA B, (out, r)
     <module path>/dA/<expert>   mean gradient of A over the batches of a task; likewise dB and dG
     <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax, (1,) for scalar;
-                                for the mixer core what stands between B and A, (r, r)
+                                what stands between B and A: (r, r) for the mixer core, (M, 1 + r r) for heads,
+                                (r,) for diagonal
     head/<parameter path>       a parameter of the task head
     anchor/mean                 mean direction of a client's train rows, (hidden,), for the mixer instance
 """
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 Tensors = Mapping[str, Tensor]
-Mixer = Literal["none", "sum", "core", "top_m", "softmax", "scalar", "instance"]
+Mixer = Literal["none", "sum", "core", "heads", "diagonal", "top_m", "softmax", "scalar", "instance"]
 
 HEAD = "head"
 ANCHOR = "anchor/mean"
@@ -107,9 +108,10 @@ class AdapterSpec:
         num_experts: M, at least 1.
         own: the client's own expert, in 0 .. M - 1.
         mixer: how experts are combined: ``none`` (the only expert, M = 1), ``sum`` (all of them, weight 1 each),
-            ``core`` (the only one, B G A),
-            ``top_m`` (paper, adaptive top-M), ``softmax`` (all of them, weights softmax(G x)), ``scalar`` (two, weights
-            s and 1 - s for every token, with s = sigmoid(G)) or ``instance`` (two, one weight per input text, see
+            ``core`` (the only one, B G A), ``heads`` (all of them, s B H A; each row of G is s and H, row by row),
+            ``diagonal`` (the only one, B diag(G) A with columns of B and rows of A scaled to length 1), ``top_m``
+            (paper, adaptive top-M), ``softmax`` (all of them, weights softmax(G x)), ``scalar`` (two, weights s and
+            1 - s for every token, with s = sigmoid(G)) or ``instance`` (two, one weight per input text, see
             ``blend``).
         top_k: slots kept by ``top_m``; None keeps M.
         renormalise: whether the kept weights are scaled to sum to 1.
@@ -133,7 +135,7 @@ class AdapterSpec:
     @property
     def routed(self) -> bool:
         """Whether experts are weighed against each other, so that one alone is a model too."""
-        return self.num_experts > 1 and self.mixer != "sum"
+        return self.num_experts > 1 and self.mixer not in ("sum", "heads")
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any field."""

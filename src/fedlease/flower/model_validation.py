@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlease.core.aggregate import MAX_VALUE
+from fedlease.core.experts import CORE_SHAPES
 from fedlease.core.routing import num_slots
 from fedlease.core.types import HEAD, AdapterSpec, ClientModel, ClientTask, TensorName
 from fedlease.flower.bounds import guarded, shown
@@ -58,8 +59,10 @@ def _expected_shapes(
             yield str(TensorName(target, "B", expert)), (features_out, spec.r)
         if spec.mixer in slots:
             yield str(TensorName(target, "G")), (slots[spec.mixer], features_in)
-        elif spec.mixer in ("scalar", "core"):
-            yield str(TensorName(target, "G")), (1,) if spec.mixer == "scalar" else (spec.r, spec.r)
+        elif spec.mixer == "scalar":
+            yield str(TensorName(target, "G")), (1,)
+        elif shape := CORE_SHAPES.get(spec.mixer):
+            yield str(TensorName(target, "G")), shape(spec.r, spec.num_experts)
 
 
 def _tensor_fault(tensor: Tensor, shape: tuple[int, ...]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from fedlease.client.messages import FinalScores, Finish, Request, Train, Trained
 from fedlease.core.aggregate import MAX_VALUE, check_update
 from fedlease.core.confusion import Cells
+from fedlease.core.experts import FIXED
 from fedlease.core.routing import num_slots
 from fedlease.core.types import AdapterSpec, ClientModel, ClientTask
 from fedlease.data.federation import ClientCard
@@ -81,7 +82,7 @@ def _task_form(task: ClientTask) -> str:
 
 def _spec_fault(spec: AdapterSpec) -> str:
     experts = spec.num_experts
-    needed = {"none": 1, "core": 1, "scalar": 2, "instance": 2}.get(spec.mixer, experts)
+    needed = FIXED.get(spec.mixer, experts)
     rules = {
         "r": count(1),
         "alpha": number(0, MAX_VALUE) & Rule("more than 0", bool),

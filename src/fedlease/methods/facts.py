@@ -35,6 +35,7 @@ FACTS: dict[str, Facts] = {
     "fedlease-plus": Facts(None, "A and B of its expert"),
     "fedmomentum": Facts(2026, "A and B", steps=False),
     "fedprox": Facts(2018, "A and B"),
+    "fedrora": Facts(2026, "A, B and a diagonal of its rank", steps=False),
     "fedrot-lora": Facts(2026, "A and B"),
     "fedsa-lora": Facts(2024, "A", "B"),
     "fedsvd": Facts(2025, "B", steps=False),
@@ -45,6 +46,7 @@ FACTS: dict[str, Facts] = {
     "hetlora": Facts(2024, "A and B of its rank"),
     "ifca": Facts(2020, "A and B of the adapter it chose"),
     "local": Facts(None, "nothing", "A and B", steps=False),
+    "ravan": Facts(2025, "cores of r x r and scales, several per module"),
     "rolora": Facts(2024, "B in odd rounds, A in even ones"),
     "scaffold": Facts(2019, "A and B, and their mean gradients"),
 }

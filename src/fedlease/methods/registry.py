@@ -37,6 +37,7 @@ METHODS: dict[str, str] = {
     "fedlease-plus": "fedlease.methods.fedlease_plus:build",
     "fedmomentum": "fedlease.methods.fedmomentum:build",
     "fedprox": "fedlease.methods.fedprox:build",
+    "fedrora": "fedlease.methods.fedrora:build",
     "fedrot-lora": "fedlease.methods.fedrot_lora:build",
     "fedsa-lora": "fedlease.methods.fedit:fedsa_lora",
     "fedsvd": "fedlease.methods.fedsvd:build",
@@ -47,6 +48,7 @@ METHODS: dict[str, str] = {
     "hetlora": "fedlease.methods.hetlora:build",
     "ifca": "fedlease.methods.ifca:build",
     "local": "fedlease.methods.local:build",
+    "ravan": "fedlease.methods.ravan:build",
     "rolora": "fedlease.methods.rolora:build",
     "scaffold": "fedlease.methods.scaffold:build",
 }
@@ -58,6 +60,7 @@ CENTRALISED = "centralised"
 UNEQUAL_RANKS: dict[str, dict[str, str]] = {
     "fedlease": {"signal": "BA", "average": "product"},
     "fedlease-plus": {"signal": "BA", "average": "product"},
+    "fedrora": {},
     "flexlora": {},
     "flora": {},
     "hetlora": {},
@@ -67,7 +70,7 @@ UNEQUAL_RANKS: dict[str, dict[str, str]] = {
 """Methods whose clients may have unequal ranks -> the values that their settings then must have: A and B by themselves
 can be neither compared nor averaged. Pooled rows train one adapter, of the largest rank."""
 
-OWN_RANKS = frozenset({"flora", "hetlora"})
+OWN_RANKS = frozenset({"fedrora", "flora", "hetlora"})
 """Those that give every client its rank themselves, see ``Terms.ranks``; the others know one rank, the largest."""
 
 OTHER_NAMES: dict[str, str] = {

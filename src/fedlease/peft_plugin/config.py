@@ -7,6 +7,7 @@ from typing import get_args
 
 from peft.config import PeftConfig
 
+from fedlease.core.experts import FIXED
 from fedlease.core.types import Mixer
 from fedlease.peft_plugin.peft_type import FEDLEASE
 
@@ -29,8 +30,10 @@ class FedLeaseConfig(PeftConfig):
         exclude_modules: left out although ``target_modules`` matches.
         mixer: ``top_m`` (paper, phase 2); ``softmax`` over all experts; ``scalar`` (M = 2, one learned weight per
             module); ``instance`` (M = 2, one weight per input, by its similarity to ``anchor``); ``sum`` (all of them,
-            weight 1 each); ``core`` (M = 1, a matrix of r x r between A and B, which starts at 0); or ``none`` for
-            M = 1: plain LoRA. With one expert ``top_m`` and ``softmax`` are that too: there is no router.
+            weight 1 each); ``core`` (M = 1, a matrix of r x r between A and B, which starts at 0); ``heads`` (all of
+            them, a matrix and a scale in each); ``diagonal`` (M = 1, directions of length 1 and a scale for each, which
+            starts at 0); or ``none`` for M = 1: plain LoRA. With one expert ``top_m`` and ``softmax`` are that too:
+            there is no router.
         top_k: router slots kept; None keeps M.
         renormalise: whether kept weights are scaled to sum 1.
         blend: in [0, 1], largest weight of expert 1 under ``instance``.
@@ -107,7 +110,7 @@ class FedLeaseConfig(PeftConfig):
             for name, (holds, rule) in rules.items()
             if not holds
         ]
-        needed = {"none": 1, "core": 1, "scalar": 2, "instance": 2}.get(str(self.mixer), self.num_experts)
+        needed = FIXED.get(str(self.mixer), self.num_experts)
         if self.num_experts != needed:
             faults.append(f"mixer {self.mixer!r} needs num_experts = {needed}, received {self.num_experts}")
         return faults

@@ -9,7 +9,18 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
-from fedlease.core.experts import ROUTER_ROWS, Rule, add_experts, chosen, linear, mix, project
+from fedlease.core.experts import (
+    CORE_SHAPES,
+    ROUTER_ROWS,
+    Rule,
+    add_experts,
+    chosen,
+    directions,
+    linear,
+    mix,
+    project,
+    through,
+)
 from fedlease.core.types import Mixer
 from fedlease.peft_plugin.config import FedLeaseConfig
 
@@ -18,7 +29,7 @@ __all__ = ["FedLeaseLayer", "WeightsListener"]
 WeightsListener = Callable[[Tensor], None]
 """Receives the expert weights of one forward pass, (..., M)."""
 
-UNWEIGHTED = ("none", "sum", "core")
+UNWEIGHTED = ("none", "sum", *CORE_SHAPES)
 """Mixers that weigh no experts against each other: all that there are count in full."""
 
 MERGE_REFUSED = (
@@ -69,7 +80,8 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         first = nn.init.kaiming_uniform_(torch.empty(config.r, self.in_features), a=math.sqrt(5))
         self.fedlease_A[adapter_name] = nn.ParameterList(nn.Parameter(first.clone()) for _ in range(config.num_experts))
         b = [torch.zeros(self.out_features, config.r) for _ in range(config.num_experts)]
-        if not config.init_weights:
+        if not config.init_weights or config.mixer in ("heads", "diagonal"):
+            # Nothing would ever learn where B and what stands before it are both 0.
             b = [nn.init.kaiming_uniform_(start, a=math.sqrt(5)) for start in b]
         self.fedlease_B[adapter_name] = nn.ParameterList(map(nn.Parameter, b))
         mixer = cast(Mixer, config.mixer)
@@ -78,9 +90,13 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         if rows := ROUTER_ROWS.get(mixer):
             router = torch.empty(rows(config.num_experts), self.in_features)
             self.fedlease_router[adapter_name] = nn.Parameter(nn.init.kaiming_uniform_(router, a=math.sqrt(5)))
-        elif mixer in ("scalar", "core"):
-            shape = (1,) if mixer == "scalar" else (config.r, config.r)
-            self.fedlease_router[adapter_name] = nn.Parameter(torch.zeros(shape))
+        elif mixer == "scalar":
+            self.fedlease_router[adapter_name] = nn.Parameter(torch.zeros(1))
+        elif shape := CORE_SHAPES.get(mixer):
+            core = torch.zeros(shape(config.r, config.num_experts))
+            if mixer == "heads":
+                core[:, 0] = 1
+            self.fedlease_router[adapter_name] = nn.Parameter(core)
         self.fedlease_dropout[adapter_name] = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
         scaling = config.lora_alpha / config.r
         self.fedlease_rules[adapter_name] = Rule(
@@ -131,6 +147,8 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         if self.fedlease_rules[adapter_name].mixer in ROUTER_ROWS:
             tall.append(self.fedlease_router[adapter_name])
         found = torch.cat(tall), torch.cat(self.stack_b(adapter_name), 1)
+        if self.fedlease_rules[adapter_name].mixer == "diagonal":
+            found = directions(*found)
         if self.stacks is not None:
             self.stacks[adapter_name] = found
         return found
@@ -178,8 +196,8 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             weights = mix(logits, rule, self.fedlease_own[adapter_name])  # (tokens, M)
         else:
             hidden = linear(tokens if dropped is None else dropped, stack[: b.shape[1]])
-            if rule.mixer == "core":
-                hidden = linear(hidden, self.fedlease_router[adapter_name])
+            if rule.mixer in CORE_SHAPES:
+                hidden = through(hidden, self.fedlease_router[adapter_name], rule.mixer)
             if only is not None or rule.mixer in UNWEIGHTED:
                 weights = chosen(range(rule.num_experts) if only is None else only, rule.num_experts, hidden)  # (M,)
             elif rule.mixer == "scalar":

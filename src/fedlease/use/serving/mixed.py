@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlease.core.experts import Rule
+from fedlease.core.experts import CORE_SHAPES, Rule
 from fedlease.core.low_rank import at_rank, fold
 from fedlease.core.types import HEAD, AdapterSpec, ClientId, ClientModel, TensorName, Tensors, head_names
 from fedlease.errors import ModelError
@@ -195,5 +195,5 @@ class MixedModel:
 
 
 def _without_core(model: ClientModel) -> ClientModel:
-    """A single adapter in the place of one with a core."""
-    return fold(model, {}) if model.spec.mixer == "core" else model
+    """A single adapter in the place of one with something between B and A."""
+    return fold(model, {}) if model.spec.mixer in CORE_SHAPES else model

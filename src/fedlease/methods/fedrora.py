@@ -1,0 +1,141 @@
+"""FedRoRA: a basis for all from the mean update, of which every client has the directions that its own update goes in.
+
+Wang, Bian, Zhang, Xu: Breaking the Structural Identity: Personalized Federated LoRA Fine-tuning under Rank
+Heterogeneity. EMNLP 2026. https://github.com/lei-wang-link/FedRoRA
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedlease.core.aggregate import weighted_uploads
+from fedlease.core.codec import serialisable
+from fedlease.core.experts import directions
+from fedlease.core.low_rank import singular
+from fedlease.core.ranks import Ranks
+from fedlease.core.residual import stacked
+from fedlease.core.seeds import generator
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
+from fedlease.methods.base import CommonState, Terms
+from fedlease.methods.fedit import PHASE, FedIT
+
+__all__ = ["FedRoRA", "FedRoRAState", "build"]
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class FedRoRAState(CommonState):
+    """Where a FedRoRA run stands.
+
+    Attributes:
+        seed: root seed, for the first directions of every client.
+        basis: A, B and ``<module>/G``: the largest singular directions of the last mean, and their values; {} before.
+        updates: client -> what it sent last.
+    """
+
+    seed: int
+    basis: Tensors = field(default_factory=dict)
+    updates: Mapping[ClientId, Tensors] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FedRoRA(FedIT):
+    """The update of a module is B S A with columns of B and rows of A of length 1 and S a diagonal of a client's own.
+
+    Attributes:
+        ranks: of clients; None gives all the common one.
+        gain: how much faster S learns than A and B, above 0. Trained is S / gain, scaled back with alpha.
+    """
+
+    ranks: Ranks | None = None
+    gain: float = 100.0
+
+    averaged: ClassVar[tuple[str, ...]] = ()
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedRoRAState:
+        """There is no basis yet."""
+        return FedRoRAState(round=1, adapter=adapter, clients=dict(clients), seed=seed)
+
+    def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
+        """Train directions and diagonal of the client's rank, and give them back."""
+        if state.round > self.last_round:
+            return None
+        model = self.model(state, client)
+        names = model.names("ABG")
+        return ClientTask(PHASE, state.round, model, (Stage(names, self.budget.epochs(state.round)),), upload=names)
+
+    def aggregate(
+        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> CommonState:
+        """The R largest singular directions of the mean update."""
+        assert isinstance(state, FedRoRAState)
+        after = replace(state, round=state.round + 1)
+        if not updates:
+            return after
+        tensors, weights = weighted_uploads(updates, self.weights)
+        mean, basis = stacked([_as_pair(each) for each in tensors], weights), dict[str, Tensor]()
+        for module in state.adapter.spec.target_modules:
+            a, b, g = _names(module)
+            rows, values, columns = singular(mean[a], mean[b], state.adapter.spec.r)
+            basis |= {a: rows.float().contiguous(), b: columns.float().contiguous(), g: values.float()}
+        latest = {**state.updates, **{update.client: dict(update.tensors) for update in updates}}
+        return replace(after, basis=basis, updates=dict(sorted(latest.items())))
+
+    def model(self, state: CommonState, client: ClientId) -> ClientModel:
+        """Of the basis the r_i directions that the client's last update goes in most, with its own coefficients.
+
+        A client that has not trained has the first r_i of the basis with those of the mean; before there is a basis, or
+        where it has fewer directions, they are drawn.
+        """
+        assert isinstance(state, FedRoRAState)
+        full = state.adapter.spec
+        r = full.r if self.ranks is None else self.ranks.of(client)
+        spec = replace(full, r=r, alpha=full.alpha / full.r * r * self.gain, mixer="diagonal")
+        scale, own, tensors = spec.alpha / r, state.updates.get(client), dict[str, Tensor]()
+        for module in full.target_modules:
+            a, b, g = _names(module)
+            rng = generator(state.seed, "fedrora", client, module)
+            rows = torch.randn(r, state.adapter.tensors[a].shape[1], generator=rng)
+            columns = torch.randn(state.adapter.tensors[b].shape[0], r, generator=rng)
+            core = torch.full((r,), r**-0.5 / scale)
+            if state.basis:
+                place, values = _chosen(*(state.basis[name] for name in (a, b, g)), own and _as_pair(own), (a, b), r)
+                core.zero_()
+                rows[: len(place)], columns[:, : len(place)] = state.basis[a][place], state.basis[b][:, place]
+                core[: len(place)] = values.float()
+            rows, columns = directions(rows, columns)
+            tensors |= {a: rows, b: columns.contiguous(), g: core}
+        return ClientModel(spec, tensors)
+
+
+def _chosen(
+    rows: Tensor, columns: Tensor, values: Tensor, own: Tensors | None, names: tuple[str, str], r: int
+) -> tuple[Tensor, Tensor]:
+    """Places in the basis, in order, and coefficients: u_k^T (B S A) v_k of a client's own, else those of the mean."""
+    if own is not None:
+        a, b = (own[name].double() for name in names)
+        values = ((columns.double().T @ b) * (rows.double() @ a.T)).sum(1)
+    place = values.abs().argsort(descending=True, stable=True)[:r].sort().values
+    return place, values[place]
+
+
+def _as_pair(tensors: Tensors) -> dict[str, Tensor]:
+    """An upload as A and B of the same product, in float64."""
+    pairs = {}
+    for module in sorted({TensorName.parse(name).module for name in tensors}):
+        a, b, g = _names(module)
+        rows, columns = directions(tensors[a].double(), tensors[b].double())
+        pairs |= {a: rows, b: columns * tensors[g].double()}
+    return pairs
+
+
+def _names(module: str) -> tuple[str, str, str]:
+    return str(TensorName(module, "A", 0)), str(TensorName(module, "B", 0)), str(TensorName(module, "G"))
+
+
+def build(terms: Terms, *, gain: float = 100.0) -> FedRoRA:
+    """FedRoRA from the settings of ``fedrora.*``."""
+    return FedRoRA(terms.budget, terms.weights, ranks=terms.ranks, gain=gain)
