@@ -69,11 +69,10 @@ class MixedModel:
     def of_run(cls, run: OpenRun) -> "MixedModel":
         """All clients of a run, newcomers included, around the base that the run has loaded."""
         num_labels = {client: len(known.labels) for client, known in run.clients.items()}
-        # Layers have room for one rank; padding with zeros changes no product.
         return cls(
             run.base,
             run.device,
-            lambda client: at_rank(_without_core(run.model(client)), run.settings.lora.largest),
+            lambda client: _of_one_rank(run.model(client), run.settings.lora.largest),
             num_labels,
             run.resident.autocast,
         )
@@ -194,6 +193,8 @@ class MixedModel:
         return number
 
 
-def _without_core(model: ClientModel) -> ClientModel:
-    """A single adapter in the place of one with something between B and A."""
-    return fold(model, {}) if model.spec.mixer in CORE_SHAPES else model
+def _of_one_rank(model: ClientModel, rank: int) -> ClientModel:
+    """A model at the rank that layers have room for, with a single adapter in the place of one with something between
+    B and A, which may have a higher one, the same for all clients. Padding with zeros changes no product."""
+    model = fold(model, {}) if model.spec.mixer in CORE_SHAPES else model
+    return at_rank(model, max(rank, model.spec.r))
