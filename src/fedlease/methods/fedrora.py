@@ -102,7 +102,7 @@ class FedRoRA(FedIT):
             columns = torch.randn(state.adapter.tensors[b].shape[0], r, generator=rng)
             core = torch.full((r,), r**-0.5 / scale)
             if state.basis:
-                place, values = _chosen(*(state.basis[name] for name in (a, b, g)), own and _as_pair(own), (a, b), r)
+                place, values = _chosen(state.basis, own and _as_pair(own), module, r)
                 core.zero_()
                 rows[: len(place)], columns[:, : len(place)] = state.basis[a][place], state.basis[b][:, place]
                 core[: len(place)] = values.float()
@@ -111,20 +111,19 @@ class FedRoRA(FedIT):
         return ClientModel(spec, tensors)
 
 
-def _chosen(
-    rows: Tensor, columns: Tensor, values: Tensor, own: Tensors | None, names: tuple[str, str], r: int
-) -> tuple[Tensor, Tensor]:
+def _chosen(basis: Tensors, own: Tensors | None, module: str, r: int) -> tuple[Tensor, Tensor]:
     """Places in the basis, in order, and coefficients: u_k^T (B S A) v_k of a client's own, else those of the mean."""
+    a, b, g = _names(module)
+    values = basis[g]
     if own is not None:
-        a, b = (own[name].double() for name in names)
-        values = ((columns.double().T @ b) * (rows.double() @ a.T)).sum(1)
+        values = ((basis[b].double().T @ own[b]) * (basis[a].double() @ own[a].T)).sum(1)
     place = values.abs().argsort(descending=True, stable=True)[:r].sort().values
     return place, values[place]
 
 
 def _as_pair(tensors: Tensors) -> dict[str, Tensor]:
     """An upload as A and B of the same product, in float64."""
-    pairs = {}
+    pairs = dict[str, Tensor]()
     for module in sorted({TensorName.parse(name).module for name in tensors}):
         a, b, g = _names(module)
         rows, columns = directions(tensors[a].double(), tensors[b].double())
