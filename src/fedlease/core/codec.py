@@ -8,7 +8,7 @@ marked with :func:`serialisable`, so a file can name data but never code.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -26,11 +26,19 @@ class CodecError(ValueError):
     """The bytes are not what :func:`dumps` writes, or name a class that is not serialisable."""
 
 
-def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
+Apart = Callable[[Any], str | None]
+"""Tensor, or mapping of tensors -> the name under which it is written apart, or None where it is not."""
+
+
+def encode(value: object, apart: Apart | None = None) -> tuple[Any, dict[str, Tensor]]:
     """Splits ``value`` into a JSON tree and the tensors it refers to.
 
     A tensor that occurs several times as the same object is written once; different tensors over the same memory are
     written one by one.
+
+    Args:
+        value: what is written.
+        apart: is asked about every tensor and every mapping of tensors; in the tree stands the name that it gives.
 
     Raises:
         TypeError: a part has no written form.
@@ -44,6 +52,8 @@ def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
             return part
         if isinstance(part, float):
             return part if math.isfinite(part) else {"$": "float", "value": repr(part)}
+        if apart is not None and _holds_tensors(part) and (name := apart(part)) is not None:
+            return {"$": "apart", "name": name}
         if isinstance(part, Tensor):
             if id(part) not in seen:
                 seen[id(part)] = f"t{len(seen)}"
@@ -79,39 +89,61 @@ def encode(value: object) -> tuple[Any, dict[str, Tensor]]:
     return walk(value), tensors
 
 
-def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _holds_tensors(part: object) -> bool:
+    if isinstance(part, Mapping):
+        return bool(part) and all(isinstance(item, Tensor) for item in part.values())
+    return isinstance(part, Tensor)
+
+
+def decode(tree: Any, tensors: Mapping[str, Tensor], apart: Callable[[str], Any] | None = None) -> Any:
     """Inverse of :func:`encode`.
 
+    Args:
+        tree: as :func:`encode` gave it.
+        tensors: likewise.
+        apart: gives what was written apart by its name.
+
     Raises:
-        CodecError: the tree is malformed, names a missing tensor or an unregistered class.
+        CodecError: the tree is malformed, names a missing tensor, what is nowhere apart, or an unregistered class.
     """
+
+    def named(name: str) -> Any:
+        if apart is None:
+            raise CodecError(f"malformed state: {name!r} was written apart")
+        return apart(name)
+
     try:
-        return _build(tree, tensors)
+        return _build(tree, tensors, named)
     except CodecError:
         raise
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise CodecError(f"malformed state: {type(error).__name__} {error}") from error
 
 
-def _build(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _build(tree: Any, tensors: Mapping[str, Tensor], apart: Callable[[str], Any]) -> Any:
+    def build(part: Any) -> Any:
+        return _build(part, tensors, apart)
+
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     if isinstance(tree, list):
-        return [_build(item, tensors) for item in tree]
+        return [build(item) for item in tree]
     kind = tree["$"]
     if kind == "float":
         return float(tree["value"])
     if kind == "tensor":
         return tensors[tree["name"]]
+    if kind == "apart":
+        return apart(tree["name"])
     if kind == "tuple":
-        return tuple(_build(item, tensors) for item in tree["items"])
+        return tuple(build(item) for item in tree["items"])
     if kind == "frozenset":
-        return frozenset(_build(item, tensors) for item in tree["items"])
+        return frozenset(build(item) for item in tree["items"])
     if kind == "dict":
-        return {_build(key, tensors): _build(item, tensors) for key, item in tree["items"]}
+        return {build(key): build(item) for key, item in tree["items"]}
     if kind == "class":
         cls = CLASSES[tree["name"]]
-        fields = {name: _build(item, tensors) for name, item in tree["fields"].items()}
+        fields = {name: build(item) for name, item in tree["fields"].items()}
         kinds = _kinds(cls)
         for name, value in fields.items():
             if name in kinds and not _fits(value, kinds[name]):
@@ -153,14 +185,14 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def dumps(value: object) -> bytes:
-    """One safetensors blob whose header holds the JSON tree."""
-    tree, tensors = encode(value)
+def dumps(value: object, apart: Apart | None = None) -> bytes:
+    """One safetensors blob whose header holds the JSON tree; ``apart`` is as for :func:`encode`."""
+    tree, tensors = encode(value, apart)
     return safetensors.torch.save(tensors, metadata={"fedlease": json.dumps(tree, ensure_ascii=True, allow_nan=False)})
 
 
-def loads(blob: bytes) -> Any:
-    """Inverse of :func:`dumps`.
+def loads(blob: bytes, apart: Callable[[str], Any] | None = None) -> Any:
+    """Inverse of :func:`dumps`; ``apart`` is as for :func:`decode`.
 
     Raises:
         CodecError: not a blob that :func:`dumps` wrote.
@@ -171,4 +203,4 @@ def loads(blob: bytes) -> Any:
         tree = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["fedlease"])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CodecError(f"not a fedlease state: {type(error).__name__} {error}") from error
-    return decode(tree, tensors)
+    return decode(tree, tensors, apart)

@@ -32,6 +32,8 @@ class Ledger:
         self._accepted: dict[ClientId, int] = {}
         self._keeps: set[ClientId] = set()
         self._best: dict[ClientId, int] = {}
+        # One object as long as it says the same, so that a checkpoint writes it once.
+        self._records: dict[ClientId, Tensors] = {}
 
     def standing(self, client: ClientId) -> dict[str, Any]:
         """The fields ``accepted``, ``keeps`` and ``best`` of a request to a client."""
@@ -65,10 +67,14 @@ class Ledger:
         """What the checkpoint holds: private tensors in this process, else the record itself."""
         if self._workers is not None:
             return {client: self._workers[client].private.slots for client in sorted(self._accepted)}
-        return {
-            client: {ELSEWHERE: {"accepted": torch.tensor(step), "keeps": torch.tensor(int(client in self._keeps))}}
-            for client, step in sorted(self._accepted.items())
-        }
+        return {client: {ELSEWHERE: self._record(client)} for client in sorted(self._accepted)}
+
+    def _record(self, client: ClientId) -> Tensors:
+        now = self._accepted[client], int(client in self._keeps)
+        known = self._records.get(client)
+        if known is None or (int(known["accepted"]), int(known["keeps"])) != now:
+            self._records[client] = {"accepted": torch.tensor(now[0]), "keeps": torch.tensor(now[1])}
+        return self._records[client]
 
     def restore(self, slots: Slots, step: int, *, finished: bool, best: Best | None = None) -> None:
         """Goes on from a checkpoint.

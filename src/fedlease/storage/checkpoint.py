@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlease.core.codec import CodecError, digest, dumps, loads
+from fedlease.core.codec import digest, dumps
 from fedlease.core.suspects import Seen
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
-from fedlease.files import append, read_file, sweep, write_atomically
+from fedlease.files import append, sweep, write_atomically
 from fedlease.methods.base import State
 from fedlease.methods.registry import known_methods, load_method
 from fedlease.storage.documents import read_lines
 from fedlease.storage.manifest import BestStep, Earlier, Entry, Manifest
-from fedlease.storage.run_files import MOST_WEIGHTS, read_sealed, write_sealed
+from fedlease.storage.run_files import read_sealed, write_sealed
 from fedlease.storage.saved import Best, Saved
+from fedlease.storage.state_files import StateFiles
 
 __all__ = ["Checkpoint"]
 
@@ -42,6 +43,7 @@ class Checkpoint:
         self.manifest = self.state / "manifest.json"
         self.rounds = folder / "rounds.jsonl"
         self._lines = 0
+        self._files = StateFiles(self.state)
 
     def load(self) -> Saved | None:
         """The last complete step, or None before the first. Changes nothing on disk; see :meth:`clean`.
@@ -112,17 +114,14 @@ class Checkpoint:
         self.clean()
 
     def _read_seen(self, entry: Entry | None) -> dict[ClientId, dict[int, Seen]]:
-        named = {} if entry is None else self._read(entry)
+        named = {} if entry is None else self._files.read(entry)
         return {client: {int(number): one for number, one in steps.items()} for client, steps in named.items()}
 
     def _read_step(self, step: Manifest | BestStep | Earlier) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
         """The state and the clients' private tensors of a step."""
-        state = self._read(step.state)
+        state, private = self._files.read_step(step)
         if not isinstance(state, State):
             raise RunFolderError(f"{self.state / step.state.file} is damaged: it contains a {type(state).__name__}")
-        private = {
-            client: {slot: self._read(entry) for slot, entry in slots.items()} for client, slots in step.clients.items()
-        }
         return state, private
 
     def history(self) -> list[bytes]:
@@ -155,7 +154,7 @@ class Checkpoint:
 
     def clean(self) -> None:
         """Deletes files that the manifest does not name and cuts ``rounds.jsonl`` to the manifest's step."""
-        manifest = read_sealed(self.manifest, Manifest)
+        manifest, self._files = read_sealed(self.manifest, Manifest), StateFiles(self.state)
         named = set() if manifest is None else manifest.named
         self._lines = 0 if manifest is None else manifest.rounds_lines
         sweep(self.folder)
@@ -181,17 +180,17 @@ class Checkpoint:
         """
         try:
             self.state.mkdir(parents=True, exist_ok=True)
-            state, clients = self._write_step(saved)
-            best = None
+            self._files.begin()
+            files, best = self._files.write_step(saved.state, saved.private), None
             if (kept := saved.best) is not None:
-                own = self._write_step(kept)
+                own = self._files.write_step(kept.state, kept.private)
                 numbers: Any = {
                     "step": kept.step,
                     "value": kept.value,
                     "waited": kept.waited,
                     "values": dict(kept.clients),
                 }
-                best = BestStep(**numbers, state=own[0], clients=own[1])
+                best = BestStep(**numbers, **own)
             seen = {c: {str(number): one for number, one in steps.items()} for c, steps in saved.seen.items()}
             written, lines = self._written(), self._lines
             if record is not None:
@@ -206,10 +205,9 @@ class Checkpoint:
                 rounds_lines=lines,
                 rounds_sha256=digest(written),
                 totals=dict(saved.totals),
-                state=state,
-                clients=clients,
+                **files,
                 best=best,
-                seen=self._write(dumps(seen)) if seen else None,
+                seen=self._files.write(dumps(seen)) if seen else None,
                 earlier=self._kept(saved.step),
             )
             write_sealed(self.manifest, manifest)
@@ -219,8 +217,9 @@ class Checkpoint:
                 f"step {saved.step} of {saved.method} could not be written to {self.folder}: {error}; "
                 "the last complete step is on disk, continue with: fedlease resume"
             ) from error
+        named = manifest.named
         for path in self.state.iterdir():
-            if path != self.manifest and path.name not in manifest.named:
+            if path != self.manifest and path.name not in named:
                 path.unlink()
 
     def note(self, record: Mapping[str, Any]) -> None:
@@ -235,13 +234,6 @@ class Checkpoint:
         except OSError as error:
             raise RunFailedError(f"{self.rounds} cannot be written: {error}; it was to hold {dict(record)}") from error
 
-    def _write_step(self, step: Saved | Best) -> tuple[Entry, dict[ClientId, dict[str, Entry]]]:
-        clients = {
-            client: {slot: self._write(dumps(dict(tensors))) for slot, tensors in slots.items()}
-            for client, slots in step.private.items()
-        }
-        return self._write(dumps(step.state)), clients
-
     def _kept(self, step: int) -> list[Earlier]:
         """The steps before one that stay on disk."""
         last = read_sealed(self.manifest, Manifest) if self.keep else None
@@ -252,27 +244,6 @@ class Checkpoint:
 
     def _written(self) -> bytes:
         return _joined(read_lines(self.rounds)[: self._lines])
-
-    def _write(self, blob: bytes) -> Entry:
-        sha256 = digest(blob)
-        entry = Entry(file=f"{sha256[:32]}.safetensors", sha256=sha256)
-        path = self.state / entry.file
-        if not path.is_file():
-            write_atomically(path, blob)
-        return entry
-
-    def _read(self, entry: Entry) -> Any:
-        path = self.state / entry.file
-        try:
-            blob = read_file(path, MOST_WEIGHTS)
-        except FileNotFoundError as error:
-            raise RunFolderError(f"{path} is named by the manifest and cannot be read: {error}") from error
-        if digest(blob) != entry.sha256:
-            raise RunFolderError(f"{path} is damaged: its SHA-256 is not the one in the manifest")
-        try:
-            return loads(blob)
-        except CodecError as error:
-            raise RunFolderError(f"{path} is damaged: {error}") from error
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedlease.core.types import ClientId
 from fedlease.storage.run_files import Digest
 
-__all__ = ["BestStep", "Earlier", "Entry", "Manifest"]
+__all__ = ["BestStep", "Earlier", "Entry", "Manifest", "StepFiles"]
 
 
 class Entry(BaseModel):
@@ -19,37 +19,43 @@ class Entry(BaseModel):
     sha256: Digest
 
 
-class BestStep(BaseModel):
-    """See :class:`fedlease.storage.saved.Best`."""
+class StepFiles(BaseModel):
+    """The files of one step.
+
+    Attributes:
+        state: of the method.
+        clients: client -> slot -> its private tensors.
+        apart: what the state names by its hash.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+    state: Entry
+    clients: dict[ClientId, dict[str, Entry]]
+    apart: list[Entry] = Field(default_factory=list)
+
+
+class BestStep(StepFiles):
+    """See :class:`fedlease.storage.saved.Best`."""
 
     step: Annotated[int, Field(ge=0)]
     value: Annotated[float, Field(allow_inf_nan=False)]
     waited: Annotated[int, Field(ge=0)]
     values: dict[ClientId, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
-    state: Entry
-    clients: dict[ClientId, dict[str, Entry]]
 
 
-class Earlier(BaseModel):
+class Earlier(StepFiles):
     """A step before the last, to go back to."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     step: Annotated[int, Field(ge=0)]
     round: Annotated[int, Field(ge=0)]
     rounds_lines: Annotated[int, Field(ge=0)]
     totals: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
-    state: Entry
-    clients: dict[ClientId, dict[str, Entry]]
     seen: Entry | None = None
 
 
-class Manifest(BaseModel):
+class Manifest(StepFiles):
     """The last complete step, and under early stopping the best one so far."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     method: str
     step: Annotated[int, Field(ge=0)]
@@ -58,8 +64,6 @@ class Manifest(BaseModel):
     rounds_lines: Annotated[int, Field(ge=0)]
     rounds_sha256: Digest
     totals: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
-    state: Entry
-    clients: dict[ClientId, dict[str, Entry]]
     best: BestStep | None = None
     seen: Entry | None = None
     earlier: list[Earlier] = Field(default_factory=list)
@@ -70,4 +74,5 @@ class Manifest(BaseModel):
         steps: list[Manifest | BestStep | Earlier] = [self, *self.earlier, *([] if self.best is None else [self.best])]
         slots = (entry for step in steps for slots in step.clients.values() for entry in slots.values())
         seen = (one for one in (self.seen, *(step.seen for step in self.earlier)) if one is not None)
-        return {entry.file for entry in (*(step.state for step in steps), *slots, *seen)}
+        states = (entry for step in steps for entry in (step.state, *step.apart))
+        return {entry.file for entry in (*states, *slots, *seen)}
