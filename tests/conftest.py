@@ -20,6 +20,9 @@ from small import FinishedRuns
 
 torch.set_num_threads(1)
 
+# A small run waits 125 times for the disk, longer than it computes: no test pulls the plug. fstat refuses what fsync does.
+os.fsync = lambda descriptor: [os.fstat(descriptor)].clear()  # type: ignore[assignment]
+
 # Deadlines measure the machine, not the code; derandomised runs give the same examples on every machine.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)

@@ -38,8 +38,8 @@ def small_settings(**changes: Any) -> Settings:
 
 
 def small_run(out: Path, listeners: Any = (), **changes: Any) -> RunResult:
-    """Runs it."""
-    return run(small_settings(**changes), out=out, listeners=listeners)
+    """Runs it, in silence."""
+    return run(small_settings(**changes), out=out, listeners=listeners, progress=False)
 
 
 class FinishedRuns:

@@ -55,6 +55,8 @@ def printable(text: str, *, longest: int | None = None, keep: str = "") -> str:
     """
     if longest is not None and len(text) > longest:
         return printable(text[:longest], keep=keep) + " ..."
+    if text.isprintable():
+        return text
     return "".join(
         c if c.isprintable() or c in keep or unicodedata.category(c) == "Zs" else "\N{REPLACEMENT CHARACTER}"
         for c in text
