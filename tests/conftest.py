@@ -20,8 +20,8 @@ from small import FinishedRuns
 
 torch.set_num_threads(1)
 
-# A small run waits 125 times for the disk, longer than it computes: no test pulls the plug. fstat refuses what fsync does.
-os.fsync = lambda descriptor: [os.fstat(descriptor)].clear()  # type: ignore[assignment]
+# A small run waits for the disk 125 times, for longer than it computes, and no test pulls the plug.
+os.fsync = os.fstat  # type: ignore[assignment]  # fails where fsync would: a descriptor that is closed
 
 # Deadlines measure the machine, not the code; derandomised runs give the same examples on every machine.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=50)
