@@ -29,15 +29,19 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's folder, which its workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session")
 def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site of the docs, built once for all workers of a session."""
     from filelock import FileLock
     from test_docs import ROOT, build
 
-    parallel = "PYTEST_XDIST_WORKER" in os.environ
-    base = tmp_path_factory.getbasetemp()
-    folder = ((base.parent if parallel else base) / "site").resolve()
+    folder = (of_all_workers(tmp_path_factory) / "site").resolve()
     with FileLock(f"{folder}.lock"):
         if not (folder / "index.html").is_file():
             done = build(ROOT, folder.with_name("site-new"))
@@ -49,7 +53,7 @@ def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRuns:
     """Runs for tests of what one does with a finished run."""
-    return FinishedRuns(tmp_path_factory.mktemp("finished"))
+    return FinishedRuns(of_all_workers(tmp_path_factory) / "finished")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,6 @@ from fedlease.flower.wire import RECORD, TREE
 from fedlease.server.events import Listener, StepFinished
 
 Summaries = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A run in one process, in ``here``, and over a grid, in ``there``; the nodes' own models are under ``state``."""
-
-    here: Path
-    there: Path
-    state: Path
-    summary_here: dict[str, Any]
-    summary_there: dict[str, Any]
 
 
 class Stopped(Exception):

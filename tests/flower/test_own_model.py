@@ -3,17 +3,16 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small import own_rows, small_run, small_settings, tensors_of
+from small import EVERY, FinishedRuns, own_rows, small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from flower.nodes import Pair, comparable, grid_of, kind_of, over_memory
+from flower.nodes import comparable, grid_of, kind_of, over_memory
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -51,26 +50,31 @@ def by_peft(base: Path, folder: Path, labels: int | None) -> PeftModel:
     return PeftModel.from_pretrained(auto.from_pretrained(base, **extra), str(folder)).eval()
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.slow
 def test_every_methods_tensors_scores_and_own_models_are_those_of_one_process(
-    method: str, pair: Callable[[str], Pair]
+    finished: FinishedRuns, tmp_path: Path
 ) -> None:
-    made, seen = pair(method), set()
-    assert tensors_of(made.there) == tensors_of(made.here)
-    assert comparable(made.summary_there) == comparable(made.summary_here)
-    for client in ("planted-0-0", "planted-3-0"):
-        expected = fedlease.load(made.here, client)
-        folder = folder_of(made.state, client, method)
-        model = fedlease.load(folder)
-        assert not model.training
-        assert torch.equal(logits(model), logits(expected))
-        assert model.config.id2label == expected.config.id2label
-        plain = by_peft(made.here / "base", folder, len(model.config.id2label))
-        assert torch.equal(logits(plain), logits(expected))
-        seen.add(str(logits(model).tolist()))
-    # Clients differ, so one folder for all would have been found out.
-    assert len(seen) == 2
-    assert not list(made.state.rglob("*.tmp"))
+    here, state, others = finished(**EVERY), tmp_path / "state", sorted(METHODS.keys() - {"fedlease"})
+    settings = small_settings(**{**EVERY, "baselines": others})
+    summaries, _ = over_memory(settings, tmp_path / "there", **{"state-dir": str(state)})
+    for method in METHODS:
+        folder = Path() if method == "fedlease" else Path("baselines", method)
+        assert tensors_of(tmp_path / "there" / folder) == tensors_of(here.out / folder), method
+        # The verdict is of all methods, and nodes pool no rows.
+        mine, theirs = ({**comparable(of[method]), "verdict": None} for of in (summaries, here.summaries))
+        assert mine == theirs, method
+        seen = set()
+        for client in ("planted-0-0", "planted-3-0"):
+            expected = fedlease.load(here.out, client, method)
+            model = fedlease.load(folder_of(state, client, method))
+            assert not model.training
+            assert torch.equal(logits(model), logits(expected)), (method, client)
+            assert model.config.id2label == expected.config.id2label
+            seen.add(str(logits(model).tolist()))
+        plain = by_peft(here.out / "base", folder_of(state, client, method), len(model.config.id2label))
+        assert torch.equal(logits(plain), logits(expected)), method
+        assert len(seen) == 2, "clients differ, so that one folder for all would have been found out"
+    assert not list(state.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(

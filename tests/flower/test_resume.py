@@ -1,6 +1,5 @@
 """A run over nodes that was interrupted at its end, or begun elsewhere, is resumed as what it is, or refused."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from small import small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from flower.nodes import Pair, Stopped, comparable, grid_of, over_memory, stop_after
+from flower.nodes import Stopped, comparable, grid_of, over_memory, stop_after
 
 from fedlease.errors import RunFolderError
 from fedlease.flower.strategy import FedLeaseStrategy
@@ -21,7 +20,7 @@ SMALL: dict[str, Any] = {"baselines": [], "data.clients_per_task": 1}
 
 
 def test_a_server_killed_after_private_tensors_were_handed_over_scores_the_same_models(
-    pair: Callable[[str], Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = small_settings(**{**SMALL, "method": "local", "rounds": 1})
     grid = grid_of(settings, one_machine=True, **{"state-dir": str(tmp_path / "state")})
@@ -34,9 +33,9 @@ def test_a_server_killed_after_private_tensors_were_handed_over_scores_the_same_
         FedLeaseStrategy(settings, tmp_path / "r", hand_over=True).start(grid)
     strategy = FedLeaseStrategy(settings, tmp_path / "r", hand_over=True)
     strategy.start(grid)
-    undisturbed = pair("local")
-    assert comparable(strategy.summaries["local"]) == comparable(undisturbed.summary_there)
-    assert tensors_of(tmp_path / "r") == tensors_of(undisturbed.there)
+    undisturbed, _ = over_memory(settings, tmp_path / "there")
+    assert comparable(strategy.summaries["local"]) == comparable(undisturbed["local"])
+    assert tensors_of(tmp_path / "r") == tensors_of(tmp_path / "there")
 
 
 def test_a_run_of_one_process_with_private_tensors_is_not_resumed_over_nodes(tmp_path: Path) -> None:

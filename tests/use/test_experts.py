@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import small_run
+from small import EVERY, FinishedRuns, small_run
 
 from fedlease.core.types import HEAD, TensorName
 from fedlease.errors import ConfigError
@@ -24,12 +24,8 @@ WITHOUT = set(known_methods()) - WITH
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    others = sorted(set(known_methods()) - {"fedlease"})
-    changes = {"data__clients_per_task": 1, "data__train_rows": 8, "fedtreelora__tau": -1, "ifca__num_candidates": 2}
-    # So few rows say nothing about who has one task.
-    changes |= {"fedlease_plus__grouping": "clients", "fedlease_plus__longer": 0}
-    return small_run(tmp_path_factory.mktemp("all") / "r", baselines=others, rounds=1, **changes).out
+def out(finished: FinishedRuns) -> Path:
+    return finished(**EVERY).out
 
 
 def held(run: OpenRun, expert: int, client: str) -> dict[str, torch.Tensor]:
