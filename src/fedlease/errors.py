@@ -35,6 +35,7 @@ __all__ = [
     "TooFewUpdatesError",
     "UpdateRefusedError",
     "limit_reached",
+    "stops_everything",
     "within_limits",
 ]
 
@@ -149,6 +150,12 @@ def limit_reached(error: BaseException) -> str | None:
             return reason
         found = found.__cause__ or found.__context__
     return None
+
+
+def stops_everything(error: BaseException) -> bool:
+    """Whether an error reports a limit that other work reaches as well: any but memory, of which it may need less."""
+    reason = limit_reached(error)
+    return reason is not None and not reason.startswith(LIMITS[errno.ENOMEM])
 
 
 @contextmanager

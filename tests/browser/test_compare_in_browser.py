@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from browser.chromium import asked_for, show
-from reporting.comparisons import HOSTILE_TASKS, compared, hostile
+from reporting.comparisons import HOSTILE_TASKS, compared, hostile, many
 
 from fedlease.reporting.comparison.page import write_compare_page
 
@@ -14,11 +14,11 @@ SECTIONS = ["compared", "scores", "differences", "curves", "cost"]
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {"compared": compared, "hostile": hostile}
+    made = {"compared": compared, "hostile": hostile, "many": many}
     return {name: write_compare_page(make(), tmp_path_factory.mktemp(name)) for name, make in made.items()}
 
 
-@pytest.mark.parametrize("name", ["compared", "hostile"])
+@pytest.mark.parametrize("name", ["compared", "hostile", "many"])
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
 def test_a_page_is_drawn_without_errors_and_without_requests(
     browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
@@ -32,7 +32,7 @@ def test_a_page_is_drawn_without_errors_and_without_requests(
                 document.documentElement.scrollWidth, innerWidth]"""
     )
     assert sections == SECTIONS
-    assert (plots, drawn) == (4, 4)
+    assert (plots, drawn) == (5, 5)
     assert scroll <= inner == width
 
 

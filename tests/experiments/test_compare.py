@@ -1,6 +1,8 @@
 """Comparisons on the tiny model: cells that are not run twice, terms that must be the same, tables by hand."""
 
+import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,20 @@ from checkpoints import flip, save_checkpoint
 from small import own_rows, rounds_of, small_settings
 
 from fedlease.client.training import Trainer
-from fedlease.errors import ConfigError, DataError, RunFailedError, RunFolderError, UpdateRefusedError
+from fedlease.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RunFailedError,
+    RunFolderError,
+    TooFewUpdatesError,
+    UpdateRefusedError,
+)
+from fedlease.experiments import compare as compare_module
 from fedlease.experiments.cells import Cell, plan
 from fedlease.experiments.compare import compare, tune
 from fedlease.experiments.experiment import Variant, variants_of
+from fedlease.experiments.surviving import failed_words
 from fedlease.methods.registry import known_methods
 from fedlease.reporting.comparison.page import compare_page, markdown
 from fedlease.runs.runner import run_settings
@@ -215,6 +227,89 @@ class TestRefusals:
         with pytest.raises(RunFolderError, match=r"local/seed-0: the base model in .* is no longer the one"):
             compare(common, variants_of(["local", "fedit"]), [0], tmp_path / "c")
         assert not (tmp_path / "c" / "fedit").exists(), "nothing was trained"
+
+
+class TestWhatFails:
+    """A method that fails, at a time of the test's choosing, beside two that do not."""
+
+    @pytest.fixture
+    def fails(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
+        """Method -> the error of each of its runs, to be filled by the test."""
+        found: dict[str, Exception] = {}
+        honest = compare_module.run_cell
+
+        def run_cell(cell: Cell, *more: Any) -> Any:
+            if cell.variant.method in found:
+                raise found[cell.variant.method]
+            return honest(cell, *more)
+
+        monkeypatch.setattr(compare_module, "run_cell", run_cell)
+        return found
+
+    def test_the_others_are_compared_as_without_it_and_the_next_call_tries_again(
+        self, done: tuple[Path, dict[str, Any]], fails: dict[str, Exception], tmp_path: Path
+    ) -> None:
+        out = shutil.copytree(done[0], tmp_path / "c")
+        shutil.rmtree(out / "fedit")
+        fails["fedit"] = TooFewUpdatesError("round 1: 3 of 4 updates\nwere refused")
+        heard = Heard()
+        variants = variants_of(["fedlease", "local", "fedit"])
+        content = compare(settings(), variants, [0, 1], out, on_cell=heard)
+        assert heard.ran == ["fedit-0"], "its second seed is not begun"
+        failure = {"method": "fedit", "seed": 0, "reason": "round 1: 3 of 4 updates were refused"}
+        assert content["failed"] == {"fedit": failure}
+        assert failed_words(content) == "1 of 3 methods failed: fedit (round 1: 3 of 4 updates were refused)"
+        for key in ("variants", "differences"):
+            assert content[key] == {name: row for name, row in done[1][key].items() if name != "fedit"}
+        assert json.loads((out / "compare.json").read_text())["failed"] == content["failed"]
+        assert "round 1: 3 of 4 updates were refused" in (out / "compare.html").read_text()
+        fails.clear()
+        shutil.copytree(done[0] / "fedit", out / "fedit")
+        assert compare(settings(), variants, [0, 1], out) == done[1] and not failed_words(done[1])
+
+    def test_an_error_of_the_code_is_named_by_its_type_and_leaves_its_lines(
+        self, done: tuple[Path, dict[str, Any]], fails: dict[str, Exception], tmp_path: Path
+    ) -> None:
+        out = shutil.copytree(done[0], tmp_path / "c")
+        fails["fedlease"] = KeyError("B")
+        content = compare(settings(), variants_of(["fedlease", "local", "fedit"]), [0, 1], out)
+        assert content["failed"]["fedlease"]["reason"] == "KeyError: 'B'"
+        assert content["first"] == "local", "the first of those that are left is compared with the others"
+        assert list(content["differences"]) == ["fedit"]
+        assert "Traceback" in (out / "fedlease" / "failure.txt").read_text()
+        fails.clear()
+        compare(settings(), variants_of(["fedlease", "local", "fedit"]), [0, 1], out)
+        assert not (out / "fedlease" / "failure.txt").exists()
+
+    def test_a_full_disk_stops_them_all_and_memory_that_one_lacks_does_not(
+        self, done: tuple[Path, dict[str, Any]], fails: dict[str, Exception], tmp_path: Path
+    ) -> None:
+        out = shutil.copytree(done[0], tmp_path / "c")
+        fails["fedit"] = OSError(errno.ENOSPC, "no space")
+        with pytest.raises(RunFailedError, match=r"the comparison in .* stopped: the disk is full"):
+            compare(settings(), variants_of(["local", "fedit"]), [0, 1], out)
+        fails["fedit"] = MemoryError()
+        content = compare(settings(), variants_of(["local", "fedit"]), [0, 1], out)
+        assert list(content["failed"]) == ["fedit"]
+
+    def test_where_all_fail_there_is_nothing_to_compare(self, fails: dict[str, Exception], tmp_path: Path) -> None:
+        fails.update(local=ModelError("first"), fedit=ModelError("model: not found"))
+        with pytest.raises(ModelError, match="model: not found"):
+            compare(settings(), variants_of(["local", "fedit"]), [0], tmp_path / "c")
+        assert not (tmp_path / "c" / "compare.json").exists()
+
+    def test_of_all_methods_those_that_cannot_have_the_settings_are_named_and_of_chosen_ones_refused(
+        self, tmp_path: Path
+    ) -> None:
+        common = settings(method="local", lora__r={"default": 4, "planted-0-0": 2})
+        variants = variants_of(["local", "fedit"])
+        with pytest.raises(ConfigError, match=r"lora\.r: fedit averages"):
+            compare(common, variants, [0], tmp_path / "c")
+        content = compare(common, variants, [0], tmp_path / "c", every=True)
+        assert (
+            list(content["variants"]) == ["local"] and "lora.r: fedit averages" in content["failed"]["fedit"]["reason"]
+        )
+        assert content["failed"]["fedit"]["seed"] is None
 
 
 class TestTuning:

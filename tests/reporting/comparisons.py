@@ -134,3 +134,28 @@ def tuned() -> dict[str, Any]:
     for row in content["variants"].values():
         row["changes"] = {"train.lr": 0.001}
     return {**content, "learning_rates": dict.fromkeys(content["variants"], rates)}
+
+
+def many() -> dict[str, Any]:
+    """Twenty methods of every kind: number n has mean 0.5 + n / 100, sends n kB and needs 20 - n minutes."""
+    kinds = {"fedlease": "groups", "local": "not federated", "theirs": "added"}
+    names = [
+        "fedlease",
+        "local",
+        "theirs",
+        *(f"shared-{n}" for n in range(3, 12)),
+        *(f"own-{n}" for n in range(12, 20)),
+    ]
+    found = {}
+    for n, name in enumerate(names):
+        mean = 0.5 + n / 100
+        row = variant(name, [mean, mean], {"mood": [mean + 0.1] * 2, "news": [mean - 0.1] * 2}, up=1000 * n)
+        kind = kinds.get(name, "one for all" if name.startswith("shared") else "partly private")
+        found[name] = {**row, "kind": kind, "seconds": [60.0 * (20 - n)] * 2}
+    gaps = {
+        name: {"mean": -n / 100, "low": -n / 100 - 0.05, "high": 0.05 - n / 100, "seeds": 2, "clients": [4, 4]}
+        for n, name in enumerate(names)
+        if n
+    }
+    failed = {"fedsvd": {"method": "fedsvd", "seed": 7, "reason": "3 of 4 updates were refused"}}
+    return compared(variants=found, differences=gaps, failed=failed)

@@ -8,25 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reporting.comparisons import HOSTILE_TASKS, alone, compared, hostile, one_seed, three_seeds, tuned, variant
+from reporting.comparisons import HOSTILE_TASKS, alone, compared, hostile, many, one_seed, three_seeds, tuned, variant
 from reporting.page_text import data_block, embedded, fetched, own_text, plotly_texts
 from reporting.report_folders import bare, put
 
 from fedlease.errors import RunFolderError
 from fedlease.reporting.comparison.data import Comparison, read_comparison
 from fedlease.reporting.comparison.figures import comparison_figures
-from fedlease.reporting.comparison.page import compare_page, write_compare_page
+from fedlease.reporting.comparison.figures_cost import cost_figures, unbeaten
+from fedlease.reporting.comparison.page import compare_page, markdown, write_compare_page
 from fedlease.reporting.comparison.tables import cost_table, rate_table, score_table, settings_table
 from fedlease.reporting.comparison.words import difference_words, facts, reading, title
 from fedlease.reporting.drawing import Figure
 from fedlease.reporting.run.page import write_pictures, write_report
 
 MINUS = "\N{MINUS SIGN}"
-FIGURES = {"tasks", "differences", "curves", "bytes"}
+FIGURES = {"tasks", "differences", "curves", "bytes", "seconds"}
 
 
 def figures(content: dict[str, Any]) -> dict[str, Figure]:
-    return {figure.id: figure for figure in comparison_figures(read_comparison(content))}
+    c = read_comparison(content)
+    return {figure.id: figure for figure in (*comparison_figures(c), *cost_figures(c))}
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ class TestThePage:
             "compared", "scores", "differences", "curves", "cost", *(["rates"] if made is tuned else []),
         ]  # fmt: skip
 
-    @pytest.mark.parametrize("made", [compared, one_seed, alone, hostile])
+    @pytest.mark.parametrize("made", [compared, one_seed, alone, hostile, many])
     def test_every_figure_has_words_and_a_table_and_plotly_accepts_it(self, made: Any) -> None:
         import plotly.graph_objects as go
 
@@ -248,6 +250,80 @@ class TestTheFigures:
     def test_scores_stand_against_bytes(self) -> None:
         figure = figures(compared())["bytes"]
         assert [(trace["x"], trace["y"]) for trace in figure.data] == [([1000], [75]), ([0], [76]), ([500], [50])]
+
+    def test_scores_stand_against_time(self) -> None:
+        figure = figures(compared())["seconds"]
+        assert [(trace["x"], trace["y"]) for trace in figure.data] == [([60], [75]), ([60], [76]), ([60], [50])]
+        assert figure.rows[0] == ("fedlease", "1 min 0 s", "75.0 ± 7.1")
+
+
+class TestManyMethods:
+    """Twenty, of five kinds; see :func:`reporting.comparisons.many`."""
+
+    def test_they_are_grouped_by_kind_and_each_group_begins_with_its_best(self) -> None:
+        c = read_comparison(many())
+        assert c.kinds == ("groups", "one for all", "partly private", "not federated", "added")
+        names = [m.name for m in c.variants]
+        assert (names[0], names[1], names[9], names[10], names[17:]) == (
+            "fedlease", "shared-11", "shared-3", "own-19", ["own-12", "local", "theirs"],
+        )  # fmt: skip
+        rows = [[cell.text for cell in row[:3]] for row in score_table(c).rows]
+        assert rows[1] == ["shared-11", "one for all", "61.0 ± 0.0"]
+        assert dict(facts(c))["Compared"].endswith("not federated: local; added: theirs")
+
+    def test_eight_are_shown_one_by_one_in_their_own_order(self) -> None:
+        content = many()
+        content["variants"] = dict(list(content["variants"].items())[:8])
+        c = read_comparison(content)
+        assert [m.name for m in c.variants] == list(content["variants"])
+        assert score_table(c).header[1] == "mean"
+
+    def test_figures_have_a_line_or_a_colour_and_not_a_legend_of_each(self) -> None:
+        drawn = figures(many())
+        # A line for each of 20 methods and each of 5 kinds; without the first, which stands alone in its kind, 23.
+        for name, count in (("tasks", 25), ("differences", 23)):
+            assert len(drawn[name].layout["yaxis"]["ticktext"]) == count
+        for name in ("curves", "bytes", "seconds"):
+            listed = [trace["name"] for trace in drawn[name].data if trace["showlegend"]]
+            assert listed == ["groups", "one for all", "partly private", "not federated", "added"]
+        assert all(figure.height <= 750 for figure in drawn.values())
+        assert all(len(drawn[name].summary) < 200 for name in ("curves", "differences", "tasks"))
+
+    def test_names_stand_by_what_nobody_beats_at_less_cost_and_by_the_first(self) -> None:
+        # Number n sends n kB for .5 + n / 100: who sends more is better. In 20 - n minutes: the last is best in both.
+        notes = {
+            name: [n["text"] for n in figures(many())[name].layout["annotations"]] for name in ("bytes", "seconds")
+        }
+        assert len(notes["bytes"]) == 20
+        assert notes["seconds"] == ["fedlease", "own-19"]
+        assert unbeaten([0.5, 0.5, 0.6, 0.4], [1.0, 2.0, 3.0, 1.0]) == [0, 2]
+
+    def test_long_lists_of_names_are_counted(self) -> None:
+        content = many()
+        content.update(seeds=[0, 1, 2], coverage=[{**content["coverage"][0], "seed": n} for n in range(3)])
+        for row in content["variants"].values():
+            for key in ("num_experts", "bytes_up", "bytes_down", "seconds", "points"):
+                row[key] = [*row[key], row[key][0]]
+            row["mean"]["values"] = [*row["mean"]["values"], row["mean"]["mean"]]
+        # -n / 100 with 5 points on both sides: zero is left out from number 6 on.
+        said = reading(read_comparison(content))[2]
+        assert said == "By the intervals fedlease is below 14 of the 19 others; cannot be told from " + (
+            "shared-5, shared-4, shared-3, local and theirs."
+        )
+
+
+class TestWhatFailed:
+    def test_it_stands_in_table_page_and_text_with_its_reason(self) -> None:
+        content = compared(failed={"fedsvd": {"method": "fedsvd", "seed": None, "reason": "no <b>room</b>"}})
+        text = markdown(content)
+        assert "| fedsvd | failed | - | - | - | - |" in text
+        assert "| fedsvd | before any run | no <b>room</b> |" in text
+        assert "- fedsvd fails and is not compared; the reasons stand by the scores." in text
+        page = own_text(compare_page(content))
+        assert "no &lt;b&gt;room&lt;/b&gt;" in page and "no <b>room" not in page
+
+    def test_where_nothing_did_nothing_is_said(self) -> None:
+        assert "fail" not in markdown(compared())
 
 
 class TestTheFolder:

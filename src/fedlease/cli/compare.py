@@ -31,15 +31,20 @@ def compare(
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Run several methods on several seeds: means, spread, paired intervals. Resumable."""
+    """Run several methods on several seeds: means, spread, paired intervals. Resumable.
+
+    A method that fails is named with its reason, and the others are compared without it; the exit status is then 1.
+    """
     from fedlease.config.settings import resolve
 
     settings = resolve(config, preset=preset, overrides=set_ or ())
     numbers = seed_numbers(seeds)
-    from fedlease.experiments.experiment import variants_of
+    from fedlease.experiments.experiment import ALL, variants_of
+    from fedlease.experiments.surviving import failed_words
     from fedlease.experiments.watching import watched_cells
 
-    variants = variants_of(comma_separated(methods))
+    names = comma_separated(methods)
+    variants = variants_of(names)
 
     def name_of(cell: "Cell") -> str:
         return f"{cell.variant.name}, seed {cell.seed}"
@@ -50,5 +55,9 @@ def compare(
         from fedlease.experiments.compare import compare as run_all
         from fedlease.reporting.comparison.page import markdown
 
-        content = run_all(settings, variants, numbers, out, rates=LEARNING_RATES if tune_lr else (), **shown)
+        rates = LEARNING_RATES if tune_lr else ()
+        content = run_all(settings, variants, numbers, out, rates=rates, every=names == [ALL], **shown)
     typer.echo(json.dumps(content) if json_ else markdown(content), nl=json_)
+    if words := failed_words(content):
+        typer.echo(f"fedlease: {words}; the same command tries again", err=True)
+        raise typer.Exit(1)

@@ -55,7 +55,7 @@ def settings_command(
 
 @app.command()
 def methods(json_: Json = False) -> None:
-    """List the methods: year, what a client sends and what it keeps, and whether ranks may differ."""
+    """List the methods: year, what is shared, what a client sends and keeps, and whether ranks may differ."""
     import textwrap
 
     from rich.console import Console
@@ -88,7 +88,7 @@ def methods(json_: Json = False) -> None:
         if "sends" in row:
             ranks = "ranks may differ" if row["ranks_may_differ"] else "one rank for all"
             year = "" if row["year"] is None else f"{row['year']}; "
-            line = f"{year}sends {row['sends']}, keeps {row['keeps']}; {ranks}"
+            line = f"{year}{row['kind']}; sends {row['sends']}, keeps {row['keeps']}; {ranks}"
             typer.echo(textwrap.fill(line, width, initial_indent=" " * 16, subsequent_indent=" " * 16))
     for fault in faults.values():
         typer.echo(f"warning: {fault}", err=True)

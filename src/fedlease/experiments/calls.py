@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fedlease.config.call import settings_of_call
 from fedlease.config.settings import Settings
 from fedlease.errors import ConfigError
-from fedlease.experiments.experiment import variants_of
+from fedlease.experiments.experiment import ALL, variants_of
 from fedlease.experiments.watching import watched_cells
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def compare(
 
     Args:
         config: settings of all runs, as of :func:`fedlease.run`, and likewise ``overrides``.
-        methods: names; the first is compared with the others.
+        methods: names; the first is compared with the others. ``["all"]``: every method that is known.
         seeds: of the runs.
         data: rows, as of :func:`fedlease.run`; None takes those of the settings.
         out: folder, which holds ``compare.html`` at the end; runs that it has already are not run again.
@@ -39,11 +39,12 @@ def compare(
         progress: whether to show how far it is, on standard error or in the notebook.
 
     Returns:
-        The content of ``compare.json``.
+        The content of ``compare.json``; methods that failed are under ``failed``, each with its reason, and the same
+        call tries them again.
 
     Raises:
         InputError: something given is wrong, or ``out`` holds other runs; nothing was trained.
-        RunFailedError: a run cannot continue; the same call goes on with it.
+        RunFailedError: the machine has no room, or no method could be run; the same call goes on.
     """
     if isinstance(methods, str):
         raise ConfigError(f"methods: must be a list of names, received {methods!r}")
@@ -59,4 +60,6 @@ def compare(
         from fedlease.experiments.compare import compare as run_all
 
         rates = LEARNING_RATES if tune_lr else ()
-        return run_all(settings, variants, list(seeds), Path(out), rates=rates, data=rows, **shown)
+        return run_all(
+            settings, variants, list(seeds), Path(out), rates=rates, data=rows, every=[*methods] == [ALL], **shown
+        )

@@ -17,7 +17,7 @@ from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import changed_settings, method_files, read_settings
 from fedlease.storage.summary import Summary, read_summary
 
-__all__ = ["SHARED", "Cell", "check_bases", "plan", "run_cell", "summary_of"]
+__all__ = ["SHARED", "Cell", "check_bases", "check_settings", "plan", "run_cell", "summary_of"]
 
 SHARED = "shared"
 """Folder of first steps that several cells begin with."""
@@ -72,12 +72,8 @@ def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = (), data: ob
         ConfigError: its folder holds a run with other settings.
         InputError, RunFailedError: as for a run.
     """
+    check_settings([cell])
     if (cell.folder / "config.yaml").is_file():
-        changed = changed_settings(read_settings(cell.folder), cell.settings)
-        if keys := dict.fromkeys(key.split(".")[0] for key, _, _ in changed):
-            raise ConfigError(
-                f"out: {cell.folder} holds a run with other settings ({', '.join(keys)}); choose another --out"
-            )
         summaries = resume(cell.folder, listeners, out / SHARED, data)
     else:
         summaries = run_settings(cell.settings, cell.folder, listeners, out / SHARED, data)
@@ -94,6 +90,21 @@ def summary_of(cell: Cell) -> Summary:
     if summary is None:
         raise RunFolderError(f"{cell.folder} is not finished: it holds no summary.json")
     return summary
+
+
+def check_settings(cells: Sequence[Cell]) -> None:
+    """Checks that the runs that have begun have the settings of their cells.
+
+    Raises:
+        ConfigError: one has others.
+    """
+    for cell in cells:
+        if (cell.folder / "config.yaml").is_file():
+            changed = changed_settings(read_settings(cell.folder), cell.settings)
+            if keys := dict.fromkeys(key.split(".")[0] for key, _, _ in changed):
+                raise ConfigError(
+                    f"out: {cell.folder} holds a run with other settings ({', '.join(keys)}); choose another --out"
+                )
 
 
 def check_bases(cells: Sequence[Cell]) -> None:

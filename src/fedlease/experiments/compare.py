@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from fedlease.config.settings import Settings
 from fedlease.data.reading.csv_rows import as_text
 from fedlease.data.reading.examples import client_id_fault
 from fedlease.errors import ConfigError, RunFailedError, TooFewUpdatesError, within_limits
-from fedlease.experiments.cells import Cell, check_bases, plan, run_cell, summary_of
+from fedlease.experiments.cells import Cell, check_bases, check_settings, plan, run_cell, summary_of
 from fedlease.experiments.common_clients import common, coverage, gap, over_clients
 from fedlease.experiments.experiment import Variant
 from fedlease.experiments.joining import joining, row_metric
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import spread
+from fedlease.experiments.surviving import Failure, Failures
 from fedlease.files import locked, write_atomically
+from fedlease.methods.facts import kind_of
 from fedlease.reporting.comparison.page import markdown, write_compare_page
 from fedlease.reporting.run.data import ALONE
 from fedlease.reporting.run.reading import read_run
@@ -31,8 +34,8 @@ from fedlease.storage.summary import Summary, read_row_scores
 __all__ = ["LEARNING_RATES", "OnCell", "compare", "tune"]
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
-OnCell = Callable[[Cell, Summary | None], None]
-"""Receives a cell, and its result once it is finished."""
+OnCell = Callable[[Cell, Summary | Failure | None], None]
+"""Receives a cell, and its result once it is finished, or why it has none."""
 
 
 def compare(
@@ -45,12 +48,16 @@ def compare(
     listeners: Sequence[Listener] = (),
     on_cell: OnCell | None = None,
     data: object = None,
+    every: bool = False,
 ) -> dict[str, Any]:
     """Runs what is not there yet and writes ``compare.json``, ``.csv``, ``.md`` and ``.html``.
 
+    A variant that fails is named with its reason under ``failed``, and its further seeds are not run; the others are
+    compared as without it. The same call tries it again.
+
     Args:
         settings: common to all; method, baselines and seed are set per cell.
-        variants: the first is compared with each of the others.
+        variants: the first that does not fail is compared with each of the others.
         seeds: of the cells.
         out: folder; cells are in ``out/<variant>/seed-<s>``.
         rates: learning rates of which each variant gets its own, by validation rows of the first seed; empty: all use
@@ -58,6 +65,8 @@ def compare(
         listeners: receive every event of every run.
         on_cell: called before and after every cell.
         data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
+        every: whether the variants are all there are, not chosen ones: where a method cannot have the settings, that is
+            its failure, and not refused.
 
     Returns:
         The content of ``compare.json``.
@@ -65,27 +74,36 @@ def compare(
     Raises:
         ConfigError: the cells do not fit together, or ``out`` holds other ones.
         RunFolderError: the rows or the base model are no longer those of the cells that ``out`` holds.
-        InputError, RunFailedError: as for a run; finished cells stay.
+        RunFailedError: a limit of the machine is reached; finished cells stay.
+        Exception: every variant failed; the error that came last.
     """
     rules = {variant.name: client_id_fault(variant.name) for variant in variants}
     if faults := [f"variants: a name {rule}, received {name!r}" for name, rule in rules.items() if rule]:
         raise ConfigError(faults)  # names are folders
-    plan(settings, variants, seeds, out)  # everything is checked before anything is trained
+    failures = Failures(out)
+    if every:
+        failures.check_settings(settings, variants, *seeds[:1])
+    left = failures.survivors(variants)
+    plan(settings, left, seeds, out)  # everything is checked before anything is trained
     remedy = "make room and run the same command again; finished cells stay"
     with locked(out, "comparison"), within_limits(f"the comparison in {out} stopped", remedy):
         chosen: dict[str, Any] = {}
         if rates:
-            tuned = [tune(settings, variant, seeds[0], out, rates, listeners, on_cell, data) for variant in variants]
-            variants = [variant for variant, _ in tuned]
-            chosen = {variant.name: scores for variant, scores in tuned}
-        cells = plan(settings, variants, seeds, out)
-        rows = ScoredRows.of([cell for cell in cells if cell.variant is variants[0]], data)
-        for variant in variants:
+            left, chosen = _tuned(settings, left, seeds[0], out, rates, failures, (listeners, on_cell, data))
+        cells = plan(settings, left, seeds, out)
+        rows = ScoredRows.of([cell for cell in cells if cell.variant is left[0]], data)
+        for variant in left:
             rows.check([cell for cell in cells if cell.variant is variant])
+        check_settings(cells)
         check_bases(cells)
         for cell in cells:
-            _run(cell, out, listeners, on_cell, data)
-        content = {**_summarised(cells, rows), "learning_rates": chosen}
+            failures.attempt(cell.variant, cell.seed, partial(_run, cell, out, listeners, on_cell, data))
+        names = [variant.name for variant in failures.survivors(left)]
+        content = {
+            **_summarised([cell for cell in cells if cell.variant.name in names], rows),
+            "learning_rates": {name: scores for name, scores in chosen.items() if name in names},
+            "failed": {name: asdict(failure) for name, failure in failures.found.items()},
+        }
         write_json(out / "compare.json", content)
         write_atomically(out / "compare.csv", _csv(content).encode())
         write_atomically(out / "compare.md", markdown(content).encode())
@@ -136,6 +154,28 @@ def tune(
     return replace(variant, changes={**variant.changes, "train.lr": best}), scores
 
 
+def _tuned(
+    settings: Settings,
+    variants: Sequence[Variant],
+    seed: int,
+    out: Path,
+    rates: Sequence[float],
+    failures: Failures,
+    shown: tuple[Sequence[Listener], OnCell | None, object],
+) -> tuple[list[Variant], dict[str, Any]]:
+    """The variants that can be trained, each at its rate, and the scores of all rates."""
+    tuned: list[Variant] = []
+    chosen: dict[str, Any] = {}
+
+    def choose(variant: Variant) -> None:
+        found, chosen[variant.name] = tune(settings, variant, seed, out, rates, *shown)
+        tuned.append(found)
+
+    for variant in variants:
+        failures.attempt(variant, None, partial(choose, variant))
+    return failures.survivors(tuned), chosen
+
+
 def _summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
     """The results of finished cells, with the differences of the first variant to each of the others."""
     by_variant: dict[str, list[Cell]] = {}
@@ -163,6 +203,7 @@ def _summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
         found = means[name]
         rows[name] = {
             "method": own[0].method,
+            "kind": kind_of(own[0].method),
             "changes": dict(by_variant[name][0].variant.changes),
             **{key: asdict(spread([m[key] for m in found])) for key in ("mean", "weighted_mean", "worst_client")},
             "per_task": {task: asdict(spread([m["per_task"][task] for m in found])) for task in tasks},
@@ -206,11 +247,14 @@ def _summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
 
 
 def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell | None, data: object) -> Summary:
-    if on_cell is not None:
-        on_cell(cell, None)
-    summary = run_cell(cell, out, listeners, data)
-    if on_cell is not None:
-        on_cell(cell, summary)
+    tell = on_cell or (lambda cell, result: None)
+    tell(cell, None)
+    try:
+        summary = run_cell(cell, out, listeners, data)
+    except Exception as error:
+        tell(cell, Failure.of(cell.variant, cell.seed, error))
+        raise
+    tell(cell, summary)
     return summary
 
 

@@ -11,6 +11,7 @@ from fedlease.experiments.paper_numbers import NO_NUMBERS, PaperRow
 from fedlease.methods.registry import CENTRALISED, known_methods
 
 __all__ = [
+    "ALL",
     "BOTH",
     "GENERATION",
     "PAPER",

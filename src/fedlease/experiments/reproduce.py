@@ -10,7 +10,7 @@ from fedlease.config.faults import nearest, setting_names
 from fedlease.config.layers import parse_overrides
 from fedlease.config.settings import Settings, resolve
 from fedlease.data.load import load_federation
-from fedlease.errors import ConfigError, RunFolderError
+from fedlease.errors import ConfigError, RunFailedError, RunFolderError
 from fedlease.experiments.catalogue import find, preset_of
 from fedlease.experiments.cells import Cell, plan, summary_of
 from fedlease.experiments.compare import OnCell, compare
@@ -119,7 +119,7 @@ def reproduce(
         The content of ``reproduce.json``.
 
     Raises:
-        InputError, RunFailedError: as for a comparison; finished cells stay.
+        InputError, RunFailedError: as for a comparison, and where a variant fails; finished cells stay.
     """
     experiment = find(ready.name)
     if len(ready.scenarios) > 1:
@@ -130,6 +130,8 @@ def reproduce(
     parts = []
     for one in ready.scenarios:
         content = compare(one.settings, one.variants, ready.seeds, one.folder, listeners=listeners, on_cell=on_cell)
+        for name, failure in content["failed"].items():  # the tables need every variant
+            raise RunFailedError(f"{name}, seed {failure['seed']}: {failure['reason']}")
         parts.append({"part": one.name, "comparison": content, **_added(experiment, one)})
     content = {
         "experiment": ready.name,

@@ -33,16 +33,19 @@ def watched_cells(what: str, name_of: "Callable[[Cell], str]", *, progress: bool
     bars = bars_on(console)
     bars.waits(what)
     try:
+        from fedlease.experiments.surviving import Failure
         from fedlease.reporting.means import over
         from fedlease.reporting.progress import ProgressListener
         from fedlease.tasks.metric_words import of_metric
 
-        def on_cell(cell: "Cell", summary: "Summary | None") -> None:
+        def on_cell(cell: "Cell", result: "Summary | Failure | None") -> None:
             bars.close()
             name = escape(name_of(cell))
-            if summary is not None:
-                mean = f"mean {of_metric(summary.metric).name} {percent(summary.mean)} %"
-                console.print(f"{name}: {mean} over {over(summary)} clients", soft_wrap=True)
+            if isinstance(result, Failure):
+                console.print(f"{name}: failed: {escape(result.reason)}", soft_wrap=True)
+            elif result is not None:
+                mean = f"mean {of_metric(result.metric).name} {percent(result.mean)} %"
+                console.print(f"{name}: {mean} over {over(result)} clients", soft_wrap=True)
             elif not cell.finished:
                 console.print(f"{name}: runs", soft_wrap=True)
 

@@ -1,10 +1,16 @@
 """What is known of every method before it is imported: for lists, and for settings that not all methods can have."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from fedlease.methods.registry import CENTRALISED
 
-__all__ = ["FACTS", "Facts", "steps"]
+__all__ = ["FACTS", "KINDS", "Facts", "Kind", "kind_of", "steps"]
+
+Kind = Literal["groups", "one for all", "partly private", "not federated", "added"]
+"""What is shared: an adapter in each group of clients, one by all, a part of each client's own, nothing between clients
+or all rows; of a method that another package adds it is not known. In the order of lists."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -16,36 +22,38 @@ class Facts:
         sends: what a client sends in a round.
         keeps: what it trains and does not send.
         steps: whether the server may step towards its means (``server_step``).
+        kind: see :data:`Kind`.
     """
 
     year: int | None
     sends: str
     keeps: str = "nothing"
     steps: bool = True
+    kind: Kind = "one for all"
 
 
 FACTS: dict[str, Facts] = {
-    CENTRALISED: Facts(None, "its rows", steps=False),
+    CENTRALISED: Facts(None, "its rows", steps=False, kind="not federated"),
     "fed-sb": Facts(2025, "a core of r x r per module; A and B once, before"),
-    "fedalt": Facts(2025, "its own A and B", "mixers", steps=False),
-    "feddpa": Facts(2024, "the global A and B", "a local A and B", steps=True),
+    "fedalt": Facts(2025, "its own A and B", "mixers", steps=False, kind="partly private"),
+    "feddpa": Facts(2024, "the global A and B", "a local A and B", steps=True, kind="partly private"),
     "fedex-lora": Facts(2024, "A and B", steps=False),
     "fedit": Facts(2023, "A and B"),
-    "fedlease": Facts(2025, "A, B and the router of its expert"),
-    "fedlease-plus": Facts(None, "A and B of its expert"),
+    "fedlease": Facts(2025, "A, B and the router of its expert", kind="groups"),
+    "fedlease-plus": Facts(None, "A and B of its expert", kind="groups"),
     "fedmomentum": Facts(2026, "A and B", steps=False),
     "fedprox": Facts(2018, "A and B"),
     "fedrora": Facts(2026, "A, B and a diagonal of its rank", steps=False),
     "fedrot-lora": Facts(2026, "A and B"),
-    "fedsa-lora": Facts(2024, "A", "B"),
+    "fedsa-lora": Facts(2024, "A", "B", kind="partly private"),
     "fedsvd": Facts(2025, "B", steps=False),
-    "fedtreelora": Facts(2026, "A and B", "a scalar per module"),
+    "fedtreelora": Facts(2026, "A and B", "a scalar per module", kind="groups"),
     "ffa-lora": Facts(2024, "B"),
     "flexlora": Facts(2024, "A and B", steps=False),
     "flora": Facts(2024, "A and B", steps=False),
     "hetlora": Facts(2024, "A and B of its rank"),
-    "ifca": Facts(2020, "A and B of the adapter it chose"),
-    "local": Facts(None, "nothing", "A and B", steps=False),
+    "ifca": Facts(2020, "A and B of the adapter it chose", kind="groups"),
+    "local": Facts(None, "nothing", "A and B", steps=False, kind="not federated"),
     "ravan": Facts(2025, "cores of r x r and scales, several per module"),
     "rolora": Facts(2024, "B in odd rounds, A in even ones"),
     "scaffold": Facts(2019, "A and B, and their mean gradients"),
@@ -56,3 +64,8 @@ FACTS: dict[str, Facts] = {
 def steps(name: str) -> bool:
     """Whether the server may step towards the means of a method; never of one of another package."""
     return name in FACTS and FACTS[name].steps
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of a method."""
+    return FACTS[name].kind if name in FACTS else "added"

@@ -1,22 +1,26 @@
 """``compare.json`` as frozen values, read and checked as a whole."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
 from fedlease.errors import RunFolderError
+from fedlease.methods.facts import KINDS
 from fedlease.reporting.formats import percent, points
 from fedlease.storage.documents import checked
 from fedlease.storage.verdict import Verdict
 from fedlease.tasks.metric_words import of_metric
 from fedlease.tasks.metrics import MetricWords
 
-__all__ = ["FEWEST_SEEDS", "Comparison", "Coverage", "Gap", "Score", "Variant", "read_comparison"]
+__all__ = ["FEWEST_SEEDS", "MANY", "Comparison", "Coverage", "Failure", "Gap", "Score", "Variant", "read_comparison"]
 
 FEWEST_SEEDS = 3
 """With fewer, intervals are shown, but no conclusion is drawn from whether they hold zero."""
+
+MANY = 8
+"""With more variants than there are colours, they are grouped by kind."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -67,6 +71,20 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a variant is not compared; ``seed`` is None where it failed before any run."""
+
+    method: str
+    seed: int | None
+    reason: str
+
+    @property
+    def when(self) -> str:
+        """In which run."""
+        return "before any run" if self.seed is None else f"seed {self.seed}"
+
+
+@dataclass(frozen=True)
 class Point:
     """The mean over clients after so many passes; None if nobody was scored."""
 
@@ -91,6 +109,7 @@ class Variant:
         seconds: one number per seed.
         trainable_parameters: of one client.
         points: per seed the mean over clients by passes.
+        kind: what is shared, see :data:`fedlease.methods.facts.Kind`; empty where the file has none.
     """
 
     name: str
@@ -105,6 +124,7 @@ class Variant:
     seconds: tuple[Finite, ...]
     trainable_parameters: int
     points: tuple[tuple[Point, ...], ...]
+    kind: str = ""
 
     @property
     def curves(self) -> tuple[dict[int, float], ...]:
@@ -134,6 +154,7 @@ class Comparison:
         learning_rates: variant -> learning rate -> score on validation rows of the first seed, None where training
             failed; {} where none was chosen.
         verdict: what the first variant gains every client over ``local``; None in comparisons without.
+        failed: name of a variant that is not compared -> why.
     """
 
     metric: str
@@ -147,6 +168,17 @@ class Comparison:
     learning_rates: Mapping[str, Mapping[float, Finite | None]] = field(default_factory=dict)
     learnt: str = ""
     verdict: Verdict | None = None
+    failed: Mapping[str, Failure] = field(default_factory=dict)
+
+    @property
+    def many(self) -> bool:
+        """Whether there are so many variants that they are grouped by kind."""
+        return len(self.variants) > MANY
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of the variants, in their order."""
+        return tuple(dict.fromkeys(v.kind for v in self.variants))
 
     @property
     def first(self) -> Variant:
@@ -192,6 +224,8 @@ def read_comparison(content: Mapping[str, Any]) -> Comparison:
         raise RunFolderError(f"compare.json is damaged: variants.{wrong[0]} must be an object")
     order = [{**rows[name], "name": name} for name in (first, *(name for name in rows if name != first))]
     read: Comparison = checked({**content, "variants": order}, TypeAdapter(Comparison), "compare.json")
+    if read.many:
+        read = replace(read, variants=_grouped(read))
     if missing := [variant.name for variant in read.others if variant.name not in read.differences]:
         raise RunFolderError(f"compare.json is damaged: differences has no {missing[0]!r}")
     for v in read.variants:
@@ -203,3 +237,12 @@ def read_comparison(content: Mapping[str, Any]) -> Comparison:
         if v.per_task.keys() != read.first.per_task.keys():
             raise RunFolderError(f"compare.json is damaged: {v.name} has other tasks than {first}")
     return read
+
+
+def _grouped(c: Comparison) -> tuple[Variant, ...]:
+    """The first variant; then the others of its kind, and kind by kind the rest, each from the highest mean down."""
+    kinds = [c.first.kind, *KINDS]
+    others = sorted(
+        c.others, key=lambda v: (kinds.index(v.kind) if v.kind in kinds else len(kinds), -v.mean.mean, v.name)
+    )
+    return (c.first, *others)

@@ -1,12 +1,21 @@
-"""The figures of a comparison: means over passes, scores by task, paired differences, scores against bytes."""
+"""The figures of a comparison: means over passes, scores by task, paired differences."""
 
 from statistics import fmean
 from typing import Any
 
-from fedlease.reporting.comparison.data import Comparison, Score, Variant
+from fedlease.reporting.comparison.data import Comparison
+from fedlease.reporting.comparison.figures_many import many_by_task, many_curves, task_rows
+from fedlease.reporting.comparison.looks import (
+    around,
+    bars,
+    colour_of,
+    dots,
+    hover,
+    lines_of,
+    named_axis,
+)
 from fedlease.reporting.drawing import (
     PALETTE,
-    SYMBOLS,
     Figure,
     axis,
     base_layout,
@@ -16,7 +25,7 @@ from fedlease.reporting.drawing import (
     line_trace,
     passes_axis,
 )
-from fedlease.reporting.formats import human_bytes, percent, points
+from fedlease.reporting.formats import percent, points
 
 __all__ = ["comparison_figures"]
 
@@ -25,11 +34,13 @@ FAINT_LINE = {"color": "rgba(127,127,127,0.35)", "width": 1}
 
 def comparison_figures(c: Comparison) -> list[Figure]:
     """Every figure; differences only where there is something to differ from."""
-    return [_curves(c), _by_task(c), *([_differences(c)] if c.others else []), _against_bytes(c)]
+    return [_curves(c), _by_task(c), *([_differences(c)] if c.others else [])]
 
 
 def _curves(c: Comparison) -> Figure:
     """A thick line per method, the mean over seeds where all have a value; its seeds are thin lines beside it."""
+    if c.many:
+        return many_curves(c)
     thin: list[dict[str, Any]] = []
     thick: list[dict[str, Any]] = []
     text, rows = [], []
@@ -77,16 +88,18 @@ def _curves(c: Comparison) -> Figure:
 
 def _by_task(c: Comparison) -> Figure:
     """Dots, one row of the figure per task and within it one line per method; bars are standard deviations."""
+    if c.many:
+        return many_by_task(c)
     step = 0.8 / len(c.variants)
     names = (*c.tasks, "mean over clients")
     traces = []
     for number, m in enumerate(c.variants):
         scores = [*m.per_task.values(), m.mean]
         shift = (number - (len(c.variants) - 1) / 2) * step
-        hover = [_hover(m, f"{label(task)}: {score} %") for task, score in zip(names, scores, strict=True)]
+        texts = [hover(m, f"{label(task)}: {score} %") for task, score in zip(names, scores, strict=True)]
         traces.append(
-            {**_dots(number, m, hover), "x": [in_percent(score.mean) for score in scores],
-             "y": [round(place + shift, 3) for place in range(len(scores))], **_bars("x", scores, number)},
+            {**dots(c, m, texts), "x": [in_percent(score.mean) for score in scores],
+             "y": [round(place + shift, 3) for place in range(len(scores))], **bars("x", scores, colour_of(c, m))},
         )  # fmt: skip
     between = [
         {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": place + 0.5, "y1": place + 0.5, "line": FAINT_LINE}
@@ -94,7 +107,7 @@ def _by_task(c: Comparison) -> Figure:
     ]
     layout = base_layout(
         xaxis=axis(f"{label(c.words.name)}, %"),
-        yaxis=_named([label(name, 24) for name in names]),
+        yaxis=named_axis([label(name, 24) for name in names]),
         shapes=between,
     )
     text = []
@@ -102,7 +115,7 @@ def _by_task(c: Comparison) -> Figure:
         best = max(c.variants, key=lambda m: m.per_task[task].mean)
         text.append(f"{task}: {best.name} is highest, {best.per_task[task]} %.")
     text.append("Bars are standard deviations over seeds." if len(c.seeds) > 1 else "One seed, so no spread is drawn.")
-    rows = tuple((m.name, *(str(score) for score in (*m.per_task.values(), m.mean))) for m in c.variants)
+    rows = task_rows(c)
     height = 100 + len(names) * max(18 * len(c.variants), 48)
     return Figure("tasks", "Scores by task", " ".join(text), tuple(traces), layout, height, ("method", *names), rows)
 
@@ -110,18 +123,17 @@ def _by_task(c: Comparison) -> Figure:
 def _differences(c: Comparison) -> Figure:
     """A forest plot: a dot and its interval per method; of three seeds and more, filled where it leaves out zero."""
     traces = []
+    places, names = lines_of(c, c.others)
     kinds = ((False, "interval without zero"), (True, "interval with zero"))
     for number, (holds, name) in enumerate(kinds if c.enough_seeds else ((None, "95 % interval"),)):
         found = [
-            (place, m, c.differences[m.name])
-            for place, m in enumerate(c.others)
+            (places[m.name], m, c.differences[m.name])
+            for m in c.others
             if holds is None or c.differences[m.name].holds_zero is holds
         ]
         if not found:
             continue
-        texts = [
-            _hover(m, f"{points(gap.mean)} points, {points(gap.low)} to {points(gap.high)}") for _, m, gap in found
-        ]
+        texts = [hover(m, f"{points(gap.mean)} points, {points(gap.low)} to {points(gap.high)}") for _, m, gap in found]
         colour = PALETTE[number]
         bars = {
             "type": "data", "symmetric": False, "array": [in_percent(gap.high - gap.mean) for _, _, gap in found],
@@ -138,14 +150,14 @@ def _differences(c: Comparison) -> Figure:
     ends = [100 * end for _, gap in gaps for end in (gap.low, gap.high)]
     zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1}
     layout = base_layout(
-        xaxis=axis(f"points by which {label(c.first.name, 30)} is above", range=_around(ends)),
-        yaxis=_named([label(m.name, 24) for m in c.others]),
+        xaxis=axis(f"points by which {label(c.first.name, 30)} is above", range=around(ends)),
+        yaxis=named_axis(names),
         shapes=[{**zero, "line": {"color": PALETTE[7], "width": 2, "dash": "dash"}}],
         showlegend=True,
     )
     text = " ".join(
         f"{c.first.name} less {m.name}: {points(gap.mean)} points, {points(gap.low)} to {points(gap.high)}."
-        for m, gap in gaps
+        for m, gap in (gaps if not c.many else [max(gaps, key=lambda pair: pair[0].mean.mean)])
     )
     rows = tuple(
         (m.name, points(gap.mean), points(gap.low), points(gap.high))
@@ -154,60 +166,6 @@ def _differences(c: Comparison) -> Figure:
     )
     header = ("method", f"{c.first.name} is above by", "from", "to", *(["holds zero"] if c.enough_seeds else []))
     title = f"Paired differences of {c.first.name} to each other, with 95 % intervals"
-    return Figure("differences", title, text, tuple(traces), layout, 130 + 42 * len(c.others), header, rows)
-
-
-def _against_bytes(c: Comparison) -> Figure:
-    traces, text, rows = [], [], []
-    for number, m in enumerate(c.variants):
-        up = fmean(m.bytes_up)
-        result = f"{m.mean} % for {human_bytes(up)} up"
-        hover = [_hover(m, result)]
-        traces.append(
-            {**_dots(number, m, hover, 11), "x": [up], "y": [in_percent(m.mean.mean)], **_bars("y", [m.mean], number)}
-        )
-        text.append(f"{m.name}: {result}.")
-        rows.append((m.name, human_bytes(up), human_bytes(fmean(m.bytes_down)), str(m.mean)))
-    sent = [fmean(m.bytes_up) for m in c.variants]
-    layout = base_layout(
-        xaxis=axis("adapter bytes sent up by all clients", range=_around(sent), tickformat="~s", ticksuffix="B"),
-        yaxis=axis(f"mean {label(c.words.name)}, %"),
+    return Figure(
+        "differences", title, text, tuple(traces), layout, 130 + (24 if c.many else 42) * len(names), header, rows
     )
-    header = ("method", "up", "down", "mean, %")
-    return Figure("bytes", "Score against bytes up", " ".join(text), tuple(traces), layout, 380, header, tuple(rows))
-
-
-def _dots(number: int, m: Variant, hover: list[str], size: int = 9) -> dict[str, Any]:
-    marker = {"symbol": SYMBOLS[number % len(SYMBOLS)], "color": PALETTE[number % len(PALETTE)], "size": size}
-    return {
-        "type": "scatter", "mode": "markers", "name": label(m.name, 30), "marker": marker, "hovertext": hover,
-        "hoverinfo": "text", "cliponaxis": False,
-    }  # fmt: skip
-
-
-def _bars(along: str, scores: list[Score], number: int) -> dict[str, Any]:
-    """Error bars of one standard deviation; none for one seed."""
-    deviations = [in_percent(score.deviation) for score in scores]
-    if None in deviations:
-        return {}
-    bars = {"type": "data", "array": deviations, "thickness": 1.5, "width": 3, "color": PALETTE[number % len(PALETTE)]}
-    return {f"error_{along}": bars}
-
-
-def _around(values: list[float]) -> list[float]:
-    """A range that holds zero and all values, with room at both ends."""
-    low, high = min(0.0, *values), max(0.0, *values)
-    room = 0.05 * ((high - low) or 1)
-    return [low - room, high + room]
-
-
-def _named(names: list[str]) -> dict[str, Any]:
-    """A vertical axis with a name at 0, 1, ... from the top."""
-    return axis(
-        "", tickmode="array", tickvals=list(range(len(names))), ticktext=names, showgrid=False,
-        range=[len(names) - 0.5, -0.5], ticklabelstandoff=8,
-    )  # fmt: skip
-
-
-def _hover(m: Variant, text: str) -> str:
-    return f"{label(m.name)}<br>{text}"

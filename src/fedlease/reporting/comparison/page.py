@@ -8,6 +8,7 @@ from fedlease.files import write_atomically
 from fedlease.reporting.comparison import tables, words
 from fedlease.reporting.comparison.data import read_comparison
 from fedlease.reporting.comparison.figures import comparison_figures
+from fedlease.reporting.comparison.figures_cost import cost_figures
 from fedlease.reporting.rendering import render
 from fedlease.reporting.run.figures_verdict import gains_figure
 from fedlease.reporting.verdict import gain_table, step_words
@@ -35,7 +36,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     """
     c = read_comparison(content)
     gains = gain_table(c.verdict, c.words) if c.verdict and c.verdict.gain else None
-    shown = [gains, tables.settings_table(c), tables.score_table(c), tables.cost_table(c), tables.rate_table(c)]
+    shown = [gains, tables.settings_table(c), tables.score_table(c), tables.failed_table(c), tables.cost_table(c)]
+    shown.append(tables.rate_table(c))
     lines = [line for table in shown if table for line in (f"{table.caption}:", "", *table.markdown(), "")]
     alarms = c.verdict.alarms if c.verdict else []
     lines = [*(line for alarm in alarms for line in (f"**{alarm}**", "")), *lines]
@@ -58,7 +60,7 @@ def compare_page(content: Mapping[str, Any]) -> str:
     verdict = [gains_figure(c.verdict)] if c.verdict and c.verdict.gain else []
     return render(
         "compare.html",
-        {figure.id: figure for figure in (*verdict, *comparison_figures(c))},
+        {figure.id: figure for figure in (*verdict, *comparison_figures(c), *cost_figures(c))},
         kind="comparison",
         source="compare.json",
         comparison=c,
@@ -67,6 +69,7 @@ def compare_page(content: Mapping[str, Any]) -> str:
         facts=words.facts(c),
         settings_table=tables.settings_table(c),
         score_table=tables.score_table(c),
+        failed_table=tables.failed_table(c),
         difference_words=words.difference_words(c),
         cost_table=tables.cost_table(c),
         rate_table=tables.rate_table(c),

@@ -4,11 +4,12 @@ import json
 from collections.abc import Sequence
 from statistics import fmean
 
+from fedlease.methods.facts import kind_of
 from fedlease.reporting.comparison.data import Comparison, Score
 from fedlease.reporting.formats import human_bytes, human_seconds, percent
 from fedlease.reporting.tables import Cell, Table, number
 
-__all__ = ["above", "cost_table", "experts", "rate_table", "score_table", "settings_table"]
+__all__ = ["above", "cost_table", "experts", "failed_table", "rate_table", "score_table", "settings_table"]
 
 
 def score_table(c: Comparison) -> Table:
@@ -18,6 +19,7 @@ def score_table(c: Comparison) -> Table:
     rows = tuple(
         (
             Cell(v.name),
+            *([Cell(v.kind)] if c.many else []),
             _score(v.mean, top),
             *([above(c, v.name)] if c.others else []),
             _score(v.worst_client, worst),
@@ -26,9 +28,27 @@ def score_table(c: Comparison) -> Table:
         for v in c.variants
     )
     differences = [f"{c.first.name} above it by (95 % interval)"] if c.others else []
-    header = ("method", "mean", *differences, "worst client", *c.tasks)
+    kind = ["kind"] if c.many else []
+    header = ("method", *kind, "mean", *differences, "worst client", *c.tasks)
     over = f", mean ± standard deviation over {len(c.seeds)} seeds" if len(c.seeds) > 1 else f", seed {c.seeds[0]}"
-    return Table(f"{c.words.name} in % by method{over}", header, rows)
+    failed = tuple(
+        (
+            Cell(name),
+            *([Cell(kind_of(f.method))] if c.many else []),
+            Cell("failed"),
+            *[Cell("-")] * (len(header) - 2 - c.many),
+        )
+        for name, f in c.failed.items()
+    )
+    return Table(f"{c.words.name} in % by method{over}", header, rows, failed)
+
+
+def failed_table(c: Comparison) -> Table | None:
+    """What failed, where, and why; None where nothing did."""
+    if not c.failed:
+        return None
+    rows = tuple((Cell(name), Cell(f.when), Cell(f.reason)) for name, f in c.failed.items())
+    return Table("Failed, and not compared", ("method", "in", "reason"), rows)
 
 
 def above(c: Comparison, name: str) -> Cell:

@@ -27,7 +27,7 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
     """What was compared on which terms: names and values."""
     chosen = "chosen for each on validation rows of the first seed" if c.learning_rates else ""
     found = [
-        ("Compared", ", ".join(m.name for m in c.variants)),
+        ("Compared", _compared(c)),
         ("Differences", f"from {c.first.name}" if c.others else ""),
         ("Metric", f"{c.words.name} in %, plain mean over clients on their own test rows"),
         ("Budget", f"{counted(c.passes, 'pass', 'passes')} over each client's train rows, the same for all"),
@@ -41,13 +41,29 @@ def facts(c: Comparison) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value]
 
 
+def _compared(c: Comparison) -> str:
+    if not c.many:
+        return ", ".join(m.name for m in c.variants)
+    return "; ".join(
+        f"{kind or 'other'}: {', '.join(m.name for m in c.variants if m.kind == kind)}" for kind in c.kinds
+    )
+
+
 def reading(c: Comparison) -> list[str]:
     """The result in plain words, also where it is not the first method's."""
     if not c.others:
         text = [f"{c.first.name} reaches a mean {c.words.name} of {c.first.mean} %. Nothing else was run."]
     else:
         text = [*_best(c), *_joined(c), *_distinguished(c), _behind(c)]
-    return [*text, _majority(c), _seeds(c), *_missing(c)]
+    return [*text, _majority(c), _seeds(c), *_missing(c), *_failed(c)]
+
+
+def _failed(c: Comparison) -> list[str]:
+    """Who is not compared."""
+    if not c.failed:
+        return []
+    verb = "fails and is" if len(c.failed) == 1 else "fail and are"
+    return [f"{enumerated([*c.failed])} {verb} not compared; the reasons stand by the scores."]
 
 
 def _joined(c: Comparison) -> list[str]:
@@ -130,8 +146,13 @@ def _distinguished(c: Comparison) -> list[str]:
     below = [m.name for m in c.others if c.differences[m.name].high < 0]
     unclear = [m.name for m in c.others if c.differences[m.name].holds_zero]
     found = {"is above": above, "is below": below, "cannot be told from": unclear}
-    text = "; ".join(f"{verb} {enumerated(names)}" for verb, names in found.items() if names)
+    text = "; ".join(f"{verb} {_few(c, names)}" for verb, names in found.items() if names)
     return [f"By the intervals {c.first.name} {text}."]
+
+
+def _few(c: Comparison, names: list[str]) -> str:
+    """The names, or how many there are where the figure of differences says it better."""
+    return enumerated(names) if len(names) <= LISTED else f"{len(names)} of the {len(c.others)} others"
 
 
 def _behind(c: Comparison) -> str:

@@ -1,0 +1,111 @@
+"""What becomes of a comparison one of whose variants fails: the others go on, and it is named with its reason."""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedlease.config.settings import Settings
+from fedlease.core.wording import counted, listed
+from fedlease.errors import ConfigError, FedLeaseError, InputError, stops_everything
+from fedlease.experiments.cells import plan
+from fedlease.experiments.experiment import Variant
+from fedlease.files import write_atomically
+
+__all__ = ["TRACE", "Failure", "Failures", "failed_words"]
+
+FEW = 3
+"""Up to so many failures are named with their reasons in one line."""
+
+TRACE = "failure.txt"
+"""Where the lines of code stand that an error came from which is none of ours; in the folder of its variant."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a variant is not compared.
+
+    Attributes:
+        method: which it is.
+        seed: of the run that failed; None where the settings do not fit the method, or no learning rate does.
+        reason: one line.
+    """
+
+    method: str
+    seed: int | None
+    reason: str
+
+    @classmethod
+    def of(cls, variant: Variant, seed: int | None, error: Exception) -> "Failure":
+        """The failure that an error is; one that nobody raises on purpose is named by its type, too."""
+        text = "; ".join(error.faults) if isinstance(error, InputError) else str(error)
+        kind = "" if isinstance(error, FedLeaseError) else f"{type(error).__name__}: "
+        return cls(variant.method, seed, " ".join(f"{kind}{text}".split()))
+
+
+@dataclass
+class Failures:
+    """The failures of a comparison in ``out``, so far; a later call tries again.
+
+    Attributes:
+        out: folder of the comparison.
+        found: name of a variant -> its failure.
+        last: the error that came last.
+    """
+
+    out: Path
+    found: dict[str, Failure] = field(default_factory=dict)
+    last: Exception | None = None
+
+    def attempt(self, variant: Variant, seed: int | None, work: Callable[[], object]) -> None:
+        """Does the work of a variant, unless it has failed before; what ends the work is kept as its failure.
+
+        Raises:
+            Exception: a limit of the machine that the others would reach as well, such as a full disk.
+        """
+        if variant.name in self.found:
+            return
+        trace = self.out / variant.name / TRACE
+        try:
+            work()
+        except Exception as error:
+            if stops_everything(error):
+                raise
+            self.found[variant.name] = Failure.of(variant, seed, error)
+            self.last = error
+            if not isinstance(error, FedLeaseError):
+                trace.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(trace, traceback.format_exc().encode())
+        else:
+            trace.unlink(missing_ok=True)
+
+    def survivors(self, variants: Sequence[Variant]) -> list[Variant]:
+        """The variants that have not failed.
+
+        Raises:
+            Exception: none is left; the error that came last, after what could be known before.
+        """
+        left = [variant for variant in variants if variant.name not in self.found]
+        if not left and self.last is not None:
+            raise self.last
+        return left
+
+    def check_settings(self, settings: Settings, variants: Sequence[Variant], seed: int) -> None:
+        """Finds the variants whose methods cannot have the settings, such as unequal ranks."""
+        for variant in variants:
+            try:
+                plan(settings, [variant], [seed], self.out)
+            except ConfigError as error:
+                self.found[variant.name] = Failure.of(variant, None, error)
+                self.last = error
+
+
+def failed_words(content: Mapping[str, Any]) -> str:
+    """``1 of 20 methods failed: a (why)``, of the content of ``compare.json``; empty where none did."""
+    failed = content["failed"]
+    if not failed:
+        return ""
+    reasons = [f"{name} ({failure['reason']})" for name, failure in failed.items()]
+    why = listed([*failed], FEW) if len(failed) > FEW else "; ".join(reasons)
+    return f"{len(failed)} of {counted(len(failed) + len(content['variants']), 'method')} failed: {why}"
