@@ -256,7 +256,12 @@ class TestWhatFails:
         variants = variants_of(["fedlease", "local", "fedit"])
         content = compare(settings(), variants, [0, 1], out, on_cell=heard)
         assert heard.ran == ["fedit-0"], "its second seed is not begun"
-        failure = {"method": "fedit", "seed": 0, "reason": "round 1: 3 of 4 updates were refused"}
+        failure = {
+            "method": "fedit",
+            "seed": 0,
+            "reason": "round 1: 3 of 4 updates were refused",
+            "kind": "one for all",
+        }
         assert content["failed"] == {"fedit": failure}
         assert failed_words(content) == "1 of 3 methods failed: fedit (round 1: 3 of 4 updates were refused)"
         for key in ("variants", "differences"):

@@ -157,5 +157,5 @@ def many() -> dict[str, Any]:
         for n, name in enumerate(names)
         if n
     }
-    failed = {"fedsvd": {"method": "fedsvd", "seed": 7, "reason": "3 of 4 updates were refused"}}
+    failed = {"fedsvd": {"method": "fedsvd", "seed": 7, "reason": "3 of 4 updates were refused", "kind": "one for all"}}
     return compared(variants=found, differences=gaps, failed=failed)

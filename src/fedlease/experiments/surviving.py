@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.config.settings import Settings
+from fedlease.core.choices import Kind
 from fedlease.core.wording import counted, listed
 from fedlease.errors import ConfigError, FedLeaseError, InputError, stops_everything
 from fedlease.experiments.cells import plan
 from fedlease.experiments.experiment import Variant
 from fedlease.files import write_atomically
+from fedlease.methods.facts import kind_of
 
 __all__ = ["TRACE", "Failure", "Failures", "failed_words"]
 
@@ -30,18 +32,20 @@ class Failure:
         method: which it is.
         seed: of the run that failed; None where the settings do not fit the method, or no learning rate does.
         reason: one line.
+        kind: of the method.
     """
 
     method: str
     seed: int | None
     reason: str
+    kind: Kind
 
     @classmethod
     def of(cls, variant: Variant, seed: int | None, error: Exception) -> "Failure":
         """The failure that an error is; one that nobody raises on purpose is named by its type, too."""
         text = "; ".join(error.faults) if isinstance(error, InputError) else str(error)
         kind = "" if isinstance(error, FedLeaseError) else f"{type(error).__name__}: "
-        return cls(variant.method, seed, " ".join(f"{kind}{text}".split()))
+        return cls(variant.method, seed, " ".join(f"{kind}{text}".split()), kind_of(variant.method))
 
 
 @dataclass

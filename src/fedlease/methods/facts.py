@@ -1,16 +1,11 @@
 """What is known of every method before it is imported: for lists, and for settings that not all methods can have."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
+from fedlease.core.choices import Kind
 from fedlease.methods.registry import CENTRALISED
 
-__all__ = ["FACTS", "KINDS", "Facts", "Kind", "kind_of", "steps"]
-
-Kind = Literal["groups", "one for all", "partly private", "not federated", "added"]
-"""What is shared: an adapter in each group of clients, one by all, a part of each client's own, nothing between clients
-or all rows; of a method that another package adds it is not known. In the order of lists."""
-KINDS: tuple[Kind, ...] = get_args(Kind)
+__all__ = ["FACTS", "Facts", "kind_of", "steps"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +17,7 @@ class Facts:
         sends: what a client sends in a round.
         keeps: what it trains and does not send.
         steps: whether the server may step towards its means (``server_step``).
-        kind: see :data:`Kind`.
+        kind: see :data:`fedlease.core.choices.Kind`.
     """
 
     year: int | None

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field, TypeAdapter
 
+from fedlease.core.choices import Kind
 from fedlease.errors import RunFolderError
-from fedlease.methods.facts import KINDS
 from fedlease.reporting.formats import percent, points
 from fedlease.storage.documents import checked
 from fedlease.storage.verdict import Verdict
@@ -77,6 +77,7 @@ class Failure:
     method: str
     seed: int | None
     reason: str
+    kind: str = ""
 
     @property
     def when(self) -> str:
@@ -109,7 +110,7 @@ class Variant:
         seconds: one number per seed.
         trainable_parameters: of one client.
         points: per seed the mean over clients by passes.
-        kind: what is shared, see :data:`fedlease.methods.facts.Kind`; empty where the file has none.
+        kind: what is shared, see :data:`fedlease.core.choices.Kind`; empty where the file has none.
     """
 
     name: str
@@ -241,7 +242,7 @@ def read_comparison(content: Mapping[str, Any]) -> Comparison:
 
 def _grouped(c: Comparison) -> tuple[Variant, ...]:
     """The first variant; then the others of its kind, and kind by kind the rest, each from the highest mean down."""
-    kinds = [c.first.kind, *KINDS]
+    kinds = [c.first.kind, *get_args(Kind)]
     others = sorted(
         c.others, key=lambda v: (kinds.index(v.kind) if v.kind in kinds else len(kinds), -v.mean.mean, v.name)
     )

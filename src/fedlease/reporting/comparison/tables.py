@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from statistics import fmean
 
-from fedlease.methods.facts import kind_of
 from fedlease.reporting.comparison.data import Comparison, Score
 from fedlease.reporting.formats import human_bytes, human_seconds, percent
 from fedlease.reporting.tables import Cell, Table, number
@@ -34,7 +33,7 @@ def score_table(c: Comparison) -> Table:
     failed = tuple(
         (
             Cell(name),
-            *([Cell(kind_of(f.method))] if c.many else []),
+            *([Cell(f.kind)] if c.many else []),
             Cell("failed"),
             *[Cell("-")] * (len(header) - 2 - c.many),
         )
