@@ -239,7 +239,7 @@ def test_methods_says_when_each_was_published_what_travels_what_stays_and_whethe
     assert all(len(line) <= 80 for line in text.splitlines())
     starts = [line.split()[0] for line in text.splitlines() if not line.startswith(" ")]
     assert starts == [*sorted(METHODS), CENTRALISED]
-    assert "2024; partly private; sends A, keeps B; one rank for all" in " ".join(text.split())
+    assert "2024; partly own; sends A, keeps B; one rank for all" in " ".join(text.split())
     assert "not federated; sends nothing, keeps A and B; ranks may differ" in " ".join(text.split())
 
 

@@ -150,7 +150,7 @@ def many() -> dict[str, Any]:
     for n, name in enumerate(names):
         mean = 0.5 + n / 100
         row = variant(name, [mean, mean], {"mood": [mean + 0.1] * 2, "news": [mean - 0.1] * 2}, up=1000 * n)
-        kind = kinds.get(name, "one for all" if name.startswith("shared") else "partly private")
+        kind = kinds.get(name, "one for all" if name.startswith("shared") else "partly own")
         found[name] = {**row, "kind": kind, "seconds": [60.0 * (20 - n)] * 2}
     gaps = {
         name: {"mean": -n / 100, "low": -n / 100 - 0.05, "high": 0.05 - n / 100, "seeds": 2, "clients": [4, 4]}

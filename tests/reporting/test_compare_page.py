@@ -262,7 +262,7 @@ class TestManyMethods:
 
     def test_they_are_grouped_by_kind_and_each_group_begins_with_its_best(self) -> None:
         c = read_comparison(many())
-        assert c.kinds == ("groups", "one for all", "partly private", "not federated", "added")
+        assert c.kinds == ("groups", "one for all", "partly own", "not federated", "added")
         names = [m.name for m in c.variants]
         assert (names[0], names[1], names[9], names[10], names[17:]) == (
             "fedlease", "shared-11", "shared-3", "own-19", ["own-12", "local", "theirs"],
@@ -285,7 +285,7 @@ class TestManyMethods:
             assert len(drawn[name].layout["yaxis"]["ticktext"]) == count
         for name in ("curves", "bytes", "seconds"):
             listed = [trace["name"] for trace in drawn[name].data if trace["showlegend"]]
-            assert listed == ["groups", "one for all", "partly private", "not federated", "added"]
+            assert listed == ["groups", "one for all", "partly own", "not federated", "added"]
         assert all(figure.height <= 750 for figure in drawn.values())
         assert all(len(drawn[name].summary) < 200 for name in ("curves", "differences", "tasks"))
 

@@ -96,6 +96,6 @@ CandidateStart = Literal["groups", "clients"]
 TreeDistance = Literal["frobenius", "cosine"]
 """Between the B of two clients, for the tree of FedTreeLoRA."""
 
-Kind = Literal["groups", "one for all", "partly private", "not federated", "added"]
+Kind = Literal["groups", "one for all", "partly own", "not federated", "added"]
 """What methods share: an adapter in each group of clients, one by all, a part of each client's own, nothing between
 clients or all rows; of a method that another package adds it is not known."""
