@@ -78,6 +78,7 @@ TABLE = {
     "flexlora": Row("AB", variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
     "flora": Row("AB", variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
     "hetlora": Row("AB", variants={"ranks": {"gamma": 0.5, "ranks": {"a1": 1, "b0": 1}}}),
+    "hilora": Row("AB", variants={"early": {"root": 0.0, "cluster": 0.1, "apart": 0.0}, "root": {"root": 1.0}}),
     "ifca": Row(
         "AB",
         warms_up=True,

@@ -62,3 +62,16 @@ def test_control_variates_give_all_clients_the_same_gradient(gradients: tuple[fl
         LocalTerm(slope={"w": torch.tensor([mean - own])}).adder({"w": w}, [])()
         found.append(w.grad.tolist())
     assert found == [[1.0]] * 3
+
+
+def test_b_is_drawn_away_from_those_that_do_not_learn_by_the_gradient_of_the_formula() -> None:
+    torch.manual_seed(0)
+    b = {f"m/B/{e}": nn.Parameter(torch.randn(5, 2)) for e in range(3)} | {"m/A/2": nn.Parameter(torch.randn(2, 4))}
+    b |= {"n/B/0": nn.Parameter(torch.randn(5, 2)), "head/classifier.weight": nn.Parameter(torch.randn(2, 5))}
+    for name in ("m/B/0", "m/B/1", "n/B/0"):
+        b[name].requires_grad_(False)
+    (0.3 * sum((b[f].T @ b["m/B/2"]).square().sum() for f in ("m/B/0", "m/B/1"))).backward()
+    expected, b["m/B/2"].grad = b["m/B/2"].grad, None
+    LocalTerm(apart=0.3).adder(b, [])()
+    torch.testing.assert_close(b["m/B/2"].grad, expected)
+    assert all(parameter.grad is None for name, parameter in b.items() if name != "m/B/2"), "and nothing else"

@@ -38,7 +38,7 @@ def layout(job: Job | Scoring) -> Any:
     """What jobs that are stacked have in common; None where a job cannot be stacked.
 
     Anchors are read from a model that is loaded by itself, and inputs weighed by them in a pass of their own; norms of
-    tails are each client's own.
+    tails, and the spaces that a B is drawn away from, are each client's own.
     """
     spec = job.spec if isinstance(job, Scoring) else job.task.model.spec
     if spec.mixer not in MIXERS:
@@ -49,7 +49,7 @@ def layout(job: Job | Scoring) -> Any:
     like = replace(spec, own=0) if spec.mixer == "top_m" else spec, tuple(sorted(shapes.items()))
     if isinstance(job, Scoring):
         return None if spec.mixer == "instance" else like
-    if spec.anchors or (job.task.term is not None and job.task.term.tail):
+    if spec.anchors or (job.task.term is not None and (job.task.term.tail or job.task.term.apart)):
         return None
     stages = tuple(
         (frozenset(slots[name] for name in stage.trainable), stage.epochs, slots_only(stage, order))

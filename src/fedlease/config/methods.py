@@ -35,6 +35,7 @@ __all__ = [
     "FedSVDSettings",
     "FedTreeLoRASettings",
     "HetLoRASettings",
+    "HiLoRASettings",
     "IFCASettings",
     "RavanSettings",
     "ServerStepSettings",
@@ -139,6 +140,20 @@ class HetLoRASettings(Section):
     least one is kept. 1 prunes nobody. Useful: 0.5 to 1; near 1, one direction at a time."""
     penalty: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     """How strongly those directions are drawn to zero in the local loss. Useful: 0 to 0.1."""
+
+
+class HiLoRASettings(Section):
+    """HiLoRA."""
+
+    root: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Share of the rounds in which the adapter of all is trained; never fewer than those that take the place of a
+    warm-up."""
+    cluster: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Share of the rounds in which those of the clusters are; clients' own are trained in the rest."""
+    apart: Annotated[float, Field(ge=0, le=1e6)] = 0.1
+    """How strongly each tier's B is kept orthogonal to those above in the local loss (gamma). Useful: 0 to 1."""
+    smoothing: Fraction = 0.9
+    """Share of the past in the B of a client that clusters are found by."""
 
 
 class IFCASettings(Section):

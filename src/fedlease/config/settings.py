@@ -23,6 +23,7 @@ from fedlease.config.methods import (
     FedSVDSettings,
     FedTreeLoRASettings,
     HetLoRASettings,
+    HiLoRASettings,
     IFCASettings,
     RavanSettings,
     ServerStepSettings,
@@ -117,6 +118,8 @@ class Settings(Section):
     """FedLEASE with a first phase that knows how sure it is."""
     hetlora: HetLoRASettings = HetLoRASettings()
     """HetLoRA."""
+    hilora: HiLoRASettings = HiLoRASettings()
+    """HiLoRA."""
     ifca: IFCASettings = IFCASettings()
     """IFCA."""
     feddpa: FedDPASettings = FedDPASettings()

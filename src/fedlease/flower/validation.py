@@ -76,7 +76,8 @@ def _task_form(task: ClientTask) -> str:
     if not fault and task.halves and (task.model.spec.num_experts > 1 or len(task.model.candidates) not in (0, 2)):
         fault = "halves are trained from a single adapter, or from one candidate each"
     if not fault and task.term is not None:
-        fault = broken(task.term, {"pull": number(0, MAX_VALUE), "tail": number(0, MAX_VALUE), "kept": WHOLE})
+        size = number(0, MAX_VALUE)
+        fault = broken(task.term, {"pull": size, "tail": size, "kept": WHOLE, "apart": size})
     return fault or next((fault for stage in task.stages if (fault := broken(stage, OF_STAGES))), "")
 
 

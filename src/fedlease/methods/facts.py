@@ -47,6 +47,7 @@ FACTS: dict[str, Facts] = {
     "flexlora": Facts(2024, "A and B", steps=False),
     "flora": Facts(2024, "A and B", steps=False),
     "hetlora": Facts(2024, "A and B of its rank"),
+    "hilora": Facts(2026, "A and B of the root, then of its cluster", "A and B of a leaf", kind="groups"),
     "ifca": Facts(2020, "A and B of the adapter it chose", kind="groups"),
     "local": Facts(None, "nothing", "A and B", steps=False, kind="not federated"),
     "ravan": Facts(2025, "cores of r x r and scales, several per module"),

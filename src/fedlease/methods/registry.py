@@ -46,6 +46,7 @@ METHODS: dict[str, str] = {
     "flexlora": "fedlease.methods.flexlora:build",
     "flora": "fedlease.methods.flora:build",
     "hetlora": "fedlease.methods.hetlora:build",
+    "hilora": "fedlease.methods.hilora:build",
     "ifca": "fedlease.methods.ifca:build",
     "local": "fedlease.methods.local:build",
     "ravan": "fedlease.methods.ravan:build",

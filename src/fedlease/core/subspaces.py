@@ -1,0 +1,106 @@
+"""Clients by the subspaces that the columns of their B span: distances, clusters by the eigengap, who is nearest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import SpectralClustering
+from torch import Tensor
+
+from fedlease.core.allocate import assign
+from fedlease.core.types import Allocation, ClientId, Tensors
+
+__all__ = ["grouped", "nearest", "smoothed", "subspace_distance"]
+
+
+def smoothed(before: Tensors | None, b: Tensors, share: float) -> dict[str, Tensor]:
+    """A client's B of length 1, with a share of what was before; again of length 1.
+
+    Args:
+        before: module -> (out, r) of earlier rounds; None at the first.
+        b: module -> (out, r).
+        share: of the past, in [0, 1).
+    """
+    found = {}
+    for module in sorted(b):
+        own = _unit(b[module].double())
+        found[module] = (own if before is None else _unit(share * before[module].double() + (1 - share) * own)).float()
+    return found
+
+
+def subspace_distance(one: Tensors, other: Tensors) -> float:
+    """1 - ||U^T V||^2 / r, the mean over modules of r orthonormal columns U and V of each B: 0 for one subspace, 1 for
+    orthogonal ones. A B of lower rank has fewer columns.
+
+    Args:
+        one: module -> B, (out, r).
+        other: the same modules.
+    """
+    found = [1 - float((_columns(one[m]).T @ _columns(other[m])).square().sum()) / one[m].shape[1] for m in one]
+    return sum(found) / len(found)
+
+
+def grouped(b: Mapping[ClientId, Tensors], most: int) -> Allocation:
+    """Spectral clusters of clients by their subspaces.
+
+    Similarities are exp(-d^2 / (2 s^2)) with s the median distance. K is where the eigenvalues of the normalised
+    Laplacian have their largest gap, in 2 .. min(most, N - 1); fewer than three clients, and equal ones, are one
+    cluster.
+
+    Args:
+        b: client -> module -> B, (out, r).
+        most: largest K, at least 2.
+    """
+    clients = sorted(b)
+    d = _distances([b[client] for client in clients])
+    labels = np.zeros(len(clients), dtype=int)
+    apart = d[d > 0]
+    if len(clients) > 2 and len(apart):
+        similar = torch.exp(-d.square() / (2 * apart.median() ** 2)).numpy()
+        roots = np.sqrt(similar.sum(1))
+        values = np.linalg.eigvalsh(np.eye(len(clients)) - similar / np.outer(roots, roots))
+        gaps = {k: values[k] - values[k - 1] for k in range(2, min(most, len(clients) - 1) + 1)}
+        best = max(gaps, key=lambda k: (gaps[k], -k))
+        # cluster_qr draws nothing at random.
+        spectral = SpectralClustering(best, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
+        labels = spectral.fit_predict(similar)
+    return replace(assign(b, dict(zip(clients, labels.tolist(), strict=True))), distances=d)
+
+
+def nearest(b: Tensors, others: Mapping[ClientId, Tensors], assignment: Mapping[ClientId, int]) -> int:
+    """The cluster whose clients are nearest on average, the first of several.
+
+    Args:
+        b: module -> B of the client, (out, r).
+        others: client -> the same of clients that have a cluster, at least one.
+        assignment: client -> cluster.
+    """
+    found: dict[int, list[float]] = {}
+    for client in sorted(others):
+        found.setdefault(assignment[client], []).append(subspace_distance(b, others[client]))
+    return min(sorted(found), key=lambda cluster: sum(found[cluster]) / len(found[cluster]))
+
+
+def _distances(b: Sequence[Tensors]) -> Tensor:
+    """:func:`subspace_distance` of all pairs, (N, N) float64 with a zero diagonal; a distance below 1e-9 is 0."""
+    d = torch.zeros(len(b), len(b), dtype=torch.float64)
+    for module in b[0]:
+        r = b[0][module].shape[1]
+        columns = [_columns(own[module]) for own in b]
+        all_columns = torch.cat([F.pad(own, (0, r - own.shape[1])) for own in columns], 1)  # (out, N r)
+        for row, own in zip(d, columns, strict=True):
+            row += 1 - (own.T @ all_columns).square().sum(0).view(-1, r).sum(1) / r
+    d = (d + d.T) / (2 * len(b[0]))
+    return d.where(d > 1e-9, 0).fill_diagonal_(0)
+
+
+def _columns(b: Tensor) -> Tensor:
+    """Orthonormal columns that span those of b, float64."""
+    u, s, _ = torch.linalg.svd(b.double(), full_matrices=False)
+    return u[:, s > s[0] * 1e-6]
+
+
+def _unit(b: Tensor) -> Tensor:
+    return b / b.norm().clamp(min=1e-12)

@@ -1,0 +1,156 @@
+"""HiLoRA: one adapter for all, then one per cluster on top of it, then one per client on top of both.
+
+Peng, Zou, Zeng, Li, Chen, Li, Wang: HiLoRA: Hierarchical Low-Rank Adaptation for Personalized Federated Learning.
+CVPR 2026. https://arxiv.org/abs/2603.02785
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from fedlease.core.adapters import b_matrices, renumber
+from fedlease.core.aggregate import ClusterMeans, client_weights, mean_update
+from fedlease.core.choices import Weighting
+from fedlease.core.codec import serialisable
+from fedlease.core.local_term import LocalTerm
+from fedlease.core.subspaces import grouped, nearest, smoothed
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
+from fedlease.methods.base import CommonState, Terms, by_client
+
+__all__ = ["HiLoRA", "HiLoRAState", "build"]
+
+TIERS = ("root", "cluster", "leaf")
+"""Phases, and experts 0, 1 and 2 of a client's model."""
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class HiLoRAState(CommonState):
+    """Where a HiLoRA run stands; ``adapter`` is the root.
+
+    Attributes:
+        start: A and B that every tier starts from.
+        clusters: A and B of every cluster; () before there are any.
+        subspaces: client -> its smoothed B of the root tier, by module.
+    """
+
+    start: Tensors
+    clusters: tuple[Tensors, ...] = ()
+    subspaces: Mapping[ClientId, Tensors] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HiLoRA:
+    """Parameters of HiLoRA. It has no warm-up: the whole budget T is spent in rounds, tier after tier.
+
+    Attributes:
+        budget: E, R and local epochs.
+        weights: how clients are weighted.
+        max_clusters: most clusters, at least 2.
+        root: share of the rounds in which the root is trained; at least those in the place of a warm-up, in which
+            everyone is asked.
+        cluster: share in which clusters are, so that leaves are in the rest.
+        apart: gamma, weight of ||B_above^T B||^2 in the local loss for every tier above; at least 0.
+        smoothing: share of the past in a client's B, in [0, 1).
+    """
+
+    budget: Budget
+    weights: Weighting = "num_examples"
+    max_clusters: int = 8
+    root: float = 0.4
+    cluster: float = 0.4
+    apart: float = 0.1
+    smoothing: float = 0.9
+
+    averaged: ClassVar[tuple[str, ...]] = ("adapter", "clusters")
+
+    @property
+    def last_round(self) -> int:
+        """Opening rounds in the place of a warm-up, then R."""
+        return self.budget.opening_rounds + self.budget.rounds
+
+    def tier(self, round_: int) -> int:
+        """The tier that is trained in a round."""
+        root = min(self.last_round, max(self.budget.opening_rounds, round(self.root * self.last_round)))
+        return (round_ > root) + (round_ > root + round(self.cluster * self.last_round))
+
+    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HiLoRAState:
+        """The initial adapter is the first root, and what clusters and leaves start from."""
+        return HiLoRAState(round=1, adapter=adapter, clients=dict(clients), start=adapter.tensors)
+
+    def task(self, state: HiLoRAState, client: ClientId) -> ClientTask | None:
+        """Train the adapter of the tier on top of those above, which are frozen; a leaf is private.
+
+        A client without a cluster trains the root by itself once, which places it.
+        """
+        if state.round > self.last_round:
+            return None
+        model = self.model(state, client)
+        tier = model.spec.num_experts - 1
+        names = model.names("AB", tier)
+        stage = Stage(names, self.budget.epochs(state.round))
+        term = LocalTerm(apart=self.apart) if self.apart and tier else None
+        upload = names if tier < 2 else frozenset[str]()
+        return ClientTask(TIERS[tier], state.round, model, (stage,), upload=upload, term=term)
+
+    def aggregate(
+        self, state: HiLoRAState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> HiLoRAState:
+        """The mean of the root, or of every cluster; clusters are found once the root is done."""
+        updates = by_client(updates)
+        after = self._seen(state, [update for update in updates if update.phase == TIERS[0]])
+        if not self.tier(state.round):
+            mean = mean_update(updates, self.weights) if updates else {}
+            after = replace(after, adapter=replace(state.adapter, tensors={**state.adapter.tensors, **mean}))
+        own = {update.client: renumber(update.tensors, 0) for update in updates if update.phase == TIERS[1]}
+        if own:
+            weights = client_weights({update.client: update.num_examples for update in updates}, self.weights)
+            means = ClusterMeans()(own, weights, state.assignment)
+            clusters = tuple(means.get(number, before) for number, before in enumerate(state.clusters))
+            after = replace(after, clusters=clusters)
+        after = replace(after, round=state.round + 1)
+        return self._begin(after) if not state.clusters and self.tier(after.round) else after
+
+    def model(self, state: HiLoRAState, client: ClientId) -> ClientModel:
+        """Root, cluster and leaf, as far as the run is; the client lays its own leaf over the initial one."""
+        tiers = [state.adapter.tensors]
+        if client in state.assignment:
+            tiers += [state.clusters[state.assignment[client]], state.start][: self.tier(state.round)]
+        if len(tiers) == 1:
+            return state.adapter
+        spec = replace(state.adapter.spec, num_experts=len(tiers), mixer="sum")
+        return ClientModel(spec, {n: t for tier, own in enumerate(tiers) for n, t in renumber(own, tier).items()})
+
+    def admit(self, state: HiLoRAState, client: ClientId, num_examples: int) -> HiLoRAState:
+        """A late client shares the root; once there are clusters it is placed by its first task."""
+        return replace(state, clients={**state.clients, client: num_examples})
+
+    def group(self, state: HiLoRAState, client: ClientId) -> int:
+        """Its cluster; all are one group before there are any."""
+        return state.assignment.get(client, 0)
+
+    def _seen(self, state: HiLoRAState, updates: Sequence[ClientUpdate]) -> HiLoRAState:
+        """With the smoothed B of those who trained the root, and a cluster for whoever has none."""
+        subspaces, assignment = dict(state.subspaces), dict(state.assignment)
+        for update in updates:
+            known = subspaces.get(update.client)
+            subspaces[update.client] = smoothed(known, b_matrices(update.tensors), self.smoothing)
+            if state.clusters:
+                others = {client: state.subspaces[client] for client in state.assignment}
+                assignment[update.client] = nearest(subspaces[update.client], others, state.assignment)
+        return replace(state, subspaces=dict(sorted(subspaces.items())), assignment=dict(sorted(assignment.items())))
+
+    def _begin(self, state: HiLoRAState) -> HiLoRAState:
+        """The clusters of all that have trained; before anyone has, there is nothing to find them by."""
+        if not state.subspaces:
+            return state
+        allocation = grouped(state.subspaces, self.max_clusters)
+        clusters = (state.start,) * allocation.num_experts
+        return replace(state, allocation=allocation, assignment=dict(allocation.assignment), clusters=clusters)
+
+
+def build(
+    terms: Terms, *, root: float = 0.4, cluster: float = 0.4, apart: float = 0.1, smoothing: float = 0.9
+) -> HiLoRA:
+    """HiLoRA from the settings of ``hilora.*``."""
+    return HiLoRA(terms.budget, terms.weights, terms.max_experts, root, cluster, apart, smoothing)
