@@ -99,8 +99,9 @@ def _distances(b: Sequence[Tensors]) -> Tensor:
 def _columns(b: Tensor) -> Tensor:
     """Orthonormal columns that span those of b, float64."""
     u, s, _ = torch.linalg.svd(b.double(), full_matrices=False)
-    return u[:, s > s[0] * 1e-6]
+    found: Tensor = u[:, s > s[0] * 1e-6]
+    return found
 
 
 def _unit(b: Tensor) -> Tensor:
-    return b / b.norm().clamp(min=1e-12)
+    return b / float(b.norm().clamp(min=1e-12))
