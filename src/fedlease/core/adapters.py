@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -78,11 +79,13 @@ def initial_router(
 
 def renumber(tensors: Tensors, expert: int) -> dict[str, Tensor]:
     """The A and B tensors of a single adapter under the id of one expert; other tensors keep their names."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        parsed = TensorName.parse(name)
-        renamed[str(parsed if parsed.expert is None else parsed._replace(expert=expert))] = tensor
-    return renamed
+    return {_renumbered(name, expert): tensor for name, tensor in tensors.items()}
+
+
+@lru_cache(2**16)  # every client's model has the same names
+def _renumbered(name: str, expert: int) -> str:
+    parsed = TensorName.parse(name)
+    return name if parsed.expert is None else str(parsed._replace(expert=expert))
 
 
 def a_matrices(tensors: Tensors, expert: int = 0) -> dict[str, Tensor]:

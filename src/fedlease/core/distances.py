@@ -11,6 +11,8 @@ __all__ = [
     "IDENTICAL",
     "Matrices",
     "cosines",
+    "cosines_between",
+    "cosines_by_row",
     "distances",
     "product_cosines",
     "product_distances",
@@ -20,6 +22,9 @@ __all__ = [
 
 Matrices = Mapping[ClientId, Mapping[str, Tensor]]
 """Client -> module -> its A or its B."""
+
+BLOCK = 1024
+"""Clients whose products with all others are one; up to so many, all are."""
 
 IDENTICAL = 1e-6
 """Distances below this are rounding: float32 makes two identical clients 5e-7 apart."""
@@ -45,8 +50,16 @@ def distances(b: Matrices) -> tuple[list[ClientId], Tensor]:
     modules = 0
     for units, zeros in unit_rows(b):
         # Module by module, so that no more than one module of all clients is in memory in float64.
-        similarity.addmm_(units, units.T).addmm_(zeros, zeros.T)
+        if len(clients) <= BLOCK:
+            similarity.addmm_(units, units.T).addmm_(zeros, zeros.T)
+        else:
+            # Of two products that mirror each other one is enough.
+            for begin in range(0, len(clients), BLOCK):
+                rows, rest = slice(begin, begin + BLOCK), slice(begin, None)
+                similarity[rows, rest].addmm_(units[rows], units[rest].T).addmm_(zeros[rows], zeros[rest].T)
         modules += 1
+    for begin in range(BLOCK, len(clients), BLOCK):
+        similarity[begin : begin + BLOCK, :begin] = similarity[:begin, begin : begin + BLOCK].T
     return clients, to_distances(similarity, modules)
 
 
@@ -93,6 +106,40 @@ def product_cosines(b: Matrices, a: Matrices) -> Iterator[Tensor]:
         for m in ranks.unique().tolist():
             found += (common == m) * _cosines(inner[:, :m, :, :m].sum((1, 3)))
         yield found
+
+
+def cosines_between(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) -> Tensor:
+    """The cosines of :func:`product_cosines` between the products B A of some clients and those of others, (n, C).
+
+    Args:
+        b: (n, out, r), float64.
+        a: (n, r, in).
+        others_b: (C, out, r).
+        others_a: (C, r, in).
+    """
+    count, others = len(b), len(others_b)
+    inner = torch.einsum("nor,cos->nrcs", b, others_b) * torch.einsum("nri,csi->nrcs", a, others_a)
+    common = torch.minimum(_ranks(a).unsqueeze(1), _ranks(others_a).unsqueeze(0))
+    found = torch.zeros(count, others, dtype=torch.float64)
+    for m in common.unique().tolist():
+        first, second = (_norms(x[:, :, :m], y[:, :m]) for x, y in ((b, a), (others_b, others_a)))
+        scale = torch.outer(1 / first.where(first > 0, 1), 1 / second.where(second > 0, 1))
+        zeros = torch.outer((first == 0).double(), (second == 0).double())
+        found += (common == m) * (inner[:, :m, :, :m].sum((1, 3)) * scale + zeros)
+    return found
+
+
+def cosines_by_row(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) -> Tensor:
+    """The cosine between the product B A of every client and that at the same place of others, (n,); of equal ranks."""
+    inner = ((b.mT @ others_b) * (a @ others_a.mT)).sum((1, 2))
+    first, second = _norms(b, a), _norms(others_b, others_a)
+    scale = 1 / (first.where(first > 0, 1) * second.where(second > 0, 1))
+    return inner * scale + ((first == 0) & (second == 0)).double()
+
+
+def _norms(b: Tensor, a: Tensor) -> Tensor:
+    """Lengths of the products B A, (n,)."""
+    return ((b.mT @ b) * (a @ a.mT)).sum((1, 2)).clamp(min=0).sqrt()
 
 
 def _ranks(a: Tensor) -> Tensor:

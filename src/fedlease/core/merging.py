@@ -79,7 +79,8 @@ class Merged:
         unsure: clients alone of whom it is not known that their task is another: evidence below :data:`ENOUGH`, or too
             little learnt by themselves.
         reliability: s_i^2, (N,).
-        corrected: cross_ij / (s_i s_j), (N, N), diagonal 1: Spearman's correction for attenuation.
+        corrected: cross_ij / (s_i s_j), (N, N), diagonal 1: Spearman's correction for attenuation. None where not all
+            pairs were compared.
         error: its standard error for given s, (N, N), diagonal 0.
     """
 
@@ -87,8 +88,8 @@ class Merged:
     evidence: dict[ClientId, float]
     unsure: tuple[ClientId, ...]
     reliability: Floats
-    corrected: Floats
-    error: Floats
+    corrected: Floats | None
+    error: Floats | None
 
 
 def fit(found: Agreement, labels: Sequence[int] | NDArray[np.int_]) -> Fit:

@@ -20,7 +20,7 @@ from fedlease.core.choices import Signal
 from fedlease.core.distances import cosines, product_cosines
 from fedlease.core.types import ClientId, Tensors
 
-__all__ = ["LEARNT", "WIDEN", "Agreement", "agreement", "from_cosines"]
+__all__ = ["LEARNT", "WIDEN", "Agreement", "agreement", "from_cosines", "jackknife"]
 
 LEARNT = 0.1
 """A client whose halves have less in common, or no more than two errors, has not learnt its task by itself yet."""
@@ -106,13 +106,13 @@ def from_cosines(clients: list[ClientId], modules: Iterable[Tensor]) -> Agreemen
     return Agreement(
         clients,
         own.mean(0),
-        np.hypot(_jackknife(own), DEPENDENT),
+        np.hypot(jackknife(own), DEPENDENT),
         mean,
-        np.hypot(np.maximum(_jackknife(cross), LEAST_ERROR), ROUGH * np.abs(mean)),
+        np.hypot(np.maximum(jackknife(cross), LEAST_ERROR), ROUGH * np.abs(mean)),
     )
 
 
-def _jackknife(modules: NDArray[np.float64]) -> NDArray[np.float64]:
+def jackknife(modules: NDArray[np.float64]) -> NDArray[np.float64]:
     """The standard error of the mean over the first dimension, widened; 0 for a single module, which tells nothing."""
     count = len(modules)
     left_out = (modules.sum(0) - modules) / (count - 1) if count > 1 else modules

@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -139,7 +140,12 @@ class AdapterSpec:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any field."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return _fingerprint(self)
+
+
+@lru_cache(2**10)
+def _fingerprint(spec: AdapterSpec) -> str:
+    return hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @serialisable

@@ -12,8 +12,7 @@ from torch import Tensor
 from fedlease.core.adapters import b_matrices
 from fedlease.core.allocate import assign
 from fedlease.core.choices import Signal
-from fedlease.core.merging import merge
-from fedlease.core.reliability import agreement
+from fedlease.core.merging_many import group
 from fedlease.core.types import Allocation, ClientId, Tensors
 from fedlease.core.wording import counted
 from fedlease.methods.fedlease_groupings import Grouping
@@ -43,7 +42,7 @@ class BySimilarity(Grouping):
         if not halves:
             note = "no client has enough rows for halves: nothing tells the clients apart, one expert is trained by all"
             return replace(assign(b, dict.fromkeys(b, 0)), warnings=(note,), unsure=tuple(sorted(b)))
-        found = merge(agreement(halves, self.signal))
+        found = group(halves, self.signal)
         known = sorted(halves)
         unsure = sorted({*found.unsure, *(b.keys() - halves.keys())})
         nobody = len(unsure) == len(b) > 1
@@ -77,9 +76,12 @@ def _unsure_note(client: ClientId, reliability: float | None) -> str:
     )
 
 
-def _over(values: NDArray[np.float64], some: Sequence[ClientId], everyone: Sequence[ClientId]) -> Tensor:
-    """Values of some clients as a matrix over all, NaN for the others."""
-    places = [list(everyone).index(client) for client in some]
+def _over(values: NDArray[np.float64] | None, some: Sequence[ClientId], everyone: Sequence[ClientId]) -> Tensor | None:
+    """Values of some clients as a matrix over all, NaN for the others; None without values."""
+    if values is None:
+        return None
+    place_of = {client: place for place, client in enumerate(everyone)}
+    places = [place_of[client] for client in some]
     matrix = torch.full((len(everyone), len(everyone)), float("nan"), dtype=torch.float64)
     matrix[torch.tensor(places)[:, None], torch.tensor(places)] = torch.from_numpy(values)
     return matrix

@@ -1,0 +1,242 @@
+"""Groups of more clients than can all be compared in pairs: some by all their pairs, the others by what they have in
+common with those.
+
+Up to :data:`ALL_PAIRS` clients :func:`fedlease.core.merging.merge` decides from all pairs, which costs memory by the
+square of their number and time by more. Of more, a core of :data:`CORE` clients is grouped so; every other client joins
+the group of the core that its halves fit best, if that explains them better than standing alone by the same odds. Who
+fits none is grouped in the next stage, in a core that also holds clients of the groups found so far. After
+:data:`STAGES` of them, whoever fits nowhere stands alone. Which clients are in the core follows from their ids alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlease.core.adapters import a_matrices, b_matrices
+from fedlease.core.choices import Signal
+from fedlease.core.distances import cosines_between, cosines_by_row
+from fedlease.core.merging import ENOUGH, SMALLEST, SPREAD, STEPS, Fit, Floats, Merged, fit, merge
+from fedlease.core.reliability import DEPENDENT, LEARNT, LEAST_ERROR, ROUGH, agreement, jackknife
+from fedlease.core.seeds import derive
+from fedlease.core.types import ClientId, Tensors
+
+__all__ = ["ALL_PAIRS", "group"]
+
+Labels = NDArray[np.int_]
+
+ALL_PAIRS = 256
+"""Clients that are compared in all pairs."""
+
+CORE = 128
+"""Clients of a core. Groups of a hundredth of the clients have one in it by a chance of .7."""
+
+KNOWN = 48
+"""Clients of groups found before that are in a core."""
+
+STAGES = 8
+"""Cores at most."""
+
+BATCH = 512
+"""Clients that are compared with a core at a time."""
+
+TRIED = 2
+"""Groups, those with the highest mean similarity, that a client is fitted to."""
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What the halves of some clients have in common with each other and with those of a core; raw.
+
+    Attributes:
+        own: (n,), and its error, as of :class:`fedlease.core.reliability.Agreement`.
+        cross: with the core, (n, C), and its error.
+    """
+
+    own: Floats
+    own_error: Floats
+    cross: Floats
+    cross_error: Floats
+
+
+@dataclass
+class _Found:
+    """What is known of a client: its group, the log odds for it, its reliability, and whether that is unsure."""
+
+    group: int
+    evidence: float
+    reliability: float
+    unsure: bool
+
+
+def group(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Merged:
+    """Groups clients by what halves of their rows have in common.
+
+    Args:
+        uploads: client -> A and B of its halves, numbered as experts 0 and 1; at least one client.
+        signal: what is compared, as for :func:`fedlease.core.reliability.agreement`.
+
+    Returns:
+        The groups; similarities of all pairs are None where not all were compared.
+
+    Raises:
+        ValueError: as :func:`fedlease.core.reliability.agreement`.
+    """
+    if len(uploads) <= ALL_PAIRS:
+        return merge(agreement(uploads, signal))
+    found: dict[ClientId, _Found] = {}
+    waiting = sorted(uploads, key=lambda client: derive(0, "core", client))
+    for _ in range(STAGES):
+        known = _representatives(found)
+        fresh, rest = waiting[: CORE - len(known)], waiting[CORE - len(known) :]
+        core = sorted([*known, *fresh])
+        fitted, labels = _group_core(uploads, signal, core, known, found)
+        waiting = []
+        for begin in range(0, len(rest), BATCH):
+            batch = rest[begin : begin + BATCH]
+            beside = _beside(uploads, signal, batch, core)
+            for client, one in zip(batch, _joined(beside, fitted, labels), strict=True):
+                found[client] = one
+                if one.group < 0:
+                    waiting.append(client)
+        if not waiting:
+            break
+    last = max(one.group for one in found.values())
+    for place, client in enumerate(sorted(waiting)):
+        found[client].group = last + 1 + place
+    clients = sorted(found)
+    return Merged(
+        {client: found[client].group for client in clients},
+        {client: found[client].evidence for client in clients},
+        tuple(client for client in clients if found[client].unsure),
+        np.array([found[client].reliability for client in clients]),
+        None,
+        None,
+    )
+
+
+def _representatives(found: Mapping[ClientId, _Found]) -> list[ClientId]:
+    """Clients of the groups so far: of the largest groups, as evenly as can be, those that have learnt the most."""
+    groups: dict[int, list[ClientId]] = {}
+    for client in sorted(found, key=lambda client: (-found[client].reliability, client)):
+        if found[client].group >= 0:
+            groups.setdefault(found[client].group, []).append(client)
+    turns = [
+        (turn, -len(members), label, client)
+        for label, members in groups.items()
+        for turn, client in enumerate(members[:KNOWN])
+    ]
+    return [client for *_, client in sorted(turns)[:KNOWN]]
+
+
+def _group_core(
+    uploads: Mapping[ClientId, Tensors],
+    signal: Signal,
+    core: Sequence[ClientId],
+    known: Sequence[ClientId],
+    found: dict[ClientId, _Found],
+) -> tuple[Fit, Labels]:
+    """Groups a core; those that are known keep their group, and a group of theirs is what most of them belong to."""
+    common = agreement({client: uploads[client] for client in core}, signal)
+    merged = merge(common)
+    members: dict[int, list[ClientId]] = {}
+    for client in core:
+        members.setdefault(merged.groups[client], []).append(client)
+    numbered = 1 + max((one.group for one in found.values()), default=-1)
+    for clients in members.values():
+        before = [found[client].group for client in clients if client in known]
+        label = max(sorted(before), key=before.count) if before else numbered
+        numbered += not before
+        for client in (client for client in clients if client not in known):
+            reliability = float(merged.reliability[core.index(client)])
+            found[client] = _Found(label, merged.evidence[client], reliability, client in merged.unsure)
+    labels = np.array([found[client].group for client in core])
+    return fit(common, labels), labels
+
+
+def _joined(beside: _Beside, fitted: Fit, labels: Labels) -> list[_Found]:
+    """Where each client belongs: to the group that explains it best, or to none, which is group -1."""
+    ids = np.unique(labels)
+    member = (labels[:, None] == ids).astype(float)  # (C, G)
+    s = fitted.s
+    similar = (beside.cross * s) @ member / (np.square(s) @ member)  # (n, G)
+    tried = ids[np.argsort(-similar, axis=1, kind="stable")[:, :TRIED]]  # (n, at most TRIED)
+    nobody = np.full(len(tried), -1)
+    misfits, roots = zip(*(_misfit(beside, fitted, labels == to[:, None]) for to in (nobody, *tried.T)), strict=True)
+    costs = np.array(misfits) - ENOUGH * (np.arange(len(misfits)) == 0)[:, None]  # one group more is worth as much
+    best = costs.argmin(0)
+    made = []
+    for place, choice in enumerate(best.tolist()):
+        others = np.delete(np.array(misfits)[:, place], choice)
+        evidence = float(others.min() - misfits[choice][place])
+        learnt = beside.own[place] > LEARNT and beside.own[place] > 2 * beside.own_error[place]
+        unsure = choice == 0 and (evidence < ENOUGH or not learnt)
+        reliability = float(roots[choice][place] ** 2)
+        made.append(_Found(int((nobody, *tried.T)[choice][place]), evidence, reliability, unsure))
+    return made
+
+
+def _misfit(beside: _Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """As :func:`fedlease.core.merging.fit` with a core that is fitted already: each client's misfit, and its s.
+
+    Args:
+        beside: of n clients.
+        fitted: to the core.
+        same: whether a client is in the group of a client of the core, (n, C).
+    """
+    core, common = fitted.s, fitted.common
+    variance, own_precision = np.square(beside.cross_error), 1 / np.square(beside.own_error)
+    mates = np.where(same, beside.cross, 0).sum(1) / np.maximum(same.sum(1), 1)
+    s = np.sqrt(np.clip(np.maximum(beside.own, mates), 0.02, 1))
+    most = np.where(same, 1.0, common)
+    for _ in range(STEPS):
+        both = np.outer(s, core)
+        spread = variance + np.where(same, 0, np.square(SPREAD * both))
+        counts = np.where(same | (beside.cross > most * both), 1 / spread, 0)
+        pull = (counts * most * beside.cross) @ core + 2 * own_precision * beside.own * s
+        weight = (counts * np.square(most)) @ np.square(core) + 2 * own_precision * np.square(s)
+        s = (s + np.clip(pull / weight, SMALLEST, 1)) / 2
+    both = np.outer(s, core)
+    spread = variance + np.where(same, 0, np.square(SPREAD * both))
+    missed = np.where(same, beside.cross - both, beside.cross - np.clip(beside.cross, 0, common * both))
+    between = (np.square(missed) / spread + np.log(spread / variance)).sum(1) / 2
+    return between + own_precision * np.square(beside.own - np.square(s)) / 2, s
+
+
+def _beside(
+    uploads: Mapping[ClientId, Tensors], signal: Signal, clients: Sequence[ClientId], core: Sequence[ClientId]
+) -> _Beside:
+    """As :func:`fedlease.core.reliability.agreement`, of clients with a core."""
+    cross, own = [], []
+    sides = zip(_modules(uploads, signal, clients), _modules(uploads, signal, core), strict=True)
+    for (b, a), (b_core, a_core) in sides:
+        cosine = cosines_between(b, a, b_core, a_core)  # (2 n, 2 C)
+        cross.append(cosine.view(len(clients), 2, len(core), 2).mean((1, 3)))
+        own.append(cosines_by_row(b[::2], a[::2], b[1::2], a[1::2]))
+    crosses, owns = torch.stack(cross).numpy(), torch.stack(own).numpy()
+    mean = crosses.mean(0)
+    error = np.hypot(np.maximum(jackknife(crosses), LEAST_ERROR), ROUGH * np.abs(mean))
+    return _Beside(owns.mean(0), np.hypot(jackknife(owns), DEPENDENT), mean, error)
+
+
+def _modules(
+    uploads: Mapping[ClientId, Tensors], signal: Signal, clients: Sequence[ClientId]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per module, in sorted order, B (2 n, out, r) and A (2 n, r, in), float64, of the halves of clients.
+
+    Where one of them alone is compared, it stands as (2 n, values, 1) beside ones.
+    """
+    b, a = ([kind(uploads[c], half) for c in clients for half in (0, 1)] for kind in (b_matrices, a_matrices))
+    for module in sorted(b[0]):
+        if signal == "BA":
+            yield _stacked(b, module), _stacked(a, module)
+        else:
+            flat = _stacked(b if signal == "B" else a, module).flatten(1).unsqueeze(2)
+            yield flat, torch.ones(len(flat), 1, 1, dtype=torch.float64)
+
+
+def _stacked(matrices: Sequence[Mapping[str, Tensor]], module: str) -> Tensor:
+    return torch.stack([each[module] for each in matrices]).double()
