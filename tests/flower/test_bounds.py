@@ -15,7 +15,7 @@ from flower.hostile import BAD, is_one_sentence
 from flower.nodes import grid_of, kind_of
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
-from fedlease.client.messages import FinalScores, Finish, Finished, Refused, Score, Scored, Train, Trained
+from fedlease.client.messages import FinalScores, Finish, Finished, Lacks, Refused, Score, Scored, Train, Trained
 from fedlease.core.codec import _kinds
 from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, ClientUpdate, LocalTerm, Stage
 from fedlease.data.federation import ClientCard
@@ -48,7 +48,7 @@ def test_single_values() -> None:
 
 def test_decoding_checks_the_type_of_every_field_of_a_message() -> None:
     """The rules of ``validation.py`` are for values of the right type; a type that cannot be read is not checked."""
-    own = (Envelope, Introduction, Lacking, Unusable, Train, Score, Finish, Trained, Scored, Finished, Refused)
+    own = (Envelope, Introduction, Lacking, Unusable, Train, Score, Finish, Trained, Scored, Finished, Lacks, Refused)
     parts = (FinalScores, ClientCard, ClientTask, ClientModel, ClientUpdate, Stage, AdapterSpec, LocalTerm)
     unread = {cls.__name__ for cls in (*own, *parts) if _kinds(cls).keys() != {f.name for f in fields(cls)}}
     assert not unread

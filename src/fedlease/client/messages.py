@@ -9,7 +9,19 @@ from fedlease.core.codec import serialisable
 from fedlease.core.confusion import Cells
 from fedlease.core.types import ClientModel, ClientTask, ClientUpdate, Tensors
 
-__all__ = ["FinalScores", "Finish", "Finished", "Refused", "Reply", "Request", "Score", "Scored", "Train", "Trained"]
+__all__ = [
+    "FinalScores",
+    "Finish",
+    "Finished",
+    "Lacks",
+    "Refused",
+    "Reply",
+    "Request",
+    "Score",
+    "Scored",
+    "Train",
+    "Trained",
+]
 
 
 @serialisable
@@ -186,4 +198,10 @@ class Refused:
     reason: str
 
 
-Reply = Trained | Scored | Finished | Refused
+@serialisable
+@dataclass(frozen=True)
+class Lacks:
+    """The reply of a client that has not what the request builds on; it is sent the same once more, whole."""
+
+
+Reply = Trained | Scored | Finished | Refused | Lacks

@@ -152,7 +152,8 @@ class Settings(Section):
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
     """When rounds no longer help."""
     filters: tuple[str, ...] = ()
-    """What models and updates pass on their way: ``bfloat16`` halves what travels."""
+    """What models and updates pass on their way, in this order: ``bfloat16`` halves what travels; at the end,
+    ``changed`` sends no tensor that a client has already, ``int8`` and ``int4`` send differences in so many bits."""
     audit: bool = True
     """Whether ``audit.jsonl`` records who joined, what was sent and received, by names, shapes, bytes and hash, and
     what was refused; ``fedlease audit DIR`` verifies it."""

@@ -219,6 +219,7 @@ def _node(
         max_tasks=None if trusted else TASKS_PER_ROUND * policy.max_rounds,
         number=context.node_id,
         key=named.get("key"),
+        max_bytes=policy.max_megabytes * MIB,
     )
 
 

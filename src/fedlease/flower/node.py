@@ -4,7 +4,6 @@ stores the private tensors until the next message."""
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 
 from fedlease._version import __version__
 from fedlease.client.cache import WorkCache
-from fedlease.client.messages import FinalScores, Finish, Finished, Refused, Reply, Request, Train, Trained
+from fedlease.client.messages import FinalScores, Finish, Finished, Lacks, Refused, Reply, Request, Train, Trained
 from fedlease.client.store import Private
 from fedlease.client.training import Trainer
 from fedlease.client.worker import Client, ClientWorker
@@ -31,9 +30,12 @@ from fedlease.flower.node_store import Store
 from fedlease.flower.own_model import write_own_model
 from fedlease.flower.validation import models_of
 from fedlease.models.fingerprints import fingerprint
+from fedlease.privacy.differences import MOST_BYTES
+from fedlease.privacy.memory import Memory
+from fedlease.privacy.packing import LacksBaseError, PackingError
 from fedlease.runs.open import Loaded, load_run, optimiser_of, participation_of
 from fedlease.runs.threads import resolved_threads
-from fedlease.server.filters import client_half, make_filters
+from fedlease.server.filters import as_received, as_sent, make_filters
 
 __all__ = ["Node", "NodeRun"]
 
@@ -98,12 +100,14 @@ class Stored:
         client: that it belongs to.
         private: the client's private tensors.
         tasks: done for this run and method so far.
+        memory: of the filters.
     """
 
     run: str
     client: str
     private: Private = field(default_factory=Private)
     tasks: int = 0
+    memory: Memory = field(default_factory=Memory)
 
 
 @dataclass
@@ -120,6 +124,7 @@ class Node:
         max_tasks: tasks that the node does for one run and method; None sets no limit.
         number: the node's id in Flower.
         key: file with the node's private key, which its introduction is signed with; None signs nothing.
+        max_bytes: that the tensors of a model may have.
     """
 
     run: NodeRun
@@ -131,6 +136,7 @@ class Node:
     max_tasks: int | None = None
     number: int = 0
     key: Path | None = None
+    max_bytes: int = MOST_BYTES
 
     def reply(self, message: Envelope) -> Introduction | Reply:
         """The reply to a message whose form is right and that the node's policy allows."""
@@ -145,34 +151,47 @@ class Node:
         client = self.run.client(self.data)  # rows that the model cannot take are refused at the introduction
         if message.request is None:
             return introduced(self.data.card(), message.run, self.number, self.key)
-        filters = make_filters(self.run.loaded.settings.filters)
-        return client_half(partial(self._handle, message.run, client), filters)(message.request)
+        found, mine = self.store.get(message.request.method), (message.run, self.data.id)
+        stored = found if isinstance(found, Stored) and (found.run, found.client) == mine else Stored(*mine)
+        loaded = self.run.loaded
+        filters = make_filters(loaded.settings.filters, loaded.adapter.tensors, self.max_bytes)
+        try:
+            request, memory = as_received(message.request, filters, stored.memory)
+        except LacksBaseError:
+            return Lacks()
+        except PackingError as error:
+            return self._refused(f"its model cannot be read: {error}")
+        foreign = isinstance(found, Stored) and found is not stored
+        reply, after = self._handle(client, request, stored, foreign=foreign)
+        reply, memory = as_sent(request, reply, filters, memory)
+        if after is not stored:
+            self.store.put(request.method, replace(after, memory=memory))
+        return reply
 
-    def _handle(self, run: str, client: Client, request: Request) -> Reply:
-        settings, found = self.run.loaded.settings, self.store.get(request.method)
-        own = isinstance(found, Stored) and (found.run, found.client) == (run, self.data.id)
-        stored: Stored = found if own else Stored(run, self.data.id)
+    def _handle(self, client: Client, request: Request, stored: Stored, *, foreign: bool) -> tuple[Reply, Stored]:
+        """The reply, and what is to be stored; ``foreign`` says that another run's or client's was in its place."""
+        settings = self.run.loaded.settings
         if fault := self._fault(request, client, stored):
-            return self._refused(fault)
+            return self._refused(fault), stored
         notes: tuple[str, ...] = ()
-        if isinstance(found, Stored) and not own and request.keeps:
+        if foreign and request.keeps:
             # Nothing is lost, it is not the client's: the worker need not look for it.
             request, notes = replace(request, keeps=False), (NOT_OWN,)
         trainer, scored = Trainer(self.run.loaded.resident, optimiser_of(settings)), participation_of(settings)
         worker = ClientWorker(client, trainer, scored.score_rounds, stored.private, self.run.cache)
         reply = worker.handle(request)
         tasks = stored.tasks + isinstance(reply, Trained)
-        self.store.put(request.method, replace(stored, private=worker.private, tasks=tasks))
+        after = replace(stored, private=worker.private, tasks=tasks)
         if isinstance(reply, Trained):
-            return replace(reply, notes=(*reply.notes, *notes))
+            return replace(reply, notes=(*reply.notes, *notes)), after
         if isinstance(reply, Finished) and isinstance(request, Finish):
-            notes = (*reply.scores.notes, *notes, *self._write_model(run, request, worker, reply.scores))
+            notes = (*reply.scores.notes, *notes, *self._write_model(stored.run, request, worker, reply.scores))
             # Texts of rows and private tensors leave because this node says so, never because a message asks.
             short = (row for row in reply.scores.samples if all(len(text) <= TEXT for text in row.values()))
             samples = tuple(short) if self.send_samples else ()
             private = reply.private if self.share_private else None
-            return Finished(replace(reply.scores, notes=notes, samples=samples), private)
-        return reply
+            return Finished(replace(reply.scores, notes=notes, samples=samples), private), after
+        return reply, after
 
     def _refused(self, why: str) -> Refused:
         return Refused(f"client {self.data.id!r}: {why}")

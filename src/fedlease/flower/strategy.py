@@ -32,13 +32,13 @@ from fedlease.runs.open import Loaded, load_run
 from fedlease.runs.preconditions import check_fit
 from fedlease.server.events import Listener
 from fedlease.server.filters import Filtered, make_filters
+from fedlease.server.memories import Memories
 from fedlease.server.transport import Channel, Traffic
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import new_identity, read_environment
 from fedlease.storage.rounds import read_rounds
 from fedlease.storage.run_folder import changed_settings, read_clients, read_settings, run_lock, start_run
 from fedlease.storage.summary import contents_of
-from fedlease.tasks.base import Task
 
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
@@ -171,7 +171,7 @@ class FedLeaseStrategy(Strategy):
             cards=connection.cards,
             warnings=(*one_label_notes(connection.cards.values()), *loaded.notes),
             heads=heads,
-            channel=lambda name, tell: self._channel(settings, connection, loaded.resident.task),
+            channel=lambda name, tell: self._channel(settings, connection, loaded),
             skipped=read_environment(self.out).skipped_clients,
         )
         self.summaries = contents_of(run_methods(self.out, inputs, self.listeners, resumed=resumed))
@@ -221,11 +221,12 @@ class FedLeaseStrategy(Strategy):
             base_files=loaded.base_files,
         )
 
-    def _channel(self, settings: Settings, connection: Connection, task: Task) -> Channel:
-        traffic, filters = Traffic(), make_filters(settings.filters)
-        samples = task.num_samples
-        filtered = Filtered(FlowerTransport(connection, traffic, samples), filters)
-        return Channel(Checked(filtered, connection.cards, task, samples), traffic, hand_over=self.hand_over)
+    def _channel(self, settings: Settings, connection: Connection, loaded: Loaded) -> Channel:
+        traffic, memories, task = Traffic(), Memories(), loaded.resident.task
+        samples, filters = task.num_samples, make_filters(settings.filters, loaded.adapter.tensors)
+        filtered = Filtered(FlowerTransport(connection, traffic, samples), filters, memories)
+        checked = Checked(filtered, connection.cards, task, samples)
+        return Channel(checked, traffic, memories=memories, hand_over=self.hand_over)
 
     def _result(self) -> Result:
         saved = Checkpoint(self.out).load()

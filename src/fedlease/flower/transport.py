@@ -15,6 +15,7 @@ from fedlease.flower.connection import ESCAPED, Connection, NoReply, Size, read,
 from fedlease.flower.messages import Lacking, Unusable
 from fedlease.flower.validation import SAMPLE_KEYS, score_rule, scores_fault, update_fault
 from fedlease.flower.wire import Packed, Shared, pack
+from fedlease.privacy.packing import whole_bytes
 from fedlease.server.transport import Traffic, Transport
 from fedlease.tasks.base import Task
 
@@ -173,4 +174,4 @@ class Checked:
 
 
 def _size(tensors: Tensors) -> Size:
-    return Size(sum(tensor.nbytes for tensor in tensors.values()), PER_NAME * len(tensors))
+    return Size(sum(whole_bytes(tensor) for tensor in tensors.values()), PER_NAME * len(tensors))

@@ -24,7 +24,13 @@ RECORD, ARRAYS, TREE = "fedlease", "arrays", "tree"
 MAX_TREE = 8 * 2**20
 """Characters of JSON; the row scores of half a million rows, and the names of 16,000 tensors, take less."""
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "int64": torch.int64}
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+}
 BFLOAT16 = "bfloat16"
 """NumPy has no such type: the bits travel as uint16."""
 

@@ -69,7 +69,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
             # Pooled work is nobody's first task.
             done=done if name != CENTRALISED else None,
             schedule=make_schedule(settings.schedule.until, settings.schedule.replies),
-            filters=make_filters(settings.filters),
+            filters=make_filters(settings.filters, adapter.tensors),
         )
         for name in (settings.method, *settings.baselines)
     ]

@@ -10,6 +10,7 @@ from fedlease.methods.base import Method
 from fedlease.server.dry import DryTransport, NoCheckpoint
 from fedlease.server.filters import Filter, Filtered
 from fedlease.server.loop import RoundLoop
+from fedlease.server.memories import Memories
 from fedlease.server.participation import Participation
 from fedlease.server.schedule import AllReplies, Schedule
 from fedlease.server.transport import Channel
@@ -130,8 +131,9 @@ def estimate_method(
         filters: what models and updates pass on their way.
     """
     done = set() if done is None else done
-    dry = DryTransport(cards, adapter, num_experts, participation.score_rounds, done, filters)
-    channel = Channel(Filtered(dry, filters), dry.traffic)
+    memories = Memories()
+    dry = DryTransport(cards, adapter, num_experts, participation.score_rounds, done, filters, memories=memories)
+    channel = Channel(Filtered(dry, filters, memories), dry.traffic)
     loop = RoundLoop(name, method, channel, participation, NoCheckpoint(), (), seed, schedule or AllReplies())
     loop.run(adapter)
     loop.finish(lambda client: adapter)

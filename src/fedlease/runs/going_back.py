@@ -105,7 +105,8 @@ def _reduced(saved: Saved, without: Collection[ClientId]) -> Saved:
         return {client: value for client, value in own.items() if client not in without}
 
     state = without_clients(saved.state, without) if without else saved.state
-    return replace(saved, state=state, private=rest(saved.private), seen=rest(saved.seen))
+    noted: dict[str, Any] = {name: rest(getattr(saved, name)) for name in ("private", "seen", "received", "residuals")}
+    return replace(saved, state=state, **noted)
 
 
 def _leave_out(out: Path, settings: Settings, without: Sequence[ClientId], data: object) -> None:

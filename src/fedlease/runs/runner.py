@@ -29,6 +29,7 @@ from fedlease.runs.stacking import with_clients_per_step
 from fedlease.server.events import BatchTrained, Listener
 from fedlease.server.filters import Filtered, make_filters
 from fedlease.server.in_process import InProcess
+from fedlease.server.memories import Memories
 from fedlease.server.pooled import Pooled, PooledTrainer
 from fedlease.server.transport import Channel, Traffic, Transport
 from fedlease.storage.environment import read_environment
@@ -169,7 +170,7 @@ def _run(
         score_rounds = participation_of(settings).score_rounds
 
         cards = {data.id: data.card() for data in prepared.federation}
-        filters = make_filters(settings.filters)
+        filters = make_filters(settings.filters, loaded.adapter.tensors)
         most = settings.clients_per_step
         stacked = StackedTrainer(loaded.resident, optimiser_of(settings))
         stacker = Stacker(stacked, most) if isinstance(most, int) and most > 1 else None
@@ -189,10 +190,10 @@ def _run(
             }
             if isinstance(trainer, PooledTrainer):
                 return Channel(Pooled(cards, workers, Traffic(), trainer=trainer), workers=workers)
-            traffic = Traffic()
-            transport = InProcess(cards, workers, traffic, filters, stacker)
+            traffic, memories = Traffic(), Memories()
+            transport = InProcess(cards, workers, traffic, filters, stacker, memories)
             reached = transport if around is None else around(transport)
-            return Channel(Filtered(reached, filters), traffic, workers)
+            return Channel(Filtered(reached, filters, memories), traffic, workers, memories)
 
         inputs = RunInputs(
             loaded=loaded,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, TensorName
 from fedlease.data.federation import ClientCard
 from fedlease.methods.warmup import WARMUP
-from fedlease.server.filters import Filter, client_half
+from fedlease.server.filters import Filter, received_here, sent_here
+from fedlease.server.memories import Memories
 from fedlease.server.transport import Traffic
 from fedlease.storage.saved import Saved
 
@@ -37,7 +37,8 @@ class Work:
 
 @dataclass
 class DryTransport:
-    """Replies at once: warm-ups are made up so that clients fall into groups, later updates are what was received.
+    """Replies at once: warm-ups are made up so that clients fall into groups, later updates are what was received,
+    changed at random where there are filters.
 
     Attributes:
         cards: client -> what is known of it.
@@ -48,6 +49,7 @@ class DryTransport:
         filters: those whose client half is here.
         traffic: counts what would travel.
         work: counts what would be computed.
+        memories: of the filters.
     """
 
     cards: Mapping[ClientId, ClientCard]
@@ -58,6 +60,7 @@ class DryTransport:
     filters: Sequence[Filter] = ()
     traffic: Traffic = field(default_factory=Traffic)
     work: Work = field(default_factory=Work)
+    memories: Memories = field(default_factory=Memories)
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         """See :class:`~fedlease.server.transport.Transport`."""
@@ -67,7 +70,8 @@ class DryTransport:
         """See :class:`~fedlease.server.transport.Transport`."""
         for client, request in requests.items():
             self.traffic.request(request)
-            reply = client_half(partial(self._reply, client), self.filters)(request)
+            received = received_here(client, request, self.filters, self.memories)
+            reply = sent_here(client, received, self._reply(client, received), self.filters, self.memories)
             self.traffic.reply(reply)
             yield client, reply
 
@@ -104,6 +108,12 @@ class DryTransport:
         if task.phase == WARMUP:
             tensors = {
                 name: torch.randn(tensor.shape, generator=generator(0, "estimate", group, _of_one_half(name)))
+                for name, tensor in tensors.items()
+            }
+        elif self.filters:
+            # Some filters send what has changed, in codes whose size depends on it: everything has, as if at random.
+            tensors = {
+                name: tensor + torch.randn(tensor.shape, generator=generator(0, "estimate", client, task.round, name))
                 for name, tensor in tensors.items()
             }
         candidates = () if task.halves else task.model.candidates

@@ -5,53 +5,86 @@ settings, and the client halves in the reverse order; bytes are counted in betwe
 out as it is, so that the scores at the end are those of the model that the run folder holds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from fedlease.client.messages import Finish, Refused, Reply, Request, Train, Trained
-from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate
+from torch import Tensor
+
+from fedlease.client.messages import Finish, Lacks, Refused, Reply, Request, Train, Trained
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError
 from fedlease.privacy.bfloat16 import Bfloat16
+from fedlease.privacy.differences import MOST_BYTES, Differences, flat
+from fedlease.privacy.memory import Memory
+from fedlease.privacy.packing import PackingError
+from fedlease.server.memories import Memories
 from fedlease.server.transport import Transport
 
-__all__ = ["FILTERS", "Filter", "Filtered", "as_received", "as_sent", "client_half", "make_filters"]
-
-Handle = Callable[[Request], Reply]
+__all__ = ["FILTERS", "Filter", "Filtered", "as_received", "as_sent", "make_filters", "received_here", "sent_here"]
 
 
 class Filter(Protocol):
-    """Both halves of a filter. Each gives a new value and leaves its argument as it is."""
+    """Both halves of a filter. Each gives new values and leaves its arguments as they are.
 
-    def broadcast(self, model: ClientModel) -> ClientModel:
-        """At the server: the model as it travels to a client."""
+    What a client has ``received``, and the ``residual`` of its last update that was used, are what a filter gave for
+    that client before; tensors ``aside`` are the client's own business and pass as they are.
+    """
 
-    def received(self, model: ClientModel) -> ClientModel:
-        """At the client: the model as it is used, from what travelled."""
+    def broadcast(
+        self,
+        models: Mapping[ClientId, ClientModel],
+        received: Mapping[ClientId, Tensors],
+        aside: Mapping[ClientId, Collection[str]],
+    ) -> tuple[dict[ClientId, ClientModel], dict[ClientId, Tensors]]:
+        """At the server: the models as they travel to clients, and what each client has then."""
 
-    def upload(self, task: ClientTask, update: ClientUpdate) -> ClientUpdate:
-        """At the client: the update as it travels, for a task as the client received it."""
+    def whole(self, model: ClientModel, received: Tensors) -> ClientModel:
+        """At the server: a model that needs nothing which a client would have, from what it is to have then."""
+
+    def received(self, model: ClientModel, received: Tensors, aside: Collection[str]) -> tuple[ClientModel, Tensors]:
+        """At the client: the model as it is used, from what travelled, and what the client has now."""
+
+    def upload(self, task: ClientTask, update: ClientUpdate, residual: Tensors) -> tuple[ClientUpdate, Tensors]:
+        """At the client: the update as it travels, for a task as the client received it, and the new residual."""
 
     def collected(self, task: ClientTask, update: ClientUpdate) -> ClientUpdate:
         """At the server: the update as it is checked and averaged, from what travelled."""
 
 
-FILTERS: Mapping[str, Callable[[], Filter]] = {
-    "bfloat16": Bfloat16,
+FILTERS: Mapping[str, Callable[[Tensors, int], Filter]] = {
+    "bfloat16": lambda start, most: Bfloat16(),
+    "changed": lambda start, most: Differences(32, start, most),
+    "int8": lambda start, most: Differences(8, start, most),
+    "int4": lambda start, most: Differences(4, start, most),
 }
-"""Name in the setting ``filters`` -> how the filter is made."""
+"""Name in the setting ``filters`` -> how the filter is made, of the common start and the bytes that a model may unpack
+to."""
+
+LAST = ("changed", "int8", "int4")
+"""Filters that remember what they sent, and so come last: whatever came after them would change it."""
 
 
-def make_filters(names: Sequence[str]) -> tuple[Filter, ...]:
+def make_filters(names: Sequence[str], start: Tensors | None = None, most: int = MOST_BYTES) -> tuple[Filter, ...]:
     """The filters of the settings.
 
+    Args:
+        names: in their order.
+        start: the adapter that all clients start from.
+        most: bytes that the tensors of one model may have.
+
     Raises:
-        ConfigError: no such filter.
+        ConfigError: no such filter, or one that cannot stand where it does.
     """
     if unknown := [name for name in names if name not in FILTERS]:
         raise ConfigError(f"filters: must be among {', '.join(FILTERS)}, received {', '.join(map(repr, unknown))}")
-    return tuple(FILTERS[name]() for name in names)
+    if early := [name for name in names[:-1] if name in LAST]:
+        raise ConfigError(
+            f"filters: one of {', '.join(LAST)} at most, and at the end of the list, since it builds on what arrived; "
+            f"received [{', '.join(names)}] with {early[0]!r} before its end"
+        )
+    return tuple(FILTERS[name](start or {}, most) for name in names)
 
 
 @dataclass(frozen=True)
@@ -61,61 +94,116 @@ class Filtered:
     Attributes:
         transport: carries what has been filtered.
         filters: in the order of the settings.
+        memories: of the clients.
     """
 
     transport: Transport
     filters: Sequence[Filter]
+    memories: Memories = field(default_factory=Memories)
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         """Those of the transport."""
         return self.transport.clients()
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """Sends filtered requests and yields filtered replies; one that no filter can read is a refusal."""
-        sent = dict(requests)
-        for one in self.filters:
-            sent = {client: _with_model(request, one.broadcast) for client, request in sent.items()}
+        """Sends filtered requests and yields filtered replies; one that no filter can read is a refusal.
+
+        A client that has not what its request builds on is sent the same model whole.
+        """
+        sent, left = self._sent(requests)
+        lacking = []
         for client, reply in self.transport.send(sent):
-            request = requests[client]
-            try:
-                for one in reversed(self.filters):
-                    reply = _with_update(request, reply, one.collected)
-            except Exception as error:  # one client's reply must not end the run, whatever is wrong with it
-                reply = Refused(f"its update cannot be read: {type(error).__name__}")
-            yield client, reply
+            if isinstance(reply, Lacks):
+                lacking.append(client)
+            else:
+                yield client, self._collected(client, requests[client], reply, left)
+        whole = {client: self._whole(requests[client], left.get(client, {})) for client in lacking}
+        for client, reply in self.transport.send(whole) if whole else ():
+            yield client, self._collected(client, requests[client], reply, left)
+
+    def _sent(self, requests: Mapping[ClientId, Request]) -> tuple[dict[ClientId, Request], dict[ClientId, Tensors]]:
+        asked = {client: request for client, request in requests.items() if not isinstance(request, Finish)}
+        received = self.memories.received
+        aside = {client: _aside(request, received.get(client, {})) for client, request in asked.items()}
+        models, left = {client: request.model for client, request in asked.items()}, dict[ClientId, Tensors]()
+        for one in self.filters:
+            models, left = one.broadcast(models, received, aside)
+        return {c: _with_model(r, models[c]) if c in models else r for c, r in requests.items()}, left
+
+    def _whole(self, request: Request, left: Tensors) -> Request:
+        model = request.model
+        for one in self.filters:
+            model = one.whole(model, left)
+        return _with_model(request, model)
+
+    def _collected(self, client: ClientId, request: Request, reply: Reply, left: Mapping[ClientId, Tensors]) -> Reply:
+        if client in left and not isinstance(reply, Refused | Lacks):
+            before = {} if isinstance(request, Train) else self.memories.received.get(client, {})
+            self.memories.received[client] = {**before, **left[client]}
+        if not isinstance(request, Train) or not isinstance(reply, Trained):
+            return reply
+        update = reply.update
+        try:
+            for one in reversed(self.filters):
+                update = one.collected(request.task, update)
+        except PackingError as error:
+            return Refused(f"its update cannot be read: {error}")
+        except Exception as error:  # one client's reply must not end the run, whatever is wrong with it
+            return Refused(f"its update cannot be read: {type(error).__name__}")
+        return replace(reply, update=update)
 
 
-def client_half(handle: Handle, filters: Sequence[Filter]) -> Handle:
-    """A client's handler with the client halves of filters around it."""
+def as_received(request: Request, filters: Sequence[Filter], memory: Memory) -> tuple[Request, Memory]:
+    """A request as a client uses it, and what the client remembers then.
 
-    def filtered(request: Request) -> Reply:
-        received = as_received(request, filters)
-        return as_sent(received, handle(received), filters)
-
-    return filtered
-
-
-def as_received(request: Request, filters: Sequence[Filter]) -> Request:
-    """A request as a client uses it."""
+    Raises:
+        LacksBaseError: it builds on what this client has not.
+        PackingError: it cannot be read.
+    """
+    memory = memory.accepted(request.accepted)
+    if isinstance(request, Finish):
+        return request, memory
+    aside, model, left = _aside(request, memory.received), request.model, dict[str, Tensor]()
     for one in reversed(filters):
-        request = _with_model(request, one.received)
-    return request
+        model, found = one.received(model, memory.received, aside)
+        left |= found
+    before = {} if isinstance(request, Train) else memory.received
+    return _with_model(request, model), replace(memory, received={**before, **left})
 
 
-def as_sent(request: Request, reply: Reply, filters: Sequence[Filter]) -> Reply:
-    """A client's reply as it travels, to a request as the client received it."""
+def as_sent(request: Request, reply: Reply, filters: Sequence[Filter], memory: Memory) -> tuple[Reply, Memory]:
+    """A client's reply as it travels, to a request as the client received it, and what the client remembers then."""
+    if not isinstance(request, Train) or not isinstance(reply, Trained):
+        return reply, memory
+    update, spec, left = reply.update, request.model.spec.fingerprint(), dict[str, Tensor]()
     for one in filters:
-        reply = _with_update(request, reply, one.upload)
-    return reply
+        update, found = one.upload(request.task, update, memory.residual.get(spec, {}))
+        left |= found
+    return replace(reply, update=update), memory.sent(request.step, spec, left)
 
 
-def _with_model(request: Request, change: Callable[[ClientModel], ClientModel]) -> Request:
+def received_here(client: ClientId, request: Request, filters: Sequence[Filter], memories: Memories) -> Request:
+    """:func:`as_received`, of a client in this process."""
+    received, memory = as_received(request, filters, memories.of(client))
+    memories.keep(client, memory)
+    return received
+
+
+def sent_here(client: ClientId, request: Request, reply: Reply, filters: Sequence[Filter], memories: Memories) -> Reply:
+    """:func:`as_sent`, of a client in this process."""
+    sent, memory = as_sent(request, reply, filters, memories.of(client))
+    memories.keep(client, memory)
+    return sent
+
+
+def _with_model(request: Request, model: ClientModel) -> Request:
     if isinstance(request, Train):
-        return replace(request, task=replace(request.task, model=change(request.task.model)))
-    return request if isinstance(request, Finish) else replace(request, model=change(request.model))
+        return replace(request, task=replace(request.task, model=model))
+    return replace(request, model=model)
 
 
-def _with_update(request: Request, reply: Reply, change: Callable[[ClientTask, ClientUpdate], ClientUpdate]) -> Reply:
-    if isinstance(request, Train) and isinstance(reply, Trained):
-        return replace(reply, update=change(request.task, reply.update))
-    return reply
+def _aside(request: Request, received: Tensors) -> Collection[str]:
+    """The tensors of a request that no filter remembers: private ones, and when a client is scored, new ones."""
+    if isinstance(request, Train):
+        return request.task.private
+    return flat(request.model).keys() - received.keys()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedlease.client.ahead import jobs_of, result_of, scoring_of
 from fedlease.client.messages import Finish, Reply, Request
@@ -11,7 +11,8 @@ from fedlease.client.stacked import Stacker
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
-from fedlease.server.filters import Filter, as_received, as_sent
+from fedlease.server.filters import Filter, received_here, sent_here
+from fedlease.server.memories import Memories
 from fedlease.server.transport import Traffic
 
 __all__ = ["InProcess"]
@@ -27,6 +28,7 @@ class InProcess:
         traffic: counts what would travel.
         filters: those whose client half is here.
         stacker: trains several clients in one step; None trains one after another.
+        memories: of the filters.
     """
 
     cards: Mapping[ClientId, ClientCard]
@@ -34,6 +36,7 @@ class InProcess:
     traffic: Traffic
     filters: Sequence[Filter] = ()
     stacker: Stacker | None = None
+    memories: Memories = field(default_factory=Memories)
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         """See :class:`~fedlease.server.transport.Transport`."""
@@ -48,12 +51,13 @@ class InProcess:
         waiting = list(requests)
         while waiting:
             size = 1 if self.stacker is None else self.stacker.clients
-            received = {client: as_received(requests[client], self.filters) for client in waiting[:size]}
+            received = {c: received_here(c, requests[c], self.filters, self.memories) for c in waiting[:size]}
             waiting = waiting[size:]
             self._work_ahead(received)
             for client, request in received.items():
                 self.traffic.request(requests[client])
-                reply = as_sent(request, self.workers[client].handle(request), self.filters)
+                reply = self.workers[client].handle(request)
+                reply = sent_here(client, request, reply, self.filters, self.memories)
                 self.traffic.reply(reply)
                 yield client, reply
 

@@ -9,7 +9,8 @@ from fedlease.client.store import ELSEWHERE, Private
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import AdapterSpec, ClientId, ClientTask, Tensors
 from fedlease.errors import RunFolderError
-from fedlease.storage.saved import Best
+from fedlease.server.memories import Memories
+from fedlease.storage.saved import Best, Saved
 
 __all__ = ["Ledger", "Slots"]
 
@@ -25,10 +26,14 @@ class Ledger:
 
     Args:
         workers: the clients in this process, or None.
+        memories: of the filters.
     """
 
-    def __init__(self, workers: Mapping[ClientId, ClientWorker] | None = None) -> None:
+    def __init__(
+        self, workers: Mapping[ClientId, ClientWorker] | None = None, memories: Memories | None = None
+    ) -> None:
         self._workers = workers
+        self._memories = memories or Memories()
         self._accepted: dict[ClientId, int] = {}
         self._keeps: set[ClientId] = set()
         self._best: dict[ClientId, int] = {}
@@ -75,6 +80,17 @@ class Ledger:
         if known is None or (int(known["accepted"]), int(known["keeps"])) != now:
             self._records[client] = {"accepted": torch.tensor(now[0]), "keeps": torch.tensor(now[1])}
         return self._records[client]
+
+    def saved(self) -> dict[str, Any]:
+        """The fields ``private``, ``received`` and ``residuals`` of a checkpoint."""
+        memories = self._memories
+        left = memories.residuals(self._accepted)
+        return {"private": self.slots(), "received": dict(memories.received), "residuals": left}
+
+    def resume(self, saved: Saved) -> None:
+        """Goes on from a checkpoint, see :meth:`restore`."""
+        self._memories.restore(saved.received, saved.residuals)
+        self.restore(saved.private, saved.step, finished=saved.finished, best=saved.best)
 
     def restore(self, slots: Slots, step: int, *, finished: bool, best: Best | None = None) -> None:
         """Goes on from a checkpoint.

@@ -82,7 +82,7 @@ class RoundLoop:
     best: Best | None = None
 
     def __post_init__(self) -> None:
-        self._ledger = Ledger(self.channel.workers)
+        self._ledger = Ledger(self.channel.workers, self.channel.memories)
         self._saved: Saved | None = None
 
     def run(self, initial: ClientModel) -> State:
@@ -104,7 +104,7 @@ class RoundLoop:
             learners = {client: card.weight for client, card in sorted(self.cards.items()) if card.weight}
             saved = Saved(self.name, 0, self.method.init(initial, learners, self.seed), {})
             self.checkpoint.commit(saved)
-        self._ledger.restore(saved.private, saved.step, finished=saved.finished, best=saved.best)
+        self._ledger.resume(saved)
         self.totals, self.screen = dict(saved.totals), replace(self.screen, seen=saved.seen)
         self._tell(MethodStarted(self.name, self.method.last_round, saved.step))
         while not saved.finished:
@@ -279,8 +279,8 @@ class RoundLoop:
             "seconds": {key: round(value, 3) for key, value in spent.items()},
         }
         self.screen = self.screen.remember(step)
-        slots, seen = self._ledger.slots(), self.screen.seen
-        saved = Saved(self.name, step.number, after, slots, dict(self.totals), best=best, seen=seen)
+        totals, seen = dict(self.totals), self.screen.seen
+        saved = Saved(self.name, step.number, after, totals=totals, best=best, seen=seen, **self._ledger.saved())
         self.checkpoint.commit(saved, record)
         if after.allocation is not None and step.state.allocation is None:
             self._tell(Allocated(self.name, after.allocation))

@@ -10,6 +10,7 @@ from fedlease.client.messages import Reply, Request, Train, Trained
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import HEAD, ClientId
 from fedlease.data.federation import ClientCard
+from fedlease.server.memories import Memories
 
 __all__ = ["COUNTED", "Channel", "Traffic", "Transport"]
 
@@ -74,6 +75,7 @@ class Channel:
         traffic: counts what the transport carries.
         workers: the clients where they are in this process, whose private tensors the checkpoint holds; None where
             clients keep those on their own machines.
+        memories: of the filters.
         hand_over: whether clients on their own machines give their private tensors to the server at the end: only where
             all machines are one, and the run folder is to hold what it holds without Flower.
     """
@@ -81,4 +83,5 @@ class Channel:
     transport: Transport
     traffic: Traffic = field(default_factory=Traffic)
     workers: Mapping[ClientId, ClientWorker] | None = None
+    memories: Memories = field(default_factory=Memories)
     hand_over: bool = False

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.core.codec import digest, dumps
-from fedlease.core.suspects import Seen
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import RunFailedError, RunFolderError
 from fedlease.files import append, sweep, write_atomically
 from fedlease.methods.base import State
 from fedlease.methods.registry import known_methods, load_method
 from fedlease.storage.documents import read_lines
-from fedlease.storage.manifest import BestStep, Earlier, Entry, Manifest
+from fedlease.storage.manifest import BestStep, Earlier, Manifest
 from fedlease.storage.run_files import read_sealed, write_sealed
 from fedlease.storage.saved import Best, Saved
 from fedlease.storage.state_files import StateFiles
@@ -73,8 +72,8 @@ class Checkpoint:
         if found is not None:
             best = Best(found.step, found.value, *self._read_step(found), found.waited, found.values)
         state, private = self._read_step(manifest)
-        seen = self._read_seen(manifest.seen)
-        return Saved(manifest.method, manifest.step, state, private, manifest.totals, manifest.finished, best, seen)
+        noted = self._read_noted(manifest)
+        return Saved(manifest.method, manifest.step, state, private, manifest.totals, manifest.finished, best, **noted)
 
     def earlier(self) -> dict[int, Saved]:
         """Round -> the last step before it, of those that are kept: what a method goes back to.
@@ -90,9 +89,8 @@ class Checkpoint:
         for step in manifest.earlier:
             if step.round not in found:  # the first of several waves of the warm-up
                 state, private = self._read_step(step)
-                found[step.round] = Saved(
-                    manifest.method, step.step, state, private, step.totals, seen=self._read_seen(step.seen)
-                )
+                noted = self._read_noted(step)
+                found[step.round] = Saved(manifest.method, step.step, state, private, step.totals, **noted)
         return found
 
     def go_back(self, saved: Saved) -> None:
@@ -113,9 +111,12 @@ class Checkpoint:
         self.manifest.unlink(missing_ok=True)
         self.clean()
 
-    def _read_seen(self, entry: Entry | None) -> dict[ClientId, dict[int, Seen]]:
-        named = {} if entry is None else self._files.read(entry)
-        return {client: {int(number): one for number, one in steps.items()} for client, steps in named.items()}
+    def _read_noted(self, step: Manifest | Earlier) -> dict[str, Any]:
+        """What screen and filters remember of a step, as fields of :class:`Saved`."""
+        named = {} if step.seen is None else self._files.read(step.seen)
+        seen = {client: {int(number): one for number, one in steps.items()} for client, steps in named.items()}
+        received, residuals = ({}, {}) if step.filters is None else self._files.read(step.filters)
+        return {"seen": seen, "received": received, "residuals": residuals}
 
     def _read_step(self, step: Manifest | BestStep | Earlier) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
         """The state and the clients' private tensors of a step."""
@@ -197,6 +198,7 @@ class Checkpoint:
                 line = _line(record)
                 append(self.rounds, line, len(written))
                 written, lines = written + line, lines + 1
+            filters = (dict(saved.received), dict(saved.residuals))
             manifest = Manifest(
                 method=saved.method,
                 step=saved.step,
@@ -208,6 +210,7 @@ class Checkpoint:
                 **files,
                 best=best,
                 seen=self._files.write(dumps(seen)) if seen else None,
+                filters=self._files.write(dumps(filters)) if any(filters) else None,
                 earlier=self._kept(saved.step),
             )
             write_sealed(self.manifest, manifest)

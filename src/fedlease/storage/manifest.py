@@ -52,6 +52,7 @@ class Earlier(StepFiles):
     rounds_lines: Annotated[int, Field(ge=0)]
     totals: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     seen: Entry | None = None
+    filters: Entry | None = None
 
 
 class Manifest(StepFiles):
@@ -66,6 +67,7 @@ class Manifest(StepFiles):
     totals: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     best: BestStep | None = None
     seen: Entry | None = None
+    filters: Entry | None = None
     earlier: list[Earlier] = Field(default_factory=list)
 
     @property
@@ -73,6 +75,7 @@ class Manifest(StepFiles):
         """The files that it names."""
         steps: list[Manifest | BestStep | Earlier] = [self, *self.earlier, *([] if self.best is None else [self.best])]
         slots = (entry for step in steps for slots in step.clients.values() for entry in slots.values())
-        seen = (one for one in (self.seen, *(step.seen for step in self.earlier)) if one is not None)
+        lines: list[Manifest | Earlier] = [self, *self.earlier]
+        noted = (one for step in lines for one in (step.seen, step.filters) if one is not None)
         states = (entry for step in steps for entry in (step.state, *step.apart))
-        return {entry.file for entry in (*states, *slots, *seen)}
+        return {entry.file for entry in (*states, *slots, *noted)}

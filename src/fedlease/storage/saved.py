@@ -50,6 +50,9 @@ class Saved:
         finished: no round is left.
         best: under early stopping the best round so far, which a finished method has as its state.
         seen: client -> step -> what is remembered of the update that was used.
+        received: client -> what it has received, as filters know it.
+        residuals: client in this process -> what rounding has kept from the server, see
+            :class:`~fedlease.privacy.memory.Memory`.
     """
 
     method: str
@@ -60,3 +63,5 @@ class Saved:
     finished: bool = False
     best: Best | None = None
     seen: Mapping[ClientId, Mapping[int, Seen]] = field(default_factory=dict)
+    received: Mapping[ClientId, Tensors] = field(default_factory=dict)
+    residuals: Mapping[ClientId, Mapping[str, Tensors]] = field(default_factory=dict)

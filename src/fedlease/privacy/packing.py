@@ -1,0 +1,205 @@
+"""How a tensor travels in few bits: whole numbers with one scale per row or column, and Huffman's code over them.
+
+What is packed is a flat uint8 tensor, so that it is counted, hashed and sent as any other. Nothing in it is trusted:
+its length, its scales and what it unpacks to are known to be right before anything of it is used.
+
+    form, bits, dimensions     one byte each
+    base                       8 bytes of the SHA-256 of what the values are a difference to; zeros: to nothing
+    shape                      4 bytes each
+    scales                     float32; none for values that are the base
+    codes                      deflate's stream of one byte per value of 8 bits, or per two of 4
+"""
+
+import hashlib
+import math
+import struct
+import zlib
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Bits", "LacksBaseError", "PackingError", "is_packed", "pack", "unpack", "whole_bytes"]
+
+Bits = Literal[4, 8, 32]
+"""Of a value; 32: values travel as they are, or not at all where they are those of the base."""
+
+SAME, CODED = 0, 1
+HEAD, NOTHING = struct.Struct("<BBB8s"), bytes(8)
+MOST_DIMENSIONS = 4
+MOST_SCALE = 1e6
+"""No difference of weights is larger; a larger scale would only serve to carry a mean away."""
+
+
+class PackingError(ValueError):
+    """What came is not what :func:`pack` makes, or is more than was expected."""
+
+
+class LacksBaseError(PackingError):
+    """The values are a difference to something that the receiver has not, or has otherwise."""
+
+
+def is_packed(tensor: Tensor) -> bool:
+    """Whether a tensor is one that :func:`pack` made."""
+    return tensor.dtype == torch.uint8 and tensor.dim() == 1
+
+
+def pack(values: Tensor, bits: Bits, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rounds values, or their difference to what the receiver has, to the nearest of 2^bits - 1 levels.
+
+    The levels of a row, or of a column where there are fewer of them, lie symmetric around 0 up to the largest value,
+    so that a value changes by at most half a level: 1/14 of its row's largest for 4 bits, 1/254 for 8.
+
+    Args:
+        values: floating, of at most 4 dimensions.
+        bits: of a value.
+        base: of the same shape, or None.
+
+    Returns:
+        What travels, and the values that :func:`unpack` makes of it, float32 if they are rounded.
+    """
+    values = values.detach().cpu()
+    mark = NOTHING if base is None else _mark(base)
+    if base is not None and values.dtype == base.dtype and torch.equal(values, base):
+        return _joined(SAME, bits, mark, values.shape, b"", b""), base
+    if bits == 32:
+        return values, values
+    values = values.float()
+    levels = 2 ** (bits - 1) - 1
+    difference = values if base is None else values - base
+    scales = (
+        difference.abs().amax(_axis(values.shape)) / levels if difference.numel() else torch.zeros(_ranks(values.shape))
+    )
+    spread = _spread(scales, values.shape)
+    codes = torch.where(spread > 0, difference / spread, 0.0).round().nan_to_num(0, levels, -levels)
+    whole = (codes.clamp(-levels, levels) + levels).to(torch.uint8)
+    stream = _deflated(_as_bytes(whole, bits))
+    packed = _joined(CODED, bits, mark, values.shape, scales.reshape(-1).numpy().astype("<f4").tobytes(), stream)
+    # From what travels: a code of -0.0 would give other bits here than there.
+    return packed, _decoded(whole.float() - levels, spread, base)
+
+
+def unpack(packed: Tensor, bits: Bits, base: Tensor | None = None, *, most: int) -> Tensor:
+    """The values of what travelled.
+
+    Args:
+        packed: as it came.
+        bits: of a value, as both sides are set.
+        base: what the receiver has for it, or None.
+        most: values that there may be.
+
+    Raises:
+        LacksBaseError: it needs another base.
+        PackingError: it is malformed, or larger than expected; nothing was allocated for it.
+    """
+    if not is_packed(packed):
+        raise PackingError(f"it is no packed tensor but one of {packed.dtype} and shape {tuple(packed.shape)}")
+    blob = packed.contiguous().numpy().tobytes()
+    form, found, mark, shape, at = _head(blob)
+    if form not in (SAME, CODED) or found != bits or (form == CODED and bits == 32):
+        raise PackingError(f"it is packed in form {form} with {found} bits, expected {bits} bits")
+    count = math.prod(shape)
+    if count > most:
+        raise PackingError(f"it would unpack to {count} values, at most {most} are expected")
+    if mark == NOTHING:
+        base = None
+    elif base is None or tuple(base.shape) != shape or _mark(base) != mark:
+        raise LacksBaseError("it is a difference to values that are not here")
+    if form == SAME:
+        if base is None or len(blob) != at:
+            raise PackingError("it says that values are as before, and there were none")
+        return base
+    rows = _ranks(shape)
+    if len(blob) < at + 4 * rows:
+        raise PackingError(f"it has {len(blob)} bytes, its {rows} scales alone need {at + 4 * rows}")
+    scales = torch.from_numpy(np.frombuffer(blob, dtype="<f4", count=rows, offset=at).astype(np.float32))
+    # NaN fails the comparison as well.
+    if not bool(((scales >= 0) & (scales <= MOST_SCALE)).all()):
+        raise PackingError(f"a scale is no number in 0 .. {MOST_SCALE:g}")
+    codes = _as_codes(_inflated(blob[at + 4 * rows :], -(-count * bits // 8)), count, bits)
+    levels = 2 ** (bits - 1) - 1
+    if count and int(codes.max()) > 2 * levels:
+        raise PackingError("a code is beyond the levels")
+    return _decoded(codes.float().reshape(shape) - levels, _spread(scales, shape), base)
+
+
+def whole_bytes(tensor: Tensor) -> int:
+    """Bytes of the float32 values that a tensor stands for, packed or not."""
+    return 4 * math.prod(_head(tensor.numpy().tobytes())[3]) if is_packed(tensor) else tensor.nbytes
+
+
+def _head(blob: bytes) -> tuple[int, int, bytes, tuple[int, ...], int]:
+    """Form, bits, base, shape, and where the scales begin."""
+    try:
+        form, bits, mark = (fields := HEAD.unpack_from(blob))[0], fields[1], fields[3]
+        shape = struct.unpack_from(f"<{min(fields[2], MOST_DIMENSIONS + 1)}I", blob, HEAD.size)
+    except struct.error as error:
+        raise PackingError(f"it has {len(blob)} bytes, too few for what it says of itself") from error
+    if len(shape) > MOST_DIMENSIONS:
+        raise PackingError(f"it has {fields[2]} dimensions, at most {MOST_DIMENSIONS} are expected")
+    return form, bits, mark, shape, HEAD.size + 4 * len(shape)
+
+
+def _joined(form: int, bits: int, mark: bytes, shape: torch.Size, scales: bytes, stream: bytes) -> Tensor:
+    head = HEAD.pack(form, bits, len(shape), mark) + struct.pack(f"<{len(shape)}I", *shape)
+    return torch.frombuffer(bytearray(head + scales + stream), dtype=torch.uint8)
+
+
+def _mark(base: Tensor) -> bytes:
+    plain = base.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(plain.numpy().tobytes()).digest()[:8]
+
+
+def _axis(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that share a scale: all but the shortest of several, so that LoRA's A and B have one per rank."""
+    if len(shape) < 2:
+        return tuple(range(len(shape)))
+    kept = min(range(len(shape)), key=lambda axis: shape[axis])
+    return tuple(axis for axis in range(len(shape)) if axis != kept)
+
+
+def _ranks(shape: tuple[int, ...]) -> int:
+    """How many scales there are."""
+    return math.prod(size for axis, size in enumerate(shape) if axis not in _axis(shape))
+
+
+def _spread(scales: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """One scale per row or column, in the shape in which it multiplies the values."""
+    return scales.reshape([1 if axis in _axis(shape) else size for axis, size in enumerate(shape)])
+
+
+def _decoded(codes: Tensor, scales: Tensor, base: Tensor | None) -> Tensor:
+    difference = codes * scales
+    return difference if base is None else base + difference
+
+
+def _as_bytes(codes: Tensor, bits: Bits) -> bytes:
+    flat = codes.flatten()
+    if bits == 4:
+        pairs = torch.nn.functional.pad(flat, (0, flat.numel() % 2)).reshape(-1, 2)
+        flat = pairs[:, 0] * 16 + pairs[:, 1]
+    return flat.numpy().tobytes()
+
+
+def _as_codes(stream: bytes, count: int, bits: Bits) -> Tensor:
+    flat = torch.frombuffer(bytearray(stream), dtype=torch.uint8) if stream else torch.zeros(0, dtype=torch.uint8)
+    return flat if bits == 8 else torch.stack((flat // 16, flat % 16), dim=1).flatten()[:count]
+
+
+def _deflated(plain: bytes) -> bytes:
+    # Codes do not repeat, some are more frequent than others: 4 bits become about 3.3.
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+    return packer.compress(plain) + packer.flush()
+
+
+def _inflated(stream: bytes, expected: int) -> bytes:
+    """Exactly so many bytes; never more are made, whatever the stream would give."""
+    unpacker = zlib.decompressobj(-15)
+    try:
+        plain = unpacker.decompress(stream, expected + 1)
+    except zlib.error as error:
+        raise PackingError(f"its codes cannot be read: {error}") from error
+    if len(plain) != expected or not unpacker.eof or unpacker.unused_data:
+        raise PackingError(f"its codes are not the {expected} bytes that its shape needs")
+    return plain
