@@ -36,6 +36,7 @@ class Train:
         accepted: the last step of this client whose update was used, or None.
         keeps: whether the client should have private tensors from earlier steps.
         best: as ``accepted``, in the round that early stopping may come back to; None without it.
+        seconds: that the server waits for the reply; None: as long as its transport does.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Train:
     accepted: int | None = None
     keeps: bool = False
     best: int | None = None
+    seconds: float | None = None
 
     @property
     def model(self) -> ClientModel:
@@ -118,6 +120,11 @@ class Trained:
     reused: bool = False
     notes: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Of the client's work in all."""
+        return self.train_seconds + self.evaluate_seconds
 
 
 @serialisable

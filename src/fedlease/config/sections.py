@@ -182,10 +182,16 @@ class ScheduleSettings(Section):
     """When a step ends."""
 
     until: str = "all"
-    """``all``: when every client has replied; ``first``: a round ends after ``replies`` usable updates, the warm-up
-    still waits for everyone."""
+    """``all``: when every client has replied; ``first``: a round ends after ``replies`` usable updates; ``deadline``:
+    after ``seconds``. The warm-up waits for everyone."""
     replies: Positive = 1
     """Usable updates that close a round under ``first``."""
+    seconds: Annotated[float, Field(gt=0, le=604_800)] | None = None
+    """Seconds that a client has for a round under ``deadline``; in one process those of its own work."""
+
+    def values(self) -> tuple[str, int, float | None]:
+        """All of them, in order."""
+        return self.until, self.replies, self.seconds
 
 
 class EarlyStoppingSettings(Section):

@@ -25,6 +25,7 @@ PER_NAME, PER_ROW, PER_EXPERT, PER_CELL = 512, 16, 16, 32
 """Characters of JSON in a reply for a tensor or module, a test row, and an expert in a module."""
 
 NONE = frozenset[str]()
+LATE = NoReply("is late by the schedule, which says why")
 KINDS = {Train: "train.task", Score: "evaluate.score", Finish: "evaluate.finish"}
 """Request -> type of the message that carries it."""
 
@@ -51,7 +52,7 @@ class FlowerTransport:
         return dict(self.connection.cards)
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """All at once; replies in the order of the requests, when the last is there or the deadline is over."""
+        """All at once; replies in the order of the requests, when the last is there or the time is over."""
         arrays, hello, shared = self.connection.arrays, self.connection.hello, Shared()
         packed = {c: pack(replace(hello, request=r), arrays.get(c, NONE), shared) for c, r in requests.items()}
         replies = self._exchange(requests, packed)
@@ -72,11 +73,13 @@ class FlowerTransport:
             self.traffic.reply(reply)
             replies[client] = reply
         # Only now: the server may take no more of them, and all have travelled.
-        yield from ((client, replies[client]) for client in requests)
+        yield from ((client, replies[client]) for client in requests if replies[client] is not LATE)
 
     def _exchange(self, requests: Mapping[ClientId, Request], packed: Mapping[ClientId, Packed]) -> dict[ClientId, Any]:
         """Client -> its reply, unchecked, or why there is none."""
         grid, nodes, deadline = self.connection.grid, self.connection.nodes, self.connection.deadline
+        given = [r.seconds for r in requests.values() if isinstance(r, Train) and r.seconds is not None]
+        limit = min([deadline, *given])
         present = set(grid.get_node_ids()) if packed else set()
         reached = {nodes[client]: client for client in packed if nodes.get(client) in present}
         messages = []
@@ -85,19 +88,21 @@ class FlowerTransport:
             kind = KINDS[type(request)]
             group = str(request.step) if isinstance(request, Train) else kind.partition(".")[2]
             record = packed[client].record
-            messages.append(Message(record, dst_node_id=node, message_type=kind, group_id=group, ttl=deadline))
+            messages.append(Message(record, dst_node_id=node, message_type=kind, group_id=group, ttl=limit))
         found: dict[ClientId, Any] = {}
-        replies = grid.send_and_receive(messages, timeout=deadline) if messages else ()
+        replies = grid.send_and_receive(messages, timeout=limit) if messages else ()
         for node, reply in replies_to({m.metadata.message_id: m.metadata.dst_node_id for m in messages}, replies):
             client = reached[node]
             if client not in found:  # a repeated reply does not count
                 size = self._size(client, requests[client])
                 found[client] = read(reply, size, simulated=self.connection.simulated)
         for client in packed.keys() - found.keys():
-            late = nodes.get(client) in present
-            found[client] = NoReply(
-                f"did not answer within {deadline:g} s (flower.deadline)" if late else "is not connected"
-            )
+            if nodes.get(client) not in present:
+                found[client] = NoReply("is not connected")
+            elif limit < deadline:
+                found[client] = LATE
+            else:
+                found[client] = NoReply(f"did not answer within {deadline:g} s (flower.deadline)")
         return found
 
     def _count(self, task: ClientTask, marks: frozenset[str], shared: Shared) -> None:

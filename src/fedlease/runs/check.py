@@ -68,7 +68,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
             seconds_per_test_row=seconds_per_test_row,
             # Pooled work is nobody's first task.
             done=done if name != CENTRALISED else None,
-            schedule=make_schedule(settings.schedule.until, settings.schedule.replies),
+            schedule=make_schedule(*settings.schedule.values()),
             filters=make_filters(settings.filters, adapter.tensors),
         )
         for name in (settings.method, *settings.baselines)

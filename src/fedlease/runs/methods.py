@@ -200,7 +200,7 @@ def _method(
         Checkpoint(files.folder, settings.checkpoints),
         heard,
         settings.seed,
-        make_schedule(settings.schedule.until, settings.schedule.replies),
+        make_schedule(*settings.schedule.values()),
         stopping_of(settings),
         Screen(bounds_of(settings, name)),
     )

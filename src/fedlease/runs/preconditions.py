@@ -68,9 +68,8 @@ def check_fit(
 
 def _schedule_fault(settings: Settings) -> str:
     """Why a round could be closed too early to be used; empty where none is."""
-    until, replies, needed = settings.schedule.until, settings.schedule.replies, settings.min_clients
-    schedule = make_schedule(until, replies)
-    if schedule.closes(1, needed - 1):
+    replies, needed = settings.schedule.replies, settings.min_clients
+    if make_schedule(*settings.schedule.values()).closes(1, needed - 1):
         return f"schedule.replies: {replies} usable updates close a round, min_clients asks for {needed}"
     return ""
 

@@ -21,6 +21,7 @@ from fedlease.core.types import ClientId, ClientModel, ClientTask, head_names
 from fedlease.data.federation import NO_TEST_ROWS, ClientCard
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.methods.base import Method, State, rounds_for_warmup
+from fedlease.server.deadline import late
 from fedlease.server.dry import NoCheckpoint
 from fedlease.server.events import (
     Allocated,
@@ -130,14 +131,10 @@ class RoundLoop:
         # A newcomer that the last step did not see takes no part; who cannot learn is not in the state.
         clients = [c for c, card in sorted(self.cards.items()) if c in state.clients or not card.weight]
         requests: dict[ClientId, Request] = {
-            client: Finish(
-                self.name,
-                self.method.model(state, client),
-                untrained(client),
-                **self._ledger.standing(client),
-                hand_over=hand_over,
+            c: Finish(
+                self.name, self.method.model(state, c), untrained(c), **self._ledger.standing(c), hand_over=hand_over
             )
-            for client in clients
+            for c in clients
         }
         replies = dict(self.channel.transport.send(requests))
         finished = {client: reply for client, reply in sorted(replies.items()) if isinstance(reply, Finished)}
@@ -207,15 +204,17 @@ class RoundLoop:
 
     def _send(self, step: Step) -> None:
         """Sends the tasks and sorts the replies until all are in, or the schedule closes the step."""
+        limit, why = self.schedule.seconds(step.state.round), ""
         requests: dict[ClientId, Request] = {
-            client: Train(self.name, step.number, task, **self._ledger.standing(client))
+            client: Train(self.name, step.number, task, **self._ledger.standing(client), seconds=limit)
             for client, task in step.tasks.items()
         }
         for client, reply in self.channel.transport.send(requests):
-            self._check(step, client, reply)
+            if limit is None or not isinstance(reply, Trained) or reply.seconds <= limit:
+                self._check(step, client, reply)
             if why := self.schedule.closes(step.state.round, len(step.used)):
-                step.late = {c: why for c in step.tasks if c not in step.used and c not in step.refused}
                 break
+        step.leave(why or late(limit or 0))
         self.screen.compare(step, lambda client: self.method.group(step.state, client), self._refuse)
 
     def _check(self, step: Step, client: ClientId, reply: Reply) -> None:

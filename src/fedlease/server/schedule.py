@@ -1,4 +1,9 @@
-"""When a step ends."""
+"""When a step ends.
+
+Seconds are a client's, from its request to its reply, as if all clients worked at once: over Flower on the server's
+clock, and on the client's own where that says more; in one process, where clients work one after another, each is timed
+by its own work. There a deadline leaves out the same clients as between machines and saves no time.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +15,7 @@ from fedlease.core.seeds import derive
 from fedlease.core.types import ClientId
 from fedlease.core.wording import counted
 from fedlease.errors import ConfigError
+from fedlease.server.deadline import Deadline
 
 __all__ = ["SCHEDULES", "AllReplies", "FirstReplies", "Schedule", "make_schedule"]
 
@@ -28,6 +34,9 @@ class Schedule(Protocol):
             usable: updates of the step that can be used so far.
         """
 
+    def seconds(self, round_: int) -> float | None:
+        """Seconds that a client has for its reply; None: as long as the transport waits."""
+
 
 @dataclass(frozen=True)
 class AllReplies:
@@ -40,6 +49,10 @@ class AllReplies:
     def closes(self, round_: int, usable: int) -> str:
         """Never."""
         return ""
+
+    def seconds(self, round_: int) -> float | None:
+        """No limit."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -63,20 +76,30 @@ class FirstReplies:
             return ""
         return f"the round was closed after {counted(self.replies, 'usable update')} (schedule.replies)"
 
+    def seconds(self, round_: int) -> float | None:
+        """No limit."""
+        return None
 
-SCHEDULES: Mapping[str, Callable[[int], Schedule]] = {
-    "all": lambda replies: AllReplies(),
-    "first": FirstReplies,
+
+SCHEDULES: Mapping[str, Callable[[int, float | None], Schedule]] = {
+    "all": lambda replies, seconds: AllReplies(),
+    "deadline": lambda replies, seconds: Deadline(seconds),
+    "first": lambda replies, seconds: FirstReplies(replies),
 }
-"""Value of ``schedule.until`` -> how the schedule is made of ``schedule.replies``."""
+"""Value of ``schedule.until`` -> how the schedule is made of ``schedule.replies`` and ``schedule.seconds``."""
 
 
-def make_schedule(until: str, replies: int) -> Schedule:
+def make_schedule(until: str, replies: int, seconds: float | None = None) -> Schedule:
     """The schedule of the settings.
 
     Raises:
-        ConfigError: no such schedule.
+        ConfigError: no such schedule, or seconds that it does not read, or lacks.
     """
     if until not in SCHEDULES:
         raise ConfigError(f"schedule.until: must be one of {', '.join(SCHEDULES)}, received {until!r}")
-    return SCHEDULES[until](replies)
+    schedule = SCHEDULES[until](replies, seconds)
+    if seconds is not None and schedule.seconds(1) is None:
+        raise ConfigError(
+            f"schedule.seconds: is read where schedule.until is deadline, received {seconds:g} with {until!r}"
+        )
+    return schedule

@@ -53,6 +53,10 @@ class Step:
         phases = {task.phase for task in self.tasks.values()}
         return " + ".join(sorted(phases, key=lambda phase: (phase == WARMUP, phase)))
 
+    def leave(self, why: str) -> None:
+        """Leaves out whoever has neither an update that is used nor a refusal."""
+        self.late = {client: why for client in self.tasks if client not in self.used and client not in self.refused}
+
     def line(self, method: str) -> dict[str, Any]:
         """What its line of ``rounds.jsonl`` begins with."""
         return {

@@ -28,7 +28,10 @@ class Transport(Protocol):
         """
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """Sends every client its request and yields one reply each, as they come in."""
+        """Sends every client its request and yields one reply each, as they come in.
+
+        A client that has not replied within the seconds of its request may be left out.
+        """
 
 
 @dataclass
