@@ -215,7 +215,7 @@ class TestAStrangerWithTheAuthoritysCertificate:
         port = re.findall(r"--port (\d+)", block)[0]
         block = block.replace(f"--port {port}", f"--port {int(port) + 600}")
         assert app.begin("registered", block).wait(60) != 0
-        assert "SuperNode ID" not in app.log("registered") and "403 Forbidden" in app.log("registered")
+        assert "SuperNode ID" not in app.log("registered") and "404 Not Found" in app.log("registered")
         app.running.pop("registered")
 
     def test_runs_nothing(self, stranger: Deployment) -> None:
@@ -265,6 +265,6 @@ def test_a_stranger_is_not_let_in(fault: str, app: Deployment) -> None:
         block = block.replace("--root-certificates keys/ca.crt", "--insecure")
     name = f"stranger {fault}"
     assert app.begin(name, block).wait(60) != 0
-    wording = {"key": "403 Forbidden", "authority": "CERTIFICATE_VERIFY_FAILED", "open": "secure TLS"}
+    wording = {"key": "404 Not Found", "authority": "CERTIFICATE_VERIFY_FAILED", "open": "secure TLS"}
     assert wording[fault] in app.log(name)
     app.running.pop(name)

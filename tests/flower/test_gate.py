@@ -103,12 +103,12 @@ def test_a_client_reaches_what_nodes_need(door: Door, mine: Key) -> None:
 
 
 def test_no_client_replies_in_the_name_of_another(door: Door, mine: Key) -> None:
-    for source, status in ((7, 200), (8, 403)):
+    for source, status in ((7, 200), (8, 404)):
         reply = Message(metadata=Metadata(src_node_id=source))
         pushed = PushMessagesRequest(node=Node(node_id=7), messages_list=[reply])
         found = door(path="/v1/fleet/push-messages", headers=headers(mine), content=pushed.SerializeToString())
         assert found.status_code == status
-    assert door(path="/v1/fleet/push-messages", headers=headers(mine), content=b"\xff").status_code == 403
+    assert door(path="/v1/fleet/push-messages", headers=headers(mine), content=b"\xff").status_code == 404
     assert len(door.reached) == 1
 
 
@@ -134,28 +134,28 @@ def test_a_stranger_reaches_nothing_and_learns_nothing(door: Door, mine: Key) ->
     for sent in ({}, headers(stranger), headers(mine, signer=stranger), headers(mine, late=400), broken):
         for path in sorted(FLEET):
             found = door(path=path, headers=sent)
-            assert (found.status_code, found.content) == (403, b"") and not door.reached
+            assert (found.status_code, found.content) == (404, b"") and not door.reached
 
 
 def test_who_is_taken_out_of_the_folder_is_let_in_no_longer(door: Door, mine: Key) -> None:
     assert door(headers=headers(mine)).status_code == 200
     (door.folder / "clinic-a.pub").unlink()
-    assert door(headers=headers(mine)).status_code == 403
+    assert door(headers=headers(mine)).status_code == 404
     (door.folder / "clinic-a.pub").write_text(text_of(mine.public_key()))
     (door.folder / "clinic-b.pub").write_text("no key")
-    assert door(headers=headers(mine)).status_code == 403, "a folder that is wrong lets nobody in"
+    assert door(headers=headers(mine)).status_code == 404, "a folder that is wrong lets nobody in"
 
 
 def test_a_request_has_a_longest(door: Door, mine: Key, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 10)
     assert door(headers=headers(mine), content=b"x" * 10).status_code == 200
-    assert door(headers=headers(mine), content=b"x" * 11).status_code == 413
+    assert door(headers=headers(mine), content=b"x" * 11).status_code == 404
 
     async def pieces() -> Any:
         for _ in range(3):
             yield b"x" * 5
 
-    assert door(headers=headers(mine), content=pieces()).status_code == 413 and len(door.reached) == 1
+    assert door(headers=headers(mine), content=pieces()).status_code == 404 and len(door.reached) == 1
 
 
 def test_a_superlink_that_does_not_answer_is_not_there(tmp_path: Path, mine: Key) -> None:

@@ -68,7 +68,7 @@ log = logging.getLogger("fedlease.gate")
 
 @dataclass
 class Gate:
-    """An ASGI application that forwards what nodes with a known key ask for, and answers all else with 404 or 403.
+    """An ASGI application that forwards what nodes with a known key ask for, and answers all else with 404.
 
     Attributes:
         superlink: sends requests to the SuperLink.
@@ -93,15 +93,15 @@ class Gate:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, headers = scope["path"], dict(scope["headers"])
         if scope["method"] != "POST" or path not in FLEET or scope["query_string"]:
-            return await _refuse(scope, send, 404, "asked for what nodes do not need")
+            return await _refuse(scope, send, "asked for what nodes do not need")
         client = self._client(headers)
         if client is None:
-            return await _refuse(scope, send, 403, "has no key of a client, or its clock is wrong")
+            return await _refuse(scope, send, "has no key of a client, or its clock is wrong")
         body = await _body(headers, receive)
         if body is None:
-            return await _refuse(scope, send, 413, f"is client {client!r} and sent more than {MOST_BYTES} bytes")
+            return await _refuse(scope, send, f"is client {client!r} and sent more than {MOST_BYTES} bytes")
         if path == REPLIES and not _own(body):
-            return await _refuse(scope, send, 403, f"is client {client!r} and sent a reply in another node's name")
+            return await _refuse(scope, send, f"is client {client!r} and sent a reply in another node's name")
         passed = [(name, value) for name, value in scope["headers"] if name.lower() not in OWN_HEADERS]
         try:
             answer = await self.superlink.post(path, content=body, headers=passed)
@@ -177,10 +177,12 @@ async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | Non
     return b"".join(parts)
 
 
-async def _refuse(scope: Scope, send: Send, status: int, why: str) -> None:
+async def _refuse(scope: Scope, send: Send, why: str) -> None:
     whence = (scope.get("client") or ("unknown",))[0]
     log.warning("%s %s: %s %s", whence, why, shown(scope["method"]), shown(scope["path"])[:100])
-    await _answer(send, status, {}, b"")
+    # One answer for everything, which tells nothing. A SuperNode ends with it; 401 would end it without a word, and 403
+    # tells it that a run is over.
+    await _answer(send, 404, {}, b"")
 
 
 async def _answer(send: Send, status: int, headers: Mapping[str, str], content: bytes) -> None:
