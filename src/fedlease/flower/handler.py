@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from fedlease.flower.bounds import shown
 from fedlease.flower.messages import Lacking, Unusable
 from fedlease.flower.node import Node, NodeRun
 from fedlease.flower.node_store import FolderStore, MemoryStore
+from fedlease.flower.node_trail import NodeTrail
 from fedlease.flower.policy import MAX_SETTINGS, MIB, NodePolicy
 from fedlease.flower.rules_file import policy_of
 from fedlease.flower.validation import form_fault
@@ -126,16 +127,23 @@ def handle(
     if not one_machine:
         _log_once(proxies_notice(os.environ))
     reply: object
+    # A simulation's nodes have one owner with the server, whose trail is enough.
+    trail = NodeTrail.of({} if one_machine or _in_simulation(context) else context.node_config, _name(context))
+    why: Sequence[str] = ()
     try:
         policy = policy_of(context.node_config)
         value, arrays, lacking = unpack(content, policy.max_megabytes * MIB, bank)
         if lacking:
             return pack(Lacking(lacking)).record
+        _check_form(value)
+        trail.asked(value)
         node = _node(value, policy, context, load or rows_of_node, state_dir, one_machine=one_machine)
         reply = node.reply(value)
+        trail.left(value, reply)
     except RecordError as error:
         reply = Refused(str(error))
     except InputError as error:
+        why = error.faults
         reply = refusal_of(error, _name(context), client=_configured_id(context), in_full=one_machine)
         if isinstance(error, DataError | RulesError) and not one_machine:
             for fault in error.faults:
@@ -143,14 +151,15 @@ def handle(
     except Exception as error:
         log.exception("fedlease: the node failed")
         # Its text may show rows or folders.
-        why = f": {error}" if one_machine else "; the log of its node says why"
-        reply = Refused(f"{_name(context)}: its app failed with {type(error).__name__}{why}")
+        said = f": {error}" if one_machine else "; the log of its node says why"
+        reply = Refused(f"{_name(context)}: its app failed with {type(error).__name__}{said}")
     else:
         if arrays:
             memory.put(ARRAYS_OF_BEFORE, arrays)
     if isinstance(reply, Unusable | Refused):
         reply = replace(reply, reason=shown(reply.reason))
         log.error("fedlease: %s", reply.reason)
+        trail.refused(why or [reply.reason], reply.reason)
     return pack(reply).record
 
 
@@ -176,14 +185,18 @@ def refusal_of(error: InputError, node: str, *, client: str = "", in_full: bool 
     return Unusable(shown(client or node), "; ".join(error.faults) if in_full else hidden)
 
 
-def _node(
-    value: Any, policy: NodePolicy, context: Context, load: LoadClient, state_dir: Path | None, *, one_machine: bool
-) -> Node:
-    """The client during one message, which is checked whole before anything of it is used."""
+def _check_form(value: Any) -> None:
+    """A message is checked whole before anything of it is used."""
     if fault := form_fault(value):
         raise RecordError(fault)
     if len(value.settings) > MAX_SETTINGS:
         raise RecordError(f"the settings have {len(value.settings)} characters, at most {MAX_SETTINGS} are taken")
+
+
+def _node(
+    value: Any, policy: NodePolicy, context: Context, load: LoadClient, state_dir: Path | None, *, one_machine: bool
+) -> Node:
+    """The client during one message, whose form was checked."""
     settings, config = settings_from(value.settings), context.node_config
     # There, server and client have one owner, and so have the settings.
     trusted = one_machine or _in_simulation(context)

@@ -29,6 +29,7 @@ def audit_page(folder: Path, lines: Lines) -> str:
         lines: of its trail.
     """
     first, last = lines[0], lines[-1]
+    own = any(line["kind"] in ("asked", "left") for line in lines)
     begun = [line for line in lines if line["kind"] == "began"]
     page = [
         f"# Audit of {printable(folder.resolve().name)}",
@@ -48,7 +49,7 @@ def audit_page(folder: Path, lines: Lines) -> str:
         f"- {line['at']}: back to round {line['to']}, left out: {printable(', '.join(line['without'])) or 'nobody'}"
         for line in back
     ]
-    page += ["", PROTECTION, "", *_clients(lines), ""]
+    page += [*_asked(lines), "", *_left(lines), ""] if own else ["", PROTECTION, "", *_clients(lines), ""]
     page += _trouble(lines)
     return "\n".join(page).rstrip("\n") + "\n"
 
@@ -74,6 +75,54 @@ def _clients(lines: Lines) -> list[str]:
         )
     header = ("client", "train rows", "models sent to it", "updates it sent", "what these held")
     return ["What each client was sent and sent:", "", *Table("", header, tuple(rows)).markdown()]
+
+
+def _asked(lines: Lines) -> list[str]:
+    """By whom, and by which settings, a node was asked for what."""
+    runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if line["kind"] == "asked":
+            runs.setdefault((line["run"], line["settings_sha256"]), []).append(line)
+    rows = []
+    for (run, settings), asked in runs.items():
+        many = Counter(line["asked"] for line in asked)
+        signers = sorted({name for line in asked for name in line.get("app_signed_by", ())})
+        rows.append(
+            (
+                Cell(f"`{printable(run)[:12]}`"),
+                Cell(f"`{settings[:16]}...`"),
+                Cell(asked[0]["at"]),
+                Cell(", ".join(f"{count} x {what}" for what, count in sorted(many.items()))),
+                Cell(printable(", ".join(signers)) or "not recorded"),
+            )
+        )
+    header = ("run", "settings SHA-256", "first asked", "asked for", "code signed by one of")
+    return ["What this node was asked for:", "", *Table("", header, tuple(rows)).markdown()]
+
+
+def _left(lines: Lines) -> list[str]:
+    """What left a node."""
+    layouts = {line["layout"]: line["shapes"] for line in lines if line["kind"] == "layout"}
+    left: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if line["kind"] == "left":
+            left.setdefault((line["client"], line["what"]), []).append(line)
+    rows = []
+    for (client, what), found in sorted(left.items()):
+        kinds = sorted({_kind(name) for line in found for name in layouts.get(line.get("layout"), ())})
+        samples = sum(line.get("samples", 0) for line in found)
+        held = kinds or {"card": ["row counts, labels"], "scores": ["one score per test row"]}.get(what, ["a score"])
+        rows.append(
+            (
+                Cell(printable(client)),
+                Cell(what),
+                Cell(str(len(found))),
+                Cell(human_bytes(sum(line.get("bytes", 0) for line in found)) if kinds else ""),
+                Cell(", ".join(held) + (f"; {counted(samples, 'test row')} in clear text" if samples else "")),
+            )
+        )
+    header = ("client", "what left", "times", "tensors", "what it held")
+    return ["What left this node:", "", *Table("", header, tuple(rows)).markdown()]
 
 
 def _trouble(lines: Lines) -> list[str]:

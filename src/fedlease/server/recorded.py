@@ -32,7 +32,7 @@ class Recorded:
         """Those of the transport; who is there for the first time is recorded."""
         cards = self.transport.clients()
         for client, card in sorted(cards.items()):
-            if self.trail.joins(client, card.fingerprint):
+            if self.trail.first("joined", client, card.fingerprint):
                 rows = {"train_rows": card.train_rows, "valid_rows": card.valid_rows, "test_rows": card.test_rows}
                 about = {"task": card.task, "labels": len(card.labels), "rows_sha256": card.fingerprint}
                 about |= {"key": card.key} if card.key else {}

@@ -23,6 +23,9 @@ AUDIT = "audit.jsonl"
 FIRST = "0" * 64
 """What the first line has in the place of the hash of a line before it."""
 
+ONCE = {"layout": ("layout",), "joined": ("client", "rows_sha256"), "settings": ("settings_sha256",)}
+"""Kinds of lines that stand once for each thing, and the names in them by which that is known."""
+
 Line = dict[str, Any]
 
 
@@ -36,31 +39,46 @@ class Trail:
 
     path: Path
     _waiting: list[bytes] = field(default_factory=list)
-    _layouts: set[str] = field(default_factory=set)
-    _joined: set[tuple[str, str]] = field(default_factory=set)
+    _known: set[tuple[str, ...]] = field(default_factory=set)
     _last: str = FIRST
     _count: int = 0
+    _size: int = 0
 
     @classmethod
     def of(cls, folder: Path) -> "Trail":
         """The trail of a folder, continued where it has one.
 
+        A line that was being written when the machine stopped has no end; it is taken out, and a line says so.
+
         Raises:
             RunFolderError: it is not as it was written.
         """
         trail = cls(folder / AUDIT)
-        for line in read_trail(trail.path) if trail.path.exists() else ():
+        blob = _read(trail.path) if trail.path.exists() else b""
+        trail._size = blob.rfind(b"\n") + 1
+        for line in _checked(trail.path, blob[: trail._size]):
             trail._last, trail._count = line["sha256"], line["line"]
-            if line["kind"] == "layout":
-                trail._layouts.add(line["layout"])
-            if line["kind"] == "joined":
-                trail._joined.add((line["client"], line["rows_sha256"]))
+            for kind, names in ONCE.items():
+                if line["kind"] == kind:
+                    trail._known.add((kind, *(line[name] for name in names)))
+        if torn := len(blob) - trail._size:
+            trail.add("torn", bytes=torn)
         return trail
 
-    def joins(self, client: str, rows: str) -> bool:
-        """Whether a client with such rows is not on record yet; from now on it is."""
-        new = (client, rows) not in self._joined
-        self._joined.add((client, rows))
+    @property
+    def size(self) -> int:
+        """Bytes of the file, as far as lines were written."""
+        return self._size
+
+    def first(self, kind: str, *names: str) -> bool:
+        """Whether something that is recorded once is not on record yet; from now on it is.
+
+        Args:
+            kind: of its line, one of ``ONCE``.
+            names: what it is known by.
+        """
+        new = (kind, *names) not in self._known
+        self._known.add((kind, *names))
         return new
 
     def add(self, kind: str, **content: Any) -> None:
@@ -80,8 +98,7 @@ class Trail:
         """Adds a line on tensors that travelled: bytes, hash, and which names and shapes, once for each such list."""
         shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
         layout = digest(_canonical(shapes))[:16]
-        if layout not in self._layouts:
-            self._layouts.add(layout)
+        if self.first("layout", layout):
             self.add("layout", layout=layout, shapes=shapes)
         size = sum(tensor.nbytes for tensor in tensors.values())
         self.add(kind, **content, layout=layout, bytes=size, content_sha256=digest(dumps(dict(tensors))))
@@ -94,7 +111,9 @@ class Trail:
         """
         if self._waiting:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            append(self.path, b"".join(self._waiting), self.path.stat().st_size if self.path.exists() else 0)
+            blob = b"".join(self._waiting)
+            append(self.path, blob, self._size)
+            self._size += len(blob)
             self._waiting.clear()
 
 
@@ -104,11 +123,14 @@ def read_trail(path: Path) -> list[Line]:
     Raises:
         RunFolderError: there is none, or a line is not as it was written; the message names the first.
     """
+    return [*_checked(path, _read(path))]
+
+
+def _read(path: Path) -> bytes:
     try:
-        blob = read_file(path, 64 * MOST_BYTES)
+        return read_file(path, 64 * MOST_BYTES)
     except FileNotFoundError as error:
         raise RunFolderError(f"{path.parent} has no audit trail: there is no {path.name}") from error
-    return [*_checked(path, blob)]
 
 
 def _checked(path: Path, blob: bytes) -> Iterator[Line]:

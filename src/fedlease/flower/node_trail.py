@@ -1,0 +1,148 @@
+"""A node's own audit trail: who asked for what by which settings, what left, and what was refused.
+
+What a message asks is on record before the node works for it, and what leaves before it leaves. A node whose trail
+cannot be written does nothing.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedlease.client.messages import Finish, Finished, Refused, Score, Scored, Train, Trained
+from fedlease.config.layers import MOST_YAML, parse_yaml
+from fedlease.core.codec import digest
+from fedlease.errors import RulesError, RunFolderError
+from fedlease.files import locked
+from fedlease.flower.bounds import LONG, shown
+from fedlease.flower.keys import fingerprint, public_key
+from fedlease.flower.messages import Envelope, Introduction, Unusable
+from fedlease.storage.audit import AUDIT, Trail
+
+__all__ = ["NodeTrail"]
+
+LOCK = ".audit.lock"
+WAIT = 60.0
+"""Seconds for another process of the node to write its lines."""
+
+ASKED = {Train: "train", Score: "score", Finish: "finish", type(None): "introduction"}
+
+_open: dict[Path, Trail] = {}
+
+
+@dataclass(frozen=True)
+class NodeTrail:
+    """Records one message and the reply to it.
+
+    Attributes:
+        folder: that the trail is in; None records nothing.
+        client: the node's.
+        trusted: file of whom the SuperNode trusts, whose keys are recorded; None records none.
+    """
+
+    folder: Path | None
+    client: str
+    trusted: Path | None = None
+
+    @classmethod
+    def of(cls, node_config: Mapping[str, Any], client: str) -> "NodeTrail":
+        """The trail in a node's ``state-dir``."""
+        folder, trusted = (
+            Path(str(node_config[key])).expanduser() if key in node_config else None for key in ("state-dir", "trusted")
+        )
+        return cls(folder, client, trusted)
+
+    def asked(self, message: Envelope) -> None:
+        """Records what a message of the right form asks for.
+
+        Raises:
+            RulesError: the trail cannot be written.
+        """
+        request, hash_ = message.request, digest(message.settings.encode())
+        about: dict[str, Any] = {"run": message.run, "fedlease": message.version, "settings_sha256": hash_}
+        about |= {"asked": ASKED[type(request)]} | ({} if request is None else {"method": request.method})
+        if isinstance(request, Train):
+            about |= {"phase": request.task.phase, "round": request.task.round}
+        with self._written() as trail:
+            if trail is not None:
+                about |= {"app_signed_by": self._signers()} if self.trusted is not None else {}
+                trail.add("asked", client=self.client, **about)
+
+    def left(self, message: Envelope, reply: object) -> None:
+        """Records a reply that is about to leave, and the settings that it was asked for by.
+
+        Of a refusal, :meth:`refused` does.
+
+        Raises:
+            RulesError: the trail cannot be written.
+        """
+        hash_ = digest(message.settings.encode())
+        with self._written() as trail:
+            if trail is None or isinstance(reply, Refused | Unusable):
+                return
+            if trail.first("settings", hash_):
+                trail.add("settings", settings_sha256=hash_, settings=json.loads(message.settings))
+            match reply:
+                case Introduction():
+                    card = reply.card
+                    rows = {"train_rows": card.train_rows, "valid_rows": card.valid_rows, "test_rows": card.test_rows}
+                    about: dict[str, Any] = {"task": card.task, "labels": len(card.labels), **rows}
+                    if reply.key:
+                        about["key"] = fingerprint(public_key(reply.key))
+                    trail.add("left", client=self.client, what="card", rows_sha256=card.fingerprint, **about)
+                case Trained():
+                    update = reply.update
+                    about = {"phase": update.phase, "round": update.round, "rows": update.num_examples}
+                    trail.tensors("left", update.tensors, client=self.client, what="update", **about)
+                case Scored():
+                    trail.add("left", client=self.client, what="score")
+                case Finished():
+                    scores = reply.scores
+                    about = {"test_rows": scores.num_test, "samples": len(scores.samples)}
+                    trail.add("left", client=self.client, what="scores", **about)
+
+    def refused(self, why: Sequence[str], told: str) -> None:
+        """Records that a message was refused, as far as that can be.
+
+        Args:
+            why: sentences for the node alone.
+            told: the sentence for the server.
+        """
+        try:
+            with self._written() as trail:
+                if trail is not None:
+                    trail.add("refused", client=self.client, reason="; ".join(map(shown, why))[:LONG], told=told)
+        except RulesError:
+            return  # of which the refusal was
+
+    @contextmanager
+    def _written(self) -> Iterator[Trail | None]:
+        if self.folder is None:
+            yield None
+            return
+        try:
+            with locked(self.folder, "its audit trail", WAIT, LOCK):
+                trail = _open.pop(self.folder, None)
+                path = self.folder / AUDIT
+                # What another process of the node has written since is read.
+                if trail is None or trail.size != (path.stat().st_size if path.exists() else 0):
+                    trail = Trail.of(self.folder)
+                yield trail
+                trail.flush()
+                _open[self.folder] = trail
+        except (OSError, RunFolderError) as error:
+            raise RulesError([("audit", f"state-dir: its audit trail cannot be written: {error}")]) from error
+
+    def _signers(self) -> list[str]:
+        """Names of the keys whose apps the node runs: one of them has signed the code that asks."""
+        assert self.trusted is not None
+        try:
+            with self.trusted.open(encoding="utf-8") as file:
+                found = parse_yaml(file.read(MOST_YAML + 1))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RunFolderError(f"trusted: {str(self.trusted)!r} cannot be read: {error}") from error
+        return sorted(map(shown, found)) if isinstance(found, dict) else []
