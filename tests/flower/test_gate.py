@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,7 +29,7 @@ from flwr.supernode.start_client_internal import _verify_fab
 from typer.testing import CliRunner
 
 from fedlease.cli.main import app as command
-from fedlease.errors import ConfigError
+from fedlease.errors import ConfigError, MissingPackageError
 from fedlease.flower import gate as module
 from fedlease.flower.gate import FLEET, Gate
 from fedlease.flower.gate_server import serve_gate
@@ -254,11 +255,20 @@ def test_the_gate_says_what_it_cannot_use_before_it_listens(tmp_path: Path) -> N
     (tmp_path / "a.pub").write_text(text_of(new_key().public_key()))
     (tmp_path / "bad.pem").write_text("no certificate")
     pem = tmp_path / "bad.pem"
-    for clients, authority, signatures, rule in (
-        (tmp_path / "none", pem, None, "--clients: "),
-        (tmp_path, pem, None, "--authority: .* cannot be used"),
-        (tmp_path, pem, pem, "signatures: .* is no file of signatures"),
+    for superlink, clients, signatures, rule in (
+        ("127.0.0.1", tmp_path, None, "--superlink: must be a host and a port, .* received '127.0.0.1'"),
+        ("127.0.0.1:1", tmp_path / "none", None, "--clients: "),
+        ("127.0.0.1:1", tmp_path, None, "--authority: .* cannot be used"),
+        ("127.0.0.1:1", tmp_path, pem, "signatures: .* is no file of signatures"),
     ):
         with pytest.raises(ConfigError, match=rule):
-            serve_gate("127.0.0.1:1", "127.0.0.1", 0, clients, pem, pem, authority, signatures)
+            serve_gate(superlink, "127.0.0.1", 0, clients, pem, pem, pem, signatures)
+
+
+def test_without_flower_the_commands_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("fedlease.flower.signatures", "fedlease.flower.gate_server"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "flwr.cli.build", None)
+    with pytest.raises(MissingPackageError, match=r"fedlease sign needs the package .*fedlease\[flower\]"):
+        CliRunner().invoke(command, ["sign", "x", "--key", "k", "--out", "o"], catch_exceptions=False)
     assert private_key(written(tmp_path / "key", new_key()), "key")

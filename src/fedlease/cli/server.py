@@ -1,5 +1,7 @@
 """The commands of a federation's server: its public door, and the signature of what it sends to nodes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +26,8 @@ def gate(
     signatures: Annotated[Path | None, typer.Option(help="File that fedlease sign writes.", metavar="FILE")] = None,
 ) -> None:
     """Let known nodes, and nobody else, through to a SuperLink that listens on the loopback address."""
-    from fedlease.flower.gate_server import serve_gate
+    with _flower("fedlease gate"):
+        from fedlease.flower.gate_server import serve_gate
 
     serve_gate(superlink, host, port, clients, certificate, key, authority, signatures)
 
@@ -38,8 +41,19 @@ def sign(
     """Sign an app for the nodes that trust your key, and print the line that these need."""
     import time
 
-    from fedlease.flower.signatures import sign_app
+    with _flower("fedlease sign"):
+        from fedlease.flower.signatures import sign_app
 
     packed, name, public = sign_app(folder, key, out, int(time.time()))
     typer.echo(f"signed {packed[:16]}... in {out}; who trusts you has this line in its file of --trusted-entities:")
     typer.echo(f'"{name}": "{public}"')
+
+
+@contextmanager
+def _flower(purpose: str) -> Iterator[None]:
+    from fedlease.errors import MissingPackageError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(str(error.name), purpose, "pip install 'fedlease[flower]'") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import signal
 import socket
 import ssl
@@ -51,6 +52,8 @@ def serve_gate(
     Raises:
         ConfigError: a file is of no use, or the address cannot be listened on.
     """
+    if not re.fullmatch(r"\S+:[0-9]{1,5}", superlink):
+        raise ConfigError(f"--superlink: must be a host and a port, as in 127.0.0.1:8001, received {superlink!r}")
     known = clients_of(clients, "--clients")
     if signatures is not None:
         Signatures(signatures).all()
