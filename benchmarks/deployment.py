@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from flower.deployment import Deployment, deployment
 
 NAME = "deployment"
+SITES = ("site-a", "site-b", "site-c")
 RUN = 900.0
 """Seconds that a whole run may take."""
 
@@ -99,7 +100,9 @@ def echo(app: Deployment, name: str, rounds: int, payload: int) -> list[float]:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     values = f'out="{out}" rounds={rounds} bytes={payload}'
-    app.begin(name, f". ./env.sh\nflwr run echo federation --stream --run-config '{values}'").wait(RUN)
+    # Nodes run signed code alone.
+    signed = "fedlease sign echo --key keys/signer --out keys/signatures.json"
+    app.begin(name, f". ./env.sh\n{signed}\nflwr run echo federation --stream --run-config '{values}'").wait(RUN)
     if not out.is_file():
         raise RuntimeError(app.log(name))
     seconds: list[float] = json.loads(out.read_text())
@@ -142,7 +145,7 @@ def seconds_to_start(module: str) -> float:
 def measure(smoke: bool) -> Report:
     quiet_libraries()
     rounds = 1 if smoke else 5
-    with tempfile.TemporaryDirectory() as scratch, deployment(Path(scratch) / "federation") as app:
+    with tempfile.TemporaryDirectory() as scratch, deployment(Path(scratch) / "federation", SITES) as app:
         app.up()
         empty = echo(app, "empty", rounds, 0)
         warm = run(app, "stays", rounds)
