@@ -22,8 +22,9 @@ from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError
 from fedlease.flower import handler
 from fedlease.flower.bounds import SHARE, count, line, number, shown
-from fedlease.flower.handler import proxies_notice, read_rejection
+from fedlease.flower.handler import read_rejection
 from fedlease.flower.messages import Envelope, Introduction, Lacking, Unusable
+from fedlease.flower.proxies import proxies_notice
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import RecordError, pack, unpack
 

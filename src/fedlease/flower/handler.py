@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,12 +28,13 @@ from fedlease.flower.node import Node, NodeRun
 from fedlease.flower.node_store import FolderStore, MemoryStore
 from fedlease.flower.node_trail import NodeTrail
 from fedlease.flower.policy import MAX_SETTINGS, MIB, NodePolicy
+from fedlease.flower.proxies import proxies_notice
 from fedlease.flower.rules_file import policy_of
 from fedlease.flower.validation import form_fault
 from fedlease.flower.wire import RecordError, pack, unpack
 from fedlease.storage.environment import is_identity
 
-__all__ = ["handle", "proxies_notice", "read_rejection", "refusal_of", "rows_of_node"]
+__all__ = ["handle", "read_rejection", "refusal_of", "rows_of_node"]
 
 LoadClient = Callable[[Context, Settings], ClientData]
 """Gives the rows of the client that a node is; the context has the node's configuration."""
@@ -42,7 +43,6 @@ ARRAYS_OF_BEFORE = "arrays of the message before"
 """Their key in the memory store; no method is called so."""
 
 OVERRIDES = ("model", "device", "threads")
-PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 TASKS_PER_ROUND = 3
 """Tasks that a node does for each allowed round: a stopped server repeats a step, and warm-ups are steps too."""
@@ -127,8 +127,9 @@ def handle(
     if not one_machine:
         _log_once(proxies_notice(os.environ))
     reply: object
-    # A simulation's nodes have one owner with the server, whose trail is enough.
-    trail = NodeTrail.of({} if one_machine or _in_simulation(context) else context.node_config, _name(context))
+    # There, server and clients have one owner, whose trail is enough, and so have the settings.
+    trusted = one_machine or _in_simulation(context)
+    trail = NodeTrail.of({} if trusted else context.node_config, _name(context))
     why: Sequence[str] = ()
     try:
         policy = policy_of(context.node_config)
@@ -139,6 +140,8 @@ def handle(
         trail.asked(value)
         node = _node(value, policy, context, load or rows_of_node, state_dir, one_machine=one_machine)
         reply = node.reply(value)
+        if not trusted:
+            policy.check_reply(reply)
         trail.left(value, reply)
     except RecordError as error:
         reply = Refused(str(error))
@@ -252,17 +255,6 @@ def _in_simulation(context: Context) -> bool:
     if ray is None or not {*context.node_config} <= {"partition-id", "num-partitions"}:
         return False
     return bool(ray.is_initialized() and ray.get_runtime_context().get_actor_id())
-
-
-def proxies_notice(environment: Mapping[str, str]) -> str:
-    """One line where proxy variables are set, without their values, which may hold passwords; else empty."""
-    named = sorted(name for name in environment if name.lower() in PROXIES and environment[name])
-    if not named:
-        return ""
-    return (
-        f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} set: this node reaches its server, and its own "
-        "SuperNode, through that proxy unless NO_PROXY names them, as in NO_PROXY=127.0.0.1,localhost,SERVER"
-    )
 
 
 @lru_cache(maxsize=1)

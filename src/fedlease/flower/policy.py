@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedlease.client.messages import Request, Train
+from fedlease.client.messages import Request, Train, Trained
 from fedlease.config.data import ColumnSettings
 from fedlease.config.sections import Positive, Section
 from fedlease.config.settings import Settings
@@ -136,6 +136,18 @@ class NodePolicy(Section):
         if found := [*_beyond(pairs)]:
             raise RulesError(found)
 
+    def check_reply(self, reply: object) -> None:
+        """Checks what is about to leave, as it travels.
+
+        Raises:
+            RulesError: it is more than a rule says.
+        """
+        size = sum(tensor.nbytes for tensor in reply.update.tensors.values()) if isinstance(reply, Trained) else 0
+        if found := [
+            *_beyond([("bytes of the upload", size, self.max_upload_megabytes * MIB, "max-upload-megabytes")])
+        ]:
+            raise RulesError(found)
+
     def _of_request(self, request: Request) -> Iterator[Broken]:
         if request.method not in (known := sorted({*METHODS, *added_methods()})):
             yield "method", f"method: must be one of {', '.join(known)}, received {shown(request.method)!r}"
@@ -143,13 +155,11 @@ class NodePolicy(Section):
         if isinstance(request, Train):
             task = request.task
             epochs = sum(stage.epochs for stage in task.stages)
-            leaving = sum(task.model.tensors[name].nbytes for name in task.upload if name in task.model.tensors)
             pairs += [
                 ("stages", len(task.stages), self.max_stages, "max-stages"),
                 ("epochs of all stages", epochs, self.max_epochs, "max-epochs"),
                 ("round", task.round, self.max_rounds, "max-rounds"),
                 ("step", request.step, 10 * self.max_rounds, "max-rounds"),
-                ("bytes of the upload", leaving, self.max_upload_megabytes * MIB, "max-upload-megabytes"),
             ]
             if kinds := {_kind(name) for name in task.upload} - {*self.uploads}:
                 own, asked = ", ".join(self.uploads) or "nothing", ", ".join(sorted(kinds))
