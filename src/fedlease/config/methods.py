@@ -193,8 +193,8 @@ class FedRoRASettings(Section):
     """FedRoRA."""
 
     gain: Annotated[float, Field(gt=0, le=1e4)] = 100.0
-    """Learning rate of the diagonal over that of A and B. Useful: 1 to 100; the public code has 100, with a
-    ``train.lr`` of 0.0005."""
+    """Learning rate of the diagonal over that of A and B. Useful: what makes ``train.lr`` x ``gain`` about 0.05, as in
+    the public code, whose ``train.lr`` is 0.0005."""
 
 
 class FedRotLoRASettings(Section):
