@@ -1,13 +1,14 @@
 """What Flower adds to a run in one process, and how a federation grows to a thousand clients.
 
     python benchmarks/engines.py simulation [--preset NAME] [--set KEY=VALUE ...] [--passes N] [--smoke] [--json FILE]
-    python benchmarks/engines.py scale [--clients 100,1000] [--engine memory|ray] [--set ...] [--smoke] [--json FILE]
+    python benchmarks/engines.py scale [--clients 100,1000] [--engine process|memory|ray] [--set ...] [--smoke]
 
 ``simulation``: the same settings by ``run_settings`` in one process, the floor, and by ``simulate`` over Ray with one
 worker, in turn, each in a fresh process. ``scale``: a planted federation on the tiny model, one twentieth of the
 clients a step, through warm-up, allocation, five rounds and final scores. With ``memory`` the nodes live in a process
 of their own behind the grid in memory, so that time and memory of the server are the server's; with ``ray`` they are
-Ray's workers, and what the nodes remember is in the server's process. Floor: growth in proportion to the clients.
+Ray's workers, and what the nodes remember is in the server's process; with ``process`` everything is in one, and the
+server's seconds are those that no client trained or scored in. Floor: growth in proportion to the clients.
 """
 
 import argparse
@@ -224,7 +225,7 @@ def simulation(preset: str, changes: Sequence[str], passes: int, smoke: bool) ->
 
 def scale(counts: Sequence[int], engine: str, changes: Sequence[str], smoke: bool) -> Report:
     """Part two."""
-    server, results = engine == "memory", list[Result]()
+    server, results = engine != "ray", list[Result]()
     for count in [8, 16] if smoke else counts:
         fixed = [
             "baselines=[]", f"data.clients_per_task={count // 4}", "data.train_rows=8", "data.test_rows=8",
@@ -237,7 +238,8 @@ def scale(counts: Sequence[int], engine: str, changes: Sequence[str], smoke: boo
     lines, grown = list[list[str]](), list[float]()
     for name in results[-1]["parts"]:
         parts = [found["parts"].get(name, NOTHING) for found in results]
-        own = [part["seconds"] - part["nodes"] for part in parts]
+        within = [part["train"] + part["evaluate"] if engine == "process" else part["nodes"] for part in parts]
+        own = [part["seconds"] - of_clients for part, of_clients in zip(parts, within, strict=True)]
         growth = own[-1] / own[0] if own[0] > 0 else float("nan")
         grown += [growth / more] if own[-1] >= 1 and name not in ("start", "end", "in all") else []
         cells = [
@@ -254,6 +256,8 @@ def scale(counts: Sequence[int], engine: str, changes: Sequence[str], smoke: boo
         sizes.append([str(found["clients"]), str(found["experts"]), *numbers, words])
     here = "The server's process also holds what Flower remembers for every node."
     there = "server: without what the nodes' process took; messages go through a pipe between the two."
+    if engine == "process":
+        there = "server: without what clients trained and scored; final scores are theirs as well."
     note = (
         "start: model and greeting of all nodes. warm-up: in waves, with checkpoints. allocation: from the last answer "
         "to the first round. round: mean. Nobody but those asked is scored before the end. Peak: of the server's "
@@ -289,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of settings")
     parser.add_argument("--passes", type=int, default=3, help="of the simulation")
     parser.add_argument("--clients", default="100,1000", help="of scale: numbers of clients, multiples of four")
-    parser.add_argument("--engine", choices=("memory", "ray"), default="memory", help="of scale")
+    parser.add_argument("--engine", choices=("process", "memory", "ray"), default="memory", help="of scale")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given, others = parser.parse_known_args(argv)
     if given.child:

@@ -119,9 +119,10 @@ def cosines_between(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) ->
     """
     count, others = len(b), len(others_b)
     inner = torch.einsum("nor,cos->nrcs", b, others_b) * torch.einsum("nri,csi->nrcs", a, others_a)
-    common = torch.minimum(_ranks(a).unsqueeze(1), _ranks(others_a).unsqueeze(0))
+    ranks, others_ranks = _ranks(a), _ranks(others_a)
+    common = torch.minimum(ranks.unsqueeze(1), others_ranks.unsqueeze(0))
     found = torch.zeros(count, others, dtype=torch.float64)
-    for m in common.unique().tolist():
+    for m in {min(r, s) for r in {*ranks.tolist()} for s in {*others_ranks.tolist()}}:
         first, second = (_norms(x[:, :, :m], y[:, :m]) for x, y in ((b, a), (others_b, others_a)))
         scale = torch.outer(1 / first.where(first > 0, 1), 1 / second.where(second > 0, 1))
         zeros = torch.outer((first == 0).double(), (second == 0).double())
