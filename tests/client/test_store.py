@@ -25,3 +25,13 @@ def test_what_was_trained_holds_once_the_server_says_that_it_was_used() -> None:
     assert second.accepted(2, SPEC).slots[SPEC.fingerprint()]["m/A/0"].tolist() == [0, 0]
     assert second.accepted(1, SPEC).slots[SPEC.fingerprint()]["m/A/0"].tolist() == [1, 1], "the update was not used"
     assert second.accepted(1, SPEC).names == {"m/A/0"} and second.accepted(None, SPEC) == Private()
+
+
+def test_what_was_spent_outlives_every_update_and_is_no_tensor_of_the_client() -> None:
+    """Of a refused update, a new adapter, and a server that forgot the client."""
+    private = Private().spending(3).spending(4)
+    assert private.spent == 7
+    assert private.names == frozenset()
+    for later in (private.accepted(None, SPEC), private.accepted(5, SPEC), private.trained(1, SPEC, {})):
+        assert later.spent == 7
+    assert Private().spent == 0

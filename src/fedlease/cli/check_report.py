@@ -47,6 +47,8 @@ def render_check(report: CheckReport, console: Console, command: str = "fedlease
     )
     if report.seconds_per_row:
         console.print(threads_line(report.seconds_per_row, report.settings.num_threads), soft_wrap=True)
+    if report.noise:
+        console.print(privacy_line(report), soft_wrap=True)
     console.print(f"Peak memory about {human_bytes(report.memory_bytes)}.")
     costs = tuple(
         (
@@ -69,6 +71,19 @@ def render_check(report: CheckReport, console: Console, command: str = "fedlease
     else:
         console.print("[green]Settings and data are sound.[/]")
     console.print(f"Next: {escape(command)}", soft_wrap=True)
+
+
+def privacy_line(report: CheckReport) -> str:
+    """What is promised to every row, and the noise that it takes."""
+    given, noise = report.settings.privacy, report.noise
+    least, most = min(noise, key=lambda client: noise[client]), max(noise, key=lambda client: noise[client])
+    span = f"{noise[least]:.2f} ({least}) to {noise[most]:.2f} ({most})" if least != most else f"{noise[least]:.2f}"
+    methods = (report.settings.method, *report.settings.baselines)
+    over = f"over all {counted(len(methods), 'method')}" if len(methods) > 1 else "over the whole run"
+    return (
+        f"Differential privacy: epsilon {given.epsilon:g} at delta {given.delta:g} {over}, for every train row of a "
+        f"client; noise {span} times the longest gradient of a row, {given.clip:g}."
+    )
 
 
 def threads_line(seconds: Mapping[int, float], threads: int) -> str:

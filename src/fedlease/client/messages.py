@@ -110,6 +110,7 @@ class Trained:
         evaluate_seconds: time spent scoring and choosing among candidates.
         reused: whether another method had done the same first step already.
         notes: plain sentences, such as what the client has lost.
+        epsilon: under differential privacy, what the client has spent of it with this method so far.
     """
 
     update: ClientUpdate
@@ -120,6 +121,7 @@ class Trained:
     reused: bool = False
     notes: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    epsilon: float | None = None
 
     @property
     def seconds(self) -> float:

@@ -3,15 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ANCHOR, AdapterSpec, Tensors, head_names
 
-__all__ = ["ELSEWHERE", "HEAD_SLOT", "Private", "is_elsewhere"]
+__all__ = ["ELSEWHERE", "HEAD_SLOT", "SPENT", "Private", "is_elsewhere"]
 
 HEAD_SLOT = "head"
 ELSEWHERE = "elsewhere"
 """The slot in which a server records a client that keeps its tensors on its own machine: ``accepted``, the last step
 whose update was used, and ``keeps``, 1 where the client keeps anything."""
+
+SPENT = "spent"
+"""The slot that counts, as ``steps``, what a client has trained under differential privacy; it outlives all others."""
 
 
 @serialisable
@@ -57,7 +62,7 @@ class Private:
             undo: whether the server may not have recorded the step yet, so that the slots before it are kept, too.
         """
         if step is None:
-            return Private()
+            return Private(self._ledger)
         slots, at, kept = dict(self.slots), self.at, {key: self.kept[key] for key in self.kept if key == str(best)}
         if self.spec is not None and self.step == step:
             if at is not None and (undo or at == best):
@@ -72,7 +77,20 @@ class Private:
         elif at != step and str(step) in self.kept:
             slots, at = dict(self.kept[str(step)]), step
         own = {slot: slots[slot] for slot in slots if slot in (HEAD_SLOT, spec.fingerprint())}
-        return Private(own, at=at, kept=kept)
+        return Private({**own, **self._ledger}, at=at, kept=kept)
+
+    @property
+    def spent(self) -> int:
+        """Steps trained under differential privacy, whether their update was used or not."""
+        return int(self._ledger[SPENT]["steps"]) if self._ledger else 0
+
+    def spending(self, steps: int) -> "Private":
+        """With more such steps."""
+        return replace(self, slots={**self.slots, SPENT: {"steps": torch.tensor(self.spent + steps)}})
+
+    @property
+    def _ledger(self) -> Mapping[str, Tensors]:
+        return {SPENT: self.slots[SPENT]} if SPENT in self.slots else {}
 
     def overlay(self, spec: AdapterSpec, tensors: Tensors) -> Tensors:
         """``tensors`` with the private ones laid over those of the same name, and the client's anchor if it has one."""
@@ -83,7 +101,8 @@ class Private:
     @property
     def names(self) -> frozenset[str]:
         """Names of all tensors, pending ones too."""
-        return frozenset(name for tensors in (*self.slots.values(), self.pending) for name in tensors)
+        slots = (tensors for slot, tensors in self.slots.items() if slot != SPENT)
+        return frozenset(name for tensors in (*slots, self.pending) for name in tensors)
 
 
 def is_elsewhere(slots: Mapping[str, Tensors]) -> bool:

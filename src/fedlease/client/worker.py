@@ -19,6 +19,8 @@ from fedlease.client.messages import (
     Train,
     Trained,
 )
+from fedlease.client.private_replies import disclosed, refusal, steps_of
+from fedlease.client.private_steps import PrivacyTerms
 from fedlease.client.resident import ResidentModel
 from fedlease.client.results import Ahead, LocalResult, local_result
 from fedlease.client.store import Private
@@ -65,6 +67,7 @@ class ClientWorker:
         predictions: of the final model for the test rows, as :class:`~fedlease.tasks.base.Measured` has them; they are
             in no reply.
         ahead: what of the next request has been done before it is handled.
+        terms: what its training and its replies may tell of its rows; None: all that the evaluation contract asks for.
     """
 
     client: Client
@@ -75,6 +78,7 @@ class ClientWorker:
     on_batch: OnBatch | None = None
     predictions: Mapping[str, list[Any]] = field(default_factory=dict)
     ahead: Ahead = field(default_factory=Ahead)
+    terms: PrivacyTerms | None = None
 
     def handle(self, request: Request) -> Reply:
         """Does what a request asks.
@@ -82,6 +86,16 @@ class ClientWorker:
         Raises:
             ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
         """
+        if self.terms is None:
+            return self._handle(request)
+        rows, spent = len(self.client.train), self.private.spent
+        asked = steps_of(self.terms, request, rows)
+        if why := refusal(self.terms, request, rows, spent + asked):
+            return Refused(why)
+        self.private = self.private.spending(asked)
+        return disclosed(self._handle(request), self.terms.spent(rows, spent + asked))
+
+    def _handle(self, request: Request) -> Reply:
         checks = isinstance(request, Score) and request.rows == "valid"
         self.private = self.private.accepted(request.accepted, request.model.spec, best=request.best, undo=checks)
         later = request.best is not None and self.private.at not in (None, request.accepted)

@@ -29,6 +29,7 @@ from fedlease.config.methods import (
     ServerStepSettings,
 )
 from fedlease.config.precedence import as_stated, give_way
+from fedlease.config.privacy import PrivacySettings
 from fedlease.config.sections import (
     BaseSettings,
     BoundsSettings,
@@ -149,6 +150,8 @@ class Settings(Section):
     """When a step ends."""
     bounds: BoundsSettings = BoundsSettings()
     """What no update may exceed."""
+    privacy: PrivacySettings = PrivacySettings()
+    """Differential privacy of a client's rows."""
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
     """When rounds no longer help."""
     filters: tuple[str, ...] = ()

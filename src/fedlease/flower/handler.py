@@ -221,6 +221,11 @@ def _node(
     if "state-dir" in named:
         _check_room(named["state-dir"], value.run, policy.max_runs)
     folder, own = named.get("state-dir", state_dir), f"{value.run}/{data.id}"
+    if settings.privacy.epsilon is not None and not trusted and folder is None:
+        raise ConfigError(
+            f"client {data.id!r}: its node has no state-dir, without which it would forget what it has spent of "
+            "privacy.epsilon"
+        )
     models = named.get("model-out")
     # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
     if models is None and "state-dir" in named:
@@ -232,6 +237,7 @@ def _node(
         models,
         send_samples=one_machine or policy.send_samples,
         share_private=one_machine,
+        secret=not trusted,
         max_tasks=None if trusted else TASKS_PER_ROUND * policy.max_rounds,
         number=context.node_id,
         key=named.get("key"),

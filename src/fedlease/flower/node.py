@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from fedlease._version import __version__
 from fedlease.client.cache import WorkCache
 from fedlease.client.messages import FinalScores, Finish, Finished, Lacks, Refused, Reply, Request, Train, Trained
+from fedlease.client.private_steps import PrivacyTerms
 from fedlease.client.store import Private
 from fedlease.client.training import Trainer
 from fedlease.client.worker import Client, ClientWorker
@@ -33,7 +34,8 @@ from fedlease.models.fingerprints import fingerprint
 from fedlease.privacy.differences import MOST_BYTES
 from fedlease.privacy.memory import Memory
 from fedlease.privacy.packing import LacksBaseError, PackingError
-from fedlease.runs.open import Loaded, load_run, optimiser_of, participation_of
+from fedlease.runs.open import Loaded, load_run, participation_of
+from fedlease.runs.privacy import card_of, terms_of, trainer_of
 from fedlease.runs.threads import resolved_threads
 from fedlease.server.filters import as_received, as_sent, make_filters
 
@@ -59,6 +61,18 @@ class NodeRun:
     fingerprint: str
     clients: dict[str, Client] = field(default_factory=dict)
     cache: WorkCache = field(default_factory=WorkCache)
+    _trainers: dict[bool, tuple[PrivacyTerms | None, Trainer]] = field(default_factory=dict)
+
+    def trainer(self, *, secret: bool) -> tuple[PrivacyTerms | None, Trainer]:
+        """What the training of its clients may tell of their rows, and the trainer that keeps to it.
+
+        Raises:
+            ConfigError: the settings ask for privacy that cannot be had.
+        """
+        if secret not in self._trainers:
+            terms = terms_of(self.loaded.settings, secret=secret)
+            self._trainers[secret] = terms, trainer_of(self.loaded, terms)
+        return self._trainers[secret]
 
     @classmethod
     def of(cls, settings: Settings, overrides: Mapping[str, Any]) -> "NodeRun":
@@ -125,6 +139,7 @@ class Node:
         number: the node's id in Flower.
         key: file with the node's private key, which its introduction is signed with; None signs nothing.
         max_bytes: that the tensors of a model may have.
+        secret: whether noise comes from the operating system, as it must where the server has another owner.
     """
 
     run: NodeRun
@@ -137,6 +152,7 @@ class Node:
     number: int = 0
     key: Path | None = None
     max_bytes: int = MOST_BYTES
+    secret: bool = True
 
     def reply(self, message: Envelope) -> Introduction | Reply:
         """The reply to a message whose form is right and that the node's policy allows."""
@@ -150,7 +166,7 @@ class Node:
             )
         client = self.run.client(self.data)  # rows that the model cannot take are refused at the introduction
         if message.request is None:
-            return introduced(self.data.card(), message.run, self.number, self.key)
+            return introduced(card_of(self.data, self.run.loaded.settings), message.run, self.number, self.key)
         found, mine = self.store.get(message.request.method), (message.run, self.data.id)
         stored = found if isinstance(found, Stored) and (found.run, found.client) == mine else Stored(*mine)
         loaded = self.run.loaded
@@ -177,9 +193,12 @@ class Node:
         if foreign and request.keeps:
             # Nothing is lost, it is not the client's: the worker need not look for it.
             request, notes = replace(request, keeps=False), (NOT_OWN,)
-        trainer, scored = Trainer(self.run.loaded.resident, optimiser_of(settings)), participation_of(settings)
-        worker = ClientWorker(client, trainer, scored.score_rounds, stored.private, self.run.cache)
+        scored, (terms, trainer) = participation_of(settings), self.run.trainer(secret=self.secret)
+        worker = ClientWorker(client, trainer, scored.score_rounds, stored.private, self.run.cache, terms=terms)
         reply = worker.handle(request)
+        if terms is not None and isinstance(reply, Trained):
+            spent = self.data.id, reply.epsilon, terms.epsilon, request.method
+            log.info("fedlease: %s has spent epsilon %.3f of %g with %s", *spent)
         tasks = stored.tasks + isinstance(reply, Trained)
         after = replace(stored, private=worker.private, tasks=tasks)
         if isinstance(reply, Trained):

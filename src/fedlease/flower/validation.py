@@ -31,6 +31,9 @@ SAMPLE_KEYS = {"prompt", "reference", "base", "answer"}
 MOST_MODULES = 10_000
 """Modules that an adapter may adapt."""
 
+MOST_EPSILON = 1000.0
+"""That a client may say it has spent."""
+
 ROUNDING = 1e-5
 """Excess over 1 that rounding can give a share."""
 
@@ -44,6 +47,8 @@ LOSS_ALONE = Rule(
     f"the loss alone, {bounds.LOSS.words}",
     lambda metrics: {*metrics} == {"loss"} and bounds.LOSS.holds(metrics["loss"]),
 )
+NO_METRICS = Rule("none", lambda found: not found)
+"""Under differential privacy a loss, which tells of train rows, stays at home."""
 OF_REQUESTS = {"method": LINE, "accepted": WHOLE | NOTHING, "best": WHOLE | NOTHING}
 OF_STAGES = {
     "epochs": count(1),
@@ -145,9 +150,11 @@ def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task) 
         "evaluate_seconds": bounds.SECONDS,
         "score": score_rule(learnt) | NOTHING,
         "notes": bounds.NOTES,
-        "metrics": Rule("none", lambda found: not found) | _metrics(learnt, loss=False),
+        "epsilon": number(0, MOST_EPSILON) | NOTHING,
+        "metrics": NO_METRICS | _metrics(learnt, loss=False),
     }
-    if fault := broken(answer, rules) or broken(update, {"metrics": LOSS_ALONE}):
+    losses = LOSS_ALONE if answer.epsilon is None else NO_METRICS
+    if fault := broken(answer, rules) or broken(update, {"metrics": losses}):
         return fault
     try:
         check_update(task, card.id, update, expected_examples=card.train_rows)
@@ -182,11 +189,13 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
     each = SHARE if task.headlines[task.metric].of_rows else number(-2 * test_rows, 2 * test_rows)
     rules = {
         "metrics": _metrics(task),
-        "majority": score,
+        "majority": score | NOTHING,
         "bare_base": score,
         "own_expert": score if routed else NOTHING,
         "num_test": Rule(f"{test_rows}, as its card says", lambda value: value == test_rows),
-        "row_scores": Rule(f"{test_rows} times {each.words}", lambda rows: len(rows) == test_rows and _are(each, rows)),
+        "row_scores": Rule(
+            f"{test_rows} times {each.words}, or none", lambda rows: len(rows) in (0, test_rows) and _are(each, rows)
+        ),
         "samples": Rule(
             f"at most {samples} (generation.samples) of {sample}",
             lambda rows: len(rows) <= samples and all(map(_is_sample, rows)),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from fedlease.client.training import Trainer
+from fedlease.client.private_steps import PrivacyTerms
 from fedlease.config.settings import Settings
 from fedlease.core.types import Budget
 from fedlease.data.federation import Federation
@@ -18,8 +18,9 @@ from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.building import build_method
 from fedlease.runs.estimate import ASSUMED_EXPERTS, CheckReport, adapter_parameters, estimate_method, router_parameters
 from fedlease.runs.machine import resolve_machine
-from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
+from fedlease.runs.open import Prepared, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
+from fedlease.runs.privacy import privacy_notes, terms_of, trainer_of
 from fedlease.runs.stacking import with_clients_per_step
 from fedlease.runs.threads import usable_threads
 from fedlease.server.filters import make_filters
@@ -48,7 +49,8 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
     settings, adapter = loaded.settings, loaded.adapter
     cards = {rows.id: rows.card() for rows in federation}
     check_fit(loaded, prepared.heads, cards, federation.skipped)
-    by_threads, seconds_per_test_row = _probe(prepared)
+    terms = terms_of(settings, secret=False)
+    by_threads, seconds_per_test_row = _probe(prepared, terms)
     clients = prepared.clients
     # The silhouette scores 2 .. N - 1 groups.
     experts = max(1, min(ASSUMED_EXPERTS, len(clients) - 1, settings.max_experts)) if len(clients) > 2 else 1
@@ -87,7 +89,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
         test_rows={rows.id: len(rows.test) for rows in federation},
         mean_tokens=sum(tokens) / len(tokens),
         truncated=sum(client.train.truncated for client in clients.values()),
-        warnings=prepared.warnings,
+        warnings=(*prepared.warnings, *privacy_notes(settings, cards)),
         skipped=federation.skipped,
         base_parameters=loaded.resident.base_parameters,
         adapter_parameters=one_expert,
@@ -97,10 +99,11 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
         memory_bytes=_peak_memory() + 8 * len(clients) * (one_expert + max(heads)),
         estimates=estimates,
         seconds_per_row=by_threads if len(by_threads) > 1 else {},
+        noise={} if terms is None else {c: terms.noise(card.weight) for c, card in cards.items() if card.weight},
     )
 
 
-def _probe(prepared: Prepared) -> tuple[dict[int, float], float | None]:
+def _probe(prepared: Prepared, terms: PrivacyTerms | None) -> tuple[dict[int, float], float | None]:
     """Seconds per row of training, on a few batches of the client with the most rows, by the number of threads; and of
     writing answers.
     """
@@ -108,6 +111,7 @@ def _probe(prepared: Prepared) -> tuple[dict[int, float], float | None]:
     client = max(prepared.clients, key=lambda name: prepared.clients[name].data.weight)
     rows = prepared.clients[client].train.first(PROBE_BATCHES * settings.train.batch_size)
     method = with_head(FedIT(Budget(1, 0)), "frozen", prepared.heads)
+    private = trainer_of(loaded, terms)  # before anything is loaded
     task = method.task(method.init(loaded.adapter, dict.fromkeys(prepared.clients, 1), settings.seed), client)
     assert task is not None  # FedIT's first round asks everyone
     labels = len(prepared.clients[client].data.labels)
@@ -116,7 +120,7 @@ def _probe(prepared: Prepared) -> tuple[dict[int, float], float | None]:
     counts = {settings.num_threads, *((1, usable_threads()) if loaded.device.type == "cpu" else ())}
     training = dict.fromkeys(sorted(counts), math.inf)
     for threads in [*training] * PROBES:
-        trainer = Trainer(loaded.resident, replace(optimiser_of(settings), threads=threads))
+        trainer = replace(private, optimiser=replace(private.optimiser, threads=threads))
         trainer.train(client, task, rows.first(2))
         begun = time.perf_counter()
         trainer.train(client, task, rows)

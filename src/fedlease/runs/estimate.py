@@ -66,6 +66,7 @@ class CheckReport:
         estimates: one per method.
         seconds_per_row: threads -> seconds of training a row: one thread, as many as the settings say, and as many as
             this process may use; empty on a GPU.
+        noise: client -> deviation of the noise in bounded gradients of a row; {} without ``privacy.epsilon``.
     """
 
     settings: Settings
@@ -87,6 +88,7 @@ class CheckReport:
     memory_bytes: int
     estimates: Sequence[MethodEstimate]
     seconds_per_row: Mapping[int, float]
+    noise: Mapping[str, float]
 
 
 def adapter_parameters(shapes: Mapping[str, tuple[int, int]], r: int) -> int:

@@ -34,7 +34,7 @@ from fedlease.storage.audit import Trail
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.environment import read_environment
 from fedlease.storage.predictions import lines_of, write_predictions
-from fedlease.storage.rounds import read_rounds, suspects_of
+from fedlease.storage.rounds import read_rounds, spent_by, suspects_of
 from fedlease.storage.run_folder import method_files, read_clients, write_clients
 from fedlease.storage.summary import Summary, contents_of, read_result, write_result, write_summary
 
@@ -215,8 +215,9 @@ def _method(
 
     found = loop.finish(untrained)
     summary = summarise(loop, method, state, settings.task, inputs.loaded.resident.task, found, inputs.skipped)
-    summary = summary.model_copy(update={"suspects": suspects_of(read_rounds(files.folder))})
-    row_scores = {client: row.row_scores for client, row in found.items() if row.num_test}
+    lines = read_rounds(files.folder)
+    summary = summary.model_copy(update={"suspects": suspects_of(lines), "epsilon": spent_by(lines)})
+    row_scores = {client: row.row_scores for client, row in found.items() if row.row_scores}
     samples = {client: list(row.samples) for client, row in found.items() if row.samples}
     if settings.keep_predictions:
         workers, root = loop.channel.workers or {}, settings.data.path

@@ -14,6 +14,7 @@ from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.building import methods_of
 from fedlease.runs.open import Loaded, participation_of
+from fedlease.runs.privacy import terms_of
 from fedlease.server.filters import make_filters
 from fedlease.server.schedule import make_schedule
 
@@ -38,6 +39,8 @@ def check_fit(
         cards: of all clients.
         others: clients that take no part, which settings may name; None where any may come later.
 
+    Under differential privacy the noise of every client is found here, before anything else begins.
+
     Raises:
         ConfigError: every way in which they do not fit.
     """
@@ -59,6 +62,12 @@ def check_fit(
     make_filters(settings.filters)
     if settings.head == "shared":
         faults += [_lists_fault(name, method.method, loaded, heads, sorted(cards)) for name, method in methods.items()]
+    try:
+        if (terms := terms_of(settings, secret=False)) is not None:
+            for rows in sorted({*weights.values()}):
+                terms.noise(rows)
+    except ConfigError as error:
+        faults += error.faults
     if not any(faults):
         for method in methods.values():
             method.init(adapter, weights, settings.seed)

@@ -11,7 +11,6 @@ from pathlib import Path
 from fedlease.client.cache import WorkCache
 from fedlease.client.stacked import Stacker
 from fedlease.client.stacked_training import StackedTrainer
-from fedlease.client.training import Trainer
 from fedlease.client.worker import ClientWorker
 from fedlease.config.settings import Settings
 from fedlease.core.codec import digest
@@ -25,6 +24,7 @@ from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import RunInputs, finished, run_methods
 from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
+from fedlease.runs.privacy import privacy_notes, terms_of, trainer_of
 from fedlease.runs.stacking import with_clients_per_step
 from fedlease.server.events import BatchTrained, Listener
 from fedlease.server.filters import Filtered, make_filters
@@ -172,19 +172,21 @@ def _run(
         cards = {data.id: data.card() for data in prepared.federation}
         filters = make_filters(settings.filters, loaded.adapter.tensors)
         most = settings.clients_per_step
+        terms = terms_of(settings, secret=False)
+        trainer_alone = trainer_of(loaded, terms)
         stacked = StackedTrainer(loaded.resident, optimiser_of(settings))
         stacker = Stacker(stacked, most) if isinstance(most, int) and most > 1 else None
 
         def channel(name: str, tell: Listener) -> Channel:
-            pooled, optimiser = name == CENTRALISED, optimiser_of(settings)
-            trainer = PooledTrainer(loaded.resident, optimiser) if pooled else Trainer(loaded.resident, optimiser)
+            pooled = name == CENTRALISED
+            trainer = PooledTrainer(loaded.resident, optimiser_of(settings)) if pooled else trainer_alone
 
             def on_batch(client: ClientId, done: int, total: int, loss: float) -> None:
                 tell(BatchTrained(name, client, done, total, loss))
 
             workers = {
                 client: ClientWorker(
-                    rows, trainer, score_rounds, cache=scores_alone if pooled else cache, on_batch=on_batch
+                    rows, trainer, score_rounds, cache=scores_alone if pooled else cache, on_batch=on_batch, terms=terms
                 )
                 for client, rows in prepared.clients.items()
             }
@@ -198,7 +200,7 @@ def _run(
         inputs = RunInputs(
             loaded=loaded,
             cards=cards,
-            warnings=prepared.warnings,
+            warnings=(*prepared.warnings, *privacy_notes(settings, cards)),
             heads=prepared.heads,
             channel=channel,
             skipped=prepared.federation.skipped,
@@ -217,6 +219,7 @@ def _context(out: Path, prepared: Prepared) -> str:
         *of_model,
         "data",
         "train",
+        "privacy",
         "multilabel",
         "generation",
         "threads",

@@ -30,6 +30,13 @@ def with_clients_per_step(prepared: Prepared) -> Prepared:
     """
     loaded = prepared.loaded
     asked, on_gpu = loaded.settings.clients_per_step, loaded.device.type == "cuda"
+    if loaded.settings.privacy.epsilon is not None:
+        if isinstance(asked, int) and asked > 1:
+            raise ConfigError(
+                "clients_per_step: must be 1 or auto with privacy.epsilon, where the rows of one client are computed "
+                f"side by side, received {asked}"
+            )
+        asked = 1
     clients = asked if isinstance(asked, int) else MOST if on_gpu else 1
     if clients > 1:
         reason, bytes_each = unstackable(loaded.resident), 0

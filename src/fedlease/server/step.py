@@ -72,7 +72,8 @@ class Step:
     def entry(task: ClientTask, reply: Trained) -> dict[str, Any]:
         """What a client did, as its entry in ``rounds.jsonl`` has it."""
         scored = {} if reply.score is None else {"score": reply.score}
-        record: dict[str, Any] = {"loss": reply.update.metrics["loss"], **scored}
+        record: dict[str, Any] = {**reply.update.metrics, **scored}
+        record |= {} if reply.epsilon is None else {"epsilon": round(reply.epsilon, 4)}
         record |= {"steps": reply.steps, "seconds": round(reply.train_seconds, 3)}
         record |= {"metrics": dict(reply.metrics)} if reply.metrics else {}
         if task.phase == WARMUP and task.round:

@@ -12,7 +12,7 @@ from fedlease.errors import RunFolderError
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.documents import ClientName, Content, Count, Finite, checked, parse_json
 
-__all__ = ["Line", "read_rounds", "suspects_of"]
+__all__ = ["Line", "read_rounds", "spent_by", "suspects_of"]
 
 
 _NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
@@ -21,6 +21,7 @@ _NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
 class _LineClient(Content):
     score: Finite | None = None
     metrics: dict[str, Finite] = Field(default_factory=dict)
+    epsilon: Finite | None = None
 
 
 class Line(Content):
@@ -96,6 +97,13 @@ def read_rounds(folder: Path) -> list[Line]:
             raise
         found.append(step)
     return found
+
+
+def spent_by(lines: Iterable[Line]) -> dict[ClientId, float]:
+    """Client -> epsilon that it has spent; {} without differential privacy."""
+    rows = [row for line in lines for row in (line.clients or {}).items()]
+    found = {client: row.epsilon for client, row in rows if row.epsilon is not None}
+    return dict(sorted(found.items()))
 
 
 def suspects_of(lines: Iterable[Line]) -> dict[ClientId, list[str]]:

@@ -120,6 +120,7 @@ class Summary(Content):
         num_experts: None for a method that allocates none.
         assignment: client -> expert.
         silhouettes: number of experts -> score.
+        epsilon: client -> what it has spent under differential privacy; {} without.
         suspects: client -> what was odd about its updates, used or not, with the round.
         warnings: plain sentences.
         metric: the headline.
@@ -159,6 +160,7 @@ class Summary(Content):
     num_experts: Annotated[int, Field(ge=1, le=MOST_EXPERTS)] | None = None
     assignment: dict[ClientName, Expert] = Field(default_factory=dict)
     silhouettes: dict[str, Finite] = Field(default_factory=dict)
+    epsilon: dict[ClientName, Finite] = Field(default_factory=dict)
     suspects: dict[ClientName, list[str]] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     metric: str

@@ -96,6 +96,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
             "Optimiser",
             f"AdamW, learning rate {s.train.lr:g}{DECAY[s.train.lr_schedule]}, batches of {s.train.batch_size}",
         ),
+        ("Differential privacy", _privacy(run)),
         ("Seed", str(s.seed)),
         ("Goes on from", _before(run)),
         ("Started", env.started or ""),
@@ -106,6 +107,20 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("Git", git),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _privacy(run: RunData) -> str:
+    """What every train row was promised, and what clients have spent of it, by method."""
+    given = run.settings.privacy
+    if given.epsilon is None:
+        return ""
+    spent = [
+        f"{m.name} {min(found):.2f}" + (f" to {max(found):.2f}" if round(max(found) - min(found), 2) else "")
+        for m in run.methods
+        if m.summary is not None and (found := [*m.summary.epsilon.values()])
+    ]
+    promised = f"epsilon {given.epsilon:g} at delta {given.delta:g}, gradients of rows clipped at {given.clip:g}"
+    return promised + (f"; spent by clients: {', '.join(spent)}" if spent else "")
 
 
 def allocation_words(run: RunData) -> list[str]:

@@ -1,0 +1,92 @@
+"""What a client under differential privacy does not do, and what of its replies stays at home.
+
+Noise covers what is trained. Whatever else is computed from train rows does not leave: losses, the choice among
+candidates, the most frequent label. Test rows are never trained on; of them leave scores, rounded, and nothing by row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fedlease.client.messages import FinalScores, Finished, Reply, Request, Score, Scored, Train, Trained
+from fedlease.client.private_steps import PrivacyTerms
+from fedlease.core.row_noise import sampling
+
+__all__ = ["DIGITS", "disclosed", "refusal", "steps_of"]
+
+DIGITS = 2
+"""Decimals of a score that leaves."""
+
+
+def steps_of(terms: PrivacyTerms, request: Request, rows: int) -> int:
+    """Steps that a request asks of a client with so many train rows."""
+    if not isinstance(request, Train):
+        return 0
+    return sampling(rows, terms.batch_size, sum(stage.epochs for stage in request.task.stages))[1]
+
+
+def refusal(terms: PrivacyTerms, request: Request, rows: int, spent: int) -> str:
+    """Why a client does not do what is asked; empty where it does.
+
+    Args:
+        terms: of the client.
+        request: from the server.
+        rows: the client's train rows.
+        spent: steps under this method, those of the request among them.
+    """
+    if isinstance(request, Score) and request.rows == "valid":
+        return "its validation rows are not scored: privacy.epsilon does not cover them"
+    if request.model.candidates:
+        return "it does not choose among adapters by its rows: privacy.epsilon does not cover that"
+    if not isinstance(request, Train):
+        return ""
+    if request.task.halves:
+        return "it does not train on halves of its rows: the noise for privacy.epsilon is that of whole ones"
+    planned = sampling(rows, terms.batch_size, terms.passes.get(request.method, 0))[1]
+    if spent > planned:
+        return (
+            f"it has spent its epsilon of {terms.epsilon:g}: {spent} steps of {request.method} were asked for, the "
+            f"noise is enough for {planned}"
+        )
+    return ""
+
+
+def disclosed(reply: Reply, epsilon: float) -> Reply:
+    """A reply without what noise does not cover.
+
+    Args:
+        reply: as it would be.
+        epsilon: that the client has spent with the method so far.
+    """
+    match reply:
+        case Trained():
+            update = replace(reply.update, metrics={})
+            return replace(
+                reply, update=update, score=_round(reply.score), metrics=_rounded(reply.metrics), epsilon=epsilon
+            )
+        case Scored():
+            return Scored(round(reply.score, DIGITS))
+        case Finished(scores, private):
+            return Finished(_rounded_scores(scores), private)
+        case _:
+            return reply
+
+
+def _rounded_scores(scores: FinalScores) -> FinalScores:
+    return replace(
+        scores,
+        metrics=_rounded(scores.metrics),
+        majority=None,
+        bare_base=_round(scores.bare_base),
+        own_expert=_round(scores.own_expert),
+        row_scores="",
+        samples=(),
+        confusion=(),
+    )
+
+
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, DIGITS) for name, value in metrics.items()}
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)

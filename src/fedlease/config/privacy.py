@@ -1,0 +1,63 @@
+"""Settings of differential privacy, and what cannot be had with it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fedlease.config.sections import Section
+from fedlease.methods.registry import CENTRALISED
+
+__all__ = ["PrivacySettings", "privacy_faults"]
+
+
+class PrivacySettings(Section):
+    """What a client's training may tell of any one of its train rows; needs the extra ``privacy``."""
+
+    epsilon: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    """Differential privacy of every client's train rows, over all that it trains in the run: with ``epsilon`` and
+    ``delta`` no observer of what leaves a client can tell well whether a row was there. Each client finds the noise for
+    its own number of rows before it begins. 1 is strong, 8 is usual, null adds no noise."""
+    delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
+    """Probability with which ``epsilon`` may fail; well below one divided by a client's train rows."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Longest gradient of a row; longer ones are scaled down to it. It takes the place of ``train.clip_norm``."""
+
+
+def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that would let through what noise does not cover."""
+    if _of(raw, "privacy", "epsilon") is None:
+        return
+    yield from (
+        f"{key}: {rule} with privacy.epsilon, received {value!r}"
+        for key, value, allowed, rule in (
+            (
+                "early_stopping.patience",
+                _of(raw, "early_stopping", "patience"),
+                None,
+                "compares scores of validation rows, which noise does not cover; must be null",
+            ),
+            (
+                "train.class_weights",
+                _of(raw, "train", "class_weights") or "none",
+                "none",
+                "weighs every row by how many others have its label; must be none",
+            ),
+            (
+                "task",
+                raw.get("task") if raw.get("task") == "regression" else None,
+                None,
+                "scales numbers by the mean and the deviation of a client's own rows, which noise does not cover; "
+                "cannot be regression",
+            ),
+        )
+        if value != allowed
+    )
+    baselines = raw.get("baselines")
+    if CENTRALISED in (raw.get("method"), *(baselines if isinstance(baselines, list | tuple) else ())):
+        yield f"method: {CENTRALISED} pools the rows of all clients, which privacy.epsilon is to protect"
+
+
+def _of(raw: Mapping[str, Any], section: str, key: str) -> Any:
+    group = raw.get(section)
+    return group.get(key) if isinstance(group, Mapping) else None

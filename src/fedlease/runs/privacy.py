@@ -1,0 +1,164 @@
+"""Differential privacy of a run: how much its methods ask of a client, and the terms that follow from it."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from fedlease.client.messages import Reply, Request, Train
+from fedlease.client.private_steps import PrivacyTerms, PrivateTraining
+from fedlease.client.stacked import unstackable
+from fedlease.client.training import Trainer
+from fedlease.config.settings import Settings
+from fedlease.core.adapters import initial_adapter
+from fedlease.core.codec import digest
+from fedlease.core.types import ClientId
+from fedlease.core.wording import listed
+from fedlease.data.federation import ClientCard, ClientData
+from fedlease.errors import ConfigError
+from fedlease.methods.head import Head
+from fedlease.privacy.accountant import check_accountant
+from fedlease.runs.building import build_method
+from fedlease.runs.open import Loaded, optimiser_of
+from fedlease.server.dry import DryTransport, NoCheckpoint
+from fedlease.server.loop import RoundLoop
+from fedlease.server.participation import Participation
+from fedlease.server.transport import Channel, Transport
+
+__all__ = ["card_of", "passes_of", "privacy_notes", "terms_of", "trainer_of"]
+
+PLAYERS = 8
+"""Made-up clients of the rounds that are played to count what they ask for."""
+
+MANY = 1000
+"""Train rows of each: enough for whatever a method does with rows."""
+
+LOUD = 0.05
+"""Noise per row of a batch from which on learning was seen to suffer: docs/privacy.md has the measurements."""
+
+
+@dataclass
+class _Counting:
+    """A transport that counts the passes that every client is asked for.
+
+    Attributes:
+        transport: replies.
+        passes: client -> passes over its rows.
+        odd: what of the tasks noise does not cover.
+    """
+
+    transport: Transport
+    passes: Counter[ClientId] = field(default_factory=Counter)
+    odd: set[str] = field(default_factory=set)
+
+    def clients(self) -> Mapping[ClientId, ClientCard]:
+        """Those of the transport."""
+        return self.transport.clients()
+
+    def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
+        """Counts, then sends."""
+        for client, request in requests.items():
+            if request.model.candidates:
+                self.odd.add("has clients choose among adapters by their rows")
+            if isinstance(request, Train):
+                self.passes[client] += sum(stage.epochs for stage in request.task.stages)
+                if request.task.halves:
+                    self.odd.add("trains on halves of a client's rows, divided by their labels")
+        return self.transport.send(requests)
+
+
+def passes_of(settings: Settings) -> dict[str, int]:
+    """Method of the run -> the most passes over its rows that a client is asked for, in every round that there is.
+
+    Raises:
+        ConfigError: a method has clients do what noise does not cover.
+    """
+    found, faults = dict[str, int](), list[str]()
+    for name in (settings.method, *settings.baselines):
+        own = settings.of_method(name)
+        count = max(PLAYERS, own.get("num_experts") or 0)
+        clients = sorted(own.get("assignment") or {}) or [f"client-{number:03}" for number in range(count)]
+        method = build_method(settings, name, {client: Head(("0", "1"), {}) for client in clients})
+        r = settings.lora.largest
+        shapes = {f"layers.{layer}.query": (r, r) for layer in range(2)}
+        adapter = initial_adapter(shapes, r=r, alpha=settings.lora.alpha, dropout=0.0, seed=0)
+        cards = {c: ClientCard(c, "", ("0", "1"), False, MANY, 0, 0, "") for c in clients}
+        dry = DryTransport(cards, adapter, min(2, len(clients)), score_rounds=False)
+        counting = _Counting(dry)
+        everyone = Participation(None, 1, 1, False)
+        loop = RoundLoop(name, method, Channel(counting, dry.traffic), everyone, NoCheckpoint(), (), 0)
+        loop.run(adapter)
+        loop.finish(lambda client, start=adapter: start)  # type: ignore[misc]
+        faults += [f"method: {name} {odd}, which privacy.epsilon does not cover" for odd in sorted(counting.odd)]
+        found[name] = max(counting.passes.values())
+    if faults:
+        raise ConfigError(faults)
+    return found
+
+
+def terms_of(settings: Settings, *, secret: bool) -> PrivacyTerms | None:
+    """What clients' training may tell of their rows; None where the settings ask for nothing.
+
+    Args:
+        settings: of the run.
+        secret: whether noise comes from the operating system, in the place of the run's seed.
+
+    Raises:
+        ConfigError: a method has clients do what noise does not cover, or the accountant is not installed.
+    """
+    given = settings.privacy
+    if given.epsilon is None:
+        return None
+    check_accountant()
+    seed = None if secret else settings.seed
+    return PrivacyTerms(given.epsilon, given.delta, given.clip, settings.train.batch_size, passes_of(settings), seed)
+
+
+def trainer_of(loaded: Loaded, terms: PrivacyTerms | None) -> Trainer:
+    """The trainer of a run's clients.
+
+    Raises:
+        ConfigError: gradients of single rows cannot be had of the model.
+    """
+    optimiser = optimiser_of(loaded.settings)
+    if terms is None:
+        return Trainer(loaded.resident, optimiser)
+    if why := unstackable(loaded.resident):
+        raise ConfigError(f"privacy.epsilon: gradients of single rows cannot be had of this model: {why}")
+    private = PrivateTraining(loaded.resident, terms, sorted(loaded.shapes))
+    return Trainer(loaded.resident, replace(optimiser, clip_norm=None), private)
+
+
+def privacy_notes(settings: Settings, cards: Mapping[ClientId, ClientCard]) -> list[str]:
+    """Plain sentences about clients whose rows are too few for what is asked, and about what noise does not cover."""
+    if (terms := terms_of(settings, secret=False)) is None:
+        return []
+    notes, rows = list[str](), {client: card.weight for client, card in cards.items()}
+    loose = [client for client, count in sorted(rows.items()) if count and terms.delta * count >= 1]
+    if loose:
+        notes.append(
+            f"privacy.delta = {terms.delta:g} promises nothing to {listed(loose)}: set it well below one divided "
+            "by its train rows"
+        )
+    loud = [c for c, count in sorted(rows.items()) if count and loudness(terms, count) > LOUD]
+    if loud:
+        notes.append(
+            f"too few rows for epsilon {terms.epsilon:g}: noise will drown what {listed(loud)} could learn; more rows "
+            "or a larger epsilon or train.batch_size, or fewer rounds"
+        )
+    if settings.data.labels is None and settings.data.source == "folder" and any(c.labels for c in cards.values()):
+        notes.append("label lists are read from rows and leave as they are; data.labels states them beforehand")
+    return notes
+
+
+def card_of(client: ClientData, settings: Settings) -> ClientCard:
+    """What others may know of a client; under differential privacy its fingerprint tells nothing of its rows."""
+    card = client.card()
+    if settings.privacy.epsilon is None:
+        return card
+    # With that of its rows whoever guesses a row could see that the guess is right.
+    return replace(card, fingerprint=digest(f"rows of {client.id}".encode()))
+
+
+def loudness(terms: PrivacyTerms, rows: int) -> float:
+    """Noise of a step, in bounded gradients of a row, per row of its batch."""
+    return terms.noise(rows) / min(terms.batch_size, rows)

@@ -1,0 +1,121 @@
+"""A run under differential privacy: what it asks beforehand, what it spends, and what it leaves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import FinishedRuns, rounds_of, small_run, small_settings, tensors_of
+
+from fedlease.errors import ConfigError
+from fedlease.methods.registry import CENTRALISED, METHODS
+from fedlease.runs import privacy
+from fedlease.runs.privacy import passes_of, privacy_notes, terms_of
+from fedlease.runs.runner import resume
+
+PRIVATE: dict[str, Any] = {"privacy.epsilon": 8.0, "baselines": ["fedit"], "warmup.epochs": 2}
+"""Two rounds: fedlease and fedit ask for four passes each; 12 rows in batches of 8 are two steps a pass."""
+
+
+@pytest.fixture(scope="module")
+def whole(finished: FinishedRuns) -> Path:
+    return finished(**PRIVATE).out
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_is_counted_or_refused_in_one_sentence(name: str) -> None:
+    """E + R passes; two-stage methods train two models so long. Candidates and halves depend on rows."""
+    settings = small_settings(method=name, **{"warmup.epochs": 2})
+    if name in ("ifca", "fedlease-plus"):
+        with pytest.raises(ConfigError, match=f"method: {name} .* which privacy.epsilon does not cover"):
+            passes_of(settings)
+    elif name != CENTRALISED:
+        twice = {"feddpa"}
+        assert passes_of(settings) == {name: 8 if name in twice else 4}
+
+
+def test_noise_is_enough_for_method_and_baselines_together(whole: Path) -> None:
+    terms = terms_of(small_settings(**PRIVATE), secret=False)
+    assert terms is not None
+    assert terms.passes == {"fedlease": 4, "fedit": 4}
+    assert 7.9 <= terms.spent(12, 16) <= 8.0
+    for folder in (whole, whole / "baselines/fedit"):
+        spent = [[row["epsilon"] for row in line["clients"].values()] for line in rounds_of(folder)]
+        assert all(len(set(each)) == 1 for each in spent)
+        climb = [each[0] for each in spent]
+        assert climb == sorted(climb)
+        assert climb[-1] == round(terms.spent(12, 8), 4) < 8.0
+        summary = json.loads((folder / "summary.json").read_text())
+        assert set(summary["epsilon"].values()) == {climb[-1]}
+
+
+def test_no_loss_no_score_of_a_row_and_no_finer_score_is_on_file(whole: Path) -> None:
+    rows = [row for line in rounds_of(whole) for row in line["clients"].values()]
+    assert not any("loss" in row for row in rows)
+    assert all(row["score"] == round(row["score"], 2) for row in rows)
+    assert json.loads((whole / "row_scores.json").read_text()) == {}
+    assert "epsilon 8 at delta 1e-05" in (whole / "report.html").read_text()
+
+
+def test_a_run_that_is_resumed_has_the_same_bits_and_spends_no_more(
+    whole: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Stopped after the warm-up, in the middle of the first round."""
+
+    class Stop(BaseException):
+        pass
+
+    def listen(event: Any) -> None:
+        if type(event).__name__ == "ClientFinished" and event.round == 1 and event.method == "fedlease":
+            raise Stop
+
+    with pytest.raises(Stop):
+        small_run(tmp_path / "r", listeners=[listen], **PRIVATE)
+    resume(tmp_path / "r")
+    assert tensors_of(tmp_path / "r") == tensors_of(whole)
+    ours, theirs = (json.loads((out / "summary.json").read_text())["epsilon"] for out in (tmp_path / "r", whole))
+    assert ours == theirs
+
+
+def test_noise_changes_what_is_learnt(whole: Path, finished: FinishedRuns) -> None:
+    plain = finished(**{**PRIVATE, "privacy.epsilon": None}).out
+    assert tensors_of(whole) != tensors_of(plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"early_stopping.patience": 2, "data.valid_fraction": 0.2}, "early_stopping.patience: compares scores"),
+        ({"train.class_weights": "balanced"}, "train.class_weights: weighs every row"),
+        ({"task": "regression"}, "task: scales numbers"),
+        ({"baselines": ["centralised"]}, "method: centralised pools the rows"),
+        ({"privacy.epsilon": 0}, "privacy.epsilon: must be at least 0.01, received 0"),
+        ({"privacy.delta": 0.5}, "privacy.delta: must be below 0.01, received 0.5"),
+        ({"privacy.clip": -1}, "privacy.clip: must be above 0, received -1"),
+        ({"method": "ifca", "baselines": []}, "method: ifca has clients choose among adapters"),
+        ({"clients_per_step": 2}, "clients_per_step: must be 1 or auto with privacy.epsilon"),
+    ],
+)
+def test_what_would_leak_is_refused_before_anything_is_trained(changes: Any, fault: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as found:
+        small_run(tmp_path / "r", **{**PRIVATE, **changes})
+    assert any(each.startswith(fault) for each in found.value.faults), found.value.faults
+    assert not (tmp_path / "r").exists()
+
+
+def test_few_rows_and_a_loose_delta_are_told() -> None:
+    from fedlease.data.federation import ClientCard
+
+    settings = small_settings(**{**PRIVATE, "privacy.delta": 0.009})
+    cards = {c: ClientCard(c, "t", ("a", "b"), False, n, 0, 0, "") for c, n in (("few", 12), ("many", 2000))}
+    notes = privacy_notes(settings, cards)
+    assert [note.split(":")[0] for note in notes][:2] == [
+        "privacy.delta = 0.009 promises nothing to many",
+        "too few rows for epsilon 8",
+    ]
+    assert "few could learn" in notes[1]
+
+
+def test_without_epsilon_there_is_nothing(monkeypatch: Any) -> None:
+    monkeypatch.setattr(privacy, "check_accountant", lambda: pytest.fail("looked for the accountant"))
+    assert terms_of(small_settings(), secret=False) is None
