@@ -11,7 +11,7 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease
 
 from flower.nodes import comparable, over_memory
 
-from fedlease.errors import RunFailedError
+from fedlease.errors import ConfigError
 
 PRIVATE: dict[str, Any] = {"privacy.epsilon": 8.0, "method": "fedit", "rounds": 1}
 
@@ -45,7 +45,7 @@ def test_nodes_of_other_owners_draw_noise_of_their_own_and_remember_what_they_sp
 
 def test_a_node_that_would_forget_what_it_spent_takes_no_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = small_settings(**PRIVATE, **{"flower.wait": 0.5})
-    with pytest.raises(RunFailedError):
+    with pytest.raises(ConfigError):
         over_memory(settings, tmp_path / "run", hand_over=False)
     assert (
         "its node has no state-dir, without which it would forget what it has spent of privacy.epsilon" in caplog.text

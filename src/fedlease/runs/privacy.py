@@ -1,5 +1,6 @@
 """Differential privacy of a run: how much its methods ask of a client, and the terms that follow from it."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,8 +33,8 @@ PLAYERS = 8
 MANY = 1000
 """Train rows of each: enough for whatever a method does with rows."""
 
-LOUD = 0.05
-"""Noise per row of a batch from which on learning was seen to suffer: docs/privacy.md has the measurements."""
+LOUD = 0.5
+"""Noise of all steps together, as a share of the most that rows can add up to, from which on it is said."""
 
 
 @dataclass
@@ -128,8 +129,9 @@ def trainer_of(loaded: Loaded, terms: PrivacyTerms | None) -> Trainer:
     return Trainer(loaded.resident, replace(optimiser, clip_norm=None), private)
 
 
-def privacy_notes(settings: Settings, cards: Mapping[ClientId, ClientCard]) -> list[str]:
+def privacy_notes(loaded: Loaded, cards: Mapping[ClientId, ClientCard]) -> list[str]:
     """Plain sentences about clients whose rows are too few for what is asked, and about what noise does not cover."""
+    settings, parameters = loaded.settings, sum(t.numel() for t in loaded.adapter.tensors.values())
     if (terms := terms_of(settings, secret=False)) is None:
         return []
     notes, rows = list[str](), {client: card.weight for client, card in cards.items()}
@@ -139,11 +141,12 @@ def privacy_notes(settings: Settings, cards: Mapping[ClientId, ClientCard]) -> l
             f"privacy.delta = {terms.delta:g} promises nothing to {listed(loose)}: set it well below one divided "
             "by its train rows"
         )
-    loud = [c for c, count in sorted(rows.items()) if count and loudness(terms, count) > LOUD]
-    if loud:
+    shares = {c: loudness(terms, count, parameters) for c, count in sorted(rows.items()) if count}
+    if loud := [client for client, share in shares.items() if share > LOUD]:
+        most = max(shares.values())
         notes.append(
-            f"too few rows for epsilon {terms.epsilon:g}: noise will drown what {listed(loud)} could learn; more rows "
-            "or a larger epsilon or train.batch_size, or fewer rounds"
+            f"few rows for epsilon {terms.epsilon:g}: the noise of {listed(loud)} is up to {most:.1f} times as long as "
+            "all that its rows can teach; more rows, a larger epsilon or a smaller lora.r help"
         )
     if settings.data.labels is None and settings.data.source == "folder" and any(c.labels for c in cards.values()):
         notes.append("label lists are read from rows and leave as they are; data.labels states them beforehand")
@@ -159,6 +162,10 @@ def card_of(client: ClientData, settings: Settings) -> ClientCard:
     return replace(card, fingerprint=digest(f"rows of {client.id}".encode()))
 
 
-def loudness(terms: PrivacyTerms, rows: int) -> float:
-    """Noise of a step, in bounded gradients of a row, per row of its batch."""
-    return terms.noise(rows) / min(terms.batch_size, rows)
+def loudness(terms: PrivacyTerms, rows: int, parameters: int) -> float:
+    """Expected length of the noise of all steps, of so many parameters, as a share of the longest sum of gradients.
+
+    It is about 5 sqrt(parameters) / (epsilon rows), whatever the batches and passes: sigma follows them.
+    """
+    rate, steps = terms.planned(rows)
+    return terms.noise(rows) * math.sqrt(parameters) / (rate * rows * math.sqrt(steps))

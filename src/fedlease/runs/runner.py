@@ -200,7 +200,7 @@ def _run(
         inputs = RunInputs(
             loaded=loaded,
             cards=cards,
-            warnings=(*prepared.warnings, *privacy_notes(settings, cards)),
+            warnings=(*prepared.warnings, *privacy_notes(loaded, cards)),
             heads=prepared.heads,
             channel=channel,
             skipped=prepared.federation.skipped,
