@@ -139,7 +139,7 @@ class TestValues:
     def test_text_settings_are_texts_paths_and_names_of_tables(self) -> None:
         columns = ("text", "text_pair", "label", "prompt", "response", "client", "split", "task")
         expected = {"data.path", "data.source", "task", "method", "model", "revision", "device", "schedule.until"}
-        expected |= {"metric", "data.delimiter", "data.encoding", "data.label_separator"}
+        expected |= {"metric", "data.delimiter", "data.encoding", "data.label_separator", "flower.client_keys"}
         expected |= {f"data.columns.{name}" for name in columns}
         assert set(setting_names(Settings, text=True)) == expected
 

@@ -310,7 +310,7 @@ class TestRuns:
         again = Heard()
         assert reproduce(ready, on_cell=again) == content and again.ran == []
 
-    def test_every_method_generates(self, tmp_path: Path) -> None:
+    def test_text_generation_is_compared_with_the_papers_numbers(self, tmp_path: Path) -> None:
         for number, category in enumerate(("edit", "mood")):
             rows = [
                 {"instruction": f"{category} {n}", "output": f"say {category} {n}", "task": "t", "category": category}
@@ -319,13 +319,11 @@ class TestRuns:
             for file, part in ((f"client_{number}", rows[:24]), (f"test_{category}", rows[24:])):
                 (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
         changes = {**TINY, "data.max_tokens": 64, "data.test_rows": 4, "generation.max_new_tokens": 4}
-        ready = planned("nlg-main", data=tmp_path, changes=changes, seeds=[0], out=tmp_path / "r")
+        only = ["fedlease", "fedtreelora", "fedit", "ifca", "local"]
+        ready = planned("nlg-main", data=tmp_path, changes=changes, seeds=[0], only=only, out=tmp_path / "r")
         content = reproduce(ready)
         compared = content["parts"][0]["comparison"]
-        assert (
-            set(compared["variants"]) == {v.name for v in EXPERIMENTS["nlg-main"].variants}
-            and compared["metric"] == "rouge1"
-        )
+        assert set(compared["variants"]) == set(only) and compared["metric"] == "rouge1"
         # A random model's words match none; what it learnt differs from method to method.
         losses = {}
         for cell in ready.cells:
@@ -333,7 +331,7 @@ class TestRuns:
             losses[cell.variant.name] = tuple(row["loss"] for row in rows)
         # Four clients and four candidates: each has one to itself.
         assert losses.pop("ifca") == losses["local"]
-        assert len(losses) == len(set(losses.values())) == 11 and all(min(row) > 0 for row in losses.values())
+        assert len(losses) == len(set(losses.values())) == 4 and all(min(row) > 0 for row in losses.values())
         text = markdown(content)
         assert "ROUGE-1" in text and "/ 61.71 |" in text and "63.19" in text and "accuracy" not in text
 

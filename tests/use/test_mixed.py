@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import EIGHT, own_rows, small_run
+from small import EVERY, FinishedRuns, own_rows, small_run
 from torch import Tensor, nn
 
 from fedlease.client.resident import ResidentModel
@@ -27,10 +27,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(
-        tmp_path_factory.mktemp("run") / "r", **EIGHT, rounds=1, baselines=[m for m in TRAINED if m != "fedlease"]
-    ).out
+def out(finished: FinishedRuns) -> Path:
+    return finished(**EVERY).out
 
 
 def batch_of(run: OpenRun, texts: list[str]) -> dict[str, Tensor]:
@@ -90,7 +88,7 @@ def test_the_order_of_rows_and_the_company_do_not_matter(out: Path) -> None:
     alone = [mixed.logits(batch_of(run, [t]), [c])[0] for c, t in zip(clients, texts, strict=True)]
     assert_same(alone, found)
     # The same text to two clients: the answers are the clients' own.
-    one, two = mixed.logits(batch_of(run, ["zib"] * 2), ["planted-0-0", "planted-0-1"])
+    one, two = mixed.logits(batch_of(run, ["zib"] * 2), ["planted-0-0", "planted-1-0"])
     assert not torch.allclose(one, two, atol=1e-3)
 
 
@@ -136,9 +134,9 @@ def test_the_base_is_shared_and_the_run_can_still_load_clients(out: Path) -> Non
     run.load("planted-1-0")  # PEFT has wrapped the base before
     mixed = MixedModel.of_run(run)
     texts = TEXTS[:2]
-    expected = expected_of(reference, ["planted-0-0", "planted-1-1"], texts)
-    assert_same(mixed.logits(batch_of(run, texts), ["planted-0-0", "planted-1-1"]), expected)
-    assert_same(expected_of(run, ["planted-0-0", "planted-1-1"], texts), expected)
+    expected = expected_of(reference, ["planted-0-0", "planted-2-0"], texts)
+    assert_same(mixed.logits(batch_of(run, texts), ["planted-0-0", "planted-2-0"]), expected)
+    assert_same(expected_of(run, ["planted-0-0", "planted-2-0"], texts), expected)
     pointers = {p.data_ptr() for p in run.base.model.parameters()}
     word = mixed.model.get_submodule("bert.embeddings.word_embeddings")
     assert isinstance(word, nn.Embedding) and word.weight.data_ptr() in pointers
