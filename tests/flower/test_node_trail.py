@@ -145,6 +145,13 @@ def test_the_command_reads_it_and_finds_any_changed_byte(done: Any, tmp_path: Pa
             read_trail(tmp_path / AUDIT)
 
 
+def test_a_client_stands_there_by_its_id(done: Any, tmp_path: Path) -> None:
+    _, grid, messages, _ = done
+    config = {**grid.contexts[NODE].node_config, "state-dir": str(tmp_path), "client-id": "clinic-a"}
+    asked_of(MemoryGrid(grid.app, {NODE: config}), NODE, messages[0])
+    assert {line["client"] for line in read_trail(tmp_path / AUDIT) if "client" in line} == {"clinic-a"}
+
+
 def test_a_node_without_a_place_for_it_has_none(done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, grid, messages, _ = done
     monkeypatch.chdir(tmp_path)

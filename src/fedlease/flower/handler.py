@@ -129,7 +129,8 @@ def handle(
     reply: object
     # There, server and clients have one owner, whose trail is enough, and so have the settings.
     trusted = one_machine or _in_simulation(context)
-    trail = NodeTrail.of({} if trusted else context.node_config, _name(context))
+    client = _configured_id(context) or _name(context)
+    trail = NodeTrail.of({} if trusted else context.node_config, client)
     why: Sequence[str] = ()
     try:
         policy = policy_of(context.node_config)
