@@ -221,13 +221,12 @@ class NodePolicy(Section):
 
     def _of_privacy(self, settings: Settings) -> Iterator[Broken]:
         """What is demanded of ``privacy.epsilon`` and ``privacy.delta``; a run without privacy has neither."""
-        privacy = settings.model_dump().get("privacy") or {}
-        bounds = (("epsilon", self.max_epsilon, "max-epsilon"), ("delta", self.max_delta, "max-delta"))
-        for name, most, rule in bounds:
-            asked = privacy.get(name)
-            # Without an epsilon there is no noise, whatever delta is.
-            if most is not None and (privacy.get("epsilon") is None or asked is None or asked > most):
-                yield rule, f"privacy.{name}: must be at most {most:g} ({rule}), received {shown(asked)}"
+        given = settings.privacy
+        # Without an epsilon there is no noise, whatever delta is.
+        asked = (None, None) if given.epsilon is None else (given.epsilon, given.delta)
+        for name, value, most in zip(("epsilon", "delta"), asked, (self.max_epsilon, self.max_delta), strict=True):
+            if most is not None and (value is None or value > most):
+                yield f"max-{name}", f"privacy.{name}: must be at most {most:g} (max-{name}), received {shown(value)}"
 
     def _may_read(self, path: Path) -> bool:
         wanted = path.expanduser().resolve()
