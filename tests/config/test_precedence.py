@@ -139,3 +139,15 @@ class TestLengths:
         with pytest.raises(ConfigError) as error:
             fitted_lengths(resolve(preset="paper-nlg", overrides=["data.path=rows", *words]), 100)
         assert said in str(error.value)
+
+
+def test_one_word_guards_a_run_and_what_is_stated_stands_against_it() -> None:
+    settings = resolve(overrides=["guarded=true"])
+    assert (settings.fedlease.average, settings.fedlease_plus.average, settings.bounds.against) == (
+        "median", "median", "refuse",
+    )  # fmt: skip
+    again = resolve(base=settings, overrides={"bounds.against": "name", "fedlease.average": "geometric-median"})
+    assert (again.fedlease.average, again.bounds.against) == ("geometric-median", "name")
+    own = resolve(overrides=["guarded=true", "fedlease.average=trimmed", "fedlease.trim=0.25"])
+    assert (own.fedlease.average, own.bounds.against) == ("trimmed", "refuse")
+    assert resolve(overrides=["guarded=false"]).fedlease.average == "factors"

@@ -122,6 +122,35 @@ def test_who_points_against_its_cluster_is_named_and_used() -> None:
     assert not compare(made, ["abcd"], BOUNDS, directions=False).named
 
 
+@pytest.mark.parametrize(
+    ("signs", "lengths", "named"),
+    [
+        # Three agree, the fourth is three times as long (the median is 1) and points against them.
+        ((1, 1, 1, -1), (1, 1, 1, 3), ["d"]),
+        ((1, 1, 1, -1), (1, 1, 1, 2), []),  # as long as an honest one of a contradicting task may be
+        ((1, 1, 1, 1), (1, 1, 1, 3), []),  # long, and along with all
+        ((1, 1, -1, -1), (1, 1, 3, 3), []),  # two against two: the median is 2, and nobody can say who lies
+        ((1, 1, 1, -1, -1), (1, 1, 1, 3, 3), ["d", "e"]),
+    ],
+)
+def test_a_long_warm_up_against_more_than_go_its_way_is_named_or_refused(
+    signs: tuple[int, ...], lengths: tuple[float, ...], named: list[str]
+) -> None:
+    start = {"m/A/0": torch.ones(1, 2), "m/B/0": torch.zeros(2, 1)}
+    clients = "abcde"[: len(signs)]
+    made = {
+        # What A has done tells nothing: here everybody's goes the same way.
+        c: Change(start, {"m/A/0": torch.ones(1, 2) * 1.01, "m/B/0": torch.tensor([[float(sign * by)], [0.1]])}, 1, by)
+        for c, sign, by in zip(clients, signs, lengths, strict=True)
+    }
+    found = compare(made, [clients], replace(BOUNDS, copies=False), directions=False)
+    assert [*found.named] == named and not found.refused
+    if named == ["d"]:
+        assert found.named["d"] == ["its warm-up is 3 times as long as the median and points against 3 that agree"]
+    found = compare(made, [clients], replace(BOUNDS, copies=False, against="refuse"), directions=False)
+    assert [*found.refused] == named and not found.named
+
+
 def test_around_a_common_optimum_honest_changes_cancel_and_nobody_is_named() -> None:
     # Three corners of a triangle about the mean: each points against the sum of the other two.
     corners = [[1.0, 0.0], [-0.5, 0.866], [-0.5, -0.866]]

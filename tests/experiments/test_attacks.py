@@ -69,9 +69,9 @@ def test_lies_are_what_their_words_say() -> None:
 
 
 def test_unknown_attacks_are_refused_before_anything_is_trained() -> None:
-    with pytest.raises(ConfigError, match="only: 'sign-flp' is no attack; did you mean 'sign-flip'"):
-        cells_of(["sign-flp"], [], [0])
-    named = [(cell.attack, cell.when) for cell in cells_of(["backdoor", "replay"], ["median"], [0])]
+    with pytest.raises(ConfigError, match="only: 'sign-flp' is no attack and no mean; did you mean 'sign-flip'"):
+        cells_of(["sign-flp"], [0])
+    named = [(cell.attack, cell.when) for cell in cells_of(["backdoor", "median", "replay"], [0])]
     assert named == [
         ("none", "both"),
         ("replay", "warm-up"),
@@ -86,9 +86,7 @@ def test_losses_are_against_the_run_without_a_liar(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "PHASES", ("rounds",))
     changes = {"warmup.epochs": 1, "rounds": 1, "train.local_epochs": 1}
     cells: list[str] = []
-    content = attacks(
-        tmp_path, only=["scaling"], means=["plain"], changes=changes, on_cell=lambda name, *_: cells.append(name)
-    )
+    content = attacks(tmp_path, only=["scaling", "plain"], changes=changes, on_cell=lambda name, *_: cells.append(name))
     assert cells == ["none/both/plain/seed-0", "scaling/rounds/plain/seed-0"]
     honest, *lied = content["cells"]
     assert honest["loss_beside"] == honest["loss_others"] == 0 and honest["named"] == 0

@@ -107,7 +107,7 @@ def test_who_points_the_other_way_is_named_and_its_update_used(tmp_path: Path) -
     ran(tmp_path, grown(-1.0), 1)
     line = rounds_of(tmp_path)[1]
     assert not line["refused"] and [*line["suspects"]] == [LIAR]
-    assert line["suspects"][LIAR][0].startswith("points against the others of its cluster, cosine -1.00")
+    assert line["suspects"][LIAR][0].startswith("its update points against the others of its cluster, cosine -1.00")
 
 
 def test_or_refused_where_the_settings_say_so(tmp_path: Path) -> None:

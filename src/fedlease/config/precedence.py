@@ -8,7 +8,14 @@ from fedlease.config.sections import Section, ranks_differ
 from fedlease.config.tables import known_sources, known_tasks
 from fedlease.methods.registry import UNEQUAL_RANKS
 
-__all__ = ["as_stated", "give_way", "is_stated"]
+__all__ = ["GUARD", "as_stated", "give_way", "is_stated"]
+
+GUARD: dict[str, dict[str, Any]] = {
+    "fedlease": {"average": "median"},
+    "fedlease_plus": {"average": "median"},
+    "bounds": {"against": "refuse"},
+}
+"""What ``guarded`` sets where the user does not."""
 
 S = TypeVar("S", bound=Section)
 
@@ -28,6 +35,8 @@ def give_way(preset: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, An
         layers["baselines"] = [name for name in baselines if name != mine.get("method")]
         if ranks_differ(_group(mine, "lora").get("r")):
             layers["baselines"] = [name for name in layers["baselines"] if name in UNEQUAL_RANKS]
+    if mine.get("guarded") is True:
+        layers |= {section: {**_group(layers, section), **values} for section, values in GUARD.items()}
     # A base in 8 or 4 bits is not quantised on a device that cannot do it.
     device, quantisation = str(mine.get("device", "auto")).split(":")[0], _group(layers, "base").get("quantisation")
     if quantisation is not None and device not in ("auto", *QUANTISATION_DEVICES.get(quantisation, ())):

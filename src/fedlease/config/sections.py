@@ -223,9 +223,9 @@ class BoundsSettings(Section):
     """Whether an update is refused that is one sent before, a copy of a foreign expert, or one and the same for both
     halves of a client's rows. Clients that send the same in one step are named."""
     against: Against = "name"
-    """An update that points against the others of its cluster, three or more clients whose own agree with each other:
-    its client is named as a suspect, or the update refused. Of a client whose rows contradict the others' it is
-    honest."""
+    """An update that points against the others of its cluster, three or more clients whose own agree with each other,
+    or a warm-up more than twice as long as the median, against more that agree than go its way: its client is named as
+    a suspect, or the update refused. Of a client whose rows contradict the others' it is honest."""
     rows: Positive = 1_000_000
     """Train rows that a client on another machine may state; a node that states more is turned away."""
 

@@ -31,9 +31,10 @@ MEANS: Mapping[str, Mapping[str, Any]] = {
     "trimmed": {"fedlease.average": "trimmed", "fedlease.trim": 0.25},
     "median": {"fedlease.average": "median"},
     "geometric-median": {"fedlease.average": "geometric-median"},
-    "guarded": {"fedlease.average": "median", "bounds.against": "refuse"},
+    "guarded": {"guarded": True},
 }
-"""Name -> settings; the first is the plain mean, and the last refuses what points against the others, too."""
+"""Name -> settings; the first is the plain mean, and the last is what one setting takes: a median that refuses what
+points against the others."""
 
 BOTH: tuple[When, ...] = ("both",)
 PHASES: tuple[When, ...] = ("warm-up", "rounds", *BOTH)
@@ -63,17 +64,19 @@ class _Cell:
         return f"{self.attack}/{self.when}/{self.mean}/seed-{self.seed}"
 
 
-def cells_of(only: Sequence[str], means: Sequence[str], seeds: Sequence[int]) -> list[_Cell]:
+def cells_of(only: Sequence[str], seeds: Sequence[int]) -> list[_Cell]:
     """Every run; one whose liars only have other rows is the same in all phases.
 
     Raises:
-        ConfigError: no such attack or mean.
+        ConfigError: a name is neither an attack nor a mean.
     """
-    faults = [f"only: {name!r} is no attack{nearest(name, ATTACKS)}" for name in only if name not in ATTACKS]
-    faults += [f"means: {name!r} is no mean{nearest(name, MEANS)}" for name in means if name not in MEANS]
-    if faults:
+    known = (*ATTACKS, *MEANS)
+    if faults := [
+        f"only: {name!r} is no attack and no mean{nearest(name, known)}" for name in only if name not in known
+    ]:
         raise ConfigError(faults)
-    chosen = {name: attack for name, attack in ATTACKS.items() if not only or name in only or name == "none"}
+    attacks, means = [name for name in ATTACKS if name in only], [name for name in MEANS if name in only]
+    chosen = {name: attack for name, attack in ATTACKS.items() if not attacks or name in attacks or name == "none"}
     return [
         _Cell(name, when, mean, seed)
         for seed in seeds
@@ -89,7 +92,6 @@ def attacks(
     data: Path | None = None,
     seeds: Sequence[int] = (0,),
     only: Sequence[str] = (),
-    means: Sequence[str] = (),
     changes: Mapping[str, Any] | None = None,
     on_cell: OnCell | None = None,
 ) -> dict[str, Any]:
@@ -102,8 +104,7 @@ def attacks(
         out: folder, of a run for every cell.
         data: folder of GLUE files; None takes planted rows and the tiny model.
         seeds: of the runs.
-        only: names of attacks; none means all.
-        means: names of :data:`MEANS`; none means all.
+        only: names of attacks and of :data:`MEANS`; none of a kind means all of it.
         changes: dotted settings laid over all runs.
         on_cell: is told of every run.
 
@@ -114,7 +115,7 @@ def attacks(
         InputError, RunFailedError: as for a run; finished runs stay.
     """
     common = dict(PLANTED) if data is None else {**GLUE, "data.path": str(data)}
-    cells = cells_of(only, means, seeds)
+    cells = cells_of(only, seeds)
     found: dict[_Cell, dict[str, Any]] = {}
     for done, cell in enumerate(cells):
         if on_cell is not None:
