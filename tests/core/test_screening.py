@@ -119,7 +119,7 @@ def test_who_points_against_its_cluster_is_named_and_used() -> None:
     made["d"] = Change(made["d"].start, flipped, 1, 1.0)
     found = compare(made, ["abcd"], BOUNDS)
     assert not found.refused and [*found.named] == ["d"] and "points against" in found.named["d"][0]
-    assert not compare(made, ["abcd"], BOUNDS, directions=False).named
+    assert not compare(made, ["abcd"], BOUNDS, warmups={}).named
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,19 @@ def test_a_long_warm_up_against_more_than_go_its_way_is_named_or_refused(
         c: Change(start, {"m/A/0": torch.ones(1, 2) * 1.01, "m/B/0": torch.tensor([[float(sign * by)], [0.1]])}, 1, by)
         for c, sign, by in zip(clients, signs, lengths, strict=True)
     }
-    found = compare(made, [clients], replace(BOUNDS, copies=False), directions=False)
+    found = compare(made, [clients], replace(BOUNDS, copies=False), warmups={})
     assert [*found.named] == named and not found.refused
     if named == ["d"]:
-        assert found.named["d"] == ["its warm-up is 3 times as long as the median and points against 3 that agree"]
-    found = compare(made, [clients], replace(BOUNDS, copies=False, against="refuse"), directions=False)
+        first = found.named["d"]
+        assert first == ["its warm-up is 3 times as long as the median and points against 3 that agree"]
+    found = compare(made, [clients], replace(BOUNDS, copies=False, against="refuse"), warmups={})
     assert [*found.refused] == named and not found.named
+    # Asked again alone, it stands among the warm-ups that were used.
+    if named == ["d"]:
+        before = {c: Seen(True, change.length, 1, torch.empty(0)) for c, change in made.items() if c != "d"}
+        used = {c: change for c, change in made.items() if c != "d"}
+        again = compare({"d": made["d"]}, [clients], BOUNDS, before=before, warmups=used)
+        assert again.named == {"d": first}
 
 
 def test_around_a_common_optimum_honest_changes_cancel_and_nobody_is_named() -> None:

@@ -107,7 +107,7 @@ def compare(
     bounds: Bounds,
     *,
     before: Mapping[ClientId, Seen] | None = None,
-    directions: bool = True,
+    warmups: Mapping[ClientId, Change] | None = None,
 ) -> Findings:
     """Compares the updates of one step.
 
@@ -124,7 +124,7 @@ def compare(
         clusters: the clients whose updates are averaged together, those of ``before`` too.
         bounds: the rules.
         before: client -> its last update of this kind, of those that are not in ``changes``.
-        directions: whether the clients of a cluster are expected to go one way; warm-ups are not.
+        warmups: of warm-ups, which are not expected to go one way, those of earlier steps; None of other updates.
     """
     found = Findings()
     known: dict[ClientId, Change | Seen] = {**(before or {}), **changes}
@@ -136,8 +136,11 @@ def compare(
                     found.refused[client] = why
     for members in clusters:
         used = [c for c in members if c in changes and c not in found.refused and changes[c].length]
-        if not directions:
-            for client, times, against in _flipped(used, changes, [*known.values()]):
+        if warmups is not None:
+            beside = {client: change for client, change in warmups.items() if change.length}
+            for client, times, against in _flipped(
+                used, {**beside, **{c: changes[c] for c in used}}, [*known.values()]
+            ):
                 found.against(
                     client,
                     f"warm-up is {times:.3g} times as long as the median and points against {against} that agree",
@@ -184,7 +187,7 @@ def _against(members: Sequence[ClientId], changes: Mapping[ClientId, Change]) ->
 
 
 def _flipped(
-    members: Sequence[ClientId], changes: Mapping[ClientId, Change], known: Sequence[Change | Seen]
+    asked: Sequence[ClientId], changes: Mapping[ClientId, Change], known: Sequence[Change | Seen]
 ) -> Iterator[tuple[ClientId, float, int]]:
     """Warm-ups that are long and go against others that agree: the client, how many times as long as the median, and
     how many others. There must be more of them than of those, itself among them, that go its way, and at least two."""
@@ -192,9 +195,10 @@ def _flipped(
         return
     usual = median(change.length for change in known)
     pace = median(map(_pace, known))
-    long = [c for c in members if changes[c].length > LONG * usual and _pace(changes[c]) > LONG * pace]
+    long = [c for c in asked if changes[c].length > LONG * usual and _pace(changes[c]) > LONG * pace]
     if not long:
         return
+    members = [*asked, *(client for client in changes if client not in asked)]
     # A has gone many ways by chance where B, which begins at 0, has gone one.
     b = [name for name in sorted(changes[members[0]].start) if TensorName.parse(name).kind == "B"]
     lengths = {c: math.sqrt(sum(float(changes[c].of(n).square().sum()) for n in b)) or 1.0 for c in members}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from fedlease.core.aggregate import check_update
-from fedlease.core.screening import Bounds, Change, beyond_the_step, change_of, copied, start_of
+from fedlease.core.screening import Bounds, Change, apart, beyond_the_step, change_of, copied, start_of
 from fedlease.core.suspects import Seen, compare, replayed, sample
 from fedlease.core.types import ClientId, ClientUpdate
 from fedlease.errors import UpdateRefusedError
@@ -66,7 +66,8 @@ class Screen:
             clusters: dict[int, list[ClientId]] = {}
             for client in sorted({*own, *before} & step.state.clients.keys()):
                 clusters.setdefault(0 if warmup else group(client), []).append(client)
-            found = compare(own, [*clusters.values()], self.bounds, before=before, directions=not warmup)
+            beside = self._warmups(step, own) if warmup else None
+            found = compare(own, [*clusters.values()], self.bounds, before=before, warmups=beside)
             for client, why in found.refused.items():
                 step.suspects.setdefault(client, []).append(f"refused: {why}")
                 refuse(step, client, why)
@@ -94,6 +95,17 @@ class Screen:
             client: change_of(step.tasks[client], u, self.bounds.steps(step.tasks[client], u.num_examples))
             for client, u in updates.items()
         }
+
+    def _warmups(self, step: Step, own: Mapping[ClientId, Change]) -> dict[ClientId, Change]:
+        """What earlier warm-ups changed that still wait for the allocation: who is asked again stands among these."""
+        found = {}
+        for client, tensors in step.state.warmup.results.items() if own else ():
+            start = next(iter(own.values())).start
+            if client not in own and tensors.keys() == start.keys():
+                then = self.seen.get(client, {})
+                steps = max((one.steps for one in then.values() if one.warmup), default=1)
+                found[client] = Change(start, tensors, steps, apart(tensors, start))
+        return found
 
     def _last(self, warmup: bool, without: Collection[ClientId]) -> dict[ClientId, Seen]:
         """The last update of every other client, of one kind."""
