@@ -142,12 +142,12 @@ class TestLengths:
 
 
 def test_one_word_guards_a_run_and_what_is_stated_stands_against_it() -> None:
-    settings = resolve(overrides=["guarded=true"])
+    settings = resolve(overrides=["bounds.guarded=true"])
     assert (settings.fedlease.average, settings.fedlease_plus.average, settings.bounds.against) == (
         "median", "median", "refuse",
     )  # fmt: skip
     again = resolve(base=settings, overrides={"bounds.against": "name", "fedlease.average": "geometric-median"})
     assert (again.fedlease.average, again.bounds.against) == ("geometric-median", "name")
-    own = resolve(overrides=["guarded=true", "fedlease.average=trimmed", "fedlease.trim=0.25"])
+    own = resolve(overrides=["bounds.guarded=true", "fedlease.average=trimmed", "fedlease.trim=0.25"])
     assert (own.fedlease.average, own.bounds.against) == ("trimmed", "refuse")
-    assert resolve(overrides=["guarded=false"]).fedlease.average == "factors"
+    assert resolve(overrides=["bounds.guarded=false"]).fedlease.average == "factors"

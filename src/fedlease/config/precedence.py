@@ -15,7 +15,7 @@ GUARD: dict[str, dict[str, Any]] = {
     "fedlease_plus": {"average": "median"},
     "bounds": {"against": "refuse"},
 }
-"""What ``guarded`` sets where the user does not."""
+"""What ``bounds.guarded`` sets where the user does not."""
 
 S = TypeVar("S", bound=Section)
 
@@ -35,7 +35,7 @@ def give_way(preset: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, An
         layers["baselines"] = [name for name in baselines if name != mine.get("method")]
         if ranks_differ(_group(mine, "lora").get("r")):
             layers["baselines"] = [name for name in layers["baselines"] if name in UNEQUAL_RANKS]
-    if mine.get("guarded") is True:
+    if _group(mine, "bounds").get("guarded") is True:
         layers |= {section: {**_group(layers, section), **values} for section, values in GUARD.items()}
     # A base in 8 or 4 bits is not quantised on a device that cannot do it.
     device, quantisation = str(mine.get("device", "auto")).split(":")[0], _group(layers, "base").get("quantisation")

@@ -211,6 +211,9 @@ class BoundsSettings(Section):
     """What the server asks of every update beyond its form. Honest training keeps all of it; an update that does not is
     refused, and its client is named as a suspect."""
 
+    guarded: bool = False
+    """Whether one liar in a cluster of three or more is to be outvoted, in one word: ``fedlease.average`` (and that of
+    ``fedlease_plus``) is ``median`` and ``against`` is ``refuse``, unless they are stated."""
     norm: Annotated[float, Field(ge=1)] | None = 10.0
     """Largest length of what an update changes, as a multiple of the median of its cluster and of all clients, by
     itself and per optimiser step; steps of fewer than three clients have no median. Nor is it compared with a median

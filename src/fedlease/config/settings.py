@@ -148,10 +148,6 @@ class Settings(Section):
     are refused before anything is trained."""
     schedule: ScheduleSettings = ScheduleSettings()
     """When a step ends."""
-    guarded: bool = False
-    """Whether one liar in a cluster of three or more is to be outvoted, in one word: ``fedlease.average`` (and that of
-    ``fedlease_plus``) is ``median`` and ``bounds.against`` is ``refuse``, unless they are stated. A client whose rows
-    contradict those of its cluster honestly is refused then."""
     bounds: BoundsSettings = BoundsSettings()
     """What no update may exceed."""
     privacy: PrivacySettings = PrivacySettings()

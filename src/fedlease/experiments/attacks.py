@@ -31,7 +31,7 @@ MEANS: Mapping[str, Mapping[str, Any]] = {
     "trimmed": {"fedlease.average": "trimmed", "fedlease.trim": 0.25},
     "median": {"fedlease.average": "median"},
     "geometric-median": {"fedlease.average": "geometric-median"},
-    "guarded": {"guarded": True},
+    "guarded": {"bounds.guarded": True},
 }
 """Name -> settings; the first is the plain mean, and the last is what one setting takes: a median that refuses what
 points against the others."""
