@@ -138,6 +138,14 @@ def test_a_stranger_reaches_nothing_and_learns_nothing(door: Door, mine: Key) ->
             assert (found.status_code, found.content) == (404, b"") and not door.reached
 
 
+def test_nobody_says_twice_who_asks(door: Door, mine: Key) -> None:
+    right, other = headers(mine), headers(new_key())
+    for name in right:
+        twice = [*right.items(), (name, other[name])]
+        assert door(headers=twice).status_code == door(headers=twice[::-1]).status_code == 404
+    assert not door.reached
+
+
 def test_who_is_taken_out_of_the_folder_is_let_in_no_longer(door: Door, mine: Key) -> None:
     assert door(headers=headers(mine)).status_code == 200
     (door.folder / "clinic-a.pub").unlink()
