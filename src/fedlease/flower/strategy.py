@@ -225,7 +225,7 @@ class FedLeaseStrategy(Strategy):
         traffic, memories, task = Traffic(), Memories(), loaded.resident.task
         samples, filters = task.num_samples, make_filters(settings.filters, loaded.adapter.tensors)
         filtered = Filtered(FlowerTransport(connection, traffic, samples), filters, memories)
-        checked = Checked(filtered, connection.cards, task, samples)
+        checked = Checked(filtered, connection.cards, task, samples, settings.privacy.epsilon is not None)
         return Channel(checked, traffic, memories=memories, hand_over=self.hand_over)
 
     def _result(self) -> Result:

@@ -139,12 +139,15 @@ class Checked:
         cards: client -> its card.
         task: what clients optimise.
         samples: test rows that a client may send in clear text.
+        private: whether clients train under differential privacy: losses and what is of single rows then stay with
+            them, and each says what it has spent.
     """
 
     transport: Transport
     cards: Mapping[ClientId, ClientCard]
     task: Task
     samples: int = 0
+    private: bool = False
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         """Those of the transport."""
@@ -168,14 +171,14 @@ class Checked:
     def _fault(self, card: ClientCard, request: Request, reply: Any) -> str:
         match request:
             case Train():
-                return update_fault(reply, request.task, card, self.task)
+                return update_fault(reply, request.task, card, self.task, private=self.private)
             case Score():
                 rule = LOSS if request.metric == "loss" else score_rule(self.task)
                 score = reply.score if isinstance(reply, Scored) else reply
                 return "" if rule.holds(score) else f"its score must be {rule.words}, received {shown(score)}"
             case Finish():
                 scores = reply.scores if isinstance(reply, Finished) else reply
-                return scores_fault(scores, self.task, request.model, card, self.samples)
+                return scores_fault(scores, self.task, request.model, card, self.samples, private=self.private)
 
 
 def _size(tensors: Tensors) -> Size:

@@ -132,7 +132,7 @@ def card_fault(card: ClientCard, max_labels: int, max_rows: int = bounds.MOST_RO
 
 
 @guarded
-def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task) -> str:
+def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task, *, private: bool) -> str:
     """Why the reply to a task cannot be used.
 
     Args:
@@ -140,6 +140,7 @@ def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task) 
         task: that it was given.
         card: of the client that it was given to.
         learnt: what clients optimise.
+        private: whether it trains under differential privacy.
     """
     if not isinstance(answer, Trained):
         return f"its reply is no update but a {type(answer).__name__}"
@@ -150,11 +151,10 @@ def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task) 
         "evaluate_seconds": bounds.SECONDS,
         "score": score_rule(learnt) | NOTHING,
         "notes": bounds.NOTES,
-        "epsilon": number(0, MOST_EPSILON) | NOTHING,
+        "epsilon": number(0, MOST_EPSILON) if private else NOTHING,
         "metrics": NO_METRICS | _metrics(learnt, loss=False),
     }
-    losses = LOSS_ALONE if answer.epsilon is None else NO_METRICS
-    if fault := broken(answer, rules) or broken(update, {"metrics": losses}):
+    if fault := broken(answer, rules) or broken(update, {"metrics": NO_METRICS if private else LOSS_ALONE}):
         return fault
     try:
         check_update(task, card.id, update, expected_examples=card.train_rows)
@@ -164,7 +164,9 @@ def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task) 
 
 
 @guarded
-def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, samples: int) -> str:
+def scores_fault(
+    scores: Any, task: Task, model: ClientModel, card: ClientCard, samples: int, *, private: bool
+) -> str:
     """Why final scores cannot be used.
 
     Args:
@@ -173,6 +175,7 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
         model: that was scored.
         card: of the client.
         samples: rows that may come in clear text.
+        private: whether what is of single rows stays with the client.
     """
     if not isinstance(scores, FinalScores):
         return f"its reply holds no scores but a {type(scores).__name__}"
@@ -194,7 +197,8 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
         "own_expert": score if routed else NOTHING,
         "num_test": Rule(f"{test_rows}, as its card says", lambda value: value == test_rows),
         "row_scores": Rule(
-            f"{test_rows} times {each.words}, or none", lambda rows: len(rows) in (0, test_rows) and _are(each, rows)
+            "none" if private else f"{test_rows} times {each.words}",
+            lambda rows: len(rows) == (0 if private else test_rows) and _are(each, rows),
         ),
         "samples": Rule(
             f"at most {samples} (generation.samples) of {sample}",
