@@ -164,9 +164,7 @@ def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task, 
 
 
 @guarded
-def scores_fault(
-    scores: Any, task: Task, model: ClientModel, card: ClientCard, samples: int, *, private: bool
-) -> str:
+def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, samples: int, *, private: bool) -> str:
     """Why final scores cannot be used.
 
     Args:
