@@ -423,7 +423,8 @@ class TestTasks:
 
     def test_names_are_never_paths(self, after_run: Run, tmp_path: Path) -> None:
         grid, messages = after_run
-        before = files(tmp_path)
+        trail = tmp_path / "state" / "audit.jsonl"
+        before, told = files(tmp_path), trail.read_text()
         for kind, message in messages.items():
             for change, wording in (
                 ({"method": "../../../x"}, "refused by its node's rule method; the log"),
@@ -434,7 +435,9 @@ class TestTasks:
                 changed = with_request(message, **change) if "method" in change else replace(message, **change)
                 answer = asked_of(grid, 900, changed)
                 assert isinstance(answer, Refused) and wording in answer.reason, (kind, change)
-        assert files(tmp_path) == before
+        after = files(tmp_path)
+        assert after.pop(trail).decode().startswith(told) and before.pop(trail)
+        assert after == before
         assert all(isinstance(m, Envelope) for m in messages.values()) and len(messages) == 3
 
     def test_a_message_larger_than_the_node_takes(self, after_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,6 @@ def compare(
     settings = resolve(config, preset=preset, overrides=set_ or ())
     numbers = seed_numbers(seeds)
     from fedlease.experiments.experiment import ALL, variants_of
-    from fedlease.experiments.surviving import failed_words
     from fedlease.experiments.watching import watched_cells
 
     names = comma_separated(methods)
@@ -53,6 +52,7 @@ def compare(
     with stdout_for_json(True), watched_cells(what, name_of, progress=not quiet) as shown:
         from fedlease.experiments.compare import LEARNING_RATES
         from fedlease.experiments.compare import compare as run_all
+        from fedlease.experiments.surviving import failed_words
         from fedlease.reporting.comparison.page import markdown
 
         rates = LEARNING_RATES if tune_lr else ()
