@@ -107,7 +107,7 @@ def test_the_accelerators_runs_are_added_to_those_of_earlier_calls(
 def test_every_method_is_run_at_the_better_rate_and_what_failed_is_named_and_run_again(
     scripts: Scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    methods = scripts.methods
+    methods = scripts.method_table
     broken = {"fedsvd"}
 
     def measured(run: Any, settings: Any, shared: Path) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def test_every_method_is_run_at_the_better_rate_and_what_failed_is_named_and_run
 def test_a_run_of_a_method_is_a_line_of_scores_and_costs_and_one_that_fails_says_why(
     scripts: Scripts, tmp_path: Path
 ) -> None:
-    methods = scripts.methods
+    methods = scripts.method_table
     settings = {**methods.FEDERATIONS["quickstart"], **methods.COMMON, **methods.SMOKE, "data.clients_per_task": 1}
     line = methods.measured(methods.Run("quickstart", "local", 0, 1e-3, "test"), settings, tmp_path)
     assert 0 <= line["mean"] <= 1 and (line["bytes_up"], line["passes"]) == (0, 2) and len(line["per_task"]) == 4

@@ -10,6 +10,7 @@ from reporting.comparisons import compared, one_seed
 
 from fedlease.reporting.comparison.data import read_comparison
 from fedlease.reporting.comparison.figures import comparison_figures
+from fedlease.reporting.comparison.figures_cost import cost_figures
 from fedlease.reporting.comparison.page import compare_page, markdown
 from fedlease.reporting.comparison.tables import score_table
 from fedlease.reporting.comparison.words import facts, reading
@@ -56,7 +57,8 @@ class TestWords:
         assert score_table(c).caption.startswith("ROUGE-1 in % by method")
 
     def test_the_figures(self) -> None:
-        figures = {figure.id: figure for figure in comparison_figures(read_comparison(compared(metric="rouge1")))}
+        c = read_comparison(compared(metric="rouge1"))
+        figures = {figure.id: figure for figure in (*comparison_figures(c), *cost_figures(c))}
         assert figures["tasks"].layout["xaxis"]["title"]["text"] == "ROUGE-1, %"
         assert figures["bytes"].layout["yaxis"]["title"]["text"] == "mean ROUGE-1, %"
         assert figures["curves"].layout["annotations"][0]["text"] == "most frequent answer 50.0"

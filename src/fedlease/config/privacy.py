@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from fedlease.config.sections import Section
+from fedlease.config.tables import known_tasks, task_facts
 from fedlease.methods.registry import CENTRALISED
 
 __all__ = ["PrivacySettings", "privacy_faults"]
@@ -45,10 +46,10 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
             ),
             (
                 "task",
-                raw.get("task") if raw.get("task") == "regression" else None,
+                raw.get("task") if _learns_numbers(raw.get("task")) else None,
                 None,
                 "scales numbers by the mean and the deviation of a client's own rows, which noise does not cover; "
-                "cannot be regression",
+                "must be one that learns no numbers",
             ),
         )
         if value != allowed
@@ -56,6 +57,10 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
     baselines = raw.get("baselines")
     if CENTRALISED in (raw.get("method"), *(baselines if isinstance(baselines, list | tuple) else ())):
         yield f"method: {CENTRALISED} pools the rows of all clients, which privacy.epsilon is to protect"
+
+
+def _learns_numbers(task: Any) -> bool:
+    return isinstance(task, str) and task in known_tasks() and task_facts(task).rows == "values"
 
 
 def _of(raw: Mapping[str, Any], section: str, key: str) -> Any:

@@ -1,6 +1,6 @@
 """How do all methods compare on the same rows and budget, each at the better of two learning rates?
 
-    python benchmarks/methods.py FILE [--rows DIR] [--methods all] [--seeds 0,1] [--rates 1e-3,3e-3] [--workers N]
+    python benchmarks/method_table.py FILE [--rows DIR] [--methods all] [--seeds 0,1] [--rates 1e-3,3e-3] [--workers N]
         [--device auto] [--budget-seconds S] [--set key=value ...] [--only quickstart|glue] [--table] [--smoke]
 
 Two federations: the quickstart (16 clients of four tasks) and, where ``--rows`` names a folder of GLUE files, SST-2,
@@ -174,7 +174,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks/methods.py")
+    parser = argparse.ArgumentParser(prog="benchmarks/method_table.py")
     parser.add_argument("file", type=Path, help="JSON lines, one per run; is added to")
     parser.add_argument("--rows", type=Path, help="folder of GLUE files; without it the quickstart alone")
     parser.add_argument("--methods", default="all", help="names with commas between")
