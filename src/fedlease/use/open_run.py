@@ -222,14 +222,16 @@ class OpenRun:
     def expert_of(self, client: ClientId) -> int | None:
         """The number of the expert, group or candidate whose adapter is the client's own.
 
-        None for a method without them, for a client that is with none yet, and for a newcomer, whose copy is its own.
+        None for a method without them, also one whose tiers add up, of which none is a client's alone; for a client
+        that is with none yet, and for a newcomer, whose copy is its own.
         """
         if self.client(client).newcomer or isinstance(self.saved.state, ClientModel):
             return None
         with self.fitting(client):
             state = self.saved.state.inner
-            if not self.bare_method.model(state, client).candidates:
-                return state.assignment.get(client)
+            model = self.bare_method.model(state, client)
+            if not model.candidates:
+                return None if model.spec.mixer == "sum" else state.assignment.get(client)
             group = self.bare_method.group(state, client)  # below 0 before its first choice
         chosen = self._choice(client)
         return chosen if chosen is not None else group if group >= 0 else None
