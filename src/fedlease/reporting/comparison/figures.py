@@ -4,7 +4,13 @@ from statistics import fmean
 from typing import Any
 
 from fedlease.reporting.comparison.data import Comparison
-from fedlease.reporting.comparison.figures_many import many_by_task, many_curves, task_rows
+from fedlease.reporting.comparison.figures_many import (
+    curves_figure,
+    highest,
+    many_by_task,
+    many_curves,
+    task_rows,
+)
 from fedlease.reporting.comparison.looks import (
     around,
     bars,
@@ -21,9 +27,7 @@ from fedlease.reporting.drawing import (
     base_layout,
     in_percent,
     label,
-    level_line,
     line_trace,
-    passes_axis,
 )
 from fedlease.reporting.formats import percent, points
 
@@ -75,15 +79,7 @@ def _curves(c: Comparison) -> Figure:
     if len(c.seeds) > 1:
         kinds = ("Thick lines", "thin ones") if c.rounds_scored else ("Large marks", "small ones")
         text.append(f"{kinds[0]} are means over seeds, {kinds[1]} the seeds.")
-    last = max((x for m in c.variants for curve in m.curves for x in curve), default=0)
-    layout = base_layout(
-        xaxis=passes_axis(last, scored=c.rounds_scored),
-        yaxis=axis(f"mean {label(c.words.name)}, %"),
-        **level_line(c.majority_mean, c.words.majority),
-    )
-    title = "Mean over clients by passes" if c.rounds_scored else "Mean over clients"
-    header = ("method", "passes", "mean, %", *(f"seed {seed}" for seed in c.seeds))
-    return Figure("curves", title, " ".join(text), (*thin, *thick), layout, 420, header, tuple(rows))
+    return curves_figure(c, " ".join(text), (*thin, *thick), rows, 420)
 
 
 def _by_task(c: Comparison) -> Figure:
@@ -110,10 +106,7 @@ def _by_task(c: Comparison) -> Figure:
         yaxis=named_axis([label(name, 24) for name in names]),
         shapes=between,
     )
-    text = []
-    for task in c.tasks:
-        best = max(c.variants, key=lambda m: m.per_task[task].mean)
-        text.append(f"{task}: {best.name} is highest, {best.per_task[task]} %.")
+    text = highest(c)
     text.append("Bars are standard deviations over seeds." if len(c.seeds) > 1 else "One seed, so no spread is drawn.")
     rows = task_rows(c)
     height = 100 + len(names) * max(18 * len(c.variants), 48)

@@ -1,6 +1,8 @@
 """Figures of a comparison of more variants than there are colours."""
 
+from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from fedlease.reporting.comparison.data import Comparison
 from fedlease.reporting.comparison.looks import colour_of, hover, legend_of, line_of, lines_of, named_axis
@@ -17,7 +19,35 @@ from fedlease.reporting.drawing import (
 )
 from fedlease.reporting.formats import percent
 
-__all__ = ["many_by_task", "many_curves", "task_rows"]
+__all__ = ["curves_figure", "highest", "many_by_task", "many_curves", "task_rows"]
+
+
+def curves_figure(
+    c: Comparison,
+    text: str,
+    traces: Sequence[dict[str, Any]],
+    rows: Sequence[tuple[str, ...]],
+    height: int,
+) -> Figure:
+    """Traces of mean scores by passes within their axes; ``rows`` are the figure's table."""
+    last = max((x for m in c.variants for curve in m.curves for x in curve), default=0)
+    layout = base_layout(
+        xaxis=passes_axis(last, scored=c.rounds_scored),
+        yaxis=axis(f"mean {label(c.words.name)}, %"),
+        **level_line(c.majority_mean, c.words.majority),
+    )
+    title = "Mean over clients by passes" if c.rounds_scored else "Mean over clients"
+    header = ("method", "passes", "mean, %", *(f"seed {seed}" for seed in c.seeds))
+    return Figure("curves", title, text, tuple(traces), layout, height, header, tuple(rows))
+
+
+def highest(c: Comparison) -> list[str]:
+    """A sentence per task: which variant has the highest score."""
+    text = []
+    for task in c.tasks:
+        best = max(c.variants, key=lambda m: m.per_task[task].mean)
+        text.append(f"{task}: {best.name} is highest, {best.per_task[task]} %.")
+    return text
 
 
 def many_curves(c: Comparison) -> Figure:
@@ -39,15 +69,7 @@ def many_curves(c: Comparison) -> Figure:
     text = f"They end between {low} and {high}."
     if c.rounds_scored:
         text += f" Means over seeds, in the colour of their kind; {c.first.name} is thick. Hovering names a line."
-    last = max((x for m in c.variants for curve in m.curves for x in curve), default=0)
-    layout = base_layout(
-        xaxis=passes_axis(last, scored=c.rounds_scored),
-        yaxis=axis(f"mean {label(c.words.name)}, %"),
-        **level_line(c.majority_mean, c.words.majority),
-    )
-    title = "Mean over clients by passes" if c.rounds_scored else "Mean over clients"
-    header = ("method", "passes", "mean, %", *(f"seed {seed}" for seed in c.seeds))
-    return Figure("curves", title, text, tuple(traces), layout, 520, header, tuple(rows))
+    return curves_figure(c, text, traces, rows, 520)
 
 
 def many_by_task(c: Comparison) -> Figure:
@@ -67,10 +89,7 @@ def many_by_task(c: Comparison) -> Figure:
              "x": [in_percent(score.mean) for score in scores], "y": [places[m.name] for m in c.variants],
              "hoverinfo": "text", "hovertext": texts},
         )  # fmt: skip
-    text = []
-    for task in c.tasks:
-        best = max(c.variants, key=lambda m: m.per_task[task].mean)
-        text.append(f"{task}: {best.name} is highest, {best.per_task[task]} %.")
+    text = highest(c)
     layout = base_layout(xaxis=axis(f"{label(c.words.name)}, %"), yaxis=named_axis(names))
     height = 110 + 24 * len(names)
     return Figure(
