@@ -4,34 +4,20 @@ Yan, Hua, Wang, Zhang, Wu, Song, Guan: FedMomentum: Preserving LoRA Training Mom
 https://arxiv.org/abs/2603.08014
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from fedlease.core.aggregate import weighted_uploads
-from fedlease.core.codec import serialisable
-from fedlease.core.residual import extended, on_residual, parted, stacked
-from fedlease.core.types import ClientId, ClientModel, ClientUpdate, Tensors
+from fedlease.core.residual import extended, parted, stacked
+from fedlease.core.types import ClientId, ClientUpdate
 from fedlease.methods.base import CommonState, Terms
-from fedlease.methods.fedit import FedIT
+from fedlease.methods.on_residual import OnResidual, ResidualState
 
-__all__ = ["FedMomentum", "FedMomentumState", "build"]
-
-
-@serialisable
-@dataclass(frozen=True, kw_only=True)
-class FedMomentumState(CommonState):
-    """Where a FedMomentum run stands; ``adapter`` has the largest singular values of the last mean.
-
-    Attributes:
-        residual: what has been added to the frozen weights, see :mod:`fedlease.core.residual`.
-    """
-
-    residual: Tensors = field(default_factory=dict)
+__all__ = ["FedMomentum", "build"]
 
 
 @dataclass(frozen=True)
-class FedMomentum(FedIT):
+class FedMomentum(OnResidual):
     """FedIT with the mean of the products B A in the place of the means of A and of B.
 
     Attributes:
@@ -42,17 +28,11 @@ class FedMomentum(FedIT):
 
     energy: float = 0.9999
 
-    averaged: ClassVar[tuple[str, ...]] = ()
-
-    def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedMomentumState:
-        """The initial adapter is the first shared one, and nothing is added to the frozen weights."""
-        return FedMomentumState(round=1, adapter=adapter, clients=dict(clients))
-
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> CommonState:
         """The mean of the products: its best pair of rank r, and what it has beyond that."""
-        assert isinstance(state, FedMomentumState)
+        assert isinstance(state, ResidualState)
         after = replace(state, round=state.round + 1)
         if not updates:
             return after
@@ -61,11 +41,6 @@ class FedMomentum(FedIT):
         pair = {name: tensor.to(adapter.tensors[name].dtype).contiguous() for name, tensor in major.items()}
         residual = extended(state.residual, rest)
         return replace(after, adapter=replace(adapter, tensors={**adapter.tensors, **pair}), residual=residual)
-
-    def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The shared adapter on top of the residual."""
-        assert isinstance(state, FedMomentumState)
-        return on_residual(state.adapter, state.residual)
 
 
 def build(terms: Terms, *, energy: float = 0.9999) -> FedMomentum:
