@@ -96,5 +96,6 @@ def test_halves_that_go_on_from_what_they_have_learnt_are_no_first_step() -> Non
     cache = WorkCache(start=START)
     first = replace(task(), halves=True)
     longer = replace(first, model=replace(START, candidates=(START.tensors, START.tensors)))
-    assert cache.step_key("c", first, START.tensors) is not None
+    whole, parted = (cache.step_key("c", each, START.tensors) for each in (first, replace(first, batch_share=0.5)))
+    assert whole is not None and whole != parted, "smaller batches are other work"
     assert cache.step_key("c", longer, START.tensors) is None

@@ -1,5 +1,7 @@
 """A warm-up on halves: both from the same start, neither sees the other's rows."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,22 @@ def test_each_half_gives_what_it_gives_alone_and_the_head_is_the_mean(tmp_path: 
             assert found.update.tensors[name[:-1] + str(half)].equal(alone[half].update.tensors[name])
     for name in head:
         assert found.private[name].equal((alone[0].private[name] + alone[1].private[name]) / 2)
+
+
+def test_fewer_passes_in_batches_smaller_by_as_much_make_as_many_steps(tmp_path: Path) -> None:
+    resident, encoded, adapter, head = small(tmp_path)
+    model = ClientModel(adapter.spec, {**adapter.tensors, **head})
+    names = adapter.names("AB")
+
+    def steps(epochs: int, share: float, rows: int) -> int:
+        task = ClientTask("warmup", 0, model, (Stage(names, epochs),), names, halves=True, batch_share=share)
+        optimiser = replace(OPTIMISER, batch_size=rows)
+        load = partial(resident.load, model, 2)
+        return train_halves(Trainer(resident, optimiser), load, "a", task, encoded).steps
+
+    # Halves of four rows: two passes of one batch of four, or one pass of two batches of two.
+    assert steps(2, 1.0, 4) == steps(1, 0.5, 4) == 4
+    assert steps(1, 0.1, 2) == 8, "a batch has at least one row"
 
 
 def test_a_longer_warm_up_continues_each_half_from_its_own(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ CASES: dict[str, dict[str, Any]] = {
     "routed dropout": {"mixer": "top_m", "dropout": 0.3},
     "term": {"term": "pull"},
     "gradients": {"gradients": True},
+    "smaller batches": {"batch_share": 0.5},
 }
 
 
@@ -149,7 +150,8 @@ def test_clients_in_one_step_end_where_each_ends_alone(case: str, made: Made) ->
     own = [i % 3 if wanted.get("mixer") == "top_m" else 0 for i in range(4)]
     jobs = [job(made, client, own=own[i], **wanted) for i, client in enumerate(CLIENTS)]
     found = stacked(made, jobs)
-    assert [found[job.client].steps for job in jobs] == [10, 6, 10, 4]
+    steps = [2 * rows for rows, _ in CLIENTS.values()] if case == "smaller batches" else [10, 6, 10, 4]
+    assert [found[job.client].steps for job in jobs] == steps
     assert max(apart(found[job.client], alone(made, job)) for job in jobs) < 1e-5
 
 

@@ -123,6 +123,13 @@ def test_only_clusters_can_be_formed_again() -> None:
     assert resolve(preset="smoke", overrides=["fedlease.reallocate=2"]).fedlease.reallocate == 2
 
 
+def test_what_halves_alone_have_is_refused_without_them() -> None:
+    assert faults_of("fedlease_plus.halves_share=0") == ("fedlease_plus.halves_share: must be above 0, received 0",)
+    assert faults_of("fedlease.longer=1", "fedlease.halves_share=0.5") == tuple(
+        f"fedlease.{key}: is only read when fedlease.halves is true; leave it out" for key in ("halves_share", "longer")
+    )
+
+
 def test_a_share_is_a_number_or_a_word_and_is_written_as_such() -> None:
     for word in ("auto", 0.25, 0, 1):
         settings = resolve(preset="smoke", overrides=[f"fedlease.shrink={word}"])

@@ -78,8 +78,29 @@ def test_unequal_rows_make_about_equal_steps_within_the_budget() -> None:
     assert [stage.epochs for stage in task.stages] == [3, 3, 3, 1]
 
 
-def test_every_client_makes_the_passes_of_the_budget() -> None:
-    halves, clients = method(longer=2), {"a0": 50, "a1": 200, "a2": 800, "b0": 200, "b1": 200}
+def test_passes_that_are_not_made_on_halves_follow_in_the_first_round() -> None:
+    halves, clients = method(Budget(4, 4), halves_share=0.5), {"a0": 40, "a1": 40, "b0": 40, "b1": 10}
+    state = halves.init(adapter(), clients, 0)
+    tasks = {client: first_task(halves, state, client) for client in clients}
+    # Two of four passes in batches half as large are as many steps as four; few rows are not divided at all.
+    assert {c: (t.halves, t.stages[0].epochs, t.batch_share) for c, t in tasks.items()} == {
+        **dict.fromkeys(("a0", "a1", "b0"), (True, 2, 0.5)),
+        "b1": (False, 4, 1.0),
+    }
+    state = halves.aggregate(state, [answer(c, task, clients[c]) for c, task in tasks.items()])
+    for after in (2, 0):
+        tasks = {client: first_task(halves, state, client) for client in clients}
+        assert [tasks[client].stages[0].epochs for client in sorted(clients)] == [1 + after] * 3 + [1]
+        assert not any(t.halves or t.batch_share != 1 for t in tasks.values())
+        state = halves.aggregate(state, [answer(c, task, clients[c]) for c, task in tasks.items()])
+    one = method(Budget(1, 4), halves_share=0.5)
+    task = first_task(one, one.init(adapter(), clients, 0), "a0")
+    assert (task.stages[0].epochs, task.batch_share) == (1, 1.0), "one pass cannot be halved"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_every_client_makes_the_passes_of_the_budget(share: float) -> None:
+    halves, clients = method(longer=2, halves_share=share), {"a0": 50, "a1": 200, "a2": 800, "b0": 200, "b1": 200}
     state, passes = halves.init(adapter(), clients, 0), dict.fromkeys(clients, 0)
     while tasks := {c: task for c in sorted(clients) if (task := halves.task(state, c)) is not None}:
         for client, task in tasks.items():

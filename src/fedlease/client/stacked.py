@@ -55,8 +55,9 @@ def layout(job: Job | Scoring) -> Any:
         (frozenset(slots[name] for name in stage.trainable), stage.epochs, slots_only(stage, order))
         for stage in job.task.stages
     )
-    pull = 0.0 if job.task.term is None else job.task.term.pull
-    return like, stages, pull, job.task.gradients, frozenset(slots[name] for name in job.task.upload)
+    task = job.task
+    pull = 0.0 if task.term is None else task.term.pull
+    return like, stages, pull, task.gradients, task.batch_share, frozenset(slots[name] for name in task.upload)
 
 
 @dataclass

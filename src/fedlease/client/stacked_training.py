@@ -164,12 +164,13 @@ class StackedTrainer:
         """
         torch.set_num_threads(self.optimiser.threads)
         started = time.perf_counter()
-        courses = self._courses(jobs)
+        options = self.optimiser.of(jobs[0].task)
+        courses = self._courses(jobs, options)
         rows = courses[0].job.rows.followed_by([course.job.rows for course in courses[1:]])
         model = self.model(jobs[0].task.model.spec)
         with self.resident.repeatable(), model.using(rows, training=True):
             for number in range(len(jobs[0].task.stages)):
-                self._stage(model, courses, rows, number)
+                self._stage(model, courses, rows, number, options)
         seconds = (time.perf_counter() - started) / len(jobs)
         return {course.job.key: course.outcome(seconds) for course in courses}
 
@@ -179,9 +180,9 @@ class StackedTrainer:
             self._model = StackedModel(self.resident, spec.target_modules)
         return self._model
 
-    def _courses(self, jobs: Sequence[Job]) -> list[_Course]:
+    def _courses(self, jobs: Sequence[Job], options: Optimiser) -> list[_Course]:
         """Whoever makes the most steps first: who is left when others have ended are the first rows of a block."""
-        steps = {job.key: self.optimiser.steps_per_epoch(job.rows) for job in jobs}
+        steps = {job.key: options.steps_per_epoch(job.rows) for job in jobs}
         courses, begin = [], 0
         for job in sorted(jobs, key=lambda job: (-steps[job.key], job.key)):
             names = to_slots(job.tensors.keys(), job.task.model.spec)
@@ -190,8 +191,10 @@ class StackedTrainer:
             begin += len(job.rows)
         return courses
 
-    def _stage(self, model: StackedModel, courses: Sequence[_Course], rows: Encoded, number: int) -> None:
-        job, options, device = courses[0].job, self.optimiser, model.device
+    def _stage(
+        self, model: StackedModel, courses: Sequence[_Course], rows: Encoded, number: int, options: Optimiser
+    ) -> None:
+        job, device = courses[0].job, model.device
         stage, spec = job.task.stages[number], job.task.model.spec
         labels, only = [course.job.num_labels for course in courses], slots_only(stage, slots_of(spec))
         trainable = [courses[0].names[name] for name in sorted(stage.trainable)]

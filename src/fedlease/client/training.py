@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -51,6 +51,10 @@ class Optimiser:
     def rate(self, total: int) -> Callable[[int], float]:
         """Number of a step, from 0, -> its share of ``lr``, of so many steps in total."""
         return lambda step: 1 - step / total if self.lr_schedule == "linear" else 1.0
+
+    def of(self, task: ClientTask) -> "Optimiser":
+        """With the batches of a task, of at least one row."""
+        return replace(self, batch_size=max(1, round(self.batch_size * task.batch_share)))
 
     def steps_per_epoch(self, rows: Encoded) -> int:
         """Batches in one pass over rows."""
@@ -141,7 +145,7 @@ class Trainer:
             ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
         """
         with self.resident.repeatable():
-            return self._train(client, task, rows, on_batch, half)
+            return replace(self, optimiser=self.optimiser.of(task))._train(client, task, rows, on_batch, half)
 
     def _train(
         self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None, half: int

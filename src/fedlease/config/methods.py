@@ -76,6 +76,10 @@ class FedLeaseSettings(Section):
     halves: bool = False
     """Every client warms up on two halves of its rows apart, with equal numbers of steps, so that it is known how much
     of its B is its task. Ours."""
+    halves_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the warm-up's E passes that are made on halves, rounded, at least one, in batches smaller by as much, so
+    that as many steps are made. The others follow in a client's first round, from its group's mean. Needs
+    ``halves``."""
     longer: Annotated[int, Field(ge=0)] = 0
     """Further warm-ups of a client that has not learnt its task yet, each of E passes, or of a round's where those are
     more; its rounds are fewer. Needs ``halves``."""

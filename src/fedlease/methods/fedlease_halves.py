@@ -71,6 +71,7 @@ class Halves(Wrapper):
         method: FedLEASE itself.
         by_similarity: whether corrected similarities group the clients; False leaves the grouping of ``method``.
         signal: what is compared.
+        share: of E passes, those that are made on halves.
         longer: further warm-ups of a client that has not learnt yet.
         unsure: what becomes of a client that has not learnt in the end: it stands ``alone``, or joins in round 1 the
             expert with the lowest ``loss`` on its rows, its own among them.
@@ -79,6 +80,7 @@ class Halves(Wrapper):
     method: FedLease
     by_similarity: bool = True
     signal: Signal = "BA"
+    share: float = 1.0
     longer: int = 0
     unsure: Unsure = "alone"
 
@@ -87,7 +89,7 @@ class Halves(Wrapper):
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HalvesState:
         """FedLEASE's first state."""
         rows = list(clients.values())
-        typical = max(float(np.median(rows)), float(np.quantile(rows, 0.75)) / self.budget.warmup_epochs)
+        typical = max(float(np.median(rows)), float(np.quantile(rows, 0.75)) / self._first)
         return HalvesState(inner=self.method.init(adapter, clients, seed), typical=typical)
 
     def task(self, state: HalvesState, client: ClientId) -> ClientTask | None:
@@ -165,18 +167,25 @@ class Halves(Wrapper):
             return task
         stages = warmup_stages(task.trainable, self._epochs(state, client), self.budget)
         model = replace(task.model, candidates=_halves_of(state, client))
-        return replace(task, model=model, stages=stages, halves=True)
+        share = self._first / self.budget.warmup_epochs
+        return replace(task, model=model, stages=stages, halves=True, batch_share=share)
 
     def _epochs(self, state: HalvesState, client: ClientId) -> int:
         """Passes of the client's next warm-up; 0 when it may make none."""
         spent: int = state.passes.get(client, 0)
-        first, rows = self.budget.warmup_epochs, state.inner.clients[client]
+        first, rows = self._first, state.inner.clients[client]
         if rows < FEW_ROWS:
-            return 0 if spent else first
+            return 0 if spent else self.budget.warmup_epochs
         if not spent:
-            return max(1, first + min(round(first * state.typical / rows) - first, self._spare(0)))
+            return max(1, min(round(first * state.typical / rows), self.budget.warmup_epochs + self._spare(0)))
         longer = max(first, self.budget.local_epochs)
-        return min(longer, self._spare(spent - first)) if spent < first + self.longer * longer else 0
+        extra = spent - self.budget.warmup_epochs
+        return min(longer, self._spare(extra)) if spent < first + self.longer * longer else 0
+
+    @property
+    def _first(self) -> int:
+        """Passes on halves of a client with the typical number of rows."""
+        return max(1, round(self.share * self.budget.warmup_epochs))
 
     def _spare(self, extra: int) -> int:
         """Passes beyond E that a client may make who has made some, in whole rounds."""

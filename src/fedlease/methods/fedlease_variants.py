@@ -38,6 +38,7 @@ def build(
     *,
     grouping: GroupingName = "clusters",
     halves: bool = False,
+    halves_share: float = 1.0,
     longer: int = 0,
     unsure: Unsure = "alone",
     num_experts: int | None = None,
@@ -84,7 +85,7 @@ def build(
     )
     method: Method = paper if reallocate is None else Reallocate(paper, reallocate)
     if halves:
-        method = Halves(paper, grouping == "similarity", signal, longer, unsure)
+        method = Halves(paper, grouping == "similarity", signal, halves_share, longer, unsure)
     if routed and (top_k is not None or not renormalise or router == "client"):
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":

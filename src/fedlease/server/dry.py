@@ -95,7 +95,7 @@ class DryTransport:
         # A client with private tensors no longer trains from the common start.
         if not request.keeps and begins_with(self.start, task, task.model.tensors):
             stages = tuple((tuple(sorted(stage.trainable)), stage.epochs) for stage in task.stages)
-            step = (client, task.round, stages, task.halves)
+            step = (client, task.round, stages, task.halves, task.batch_share)
             if step in self.done:
                 return
             self.done.add(step)
