@@ -12,17 +12,21 @@ from checkpoints import save_checkpoint
 from small import rounds_of, small_run
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedlease.client.ahead import jobs_of, scoring_of
 from fedlease.client.block import Block
+from fedlease.client.messages import Train
 from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult
 from fedlease.client.stacked import Stacker, layout
 from fedlease.client.stacked_scoring import Scoring
 from fedlease.client.stacked_training import Job, StackedTrainer
+from fedlease.client.store import Private
 from fedlease.client.training import Optimiser, Trainer
+from fedlease.client.worker import Client, ClientWorker
 from fedlease.core.adapters import initial_adapter, renumber
 from fedlease.core.experts import CORE_SHAPES, ROUTER_ROWS
-from fedlease.core.types import ClientModel, ClientTask, LocalTerm, Stage, Tensors
-from fedlease.data.federation import Row
+from fedlease.core.types import ANCHOR, ClientModel, ClientTask, LocalTerm, Stage, Tensors
+from fedlease.data.federation import ClientData, Row
 from fedlease.errors import ConfigError, UpdateRefusedError
 from fedlease.models.base import initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.models.sources import locate
@@ -89,7 +93,7 @@ def job(made: Made, client: str, mixer: Any = "none", *, own: int = 0, stages: A
             shape = (ROUTER_ROWS[mixer](count), 32) if mixer in ROUTER_ROWS else shape
             draw = torch.Generator().manual_seed(1)
             tensors |= {f"{module}/G": 0.1 * torch.randn(shape, generator=draw) for module in spec.target_modules}
-    spec = replace(spec, dropout=changes.pop("dropout", 0.0))
+    spec = replace(spec, dropout=changes.pop("dropout", 0.0), anchors=changes.pop("anchors", 0))
     tensors = {name: tensor + shift for name, tensor in tensors.items()}
     head = initial_head(resident.head_modules(labels), 0)
     model = ClientModel(spec, {**tensors, **head})
@@ -137,6 +141,7 @@ CASES: dict[str, dict[str, Any]] = {
     "term": {"term": "pull"},
     "gradients": {"gradients": True},
     "smaller batches": {"batch_share": 0.5},
+    "anchors": {"mixer": "instance", "anchors": 3},
 }
 
 
@@ -277,10 +282,8 @@ def test_a_step_asks_a_device_for_as_much_whoever_many_clients_are_in_it(mixer: 
 
 
 def test_only_jobs_of_one_layout_go_together_and_who_is_left_is_left_out(made: Made) -> None:
-    jobs = [job(made, "a"), job(made, "b", "top_m"), job(made, "c"), job(made, "d", "instance")]
-    anchored = jobs[3].task.model
-    anchored = replace(anchored, spec=replace(anchored.spec, anchors=2))
-    jobs[3] = replace(jobs[3], task=replace(jobs[3].task, model=anchored))
+    jobs = [job(made, "a"), job(made, "b", "top_m"), job(made, "c")]
+    jobs.append(job(made, "d", term=LocalTerm(tail=0.5)))
     assert layout(jobs[3]) is None
     assert Stacker(StackedTrainer(made[0], OPTIMISER), 4).train(jobs).keys() == {("a", 0), ("c", 0)}
 
@@ -317,13 +320,25 @@ def test_a_block_gives_back_what_it_was_made_of() -> None:
     assert joined[:, 8:20].equal(block.values[:2, 8:20]) and not joined[:, :8].any()
 
 
-def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path) -> None:
-    """Warm-up, a routed round, and FedALT beside it: the same groups, scores, and losses to 1e-5."""
-    one, many = (
-        small_run(tmp_path / str(clients), rounds=1, baselines=["fedalt"], clients_per_step=clients)
-        for clients in ("auto", 3)
+def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-up, a routed round, and beside it FedALT, IFCA, whose clients compare candidates first, and FedDPA, whose
+    inputs are weighed by anchors: the same groups, choices, scores, and losses to 1e-5.
+    """
+    honest, by_themselves = Trainer.train, list[str]()
+    monkeypatch.setattr(
+        Trainer, "train", lambda *words, **more: by_themselves.append(words[1]) or honest(*words, **more)
     )
-    assert "clients_per_step: 3" in (many.out / "config.yaml").read_text()
+    compared = list[float]()
+    loss = ClientWorker._loss
+    monkeypatch.setattr(ClientWorker, "_loss", lambda *words: compared.append(loss(*words)) or compared[-1])
+    changes = {"rounds": 1, "baselines": ["fedalt", "ifca", "feddpa"], "ifca.num_candidates": 2}
+    one = small_run(tmp_path / "1", clients_per_step="auto", **changes)
+    assert by_themselves and compared
+    by_themselves.clear()
+    compared.clear()
+    many = small_run(tmp_path / "4", clients_per_step=4, **changes)
+    assert not by_themselves and not compared, "all together, in every step of every method"
+    assert "clients_per_step: 4" in (many.out / "config.yaml").read_text()
     assert "clients_per_step: 1" in (one.out / "config.yaml").read_text(), "auto is one on a processor"
     for method, summary in many.summaries.items():
         other = one.summaries[method]
@@ -335,6 +350,7 @@ def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path) -> No
                 assert entry["steps"] == others["clients"][client]["steps"]
                 assert entry["loss"] == pytest.approx(others["clients"][client]["loss"], abs=1e-5)
                 assert entry["score"] == others["clients"][client]["score"]
+                assert entry.get("choice") == others["clients"][client].get("choice")
 
 
 def test_halves_of_clients_are_trained_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,14 +380,22 @@ def test_where_rows_do_not_come_first_several_clients_are_refused(tmp_path: Path
     assert not (tmp_path / "r").exists(), "refused before anything is written"
 
 
-def scoring(job: Job) -> Scoring:
-    return Scoring(job.client, job.task.model.spec, job.tensors, job.rows, job.num_labels)
+def scoring(job: Job, candidate: int = 0) -> Scoring:
+    return Scoring(job.client, job.task.model.spec, job.tensors, job.rows, job.num_labels, candidate)
 
 
-@pytest.mark.parametrize("mixer", ["none", "top_m", "softmax", "scalar", "sum"])
+def anchored(jobs: Sequence[Job]) -> list[Job]:
+    """Every client but the first with a direction of its own, to which inputs are compared."""
+    draw = torch.Generator().manual_seed(2)
+    anchors = [{ANCHOR: torch.nn.functional.normalize(torch.randn(32, generator=draw), dim=0)} for _ in jobs[1:]]
+    return [replace(one, tensors={**one.tensors, **anchor}) for one, anchor in zip(jobs, [{}, *anchors], strict=True)]
+
+
+@pytest.mark.parametrize("mixer", ["none", "top_m", "softmax", "scalar", "sum", "instance"])
 def test_clients_that_are_scored_together_have_their_own_scores(mixer: str, made: Made) -> None:
     resident, task = made[0], made[0].task
     jobs = [job(made, client, mixer, own=i % 3 if mixer == "top_m" else 0) for i, client in enumerate(CLIENTS)]
+    jobs = anchored(jobs) if mixer == "instance" else jobs
     found = Stacker(StackedTrainer(resident, OPTIMISER), 4).score([scoring(job) for job in jobs])
     assert found.keys() == CLIENTS.keys()
     for one in jobs:
@@ -383,13 +407,14 @@ def test_clients_that_are_scored_together_have_their_own_scores(mixer: str, made
         assert measured.predictions["probability"] == pytest.approx(expected.predictions["probability"], abs=1e-5)
 
 
-@pytest.mark.parametrize("mixer", ["none", "top_m"])
+@pytest.mark.parametrize("mixer", ["none", "top_m", "instance"])
 def test_writers_are_trained_and_scored_together_as_alone(mixer: str, writers: Made) -> None:
     """Answers of unequal length to prompts of unequal length: the loss is a mean over a client's own tokens."""
     resident, task = writers[0], writers[0].task
     jobs = [job(writers, client, mixer, own=i % 3 if mixer == "top_m" else 0) for i, client in enumerate(CLIENTS)]
     trained = stacked(writers, jobs)
     assert max(apart(trained[job.client], alone(writers, job)) for job in jobs) < 1e-5
+    jobs = anchored(jobs) if mixer == "instance" else jobs
     found = Stacker(StackedTrainer(resident, OPTIMISER), 4).score([scoring(job) for job in jobs])
     texts = set[str]()
     for one in jobs:
@@ -399,6 +424,34 @@ def test_writers_are_trained_and_scored_together_as_alone(mixer: str, writers: M
         assert found[one.client].metrics == pytest.approx(expected.metrics, abs=1e-5)
         texts |= {*expected.answers}
     assert len(texts) > 3, "they write different answers"
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_candidates_that_are_compared_together_have_their_own_losses(
+    balanced: bool, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of each client, on its train rows, whose labels may weigh differently."""
+    resident, task = made[0], Classification(24, balanced=balanced)
+    monkeypatch.setattr(resident, "task", task)
+    jobs = [job(made, client) for client in "ab"]
+    spoilt = [replace(one, tensors={n: 1.3 * v for n, v in one.tensors.items()}) for one in jobs]
+    compared = [(one, number) for number, each in enumerate((jobs, spoilt)) for one in each]
+    found = Stacker(StackedTrainer(resident, OPTIMISER), 3).losses([scoring(*each) for each in compared])
+    for one, number in compared:
+        resident.load(one.task.model, one.num_labels, one.tensors)
+        assert found[one.client, number] == pytest.approx(task.mean_loss(resident, one.rows, 1), abs=1e-6)
+    assert len({round(loss, 4) for loss in found.values()}) == 4
+
+
+def test_working_ahead_changes_nothing_of_what_a_client_keeps(made: Made) -> None:
+    """Handling the request accepts what is pending, and needs the round that early stopping may come back to."""
+    one = job(made, "a")
+    client = Client(ClientData("a", "t", ("no", "yes"), (), (), ()), one.rows, one.rows)
+    private = Private(at=1).trained(2, one.task.model.spec, {"w": torch.ones(1)})
+    worker = ClientWorker(client, Trainer(made[0], OPTIMISER), private=private)
+    request = Train("local", 3, one.task, accepted=2, best=1)
+    assert jobs_of(worker, request, None) and scoring_of(worker, request, None)
+    assert worker.private is private
 
 
 @pytest.mark.gpu
@@ -411,11 +464,10 @@ def test_on_a_gpu_clients_in_one_step_end_where_each_ends_alone(case: str, tmp_p
     jobs = [job(made, client, own=own[i], **wanted) for i, client in enumerate(CLIENTS)]
     found = stacked(made, jobs)
     assert max(apart(found[job.client], alone(made, job)) for job in jobs) < 1e-4
-    if wanted.get("mixer") != "instance":
-        scores = Stacker(StackedTrainer(made[0], OPTIMISER), 4).score([scoring(job) for job in jobs])
-        for one in jobs:
-            made[0].load(one.task.model, one.num_labels, one.tensors)
-            measured = made[0].task.measure(made[0], one.rows, 1)
-            assert scores[one.client].metrics["loss"] == pytest.approx(measured.metrics["loss"], abs=1e-4)
+    scores = Stacker(StackedTrainer(made[0], OPTIMISER), 4).score([scoring(job) for job in jobs])
+    for one in jobs:
+        made[0].load(one.task.model, one.num_labels, one.tensors)
+        measured = made[0].task.measure(made[0], one.rows, 1)
+        assert scores[one.client].metrics["loss"] == pytest.approx(measured.metrics["loss"], abs=1e-4)
     again = stacked(made, jobs)
     assert max(apart(found[client], again[client]) for client in CLIENTS) == 0.0, "the same bits every time"

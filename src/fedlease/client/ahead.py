@@ -13,18 +13,34 @@ from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Measured
 
-__all__ = ["jobs_of", "result_of", "scoring_of"]
+__all__ = ["candidates_of", "jobs_of", "result_of", "scoring_of"]
 
 
-def jobs_of(worker: ClientWorker, request: Request) -> list[Job]:
+def candidates_of(worker: ClientWorker, request: Request) -> list[Scoring]:
+    """The models that a request has compared on the train rows before all else; empty where there is nothing to choose,
+    and where adapters are compared by more than their loss.
+    """
+    model, client = request.model, worker.client
+    if isinstance(request, Train) and (request.task.halves or request.task.refit):
+        return []
+    tensors, labels = _laid_over(worker, request), client.num_labels
+    return [
+        Scoring(client.data.id, model.spec, {**tensors, **candidate}, client.train, labels, number)
+        for number, candidate in enumerate(model.candidates)
+    ]
+
+
+def jobs_of(worker: ClientWorker, request: Request, choice: int | None) -> list[Job]:
     """What a request trains, one job or one for each half of the rows; empty where it must be handled alone.
 
-    That is where nothing is to be trained, and where candidates are compared first.
+    That is where nothing is to be trained, and where candidates are compared first and ``choice`` does not tell which
+    is the best.
     """
-    if not isinstance(request, Train) or (request.model.candidates and not request.task.halves):
+    if not isinstance(request, Train):
         return []
-    task, client, cache, tensors = request.task, worker.client, worker.cache, _laid_over(worker, request)
-    if cache.get(cache.step_key(client.data.id, task, tensors), LocalResult) is not None:
+    task, client, cache = request.task, worker.client, worker.cache
+    tensors = _laid_over(worker, request) if task.halves else _received(worker, request, choice)
+    if tensors is None or cache.get(cache.step_key(client.data.id, task, tensors), LocalResult) is not None:
         return []
     name, labels, report = client.data.id, client.num_labels, worker.on_batch
     if not task.halves:
@@ -50,10 +66,9 @@ def result_of(
     return done[0] if len(done) == 1 else both(done[0], done[1], sum(len(job.rows) for job in jobs))
 
 
-def scoring_of(worker: ClientWorker, request: Request) -> Scoring | None:
-    """What a request scores; None where it must be handled alone.
-
-    That is where candidates are compared first, and at the end of a mixture, whose experts are counted as well.
+def scoring_of(worker: ClientWorker, request: Request, choice: int | None) -> Scoring | None:
+    """What a request scores; None where it must be handled alone, as for :func:`jobs_of`, and at the end of a mixture,
+    whose experts are counted as well.
     """
     model, client, cache = request.model, worker.client, worker.cache
     match request:
@@ -63,16 +78,23 @@ def scoring_of(worker: ClientWorker, request: Request) -> Scoring | None:
             wanted = True
         case _:
             wanted = not model.spec.routed
-    if not wanted or model.candidates or not len(client.test):
+    if not wanted or not len(client.test) or (tensors := _received(worker, request, choice)) is None:
         return None
-    tensors = _laid_over(worker, request)
     first = isinstance(request, Train) and request.task.round <= 1
     if first and cache.get(cache.score_key(client.data.id, model, tensors), Measured) is not None:
         return None
     return Scoring(client.data.id, model.spec, tensors, client.test, client.num_labels)
 
 
+def _received(worker: ClientWorker, request: Request, choice: int | None) -> Tensors | None:
+    """As :func:`_laid_over` with the chosen candidate; None where it has to be chosen yet."""
+    candidates, tensors = request.model.candidates, _laid_over(worker, request)
+    if not candidates:
+        return tensors
+    return None if choice is None else {**tensors, **candidates[choice]}
+
+
 def _laid_over(worker: ClientWorker, request: Request) -> Tensors:
-    """The request's tensors with the private ones, as handling it finds them."""
-    worker.private = worker.private.accepted(request.accepted, request.model.spec)
-    return worker.private.overlay(request.model.spec, request.model.tensors)
+    """The request's tensors with the private ones, as handling it will find them; nothing is accepted yet."""
+    private = worker.private.accepted(request.accepted, request.model.spec, best=request.best)
+    return private.overlay(request.model.spec, request.model.tensors)

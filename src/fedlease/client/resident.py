@@ -15,6 +15,7 @@ from fedlease.client.determinism import same_bits
 from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_names
 from fedlease.models.base import BaseModel, new_head_modules
 from fedlease.models.padding import groups_of
+from fedlease.peft_plugin.instance import directions_of
 from fedlease.peft_plugin.model import FedLeaseModel
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, snapshot, wrap
 from fedlease.peft_plugin.usage import uncounted
@@ -222,6 +223,11 @@ class ResidentModel:
         assert isinstance(self.model.base_model, FedLeaseModel)  # the mixer ``instance`` is ours
         with self._computing():
             return self.model.base_model.represent(inputs)
+
+    def represent_by(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """As :meth:`represent`, by any modules around this base, with the experts that they compute."""
+        with self._computing():
+            return directions_of(model, {name: values for name, values in inputs.items() if name in self._arguments})
 
     def repeatable(self) -> AbstractContextManager[None]:
         """While it is open, the same work gives the same bits, if that is wanted."""

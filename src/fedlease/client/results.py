@@ -37,12 +37,14 @@ class Ahead:
     Attributes:
         result: of its :func:`~fedlease.client.ahead.jobs_of`.
         measured: of its :func:`~fedlease.client.ahead.scoring_of`.
-        seconds: the client's share of the time that scoring took.
+        seconds: the client's share of the time that scoring and comparing took.
+        choice: the best of the candidates of its :func:`~fedlease.client.ahead.candidates_of`.
     """
 
     result: LocalResult | UpdateRefusedError | None = None
     measured: Measured | None = None
     seconds: float = 0.0
+    choice: int | None = None
 
 
 def check_learnt(client: ClientId, task: ClientTask, tensors: Tensors, loss: float, *, learnt: bool) -> None:

@@ -1,7 +1,9 @@
 """Which clients are computed in one step: those whose adapters have one layout, as many as memory has room for."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -10,9 +12,9 @@ from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult
 from fedlease.client.stacked_layers import RowsNotFirstError
 from fedlease.client.stacked_model import slots_of, to_slots
-from fedlease.client.stacked_scoring import Scoring, score_stacked
+from fedlease.client.stacked_scoring import Scoring, losses_stacked, score_stacked
 from fedlease.client.stacked_training import Job, StackedTrainer, slots_only
-from fedlease.core.types import ClientId, head_names
+from fedlease.core.types import ANCHOR, ClientId, head_names
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Measured, StackingTask
 
@@ -37,19 +39,19 @@ def unstackable(resident: ResidentModel) -> str:
 def layout(job: Job | Scoring) -> Any:
     """What jobs that are stacked have in common; None where a job cannot be stacked.
 
-    Anchors are read from a model that is loaded by itself, and inputs weighed by them in a pass of their own; norms of
-    tails, and the spaces that a B is drawn away from, are each client's own.
+    Norms of tails, and the spaces that a B is drawn away from, are each client's own.
     """
     spec = job.spec if isinstance(job, Scoring) else job.task.model.spec
     if spec.mixer not in MIXERS:
         return None
     slots, order = to_slots(job.tensors.keys(), spec), slots_of(spec)
     heads = head_names(slots)
-    shapes = {slots[n]: tuple(t.shape[1:] if n in heads else t.shape) for n, t in job.tensors.items()}
+    # Heads may differ in their first side, and a client may have no anchor yet.
+    shapes = {slots[n]: tuple(t.shape[1:] if n in heads else t.shape) for n, t in job.tensors.items() if n != ANCHOR}
     like = replace(spec, own=0) if spec.mixer == "top_m" else spec, tuple(sorted(shapes.items()))
     if isinstance(job, Scoring):
-        return None if spec.mixer == "instance" else like
-    if spec.anchors or (job.task.term is not None and (job.task.term.tail or job.task.term.apart)):
+        return like
+    if job.task.term is not None and (job.task.term.tail or job.task.term.apart):
         return None
     stages = tuple(
         (frozenset(slots[name] for name in stage.trainable), stage.epochs, slots_only(stage, order))
@@ -85,15 +87,18 @@ class Stacker:
         return self._together(jobs, self.trainer.train)
 
     def score(self, jobs: Sequence[Scoring]) -> dict[ClientId, Measured]:
-        """Scores those that go together, as :meth:`train` trains them."""
-        trainer = self.trainer
-        task, threads = trainer.resident.task, trainer.optimiser.threads
+        """Scores those that go together, as :meth:`train` trains them; one job of a client."""
+        found = self._together(jobs, partial(self._scored, score_stacked))
+        return {client: measured for (client, _), measured in found.items()}
 
-        def score(group: Sequence[Scoring]) -> dict[ClientId, Measured]:
-            assert isinstance(task, StackingTask)
-            return score_stacked(trainer.model(group[0].spec), task, group, threads)
+    def losses(self, jobs: Sequence[Scoring]) -> dict[tuple[ClientId, int], float]:
+        """Mean losses of those that go together, by key."""
+        return self._together(jobs, partial(self._scored, losses_stacked))
 
-        return self._together(jobs, score)
+    def _scored(self, work: Callable[..., dict[tuple[ClientId, int], R]], group: Sequence[Scoring]) -> Any:
+        task, threads = self.trainer.resident.task, self.trainer.optimiser.threads
+        assert isinstance(task, StackingTask)
+        return work(self.trainer.model(group[0].spec), task, group, threads)
 
     def _together(self, jobs: Sequence[J], work: Callable[[Sequence[J]], dict[K, R]]) -> dict[K, R]:
         groups: dict[Any, list[J]] = {}
@@ -103,7 +108,9 @@ class Stacker:
         results: dict[K, R] = {}
         for group in groups.values():
             while group:
-                now, group = group[: self.clients], group[self.clients :]
+                # Evenly, so that none of several is left alone.
+                size = math.ceil(len(group) / math.ceil(len(group) / self.clients))
+                now, group = group[:size], group[size:]
                 results |= self._within_memory(now, work)
         return results
 

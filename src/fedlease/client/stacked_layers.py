@@ -32,7 +32,8 @@ class Plan:
 
     Attributes:
         rule: how experts are combined.
-        weights: scaled weight of every expert where no router decides, (M,); None where one does.
+        weights: scaled weight of every expert where no router decides, (M,), or for every row, (K, rows of each, M), or
+            (K, 1, M); None where a router decides.
         dropout: probability, on the input of A.
         clients: in the batch.
         rows: in the batch, of all clients.
@@ -123,8 +124,10 @@ class StackedLinear(nn.Module):
             if plan.weights is None:
                 assert self.router is not None  # the mixer ``scalar``
                 weights = mix(self.router, plan.rule, 0).unsqueeze(1) * plan.rule.scaling  # (K, 1, M)
-            else:
+            elif plan.weights.dim() == 1:
                 weights = plan.weights
+            else:
+                weights = plan.weights.repeat_interleave(tokens.shape[1] // plan.weights.shape[1], 1)
         flat = result.reshape(plan.clients, -1, result.shape[-1])
         return add_experts(flat, hidden, weights, b).view_as(result)
 

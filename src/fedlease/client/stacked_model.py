@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fedlease.client.block import Block
 from fedlease.client.resident import ResidentModel
 from fedlease.client.stacked_layers import Plan, StackedHead, StackedLinear
-from fedlease.core.experts import CORE_SHAPES, ROUTER_ROWS, Rule, chosen
-from fedlease.core.types import HEAD, AdapterSpec, TensorName, Tensors, head_names
+from fedlease.core.experts import CORE_SHAPES, ROUTER_ROWS, Rule, chosen, mix
+from fedlease.core.types import ANCHOR, HEAD, AdapterSpec, TensorName, Tensors, head_names
 from fedlease.tasks.encoded import Encoded, Inputs
 
 __all__ = ["StackedModel", "slots_of", "to_slots"]
@@ -62,6 +62,8 @@ class StackedModel:
             self.model.set_submodule(name, module)
         self._pad_id = 0
         self._missing: Tensor | None = None
+        self._anchors: Tensor | None = None
+        self._weighs = False
         self.num_labels: Sequence[int] = ()
         self._leaves: dict[str, Tensor] = {}
         self.trained = self._frozen = Block([], (), self.device)
@@ -83,13 +85,18 @@ class StackedModel:
             trainable: names, by slot, of those that learn; they are the rows of :attr:`trained`.
             only: slots that are summed, weight 1 each, in the place of the mixer.
         """
-        frozen = clients[0].keys() - set(trainable)
+        frozen = clients[0].keys() - {ANCHOR, *trainable}
         self.trained = Block(clients, trainable, self.device)
         self._frozen = Block(clients, frozen, self.device)
         self.num_labels = list(num_labels)
         for name, head in self._heads.items():
             head.use(self._resident.head_modules(max(num_labels))[name])
         self._combine(spec, only)
+        anchors = [tensors.get(ANCHOR) for tensors in clients]
+        known = next((anchor for anchor in anchors if anchor is not None), None)
+        if known is not None:  # nothing is like a client's rows where they have left no anchor yet
+            known = torch.stack([torch.zeros_like(known) if anchor is None else anchor for anchor in anchors])
+        self._anchors = None if known is None else known.to(self.device)
 
     def _combine(self, spec: AdapterSpec, only: tuple[int, ...] | None) -> None:
         plan, mixer = self.plan, spec.mixer
@@ -98,6 +105,7 @@ class StackedModel:
         plan.rule = Rule(mixer, spec.num_experts, spec.alpha / spec.r, spec.top_k, spec.renormalise, spec.blend)
         plan.dropout, plan.weights = spec.dropout, None
         like = torch.empty(0, device=self.device)
+        self._weighs = mixer == "instance" and only is None
         if mixer in ("none", "sum", *CORE_SHAPES) or only is not None:
             slots = range(spec.num_experts) if only is None else only
             plan.weights = chosen(slots, spec.num_experts, like) * plan.rule.scaling
@@ -186,21 +194,58 @@ class StackedModel:
         self.plan.rows = len(inputs["input_ids"])
         return self._resident.generate_by(self.model, inputs, **options)
 
+    def represent(self, inputs: Inputs) -> Tensor:
+        """Unit directions of rows with expert 1 of their client alone, (rows, hidden), as
+        :meth:`fedlease.client.resident.ResidentModel.represent` has them.
+        """
+        with self._weighed_by(chosen((1,), self.plan.rule.num_experts, torch.empty(0, device=self.device))):
+            return self._resident.represent_by(self.model, self._ready(inputs))
+
+    @contextmanager
+    def weighing(self, questions: Inputs) -> Iterator[None]:
+        """As :meth:`fedlease.client.resident.ResidentModel.weighing`; rows are as for :meth:`logits`."""
+        if not self._weighs or self.model.training:
+            yield
+            return
+        clients = self.plan.clients
+        shares = torch.zeros(clients, 1, device=self.device)
+        if self._anchors is not None:
+            units = self.represent(questions).unflatten(0, (clients, -1))
+            shares = self.plan.rule.blend * (units * self._anchors[:clients].unsqueeze(1)).sum(-1).clamp(min=0)
+        self._weighs = False
+        try:
+            with self._weighed_by(mix(shares.unsqueeze(-1), self.plan.rule, 0)):
+                yield
+        finally:
+            self._weighs = True
+
+    @contextmanager
+    def _weighed_by(self, weights: Tensor) -> Iterator[None]:
+        before, self.plan.weights = self.plan.weights, weights * self.plan.rule.scaling
+        try:
+            yield
+        finally:
+            self.plan.weights = before
+
+    def _ready(self, inputs: Inputs) -> Inputs:
+        """Inputs in which a module that receives tokens first would be noticed."""
+        rows, tokens = inputs["input_ids"].shape
+        self.plan.rows = rows
+        if rows != tokens:
+            return inputs
+        sides = (1, 0) if self.plan.left else (0, 1)
+        return {
+            name: nn.functional.pad(values, sides, value=self._pad_id if name == "input_ids" else 0)
+            for name, values in inputs.items()
+        }
+
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
         """As :meth:`fedlease.client.resident.ResidentModel.logits`, with -inf for labels that a client does not have.
 
         The rows are those of the clients in turn, equally many of each.
         """
-        rows, tokens = inputs["input_ids"].shape
-        if rows == tokens:
-            # A module that receives tokens first would not be noticed.
-            sides = (1, 0) if self.plan.left else (0, 1)
-            inputs = {
-                name: nn.functional.pad(values, sides, value=self._pad_id if name == "input_ids" else 0)
-                for name, values in inputs.items()
-            }
-        self.plan.rows = rows
-        logits = self._resident.logits_of(self.model, inputs, last)
+        with self.weighing(inputs):
+            logits = self._resident.logits_of(self.model, self._ready(inputs), last)
         if self._missing is None or not self._heads:
             return logits
         by_client = logits.unflatten(0, (self.plan.clients, -1))

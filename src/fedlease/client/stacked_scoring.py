@@ -1,14 +1,19 @@
 """Scores several clients in one pass: their rows in one batch, each through its own adapter and head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from fedlease.client.stacked_model import StackedModel, to_slots
 from fedlease.core.types import AdapterSpec, ClientId, Tensors
 from fedlease.tasks.base import Measured, StackingTask
 from fedlease.tasks.encoded import Encoded
+from fedlease.tasks.stacking import mean_losses
 
-__all__ = ["Scoring", "score_stacked"]
+__all__ = ["Scoring", "losses_stacked", "score_stacked"]
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Scoring:
         tensors: adapter and head, private tensors laid over.
         rows: tokenised.
         num_labels: size of the client's label list.
+        candidate: which of several models of the client it is.
     """
 
     client: ClientId
@@ -28,16 +34,17 @@ class Scoring:
     tensors: Tensors
     rows: Encoded
     num_labels: int
+    candidate: int = 0
 
     @property
-    def key(self) -> ClientId:
+    def key(self) -> tuple[ClientId, int]:
         """What tells it from other jobs."""
-        return self.client
+        return self.client, self.candidate
 
 
 def score_stacked(
     model: StackedModel, task: StackingTask, jobs: Sequence[Scoring], threads: int
-) -> dict[ClientId, Measured]:
+) -> dict[tuple[ClientId, int], Measured]:
     """Scores clients whose adapters have one layout.
 
     Args:
@@ -47,15 +54,28 @@ def score_stacked(
         threads: of the processor.
 
     Returns:
-        Client -> what :meth:`fedlease.tasks.base.Task.measure` gives for it.
+        Key -> what :meth:`fedlease.tasks.base.Task.measure` gives for it.
 
     Raises:
         RowsNotFirstError: the architecture cannot compute clients together.
     """
-    jobs = sorted(jobs, key=lambda job: (-len(job.rows), job.client))
+    return _by_key(model, jobs, lambda rows: task.measure_stacked(model, rows, threads))
+
+
+def losses_stacked(
+    model: StackedModel, task: StackingTask, jobs: Sequence[Scoring], threads: int
+) -> dict[tuple[ClientId, int], float]:
+    """As :func:`score_stacked`, key -> what :meth:`fedlease.tasks.base.Task.mean_loss` gives for it."""
+    return _by_key(model, jobs, partial(mean_losses, task, model, threads=threads))
+
+
+def _by_key(
+    model: StackedModel, jobs: Sequence[Scoring], work: Callable[[Sequence[Encoded]], Sequence[R]]
+) -> dict[tuple[ClientId, int], R]:
+    jobs = sorted(jobs, key=lambda job: (-len(job.rows), job.key))
     slots = [to_slots(job.tensors.keys(), job.spec) for job in jobs]
     tensors = [{names[name]: job.tensors[name] for name in names} for names, job in zip(slots, jobs, strict=True)]
     with model.using(jobs[0].rows):
         model.load(jobs[0].spec, tensors, [job.num_labels for job in jobs])
-        found = task.measure_stacked(model, [job.rows for job in jobs], threads)
-    return {job.client: measured for job, measured in zip(jobs, found, strict=True)}
+        found = work([job.rows for job in jobs])
+    return {job.key: one for job, one in zip(jobs, found, strict=True)}

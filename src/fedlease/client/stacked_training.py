@@ -19,13 +19,13 @@ from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
 from fedlease.client.stacked_steps import StackedAdamW, stacked_term
-from fedlease.client.training import OnBatch, Optimiser
+from fedlease.client.training import OnBatch, Optimiser, anchor_rows
 from fedlease.core.seeds import derive, generator
-from fedlease.core.types import AdapterSpec, ClientId, ClientTask, Stage, Tensors
+from fedlease.core.types import ANCHOR, AdapterSpec, ClientId, ClientTask, Stage, Tensors
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import StackingTask
 from fedlease.tasks.encoded import Encoded, on_device, training_batches
-from fedlease.tasks.stacking import filled
+from fedlease.tasks.stacking import filled, of_rows
 
 __all__ = ["Job", "StackedTrainer", "slots_only"]
 
@@ -82,6 +82,7 @@ class _Course:
         done: steps of earlier stages.
         learnt: whether any step had a gradient.
         loss: mean over its rows in the last pass.
+        anchor: mean direction of some of its rows, (hidden,), where the task asks for it.
         gradients: sums over the steps of all stages, by slot; {} where the task does not ask for their means.
         refused: why its result cannot be used.
     """
@@ -96,6 +97,7 @@ class _Course:
     done: int = 0
     learnt: bool = False
     loss: float = 0.0
+    anchor: Tensor | None = None
     gradients: Tensors = field(default_factory=dict)
     refused: UpdateRefusedError | None = None
 
@@ -128,6 +130,8 @@ class _Course:
         tensors = {name: self.tensors[self.names[name]] for name in sorted(task.trainable | task.upload)}
         for name, gradient in task.gradient_names.items():
             tensors[gradient] = self.gradients[self.names[name]] / self.done
+        if self.anchor is not None:
+            tensors[ANCHOR] = self.anchor
         count = len(self.job.rows)
         try:
             check_learnt(self.job.client, task, tensors, self.loss, learnt=self.learnt)
@@ -171,6 +175,8 @@ class StackedTrainer:
         with self.resident.repeatable(), model.using(rows, training=True):
             for number in range(len(jobs[0].task.stages)):
                 self._stage(model, courses, rows, number, options)
+            if jobs[0].task.model.spec.anchors:
+                self._add_anchors(model, courses)
         seconds = (time.perf_counter() - started) / len(jobs)
         return {course.job.key: course.outcome(seconds) for course in courses}
 
@@ -240,6 +246,18 @@ class StackedTrainer:
             courses, totals, by_client, values, of_steps, found, strict=True
         ):
             course.end(own_losses[total - course.per_epoch : total], tensors, collected, learnt=did)
+
+    def _add_anchors(self, model: StackedModel, courses: Sequence[_Course]) -> None:
+        spec, seed = courses[0].job.task.model.spec, self.optimiser.seed
+        rows = [c.job.rows.take(anchor_rows(c.job.client, c.job.rows, spec.anchors, seed)) for c in courses]
+        model.model.eval()
+        model.load(spec, [course.tensors for course in courses], [course.job.num_labels for course in courses])
+
+        def units(some: Encoded, indices: Sequence[int]) -> Sequence[Tensor]:
+            return list(model.represent(some.questions(indices, model.device)).cpu())
+
+        for course, found in zip(courses, of_rows(model, rows, lambda own: [range(len(own))], units), strict=True):
+            course.anchor = torch.stack(found).mean(0)
 
     def _loss(self, model: StackedModel, courses: Sequence[_Course], rows: Encoded, step: int) -> Tensor:
         """Every client's loss of one step, (clients,)."""

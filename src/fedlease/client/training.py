@@ -20,7 +20,7 @@ from fedlease.core.types import ANCHOR, ClientId, ClientTask
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.encoded import Encoded, training_batches
 
-__all__ = ["OnBatch", "Optimiser", "Progress", "Share", "Trainer", "TrainsTasks"]
+__all__ = ["OnBatch", "Optimiser", "Progress", "Share", "Trainer", "TrainsTasks", "anchor_rows"]
 
 OnBatch = Callable[[ClientId, int, int, float], None]
 """Receives the client, steps done, steps in total, and the loss of the last of those done."""
@@ -180,8 +180,8 @@ class Trainer:
         if gradients is not None:
             tensors |= gradients.read()
         if task.model.spec.anchors:
-            rng = generator(seed, "anchors", client)
-            tensors[ANCHOR] = _anchor(resident, rows, task.model.spec.anchors, rng)
+            questions = rows.questions(anchor_rows(client, rows, task.model.spec.anchors, seed), resident.device)
+            tensors[ANCHOR] = resident.represent(questions).mean(0).cpu()
         check_learnt(client, task, tensors, loss, learnt=progress.learnt)
         seconds = time.perf_counter() - started
         return local_result(client, task, len(rows), tensors, loss, progress.done, seconds)
@@ -278,7 +278,7 @@ def _one_behind(
         waiting = coming
 
 
-def _anchor(resident: ResidentModel, rows: Encoded, count: int, rng: torch.Generator) -> Tensor:
-    """Mean direction of a few train rows, (hidden,), the same rows in every round."""
-    chosen = sorted(torch.randperm(len(rows), generator=rng)[:count].tolist())
-    return resident.represent(rows.questions(chosen, resident.device)).mean(0).cpu()
+def anchor_rows(client: ClientId, rows: Encoded, count: int, seed: int) -> list[int]:
+    """The few train rows whose mean direction is a client's anchor, the same in every round."""
+    rng = generator(seed, "anchors", client)
+    return sorted(torch.randperm(len(rows), generator=rng)[:count].tolist())

@@ -135,10 +135,11 @@ class ClientWorker:
         if not model.candidates or halves:
             return tensors, None
         if refit:
-            choice = self._compare_refitted(model, tensors)
-            return (tensors if choice < 2 else {**tensors, **model.candidates[choice]}), choice
-        losses = [self._loss(model, {**tensors, **candidate}, self.client.train) for candidate in model.candidates]
-        choice = losses.index(min(losses))
+            best = self._compare_refitted(model, tensors)
+            return (tensors if best < 2 else {**tensors, **model.candidates[best]}), best
+        if (choice := self.ahead.choice) is None:
+            losses = [self._loss(model, {**tensors, **candidate}, self.client.train) for candidate in model.candidates]
+            choice = losses.index(min(losses))
         return {**tensors, **model.candidates[choice]}, choice
 
     def _compare_refitted(self, model: ClientModel, tensors: Tensors) -> int:
@@ -233,7 +234,7 @@ class ClientWorker:
             with record_usage(resident.model) as used:
                 measured = self._measure()
         else:
-            choice, measured = None, ahead
+            choice, measured = self.ahead.choice, ahead
         self.predictions = measured.predictions
         own = usage = None
         if model.spec.routed:

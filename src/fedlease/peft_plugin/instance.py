@@ -11,10 +11,9 @@ from transformers import Cache
 from fedlease.peft_plugin.config import FedLeaseConfig
 from fedlease.peft_plugin.layer import FedLeaseLayer
 
-__all__ = ["represent", "weigh"]
+__all__ = ["directions_of", "represent", "weigh"]
 
 
-@torch.no_grad()
 def represent(
     model: nn.Module,
     layers: Collection[FedLeaseLayer],
@@ -22,13 +21,32 @@ def represent(
     kwargs: Mapping[str, Any],
     args: Sequence[Any] = (),
 ) -> Tensor:
-    """Directions of inputs in the last hidden state, with expert 1 alone: (b, hidden), mean over tokens, length 1.
+    """Directions of inputs with expert 1 alone, (b, hidden), see :func:`directions_of`.
 
     Args:
         model: the base model.
         layers: its routed layers that have the adapter.
         adapter_name: an adapter with the mixer ``instance``.
         kwargs: named arguments of the base model's forward pass.
+        args: its other arguments.
+    """
+    before = [layer.fedlease_restricted[adapter_name] for layer in layers]
+    for layer in layers:
+        layer.restrict((1,), adapter_name)
+    try:
+        return directions_of(model, kwargs, args)
+    finally:
+        for layer, experts in zip(layers, before, strict=True):
+            layer.restrict(experts, adapter_name)
+
+
+@torch.no_grad()
+def directions_of(model: nn.Module, kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> Tensor:
+    """Directions of inputs in the last hidden state of a model as it is: (b, hidden), mean over tokens, length 1.
+
+    Args:
+        model: a base model, whatever adapters its modules have.
+        kwargs: named arguments of its forward pass.
         args: its other arguments.
     """
     # A cache that is filled here would be filled twice, whatever its argument is called.
@@ -45,14 +63,7 @@ def represent(
     if mask is not None and "position_ids" in known and "position_ids" not in kwargs and not mask[:, 0].all():
         # Padded on the left: positions count from the first token of the text, as ``generate`` counts them.
         kwargs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-    before = [layer.fedlease_restricted[adapter_name] for layer in layers]
-    for layer in layers:
-        layer.restrict((1,), adapter_name)
-    try:
-        hidden = body(*args, **{**kwargs, "output_hidden_states": True, "return_dict": True}).hidden_states[-1]
-    finally:
-        for layer, experts in zip(layers, before, strict=True):
-            layer.restrict(experts, adapter_name)
+    hidden = body(*args, **{**kwargs, "output_hidden_states": True, "return_dict": True}).hidden_states[-1]
     mask = hidden.new_ones(hidden.shape[:2]) if mask is None else mask
     # Scaling does not turn a direction: the sum over tokens does as well as their mean.
     return nn.functional.normalize((hidden.float() * mask.float().unsqueeze(-1)).sum(1), dim=-1)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedlease.client.ahead import jobs_of, result_of, scoring_of
+from fedlease.client.ahead import candidates_of, jobs_of, result_of, scoring_of
 from fedlease.client.messages import Finish, Reply, Request
 from fedlease.client.results import Ahead
 from fedlease.client.stacked import Stacker
@@ -66,12 +66,32 @@ class InProcess:
         if self.stacker is None:
             return
         workers = {client: self.workers[client] for client in received}
-        scorings = [scoring_of(workers[client], request) for client, request in received.items()]
-        jobs = {client: jobs_of(workers[client], request) for client, request in received.items()}
+        begun = time.perf_counter()
+        choices = self._choices(received)
+        comparing = (time.perf_counter() - begun) / max(len(choices), 1)
+        scorings = [scoring_of(workers[c], request, choices.get(c)) for c, request in received.items()]
+        jobs = {c: jobs_of(workers[c], request, choices.get(c)) for c, request in received.items()}
         begun = time.perf_counter()
         scored = self.stacker.score([scoring for scoring in scorings if scoring is not None])
         each = (time.perf_counter() - begun) / max(len(scored), 1)
         trained = self.stacker.train([job for own in jobs.values() for job in own])
         for client, worker in workers.items():
-            result = result_of(jobs[client], trained)
-            worker.ahead = Ahead(result, scored.get(client), each if client in scored else 0.0)
+            result, seconds = (
+                result_of(jobs[client], trained),
+                each * (client in scored) + comparing * (client in choices),
+            )
+            worker.ahead = Ahead(result, scored.get(client), seconds, choices.get(client))
+
+    def _choices(self, received: Mapping[ClientId, Request]) -> dict[ClientId, int]:
+        """The best candidate of every client that has several and could be computed together with others."""
+        assert self.stacker is not None
+        losses = self.stacker.losses(
+            [job for c, one in received.items() for job in candidates_of(self.workers[c], one)]
+        )
+        choices = {}
+        for client, request in received.items():
+            own = [losses.get((client, number)) for number in range(len(request.model.candidates))]
+            known = [loss for loss in own if loss is not None]
+            if known and len(known) == len(own):
+                choices[client] = known.index(min(known))
+        return choices

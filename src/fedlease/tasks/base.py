@@ -245,6 +245,9 @@ class StackedClients(GivesLogits, Protocol):
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
         """As :meth:`Model.generate`."""
 
+    def weighing(self, questions: Inputs) -> AbstractContextManager[None]:
+        """As :meth:`Model.weighing`."""
+
 
 @runtime_checkable
 class StackingTask(Task, Protocol):

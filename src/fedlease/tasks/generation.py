@@ -1,10 +1,8 @@
 """Generation: a prompt and its answer; the loss is on the answer's tokens, the score ROUGE-1 of what is written."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,7 +21,7 @@ from fedlease.tasks.base import BATCH, UNSCALED, GivesLogits, Measured, Model, O
 from fedlease.tasks.encoded import IGNORED, Encoded, EncodedPrompts, answer_loss, collate, evaluation_batches
 from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
 from fedlease.tasks.prompts import Prompts
-from fedlease.tasks.stacking import of_rows
+from fedlease.tasks.stacking import mean_losses, of_rows
 from fedlease.tasks.text_scores import answer_means, answer_scores, require_rouge
 from fedlease.tasks.writing import write_batch
 
@@ -175,10 +173,13 @@ class Generation:
     def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
         """The metrics of every client."""
         torch.set_num_threads(threads)
-        write = partial(write_batch, model, self.max_new_tokens, self.stop)
+
+        def write(rows: Encoded, indices: Sequence[int]) -> list[str]:
+            with model.weighing(rows.questions(indices, model.device)):
+                return write_batch(model, self.max_new_tokens, self.stop, rows, indices)
+
         answers = of_rows(model, clients, self._prompt_batches, write)
-        losses = of_rows(model, clients, _batches, lambda *batch: self.row_losses(model, *batch).tolist())
-        means = [math.fsum(own) / max(sum(rows.labels), 1) for rows, own in zip(clients, losses, strict=True)]
+        means = mean_losses(self, model, clients, threads=threads)
         return [self._measured(*one) for one in zip(clients, answers, means, strict=True)]
 
     def _measured(self, rows: Encoded, answers: Sequence[str], loss: float) -> Measured:

@@ -1,17 +1,22 @@
 """Rows of several clients in common batches."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
 
-from fedlease.tasks.base import StackedClients
-from fedlease.tasks.encoded import Encoded
+from fedlease.tasks.base import StackedClients, StackingTask
+from fedlease.tasks.encoded import Encoded, evaluation_batches
 
-__all__ = ["filled", "of_rows"]
+__all__ = ["filled", "mean_losses", "of_rows"]
 
 Batches = Sequence[Sequence[int]]
+
+EVALUATION_BATCH = 16
+"""Rows of a client."""
 
 
 def filled(batches: Batches, begins: Sequence[int]) -> tuple[list[int], int]:
@@ -63,3 +68,16 @@ def of_rows(
         for number, batch in enumerate(now):
             found[number] |= zip(batch, values[number * most :], strict=False)
     return [[own[row] for row in range(len(rows))] for own, rows in zip(found, clients, strict=True)]
+
+
+def mean_losses(task: StackingTask, model: StackedClients, clients: Sequence[Encoded], *, threads: int) -> list[float]:
+    """What :meth:`fedlease.tasks.base.Task.mean_loss` gives for every client; whoever has the most rows comes first."""
+    torch.set_num_threads(threads)
+
+    def losses(rows: Encoded, indices: Sequence[int]) -> list[float]:
+        with model.weighing(rows.questions(indices, model.device)):
+            return task.row_losses(model, rows, indices).tolist()
+
+    found = of_rows(model, clients, lambda rows: evaluation_batches(rows.lengths, EVALUATION_BATCH), losses)
+    shares = (task.row_shares(rows, range(len(rows))) for rows in clients)
+    return [math.fsum(map(mul, own, each)) for own, each in zip(found, shares, strict=True)]
