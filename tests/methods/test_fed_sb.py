@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from contract.planted import CLIENTS, SHAPES, adapter, made, train
+from methods.kept import MARK, Down
 from methods.sums import mean_of_trained, whole_update
 
 from fedlease.core.low_rank import cored
@@ -58,4 +59,8 @@ def test_r_times_r_numbers_travel_up_for_every_module() -> None:
     method, state = begun()
     task = method.task(state, "a0")
     assert {TensorName.parse(name).kind for name in task.upload} == {"G"} and task.upload == task.trainable
+    # Down come factors and cores of 4 bytes a value, then notes for two factors in each of two modules, and cores.
+    down, cores = Down(), 4 * 2 * 2 * 2
+    assert down.bytes("a0", task, 1) == 4 * 2 * sum(map(sum, SHAPES.values())) + cores
+    assert down.bytes("a0", task, 2) == 4 * MARK + cores
     assert sum(task.model.tensors[name].numel() for name in task.upload) == len(SHAPES) * 2 * 2

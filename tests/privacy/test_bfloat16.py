@@ -10,6 +10,7 @@ from small import small_run, small_settings, tensors_of
 from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, ClientUpdate, Stage
 from fedlease.errors import ConfigError
 from fedlease.privacy.bfloat16 import Bfloat16
+from fedlease.privacy.differences import Differences
 from fedlease.runs.check import check_settings
 from fedlease.server.filters import FILTERS, make_filters
 
@@ -56,7 +57,7 @@ def test_over_flower_the_result_is_that_of_one_process(tmp_path: Path) -> None:
 
 
 def test_a_filter_that_is_none_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    assert all(make_filters([name]) for name in FILTERS) and make_filters(()) == ()
+    assert all(make_filters([name]) for name in FILTERS) and make_filters(()) == (Differences(32, kept_alone=True),)
     with pytest.raises(ConfigError, match="filters: must be among bfloat16, changed, int8, int4, received 'zip'"):
         small_run(tmp_path / "r", filters=["zip"])
     assert not (tmp_path / "r").exists()

@@ -168,10 +168,11 @@ def at_rank(model: ClientModel, rank: int) -> ClientModel:
     if rank == spec.r:
         return model
     change = padded if rank > spec.r else _cut_all
-    return ClientModel(
-        replace(spec, r=rank, alpha=spec.alpha / spec.r * rank),
-        change(model.tensors, rank),
-        tuple(change(candidate, rank) for candidate in model.candidates),
+    return replace(
+        model,
+        spec=replace(spec, r=rank, alpha=spec.alpha / spec.r * rank),
+        tensors=change(model.tensors, rank),
+        candidates=tuple(change(candidate, rank) for candidate in model.candidates),
     )
 
 

@@ -2,7 +2,8 @@
 
 The update of a module is b a with a (k, in) and b (out, k), scaled by alpha / r as the adapter is. In a model it stands
 beside the adapter as frozen experts of its rank, k / r of them, all of which count in full (the mixer ``sum``): nothing
-is written into the weights of the base, which may be packed, and what is exported is one adapter of rank k + r.
+is written into the weights of the base, which may be packed, and what is exported is one adapter of rank k + r. Clients
+keep these experts: what is added later comes after them, so that it alone is new.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fedlease.core.aggregate import shares
 from fedlease.core.low_rank import truncate
@@ -20,6 +22,10 @@ __all__ = ["Residual", "extended", "lacking", "on_residual", "parted", "stacked"
 
 Residual = Mapping[str, Tensor]
 """``<module>/A/0`` (k, in) and ``<module>/B/0`` (out, k) in float32; {} adds nothing."""
+
+_EXPERTS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""b -> rank and number of experts -> its a, and both as such experts: all clients share one copy. It lives as long as b
+does."""
 
 
 def stacked(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -90,8 +96,11 @@ def parted(product: Mapping[str, Tensor], rank: int, energy: float) -> tuple[dic
 
 
 def extended(residual: Residual, more: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The sum of two updates, side by side; where that has a higher rank than a matrix of (out, in) can have, as the
-    pair of the largest rank that there is, with nothing lost.
+    """The sum of two updates, side by side; where that has more than twice the rank that a matrix of (out, in) can
+    have, as the pair of the largest rank that there is, with nothing lost.
+
+    Clients that keep the first need be sent the second alone, until the pair is written anew: at twice the rank that
+    is seldom, and what is sent then is at most what was spared since.
 
     Args:
         residual: so far.
@@ -106,7 +115,7 @@ def extended(residual: Residual, more: Mapping[str, Tensor]) -> dict[str, Tensor
         if residual:
             a, b = torch.cat([residual[name_a].double(), a]), torch.cat([residual[name_b].double(), b], 1)
         most = min(a.shape[1], b.shape[0])
-        if a.shape[0] > most:
+        if a.shape[0] > 2 * most:
             a, b = truncate(a, b, most)
         found[name_a], found[name_b] = a.float(), b.float().contiguous()
     return found
@@ -124,16 +133,27 @@ def on_residual(model: ClientModel, residual: Residual) -> ClientModel:
     count = -(-max(ranks, default=0) // r)
     if not count:
         return model
-    tensors = dict(model.tensors)
+    frozen: dict[str, Tensor] = {}
     for name_a, name_b in _pairs(residual):
-        a, b = residual[name_a], residual[name_b]
+        module = TensorName.parse(name_a).module
+        for expert, pair in enumerate(_experts(residual[name_a], residual[name_b], r, count), 1):
+            frozen |= {str(TensorName(module, kind, expert)): one for kind, one in zip("AB", pair, strict=True)}
+    spec = replace(model.spec, num_experts=1 + count, mixer="sum")
+    return ClientModel(spec, {**model.tensors, **frozen}, kept=frozenset(frozen))
+
+
+def _experts(a: Tensor, b: Tensor, r: int, count: int) -> list[tuple[Tensor, Tensor]]:
+    """The pair cut into so many experts of rank r, the last ones filled up with zeros."""
+    cuts = _EXPERTS.setdefault(b, {})
+    known = cuts.get((r, count))
+    if known is None or known[0] is not a:
         room = count * r - len(a)
         rows, columns = F.pad(a, (0, 0, 0, room)).split(r), F.pad(b, (0, room)).split(r, 1)
-        module = TensorName.parse(name_a).module
-        for expert, (row, column) in enumerate(zip(rows, columns, strict=True), 1):
-            tensors[str(TensorName(module, "A", expert))] = row.clone()
-            tensors[str(TensorName(module, "B", expert))] = column.contiguous()
-    return ClientModel(replace(model.spec, num_experts=1 + count, mixer="sum"), tensors)
+        # Copies: experts that stay must not hold the memory of all that were ever cut with them.
+        cut = [(row.clone(), column.contiguous().clone()) for row, column in zip(rows, columns, strict=True)]
+        known = cuts[r, count] = a, cut
+    experts: list[tuple[Tensor, Tensor]] = known[1]
+    return experts
 
 
 def _pairs(tensors: Tensors) -> list[tuple[str, str]]:

@@ -36,6 +36,8 @@ def model_fault(
     if model.tensors.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - model.tensors.keys()), sorted(model.tensors.keys() - expected.keys())
         return f"its model does not fit the base model: missing {shown(missing)}, unknown {shown(extra)}"
+    if strange := sorted(model.kept - expected.keys()):
+        return f"kept names tensors that the model does not have: {shown(strange)}"
     for tensors in (model.tensors, *model.candidates):
         if strange := sorted(tensors.keys() - expected.keys()):
             return f"a candidate holds tensors that the model does not have: {shown(strange)}"

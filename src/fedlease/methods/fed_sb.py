@@ -92,7 +92,8 @@ class FedSB:
         spec = state.adapter.spec
         if not state.factors:
             return ClientModel(spec, state.warmup.results.get(client, state.adapter.tensors))
-        return ClientModel(replace(spec, mixer="core"), {**state.factors, **state.cores})
+        tensors, kept = {**state.factors, **state.cores}, frozenset(state.factors)
+        return ClientModel(replace(spec, mixer="core"), tensors, kept=kept)
 
     def admit(self, state: FedSBState, client: ClientId, num_examples: int) -> FedSBState:
         """A late client warms up, for its head's sake, and then trains the cores as all do."""

@@ -5,8 +5,7 @@ Adaptations. NeurIPS 2024. https://arxiv.org/abs/2409.05976
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.aggregate import weighted_uploads
@@ -15,29 +14,27 @@ from fedlease.core.low_rank import at_rank
 from fedlease.core.ranks import Ranks
 from fedlease.core.residual import extended, on_residual, stacked
 from fedlease.core.seeds import derive
-from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
+from fedlease.core.types import ClientId, ClientModel, ClientUpdate, TensorName
 from fedlease.methods.base import CommonState, Terms
-from fedlease.methods.fedit import PHASE, FedIT
+from fedlease.methods.on_residual import OnResidual, ResidualState
 
 __all__ = ["FLoRA", "FLoRAState", "build"]
 
 
 @serialisable
 @dataclass(frozen=True, kw_only=True)
-class FLoRAState(CommonState):
-    """Where a FLoRA run stands; ``adapter`` is what the next round starts from, with B = 0.
+class FLoRAState(ResidualState):
+    """Where a FLoRA run stands: the residual is the sum of the stacks, and the next round starts from B = 0.
 
     Attributes:
         seed: root seed, for the A of every round.
-        residual: the sum of the stacks, see :mod:`fedlease.core.residual`.
     """
 
     seed: int
-    residual: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class FLoRA(FedIT):
+class FLoRA(OnResidual):
     """Parameters of FLoRA: those of FedIT, and ranks.
 
     Attributes:
@@ -47,20 +44,9 @@ class FLoRA(FedIT):
 
     ranks: Ranks | None = None
 
-    averaged: ClassVar[tuple[str, ...]] = ()
-
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FLoRAState:
         """The initial adapter is that of the first round, and nothing is added to the frozen weights."""
         return FLoRAState(round=1, adapter=adapter, clients=dict(clients), seed=seed)
-
-    def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
-        """Train a new adapter of the client's rank on top of all that was added, and give it back."""
-        if state.round > self.last_round:
-            return None
-        model = self.model(state, client)
-        names = model.names("AB")
-        stage = Stage(names, self.budget.epochs(state.round))
-        return ClientTask(PHASE, state.round, model, (stage,), upload=names)
 
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()

@@ -13,9 +13,9 @@ from fedlease.core.codec import serialisable
 from fedlease.core.local_term import LocalTerm
 from fedlease.core.low_rank import first_ranks, padded, product_norm, tail_norm
 from fedlease.core.ranks import Ranks
-from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate
 from fedlease.methods.base import CommonState, Terms, by_client
-from fedlease.methods.fedit import PHASE, FedIT
+from fedlease.methods.fedit import FedIT
 
 __all__ = ["HetLoRA", "HetLoRAState", "build"]
 
@@ -55,13 +55,12 @@ class HetLoRA(FedIT):
 
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
         """Train A and B of the client's rank, its tail drawn to zero, and give them back."""
-        if state.round > self.last_round:
-            return None
-        model = self.model(state, client)
-        names, kept = model.names("AB"), self._kept(model.spec.r)
-        term = LocalTerm(tail=self.penalty, kept=kept) if self.penalty and kept < model.spec.r else None
-        stage = Stage(names, self.budget.epochs(state.round))
-        return ClientTask(PHASE, state.round, model, (stage,), upload=names, term=term)
+        task = super().task(state, client)
+        if task is None or not self.penalty:
+            return task
+        rank = task.model.spec.r
+        kept = self._kept(rank)
+        return replace(task, term=LocalTerm(tail=self.penalty, kept=kept)) if kept < rank else task
 
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()

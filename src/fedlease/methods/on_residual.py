@@ -1,4 +1,7 @@
-"""One shared adapter on top of what has been added to the frozen weights of all: what such methods have in common."""
+"""One shared adapter on top of what has been added to the frozen weights of all: what such methods have in common.
+
+Clients keep what was added, as the papers have it: a client that was there in the last round is sent what is new since.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -85,7 +85,7 @@ class Ravan(FedIT):
         """The heads with the shared cores."""
         assert isinstance(state, RavanState)
         spec = replace(state.adapter.spec, num_experts=self.heads, mixer="heads")
-        return ClientModel(spec, {**state.factors, **state.cores})
+        return ClientModel(spec, {**state.factors, **state.cores}, kept=frozenset(state.factors))
 
 
 def _multiplied(core: Tensor) -> Tensor:

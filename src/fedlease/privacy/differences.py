@@ -29,11 +29,13 @@ class Differences:
         bits: of a value, 4 or 8; 32 sends down, whole, what is not what the client has, and up everything as it is.
         start: the adapter that all clients start from; what a client has not received yet is a difference to it.
         most: bytes that a model may unpack to.
+        kept_alone: whether it deals with the tensors alone that a model says clients keep; the others pass.
     """
 
     bits: Bits
     start: Tensors = field(default_factory=dict)
     most: int = MOST_BYTES
+    kept_alone: bool = False
 
     def broadcast(
         self,
@@ -48,7 +50,7 @@ class Differences:
         for client, model in models.items():
             has, travelling, left = received.get(client, {}), dict[str, Tensor](), dict[str, Tensor]()
             for key, tensor in flat(model).items():
-                if key in aside[client] or not tensor.is_floating_point():
+                if self._passes(key, model, aside[client]) or not tensor.is_floating_point():
                     travelling[key] = tensor
                     continue
                 base = self._base(key, tensor, has)
@@ -78,7 +80,8 @@ class Differences:
             base = received.get(key, self.start.get(_common(key)))
             values[key] = _named(key, tensor, self.bits, base, left)
             left -= values[key].numel()
-        return _with(model, values), {key: tensor for key, tensor in values.items() if key not in aside}
+        left_here = {key: tensor for key, tensor in values.items() if not self._passes(key, model, aside)}
+        return _with(model, values), left_here
 
     def upload(self, task: ClientTask, update: ClientUpdate, residual: Tensors) -> tuple[ClientUpdate, Tensors]:
         """The update as differences to what was received, and what rounding has left of them."""
@@ -110,6 +113,9 @@ class Differences:
                 raise PackingError(f"{name}: has shape {[*difference.shape]}, expected {[*start[name].shape]}")
             tensors[name] = start[name] + difference
         return replace(update, tensors=tensors)
+
+    def _passes(self, key: str, model: ClientModel, aside: Collection[str]) -> bool:
+        return key in aside or (self.kept_alone and key not in model.kept)
 
     def _base(self, key: str, tensor: Tensor, has: Tensors) -> Tensor | None:
         base = has.get(key, self.start.get(_common(key)))

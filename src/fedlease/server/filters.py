@@ -67,7 +67,7 @@ LAST = ("changed", "int8", "int4")
 
 
 def make_filters(names: Sequence[str], start: Tensors | None = None, most: int = MOST_BYTES) -> tuple[Filter, ...]:
-    """The filters of the settings.
+    """The filters of the settings, and behind them what spares tensors that clients keep, unless one of them does.
 
     Args:
         names: in their order.
@@ -84,7 +84,8 @@ def make_filters(names: Sequence[str], start: Tensors | None = None, most: int =
             f"filters: one of {', '.join(LAST)} at most, and at the end of the list, since it builds on what arrived; "
             f"received [{', '.join(names)}] with {early[0]!r} before its end"
         )
-    return tuple(FILTERS[name](start or {}, most) for name in names)
+    kept = () if set(names) & set(LAST) else (Differences(32, start or {}, most, kept_alone=True),)
+    return (*(FILTERS[name](start or {}, most) for name in names), *kept)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class Filtered:
     def _collected(self, client: ClientId, request: Request, reply: Reply, left: Mapping[ClientId, Tensors]) -> Reply:
         if client in left and not isinstance(reply, Refused | Lacks):
             before = {} if isinstance(request, Train) else self.memories.received.get(client, {})
-            self.memories.received[client] = {**before, **left[client]}
+            if (now := {**before, **left[client]}) or client in self.memories.received:
+                self.memories.received[client] = now
         if not isinstance(request, Train) or not isinstance(reply, Trained):
             return reply
         update = reply.update
