@@ -1,15 +1,6 @@
 """The words of the algorithm as frozen dataclasses: what methods and engines hand to each other.
 
-Tensors are addressed by names that do not depend on PEFT, see :class:`TensorName`:
-
-    <module path>/A/<expert>    LoRA A, (r, in)
-    <module path>/B/<expert>    LoRA B, (out, r)
-    <module path>/dA/<expert>   mean gradient of A over the batches of a task; likewise dB and dG
-    <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax, (1,) for scalar;
-                                what stands between B and A: (r, r) for the mixer core, (M, 1 + r r) for heads,
-                                (r,) for diagonal
-    head/<parameter path>       a parameter of the task head
-    anchor/mean                 mean direction of a client's train rows, (hidden,), for the mixer instance
+Tensors are addressed by names that do not depend on PEFT, see :mod:`fedlease.core.tensor_names`.
 """
 
 import hashlib
@@ -17,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from torch import Tensor
 
@@ -25,6 +16,7 @@ from fedlease.core.budget import Budget
 from fedlease.core.local_term import LocalTerm
 from fedlease.core.names import ClientId
 from fedlease.core.serialisable import serialisable
+from fedlease.core.tensor_names import ANCHOR, HEAD, TensorName, Tensors, head_names, second_half
 
 __all__ = [
     "ANCHOR",
@@ -45,55 +37,7 @@ __all__ = [
     "second_half",
 ]
 
-Tensors = Mapping[str, Tensor]
 Mixer = Literal["none", "sum", "core", "heads", "diagonal", "top_m", "softmax", "scalar", "instance"]
-
-HEAD = "head"
-ANCHOR = "anchor/mean"
-
-
-class TensorName(NamedTuple):
-    """A parsed tensor name.
-
-    Attributes:
-        module: dotted path of the adapted module, ``"head"``, or ``"anchor"``.
-        kind: ``"A"``, ``"B"``, ``"G"``, with a ``d`` before it of a gradient, the parameter path of a head, or
-            ``"mean"``.
-        expert: expert id of an A or a B and of their gradients, else None.
-    """
-
-    module: str
-    kind: str
-    expert: int | None = None
-
-    def __str__(self) -> str:
-        return "/".join(str(part) for part in self if part is not None)
-
-    @classmethod
-    def parse(cls, name: str) -> "TensorName":
-        """Reads a name back; a ``ValueError`` where it has none of the forms."""
-        parts = name.split("/")
-        if len(parts) == 2 and (parts[0] == HEAD or parts[1] in ("G", "dG") or name == ANCHOR):
-            return cls(parts[0], parts[1])
-        if len(parts) == 3 and parts[1] in ("A", "B", "dA", "dB") and parts[2].isdecimal():
-            return cls(parts[0], parts[1], int(parts[2]))
-        raise ValueError(f"{name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<name>, {ANCHOR}")
-
-    @property
-    def gradient(self) -> "TensorName":
-        """The name of this tensor's mean gradient."""
-        return self._replace(kind=f"d{self.kind}")
-
-
-def second_half(tensors: Tensors) -> dict[str, Tensor]:
-    """The A and B of a single adapter under the names that the second half of a client's rows has in an upload."""
-    parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
-    return {str(name._replace(expert=1)): tensor for name, tensor in parsed.items() if name.expert == 0}
-
-
-def head_names(names: Mapping[str, object] | frozenset[str]) -> frozenset[str]:
-    """The names among ``names`` that belong to the task head."""
-    return frozenset(name for name in names if name.startswith(f"{HEAD}/"))
 
 
 @serialisable
