@@ -1,6 +1,7 @@
 """A federation small enough to derive results by hand: two modules, planted groups, no model."""
 
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fedlease.methods.base import Terms
 from fedlease.methods.registry import make_method
 
 SHAPES = {"layer.0.query": (6, 4), "layer.10.value": (6, 6)}
+R = 2
 CLIENTS = {f"{group}{number}": 10 * (number + 1) for group in "ab" for number in range(3)}
 """Two groups of three clients with 10, 20 and 30 rows."""
 
@@ -31,8 +33,8 @@ def within(state: Any, name: str) -> Any:
 
 
 def adapter(seed: int = 0) -> ClientModel:
-    """The common start: rank 2 on two modules."""
-    return initial_adapter(SHAPES, r=2, alpha=4, dropout=0.0, seed=seed)
+    """The common start on the two modules."""
+    return initial_adapter(SHAPES, r=R, alpha=4, dropout=0.0, seed=seed)
 
 
 def train(client: str, task: ClientTask, rows: int, seed: int = 0) -> ClientUpdate:
@@ -49,9 +51,14 @@ def train(client: str, task: ClientTask, rows: int, seed: int = 0) -> ClientUpda
 
 def drawn(name: str, like: torch.Tensor, seed: int, *purpose: str | int) -> torch.Tensor:
     """Normal values; those of a lower rank are the first of rank 2, as in training from one nested basis."""
-    kind, r = TensorName.parse(name).kind, adapter().spec.r
-    shape = {"A": (r, like.shape[-1]), "B": (like.shape[0], r)}.get(kind, like.shape)
-    return torch.randn(shape, generator=generator(seed, *purpose))[tuple(map(slice, like.shape))]
+    shape = {"A": (R, like.shape[-1]), "B": (like.shape[0], R)}.get(TensorName.parse(name).kind, tuple(like.shape))
+    return _normal(shape, seed, *purpose)[tuple(map(slice, like.shape))]
+
+
+@cache
+def _normal(shape: tuple[int, ...], seed: int, *purpose: str | int) -> torch.Tensor:
+    """Drawn once for all methods, which train the same clients."""
+    return torch.randn(shape, generator=generator(seed, *purpose))
 
 
 def constant(update: ClientUpdate, value: float) -> ClientUpdate:

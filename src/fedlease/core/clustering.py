@@ -7,13 +7,11 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster
 from scipy.cluster.hierarchy import linkage as build_linkage
 from scipy.spatial.distance import squareform
-from sklearn.cluster import SpectralClustering
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from fedlease.core.choices import Clustering, Linkage
 
-__all__ = ["best_k", "cuts", "silhouette"]
+__all__ = ["best_k", "cuts", "silhouette", "spectral"]
 
 Labels = NDArray[np.intp]
 
@@ -37,9 +35,7 @@ def cuts(d: Tensor, ks: Iterable[int], linkage: Linkage, clustering: Clustering)
         elif clustering == "hierarchical":
             labels = fcluster(tree, t=k, criterion="maxclust")
         else:
-            # cluster_qr draws nothing at random.
-            spectral = SpectralClustering(k, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
-            labels = spectral.fit_predict(1 - matrix / 2)
+            labels = spectral(1 - matrix / 2, k)
         if len(set(labels.tolist())) == k:
             found[k] = labels
     return found
@@ -47,7 +43,19 @@ def cuts(d: Tensor, ks: Iterable[int], linkage: Linkage, clustering: Clustering)
 
 def silhouette(d: Tensor, labels: Labels) -> float:
     """Mean silhouette over the clients, in [-1, 1]; 2 to N - 1 groups."""
+    # scikit-learn takes a second or two to load, which is lost on whoever only uses a finished run.
+    from sklearn.metrics import silhouette_score
+
     return float(silhouette_score(d.numpy(), labels, metric="precomputed"))
+
+
+def spectral(similar: NDArray[np.float64], k: int) -> Labels:
+    """Labels of k spectral clusters, from similarities (N, N) of at least 0; nothing is drawn at random."""
+    from sklearn.cluster import SpectralClustering
+
+    found = SpectralClustering(k, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
+    labels: Labels = found.fit_predict(similar)
+    return labels
 
 
 def best_k(silhouettes: Mapping[int, float]) -> int | None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import SpectralClustering
 from torch import Tensor
 
 from fedlease.core.allocate import assign
+from fedlease.core.clustering import spectral
 from fedlease.core.types import Allocation, ClientId, Tensors
 
 __all__ = ["grouped", "nearest", "smoothed", "subspace_distance"]
@@ -63,9 +63,7 @@ def grouped(b: Mapping[ClientId, Tensors], most: int) -> Allocation:
         values = np.linalg.eigvalsh(np.eye(len(clients)) - similar / np.outer(roots, roots))
         gaps = {k: values[k] - values[k - 1] for k in range(2, min(most, len(clients) - 1) + 1)}
         best = max(gaps, key=lambda k: (gaps[k], -k))
-        # cluster_qr draws nothing at random.
-        spectral = SpectralClustering(best, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
-        labels = spectral.fit_predict(similar)
+        labels = spectral(similar, best)
     return replace(assign(b, dict(zip(clients, labels.tolist(), strict=True))), distances=d)
 
 

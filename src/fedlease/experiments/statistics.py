@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from fedlease.reporting.comparison.data import Score
 
@@ -71,10 +71,10 @@ def paired_difference(
         raise ValueError("rows must name every score's row, in the same seeds and clients")
     seeds = np.array([np.mean([gap.mean() for gap in clients.values()]) for clients in gaps])
     apart, together = _variance_of_rows(gaps, rows)
-    normal = float(norm.ppf(0.5 + LEVEL / 2))
+    normal = float(ndtri(0.5 + LEVEL / 2))
     half = normal * math.sqrt(together)
     if len(seeds) > 1:
-        student = float(t.ppf(0.5 + LEVEL / 2, len(seeds) - 1))
+        student = float(stdtrit(len(seeds) - 1, 0.5 + LEVEL / 2))
         of_seeds = student**2 * float(seeds.var(ddof=1)) / len(seeds)
         half = max(half, math.sqrt(of_seeds + normal**2 * max(0.0, together - apart)))
     mean = float(seeds.mean())

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 from fedlease.config.data import DataSettings
@@ -123,8 +122,8 @@ class Regression(OutputTask):
             DataError: the tokenizer makes no token of a row; the message names file and line.
         """
         values = np.array([row.value or 0.0 for row in rows], np.float64)
-        ranks = rankdata(values, "dense").astype(int).tolist() if rows else []
-        plain = Texts(self.max_tokens).encode(rows, ranks, tokenizer)
+        ranks = np.unique(values, return_inverse=True)[1]
+        plain = Texts(self.max_tokens).encode(rows, (ranks + 1).tolist(), tokenizer)
         return EncodedNumbers(**vars(plain), values=values, scale=scale)
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:

@@ -8,10 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import KFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from fedlease.config.data import ColumnSettings
@@ -168,6 +164,12 @@ def refitted_error(
     """
     if len(rows) < FEWEST:
         return None
+    # scikit-learn takes a second or two to load, which is lost on runs that refit nothing.
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     torch.set_num_threads(threads)
     model.for_scoring()
     batches = evaluation_batches(rows.lengths, EVALUATION_BATCH)
