@@ -9,6 +9,7 @@ import torch
 from client.test_training import small
 
 from fedlease.client.halves import split, train_halves
+from fedlease.client.results import Half
 from fedlease.client.training import Optimiser, Trainer
 from fedlease.core.types import ClientModel, ClientTask, Stage
 from fedlease.tasks.encoded import Encoded
@@ -27,6 +28,12 @@ def test_halves_divide_every_label_evenly_and_hold_every_row_once(labels: list[i
     for label in set(labels):
         counts = [sum(labels[row] == label for row in half) for half in (one, other)]
         assert abs(counts[0] - counts[1]) <= 1
+
+
+def test_halves_that_may_not_tell_of_labels_are_the_same_for_all_labels() -> None:
+    one, other = split(rows([0] * 19), 0, "a", by_label=False)
+    assert sorted([*one, *other]) == list(range(19)) and len(one) == 10
+    assert split(rows([0, 1] * 9 + [2]), 0, "a", by_label=False) == (one, other)
 
 
 def test_halves_depend_on_seed_and_client_alone() -> None:
@@ -59,7 +66,7 @@ def test_each_half_gives_what_it_gives_alone_and_the_head_is_the_mean(tmp_path: 
     for half, chosen in enumerate(split(encoded, 0, "a")):
         load({**model.tensors, **prior})
         single = ClientTask("warmup", 0, model, task.stages, upload=names)
-        alone.append(trainer.train("a", single, encoded.take(chosen), half=half))
+        alone.append(trainer.train("a", single, encoded.take(chosen), half=Half(half)))
         for name in names:
             assert found.update.tensors[name[:-1] + str(half)].equal(alone[half].update.tensors[name])
     for name in head:

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from fedlease.client.messages import FinalScores, Finish, Finished, Score, Scored, Train, Trained
-from fedlease.client.private_replies import disclosed, refusal, steps_of
+from fedlease.client.private_replies import disclosed, passes_in, refusal
 from fedlease.client.private_steps import PrivacyTerms
+from fedlease.core.row_noise import Amount
 from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, ClientUpdate, Stage
 
-TERMS = PrivacyTerms(3.0, 1e-5, 1.0, 10, {"fedit": 4}, None)
+TERMS = PrivacyTerms(3.0, 1e-5, 1.0, 10, {"fedit": Amount(4, halves=2)}, None)
 MODEL = ClientModel(AdapterSpec(2, 4, 0.0, ("m",)), {"m/A/0": torch.zeros(2, 4), "m/B/0": torch.zeros(4, 2)})
 TASK = ClientTask("train", 1, MODEL, (Stage(frozenset(MODEL.tensors), 3),), frozenset(MODEL.tensors))
 
@@ -21,17 +22,20 @@ def train(**changes: Any) -> Train:
 
 
 def test_steps_are_counted_before_they_are_made() -> None:
-    """25 rows in batches of 10 are 3 steps a pass."""
-    assert steps_of(TERMS, train(), 25) == 9
-    assert steps_of(TERMS, Score("fedit", MODEL), 25) == 0
+    """25 rows in batches of 10 are 3 steps a pass; their larger half has 13, which are 2."""
+    assert passes_in(train()).steps(25, 10) == Amount(9)
+    assert passes_in(train(halves=True)).steps(25, 10) == Amount(halves=6)
+    assert passes_in(Score("fedit", MODEL)) == Amount()
 
 
 def test_no_step_is_made_beyond_what_the_noise_is_enough_for() -> None:
-    assert refusal(TERMS, train(), 25, 12) == ""
-    assert refusal(TERMS, train(), 25, 13) == (
-        "it has spent its epsilon of 3: 13 steps of fedit were asked for, the noise is enough for 12"
+    assert refusal(TERMS, train(), 25, Amount(12, 4)) == ""
+    assert refusal(TERMS, train(halves=True, model=replace(MODEL, candidates=({}, {}))), 25, Amount(0, 4)) == ""
+    assert refusal(TERMS, train(), 25, Amount(13)) == (
+        "it has spent its epsilon of 3: fedit was to make 13 steps, the noise is enough for 12 steps and 4 on halves"
     )
-    assert "is enough for 0" in refusal(TERMS, replace(train(), method="other"), 25, 1)
+    assert "fedit was to make 0 steps and 5 on halves" in refusal(TERMS, train(halves=True), 25, Amount(0, 5))
+    assert "is enough for 0 steps" in refusal(TERMS, replace(train(), method="other"), 25, Amount(1))
 
 
 @pytest.mark.parametrize(
@@ -40,11 +44,10 @@ def test_no_step_is_made_beyond_what_the_noise_is_enough_for() -> None:
         (Score("fedit", MODEL, rows="valid"), "validation rows are not scored"),
         (train(model=replace(MODEL, candidates=({},))), "does not choose among adapters"),
         (Finish("fedit", replace(MODEL, candidates=({},)), MODEL), "does not choose among adapters"),
-        (train(halves=True), "does not train on halves"),
     ],
 )
 def test_what_noise_does_not_cover_is_refused(request_: Any, why: str) -> None:
-    assert why in refusal(TERMS, request_, 25, 0)
+    assert why in refusal(TERMS, request_, 25, Amount())
 
 
 def test_losses_stay_at_home_and_scores_are_rounded() -> None:

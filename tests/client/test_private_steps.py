@@ -12,6 +12,7 @@ from fedlease.client.private_steps import PrivacyTerms, PrivateTraining
 from fedlease.client.results import LocalResult
 from fedlease.client.stacked_training import Job
 from fedlease.client.training import Optimiser, Trainer
+from fedlease.core.row_noise import Amount
 from fedlease.core.types import LocalTerm, Stage
 from fedlease.data.federation import Row
 from fedlease.models.base import load_tokenizer
@@ -21,7 +22,7 @@ from fedlease.tasks.multilabel import Multilabel
 from fedlease.tasks.regression import Regression
 
 OPTIMISER = Optimiser(lr=1e-2, weight_decay=0.1, batch_size=4, clip_norm=None, threads=1, seed=0)
-TERMS = PrivacyTerms(epsilon=8.0, delta=1e-3, clip=0.5, batch_size=4, passes={"fedit": 2}, seed=0)
+TERMS = PrivacyTerms(epsilon=8.0, delta=1e-3, clip=0.5, batch_size=4, passes={"fedit": Amount(2)}, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +147,8 @@ def test_a_row_without_a_number_for_a_loss_counts_nothing_and_is_told_to_nobody(
 
 def test_noise_is_enough_for_all_methods_of_a_run_and_its_parts_cost_less(made: Made) -> None:
     """100 rows, 10 a step: 10 steps a pass. Six passes in all are within epsilon, half of them well below it."""
-    terms = PrivacyTerms(3.0, 1e-4, 1.0, 10, {"fedlease": 4, "fedit": 2}, None)
-    assert terms.planned(100) == (0.1, 60)
-    assert 2.97 <= terms.spent(100, 60) <= 3.0
-    assert 0 == terms.spent(100, 0) < terms.spent(100, 30) < terms.spent(100, 60)
+    terms = PrivacyTerms(3.0, 1e-4, 1.0, 10, {"fedlease": Amount(4), "fedit": Amount(2)}, None)
+    assert terms.planned(100) == Amount(60)
+    assert 2.97 <= terms.spent(100, Amount(60)) <= 3.0
+    assert 0 == terms.spent(100, Amount()) < terms.spent(100, Amount(30)) < terms.spent(100, Amount(60))
     assert terms.noise(1000) < terms.noise(100)

@@ -3,6 +3,7 @@
 import torch
 
 from fedlease.client.store import Private
+from fedlease.core.row_noise import Amount
 from fedlease.core.types import AdapterSpec
 
 SPEC = AdapterSpec(r=2, alpha=4, dropout=0.0, target_modules=("m",))
@@ -29,9 +30,9 @@ def test_what_was_trained_holds_once_the_server_says_that_it_was_used() -> None:
 
 def test_what_was_spent_outlives_every_update_and_is_no_tensor_of_the_client() -> None:
     """Of a refused update, a new adapter, and a server that forgot the client."""
-    private = Private().spending(3).spending(4)
-    assert private.spent == 7
+    private = Private().spending(Amount(3)).spending(Amount(4, 2))
+    assert private.spent == Amount(7, 2)
     assert private.names == frozenset()
     for later in (private.accepted(None, SPEC), private.accepted(5, SPEC), private.trained(1, SPEC, {})):
-        assert later.spent == 7
-    assert Private().spent == 0
+        assert later.spent == Amount(7, 2)
+    assert Private().spent == Amount()

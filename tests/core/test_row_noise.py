@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fedlease.core.row_noise import bounded_sum, noisy_mean, poisson_batch, sampling
+from fedlease.core.row_noise import Amount, bounded_sum, noisy_mean, poisson_batch, sampling, samplings
 from fedlease.privacy.randomness import Secret, draws_of
 
 
@@ -49,6 +49,19 @@ def test_steps_are_those_of_training_without_noise() -> None:
     """1,500 rows in batches of 64 are 24 steps a pass; fewer rows than a batch are one step with all of them."""
     assert sampling(1500, 64, 3) == (64 / 1500, 72)
     assert sampling(10, 64, 3) == (1.0, 3)
+
+
+def test_steps_on_halves_count_once_at_the_rate_of_the_smaller_half() -> None:
+    """101 rows: 11 steps a pass; halves of 51 and 50 rows, of which a row is in one: 6 steps, rates up to 10 / 50."""
+    steps = Amount(3, halves=2).steps(101, 10)
+    assert steps == Amount(33, halves=12)
+    assert samplings(101, 10, steps) == ((10 / 101, 33), (0.2, 12))
+    assert samplings(101, 10, Amount(5)) == ((10 / 101, 5),) and samplings(1, 10, Amount(halves=2)) == ((1.0, 2),)
+
+
+@pytest.mark.parametrize(("one", "fits"), [(Amount(2, 1), True), (Amount(3, 0), False), (Amount(0, 2), False)])
+def test_an_amount_is_within_another_where_both_kinds_are(one: Amount, fits: bool) -> None:
+    assert (one <= Amount(2, 1)) is fits
 
 
 def test_secret_numbers_are_never_the_end_of_the_scale() -> None:

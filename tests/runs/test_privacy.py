@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from small import FinishedRuns, rounds_of, small_run, small_settings, tensors_of
 
+from fedlease.client.private_steps import PrivacyTerms
+from fedlease.core.row_noise import Amount
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError
 from fedlease.methods.registry import CENTRALISED, METHODS
@@ -26,29 +28,47 @@ def whole(finished: FinishedRuns) -> Path:
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_is_counted_or_refused_in_one_sentence(name: str) -> None:
-    """E + R passes; two-stage methods train two models so long. Candidates and halves depend on rows."""
+    """E + R passes; two-stage methods train two models so long. Candidates depend on rows; E is on halves in plus."""
     settings = small_settings(method=name, **{"warmup.epochs": 2})
-    if name in ("ifca", "fedlease-plus"):
+    if name == "ifca":
         with pytest.raises(ConfigError, match=f"method: {name} .* which privacy.epsilon does not cover"):
             passes_of(settings)
     elif name != CENTRALISED:
-        twice = {"feddpa"}
-        assert passes_of(settings) == {name: 8 if name in twice else 4}
+        other = {"feddpa": Amount(8), "fedlease-plus": Amount(2, halves=2)}
+        assert passes_of(settings) == {name: other.get(name, Amount(4))}
 
 
 def test_noise_is_enough_for_method_and_baselines_together(whole: Path) -> None:
     terms = terms_of(small_settings(**PRIVATE), secret=False)
     assert terms is not None
-    assert terms.passes == {"fedlease": 4, "fedit": 4}
-    assert 7.9 <= terms.spent(12, 16) <= 8.0
+    assert terms.passes == {"fedlease": Amount(4), "fedit": Amount(4)}
+    assert 7.9 <= terms.spent(12, Amount(16)) <= 8.0
     for folder in (whole, whole / "baselines/fedit"):
         spent = [[row["epsilon"] for row in line["clients"].values()] for line in rounds_of(folder)]
         assert all(len(set(each)) == 1 for each in spent)
         climb = [each[0] for each in spent]
         assert climb == sorted(climb)
-        assert climb[-1] == round(terms.spent(12, 8), 4) < 8.0
+        assert climb[-1] == round(terms.spent(12, Amount(8)), 4) < 8.0
         summary = json.loads((folder / "summary.json").read_text())
         assert set(summary["epsilon"].values()) == {climb[-1]}
+
+
+def test_a_warmup_on_halves_is_within_epsilon(monkeypatch: Any, tmp_path: Path) -> None:
+    """20 rows in batches of 8: two passes on halves of 10 are 4 steps at a rate of .8, two on all are 6 at .4.
+
+    Noise is that of 20 rows, for the halves as well.
+    """
+    asked, noise = set(), PrivacyTerms.noise
+    monkeypatch.setattr(PrivacyTerms, "noise", lambda terms, rows: asked.add(rows) or noise(terms, rows))
+    changes = {**PRIVATE, "method": "fedlease-plus", "baselines": [], "data.train_rows": 20}
+    run = small_run(tmp_path / "r", **changes)
+    assert asked == {20}
+    terms = terms_of(small_settings(**changes), secret=False)
+    assert terms is not None and terms.planned(20) == Amount(6, halves=4)
+    spent = [{row["epsilon"] for row in line["clients"].values()} for line in rounds_of(run.out)]
+    wanted = [Amount(0, halves=4), Amount(3, halves=4), Amount(6, halves=4)]
+    assert spent == [{round(terms.spent(20, steps), 4)} for steps in wanted]
+    assert 7.9 <= terms.spent(20, wanted[-1]) <= 8.0
 
 
 def test_no_loss_no_score_of_a_row_and_no_finer_score_is_on_file(whole: Path) -> None:
@@ -94,6 +114,8 @@ def test_noise_changes_what_is_learnt(whole: Path, finished: FinishedRuns) -> No
         ({"privacy.epsilon": 0}, "privacy.epsilon: must be at least 0.01, received 0"),
         ({"privacy.delta": 0.5}, "privacy.delta: must be below 0.01, received 0.5"),
         ({"privacy.clip": -1}, "privacy.clip: must be above 0, received -1"),
+        ({"fedlease.longer": 1}, "fedlease.longer: has clients make passes that noise was not found for; must be 0"),
+        ({"method": "fedlease-plus", "fedlease_plus.unsure": "loss"}, "fedlease_plus.unsure: has a client choose"),
         ({"method": "ifca", "baselines": []}, "method: ifca has clients choose among adapters"),
         ({"clients_per_step": 2}, "clients_per_step: must be 1 or auto with privacy.epsilon"),
     ],

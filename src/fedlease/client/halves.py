@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from fedlease.client.results import LocalResult
+from fedlease.client.results import Half, LocalResult
 from fedlease.client.training import OnBatch, TrainsTasks
 from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientTask, TensorName, Tensors, head_names, second_half
@@ -15,18 +15,19 @@ from fedlease.tasks.encoded import Encoded
 __all__ = ["both", "halves_of", "split", "train_halves"]
 
 
-def split(rows: Encoded, seed: int, client: ClientId) -> tuple[list[int], list[int]]:
+def split(rows: Encoded, seed: int, client: ClientId, *, by_label: bool = True) -> tuple[list[int], list[int]]:
     """Two halves of a client's rows, each label divided evenly, drawn from the client's own seed.
 
-    Rows of generation are divided evenly by the length of their answers.
+    Rows of generation are divided evenly by the length of their answers. Without ``by_label`` the halves depend on the
+    number of rows alone, and so tell nothing of what is in them.
     """
     drawn = torch.randperm(len(rows), generator=generator(seed, "halves", client)).tolist()
-    ordered = sorted(drawn, key=lambda row: rows.labels[row])
+    ordered = sorted(drawn, key=lambda row: rows.labels[row]) if by_label else drawn
     return sorted(ordered[::2]), sorted(ordered[1::2])
 
 
 def halves_of(
-    task: ClientTask, rows: Encoded, kind: Task, seed: int, client: ClientId
+    task: ClientTask, rows: Encoded, kind: Task, seed: int, client: ClientId, *, by_label: bool = True
 ) -> list[tuple[Tensors, Encoded]]:
     """What each half begins with, and its rows.
 
@@ -38,12 +39,14 @@ def halves_of(
         kind: of the rows.
         seed: root seed of the run.
         client: whose rows.
+        by_label: whether labels may say which rows are in a half, and what the biases of a head begin with.
     """
     found = list[tuple[Tensors, Encoded]]()
-    for half, chosen in enumerate(split(rows, seed, client)):
+    for half, chosen in enumerate(split(rows, seed, client, by_label=by_label)):
         start = task.model.candidates[half] if task.model.candidates else {}
         own = rows.take(chosen)
-        found.append(({**task.model.tensors, **start, **_prior(task.model.tensors, kind, own)}, own))
+        prior = _prior(task.model.tensors, kind, own) if by_label else {}
+        found.append(({**task.model.tensors, **start, **prior}, own))
     return found
 
 
@@ -64,6 +67,8 @@ def train_halves(
     task: ClientTask,
     rows: Encoded,
     on_batch: OnBatch | None = None,
+    *,
+    by_label: bool = True,
 ) -> LocalResult:
     """Trains a task on each half of the rows, both from the same start, see :func:`halves_of`.
 
@@ -74,16 +79,17 @@ def train_halves(
         task: with ``halves``.
         rows: the client's train rows, at least two.
         on_batch: called after every step, with the steps of both halves.
+        by_label: see :func:`halves_of`.
 
     Raises:
         UpdateRefusedError: as :meth:`fedlease.client.training.Trainer.train`.
     """
     results = []
-    halves = halves_of(task, rows, trainer.resident.task, trainer.optimiser.seed, client)
+    halves = halves_of(task, rows, trainer.resident.task, trainer.optimiser.seed, client, by_label=by_label)
     for half, (tensors, own) in enumerate(halves):
         load(tensors)
         report = None if on_batch is None else _over_both(on_batch, half)
-        results.append(trainer.train(client, replace(task, halves=False), own, report, half=half))
+        results.append(trainer.train(client, replace(task, halves=False), own, report, half=Half(half, len(rows))))
     return both(results[0], results[1], len(rows))
 
 

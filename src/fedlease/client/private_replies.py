@@ -9,22 +9,23 @@ from dataclasses import replace
 
 from fedlease.client.messages import FinalScores, Finished, Reply, Request, Score, Scored, Train, Trained
 from fedlease.client.private_steps import PrivacyTerms
-from fedlease.core.row_noise import sampling
+from fedlease.core.row_noise import Amount
 
-__all__ = ["DIGITS", "disclosed", "refusal", "steps_of"]
+__all__ = ["DIGITS", "chooses", "disclosed", "passes_in", "refusal"]
 
 DIGITS = 2
 """Decimals of a score that leaves."""
 
 
-def steps_of(terms: PrivacyTerms, request: Request, rows: int) -> int:
-    """Steps that a request asks of a client with so many train rows."""
+def passes_in(request: Request) -> Amount:
+    """Passes that a request asks of a client."""
     if not isinstance(request, Train):
-        return 0
-    return sampling(rows, terms.batch_size, sum(stage.epochs for stage in request.task.stages))[1]
+        return Amount()
+    passes = sum(stage.epochs for stage in request.task.stages)
+    return Amount(halves=passes) if request.task.halves else Amount(passes)
 
 
-def refusal(terms: PrivacyTerms, request: Request, rows: int, spent: int) -> str:
+def refusal(terms: PrivacyTerms, request: Request, rows: int, spent: Amount) -> str:
     """Why a client does not do what is asked; empty where it does.
 
     Args:
@@ -35,19 +36,22 @@ def refusal(terms: PrivacyTerms, request: Request, rows: int, spent: int) -> str
     """
     if isinstance(request, Score) and request.rows == "valid":
         return "its validation rows are not scored: privacy.epsilon does not cover them"
-    if request.model.candidates:
+    if chooses(request):
         return "it does not choose among adapters by its rows: privacy.epsilon does not cover that"
     if not isinstance(request, Train):
         return ""
-    if request.task.halves:
-        return "it does not train on halves of its rows: the noise for privacy.epsilon is that of whole ones"
-    planned = sampling(rows, terms.batch_size, terms.passes.get(request.method, 0))[1]
-    if spent > planned:
+    planned = terms.passes.get(request.method, Amount()).steps(rows, terms.batch_size)
+    if not spent <= planned:
         return (
-            f"it has spent its epsilon of {terms.epsilon:g}: {spent} steps of {request.method} were asked for, the "
+            f"it has spent its epsilon of {terms.epsilon:g}: {request.method} was to make {spent}, the "
             f"noise is enough for {planned}"
         )
     return ""
+
+
+def chooses(request: Request) -> bool:
+    """Whether a client would choose among adapters by its rows; the two of a task on halves are those of the halves."""
+    return bool(request.model.candidates) and not (isinstance(request, Train) and request.task.halves)
 
 
 def disclosed(reply: Reply, epsilon: float) -> Reply:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedlease.client.resident import ResidentModel
 from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
-from fedlease.core.row_noise import Draws, Sampling, bounded_sum, noisy_mean, poisson_batch, sampling
+from fedlease.core.row_noise import Amount, Draws, bounded_sum, noisy_mean, poisson_batch, sampling, samplings
 from fedlease.core.types import ClientTask, Stage
 from fedlease.privacy.accountant import epsilon_of, noise_for
 from fedlease.privacy.randomness import draws_of
@@ -32,7 +32,7 @@ class PrivacyTerms:
         delta: of the same.
         clip: C, the longest gradient of a row.
         batch_size: rows that take part in a step, on average.
-        passes: method -> the most passes over the rows that it asks of a client.
+        passes: method -> the most passes that it asks of a client.
         seed: of noise and samples; None draws them from the operating system.
     """
 
@@ -40,7 +40,7 @@ class PrivacyTerms:
     delta: float
     clip: float
     batch_size: int
-    passes: Mapping[str, int]
+    passes: Mapping[str, Amount]
     seed: int | None
 
     def noise(self, rows: int) -> float:
@@ -49,16 +49,15 @@ class PrivacyTerms:
         Raises:
             ConfigError: as :func:`fedlease.privacy.accountant.noise_for`.
         """
-        return noise_for(self.epsilon, (self.planned(rows),), self.delta)
+        return noise_for(self.epsilon, samplings(rows, self.batch_size, self.planned(rows)), self.delta)
 
-    def planned(self, rows: int) -> Sampling:
-        """Rate and number of the steps that the noise of such a client is enough for."""
-        return sampling(rows, self.batch_size, sum(self.passes.values()))
+    def planned(self, rows: int) -> Amount:
+        """The steps that the noise of such a client is enough for."""
+        return sum(self.passes.values(), Amount()).steps(rows, self.batch_size)
 
-    def spent(self, rows: int, steps: int) -> float:
-        """Epsilon of the first so many steps of such a client."""
-        rate, _ = self.planned(rows)
-        return epsilon_of(self.noise(rows), ((rate, steps),), self.delta)
+    def spent(self, rows: int, steps: Amount) -> float:
+        """Epsilon of so many steps of such a client."""
+        return epsilon_of(self.noise(rows), samplings(rows, self.batch_size, steps), self.delta)
 
 
 @dataclass
@@ -131,10 +130,20 @@ class PrivateTraining:
     def __post_init__(self) -> None:
         self._model = StackedModel(self.resident, self.modules)
 
-    def steps(self, task: ClientTask, stage: Stage, rows: Encoded, draw: tuple[str | int, ...]) -> PrivateSteps:
-        """The steps of a stage; ``draw`` is what its random numbers depend on beside the seed."""
+    def steps(
+        self, task: ClientTask, stage: Stage, rows: Encoded, draw: tuple[str | int, ...], *, of: int
+    ) -> PrivateSteps:
+        """The steps of a stage.
+
+        Args:
+            task: whose model is loaded.
+            stage: of the task.
+            rows: that it trains on, all of the client's or a half of them.
+            draw: what its random numbers depend on beside the seed.
+            of: all train rows of the client, for which noise is found.
+        """
         draws = draws_of(self.terms.seed, "privacy", *draw)
-        return PrivateSteps(self, rows, task, stage, self.terms.noise(len(rows)), draws)
+        return PrivateSteps(self, rows, task, stage, self.terms.noise(of), draws)
 
     def row_gradients(
         self, rows: Encoded, batch: Sequence[int], task: ClientTask, stage: Stage

@@ -9,7 +9,23 @@ from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tens
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Measured
 
-__all__ = ["Ahead", "LocalResult", "check_learnt", "local_result"]
+__all__ = ["WHOLE", "Ahead", "Half", "LocalResult", "check_learnt", "local_result"]
+
+
+@dataclass(frozen=True)
+class Half:
+    """Which half of a client's rows is trained on.
+
+    Attributes:
+        number: 0 or 1.
+        of: all train rows of the client; 0 where it trains on all of them.
+    """
+
+    number: int = 0
+    of: int = 0
+
+
+WHOLE = Half()  # all rows of a client
 
 
 @serialisable

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fedlease.core.codec import serialisable
+from fedlease.core.row_noise import Amount
 from fedlease.core.types import ANCHOR, AdapterSpec, Tensors, head_names
 
 __all__ = ["ELSEWHERE", "HEAD_SLOT", "SPENT", "Private", "is_elsewhere"]
@@ -16,7 +17,10 @@ ELSEWHERE = "elsewhere"
 whose update was used, and ``keeps``, 1 where the client keeps anything."""
 
 SPENT = "spent"
-"""The slot that counts, as ``steps``, what a client has trained under differential privacy; it outlives all others."""
+"""The slot that counts what a client has trained under differential privacy, ``steps`` and ``steps_on_halves``; it
+outlives all others."""
+
+STEPS = ("steps", "steps_on_halves")
 
 
 @serialisable
@@ -80,13 +84,16 @@ class Private:
         return Private({**own, **self._ledger}, at=at, kept=kept)
 
     @property
-    def spent(self) -> int:
+    def spent(self) -> Amount:
         """Steps trained under differential privacy, whether their update was used or not."""
-        return int(self._ledger[SPENT]["steps"]) if self._ledger else 0
+        found = self._ledger.get(SPENT, {})
+        return Amount(*(int(found.get(name, 0)) for name in STEPS))
 
-    def spending(self, steps: int) -> "Private":
+    def spending(self, steps: Amount) -> "Private":
         """With more such steps."""
-        return replace(self, slots={**self.slots, SPENT: {"steps": torch.tensor(self.spent + steps)}})
+        now = self.spent + steps
+        counts = dict(zip(STEPS, map(torch.tensor, (now.whole, now.halves)), strict=True))
+        return replace(self, slots={**self.slots, SPENT: counts})
 
     @property
     def _ledger(self) -> Mapping[str, Tensors]:

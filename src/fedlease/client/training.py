@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fedlease.client.gradients import MeanGradients
 from fedlease.client.private_steps import PrivateSteps, PrivateTraining
 from fedlease.client.resident import ResidentModel
-from fedlease.client.results import LocalResult, check_learnt, local_result
+from fedlease.client.results import WHOLE, Half, LocalResult, check_learnt, local_result
 from fedlease.core.choices import LrSchedule
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import ANCHOR, ClientId, ClientTask
@@ -108,7 +108,7 @@ class TrainsTasks(Protocol):
     optimiser: Optimiser
 
     def train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: int = 0
+        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: Half = WHOLE
     ) -> LocalResult:
         """See :meth:`Trainer.train`."""
 
@@ -128,7 +128,7 @@ class Trainer:
     privacy: PrivateTraining | None = None
 
     def train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: int = 0
+        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: Half = WHOLE
     ) -> LocalResult:
         """Trains the stages of a task; the task's model and the client's private tensors are loaded before.
 
@@ -137,7 +137,7 @@ class Trainer:
             task: what to train and what to upload.
             rows: the client's train rows, tokenised.
             on_batch: called after every step.
-            half: which half of the client's rows these are; it draws its own batches and dropout.
+            half: which half of the client's rows these are; the second draws its own batches and dropout.
 
         Raises:
             UpdateRefusedError: the loss is NaN or infinite, or no gradient reached anything. Nothing of this task may
@@ -148,7 +148,7 @@ class Trainer:
             return replace(self, optimiser=self.optimiser.of(task))._train(client, task, rows, on_batch, half)
 
     def _train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None, half: int
+        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None, half: Half
     ) -> LocalResult:
         resident, seed = self.resident, self.optimiser.seed
         torch.set_num_threads(self.optimiser.threads)
@@ -162,9 +162,13 @@ class Trainer:
             for number, stage in enumerate(task.stages):
                 parameters = resident.train_only(stage.trainable)
                 resident.restrict(stage.experts)
-                draw: tuple[str | int, ...] = (client, task.round, number, *([half] if half else []))
+                draw: tuple[str | int, ...] = (client, task.round, number, *([half.number] if half.number else []))
                 torch.manual_seed(derive(seed, "dropout", *draw))
-                private = None if self.privacy is None else self.privacy.steps(task, stage, rows, draw)
+                private = (
+                    None
+                    if self.privacy is None
+                    else self.privacy.steps(task, stage, rows, draw, of=half.of or len(rows))
+                )
                 share = Share(
                     rows,
                     generator(seed, "batches", *draw),

@@ -19,7 +19,7 @@ from fedlease.client.messages import (
     Train,
     Trained,
 )
-from fedlease.client.private_replies import disclosed, refusal, steps_of
+from fedlease.client.private_replies import disclosed, passes_in, refusal
 from fedlease.client.private_steps import PrivacyTerms
 from fedlease.client.resident import ResidentModel
 from fedlease.client.results import Ahead, LocalResult, local_result
@@ -88,12 +88,13 @@ class ClientWorker:
         """
         if self.terms is None:
             return self._handle(request)
-        rows, spent = len(self.client.train), self.private.spent
-        asked = steps_of(self.terms, request, rows)
-        if why := refusal(self.terms, request, rows, spent + asked):
+        rows = len(self.client.train)
+        asked = passes_in(request).steps(rows, self.terms.batch_size)
+        spent = self.private.spent + asked
+        if why := refusal(self.terms, request, rows, spent):
             return Refused(why)
         self.private = self.private.spending(asked)
-        return disclosed(self._handle(request), self.terms.spent(rows, spent + asked))
+        return disclosed(self._handle(request), self.terms.spent(rows, spent))
 
     def _handle(self, request: Request) -> Reply:
         checks = isinstance(request, Score) and request.rows == "valid"
@@ -220,7 +221,8 @@ class ClientWorker:
         def load(tensors: Tensors) -> None:
             self._resident.load(task.model, client.num_labels, tensors)
 
-        return train_halves(self.trainer, load, client.data.id, task, client.train, self.on_batch)
+        by_label = self.terms is None
+        return train_halves(self.trainer, load, client.data.id, task, client.train, self.on_batch, by_label=by_label)
 
     def _finish(self, request: Finish) -> FinalScores:
         """The final scores, by the evaluation contract."""

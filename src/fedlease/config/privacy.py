@@ -51,12 +51,35 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
                 "scales numbers by the mean and the deviation of a client's own rows, which noise does not cover; "
                 "must be one that learns no numbers",
             ),
+            *_of_groupings(raw),
         )
         if value != allowed
     )
-    baselines = raw.get("baselines")
-    if CENTRALISED in (raw.get("method"), *(baselines if isinstance(baselines, list | tuple) else ())):
+    if CENTRALISED in _methods(raw):
         yield f"method: {CENTRALISED} pools the rows of all clients, which privacy.epsilon is to protect"
+
+
+def _of_groupings(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]:
+    """What the groupings of FedLEASE ask of single clients, as it turns out in the run."""
+    for method in sorted({"fedlease", "fedlease-plus"} & {*map(str, _methods(raw))}):
+        section = method.replace("-", "_")
+        yield (
+            f"{section}.longer",
+            _of(raw, section, "longer") or 0,
+            0,
+            "has clients make passes that noise was not found for; must be 0",
+        )
+        yield (
+            f"{section}.unsure",
+            _of(raw, section, "unsure") or "alone",
+            "alone",
+            "has a client choose an expert by its train rows, which noise does not cover; must be 'alone'",
+        )
+
+
+def _methods(raw: Mapping[str, Any]) -> tuple[Any, ...]:
+    baselines = raw.get("baselines")
+    return (raw.get("method"), *(baselines if isinstance(baselines, list | tuple) else ()))
 
 
 def _learns_numbers(task: Any) -> bool:

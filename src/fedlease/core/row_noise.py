@@ -7,15 +7,45 @@ gradient, so that the number of rows is no secret (Ponomareva et al., "How to DP
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "Sampling", "bounded_sum", "noisy_mean", "poisson_batch", "sampling"]
+__all__ = ["Amount", "Draws", "Sampling", "bounded_sum", "noisy_mean", "poisson_batch", "sampling", "samplings"]
 
 Sampling = tuple[float, int]
 """Probability with which a row takes part in a step, and number of such steps."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much a client trains, in passes or in steps.
+
+    Attributes:
+        whole: over all of its rows.
+        halves: over each of two halves of them, which share no row.
+    """
+
+    whole: int = 0
+    halves: int = 0
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.whole + other.whole, self.halves + other.halves)
+
+    def __le__(self, other: "Amount") -> bool:
+        """Whether the other is no less of either kind."""
+        return self.whole <= other.whole and self.halves <= other.halves
+
+    def __str__(self) -> str:
+        """An amount of steps, in words."""
+        return f"{self.whole} steps" + (f" and {self.halves} on halves" if self.halves else "")
+
+    def steps(self, rows: int, batch_size: int) -> "Amount":
+        """The steps that so many passes take, of the larger half where it has a row more."""
+        larger = math.ceil(rows / 2)
+        return Amount(self.whole * math.ceil(rows / batch_size), self.halves * math.ceil(larger / batch_size))
 
 
 class Draws(Protocol):
@@ -31,6 +61,16 @@ class Draws(Protocol):
 def sampling(rows: int, batch_size: int, passes: int) -> Sampling:
     """What so many passes over rows come to: steps as without privacy, with ``batch_size`` rows each on average."""
     return min(1.0, batch_size / rows), passes * math.ceil(rows / batch_size)
+
+
+def samplings(rows: int, batch_size: int, steps: Amount) -> tuple[Sampling, ...]:
+    """What steps come to for any one row, which is in one of the halves, and stays in it.
+
+    What the other half learns tells nothing of the row, so that steps on halves count once (parallel composition), with
+    the rate of the smaller half, in which a row takes part more often.
+    """
+    kinds = (rows, steps.whole), (max(1, rows // 2), steps.halves)
+    return tuple((min(1.0, batch_size / count), taken) for count, taken in kinds if taken)
 
 
 def poisson_batch(rows: int, rate: float, draws: Draws) -> list[int]:

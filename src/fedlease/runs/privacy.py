@@ -1,17 +1,18 @@
 """Differential privacy of a run: how much its methods ask of a client, and the terms that follow from it."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from fedlease.client.messages import Reply, Request, Train
+from fedlease.client.messages import Reply, Request
+from fedlease.client.private_replies import chooses, passes_in
 from fedlease.client.private_steps import PrivacyTerms, PrivateTraining
 from fedlease.client.stacked import unstackable
 from fedlease.client.training import Trainer
 from fedlease.config.settings import Settings
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.codec import digest
+from fedlease.core.row_noise import Amount
 from fedlease.core.types import ClientId
 from fedlease.core.wording import listed
 from fedlease.data.federation import ClientCard, ClientData
@@ -43,12 +44,12 @@ class _Counting:
 
     Attributes:
         transport: replies.
-        passes: client -> passes over its rows.
+        passes: client -> passes that it makes.
         odd: what of the tasks noise does not cover.
     """
 
     transport: Transport
-    passes: Counter[ClientId] = field(default_factory=Counter)
+    passes: dict[ClientId, Amount] = field(default_factory=dict)
     odd: set[str] = field(default_factory=set)
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
@@ -58,22 +59,19 @@ class _Counting:
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
         """Counts, then sends."""
         for client, request in requests.items():
-            if request.model.candidates:
+            if chooses(request):
                 self.odd.add("has clients choose among adapters by their rows")
-            if isinstance(request, Train):
-                self.passes[client] += sum(stage.epochs for stage in request.task.stages)
-                if request.task.halves:
-                    self.odd.add("trains on halves of a client's rows, divided by their labels")
+            self.passes[client] = self.passes.get(client, Amount()) + passes_in(request)
         return self.transport.send(requests)
 
 
-def passes_of(settings: Settings) -> dict[str, int]:
-    """Method of the run -> the most passes over its rows that a client is asked for, in every round that there is.
+def passes_of(settings: Settings) -> dict[str, Amount]:
+    """Method of the run -> the most passes that a client is asked for, in every round that there is.
 
     Raises:
         ConfigError: a method has clients do what noise does not cover.
     """
-    found, faults = dict[str, int](), list[str]()
+    found, faults = dict[str, Amount](), list[str]()
     for name in (settings.method, *settings.baselines):
         own = settings.of_method(name)
         count = max(PLAYERS, own.get("num_experts") or 0)
@@ -90,7 +88,8 @@ def passes_of(settings: Settings) -> dict[str, int]:
         loop.run(adapter)
         loop.finish(lambda client, start=adapter: start)  # type: ignore[misc]
         faults += [f"method: {name} {odd}, which privacy.epsilon does not cover" for odd in sorted(counting.odd)]
-        found[name] = max(counting.passes.values())
+        every = counting.passes.values()
+        found[name] = Amount(max(passes.whole for passes in every), max(passes.halves for passes in every))
     if faults:
         raise ConfigError(faults)
     return found
@@ -167,5 +166,6 @@ def loudness(terms: PrivacyTerms, rows: int, parameters: int) -> float:
 
     It is about 5 sqrt(parameters) / (epsilon rows), whatever the batches and passes: sigma follows them.
     """
-    rate, steps = terms.planned(rows)
-    return terms.noise(rows) * math.sqrt(parameters) / (rate * rows * math.sqrt(steps))
+    steps = terms.planned(rows)
+    most = min(terms.batch_size, rows) * steps.whole + min(terms.batch_size, max(1, rows // 2)) * steps.halves
+    return terms.noise(rows) * math.sqrt(parameters * (steps.whole + steps.halves)) / most
