@@ -8,12 +8,14 @@ from torch import Tensor
 from fedlease.core.aggregate import clusters
 from fedlease.core.choices import Clustering, Linkage
 from fedlease.core.clustering import best_k, cuts, silhouette
-from fedlease.core.distances import Matrices, distances
+from fedlease.core.distances import Matrices, distances, unit_rows
 from fedlease.core.types import Allocation, ClientId
 from fedlease.core.wording import expert_name
 
-__all__ = ["allocate", "assign", "distances", "reduced", "regrouped"]
+__all__ = ["MOST_PAIRED", "allocate", "assign", "distances", "kept", "reduced", "regrouped"]
 
+MOST_PAIRED = 2048
+"""Clients up to whom an allocation keeps the distances of all pairs: memory and disk grow by the square."""
 
 SINGLETON = "expert "
 """How a sentence begins on an expert with one client."""
@@ -88,7 +90,12 @@ def assign(b: Matrices, labels: Mapping[ClientId, int]) -> Allocation:
     Raises:
         ValueError: as :func:`distances`, or a client has no label.
     """
-    clients, d = distances(b)
+    clients, d = sorted(b), None
+    if len(clients) <= MOST_PAIRED:
+        d = distances(b)[1]
+    else:
+        for _ in unit_rows(b):  # which refuses what has no distances
+            pass
     missing = sorted(set(clients) - labels.keys())
     if missing:
         raise ValueError(f"labels are missing for clients {missing}")
@@ -121,7 +128,7 @@ def reduced(allocation: Allocation, clients: Collection[ClientId]) -> Allocation
     return replace(
         allocation,
         assignment={client: allocation.assignment[client] for client in rest},
-        distances=allocation.distances[rows][:, rows],
+        distances=square(allocation.distances),
         clients=rest,
         reliability={client: s for client, s in allocation.reliability.items() if client in rest},
         corrected=square(allocation.corrected),
@@ -131,12 +138,17 @@ def reduced(allocation: Allocation, clients: Collection[ClientId]) -> Allocation
     )
 
 
+def kept(d: Tensor | None) -> Tensor | None:
+    """Distances that an allocation keeps, see :data:`MOST_PAIRED`."""
+    return None if d is None or len(d) > MOST_PAIRED else d
+
+
 def _allocation(
-    labels: Mapping[ClientId, int], silhouettes: dict[int, float], d: Tensor, warnings: list[str]
+    labels: Mapping[ClientId, int], silhouettes: dict[int, float], d: Tensor | None, warnings: list[str]
 ) -> Allocation:
     assignment = _number_by_smallest_client(labels)
     warnings += _singletons(assignment)
-    return Allocation(max(assignment.values()) + 1, assignment, silhouettes, d, sorted(labels), tuple(warnings))
+    return Allocation(max(assignment.values()) + 1, assignment, silhouettes, kept(d), sorted(labels), tuple(warnings))
 
 
 def _singletons(assignment: Mapping[ClientId, int]) -> list[str]:

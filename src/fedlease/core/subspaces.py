@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedlease.core.allocate import assign
+from fedlease.core.allocate import assign, kept
 from fedlease.core.clustering import spectral
 from fedlease.core.types import Allocation, ClientId, Tensors
 
@@ -64,7 +64,7 @@ def grouped(b: Mapping[ClientId, Tensors], most: int) -> Allocation:
         gaps = {k: values[k] - values[k - 1] for k in range(2, min(most, len(clients) - 1) + 1)}
         best = max(gaps, key=lambda k: (gaps[k], -k))
         labels = spectral(similar, best)
-    return replace(assign(b, dict(zip(clients, labels.tolist(), strict=True))), distances=d)
+    return replace(assign(b, dict(zip(clients, labels.tolist(), strict=True))), distances=kept(d))
 
 
 def nearest(b: Tensors, others: Mapping[ClientId, Tensors], assignment: Mapping[ClientId, int]) -> int:

@@ -222,7 +222,7 @@ class Allocation:
         num_experts: M.
         assignment: client -> expert in 0 .. M - 1; experts are numbered by their smallest client.
         silhouettes: k -> mean silhouette S(k), for every k that could be scored; {} when N < 3.
-        distances, clients: (N, N) float64, rows and columns in the order of the clients, which are sorted.
+        distances, clients: (N, N) float64, in the order of the clients, which are sorted; None of very many clients.
         warnings: plain sentences: singletons, nothing separates, modules without direction.
         reliability: client -> how much of its warm-up is its task, see ``core/reliability``; {} without halves.
         corrected, corrected_error: similarities corrected for it, their standard errors, (N, N), NaN where unknown.
@@ -233,7 +233,7 @@ class Allocation:
     num_experts: int
     assignment: dict[ClientId, int]
     silhouettes: dict[int, float]
-    distances: Tensor
+    distances: Tensor | None
     clients: list[ClientId]
     warnings: tuple[str, ...] = ()
     reliability: Mapping[ClientId, float] = field(default_factory=dict)

@@ -1,24 +1,35 @@
-"""``allocation.json`` and ``allocation.safetensors``: who trains which expert, and what places a late client."""
+"""``allocation.json`` and what stands beside it: who trains which expert, all pairs of many clients, and what places a
+late client.
+"""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fedlease.core.placement import Centroids
 from fedlease.core.types import Allocation, ClientId
+from fedlease.core.wording import printable
+from fedlease.errors import RunFolderError
 from fedlease.storage.documents import MOST_EXPERTS, ClientName, Content, Expert, Finite
-from fedlease.storage.run_files import RunFiles
+from fedlease.storage.run_files import MOST_WEIGHTS, RunFiles
 
 __all__ = ["read_allocation", "write_allocation"]
 
 NAME = "allocation.json"
+PAIRS = "distances.safetensors"
+MATRICES = ("distances", "corrected", "corrected_error")
+
+LISTED = 64
+"""Clients whose pairs are in the JSON, where anyone can read them; those of more are in a file of float32."""
 
 DIGITS = 4
 """Decimals of similarities: their errors are far larger, and a matrix has a value for every pair."""
@@ -31,7 +42,7 @@ class _Allocation(Content):
     num_experts: Annotated[int, Field(ge=1, le=MOST_EXPERTS)]
     assignment: dict[ClientName, Expert]
     silhouettes: dict[Annotated[str, Field(pattern=r"^[0-9]{1,6}$")], Finite]
-    distances: list[list[Finite]]
+    distances: list[list[Finite]] | None = None
     warnings: list[str] = Field(default_factory=list)
     reliability: dict[ClientName, Finite] = Field(default_factory=dict)
     corrected: list[list[Finite | None]] | None = None
@@ -44,7 +55,7 @@ class _Allocation(Content):
         count = len(self.clients)
         if len(set(self.clients)) < count:
             raise ValueError("a client is named twice")
-        for name in ("distances", "corrected", "corrected_error"):
+        for name in MATRICES:
             matrix = getattr(self, name)
             if matrix is not None and (len(matrix) != count or any(len(row) != count for row in matrix)):
                 raise ValueError(f"{name} must have {count} rows and columns, one per client")
@@ -81,17 +92,54 @@ def write_allocation(
         metadata = {"modules": json.dumps(centroids.modules), "reach": json.dumps([str(r) for r in centroids.reach])}
         blob = save({"units": centroids.units, "zeros": centroids.zeros}, metadata=metadata)
         files.write("allocation.safetensors", blob)
+    if len(allocation.clients) > LISTED:
+        allocation = _written_apart(files, allocation)
     content = _Allocation(
         clients=allocation.clients,
         num_experts=allocation.num_experts,
         assignment=allocation.assignment,
         silhouettes={str(k): score for k, score in allocation.silhouettes.items()},
-        distances=allocation.distances.tolist(),
+        distances=None if allocation.distances is None else allocation.distances.tolist(),
         warnings=list(allocation.warnings),
         **_of_halves(allocation),
     )
+    found = {name: value for name, value in content.content.items() if value is not None}
     named = {client: tasks.get(client, "default") for client in allocation.clients}
-    files.write_json(NAME, {**content.content, "tasks": named})
+    files.write_json(NAME, {**found, "tasks": named})
+
+
+def _written_apart(files: RunFiles, allocation: Allocation) -> Allocation:
+    """The allocation without its matrices, which are written where they are not on disk yet."""
+    found = {name: matrix for name in MATRICES if (matrix := getattr(allocation, name)) is not None}
+    blob = save({name: matrix.float().contiguous() for name, matrix in found.items()})
+    if found and not files.holds(PAIRS, blob):
+        files.write(PAIRS, blob)
+    return replace(allocation, distances=None, corrected=None, corrected_error=None)
+
+
+def _read_apart(files: RunFiles, count: int) -> dict[str, Tensor]:
+    """The matrices that :func:`_written_apart` wrote of so many clients."""
+    if not files.has(PAIRS):
+        return {}
+    fault = ""
+    try:
+        found = load(files.read(PAIRS, MOST_WEIGHTS))
+    except (SafetensorError, ValueError, KeyError) as error:
+        found, fault = {}, str(error)
+    for name, matrix in found.items():
+        known = matrix[~matrix.isnan()] if name in MATRICES[1:] else matrix
+        if name not in MATRICES or matrix.dtype != torch.float32:
+            fault = f"{printable(name)} is none of {', '.join(MATRICES)} in float32"
+        elif matrix.shape != (count, count):
+            fault = f"{name} must have {count} rows and columns, one per client"
+        elif not bool(known.isfinite().all()) or (name == MATRICES[2] and bool((known < 0).any())):
+            fault = f"{name} has values that are not finite or out of range"
+    unknown = [found[name].isnan() for name in MATRICES[1:] if name in found]
+    if not fault and unknown and (len(unknown) == 1 or not unknown[0].equal(unknown[1])):
+        fault = "corrected and corrected_error must be known for the same pairs"
+    if fault:
+        raise RunFolderError(f"{files.folder / PAIRS} is damaged: {fault}")
+    return {name: matrix.double() for name, matrix in found.items()}
 
 
 def read_allocation(out: Path) -> Allocation | None:
@@ -104,16 +152,16 @@ def read_allocation(out: Path) -> Allocation | None:
     if not files.has(NAME):
         return None
     content = files.read_model(NAME, _Allocation)
+    listed = {name: _matrix(getattr(content, name)) for name in MATRICES}
+    apart = {} if any(matrix is not None for matrix in listed.values()) else _read_apart(files, len(content.clients))
     return Allocation(
         num_experts=content.num_experts,
         assignment=content.assignment,
         silhouettes={int(k): score for k, score in sorted(content.silhouettes.items(), key=lambda i: int(i[0]))},
-        distances=torch.tensor(content.distances, dtype=torch.float64),
         clients=content.clients,
         warnings=tuple(content.warnings),
         reliability=content.reliability,
-        corrected=_matrix(content.corrected),
-        corrected_error=_matrix(content.corrected_error),
+        **{**listed, **apart},
         evidence=content.evidence,
         unsure=tuple(content.unsure),
     )
@@ -138,7 +186,7 @@ def _listed(matrix: Tensor | None) -> list[list[float | None]] | None:
     return [[None if math.isnan(value) else round(value, DIGITS) for value in row] for row in matrix.tolist()]
 
 
-def _matrix(rows: list[list[float | None]] | None) -> Tensor | None:
+def _matrix(rows: Sequence[Sequence[float | None]] | None) -> Tensor | None:
     if rows is None:
         return None
     known = [[math.nan if value is None else value for value in row] for row in rows]

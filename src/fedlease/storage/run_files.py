@@ -88,6 +88,10 @@ class RunFiles:
         index = read_sealed(self._path, _Index)
         return (index is None or self._within + name in index.files) and (self.folder / name).exists()
 
+    def holds(self, name: str, blob: bytes) -> bool:
+        """Whether a file has this content."""
+        return self.has(name) and self._now(name) == digest(blob)
+
     def expect(self, contents: Mapping[str, bytes]) -> None:
         """Covers files that are about to be written with these contents."""
         index = read_sealed(self._path, _Index)

@@ -33,6 +33,7 @@ __all__ = [
 RESULT = (
     "allocation.json",
     "allocation.safetensors",
+    "distances.safetensors",
     "predictions.jsonl",
     "row_scores.json",
     "samples.json",

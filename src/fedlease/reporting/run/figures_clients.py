@@ -82,6 +82,8 @@ def allocation_figures(run: RunData) -> list[Figure]:
         known = len(grouping.clients) - len(grouping.unsure) > 1
         return [_pairs(run, grouping, SIMILARITY, known_similarities(grouping))] if known else []
     last = [_silhouettes(run, grouping)] if grouping.silhouettes else []
+    if grouping.distances is None:
+        return last
     distances = np.asarray(grouping.distances, dtype=np.float64)
     return [_pairs(run, grouping, DISTANCE, distances), _dendrogram(run, grouping), *last]
 
@@ -145,7 +147,7 @@ def _blocks(matrix: NDArray[np.float64], experts: Sequence[int], measure: _Measu
     names = [expert_name(number) for number in numbers]
     text = f"Mean {measure.names[1]} between the groups of {counted(len(numbers), 'expert')}, "
     text += f"of {counted(len(experts), 'client')} in all. {measure.meaning}{_means(matrix, experts, measure)} "
-    text += f"A group of one client has no {measure.names[0]} within. allocation.json has every pair."
+    text += f"A group of one client has no {measure.names[0]} within. distances.safetensors has every pair."
     layout = base_layout(
         xaxis=axis("", showgrid=False, ticks="", constrain="domain"),
         yaxis=axis("", showgrid=False, ticks="", autorange="reversed", scaleanchor="x", constrain="domain"),
