@@ -123,6 +123,11 @@ def test_only_clusters_can_be_formed_again() -> None:
     assert resolve(preset="smoke", overrides=["fedlease.reallocate=2"]).fedlease.reallocate == 2
 
 
+def test_a_magnitude_needs_an_expert_of_ones_own() -> None:
+    assert faults_of("fedlease.magnitude=10") == ("fedlease.magnitude: needs fedlease.routing = 'own', it is 'top-m'",)
+    assert resolve(preset="smoke", overrides=["fedlease_plus.magnitude=10"]).fedlease_plus.magnitude == 10
+
+
 def test_what_halves_alone_have_is_refused_without_them() -> None:
     assert faults_of("fedlease_plus.halves_share=0") == ("fedlease_plus.halves_share: must be above 0, received 0",)
     assert faults_of("fedlease.longer=1", "fedlease.halves_share=0.5") == tuple(

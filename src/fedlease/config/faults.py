@@ -168,6 +168,8 @@ def _variant_faults(section: str, defaults: Mapping[str, Any], raw: Mapping[str,
             faults.append(f"{section}.halves: must be true when {section}.grouping is 'similarity'")
         if variant.get("halves") and variant.get("reallocate") is not None:
             faults.append(f"{section}.reallocate: must be left out when {section}.halves is true, which group once")
+        if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
+            faults.append(f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}")
         for key, default in (("halves_share", 1.0), ("longer", 0)):
             if not variant.get("halves") and variant.get(key, default) != default:
                 faults.append(f"{section}.{key}: is only read when {section}.halves is true; leave it out")

@@ -110,6 +110,9 @@ class FedLeaseSettings(Section):
     """A cluster's mean is taken of A and of B, of their ``product`` (ours, on trial), or of A, B and routers
     without the largest and smallest values (``trimmed``), or of one vote per client (``median`` of every value,
     ``geometric-median`` of all together), which a few wrong or hostile clients cannot carry away."""
+    magnitude: Annotated[float, Field(ge=0, le=1e4)] = 0.0
+    """0: none; else every client has a number of its own for each rank of its expert, which is trained, never sent, and
+    learns so many times as fast as A and B. Useful: 1 to 100. Needs ``routing: own``."""
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     """Share of a cluster's weight that ``average: trimmed`` leaves out at each end of every value."""
     shrink: Annotated[Shrink, BeforeValidator(_share_or_auto)] = 0.0

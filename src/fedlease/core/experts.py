@@ -41,10 +41,11 @@ CORE_SHAPES: dict[Mixer, Callable[[int, int], tuple[int, ...]]] = {
     "core": lambda r, m: (r, r),
     "heads": lambda r, m: (m, 1 + r * r),
     "diagonal": lambda r, m: (r,),
+    "magnitude": lambda r, m: (r,),
 }
 """Mixers with something between B and A -> shape of G for rank r and M experts."""
 
-FIXED: dict[str, int] = {"none": 1, "core": 1, "diagonal": 1, "scalar": 2, "instance": 2}
+FIXED: dict[str, int] = {"none": 1, "core": 1, "diagonal": 1, "magnitude": 1, "scalar": 2, "instance": 2}
 """Mixers that combine so many experts; the others combine any number."""
 
 
@@ -133,10 +134,10 @@ def through(hidden: Tensor, core: Tensor, mixer: Mixer) -> Tensor:
         core: G, of the mixer's shape, or one per row.
         mixer: one of :data:`CORE_SHAPES`.
     """
-    per_row = core.dim() > (1 if mixer == "diagonal" else 2)
+    per_row = core.dim() > len(CORE_SHAPES[mixer](1, 1))
     if mixer == "core":
         return linear(hidden, core)
-    if mixer == "diagonal":
+    if mixer in ("diagonal", "magnitude"):
         return hidden * (core.unsqueeze(-2) if per_row else core)
     experts, r = core.shape[-2], hidden.shape[-1] // core.shape[-2]
     matrices = (core[..., :1] * core[..., 1:]).unflatten(-1, (r, r))  # (..., M, r, r)

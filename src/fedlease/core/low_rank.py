@@ -158,7 +158,8 @@ def at_rank(model: ClientModel, rank: int) -> ClientModel:
 
     Every product B A becomes the best approximation of a lower rank, see :func:`truncate`; where B has no more than
     ``rank`` columns that are not zero, as before training or after :func:`padded`, the first ``rank`` rows of A and
-    columns of B are the product itself, bit for bit. To a higher rank the product is padded. Routers and heads stay.
+    columns of B are the product itself, bit for bit. To a higher rank the product is padded. Routers and heads stay;
+    magnitudes, which are private and here all alike, are as many as ranks.
 
     Args:
         model: an adapter or a mixture.
@@ -168,10 +169,12 @@ def at_rank(model: ClientModel, rank: int) -> ClientModel:
     if rank == spec.r:
         return model
     change = padded if rank > spec.r else _cut_all
+    cores = {str(TensorName(module, "G")) for module in spec.target_modules if spec.mixer == "magnitude"}
+    tensors = change(model.tensors, rank)
     return replace(
         model,
         spec=replace(spec, r=rank, alpha=spec.alpha / spec.r * rank),
-        tensors=change(model.tensors, rank),
+        tensors={name: F.pad(t, (0, rank - len(t))) if name in cores else t for name, t in tensors.items()},
         candidates=tuple(change(candidate, rank) for candidate in model.candidates),
     )
 
@@ -240,6 +243,8 @@ def expert_alone(model: ClientModel, expert: int) -> ClientModel:
     """
     if not 0 <= expert < model.spec.num_experts:
         raise ValueError(f"expert must be in 0 .. {model.spec.num_experts - 1}, received {expert}")
+    if model.spec.mixer in CORE_SHAPES and model.spec.num_experts == 1:
+        return fold(model, {})
     return _single(model, renumber(expert_tensors(model.tensors, expert), 0), model.spec.r)
 
 

@@ -37,7 +37,7 @@ __all__ = [
     "second_half",
 ]
 
-Mixer = Literal["none", "sum", "core", "heads", "diagonal", "top_m", "softmax", "scalar", "instance"]
+Mixer = Literal["none", "sum", "core", "heads", "diagonal", "magnitude", "top_m", "softmax", "scalar", "instance"]
 
 
 @serialisable
@@ -54,10 +54,10 @@ class AdapterSpec:
         own: the client's own expert, in 0 .. M - 1.
         mixer: how experts are combined: ``none`` (the only expert, M = 1), ``sum`` (all of them, weight 1 each),
             ``core`` (the only one, B G A), ``heads`` (all of them, s B H A; each row of G is s and H, row by row),
-            ``diagonal`` (the only one, B diag(G) A with columns of B and rows of A scaled to length 1), ``top_m``
-            (paper, adaptive top-M), ``softmax`` (all of them, weights softmax(G x)), ``scalar`` (two, weights s and
-            1 - s for every token, with s = sigmoid(G)) or ``instance`` (two, one weight per input text, see
-            ``blend``).
+            ``magnitude`` (the only one, B diag(G) A), ``diagonal`` (the same with columns of B and rows of A scaled to
+            length 1), ``top_m`` (paper, adaptive top-M), ``softmax`` (all of them, weights softmax(G x)), ``scalar``
+            (two, weights s and 1 - s for every token, with s = sigmoid(G)) or ``instance`` (two, one weight per input
+            text, see ``blend``).
         top_k: slots kept by ``top_m``; None keeps M.
         renormalise: whether the kept weights are scaled to sum to 1.
         blend: under ``instance`` expert 1 weighs blend x the similarity of the input to the client's train rows, in

@@ -28,7 +28,7 @@ from fedlease.methods.fedlease_halves import Halves
 from fedlease.methods.fedlease_means import MEANS, Shrunk, outvoting
 from fedlease.methods.fedlease_reallocation import Reallocate
 from fedlease.methods.fedlease_similarity import BySimilarity
-from fedlease.methods.fedlease_wrappers import KeepOut, OwnStart, Selection
+from fedlease.methods.fedlease_wrappers import KeepOut, Magnitude, OwnStart, Selection
 
 __all__ = ["build"]
 
@@ -46,6 +46,7 @@ def build(
     signal: Signal = "B",
     clustering: Clustering = "hierarchical",
     average: Average = "factors",
+    magnitude: float = 0.0,
     trim: float = 0.1,
     shrink: Shrink = 0.0,
     routing: Routing = "top-m",
@@ -90,4 +91,6 @@ def build(
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":
         method = OwnStart(method)
+    if magnitude:
+        method = Magnitude(method, magnitude)
     return KeepOut(method, admitted, everyone=unlike == "place")

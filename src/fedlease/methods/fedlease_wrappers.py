@@ -4,18 +4,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import torch
+
 from fedlease.core.adapters import b_matrices, renumber, whole
 from fedlease.core.choices import RouterStart
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import place
-from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, TensorName, Tensors
 from fedlease.core.wording import counted
 from fedlease.methods.base import by_client
 from fedlease.methods.fedlease import EXPERTS
 from fedlease.methods.warmup import WARMUP
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
-__all__ = ["KeepOut", "OwnStart", "Selection"]
+__all__ = ["KeepOut", "Magnitude", "OwnStart", "Selection"]
 
 
 @serialisable
@@ -139,6 +141,47 @@ class OwnStart(Wrapper):
         collecting = state.allocation is None
         starts = {**state.starts, **{update.client: update.tensors for update in updates}} if collecting else {}
         return replace(state, inner=self.method.aggregate(state.inner, updates, absent), starts=starts)
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class MagnitudeState(WrapperState):
+    """The state within; magnitudes are the clients'."""
+
+
+@dataclass(frozen=True)
+class Magnitude(Wrapper):
+    """Gives every client a number of its own for each rank of its expert: B diag(G) A, with G trained and never sent.
+
+    G begins where it changes nothing, and stays with the client whatever becomes of the expert. Trained is G / gain,
+    scaled back with alpha, so that an optimiser that steps alike in all weights changes it ``gain`` times as fast.
+
+    Attributes:
+        gain: how much faster G learns than A and B, above 0.
+    """
+
+    gain: float = 1.0
+
+    STATE: ClassVar[type[WrapperState]] = MagnitudeState
+
+    def task(self, state: WrapperState, client: ClientId) -> ClientTask | None:
+        """The task; its stages train G, too, which is not uploaded."""
+        task = self.method.task(state.inner, client)
+        if task is None or task.phase != EXPERTS:
+            return task
+        model = self._scaled(task.model)
+        stages = tuple(replace(stage, trainable=stage.trainable | model.names("G")) for stage in task.stages)
+        return replace(task, model=model, stages=stages)
+
+    def model(self, state: WrapperState, client: ClientId) -> ClientModel:
+        """The model; before the allocation it has no expert, and no G."""
+        model = self.method.model(state.inner, client)
+        return self._scaled(model) if client in state.assignment else model
+
+    def _scaled(self, model: ClientModel) -> ClientModel:
+        spec = replace(model.spec, mixer="magnitude", alpha=model.spec.alpha * self.gain)
+        cores = {str(TensorName(module, "G")): torch.full((spec.r,), 1 / self.gain) for module in spec.target_modules}
+        return replace(model, spec=spec, tensors={**model.tensors, **cores})
 
 
 @serialisable
