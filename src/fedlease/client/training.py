@@ -144,8 +144,10 @@ class Trainer:
                 be used: the tensors that were received would be averaged as if they had been learnt.
             ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
         """
+        # Private steps have the batches that their noise was found for.
+        optimiser = self.optimiser if self.privacy is not None else self.optimiser.of(task)
         with self.resident.repeatable():
-            return replace(self, optimiser=self.optimiser.of(task))._train(client, task, rows, on_batch, half)
+            return replace(self, optimiser=optimiser)._train(client, task, rows, on_batch, half)
 
     def _train(
         self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None, half: Half
