@@ -19,8 +19,8 @@ from fedlease.methods.warmup import WARMUP
 BUDGET = Budget(warmup_epochs=2, rounds=8)
 
 
-def method(budget: Budget = BUDGET, **own: Any) -> Halves:
-    built: Any = make_method("fedlease-plus", Terms(budget), own)
+def method(budget: Budget = BUDGET, *, same_passes: bool = False, **own: Any) -> Halves:
+    built: Any = make_method("fedlease-plus", Terms(budget, same_passes=same_passes), own)
     while not isinstance(built, Halves):
         built = built.method
     return built
@@ -62,6 +62,15 @@ def test_few_rows_warm_up_whole_and_are_unsure() -> None:
     after = warmed(halves, clients)
     assert after.allocation.unsure == ("a2",) and after.assignment == {"a0": 0, "a1": 0, "a2": 1, "b0": 2}
     assert any("'a2'" in note and "16 rows" in note for note in after.allocation.warnings)
+
+
+def test_all_make_the_same_passes_on_halves_where_rows_may_not_change_them() -> None:
+    halves, clients = method(same_passes=True), {"a0": 2, "a1": 40, "a2": 800}
+    state = halves.init(adapter(), clients, 0)
+    tasks = [first_task(halves, state, client) for client in sorted(clients)]
+    assert [(task.halves, [stage.epochs for stage in task.stages]) for task in tasks] == [(True, [2])] * 3
+    after = warmed(halves, clients)
+    assert {stage.epochs for c in clients for stage in first_task(halves, after, c).stages} == {1}
 
 
 def test_unequal_rows_make_about_equal_steps_within_the_budget() -> None:

@@ -135,6 +135,7 @@ class Terms:
         columns: of every B, which late clients are placed by; the smallest rank where ranks differ, None: all.
         ranks: of clients, where they differ; None: all have that of the common start. Methods that are no row of
             :data:`fedlease.methods.registry.OWN_RANKS` leave them to :class:`fedlease.methods.ranks.WithRanks`.
+        same_passes: whether a client's passes may not depend on its rows, as where noise is found beforehand.
     """
 
     budget: Budget
@@ -144,6 +145,7 @@ class Terms:
     min_silhouette: float = 0.05
     columns: int | None = None
     ranks: Ranks | None = None
+    same_passes: bool = False
 
 
 Builder = Callable[..., Method]

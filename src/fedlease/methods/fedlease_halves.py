@@ -75,6 +75,7 @@ class Halves(Wrapper):
         longer: further warm-ups of a client that has not learnt yet.
         unsure: what becomes of a client that has not learnt in the end: it stands ``alone``, or joins in round 1 the
             expert with the lowest ``loss`` on its rows, its own among them.
+        same_passes: all clients make the same passes, on halves too where their rows are few.
     """
 
     method: FedLease
@@ -83,6 +84,7 @@ class Halves(Wrapper):
     share: float = 1.0
     longer: int = 0
     unsure: Unsure = "alone"
+    same_passes: bool = False
 
     STATE: ClassVar[type[WrapperState]] = HalvesState
 
@@ -163,7 +165,7 @@ class Halves(Wrapper):
         return self.method.model(state.inner, client)
 
     def _warmup(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
-        if state.clients[client] < FEW_ROWS:
+        if self._few(state.clients[client]):
             return task
         stages = warmup_stages(task.trainable, self._epochs(state, client), self.budget)
         model = replace(task.model, candidates=_halves_of(state, client))
@@ -174,13 +176,19 @@ class Halves(Wrapper):
         """Passes of the client's next warm-up; 0 when it may make none."""
         spent: int = state.passes.get(client, 0)
         first, rows = self._first, state.inner.clients[client]
-        if rows < FEW_ROWS:
+        if self._few(rows):
             return 0 if spent else self.budget.warmup_epochs
+        if not spent and self.same_passes:
+            return first
         if not spent:
             return max(1, min(round(first * state.typical / rows), self.budget.warmup_epochs + self._spare(0)))
         longer = max(first, self.budget.local_epochs)
         extra = spent - self.budget.warmup_epochs
         return min(longer, self._spare(extra)) if spent < first + self.longer * longer else 0
+
+    def _few(self, rows: int) -> bool:
+        """Whether a client's rows are too few for halves."""
+        return rows < (2 if self.same_passes else FEW_ROWS)
 
     @property
     def _first(self) -> int:

@@ -86,7 +86,9 @@ def build(
     )
     method: Method = paper if reallocate is None else Reallocate(paper, reallocate)
     if halves:
-        method = Halves(paper, grouping == "similarity", signal, halves_share, longer, unsure)
+        method = Halves(
+            paper, grouping == "similarity", signal, halves_share, longer, unsure, same_passes=terms.same_passes
+        )
     if routed and (top_k is not None or not renormalise or router == "client"):
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":

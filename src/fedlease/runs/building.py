@@ -29,6 +29,7 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         settings.min_silhouette,
         columns=lora.smallest if lora.ranks else None,
         ranks=Ranks(lora.default, lora.ranks) if lora.ranks else None,
+        same_passes=settings.privacy.epsilon is not None,
     )
     method = make_method(name, terms, settings.of_method(name))
     # Means of products have no A and B that could be stepped towards.
