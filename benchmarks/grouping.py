@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         settings = settings_of(arguments.data, arguments.rows, arguments.clients, seed, arguments.threads)
         epochs = [int(count) for count in arguments.epochs.split(",")]
-        lines.append({"seed": seed, "found": one_seed(settings, epochs, arguments.out.parent)})
+        lines.append({"seed": seed, "found": one_seed(settings, epochs)})
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(lines[-1]) + "\n")
     print(table(lines))

@@ -3,7 +3,8 @@
     python benchmarks/run_all.py [--only NAME ...] [--out DIR] [--readme FILE] [--smoke]
 
 Each runs in a process of its own and leaves DIR/NAME.json. With --only, the others are taken from what an earlier call
-left in the same DIR. The README is rewritten once all are there; under --smoke only if --readme names one.
+left in the same DIR. The README is rewritten once all are there; under --smoke only if --readme names one. Those of
+LONGER take minutes more, and run only where --only names them; what they left in DIR is in the README, too.
 """
 
 import argparse
@@ -19,11 +20,12 @@ from render import rewrite
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("layer", "step", "round", "allocation", "payload", "quickstart")
+LONGER = ("grouping_many", "peers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/run_all.py")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--only", nargs="+", choices=(*NAMES, *LONGER), default=NAMES)
     parser.add_argument("--out", type=Path, help="folder for the JSON files; a temporary one unless given")
     parser.add_argument("--readme", type=Path, help="benchmarks/README.md unless given")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: do they run")
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}; the README stays as it is", file=sys.stderr)
         return 1
-    results = [json.loads((out / f"{n}.json").read_text()) for n in NAMES if (out / f"{n}.json").is_file()]
+    results = [json.loads((out / f"{n}.json").read_text()) for n in (*NAMES, *LONGER) if (out / f"{n}.json").is_file()]
     missing = [name for name in NAMES if name not in {result["name"] for result in results}]
     if missing or any(result["smoke"] != arguments.smoke for result in results):
         print(f"the README stays as it is: {', '.join(missing) or 'smoke and real results'} in {out}")

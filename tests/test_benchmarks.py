@@ -38,7 +38,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripts]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", ["layer", "step", "round", "allocation", "payload", WHOLE_RUN])
+@pytest.mark.parametrize("name", ["layer", "step", "round", "allocation", "grouping_many", "payload", WHOLE_RUN])
 def test_every_script_runs_and_writes_its_tables(
     name: str,
     scripts: Scripts,
@@ -51,8 +51,8 @@ def test_every_script_runs_and_writes_its_tables(
     monkeypatch.setattr(script, "use_all_cores", lambda: 1, raising=False)
     if name == "round":
         monkeypatch.setattr(script, "CLIENTS", script.CLIENTS[:8])  # two for every expert
-    if name in ("allocation", "quickstart"):
-        child = getattr(scripts, f"{name}_child")
+    if name in ("allocation", "grouping_many", "quickstart"):
+        child = script if name == "grouping_many" else getattr(scripts, f"{name}_child")
         monkeypatch.setattr(child, "use_all_cores", lambda: 1, raising=False)
         for part in getattr(child, "PARTS", ()):
             monkeypatch.setattr(child.module, part, getattr(child.module, part))  # what it wraps is unwrapped again
@@ -87,6 +87,27 @@ def test_flower_runs_and_writes_its_tables(
     pytest.importorskip("ray", reason="ray is not installed: pip install 'fedlease[simulation]'")
     scripts.engines.main([part, "--smoke", "--json", str(tmp_path / "result.json")])
     check_smoke(tmp_path / "result.json", capsys.readouterr().out)
+
+
+@pytest.mark.deployment
+def test_the_peer_and_our_rounds_are_one_table(
+    scripts: Scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("flwr", "ray", "accelerate"):
+        pytest.importorskip(package)
+    scripts.output.entry("peers", scripts.peers.measure, ["--smoke", "--json", str(tmp_path / "result.json")])
+    check_smoke(tmp_path / "result.json", capsys.readouterr().out)
+
+
+def test_ratios_to_the_peer_are_of_neighbours(scripts: Scripts) -> None:
+    """20 / 10 and 30 / 10: the median of 2 and 3, and not the ratio of the medians of other passes."""
+    rounds = {"Flower + PEFT + Trainer": (20.0, 30.0), "float32": (10.0, 10.0), "bfloat16": (4.0, 15.0)}
+    parts = dict.fromkeys(scripts.peers.PARTS, 1.0)
+    found = {way: [{"round": seconds, **parts} for seconds in passes] for way, passes in rounds.items()}
+    report = scripts.peers.report(found, smoke=False)
+    # Of 20 / 4 = 5 and 30 / 15 = 2 the median is 3.5.
+    assert [(target.figure, target.met) for target in report.targets] == [("2.5", True), ("3.5", True)]
+    assert report.tables[0].rows[1][0] == "float32" and report.tables[0].rows[1][-1].startswith("2.5")
 
 
 def test_the_accelerators_runs_are_added_to_those_of_earlier_calls(
@@ -190,7 +211,7 @@ def check_smoke(path: Path, printed: str) -> None:
 
 def test_every_question_is_run_by_run_all(scripts: Scripts) -> None:
     questions = {file.stem for file in FOLDER.glob("*.py") if 'entry("' in file.read_text()}
-    assert set(scripts.run_all.NAMES) == questions
+    assert {*scripts.run_all.NAMES, *scripts.run_all.LONGER} == questions
 
 
 @pytest.mark.parametrize("num_experts", [2, 4])
