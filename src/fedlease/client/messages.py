@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
+from fedlease.client.sum_messages import Masking
 from fedlease.core.choices import StopMetric
 from fedlease.core.codec import serialisable
 from fedlease.core.confusion import Cells
@@ -14,6 +17,7 @@ __all__ = [
     "Finish",
     "Finished",
     "Lacks",
+    "Masked",
     "Refused",
     "Reply",
     "Request",
@@ -37,6 +41,8 @@ class Train:
         keeps: whether the client should have private tensors from earlier steps.
         best: as ``accepted``, in the round that early stopping may come back to; None without it.
         seconds: that the server waits for the reply; None: as long as its transport does.
+        group: of the client, as the method has it: updates of one are averaged together.
+        masking: of the update, which then leaves masked alone; None: it leaves as it is.
     """
 
     method: str
@@ -46,6 +52,8 @@ class Train:
     keeps: bool = False
     best: int | None = None
     seconds: float | None = None
+    group: int = 0
+    masking: Masking | None = None
 
     @property
     def model(self) -> ClientModel:
@@ -111,6 +119,7 @@ class Trained:
         reused: whether another method had done the same first step already.
         notes: plain sentences, such as what the client has lost.
         epsilon: under differential privacy, what the client has spent of it with this method so far.
+        summed: clients whose mean the update is, of which no single one was seen; 0: it is the client's own.
     """
 
     update: ClientUpdate
@@ -122,6 +131,7 @@ class Trained:
     notes: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     epsilon: float | None = None
+    summed: int = 0
 
     @property
     def seconds(self) -> float:
@@ -213,4 +223,18 @@ class Lacks:
     """The reply of a client that has not what the request builds on; it is sent the same once more, whole."""
 
 
-Reply = Trained | Scored | Finished | Refused | Lacks
+@serialisable
+@dataclass(frozen=True)
+class Masked:
+    """The reply to :class:`Train` with a masking.
+
+    Attributes:
+        trained: the reply, its update without tensors.
+        values: (numbers x width,) uint8, masked: the weight, then the update's values times the weight.
+    """
+
+    trained: Trained
+    values: Tensor
+
+
+Reply = Trained | Scored | Finished | Refused | Lacks | Masked

@@ -1,5 +1,6 @@
-"""Settings of differential privacy, and what cannot be had with it."""
+"""Settings of differential privacy and of secure sums, and what cannot be had with them."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -7,13 +8,20 @@ from pydantic import Field
 
 from fedlease.config.sections import Section
 from fedlease.config.tables import known_tasks, task_facts
+from fedlease.core.choices import PLUS
+from fedlease.methods.facts import FACTS, sums
 from fedlease.methods.registry import CENTRALISED
 
-__all__ = ["PrivacySettings", "privacy_faults"]
+__all__ = ["PrivacySettings", "privacy_faults", "sum_faults"]
+
+SINGLE = "needs single updates, which privacy.secure_sums hides"
+NORM, STEP = 10.0, 8.0
+"""Defaults of ``bounds.norm`` and ``bounds.step``, which stay for the warm-up."""
 
 
 class PrivacySettings(Section):
-    """What a client's training may tell of any one of its train rows; needs the extra ``privacy``."""
+    """What others may learn of a client: by differential privacy (needs the extra ``privacy``), of any one of its train
+    rows; by secure sums (needs the extra ``flower``), of its updates after the warm-up."""
 
     epsilon: Annotated[float, Field(ge=0.01, le=100)] | None = None
     """Differential privacy of every client's train rows, over all that it trains in the run: with ``epsilon`` and
@@ -23,6 +31,15 @@ class PrivacySettings(Section):
     """Probability with which ``epsilon`` may fail; well below one divided by a client's train rows."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Longest gradient of a row; longer ones are scaled down to it. It takes the place of ``train.clip_norm``."""
+    secure_sums: bool = False
+    """Whether the server sees of updates after the warm-up only the sum over each cluster: clients mask them, and the
+    masks fall out of the sum. Clusters have three clients or more; smaller ones are joined with the nearest."""
+    sum_resolution: Annotated[float, Field(ge=1e-12, le=1e-3)] = 1e-7
+    """Unit of the fixed-point numbers that are summed; a mean is off by at most half of it. Finer ones take more
+    bytes."""
+    sum_dropouts: Annotated[float, Field(ge=0, lt=0.5)] = 1 / 3
+    """Share of a cluster that may vanish while its updates are summed; where more do, the cluster keeps what it had. As
+    many clients less one, working together with the server, could not take off a mask."""
 
 
 def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
@@ -80,6 +97,56 @@ def _of_groupings(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]
 def _methods(raw: Mapping[str, Any]) -> tuple[Any, ...]:
     baselines = raw.get("baselines")
     return (raw.get("method"), *(baselines if isinstance(baselines, list | tuple) else ()))
+
+
+def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that need single updates after the warm-up."""
+    if _of(raw, "privacy", "secure_sums") is not True:
+        return
+    for name in _methods({"method": "fedlease", **raw}):
+        if name == CENTRALISED:
+            yield f"method: {CENTRALISED} pools the rows of all clients, of which privacy.secure_sums shows no update"
+        elif isinstance(name, str) and not sums(name):
+            able = ", ".join(one for one, facts in FACTS.items() if facts.sums)
+            yield f"method: {name} {SINGLE}; must be one of {able}"
+        if name in ("fedlease", "fedlease-plus"):
+            yield from _variant_faults(raw, str(name))
+    filters = raw.get("filters")
+    for name in filters if isinstance(filters, list | tuple) else ():
+        if name in ("changed", "int8", "int4"):
+            yield f"filters: {name} builds on each client's last update and {SINGLE}; received {name!r}"
+    if _of(raw, "schedule", "until") == "first":
+        yield "schedule.until: must be all or deadline with privacy.secure_sums, whose sums come last, received 'first'"
+    for key, value, allowed in (
+        ("guarded", _of(raw, "bounds", "guarded"), (None, False)),
+        ("against", _of(raw, "bounds", "against"), (None, "name")),
+        ("norm", _of(raw, "bounds", "norm"), (None, NORM)),
+        ("step", _of(raw, "bounds", "step"), (None, STEP)),
+    ):
+        if value not in allowed:
+            left = f"; left at {allowed[1]!r} it covers warm-ups alone" if key in ("norm", "step") else ""
+            yield f"bounds.{key}: {SINGLE}{left}, received {value!r}"
+
+
+def _variant_faults(raw: Mapping[str, Any], method: str) -> Iterator[str]:
+    """Variants of FedLEASE that need more of a cluster than its mean."""
+    section = method.replace("-", "_")
+    stated = raw.get(section)
+    given = {**(PLUS if method == "fedlease-plus" else {}), **(stated if isinstance(stated, Mapping) else {})}
+    if (average := given.get("average", "factors")) != "factors":
+        yield f"{section}.average: must be factors, since any other mean {SINGLE}, received {average!r}"
+    for key, value in (("shrink", "auto"), ("unsure", "loss"), ("grouping", "clients")):
+        if given.get(key) == value:
+            yield f"{section}.{key}: {SINGLE}, received {value!r}"
+    if (every := given.get("reallocate")) is not None:
+        yield f"{section}.reallocate: {SINGLE}; must be null, received {every!r}"
+    groups = given.get("assignment")
+    few = [g for g, n in Counter(groups.values()).items() if n < 3] if isinstance(groups, Mapping) else []
+    if few:
+        yield (
+            f"{section}.assignment: groups need three clients or more with privacy.secure_sums, received fewer in "
+            f"{', '.join(map(repr, few))}"
+        )
 
 
 def _learns_numbers(task: Any) -> bool:

@@ -151,7 +151,7 @@ class Settings(Section):
     bounds: BoundsSettings = BoundsSettings()
     """What no update may exceed."""
     privacy: PrivacySettings = PrivacySettings()
-    """Differential privacy of a client's rows."""
+    """What others may learn of a client."""
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
     """When rounds no longer help."""
     filters: tuple[str, ...] = ()

@@ -10,9 +10,9 @@ from fedlease.core.choices import Clustering, Linkage
 from fedlease.core.clustering import best_k, cuts, silhouette
 from fedlease.core.distances import Matrices, distances, unit_rows
 from fedlease.core.types import Allocation, ClientId
-from fedlease.core.wording import expert_name
+from fedlease.core.wording import expert_name, listed
 
-__all__ = ["MOST_PAIRED", "allocate", "assign", "distances", "kept", "reduced", "regrouped"]
+__all__ = ["MOST_PAIRED", "allocate", "assign", "distances", "joined", "kept", "reduced", "regrouped"]
 
 MOST_PAIRED = 2048
 """Clients up to whom an allocation keeps the distances of all pairs: memory and disk grow by the square."""
@@ -115,6 +115,35 @@ def regrouped(allocation: Allocation, assignment: Mapping[ClientId, int]) -> All
         assignment={client: assignment[client] for client in allocation.assignment},
         warnings=(*(w for w in allocation.warnings if not w.startswith(SINGLETON)), *_singletons(assignment)),
     )
+
+
+def joined(allocation: Allocation, least: int) -> Allocation:
+    """An allocation without clusters of fewer than so many clients, as far as there are as many.
+
+    The smallest cluster joins the one whose clients are nearest to its own on average, until none is too small.
+    """
+    groups = [allocation.members(expert) for expert in range(allocation.num_experts)]
+    told = list[str]()
+    while len(groups) > 1 and len(small := min(groups, key=len)) < least:
+        others = [group for group in groups if group is not small]
+        rows = [allocation.clients.index(client) for client in small]
+        near = min(others, key=lambda group: _between(allocation, rows, group))
+        told.append(
+            f"{listed(small, 3)} {'was' if len(small) == 1 else 'were'} joined with {listed(near, 3)}: a cluster needs "
+            f"{least} clients"
+        )
+        groups = [sorted(small + near) if group is near else group for group in others]
+    if not told:
+        return allocation
+    labels = {client: number for number, group in enumerate(groups) for client in group}
+    after = regrouped(allocation, _number_by_smallest_client(labels))
+    return replace(after, warnings=(*after.warnings, *told))
+
+
+def _between(allocation: Allocation, rows: list[int], group: list[ClientId]) -> float:
+    """Mean distance between the clients of some rows and those of a group."""
+    columns = [allocation.clients.index(client) for client in group]
+    return float(allocation.distances[rows][:, columns].mean())
 
 
 def reduced(allocation: Allocation, clients: Collection[ClientId]) -> Allocation:

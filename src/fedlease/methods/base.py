@@ -136,6 +136,7 @@ class Terms:
         ranks: of clients, where they differ; None: all have that of the common start. Methods that are no row of
             :data:`fedlease.methods.registry.OWN_RANKS` leave them to :class:`fedlease.methods.ranks.WithRanks`.
         same_passes: whether a client's passes may not depend on its rows, as where noise is found beforehand.
+        least: clients of a group that is allocated; smaller ones are joined with the nearest.
     """
 
     budget: Budget
@@ -146,6 +147,7 @@ class Terms:
     columns: int | None = None
     ranks: Ranks | None = None
     same_passes: bool = False
+    least: int = 1
 
 
 Builder = Callable[..., Method]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fedlease.core.choices import Kind
 from fedlease.methods.registry import CENTRALISED
 
-__all__ = ["FACTS", "Facts", "kind_of", "steps"]
+__all__ = ["FACTS", "Facts", "kind_of", "steps", "sums"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Facts:
         keeps: what it trains and does not send.
         steps: whether the server may step towards its means (``server_step``).
         kind: see :data:`fedlease.core.choices.Kind`.
+        sums: whether the server needs no more of an update after the warm-up than its group's weighted mean, so that
+            updates may be summed securely (``privacy.secure_sums``); a method's settings may need more.
     """
 
     year: int | None
@@ -25,33 +27,34 @@ class Facts:
     keeps: str = "nothing"
     steps: bool = True
     kind: Kind = "one for all"
+    sums: bool = False
 
 
 FACTS: dict[str, Facts] = {
     CENTRALISED: Facts(None, "its rows", steps=False, kind="not federated"),
-    "fed-sb": Facts(2025, "a core of r x r per module; A and B once, before"),
+    "fed-sb": Facts(2025, "a core of r x r per module; A and B once, before", sums=True),
     "fedalt": Facts(2025, "its own A and B", "mixers", steps=False, kind="partly own"),
-    "feddpa": Facts(2024, "the global A and B", "a local A and B", steps=True, kind="partly own"),
+    "feddpa": Facts(2024, "the global A and B", "a local A and B", steps=True, kind="partly own", sums=True),
     "fedex-lora": Facts(2024, "A and B", steps=False),
-    "fedit": Facts(2023, "A and B"),
-    "fedlease": Facts(2025, "A, B and the router of its expert", kind="groups"),
-    "fedlease-plus": Facts(None, "A and B of its expert", kind="groups"),
+    "fedit": Facts(2023, "A and B", sums=True),
+    "fedlease": Facts(2025, "A, B and the router of its expert", kind="groups", sums=True),
+    "fedlease-plus": Facts(None, "A and B of its expert", kind="groups", sums=True),
     "fedmomentum": Facts(2026, "A and B", steps=False),
-    "fedprox": Facts(2018, "A and B"),
+    "fedprox": Facts(2018, "A and B", sums=True),
     "fedrora": Facts(2026, "A, B and a diagonal of its rank", steps=False, kind="partly own"),
     "fedrot-lora": Facts(2026, "A and B"),
-    "fedsa-lora": Facts(2024, "A", "B", kind="partly own"),
-    "fedsvd": Facts(2025, "B", steps=False),
+    "fedsa-lora": Facts(2024, "A", "B", kind="partly own", sums=True),
+    "fedsvd": Facts(2025, "B", steps=False, sums=True),
     "fedtreelora": Facts(2026, "A and B", "a scalar per module", kind="groups"),
-    "ffa-lora": Facts(2024, "B"),
+    "ffa-lora": Facts(2024, "B", sums=True),
     "flexlora": Facts(2024, "A and B", steps=False),
     "flora": Facts(2024, "A and B", steps=False),
     "hetlora": Facts(2024, "A and B of its rank"),
     "hilora": Facts(2026, "A and B of the root, then of its cluster", "A and B of a leaf", kind="groups"),
     "ifca": Facts(2020, "A and B of the adapter it chose", kind="groups"),
-    "local": Facts(None, "nothing", "A and B", steps=False, kind="not federated"),
+    "local": Facts(None, "nothing", "A and B", steps=False, kind="not federated", sums=True),
     "ravan": Facts(2025, "cores of r x r and scales, several per module"),
-    "rolora": Facts(2024, "B in odd rounds, A in even ones"),
+    "rolora": Facts(2024, "B in odd rounds, A in even ones", sums=True),
     "scaffold": Facts(2019, "A and B, and their mean gradients"),
 }
 """A row for every method; those of other packages have none."""
@@ -60,6 +63,11 @@ FACTS: dict[str, Facts] = {
 def steps(name: str) -> bool:
     """Whether the server may step towards the means of a method; never of one of another package."""
     return name in FACTS and FACTS[name].steps
+
+
+def sums(name: str) -> bool:
+    """Whether the updates of a method may be summed securely; never of one of another package."""
+    return name in FACTS and FACTS[name].sums
 
 
 def kind_of(name: str) -> Kind:

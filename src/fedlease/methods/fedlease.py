@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedlease.core.adapters import b_matrices, initial_router, renumber
 from fedlease.core.aggregate import ClusterMeans, client_weights
+from fedlease.core.allocate import joined
 from fedlease.core.choices import Linkage, RouterStart, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import centroids, place
@@ -82,6 +83,7 @@ class FedLease:
         router_start: how routers begin, which the paper leaves open; None routes nothing: every client uses its own
             expert alone.
         columns: of every B, which late clients are placed by; None: all.
+        least: clients of a cluster; smaller ones are joined with the nearest.
     """
 
     budget: Budget
@@ -93,6 +95,7 @@ class FedLease:
     means: Means = PAPER_MEANS
     router_start: RouterStart | None = "random"
     columns: int | None = None
+    least: int = 1
 
     averaged: ClassVar[tuple[str, ...]] = ("experts", "routers")
 
@@ -177,7 +180,7 @@ class FedLease:
             warmups: client -> module -> B of its warm-up, by which late clients are placed.
         """
         rule = {"max_experts": self.max_experts, "min_silhouette": self.min_silhouette, "linkage": self.linkage}
-        allocation = _warned(self.grouping(uploads, state.seed, **rule), self.means.needs)
+        allocation = _warned(joined(self.grouping(uploads, state.seed, **rule), self.least), self.means.needs)
         count, assignment = allocation.num_experts, dict(allocation.assignment)
         means = self.means(uploads, client_weights(state.clients, self.weights), assignment)
         start = self.router_start if count > 1 else None

@@ -83,6 +83,7 @@ def build(
         means=Shrunk(shrink, mean, needs) if shrink else ClusterMeans(mean, needs),
         router_start=router_start if routed else None,
         columns=terms.columns,
+        least=terms.least,
     )
     method: Method = paper if reallocate is None else Reallocate(paper, reallocate)
     if halves:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedlease.client.sum_messages import LEAST
 from fedlease.config.settings import Settings
 from fedlease.core.ranks import Ranks
 from fedlease.core.server_step import ServerStep
@@ -30,6 +31,7 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         columns=lora.smallest if lora.ranks else None,
         ranks=Ranks(lora.default, lora.ranks) if lora.ranks else None,
         same_passes=settings.privacy.epsilon is not None,
+        least=LEAST if settings.privacy.secure_sums else 1,
     )
     method = make_method(name, terms, settings.of_method(name))
     # Means of products have no A and B that could be stepped towards.

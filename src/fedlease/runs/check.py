@@ -22,6 +22,7 @@ from fedlease.runs.open import Prepared, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
 from fedlease.runs.privacy import privacy_notes, terms_of, trainer_of
 from fedlease.runs.stacking import with_clients_per_step
+from fedlease.runs.sums import rules_of, sum_notes
 from fedlease.runs.threads import usable_threads
 from fedlease.server.filters import make_filters
 from fedlease.server.schedule import make_schedule
@@ -72,6 +73,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
             done=done if name != CENTRALISED else None,
             schedule=make_schedule(*settings.schedule.values()),
             filters=make_filters(settings.filters, adapter.tensors),
+            sums=rules_of(settings),
         )
         for name in (settings.method, *settings.baselines)
     ]
@@ -89,7 +91,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
         test_rows={rows.id: len(rows.test) for rows in federation},
         mean_tokens=sum(tokens) / len(tokens),
         truncated=sum(client.train.truncated for client in clients.values()),
-        warnings=(*prepared.warnings, *privacy_notes(loaded, cards)),
+        warnings=(*prepared.warnings, *privacy_notes(loaded, cards), *sum_notes(settings)),
         skipped=federation.skipped,
         base_parameters=loaded.resident.base_parameters,
         adapter_parameters=one_expert,

@@ -9,6 +9,7 @@ from fedlease.data.federation import ClientCard, Scale
 from fedlease.methods.base import Method
 from fedlease.server.dry import DryTransport, NoCheckpoint
 from fedlease.server.filters import Filter, Filtered
+from fedlease.server.group_sum import Rules
 from fedlease.server.loop import RoundLoop
 from fedlease.server.memories import Memories
 from fedlease.server.participation import Participation
@@ -115,6 +116,7 @@ def estimate_method(
     done: set[tuple[object, ...]] | None = None,
     schedule: Schedule | None = None,
     filters: Sequence[Filter] = (),
+    sums: Rules | None = None,
 ) -> MethodEstimate:
     """Plays the rounds of a method with made-up updates and counts bytes, rows trained and rows scored.
 
@@ -131,10 +133,13 @@ def estimate_method(
         done: first steps of the methods that were estimated before; this method's are added.
         schedule: when a step ends; None waits for all.
         filters: what models and updates pass on their way.
+        sums: how updates are summed securely; None: they are not.
     """
     done = set() if done is None else done
     memories = Memories()
-    dry = DryTransport(cards, adapter, num_experts, participation.score_rounds, done, filters, memories=memories)
+    dry = DryTransport(
+        cards, adapter, num_experts, participation.score_rounds, done, filters, memories=memories, sums=sums
+    )
     channel = Channel(Filtered(dry, filters, memories), dry.traffic)
     loop = RoundLoop(name, method, channel, participation, NoCheckpoint(), (), seed, schedule or AllReplies())
     loop.run(adapter)

@@ -202,7 +202,7 @@ def _method(
         settings.seed,
         make_schedule(*settings.schedule.values()),
         stopping_of(settings),
-        Screen(bounds_of(settings, name)),
+        Screen(bounds_of(settings, name), warmups_alone=settings.privacy.secure_sums),
     )
     state = loop.run(adapter)
     write_cards()

@@ -15,6 +15,7 @@ from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.building import methods_of
 from fedlease.runs.open import Loaded, participation_of
 from fedlease.runs.privacy import terms_of
+from fedlease.runs.sums import sum_fault
 from fedlease.server.filters import make_filters
 from fedlease.server.schedule import make_schedule
 
@@ -50,6 +51,7 @@ def check_fit(
     waves = any(name != CENTRALISED and not rounds_for_warmup(method) for name, method in methods.items())
     faults = [participation_of(settings).quorum_fault(len(weights), waves=waves)]
     faults.append(_schedule_fault(settings))
+    faults.append(sum_fault(settings, len(weights)))
     faults += [settings.lora.fault_of(client) for client in sorted(cards)]
     if others is not None:
         known = {*cards, *others, DEFAULT}

@@ -26,6 +26,7 @@ from fedlease.runs.open import Prepared, optimiser_of, participation_of, prepare
 from fedlease.runs.preconditions import check_fit
 from fedlease.runs.privacy import privacy_notes, terms_of, trainer_of
 from fedlease.runs.stacking import with_clients_per_step
+from fedlease.runs.sums import members_of, sum_notes, with_sums
 from fedlease.server.events import BatchTrained, Listener
 from fedlease.server.filters import Filtered, make_filters
 from fedlease.server.in_process import InProcess
@@ -193,14 +194,15 @@ def _run(
             if isinstance(trainer, PooledTrainer):
                 return Channel(Pooled(cards, workers, Traffic(), trainer=trainer), workers=workers)
             traffic, memories = Traffic(), Memories()
-            transport = InProcess(cards, workers, traffic, filters, stacker, memories)
-            reached = transport if around is None else around(transport)
+            members = members_of(settings, workers)
+            inner = with_sums(InProcess(cards, workers, traffic, filters, stacker, memories, members), settings, cards)
+            reached = inner if around is None else around(inner)
             return Channel(Filtered(reached, filters, memories), traffic, workers, memories)
 
         inputs = RunInputs(
             loaded=loaded,
             cards=cards,
-            warnings=(*prepared.warnings, *privacy_notes(loaded, cards)),
+            warnings=(*prepared.warnings, *privacy_notes(loaded, cards), *sum_notes(settings)),
             heads=prepared.heads,
             channel=channel,
             skipped=prepared.federation.skipped,

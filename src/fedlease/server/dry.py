@@ -7,13 +7,27 @@ from typing import Any
 import torch
 
 from fedlease.client.cache import begins_with
-from fedlease.client.messages import FinalScores, Finish, Finished, Reply, Request, Score, Scored, Train, Trained
+from fedlease.client.messages import (
+    FinalScores,
+    Finish,
+    Finished,
+    Masked,
+    Reply,
+    Request,
+    Score,
+    Scored,
+    Train,
+    Trained,
+)
+from fedlease.client.sum_messages import is_summed
 from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, TensorName
 from fedlease.data.federation import ClientCard
 from fedlease.methods.warmup import WARMUP
 from fedlease.privacy.differences import Differences
+from fedlease.privacy.masking import width_of
 from fedlease.server.filters import Filter, received_here, sent_here
+from fedlease.server.group_sum import Rules
 from fedlease.server.memories import Memories
 from fedlease.server.transport import Traffic
 from fedlease.storage.saved import Saved
@@ -51,6 +65,7 @@ class DryTransport:
         traffic: counts what would travel.
         work: counts what would be computed.
         memories: of the filters.
+        sums: how updates are summed securely; they are counted as they would travel, and are not masked.
     """
 
     cards: Mapping[ClientId, ClientCard]
@@ -62,6 +77,7 @@ class DryTransport:
     traffic: Traffic = field(default_factory=Traffic)
     work: Work = field(default_factory=Work)
     memories: Memories = field(default_factory=Memories)
+    sums: Rules | None = None
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         """See :class:`~fedlease.server.transport.Transport`."""
@@ -73,7 +89,7 @@ class DryTransport:
             self.traffic.request(request)
             received = received_here(client, request, self.filters, self.memories)
             reply = sent_here(client, received, self._reply(client, received), self.filters, self.memories)
-            self.traffic.reply(reply)
+            self.traffic.reply(self._travelling(request, reply))
             yield client, reply
 
     def _reply(self, client: ClientId, request: Request) -> Reply:
@@ -90,6 +106,19 @@ class DryTransport:
             case Finish():
                 self.work.scored += card.test_rows * (2 if model.spec.routed else 1)
                 return Finished(FinalScores({}, card.test_rows))
+
+    def _travelling(self, request: Request, reply: Reply) -> Reply:
+        if (
+            not isinstance(request, Train)
+            or not is_summed(request.task)
+            or self.sums is None
+            or not isinstance(reply, Trained)
+        ):
+            return reply
+        total = sum(card.train_rows for card in self.cards.values())
+        numbers = 1 + sum(tensor.numel() for tensor in reply.update.tensors.values())
+        width = width_of(total if self.sums.weighted else len(self.cards), self.sums.resolution)
+        return Masked(reply, torch.empty(numbers * width, dtype=torch.uint8))
 
     def _count(self, client: ClientId, request: Train) -> None:
         task, card = request.task, self.cards[client]

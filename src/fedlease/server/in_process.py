@@ -3,11 +3,14 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fedlease.client.ahead import candidates_of, jobs_of, result_of, scoring_of
-from fedlease.client.messages import Finish, Reply, Request
+from fedlease.client.messages import Finish, Reply, Request, Train
 from fedlease.client.results import Ahead
+from fedlease.client.secure_sums import Member
 from fedlease.client.stacked import Stacker
+from fedlease.client.sum_messages import SumAsk
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import ClientId
 from fedlease.data.federation import ClientCard
@@ -29,6 +32,7 @@ class InProcess:
         filters: those whose client half is here.
         stacker: trains several clients in one step; None trains one after another.
         memories: of the filters.
+        members: client -> its half of secure sums; None where updates are not summed securely.
     """
 
     cards: Mapping[ClientId, ClientCard]
@@ -37,6 +41,7 @@ class InProcess:
     filters: Sequence[Filter] = ()
     stacker: Stacker | None = None
     memories: Memories = field(default_factory=Memories)
+    members: Mapping[ClientId, Member] | None = None
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         """See :class:`~fedlease.server.transport.Transport`."""
@@ -56,10 +61,27 @@ class InProcess:
             self._work_ahead(received)
             for client, request in received.items():
                 self.traffic.request(requests[client])
-                reply = self.workers[client].handle(request)
-                reply = sent_here(client, request, reply, self.filters, self.memories)
+                reply = self._reply(client, request)
                 self.traffic.reply(reply)
                 yield client, reply
+
+    def ask(self, asked: Mapping[ClientId, SumAsk]) -> Iterator[tuple[ClientId, Any]]:
+        """See :class:`~fedlease.server.secure_sums.Asking`."""
+        assert self.members is not None  # else nobody asks
+        for client, ask in asked.items():
+            told = self.members[client].tell(ask)
+            self.traffic.aside(ask, told)
+            yield client, told
+
+    def _reply(self, client: ClientId, request: Request) -> Reply:
+        member = (self.members or {}).get(client)
+        if member is not None and (refusal := member.accepts(request)) is not None:
+            return refusal
+        reply = self.workers[client].handle(request)
+        if member is not None and isinstance(request, Train) and request.masking is not None:
+            # No filter: what it would change is masked.
+            return member.masked(request, reply)
+        return sent_here(client, request, reply, self.filters, self.memories)
 
     def _work_ahead(self, received: Mapping[ClientId, Request]) -> None:
         """Scores and trains, together, whoever of these clients can be computed together."""

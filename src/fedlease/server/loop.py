@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from fedlease.client.messages import (
@@ -204,10 +205,10 @@ class RoundLoop:
 
     def _send(self, step: Step) -> None:
         """Sends the tasks and sorts the replies until all are in, or the schedule closes the step."""
-        limit, why = self.schedule.seconds(step.state.round), ""
+        limit, why, group = self.schedule.seconds(step.state.round), "", partial(self.method.group, step.state)
         requests: dict[ClientId, Request] = {
-            client: Train(self.name, step.number, task, **self._ledger.standing(client), seconds=limit)
-            for client, task in step.tasks.items()
+            c: Train(self.name, step.number, task, **self._ledger.standing(c), seconds=limit, group=group(c))
+            for c, task in step.tasks.items()
         }
         for client, reply in self.channel.transport.send(requests):
             if limit is None or not isinstance(reply, Trained) or reply.seconds <= limit:
@@ -215,7 +216,7 @@ class RoundLoop:
             if why := self.schedule.closes(step.state.round, len(step.used)):
                 break
         step.leave(why or late(limit or 0))
-        self.screen.compare(step, lambda client: self.method.group(step.state, client), self._refuse)
+        self.screen.compare(step, group, self._refuse)
 
     def _check(self, step: Step, client: ClientId, reply: Reply) -> None:
         """Takes a reply as used or as refused."""

@@ -55,7 +55,12 @@ class Recorded:
                 case Trained():
                     update = reply.update
                     about = {"phase": update.phase, "round": update.round, "rows": update.num_examples}
-                    self.trail.tensors("received", update.tensors, client=client, method=self.method, **about)
+                    if reply.summed:
+                        self.trail.tensors(
+                            "summed", update.tensors, client=client, method=self.method, clients=reply.summed, **about
+                        )
+                    else:
+                        self.trail.tensors("received", update.tensors, client=client, method=self.method, **about)
                 case Refused():
                     self.trail.add("declined", client=client, method=self.method, reason=reply.reason)
                 case Finished():

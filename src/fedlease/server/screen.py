@@ -26,10 +26,12 @@ class Screen:
     Attributes:
         bounds: the rules.
         seen: client -> step -> what is remembered of the update that was used.
+        warmups_alone: whether single updates are seen in the warm-up alone, see :mod:`fedlease.server.secure_sums`.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
     seen: Mapping[ClientId, Mapping[int, Seen]] = field(default_factory=dict)
+    warmups_alone: bool = False
 
     def check(self, step: Step, client: ClientId, update: ClientUpdate, rows: int) -> None:
         """Checks an update by itself.
@@ -39,6 +41,8 @@ class Screen:
         """
         task = step.tasks[client]
         check_update(task, client, update, expected_examples=rows)
+        if self.warmups_alone and not _is_warmup(step, client):
+            return
         why = beyond_the_step(task, update, rows, self.bounds)
         if not why and self.bounds.copies:
             start = start_of(task, update.choice)
@@ -91,6 +95,8 @@ class Screen:
     def _changes(self, step: Step) -> dict[ClientId, Change]:
         """What the used updates of a step changed."""
         updates = {client: reply.update for client, reply in sorted(step.used.items()) if reply.update.tensors}
+        if self.warmups_alone:
+            updates = {client: update for client, update in updates.items() if _is_warmup(step, client)}
         return {
             client: change_of(step.tasks[client], u, self.bounds.steps(step.tasks[client], u.num_examples))
             for client, u in updates.items()

@@ -6,7 +6,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from fedlease.client.messages import Reply, Request, Train, Trained
+from fedlease.client.messages import Masked, Reply, Request, Train, Trained
+from fedlease.client.sum_messages import AskShares, SumAsk, SumKeys, SumSeeds, SumShares
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import HEAD, ClientId
 from fedlease.data.federation import ClientCard
@@ -51,11 +52,27 @@ class Traffic:
                 self.add("down", candidate.items())
             if request.task.term is not None:
                 self.add("down", request.task.term.slope.items())
+            if request.masking is not None:
+                self._bytes["bytes_down"] += sum(map(len, request.masking.sealed.values()))
 
     def reply(self, reply: Reply) -> None:
         """Counts the update in a reply."""
         if isinstance(reply, Trained):
             self.add("up", reply.update.tensors.items())
+        if isinstance(reply, Masked):
+            self.add("up", [("masked", reply.values)])
+
+    def aside(self, ask: SumAsk, told: object) -> None:
+        """Counts a message of a secure sum and the reply: keys and shares, which travel as text."""
+        if isinstance(ask, AskShares):
+            self._bytes["bytes_down"] += sum(len(keys.mask) + len(keys.seal) for keys in ask.keys.values())
+        match told:
+            case SumKeys():
+                self._bytes["bytes_up"] += len(told.mask) + len(told.seal)
+            case SumShares():
+                self._bytes["bytes_up"] += sum(map(len, told.sealed.values()))
+            case SumSeeds():
+                self._bytes["bytes_up"] += sum(map(len, (*told.seeds.values(), *told.keys.values())))
 
     def add(self, direction: Literal["up", "down"], tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Counts named tensors."""

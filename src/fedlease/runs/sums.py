@@ -1,0 +1,83 @@
+"""Secure sums of a run: what stands in their way, what is to be known of them, and the transport that makes them."""
+
+from collections.abc import Mapping
+
+from fedlease.client.secure_sums import Member
+from fedlease.client.sum_messages import LEAST
+from fedlease.config.settings import Settings
+from fedlease.core.types import ClientId
+from fedlease.core.wording import counted
+from fedlease.data.federation import ClientCard
+from fedlease.errors import ConfigError
+from fedlease.privacy.masking import check_sums
+from fedlease.server.group_sum import Rules
+from fedlease.server.secure_sums import Asking, SecureSums
+from fedlease.server.transport import Transport
+
+__all__ = ["members_of", "rules_of", "sum_fault", "sum_notes", "with_sums"]
+
+
+def rules_of(settings: Settings) -> Rules | None:
+    """What the settings say of sums; None where updates are seen one by one."""
+    given = settings.privacy
+    if not given.secure_sums:
+        return None
+    return Rules(given.sum_resolution, given.sum_dropouts, settings.weights == "num_examples")
+
+
+def members_of(settings: Settings, clients: Mapping[ClientId, object]) -> dict[ClientId, Member] | None:
+    """The clients' halves in this process, for one method."""
+    return {client: Member(client) for client in clients} if settings.privacy.secure_sums else None
+
+
+def with_sums(transport: Asking, settings: Settings, cards: Mapping[ClientId, ClientCard]) -> Transport:
+    """The transport, with secure sums around it where the settings ask for them."""
+    rules = rules_of(settings)
+    return transport if rules is None else SecureSums(transport, cards, rules)
+
+
+def sum_fault(settings: Settings, learners: int) -> str:
+    """Why updates cannot be summed securely; empty where they can, or need not be.
+
+    Args:
+        settings: of the run.
+        learners: clients that can be asked.
+    """
+    if not settings.privacy.secure_sums:
+        return ""
+    try:
+        check_sums()
+    except ConfigError as error:
+        return error.faults[0]
+    if learners < LEAST:
+        return f"privacy.secure_sums: needs {LEAST} clients with rows to learn from, there {_are(learners)}"
+    sampled = settings.clients_per_round
+    if sampled is not None and sampled < LEAST:
+        return f"clients_per_round: must be at least {LEAST} with privacy.secure_sums, received {sampled}"
+    return ""
+
+
+def sum_notes(settings: Settings) -> list[str]:
+    """Plain sentences about what secure sums do not cover."""
+    given = settings.bounds
+    if not settings.privacy.secure_sums:
+        return []
+    notes = [
+        "privacy.secure_sums covers rounds: a method with a warm-up sends every client's warm-up as it is, and scores "
+        "and losses are always a client's own"
+    ]
+    if given.norm is not None or given.step is not None or given.copies:
+        notes.append(
+            "bounds.norm, bounds.step and bounds.copies look at warm-ups alone, since privacy.secure_sums hides single "
+            "updates after them"
+        )
+    if settings.clients_per_round is not None:
+        notes.append(
+            f"clients_per_round: a cluster of which fewer than {LEAST} clients are drawn is left out of the round "
+            "(privacy.secure_sums)"
+        )
+    return notes
+
+
+def _are(count: int) -> str:
+    return f"{'is' if count == 1 else 'are'} {counted(count, 'client')}"
