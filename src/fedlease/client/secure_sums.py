@@ -12,6 +12,7 @@ from typing import Literal
 from fedlease.client.messages import Masked, Refused, Reply, Request, Train, Trained
 from fedlease.client.sum_messages import (
     LEAST,
+    SHARE,
     AskKeys,
     AskSeeds,
     AskShares,
@@ -38,9 +39,6 @@ from fedlease.privacy.masking import (
 )
 
 __all__ = ["Member", "Membership"]
-
-SHARE = 20
-"""Bytes of a share: its number and one block."""
 
 Stage = Literal["none", "keys", "shares", "masked"]
 

@@ -13,7 +13,10 @@ from fedlease.core.types import ClientTask
 from fedlease.methods.warmup import WARMUP
 
 __all__ = [
+    "KEY",
     "LEAST",
+    "SEALED",
+    "SHARE",
     "AskKeys",
     "AskSeeds",
     "AskShares",
@@ -24,6 +27,9 @@ __all__ = [
     "SumShares",
     "is_summed",
 ]
+
+KEY, SHARE, SEALED = 32, 20, 28 + 2 * 20
+"""Bytes of a public key, of a share (its number and a block of 16), and of two shares that are sealed."""
 
 LEAST = 3
 """Clients of a group whose updates are summed: of two, each knows the other's from the sum."""

@@ -27,9 +27,11 @@ __all__ = [
     "broken",
     "count",
     "guarded",
+    "hexadecimal",
     "is_text",
     "line",
     "lines",
+    "named",
     "number",
     "shown",
 ]
@@ -112,6 +114,23 @@ def lines(most: int, longest: int = LONG) -> Rule:
     return Rule(
         f"at most {most} lines of at most {longest} characters",
         lambda value: isinstance(value, tuple) and len(value) <= most and all(map(single.holds, value)),
+    )
+
+
+def hexadecimal(size: int) -> Rule:
+    """So many bytes as hexadecimal digits."""
+    return Rule(
+        f"{2 * size} hexadecimal digits",
+        lambda value: isinstance(value, str) and len(value) == 2 * size and {*value} <= {*"0123456789abcdef"},
+    )
+
+
+def named(rule: Rule, most: int) -> Rule:
+    """A mapping of at most so many names, each to a value of a rule."""
+    name = line()
+    return Rule(
+        f"at most {most} names, each with {rule.words}",
+        lambda value: len(value) <= most and all(name.holds(key) and rule.holds(one) for key, one in value.items()),
     )
 
 

@@ -56,14 +56,15 @@ def client_app(
         if "secagg" in name.lower():
             raise ConfigError(
                 f"mods: {name} masks only messages of type 'train', which fedlease does not send, so updates would go "
-                "out unmasked; and the allocation compares every client's B, which a masked sum does not show"
+                "out unmasked; privacy.secure_sums masks those of the rounds"
             )
     app = ClientApp(mods=list(mods))
     handle = partial(_handle, load=load, state_dir=state_dir, one_machine=one_machine)
     app.train("task")(handle)
     for action in ("score", "finish"):
         app.evaluate(action)(handle)
-    app.query("hello")(handle)
+    for action in ("hello", "sum"):
+        app.query(action)(handle)
     app.query("rejected")(_rejected)
     return app
 

@@ -14,6 +14,7 @@ from flwr.app import Context, RecordDict
 from pydantic import ValidationError
 
 from fedlease.client.messages import Refused
+from fedlease.client.sum_messages import SumAsk
 from fedlease.config.faults import not_installed, sentences
 from fedlease.config.settings import Settings, read_values
 from fedlease.core.wording import counted
@@ -25,7 +26,8 @@ from fedlease.errors import ConfigError, DataError, InputError, RulesError
 from fedlease.flower.bounds import shown
 from fedlease.flower.messages import Lacking, Unusable
 from fedlease.flower.node import Node, NodeRun
-from fedlease.flower.node_store import FolderStore, MemoryStore
+from fedlease.flower.node_store import FolderStore, MemoryStore, Store, check_room
+from fedlease.flower.node_sums import NodeSums
 from fedlease.flower.node_trail import NodeTrail
 from fedlease.flower.policy import MAX_SETTINGS, MIB, NodePolicy
 from fedlease.flower.proxies import proxies_notice
@@ -139,8 +141,7 @@ def handle(
             return pack(Lacking(lacking)).record
         _check_form(value)
         trail.asked(value)
-        node = _node(value, policy, context, load or rows_of_node, state_dir, one_machine=one_machine)
-        reply = node.reply(value)
+        reply = _reply(value, policy, context, load or rows_of_node, state_dir, one_machine=one_machine)
         if not trusted:
             policy.check_reply(reply)
         trail.left(value, reply)
@@ -197,10 +198,10 @@ def _check_form(value: Any) -> None:
         raise RecordError(f"the settings have {len(value.settings)} characters, at most {MAX_SETTINGS} are taken")
 
 
-def _node(
+def _reply(
     value: Any, policy: NodePolicy, context: Context, load: LoadClient, state_dir: Path | None, *, one_machine: bool
-) -> Node:
-    """The client during one message, whose form was checked."""
+) -> object:
+    """The client's reply to a message whose form was checked."""
     settings, config = settings_from(value.settings), context.node_config
     # There, server and client have one owner, and so have the settings.
     trusted = one_machine or _in_simulation(context)
@@ -210,6 +211,21 @@ def _node(
         settings = policy.applied(settings, with_path=not own_rows)
     elif not is_identity(value.run):
         raise RecordError(f"run must be 32 hexadecimal digits, received {shown(value.run)!r}")
+    named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out", "key") if key in config}
+    folder = named.get("state-dir", state_dir)
+
+    def store_of(client: str) -> Store:
+        if "state-dir" in named:
+            check_room(named["state-dir"], value.run, policy.max_runs)
+        return MemoryStore(context.state) if folder is None else FolderStore(folder / value.run / client)
+
+    if isinstance(value.request, SumAsk):
+        if not settings.privacy.secure_sums:
+            raise ConfigError("privacy.secure_sums: is false in these settings, and a secure sum was asked for")
+        client = _configured_id(context) or load(context, settings).id
+        if fault := client_id_fault(client):
+            raise ConfigError(f"client {client!r}: {fault}")
+        return NodeSums(store_of(client), value.run, client).tell(value.request)
     overrides = tuple((name, config[name]) for name in OVERRIDES if name in config)
     run = _node_run(settings.model_dump_json(), overrides)
     data = load(context, run.loaded.settings)
@@ -218,10 +234,6 @@ def _node(
         raise ConfigError(f"client {data.id!r}: {id_fault}")
     if not trusted:
         policy.check_client(settings.lora.of(data.id), data.labels)
-    named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out", "key") if key in config}
-    if "state-dir" in named:
-        _check_room(named["state-dir"], value.run, policy.max_runs)
-    folder, own = named.get("state-dir", state_dir), f"{value.run}/{data.id}"
     if settings.privacy.epsilon is not None and not trusted and folder is None:
         raise ConfigError(
             f"client {data.id!r}: its node has no state-dir, without which it would forget what it has spent of "
@@ -230,11 +242,11 @@ def _node(
     models = named.get("model-out")
     # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
     if models is None and "state-dir" in named:
-        models = named["state-dir"] / own / "model"
-    return Node(
+        models = named["state-dir"] / value.run / data.id / "model"
+    node = Node(
         run,
         data,
-        MemoryStore(context.state) if folder is None else FolderStore(folder / own),
+        store_of(data.id),
         models,
         send_samples=one_machine or policy.send_samples,
         share_private=one_machine,
@@ -244,16 +256,7 @@ def _node(
         key=named.get("key"),
         max_bytes=policy.max_megabytes * MIB,
     )
-
-
-def _check_room(state_dir: Path, run: str, most: int) -> None:
-    """A server that begins run after run must not fill the disk; only the node's owner deletes what is stored."""
-    if (state_dir / run).exists() or not state_dir.is_dir():
-        return
-    runs = sum(is_identity(entry.name) for entry in state_dir.iterdir())
-    if runs >= most:
-        said = f"state-dir: it holds the state of {runs} runs, max-runs of this node is {most}; delete the folders of "
-        raise RulesError([("max-runs", f"{said}runs that are over")])
+    return node.reply(value)
 
 
 def _in_simulation(context: Context) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fedlease.client.messages import Request
+from fedlease.client.sum_messages import SumAsk
 from fedlease.core.codec import serialisable
 from fedlease.data.federation import ClientCard
 
@@ -19,14 +20,14 @@ class Envelope:
         version: of fedlease on the server.
         settings: of the run, as JSON.
         base: fingerprint of the server's base model.
-        request: to the client; None asks the node to introduce itself.
+        request: to the client, or a message of a secure sum; None asks the node to introduce itself.
     """
 
     run: str
     version: str
     settings: str
     base: str
-    request: Request | None = None
+    request: Request | SumAsk | None = None
 
 
 @serialisable

@@ -16,6 +16,7 @@ from fedlease.client.cache import WorkCache
 from fedlease.client.messages import FinalScores, Finish, Finished, Lacks, Refused, Reply, Request, Train, Trained
 from fedlease.client.private_steps import PrivacyTerms
 from fedlease.client.store import Private
+from fedlease.client.sum_messages import SumAsk
 from fedlease.client.training import Trainer
 from fedlease.client.worker import Client, ClientWorker
 from fedlease.config.faults import sentences
@@ -28,6 +29,7 @@ from fedlease.flower.identity import introduced
 from fedlease.flower.messages import Envelope, Introduction
 from fedlease.flower.model_validation import model_fault, task_fault
 from fedlease.flower.node_store import Store
+from fedlease.flower.node_sums import NodeSums
 from fedlease.flower.own_model import write_own_model
 from fedlease.flower.validation import models_of
 from fedlease.models.fingerprints import fingerprint
@@ -165,21 +167,30 @@ class Node:
                 f"({message.base[:12]}): give both the same revision or files"
             )
         client = self.run.client(self.data)  # rows that the model cannot take are refused at the introduction
+        assert not isinstance(message.request, SumAsk)  # which needs none of this
         if message.request is None:
             return introduced(card_of(self.data, self.run.loaded.settings), message.run, self.number, self.key)
         found, mine = self.store.get(message.request.method), (message.run, self.data.id)
         stored = found if isinstance(found, Stored) and (found.run, found.client) == mine else Stored(*mine)
         loaded = self.run.loaded
         filters = make_filters(loaded.settings.filters, loaded.adapter.tensors, self.max_bytes)
+        sums = NodeSums(self.store, *mine) if loaded.settings.privacy.secure_sums else None
+        if sums is None and isinstance(message.request, Train) and message.request.masking is not None:
+            return self._refused("privacy.secure_sums is false in these settings, and masks were asked for")
         try:
             request, memory = as_received(message.request, filters, stored.memory)
         except LacksBaseError:
             return Lacks()
         except PackingError as error:
             return self._refused(f"its model cannot be read: {error}")
+        if sums is not None and (refusal := sums.refusal(request)) is not None:
+            return self._refused(refusal.reason)
         foreign = isinstance(found, Stored) and found is not stored
         reply, after = self._handle(client, request, stored, foreign=foreign)
-        reply, memory = as_sent(request, reply, filters, memory)
+        if sums is not None and isinstance(request, Train) and request.masking is not None:
+            reply = sums.masked(request, reply)
+        else:
+            reply, memory = as_sent(request, reply, filters, memory)
         if after is not stored:
             self.store.put(request.method, replace(after, memory=memory))
         return reply

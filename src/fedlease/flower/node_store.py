@@ -8,9 +8,11 @@ from typing import Any, Protocol
 from flwr.app import ConfigRecord, RecordDict
 
 from fedlease.core.codec import CodecError, dumps, loads
+from fedlease.errors import RulesError
 from fedlease.files import write_atomically
+from fedlease.storage.environment import is_identity
 
-__all__ = ["FolderStore", "MemoryStore", "Store"]
+__all__ = ["FolderStore", "MemoryStore", "Store", "check_room"]
 
 _NAME = re.compile(r"[a-z0-9-]{1,100}")
 
@@ -75,3 +77,19 @@ class FolderStore:
         if not _NAME.fullmatch(key):
             raise ValueError(f"{key!r} is no name of a method")
         return self.folder / f"{key}.safetensors"
+
+
+def check_room(state_dir: Path, run: str, most: int) -> None:
+    """Refuses one run more than a node stores.
+
+    A server that begins run after run must not fill the disk; only the node's owner deletes what is stored.
+
+    Raises:
+        RulesError: there are as many runs as ``most`` already.
+    """
+    if (state_dir / run).exists() or not state_dir.is_dir():
+        return
+    runs = sum(is_identity(entry.name) for entry in state_dir.iterdir())
+    if runs >= most:
+        said = f"state-dir: it holds the state of {runs} runs, max-runs of this node is {most}; delete the folders of "
+        raise RulesError([("max-runs", f"{said}runs that are over")])

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from fedlease.client.messages import Finish, Finished, Refused, Score, Scored, Train, Trained
+from fedlease.client.messages import Finish, Finished, Masked, Refused, Score, Scored, Train, Trained
+from fedlease.client.sum_messages import AskKeys, AskSeeds, AskShares, SumKeys, SumSeeds, SumShares
 from fedlease.config.layers import MOST_YAML, parse_yaml
 from fedlease.core.codec import digest
 from fedlease.errors import RulesError, RunFolderError
@@ -29,7 +30,15 @@ LOCK = ".audit.lock"
 WAIT = 60.0
 """Seconds for another process of the node to write its lines."""
 
-ASKED = {Train: "train", Score: "score", Finish: "finish", type(None): "introduction"}
+ASKED = {
+    Train: "train",
+    Score: "score",
+    Finish: "finish",
+    AskKeys: "keys of a sum",
+    AskShares: "shares of a sum",
+    AskSeeds: "unmasking of a sum",
+    type(None): "introduction",
+}
 
 _open: dict[Path, Trail] = {}
 
@@ -98,6 +107,15 @@ class NodeTrail:
                     update = reply.update
                     about = {"phase": update.phase, "round": update.round, "rows": update.num_examples}
                     trail.tensors("left", update.tensors, client=self.client, what="update", **about)
+                case Masked(trained, values):
+                    about = {"phase": trained.update.phase, "round": trained.update.round}
+                    about |= {"bytes": values.nbytes, "content_sha256": digest(values.numpy().tobytes())}
+                    trail.add("left", client=self.client, what="masked update", **about)
+                case SumKeys() | SumShares():
+                    trail.add("left", client=self.client, what="keys and shares of a sum")
+                case SumSeeds():
+                    about = {"survivors": sorted(reply.seeds), "vanished": sorted(reply.keys)}
+                    trail.add("left", client=self.client, what="unmasking of a sum", **about)
                 case Scored():
                     trail.add("left", client=self.client, what="score")
                 case Finished():

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedlease.client.messages import Request, Train, Trained
+from fedlease.client.messages import Masked, Request, Train, Trained
+from fedlease.client.sum_messages import SumAsk
 from fedlease.config.data import ColumnSettings
 from fedlease.config.sections import Positive, Section
 from fedlease.config.settings import Settings
@@ -91,6 +92,8 @@ class NodePolicy(Section):
     """Differential privacy is demanded, with at most this ``privacy.epsilon`` for a run; None: it is not demanded."""
     max_delta: Budget = None
     """Likewise for ``privacy.delta``."""
+    secure_sums: Annotated[bool, Field(strict=True)] = False
+    """Whether ``privacy.secure_sums`` is demanded: no update after the warm-up leaves without masks."""
 
     def applied(self, settings: Settings, *, with_path: bool) -> Settings:
         """The settings as the node uses them: its own columns, and ``data.path`` only where the node reads it."""
@@ -143,15 +146,19 @@ class NodePolicy(Section):
             RulesError: it is more than a rule says.
         """
         size = sum(tensor.nbytes for tensor in reply.update.tensors.values()) if isinstance(reply, Trained) else 0
+        size = reply.values.nbytes if isinstance(reply, Masked) else size
         if found := [
             *_beyond([("bytes of the upload", size, self.max_upload_megabytes * MIB, "max-upload-megabytes")])
         ]:
             raise RulesError(found)
 
-    def _of_request(self, request: Request) -> Iterator[Broken]:
+    def _of_request(self, request: Request | SumAsk) -> Iterator[Broken]:
         if request.method not in (known := sorted({*METHODS, *added_methods()})):
             yield "method", f"method: must be one of {', '.join(known)}, received {shown(request.method)!r}"
         pairs = []
+        if isinstance(request, SumAsk):
+            yield from _beyond([("step", request.step, 10 * self.max_rounds, "max-rounds")])
+            return
         if isinstance(request, Train):
             task = request.task
             epochs = sum(stage.epochs for stage in task.stages)
@@ -220,8 +227,10 @@ class NodePolicy(Section):
         yield from _beyond(pairs)
 
     def _of_privacy(self, settings: Settings) -> Iterator[Broken]:
-        """What is demanded of ``privacy.epsilon`` and ``privacy.delta``; a run without privacy has neither."""
+        """What is demanded of ``privacy.*``; a run without privacy has neither epsilon nor delta."""
         given = settings.privacy
+        if self.secure_sums and not given.secure_sums:
+            yield "secure-sums", "privacy.secure_sums: must be true (secure-sums), received False"
         # Without an epsilon there is no noise, whatever delta is.
         asked = (None, None) if given.epsilon is None else (given.epsilon, given.delta)
         for name, value, most in zip(("epsilon", "delta"), asked, (self.max_epsilon, self.max_delta), strict=True):

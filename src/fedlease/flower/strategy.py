@@ -30,6 +30,7 @@ from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import RunInputs, finished, run_methods
 from fedlease.runs.open import Loaded, load_run
 from fedlease.runs.preconditions import check_fit
+from fedlease.runs.sums import sum_notes, with_sums
 from fedlease.server.events import Listener
 from fedlease.server.filters import Filtered, make_filters
 from fedlease.server.memories import Memories
@@ -89,7 +90,7 @@ class FedLeaseStrategy(Strategy):
     Flower's own loop knows one model and one kind of round. A warm-up in waves, another payload for every node, and
     resuming from a checkpoint need another, so ``start`` is fedlease's, and ``num_rounds`` and ``initial_arrays`` come
     from the settings. Messages are ``query.hello``, ``train.task``, which also scores the
-    model received, ``evaluate.score`` under sampling, and ``evaluate.finish``.
+    model received, ``evaluate.score`` under sampling, ``evaluate.finish``, and ``query.sum`` for secure sums.
 
     Args:
         settings: of the run.
@@ -169,7 +170,7 @@ class FedLeaseStrategy(Strategy):
         inputs = RunInputs(
             loaded=loaded,
             cards=connection.cards,
-            warnings=(*one_label_notes(connection.cards.values()), *loaded.notes),
+            warnings=(*one_label_notes(connection.cards.values()), *loaded.notes, *sum_notes(settings)),
             heads=heads,
             channel=lambda name, tell: self._channel(settings, connection, loaded),
             skipped=read_environment(self.out).skipped_clients,
@@ -224,8 +225,11 @@ class FedLeaseStrategy(Strategy):
     def _channel(self, settings: Settings, connection: Connection, loaded: Loaded) -> Channel:
         traffic, memories, task = Traffic(), Memories(), loaded.resident.task
         samples, filters = task.num_samples, make_filters(settings.filters, loaded.adapter.tensors)
-        filtered = Filtered(FlowerTransport(connection, traffic, samples), filters, memories)
-        checked = Checked(filtered, connection.cards, task, samples, settings.privacy.epsilon is not None)
+        nodes = with_sums(FlowerTransport(connection, traffic, samples), settings, connection.cards)
+        filtered, given = Filtered(nodes, filters, memories), settings.privacy
+        checked = Checked(
+            filtered, connection.cards, task, samples, private=given.epsilon is not None, summed=given.secure_sums
+        )
         return Channel(checked, traffic, memories=memories, hand_over=self.hand_over)
 
     def _result(self) -> Result:

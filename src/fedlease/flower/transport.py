@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import Message
 
 from fedlease.client.messages import Finish, Finished, Refused, Reply, Request, Score, Scored, Train
+from fedlease.client.sum_messages import SEALED, SumAsk
 from fedlease.core.types import ClientId, ClientTask, Tensors
 from fedlease.data.federation import ClientCard
 from fedlease.flower.bounds import LOSS, TEXT, shown
@@ -70,12 +71,22 @@ class FlowerTransport:
             arrays[client] = NONE if isinstance(reply, Refused) else packed[client].names
             if isinstance(request, Train) and not isinstance(reply, NoReply):
                 self._count(request.task, packed[client].sent, shared)
+                self.traffic.sealed(request)
             self.traffic.reply(reply)
             replies[client] = reply
         # Only now: the server may take no more of them, and all have travelled.
         yield from ((client, replies[client]) for client in requests if replies[client] is not LATE)
 
-    def _exchange(self, requests: Mapping[ClientId, Request], packed: Mapping[ClientId, Packed]) -> dict[ClientId, Any]:
+    def ask(self, asked: Mapping[ClientId, SumAsk]) -> Iterator[tuple[ClientId, Any]]:
+        """See :class:`~fedlease.server.secure_sums.Asking`; what nodes have of arrays stays as it is."""
+        packed = {client: pack(replace(self.connection.hello, request=ask)) for client, ask in asked.items()}
+        for client, told in self._exchange(asked, packed).items():
+            self.traffic.aside(asked[client], told)
+            yield client, told
+
+    def _exchange(
+        self, requests: Mapping[ClientId, Request | SumAsk], packed: Mapping[ClientId, Packed]
+    ) -> dict[ClientId, Any]:
         """Client -> its reply, unchecked, or why there is none."""
         grid, nodes, deadline = self.connection.grid, self.connection.nodes, self.connection.deadline
         given = [r.seconds for r in requests.values() if isinstance(r, Train) and r.seconds is not None]
@@ -85,7 +96,7 @@ class FlowerTransport:
         messages = []
         for node, client in reached.items():
             request = requests[client]
-            kind = KINDS[type(request)]
+            kind = KINDS.get(type(request), "query.sum")
             group = str(request.step) if isinstance(request, Train) else kind.partition(".")[2]
             record = packed[client].record
             messages.append(Message(record, dst_node_id=node, message_type=kind, group_id=group, ttl=limit))
@@ -114,11 +125,15 @@ class FlowerTransport:
                     left.discard(mark)
                     self.traffic.add("down", [(name, tensor)])
 
-    def _size(self, client: ClientId, request: Request) -> Size:
+    def _size(self, client: ClientId, request: Request | SumAsk) -> Size:
         """How large a reply may be; much larger ones are refused unread."""
+        if isinstance(request, SumAsk):
+            return Size(tree=(PER_NAME + 2 * SEALED) * len(self.connection.cards))
         model = request.model
         if isinstance(request, Train):
-            return _size(request.task.expected)
+            # Masked numbers have up to 8 bytes.
+            most = _size(request.task.expected)
+            return most if request.masking is None else replace(most, arrays=2 * most.arrays)
         if isinstance(request, Score):
             return Size()
         # Numbers per row, counts of pairs of labels, usage per module and expert, samples, and what is handed over.
@@ -141,6 +156,7 @@ class Checked:
         samples: test rows that a client may send in clear text.
         private: whether clients train under differential privacy: losses and what is of single rows then stay with
             them, and each says what it has spent.
+        summed: whether updates after the warm-up are means of several.
     """
 
     transport: Transport
@@ -148,6 +164,7 @@ class Checked:
     task: Task
     samples: int = 0
     private: bool = False
+    summed: bool = False
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         """Those of the transport."""
@@ -171,7 +188,7 @@ class Checked:
     def _fault(self, card: ClientCard, request: Request, reply: Any) -> str:
         match request:
             case Train():
-                return update_fault(reply, request.task, card, self.task, private=self.private)
+                return update_fault(reply, request.task, card, self.task, private=self.private, summed=self.summed)
             case Score():
                 rule = LOSS if request.metric == "loss" else score_rule(self.task)
                 score = reply.score if isinstance(reply, Scored) else reply

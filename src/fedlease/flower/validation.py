@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlease.client.messages import FinalScores, Finish, Request, Train, Trained
+from fedlease.client.sum_messages import SumAsk
 from fedlease.core.aggregate import MAX_VALUE, check_update
 from fedlease.core.confusion import Cells
 from fedlease.core.experts import FIXED
@@ -20,8 +21,19 @@ from fedlease.data.reading.examples import client_id_fault
 from fedlease.data.reading.targets import LARGEST
 from fedlease.errors import UpdateRefusedError
 from fedlease.flower import bounds
-from fedlease.flower.bounds import NOTHING, SHARE, WHOLE, Rule, broken, count, guarded, line, number
+from fedlease.flower.bounds import (
+    NOTHING,
+    SHARE,
+    WHOLE,
+    Rule,
+    broken,
+    count,
+    guarded,
+    line,
+    number,
+)
 from fedlease.flower.messages import Envelope
+from fedlease.flower.sum_validation import MOST_MEMBERS, ask_fault, masking_fault
 from fedlease.tasks.base import Task
 
 __all__ = ["SAMPLE_KEYS", "card_fault", "form_fault", "models_of", "score_rule", "scores_fault", "update_fault"]
@@ -70,9 +82,13 @@ def form_fault(message: Any) -> str:
     fault = broken(message, {"run": LINE, "version": LINE, "base": LINE})
     if fault or request is None:
         return fault
+    if isinstance(request, SumAsk):
+        return ask_fault(request)
     fault = broken(request, OF_REQUESTS)
     if not fault and isinstance(request, Train):
         fault = broken(request, {"step": WHOLE}) or _task_form(request.task)
+        if not fault and request.masking is not None:
+            fault = masking_fault(request.masking)
     return fault or next((fault for model in models_of(request).values() if (fault := _spec_fault(model.spec))), "")
 
 
@@ -134,7 +150,9 @@ def card_fault(card: ClientCard, max_labels: int, max_rows: int = bounds.MOST_RO
 
 
 @guarded
-def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task, *, private: bool) -> str:
+def update_fault(
+    answer: Any, task: ClientTask, card: ClientCard, learnt: Task, *, private: bool, summed: bool = False
+) -> str:
     """Why the reply to a task cannot be used.
 
     Args:
@@ -143,6 +161,7 @@ def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task, 
         card: of the client that it was given to.
         learnt: what clients optimise.
         private: whether it trains under differential privacy.
+        summed: whether the update may be the mean of several, see :mod:`fedlease.server.secure_sums`.
     """
     if not isinstance(answer, Trained):
         return f"its reply is no update but a {type(answer).__name__}"
@@ -154,6 +173,7 @@ def update_fault(answer: Any, task: ClientTask, card: ClientCard, learnt: Task, 
         "score": score_rule(learnt) | NOTHING,
         "notes": bounds.NOTES,
         "epsilon": number(0, MOST_EPSILON) if private else NOTHING,
+        "summed": count(0, MOST_MEMBERS if summed else 0),
         "metrics": NO_METRICS | _metrics(learnt, loss=False),
     }
     if fault := broken(answer, rules) or broken(update, {"metrics": NO_METRICS if private else LOSS_ALONE}):

@@ -1,9 +1,9 @@
 """What secure sums are made of: fixed-point numbers, masks, shares and sealed messages.
 
 Bonawitz and others, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017
-(https://eprint.iacr.org/2017/281). Keys, masks and seals are those of ``cryptography``, Shamir's shares are Flower's; they
-are imported when a sum begins. Flower's masks are not used: they come from 32 bits of a seed, by a generator that is not
-a cryptographic one, so that a server could try them all.
+(https://eprint.iacr.org/2017/281). Keys, masks and seals are those of ``cryptography``, Shamir's shares are Flower's,
+all imported when a sum begins. Flower's masks are not used: they come from 32 bits of a seed, by a generator that is no
+cryptographic one, so that a server could try them all.
 """
 
 import math

@@ -6,7 +6,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedlease.client.messages import Masked, Refused, Train, Trained
-from fedlease.client.sum_messages import AskKeys, AskSeeds, AskShares, Masking, SumKeys, SumSeeds, SumShares
+from fedlease.client.sum_messages import (
+    KEY,
+    SEALED,
+    SHARE,
+    AskKeys,
+    AskSeeds,
+    AskShares,
+    Masking,
+    SumKeys,
+    SumSeeds,
+    SumShares,
+)
 from fedlease.core.types import ClientId
 from fedlease.core.wording import counted
 from fedlease.privacy.masking import (
@@ -22,9 +33,6 @@ from fedlease.privacy.masking import (
 )
 
 __all__ = ["GroupSum", "Rules"]
-
-KEY, SHARE, SEALED = 32, 20, 28 + 2 * 20
-"""Bytes of a public key, of a share, and of two shares that are sealed."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ so that a method which needs nothing but means of groups goes on as ever.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol
 
-from fedlease.client.messages import Refused, Reply, Request, Train
+from fedlease.client.messages import Refused, Reply, Request, Train, Trained
 from fedlease.client.sum_messages import LEAST, SumAsk, is_summed
 from fedlease.core.types import ClientId
 from fedlease.core.wording import counted
@@ -74,7 +74,8 @@ class SecureSums:
             if client in masked:
                 of[client].take_masked(client, reply)
             else:
-                yield client, reply
+                # Whatever it says, it is the client's own.
+                yield client, replace(reply, summed=0) if isinstance(reply, Trained) else reply
         for client in masked.keys() - came:
             of[client].late.add(client)
         for client, told in self._ask([one.seed_asks() for one in sums]):

@@ -52,8 +52,7 @@ class Traffic:
                 self.add("down", candidate.items())
             if request.task.term is not None:
                 self.add("down", request.task.term.slope.items())
-            if request.masking is not None:
-                self._bytes["bytes_down"] += sum(map(len, request.masking.sealed.values()))
+            self.sealed(request)
 
     def reply(self, reply: Reply) -> None:
         """Counts the update in a reply."""
@@ -61,6 +60,11 @@ class Traffic:
             self.add("up", reply.update.tensors.items())
         if isinstance(reply, Masked):
             self.add("up", [("masked", reply.values)])
+
+    def sealed(self, request: Train) -> None:
+        """Counts what is sealed for a client, which travels as text."""
+        if request.masking is not None:
+            self._bytes["bytes_down"] += sum(map(len, request.masking.sealed.values()))
 
     def aside(self, ask: SumAsk, told: object) -> None:
         """Counts a message of a secure sum and the reply: keys and shares, which travel as text."""

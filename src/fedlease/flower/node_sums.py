@@ -1,0 +1,75 @@
+"""A node's half of secure sums, between messages: none of them needs the base model, and one of them alone the rows."""
+
+from dataclasses import dataclass
+
+from fedlease.client.messages import Refused, Reply, Request, Train
+from fedlease.client.secure_sums import Member, Membership
+from fedlease.client.sum_messages import SumAsk, SumKeys, SumSeeds, SumShares
+from fedlease.core.codec import serialisable
+from fedlease.flower.node_store import Store
+
+__all__ = ["NodeSums"]
+
+
+@serialisable
+@dataclass(frozen=True)
+class StoredSums:
+    """What a node stores of sums for its client under one method.
+
+    Attributes:
+        run: identity of the run that it belongs to.
+        client: that it belongs to.
+        membership: of the client.
+    """
+
+    run: str
+    client: str
+    membership: Membership
+
+
+@dataclass(frozen=True)
+class NodeSums:
+    """A client on its own machine in secure sums; what it remembers is stored before a reply leaves.
+
+    Attributes:
+        store: outlives the message.
+        run: identity of the run.
+        client: the node's.
+    """
+
+    store: Store
+    run: str
+    client: str
+
+    def tell(self, ask: SumAsk) -> SumKeys | SumShares | SumSeeds | Refused:
+        """The reply to a message of a sum."""
+        member = self._member(ask.method)
+        told = member.tell(ask)
+        self._keep(ask.method, member)
+        return told
+
+    def refusal(self, request: Request) -> Refused | None:
+        """Why a request is not worked for; see :meth:`Member.accepts`."""
+        member = self._member(request.method)
+        refusal = member.accepts(request)
+        self._keep(request.method, member)
+        return refusal
+
+    def masked(self, request: Train, reply: Reply) -> Reply:
+        """The reply to a request with a masking, as it leaves."""
+        member = self._member(request.method)
+        masked = member.masked(request, reply)
+        self._keep(request.method, member)
+        return masked
+
+    def _member(self, method: str) -> Member:
+        found, own = self.store.get(_key(method)), (self.run, self.client)
+        mine = isinstance(found, StoredSums) and (found.run, found.client) == own
+        return Member(self.client, found.membership if mine else Membership())
+
+    def _keep(self, method: str, member: Member) -> None:
+        self.store.put(_key(method), StoredSums(self.run, self.client, member.memory))
+
+
+def _key(method: str) -> str:
+    return f"{method}-sums"
