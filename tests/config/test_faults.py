@@ -155,3 +155,48 @@ def test_setting_names_are_dotted_and_cover_every_section() -> None:
     assert {"seed", "lora.r", "train.lr", "warmup.epochs", "data.path", "data.columns.text_pair"} <= set(names)
     assert "lora" not in names
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["fedlease.average=median"], "fedlease.average: must be factors, since any other mean {}, received 'median'"),
+        (["fedlease.shrink=auto"], "fedlease.shrink: {}, received 'auto'"),
+        (["fedlease.reallocate=1"], "fedlease.reallocate: {}; must be null, received 1"),
+        (["fedlease.grouping=clients"], "fedlease.grouping: {}, received 'clients'"),
+        (
+            ["fedlease.grouping=given", "fedlease.assignment={a: 0, b: 0, c: 0, d: 1}"],
+            "fedlease.assignment: groups need three clients or more with privacy.secure_sums, received fewer in 1",
+        ),
+        (
+            ["method=fedlease-plus"],
+            "fedlease_plus.average: must be factors, since any other mean {}, received 'product'",
+        ),
+        (["filters=[bfloat16, int4]"], "filters: int4 builds on each client's last update and {}; received 'int4'"),
+        (
+            ["schedule.until=first"],
+            "schedule.until: must be all or deadline with privacy.secure_sums, whose sums come last, received 'first'",
+        ),
+        (["bounds.against=refuse"], "bounds.against: {}, received 'refuse'"),
+        (["bounds.step=4"], "bounds.step: {}; left at 8.0 it covers warm-ups alone, received 4"),
+        (
+            ["method=centralised"],
+            "method: centralised pools the rows of all clients, of which privacy.secure_sums shows no update",
+        ),
+    ],
+)
+def test_what_needs_single_updates_and_secure_sums_exclude_each_other(words: list[str], fault: str) -> None:
+    single = "needs single updates, which privacy.secure_sums hides"
+    assert faults_of("privacy.secure_sums=true", *words) == (fault.format(single),)
+
+
+@pytest.mark.parametrize("name", ["ifca", "scaffold", "flora"])
+def test_a_method_that_needs_single_updates_is_refused_by_its_row(name: str) -> None:
+    (fault,) = faults_of("privacy.secure_sums=true", f"method={name}")
+    assert fault.startswith(f"method: {name} needs single updates, which privacy.secure_sums hides; must be one of ")
+    assert "fedlease" in fault and name not in fault.partition("must be")[2]
+
+
+def test_resolved_settings_with_secure_sums_are_settings() -> None:
+    settings = resolve(preset="smoke", overrides=["privacy.secure_sums=true"])
+    assert settings.bounds.norm is not None and resolve(base=settings) == settings

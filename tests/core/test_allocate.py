@@ -8,7 +8,7 @@ import torch
 from reference import equations
 from torch import Tensor
 
-from fedlease.core.allocate import allocate, assign
+from fedlease.core.allocate import allocate, assign, joined
 from fedlease.core.clustering import best_k
 from fedlease.core.distances import distances, product_distances
 from fedlease.core.placement import centroids, place
@@ -449,3 +449,24 @@ class TestVariants:
         assert len(allocation.warnings) == 2  # two clients alone
         with pytest.raises(ValueError, match="labels are missing for clients"):
             assign(b, {one: 0})
+
+
+class TestJoined:
+    """Clusters of fewer clients than are needed."""
+
+    def test_the_smallest_joins_the_nearest_until_none_is_too_small(self) -> None:
+        # Unit vectors: x is alone, nearer to the two at 40 degrees than to the three at 90.
+        b = at_angles(a=90, b=91, c=92, d=40, e=41, x=0)
+        before = assign(b, {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1, "x": 2})
+        after = joined(before, 3)
+        assert after.num_experts == 2 and after.assignment == {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1, "x": 1}
+        assert after.warnings == ("x was joined with d, e: a cluster needs 3 clients",)
+        assert joined(after, 3) is after
+
+    def test_experts_are_numbered_anew_by_their_smallest_client(self) -> None:
+        after = joined(assign(at_angles(a=0, b=50, c=51, d=1, e=52), {"a": 0, "b": 1, "c": 1, "d": 0, "e": 1}), 3)
+        assert after.num_experts == 1 and set(after.assignment.values()) == {0}
+
+    def test_who_are_too_few_altogether_are_one_cluster(self) -> None:
+        after = joined(assign(at_angles(a=0, b=90), {"a": 0, "b": 1}), 3)
+        assert after.num_experts == 1 and after.warnings == ("a was joined with b: a cluster needs 3 clients",)

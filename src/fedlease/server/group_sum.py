@@ -21,6 +21,7 @@ from fedlease.client.sum_messages import (
 from fedlease.core.types import ClientId
 from fedlease.core.wording import counted
 from fedlease.privacy.masking import (
+    LARGEST,
     SumError,
     Words,
     agreed,
@@ -213,6 +214,8 @@ class GroupSum:
         weight, mean = mean_of(total, self._like(any_client), self.rules.resolution)
         if weight != sum(map(self._weight, self._masked)):
             raise SumError("its weight is not that of its clients")
+        if any(bool((tensor.abs() > LARGEST).any()) for tensor in mean.values()):
+            raise SumError(f"it holds values beyond {LARGEST:g}, which no client may send")
         return mean
 
     def _secret(self, shares: list[str]) -> bytes:
