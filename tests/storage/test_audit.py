@@ -68,6 +68,18 @@ def test_a_run_records_what_travelled_and_its_page_says_so(finished: Any) -> Non
     page = audit_page(run.out, lines)
     assert f"Last hash: `{lines[-1]['sha256']}`" in page and "Nothing was refused." in page
     assert "LoRA A, LoRA B, router" in page and "Differential privacy: none" in page
+    assert "Secure sums: none, the server reads every update." in page
+
+
+def test_the_page_says_what_the_server_read_in_sums_alone() -> None:
+    lines = [
+        {"line": 1, "kind": kind, "client": client, "at": "now", "layout": "x", "bytes": 8, "sha256": "0", "clients": 4}
+        for client in "ab"
+        for kind in ("received", "summed", "summed")
+    ]
+    page = audit_page(Path("r"), [{"kind": "layout", "layout": "x", "shapes": {"q/B/0": [1]}, "at": "now"}, *lines])
+    assert "4 updates came masked, and the server read only sums, each of 4 clients or more; 2 updates, of" in page
+    assert "| a |  | 0, 0 B | 1, 8 B | 2 | LoRA B |" in page
 
 
 def test_none_is_written_where_it_is_off(finished: Any) -> None:

@@ -14,10 +14,7 @@ __all__ = ["audit_page"]
 
 Lines = Sequence[Mapping[str, Any]]
 
-PROTECTION = (
-    "Differential privacy: none (epsilon is not bounded). Secure aggregation: none, the server reads every update. The "
-    "page on security says what that means."
-)
+NO_NOISE = "Differential privacy: none (epsilon is not bounded)."
 KINDS = {"A": "LoRA A", "B": "LoRA B", "G": "router", "dA": "gradient of A", "dB": "gradient of B", "mean": "anchor"}
 
 
@@ -49,9 +46,22 @@ def audit_page(folder: Path, lines: Lines) -> str:
         f"- {line['at']}: back to round {line['to']}, left out: {printable(', '.join(line['without'])) or 'nobody'}"
         for line in back
     ]
-    page += [*_asked(lines), "", *_left(lines), ""] if own else ["", PROTECTION, "", *_clients(lines), ""]
+    page += [*_asked(lines), "", *_left(lines), ""] if own else ["", _protection(lines), "", *_clients(lines), ""]
     page += _trouble(lines)
     return "\n".join(page).rstrip("\n") + "\n"
+
+
+def _protection(lines: Lines) -> str:
+    """What keeps the server from reading clients' rows out of their updates."""
+    alone, summed = (sum(line["kind"] == kind for line in lines) for kind in ("received", "summed"))
+    sums = "Secure sums: none, the server reads every update."
+    if summed:
+        least = min(line["clients"] for line in lines if line["kind"] == "summed")
+        sums = (
+            f"Secure sums: {counted(summed, 'update')} came masked, and the server read only sums, each of {least} "
+            f"clients or more; {counted(alone, 'update')}, of warm-ups, it read one by one."
+        )
+    return f"{NO_NOISE} {sums} The page on security says what that means."
 
 
 def _clients(lines: Lines) -> list[str]:
@@ -62,7 +72,8 @@ def _clients(lines: Lines) -> list[str]:
     for client in sorted({line["client"] for line in lines if "client" in line}):
         own = [line for line in lines if line.get("client") == client]
         sent, received = ([line for line in own if line["kind"] == kind] for kind in ("sent", "received"))
-        kinds = sorted({_kind(name) for line in received for name in layouts.get(line["layout"], ())})
+        summed = [line for line in own if line["kind"] == "summed"]
+        kinds = sorted({_kind(name) for line in received + summed for name in layouts.get(line["layout"], ())})
         card = cards.get(client, {})
         rows.append(
             (
@@ -70,10 +81,11 @@ def _clients(lines: Lines) -> list[str]:
                 Cell(str(card.get("train_rows", ""))),
                 Cell(f"{len(sent)}, {human_bytes(sum(line['bytes'] for line in sent))}"),
                 Cell(f"{len(received)}, {human_bytes(sum(line['bytes'] for line in received))}"),
+                Cell(str(len(summed))),
                 Cell(", ".join(kinds) or "nothing"),
             )
         )
-    header = ("client", "train rows", "models sent to it", "updates it sent", "what these held")
+    header = ("client", "train rows", "models sent to it", "updates it sent", "masked ones", "what these held")
     return ["What each client was sent and sent:", "", *Table("", header, tuple(rows)).markdown()]
 
 
