@@ -470,3 +470,10 @@ class TestJoined:
     def test_who_are_too_few_altogether_are_one_cluster(self) -> None:
         after = joined(assign(at_angles(a=0, b=90), {"a": 0, "b": 1}), 3)
         assert after.num_experts == 1 and after.warnings == ("a was joined with b: a cluster needs 3 clients",)
+
+    def test_without_distances_the_largest_takes_them(self) -> None:
+        before = assign(
+            at_angles(a=90, b=91, c=92, d=93, e=0, f=1, g=2, x=0), dict(zip("abcdefgx", "00001112", strict=True))
+        )
+        after = joined(dataclasses.replace(before, distances=None), 3)
+        assert after.assignment["x"] == after.assignment["a"] and joined(before, 3).assignment["x"] == 1

@@ -71,7 +71,7 @@ def updates_of(clients: str = "abcdef") -> dict[str, Tensors]:
 
 
 def sums_of(clients: Clients, rules: Rules = RULES) -> SecureSums:
-    return SecureSums(clients, clients.clients(), rules)
+    return SecureSums(clients, clients, clients.clients(), rules)
 
 
 def requests_of(clients: str = "abcdef", *, phase: str = "experts", groups: str = "", **fields: Any) -> Any:

@@ -120,7 +120,8 @@ def regrouped(allocation: Allocation, assignment: Mapping[ClientId, int]) -> All
 def joined(allocation: Allocation, least: int) -> Allocation:
     """An allocation without clusters of fewer than so many clients, as far as there are as many.
 
-    The smallest cluster joins the one whose clients are nearest to its own on average, until none is too small.
+    The smallest cluster joins the one whose clients are nearest to its own on average, until none is too small; of so
+    many clients that no distances are kept, the largest.
     """
     groups = [allocation.members(expert) for expert in range(allocation.num_experts)]
     told = list[str]()
@@ -142,6 +143,8 @@ def joined(allocation: Allocation, least: int) -> Allocation:
 
 def _between(allocation: Allocation, rows: list[int], group: list[ClientId]) -> float:
     """Mean distance between the clients of some rows and those of a group."""
+    if allocation.distances is None:
+        return -float(len(group))
     columns = [allocation.clients.index(client) for client in group]
     return float(allocation.distances[rows][:, columns].mean())
 

@@ -225,10 +225,10 @@ class FedLeaseStrategy(Strategy):
     def _channel(self, settings: Settings, connection: Connection, loaded: Loaded) -> Channel:
         traffic, memories, task = Traffic(), Memories(), loaded.resident.task
         samples, filters = task.num_samples, make_filters(settings.filters, loaded.adapter.tensors)
-        nodes = with_sums(FlowerTransport(connection, traffic, samples), settings, connection.cards)
-        filtered, given = Filtered(nodes, filters, memories), settings.privacy
+        nodes, given = FlowerTransport(connection, traffic, samples), settings.privacy
+        summed = with_sums(Filtered(nodes, filters, memories), nodes, settings, connection.cards)
         checked = Checked(
-            filtered, connection.cards, task, samples, private=given.epsilon is not None, summed=given.secure_sums
+            summed, connection.cards, task, samples, private=given.epsilon is not None, summed=given.secure_sums
         )
         return Channel(checked, traffic, memories=memories, hand_over=self.hand_over)
 

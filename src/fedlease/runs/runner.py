@@ -195,9 +195,11 @@ def _run(
                 return Channel(Pooled(cards, workers, Traffic(), trainer=trainer), workers=workers)
             traffic, memories = Traffic(), Memories()
             members = members_of(settings, workers)
-            inner = with_sums(InProcess(cards, workers, traffic, filters, stacker, memories, members), settings, cards)
+            inner = InProcess(cards, workers, traffic, filters, stacker, memories, members)
             reached = inner if around is None else around(inner)
-            return Channel(Filtered(reached, filters, memories), traffic, workers, memories)
+            return Channel(
+                with_sums(Filtered(reached, filters, memories), inner, settings, cards), traffic, workers, memories
+            )
 
         inputs = RunInputs(
             loaded=loaded,

@@ -30,10 +30,19 @@ def members_of(settings: Settings, clients: Mapping[ClientId, object]) -> dict[C
     return {client: Member(client) for client in clients} if settings.privacy.secure_sums else None
 
 
-def with_sums(transport: Asking, settings: Settings, cards: Mapping[ClientId, ClientCard]) -> Transport:
-    """The transport, with secure sums around it where the settings ask for them."""
+def with_sums(
+    transport: Transport, asking: Asking, settings: Settings, cards: Mapping[ClientId, ClientCard]
+) -> Transport:
+    """A transport with filters around it, with secure sums around both where the settings ask for them.
+
+    Args:
+        transport: carries requests and replies.
+        asking: the one that reaches the clients.
+        settings: of the run.
+        cards: client -> its card.
+    """
     rules = rules_of(settings)
-    return transport if rules is None else SecureSums(transport, cards, rules)
+    return transport if rules is None else SecureSums(transport, asking, cards, rules)
 
 
 def sum_fault(settings: Settings, learners: int) -> str:

@@ -21,8 +21,8 @@ from fedlease.server.transport import Transport
 __all__ = ["Asking", "SecureSums"]
 
 
-class Asking(Transport, Protocol):
-    """A transport that also carries the messages of secure sums."""
+class Asking(Protocol):
+    """What carries the messages of secure sums: the innermost transport."""
 
     def ask(self, asked: Mapping[ClientId, SumAsk]) -> Iterator[tuple[ClientId, Any]]:
         """Sends every client its message and yields what comes back, unchecked."""
@@ -33,12 +33,14 @@ class SecureSums:
     """Sums the updates of tasks after the warm-up, group by group.
 
     Attributes:
-        transport: to the clients.
+        transport: carries requests and replies, with its filters around it.
+        asking: carries the messages of sums, which pass no filter.
         cards: client -> its card.
         rules: of the settings.
     """
 
-    transport: Asking
+    transport: Transport
+    asking: Asking
     cards: Mapping[ClientId, ClientCard]
     rules: Rules
 
@@ -84,7 +86,7 @@ class SecureSums:
 
     def _ask(self, asks: list[Any]) -> Iterator[tuple[ClientId, Any]]:
         asked = {client: ask for one in asks for client, ask in one.items()}
-        return self.transport.ask(asked) if asked else iter(())
+        return self.asking.ask(asked) if asked else iter(())
 
 
 def _groups(requests: Mapping[ClientId, Request]) -> dict[Any, dict[ClientId, Train]]:
