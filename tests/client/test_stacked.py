@@ -85,11 +85,11 @@ def job(made: Made, client: str, mixer: Any = "none", *, own: int = 0, stages: A
     labels, shift = changes.pop("labels", None) or CLIENTS[client][1], 0.0002 * ord(client)
     spec, tensors = adapter.spec, dict[str, torch.Tensor](adapter.tensors)
     if mixer != "none":
-        count = 3 if mixer in ROUTER_ROWS else 1 if mixer in ("core", "diagonal", "magnitude") else 2
-        spec = replace(spec, num_experts=count, own=own, mixer=mixer, blend=0.3)
+        count = 3 if mixer in ROUTER_ROWS else 1 if mixer in ("core", "diagonal", "magnitude", "sparse") else 2
+        spec = replace(spec, num_experts=count, own=own, mixer=mixer, blend=0.3, density=0.1)
         tensors = {k: v * (1 + e) for e in range(count) for k, v in renumber(adapter.tensors, e).items()}
         if mixer not in ("sum", "instance"):
-            shape = CORE_SHAPES[mixer](2, count) if mixer in CORE_SHAPES else (1,)
+            shape = CORE_SHAPES[mixer](2, count) if mixer in CORE_SHAPES else (102,) if mixer == "sparse" else (1,)
             shape = (ROUTER_ROWS[mixer](count), 32) if mixer in ROUTER_ROWS else shape
             draw = torch.Generator().manual_seed(1)
             tensors |= {f"{module}/G": 0.1 * torch.randn(shape, generator=draw) for module in spec.target_modules}
@@ -135,6 +135,7 @@ CASES: dict[str, dict[str, Any]] = {
     "heads": {"mixer": "heads"},
     "diagonal": {"mixer": "diagonal"},
     "magnitude": {"mixer": "magnitude"},
+    "sparse": {"mixer": "sparse"},
     "scalar": {"mixer": "scalar"},
     "instance": {"mixer": "instance"},
     "dropout": {"dropout": 0.3},

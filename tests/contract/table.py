@@ -89,6 +89,7 @@ TABLE = {
     # Three heads of rank 2 fill the inputs of both modules.
     "ravan": Row("G", variants={"one": {"heads": 1}, "many": {"heads": 5}}),
     "scaffold": Row("AB"),
+    "slora": Row("G", variants={"none": {"stage": 0.0}, "all": {"stage": 1.0}, "dense": {"density": 1.0}}),
     "local": Row("", warms_up=True, variants={"ranks": {"ranks": {"a1": 1, "b0": 1}}}),
 }
 """A new method adds a row."""

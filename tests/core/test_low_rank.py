@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.aggregate import weighted_mean
-from fedlease.core.low_rank import at_rank, expert_alone, fold, padded, product_mean, truncate
+from fedlease.core.folding import expert_alone, fold
+from fedlease.core.low_rank import at_rank, padded, product_mean, truncate
 from fedlease.core.types import AdapterSpec, ClientModel, TensorName
 
 M, R, IN, OUT = 3, 2, 6, 5

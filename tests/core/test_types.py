@@ -48,6 +48,8 @@ class TestAdapterSpec:
             "renormalise": False,
             "blend": 0.1,
             "anchors": 3,
+            "density": 0.5,
+            "places": 1,
         }
         assert set(changes) == {field.name for field in dataclasses.fields(AdapterSpec)}
         prints = {dataclasses.replace(self.spec, **{name: value}).fingerprint() for name, value in changes.items()}

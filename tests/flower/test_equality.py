@@ -11,8 +11,9 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease
 
 from flower.nodes import comparable, over_memory
 
-NEW = ["scaffold", "fedmomentum", "fedrot-lora", "ravan", "fedrora", "hilora"]
-"""Gradients and slopes, an addition to the frozen weights, adapters that are turned, cores, a diagonal, and tiers."""
+NEW = ["scaffold", "fedmomentum", "fedrot-lora", "ravan", "fedrora", "hilora", "slora"]
+"""Gradients and slopes, an addition to the frozen weights, adapters that are turned, cores, a diagonal, tiers, and
+sparse values."""
 
 
 @pytest.mark.parametrize("head", ["shared", "frozen"])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 import torch
+from contract.planted import adapter
 
 from fedlease.client.messages import Reply, Request, Train, Trained
 from fedlease.core.types import ClientId, ClientTask, ClientUpdate
@@ -19,7 +20,7 @@ class Down:
     """A server with the filters that every run has, and clients that learn nothing."""
 
     def __init__(self) -> None:
-        self.traffic, self.filters, self.memories = Traffic(), make_filters([]), Memories()
+        self.traffic, self.filters, self.memories = Traffic(), make_filters([], adapter().tensors), Memories()
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
         return {}

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from contract.planted import CLIENTS, adapter, train
 
-from fedlease.core.low_rank import fold
+from fedlease.core.folding import fold
 from fedlease.core.types import ClientModel, ClientTask, ClientUpdate, TensorName
 
 

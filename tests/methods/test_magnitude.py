@@ -11,7 +11,7 @@ import torch
 from contract.planted import CLIENTS, adapter, made, train
 from small import FinishedRuns, small_run, tensors_of
 
-from fedlease.core.low_rank import expert_alone, fold
+from fedlease.core.folding import expert_alone, fold
 from fedlease.core.types import Budget, ClientModel, TensorName
 from fedlease.methods.ranks import WithRanks
 from fedlease.runs.runner import resume

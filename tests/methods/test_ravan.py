@@ -4,7 +4,7 @@ import torch
 from contract.planted import CLIENTS, SHAPES, adapter, made, train
 from methods.sums import mean_of_trained, whole_update
 
-from fedlease.core.low_rank import fold
+from fedlease.core.folding import fold
 from fedlease.core.types import AdapterSpec, Budget, ClientModel, TensorName
 
 BUDGET = Budget(1, 3)

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 import fedlease
-from fedlease.core.low_rank import fold
+from fedlease.core.folding import fold
 from fedlease.data.load import load_federation
 from fedlease.errors import ModelError
 from fedlease.models.base import load_base, target_shapes

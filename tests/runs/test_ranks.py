@@ -10,7 +10,7 @@ from small import EIGHT, own_rows, rounds_of, small_run, small_settings, tensors
 from torch import Tensor
 
 from fedlease.config.settings import resolve
-from fedlease.core.low_rank import expert_alone
+from fedlease.core.folding import expert_alone
 from fedlease.data.federation import Row
 from fedlease.errors import ConfigError, ModelError
 from fedlease.reporting.run.reading import read_run

@@ -13,7 +13,7 @@ from small import EIGHT, own_rows, small_run, small_settings
 from tasks import architectures
 from transformers import AutoModelForSequenceClassification
 
-from fedlease.core.low_rank import expert_alone, fold
+from fedlease.core.folding import expert_alone, fold
 from fedlease.core.types import head_names
 from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, RunFolderError

@@ -11,7 +11,7 @@ from peft import AutoPeftModelForSequenceClassification
 from small import FinishedRuns, own_rows, small_run
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from fedlease.core.low_rank import expert_alone
+from fedlease.core.folding import expert_alone
 from fedlease.data.federation import Row
 from fedlease.errors import ConfigError
 from fedlease.reporting.model_card import render_card

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small import EIGHT, SMALL, WHOLE, FinishedRuns
 
 from fedlease.config.settings import resolve
-from fedlease.core.low_rank import fold
+from fedlease.core.folding import fold
 from fedlease.data.load import load_federation
 from fedlease.peft_plugin import export_expert
 from fedlease.use.export import Exporter

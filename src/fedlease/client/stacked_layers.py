@@ -13,7 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedlease.core.experts import CORE_SHAPES, ROUTER_ROWS, Rule, add_experts, directions, linear, mix, project, through
+from fedlease.core.experts import (
+    CORE_SHAPES,
+    ROUTER_ROWS,
+    Rule,
+    add_differences,
+    add_experts,
+    directions,
+    linear,
+    mix,
+    project,
+    through,
+)
 from fedlease.errors import ModelError
 
 __all__ = ["Plan", "RowsNotFirstError", "StackedHead", "StackedLinear"]
@@ -74,8 +85,8 @@ class StackedLinear(nn.Module):
     Attributes:
         a: A of every expert, M times (K, r, in).
         b: B of every expert, M times (K, out, r).
-        router: G, (K, slots, in), (K, 1) for the mixer ``scalar``, or what stands between B and A; None where there is
-            none.
+        router: G, (K, slots, in), (K, 1) for the mixer ``scalar``, what stands between B and A, or differences to the
+            frozen weights, (K, k); None where there is none.
     """
 
     def __init__(self, base_layer: nn.Module, name: str, plan: Plan) -> None:
@@ -107,6 +118,7 @@ class StackedLinear(nn.Module):
             kept = x * self._factors(x) if plan.draws else F.dropout(x, plan.dropout)
             dropped = kept.reshape(plan.clients, -1, x.shape[-1])
         tokens = x.reshape(plan.clients, -1, x.shape[-1])
+        seen = tokens if dropped is None else dropped
         a = _joined(self.a, 1)
         b = _joined(self.b, 2)
         if plan.rule.mixer == "diagonal":
@@ -117,7 +129,7 @@ class StackedLinear(nn.Module):
             hidden, logits = project(tokens, stack, self.router.shape[1], dropped)
             weights = mix(logits, plan.rule, 0) * plan.rule.scaling  # (K, rows/K tokens, M)
         else:
-            hidden = linear(tokens if dropped is None else dropped, a)
+            hidden = linear(seen, a)
             if plan.rule.mixer in CORE_SHAPES:
                 assert self.router is not None
                 hidden = through(hidden, self.router, plan.rule.mixer)
@@ -129,7 +141,11 @@ class StackedLinear(nn.Module):
             else:
                 weights = plan.weights.repeat_interleave(tokens.shape[1] // plan.weights.shape[1], 1)
         flat = result.reshape(plan.clients, -1, result.shape[-1])
-        return add_experts(flat, hidden, weights, b).view_as(result)
+        flat = add_experts(flat, hidden, weights, b)
+        if plan.rule.mixer == "sparse":
+            assert self.router is not None
+            flat = add_differences(flat, seen, self.router, plan.rule.places)
+        return flat.view_as(result)
 
     def _factors(self, x: Tensor) -> Tensor:
         # Once per batch: checkpointing computes a layer again, with what it has dropped before.

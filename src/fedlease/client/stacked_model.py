@@ -102,11 +102,13 @@ class StackedModel:
         plan, mixer = self.plan, spec.mixer
         if mixer in ROUTER_ROWS and spec.num_experts == 1:
             mixer = "none"  # as in the layer: nothing to choose among
-        plan.rule = Rule(mixer, spec.num_experts, spec.alpha / spec.r, spec.top_k, spec.renormalise, spec.blend)
+        plan.rule = Rule(
+            mixer, spec.num_experts, spec.alpha / spec.r, spec.top_k, spec.renormalise, spec.blend, spec.places
+        )
         plan.dropout, plan.weights = spec.dropout, None
         like = torch.empty(0, device=self.device)
         self._weighs = mixer == "instance" and only is None
-        if mixer in ("none", "sum", *CORE_SHAPES) or only is not None:
+        if mixer in ("none", "sum", "sparse", *CORE_SHAPES) or only is not None:
             slots = range(spec.num_experts) if only is None else only
             plan.weights = chosen(slots, spec.num_experts, like) * plan.rule.scaling
         elif mixer == "instance":

@@ -38,6 +38,7 @@ __all__ = [
     "HiLoRASettings",
     "IFCASettings",
     "RavanSettings",
+    "SLoRASettings",
     "ServerStepSettings",
 ]
 
@@ -225,6 +226,16 @@ class RavanSettings(Section):
     heads: Annotated[int, Field(ge=1, le=1000)] = 4
     """Cores in every module, each of rank ``lora.r`` between frozen factors of its own. Useful: 2 to 8; as many numbers
     travel up as under ``fedit`` with rank r for ``lora.r`` = sqrt(2 width r / heads)."""
+
+
+class SLoRASettings(Section):
+    """SLoRA."""
+
+    stage: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Share of the rounds, rounded up, in which sparse differences to the frozen weights are trained, before A and B
+    are; 0 is FedIT. Useful: 0.1 to 0.5."""
+    density: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of the weights of each adapted module that has such a difference. Useful: 0.001 to 0.1."""
 
 
 class FedTreeLoRASettings(Section):

@@ -1,7 +1,6 @@
 """The settings of a run: typed, checked all at once, with presets, read from and written to YAML."""
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from fedlease.config.added_sections import section_of, with_sections
 from fedlease.config.choices import Dtype
 from fedlease.config.data import DataSettings
-from fedlease.config.faults import cross_faults, nearest, sentences, setting_names
+from fedlease.config.faults import cross_faults, sentences, setting_names
 from fedlease.config.layers import dump_yaml, merge, parse_overrides, parse_yaml, read_yaml, unfold
 from fedlease.config.methods import (
     FedDPASettings,
@@ -27,6 +26,7 @@ from fedlease.config.methods import (
     IFCASettings,
     RavanSettings,
     ServerStepSettings,
+    SLoRASettings,
 )
 from fedlease.config.precedence import as_stated, give_way
 from fedlease.config.privacy import PrivacySettings
@@ -45,6 +45,7 @@ from fedlease.config.sections import (
     TrainSettings,
     WarmupSettings,
 )
+from fedlease.config.shipped import preset_names, preset_text
 from fedlease.config.tables import OneOf, known_tasks, task_facts
 from fedlease.core.choices import HeadPolicy, Linkage, Weighting
 from fedlease.errors import ConfigError
@@ -139,6 +140,8 @@ class Settings(Section):
     """FedTreeLoRA."""
     ravan: RavanSettings = RavanSettings()
     """Ravan."""
+    slora: SLoRASettings = SLoRASettings()
+    """SLoRA."""
     flower: FlowerSettings = FlowerSettings()
     """Clients on other machines."""
     clients_per_round: Positive | None = None
@@ -211,23 +214,6 @@ def read_values(values: Any) -> Settings:
         ConfigError: as for :func:`settings_class`.
     """
     return settings_class(values).model_validate(values)
-
-
-def preset_names() -> list[str]:
-    """Names of the shipped presets, sorted."""
-    folder = resources.files("fedlease.config") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def preset_text(name: str) -> str:
-    """The YAML of a preset.
-
-    Raises:
-        ConfigError: no such preset; the message names the nearest.
-    """
-    if name not in preset_names():
-        raise ConfigError(f"preset: unknown preset {name!r}{nearest(name, preset_names())}")
-    return (resources.files("fedlease.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def resolve(

@@ -20,6 +20,7 @@ __all__ = [
     "initial_adapter",
     "initial_router",
     "renumber",
+    "shape_of",
     "whole",
 ]
 
@@ -96,6 +97,11 @@ def a_matrices(tensors: Tensors, expert: int = 0) -> dict[str, Tensor]:
 def b_matrices(tensors: Tensors, expert: int = 0) -> dict[str, Tensor]:
     """Module -> B of one expert, (out, r); of a single adapter, by default: what allocation and placement compare."""
     return _of_kind(tensors, "B", expert)
+
+
+def shape_of(tensors: Tensors, module: str) -> tuple[int, int]:
+    """(out, in) of an adapted module, by the A and B of expert 0."""
+    return tensors[str(TensorName(module, "B", 0))].shape[0], tensors[str(TensorName(module, "A", 0))].shape[1]
 
 
 def expert_tensors(tensors: Tensors, expert: int) -> dict[str, Tensor]:

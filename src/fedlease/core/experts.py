@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedlease.core.routing import expert_weights, num_slots
+from fedlease.core.sparse import dense
 from fedlease.core.types import Mixer
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "FIXED",
     "ROUTER_ROWS",
     "Rule",
+    "add_differences",
     "add_experts",
     "chosen",
     "directions",
@@ -45,7 +47,7 @@ CORE_SHAPES: dict[Mixer, Callable[[int, int], tuple[int, ...]]] = {
 }
 """Mixers with something between B and A -> shape of G for rank r and M experts."""
 
-FIXED: dict[str, int] = {"none": 1, "core": 1, "diagonal": 1, "magnitude": 1, "scalar": 2, "instance": 2}
+FIXED: dict[str, int] = {"none": 1, "core": 1, "diagonal": 1, "magnitude": 1, "sparse": 1, "scalar": 2, "instance": 2}
 """Mixers that combine so many experts; the others combine any number."""
 
 
@@ -59,6 +61,7 @@ class Rule(NamedTuple):
         top_k: see :func:`fedlease.core.routing.expert_weights`.
         renormalise: likewise.
         blend: in training the weight of expert 1 under ``instance``.
+        places: seed of the positions of differences under ``sparse``.
     """
 
     mixer: Mixer
@@ -67,6 +70,7 @@ class Rule(NamedTuple):
     top_k: int | None = None
     renormalise: bool = True
     blend: float = 0.5
+    places: int = 0
 
 
 def linear(x: Tensor, matrix: Tensor) -> Tensor:
@@ -153,6 +157,21 @@ def directions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def chosen(experts: Collection[int], num_experts: int, like: Tensor) -> Tensor:
     """Weight 1 for these experts and 0 for the others, (M,), in type and place of ``like``."""
     return like.new_tensor([float(expert in experts) for expert in range(num_experts)])
+
+
+def add_differences(result: Tensor, x: Tensor, values: Tensor, places: int) -> Tensor:
+    """result + D x, with sparse differences D to the frozen weights.
+
+    Args:
+        result: (n, out), or (rows, T, out) where values are one row of them per row.
+        x: what A sees, (..., in).
+        values: G, (k,), or (rows, k).
+        places: seed of their positions.
+
+    Returns:
+        As ``result``, which stays as it is.
+    """
+    return result + linear(x, dense(values, (result.shape[-1], x.shape[-1]), places)).to(result.dtype)
 
 
 def add_experts(result: Tensor, hidden: Tensor, weights: Tensor, b: Tensor) -> Tensor:

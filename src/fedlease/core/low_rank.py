@@ -1,7 +1,7 @@
-"""Low-rank products as LoRA pairs: cut or padded to a rank, averaged over clients, folded into one adapter."""
+"""Low-rank products as LoRA pairs: cut or padded to a rank, averaged over clients."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,17 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fedlease.core.adapters import expert_tensors, renumber
 from fedlease.core.aggregate import weighted_mean
-from fedlease.core.experts import CORE_SHAPES, directions, through
-from fedlease.core.types import AdapterSpec, ClientModel, TensorName, Tensors, head_names
+from fedlease.core.types import ClientModel, TensorName, Tensors
 
 __all__ = [
     "at_rank",
     "cored",
-    "expert_alone",
     "first_ranks",
-    "fold",
     "orthonormal",
     "padded",
     "product_mean",
@@ -233,66 +229,3 @@ def product_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[st
         a, b = truncate(a, b, len(like))
         mean[name], mean[other] = a.to(like.dtype), b.to(like.dtype)
     return mean
-
-
-def expert_alone(model: ClientModel, expert: int) -> ClientModel:
-    """One expert of a mixture as a single adapter, with the model's head.
-
-    Raises:
-        ValueError: the mixture has no such expert.
-    """
-    if not 0 <= expert < model.spec.num_experts:
-        raise ValueError(f"expert must be in 0 .. {model.spec.num_experts - 1}, received {expert}")
-    if model.spec.mixer in CORE_SHAPES and model.spec.num_experts == 1:
-        return fold(model, {})
-    return _single(model, renumber(expert_tensors(model.tensors, expert), 0), model.spec.r)
-
-
-def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int | None = None) -> ClientModel:
-    """One adapter whose update is (alpha / r) sum over e of w_e B_e A_e, with the same w for every token; under the
-    mixer ``sum`` w is 1; what stands between B and A is multiplied into B.
-
-    Without ``rank`` it is exact for these weights, of rank M r: the experts side by side. With ``rank`` it is the best
-    approximation of that rank in every module (truncated singular value decomposition); a module whose smaller side is
-    below ``rank`` is exact, and filled up with zeros, since an adapter has one rank.
-
-    Args:
-        model: a mixture; a single adapter is given back as it is, or truncated to ``rank``.
-        weights: module -> w, one per expert.
-        rank: the result's, at least 1 and at most M r.
-
-    Raises:
-        ValueError: a module has no weights, or another number of them; or the rank is out of range.
-    """
-    spec = model.spec
-    full = spec.num_experts * spec.r
-    if rank is not None and not 1 <= rank <= full:
-        raise ValueError(f"rank must be in 1 .. {full} (experts x r), received {rank}")
-    tensors: dict[str, Tensor] = {}
-    for module in spec.target_modules:
-        w = list(weights.get(module, ())) if spec.routed else [1.0] * spec.num_experts
-        if len(w) != spec.num_experts:
-            raise ValueError(f"{module}: {spec.num_experts} weights are needed, one per expert, received {len(w)}")
-        experts = range(spec.num_experts)
-        a = torch.cat([model.tensors[str(TensorName(module, "A", e))].double() for e in experts])  # (M r, in)
-        b = torch.cat([w[e] * model.tensors[str(TensorName(module, "B", e))].double() for e in experts], 1)
-        if spec.mixer in CORE_SHAPES:
-            a, b = directions(a, b) if spec.mixer == "diagonal" else (a, b)
-            core = model.tensors[str(TensorName(module, "G"))].double()
-            # Of unit vectors, rows of ranks: (C e_i)^T.
-            b = b @ through(torch.eye(full, dtype=core.dtype), core, spec.mixer).T
-        if rank is not None and rank < full:
-            possible = min(rank, a.shape[1], b.shape[0])
-            a, b = truncate(a, b, possible)
-            a, b = F.pad(a, (0, 0, 0, rank - possible)), F.pad(b, (0, rank - possible))
-        tensors[str(TensorName(module, "A", 0))] = a.float()
-        tensors[str(TensorName(module, "B", 0))] = b.float()
-    return _single(model, tensors, full if rank is None else rank)
-
-
-def _single(model: ClientModel, tensors: Tensors, r: int) -> ClientModel:
-    """A single adapter of rank r with the head of ``model``; alpha / r stays what it is."""
-    spec = AdapterSpec(model.spec.r, model.spec.alpha, model.spec.dropout, model.spec.target_modules)
-    if r != spec.r:
-        spec = replace(spec, r=r, alpha=spec.alpha / spec.r * r)
-    return ClientModel(spec, {**tensors, **{name: model.tensors[name] for name in sorted(head_names(model.tensors))}})

@@ -37,7 +37,9 @@ __all__ = [
     "second_half",
 ]
 
-Mixer = Literal["none", "sum", "core", "heads", "diagonal", "magnitude", "top_m", "softmax", "scalar", "instance"]
+Mixer = Literal[
+    "none", "sum", "core", "heads", "diagonal", "magnitude", "sparse", "top_m", "softmax", "scalar", "instance"
+]
 
 
 @serialisable
@@ -55,14 +57,17 @@ class AdapterSpec:
         mixer: how experts are combined: ``none`` (the only expert, M = 1), ``sum`` (all of them, weight 1 each),
             ``core`` (the only one, B G A), ``heads`` (all of them, s B H A; each row of G is s and H, row by row),
             ``magnitude`` (the only one, B diag(G) A), ``diagonal`` (the same with columns of B and rows of A scaled to
-            length 1), ``top_m`` (paper, adaptive top-M), ``softmax`` (all of them, weights softmax(G x)), ``scalar``
-            (two, weights s and 1 - s for every token, with s = sigmoid(G)) or ``instance`` (two, one weight per input
-            text, see ``blend``).
+            length 1), ``sparse`` (the only one, and beside it G as sparse differences to the frozen weights, see
+            ``core/sparse``), ``top_m`` (paper, adaptive top-M), ``softmax`` (all of them, weights softmax(G x)),
+            ``scalar`` (two, weights s and 1 - s for every token, with s = sigmoid(G)) or ``instance`` (two, one weight
+            per input text, see ``blend``).
         top_k: slots kept by ``top_m``; None keeps M.
         renormalise: whether the kept weights are scaled to sum to 1.
         blend: under ``instance`` expert 1 weighs blend x the similarity of the input to the client's train rows, in
             training blend itself, and expert 0 the rest to 1.
         anchors: train rows that this similarity is taken to.
+        density: under ``sparse`` the share of a module's weights that have a difference, in (0, 1].
+        places: seed that their positions are drawn from, below 2^62.
     """
 
     r: int
@@ -76,6 +81,8 @@ class AdapterSpec:
     renormalise: bool = True
     blend: float = 0.5
     anchors: int = 0
+    density: float = 1.0
+    places: int = 0
 
     @property
     def routed(self) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedlease.core.aggregate import MAX_VALUE
 from fedlease.core.experts import CORE_SHAPES
 from fedlease.core.routing import num_slots
+from fedlease.core.sparse import count_of
 from fedlease.core.types import HEAD, AdapterSpec, ClientModel, ClientTask, TensorName
 from fedlease.flower.bounds import guarded, shown
 
@@ -65,6 +66,8 @@ def _expected_shapes(
             yield str(TensorName(target, "G")), (1,)
         elif shape := CORE_SHAPES.get(spec.mixer):
             yield str(TensorName(target, "G")), shape(spec.r, spec.num_experts)
+        elif spec.mixer == "sparse":
+            yield str(TensorName(target, "G")), (count_of((features_out, features_in), spec.density),)
 
 
 def _tensor_fault(tensor: Tensor, shape: tuple[int, ...]) -> str:

@@ -116,6 +116,8 @@ def _spec_fault(spec: AdapterSpec) -> str:
         "top_k": count(1, num_slots(experts)) | NOTHING,
         "blend": SHARE,
         "anchors": WHOLE,
+        "density": SHARE & Rule("more than 0", bool),
+        "places": WHOLE,
         "target_modules": Rule(f"1 to {MOST_MODULES} names", lambda names: 0 < len(names) <= MOST_MODULES),
     }
     fault = broken(spec, rules)

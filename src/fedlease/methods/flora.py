@@ -7,14 +7,14 @@ Adaptations. NeurIPS 2024. https://arxiv.org/abs/2409.05976
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedlease.core.adapters import initial_adapter
+from fedlease.core.adapters import initial_adapter, shape_of
 from fedlease.core.aggregate import weighted_uploads
 from fedlease.core.codec import serialisable
 from fedlease.core.low_rank import at_rank
 from fedlease.core.ranks import Ranks
 from fedlease.core.residual import extended, on_residual, stacked
 from fedlease.core.seeds import derive
-from fedlease.core.types import ClientId, ClientModel, ClientUpdate, TensorName
+from fedlease.core.types import ClientId, ClientModel, ClientUpdate
 from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.on_residual import OnResidual, ResidualState
 
@@ -70,13 +70,7 @@ class FLoRA(OnResidual):
 def _drawn(state: FLoRAState) -> ClientModel:
     """An adapter for the state's round: A drawn anew, the same for all, and B = 0."""
     spec, tensors = state.adapter.spec, state.adapter.tensors
-    sides = {
-        module: (
-            tensors[str(TensorName(module, "A", 0))].shape[1],
-            tensors[str(TensorName(module, "B", 0))].shape[0],
-        )
-        for module in spec.target_modules
-    }
+    sides = {module: shape_of(tensors, module)[::-1] for module in spec.target_modules}
     seed = derive(state.seed, "flora", state.round)
     return initial_adapter(sides, r=spec.r, alpha=spec.alpha, dropout=spec.dropout, seed=seed)
 

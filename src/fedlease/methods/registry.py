@@ -52,6 +52,7 @@ METHODS: dict[str, str] = {
     "ravan": "fedlease.methods.ravan:build",
     "rolora": "fedlease.methods.rolora:build",
     "scaffold": "fedlease.methods.scaffold:build",
+    "slora": "fedlease.methods.slora:build",
 }
 """Name -> ``module:builder``, see :data:`fedlease.methods.base.Builder`; imported when it is asked for."""
 

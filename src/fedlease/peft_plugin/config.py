@@ -32,11 +32,14 @@ class FedLeaseConfig(PeftConfig):
             module); ``instance`` (M = 2, one weight per input, by its similarity to ``anchor``); ``sum`` (all of them,
             weight 1 each); ``core`` (M = 1, a matrix of r x r between A and B, which starts at 0); ``heads`` (all of
             them, a matrix and a scale in each); ``diagonal`` (M = 1, directions of length 1 and a scale for each, which
-            starts at 0); ``magnitude`` (M = 1, a scale for each rank, which starts at 1); or ``none`` for M = 1: plain
-            LoRA. With one expert ``top_m`` and ``softmax`` are that too: there is no router.
+            starts at 0); ``magnitude`` (M = 1, a scale for each rank, which starts at 1); ``sparse`` (M = 1, and beside
+            it sparse differences to the frozen weights, which start at 0); or ``none`` for M = 1: plain LoRA. With one
+            expert ``top_m`` and ``softmax`` are that too: there is no router.
         top_k: router slots kept; None keeps M.
         renormalise: whether kept weights are scaled to sum 1.
         blend: in [0, 1], largest weight of expert 1 under ``instance``.
+        density: under ``sparse`` the share of a module's weights that have a difference, in (0, 1].
+        places: seed that their positions are drawn from, at least 0.
         anchor: mean direction that inputs are compared with under ``instance``; None lets expert 0 work alone.
         modules_to_save: further modules that are trained and saved, such as a classifier.
         layers_to_transform: only these layer numbers.
@@ -59,6 +62,8 @@ class FedLeaseConfig(PeftConfig):
     top_k: int | None = None
     renormalise: bool = True
     blend: float = 0.5
+    density: float = 1.0
+    places: int = 0
     anchor: list[float] | None = None
     modules_to_save: list[str] | None = None
     layers_to_transform: list[int] | int | None = None
@@ -80,11 +85,11 @@ class FedLeaseConfig(PeftConfig):
         anchor = self.anchor
         whole = anchor is None or (isinstance(anchor, list) and all(map(_is_number, anchor)))
         faults = [] if whole else [f"anchor must be None or a list of finite numbers, received {anchor!r}"]
-        for name in ("r", "num_experts", "own_expert", "top_k"):
+        for name in ("r", "num_experts", "own_expert", "top_k", "places"):
             value = getattr(self, name)
             if not (_is_number(value) and isinstance(value, Integral)) and (name, value) != ("top_k", None):
                 faults.append(f"{name} must be a whole number, received {value!r}")
-        for name in ("lora_alpha", "lora_dropout", "blend"):
+        for name in ("lora_alpha", "lora_dropout", "blend", "density"):
             # NaN and infinity are numbers; their range is checked later.
             if not isinstance(value := getattr(self, name), Real) or isinstance(value, bool):
                 faults.append(f"{name} must be a number, received {value!r}")
@@ -103,6 +108,8 @@ class FedLeaseConfig(PeftConfig):
             "own_expert": (0 <= self.own_expert < max(self.num_experts, 1), f"in 0 .. {self.num_experts - 1}"),
             "mixer": (self.mixer in get_args(Mixer), f"one of {', '.join(get_args(Mixer))}"),
             "blend": (0 <= self.blend <= 1, "in [0, 1]"),
+            "density": (0 < self.density <= 1, "in (0, 1]"),
+            "places": (self.places >= 0, "at least 0"),
             "top_k": (self.top_k is None or 1 <= self.top_k <= slots, f"None or in 1 .. {slots}"),
         }
         faults = [

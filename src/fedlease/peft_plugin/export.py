@@ -5,7 +5,7 @@ from pathlib import Path
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 
-from fedlease.core.low_rank import expert_alone
+from fedlease.core.folding import expert_alone
 from fedlease.core.types import HEAD, AdapterSpec, ClientModel, TensorName
 from fedlease.peft_plugin.config import FedLeaseConfig
 from fedlease.peft_plugin.folder import write_adapter

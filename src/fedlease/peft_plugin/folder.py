@@ -78,6 +78,8 @@ def read_adapter(folder: Path) -> ClientModel:
             "top_k": config.top_k,
             "renormalise": config.renormalise,
             "blend": config.blend,
+            "density": config.density,
+            "places": config.places,
         }
     spec = AdapterSpec(config.r, config.lora_alpha, config.lora_dropout, tuple(sorted(targets)), **mixture)
     names = {_key(name, spec.mixer == "none"): str(name) for name in _names(spec)}

@@ -13,6 +13,7 @@ from fedlease.core.experts import (
     CORE_SHAPES,
     ROUTER_ROWS,
     Rule,
+    add_differences,
     add_experts,
     chosen,
     directions,
@@ -21,6 +22,7 @@ from fedlease.core.experts import (
     project,
     through,
 )
+from fedlease.core.sparse import count_of
 from fedlease.core.types import Mixer
 from fedlease.peft_plugin.config import FedLeaseConfig
 
@@ -29,7 +31,7 @@ __all__ = ["FedLeaseLayer", "WeightsListener"]
 WeightsListener = Callable[[Tensor], None]
 """Receives the expert weights of one forward pass, (..., M)."""
 
-UNWEIGHTED = ("none", "sum", *CORE_SHAPES)
+UNWEIGHTED = ("none", "sum", "sparse", *CORE_SHAPES)
 """Mixers that weigh no experts against each other: all that there are count in full."""
 
 MERGE_REFUSED = (
@@ -97,10 +99,13 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             if mixer == "heads":
                 core[:, 0] = 1
             self.fedlease_router[adapter_name] = nn.Parameter(core)
+        elif mixer == "sparse":
+            count = count_of((self.out_features, self.in_features), config.density)
+            self.fedlease_router[adapter_name] = nn.Parameter(torch.zeros(count))
         self.fedlease_dropout[adapter_name] = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
         scaling = config.lora_alpha / config.r
         self.fedlease_rules[adapter_name] = Rule(
-            mixer, config.num_experts, scaling, config.top_k, config.renormalise, config.blend
+            mixer, config.num_experts, scaling, config.top_k, config.renormalise, config.blend, config.places
         )
         self.fedlease_own[adapter_name] = config.own_expert
         self.fedlease_restricted[adapter_name] = None
@@ -191,11 +196,12 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
             dropped = dropout(x).reshape(-1, self.in_features)
         # After dropout: the order in which x is used is that in which its gradients are summed.
         tokens = x.reshape(-1, self.in_features)
+        seen = tokens if dropped is None else dropped
         if rule.mixer in ROUTER_ROWS and only is None:
             hidden, logits = project(tokens, stack, len(stack) - b.shape[1], dropped)
             weights = mix(logits, rule, self.fedlease_own[adapter_name])  # (tokens, M)
         else:
-            hidden = linear(tokens if dropped is None else dropped, stack[: b.shape[1]])
+            hidden = linear(seen, stack[: b.shape[1]])
             if rule.mixer in CORE_SHAPES:
                 hidden = through(hidden, self.fedlease_router[adapter_name], rule.mixer)
             if only is not None or rule.mixer in UNWEIGHTED:
@@ -209,7 +215,10 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         if listener is not None and rule.mixer not in UNWEIGHTED and only is None:
             listener(weights.expand(len(tokens), -1).view(*x.shape[:-1], -1))
         flat = result.reshape(-1, self.out_features)
-        return add_experts(flat, hidden, weights * rule.scaling, b).view_as(result)
+        flat = add_experts(flat, hidden, weights * rule.scaling, b)
+        if rule.mixer == "sparse":
+            flat = add_differences(flat, seen, self.fedlease_router[adapter_name], rule.places)
+        return flat.view_as(result)
 
     def _shares(self, x: Tensor, hidden: Tensor, rule: Rule) -> Tensor:
         """Under the mixer ``instance`` the weight of expert 1: (tokens, 1), or (1, 1) where all inputs have the same.

@@ -49,6 +49,8 @@ def peft_config_for(spec: AdapterSpec, **extra: Any) -> PeftConfig:
         top_k=spec.top_k,
         renormalise=spec.renormalise,
         blend=spec.blend,
+        density=spec.density,
+        places=spec.places,
         **common,
     )
 

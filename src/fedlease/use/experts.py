@@ -1,6 +1,6 @@
 """The experts of a run, by the numbers that its summary gives them: whose they are, and each one alone."""
 
-from fedlease.core.low_rank import expert_alone
+from fedlease.core.folding import expert_alone
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.use.open_run import OpenRun
 

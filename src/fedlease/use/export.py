@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedlease.config.tables import task_facts
-from fedlease.core.low_rank import expert_alone, fold
+from fedlease.core.folding import expert_alone, fold
 from fedlease.core.types import ClientId, ClientModel, head_names
 from fedlease.data.federation import ClientData, Federation
 from fedlease.data.sources.folder import load_client

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fedlease.core.experts import CORE_SHAPES, Rule
-from fedlease.core.low_rank import at_rank, fold
+from fedlease.core.folding import fold
+from fedlease.core.low_rank import at_rank
 from fedlease.core.types import HEAD, AdapterSpec, ClientId, ClientModel, TensorName, Tensors, head_names
 from fedlease.errors import ModelError
 from fedlease.models.base import BaseModel, new_head_modules
@@ -196,5 +197,5 @@ class MixedModel:
 def _of_one_rank(model: ClientModel, rank: int) -> ClientModel:
     """A model at the rank that layers have room for, with a single adapter in the place of one with something between
     B and A, which may have a higher one, the same for all clients. Padding with zeros changes no product."""
-    model = fold(model, {}) if model.spec.mixer in CORE_SHAPES else model
+    model = fold(model, {}) if model.spec.mixer in ("sparse", *CORE_SHAPES) else model
     return at_rank(model, max(rank, model.spec.r))
