@@ -106,15 +106,16 @@ class TestPrivacyIsDemanded:
     @pytest.mark.parametrize(
         ("asked", "rules"),
         [
-            ({}, ["max-epsilon", "max-delta"]),
+            ({}, ["max-epsilon", "max-delta", "max-total-epsilon"]),
             ({"epsilon": 8.1, "delta": 1e-5}, ["max-epsilon"]),
+            ({"epsilon": 9.1, "delta": 1e-5}, ["max-epsilon", "max-total-epsilon"]),
             ({"epsilon": 8.0, "delta": 1e-4}, ["max-delta"]),
             ({"epsilon": 8.0, "delta": 1e-5}, []),
         ],
     )
     def test_and_a_run_beyond_the_budget_refused(self, asked: dict[str, float], rules: list[str]) -> None:
         settings = resolve(preset="smoke", overrides={f"privacy.{name}": value for name, value in asked.items()})
-        found = broken(settings, NodePolicy(max_epsilon=8.0, max_delta=1e-5))
+        found = broken(settings, NodePolicy(max_epsilon=8.0, max_delta=1e-5, max_total_epsilon=9.0))
         assert [*found] == rules and all(f"({rule}), received" in found[rule] for rule in rules)
 
     def test_by_default_it_is_not(self) -> None:

@@ -13,8 +13,12 @@ from typing import Any
 from flwr.app import Context, RecordDict
 from pydantic import ValidationError
 
+<<<<<<< HEAD
 from fedlease.client.messages import Refused
 from fedlease.client.sum_messages import SumAsk
+=======
+from fedlease.client.messages import Refused, Train
+>>>>>>> 352add6 (A node keeps a ledger of the privacy that all runs on its rows may spend, and can bound the sum)
 from fedlease.config.faults import not_installed, sentences
 from fedlease.config.settings import Settings, read_values
 from fedlease.core.wording import counted
@@ -30,6 +34,7 @@ from fedlease.flower.node_store import FolderStore, MemoryStore, Store, check_ro
 from fedlease.flower.node_sums import NodeSums
 from fedlease.flower.node_trail import NodeTrail
 from fedlease.flower.policy import MAX_SETTINGS, MIB, NodePolicy
+from fedlease.flower.privacy_budget import PrivacyBudget
 from fedlease.flower.proxies import proxies_notice
 from fedlease.flower.rules_file import policy_of
 from fedlease.flower.validation import form_fault
@@ -239,6 +244,8 @@ def _reply(
             f"client {data.id!r}: its node has no state-dir, without which it would forget what it has spent of "
             "privacy.epsilon"
         )
+    if settings.privacy.epsilon is not None and not trusted and folder is not None and isinstance(value.request, Train):
+        PrivacyBudget(folder, policy).enter(data.id, value.run, settings.privacy)
     models = named.get("model-out")
     # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
     if models is None and "state-dir" in named:

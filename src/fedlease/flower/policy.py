@@ -92,8 +92,15 @@ class NodePolicy(Section):
     """Differential privacy is demanded, with at most this ``privacy.epsilon`` for a run; None: it is not demanded."""
     max_delta: Budget = None
     """Likewise for ``privacy.delta``."""
+<<<<<<< HEAD
     secure_sums: Annotated[bool, Field(strict=True)] = False
     """Whether ``privacy.secure_sums`` is demanded: no update after the warm-up leaves without masks."""
+=======
+    max_total_epsilon: Budget = None
+    """Likewise for the sum over all runs on these rows, see ``privacy_budget.py``."""
+    max_total_delta: Budget = None
+    """Likewise for the sum of ``privacy.delta``."""
+>>>>>>> 352add6 (A node keeps a ledger of the privacy that all runs on its rows may spend, and can bound the sum)
 
     def applied(self, settings: Settings, *, with_path: bool) -> Settings:
         """The settings as the node uses them: its own columns, and ``data.path`` only where the node reads it."""
@@ -233,9 +240,16 @@ class NodePolicy(Section):
             yield "secure-sums", "privacy.secure_sums: must be true (secure-sums), received False"
         # Without an epsilon there is no noise, whatever delta is.
         asked = (None, None) if given.epsilon is None else (given.epsilon, given.delta)
-        for name, value, most in zip(("epsilon", "delta"), asked, (self.max_epsilon, self.max_delta), strict=True):
+        bounds = (
+            ("epsilon", self.max_epsilon, asked[0]),
+            ("delta", self.max_delta, asked[1]),
+            ("total-epsilon", self.max_total_epsilon, asked[0]),
+            ("total-delta", self.max_total_delta, asked[1]),
+        )
+        for name, most, value in bounds:
             if most is not None and (value is None or value > most):
-                yield f"max-{name}", f"privacy.{name}: must be at most {most:g} (max-{name}), received {shown(value)}"
+                key = f"privacy.{name.removeprefix('total-')}"
+                yield f"max-{name}", f"{key}: must be at most {most:g} (max-{name}), received {shown(value)}"
 
     def _may_read(self, path: Path) -> bool:
         wanted = path.expanduser().resolve()

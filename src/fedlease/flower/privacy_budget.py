@@ -1,0 +1,118 @@
+"""What a client has given away of its privacy in all runs together: a ledger on its node, since runs add up."""
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlease.config.privacy import PrivacySettings
+from fedlease.core.wording import counted
+from fedlease.errors import RulesError, RunFolderError
+from fedlease.files import locked, write_atomically
+from fedlease.flower.policy import NodePolicy
+
+__all__ = ["LEDGER", "PrivacyBudget"]
+
+LEDGER = "privacy_budget.json"
+"""Its file in a node's ``state-dir``: client -> run -> [epsilon, delta] of each promise that the run was begun with."""
+
+ROUNDED = 1 + 1e-9
+"""Three runs of 0.1 are within 0.3."""
+
+WAIT = 60.0
+"""Seconds for another process of the node to enter its run."""
+
+log = logging.getLogger("flwr")
+
+_Promises = dict[str, dict[str, list[list[float]]]]
+
+
+@dataclass(frozen=True)
+class PrivacyBudget:
+    """The ledger of one node.
+
+    Attributes:
+        folder: the node's ``state-dir``.
+        policy: whose ``max-total-epsilon`` and ``max-total-delta`` bound the sums.
+    """
+
+    folder: Path
+    policy: NodePolicy
+
+    def enter(self, client: str, run: str, privacy: PrivacySettings) -> None:
+        """Enters all that a run may spend, before it trains for the first time; a run that is there is not counted again.
+
+        Epsilons add up, and deltas do, whatever the runs have to do with each other (basic composition: Dwork and
+        Roth, "The Algorithmic Foundations of Differential Privacy", 2014, theorem 3.16).
+
+        Args:
+            client: whose rows are trained on.
+            run: its identity.
+            privacy: of the run, with an epsilon.
+
+        Raises:
+            RulesError: with this run they would be above what the node allows, or the ledger cannot be read or written.
+        """
+        assert privacy.epsilon is not None
+        path, promise = self.folder / LEDGER, [privacy.epsilon, privacy.delta]
+        try:
+            with locked(self.folder, "the ledger of privacy.epsilon", WAIT, f".{LEDGER}.lock"):
+                ledger = _read(path)
+                runs = ledger.setdefault(client, {})
+                if promise in (promises := runs.setdefault(run, [])):
+                    return
+                promises.append(promise)
+                epsilon, delta = _sums(runs)
+                if broken := [*self._beyond(epsilon, delta)]:
+                    raise RulesError(broken)
+                write_atomically(path, json.dumps(ledger, indent=1, sort_keys=True).encode())
+        except (OSError, RunFolderError, ValueError) as error:
+            said = f"{LEDGER}: what was spent before cannot be known: {error}"
+            raise RulesError([("max-total-epsilon", said)]) from error
+        sums = client, epsilon, delta, counted(len(runs), "run")
+        log.info("fedlease: %s may have spent epsilon %g at delta %g in %s, this one among them", *sums)
+
+    def _beyond(self, epsilon: float, delta: float) -> Iterator[tuple[str, str]]:
+        """Rules that the sums break."""
+        for name, total, most in (
+            ("epsilon", epsilon, self.policy.max_total_epsilon),
+            ("delta", delta, self.policy.max_total_delta),
+        ):
+            if most is not None and total > most * ROUNDED:
+                rule = f"max-total-{name}"
+                yield (
+                    rule,
+                    f"privacy.{name}: all runs on these rows may have {most:g} ({rule}), with this one {total:g}",
+                )
+
+
+def _sums(runs: dict[str, list[list[float]]]) -> tuple[float, float]:
+    pairs = [pair for promises in runs.values() for pair in promises]
+    return math.fsum(epsilon for epsilon, _ in pairs), math.fsum(delta for _, delta in pairs)
+
+
+def _read(path: Path) -> _Promises:
+    """The ledger; empty before the first run.
+
+    Raises:
+        ValueError: it is damaged, so that nobody knows what was spent.
+        OSError: it cannot be read.
+    """
+    if not path.exists():
+        return {}
+    content: Any = json.loads(path.read_text(encoding="utf-8"))
+    sound = isinstance(content, dict) and all(
+        isinstance(runs, dict) and all(isinstance(pairs, list) and all(map(_is_pair, pairs)) for pairs in runs.values())
+        for runs in content.values()
+    )
+    if not sound:
+        raise ValueError("it has not the form of one")
+    return content  # type: ignore[no-any-return]
+
+
+def _is_pair(pair: Any) -> bool:
+    numbers = isinstance(pair, list) and len(pair) == 2 and all(type(value) in (int, float) for value in pair)
+    return numbers and all(math.isfinite(value) and value > 0 for value in pair)
