@@ -13,12 +13,8 @@ from typing import Any
 from flwr.app import Context, RecordDict
 from pydantic import ValidationError
 
-<<<<<<< HEAD
-from fedlease.client.messages import Refused
-from fedlease.client.sum_messages import SumAsk
-=======
 from fedlease.client.messages import Refused, Train
->>>>>>> 352add6 (A node keeps a ledger of the privacy that all runs on its rows may spend, and can bound the sum)
+from fedlease.client.sum_messages import SumAsk
 from fedlease.config.faults import not_installed, sentences
 from fedlease.config.settings import Settings, read_values
 from fedlease.core.wording import counted

@@ -92,15 +92,12 @@ class NodePolicy(Section):
     """Differential privacy is demanded, with at most this ``privacy.epsilon`` for a run; None: it is not demanded."""
     max_delta: Budget = None
     """Likewise for ``privacy.delta``."""
-<<<<<<< HEAD
-    secure_sums: Annotated[bool, Field(strict=True)] = False
-    """Whether ``privacy.secure_sums`` is demanded: no update after the warm-up leaves without masks."""
-=======
     max_total_epsilon: Budget = None
     """Likewise for the sum over all runs on these rows, see ``privacy_budget.py``."""
     max_total_delta: Budget = None
     """Likewise for the sum of ``privacy.delta``."""
->>>>>>> 352add6 (A node keeps a ledger of the privacy that all runs on its rows may spend, and can bound the sum)
+    secure_sums: Annotated[bool, Field(strict=True)] = False
+    """Whether ``privacy.secure_sums`` is demanded: no update after the warm-up leaves without masks."""
 
     def applied(self, settings: Settings, *, with_path: bool) -> Settings:
         """The settings as the node uses them: its own columns, and ``data.path`` only where the node reads it."""

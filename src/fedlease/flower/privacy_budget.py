@@ -43,7 +43,7 @@ class PrivacyBudget:
     policy: NodePolicy
 
     def enter(self, client: str, run: str, privacy: PrivacySettings) -> None:
-        """Enters all that a run may spend, before it trains for the first time; a run that is there is not counted again.
+        """Enters all that a run may spend, before it trains for the first time; a known run counts no more.
 
         Epsilons add up, and deltas do, whatever the runs have to do with each other (basic composition: Dwork and
         Roth, "The Algorithmic Foundations of Differential Privacy", 2014, theorem 3.16).
