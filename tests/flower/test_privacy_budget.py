@@ -20,7 +20,9 @@ from fedlease.flower.privacy_budget import LEDGER, PrivacyBudget
 def entered(folder: Path, client: str, run: str, epsilon: float = 3.0, delta: float = 1e-5, **rules: Any) -> list[str]:
     """The rules that a run breaks."""
     try:
-        PrivacyBudget(folder, NodePolicy(**rules)).enter(client, run, PrivacySettings(epsilon=epsilon, delta=delta))
+        PrivacyBudget(folder, NodePolicy(**rules)).enter(
+            folder, client, run, PrivacySettings(epsilon=epsilon, delta=delta)
+        )
     except RulesError as error:
         return list(error.rules)
     return []

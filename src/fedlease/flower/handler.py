@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import Context, RecordDict
 from pydantic import ValidationError
 
-from fedlease.client.messages import Refused, Train
+from fedlease.client.messages import Refused
 from fedlease.client.sum_messages import SumAsk
 from fedlease.config.faults import not_installed, sentences
 from fedlease.config.settings import Settings, read_values
@@ -235,13 +235,8 @@ def _reply(
         raise ConfigError(f"client {data.id!r}: {id_fault}")
     if not trusted:
         policy.check_client(settings.lora.of(data.id), data.labels)
-    if settings.privacy.epsilon is not None and not trusted and folder is None:
-        raise ConfigError(
-            f"client {data.id!r}: its node has no state-dir, without which it would forget what it has spent of "
-            "privacy.epsilon"
-        )
-    if settings.privacy.epsilon is not None and not trusted and folder is not None and isinstance(value.request, Train):
-        PrivacyBudget(folder, policy).enter(data.id, value.run, settings.privacy)
+    if settings.privacy.epsilon is not None and not trusted:
+        PrivacyBudget(folder, policy).admit(value, data.id, settings.privacy)
     models = named.get("model-out")
     # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
     if models is None and "state-dir" in named:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlease.client.messages import Train
 from fedlease.config.privacy import PrivacySettings
 from fedlease.core.wording import counted
-from fedlease.errors import RulesError, RunFolderError
+from fedlease.errors import ConfigError, RulesError, RunFolderError
 from fedlease.files import locked, write_atomically
+from fedlease.flower.messages import Envelope
 from fedlease.flower.policy import NodePolicy
 
 __all__ = ["LEDGER", "PrivacyBudget"]
@@ -35,20 +37,36 @@ class PrivacyBudget:
     """The ledger of one node.
 
     Attributes:
-        folder: the node's ``state-dir``.
+        folder: the node's ``state-dir``, if it has one.
         policy: whose ``max-total-epsilon`` and ``max-total-delta`` bound the sums.
     """
 
-    folder: Path
+    folder: Path | None
     policy: NodePolicy
 
-    def enter(self, client: str, run: str, privacy: PrivacySettings) -> None:
+    def admit(self, message: Envelope, client: str, privacy: PrivacySettings) -> None:
+        """Lets a message of a run under differential privacy pass, and enters the run when it asks for training.
+
+        Raises:
+            ConfigError: the node has no ``state-dir``.
+            RulesError: as :meth:`enter`.
+        """
+        if self.folder is None:
+            raise ConfigError(
+                f"client {client!r}: its node has no state-dir, without which it would forget what it has spent of "
+                "privacy.epsilon"
+            )
+        if isinstance(message.request, Train):
+            self.enter(self.folder, client, message.run, privacy)
+
+    def enter(self, folder: Path, client: str, run: str, privacy: PrivacySettings) -> None:
         """Enters all that a run may spend, before it trains for the first time; a known run counts no more.
 
         Epsilons add up, and deltas do, whatever the runs have to do with each other (basic composition: Dwork and
         Roth, "The Algorithmic Foundations of Differential Privacy", 2014, theorem 3.16).
 
         Args:
+            folder: that the ledger is in.
             client: whose rows are trained on.
             run: its identity.
             privacy: of the run, with an epsilon.
@@ -57,9 +75,9 @@ class PrivacyBudget:
             RulesError: with this run they would be above what the node allows, or the ledger cannot be read or written.
         """
         assert privacy.epsilon is not None
-        path, promise = self.folder / LEDGER, [privacy.epsilon, privacy.delta]
+        path, promise = folder / LEDGER, [privacy.epsilon, privacy.delta]
         try:
-            with locked(self.folder, "the ledger of privacy.epsilon", WAIT, f".{LEDGER}.lock"):
+            with locked(folder, "the ledger of privacy.epsilon", WAIT, f".{LEDGER}.lock"):
                 ledger = _read(path)
                 runs = ledger.setdefault(client, {})
                 if promise in (promises := runs.setdefault(run, [])):
@@ -83,10 +101,8 @@ class PrivacyBudget:
         ):
             if most is not None and total > most * ROUNDED:
                 rule = f"max-total-{name}"
-                yield (
-                    rule,
-                    f"privacy.{name}: all runs on these rows may have {most:g} ({rule}), with this one {total:g}",
-                )
+                said = f"all runs on these rows may have {most:g} ({rule}), with this one it is {total:g}"
+                yield rule, f"privacy.{name}: {said}"
 
 
 def _sums(runs: dict[str, list[list[float]]]) -> tuple[float, float]:
