@@ -11,14 +11,12 @@ from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors
 from fedlease.errors import RunFolderError
 from fedlease.files import read_file, write_atomically
 from fedlease.storage.run_files import MOST_WEIGHTS
+from fedlease.storage.shelf import IN_MEMORY
 from fedlease.tasks.base import Measured
 
-__all__ = ["IN_MEMORY", "WorkCache", "begins_with"]
+__all__ = ["WorkCache", "begins_with"]
 
 R = TypeVar("R", LocalResult, Measured)
-
-IN_MEMORY = 256 * 2**20
-"""Bytes of results that a run keeps in memory; further ones go to disk."""
 
 
 def begins_with(start: ClientModel, task: ClientTask, tensors: Tensors) -> bool:

@@ -1,6 +1,6 @@
 """A client's private tensors: trained, never uploaded."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -34,22 +34,33 @@ class Private:
     Attributes:
         slots: slot -> tensors of updates that the server used.
         step: the step in which ``pending`` was trained, or None.
-        spec: the adapter that ``pending`` belongs to.
-        pending: trained last; moves into the slots once a request says that the update of ``step`` was used.
+        pending: slot -> what was trained last; moves into the slots once a request says that the update of ``step`` was
+            used.
         at: the step that the slots are of; None where no request has told.
         kept: slots of earlier steps, by step: those of the round that early stopping may come back to.
     """
 
     slots: Mapping[str, Tensors] = field(default_factory=dict)
     step: int | None = None
-    spec: AdapterSpec | None = None
-    pending: Tensors = field(default_factory=dict)
+    pending: Mapping[str, Tensors] = field(default_factory=dict)
     at: int | None = None
     kept: Mapping[str, Mapping[str, Tensors]] = field(default_factory=dict)
 
-    def trained(self, step: int, spec: AdapterSpec, tensors: Tensors) -> "Private":
-        """With the private tensors of one more task pending."""
-        return replace(self, step=step, spec=spec, pending=dict(tensors))
+    def trained(
+        self, step: int, spec: AdapterSpec, tensors: Tensors, keep: Callable[[Tensors], Tensors] = dict
+    ) -> "Private":
+        """With the private tensors of one more task pending.
+
+        Args:
+            step: in which they were trained.
+            spec: of the adapter that they belong to.
+            tensors: by name, those of the head among them.
+            keep: puts the tensors of a slot where they stay.
+        """
+        heads = head_names(tensors)
+        adapter = {name: tensor for name, tensor in tensors.items() if name not in heads}
+        slots = {spec.fingerprint(): adapter, HEAD_SLOT: {name: tensors[name] for name in sorted(heads)}}
+        return replace(self, step=step, pending={slot: keep(own) for slot, own in slots.items() if own})
 
     def accepted(
         self, step: int | None, spec: AdapterSpec, *, best: int | None = None, undo: bool = False
@@ -68,16 +79,10 @@ class Private:
         if step is None:
             return Private(self._ledger)
         slots, at, kept = dict(self.slots), self.at, {key: self.kept[key] for key in self.kept if key == str(best)}
-        if self.spec is not None and self.step == step:
+        if self.step == step:
             if at is not None and (undo or at == best):
                 kept[str(at)] = self.slots
-            at = step
-            heads = head_names(self.pending)
-            adapter = {name: tensor for name, tensor in self.pending.items() if name not in heads}
-            if adapter:
-                slots[self.spec.fingerprint()] = adapter
-            if heads:
-                slots[HEAD_SLOT] = {name: self.pending[name] for name in sorted(heads)}
+            slots, at = {**slots, **self.pending}, step
         elif at != step and str(step) in self.kept:
             slots, at = dict(self.kept[str(step)]), step
         own = {slot: slots[slot] for slot in slots if slot in (HEAD_SLOT, spec.fingerprint())}
@@ -109,7 +114,7 @@ class Private:
     def names(self) -> frozenset[str]:
         """Names of all tensors, pending ones too."""
         slots = (tensors for slot, tensors in self.slots.items() if slot != SPENT)
-        return frozenset(name for tensors in (*slots, self.pending) for name in tensors)
+        return frozenset(name for tensors in (*slots, *self.pending.values()) for name in tensors)
 
 
 def is_elsewhere(slots: Mapping[str, Tensors]) -> bool:

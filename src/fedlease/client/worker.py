@@ -1,7 +1,7 @@
 """One client's half of a run: handles a request by training or scoring on the resident model."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,6 +67,7 @@ class ClientWorker:
         predictions: of the final model for the test rows, as :class:`~fedlease.tasks.base.Measured` has them; they are
             in no reply.
         ahead: what of the next request has been done before it is handled.
+        keep: puts private tensors where they stay.
         terms: what its training and its replies may tell of its rows; None: all that the evaluation contract asks for.
     """
 
@@ -78,6 +79,7 @@ class ClientWorker:
     on_batch: OnBatch | None = None
     predictions: Mapping[str, list[Any]] = field(default_factory=dict)
     ahead: Ahead = field(default_factory=Ahead)
+    keep: Callable[[Tensors], Tensors] = dict
     terms: PrivacyTerms | None = None
 
     def handle(self, request: Request) -> Reply:
@@ -204,7 +206,7 @@ class ClientWorker:
             self.cache.put(key, result)
         else:
             result = _as_asked(known, task)
-        self.private = self.private.trained(request.step, task.model.spec, result.private)
+        self.private = self.private.trained(request.step, task.model.spec, result.private, self.keep)
         update = replace(result.update, choice=choice)
         return Trained(update, score, result.steps, result.seconds, scored, known is not None, metrics=metrics)
 

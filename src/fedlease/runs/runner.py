@@ -35,6 +35,7 @@ from fedlease.server.pooled import Pooled, PooledTrainer
 from fedlease.server.transport import Channel, Traffic, Transport
 from fedlease.storage.environment import read_environment
 from fedlease.storage.run_folder import check_no_run, read_settings, run_lock, start_run
+from fedlease.storage.shelf import Shelf
 from fedlease.storage.summary import Summary
 
 __all__ = ["Around", "resume", "run_settings"]
@@ -168,6 +169,7 @@ def _run(
         cache = WorkCache(_context(out, prepared), start, shared or Path(scratch), shared=shared is not None)
         # Pooled steps are nobody's first steps.
         scores_alone = replace(cache, start=None)
+        shelf = Shelf(Path(scratch) / "private")
         score_rounds = participation_of(settings).score_rounds
 
         cards = {data.id: data.card() for data in prepared.federation}
@@ -187,7 +189,13 @@ def _run(
 
             workers = {
                 client: ClientWorker(
-                    rows, trainer, score_rounds, cache=scores_alone if pooled else cache, on_batch=on_batch, terms=terms
+                    rows,
+                    trainer,
+                    score_rounds,
+                    cache=scores_alone if pooled else cache,
+                    on_batch=on_batch,
+                    keep=shelf,
+                    terms=terms,
                 )
                 for client, rows in prepared.clients.items()
             }

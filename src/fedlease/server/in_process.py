@@ -62,6 +62,7 @@ class InProcess:
             for client, request in received.items():
                 self.traffic.request(requests[client])
                 reply = self._reply(client, request)
+                self.workers[client].ahead = Ahead()  # which holds all that was learnt
                 self.traffic.reply(reply)
                 yield client, reply
 
@@ -98,11 +99,8 @@ class InProcess:
         each = (time.perf_counter() - begun) / max(len(scored), 1)
         trained = self.stacker.train([job for own in jobs.values() for job in own])
         for client, worker in workers.items():
-            result, seconds = (
-                result_of(jobs[client], trained),
-                each * (client in scored) + comparing * (client in choices),
-            )
-            worker.ahead = Ahead(result, scored.get(client), seconds, choices.get(client))
+            seconds = each * (client in scored) + comparing * (client in choices)
+            worker.ahead = Ahead(result_of(jobs[client], trained), scored.get(client), seconds, choices.get(client))
 
     def _choices(self, received: Mapping[ClientId, Request]) -> dict[ClientId, int]:
         """The best candidate of every client that has several and could be computed together with others."""

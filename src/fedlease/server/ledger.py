@@ -128,4 +128,4 @@ class Ledger:
         self._accepted = dict.fromkeys(slots, step)
         self._keeps = {client for client, own in slots.items() if own}
         for client, worker in self._workers.items():
-            worker.private = Private(dict(slots.get(client, {})))
+            worker.private = Private({slot: worker.keep(own) for slot, own in slots.get(client, {}).items()})

@@ -10,6 +10,7 @@ from fedlease.errors import RunFolderError
 from fedlease.files import read_file, write_atomically
 from fedlease.storage.manifest import Entry, StepFiles
 from fedlease.storage.run_files import MOST_WEIGHTS
+from fedlease.storage.shelf import IN_MEMORY, OnDisk
 
 __all__ = ["StateFiles"]
 
@@ -62,7 +63,7 @@ class StateFiles:
         return {"state": self.write(dumps(state, name)), "clients": clients, "apart": list(apart.values())}
 
     def read_step(self, step: StepFiles) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
-        """The state and the clients' private tensors of a step.
+        """The state and the clients' private tensors of a step; those beyond a bound are read when they are asked for.
 
         Raises:
             RunFolderError: a file is missing or damaged.
@@ -74,8 +75,16 @@ class StateFiles:
                 raise CodecError(f"malformed state: {name!r} is not in the manifest")
             return self.read(apart[name])
 
+        size = 0
+
+        def tensors_of(entry: Entry) -> Tensors:
+            nonlocal size
+            found: Tensors = self.read(entry)  # which also finds damage
+            size += sum(tensor.nbytes for tensor in found.values())
+            return found if size <= IN_MEMORY else OnDisk(self.folder / entry.file, found)
+
         private = {
-            client: {slot: self.read(entry) for slot, entry in slots.items()} for client, slots in step.clients.items()
+            client: {slot: tensors_of(entry) for slot, entry in slots.items()} for client, slots in step.clients.items()
         }
         return self.read(step.state, named), private
 

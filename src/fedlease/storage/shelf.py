@@ -1,0 +1,93 @@
+"""Tensors of many clients: in memory up to a bound, and further ones in files that are read when they are asked for."""
+
+import weakref
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+
+from torch import Tensor
+
+from fedlease.core.codec import dumps, loads
+from fedlease.core.types import Tensors
+from fedlease.files import read_file
+from fedlease.storage.run_files import MOST_WEIGHTS
+
+__all__ = ["IN_MEMORY", "OnDisk", "Shelf"]
+
+IN_MEMORY = 256 * 2**20
+"""Bytes that a run keeps in memory, of results and of private tensors each; further ones go to disk."""
+
+
+class OnDisk(Mapping[str, Tensor]):
+    """Tensors in a file; what was read last stays in memory, and nothing else.
+
+    Args:
+        path: a file that :func:`fedlease.core.codec.dumps` wrote, and that does not change.
+        names: of the tensors in it.
+    """
+
+    def __init__(self, path: Path, names: Mapping[str, object]) -> None:
+        self.path, self._names = path, tuple(names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _read(self.path)[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path) -> Tensors:
+    found: Tensors = loads(read_file(path, MOST_WEIGHTS))
+    return found
+
+
+class _Held(dict[str, Tensor]):
+    """A dict of which it is known when nobody has it any more."""
+
+
+class Shelf:
+    """Keeps tensors for as long as somebody has what it gives for them.
+
+    Args:
+        folder: for files; is made with the first.
+        in_memory: bytes of tensors.
+
+    Attributes:
+        held: bytes in memory now.
+    """
+
+    def __init__(self, folder: Path, in_memory: int = IN_MEMORY) -> None:
+        self.folder, self.in_memory, self.held = folder, in_memory, 0
+        self._numbers = count()
+
+    def __call__(self, tensors: Tensors) -> Tensors:
+        """The same tensors, in memory if there is room, else in a file that goes when they are let go.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if isinstance(tensors, OnDisk):
+            return tensors
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if self.held + size <= self.in_memory:
+            held = _Held(tensors)
+            self.held += size
+            weakref.finalize(held, self._let_go, size).atexit = False
+            return held
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{next(self._numbers)}.safetensors"
+        path.write_bytes(dumps(dict(tensors)))
+        found = OnDisk(path, tensors)
+        weakref.finalize(found, path.unlink, missing_ok=True).atexit = False
+        return found
+
+    def _let_go(self, size: int) -> None:
+        self.held -= size
