@@ -93,6 +93,14 @@ class Loaded:
         lora, seed = self.settings.lora, self.settings.seed
         return initial_adapter(self.shapes, r=lora.largest, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
 
+    def with_settings(self, **changes: Any) -> "Loaded":
+        """The same model and what has been made of it, under settings that change neither."""
+        found = replace(self, settings=self.settings.model_copy(update=changes))
+        # A second resident model would build every head anew.
+        made = ("base_files", "resident", "adapter")
+        vars(found).update({name: value for name, value in vars(self).items() if name in made})
+        return found
+
     def head(self, labels: tuple[str, ...]) -> Head:
         """The head that a client with these labels starts from."""
         return Head(labels, initial_head(self.resident.head_modules(len(labels)), self.settings.seed))

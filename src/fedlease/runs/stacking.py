@@ -56,9 +56,8 @@ def with_clients_per_step(prepared: Prepared) -> Prepared:
             torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info(loaded.device)
             clients = max(1, min(MOST, int(SHARE_OF_MEMORY * free / bytes_each)))
-    settings = loaded.settings.model_copy(update={"clients_per_step": clients})
     loaded.resident.unwrapped()
-    return replace(prepared, loaded=replace(loaded, settings=settings))
+    return replace(prepared, loaded=loaded.with_settings(clients_per_step=clients))
 
 
 def _bytes_per_client(prepared: Prepared) -> int:
