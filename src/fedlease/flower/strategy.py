@@ -22,10 +22,10 @@ from fedlease.flower.connection import Connection
 from fedlease.flower.keys import clients_of
 from fedlease.flower.messages import Envelope
 from fedlease.flower.transport import Checked, FlowerTransport
-from fedlease.methods.head import Head
 from fedlease.methods.registry import CENTRALISED
 from fedlease.models.fingerprints import fingerprint
 from fedlease.runs.building import methods_of
+from fedlease.runs.heads import Heads
 from fedlease.runs.machine import resolve_machine
 from fedlease.runs.methods import RunInputs, finished, run_methods
 from fedlease.runs.open import Loaded, load_run
@@ -45,19 +45,6 @@ __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
 MAY_DIFFER: Any = {**OF_A_CALL, "data": {"path"}, "device": True, "threads": True, "clients_per_step": True}
 """Settings of a call or a machine, in which a resumed run keeps its own; rows are compared by their fingerprint."""
-
-
-class Heads(dict[ClientId, Head]):
-    """Client -> initial head, drawn on first use, so that late clients have one too."""
-
-    def __init__(self, loaded: Loaded, cards: dict[ClientId, ClientCard]) -> None:
-        super().__init__()
-        self._loaded = loaded
-        self._cards = cards
-
-    def __missing__(self, client: ClientId) -> Head:
-        self[client] = self._loaded.head(self._cards[client].labels)
-        return self[client]
 
 
 def resumed_settings(out: Path, wanted: Settings) -> Settings:

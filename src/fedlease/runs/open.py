@@ -16,7 +16,7 @@ from fedlease.client.worker import Client
 from fedlease.config.settings import Settings
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.codec import digest
-from fedlease.core.types import ClientId, ClientModel
+from fedlease.core.types import ClientId, ClientModel, Tensors
 from fedlease.core.wording import listed
 from fedlease.data.faults import Faults
 from fedlease.data.federation import UNSCALED, ClientData, Federation
@@ -102,8 +102,15 @@ class Loaded:
         return found
 
     def head(self, labels: tuple[str, ...]) -> Head:
-        """The head that a client with these labels starts from."""
-        return Head(labels, initial_head(self.resident.head_modules(len(labels)), self.settings.seed))
+        """The head that a client with these labels starts from; equal numbers of labels share their tensors."""
+        count = len(labels)
+        if count not in self._initial:
+            self._initial[count] = initial_head(self.resident.head_modules(count), self.settings.seed)
+        return Head(labels, self._initial[count])
+
+    @cached_property
+    def _initial(self) -> dict[int, Tensors]:
+        return {}
 
     def client(self, data: ClientData) -> Client:
         """A client with its rows tokenised.

@@ -27,6 +27,7 @@ from fedlease.methods.ranks import WithRanks
 from fedlease.models.base import BaseModel
 from fedlease.peft_plugin.folder import CONFIG, WEIGHTS, read_adapter
 from fedlease.runs.building import build_method
+from fedlease.runs.heads import Heads
 from fedlease.runs.machine import usable_device
 from fedlease.runs.open import Loaded, load_run
 from fedlease.runs.threads import usable_threads
@@ -178,9 +179,8 @@ class OpenRun:
     @cached_property
     def policy(self) -> WithHead:
         """The method under the run's head policy."""
-        members = [client for client in self.clients.values() if not client.newcomer]
-        heads = {client.id: self.loaded.head(client.labels) for client in members}
-        return build_method(self.settings, self.method, heads)
+        members = {name: client for name, client in self.clients.items() if not client.newcomer}
+        return build_method(self.settings, self.method, Heads(self.loaded, members))
 
     def model(self, client: ClientId) -> ClientModel:
         """A client's personalised model as it was evaluated, head included.
