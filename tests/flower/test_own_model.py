@@ -22,6 +22,7 @@ from fedlease.data.load import load_federation
 from fedlease.errors import ConfigError, RunFolderError
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.methods.registry import METHODS
+from fedlease.peft_plugin.folder import CONFIG, WEIGHTS
 from fedlease.storage.run_files import RunFiles
 from fedlease.use.export import Exporter
 from fedlease.use.open_run import OpenRun
@@ -57,23 +58,25 @@ def test_every_methods_tensors_scores_and_own_models_are_those_of_one_process(
     here, state, others = finished(**EVERY), tmp_path / "state", sorted(METHODS.keys() - {"fedlease"})
     settings = small_settings(**{**EVERY, "baselines": others})
     summaries, _ = over_memory(settings, tmp_path / "there", **{"state-dir": str(state)})
+    kinds = set[tuple[str, str | None]]()
     for method in METHODS:
         folder = Path() if method == "fedlease" else Path("baselines", method)
         assert tensors_of(tmp_path / "there" / folder) == tensors_of(here.out / folder), method
         # The verdict is of all methods, and nodes pool no rows.
         mine, theirs = ({**comparable(of[method]), "verdict": None} for of in (summaries, here.summaries))
         assert mine == theirs, method
-        seen = set()
-        for client in ("planted-0-0", "planted-3-0"):
-            expected = fedlease.load(here.out, client, method)
-            model = fedlease.load(folder_of(state, client, method))
-            assert not model.training
-            assert torch.equal(logits(model), logits(expected)), (method, client)
-            assert model.config.id2label == expected.config.id2label
-            seen.add(str(logits(model).tolist()))
-        plain = by_peft(here.out / "base", folder_of(state, client, method), len(model.config.id2label))
-        assert torch.equal(logits(plain), logits(expected)), method
-        assert len(seen) == 2, "clients differ, so that one folder for all would have been found out"
+        first, last = (folder_of(state, client, method) for client in ("planted-0-0", "planted-3-0"))
+        assert (first / WEIGHTS).read_bytes() != (last / WEIGHTS).read_bytes(), "one folder for all is found out"
+        expected, model = fedlease.load(here.out, "planted-3-0", method), fedlease.load(last)
+        assert not model.training
+        assert torch.equal(logits(model), logits(expected)), method
+        assert model.config.id2label == expected.config.id2label
+        config = json.loads((last / CONFIG).read_text())
+        if (kind := (config["peft_type"], config.get("mixer"))) not in kinds:
+            kinds.add(kind)
+            plain = by_peft(here.out / "base", last, len(model.config.id2label))
+            assert torch.equal(logits(plain), logits(expected)), method
+    assert len(kinds) > 5, "PEFT has read every kind of adapter"
     assert not list(state.rglob("*.tmp"))
 
 
