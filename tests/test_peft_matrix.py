@@ -1,13 +1,13 @@
 """The script that runs PEFT's own tests: our rows stand in its tables, and what became of each test is told apart."""
 
 import importlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import begin
 
 from fedlease.peft_plugin import FedLeaseConfig
 from fedlease.peft_plugin.layer import MERGE_REFUSED
@@ -81,25 +81,21 @@ def checkout(folder: Path, more: str = "") -> Path:
     return folder
 
 
-def run(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(FOLDER / "peft_matrix.py"), str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
 @pytest.mark.slow
 def test_our_rows_take_the_place_of_theirs_and_outcomes_are_counted_apart(script: Any, tmp_path: Path) -> None:
-    done = run(checkout(tmp_path, FAILING))
+    done = begin(checkout(tmp_path, FAILING), streams=tmp_path, script=FOLDER / "peft_matrix.py")
+    assert done.ended(300) == 1
+    printed = done.out.read_text()
     rows = len(script.ROWS)
     counted = {
         line.split("│")[1].strip(): int(line.split("│")[2])
-        for line in done.stdout.splitlines()
+        for line in printed.splitlines()
         if line.count("│") == 3 and line.split("│")[2].strip().isdecimal()
     }
     # One class of ours with experts of others, one without.
     expected = {"passed": rows + 1, "skipped": rows, script.MERGING: rows, script.FROZEN: 1, "failed": rows}
     assert counted == {**expected, "KeyError: 'x'": rows}
-    assert f"MISSED     tests that fail: none: {rows}" in done.stdout
-    assert done.returncode == 1
+    assert f"MISSED     tests that fail: none: {rows}" in printed
 
 
 def test_a_folder_without_such_tests_is_one_sentence(script: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli.shell import Done, Shell
+from processes import begin
 from small import SMALL
 
 from fedlease import __version__
@@ -21,32 +22,29 @@ TWO = ["--set", "data.clients_per_task=2"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """One whole run, as a process of its own."""
-    out = tmp_path_factory.mktemp("cli") / "run"
-    words = ["run", "--preset", "smoke", *QUICK, "--out", str(out), "--json"]
-    command = [sys.executable, "-m", "fedlease", *words]
-    return out, subprocess.run(command, capture_output=True, text=True, timeout=240)
+    folder = tmp_path_factory.mktemp("cli")
+    done = begin("run", "--preset", "smoke", *QUICK, "--out", folder / "run", "--json", streams=folder)
+    return folder / "run", Done(done.ended(240), done.out.read_text(), done.err.read_text())
 
 
 @pytest.mark.slow
 def test_json_is_one_object_on_standard_output_and_progress_is_on_the_other(
-    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    finished: tuple[Path, Done],
 ) -> None:
     out, done = finished
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+    assert done.code == 0, done.err
+    (line,) = done.out.splitlines()
     content = json.loads(line)
     assert content["out"] == str(out)
     assert list(content["summaries"]) == ["fedlease", "fedit", "local"]
     assert content["summaries"]["fedlease"] == json.loads((out / "summary.json").read_text())
-    assert "fedlease warmup: train loss" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "fedlease warmup: train loss" in done.err
+    assert "Traceback" not in done.err
 
 
-def test_a_folder_that_holds_a_run_is_left_alone(
-    finished: tuple[Path, subprocess.CompletedProcess[str]], shell: Shell
-) -> None:
+def test_a_folder_that_holds_a_run_is_left_alone(finished: tuple[Path, Done], shell: Shell) -> None:
     out, _ = finished
     before = (out / "config.yaml").read_bytes(), (out / "summary.json").read_bytes()
     done = shell("run", "--preset", "smoke", "--set", "seed=9", "--out", out)
@@ -57,13 +55,11 @@ def test_a_folder_that_holds_a_run_is_left_alone(
     assert ((out / "config.yaml").read_bytes(), (out / "summary.json").read_bytes()) == before
 
 
-def test_resuming_a_finished_run_shows_the_same_results_again(
-    finished: tuple[Path, subprocess.CompletedProcess[str]], shell: Shell
-) -> None:
+def test_resuming_a_finished_run_shows_the_same_results_again(finished: tuple[Path, Done], shell: Shell) -> None:
     out, first = finished
     done = shell("resume", out, "--json")
     assert done.code == 0
-    assert json.loads(done.out) == json.loads(first.stdout)
+    assert json.loads(done.out) == json.loads(first.out)
     assert "mean over clients" in shell("resume", out, "--quiet").out
 
 

@@ -5,14 +5,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from processes import begin
 from small import SMALL, FinishedRuns, own_rows, rounds_of, scores_of, small_run, tensors_of
 
 from fedlease.errors import RunFailedError, RunFolderError
@@ -79,21 +78,16 @@ def test_a_crash_at_any_write_is_survived(
 def test_kill_9_at_a_random_moment_is_survived(whole: Path, tmp_path: Path) -> None:
     out, step = tmp_path / "r", random.randrange(3)
     sets = [f"--set={key}={json.dumps(value)}" for key, value in {**SMALL, **CHANGES}.items()]
-    command = [sys.executable, "-m", "fedlease", "run", "--preset", "smoke", "--out", str(out), "--quiet", *sets]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    running = begin("run", "--preset", "smoke", "--out", out, "--quiet", *sets, streams=tmp_path)
     try:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None and steps_behind(out) < step:
+        while time.monotonic() < deadline and running.process.is_alive() and steps_behind(out) < step:
             time.sleep(0.01)
         time.sleep(random.random() * 0.3)
-        killed = process.poll() is None
-        process.send_signal(signal.SIGKILL)
     finally:
-        process.wait(timeout=30)
-    assert steps_behind(out) >= step, process.stderr.read().decode() if process.stderr else ""
-    if process.stderr:
-        process.stderr.close()
-    assert killed, "the run ended before it could be killed"
+        running.process.kill()
+    assert running.ended(30) == -signal.SIGKILL, f"the run ended before it could be killed: {running.err.read_text()}"
+    assert steps_behind(out) >= step, running.err.read_text()
     if not (out / "config.yaml").exists():
         pytest.fail("killed before the folder was made: the moment is chosen after that")
     resume(out)

@@ -1,11 +1,7 @@
 """The server over a real socket: right answers in company, and a JSON error for everything else."""
 
 import json
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import begin
 from small import own_rows, small_run
 from use.serving_client import SECONDS, rows_of, served
 
@@ -372,31 +369,25 @@ class TestProcess:
         with pytest.raises(RunFolderError, match="is not a run folder"):
             serving.serve(tmp_path, port=0)
 
-    @pytest.mark.slow  # a fresh process imports everything anew
-    def test_sigterm_answers_what_is_in_flight_and_ends_with_0(self, out: Path, expected: Any) -> None:
-        serve = ["serve", str(out), "--port", "0", "--wait-ms", "1500"]
-        command = [sys.executable, "-W", "ignore", "-m", "fedlease", *serve]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            kill = threading.Timer(60, process.kill)
-            kill.start()
-            try:
-                assert process.stderr is not None
-                line = process.stderr.readline()
-                assert line.startswith("Serving at http://127.0.0.1:"), line
-                url = line.split()[2].rstrip(",")
-                assert f"curl -s {url}/predict -d '" in line
-                with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
-                    assert client.get("/health").status_code == 200
-                    with ThreadPoolExecutor(1) as pool:
-                        body = {"client": "planted-0-0", "rows": rows_of("zib")}
-                        waiting = pool.submit(client.post, "/predict", json=body)
-                        time.sleep(0.5)  # it waits 1.5 s for company
-                        assert not waiting.done()
-                        process.send_signal(signal.SIGTERM)
-                        answer = waiting.result(SECONDS)
-                assert_answers(answer.json(), "planted-0-0", ["zib"], expected)
-                rest = process.communicate(timeout=SECONDS)
-            finally:
-                kill.cancel()
-                process.kill()
-        assert (process.returncode, *rest) == (0, "", "")
+    @pytest.mark.slow
+    def test_sigterm_answers_what_is_in_flight_and_ends_with_0(self, out: Path, expected: Any, tmp_path: Path) -> None:
+        running = begin("serve", out, "--port", "0", "--wait-ms", "1500", streams=tmp_path)
+        try:
+            line = running.line()
+            assert line.startswith("Serving at http://127.0.0.1:"), line
+            url = line.split()[2].rstrip(",")
+            assert f"curl -s {url}/predict -d '" in line
+            with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
+                assert client.get("/health").status_code == 200
+                with ThreadPoolExecutor(1) as pool:
+                    body = {"client": "planted-0-0", "rows": rows_of("zib")}
+                    waiting = pool.submit(client.post, "/predict", json=body)
+                    time.sleep(0.5)  # it waits 1.5 s for company
+                    assert not waiting.done()
+                    running.process.terminate()
+                    answer = waiting.result(SECONDS)
+            assert_answers(answer.json(), "planted-0-0", ["zib"], expected)
+            assert running.ended(SECONDS) == 0
+        finally:
+            running.process.kill()
+        assert (running.out.read_text(), running.err.read_text()) == ("", f"{line}\n")

@@ -5,8 +5,6 @@ import itertools
 import json
 import logging
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import begin
 from use.serving_client import SECONDS, rows_of, served
 
 from fedlease.use.open_run import OpenRun
@@ -131,34 +130,24 @@ class TestConnections:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (10**6, 10**6))
         assert limits.most_connections(2**26) == 16  # 2**30 / 2**26
 
-    @pytest.mark.slow  # a fresh process imports everything anew
-    def test_a_process_with_few_files_answers_among_four_hundred_half_requests(self, out: Path) -> None:
-        resource = pytest.importorskip("resource")
-        command = [sys.executable, "-W", "ignore", "-m", "fedlease", "serve", str(out), "--port", "0", "--quiet"]
-
-        def few_files() -> None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=few_files) as process:
-            kill = threading.Timer(120, process.kill)
-            kill.start()
-            try:
-                assert process.stderr is not None
-                url = process.stderr.readline().strip()
-                with (
-                    sockets(int(url.rsplit(":", 1)[1]), 400, HALF_HEADER),
-                    httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client,
-                ):
-                    for _ in range(3):
-                        assert client.post("/predict", json=ONE).status_code == 200
-                        time.sleep(0.5)
-                process.terminate()
-                _, said = process.communicate(timeout=SECONDS)
-            finally:
-                kill.cancel()
-                process.kill()
-        assert process.returncode == 0
-        assert said.count("\n") < LINES
+    @pytest.mark.slow
+    def test_a_process_with_few_files_answers_among_four_hundred_half_requests(self, out: Path, tmp_path: Path) -> None:
+        pytest.importorskip("resource")
+        running = begin("serve", out, "--port", "0", "--quiet", streams=tmp_path, files=256)
+        try:
+            url = running.line()
+            with (
+                sockets(int(url.rsplit(":", 1)[1]), 400, HALF_HEADER),
+                httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client,
+            ):
+                for _ in range(3):
+                    assert client.post("/predict", json=ONE).status_code == 200
+                    time.sleep(0.5)
+            running.process.terminate()
+            assert running.ended(SECONDS) == 0
+        finally:
+            running.process.kill()
+        assert running.err.read_text().count("\n") < LINES
 
 
 class TestLog:
