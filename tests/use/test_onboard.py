@@ -143,7 +143,7 @@ def test_ids_and_methods_that_cannot_be(out: Path, everyone: Path) -> None:
     for bad, rule in ((".x", "must not start with a dot"), ("a/b", "must not hold /")):
         with pytest.raises(ConfigError, match=rule):
             onboard(OpenRun(out), bad, everyone / LATE)
-    with pytest.raises(ConfigError, match=r"'fedit' in .* has allocated no experts"):
+    with pytest.raises(ConfigError, match="newcomers join 'fedlease', the run's own, received 'fedit'"):
         onboard(OpenRun(out, "fedit"), LATE, everyone / LATE)
     with pytest.raises(ConfigError, match="epochs: must be at least 0, received -1"):
         onboard(OpenRun(out), LATE, everyone / LATE, epochs=-1)
@@ -160,3 +160,24 @@ def test_training_that_diverges_leaves_nothing(out: Path, everyone: Path) -> Non
     with pytest.raises(RunFailedError, match=rf"client '{LATE}' was not onboarded: (warmup|onboard): "):
         onboard(run, LATE, everyone / LATE)
     assert not (out / "onboarded").exists()
+
+
+def test_a_method_without_experts_is_joined_as_by_a_client_that_comes_late(everyone: Path, tmp_path: Path) -> None:
+    shutil.copytree(everyone, tmp_path / "some", ignore=shutil.ignore_patterns(LATE))
+    out = small_run(tmp_path / "r", method="fedex-lora", rounds=1, data__path=str(tmp_path / "some")).out
+    before = hashes(out)
+    found = onboard(OpenRun(out), LATE, everyone / LATE)
+    assert found.placement is None and hashes(out) == before
+    content = json.loads((found.folder / "onboarding.json").read_text())
+    assert (content["expert"], content["distances"], content["epochs"]) == (None, [], 1)
+    assert list(found.scores) == ["majority class", "untrained", "on arrival", "after 1 local epochs"]
+    run = OpenRun(out)
+    assert run.model(LATE).spec.mixer == "sum" and experts_of(run) == {}
+    # What it has on arrival is what everyone has; its own rows come on top.
+    others = run.model("planted-0-0").tensors
+    frozen = [name for name in run.model(LATE).kept]
+    assert frozen and all(torch.equal(run.model(LATE).tensors[name], others[name]) for name in frozen)
+    Exporter(run).client(LATE, tmp_path / "x")
+    scores = json.loads((tmp_path / "x" / "scores.json").read_text())["scores"]
+    assert scores["routed"] == scores["folded"] == found.scores["after 1 local epochs"]
+    assert LATE in (out / "report.html").read_text()

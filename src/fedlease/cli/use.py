@@ -138,7 +138,7 @@ def onboard(
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Bring a new client into a finished run: warm up, place, train locally, compare."""
+    """Bring a new client into a finished run: place it, train it locally, compare."""
     with stdout_for_json(json_), progress(quiet, folder) as show:
         from fedlease.use.onboard import onboard as bring_in
         from fedlease.use.open_run import OpenRun

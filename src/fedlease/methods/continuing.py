@@ -13,7 +13,7 @@ from fedlease.methods.fedlease_reallocation import ReallocateState
 from fedlease.methods.warmup import Warmup
 from fedlease.methods.wrapper import WrapperState
 
-__all__ = ["grouping_again", "with_rows", "without_clients"]
+__all__ = ["at_round", "grouping_again", "with_rows", "without_clients"]
 
 
 def with_rows(state: Any, rows: Mapping[ClientId, int]) -> Any:
@@ -26,6 +26,13 @@ def with_rows(state: Any, rows: Mapping[ClientId, int]) -> Any:
     if isinstance(state, WrapperState):
         return replace(state, inner=with_rows(state.inner, rows))
     return replace(state, clients={client: rows[client] for client in state.clients})
+
+
+def at_round(state: Any, round_: int) -> Any:
+    """The state, of any method and with the wrappers around it, at another round; what it holds stays."""
+    if isinstance(state, WrapperState):
+        return replace(state, inner=at_round(state.inner, round_))
+    return replace(state, round=round_)
 
 
 def without_clients(state: Any, clients: Collection[ClientId]) -> Any:

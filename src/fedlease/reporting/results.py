@@ -76,12 +76,16 @@ def _render_verdict(summary: Summary, console: Console) -> None:
 
 def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
     """Prints where a newcomer was placed and what it gained, from the content of its ``onboarding.json``."""
-    experts = tuple(map(expert_name, range(len(content["distances"]))))
-    near = tuple(Cell(f"{d:.3f}", d, best=e == content["expert"]) for e, d in enumerate(content["distances"]))
-    console.print(Table("distance of its warm-up to those of each expert's clients", experts, (near,)).for_terminal())
-    margin = "" if content["margin"] is None else f", nearer than the next by {content['margin']:.3f}"
-    console.print(f"Client {escape(content['client'])} is placed with {expert_name(content['expert'])}{margin}.")
-    console.print(COUNTING)
+    if content["expert"] is None:
+        console.print(f"Client {escape(content['client'])} has joined as one that comes late, with a copy of its own.")
+    else:
+        experts = tuple(map(expert_name, range(len(content["distances"]))))
+        near = tuple(Cell(f"{d:.3f}", d, best=e == content["expert"]) for e, d in enumerate(content["distances"]))
+        title = "distance of its warm-up to those of each expert's clients"
+        console.print(Table(title, experts, (near,)).for_terminal())
+        margin = "" if content["margin"] is None else f", nearer than the next by {content['margin']:.3f}"
+        console.print(f"Client {escape(content['client'])} is placed with {expert_name(content['expert'])}{margin}.")
+        console.print(COUNTING)
     rows = tuple((Cell(alone_words(name)), score(value)) for name, value in content["scores"].items())
     title = f"{of_metric(content['metric']).name} in % on its {content['test_rows']} test rows"
     console.print(Table(title, ("", ""), rows).for_terminal())

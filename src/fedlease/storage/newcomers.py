@@ -39,7 +39,7 @@ class Newcomer(Content):
         test_rows: for scores.
         data: folder or file of its rows.
         data_fingerprint: SHA-256 over them.
-        expert: that it was placed with.
+        expert: that it was placed with; None under a method without experts.
         distances: of its warm-up to the centroid of every expert.
         margin: how much farther the second nearest expert is, as a share; None for one expert.
         unlike: whether it is farther from its expert than any client of the run from its own.
@@ -58,7 +58,7 @@ class Newcomer(Content):
     test_rows: Count = 0
     data: Annotated[str, AfterValidator(_no_nul)] | None = None
     data_fingerprint: str | None = None
-    expert: Expert
+    expert: Expert | None = None
     distances: list[Finite] = Field(default_factory=list)
     margin: float | None = None
     unlike: bool = False

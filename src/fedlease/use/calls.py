@@ -172,7 +172,8 @@ def onboard(
     device: str | None = None,
     progress: bool = True,
 ) -> "Onboarded":
-    """Brings a new client into a finished run: warms up, places it with an expert, trains locally and compares.
+    """Brings a new client into a finished run: places it with an expert where there are experts,
+    trains locally and compares.
 
     Args:
         folder: of the run.
@@ -183,11 +184,11 @@ def onboard(
         progress: whether to show how far it is, on standard error or in the notebook.
 
     Returns:
-        Where it was placed, and the scores of what it could have.
+        Where it was placed, if anywhere, and the scores of what it could have.
 
     Raises:
         RunFolderError: no run folder, or a damaged one.
-        ConfigError: the id is taken, or the run's method allocates no experts.
+        ConfigError: the id is taken, or the folder holds one client's model alone.
         DataError: every fault of the rows.
         RunFailedError: its training diverged; nothing is written.
     """

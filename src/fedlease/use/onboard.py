@@ -1,4 +1,4 @@
-"""A new client in a finished run: warmed up, placed with an expert, trained locally, beside what it replaces."""
+"""A new client in a finished run: placed with an expert by its warm-up, or joining as one that comes late."""
 
 import math
 from collections.abc import Callable
@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from fedlease.client.training import Trainer
+from fedlease.client.worker import Client
 from fedlease.core.adapters import b_matrices
 from fedlease.core.low_rank import at_rank, padded
-from fedlease.core.placement import Centroids, Placement, place
+from fedlease.core.placement import Placement, place
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, Tensors, head_names
 from fedlease.data.federation import NOTHING_TO_LEARN, UNSCALED, ClientData, Federation, why_nothing
 from fedlease.data.reading.examples import client_id_fault, folded
@@ -28,6 +29,7 @@ from fedlease.storage.run_folder import run_lock
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.metric_words import of_metric
 from fedlease.use.experts import expert_model, experts_of
+from fedlease.use.late_client import join
 from fedlease.use.open_run import OpenRun
 
 __all__ = ["Onboarded", "onboard"]
@@ -43,14 +45,16 @@ class Onboarded:
 
     Attributes:
         folder: its files in the run folder.
-        placement: distances to the experts' warm-ups, margin, and whether it is unlike any.
-        scores: in order: majority class or most frequent answer, untrained model, its own warm-up, every expert alone,
-            the routed model on arrival, the routed model after local training; headline metric on its test rows.
+        placement: distances to the experts' warm-ups, margin, and whether it is unlike any; None where a method has no
+            experts.
+        scores: in order: majority class or most frequent answer, untrained model, its own warm-up and every expert
+            alone where there are experts, its model on arrival, its model after local training; headline metric on its
+            test rows.
         notes: what is unusual in its rows, a sentence each.
     """
 
     folder: Path
-    placement: Placement
+    placement: Placement | None
     scores: dict[str, float]
     notes: tuple[str, ...] = ()
 
@@ -61,19 +65,21 @@ def onboard(
     """Adds a client to a finished run; what the other clients have stays as it is; the report is written
     anew.
 
-    It warms up from the run's initial adapter, is placed with the expert to whose clients' warm-ups its own is nearest
-    (paper, distance of phase 1), gets that expert, its cluster's router and a head, and trains them on its own rows;
-    what it trains is its own copy.
+    Under a method that allocates experts it warms up from the run's initial adapter, is placed with the expert to whose
+    clients' warm-ups its own is nearest (paper, distance of phase 1), gets that expert, its cluster's router and a
+    head, and trains them on its own rows. Under any other method it joins as a client that comes late, see
+    :func:`fedlease.use.late_client.join`. What it trains is its own copy.
 
     Args:
-        run: opened run folder, of a method that allocates experts.
+        run: opened run folder, of the run's own method, not of a baseline.
         client: its id.
         data: a folder with train and test files, or one file.
         epochs: of local training after the placement; None takes ``rounds`` x ``train.local_epochs``, 0 trains none.
         on_batch: called after every optimiser step.
 
     Raises:
-        ConfigError: the id is taken or cannot be a folder name, the method allocates no experts, or ``epochs`` < 0.
+        ConfigError: the id is taken or cannot be a folder name, the method is a baseline, the folder holds one client's
+            model alone, or ``epochs`` < 0.
         DataError: every fault of the rows.
         RunFailedError: its training diverged; nothing is written.
     """
@@ -83,7 +89,7 @@ def onboard(
 
 
 def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_batch: OnBatch | None) -> Onboarded:
-    state, known = _allocated_state(run)
+    state = _state(run)
     _check_id(run, client)
     settings = run.settings
     if fault := settings.lora.fault_of(client):
@@ -105,22 +111,24 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         raise DataError(f"client {client!r}: it has no test rows, by which its experts are compared")
     work = _Newcomer(run, rows, on_batch)
 
-    adapter = at_rank(state.adapter, settings.lora.of(client))
+    adapter = at_rank(run.loaded.adapter, settings.lora.of(client))
     start = ClientModel(adapter.spec, {**adapter.tensors, **run.loaded.head(rows.labels).tensors})
-    warm = work.train(start, WARMUP, adapter.names("AB"), settings.warmup.epochs)
-    placement = place(b_matrices(padded(warm.tensors, state.adapter.spec.r)), known)
-    arrival = _with_expert(run, state, placement.expert, rows, warm)
-    own = arrival.names("AB", arrival.spec.own) | arrival.names("G")
-    trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
+    placement, others = None, dict[str, ClientModel]()
+    if state.centroids is None:
+        arrival, trained = join(run, work.client, work.trainer, epochs, on_batch)
+    else:
+        warm = work.train(start, WARMUP, adapter.names("AB"), settings.warmup.epochs)
+        placement = place(b_matrices(padded(warm.tensors, state.adapter.spec.r)), state.centroids)
+        arrival = _with_expert(run, state, placement.expert, rows, warm)
+        own = arrival.names("AB", arrival.spec.own) | arrival.names("G")
+        trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
+        others = {"own warm-up": warm}
+        others |= {f"expert {e} alone": alone for e, alone in _experts_alone(run, arrival).items()}
 
-    scores = {
-        of_metric(run.task.metric, run.settings.task).majority: run.task.majority_score(rows.train, rows.test),
-        "untrained": work.score(start),
-        "own warm-up": work.score(warm),
-        **{f"expert {e} alone": work.score(alone) for e, alone in _experts_alone(run, arrival).items()},
-        "on arrival": work.score(arrival),
-        f"after {epochs} local epochs": work.score(trained),
-    }
+    majority = of_metric(run.task.metric, run.settings.task).majority
+    models = {"untrained": start, **others, "on arrival": arrival, f"after {epochs} local epochs": trained}
+    scores = {majority: run.task.majority_score(rows.train, rows.test)}
+    scores |= {name: work.score(model) for name, model in models.items()}
     newcomer = Newcomer(
         client=client,
         task=rows.task,
@@ -132,10 +140,10 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         test_rows=len(rows.test),
         data=str(data.resolve()),
         data_fingerprint=Federation.of([rows]).fingerprint(),
-        expert=placement.expert,
-        distances=list(placement.distances),
-        margin=placement.margin if math.isfinite(placement.margin) else None,
-        unlike=placement.unlike,
+        expert=None if placement is None else placement.expert,
+        distances=[] if placement is None else list(placement.distances),
+        margin=placement.margin if placement is not None and math.isfinite(placement.margin) else None,
+        unlike=placement is not None and placement.unlike,
         epochs=epochs,
         metric=run.task.metric,
         scores=scores,
@@ -154,6 +162,7 @@ class _Newcomer:
         self.on_batch = on_batch
         self.train_rows: Encoded = run.encode(rows.train, rows.scale or UNSCALED)
         self.test_rows: Encoded = run.encode(rows.test, rows.scale or UNSCALED)
+        self.client = Client(rows, self.train_rows, self.test_rows)
         self.trainer = Trainer(run.resident, replace(optimiser_of(run.settings), threads=run.threads))
 
     def train(self, model: ClientModel, phase: str, names: frozenset[str], epochs: int) -> ClientModel:
@@ -187,13 +196,13 @@ class _Newcomer:
         self.run.resident.load(model, len(self.rows.labels))
 
 
-def _allocated_state(run: OpenRun) -> tuple[State, Centroids]:
+def _state(run: OpenRun) -> State:
     state = run.saved.state
-    if not isinstance(state, HeadState) or state.centroids is None:
-        raise ConfigError(
-            f"method: {run.method!r} in {run.out} has allocated no experts, so a newcomer cannot be placed with one"
-        )
-    return state.inner, state.centroids
+    if not isinstance(state, HeadState):
+        raise ConfigError(f"method: {run.out} holds the model of one client alone, which nobody else can join")
+    if run.method != run.settings.method:
+        raise ConfigError(f"method: newcomers join {run.settings.method!r}, the run's own, received {run.method!r}")
+    return state.inner
 
 
 def _check_id(run: OpenRun, client: ClientId) -> None:
