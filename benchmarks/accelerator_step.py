@@ -7,6 +7,7 @@ value projections: so nothing has to be downloaded. Compared, in turn:
 
     swapped     four clients, one after another on the one base, adapters swapped in and out
     stacked K   K clients in one step; four of them where K is less
+    batches     the batches of sixteen in one step alone: padded, pinned and copied
     peft        four, one after another, by PEFT and the Trainer of transformers, as Flower's examples do it
     floor       the products with the frozen weights alone, forward and backward, of sixteen clients' rows at once
 
@@ -44,7 +45,7 @@ from fedlease.tasks.generation import Generation
 
 CLIENTS, FEW, STEPS, ROWS, ANSWER = 16, 4, 10, 8, 4
 COUNTS = (16, 8, 4, 2, 1)
-VARIANTS = ("swapped", *(f"stacked {count}" for count in COUNTS), "peft", "floor")
+VARIANTS = ("swapped", *(f"stacked {count}" for count in COUNTS), "batches", "peft", "floor")
 DTYPES = ("float32", "bfloat16")
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
 BASES: dict[str, tuple[str, dict[str, int]]] = {
@@ -143,6 +144,13 @@ class Work:
             found = self.stack.train(self.jobs[begin : begin + clients])
             assert all(not isinstance(result, Exception) for result in found.values())
 
+    def batches(self) -> None:
+        """The batches of all clients in one step, of which the next could be made while a step is computed."""
+        rows = self.jobs[0].rows.followed_by([job.rows for job in self.jobs[1:]])
+        each = list(range(0, len(rows), len(rows) // CLIENTS))
+        for step in range(self.steps):
+            rows.pad([begin + step * ROWS + row for begin in each for row in range(ROWS)], self.device)
+
     def floor(self) -> None:
         """The products with the frozen weights: x W^T of the forward pass, and g W of the backward pass."""
         for x, weight in self.products * self.steps:
@@ -197,13 +205,17 @@ class Work:
     @staticmethod
     def clients_of(way: str) -> int:
         """How many clients a way of :attr:`ways` trains."""
-        return CLIENTS if way == "floor" else max(FEW, *(int(word) for word in way.split() if word.isdecimal()), 0)
+        return (
+            CLIENTS
+            if way in ("batches", "floor")
+            else max(FEW, *(int(word) for word in way.split() if word.isdecimal()), 0)
+        )
 
     @property
     def ways(self) -> dict[str, Callable[[], None]]:
         """Variant -> what does its work once."""
         stacked = {f"stacked {count}": partial(self.stacked, count) for count in COUNTS}
-        return {"swapped": self.swapped, **stacked, "peft": self.peft, "floor": self.floor}
+        return {"swapped": self.swapped, **stacked, "batches": self.batches, "peft": self.peft, "floor": self.floor}
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -207,7 +207,9 @@ def loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
     """
     if weights is None:
         return F.cross_entropy(logits.float(), labels)
-    return (F.cross_entropy(logits.float(), labels, reduction="none") * weights.to(labels.device)[labels]).mean()
+    return (
+        F.cross_entropy(logits.float(), labels, reduction="none") * on_device(weights.numpy(), labels.device)[labels]
+    ).mean()
 
 
 def score(logits: Tensor, labels: Sequence[int]) -> dict[str, float]:

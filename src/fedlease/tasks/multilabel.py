@@ -117,7 +117,9 @@ class Multilabel(OutputTask):
         if self.balanced:
             owner, parts = rows.of_clients
             found = [self.label_weights(part, logits.shape[-1]) for part in parts]
-            weights = torch.stack([w for w in found if w is not None])[owner[list(indices)]].to(logits.device)
+            weights = on_device(
+                torch.stack([w for w in found if w is not None])[owner[list(indices)]].numpy(), logits.device
+            )
         there = logits > -math.inf
         losses = F.binary_cross_entropy_with_logits(
             logits.clamp(min=LOWEST), wanted, pos_weight=weights, reduction="none"
@@ -246,8 +248,8 @@ class Multilabel(OutputTask):
 def _loss(logits: Tensor, rows: Encoded, indices: Sequence[int], weights: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy of (b, labels) logits, in float32; having a label counts times its weight."""
     assert isinstance(rows, EncodedSets)
-    wanted = torch.from_numpy(rows.flags(indices, logits.shape[-1])).to(logits.device, torch.float32)
-    weights = None if weights is None else weights.to(logits.device)
+    wanted = on_device(rows.flags(indices, logits.shape[-1]).astype(np.float32), logits.device)
+    weights = None if weights is None else on_device(weights.numpy(), logits.device)
     return F.binary_cross_entropy_with_logits(logits.float(), wanted, pos_weight=weights)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,7 +19,7 @@ from fedlease.data.federation import Row
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.targets import number_of
 from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
-from fedlease.tasks.encoded import Encoded
+from fedlease.tasks.encoded import Encoded, on_device
 from fedlease.tasks.metrics import LOSS, MOST, Graded, Metric, MetricWords
 from fedlease.tasks.texts import OutputTask, Texts, evaluate, refitted_error
 
@@ -209,7 +208,7 @@ class Regression(OutputTask):
 def _loss(outputs: Tensor, rows: Encoded, indices: Sequence[int], reduction: str = "mean") -> Tensor:
     """Squared error of (b, 1) outputs, in float32, reduced as ``mse_loss`` does it."""
     assert isinstance(rows, EncodedNumbers)
-    wanted = torch.from_numpy(rows.scaled[list(indices)]).to(outputs.device, torch.float32)
+    wanted = on_device(rows.scaled[list(indices)].astype(np.float32), outputs.device)
     return F.mse_loss(outputs[:, 0].float(), wanted, reduction=reduction)
 
 
