@@ -115,6 +115,27 @@ def test_or_refused_where_the_settings_say_so(tmp_path: Path) -> None:
     assert "points against" in rounds_of(tmp_path)[1]["refused"][LIAR]
 
 
+def test_whose_warmup_was_refused_for_its_direction_stays_out_whatever_it_sends_later(tmp_path: Path) -> None:
+    """Asked again it sends what is honest, alone in its step or beside others, before a restart and after it."""
+    sent = iter([-6.0])
+
+    def lie(start: Tensors, own: Tensors) -> Tensors:
+        return grown(next(sent, 1.0))(start, own)
+
+    bounds = replace(BOUNDS, against="refuse")
+    ran(tmp_path, lie, 0, 1, 2, bounds=bounds, last=1)
+    reopened = Checkpoint(tmp_path)
+    saved = reopened.load()
+    assert saved is not None
+    reopened.clean()
+    reopened.commit(replace(saved, finished=False))
+    state = ran(tmp_path, lie, 0, 1, 2, bounds=bounds, last=2)
+    first, *later = [line["refused"].get(LIAR, "") for line in rounds_of(tmp_path)]
+    assert "points against" in first and len(later) == 3
+    assert {*later} == {"its warm-up of step 1 pointed against others: it takes no further part (bounds.against)"}
+    assert LIAR not in state.assignment
+
+
 def test_without_bounds_nothing_is_refused(tmp_path: Path) -> None:
     ran(tmp_path, grown(1e4), 1, 2, bounds=Bounds())
     assert not any("suspects" in line or line["refused"] for line in rounds_of(tmp_path))

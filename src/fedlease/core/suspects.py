@@ -37,19 +37,21 @@ SAMPLED = 8
 @serialisable
 @dataclass(frozen=True)
 class Seen:
-    """What is remembered of an update that was used.
+    """What is remembered of an update that was used, or of a warm-up that was refused for its direction.
 
     Attributes:
         warmup: whether it was a warm-up.
         length: of its change.
         steps: that the client had for it.
         sample: see :func:`sample`.
+        turned: whether it was refused for its direction.
     """
 
     warmup: bool
     length: float
     steps: int
     sample: Tensor
+    turned: bool = False
 
 
 @dataclass
@@ -59,10 +61,12 @@ class Findings:
     Attributes:
         refused: client -> why its update must not be used.
         named: client -> what is odd about an update that is used.
+        turned: clients whose updates are refused for their direction.
     """
 
     refused: dict[ClientId, str] = field(default_factory=dict)
     named: dict[ClientId, list[str]] = field(default_factory=dict)
+    turned: set[ClientId] = field(default_factory=set)
 
     def name(self, client: ClientId, what: str) -> None:
         """Adds an oddity."""
@@ -72,6 +76,7 @@ class Findings:
         """Refuses an update for its direction, or names it, as ``bounds.against`` says."""
         if rule == "refuse":
             self.refused[client] = f"its {what} (bounds.against)"
+            self.turned.add(client)
         else:
             self.name(client, f"its {what}")
 

@@ -25,13 +25,14 @@ class Screen:
 
     Attributes:
         bounds: the rules.
-        seen: client -> step -> what is remembered of the update that was used.
+        seen: client -> step -> what is remembered of the update that was used, or turned away for its direction.
         warmups_alone: whether single updates are seen in the warm-up alone, see :mod:`fedlease.server.secure_sums`.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
     seen: Mapping[ClientId, Mapping[int, Seen]] = field(default_factory=dict)
     warmups_alone: bool = False
+    _turned: dict[ClientId, Change] = field(init=False, default_factory=dict, repr=False)
 
     def check(self, step: Step, client: ClientId, update: ClientUpdate, rows: int) -> None:
         """Checks an update by itself.
@@ -43,7 +44,7 @@ class Screen:
         check_update(task, client, update, expected_examples=rows)
         if self.warmups_alone and not _is_warmup(step, client):
             return
-        why = beyond_the_step(task, update, rows, self.bounds)
+        why = self._turned_before(step, client) or beyond_the_step(task, update, rows, self.bounds)
         if not why and self.bounds.copies:
             start = start_of(task, update.choice)
             now = sample({name: update.tensors[name] for name in start})
@@ -72,6 +73,7 @@ class Screen:
                 clusters.setdefault(0 if warmup else group(client), []).append(client)
             beside = self._warmups(step, own) if warmup else None
             found = compare(own, [*clusters.values()], self.bounds, before=before, warmups=beside)
+            self._turned |= {client: own[client] for client in found.turned if warmup}
             for client, why in found.refused.items():
                 step.suspects.setdefault(client, []).append(f"refused: {why}")
                 refuse(step, client, why)
@@ -83,14 +85,20 @@ class Screen:
         if self.bounds == Bounds():
             return self
         seen = {client: dict(steps) for client, steps in self.seen.items()}
-        for client, change in self._changes(step).items():
-            picked = sample(change.tensors)
+        for client, change in {**self._changes(step), **self._turned}.items():
             seen.setdefault(client, {})[step.number] = Seen(
-                _is_warmup(step, client), change.length, change.steps, picked
+                _is_warmup(step, client), change.length, change.steps, sample(change.tensors), client in self._turned
             )
         last = step.number - REMEMBERED
         kept = {c: {n: one for n, one in steps.items() if n > last or one.warmup} for c, steps in seen.items()}
         return replace(self, seen=kept)
+
+    def _turned_before(self, step: Step, client: ClientId) -> str:
+        """Why a warm-up is not looked at: alone in a later step, it would be compared with nobody's direction."""
+        numbers = [number for number, one in self.seen.get(client, {}).items() if one.turned]
+        if not numbers or not _is_warmup(step, client):
+            return ""
+        return f"its warm-up of step {min(numbers)} pointed against others: it takes no further part (bounds.against)"
 
     def _changes(self, step: Step) -> dict[ClientId, Change]:
         """What the used updates of a step changed."""
@@ -109,7 +117,7 @@ class Screen:
             start = next(iter(own.values())).start
             if client not in own and tensors.keys() == start.keys():
                 then = self.seen.get(client, {})
-                steps = max((one.steps for one in then.values() if one.warmup), default=1)
+                steps = max((one.steps for one in then.values() if one.warmup and not one.turned), default=1)
                 found[client] = Change(start, tensors, steps, apart(tensors, start))
         return found
 
@@ -117,7 +125,7 @@ class Screen:
         """The last update of every other client, of one kind."""
         found = {}
         for client, steps in self.seen.items():
-            kind = [number for number, one in steps.items() if one.warmup == warmup]
+            kind = [number for number, one in steps.items() if one.warmup == warmup and not one.turned]
             if kind and client not in without:
                 found[client] = steps[max(kind)]
         return found
