@@ -6,7 +6,8 @@ import torch
 from planted_halves import halves, uploads
 
 from fedlease.core import merging
-from fedlease.core.merging import Fit, Merged, fit, log_odds, merge
+from fedlease.core.merging import Merged, log_odds, merge
+from fedlease.core.merging_fit import Fit, fit
 from fedlease.core.reliability import Agreement, agreement
 from fedlease.core.types import Tensors
 

@@ -1,6 +1,6 @@
 """How unlike clients are: cosine distances between their LoRA matrices (paper, phase 1)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -101,11 +101,7 @@ def product_cosines(b: Matrices, a: Matrices) -> Iterator[Tensor]:
         inner = (stacked_b.T @ stacked_b) * (stacked_a @ stacked_a.T)
         inner = inner.view(count, -1, count, stacked_b.shape[1] // count)  # (N, r, N, r)
         ranks = _ranks(stacked_a.view(count, inner.shape[1], -1))
-        common = torch.minimum(ranks.unsqueeze(0), ranks.unsqueeze(1))
-        found = torch.zeros(count, count, dtype=torch.float64)
-        for m in ranks.unique().tolist():
-            found += (common == m) * _cosines(inner[:, :m, :, :m].sum((1, 3)))
-        yield found
+        yield _by_common_rank(inner, ranks, ranks, lambda products, m: (products.diagonal().sqrt(),) * 2)
 
 
 def cosines_between(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) -> Tensor:
@@ -117,16 +113,30 @@ def cosines_between(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) ->
         others_b: (C, out, r).
         others_a: (C, r, in).
     """
-    count, others = len(b), len(others_b)
     inner = torch.einsum("nor,cos->nrcs", b, others_b) * torch.einsum("nri,csi->nrcs", a, others_a)
-    ranks, others_ranks = _ranks(a), _ranks(others_a)
-    common = torch.minimum(ranks.unsqueeze(1), others_ranks.unsqueeze(0))
-    found = torch.zeros(count, others, dtype=torch.float64)
-    for m in {min(r, s) for r in {*ranks.tolist()} for s in {*others_ranks.tolist()}}:
-        first, second = (_norms(x[:, :, :m], y[:, :m]) for x, y in ((b, a), (others_b, others_a)))
-        scale = torch.outer(1 / first.where(first > 0, 1), 1 / second.where(second > 0, 1))
-        zeros = torch.outer((first == 0).double(), (second == 0).double())
-        found += (common == m) * (inner[:, :m, :, :m].sum((1, 3)) * scale + zeros)
+
+    def lengths(products: Tensor, m: int) -> tuple[Tensor, Tensor]:
+        return _norms(b[:, :, :m], a[:, :m]), _norms(others_b[:, :, :m], others_a[:, :m])
+
+    return _by_common_rank(inner, _ranks(a), _ranks(others_a), lengths)
+
+
+def _by_common_rank(
+    inner: Tensor, ranks: Tensor, others: Tensor, lengths: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Cosines of all pairs, (n, C), each by the directions that both have.
+
+    Args:
+        inner: products of direction with direction, (n, r, C, r).
+        ranks: directions of n clients.
+        others: of C clients.
+        lengths: gives those of all clients and of the others by their first m directions, from the products and m.
+    """
+    common = torch.minimum(ranks.unsqueeze(1), others.unsqueeze(0))
+    found = torch.zeros(common.shape, dtype=torch.float64)
+    for m in common.unique().tolist():
+        products = inner[:, :m, :, :m].sum((1, 3))
+        found += (common == m) * _cosines(products, *lengths(products, m))
     return found
 
 
@@ -149,12 +159,10 @@ def _ranks(a: Tensor) -> Tensor:
     return (used * torch.arange(1, a.shape[1] + 1)).amax(1).clamp(min=1)
 
 
-def _cosines(inner: Tensor) -> Tensor:
-    """Cosines from inner products, (N, N); 1 between two zeros, 0 between a zero and another."""
-    norms = inner.diagonal().sqrt()
-    zero = (norms == 0).double()
-    scale = 1 / norms.where(norms > 0, 1)
-    return inner * torch.outer(scale, scale) + torch.outer(zero, zero)
+def _cosines(inner: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Cosines from inner products, (n, C), and lengths; 1 between two zeros, 0 between a zero and another."""
+    scales, zeros = zip(*((1 / each.where(each > 0, 1), (each == 0).double()) for each in (first, second)), strict=True)
+    return inner * torch.outer(*scales) + torch.outer(*zeros)
 
 
 def to_distances(similarity: Tensor, modules: int) -> Tensor:

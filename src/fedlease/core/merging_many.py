@@ -19,7 +19,8 @@ from torch import Tensor
 from fedlease.core.adapters import a_matrices, b_matrices
 from fedlease.core.choices import Signal
 from fedlease.core.distances import cosines_between, cosines_by_row
-from fedlease.core.merging import ENOUGH, SMALLEST, SPREAD, STEPS, Fit, Floats, Merged, fit, merge
+from fedlease.core.merging import ENOUGH, Merged, merge
+from fedlease.core.merging_fit import STEPS, Fit, Floats, first_guess, fit, misfits, nearer, precisions
 from fedlease.core.reliability import DEPENDENT, LEARNT, LEAST_ERROR, ROUGH, agreement, jackknife
 from fedlease.core.seeds import derive
 from fedlease.core.types import ClientId, Tensors
@@ -180,7 +181,7 @@ def _joined(beside: _Beside, fitted: Fit, labels: Labels) -> list[_Found]:
 
 
 def _misfit(beside: _Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """As :func:`fedlease.core.merging.fit` with a core that is fitted already: each client's misfit, and its s.
+    """As :func:`fedlease.core.merging_fit.fit` with a core that is fitted already: each client's misfit, and its s.
 
     Args:
         beside: of n clients.
@@ -188,21 +189,13 @@ def _misfit(beside: _Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Floa
         same: whether a client is in the group of a client of the core, (n, C).
     """
     core, common = fitted.s, fitted.common
-    variance, own_precision = np.square(beside.cross_error), 1 / np.square(beside.own_error)
-    mates = np.where(same, beside.cross, 0).sum(1) / np.maximum(same.sum(1), 1)
-    s = np.sqrt(np.clip(np.maximum(beside.own, mates), 0.02, 1))
-    most = np.where(same, 1.0, common)
+    cross, variance = beside.cross, np.square(beside.cross_error)
+    own_precision = 1 / np.square(beside.own_error)
+    s = first_guess(beside.own, cross, same)
     for _ in range(STEPS):
-        both = np.outer(s, core)
-        spread = variance + np.where(same, 0, np.square(SPREAD * both))
-        counts = np.where(same | (beside.cross > most * both), 1 / spread, 0)
-        pull = (counts * most * beside.cross) @ core + 2 * own_precision * beside.own * s
-        weight = (counts * np.square(most)) @ np.square(core) + 2 * own_precision * np.square(s)
-        s = (s + np.clip(pull / weight, SMALLEST, 1)) / 2
-    both = np.outer(s, core)
-    spread = variance + np.where(same, 0, np.square(SPREAD * both))
-    missed = np.where(same, beside.cross - both, beside.cross - np.clip(beside.cross, 0, common * both))
-    between = (np.square(missed) / spread + np.log(spread / variance)).sum(1) / 2
+        counts, most = precisions(cross, np.outer(s, core), variance, same, common)
+        s = nearer(s, core, counts, most, cross, beside.own, own_precision)
+    between = misfits(cross, np.outer(s, core), variance, same, common).sum(1) / 2
     return between + own_precision * np.square(beside.own - np.square(s)) / 2, s
 
 
