@@ -31,7 +31,7 @@ class Row:
 
 
 TABLE = {
-    "fed-sb": Row("G", warms_up=True),
+    "fed-sb": Row("G", warms_up=True, variants={"weights": {"start": "weights"}}),
     "fedalt": Row("AB"),
     "feddpa": Row("AB", variants={"none": {"blend": 0.0}}),
     "fedex-lora": Row("AB"),

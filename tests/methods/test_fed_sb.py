@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from contract.planted import CLIENTS, SHAPES, adapter, made, train
 from methods.kept import MARK, Down
@@ -33,10 +34,14 @@ def test_a_product_is_the_same_with_a_core_between_orthonormal_factors() -> None
         torch.testing.assert_close(gram, torch.eye(2, dtype=torch.float64))
 
 
-def test_the_first_model_is_the_best_approximation_of_the_mean_warm_up() -> None:
-    method = made("fed-sb", BUDGET)
+@pytest.mark.parametrize("start", ["adapters", "weights"])
+def test_the_first_model_is_the_best_approximation_of_the_mean_warm_up(start: str) -> None:
+    method = made("fed-sb", BUDGET, start=start)
     state = method.init(adapter(), CLIENTS, 0)
     tasks, updates = trained(method, state)
+    # A and B of rank 2, or every weight: 6 x 4 and 6 x 6.
+    sent = sum(tasks["a0"].model.tensors[name].numel() for name in tasks["a0"].upload)
+    assert sent == (2 * sum(map(sum, SHAPES.values())) if start == "adapters" else 24 + 36)
     after = method.aggregate(state, updates)
     mean = mean_of_trained(tasks, updates)
     for module, change in whole_update(method.model(after, "a0")).items():

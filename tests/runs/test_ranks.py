@@ -225,7 +225,7 @@ def test_fedlease_plus_needs_no_other_settings(tmp_path: Path) -> None:
         (
             {"method": "fedit"},
             "lora.r: fedit averages A and B, which have to have one rank; unequal ranks are for fedlease, "
-            "fedlease-plus, fedrora, flexlora, flora, hetlora, local",
+            "fedlease-plus, fedrora, flexlora, flora, hetlora, local; received the ranks 2, 4",
         ),
     ],
 )

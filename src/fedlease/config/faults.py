@@ -186,12 +186,16 @@ def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str
     """Methods that cannot have clients of unequal ranks, as they are set."""
     lora = raw.get("lora")
     ranks = lora.get("r") if isinstance(lora, Mapping) else None
-    if not ranks_differ(ranks):
+    if not ranks_differ(ranks) or not isinstance(ranks, Mapping):
         return
     for name in methods:
         if name not in UNEQUAL_RANKS:
             able = ", ".join(name for name in UNEQUAL_RANKS if name != CENTRALISED)
-            yield f"lora.r: {name} averages A and B, which have to have one rank; unequal ranks are for {able}"
+            received = ", ".join(map(repr, dict.fromkeys(ranks.values())))
+            yield (
+                f"lora.r: {name} averages A and B, which have to have one rank; unequal ranks are for {able}; "
+                f"received the ranks {received}"
+            )
             continue
         section = name.replace("-", "_")
         stated = raw.get(section)

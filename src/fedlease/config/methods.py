@@ -12,6 +12,7 @@ from fedlease.core.choices import (
     CandidateStart,
     Clustering,
     ExpertStart,
+    FactorStart,
     GroupingName,
     RouterOwner,
     RouterStart,
@@ -32,6 +33,7 @@ __all__ = [
     "FedProxSettings",
     "FedRoRASettings",
     "FedRotLoRASettings",
+    "FedSBSettings",
     "FedSVDSettings",
     "FedTreeLoRASettings",
     "HetLoRASettings",
@@ -195,6 +197,14 @@ class FedMomentumSettings(Section):
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9999
     """Share of the squared singular values of each round's mean that is kept, the largest first; what of it is beyond
     the adapter's rank is added to the frozen weights. 1 loses nothing. Useful: 0.99 to 1."""
+
+
+class FedSBSettings(Section):
+    """Fed-SB."""
+
+    start: FactorStart = "adapters"
+    """What the frozen factors are set by: the mean of the clients' warm-ups of A and B, or, as in LoRA-SB, of all
+    weights of the adapted modules, which are then sent once, whole."""
 
 
 class FedRoRASettings(Section):

@@ -19,6 +19,7 @@ from fedlease.config.methods import (
     FedProxSettings,
     FedRoRASettings,
     FedRotLoRASettings,
+    FedSBSettings,
     FedSVDSettings,
     FedTreeLoRASettings,
     HetLoRASettings,
@@ -134,6 +135,8 @@ class Settings(Section):
     """FedRoRA."""
     fedrot_lora: FedRotLoRASettings = FedRotLoRASettings()
     """FedRot-LoRA."""
+    fed_sb: FedSBSettings = FedSBSettings()
+    """Fed-SB."""
     fedsvd: FedSVDSettings = FedSVDSettings()
     """FedSVD."""
     fedtreelora: FedTreeLoRASettings = FedTreeLoRASettings()

@@ -9,6 +9,7 @@ __all__ = [
     "CandidateStart",
     "Clustering",
     "ExpertStart",
+    "FactorStart",
     "GroupingName",
     "HeadPolicy",
     "Kind",
@@ -89,6 +90,9 @@ HeadPolicy = Literal["local", "shared", "frozen"]
 
 Against = Literal["name", "refuse"]
 """What becomes of an update that points against the others of its cluster."""
+
+FactorStart = Literal["adapters", "weights"]
+"""What Fed-SB sets its frozen factors by: warm-ups of A and B, or of all weights of the adapted modules."""
 
 CandidateStart = Literal["groups", "clients"]
 """What a candidate of IFCA is made of: the first updates of a random group of clients, or that of one client."""

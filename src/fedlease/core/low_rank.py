@@ -14,6 +14,7 @@ from fedlease.core.types import ClientModel, TensorName, Tensors
 
 __all__ = [
     "at_rank",
+    "best_pair",
     "cored",
     "first_ranks",
     "orthonormal",
@@ -53,6 +54,11 @@ def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     lacking = s[:rank] <= s[0] * torch.finfo(s.dtype).eps * max(core.shape)
     rows = root.where(~lacking, 1).unsqueeze(1) * vh[:rank]
     return rows @ qa.T, qb @ (u[:, :rank] * root.where(~lacking, 0))
+
+
+def best_pair(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """As :func:`truncate`, of a matrix (out, in) that is no product yet; give float64."""
+    return truncate(torch.eye(matrix.shape[1], dtype=matrix.dtype), matrix, rank)
 
 
 def singular(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,7 +56,7 @@ FACTS: dict[str, Facts] = {
     "ravan": Facts(2025, "cores of r x r and scales, several per module"),
     "rolora": Facts(2024, "B in odd rounds, A in even ones", sums=True),
     "scaffold": Facts(2019, "A and B, and their mean gradients"),
-    "slora": Facts(2023, "sparse differences to the weights; later A and B", steps=False),
+    "slora": Facts(2023, "sparse differences to the weights; later A and B", steps=False, sums=True),
 }
 """A row for every method; those of other packages have none."""
 

@@ -7,14 +7,20 @@ The factors are those of LoRA-SB. Ponkshe, Singhal, Gorbunov, Tumanov, Horvath, 
 Approximation is a Silver Bullet for Extremely Efficient Low-Rank Fine-Tuning. 2024. https://arxiv.org/abs/2411.19557
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from fedlease.core.aggregate import client_weights, mean_update
-from fedlease.core.choices import Weighting
+import torch
+from torch import Tensor
+
+from fedlease.core.adapters import shape_of
+from fedlease.core.aggregate import client_weights, mean_update, weighted_mean
+from fedlease.core.choices import FactorStart, Weighting
 from fedlease.core.codec import serialisable
-from fedlease.core.low_rank import cored, product_mean
+from fedlease.core.low_rank import best_pair, cored, product_mean
+from fedlease.core.sparse import dense
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import CommonState, Terms, by_client
@@ -48,10 +54,13 @@ class FedSB:
     Attributes:
         budget: E, R and local epochs.
         weights: how clients are weighted.
+        start: what is trained in the warm-up: A and B, or all ``weights`` of the adapted modules. With E = 1 and one
+            batch of all rows the latter is AdamW's first step, the sign of the gradient, as in LoRA-SB.
     """
 
     budget: Budget
     weights: Weighting = "num_examples"
+    start: FactorStart = "adapters"
 
     averaged: ClassVar[tuple[str, ...]] = ("cores",)
 
@@ -69,7 +78,14 @@ class FedSB:
         if state.round > self.last_round:
             return None
         if not state.factors or client not in state.warmup.results:
-            return state.warmup.task(client, state.adapter, self.budget, state.round)
+            task = state.warmup.task(client, state.adapter, self.budget, state.round)
+            if task is None or self.start == "adapters" or state.factors:
+                return task
+            # A client that comes late moves no factor: it warms up for its head's sake, as cheaply as it can.
+            model = _on_all_weights(state.adapter)
+            names = model.names("G")
+            stages = tuple(replace(stage, trainable=names) for stage in task.stages)
+            return replace(task, model=model, stages=stages, upload=names)
         names = frozenset(state.cores)
         stage = Stage(names, self.budget.local_epochs)
         return ClientTask(ROUNDS, state.round, self.model(state, client), (stage,), upload=names)
@@ -91,7 +107,8 @@ class FedSB:
         """The factors with the cores between them; before that, the client's warm-up."""
         spec = state.adapter.spec
         if not state.factors:
-            return ClientModel(spec, state.warmup.results.get(client, state.adapter.tensors))
+            start = state.adapter if self.start == "adapters" else _on_all_weights(state.adapter)
+            return replace(start, tensors={**start.tensors, **state.warmup.results.get(client, {})})
         tensors, kept = {**state.factors, **state.cores}, frozenset(state.factors)
         return ClientModel(replace(spec, mixer="core"), tensors, kept=kept)
 
@@ -108,7 +125,8 @@ class FedSB:
         if not warmups:
             raise RunFailedError("no client's warm-up could be used: there is nothing to set the frozen factors by")
         weights = client_weights({client: state.clients[client] for client in sorted(warmups)}, self.weights)
-        mean = product_mean([warmups[client] for client in weights], list(weights.values()))
+        states, shares = [warmups[client] for client in weights], list(weights.values())
+        mean = product_mean(states, shares) if self.start == "adapters" else self._best(state, states, shares)
         factors, cores = dict(mean), {}
         for module in state.adapter.spec.target_modules:
             a, b = (str(TensorName(module, kind, 0)) for kind in "AB")
@@ -117,7 +135,30 @@ class FedSB:
             cores[str(TensorName(module, "G"))] = core
         return replace(state, round=1, warmup=state.warmup.used(), factors=factors, cores=cores)
 
+    @staticmethod
+    def _best(state: FedSBState, states: Sequence[Tensors], shares: Sequence[float]) -> dict[str, Tensor]:
+        """A and B of the best approximation of the mean of what the warm-ups have changed in all weights."""
+        mean, spec, model = weighted_mean(states, shares), state.adapter.spec, _on_all_weights(state.adapter)
+        pairs = {}
+        for module in spec.target_modules:
+            values = mean[str(TensorName(module, "G"))].double()
+            change = dense(values, shape_of(state.adapter.tensors, module), model.spec.places)
+            pairs[module] = best_pair(change * spec.r / spec.alpha, spec.r)
+        return {
+            str(TensorName(module, kind, 0)): tensor
+            for module, pair in pairs.items()
+            for kind, tensor in zip("AB", pair, strict=True)
+        }
 
-def build(terms: Terms) -> FedSB:
-    """Fed-SB, which has no settings of its own."""
-    return FedSB(terms.budget, terms.weights)
+
+def _on_all_weights(adapter: ClientModel) -> ClientModel:
+    """The start with a difference, 0, for every weight of the adapted modules."""
+    spec = replace(adapter.spec, dropout=0.0, mixer="sparse", density=1.0)
+    sizes = {module: math.prod(shape_of(adapter.tensors, module)) for module in spec.target_modules}
+    values = {str(TensorName(module, "G")): torch.zeros(size) for module, size in sizes.items()}
+    return ClientModel(spec, {**adapter.tensors, **values}, kept=frozenset(adapter.tensors))
+
+
+def build(terms: Terms, *, start: FactorStart = "adapters") -> FedSB:
+    """Fed-SB from the settings of ``fed_sb.*``."""
+    return FedSB(terms.budget, terms.weights, start)

@@ -14,7 +14,7 @@ import torch
 from fedlease.core.adapters import shape_of
 from fedlease.core.aggregate import mean_update
 from fedlease.core.codec import serialisable
-from fedlease.core.low_rank import truncate
+from fedlease.core.low_rank import best_pair
 from fedlease.core.seeds import derive
 from fedlease.core.sparse import count_of, dense
 from fedlease.core.types import AdapterSpec, ClientId, ClientModel, ClientTask, ClientUpdate, TensorName, Tensors
@@ -102,8 +102,7 @@ class SLoRA(FedIT):
         for module in spec.target_modules:
             a, b, values = (str(TensorName(module, *which)) for which in (("A", 0), ("B", 0), ("G",)))
             change = dense(state.values[values].double(), shape_of(tensors, module), state.sparse.places)
-            eye = torch.eye(change.shape[1], dtype=change.dtype)
-            pair = truncate(eye, change * spec.r / spec.alpha, spec.r)
+            pair = best_pair(change * spec.r / spec.alpha, spec.r)
             tensors[a], tensors[b] = (tensor.float().contiguous() for tensor in pair)
         return replace(state, adapter=replace(state.adapter, tensors=tensors), values={})
 
