@@ -14,9 +14,9 @@ from fedlease.storage.shelf import IN_MEMORY, OnDisk
 
 __all__ = ["StateFiles"]
 
-APART = 2**20
-"""Bytes from which on a tensor, or a mapping of tensors, is a file of its own: the matrix of all distances, the
-warm-ups that have come in. The rest of a state changes with every step."""
+APART = 2**16
+"""Bytes from which on a tensor, or a mapping of tensors, is a file of its own: the matrix of all distances, a warm-up
+that has come in, which later waves leave as it is. The rest of a state changes with every step."""
 
 
 class StateFiles:
