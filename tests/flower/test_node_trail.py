@@ -135,7 +135,12 @@ def test_the_command_reads_it_and_finds_any_changed_byte(done: Any, tmp_path: Pa
     assert good.exit_code == 0, good.output
     page = " ".join(good.output.split())
     assert messages[0].run[:12] in page and SIGNER in page and "1 x finish, 1 x introduction, 2 x train" in page
-    assert "LoRA A, LoRA B, router" in page and "one score per test row" in page and "Nothing was refused." in page
+    assert (
+        "LoRA A, LoRA B, router" in page
+        and "one score per test row" in page
+        and "not bounded" in page
+        and "Nothing was refused." in page
+    )
     whole, chosen = (folder / str(NODE) / AUDIT).read_bytes(), random.Random(0)
     for place in chosen.sample(range(len(whole)), 60):
         changed = bytearray(whole)

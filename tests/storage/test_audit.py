@@ -71,6 +71,17 @@ def test_a_run_records_what_travelled_and_its_page_says_so(finished: Any) -> Non
     assert "Secure sums: none, the server reads every update." in page
 
 
+def test_the_page_says_what_is_promised_of_rows_and_what_each_client_has_spent(finished: Any) -> None:
+    pytest.importorskip("opacus", reason="opacus is not installed: pip install 'fedlease[privacy]'")
+    run = finished(**{"privacy.epsilon": 8.0, "baselines": ["fedit"], "warmup.epochs": 2})
+    page = audit_page(run.out, read_trail(run.out / AUDIT))
+    assert "Differential privacy: epsilon 8 at delta 1e-05 for every train row of a client, over all that" in page
+    spent = {name: summary["epsilon"] for name, summary in run.summaries.items()}
+    for client in run.summary["per_client"]:
+        both = ", ".join(f"{spent[name][client]:.2f} ({name})" for name in ("fedit", "fedlease"))
+        assert f"| {both} |" in page and f"| {client} |" in page
+
+
 def test_the_page_says_what_the_server_read_in_sums_alone() -> None:
     lines = [
         {"line": 1, "kind": kind, "client": client, "at": "now", "layout": "x", "bytes": 8, "sha256": "0", "clients": 4}
@@ -79,7 +90,7 @@ def test_the_page_says_what_the_server_read_in_sums_alone() -> None:
     ]
     page = audit_page(Path("r"), [{"kind": "layout", "layout": "x", "shapes": {"q/B/0": [1]}, "at": "now"}, *lines])
     assert "4 updates came masked, and the server read only sums, each of 4 clients or more; 2 updates, of" in page
-    assert "| a |  | 0, 0 B | 1, 8 B | 2 | LoRA B |" in page
+    assert "| a |  | 0, 0 B | 1, 8 B | 2 | LoRA B | not bounded |" in page
 
 
 def test_none_is_written_where_it_is_off(finished: Any) -> None:

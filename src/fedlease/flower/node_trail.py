@@ -105,10 +105,10 @@ class NodeTrail:
                     trail.add("left", client=self.client, what="card", rows_sha256=card.fingerprint, **about)
                 case Trained():
                     update = reply.update
-                    about = {"phase": update.phase, "round": update.round, "rows": update.num_examples}
+                    about = {"phase": update.phase, "round": update.round, "rows": update.num_examples, **_spent(reply)}
                     trail.tensors("left", update.tensors, client=self.client, what="update", **about)
                 case Masked(trained, values):
-                    about = {"phase": trained.update.phase, "round": trained.update.round}
+                    about = {"phase": trained.update.phase, "round": trained.update.round, **_spent(trained)}
                     about |= {"bytes": values.nbytes, "content_sha256": digest(values.numpy().tobytes())}
                     trail.add("left", client=self.client, what="masked update", **about)
                 case SumKeys() | SumShares():
@@ -164,3 +164,8 @@ class NodeTrail:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunFolderError(f"trusted: {str(self.trusted)!r} cannot be read: {error}") from error
         return sorted(map(shown, found)) if isinstance(found, dict) else []
+
+
+def _spent(reply: Trained) -> dict[str, float]:
+    """What a client has spent of epsilon with a method, under differential privacy."""
+    return {} if reply.epsilon is None else {"epsilon": reply.epsilon}

@@ -14,7 +14,6 @@ __all__ = ["audit_page"]
 
 Lines = Sequence[Mapping[str, Any]]
 
-NO_NOISE = "Differential privacy: none (epsilon is not bounded)."
 KINDS = {"A": "LoRA A", "B": "LoRA B", "G": "router", "dA": "gradient of A", "dB": "gradient of B", "mean": "anchor"}
 
 
@@ -53,6 +52,9 @@ def audit_page(folder: Path, lines: Lines) -> str:
 
 def _protection(lines: Lines) -> str:
     """What keeps the server from reading clients' rows out of their updates."""
+    begun = [line for line in lines if line["kind"] == "began"]
+    noise = sorted({_promise(line.get("epsilon"), line.get("delta")) for line in begun}) or [_promise(None, None)]
+    said = f"Differential privacy: {'; at another beginning '.join(noise)}."
     alone, summed = (sum(line["kind"] == kind for line in lines) for kind in ("received", "summed"))
     sums = "Secure sums: none, the server reads every update."
     if summed:
@@ -61,7 +63,13 @@ def _protection(lines: Lines) -> str:
             f"Secure sums: {counted(summed, 'update')} came masked, and the server read only sums, each of {least} "
             f"clients or more; {counted(alone, 'update')}, of warm-ups, it read one by one."
         )
-    return f"{NO_NOISE} {sums} The page on security says what that means."
+    return f"{said} {sums} The page on security says what that means."
+
+
+def _promise(epsilon: float | None, delta: float | None) -> str:
+    if epsilon is None:
+        return "none (epsilon is not bounded)"
+    return f"epsilon {epsilon:g} at delta {delta:g} for every train row of a client, over all that it trains"
 
 
 def _clients(lines: Lines) -> list[str]:
@@ -83,10 +91,21 @@ def _clients(lines: Lines) -> list[str]:
                 Cell(f"{len(received)}, {human_bytes(sum(line['bytes'] for line in received))}"),
                 Cell(str(len(summed))),
                 Cell(", ".join(kinds) or "nothing"),
+                Cell(_spent(received + summed)),
             )
         )
-    header = ("client", "train rows", "models sent to it", "updates it sent", "masked ones", "what these held")
+    about = ("updates it sent", "masked ones", "what these held", "epsilon spent")
+    header = ("client", "train rows", "models sent to it", *about)
     return ["What each client was sent and sent:", "", *Table("", header, tuple(rows)).markdown()]
+
+
+def _spent(lines: Lines) -> str:
+    """What a client has spent of epsilon with each method."""
+    most: dict[str, float] = {}
+    for line in lines:
+        if "epsilon" in line:
+            most[line["method"]] = max(line["epsilon"], most.get(line["method"], 0.0))
+    return ", ".join(f"{value:.2f} ({method})" for method, value in sorted(most.items())) or "not bounded"
 
 
 def _asked(lines: Lines) -> list[str]:
@@ -95,7 +114,7 @@ def _asked(lines: Lines) -> list[str]:
     for line in lines:
         if line["kind"] == "asked":
             runs.setdefault((line["run"], line["settings_sha256"]), []).append(line)
-    rows = []
+    rows, texts = [], {line["settings_sha256"]: line["settings"] for line in lines if line["kind"] == "settings"}
     for (run, settings), asked in runs.items():
         many = Counter(line["asked"] for line in asked)
         signers = sorted({name for line in asked for name in line.get("app_signed_by", ())})
@@ -106,10 +125,19 @@ def _asked(lines: Lines) -> list[str]:
                 Cell(asked[0]["at"]),
                 Cell(", ".join(f"{count} x {what}" for what, count in sorted(many.items()))),
                 Cell(printable(", ".join(signers)) or "not recorded"),
+                Cell(_promised(texts.get(settings))),
             )
         )
-    header = ("run", "settings SHA-256", "first asked", "asked for", "code signed by one of")
+    header = ("run", "settings SHA-256", "first asked", "asked for", "code signed by one of", "epsilon")
     return ["What this node was asked for:", "", *Table("", header, tuple(rows)).markdown()]
+
+
+def _promised(settings: Any) -> str:
+    """The epsilon of settings that a server sent, which are recorded when something leaves by them."""
+    if settings is None:
+        return "nothing left"
+    epsilon = settings.get("privacy", {}).get("epsilon") if isinstance(settings, dict) else None
+    return "not bounded" if epsilon is None else f"{epsilon:g}"
 
 
 def _left(lines: Lines) -> list[str]:

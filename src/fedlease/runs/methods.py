@@ -151,6 +151,7 @@ def _trail(out: Path, settings: Settings, *, resumed: bool) -> Trail:
         settings_sha256=digest(settings.model_dump_json().encode()),
         base_files=environment.base_files,
         data_sha256=environment.data_fingerprint,
+        **({} if (given := settings.privacy).epsilon is None else {"epsilon": given.epsilon, "delta": given.delta}),
     )
     trail.flush()
     return trail

@@ -55,6 +55,7 @@ class Recorded:
                 case Trained():
                     update = reply.update
                     about = {"phase": update.phase, "round": update.round, "rows": update.num_examples}
+                    about |= {} if reply.epsilon is None else {"epsilon": reply.epsilon}
                     if reply.summed:
                         self.trail.tensors(
                             "summed", update.tensors, client=client, method=self.method, clients=reply.summed, **about
