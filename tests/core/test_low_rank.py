@@ -9,7 +9,7 @@ from torch import Tensor
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.aggregate import weighted_mean
 from fedlease.core.folding import expert_alone, fold
-from fedlease.core.low_rank import at_rank, padded, product_mean, truncate
+from fedlease.core.low_rank import at_rank, best_pair, padded, product_mean, truncate
 from fedlease.core.types import AdapterSpec, ClientModel, TensorName
 
 M, R, IN, OUT = 3, 2, 6, 5
@@ -254,3 +254,13 @@ def test_truncation_keeps_the_largest_singular_values_balanced() -> None:
     assert torch.allclose(b @ a, torch.tensor([9.0, 4.0, 0.0], dtype=torch.float64).diag())
     for lengths in (a.norm(dim=1), b.norm(dim=0)):
         assert torch.allclose(lengths, torch.tensor([3.0, 2.0], dtype=torch.float64))
+
+
+def test_the_best_pair_of_a_large_matrix_is_that_of_all_its_singular_values() -> None:
+    rng = torch.Generator().manual_seed(0)
+    matrix = torch.randn(520, 530, generator=rng).double() * (torch.rand(520, 530, generator=rng) < 0.01)
+    a, b = best_pair(matrix, 4)
+    whole = truncate(torch.eye(530).double(), matrix, 4)
+    torch.testing.assert_close(b @ a, whole[1] @ whole[0], atol=1e-9, rtol=0)
+    torch.testing.assert_close(a.norm(dim=1), b.norm(dim=0))
+    assert torch.equal(best_pair(matrix, 4)[0], a)

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fedlease.core.aggregate import weighted_mean
+from fedlease.core.seeds import generator
 from fedlease.core.types import ClientModel, TensorName, Tensors
 
 __all__ = [
@@ -25,6 +28,12 @@ __all__ = [
     "tail_norm",
     "truncate",
 ]
+
+WHOLE = 512
+"""Smaller side of a matrix up to which all its singular values are computed."""
+
+SPARSE = 0.1
+"""Share of entries that are not 0 below which a matrix is multiplied with as a sparse one."""
 
 _CUTS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """B -> rank -> its A, and both cut: all clients of a rank share one copy, computed once. It lives as long as B does."""
@@ -50,15 +59,36 @@ def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     qa, ra = torch.linalg.qr(a.T)
     core = rb @ ra.T  # (min(out, k), min(in, k))
     u, s, vh = torch.linalg.svd(core, full_matrices=False)
-    root = s[:rank].sqrt()
-    lacking = s[:rank] <= s[0] * torch.finfo(s.dtype).eps * max(core.shape)
-    rows = root.where(~lacking, 1).unsqueeze(1) * vh[:rank]
-    return rows @ qa.T, qb @ (u[:, :rank] * root.where(~lacking, 0))
+    rows, columns = _balanced(u[:, :rank], s[:rank], vh[:rank], max(core.shape))
+    return rows @ qa.T, qb @ columns
 
 
 def best_pair(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """As :func:`truncate`, of a matrix (out, in) that is no product yet; give float64."""
-    return truncate(torch.eye(matrix.shape[1], dtype=matrix.dtype), matrix, rank)
+    """As :func:`truncate`, of a matrix (out, in) that is no product yet; give float64.
+
+    Of a large matrix the few directions that are wanted are iterated for (Lanczos), to the precision of its numbers.
+    """
+    least = min(matrix.shape)
+    if least <= WHOLE or 4 * rank > least or not bool(matrix.any()):
+        return truncate(torch.eye(matrix.shape[1], dtype=matrix.dtype), matrix, rank)
+    from scipy.sparse import csr_array
+    from scipy.sparse.linalg import svds
+
+    start = torch.randn(least, generator=generator(0, "best pair"), dtype=matrix.dtype)
+    values: Any = matrix.numpy()
+    if int(matrix.count_nonzero()) < SPARSE * matrix.numel():
+        values = csr_array(values)
+    found = svds(values, k=rank, v0=start.numpy())
+    u, s, vh = (torch.from_numpy(np.ascontiguousarray(one)) for one in found)
+    order = s.argsort(descending=True)
+    return _balanced(u[:, order], s[order], vh[order], max(matrix.shape))
+
+
+def _balanced(u: Tensor, s: Tensor, vh: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Singular values divided evenly between rows (rank, in) and columns (out, rank); see :func:`truncate` for 0."""
+    root = s.sqrt()
+    lacking = s <= s[0] * torch.finfo(s.dtype).eps * size
+    return root.where(~lacking, 1).unsqueeze(1) * vh, u * root.where(~lacking, 0)
 
 
 def singular(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
