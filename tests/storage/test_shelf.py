@@ -11,6 +11,7 @@ from small import rounds_of, small_run, tensors_of
 from fedlease.client.store import Private
 from fedlease.core.codec import dumps
 from fedlease.core.types import AdapterSpec, Tensors
+from fedlease.errors import RunFolderError
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.shelf import OnDisk, Shelf
 
@@ -45,6 +46,17 @@ def test_of_many_clients_as_many_are_in_memory_as_the_bound_has_room_for(tmp_pat
     clients.clear()
     gc.collect()
     assert shelf.held == 0 and not list(shelf.folder.iterdir())
+
+
+def test_a_file_that_a_running_process_has_replaced_is_named(tmp_path: Path) -> None:
+    found = Shelf(tmp_path / "private", in_memory=0)(tensors(1))
+    assert isinstance(found, OnDisk)
+    found.path.write_bytes(b"other")
+    with pytest.raises(RunFolderError, match=r"0\.safetensors was there and is so no longer: .*is the run still on"):
+        found["head/w"]
+    found.path.unlink()
+    with pytest.raises(RunFolderError, match=r"0\.safetensors was there and is so no longer"):
+        found["head/w"]
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fedlease.core.codec import dumps, loads
+from fedlease.core.codec import CodecError, dumps, loads
 from fedlease.core.types import Tensors
+from fedlease.errors import RunFolderError
 from fedlease.files import read_file
 from fedlease.storage.run_files import MOST_WEIGHTS
 
@@ -45,7 +46,10 @@ class OnDisk(Mapping[str, Tensor]):
 
 @lru_cache(maxsize=1)
 def _read(path: Path) -> Tensors:
-    found: Tensors = loads(read_file(path, MOST_WEIGHTS))
+    try:
+        found: Tensors = loads(read_file(path, MOST_WEIGHTS))
+    except (FileNotFoundError, CodecError) as error:
+        raise RunFolderError(f"{path} was there and is so no longer: {error}; is the run still on?") from error
     return found
 
 
