@@ -1,4 +1,4 @@
-"""The commands of a federation's server: its public door, and the signature of what it sends to nodes."""
+"""The commands of a federation's server: its gate, and the signature of the apps that it sends to nodes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -65,7 +65,7 @@ class Block:
 
     @property
     def names(self) -> list[str]:
-        """Of all tensors, sorted."""
+        """The names of all tensors, sorted."""
         return list(self._places)
 
     def read(self, values: Tensor | None = None) -> list[dict[str, Tensor]]:

@@ -135,7 +135,7 @@ class Trained:
 
     @property
     def seconds(self) -> float:
-        """Of the client's work in all."""
+        """Seconds of training and scoring together."""
         return self.train_seconds + self.evaluate_seconds
 
 

@@ -1,7 +1,7 @@
-"""What a client under differential privacy does not do, and what of its replies stays at home.
+"""What a client refuses under differential privacy, and what is removed from its replies.
 
-Noise covers what is trained. Whatever else is computed from train rows does not leave: losses, the choice among
-candidates, the most frequent label. Test rows are never trained on; of them leave scores, rounded, and nothing by row.
+Noise protects what is trained. Nothing else that is computed from train rows leaves the client: no losses, no choice
+among candidates, no most frequent label. Test rows are never trained on; only their rounded scores leave, none by row.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def passes_in(request: Request) -> Amount:
 
 
 def refusal(terms: PrivacyTerms, request: Request, rows: int, spent: Amount) -> str:
-    """Why a client does not do what is asked; empty where it does.
+    """The reason why a client refuses a request; empty where it does not.
 
     Args:
         terms: of the client.
@@ -55,7 +55,7 @@ def chooses(request: Request) -> bool:
 
 
 def disclosed(reply: Reply, epsilon: float) -> Reply:
-    """A reply without what noise does not cover.
+    """A reply without what noise does not protect.
 
     Args:
         reply: as it would be.

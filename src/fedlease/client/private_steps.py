@@ -25,11 +25,11 @@ __all__ = ["PrivacyTerms", "PrivateSteps", "PrivateTraining"]
 
 @dataclass(frozen=True)
 class PrivacyTerms:
-    """What a client's training may tell of any one of its rows.
+    """How much a client's training may reveal of any one of its rows.
 
     Attributes:
         epsilon: of everything that the client trains in the run.
-        delta: of the same.
+        delta: likewise.
         clip: C, the longest gradient of a row.
         batch_size: rows that take part in a step, on average.
         passes: method -> the most passes that it asks of a client.
@@ -86,9 +86,9 @@ class PrivateSteps:
         return [poisson_batch(len(self.rows), rate, self.draws) for _ in range(count)]
 
     def backward(self, batch: Sequence[int]) -> Tensor:
-        """Leaves the noisy gradient of a sample in what is trained; returns the mean loss, a scalar, of its rows.
+        """Leaves the noisy gradient of a sample in the trained parameters; returns the mean loss of its rows, a scalar.
 
-        A row whose loss or gradient is not finite counts nothing.
+        A row whose loss or gradient is not finite counts as 0.
         """
         terms, parameters = self.training.terms, self.training.resident.parameters
         learning = {name: parameters[name] for name in sorted(self.stage.trainable)}

@@ -165,7 +165,7 @@ class StackedModel:
         self.plan.clients = clients
 
     def gradients(self, loss: Tensor) -> Tensor:
-        """Of the sum of what the clients lose, (clients, width of the block); the step after it is in place."""
+        """Gradients of the sum of the clients' losses, (clients, width of the block); the next step overwrites them."""
         leaves = self._leaves
         found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
         return self.trained.joined(dict(zip(leaves, found, strict=True)))

@@ -49,7 +49,7 @@ class Private:
     def trained(
         self, step: int, spec: AdapterSpec, tensors: Tensors, keep: Callable[[Tensors], Tensors] = dict
     ) -> "Private":
-        """With the private tensors of one more task pending.
+        """A copy in which the private tensors of one more task are pending.
 
         Args:
             step: in which they were trained.
@@ -95,7 +95,7 @@ class Private:
         return Amount(*(int(found.get(name, 0)) for name in STEPS))
 
     def spending(self, steps: Amount) -> "Private":
-        """With more such steps."""
+        """A copy that has spent more such steps."""
         now = self.spent + steps
         counts = dict(zip(STEPS, map(torch.tensor, (now.whole, now.halves)), strict=True))
         return replace(self, slots={**self.slots, SPENT: counts})

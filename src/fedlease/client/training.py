@@ -53,7 +53,7 @@ class Optimiser:
         return lambda step: 1 - step / total if self.lr_schedule == "linear" else 1.0
 
     def of(self, task: ClientTask) -> "Optimiser":
-        """With the batches of a task, of at least one row."""
+        """The same optimiser with the batch size of a task, at least one row."""
         return replace(self, batch_size=max(1, round(self.batch_size * task.batch_share)))
 
     def steps_per_epoch(self, rows: Encoded) -> int:

@@ -91,8 +91,8 @@ class DataSettings(Section):
     """One character between the cells of CSV, such as ``;``, or ``tab``; None guesses it for each file and says so.
     Files that end in ``.tsv`` have tabs."""
     encoding: str | None = None
-    """Of text files, such as ``cp1252``, ``latin-1`` or ``utf-16``; None takes UTF-8, or guesses it for each file of
-    CSV that is not UTF-8, and says so. A byte order mark counts for more."""
+    """The encoding of text files, such as ``cp1252``, ``latin-1`` or ``utf-16``; None takes UTF-8, or guesses it for
+    each file of CSV that is not UTF-8, and says so. A byte order mark counts for more."""
     columns: ColumnSettings = ColumnSettings()
     """Names of your columns."""
     labels: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None

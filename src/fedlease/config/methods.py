@@ -258,4 +258,4 @@ class FedTreeLoRASettings(Section):
     outside: bool = True
     """Whether the frozen mean of the other groups is mixed in; false is the grouping alone."""
     distance: TreeDistance = "frobenius"
-    """Between the B matrices of two clients."""
+    """The distance between the B matrices of two clients."""

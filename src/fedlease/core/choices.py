@@ -98,7 +98,7 @@ CandidateStart = Literal["groups", "clients"]
 """What a candidate of IFCA is made of: the first updates of a random group of clients, or that of one client."""
 
 TreeDistance = Literal["frobenius", "cosine"]
-"""Between the B of two clients, for the tree of FedTreeLoRA."""
+"""The distance between the B of two clients, for the tree of FedTreeLoRA."""
 
 Kind = Literal["groups", "one for all", "partly own", "not federated", "added"]
 """What methods share: an adapter in each group of clients, one by all, a part of each client's own, nothing between

@@ -13,7 +13,7 @@ from fedlease.core.types import Tensors
 __all__ = ["geometric_median", "median"]
 
 STEPS = 100
-"""Of Weiszfeld's iteration, at most."""
+"""Most steps of Weiszfeld's iteration."""
 
 CLOSE = 1e-7
 """Relative change of the sum of distances at which it has converged."""

@@ -46,7 +46,7 @@ SMALLEST = 0.01
 """No s_i is taken to be smaller, so that similarities stay finite."""
 
 STEPS = 25
-"""Of the iteration that fits s and g; it is damped by one half, and has converged to .1 % before."""
+"""Steps of the iteration that fits s and g; damped by one half, it converges to .1 % in fewer."""
 
 
 @dataclass(frozen=True)

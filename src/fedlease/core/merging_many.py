@@ -1,11 +1,10 @@
-"""Groups of more clients than can all be compared in pairs: some by all their pairs, the others by what they have in
-common with those.
+"""Groups of more clients than can be compared in all pairs: a core by all its pairs, the others by comparison with it.
 
 Up to :data:`ALL_PAIRS` clients :func:`fedlease.core.merging.merge` decides from all pairs, which costs memory by the
-square of their number and time by more. Of more, a core of :data:`CORE` clients is grouped so; every other client joins
-the group of the core that its halves fit best, if that explains them better than standing alone by the same odds. Who
-fits none is grouped in the next stage, in a core that also holds clients of the groups found so far. After
-:data:`STAGES` of them, whoever fits nowhere stands alone. Which clients are in the core follows from their ids alone.
+square of their number and time by more. With more clients, a core of :data:`CORE` is grouped that way; every other
+client joins the group of the core that its halves fit best, if that explains them better than standing alone by the
+same odds. Clients that fit none are grouped in the next stage, in a core that also holds clients of the groups found so
+far. After :data:`STAGES` stages the clients that are left stand alone. The core follows from the ids alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,16 +29,16 @@ __all__ = ["ALL_PAIRS", "group"]
 Labels = NDArray[np.int_]
 
 ALL_PAIRS = 256
-"""Clients that are compared in all pairs."""
+"""Most clients that are compared in all pairs."""
 
 CORE = 128
-"""Clients of a core. Groups of a hundredth of the clients have one in it by a chance of .7."""
+"""Clients of a core. A group of one client in a hundred has a member in it with a probability of .7."""
 
 KNOWN = 48
-"""Clients of groups found before that are in a core."""
+"""Clients of a core that are taken from the groups found before."""
 
 STAGES = 8
-"""Cores at most."""
+"""Most cores, one after another."""
 
 BATCH = 512
 """Clients that are compared with a core at a time."""
@@ -50,7 +49,7 @@ TRIED = 2
 
 @dataclass(frozen=True)
 class _Beside:
-    """What the halves of some clients have in common with each other and with those of a core; raw.
+    """How similar the halves of some clients are to each other, and to those of a core; before any correction.
 
     Attributes:
         own: (n,), and its error, as of :class:`fedlease.core.reliability.Agreement`.
@@ -65,7 +64,7 @@ class _Beside:
 
 @dataclass
 class _Found:
-    """What is known of a client: its group, the log odds for it, its reliability, and whether that is unsure."""
+    """A client's group, the log odds for it, the client's reliability, and whether its group is unsure."""
 
     group: int
     evidence: float
@@ -74,7 +73,7 @@ class _Found:
 
 
 def group(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Merged:
-    """Groups clients by what halves of their rows have in common.
+    """Groups clients by the similarity of what halves of their rows have learnt.
 
     Args:
         uploads: client -> A and B of its halves, numbered as experts 0 and 1; at least one client.
@@ -120,7 +119,7 @@ def group(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Merged:
 
 
 def _representatives(found: Mapping[ClientId, _Found]) -> list[ClientId]:
-    """Clients of the groups so far: of the largest groups, as evenly as can be, those that have learnt the most."""
+    """The most reliable clients of the groups found so far, as evenly spread over the largest groups as can be."""
     groups: dict[int, list[ClientId]] = {}
     for client in sorted(found, key=lambda client: (-found[client].reliability, client)):
         if found[client].group >= 0:
@@ -140,7 +139,7 @@ def _group_core(
     known: Sequence[ClientId],
     found: dict[ClientId, _Found],
 ) -> tuple[Fit, Labels]:
-    """Groups a core; those that are known keep their group, and a group of theirs is what most of them belong to."""
+    """Groups a core; known clients keep their group, and a cluster takes the group of most known clients in it."""
     common = agreement({client: uploads[client] for client in core}, signal)
     merged = merge(common)
     members: dict[int, list[ClientId]] = {}
@@ -159,7 +158,7 @@ def _group_core(
 
 
 def _joined(beside: _Beside, fitted: Fit, labels: Labels) -> list[_Found]:
-    """Where each client belongs: to the group that explains it best, or to none, which is group -1."""
+    """The group of each client: the one that explains it best, or -1 for none."""
     ids = np.unique(labels)
     member = (labels[:, None] == ids).astype(float)  # (C, G)
     s = fitted.s
@@ -181,7 +180,7 @@ def _joined(beside: _Beside, fitted: Fit, labels: Labels) -> list[_Found]:
 
 
 def _misfit(beside: _Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """As :func:`fedlease.core.merging_fit.fit` with a core that is fitted already: each client's misfit, and its s.
+    """Each client's misfit and s, as :func:`fedlease.core.merging_fit.fit` would give them with the core held fixed.
 
     Args:
         beside: of n clients.
@@ -202,7 +201,7 @@ def _misfit(beside: _Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Floa
 def _beside(
     uploads: Mapping[ClientId, Tensors], signal: Signal, clients: Sequence[ClientId], core: Sequence[ClientId]
 ) -> _Beside:
-    """As :func:`fedlease.core.reliability.agreement`, of clients with a core."""
+    """The agreement of clients with a core, see :func:`fedlease.core.reliability.agreement`."""
     cross, own = [], []
     sides = zip(_modules(uploads, signal, clients), _modules(uploads, signal, core), strict=True)
     for (b, a), (b_core, a_core) in sides:

@@ -52,10 +52,10 @@ class Draws(Protocol):
     """Where random numbers come from."""
 
     def uniform(self, count: int) -> Tensor:
-        """In [0, 1), (count,) float64, on the CPU."""
+        """Uniform numbers in [0, 1), (count,) float64, on the CPU."""
 
     def normal(self, count: int) -> Tensor:
-        """Of mean 0 and deviation 1, (count,) float32, on the CPU."""
+        """Normal numbers of mean 0 and deviation 1, (count,) float32, on the CPU."""
 
 
 def sampling(rows: int, batch_size: int, passes: int) -> Sampling:

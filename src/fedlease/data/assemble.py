@@ -202,7 +202,7 @@ class _Builder:
 
 
 def _held_notes(held: Mapping[str, str], settings: DataSettings) -> list[str]:
-    """That test rows are held out: a note for each client, or one of many clients."""
+    """Notes that test rows are held out: one for each client, or a single one for many clients."""
     where = "held out for test (data.test_fraction)"
     if len(held) <= APART:
         return [f"client {client!r}: brings no test rows, so {rows} {where}" for client, rows in held.items()]

@@ -21,7 +21,7 @@ FEW = 3
 """Up to so many failures are named with their reasons in one line."""
 
 TRACE = "failure.txt"
-"""Where the lines of code stand that an error came from which is none of ours; in the folder of its variant."""
+"""File in the folder of a variant that holds the traceback of an error that is none of ours."""
 
 
 @dataclass(frozen=True)

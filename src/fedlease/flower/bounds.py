@@ -138,9 +138,9 @@ NOTHING = Rule("none", lambda value: value is None)
 WHOLE, SHARE = count(), number(0, 1)
 LOSS, NOTES = number(-1e9, 1e9), lines(16)
 SECONDS = number(0, 1e7)
-"""Of work on one request: at most 115 days."""
+"""Time spent on one request: at most 115 days."""
 MOST_ROWS, MOST_TEST_ROWS = 10**9, 500_000
-"""Of a client. Final scores hold a number for each test row."""
+"""Most rows of a client; final scores hold a number for each test row."""
 
 
 def broken(value: Any, rules: Mapping[str, Rule]) -> str:

@@ -1,8 +1,8 @@
-"""The public door of a federation's server: of all that a SuperLink answers, clients with a known key reach what nodes
-need, and nobody reaches the rest.
+"""The gate in front of a federation's server: clients with a known key reach the calls of a SuperLink that nodes need,
+and nobody reaches any other.
 
 Flower serves nodes, control and the processes of apps on one port, and only what nodes ask for is authenticated there.
-So the SuperLink listens on the loopback address alone, and this door in front of it is what the network reaches.
+So the SuperLink listens on the loopback address alone, and the network reaches only this gate.
 """
 
 import base64
@@ -51,13 +51,13 @@ FLEET = frozenset(
 
 APPS, REPLIES = "/v1/fleet/get-fab", "/v1/fleet/push-messages"
 MOST_BYTES = 64 * 2**20
-"""Of a request; Flower cuts arrays into pieces of 5 MiB."""
+"""Largest request; Flower cuts arrays into pieces of 5 MiB."""
 
 PATIENCE = 60.0
 """Seconds for the SuperLink to answer; a SuperNode gives up after 30."""
 
 OWN_HEADERS = (b"host", b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"upgrade", b"te")
-"""Headers of one connection, which are not those of the next."""
+"""Headers that concern one connection alone, and are not forwarded."""
 
 IDENTITY = tuple(
     name.lower().encode() for name in (FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER, TIMESTAMP_HEADER)
@@ -122,7 +122,7 @@ class Gate:
         await _answer(send, answer.status_code, kept, content)
 
     def _client(self, headers: Mapping[bytes, bytes]) -> ClientId | None:
-        """Who signed the time in a request's headers; None if that is no client, or another time."""
+        """The client that signed the time in a request's headers; None for unknown keys and other times."""
         try:
             pem, signature = (base64.b64decode(headers[name], validate=True) for name in IDENTITY[:2])
             stamp = headers[IDENTITY[2]]
@@ -138,7 +138,7 @@ class Gate:
         return client if client is not None and verifies(key, stamp, signature) else None
 
     def _clients(self) -> dict[str, ClientId]:
-        """Fingerprints of keys, and whose they are; a folder that has become wrong lets nobody in."""
+        """Fingerprint of a key -> its client; while the folder cannot be read, nobody is let in."""
         try:
             changed = self.clients.stat().st_mtime_ns
             if changed != self._read_at:
@@ -149,7 +149,7 @@ class Gate:
         return self._known
 
     def _signed(self, content: bytes) -> bytes:
-        """An answer that holds an app, with the signatures that there are for it."""
+        """An answer that holds an app, with that app's signatures attached."""
         assert self.signatures is not None
         answer = GetFabResponse.FromString(content)
         for name, value in self.signatures.of(answer.fab.content).items():
@@ -158,7 +158,7 @@ class Gate:
 
 
 def _own(body: bytes) -> bool:
-    """Whether replies come from the node that sends them, which the SuperLink does not ask; whose it is, it does."""
+    """Whether every reply names the node that sends it: the SuperLink checks only whose node that is."""
     try:
         pushed = PushMessagesRequest.FromString(body)
     except DecodeError:
@@ -167,7 +167,7 @@ def _own(body: bytes) -> bool:
 
 
 async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
-    """The body of a request; None if it is too long, which is known before it is read where its length is stated."""
+    """The body of a request; None if it is too long, without reading it where the headers state its length."""
     if int(headers.get(b"content-length", b"0")) > MOST_BYTES:
         return None
     parts, size, more = list[bytes](), 0, True

@@ -21,10 +21,10 @@ from fedlease.flower.signatures import Signatures
 __all__ = ["serve_gate"]
 
 CONNECTIONS = 1000
-"""At once; more are answered with 503."""
+"""Most connections at a time; more are answered with 503."""
 
 STOP_SECONDS = 5
-"""That a request has to end when the gate is asked to stop."""
+"""Time that open requests have to finish when the gate is asked to stop."""
 
 
 def serve_gate(

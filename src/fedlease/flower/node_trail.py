@@ -1,7 +1,7 @@
-"""A node's own audit trail: who asked for what by which settings, what left, and what was refused.
+"""A node's own audit trail: who asked for what, under which settings, what left the node, and what was refused.
 
-What a message asks is on record before the node works for it, and what leaves before it leaves. A node whose trail
-cannot be written does nothing.
+A request is recorded before the node works on it, and a reply before it leaves. A node whose trail cannot be written
+does nothing.
 """
 
 import json
@@ -82,9 +82,7 @@ class NodeTrail:
                 trail.add("asked", client=self.client, **about)
 
     def left(self, message: Envelope, reply: object) -> None:
-        """Records a reply that is about to leave, and the settings that it was asked for by.
-
-        Of a refusal, :meth:`refused` does.
+        """Records a reply that is about to leave, and the settings of its request; :meth:`refused` records refusals.
 
         Raises:
             RulesError: the trail cannot be written.
@@ -124,7 +122,7 @@ class NodeTrail:
                     trail.add("left", client=self.client, what="scores", **about)
 
     def refused(self, why: Sequence[str], told: str) -> None:
-        """Records that a message was refused, as far as that can be.
+        """Records that a message was refused, where the trail can be written.
 
         Args:
             why: sentences for the node alone.
@@ -135,7 +133,7 @@ class NodeTrail:
                 if trail is not None:
                     trail.add("refused", client=self.client, reason="; ".join(map(shown, why))[:LONG], told=told)
         except RulesError:
-            return  # of which the refusal was
+            return  # the refusal says so already
 
     @contextmanager
     def _written(self) -> Iterator[Trail | None]:

@@ -1,8 +1,8 @@
-"""Signatures of apps: what a node's operator trusts is code that somebody has read and signed, not the server.
+"""Signatures of apps: a node's operator trusts code that somebody has read and signed, not the server.
 
-Flower's SuperNode checks them (``--trusted-entities``), and takes them from its hub alone. Here they are in a file of
-the server, which :class:`~fedlease.flower.gate.Gate` attaches to an app on its way to a node; the signer's key is
-elsewhere.
+Flower's SuperNode checks them (``--trusted-entities``), and would take them from its hub alone. Here they are in a file
+on the server, from which :class:`~fedlease.flower.gate.Gate` attaches them to an app on its way to a node; the signer's
+key need not be on the server.
 """
 
 import base64
@@ -23,10 +23,10 @@ from fedlease.flower.keys import fingerprint, private_key, sign, text_of
 __all__ = ["Signatures", "sign_app"]
 
 MOST_BYTES = 2**20
-"""Of the file with signatures."""
+"""Largest file of signatures."""
 
 LICENSED = {"valid_license": "Valid"}
-"""What a SuperNode asks for beside a signature; of its hub it means that apps are verified at all."""
+"""What a SuperNode asks for beside a signature; from Flower's hub it says that apps are verified at all."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Signatures:
         return found
 
     def of(self, app: bytes) -> dict[str, str]:
-        """What a SuperNode takes for the verifications of an app; no key's if nobody signed it.
+        """The verifications that a SuperNode reads for an app; without any key's if nobody signed it.
 
         Args:
             app: as ``flwr build`` packs it.

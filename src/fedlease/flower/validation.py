@@ -44,7 +44,7 @@ MOST_MODULES = 10_000
 """Modules that an adapter may adapt."""
 
 MOST_EPSILON = 1000.0
-"""That a client may say it has spent."""
+"""Largest epsilon that a client may report as spent."""
 
 ROUNDING = 1e-5
 """Excess over 1 that rounding can give a share."""

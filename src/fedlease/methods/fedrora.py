@@ -85,7 +85,7 @@ class FedRoRA(FedIT):
         return replace(after, basis=basis, updates=dict(sorted(latest.items())))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """Of the basis the r_i directions that the client's last update goes in most, with its own coefficients.
+        """The r_i directions of the basis along which the client's last update is longest, with its own coefficients.
 
         A client that has not trained has the first r_i of the basis with those of the mean; before there is a basis, or
         where it has fewer directions, they are drawn.

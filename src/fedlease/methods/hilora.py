@@ -130,7 +130,7 @@ class HiLoRA:
         return state.assignment.get(client, 0)
 
     def _seen(self, state: HiLoRAState, updates: Sequence[ClientUpdate]) -> HiLoRAState:
-        """With the smoothed B of those who trained the root, and a cluster for whoever has none."""
+        """The state with the smoothed B of those who trained the root, and a cluster for whoever has none."""
         subspaces, assignment = dict(state.subspaces), dict(state.assignment)
         for update in updates:
             known = subspaces.get(update.client)

@@ -53,12 +53,12 @@ class Wrapper:
 
     @property
     def budget(self) -> Budget:
-        """That of the method within."""
+        """As the method within has it."""
         return self.method.budget
 
     @property
     def last_round(self) -> int:
-        """That of the method within."""
+        """As the method within has it."""
         return self.method.last_round
 
     @property

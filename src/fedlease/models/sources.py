@@ -148,7 +148,7 @@ def model_folder(source: ModelSource) -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' own bars and its report that the head is new: heads are ours to set."""
+    """Silences transformers' own bars and its report that the head is new: heads are ours to set."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -20,13 +20,13 @@ MISSING = (
 )
 
 TOLERANCE = 0.01
-"""Share of epsilon that found noise may leave unspent; never a share that it exceeds it by."""
+"""Share of epsilon that the noise may leave unspent; it never exceeds epsilon."""
 
 LEAST, MOST = 0.2, 1e4
-"""Noise, in units of the clipping length, that is looked for."""
+"""Range in which noise is sought, in units of the clipping length."""
 
 FACTOR = 1.25
-"""Between guesses until two have epsilon between them."""
+"""Ratio of one guess to the next until epsilon lies between two."""
 
 
 def check_accountant() -> None:
@@ -56,7 +56,7 @@ def epsilon_of(noise: float, steps: tuple[Sampling, ...], delta: float) -> float
         return 0.0
     check_accountant()
     with warnings.catch_warnings():
-        # What its imports and its first guess, which is no bound yet, warn of.
+        # Its imports warn, and so does its first guess, which is no bound yet.
         warnings.simplefilter("ignore")
         from opacus.accountants import PRVAccountant
 
@@ -77,7 +77,7 @@ def noise_for(epsilon: float, steps: tuple[Sampling, ...], delta: float) -> floa
     Raises:
         ConfigError: opacus is not installed, or no noise is enough.
     """
-    # What it would be for small rates and large noise; a bracket around it is at most a few factors away.
+    # Exact in the limit of small rates and large noise; the answer is at most a few factors away.
     many = math.sqrt(sum(rate**2 * count for rate, count in steps) * 2 * math.log(1.25 / delta)) / epsilon
     guess = many + 0.25
     wanted = (1 - TOLERANCE / 2) * epsilon

@@ -1,9 +1,9 @@
-"""Filters that send what has changed: down, differences to what the client has; up, differences to what it was sent.
+"""Filters that send what has changed: down, the difference from what the client has; up, from what it was sent.
 
-Both ends know what the client has, from the common start on, which both make from the seed. What is rounded away on the
-way down is part of the next difference, since that is to what the client made of the last one. What is rounded away on
+Both ends know what the client has: they begin with the same adapter, which both make from the seed. What rounding takes
+away on the way down is part of the next difference, which is taken from what the client decoded. What it takes away on
 the way up stays with the client, which adds it to its next update (error feedback: Seide et al., Interspeech 2014;
-Karimireddy et al., ICML 2019). The server adds a client's difference to its own model, which no rounding has touched.
+Karimireddy et al., ICML 2019). The server adds a client's difference to its own model, which was never rounded.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,7 +18,7 @@ from fedlease.privacy.packing import Bits, PackingError, is_packed, pack, unpack
 __all__ = ["MOST_BYTES", "Differences", "flat"]
 
 MOST_BYTES = 2**30
-"""Of the tensors of one message, unpacked, where nobody says otherwise."""
+"""Default bound on the tensors of one message, unpacked."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Differences:
     """Sends differences in few bits a value, see :mod:`fedlease.privacy.packing`.
 
     Attributes:
-        bits: of a value, 4 or 8; 32 sends down, whole, what is not what the client has, and up everything as it is.
-        start: the adapter that all clients start from; what a client has not received yet is a difference to it.
+        bits: of a value, 4 or 8; 32 rounds nothing: down go tensors that the client does not have, up goes everything.
+        start: the adapter that all clients start from; the first difference of every tensor is taken from it.
         most: bytes that a model may unpack to.
-        kept_alone: whether it deals with the tensors alone that a model says clients keep; the others pass.
+        kept_alone: whether only tensors that the model lists as kept by clients are handled; the others pass.
     """
 
     bits: Bits
@@ -43,7 +43,7 @@ class Differences:
         received: Mapping[ClientId, Tensors],
         aside: Mapping[ClientId, Collection[str]],
     ) -> tuple[dict[ClientId, ClientModel], dict[ClientId, Tensors]]:
-        """The models as differences, and what clients have once they have read them."""
+        """The models as differences, and what each client has after decoding them."""
         # Experts go to everyone: what is the same difference for several clients is made once.
         made: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         sent, have = dict[ClientId, ClientModel](), dict[ClientId, Tensors]()
@@ -123,7 +123,7 @@ class Differences:
 
 
 def flat(model: ClientModel) -> dict[str, Tensor]:
-    """Every tensor of a model; those of candidates have their number before the name."""
+    """Every tensor of a model by name; names of candidates' tensors begin with the candidate's number."""
     candidates = {f"{place}:{name}": t for place, one in enumerate(model.candidates) for name, t in one.items()}
     return {**model.tensors, **candidates}
 
@@ -135,7 +135,7 @@ def _with(model: ClientModel, tensors: Tensors) -> ClientModel:
 
 
 def _common(key: str) -> str:
-    """The name in the common start of what an expert, or a candidate's, is a difference to."""
+    """The name, in the common start, of the tensor that an expert's or a candidate's is compared with."""
     try:
         name = TensorName.parse(key.rpartition(":")[2])
     except ValueError:
@@ -144,7 +144,7 @@ def _common(key: str) -> str:
 
 
 def _named(name: str, tensor: Tensor, bits: Bits, base: Tensor | None, most: int) -> Tensor:
-    """Unpacks a tensor; what is wrong with it is said with its name."""
+    """Unpacks a tensor; an error names it."""
     try:
         return unpack(tensor, bits, base, most=most)
     except PackingError as error:

@@ -141,7 +141,7 @@ def read_bytes(sent: Sequence[Tensor], width: int, less: Sequence[Words] = ()) -
 
 
 def new_secret() -> bytes:
-    """From the operating system, never twice the same."""
+    """Random bytes from the operating system."""
     return os.urandom(SECRET)
 
 

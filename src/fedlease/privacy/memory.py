@@ -1,4 +1,4 @@
-"""What filters remember of a client: what it has received, and what rounding has kept from the server so far."""
+"""What filters remember of a client: what it has received, and what rounding has withheld from the server so far."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -28,12 +28,12 @@ class Memory:
     pending: Mapping[str, Tensors] = field(default_factory=dict)
 
     def accepted(self, step: int | None) -> "Memory":
-        """What holds now that the last step of this client whose update was used is known; nothing stays pending."""
+        """A copy with nothing pending, given the last step of this client whose update was used, or None."""
         if step is None:
             return Memory(self.received)
         residual = self.pending if self.step == step else self.residual
         return Memory(self.received, residual)
 
     def sent(self, step: int, fingerprint: str, residual: Tensors) -> "Memory":
-        """With the residual of one more update pending; that of another adapter goes with it."""
+        """A copy in which the residual of one more update is pending; it replaces that of any other adapter."""
         return replace(self, step=step, pending={fingerprint: residual} if residual else {})

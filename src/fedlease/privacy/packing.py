@@ -1,12 +1,12 @@
 """How a tensor travels in few bits: whole numbers with one scale per row or column, and Huffman's code over them.
 
-What is packed is a flat uint8 tensor, so that it is counted, hashed and sent as any other. Nothing in it is trusted:
-its length, its scales and what it unpacks to are known to be right before anything of it is used.
+A packed tensor is a flat uint8 tensor, so that it is counted, hashed and sent like any other. Nothing in it is trusted:
+its length, its scales and the size of its content are checked before any of it is used.
 
     form, bits, dimensions     one byte each
-    base                       8 bytes of the SHA-256 of what the values are a difference to; zeros: to nothing
+    base                       first 8 bytes of the SHA-256 of the base of a difference; zeros: there is none
     shape                      4 bytes each
-    scales                     float32; none for values that are the base
+    scales                     float32; none where the values equal the base
     codes                      deflate's stream of one byte per value of 8 bits, or per two of 4
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 __all__ = ["Bits", "LacksBaseError", "PackingError", "is_packed", "pack", "unpack", "whole_bytes"]
 
 Bits = Literal[4, 8, 32]
-"""Of a value; 32: values travel as they are, or not at all where they are those of the base."""
+"""Bits per value; 32 sends values as they are, and nothing where they equal the base."""
 
 SAME, CODED = 0, 1
 HEAD, NOTHING = struct.Struct("<BBB8s"), bytes(8)
@@ -33,11 +33,11 @@ MOST_SCALE = 1e6
 
 
 class PackingError(ValueError):
-    """What came is not what :func:`pack` makes, or is more than was expected."""
+    """The bytes are not those of :func:`pack`, or unpack to more than was expected."""
 
 
 class LacksBaseError(PackingError):
-    """The values are a difference to something that the receiver has not, or has otherwise."""
+    """The values are a difference from a base that the receiver does not have."""
 
 
 def is_packed(tensor: Tensor) -> bool:
@@ -46,7 +46,7 @@ def is_packed(tensor: Tensor) -> bool:
 
 
 def pack(values: Tensor, bits: Bits, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rounds values, or their difference to what the receiver has, to the nearest of 2^bits - 1 levels.
+    """Rounds values, or their difference from what the receiver has, to the nearest of 2^bits - 1 levels.
 
     The levels of a row, or of a column where there are fewer of them, lie symmetric around 0 up to the largest value,
     so that a value changes by at most half a level: 1/14 of its row's largest for 4 bits, 1/254 for 8.
@@ -57,7 +57,7 @@ def pack(values: Tensor, bits: Bits, base: Tensor | None = None) -> tuple[Tensor
         base: of the same shape, or None.
 
     Returns:
-        What travels, and the values that :func:`unpack` makes of it, float32 if they are rounded.
+        The packed tensor, and the values that :func:`unpack` gives for it, float32 if they are rounded.
     """
     values = values.detach().cpu()
     mark = NOTHING if base is None else _mark(base)
@@ -81,13 +81,13 @@ def pack(values: Tensor, bits: Bits, base: Tensor | None = None) -> tuple[Tensor
 
 
 def unpack(packed: Tensor, bits: Bits, base: Tensor | None = None, *, most: int) -> Tensor:
-    """The values of what travelled.
+    """The values of a packed tensor.
 
     Args:
-        packed: as it came.
-        bits: of a value, as both sides are set.
-        base: what the receiver has for it, or None.
-        most: values that there may be.
+        packed: from :func:`pack`, by way of the network.
+        bits: per value, as in the settings of both sides.
+        base: what the receiver has in its place, or None.
+        most: largest number of values.
 
     Raises:
         LacksBaseError: it needs another base.
@@ -194,7 +194,7 @@ def _deflated(plain: bytes) -> bytes:
 
 
 def _inflated(stream: bytes, expected: int) -> bytes:
-    """Exactly so many bytes; never more are made, whatever the stream would give."""
+    """Exactly so many bytes; a stream that holds more is never unpacked further."""
     unpacker = zlib.decompressobj(-15)
     try:
         plain = unpacker.decompress(stream, expected + 1)

@@ -1,7 +1,7 @@
 """Random numbers for noise: from the run's seed, which makes a simulation repeatable, or from the operating system.
 
-Whoever knows the seed can draw the same noise and take it off again. A client whose server is someone else's draws from
-the system, and never twice the same.
+Whoever knows the seed can draw the same noise and subtract it. A client of somebody else's server draws from the
+system, which nobody can repeat.
 """
 
 import os
@@ -19,7 +19,7 @@ from fedlease.core.seeds import generator
 __all__ = ["Secret", "Seeded", "draws_of"]
 
 PARTS = 4
-"""Normal numbers whose sum gives one: what a float cannot represent of a single one could tell apart what it hides
+"""Normal numbers that are added to make one: the rounding of a single float can reveal the value that noise hides
 (Mironov, CCS 2012; Holohan and Braghin, "Secure Random Sampling in Differential Privacy", ESORICS 2021)."""
 
 

@@ -109,7 +109,7 @@ def _spent(lines: Lines) -> str:
 
 
 def _asked(lines: Lines) -> list[str]:
-    """By whom, and by which settings, a node was asked for what."""
+    """Who asked a node for what, and under which settings."""
     runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
         if line["kind"] == "asked":

@@ -14,7 +14,7 @@ from fedlease.tasks.metric_words import of_metric, short_name
 __all__ = ["render_file_scores"]
 
 MOST_LABELS = 20
-"""Of more labels those with the fewest rows are shown."""
+"""Labels that are shown; of more, those with the fewest rows."""
 
 
 def render_file_scores(content: Mapping[str, Any], console: Console) -> None:

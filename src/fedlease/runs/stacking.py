@@ -16,7 +16,7 @@ from fedlease.runs.open import Prepared, optimiser_of
 __all__ = ["with_clients_per_step"]
 
 SHARE_OF_MEMORY = 0.8
-"""Of what is free, for the steps: mixtures and scoring need more than the adapter that is tried."""
+"""Share of the free memory that steps may take: mixtures and scoring need more than the adapter that is tried."""
 
 MOST = 64
 """Clients: from here on more rows in a step make it no faster."""

@@ -43,7 +43,7 @@ RESULT = (
 
 
 class Usage(Content):
-    """Of one adapted module: the mean weight of every expert, and how many experts a token uses."""
+    """How one adapted module uses experts: the mean weight of each, and how many a token uses."""
 
     weights: list[Finite]
     experts_per_token: Finite

@@ -95,5 +95,5 @@ def talk(chat: Chat) -> None:
 
 
 def _shown(text: str) -> str:
-    """Without characters that would steer a terminal."""
+    """The text without characters that would steer a terminal."""
     return printable(text, keep=JOINERS + "\n")

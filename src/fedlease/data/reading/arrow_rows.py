@@ -112,7 +112,7 @@ def _compressed(message: bytes, kind: str) -> bool:
 
 
 def _member(message: bytes, table: int, number: int) -> int:
-    """Where the table is that a member of a table of FlatBuffers points to; 0 where the member is absent."""
+    """The place of the table that a member of a FlatBuffers table points to; 0 where the member is absent."""
     layout = table - int(struct.unpack_from("<i", message, table)[0])
     size = struct.unpack_from("<H", message, layout)[0]
     offset = int(struct.unpack_from("<H", message, layout + 4 + 2 * number)[0]) if 4 + 2 * number < size else 0

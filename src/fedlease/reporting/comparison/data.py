@@ -17,10 +17,10 @@ from fedlease.tasks.metrics import MetricWords
 __all__ = ["FEWEST_SEEDS", "MANY", "Comparison", "Coverage", "Failure", "Gap", "Score", "Variant", "read_comparison"]
 
 FEWEST_SEEDS = 3
-"""With fewer, intervals are shown, but no conclusion is drawn from whether they hold zero."""
+"""Seeds from which on conclusions are drawn; with fewer, intervals are shown and nothing is concluded from them."""
 
 MANY = 8
-"""With more variants than there are colours, they are grouped by kind."""
+"""Variants that have a colour each; more are grouped by kind."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -62,7 +62,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of one seed: over how many of how many clients means are, and why each of the others is in none."""
+    """How many of a seed's clients its means are taken over, and why each of the others is left out."""
 
     seed: int
     averaged: int
@@ -81,7 +81,7 @@ class Failure:
 
     @property
     def when(self) -> str:
-        """In which run."""
+        """The run that failed, in words."""
         return "before any run" if self.seed is None else f"seed {self.seed}"
 
 

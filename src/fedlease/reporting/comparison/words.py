@@ -156,7 +156,7 @@ def _few(c: Comparison, names: list[str]) -> str:
 
 
 def _behind(c: Comparison) -> str:
-    """Where another method is above the first: tasks and the worst client; without intervals, and it says so."""
+    """Tasks and worst client on which another method is above the first, without intervals, as the text says."""
     lost = []
     for task, own in c.first.per_task.items():
         other = max(c.others, key=lambda m: m.per_task[task].mean)

@@ -66,7 +66,7 @@ class MethodRun:
 
     @property
     def warnings(self) -> list[str]:
-        """Of its summary, each once."""
+        """The warnings of its summary, each once."""
         return [] if self.summary is None else list(dict.fromkeys(self.summary.warnings))
 
     @property

@@ -19,9 +19,9 @@ FILES_LEFT = 32
 BODY_MEMORY = 2**30
 """Bytes that bodies may take while they arrive, on all connections together."""
 HEADER_SECONDS = 10.0
-"""From the opening of a connection, or from its last response, to the end of the next request's headers."""
+"""Longest time from the opening of a connection, or its last response, to the end of the next request's headers."""
 ANSWER_SECONDS = 30.0
-"""For a caller to read a response that does not fit into the buffers between."""
+"""Time that a caller has to read a response that does not fit into the buffers between."""
 LOG_LINES, LOG_SECONDS = 20, 60.0
 """Lines of one kind that are written in so many seconds."""
 

@@ -26,7 +26,7 @@ __all__ = ["serve"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STOP_SECONDS = 60
-"""For requests that are in progress when the server is asked to stop."""
+"""Time that open requests have to finish when the server is asked to stop."""
 
 
 def serve(
