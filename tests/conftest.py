@@ -1,6 +1,8 @@
 """Switches every library's telemetry off before it is imported, and makes runs repeatable."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.update(
@@ -27,6 +29,25 @@ os.fsync = os.fstat  # type: ignore[assignment]  # fails where fsync would: a de
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _the_same_process_for_every_test() -> Iterator[None]:
+    """Nothing that one test leaves behind decides another, in whatever order they run."""
+    torch.manual_seed(0)
+    environment, folder, threads = dict(os.environ), Path.cwd(), torch.get_num_threads()
+    logs = [(log, log.level, log.handlers[:]) for log in (logging.getLogger(), logging.getLogger("flwr"))]
+    yield
+    for log, level, handlers in logs:
+        log.setLevel(level)
+        log.handlers[:] = handlers
+    torch.set_num_threads(threads)
+    os.chdir(folder)
+    # Variables with a prefix of pytest's own say which test is under way.
+    for key in {*os.environ} ^ {*environment} | {key for key in environment if os.environ.get(key) != environment[key]}:
+        if not key.startswith("PYTEST_"):
+            os.environ.pop(key, None)
+            os.environ.update({key: environment[key]} if key in environment else {})
 
 
 def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
