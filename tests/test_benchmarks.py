@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from small import SMALL
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 WHOLE_RUN = pytest.param("quickstart", marks=pytest.mark.slow)
@@ -56,6 +58,9 @@ def test_every_script_runs_and_writes_its_tables(
         monkeypatch.setattr(child, "use_all_cores", lambda: 1, raising=False)
         for part in getattr(child, "PARTS", ()):
             monkeypatch.setattr(child.module, part, getattr(child.module, part))  # what it wraps is unwrapped again
+        if name == "quickstart":
+            few = {key.replace(".", "__"): value for key, value in SMALL.items() if key != "baselines"}
+            monkeypatch.setattr(child, "run", partial(child.run, **few))
         monkeypatch.setattr(subprocess, "run", in_this_process(child))
     scripts.output.entry(name, script.measure, ["--smoke", "--json", str(tmp_path / "result.json")])
     check_smoke(tmp_path / "result.json", capsys.readouterr().out)
@@ -114,6 +119,8 @@ def test_the_accelerators_runs_are_added_to_those_of_earlier_calls(
     scripts: Scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scripts.accelerator, "COUNTS", (4,))
+    for key in ("data.clients_per_task", "data.train_rows", "data.test_rows", "warmup.epochs"):
+        monkeypatch.setitem(scripts.accelerator.SMOKE, key, SMALL[key])
     for calls in (1, 2):
         assert scripts.accelerator.main([str(tmp_path / "runs.jsonl"), "--smoke"]) == 0
         lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]

@@ -125,3 +125,14 @@ def test_mean_gradients_are_those_of_the_loss_without_the_term_and_before_clippi
     assert found.keys() == asked.expected.keys()
     for name, parameter in zip(sorted(names), parameters, strict=True):
         torch.testing.assert_close(found[asked.gradient_names[name]], parameter.grad, atol=1e-7, rtol=1e-4)
+
+
+def test_the_loss_is_the_mean_over_rows_and_not_over_batches(tmp_path: Path) -> None:
+    """A learning rate of 0 leaves the weights: batches of 3, 3 and 2 rows have the mean loss of all 8."""
+    resident, rows, adapter, head = small(tmp_path)
+    model, names = ClientModel(adapter.spec, {**adapter.tensors, **head}), adapter.names("AB")
+    resident.load(model, 2)
+    options = Optimiser(lr=0.0, weight_decay=0.0, batch_size=3, clip_norm=1.0, threads=1, seed=0)
+    asked = ClientTask("train", 1, model, (Stage(names, 1),), upload=names)
+    found = Trainer(resident, options).train("a", asked, rows).update.metrics["loss"]
+    assert found == pytest.approx(resident.task.mean_loss(resident, rows, 1), rel=1e-5)

@@ -128,9 +128,9 @@ def test_what_would_leak_is_refused_before_anything_is_trained(changes: Any, fau
 
 
 def test_few_rows_and_a_loose_delta_are_told() -> None:
-    """1,024 parameters are 32 times as long as one: 5 x 32 / (8 x 12) = 1.7 for 12 rows, 0.01 for 2,000."""
+    """1,024 parameters are 32 times as long as one: 5 x 32 / (8 x 12) = 1.7 for 12 rows, 0.1 for 200."""
     loaded = load_run(small_settings(**{**PRIVATE, "privacy.delta": 0.009}))
-    cards = {c: ClientCard(c, "t", ("a", "b"), False, n, 0, 0, "") for c, n in (("few", 12), ("many", 2000))}
+    cards = {c: ClientCard(c, "t", ("a", "b"), False, n, 0, 0, "") for c, n in (("few", 12), ("many", 200))}
     notes = privacy_notes(loaded, cards)
     assert [note.split(":")[0] for note in notes][:2] == [
         "privacy.delta = 0.009 promises nothing to many",
