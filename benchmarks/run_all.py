@@ -19,7 +19,7 @@ from pathlib import Path
 from render import rewrite
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("layer", "step", "round", "allocation", "payload", "quickstart")
+NAMES = ("layer", "step", "round", "allocation", "payload", "secure_sums", "quickstart")
 LONGER = ("grouping_many", "peers")
 
 

@@ -40,7 +40,9 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripts]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", ["layer", "step", "round", "allocation", "grouping_many", "payload", WHOLE_RUN])
+@pytest.mark.parametrize(
+    "name", ["layer", "step", "round", "allocation", "grouping_many", "payload", "secure_sums", WHOLE_RUN]
+)
 def test_every_script_runs_and_writes_its_tables(
     name: str,
     scripts: Scripts,

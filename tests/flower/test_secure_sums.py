@@ -1,9 +1,12 @@
 """Secure sums over a grid: the same result as in one process, and a node that sends nothing without masks."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from small import rounds_of, small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
@@ -11,10 +14,12 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease
 from flower.nodes import comparable, kind_of, over_memory
 from flwr.app import Message
 
-from fedlease.client.messages import Masked, Trained
-from fedlease.client.sum_messages import SumSeeds
+from fedlease.client.messages import Masked, Refused, Trained
+from fedlease.client.secure_sums import Member
+from fedlease.client.sum_messages import AskKeys, AskShares, SumSeeds, SumShares
 from fedlease.errors import ConfigError
 from fedlease.flower.memory_grid import MemoryGrid
+from fedlease.flower.node_sums import Peers
 from fedlease.flower.wire import unpack
 from fedlease.storage.audit import read_trail
 
@@ -60,3 +65,32 @@ def test_a_node_refuses_a_server_that_stops_asking_for_masks(tmp_path: Path, cap
     with pytest.raises(ConfigError, match="refused by its node's rule secure-sums"):
         over_memory(small_settings(**ONE | {"privacy.secure_sums": False}), tmp_path / "r", hand_over=False, **config)
     assert "privacy.secure_sums: must be true (secure-sums), received False" in caplog.text
+
+
+def test_a_node_that_knows_the_others_keys_takes_no_part_where_the_server_puts_its_own(tmp_path: Path) -> None:
+    peers = tmp_path / "peers"
+    peers.mkdir()
+    clients = ("a", "b", "c")
+    for client in clients:
+        write_key(tmp_path / client, peers / f"{client}.pub")
+    members = {c: Member(c, notary=Peers(tmp_path / c, peers)) for c in clients}
+    ask = AskKeys("fedit", 1, "5" * 32, clients, 2, True, 1e-7, 6)
+    keys: Any = {client: member.tell(ask) for client, member in members.items()}
+    forged = replace(keys["c"], mask="1" * 64)
+    unsigned = replace(keys["c"], signature="")
+    # Signed by c, for another sum; and by b in the name of c.
+    earlier: Any = Member("c", notary=Peers(tmp_path / "c", peers)).tell(replace(ask, session="6" * 32))
+    posed: Any = Member("c", notary=Peers(tmp_path / "b", peers)).tell(ask)
+    for odd in (forged, unsigned, earlier, posed):
+        victim = Member("a", notary=Peers(tmp_path / "a", peers))
+        own = victim.tell(ask)
+        told = victim.tell(AskShares("fedit", 1, ask.session, {**keys, "a": own, "c": odd}))
+        assert isinstance(told, Refused)
+        assert "the keys of 'c' are not signed by a key that this node knows it by (peers)" in told.reason
+    assert isinstance(members["a"].tell(AskShares("fedit", 1, ask.session, keys)), SumShares)
+
+
+def write_key(path: Path, public: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))

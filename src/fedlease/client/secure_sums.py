@@ -7,7 +7,7 @@ each step, since two sums that differ by a client would show that client's updat
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from fedlease.client.messages import Masked, Refused, Reply, Request, Train, Trained
 from fedlease.client.sum_messages import (
@@ -38,7 +38,7 @@ from fedlease.privacy.masking import (
     unseal,
 )
 
-__all__ = ["Member", "Membership"]
+__all__ = ["Member", "Membership", "Notary"]
 
 Stage = Literal["none", "keys", "shares", "masked"]
 
@@ -73,6 +73,16 @@ class Membership:
     summed: bool = False
 
 
+class Notary(Protocol):
+    """Knows whose keys are which, so that a server cannot put its own in their place."""
+
+    def sign(self, statement: bytes) -> str:
+        """The client's signature, hexadecimal; empty where it has no key."""
+
+    def fault(self, client: ClientId, statement: bytes, signature: str) -> str:
+        """Why a statement is not another client's; empty where it is, or where nobody knows."""
+
+
 @dataclass
 class Member:
     """A client in secure sums, beside whatever handles its requests.
@@ -80,10 +90,12 @@ class Member:
     Attributes:
         client: its id.
         memory: of this method; is replaced by every message.
+        notary: signs and checks keys; None, as in one process: they are taken as they come.
     """
 
     client: ClientId
     memory: Membership = field(default_factory=Membership)
+    notary: Notary | None = None
 
     def tell(self, ask: SumAsk) -> SumKeys | SumShares | SumSeeds | Refused:
         """The reply to a message of a sum; a refusal ends the sum for this client."""
@@ -152,20 +164,35 @@ class Member:
         last = max(self.memory.step, self.memory.asked.step if self.memory.asked else 0)
         if ask.step < last or (self.memory.asked is not None and ask.session == self.memory.asked.session):
             raise SumError("it is over")
-        secret, sealing = new_secret().hex(), new_secret().hex()
+        secret, sealing = new_secret(), new_secret()
+        own = SumKeys(public_of(secret).hex(), public_of(sealing).hex())
+        if self.notary is not None:
+            own = replace(own, signature=self.notary.sign(own.statement(ask, self.client)))
+        self._end()
         self.memory = replace(
-            self.memory, asked=ask, stage="keys", secret=secret, sealing=sealing, seed="", keys={}, shares={}
+            self.memory,
+            asked=ask,
+            stage="keys",
+            secret=secret.hex(),
+            sealing=sealing.hex(),
+            keys={self.client: own},
         )
-        return SumKeys(*(public_of(bytes.fromhex(one)).hex() for one in (secret, sealing)))
+        return own
 
     def _shares(self, ask: AskShares) -> SumShares:
         asked, memory = self._expected("keys", ask.session, ask.step), self.memory
-        own = SumKeys(*(public_of(bytes.fromhex(one)).hex() for one in (memory.secret, memory.sealing)))
         public = [key for keys in ask.keys.values() for key in (keys.mask, keys.seal)]
-        if ask.keys.get(self.client) != own or not {*ask.keys} <= {*asked.members} or len({*public}) < len(public):
+        if (
+            ask.keys.get(self.client) != memory.keys[self.client]
+            or not {*ask.keys} <= {*asked.members}
+            or len({*public}) < len(public)
+        ):
             raise SumError("the keys are not those of its members, each with its own")
         if len(ask.keys) < asked.threshold:
             raise SumError(f"{len(ask.keys)} clients have sent keys, {asked.threshold} are needed")
+        for client, keys in ask.keys.items():
+            if self.notary and (why := self.notary.fault(client, keys.statement(asked, client), keys.signature)):
+                raise SumError(why)
         members, seed, sealed = sorted(ask.keys), new_secret(), {}
         both = (shares_of(one, asked.threshold, len(members)) for one in (seed, bytes.fromhex(memory.secret)))
         shares = {member: (one.hex(), other.hex()) for member, one, other in zip(members, *both, strict=True)}

@@ -17,6 +17,7 @@ __all__ = [
     "LEAST",
     "SEALED",
     "SHARE",
+    "SIGNATURE",
     "AskKeys",
     "AskSeeds",
     "AskShares",
@@ -30,6 +31,9 @@ __all__ = [
 
 KEY, SHARE, SEALED = 32, 20, 28 + 2 * 20
 """Bytes of a public key, of a share (its number and a block of 16), and of two shares that are sealed."""
+
+SIGNATURE = 1000
+"""Most bytes of a signature."""
 
 LEAST = 3
 """Clients of a group whose updates are summed: of two, each knows the other's from the sum."""
@@ -64,10 +68,22 @@ class AskKeys:
 @serialisable
 @dataclass(frozen=True)
 class SumKeys:
-    """The reply: public keys, to agree on masks and to seal shares."""
+    """The reply: public keys.
+
+    Attributes:
+        mask: to agree on masks.
+        seal: to seal shares.
+        signature: by the key that the client's node has; empty without one.
+    """
 
     mask: str
     seal: str
+    signature: str = ""
+
+    def statement(self, ask: "AskKeys", client: ClientId) -> bytes:
+        """What is signed: whose keys these are, and for which sum."""
+        parts = ("fedlease sum", ask.session, ask.method, str(ask.step), client, self.mask, self.seal)
+        return "\n".join(parts).encode()
 
 
 @serialisable

@@ -27,7 +27,7 @@ from fedlease.flower.bounds import shown
 from fedlease.flower.messages import Lacking, Unusable
 from fedlease.flower.node import Node, NodeRun
 from fedlease.flower.node_store import FolderStore, MemoryStore, Store, check_room
-from fedlease.flower.node_sums import NodeSums
+from fedlease.flower.node_sums import NodeSums, Peers
 from fedlease.flower.node_trail import NodeTrail
 from fedlease.flower.policy import MAX_SETTINGS, MIB, NodePolicy
 from fedlease.flower.privacy_budget import PrivacyBudget
@@ -45,7 +45,7 @@ LoadClient = Callable[[Context, Settings], ClientData]
 ARRAYS_OF_BEFORE = "arrays of the message before"
 """Their key in the memory store; no method is called so."""
 
-OVERRIDES = ("model", "device", "threads")
+OVERRIDES, NAMED = ("model", "device", "threads"), ("state-dir", "model-out", "key", "peers")
 
 TASKS_PER_ROUND = 3
 """Tasks that a node does for each allowed round: a stopped server repeats a step, and warm-ups are steps too."""
@@ -204,15 +204,14 @@ def _reply(
 ) -> object:
     """The client's reply to a message whose form was checked."""
     settings, config = settings_from(value.settings), context.node_config
-    # There, server and client have one owner, and so have the settings.
-    trusted = one_machine or _in_simulation(context)
+    trusted = one_machine or _in_simulation(context)  # as above
     own_rows = "data-dir" in config or "partition-id" not in config
     if not trusted:
         policy.check(value, settings, own_model="model" in config, own_rows=own_rows)
         settings = policy.applied(settings, with_path=not own_rows)
     elif not is_identity(value.run):
         raise RecordError(f"run must be 32 hexadecimal digits, received {shown(value.run)!r}")
-    named = {key: Path(str(config[key])).expanduser() for key in ("state-dir", "model-out", "key") if key in config}
+    named = {key: Path(str(config[key])).expanduser() for key in NAMED if key in config}
     folder = named.get("state-dir", state_dir)
 
     def store_of(client: str) -> Store:
@@ -226,7 +225,8 @@ def _reply(
         client = _configured_id(context) or load(context, settings).id
         if fault := client_id_fault(client):
             raise ConfigError(f"client {client!r}: {fault}")
-        return NodeSums(store_of(client), value.run, client).tell(value.request)
+        peers = Peers(named.get("key"), named.get("peers"))
+        return NodeSums(store_of(client), value.run, client, peers).tell(value.request)
     overrides = tuple((name, config[name]) for name in OVERRIDES if name in config)
     run = _node_run(settings.model_dump_json(), overrides)
     data = load(context, run.loaded.settings)

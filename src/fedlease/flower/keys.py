@@ -27,6 +27,7 @@ __all__ = [
     "PublicKey",
     "clients_of",
     "fingerprint",
+    "keys_of",
     "private_key",
     "public_key",
     "sign",
@@ -121,34 +122,36 @@ def verifies(key: PublicKey, statement: bytes, signature: bytes) -> bool:
     return True
 
 
-def clients_of(folder: Path, key: str) -> dict[str, ClientId]:
-    """Whom each key belongs to, by the ``.pub`` files of a folder: a file's name is the client's id.
+def keys_of(folder: Path, key: str) -> dict[ClientId, PublicKey]:
+    """The key of every client, by the ``.pub`` files of a folder: a file's name is the client's id.
 
     Args:
         folder: that holds them.
         key: of the setting that names the folder.
-
-    Returns:
-        Fingerprint of a key -> its client.
 
     Raises:
         ConfigError: there is no such folder, a file holds no key, or two clients have one key; every fault at once.
     """
     if not folder.is_dir():
         raise ConfigError(f"{key}: {str(folder)!r} is no folder; it holds a file ID.pub for every client")
-    found, faults = dict[str, ClientId](), list[str]()
+    found, prints, faults = dict[ClientId, PublicKey](), dict[str, ClientId](), list[str]()
     for path in sorted(folder.glob("*.pub"))[:MOST_CLIENTS]:
         client = path.name.removesuffix(".pub")
         try:
-            print_ = fingerprint(public_key(_read(path).decode(errors="replace")))
+            found[client] = public_key(_read(path).decode(errors="replace"))
         except (OSError, ConfigError) as error:
             faults.append(f"{key}: {str(path)!r} {error}")
             continue
         if fault := client_id_fault(client):
             faults.append(f"{key}: {str(path)!r}: the client id {fault}")
-        if print_ in found:
-            faults.append(f"{key}: clients {found[print_]!r} and {client!r} have one key; each needs its own")
-        found[print_] = client
+        other = prints.setdefault(fingerprint(found[client]), client)
+        if other != client:
+            faults.append(f"{key}: clients {other!r} and {client!r} have one key; each needs its own")
     if faults:
         raise ConfigError(faults)
     return found
+
+
+def clients_of(folder: Path, key: str) -> dict[str, ClientId]:
+    """Fingerprint of a key -> whose it is, as :func:`keys_of` has it, which raises the same."""
+    return {fingerprint(own): client for client, own in keys_of(folder, key).items()}

@@ -1,14 +1,45 @@
 """A node's half of secure sums, between messages: none of them needs the base model, and one of them alone the rows."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedlease.client.messages import Refused, Reply, Request, Train
 from fedlease.client.secure_sums import Member, Membership
 from fedlease.client.sum_messages import SumAsk, SumKeys, SumSeeds, SumShares
 from fedlease.core.codec import serialisable
+from fedlease.core.types import ClientId
+from fedlease.flower.keys import keys_of, private_key, sign, verifies
 from fedlease.flower.node_store import Store
 
-__all__ = ["NodeSums"]
+__all__ = ["NodeSums", "Peers"]
+
+
+@dataclass(frozen=True)
+class Peers:
+    """A node's own key, and those of the clients that its own may be summed with.
+
+    Attributes:
+        key: file with the node's private key; None signs nothing.
+        folder: with a public key ``ID.pub`` for every client; None: any keys are taken.
+    """
+
+    key: Path | None = None
+    folder: Path | None = None
+
+    def sign(self, statement: bytes) -> str:
+        """See :class:`~fedlease.client.secure_sums.Notary`."""
+        return "" if self.key is None else sign(private_key(self.key, "node-config: key"), statement).hex()
+
+    def fault(self, client: ClientId, statement: bytes, signature: str) -> str:
+        """See :class:`~fedlease.client.secure_sums.Notary`."""
+        if self.folder is None:
+            return ""
+        known = keys_of(self.folder, "node-config: peers").get(client)
+        try:
+            signed = known is not None and verifies(known, statement, bytes.fromhex(signature))
+        except ValueError:
+            signed = False
+        return "" if signed else f"the keys of {client!r} are not signed by a key that this node knows it by (peers)"
 
 
 @serialisable
@@ -35,11 +66,13 @@ class NodeSums:
         store: outlives the message.
         run: identity of the run.
         client: the node's.
+        peers: whose keys are which.
     """
 
     store: Store
     run: str
     client: str
+    peers: Peers = Peers()
 
     def tell(self, ask: SumAsk) -> SumKeys | SumShares | SumSeeds | Refused:
         """The reply to a message of a sum."""
@@ -65,7 +98,7 @@ class NodeSums:
     def _member(self, method: str) -> Member:
         found, own = self.store.get(_key(method)), (self.run, self.client)
         mine = isinstance(found, StoredSums) and (found.run, found.client) == own
-        return Member(self.client, found.membership if mine else Membership())
+        return Member(self.client, found.membership if mine else Membership(), self.peers)
 
     def _keep(self, method: str, member: Member) -> None:
         self.store.put(_key(method), StoredSums(self.run, self.client, member.memory))

@@ -1,6 +1,6 @@
 """What a node requires of the messages of secure sums; what follows from earlier ones, the client's half looks at."""
 
-from fedlease.client.sum_messages import KEY, SEALED, AskKeys, AskSeeds, AskShares, Masking, SumAsk
+from fedlease.client.sum_messages import KEY, SEALED, SIGNATURE, AskKeys, AskSeeds, AskShares, Masking, SumAsk
 from fedlease.flower.bounds import WHOLE, Rule, broken, count, hexadecimal, line, named, number
 
 __all__ = ["MOST_MEMBERS", "ask_fault", "masking_fault"]
@@ -13,7 +13,11 @@ SESSION, SHARED, PUBLIC = hexadecimal(16), hexadecimal(SEALED), hexadecimal(KEY)
 MEMBERS = Rule(
     f"1 to {MOST_MEMBERS} names", lambda names: 0 < len(names) <= MOST_MEMBERS and all(map(LINE.holds, names))
 )
-PAIR = Rule(PUBLIC.words, lambda keys: PUBLIC.holds(keys.mask) and PUBLIC.holds(keys.seal))
+SIGNED = line(2 * SIGNATURE)
+PAIR = Rule(
+    f"two keys of {PUBLIC.words}, signed or not",
+    lambda keys: PUBLIC.holds(keys.mask) and PUBLIC.holds(keys.seal) and SIGNED.holds(keys.signature),
+)
 
 
 def ask_fault(ask: SumAsk) -> str:

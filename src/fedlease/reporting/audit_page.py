@@ -55,7 +55,8 @@ def _protection(lines: Lines) -> str:
     begun = [line for line in lines if line["kind"] == "began"]
     noise = sorted({_promise(line.get("epsilon"), line.get("delta")) for line in begun}) or [_promise(None, None)]
     said = f"Differential privacy: {'; at another beginning '.join(noise)}."
-    alone, summed = (sum(line["kind"] == kind for line in lines) for kind in ("received", "summed"))
+    alone = sum(line["kind"] == "received" and line["bytes"] > 0 for line in lines)
+    summed = sum(line["kind"] == "summed" for line in lines)
     sums = "Secure sums: none, the server reads every update."
     if summed:
         least = min(line["clients"] for line in lines if line["kind"] == "summed")

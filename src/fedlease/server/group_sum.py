@@ -10,6 +10,7 @@ from fedlease.client.sum_messages import (
     KEY,
     SEALED,
     SHARE,
+    SIGNATURE,
     AskKeys,
     AskSeeds,
     AskShares,
@@ -108,7 +109,12 @@ class GroupSum:
 
     def take_keys(self, client: ClientId, reply: Any) -> None:
         """A reply to them."""
-        if isinstance(reply, SumKeys) and _is_hex(reply.mask, KEY) and _is_hex(reply.seal, KEY):
+        if (
+            isinstance(reply, SumKeys)
+            and _is_hex(reply.mask, KEY)
+            and _is_hex(reply.seal, KEY)
+            and _is_hex(reply.signature, min(len(reply.signature) // 2, SIGNATURE))
+        ):
             self._keys[client] = reply
         else:
             self._refuse(client, reply)
