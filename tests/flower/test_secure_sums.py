@@ -1,6 +1,9 @@
 """Secure sums over a grid: the same result as in one process, and a node that sends nothing without masks."""
 
+import random
+from collections import Counter
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +14,23 @@ from small import rounds_of, small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from flower.nodes import comparable, kind_of, over_memory
+from flower.hostile import BAD, is_one_sentence, mutated, reply_with
+from flower.nodes import Stopped, comparable, grid_of, kind_of, over_memory
 from flwr.app import Message
 
 from fedlease.client.messages import Masked, Refused, Trained
 from fedlease.client.secure_sums import Member
-from fedlease.client.sum_messages import AskKeys, AskShares, SumSeeds, SumShares
+from fedlease.client.sum_messages import AskKeys, AskShares, SumKeys, SumSeeds, SumShares
 from fedlease.errors import ConfigError
+from fedlease.flower.connection import Size, read
+from fedlease.flower.handler import handle
 from fedlease.flower.memory_grid import MemoryGrid
+from fedlease.flower.messages import Introduction, Lacking
 from fedlease.flower.node_sums import Peers
+from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import unpack
+from fedlease.server.group_sum import GroupSum, Rules
+from fedlease.server.loop import RoundLoop
 from fedlease.storage.audit import read_trail
 
 SUMS: dict[str, Any] = {"privacy.secure_sums": True, "data.clients_per_task": 2, "max_experts": 2, "rounds": 1}
@@ -88,6 +98,49 @@ def test_a_node_that_knows_the_others_keys_takes_no_part_where_the_server_puts_i
         assert isinstance(told, Refused)
         assert "the keys of 'c' are not signed by a key that this node knows it by (peers)" in told.reason
     assert isinstance(members["a"].tell(AskShares("fedit", 1, ask.session, keys)), SumShares)
+
+
+def test_a_step_that_was_stopped_before_it_was_recorded_is_summed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, commit, steps = small_settings(**ONE | {"rounds": 1}), RoundLoop._commit, count(1)
+
+    def stopped(self: RoundLoop, *step: Any) -> Any:
+        if next(steps) == 2:
+            raise Stopped
+        return commit(self, *step)
+
+    monkeypatch.setattr(RoundLoop, "_commit", stopped)
+    grid = grid_of(settings, one_machine=True)
+    with pytest.raises(Stopped):
+        FedLeaseStrategy(settings, tmp_path / "run", hand_over=True).start(grid)
+    FedLeaseStrategy(settings, tmp_path / "run", hand_over=True).start(grid)
+    small_run(tmp_path / "whole", **ONE | {"rounds": 1})
+    assert tensors_of(tmp_path / "run") == tensors_of(tmp_path / "whole")
+
+
+def test_odd_messages_of_a_sum_are_refused_in_one_sentence_and_odd_replies_spoil_nothing(tmp_path: Path) -> None:
+    honest: list[tuple[Message, Message]] = []
+
+    def keep(message: Message, reply: Message) -> Message:
+        if message.metadata.dst_node_id == BAD and message.metadata.message_type == "query.sum":
+            honest.append((message, reply))
+        return reply
+
+    _, grid = over_memory(small_settings(**ONE), tmp_path / "r", prepare=lambda grid: grid.faults.append(keep))
+    assert len(honest) == 3
+    outcomes = Counter[str]()
+    for seed in range(90):
+        rng, (message, reply) = random.Random(seed), honest[seed % 3]
+        told = unpack(handle(mutated(message.content, rng), grid.contexts[BAD], None, None), 2**20)[0]
+        assert isinstance(told, SumKeys | Lacking | Introduction) or is_one_sentence(told.reason), seed
+        outcomes[type(told).__name__] += 1
+        found = read(reply_with(message, mutated(reply.content, rng)), Size(tree=2**16))
+        one = GroupSum(dict.fromkeys("abc"), {}, Rules(1e-7, 1 / 3, weighted=True))  # type: ignore[arg-type]
+        one._keys.update(dict.fromkeys("abc"))  # type: ignore[arg-type]
+        for take in (one.take_keys, one.take_shares, one.take_seeds):
+            take("a", found)
+    assert outcomes["Refused"] > 60
 
 
 def write_key(path: Path, public: Path) -> None:
