@@ -118,9 +118,13 @@ def test_a_number_of_experts_is_refused_where_the_grouping_decides(grouping: str
 
 def test_only_clusters_can_be_formed_again() -> None:
     assert faults_of("fedlease.reallocate=2", "fedlease.grouping=clients") == (
-        "fedlease.reallocate: needs fedlease.grouping = 'clusters', it is 'clients'",
+        "fedlease.reallocate: needs fedlease.grouping = 'clusters' or 'similarity', it is 'clients'",
+    )
+    assert faults_of("fedlease.reallocate=2", "fedlease.halves=true") == (
+        "fedlease.halves: must be false when clusters are formed again (fedlease.reallocate)",
     )
     assert resolve(preset="smoke", overrides=["fedlease.reallocate=2"]).fedlease.reallocate == 2
+    assert resolve(preset="smoke", overrides=["fedlease_plus.reallocate=2"]).fedlease_plus.reallocate == 2
 
 
 def test_a_magnitude_needs_an_expert_of_ones_own() -> None:

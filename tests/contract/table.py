@@ -59,6 +59,8 @@ TABLE = {
         warms_up=True,
         at_most=True,
         variants={
+            "magnitude": {"magnitude": 4.0, "halves_share": 0.5, "reallocate": 1},
+            "momentum": {"server_step": "momentum", "average": "factors"},
             "ranks": {"unlike": "place", "ranks": {"a1": 1, "b0": 1}},
             "routed": {"routing": "top-m", "unlike": "place"},
         },

@@ -175,13 +175,36 @@ def test_an_unsure_client_joins_the_expert_that_it_chose_by_loss() -> None:
     others = [answer(c, first_task(halves, state, c), 40) for c in ("a0", "a1", "c0", "c1")]
     joined = halves.aggregate(state, [*others, answer("b0", task, 40, choice=3)])
     assert joined.assignment == {"a0": 0, "a1": 0, "b0": 1, "c0": 1, "c1": 1} and len(joined.experts) == 2
-    assert joined.centroids.units.equal(state.centroids.units[[0, 2]]), "late clients find the same experts"
+    assert (state.centroids.experts, joined.centroids.experts) == ((0, 2), (0, 1)), "late clients find the same experts"
+    assert all(t.equal(state.centroids.b[module]) for module, t in joined.centroids.b.items())
     assert any("expert 2 has one client, 'b0'" in note for note in state.allocation.warnings)
     assert not any("has one client" in note for note in joined.allocation.warnings), "it no longer stands alone"
     assert joined.allocation.num_experts == 2 and "'b0'" in joined.notes[-1] and "c0" in joined.notes[-1]
     alone = halves.aggregate(state, [*others, answer("b0", task, 40, choice=0)])
     assert alone.assignment == state.assignment and "stays alone" in alone.notes[-1]
     assert not first_task(halves, alone, "b0").refit, "it chooses once"
+
+
+def test_a_client_alone_for_now_joins_those_of_its_task_once_it_has_learnt_it() -> None:
+    """The next re-allocation mends what the warm-up could not tell; nobody else moves."""
+    mended: Any = make_method("fedlease-plus", Terms(BUDGET), {"reallocate": 2, "average": "factors"})
+    clients = {"a0": 40, "a1": 40, "b0": 40, "c0": 40, "c1": 40, "c2": 40}
+    unlearnt, states = {"c2", "b0"}, [mended.init(adapter(), clients, 0)]
+    while tasks := {c: task for c in sorted(clients) if (task := mended.task(states[-1], c)) is not None}:
+        # From round 1 on c2 learns its task; b0 never does.
+        learnt = {c: c not in unlearnt or (c == "c2" and states[-1].round > 0) for c in clients}
+        updates = [answer(c, task, 40, learnt=learnt[c]) for c, task in tasks.items()]
+        states.append(mended.aggregate(states[-1], updates))
+    alone = {"a0": 0, "a1": 0, "b0": 1, "c0": 2, "c1": 2, "c2": 3}
+    assert [s.assignment for s in states[1:3]] == [alone] * 2, "after rounds 0 and 1"
+    assert all(s.assignment == {**alone, "c2": 2} for s in states[3:])
+    assert len(states[-1].experts) == 3 and states[-1].allocation.unsure == ("b0",)
+    (note,) = [note for note in states[-1].notes if "joined" in note]
+    assert re.fullmatch(
+        r"after round 2 client 'c2', which had not learnt its task before, joined expert 3, same task: [\d.]+ ± [\d.]+",
+        note,
+    )
+    assert "'c2' has not learnt" in " ".join(states[1].allocation.warnings)
 
 
 def test_who_does_not_answer_when_asked_longer_is_grouped_by_what_it_has_learnt() -> None:

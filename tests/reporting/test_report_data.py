@@ -164,3 +164,8 @@ def test_newcomers_with_and_without_a_margin(tmp_path: Path) -> None:
     assert table is not None and table.header[4:] == ("margin", "unlike any", "mixture", "own")
     rows = [[cell.text for cell in row] for row in table.rows]
     assert [[row[0], *row[4:]] for row in rows] == [["k", "0.250", "no", "50.0", "-"], ["n", "-", "no", "50.0", "-"]]
+    known = {"similarities": [0.5], "errors": [0.125], "reliability": 0.25, "learnt": False}
+    put(tmp_path / "onboarded" / "k" / "onboarding.json", {"client": "k", "margin": 0.25, **entry, **known})
+    table = newcomer_table(read_run(tmp_path))
+    assert table is not None and table.header[3] == "corrected similarity to each expert"
+    assert [cell.text for cell in table.rows[0]][3:6] == ["1: 0.50 ± 0.12", "0.250", "not learnt yet"]

@@ -185,6 +185,29 @@ def test_check_of_clients_without_labels_and_heads_names_neither() -> None:
     assert [HOSTILE, "t", "11", "7"] in lines
 
 
+PLACED_BY_DISTANCE = {"similarities": [], "errors": [], "reliability": None, "learnt": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "is placed with expert 2: same task, 0.97 ± 0.08."),
+        ({"unlike": True}, "it is unlike any expert: its task is none of theirs."),
+        ({"unlike": True, "learnt": False}, "it has not learnt enough to tell who has its task (reliability 0.03)."),
+    ],
+)
+def test_a_newcomer_on_the_corrected_scale_is_told_what_is_known(changes: dict[str, Any], words: str) -> None:
+    content = {
+        "client": "new", "expert": 1, "distances": [1.0, 0.03], "margin": 0.97, "metric": "accuracy", "test_rows": 8,
+        "scores": {}, "unlike": False, "similarities": [None, 0.97], "errors": [None, 0.08], "reliability": 0.03,
+        "learnt": True, **changes,
+    }  # fmt: skip
+    to = console()
+    render_onboarding(content, to)
+    text = " ".join(to.export_text().split())
+    assert words in text and "unknown" in text and "corrected similarity of its task" in text
+
+
 @pytest.mark.parametrize(
     ("metric", "naive", "name"),
     [("accuracy", "majority class", "accuracy"), ("rouge1", "most frequent answer", "ROUGE-1")],
@@ -192,7 +215,7 @@ def test_check_of_clients_without_labels_and_heads_names_neither() -> None:
 def test_a_newcomers_scores_are_called_by_their_name(metric: str, naive: str, name: str) -> None:
     content = {
         "client": "new", "expert": 0, "distances": [0.5], "margin": None, "metric": metric, "test_rows": 8,
-        "scores": {naive: 0.25}, "unlike": False,
+        "scores": {naive: 0.25}, "unlike": False, **PLACED_BY_DISTANCE,
     }  # fmt: skip
     to = console()
     render_onboarding(content, to)

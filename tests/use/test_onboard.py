@@ -181,3 +181,22 @@ def test_a_method_without_experts_is_joined_as_by_a_client_that_comes_late(every
     scores = json.loads((tmp_path / "x" / "scores.json").read_text())["scores"]
     assert scores["routed"] == scores["folded"] == found.scores["after 1 local epochs"]
     assert LATE in (out / "report.html").read_text()
+
+
+def test_on_the_corrected_scale_it_warms_up_on_halves_and_is_told_what_is_known(tmp_path: Path, everyone: Path) -> None:
+    """Twelve rows are too few for halves, and nobody knows anyone: one expert for all. Twenty are divided."""
+    out = small_run(tmp_path / "r", method="fedlease-plus", data__train_rows=20).out
+    run, asked = OpenRun(out), list[tuple[str, int]]()
+    rows = write_folder(
+        load_federation(resolve(preset="smoke", overrides={**SMALL, **EIGHT, "data.train_rows": 20}).data, 0),
+        tmp_path / "rows",
+    )
+    found = onboard(
+        run, LATE, rows / LATE, epochs=0, on_batch=lambda phase, done, total, loss: asked.append((phase, total))
+    )
+    # Halves of ten rows, in batches of eight: two steps in one pass, of each.
+    assert {*asked} == {("warmup", 4)} and len(asked) == 4
+    known = run.saved.state.centroids
+    assert known.num_experts == len(found.placement.similarities)
+    entry = json.loads((out / "onboarded" / LATE / "onboarding.json").read_text())
+    assert (entry["similarities"], entry["learnt"]) == ([*found.placement.similarities], found.placement.learnt)

@@ -163,12 +163,13 @@ def _variant_faults(section: str, defaults: Mapping[str, Any], raw: Mapping[str,
             faults.append(f"{section}.assignment: is required when {section}.grouping is 'given': client -> group")
         if grouping != "given" and given is not None:
             faults.append(f"{section}.assignment: is only read when {section}.grouping is 'given', it is {grouping!r}")
-        if variant.get("reallocate") is not None and grouping != "clusters":
-            faults.append(f"{section}.reallocate: needs {section}.grouping = 'clusters', it is {grouping!r}")
+        if variant.get("reallocate") is not None and grouping not in ("clusters", "similarity"):
+            needed = f"{section}.grouping = 'clusters' or 'similarity'"
+            faults.append(f"{section}.reallocate: needs {needed}, it is {grouping!r}")
         if grouping == "similarity" and not variant.get("halves"):
             faults.append(f"{section}.halves: must be true when {section}.grouping is 'similarity'")
-        if variant.get("halves") and variant.get("reallocate") is not None:
-            faults.append(f"{section}.reallocate: must be left out when {section}.halves is true, which group once")
+        if variant.get("halves") and variant.get("reallocate") is not None and grouping == "clusters":
+            faults.append(f"{section}.halves: must be false when clusters are formed again ({section}.reallocate)")
         if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
             faults.append(f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}")
         for key, default in (("halves_share", 1.0), ("longer", 0)):

@@ -16,6 +16,7 @@ __all__ = [
     "distances",
     "product_cosines",
     "product_distances",
+    "product_lengths",
     "to_distances",
     "unit_rows",
 ]
@@ -116,7 +117,7 @@ def cosines_between(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) ->
     inner = torch.einsum("nor,cos->nrcs", b, others_b) * torch.einsum("nri,csi->nrcs", a, others_a)
 
     def lengths(products: Tensor, m: int) -> tuple[Tensor, Tensor]:
-        return _norms(b[:, :, :m], a[:, :m]), _norms(others_b[:, :, :m], others_a[:, :m])
+        return product_lengths(b[:, :, :m], a[:, :m]), product_lengths(others_b[:, :, :m], others_a[:, :m])
 
     return _by_common_rank(inner, _ranks(a), _ranks(others_a), lengths)
 
@@ -143,12 +144,12 @@ def _by_common_rank(
 def cosines_by_row(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) -> Tensor:
     """The cosine between the product B A of every client and that at the same place of others, (n,); of equal ranks."""
     inner = ((b.mT @ others_b) * (a @ others_a.mT)).sum((1, 2))
-    first, second = _norms(b, a), _norms(others_b, others_a)
+    first, second = product_lengths(b, a), product_lengths(others_b, others_a)
     scale = 1 / (first.where(first > 0, 1) * second.where(second > 0, 1))
     return inner * scale + ((first == 0) & (second == 0)).double()
 
 
-def _norms(b: Tensor, a: Tensor) -> Tensor:
+def product_lengths(b: Tensor, a: Tensor) -> Tensor:
     """Lengths of the products B A, (n,)."""
     return ((b.mT @ b) * (a @ a.mT)).sum((1, 2)).clamp(min=0).sqrt()
 

@@ -42,6 +42,7 @@ class Merged:
         corrected: cross_ij / (s_i s_j), (N, N), diagonal 1: Spearman's correction for attenuation. None where not all
             pairs were compared.
         error: its standard error for given s, (N, N), diagonal 0.
+        common: g, what unlike tasks have in common at most.
     """
 
     groups: dict[ClientId, int]
@@ -50,6 +51,7 @@ class Merged:
     reliability: Floats
     corrected: Floats | None
     error: Floats | None
+    common: float
 
 
 def log_odds(found: Agreement, fitted: Fit) -> Floats:
@@ -91,6 +93,7 @@ def merge(found: Agreement) -> Merged:
         np.square(fitted.s),
         corrected,
         error,
+        fitted.common,
     )
 
 

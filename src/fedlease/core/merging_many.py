@@ -24,7 +24,7 @@ from fedlease.core.reliability import DEPENDENT, LEARNT, LEAST_ERROR, ROUGH, agr
 from fedlease.core.seeds import derive
 from fedlease.core.types import ClientId, Tensors
 
-__all__ = ["ALL_PAIRS", "group"]
+__all__ = ["ALL_PAIRS", "Beside", "by_module", "group", "joined"]
 
 Labels = NDArray[np.int_]
 
@@ -48,7 +48,7 @@ TRIED = 2
 
 
 @dataclass(frozen=True)
-class _Beside:
+class Beside:
     """How similar the halves of some clients are to each other, and to those of a core; before any correction.
 
     Attributes:
@@ -98,7 +98,7 @@ def group(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Merged:
         for begin in range(0, len(rest), BATCH):
             batch = rest[begin : begin + BATCH]
             beside = _beside(uploads, signal, batch, core)
-            for client, one in zip(batch, _joined(beside, fitted, labels), strict=True):
+            for client, one in zip(batch, joined(beside, fitted, labels), strict=True):
                 found[client] = one
                 if one.group < 0:
                     waiting.append(client)
@@ -115,6 +115,7 @@ def group(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Merged:
         np.array([found[client].reliability for client in clients]),
         None,
         None,
+        fitted.common,
     )
 
 
@@ -157,7 +158,7 @@ def _group_core(
     return fit(common, labels), labels
 
 
-def _joined(beside: _Beside, fitted: Fit, labels: Labels) -> list[_Found]:
+def joined(beside: Beside, fitted: Fit, labels: Labels) -> list[_Found]:
     """The group of each client: the one that explains it best, or -1 for none."""
     ids = np.unique(labels)
     member = (labels[:, None] == ids).astype(float)  # (C, G)
@@ -179,7 +180,7 @@ def _joined(beside: _Beside, fitted: Fit, labels: Labels) -> list[_Found]:
     return made
 
 
-def _misfit(beside: _Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _misfit(beside: Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Each client's misfit and s, as :func:`fedlease.core.merging_fit.fit` would give them with the core held fixed.
 
     Args:
@@ -200,10 +201,10 @@ def _misfit(beside: _Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Floa
 
 def _beside(
     uploads: Mapping[ClientId, Tensors], signal: Signal, clients: Sequence[ClientId], core: Sequence[ClientId]
-) -> _Beside:
+) -> Beside:
     """The agreement of clients with a core, see :func:`fedlease.core.reliability.agreement`."""
     cross, own = [], []
-    sides = zip(_modules(uploads, signal, clients), _modules(uploads, signal, core), strict=True)
+    sides = zip(by_module(uploads, signal, clients), by_module(uploads, signal, core), strict=True)
     for (b, a), (b_core, a_core) in sides:
         cosine = cosines_between(b, a, b_core, a_core)  # (2 n, 2 C)
         cross.append(cosine.view(len(clients), 2, len(core), 2).mean((1, 3)))
@@ -211,10 +212,10 @@ def _beside(
     crosses, owns = torch.stack(cross).numpy(), torch.stack(own).numpy()
     mean = crosses.mean(0)
     error = np.hypot(np.maximum(jackknife(crosses), LEAST_ERROR), ROUGH * np.abs(mean))
-    return _Beside(owns.mean(0), np.hypot(jackknife(owns), DEPENDENT), mean, error)
+    return Beside(owns.mean(0), np.hypot(jackknife(owns), DEPENDENT), mean, error)
 
 
-def _modules(
+def by_module(
     uploads: Mapping[ClientId, Tensors], signal: Signal, clients: Sequence[ClientId]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Per module, in sorted order, B (2 n, out, r) and A (2 n, r, in), float64, of the halves of clients.

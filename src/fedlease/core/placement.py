@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedlease.core.adapters import b_matrices, whole
 from fedlease.core.aggregate import clusters
 from fedlease.core.codec import serialisable
 from fedlease.core.distances import IDENTICAL, Matrices, to_distances, unit_rows
-from fedlease.core.types import ClientId
+from fedlease.core.types import ClientId, Tensors
 from fedlease.core.wording import expert_name
 
-__all__ = ["Centroids", "Placement", "centroids", "chosen_rows", "place"]
+__all__ = ["Centroids", "Placement", "centroids", "place"]
 
 
 @serialisable
@@ -34,6 +35,16 @@ class Centroids:
     reach: tuple[float, ...]
     columns: int | None = None
 
+    def place(self, tensors: Tensors) -> "Placement":
+        """As :func:`place`, by the B of a warm-up, also of one on halves."""
+        return place(b_matrices(whole(tensors)), self)
+
+    def chosen(self, experts: Sequence[int]) -> "Centroids":
+        """Those of some experts, in the given order, which numbers them anew."""
+        rows = list(experts)
+        reach = tuple(self.reach[expert] for expert in rows)
+        return Centroids(self.modules, self.units[rows], self.zeros[rows], reach, self.columns)
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -44,16 +55,45 @@ class Placement:
         distances: to every expert, in [0, 2].
         margin: second smallest minus smallest distance; infinite for M = 1.
         unlike: farther from the nearest expert than any of that expert's own members is from the rest (for a
-            singleton: than any member of any cluster); False where nothing can be compared.
+            singleton: than any member of any cluster); False where nothing can be compared. On the corrected scale:
+            another task than every expert's, or none that is known.
+        similarities: corrected, to every expert: 1 for its task, 0 for an unrelated one, None where unknown; distances
+            are 1 less these. () where B alone was compared.
+        errors: their standard errors.
+        reliability: how much of its warm-up is its task; 0 where its rows were too few to tell.
+        learnt: whether it has learnt enough to be compared.
     """
 
     expert: int
     distances: tuple[float, ...]
     margin: float
     unlike: bool
+    similarities: tuple[float | None, ...] = ()
+    errors: tuple[float | None, ...] = ()
+    reliability: float = 0.0
+    learnt: bool = True
 
     def __str__(self) -> str:
-        return f"{expert_name(self.expert)} at distance {self.distances[self.expert]:.3f}, margin {self.margin:.3f}"
+        name = expert_name(self.expert)
+        if not self.similarities:
+            far = ", farther than any of its members" * self.unlike
+            return f"{name} at distance {self.distances[self.expert]:.3f}, margin {self.margin:.3f}{far}"
+        if not self.learnt:
+            return f"{name}, not learnt yet (reliability {self.reliability:.2f})"
+        kind = "another task" if self.unlike else "same task"
+        return f"{name}, {kind}: {self.likeness}"
+
+    @property
+    def likeness(self) -> str:
+        """The corrected similarity to its expert, with its error."""
+        return f"{self.similarities[self.expert]:.2f} ± {self.errors[self.expert]:.2f}"
+
+    @property
+    def why_out(self) -> str:
+        """Why a client that is unlike every expert is not placed."""
+        if self.learnt:
+            return f"it is unlike every expert, nearest is {self}"
+        return f"it has not learnt enough to tell who has its task (reliability {self.reliability:.2f})"
 
 
 def centroids(b: Matrices, assignment: Mapping[ClientId, int], columns: int | None = None) -> Centroids:
@@ -85,13 +125,6 @@ def centroids(b: Matrices, assignment: Mapping[ClientId, int], columns: int | No
         reach=tuple(reach),
         columns=columns,
     )
-
-
-def chosen_rows(known: Centroids, experts: Sequence[int]) -> Centroids:
-    """The centroids of some experts, in the given order, which number them anew."""
-    rows = list(experts)
-    reach = tuple(known.reach[expert] for expert in rows)
-    return Centroids(known.modules, known.units[rows], known.zeros[rows], reach, known.columns)
 
 
 def _first(b: Mapping[str, Tensor], columns: int | None) -> dict[str, Tensor]:

@@ -233,6 +233,7 @@ class Allocation:
         warnings: plain sentences: singletons, nothing separates, modules without direction.
         reliability: client -> how much of its warm-up is its task, see ``core/reliability``; {} without halves.
         corrected, corrected_error: similarities corrected for it, their standard errors, (N, N), NaN where unknown.
+        common: what unlike tasks have in common at most, see ``core/merging``; None without halves.
         evidence: client -> log odds of its group against the best other place, see ``core/merging``.
         unsure: clients of whom it was not known who has their task when it was decided.
     """
@@ -246,6 +247,7 @@ class Allocation:
     reliability: Mapping[ClientId, float] = field(default_factory=dict)
     corrected: Tensor | None = None
     corrected_error: Tensor | None = None
+    common: float | None = None
     evidence: Mapping[ClientId, float] = field(default_factory=dict)
     unsure: tuple[ClientId, ...] = ()
 

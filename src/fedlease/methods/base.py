@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from fedlease.core.choices import Linkage, Weighting
 from fedlease.core.codec import serialisable
+from fedlease.core.directions import GroupDirections
 from fedlease.core.placement import Centroids
 from fedlease.core.ranks import Ranks
 from fedlease.core.types import Allocation, Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
@@ -43,7 +44,7 @@ class State(Protocol):
         """How the clients were grouped; None before that, and for a method that groups nobody."""
 
     @property
-    def centroids(self) -> Centroids | None:
+    def centroids(self) -> Centroids | GroupDirections | None:
         """What places a client that comes after the allocation."""
 
     @property
@@ -70,7 +71,7 @@ class CommonState:
     warmup: Warmup = field(default_factory=Warmup)
     notes: tuple[str, ...] = ()
     allocation: Allocation | None = None
-    centroids: Centroids | None = None
+    centroids: Centroids | GroupDirections | None = None
     assignment: Mapping[ClientId, int] = field(default_factory=dict)
     planned: Mapping[ClientId, int] = field(default_factory=dict)
     experts: tuple[Tensors, ...] = ()

@@ -9,7 +9,8 @@ from fedlease.core.allocate import reduced
 from fedlease.core.types import Allocation, ClientId
 from fedlease.methods.base import State
 from fedlease.methods.fedlease import FedLeaseState
-from fedlease.methods.fedlease_reallocation import ReallocateState
+from fedlease.methods.fedlease_halves import HalvesState
+from fedlease.methods.fedlease_reallocation import JoinLaterState, ReallocateState
 from fedlease.methods.warmup import Warmup
 from fedlease.methods.wrapper import WrapperState
 
@@ -63,8 +64,10 @@ def grouping_again(state: Any, *, again: bool) -> Any:
     What a client has not uploaded yet in the new run is its expert. The warm-ups are gone, by which late clients are
     compared with new groups: they are compared with experts, and as a rule found to be unlike all of them.
     """
-    if isinstance(state, ReallocateState):
+    if isinstance(state, ReallocateState | JoinLaterState):
         return state if again else state.inner
+    if isinstance(state, HalvesState):
+        return JoinLaterState(inner=state) if again else state
     if isinstance(state, FedLeaseState):
         if not again:
             return state

@@ -15,7 +15,7 @@ from fedlease.core.aggregate import ClusterMeans, client_weights
 from fedlease.core.allocate import joined
 from fedlease.core.choices import Linkage, RouterStart, Weighting
 from fedlease.core.codec import serialisable
-from fedlease.core.placement import centroids, place
+from fedlease.core.placement import centroids
 from fedlease.core.types import (
     Allocation,
     Budget,
@@ -206,9 +206,8 @@ def _placed(state: FedLeaseState, late: Sequence[ClientUpdate]) -> FedLeaseState
     """Late clients go to the experts whose warm-ups theirs are nearest to."""
     for update in late:
         assert state.centroids is not None  # set together with the allocation
-        placement = place(b_matrices(update.tensors), state.centroids)
-        far = ", farther than any of its members" if placement.unlike else ""
-        note = f"client {update.client!r} came late and was placed with {placement}{far}"
+        placement = state.centroids.place(update.tensors)
+        note = f"client {update.client!r} came late and was placed with {placement}"
         assignment = {**state.assignment, update.client: placement.expert}
         state = replace(state, assignment=assignment, notes=(*state.notes, note))
     return state

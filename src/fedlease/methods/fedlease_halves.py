@@ -15,7 +15,7 @@ from fedlease.core.adapters import expert_tensors, renumber, whole
 from fedlease.core.allocate import regrouped
 from fedlease.core.choices import Signal, Unsure
 from fedlease.core.codec import serialisable
-from fedlease.core.placement import chosen_rows
+from fedlease.core.directions import group_directions
 from fedlease.core.reliability import agreement
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.methods.fedlease import FedLease, FedLeaseState
@@ -23,7 +23,7 @@ from fedlease.methods.fedlease_similarity import FEW_ROWS, BySimilarity
 from fedlease.methods.warmup import WARMUP, warmup_stages
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
-__all__ = ["Halves", "HalvesState"]
+__all__ = ["Halves", "HalvesState", "moved"]
 
 ALONE_PASSES = 4
 """Without rounds there are none to take a longer warm-up from: it then has at most so many times E passes."""
@@ -125,7 +125,8 @@ class Halves(Wrapper):
                     halves[update.client] = update.tensors
                     if self._epochs(replace(state, passes=passes), update.client) and not self._learnt(update):
                         continue
-                update = replace(update, tensors=whole(update.tensors))
+                if state.allocation is None:
+                    update = replace(update, tensors=whole(update.tensors))
             else:
                 passes[update.client] = max(passes.get(update.client, 0), self.budget.warmup_epochs)
                 if update.choice is not None:
@@ -136,7 +137,7 @@ class Halves(Wrapper):
         method = self.method
         if self.by_similarity:
             method = replace(method, grouping=BySimilarity(halves, self.signal))
-        inner = _moved(state.inner, chosen) if chosen else state.inner
+        inner = moved(state.inner, chosen) if chosen else state.inner
         after = method.aggregate(inner, passed, {*absent} - silent)
         found = (*state.found, *_joined(inner, chosen))
         state = replace(
@@ -147,8 +148,12 @@ class Halves(Wrapper):
             return replace(state, halves=needed)
         if after.allocation is None:
             return state
-        asked = self.unsure == "loss" and after.allocation.num_experts > 1
-        unsure = frozenset(after.allocation.unsure if asked else ())
+        allocation = after.allocation
+        if self.by_similarity:
+            directions = group_directions(halves, allocation, self.signal, self.method.columns)
+            after = replace(after, centroids=directions)
+        asked = self.unsure == "loss" and allocation.num_experts > 1
+        unsure = frozenset(allocation.unsure if asked else ())
         # A round that nobody has passes left for would be empty.
         begin = 1 + min(self._rounds_ahead(state, client) for client in state.clients)
         return replace(
@@ -234,7 +239,7 @@ def _halves_of(state: HalvesState, client: ClientId) -> tuple[Tensors, ...]:
     return () if halves is None else tuple(renumber(expert_tensors(halves, half), 0) for half in (0, 1))
 
 
-def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState:
+def moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState:
     """The state with clients at the experts they chose; who is left without clients goes, and numbers follow anew."""
     assert state.allocation is not None  # nobody chooses before it
     assignment = {**state.assignment, **chosen}
@@ -244,7 +249,7 @@ def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseStat
         state,
         allocation=regrouped(state.allocation, renamed),
         assignment=renamed,
-        centroids=chosen_rows(state.centroids, order) if state.centroids is not None else None,
+        centroids=None if state.centroids is None else state.centroids.chosen(order),
         experts=tuple(state.experts[expert] for expert in order),
         routers=tuple(state.routers[expert] for expert in order),
     )

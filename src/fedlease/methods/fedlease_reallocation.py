@@ -1,5 +1,6 @@
 """FedLEASE that groups its clients again between rounds: ours, on trial."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -8,14 +9,16 @@ from torch import Tensor
 
 from fedlease.core.adapters import b_matrices, renumber
 from fedlease.core.codec import serialisable
+from fedlease.core.directions import GroupDirections
 from fedlease.core.types import ClientId, ClientUpdate, TensorName, Tensors
-from fedlease.core.wording import counted
+from fedlease.core.wording import counted, expert_name
 from fedlease.errors import RunFailedError
 from fedlease.methods.fedlease import EXPERTS, FedLease, FedLeaseState
+from fedlease.methods.fedlease_halves import Halves, HalvesState, moved
 from fedlease.methods.warmup import WARMUP
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
-__all__ = ["Reallocate", "ReallocateState", "regrouped"]
+__all__ = ["JoinLater", "JoinLaterState", "Reallocate", "ReallocateState", "regrouped"]
 
 
 @serialisable
@@ -85,6 +88,73 @@ class Reallocate(Wrapper):
             f"{counted(len(state.assignment), 'client')} {'is' if len(moved) == 1 else 'are'} with others than before"
         )
         return replace(after, notes=(*state.notes, note + "; routers start anew" * any(after.routers)))
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class JoinLaterState(WrapperState):
+    """The state within, and who has joined.
+
+    Attributes:
+        inner: that of the warm-up on halves.
+        joined: plain sentences.
+    """
+
+    inner: HalvesState
+    joined: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the method within, and who has joined whom."""
+        return (*self.inner.notes, *self.joined)
+
+
+@dataclass(frozen=True)
+class JoinLater(Wrapper):
+    """Lets clients that had not learnt their task join those that have it, once they have.
+
+    Between rounds the expert that such a client has trained alone is compared with what each group had learnt in its
+    warm-up, on the scale by which the groups were made (:mod:`fedlease.core.directions`). Nobody else moves: pairs of
+    clients that had learnt their task stay as they were.
+
+    Attributes:
+        method: FedLEASE on halves.
+        every: rounds from one comparison to the next; none follows the last round.
+    """
+
+    method: Halves
+    every: int = 1
+
+    STATE: ClassVar[type[WrapperState]] = JoinLaterState
+
+    def aggregate(
+        self, state: JoinLaterState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
+    ) -> JoinLaterState:
+        """The aggregation of the method within, then new members of groups where they are due."""
+        after = self.method.aggregate(state.inner, updates, absent)
+        state, inner = replace(state, inner=after), after.inner
+        known = inner.centroids
+        if not 0 < state.round - 1 < self.last_round or (state.round - 1) % self.every:
+            return state
+        allocation = inner.allocation
+        if allocation is None or not isinstance(known, GroupDirections):
+            return state
+        sizes = Counter(inner.assignment.values())
+        waiting = [c for c in allocation.unsure if c not in after.unsure and sizes[inner.assignment[c]] == 1]
+        placed = {client: known.place(inner.experts[inner.assignment[client]]) for client in waiting}
+        joining = {client: placement for client, placement in placed.items() if not placement.unlike}
+        if not joining or len(inner.experts) == 1:
+            return state
+        inner = moved(inner, {client: placement.expert for client, placement in joining.items()})
+        notes = [
+            f"after round {state.round - 1} client {client!r}, which had not learnt its task before, joined "
+            f"{expert_name(inner.assignment[client])}, same task: {placement.likeness}"
+            for client, placement in joining.items()
+        ]
+        assert inner.allocation is not None  # moved, as it was before
+        unsure = tuple(client for client in allocation.unsure if client not in joining)
+        inner = replace(inner, allocation=replace(inner.allocation, unsure=unsure))
+        return replace(state, inner=replace(after, inner=inner), joined=(*state.joined, *notes))
 
 
 def regrouped(before: Mapping[ClientId, int], after: Mapping[ClientId, int]) -> list[ClientId]:

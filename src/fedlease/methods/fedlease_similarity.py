@@ -62,6 +62,7 @@ class BySimilarity(Grouping):
             evidence=found.evidence,
             corrected=_over(found.corrected, known, allocation.clients),
             corrected_error=_over(found.error, known, allocation.clients),
+            common=found.common,
             unsure=tuple(unsure),
         )
 

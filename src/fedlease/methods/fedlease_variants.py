@@ -26,7 +26,7 @@ from fedlease.methods.fedlease import FedLease
 from fedlease.methods.fedlease_groupings import ByClusters, Given, Grouping, PerClient, Random
 from fedlease.methods.fedlease_halves import Halves
 from fedlease.methods.fedlease_means import MEANS, Shrunk, outvoting
-from fedlease.methods.fedlease_reallocation import Reallocate
+from fedlease.methods.fedlease_reallocation import JoinLater, Reallocate
 from fedlease.methods.fedlease_similarity import BySimilarity
 from fedlease.methods.fedlease_wrappers import KeepOut, Magnitude, OwnStart, Selection
 
@@ -85,11 +85,13 @@ def build(
         columns=terms.columns,
         least=terms.least,
     )
-    method: Method = paper if reallocate is None else Reallocate(paper, reallocate)
+    method: Method = paper if reallocate is None or halves else Reallocate(paper, reallocate)
     if halves:
         method = Halves(
             paper, grouping == "similarity", signal, halves_share, longer, unsure, same_passes=terms.same_passes
         )
+        if reallocate is not None:
+            method = JoinLater(method, reallocate)
     if routed and (top_k is not None or not renormalise or router == "client"):
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":

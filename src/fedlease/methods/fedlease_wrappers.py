@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import torch
 
-from fedlease.core.adapters import b_matrices, renumber, whole
+from fedlease.core.adapters import renumber, whole
 from fedlease.core.choices import RouterStart
 from fedlease.core.codec import serialisable
-from fedlease.core.placement import place
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, TensorName, Tensors
 from fedlease.core.wording import counted
 from fedlease.methods.base import by_client
@@ -241,12 +240,12 @@ class KeepOut(Wrapper):
         for update in by_client(updates):
             new = update.client in state.newcomers and update.client not in admitted
             if update.phase == WARMUP and new and state.centroids is not None:
-                placement = place(b_matrices(whole(update.tensors)), state.centroids)
+                placement = state.centroids.place(update.tensors)
                 if placement.unlike:
                     kept_out[update.client] = update.tensors
                     refusals.append(
-                        f"client {update.client!r} came late and is kept out: it is unlike every expert, nearest is "
-                        f"{placement}, farther than any of its members; fedlease.admitted takes it in"
+                        f"client {update.client!r} came late and is kept out: {placement.why_out}; fedlease.admitted "
+                        "takes it in"
                     )
                     continue
             passed.append(update)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedlease.core.codec import serialisable
 from fedlease.core.server_step import Moments, ServerStep
 from fedlease.core.types import ClientId, ClientModel, ClientUpdate
-from fedlease.methods.wrapper import Wrapper, WrapperState
+from fedlease.methods.wrapper import Wrapper, WrapperState, innermost, with_innermost
 
 __all__ = ["StepState", "WithServerStep"]
 
@@ -69,17 +69,6 @@ class WithServerStep(Wrapper):
                 return {name: stepped(f"{path}/{name}", old.get(name), value) for name, value in new.items()}
             return tuple(stepped(f"{path}/{i}", a, b) for i, (a, b) in enumerate(zip(old, new, strict=True)))
 
-        before, averaged = _innermost(state.inner), _innermost(after)
+        before, averaged = innermost(state.inner), innermost(after)
         means = {name: stepped(name, getattr(before, name), getattr(averaged, name)) for name in self.averaged}
-        return replace(state, inner=_with_innermost(after, replace(averaged, **means)), moments=moments)
-
-
-def _innermost(state: Any) -> Any:
-    """The state of the method that averages, within all that stands around it."""
-    return _innermost(state.inner) if isinstance(state, WrapperState) else state
-
-
-def _with_innermost(state: Any, innermost: Any) -> Any:
-    if isinstance(state, WrapperState):
-        return replace(state, inner=_with_innermost(state.inner, innermost))
-    return innermost
+        return replace(state, inner=with_innermost(after, replace(averaged, **means)), moments=moments)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate
 from fedlease.methods.base import Method, State
 
-__all__ = ["Wrapper", "WrapperState"]
+__all__ = ["Wrapper", "WrapperState", "innermost", "with_innermost"]
 
 
 def _within(name: str) -> Any:
@@ -89,3 +89,13 @@ class Wrapper:
     def group(self, state: Any, client: ClientId) -> int:
         """The group that the method within puts the client into."""
         return self.method.group(state.inner, client)
+
+
+def innermost(state: Any) -> Any:
+    """The state of the method within all that stands around it."""
+    return innermost(state.inner) if isinstance(state, WrapperState) else state
+
+
+def with_innermost(state: Any, new: Any) -> Any:
+    """The same state around another one of the method within."""
+    return replace(state, inner=with_innermost(state.inner, new)) if isinstance(state, WrapperState) else new

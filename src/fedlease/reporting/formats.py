@@ -1,13 +1,22 @@
 """Numbers and names as people read them, on a terminal, on a page and in Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape as escape_markup
 
 from fedlease.core.wording import listed, printable
 
-__all__ = ["counts_by_label", "escape", "human_bytes", "human_seconds", "percent", "points", "print_note"]
+__all__ = [
+    "counts_by_label",
+    "escape",
+    "human_bytes",
+    "human_seconds",
+    "percent",
+    "points",
+    "print_note",
+    "similarity_texts",
+]
 
 
 LABELS = 6
@@ -70,3 +79,9 @@ def percent(value: float | None) -> str:
 def points(value: float) -> str:
     """A difference in percentage points with its sign; a negative zero is a plain one."""
     return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def similarity_texts(similarities: Sequence[float | None], errors: Sequence[float | None]) -> list[str]:
+    """Corrected similarities with their standard errors, a text each."""
+    pairs = zip(similarities, errors, strict=True)
+    return ["unknown" if c is None or error is None else f"{c:.2f} ± {error:.2f}" for c, error in pairs]

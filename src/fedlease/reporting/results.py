@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from fedlease.core.wording import COUNTING, counted, expert_name
-from fedlease.reporting.formats import escape, print_note
+from fedlease.reporting.formats import escape, print_note, similarity_texts
 from fedlease.reporting.means import common_words, left_out_lines, stopped_words
 from fedlease.reporting.tables import Cell, Table, alone_words, cost_rows, results_table, score
 from fedlease.reporting.verdict import gain_table, step_words, verdict_lines
@@ -76,25 +76,32 @@ def _render_verdict(summary: Summary, console: Console) -> None:
 
 def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
     """Prints where a newcomer was placed and what it gained, from the content of its ``onboarding.json``."""
+    corrected, unlike = bool(content["similarities"]), content["unlike"]
     if content["expert"] is None:
         console.print(f"Client {escape(content['client'])} has joined as one that comes late, with a copy of its own.")
     else:
-        experts = tuple(map(expert_name, range(len(content["distances"]))))
-        near = tuple(Cell(f"{d:.3f}", d, best=e == content["expert"]) for e, d in enumerate(content["distances"]))
-        title = "distance of its warm-up to those of each expert's clients"
-        console.print(Table(title, experts, (near,)).for_terminal())
-        margin = "" if content["margin"] is None else f", nearer than the next by {content['margin']:.3f}"
-        console.print(f"Client {escape(content['client'])} is placed with {expert_name(content['expert'])}{margin}.")
+        distances, expert = content["distances"], content["expert"]
+        texts = similarity_texts(content["similarities"], content["errors"])
+        near = zip(texts or [f"{d:.3f}" for d in distances], distances, strict=True)
+        cells = tuple(Cell(text, d, best=number == expert) for number, (text, d) in enumerate(near))
+        of = "corrected similarity of its task to that" if corrected else "distance of its warm-up to those"
+        experts = tuple(map(expert_name, range(len(distances))))
+        console.print(Table(f"{of} of each expert's clients", experts, (cells,)).for_terminal())
+        why = "" if content["margin"] is None else f", nearer than the next by {content['margin']:.3f}"
+        if corrected:
+            why = "" if unlike else f": same task, {texts[expert]}"
+        console.print(f"Client {escape(content['client'])} is placed with {expert_name(expert)}{why}.")
         console.print(COUNTING)
     rows = tuple((Cell(alone_words(name)), score(value)) for name, value in content["scores"].items())
     title = f"{of_metric(content['metric']).name} in % on its {content['test_rows']} test rows"
     console.print(Table(title, ("", ""), rows).for_terminal())
-    if content["unlike"]:
-        print_note(
-            console,
-            "it is unlike any expert: farther from the nearest than each of that expert's own clients is from the "
-            "others. Its own warm-up, or a run with it, may serve it better.",
-        )
+    instead = "Its own warm-up, or a run with it, may serve it better."
+    if not content["learnt"]:
+        reliability = f"reliability {content['reliability']:.2f}"
+        print_note(console, f"it has not learnt enough to tell who has its task ({reliability}). {instead}")
+    elif unlike:
+        far = "farther from the nearest than each of that expert's own clients is from the others"
+        print_note(console, f"it is unlike any expert: {'its task is none of theirs' if corrected else far}. {instead}")
 
 
 def agreement(tasks: Mapping[str, str], assignment: Mapping[str, int]) -> float | None:

@@ -92,7 +92,7 @@ class Origin:
         tasks = {client: card.task for client, card in cards.items()}
         for name in (settings.method, *settings.baselines):
             saved, lines = self.steps[name]
-            again = name == "fedlease" and settings.fedlease.reallocate is not None
+            again = settings.of_method(name).get("reallocate") is not None
             state = with_rows(grouping_again(saved.state, again=again), rows)
             files = method_files(out, settings, name)
             if (best := saved.best) is not None:

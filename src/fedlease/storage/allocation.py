@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedlease.core.directions import GroupDirections
 from fedlease.core.placement import Centroids
 from fedlease.core.types import Allocation, ClientId
 from fedlease.core.wording import printable
@@ -75,9 +76,13 @@ def _unknown(matrix: list[list[float | None]] | None) -> list[list[bool]] | None
 
 
 def write_allocation(
-    files: RunFiles, allocation: Allocation, centroids: Centroids | None, tasks: Mapping[ClientId, str]
+    files: RunFiles,
+    allocation: Allocation,
+    centroids: Centroids | GroupDirections | None,
+    tasks: Mapping[ClientId, str],
 ) -> None:
-    """Writes an allocation, and the mean warm-up vector of every cluster.
+    """Writes an allocation, and what late clients are compared with: the mean warm-up vector of every cluster, or what
+    the clients of every group have learnt in common.
 
     Args:
         files: of the method.
@@ -88,7 +93,11 @@ def write_allocation(
     Raises:
         OSError: it cannot be written.
     """
-    if centroids is not None:
+    if isinstance(centroids, GroupDirections):
+        factors = {f"{module}/A": tensor for module, tensor in centroids.a.items()}
+        factors |= {f"{module}/B": tensor for module, tensor in centroids.b.items()}
+        files.write("allocation.safetensors", save(factors, metadata={"experts": json.dumps(centroids.experts)}))
+    elif centroids is not None:
         metadata = {"modules": json.dumps(centroids.modules), "reach": json.dumps([str(r) for r in centroids.reach])}
         blob = save({"units": centroids.units, "zeros": centroids.zeros}, metadata=metadata)
         files.write("allocation.safetensors", blob)
@@ -154,6 +163,7 @@ def read_allocation(out: Path) -> Allocation | None:
     content = files.read_model(NAME, _Allocation)
     listed = {name: _matrix(getattr(content, name)) for name in MATRICES}
     apart = {} if any(matrix is not None for matrix in listed.values()) else _read_apart(files, len(content.clients))
+    matrices = {**listed, **apart}
     return Allocation(
         num_experts=content.num_experts,
         assignment=content.assignment,
@@ -161,7 +171,9 @@ def read_allocation(out: Path) -> Allocation | None:
         clients=content.clients,
         warnings=tuple(content.warnings),
         reliability=content.reliability,
-        **{**listed, **apart},
+        distances=matrices["distances"],
+        corrected=matrices["corrected"],
+        corrected_error=matrices["corrected_error"],
         evidence=content.evidence,
         unsure=tuple(content.unsure),
     )

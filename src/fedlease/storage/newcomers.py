@@ -42,7 +42,12 @@ class Newcomer(Content):
         expert: that it was placed with; None under a method without experts.
         distances: of its warm-up to the centroid of every expert.
         margin: how much farther the second nearest expert is, as a share; None for one expert.
-        unlike: whether it is farther from its expert than any client of the run from its own.
+        unlike: whether it is farther from its expert than any client of the run from its own; on the corrected scale,
+            whether no expert is known to have its task.
+        similarities: corrected, to every expert, None where unknown; [] where distances of B placed it.
+        errors: their standard errors.
+        reliability: how much of its warm-up is its task; None where distances placed it.
+        learnt: whether it had learnt enough to be compared.
         epochs: of local training after the placement.
         metric: the headline.
         scores: what was scored -> headline metric on its test rows, in order.
@@ -62,6 +67,10 @@ class Newcomer(Content):
     distances: list[Finite] = Field(default_factory=list)
     margin: float | None = None
     unlike: bool = False
+    similarities: list[Finite | None] = Field(default_factory=list)
+    errors: list[Finite | None] = Field(default_factory=list)
+    reliability: Finite | None = None
+    learnt: bool = True
     epochs: Count = 0
     metric: str = ""
     scores: Mapping[str, Finite | None] = Field(default_factory=dict)

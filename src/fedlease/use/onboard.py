@@ -3,15 +3,18 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from fedlease.client.halves import train_halves
 from fedlease.client.training import Trainer
 from fedlease.client.worker import Client
-from fedlease.core.adapters import b_matrices
+from fedlease.core.adapters import whole
 from fedlease.core.low_rank import at_rank, padded
-from fedlease.core.placement import Placement, place
+from fedlease.core.placement import Placement
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, Tensors, head_names
 from fedlease.data.federation import NOTHING_TO_LEARN, UNSCALED, ClientData, Federation, why_nothing
 from fedlease.data.reading.examples import client_id_fault, folded
@@ -22,6 +25,7 @@ from fedlease.methods.base import State
 from fedlease.methods.head import HeadState
 from fedlease.methods.ranks import model_at
 from fedlease.methods.warmup import WARMUP
+from fedlease.methods.wrapper import innermost, with_innermost
 from fedlease.reporting.run.page import write_report
 from fedlease.runs.open import optimiser_of
 from fedlease.storage.newcomers import Newcomer, read_newcomers, write_newcomer
@@ -117,8 +121,11 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
     if state.centroids is None:
         arrival, trained = join(run, work.client, work.trainer, epochs, on_batch)
     else:
-        warm = work.train(start, WARMUP, adapter.names("AB"), settings.warmup.epochs)
-        placement = place(b_matrices(padded(warm.tensors, state.adapter.spec.r)), state.centroids)
+        task = _warmup_task(run, state, client, len(rows.train))
+        learnt = work.trained(replace(task, model=start))
+        warm = replace(start, tensors={**start.tensors, **whole(learnt)})
+        uploaded = {name: learnt[name] for name in task.expected}
+        placement = state.centroids.place(padded(uploaded, state.adapter.spec.r))
         arrival = _with_expert(run, state, placement.expert, rows, warm)
         own = arrival.names("AB", arrival.spec.own) | arrival.names("G")
         trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival
@@ -140,10 +147,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         test_rows=len(rows.test),
         data=str(data.resolve()),
         data_fingerprint=Federation.of([rows]).fingerprint(),
-        expert=None if placement is None else placement.expert,
-        distances=[] if placement is None else list(placement.distances),
-        margin=placement.margin if placement is not None and math.isfinite(placement.margin) else None,
-        unlike=placement is not None and placement.unlike,
+        **_stated(placement),
         epochs=epochs,
         metric=run.task.metric,
         scores=scores,
@@ -167,25 +171,34 @@ class _Newcomer:
 
     def train(self, model: ClientModel, phase: str, names: frozenset[str], epochs: int) -> ClientModel:
         """The model after ``epochs`` passes over these tensors, and over the head unless heads are frozen."""
+        number = self.run.settings.rounds + 1
+        learnt = self.trained(ClientTask(phase, number, model, (Stage(names, epochs),), upload=names))
+        return replace(model, tensors={**model.tensors, **learnt})
+
+    def trained(self, task: ClientTask) -> Tensors:
+        """What a task trains, and the head unless heads are frozen."""
         if self.run.settings.head != "frozen":
-            names |= head_names(model.tensors)
-        # Round 0 draws the warm-up's batches as they would have been in the run.
-        number = 0 if phase == WARMUP else self.run.settings.rounds + 1
-        task = ClientTask(phase, number, model, (Stage(names, epochs),), upload=names)
+            head = head_names(task.model.tensors)
+            stages = tuple(replace(stage, trainable=stage.trainable | head) for stage in task.stages)
+            task = replace(task, stages=stages, upload=task.upload | head)
 
         def tell(client: ClientId, done: int, total: int, loss: float) -> None:
             if self.on_batch is not None:
-                self.on_batch(phase, done, total, loss)
+                self.on_batch(task.phase, done, total, loss)
 
-        self._load(model)
+        def load(tensors: Tensors) -> None:
+            self._load(replace(task.model, tensors=tensors))
+
+        load(task.model.tensors)
         try:
-            result = self.trainer.train(self.rows.id, task, self.train_rows, tell)
-            for name, tensor in result.update.tensors.items():
+            train = partial(train_halves, self.trainer, load) if task.halves else self.trainer.train
+            learnt = train(self.rows.id, task, self.train_rows, tell).update.tensors
+            for name, tensor in learnt.items():
                 if not bool(torch.isfinite(tensor).all()):
                     raise UpdateRefusedError(self.rows.id, f"{name} holds values that are NaN or infinite")
         except UpdateRefusedError as error:
-            raise RunFailedError(f"client {self.rows.id!r} was not onboarded: {phase}: {error.reason}") from error
-        return replace(model, tensors={**model.tensors, **result.update.tensors})
+            raise RunFailedError(f"client {self.rows.id!r} was not onboarded: {task.phase}: {error.reason}") from error
+        return learnt
 
     def score(self, model: ClientModel) -> float:
         """The headline metric on the test rows."""
@@ -194,6 +207,30 @@ class _Newcomer:
 
     def _load(self, model: ClientModel) -> None:
         self.run.resident.load(model, len(self.rows.labels))
+
+
+def _stated(placement: Placement | None) -> dict[str, Any]:
+    """What ``onboarding.json`` says of a placement, or of none under a method without experts."""
+    found = placement or Placement(0, (), math.inf, unlike=False)
+    return {
+        "expert": None if placement is None else placement.expert,
+        "distances": list(found.distances),
+        "margin": found.margin if math.isfinite(found.margin) else None,
+        "unlike": found.unlike,
+        "similarities": list(found.similarities),
+        "errors": list(found.errors),
+        "reliability": found.reliability if found.similarities else None,
+        "learnt": found.learnt,
+    }
+
+
+def _warmup_task(run: OpenRun, state: State, client: ClientId, rows: int) -> ClientTask:
+    """The warm-up that a client would have been asked for in the run, which is the same for all that it draws."""
+    admitted = run.bare_method.admit(state, client, rows)
+    begun = with_innermost(admitted, replace(innermost(admitted), round=0))
+    task = run.bare_method.task(begun, client)
+    assert task is not None and task.phase == WARMUP  # the client is in no group
+    return task
 
 
 def _state(run: OpenRun) -> State:

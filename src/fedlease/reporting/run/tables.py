@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fedlease.reporting.formats import human_bytes
+from fedlease.reporting.formats import human_bytes, similarity_texts
 from fedlease.reporting.means import over
 from fedlease.reporting.run.data import MethodRun, RunData
 from fedlease.reporting.tables import Cell, Table, alone_words, number, own_unit, results_table, score
@@ -143,12 +143,15 @@ def newcomer_table(run: RunData) -> Table | None:
     names = sorted({name for found in run.newcomers.values() for name in found.scores})
     rows = []
     for client, found in run.newcomers.items():
-        distances = ", ".join(f"{expert + 1}: {d:.3f}" for expert, d in enumerate(found.distances))
+        texts = similarity_texts(found.similarities, found.errors) or [f"{d:.3f}" for d in found.distances]
+        near = ", ".join(f"{expert + 1}: {text}" for expert, text in enumerate(texts))
         known = found.margin is not None and math.isfinite(found.margin)
         margin = Cell(f"{found.margin:.3f}", found.margin) if known else Cell("-")
         expert = Cell("-") if found.expert is None else number(found.expert + 1)
-        place = (Cell(client), Cell(found.task), expert, Cell(distances or "-"), margin)
+        place = (Cell(client), Cell(found.task), expert, Cell(near or "-"), margin)
         scores = (score(found.scores.get(name)) for name in names)
-        rows.append((*place, Cell("yes" if found.unlike else "no"), *scores))
-    header = ("client", "task", "expert", "distance to each expert", "margin", "unlike any", *map(alone_words, names))
+        unlike = "not learnt yet" if not found.learnt else "yes" if found.unlike else "no"
+        rows.append((*place, Cell(unlike), *scores))
+    kind = "corrected similarity" if any(found.similarities for found in run.newcomers.values()) else "distance"
+    header = ("client", "task", "expert", f"{kind} to each expert", "margin", "unlike any", *map(alone_words, names))
     return Table("Clients that joined after the run", header, tuple(rows))
