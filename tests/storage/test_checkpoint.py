@@ -34,18 +34,18 @@ def test_a_checkpoint_gives_back_what_was_committed_and_keeps_only_that(tmp_path
 def test_a_wave_of_the_warm_up_writes_its_own_clients_and_not_those_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four waves of five clients with 64 KiB each: five files and the rest, in the last wave as in the first."""
+    """Four waves of five clients with 16 KiB each: five files and the rest, in the last wave as in the first."""
     written: list[int] = []
     write = StateFiles.write
     monkeypatch.setattr(StateFiles, "write", lambda self, blob: written.append(len(blob)) or write(self, blob))
     adapter, checkpoint = initial_adapter({"m": (4, 4)}, r=2, alpha=4, dropout=0.0, seed=0), Checkpoint(tmp_path)
     results: dict[str, Any] = {}
     for wave in range(4):
-        results |= {f"c{wave}{i}": {"m/A/0": torch.full((2**14,), float(10 * wave + i))} for i in range(5)}
+        results |= {f"c{wave}{i}": {"m/A/0": torch.full((2**12,), float(10 * wave + i))} for i in range(5)}
         written.clear()
         state = CommonState(round=0, adapter=adapter, clients=dict.fromkeys(results, 1), warmup=Warmup(dict(results)))
         checkpoint.commit(Saved("local", wave, state, {}))
-        assert len(written) == 6 and sum(written) < 6 * 2**16, "20 clients would be 20 x 2^16"
+        assert len(written) == 6 and sum(written) < 6 * 2**14, "20 clients would be 20 x 2^14"
     saved = Checkpoint(tmp_path).load()
     assert saved is not None and float(saved.state.warmup.results["c34"]["m/A/0"][0]) == 34
 

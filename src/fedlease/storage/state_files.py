@@ -14,7 +14,7 @@ from fedlease.storage.shelf import IN_MEMORY, OnDisk
 
 __all__ = ["StateFiles"]
 
-APART = 2**16
+APART = 2**14
 """Bytes from which on a tensor, or a mapping of tensors, is a file of its own: the matrix of all distances, a warm-up
 that has come in, which later waves leave as it is. The rest of a state changes with every step."""
 
