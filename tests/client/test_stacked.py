@@ -333,13 +333,18 @@ def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path, monke
     compared = list[float]()
     loss = ClientWorker._loss
     monkeypatch.setattr(ClientWorker, "_loss", lambda *words: compared.append(loss(*words)) or compared[-1])
+    scored = list[int]()
+    measure = ClientWorker._measure
+    monkeypatch.setattr(ClientWorker, "_measure", lambda self: scored.append(1) or measure(self))
     changes = {"rounds": 1, "baselines": ["fedalt", "ifca", "feddpa"], "ifca.num_candidates": 2}
     one = small_run(tmp_path / "1", clients_per_step="auto", **changes)
     assert by_themselves and compared
     by_themselves.clear()
     compared.clear()
+    scored.clear()
     many = small_run(tmp_path / "4", clients_per_step=4, **changes)
     assert not by_themselves and not compared, "all together, in every step of every method"
+    assert len(scored) == 3 * 4 * 2, "at the end of the three mixtures alone: four clients, as it is and by their own"
     assert "clients_per_step: 4" in (many.out / "config.yaml").read_text()
     assert "clients_per_step: 1" in (one.out / "config.yaml").read_text(), "auto is one on a processor"
     for method, summary in many.summaries.items():

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedlease.client.halves import both, halves_of
-from fedlease.client.messages import Request, Score, Train
+from fedlease.client.messages import Finish, Request, Score, Train
 from fedlease.client.results import LocalResult
 from fedlease.client.stacked_scoring import Scoring
 from fedlease.client.stacked_training import Job
@@ -13,7 +13,7 @@ from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Measured
 
-__all__ = ["candidates_of", "jobs_of", "result_of", "scoring_of"]
+__all__ = ["candidates_of", "jobs_of", "result_of", "scoring_of", "untrained_of"]
 
 
 def candidates_of(worker: ClientWorker, request: Request) -> list[Scoring]:
@@ -84,6 +84,14 @@ def scoring_of(worker: ClientWorker, request: Request, choice: int | None) -> Sc
     if first and cache.get(cache.score_key(client.data.id, model, tensors), Measured) is not None:
         return None
     return Scoring(client.data.id, model.spec, tensors, client.test, client.num_labels)
+
+
+def untrained_of(worker: ClientWorker, request: Finish) -> Scoring | None:
+    """The untrained model, which the end of a run scores as well; None where its scores are known."""
+    model, client = request.untrained, worker.client
+    if worker.cache.get(worker.cache.score_key(client.data.id, model, model.tensors), Measured) is not None:
+        return None
+    return Scoring(client.data.id, model.spec, model.tensors, client.test, client.num_labels)
 
 
 def _received(worker: ClientWorker, request: Request, choice: int | None) -> Tensors | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlease.client.ahead import candidates_of, jobs_of, result_of, scoring_of
+from fedlease.client.ahead import candidates_of, jobs_of, result_of, scoring_of, untrained_of
 from fedlease.client.messages import Finish, Reply, Request, Train
 from fedlease.client.results import Ahead
 from fedlease.client.secure_sums import Member
@@ -49,10 +49,8 @@ class InProcess:
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
         """One client after another, each when its reply is taken; those that are stacked when the first of them is."""
-        for client, request in requests.items():
-            # Before the loop: scoring the bare base between mixtures would rebuild the adapter for every client.
-            if isinstance(request, Finish) and len(self.workers[client].client.test):
-                self.workers[client].score_untrained(request.untrained)
+        # Before the loop: scoring the bare base between mixtures would rebuild the adapter for every client.
+        self._score_untrained({c: one for c, one in requests.items() if isinstance(one, Finish)})
         waiting = list(requests)
         while waiting:
             size = 1 if self.stacker is None else self.stacker.clients
@@ -83,6 +81,17 @@ class InProcess:
             # No filter: what it would change is masked.
             return member.masked(request, reply)
         return sent_here(client, request, reply, self.filters, self.memories)
+
+    def _score_untrained(self, requests: Mapping[ClientId, Finish]) -> None:
+        """Has the untrained model scored for every client that has test rows."""
+        workers = {client: self.workers[client] for client in requests if len(self.workers[client].client.test)}
+        if self.stacker is not None:
+            jobs = [untrained_of(worker, requests[client]) for client, worker in workers.items()]
+            for client, measured in self.stacker.score([job for job in jobs if job is not None]).items():
+                cache, model = workers[client].cache, requests[client].untrained
+                cache.put(cache.score_key(client, model, model.tensors), measured)
+        for client, worker in workers.items():
+            worker.score_untrained(requests[client].untrained)
 
     def _work_ahead(self, received: Mapping[ClientId, Request]) -> None:
         """Scores and trains, together, whoever of these clients can be computed together."""
