@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from contract.planted import CLIENTS, adapter, made, train
+from methods.kept import MARK, Down
 
 from fedlease.core.low_rank import product_mean
 from fedlease.core.types import Budget, TensorName
@@ -41,3 +42,18 @@ def test_rolora_averages_products_exactly() -> None:
             a, b = (str(TensorName(module, kind, 0)) for kind in "AB")
             ours = state.adapter.tensors[b] @ state.adapter.tensors[a]
             torch.testing.assert_close(ours, mean[b] @ mean[a], atol=1e-5, rtol=1e-5)
+
+
+def test_the_half_that_was_averaged_last_comes_down() -> None:
+    method, down = made("rolora", BUDGET), Down()
+    state = method.init(adapter(), CLIENTS, 0)
+    # Rank 2: A of 6 inputs in both modules, B of 4 and of 6 outputs; of the first round everyone has both.
+    note, half = 2 * MARK, {"B": 4 * 2 * (4 + 6), "A": 4 * 2 * (6 + 6)}
+    for averaged in ("", "B", "A", "B"):
+        fresh = half[averaged] + note if averaged else 2 * note
+        assert down.bytes("a0", method.task(state, "a0"), state.round) == fresh
+        state = advance(method, state)
+    # A client that was away for all of them has the common start alone.
+    assert (
+        down.bytes("b0", method.task(advance(method, method.init(adapter(), CLIENTS, 0)), "b0"), 2) == half["B"] + note
+    )

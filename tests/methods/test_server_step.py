@@ -1,17 +1,19 @@
 """A server step around methods: every mean by itself, and what is no mean stays."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from contract.planted import CLIENTS, adapter, made, train
+from contract.table import built
 from small import small_settings
 
 from fedlease.core.codec import dumps
 from fedlease.core.server_step import ServerStep
 from fedlease.core.types import Budget
 from fedlease.errors import ConfigError
-from fedlease.methods.server_step import WithServerStep
+from fedlease.methods.server_step import WithServerStep, unstepped
 from fedlease.runs.building import build_method
 
 PLAIN = ServerStep("momentum", lr=1.0, momentum=0.0)
@@ -99,3 +101,12 @@ def test_a_method_without_a_mean_of_a_and_b_is_refused_in_a_sentence(changes: di
     with pytest.raises(ConfigError) as error:
         small_settings(**changes, baselines=[], server_step__rule="adam")
     assert str(error.value) == f"server_step.rule: {fault}, received 'adam'"
+
+
+def test_a_method_is_itself_again_without_the_servers_steps_whatever_stands_around_them() -> None:
+    method = built("fedit", BUDGET, "shared")
+    stepped = replace(method, method=WithServerStep(method.method, MOMENTUM))
+    state = advance(stepped, stepped.init(adapter(), CLIENTS, 0))
+    plain, within = unstepped(stepped, state)
+    assert plain == method and within.inner is state.inner.inner and within.heads is state.heads
+    assert advance(plain, within).round == 3

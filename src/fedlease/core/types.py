@@ -109,8 +109,8 @@ class ClientModel:
         tensors: every tensor of the adapter, and of the head where a head policy adds one.
         candidates: alternatives to ``tensors``; the client takes the one with the lowest loss on its train rows. In a
             task on halves, what each half continues from.
-        kept: names of frozen tensors that a client keeps from one request to the next, as the methods' papers have it:
-            one travels only to clients that do not have it as it is.
+        kept: names of tensors that a client keeps as it has received them from one request to the next, as the methods'
+            papers have it: one travels only to clients that do not have it as it is.
     """
 
     spec: AdapterSpec

@@ -12,7 +12,7 @@ from fedlease.methods.fedlease import FedLeaseState
 from fedlease.methods.fedlease_halves import HalvesState
 from fedlease.methods.fedlease_reallocation import JoinLaterState, ReallocateState
 from fedlease.methods.warmup import Warmup
-from fedlease.methods.wrapper import WrapperState
+from fedlease.methods.wrapper import WrapperState, innermost, with_innermost
 
 __all__ = ["at_round", "grouping_again", "with_rows", "without_clients"]
 
@@ -31,9 +31,7 @@ def with_rows(state: Any, rows: Mapping[ClientId, int]) -> Any:
 
 def at_round(state: Any, round_: int) -> Any:
     """The state, of any method and with the wrappers around it, at another round; what it holds stays."""
-    if isinstance(state, WrapperState):
-        return replace(state, inner=at_round(state.inner, round_))
-    return replace(state, round=round_)
+    return with_innermost(state, replace(innermost(state), round=round_))
 
 
 def without_clients(state: Any, clients: Collection[ClientId]) -> Any:

@@ -119,7 +119,9 @@ class HiLoRA:
         if len(tiers) == 1:
             return state.adapter
         spec = replace(state.adapter.spec, num_experts=len(tiers), mixer="sum")
-        return ClientModel(spec, {n: t for tier, own in enumerate(tiers) for n, t in renumber(own, tier).items()})
+        named = [renumber(own, tier) for tier, own in enumerate(tiers)]
+        above = frozenset(name for own in named[:-1] for name in own)
+        return ClientModel(spec, {name: tensor for own in named for name, tensor in own.items()}, kept=above)
 
     def admit(self, state: HiLoRAState, client: ClientId, num_examples: int) -> HiLoRAState:
         """A late client shares the root; once there are clusters it is placed by its first task."""

@@ -4,9 +4,9 @@ Chen, Guo, Ju, Dalal, Zhu, Khisti: Robust Federated Finetuning of LLMs via Alter
 NeurIPS 2025. https://arxiv.org/abs/2502.01755 (first as https://arxiv.org/abs/2409.02346)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fedlease.core.types import ClientId, ClientTask
+from fedlease.core.types import ClientId, ClientModel, ClientTask
 from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.fedit import FedIT
 
@@ -23,7 +23,12 @@ class RoLoRA(FedIT):
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
         """Trains the half whose turn it is, and gives it back."""
         half = "B" if state.round % 2 else "A"
-        return FedIT(self.budget, self.weights, trained=half, sent=half).task(state, client)
+        task = FedIT(self.budget, self.weights, trained=half, sent=half).task(state, client)
+        return task if task is None else replace(task, model=self.model(state, client))
+
+    def model(self, state: CommonState, client: ClientId) -> ClientModel:
+        """The shared adapter, of which a client that was there in the last round lacks the half that was averaged."""
+        return replace(state.adapter, kept=state.adapter.names("AB"))
 
 
 def build(terms: Terms) -> RoLoRA:

@@ -15,7 +15,7 @@ from fedlease.core.server_step import Moments, ServerStep
 from fedlease.core.types import ClientId, ClientModel, ClientUpdate
 from fedlease.methods.wrapper import Wrapper, WrapperState, innermost, with_innermost
 
-__all__ = ["StepState", "WithServerStep"]
+__all__ = ["StepState", "WithServerStep", "unstepped"]
 
 
 @serialisable
@@ -72,3 +72,13 @@ class WithServerStep(Wrapper):
         before, averaged = innermost(state.inner), innermost(after)
         means = {name: stepped(name, getattr(before, name), getattr(averaged, name)) for name in self.averaged}
         return replace(state, inner=with_innermost(after, replace(averaged, **means)), moments=moments)
+
+
+def unstepped(method: Any, state: Any) -> tuple[Any, Any]:
+    """A method and its state without the server's steps, for rounds in which no server takes part."""
+    if isinstance(method, WithServerStep):
+        return unstepped(method.method, state.inner)
+    if isinstance(method, Wrapper):
+        within, inner = unstepped(method.method, state.inner)
+        return replace(method, method=within), replace(state, inner=inner)
+    return method, state

@@ -15,6 +15,7 @@ from fedlease.client.worker import Client, ClientWorker
 from fedlease.core.types import ClientId, ClientModel, ClientTask
 from fedlease.errors import RunFailedError
 from fedlease.methods.continuing import at_round
+from fedlease.methods.server_step import unstepped
 from fedlease.methods.warmup import WARMUP
 from fedlease.runs.building import build_method
 from fedlease.use.open_run import OpenRun
@@ -47,7 +48,8 @@ def join(
     heads = {known.id: known.labels for known in run.clients.values() if not known.newcomer} | {me: client.data.labels}
     policy = build_method(run.settings, run.method, {c: run.loaded.head(labels) for c, labels in heads.items()})
     worker = ClientWorker(client, trainer, score_rounds=False)
-    state = policy.admit(run.saved.state, me, len(client.train))
+    policy, state = unstepped(policy, run.saved.state)
+    state = policy.admit(state, me, len(client.train))
     arrival = policy.model(state, me)
     arrival = replace(arrival, tensors=worker.received(arrival)[0], candidates=())
     done, step, used = 0, 0, None
