@@ -181,6 +181,11 @@ def test_setting_names_are_dotted_and_cover_every_section() -> None:
             ["schedule.until=first"],
             "schedule.until: must be all or deadline with privacy.secure_sums, whose sums come last, received 'first'",
         ),
+        (
+            ["clients_per_round=4", "method=fedlease"],
+            "clients_per_round: must be null with privacy.secure_sums and fedlease, since too few of a cluster may be "
+            "drawn, received 4",
+        ),
         (["bounds.against=refuse"], "bounds.against: {}, received 'refuse'"),
         (["bounds.step=4"], "bounds.step: {}; left at 8.0 it covers warm-ups alone, received 4"),
         (

@@ -14,7 +14,7 @@ from small import rounds_of, small_run, small_settings, tensors_of
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
-from flower.hostile import BAD, is_one_sentence, mutated, reply_with
+from flower.hostile import BAD, asked_of, is_one_sentence, mutated, reply_with
 from flower.nodes import Stopped, comparable, grid_of, kind_of, over_memory
 from flwr.app import Message
 
@@ -121,14 +121,22 @@ def test_a_step_that_was_stopped_before_it_was_recorded_is_summed_again(
 
 def test_odd_messages_of_a_sum_are_refused_in_one_sentence_and_odd_replies_spoil_nothing(tmp_path: Path) -> None:
     honest: list[tuple[Message, Message]] = []
+    tasks: list[Message] = []
 
     def keep(message: Message, reply: Message) -> Message:
         if message.metadata.dst_node_id == BAD and message.metadata.message_type == "query.sum":
             honest.append((message, reply))
+        if message.metadata.dst_node_id == BAD and message.metadata.message_type == "train.task":
+            tasks.append(message)
         return reply
 
     _, grid = over_memory(small_settings(**ONE), tmp_path / "r", prepare=lambda grid: grid.faults.append(keep))
     assert len(honest) == 3
+    (envelope,) = (unpack(message.content, 2**20)[0] for message in tasks)
+    warmup = replace(envelope.request.task, phase="warmup")
+    for method, why in (("ifca", "ifca is no method of this run"), ("fedit", "no warm-up after it has sent masked")):
+        asked = replace(envelope, request=replace(envelope.request, method=method, task=warmup, masking=None))
+        assert why in asked_of(grid, BAD, asked).reason
     outcomes = Counter[str]()
     for seed in range(90):
         rng, (message, reply) = random.Random(seed), honest[seed % 3]

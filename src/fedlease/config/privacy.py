@@ -9,7 +9,7 @@ from pydantic import Field
 from fedlease.config.sections import Section
 from fedlease.config.tables import known_tasks, task_facts
 from fedlease.core.choices import PLUS
-from fedlease.methods.facts import FACTS, sums
+from fedlease.methods.facts import FACTS, kind_of, sums
 from fedlease.methods.registry import CENTRALISED
 
 __all__ = ["PrivacySettings", "privacy_faults", "sum_faults"]
@@ -109,6 +109,11 @@ def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
         elif isinstance(name, str) and not sums(name):
             able = ", ".join(one for one, facts in FACTS.items() if facts.sums)
             yield f"method: {name} {SINGLE}; must be one of {able}"
+        elif raw.get("clients_per_round") is not None and kind_of(str(name)) == "groups":
+            yield (
+                f"clients_per_round: must be null with privacy.secure_sums and {name}, since too few of a cluster may "
+                f"be drawn, received {raw['clients_per_round']!r}"
+            )
         if name in ("fedlease", "fedlease-plus"):
             yield from _variant_faults(raw, str(name))
     filters = raw.get("filters")

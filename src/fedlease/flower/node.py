@@ -185,6 +185,9 @@ class Node:
             return self._refused(f"its model cannot be read: {error}")
         if sums is not None and (refusal := sums.refusal(request)) is not None:
             return self._refused(refusal.reason)
+        if sums is not None and request.method not in (loaded.settings.method, *loaded.settings.baselines):
+            # Each begins with a warm-up, which is not masked.
+            return self._refused(f"{request.method} is no method of this run (privacy.secure_sums)")
         foreign = isinstance(found, Stored) and found is not stored
         reply, after = self._handle(client, request, stored, foreign=foreign)
         if sums is not None and isinstance(request, Train) and request.masking is not None:

@@ -80,11 +80,6 @@ def sum_notes(settings: Settings) -> list[str]:
             "bounds.norm, bounds.step and bounds.copies look at warm-ups alone, since privacy.secure_sums hides single "
             "updates after them"
         )
-    if settings.clients_per_round is not None:
-        notes.append(
-            f"clients_per_round: a cluster of which fewer than {LEAST} clients are drawn is left out of the round "
-            "(privacy.secure_sums)"
-        )
     return notes
 
 
