@@ -38,8 +38,9 @@ class PrivacySettings(Section):
     """Unit of the fixed-point numbers that are summed; a mean is off by at most half of it. Finer ones take more
     bytes."""
     sum_dropouts: Annotated[float, Field(ge=0, lt=0.5)] = 1 / 3
-    """Share of a cluster that may vanish while its updates are summed; where more do, the cluster keeps what it had. As
-    many clients less one, working together with the server, could not take off a mask."""
+    """Share of a cluster that may vanish while its updates are summed; where more do, the cluster keeps what it had.
+    The more may, the fewer clients a cheating server needs for its help: as many as the cluster has beyond twice that
+    share, a third by default."""
 
 
 def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
