@@ -336,7 +336,8 @@ def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path, monke
     scored = list[int]()
     measure = ClientWorker._measure
     monkeypatch.setattr(ClientWorker, "_measure", lambda self: scored.append(1) or measure(self))
-    changes = {"rounds": 1, "baselines": ["fedalt", "ifca", "feddpa"], "ifca.num_candidates": 2}
+    changes: dict[str, Any] = {"rounds": 1, "baselines": ["fedalt", "ifca", "feddpa"], "ifca.num_candidates": 2}
+    changes |= {"data.train_rows": 8, "data.test_rows": 4, "keep_predictions": False, "audit": False}
     one = small_run(tmp_path / "1", clients_per_step="auto", **changes)
     assert by_themselves and compared
     by_themselves.clear()
@@ -344,12 +345,13 @@ def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path, monke
     scored.clear()
     many = small_run(tmp_path / "4", clients_per_step=4, **changes)
     assert not by_themselves and not compared, "all together, in every step of every method"
-    assert len(scored) == 3 * 4 * 2, "at the end of the three mixtures alone: four clients, as it is and by their own"
+    assert len(scored) == 3 * 4, "at the end of the three mixtures alone, whose experts are counted: four clients"
     assert "clients_per_step: 4" in (many.out / "config.yaml").read_text()
     assert "clients_per_step: 1" in (one.out / "config.yaml").read_text(), "auto is one on a processor"
     for method, summary in many.summaries.items():
         other = one.summaries[method]
         assert (summary["assignment"], summary["bytes_up"]) == (other["assignment"], other["bytes_up"])
+        assert summary.get("own_expert_mean") == other.get("own_expert_mean")
         folder = Path() if method == "fedlease" else Path("baselines") / method
         for mine, others in zip(rounds_of(many.out / folder), rounds_of(one.out / folder), strict=True):
             assert mine["clients"].keys() == others["clients"].keys()
@@ -412,6 +414,15 @@ def test_clients_that_are_scored_together_have_their_own_scores(mixer: str, made
         assert (measured.per_row, measured.confusion) == (expected.per_row, expected.confusion)
         assert measured.predictions["prediction"] == expected.predictions["prediction"]
         assert measured.predictions["probability"] == pytest.approx(expected.predictions["probability"], abs=1e-5)
+    if mixer not in ("none", "sum"):
+        single = Stacker(StackedTrainer(resident, OPTIMISER), 4).score(
+            [replace(scoring(job), alone=True) for job in jobs]
+        )
+        for one in jobs:
+            resident.load(one.task.model, one.num_labels, one.tensors)
+            resident.restrict((one.task.model.spec.own,))
+            assert single[one.client].metrics == pytest.approx(task.measure(resident, one.rows, 1).metrics, abs=1e-6)
+        resident.restrict(None)
 
 
 @pytest.mark.parametrize("mixer", ["none", "top_m", "instance"])

@@ -13,7 +13,7 @@ from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Measured
 
-__all__ = ["candidates_of", "jobs_of", "result_of", "scoring_of", "untrained_of"]
+__all__ = ["alone_of", "candidates_of", "jobs_of", "result_of", "scoring_of", "untrained_of"]
 
 
 def candidates_of(worker: ClientWorker, request: Request) -> list[Scoring]:
@@ -84,6 +84,16 @@ def scoring_of(worker: ClientWorker, request: Request, choice: int | None) -> Sc
     if first and cache.get(cache.score_key(client.data.id, model, tensors), Measured) is not None:
         return None
     return Scoring(client.data.id, model.spec, tensors, client.test, client.num_labels)
+
+
+def alone_of(worker: ClientWorker, request: Request, choice: int | None) -> Scoring | None:
+    """The own expert of a mixture, which the end of a run scores by itself; None where there is none to score."""
+    spec, client = request.model.spec, worker.client
+    if not isinstance(request, Finish) or not spec.routed or not len(client.test):
+        return None
+    if (tensors := _received(worker, request, choice)) is None:
+        return None
+    return Scoring(client.data.id, spec, tensors, client.test, client.num_labels, alone=True)
 
 
 def untrained_of(worker: ClientWorker, request: Finish) -> Scoring | None:

@@ -54,12 +54,14 @@ class Ahead:
         result: of its :func:`~fedlease.client.ahead.jobs_of`.
         measured: of its :func:`~fedlease.client.ahead.scoring_of`.
         seconds: the client's share of the time that scoring and comparing took.
+        alone: the headline metric of its :func:`~fedlease.client.ahead.alone_of`.
         choice: the best of the candidates of its :func:`~fedlease.client.ahead.candidates_of`.
     """
 
     result: LocalResult | UpdateRefusedError | None = None
     measured: Measured | None = None
     seconds: float = 0.0
+    alone: float | None = None
     choice: int | None = None
 
 

@@ -16,7 +16,7 @@ from fedlease.client.stacked_scoring import Scoring, losses_stacked, score_stack
 from fedlease.client.stacked_training import Job, StackedTrainer, slots_only
 from fedlease.core.types import ANCHOR, ClientId, head_names
 from fedlease.errors import UpdateRefusedError
-from fedlease.tasks.base import Measured, StackingTask
+from fedlease.tasks.base import Measured, StackingTask, Task
 
 __all__ = ["Stacker", "layout", "unstackable"]
 
@@ -50,7 +50,7 @@ def layout(job: Job | Scoring) -> Any:
     shapes = {slots[n]: tuple(t.shape[1:] if n in heads else t.shape) for n, t in job.tensors.items() if n != ANCHOR}
     like = replace(spec, own=0) if spec.mixer == "top_m" else spec, tuple(sorted(shapes.items()))
     if isinstance(job, Scoring):
-        return like
+        return like, job.only
     if job.task.term is not None and (job.task.term.tail or job.task.term.apart):
         return None
     stages = tuple(
@@ -78,6 +78,11 @@ class Stacker:
     def __post_init__(self) -> None:
         self._possible = not unstackable(self.trainer.resident)
 
+    @property
+    def task(self) -> Task:
+        """What is optimised and scored."""
+        return self.trainer.resident.task
+
     def train(self, jobs: Sequence[Job]) -> dict[tuple[ClientId, int], LocalResult | UpdateRefusedError]:
         """Trains those that go together; what is not in the result is to be trained alone.
 
@@ -96,7 +101,7 @@ class Stacker:
         return self._together(jobs, partial(self._scored, losses_stacked))
 
     def _scored(self, work: Callable[..., dict[tuple[ClientId, int], R]], group: Sequence[Scoring]) -> Any:
-        task, threads = self.trainer.resident.task, self.trainer.optimiser.threads
+        task, threads = self.task, self.trainer.optimiser.threads
         assert isinstance(task, StackingTask)
         return work(self.trainer.model(group[0].spec), task, group, threads)
 

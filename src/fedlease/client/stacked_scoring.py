@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from fedlease.client.stacked_model import StackedModel, to_slots
+from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
 from fedlease.core.types import AdapterSpec, ClientId, Tensors
 from fedlease.tasks.base import Measured, StackingTask
 from fedlease.tasks.encoded import Encoded
@@ -27,6 +27,7 @@ class Scoring:
         rows: tokenised.
         num_labels: size of the client's label list.
         candidate: which of several models of the client it is.
+        alone: whether its own expert is scored, without the others.
     """
 
     client: ClientId
@@ -35,6 +36,12 @@ class Scoring:
     rows: Encoded
     num_labels: int
     candidate: int = 0
+    alone: bool = False
+
+    @property
+    def only(self) -> tuple[int, ...] | None:
+        """The slots of the experts that are summed in the place of the mixer; None: as the mixer has it."""
+        return (slots_of(self.spec).index(self.spec.own),) if self.alone else None
 
     @property
     def key(self) -> tuple[ClientId, int]:
@@ -76,6 +83,6 @@ def _by_key(
     slots = [to_slots(job.tensors.keys(), job.spec) for job in jobs]
     tensors = [{names[name]: job.tensors[name] for name in names} for names, job in zip(slots, jobs, strict=True)]
     with model.using(jobs[0].rows):
-        model.load(jobs[0].spec, tensors, [job.num_labels for job in jobs])
+        model.load(jobs[0].spec, tensors, [job.num_labels for job in jobs], only=jobs[0].only)
         found = work([job.rows for job in jobs])
     return {job.key: one for job, one in zip(jobs, found, strict=True)}

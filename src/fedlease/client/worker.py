@@ -242,10 +242,11 @@ class ClientWorker:
         self.predictions = measured.predictions
         own = usage = None
         if model.spec.routed:
-            usage = used.summary()
-            resident.restrict((model.spec.own,))
-            own = self._measure().metrics[metric]
-            resident.restrict(None)
+            usage, own = used.summary(), self.ahead.alone
+            if own is None:
+                resident.restrict((model.spec.own,))
+                own = self._measure().metrics[metric]
+                resident.restrict(None)
         return FinalScores(
             metrics=dict(measured.metrics),
             num_test=len(client.test),

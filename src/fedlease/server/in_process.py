@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlease.client.ahead import candidates_of, jobs_of, result_of, scoring_of, untrained_of
+from fedlease.client.ahead import alone_of, candidates_of, jobs_of, result_of, scoring_of, untrained_of
 from fedlease.client.messages import Finish, Reply, Request, Train
 from fedlease.client.results import Ahead
 from fedlease.client.secure_sums import Member
@@ -107,9 +107,13 @@ class InProcess:
         scored = self.stacker.score([scoring for scoring in scorings if scoring is not None])
         each = (time.perf_counter() - begun) / max(len(scored), 1)
         trained = self.stacker.train([job for own in jobs.values() for job in own])
+        alone = [alone_of(workers[c], request, choices.get(c)) for c, request in received.items()]
+        by_itself, task = self.stacker.score([job for job in alone if job is not None]), self.stacker.task
         for client, worker in workers.items():
             seconds = each * (client in scored) + comparing * (client in choices)
-            worker.ahead = Ahead(result_of(jobs[client], trained), scored.get(client), seconds, choices.get(client))
+            own = by_itself[client].metrics[task.metric] if client in by_itself else None
+            result = result_of(jobs[client], trained)
+            worker.ahead = Ahead(result, scored.get(client), seconds, own, choices.get(client))
 
     def _choices(self, received: Mapping[ClientId, Request]) -> dict[ClientId, int]:
         """The best candidate of every client that has several and could be computed together with others."""
