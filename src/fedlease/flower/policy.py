@@ -51,7 +51,7 @@ class NodePolicy(Section):
     columns: ColumnSettings = ColumnSettings()
     """The node's own columns: rows are read by these, and a message may name these or the default ones."""
     uploads: tuple[Literal["A", "B", "G", "head"], ...] = ("A", "B", "G")
-    """Kinds of tensors that may leave: LoRA A and B, routers and cores G, and the classifier head."""
+    """Kinds of tensors that may leave: LoRA A and B, G (routers, cores, differences to weights), and the head."""
     max_labels: Positive = 1000
     """Labels in the client's card."""
     max_label_length: Positive = 100
