@@ -29,6 +29,7 @@ from fedlease.flower.messages import Introduction, Lacking
 from fedlease.flower.node_sums import Peers
 from fedlease.flower.strategy import FedLeaseStrategy
 from fedlease.flower.wire import unpack
+from fedlease.server.events import StepFinished
 from fedlease.server.group_sum import GroupSum, Rules
 from fedlease.server.loop import RoundLoop
 from fedlease.storage.audit import read_trail
@@ -117,6 +118,22 @@ def test_a_step_that_was_stopped_before_it_was_recorded_is_summed_again(
     FedLeaseStrategy(settings, tmp_path / "run", hand_over=True).start(grid)
     small_run(tmp_path / "whole", **ONE | {"rounds": 1})
     assert tensors_of(tmp_path / "run") == tensors_of(tmp_path / "whole")
+
+
+def test_a_node_that_has_lost_what_it_should_keep_is_sent_it_within_its_sum(tmp_path: Path) -> None:
+    # The frozen factors of fed-sb come down once; a node that comes back without memory has them no more.
+    settings = small_settings(method="fed-sb", privacy__secure_sums=True)
+    grid = grid_of(settings, one_machine=True)
+
+    def forget(event: object) -> None:
+        if isinstance(event, StepFinished) and event.record["round"] == 1:
+            config = dict(grid.contexts[BAD].node_config)
+            grid.leave(BAD)
+            grid.join(BAD + 1, config)
+
+    FedLeaseStrategy(settings, tmp_path / "run", [forget], hand_over=True).start(grid)
+    last = rounds_of(tmp_path / "run")[-1]
+    assert last["round"] == 2 and last["refused"] == {} and len(last["clients"]) == 4
 
 
 def test_odd_messages_of_a_sum_are_refused_in_one_sentence_and_odd_replies_spoil_nothing(tmp_path: Path) -> None:
