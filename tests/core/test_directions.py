@@ -1,6 +1,7 @@
 """A client that comes late, on the corrected scale: planted factor models, in which the similarity is known."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +38,8 @@ def test_a_client_of_a_known_task_stands_at_1_whatever_its_noise(
         assert similarity == pytest.approx(float(other == expert), abs=max(0.15, 3 * error))
     assert placement.distances[expert] == pytest.approx(max(0.0, 1 - placement.similarities[expert]))
     assert str(placement).startswith(f"expert {expert + 1}, same task: ") and " ± 0." in str(placement)
+    loose = replace(placement, errors=(0.6,) * 3)
+    assert loose.likeness.startswith("most likely the same task: ") and loose.likeness.endswith(" ± 0.60")
 
 
 def test_a_client_of_another_task_is_unlike_every_expert(directions: GroupDirections) -> None:

@@ -191,7 +191,7 @@ PLACED_BY_DISTANCE = {"similarities": [], "errors": [], "reliability": None, "le
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "is placed with expert 2: same task, 0.97 ± 0.08."),
+        ({}, "is placed with expert 2, same task: 0.97 ± 0.08."),
         ({"unlike": True}, "it is unlike any expert: its task is none of theirs."),
         ({"unlike": True, "learnt": False}, "it has not learnt enough to tell who has its task (reliability 0.03)."),
     ],
@@ -200,12 +200,12 @@ def test_a_newcomer_on_the_corrected_scale_is_told_what_is_known(changes: dict[s
     content = {
         "client": "new", "expert": 1, "distances": [1.0, 0.03], "margin": 0.97, "metric": "accuracy", "test_rows": 8,
         "scores": {}, "unlike": False, "similarities": [None, 0.97], "errors": [None, 0.08], "reliability": 0.03,
-        "learnt": True, **changes,
+        "learnt": True, "likeness": "same task: 0.97 ± 0.08", **changes,
     }  # fmt: skip
     to = console()
     render_onboarding(content, to)
     text = " ".join(to.export_text().split())
-    assert words in text and "unknown" in text and "corrected similarity of its task" in text
+    assert words in text and "unknown" in text and "corrected similarity" in text
 
 
 @pytest.mark.parametrize(

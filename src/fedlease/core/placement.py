@@ -80,13 +80,17 @@ class Placement:
             return f"{name} at distance {self.distances[self.expert]:.3f}, margin {self.margin:.3f}{far}"
         if not self.learnt:
             return f"{name}, not learnt yet (reliability {self.reliability:.2f})"
-        kind = "another task" if self.unlike else "same task"
-        return f"{name}, {kind}: {self.likeness}"
+        return f"{name}, {self.likeness}"
 
     @property
     def likeness(self) -> str:
-        """The corrected similarity to its expert, with its error."""
-        return f"{self.similarities[self.expert]:.2f} ± {self.errors[self.expert]:.2f}"
+        """What its corrected similarity to its expert says."""
+        similarity, error = self.similarities[self.expert], self.errors[self.expert]
+        if similarity is None or error is None:
+            return "unknown"
+        # Two errors tell 1, the same task, from 0, an unrelated one.
+        kind = "another task" if self.unlike else "same task" if 2 * error < similarity else "most likely the same task"
+        return f"{kind}: {similarity:.2f} ± {error:.2f}"
 
     @property
     def why_out(self) -> str:

@@ -148,7 +148,7 @@ class JoinLater(Wrapper):
         inner = moved(inner, {client: placement.expert for client, placement in joining.items()})
         notes = [
             f"after round {state.round - 1} client {client!r}, which had not learnt its task before, joined "
-            f"{expert_name(inner.assignment[client])}, same task: {placement.likeness}"
+            f"{expert_name(inner.assignment[client])}, {placement.likeness}"
             for client, placement in joining.items()
         ]
         assert inner.allocation is not None  # moved, as it was before

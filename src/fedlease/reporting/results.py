@@ -84,12 +84,12 @@ def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
         texts = similarity_texts(content["similarities"], content["errors"])
         near = zip(texts or [f"{d:.3f}" for d in distances], distances, strict=True)
         cells = tuple(Cell(text, d, best=number == expert) for number, (text, d) in enumerate(near))
-        of = "corrected similarity of its task to that" if corrected else "distance of its warm-up to those"
         experts = tuple(map(expert_name, range(len(distances))))
-        console.print(Table(f"{of} of each expert's clients", experts, (cells,)).for_terminal())
+        title = "corrected similarity" if corrected else "distance of its warm-up to those of each expert's clients"
+        console.print(Table(title, experts, (cells,)).for_terminal())
         why = "" if content["margin"] is None else f", nearer than the next by {content['margin']:.3f}"
         if corrected:
-            why = "" if unlike else f": same task, {texts[expert]}"
+            why = "" if unlike else f", {escape(content['likeness'])}"
         console.print(f"Client {escape(content['client'])} is placed with {expert_name(expert)}{why}.")
         console.print(COUNTING)
     rows = tuple((Cell(alone_words(name)), score(value)) for name, value in content["scores"].items())

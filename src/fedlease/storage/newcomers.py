@@ -48,6 +48,7 @@ class Newcomer(Content):
         errors: their standard errors.
         reliability: how much of its warm-up is its task; None where distances placed it.
         learnt: whether it had learnt enough to be compared.
+        likeness: what its similarity to its expert says, in words.
         epochs: of local training after the placement.
         metric: the headline.
         scores: what was scored -> headline metric on its test rows, in order.
@@ -71,6 +72,7 @@ class Newcomer(Content):
     errors: list[Finite | None] = Field(default_factory=list)
     reliability: Finite | None = None
     learnt: bool = True
+    likeness: str = ""
     epochs: Count = 0
     metric: str = ""
     scores: Mapping[str, Finite | None] = Field(default_factory=dict)

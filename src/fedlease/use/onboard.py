@@ -221,6 +221,7 @@ def _stated(placement: Placement | None) -> dict[str, Any]:
         "errors": list(found.errors),
         "reliability": found.reliability if found.similarities else None,
         "learnt": found.learnt,
+        "likeness": found.likeness if found.similarities else "",
     }
 
 
