@@ -33,7 +33,7 @@ ROUNDS = "cores"
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class FedSBState(CommonState):
-    """Where a Fed-SB run stands.
+    """State of a Fed-SB run.
 
     Attributes:
         factors: A and B, frozen; {} until the warm-up is over.

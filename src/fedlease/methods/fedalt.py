@@ -24,7 +24,7 @@ OWN, REST = 0, 1
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class FedALTState(CommonState):
-    """Where a FedALT run stands.
+    """State of a FedALT run.
 
     Attributes:
         individuals: client -> its A and B, of those that have trained.

@@ -24,7 +24,7 @@ GLOBAL, LOCAL = 0, 1
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class FedDPAState(CommonState):
-    """Where a FedDPA run stands.
+    """State of a FedDPA run.
 
     Attributes:
         shared: the global A and B, numbered as expert 0.

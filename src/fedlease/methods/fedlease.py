@@ -41,7 +41,7 @@ EXPERTS = "experts"
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class FedLeaseState(CommonState):
-    """Where a FedLEASE run stands.
+    """State of a FedLEASE run.
 
     Attributes:
         seed: root seed, for routers and groupings.

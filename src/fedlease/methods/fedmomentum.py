@@ -1,4 +1,4 @@
-"""FedMomentum: the mean of the products goes on as an adapter as far as its rank allows, the rest on frozen weights.
+"""FedMomentum: the mean of the products stays an adapter as far as its rank allows; the rest joins the frozen weights.
 
 Yan, Hua, Wang, Zhang, Wu, Song, Guan: FedMomentum: Preserving LoRA Training Momentum in Federated Fine-Tuning. 2026.
 https://arxiv.org/abs/2603.08014
@@ -31,7 +31,7 @@ class FedMomentum(OnResidual):
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> CommonState:
-        """The mean of the products: its best pair of rank r, and what it has beyond that."""
+        """The mean of the products: its best pair of rank r as adapter, the remainder as residual."""
         assert isinstance(state, ResidualState)
         after = replace(state, round=state.round + 1)
         if not updates:

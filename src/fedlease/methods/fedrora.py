@@ -1,4 +1,4 @@
-"""FedRoRA: a basis for all from the mean update, of which every client has the directions that its own update goes in.
+"""FedRoRA: one basis from the mean update, of which every client takes the directions of its own update.
 
 Wang, Bian, Zhang, Xu: Breaking the Structural Identity: Personalized Federated LoRA Fine-tuning under Rank
 Heterogeneity. EMNLP 2026. https://github.com/lei-wang-link/FedRoRA
@@ -28,7 +28,7 @@ __all__ = ["FedRoRA", "FedRoRAState", "build"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class FedRoRAState(CommonState):
-    """Where a FedRoRA run stands.
+    """State of a FedRoRA run.
 
     Attributes:
         seed: root seed, for the first directions of every client.

@@ -43,7 +43,7 @@ ALONE = 100.0
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class FedTreeLoRAState(CommonState):
-    """Where a FedTreeLoRA run stands.
+    """State of a FedTreeLoRA run.
 
     Attributes:
         individuals: client -> the A and B it gave back last, its warm-up at first.

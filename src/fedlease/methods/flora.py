@@ -24,7 +24,7 @@ __all__ = ["FLoRA", "FLoRAState", "build"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class FLoRAState(ResidualState):
-    """Where a FLoRA run stands: the residual is the sum of the stacks, and the next round starts from B = 0.
+    """State of a FLoRA run: the residual is the sum of the stacks, and the next round starts from B = 0.
 
     Attributes:
         seed: root seed, for the A of every round.

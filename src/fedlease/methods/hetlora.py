@@ -23,7 +23,7 @@ __all__ = ["HetLoRA", "HetLoRAState", "build"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class HetLoRAState(CommonState):
-    """Where a HetLoRA run stands; ``adapter`` has the largest rank.
+    """State of a HetLoRA run; ``adapter`` has the largest rank.
 
     Attributes:
         pruned: client -> the rank that it has come down to.

@@ -26,7 +26,7 @@ TIERS = ("root", "cluster", "leaf")
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class HiLoRAState(CommonState):
-    """Where a HiLoRA run stands; ``adapter`` is the root.
+    """State of a HiLoRA run; ``adapter`` is the root.
 
     Attributes:
         start: A and B that every tier starts from.

@@ -26,7 +26,7 @@ ROUNDS = "candidates"
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class IFCAState(CommonState):
-    """Where an IFCA run stands.
+    """State of an IFCA run.
 
     Attributes:
         seed: root seed, for the draw that makes the candidates.

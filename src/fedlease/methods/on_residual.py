@@ -19,7 +19,7 @@ __all__ = ["OnResidual", "ResidualState"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class ResidualState(CommonState):
-    """Where a run with a residual stands; ``adapter`` is what everyone trains next.
+    """State of a run with a residual; ``adapter`` is what everyone trains next.
 
     Attributes:
         residual: what has been added to the frozen weights, see :mod:`fedlease.core.residual`.

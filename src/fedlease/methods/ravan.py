@@ -25,7 +25,7 @@ __all__ = ["Ravan", "RavanState", "build"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class RavanState(CommonState):
-    """Where a Ravan run stands.
+    """State of a Ravan run.
 
     Attributes:
         factors: A and B of every head, frozen.

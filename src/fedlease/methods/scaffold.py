@@ -22,7 +22,7 @@ __all__ = ["Scaffold", "ScaffoldState", "build"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class ScaffoldState(CommonState):
-    """Where a SCAFFOLD run stands.
+    """State of a SCAFFOLD run.
 
     Attributes:
         variates: client -> c_i, its mean gradient of A and B when it trained last; 0 for one that has not.

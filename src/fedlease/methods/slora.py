@@ -27,7 +27,7 @@ __all__ = ["SLoRA", "SLoRAState", "build"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class SLoRAState(CommonState):
-    """Where an SLoRA run stands.
+    """State of an SLoRA run.
 
     Attributes:
         sparse: shape of the model of the first stage.

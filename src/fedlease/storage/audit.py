@@ -1,7 +1,7 @@
 """``audit.jsonl``: who joined, what was sent and what came back, one line each, chained by their hashes.
 
 A line holds the hash of the one before it and its own, over both. A byte that is changed, a line that is taken out, put
-in or moved breaks the chain; lines that are cut off at the end do not, so the last hash is to be kept elsewhere.
+in or moved breaks the chain. Lines that are cut off at the end do not break it, so keep the last hash elsewhere.
 """
 
 import json
@@ -21,10 +21,10 @@ __all__ = ["AUDIT", "Trail", "read_trail"]
 
 AUDIT = "audit.jsonl"
 FIRST = "0" * 64
-"""What the first line has in the place of the hash of a line before it."""
+"""Stands in the first line for the hash of a line before it."""
 
 ONCE = {"layout": ("layout",), "joined": ("client", "rows_sha256"), "settings": ("settings_sha256",)}
-"""Kinds of lines that stand once for each thing, and the names in them by which that is known."""
+"""Kinds of lines that are written once for each thing, and the names in them that identify it."""
 
 Line = dict[str, Any]
 
