@@ -6,7 +6,9 @@
 #
 # WHEELS=DIR   wheels of packages that are missing there; they are installed first, without looking for others
 # QUICKSTART=1 also whole runs of the quickstart, whose packages (extra "quickstart") must be there
-# DATA=DIR MODEL=DIR   with the time that is left, the paper's protocol on these rows: 16 clients, 1,000 rows, 25 rounds
+# DATA=DIR MODEL=DIR   with the time that is left, the paper's protocol on these rows: 16 clients, 1,000 rows, 25 rounds,
+#              both methods, local and fedit
+# ONLY=protocol        that alone, with all the time there is
 #
 # OUT/tests.txt has the tests marked gpu, OUT/steps.jsonl and OUT/steps.txt what a step takes, OUT/runs.jsonl and
 # OUT/runs.txt whole runs, OUT/protocol the comparison. What is in OUT is not measured again.
@@ -27,20 +29,22 @@ left() { echo $((limit - SECONDS)); }
 steps() {
   "$python" benchmarks/accelerator_step.py "$out/steps.jsonl" --passes "$1" --seconds "$(left)" $smoke > "$out/steps.txt"
 }
-steps 1  # over all bases, before a second pass over any
-if [ -z "$smoke" ]; then
-  if [ ! -s "$out/tests.txt" ]; then
-    # A test that fails says so in the file, and the figures are wanted anyway.
-    timeout 60 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/client tests/models tests/use \
-      > "$out/tests.tmp" 2>&1 || true
-    mv "$out/tests.tmp" "$out/tests.txt"
-    tail -n 1 "$out/tests.txt"
+if [ "${ONLY:-}" != protocol ]; then
+  steps 1  # over all bases, before a second pass over any
+  if [ -z "$smoke" ]; then
+    if [ ! -s "$out/tests.txt" ]; then
+      # A test that fails says so in the file, and the figures are wanted anyway.
+      timeout 60 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/client tests/models tests/use \
+        > "$out/tests.tmp" 2>&1 || true
+      mv "$out/tests.tmp" "$out/tests.txt"
+      tail -n 1 "$out/tests.txt"
+    fi
+    steps 3
   fi
-  steps 3
-fi
-cat "$out/steps.txt"
-if [ -n "${QUICKSTART:-}" ] && [ "$(left)" -gt 30 ]; then
-  "$python" benchmarks/accelerator.py "$out/runs.jsonl" --seconds "$(left)" $smoke | tee "$out/runs.txt"
+  cat "$out/steps.txt"
+  if [ -n "${QUICKSTART:-}" ] && [ "$(left)" -gt 30 ]; then
+    "$python" benchmarks/accelerator.py "$out/runs.jsonl" --seconds "$(left)" $smoke | tee "$out/runs.txt"
+  fi
 fi
 if [ -n "${DATA:-}" ] && [ -n "${MODEL:-}" ] && [ "$(left)" -gt 30 ]; then
   timeout "$(left)" "$python" -m fedlease compare --preset paper-nlu --methods fedlease,fedlease-plus,local,fedit \
