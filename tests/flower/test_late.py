@@ -89,10 +89,10 @@ def test_one_unlike_every_expert_waits_until_it_is_admitted(
 ) -> None:
     from dataclasses import replace
 
-    from fedlease.methods import fedlease_wrappers
+    from fedlease.core.placement import Centroids
 
-    honest = fedlease_wrappers.place
-    monkeypatch.setattr(fedlease_wrappers, "place", lambda b, known: replace(honest(b, known), unlike=True))
+    honest = Centroids.place
+    monkeypatch.setattr(Centroids, "place", lambda known, tensors: replace(honest(known, tensors), unlike=True))
     settings = small_settings(**FEW)
     grid = grid_of(settings)
 
