@@ -10,8 +10,8 @@ from small import own_rows, rounds_of, small_run, small_settings
 
 import fedlease
 from fedlease.client.training import Trainer
-from fedlease.core.codec import loads
 from fedlease.errors import DataError
+from fedlease.storage.checkpoint import Checkpoint
 from fedlease.use.onboard import onboard
 from fedlease.use.open_run import OpenRun
 
@@ -29,8 +29,9 @@ def with_mute(folder: Path, rows: int = 16) -> Path:
 
 
 def state_of(out: Path) -> Any:
-    manifest = json.loads((out / "state/manifest.json").read_text())
-    return loads((out / "state" / manifest["state"]["file"]).read_bytes())
+    saved = Checkpoint(out).load()
+    assert saved is not None
+    return saved.state
 
 
 def flat(value: Any) -> list[torch.Tensor]:
