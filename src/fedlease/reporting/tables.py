@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.cells import cell_len
@@ -56,7 +57,12 @@ class Table:
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which stand at the right."""
-        return any(row[column].value is not None for row in self.rows)
+        return self._numeric[column]
+
+    @cached_property
+    def _numeric(self) -> tuple[bool, ...]:
+        # Asked for every cell of a page.
+        return tuple(any(row[c].value is not None for row in self.rows) for c in range(len(self.header)))
 
     def for_terminal(self, *, slim: bool = False) -> RichTable:
         """The table as rich prints it; the best of a row is bold. Without lines it is ``slim``: more columns fit."""

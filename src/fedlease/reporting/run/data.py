@@ -175,7 +175,8 @@ class RunData:
             return ()
         # A client that cannot learn is never grouped; it is not late.
         never = {client for client, reason in self.main.left_out.items() if reason in (NOTHING_TO_LEARN, ONE_VALUE)}
-        return tuple(client for client in self.clients if client not in {*self.grouping.clients, *never})
+        known = {*self.grouping.clients, *never}
+        return tuple(client for client in self.clients if client not in known)
 
     def experts(self) -> dict[str, int]:
         """Client -> the expert it trains, where that is on file."""

@@ -70,7 +70,8 @@ def _known(run: RunData) -> Iterator[_Column]:
     experts, lora, infos = run.experts(), run.settings.lora, run.clients.values()
     yield _Column("task", [Cell(info.task) for info in infos])
     placed = [experts.get(client) for client in run.clients]
-    none = [Cell("late" if client in run.late else "-") for client in run.clients]
+    late = {*run.late}
+    none = [Cell("late" if client in late else "-") for client in run.clients]
     yield _Column("expert", [cell if e is None else number(e + 1) for e, cell in zip(placed, none, strict=True)])
     if lora.ranks:
         yield _Column("rank", [number(lora.of(client)) for client in run.clients])

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Collection
 
 from fedlease.core.intervals import Interval, paired_gain, unpaired_gain
+from fedlease.core.types import ClientId
 from fedlease.core.wording import counted, enumerated, listed
 from fedlease.reporting.run.advice import NEVER, advise
 from fedlease.reporting.run.certainty import decisions, doubts
@@ -42,6 +43,9 @@ def conclude(run: RunData) -> Verdict:
     metric = _gain_metric(run, alone, both)
     gains = {client: _gain(run, [client], metric) for client in both}
     further = [*run.words.own_units, *(key.removeprefix("mean_") for key in run.words.further)]
+    unpredicted: dict[ClientId, list[str]] = {}
+    for found in never_predicted(run.main.summary.classes):
+        unpredicted.setdefault(found.client, []).append(found.label)
     verdict = Verdict(
         alarms=_alarms(run.main.summary),
         sentences=[],
@@ -53,7 +57,7 @@ def conclude(run: RunData) -> Verdict:
                 task=run.main.summary.per_client[client].task,
                 score=score,
                 metrics={key: value for key in further if (value := _entry(run.main.summary, client, key)) is not None},
-                never_predicted=[e.label for e in never_predicted(run.main.summary.classes) if e.client == client],
+                never_predicted=unpredicted.get(client, []),
                 local=alone.finals.get(client) if alone is not None else None,
                 gain=gains.get(client),
                 effect=gains[client].effect if client in gains else None,
