@@ -8,6 +8,7 @@ import pytest
 from small import FinishedRuns, rounds_of, small_run, small_settings, tensors_of
 
 from fedlease.client.private_steps import PrivacyTerms
+from fedlease.config.faults import cross_faults
 from fedlease.core.row_noise import Amount
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError
@@ -125,6 +126,11 @@ def test_what_would_leak_is_refused_before_anything_is_trained(changes: Any, fau
         small_run(tmp_path / "r", **{**PRIVATE, **changes})
     assert any(each.startswith(fault) for each in found.value.faults), found.value.faults
     assert not (tmp_path / "r").exists()
+
+
+def test_what_would_leak_is_refused_of_the_method_that_nobody_named_too() -> None:
+    raw = {"privacy": {"epsilon": 8.0}, "fedlease": {"halves": True, "longer": 1}}
+    assert any(fault.startswith("fedlease.longer: has clients make passes") for fault in cross_faults(raw))
 
 
 def test_few_rows_and_a_loose_delta_are_told() -> None:

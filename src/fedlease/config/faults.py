@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from fedlease.config.privacy import privacy_faults, sum_faults
+from fedlease.config.privacy import methods_asked, privacy_faults, sum_faults
 from fedlease.config.sections import ranks_differ
 from fedlease.config.tables import LABELLED, known_sources, known_tasks
 from fedlease.core.choices import PLUS, ServerRule
@@ -175,7 +175,7 @@ def _variant_faults(section: str, defaults: Mapping[str, Any], raw: Mapping[str,
         for key, default in (("halves_share", 1.0), ("longer", 0)):
             if not variant.get("halves") and variant.get(key, default) != default:
                 faults.append(f"{section}.{key}: is only read when {section}.halves is true; leave it out")
-        run = section.replace("_", "-") in (raw.get("method"), *_names(raw.get("baselines")))
+        run = section.replace("_", "-") in methods_asked(raw)
         if run and variant.get("unsure") == "loss" and grouping == "similarity" and raw.get("head") == "shared":
             faults.append(
                 f"{section}.unsure: must be 'alone' when head is 'shared', since labels differ, received 'loss'"

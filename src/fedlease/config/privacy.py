@@ -12,7 +12,7 @@ from fedlease.core.choices import PLUS
 from fedlease.methods.facts import FACTS, kind_of, sums
 from fedlease.methods.registry import CENTRALISED
 
-__all__ = ["PrivacySettings", "privacy_faults", "sum_faults"]
+__all__ = ["PrivacySettings", "methods_asked", "privacy_faults", "sum_faults"]
 
 SINGLE = "needs single updates, which privacy.secure_sums hides"
 NORM, STEP = 10.0, 8.0
@@ -73,13 +73,13 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
         )
         if value != allowed
     )
-    if CENTRALISED in _methods(raw):
+    if CENTRALISED in methods_asked(raw):
         yield f"method: {CENTRALISED} pools the rows of all clients, which privacy.epsilon is to protect"
 
 
 def _of_groupings(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]:
     """What the groupings of FedLEASE ask of single clients, as it turns out in the run."""
-    for method in sorted({"fedlease", "fedlease-plus"} & {*map(str, _methods(raw))}):
+    for method in sorted({"fedlease", "fedlease-plus"} & {*map(str, methods_asked(raw))}):
         section = method.replace("-", "_")
         yield (
             f"{section}.longer",
@@ -95,16 +95,17 @@ def _of_groupings(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]
         )
 
 
-def _methods(raw: Mapping[str, Any]) -> tuple[Any, ...]:
+def methods_asked(raw: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The methods of raw settings, baselines too, whatever they are; ``fedlease`` where none is named."""
     baselines = raw.get("baselines")
-    return (raw.get("method"), *(baselines if isinstance(baselines, list | tuple) else ()))
+    return (raw.get("method", "fedlease"), *(baselines if isinstance(baselines, list | tuple) else ()))
 
 
 def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
     """Settings that need single updates after the warm-up."""
     if _of(raw, "privacy", "secure_sums") is not True:
         return
-    for name in _methods({"method": "fedlease", **raw}):
+    for name in methods_asked(raw):
         if name == CENTRALISED:
             yield f"method: {CENTRALISED} pools the rows of all clients, of which privacy.secure_sums shows no update"
         elif isinstance(name, str) and not sums(name):
