@@ -1,20 +1,23 @@
 """What a client has given away of its privacy in all runs together: a ledger on its node, since runs add up."""
 
-import json
 import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from fedlease.client.messages import Train
 from fedlease.config.privacy import PrivacySettings
 from fedlease.core.wording import counted
 from fedlease.errors import ConfigError, RulesError, RunFolderError
-from fedlease.files import locked, write_atomically
+from fedlease.files import locked, read_file
 from fedlease.flower.messages import Envelope
 from fedlease.flower.policy import NodePolicy
+from fedlease.storage.documents import MOST_BYTES, checked, parse_json
+from fedlease.storage.run_folder import write_json
 
 __all__ = ["LEDGER", "PrivacyBudget"]
 
@@ -29,7 +32,9 @@ WAIT = 60.0
 
 log = logging.getLogger("flwr")
 
+_Pair = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=2, max_length=2)]
 _Promises = dict[str, dict[str, list[list[float]]]]
+_LEDGER = TypeAdapter(dict[str, dict[str, list[_Pair]]], config=ConfigDict(strict=True))
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ class PrivacyBudget:
                 epsilon, delta = _sums(runs)
                 if broken := [*self._beyond(epsilon, delta)]:
                     raise RulesError(broken)
-                write_atomically(path, json.dumps(ledger, indent=1, sort_keys=True).encode())
-        except (OSError, RunFolderError, ValueError) as error:
+                write_json(path, ledger)
+        except (OSError, RunFolderError) as error:
             said = f"{LEDGER}: what was spent before cannot be known: {error}"
             raise RulesError([("max-total-epsilon", said)]) from error
         sums = client, epsilon, delta, counted(len(runs), "run")
@@ -114,21 +119,11 @@ def _read(path: Path) -> _Promises:
     """The ledger; empty before the first run.
 
     Raises:
-        ValueError: it is damaged, so that nobody knows what was spent.
-        OSError: it cannot be read.
+        RunFolderError: it is damaged, so that nobody knows what was spent.
     """
-    if not path.exists():
+    try:
+        blob = read_file(path, MOST_BYTES)
+    except FileNotFoundError:
         return {}
-    content: Any = json.loads(path.read_text(encoding="utf-8"))
-    sound = isinstance(content, dict) and all(
-        isinstance(runs, dict) and all(isinstance(pairs, list) and all(map(_is_pair, pairs)) for pairs in runs.values())
-        for runs in content.values()
-    )
-    if not sound:
-        raise ValueError("it has not the form of one")
-    return content  # type: ignore[no-any-return]
-
-
-def _is_pair(pair: Any) -> bool:
-    numbers = isinstance(pair, list) and len(pair) == 2 and all(type(value) in (int, float) for value in pair)
-    return numbers and all(math.isfinite(value) and value > 0 for value in pair)
+    ledger: _Promises = checked(parse_json(blob, path), _LEDGER, path)
+    return ledger

@@ -62,8 +62,7 @@ class Reallocate(Wrapper):
             if update.phase == WARMUP:
                 origins[update.client] = b_matrices(update.tensors)
         after = self.method.aggregate(state.inner, updates, absent)
-        due = 0 < state.round < self.last_round and state.round % self.every == 0
-        if due and any(update.phase == EXPERTS for update in updates):
+        if _due(state.round, self.every, self.last_round) and any(update.phase == EXPERTS for update in updates):
             after = self._regrouped(after, uploads, origins)
         return replace(state, inner=after, uploads=uploads, origins=origins)
 
@@ -134,7 +133,7 @@ class JoinLater(Wrapper):
         after = self.method.aggregate(state.inner, updates, absent)
         state, inner = replace(state, inner=after), after.inner
         known = inner.centroids
-        if not 0 < state.round - 1 < self.last_round or (state.round - 1) % self.every:
+        if not _due(state.round - 1, self.every, self.last_round):
             return state
         allocation = inner.allocation
         if allocation is None or not isinstance(known, GroupDirections):
@@ -155,6 +154,11 @@ class JoinLater(Wrapper):
         unsure = tuple(client for client in allocation.unsure if client not in joining)
         inner = replace(inner, allocation=replace(inner.allocation, unsure=unsure))
         return replace(state, inner=replace(after, inner=inner), joined=(*state.joined, *notes))
+
+
+def _due(done: int, every: int, last: int) -> bool:
+    """Whether groups may change after so many rounds; after the last round nothing follows."""
+    return 0 < done < last and done % every == 0
 
 
 def regrouped(before: Mapping[ClientId, int], after: Mapping[ClientId, int]) -> list[ClientId]:

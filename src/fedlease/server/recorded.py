@@ -56,12 +56,9 @@ class Recorded:
                     update = reply.update
                     about = {"phase": update.phase, "round": update.round, "rows": update.num_examples}
                     about |= {} if reply.epsilon is None else {"epsilon": reply.epsilon}
-                    if reply.summed:
-                        self.trail.tensors(
-                            "summed", update.tensors, client=client, method=self.method, clients=reply.summed, **about
-                        )
-                    else:
-                        self.trail.tensors("received", update.tensors, client=client, method=self.method, **about)
+                    about |= {"clients": reply.summed} if reply.summed else {}
+                    kind = "summed" if reply.summed else "received"
+                    self.trail.tensors(kind, update.tensors, client=client, method=self.method, **about)
                 case Refused():
                     self.trail.add("declined", client=client, method=self.method, reason=reply.reason)
                 case Finished():
