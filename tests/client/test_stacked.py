@@ -141,6 +141,8 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3},
     "routed dropout": {"mixer": "top_m", "dropout": 0.3},
     "term": {"term": "pull"},
+    "tail": {"term": LocalTerm(tail=0.5, kept=1)},
+    "apart": {"mixer": "sum", "term": LocalTerm(apart=0.5), "own": 1},
     "gradients": {"gradients": True},
     "smaller batches": {"batch_share": 0.5},
     "anchors": {"mixer": "instance", "anchors": 3},
@@ -151,10 +153,11 @@ CASES: dict[str, dict[str, Any]] = {
 def test_clients_in_one_step_end_where_each_ends_alone(case: str, made: Made) -> None:
     """Unequal rows, so that they end one after another, and unequal label lists; every client from its own values."""
     wanted = dict(CASES[case])
-    if "term" in wanted:
+    if wanted.get("term") == "pull":
         names = made[2].names("B")
         wanted["term"] = LocalTerm(0.5, {name: torch.full_like(made[2].tensors[name], 0.1) for name in names})
-    own = [i % 3 if wanted.get("mixer") == "top_m" else 0 for i in range(4)]
+    own = [i % 3 if wanted.get("mixer") == "top_m" else wanted.get("own", 0) for i in range(4)]
+    wanted.pop("own", None)
     jobs = [job(made, client, own=own[i], **wanted) for i, client in enumerate(CLIENTS)]
     found = stacked(made, jobs)
     steps = [2 * rows for rows, _ in CLIENTS.values()] if case == "smaller batches" else [10, 6, 10, 4]
@@ -286,7 +289,6 @@ def test_a_step_asks_a_device_for_as_much_whoever_many_clients_are_in_it(mixer: 
 def test_only_jobs_of_one_layout_go_together_and_who_is_left_is_left_out(made: Made) -> None:
     jobs = [job(made, "a"), job(made, "b", "top_m"), job(made, "c")]
     jobs.append(job(made, "d", term=LocalTerm(tail=0.5)))
-    assert layout(jobs[3]) is None
     assert Stacker(StackedTrainer(made[0], OPTIMISER), 4).train(jobs).keys() == {("a", 0), ("c", 0)}
 
 
@@ -478,7 +480,8 @@ def test_on_a_gpu_clients_in_one_step_end_where_each_ends_alone(case: str, tmp_p
     """Dropout aside, which one generator draws for all."""
     wanted = {name: value for name, value in CASES[case].items() if name == "mixer"}
     made = federation(tmp_path, "cuda")
-    own = [i % 3 if wanted.get("mixer") == "top_m" else 0 for i in range(4)]
+    own = [i % 3 if wanted.get("mixer") == "top_m" else wanted.get("own", 0) for i in range(4)]
+    wanted.pop("own", None)
     jobs = [job(made, client, own=own[i], **wanted) for i, client in enumerate(CLIENTS)]
     found = stacked(made, jobs)
     assert max(apart(found[job.client], alone(made, job)) for job in jobs) < 1e-4

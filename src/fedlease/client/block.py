@@ -45,10 +45,11 @@ class Block:
                 row[begin : begin + tensors[name].numel()] = tensors[name].flatten()
         self.values = host.to(device, non_blocking=on_gpu)
 
-    def view(self, name: str, clients: int) -> Tensor:
-        """The tensors of one name of the first clients, (clients, *shape)."""
+    def view(self, name: str, clients: int, values: Tensor | None = None) -> Tensor:
+        """The tensors of one name of the first clients, (clients, *shape); of other values that lie as its own do."""
         begin, shape = self._places[name]
-        return self.values[:clients, begin : begin + shape.numel()].view(clients, *shape)
+        found = self.values if values is None else values
+        return found[:clients, begin : begin + shape.numel()].view(clients, *shape)
 
     def joined(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
         """A copy of tensors (clients, *shape) of all names as they lie in the block, (clients, width); None is 0."""

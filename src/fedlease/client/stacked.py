@@ -14,7 +14,7 @@ from fedlease.client.stacked_layers import RowsNotFirstError
 from fedlease.client.stacked_model import slots_of, to_slots
 from fedlease.client.stacked_scoring import Scoring, losses_stacked, score_stacked
 from fedlease.client.stacked_training import Job, StackedTrainer, slots_only
-from fedlease.core.types import ANCHOR, ClientId, head_names
+from fedlease.core.types import ANCHOR, ClientId, LocalTerm, head_names
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Measured, StackingTask, Task
 
@@ -37,10 +37,7 @@ def unstackable(resident: ResidentModel) -> str:
 
 
 def layout(job: Job | Scoring) -> Any:
-    """What jobs that are stacked have in common; None where a job cannot be stacked.
-
-    Norms of tails, and the spaces that a B is drawn away from, are each client's own.
-    """
+    """What jobs that are stacked have in common; None where a job cannot be stacked."""
     spec = job.spec if isinstance(job, Scoring) else job.task.model.spec
     if spec.mixer not in MIXERS:
         return None
@@ -51,15 +48,14 @@ def layout(job: Job | Scoring) -> Any:
     like = replace(spec, own=0) if spec.mixer == "top_m" else spec, tuple(sorted(shapes.items()))
     if isinstance(job, Scoring):
         return like, job.only
-    if job.task.term is not None and (job.task.term.tail or job.task.term.apart):
-        return None
     stages = tuple(
         (frozenset(slots[name] for name in stage.trainable), stage.epochs, slots_only(stage, order))
         for stage in job.task.stages
     )
     task = job.task
-    pull = 0.0 if task.term is None else task.term.pull
-    return like, stages, pull, task.gradients, task.batch_share, frozenset(slots[name] for name in task.upload)
+    term = task.term or LocalTerm()
+    penalties = term.pull, term.tail, term.kept, term.apart
+    return like, stages, penalties, task.gradients, task.batch_share, frozenset(slots[name] for name in task.upload)
 
 
 @dataclass

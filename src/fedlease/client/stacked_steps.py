@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fedlease.client.block import Block
 from fedlease.client.training import Optimiser
-from fedlease.core.types import ClientTask, Tensors
+from fedlease.core.types import ClientTask, TensorName, Tensors
 
 __all__ = ["StackedAdamW", "stacked_term"]
 
@@ -59,10 +59,16 @@ def stacked_term(
         slopes.append({name: slope.get(name, torch.zeros_like(tensors[name])) for name in trained.names})
     start, slope_of = (Block(each, trained.names, trained.values.device).values for each in (own, slopes))
     uploaded = {names[0][name] for name in tasks[0].upload}
-    pull = trained.mask(dict.fromkeys(uploaded.intersection(trained.names), term.pull))
+    pulled = uploaded.intersection(trained.names)
+    pull = trained.mask(dict.fromkeys(pulled, term.pull))
+    others = [name for name in own[0] if name not in trained.names and TensorName.parse(name).kind == "B"]
+    frozen = Block(own, others if term.apart else (), trained.values.device)
 
     def add(gradients: Tensor) -> None:
         clients = len(gradients)
         gradients += pull * (trained.values[:clients] - start[:clients]) + slope_of[:clients]
+        values = {name: block.view(name, clients) for block in (trained, frozen) for name in block.names}
+        for name, more in term.penalties(values, trained.names, pulled):
+            trained.view(name, clients, gradients).add_(more)
 
     return add

@@ -1,6 +1,6 @@
 """What a method adds to the local loss of its clients: a pull towards what was received, a linear term, penalties."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -46,12 +46,7 @@ class LocalTerm:
         """
         start = {name: parameters[name].detach().clone() for name in pulled} if self.pull else {}
         slope = {name: tensor.to(parameters[name]) for name, tensor in self.slope.items()}
-        parts = [name.rsplit("/", 2) for name in sorted(pulled) if self.tail]
-        pairs = [(f"{m}/A/{e}", f"{m}/B/{e}") for m, kind, e in (p for p in parts if len(p) == 3) if kind == "A"]
-        columns: dict[str, list[Tensor]] = {}  # of B, by module
-        for name in sorted(parameters) if self.apart else ():
-            if (whole := name.rsplit("/", 2))[1:2] == ["B"] and len(whole) == 3:
-                columns.setdefault(whole[0], []).append(parameters[name])
+        values = {name: parameter.detach() for name, parameter in parameters.items()}
 
         def add() -> None:
             for name in sorted({*start, *slope}):
@@ -60,30 +55,48 @@ class LocalTerm:
                     _add_gradient(parameter, self.pull * (parameter.detach() - start[name]))
                 if parameter.requires_grad and name in slope:
                     _add_gradient(parameter, slope[name])
-            for a, b in pairs:
-                self._add_tail(parameters[a], parameters[b])
-            for experts in columns.values():
-                self._add_apart(experts)
+            learning = {name for name, parameter in parameters.items() if parameter.requires_grad}
+            for name, more in self.penalties(values, learning, pulled):
+                _add_gradient(parameters[name], more)
 
         return add
 
-    def _add_apart(self, experts: Sequence[Tensor]) -> None:
-        """The gradient of apart ||F^T B||^2, 2 apart F (F^T B), for every B that learns and F that does not."""
-        frozen = [each.detach() for each in experts if not each.requires_grad]
-        for b in (each for each in experts if each.requires_grad):
-            for f in frozen:
-                _add_gradient(b, 2 * self.apart * (f @ (f.T @ b.detach())))
+    def penalties(
+        self, values: Mapping[str, Tensor], learning: Collection[str], pulled: Collection[str]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Names of tensors that learn, with the gradients of tail and apart.
 
-    def _add_tail(self, a: Tensor, b: Tensor) -> None:
-        """The gradient of tail ||A_tail|| ||B_tail||; 0 where a tail is 0."""
-        ends = a.detach()[self.kept :], b.detach()[:, self.kept :]
-        norms = [end.norm() for end in ends]
-        for i, (whole, end) in enumerate(zip((a, b), ends, strict=True)):
-            more = torch.zeros_like(whole)
-            tail = more[self.kept :] if i == 0 else more[:, self.kept :]
-            tail.copy_(end * (self.tail * norms[1 - i] / norms[i].clamp(min=torch.finfo(end.dtype).tiny)))
-            if whole.requires_grad:
-                _add_gradient(whole, more)
+        Args:
+            values: by name; A (..., r, in) and B (..., out, r), with one axis more where clients are side by side.
+            learning: names of those that learn.
+            pulled: names of w.
+        """
+        if not (self.tail or self.apart):
+            return
+        experts: dict[str, list[str]] = {}  # of a module, the names of B
+        for name in sorted(values):
+            module, kind, expert = (*name.rsplit("/", 2), "", "")[:3]
+            if kind == "B":
+                experts.setdefault(module, []).append(name)
+            elif kind == "A" and self.tail and name in pulled:
+                names = name, f"{module}/B/{expert}"
+                both = zip(names, self._of_tail(*(values[each] for each in names)), strict=True)
+                yield from ((each, more) for each, more in both if each in learning)
+        for same in experts.values() if self.apart else ():
+            for b in (name for name in same if name in learning):
+                for f in (values[name] for name in same if name not in learning):
+                    # Of ||F^T B||^2, for every F that does not learn.
+                    yield b, 2 * self.apart * (f @ (f.mT @ values[b]))
+
+    def _of_tail(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of tail ||A_tail|| ||B_tail|| by A and by B; 0 where a tail is 0."""
+        of_a, of_b = torch.zeros_like(a), torch.zeros_like(b)
+        end_a, end_b = a[..., self.kept :, :], b[..., self.kept :]
+        norm_a, norm_b = (torch.linalg.matrix_norm(end, keepdim=True) for end in (end_a, end_b))
+        tiny = torch.finfo(a.dtype).tiny
+        of_a[..., self.kept :, :] = end_a * (self.tail * norm_b / norm_a.clamp(min=tiny))
+        of_b[..., self.kept :] = end_b * (self.tail * norm_a / norm_b.clamp(min=tiny))
+        return of_a, of_b
 
 
 def _add_gradient(parameter: Tensor, more: Tensor) -> None:
