@@ -44,7 +44,6 @@ EVERY: dict[str, Any] = {
     "ifca.num_candidates": 2,
     # So few rows say nothing about who has one task.
     "fedlease_plus.grouping": "clients",
-    "fedlease_plus.longer": 0,
 }
 """Every method, each with several experts where it has any."""
 

@@ -1,7 +1,5 @@
 """A warm-up on halves: both from the same start, neither sees the other's rows."""
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,37 +71,23 @@ def test_each_half_gives_what_it_gives_alone_and_the_head_is_the_mean(tmp_path: 
         assert found.private[name].equal((alone[0].private[name] + alone[1].private[name]) / 2)
 
 
-def test_fewer_passes_in_batches_smaller_by_as_much_make_as_many_steps(tmp_path: Path) -> None:
-    resident, encoded, adapter, head = small(tmp_path)
-    model = ClientModel(adapter.spec, {**adapter.tensors, **head})
-    names = adapter.names("AB")
-
-    def steps(epochs: int, share: float, rows: int) -> int:
-        task = ClientTask("warmup", 0, model, (Stage(names, epochs),), names, halves=True, batch_share=share)
-        optimiser = replace(OPTIMISER, batch_size=rows)
-        load = partial(resident.load, model, 2)
-        return train_halves(Trainer(resident, optimiser), load, "a", task, encoded).steps
-
-    # Halves of four rows: two passes of one batch of four, or one pass of two batches of two.
-    assert steps(2, 1.0, 4) == steps(1, 0.5, 4) == 4
-    assert steps(1, 0.1, 2) == 8, "a batch has at least one row"
-
-
-def test_a_longer_warm_up_continues_each_half_from_its_own(tmp_path: Path) -> None:
+def test_halves_that_go_on_begin_with_what_each_has_learnt_and_draw_new_batches(tmp_path: Path) -> None:
     resident, encoded, adapter, head = small(tmp_path)
     names = adapter.names("AB")
     starts = tuple({name: adapter.tensors[name] + half for name in names} for half in (0.1, 0.2))
     model = ClientModel(adapter.spec, {**adapter.tensors, **head}, starts)
-    seen = []
+    seen, numbers = [], []
 
     class Recorder(Trainer):
         def train(self, client, task, rows, on_batch=None, *, half=0):  # type: ignore[no-untyped-def]
             seen.append(resident.read(names))
+            numbers.append(half.number)
             return super().train(client, task, rows, on_batch, half=half)
 
     task = ClientTask("warmup", 0, model, (Stage(names, 1),), upload=names, halves=True)
     train_halves(Recorder(resident, OPTIMISER), lambda t: resident.load(model, 2, t), "a", task, encoded)
     assert all(before[name].equal(start[name]) for before, start in zip(seen, starts, strict=True) for name in names)
+    assert numbers == [2, 3], "0 and 1 have drawn theirs"
 
 
 def test_skewed_labels_of_one_task_leave_b_alone(tmp_path: Path) -> None:

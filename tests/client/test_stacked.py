@@ -144,7 +144,6 @@ CASES: dict[str, dict[str, Any]] = {
     "tail": {"term": LocalTerm(tail=0.5, kept=1)},
     "apart": {"mixer": "sum", "term": LocalTerm(apart=0.5), "own": 1},
     "gradients": {"gradients": True},
-    "smaller batches": {"batch_share": 0.5},
     "anchors": {"mixer": "instance", "anchors": 3},
 }
 
@@ -160,8 +159,7 @@ def test_clients_in_one_step_end_where_each_ends_alone(case: str, made: Made) ->
     wanted.pop("own", None)
     jobs = [job(made, client, own=own[i], **wanted) for i, client in enumerate(CLIENTS)]
     found = stacked(made, jobs)
-    steps = [2 * rows for rows, _ in CLIENTS.values()] if case == "smaller batches" else [10, 6, 10, 4]
-    assert [found[job.client].steps for job in jobs] == steps
+    assert [found[job.client].steps for job in jobs] == [10, 6, 10, 4]
     assert max(apart(found[job.client], alone(made, job)) for job in jobs) < 1e-5
 
 

@@ -132,10 +132,12 @@ def test_a_magnitude_needs_an_expert_of_ones_own() -> None:
     assert resolve(preset="smoke", overrides=["fedlease_plus.magnitude=10"]).fedlease_plus.magnitude == 10
 
 
-def test_what_halves_alone_have_is_refused_without_them() -> None:
-    assert faults_of("fedlease_plus.halves_share=0") == ("fedlease_plus.halves_share: must be above 0, received 0",)
-    assert faults_of("fedlease.longer=1", "fedlease.halves_share=0.5") == tuple(
-        f"fedlease.{key}: is only read when fedlease.halves is true; leave it out" for key in ("halves_share", "longer")
+def test_early_groups_need_a_grouping_that_tells_who_is_unsure() -> None:
+    assert faults_of("fedlease.halves=true", "fedlease.early_groups=true") == (
+        "fedlease.early_groups: needs fedlease.grouping = 'similarity', it is 'clusters'",
+    )
+    assert faults_of("fedlease_plus.early_groups=2") == (
+        "fedlease_plus.early_groups: must be true or false, received 2",
     )
 
 

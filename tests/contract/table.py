@@ -21,7 +21,7 @@ from fedlease.methods.server_step import WithServerStep
 class Row:
     """What a method uploads, as kinds of tensors, whether it warms up, and its variants.
 
-    One with ``at_most`` may leave passes of the budget unused, and clients sit rounds out after a longer warm-up.
+    One with ``at_most`` may leave passes of the budget unused, and who has made more than E sits rounds out.
     """
 
     uploads: str
@@ -59,7 +59,7 @@ TABLE = {
         warms_up=True,
         at_most=True,
         variants={
-            "magnitude": {"magnitude": 4.0, "halves_share": 0.5, "reallocate": 1},
+            "magnitude": {"magnitude": 4.0, "early_groups": True, "reallocate": 1},
             "momentum": {"server_step": "momentum", "average": "factors"},
             "ranks": {"unlike": "place", "ranks": {"a1": 1, "b0": 1}},
             "routed": {"routing": "top-m", "unlike": "place"},

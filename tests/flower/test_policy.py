@@ -352,9 +352,6 @@ class TestTasks:
         assert "refused by its node's rule max-epochs; the log" in asked_of(grid, 900, many).reason
         many = with_task(message, stages=(stage,) * 17)
         assert "refused by its node's rule max-stages; the log" in asked_of(grid, 900, many).reason
-        for halves, share in ((False, 0.5), (True, 0.0), (True, 2.0), (True, float("nan"))):
-            answer = asked_of(grid, 900, with_task(message, halves=halves, batch_share=share))
-            assert isinstance(answer, Refused) and "batch_share: must be more than 0 and at most 1" in answer.reason
         odd = with_task(message, stages=(replace(stage, experts=(7,)),))
         assert "stages name experts of a model that has" in asked_of(grid, 900, odd).reason
 

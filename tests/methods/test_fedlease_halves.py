@@ -1,7 +1,6 @@
 """FedLEASE on halves: who is asked how long, who groups with whom, and what becomes of those who have not learnt."""
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,29 +86,60 @@ def test_unequal_rows_make_about_equal_steps_within_the_budget() -> None:
     assert [stage.epochs for stage in task.stages] == [3, 3, 3, 1]
 
 
-def test_passes_that_are_not_made_on_halves_follow_in_the_first_round() -> None:
-    halves, clients = method(Budget(4, 4), halves_share=0.5), {"a0": 40, "a1": 40, "b0": 40, "b1": 10}
+def test_who_is_sure_half_way_makes_the_other_passes_in_the_first_round() -> None:
+    halves, clients = method(Budget(4, 4), early_groups=True), {"a0": 40, "a1": 40, "b0": 40, "b1": 40, "c0": 10}
     state = halves.init(adapter(), clients, 0)
     tasks = {client: first_task(halves, state, client) for client in clients}
-    # Two of four passes in batches half as large are as many steps as four; few rows are not divided at all.
-    assert {c: (t.halves, t.stages[0].epochs, t.batch_share) for c, t in tasks.items()} == {
-        **dict.fromkeys(("a0", "a1", "b0"), (True, 2, 0.5)),
-        "b1": (False, 4, 1.0),
+    # Few rows are not divided at all.
+    assert {c: (t.halves, t.stages[0].epochs) for c, t in tasks.items()} == {
+        **dict.fromkeys(("a0", "a1", "b0", "b1"), (True, 2)),
+        "c0": (False, 4),
     }
     state = halves.aggregate(state, [answer(c, task, clients[c]) for c, task in tasks.items()])
-    for after in (2, 0):
+    assert state.round == 1 and state.notes == ("clients were grouped half-way through the warm-up",)
+    for lacking in (2, 0):
         tasks = {client: first_task(halves, state, client) for client in clients}
-        assert [tasks[client].stages[0].epochs for client in sorted(clients)] == [1 + after] * 3 + [1]
-        assert not any(t.halves or t.batch_share != 1 for t in tasks.values())
+        assert [tasks[client].stages[0].epochs for client in sorted(clients)] == [1 + lacking] * 4 + [1]
         state = halves.aggregate(state, [answer(c, task, clients[c]) for c, task in tasks.items()])
-    one = method(Budget(1, 4), halves_share=0.5)
-    task = first_task(one, one.init(adapter(), clients, 0), "a0")
-    assert (task.stages[0].epochs, task.batch_share) == (1, 1.0), "one pass cannot be halved"
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5])
-def test_every_client_makes_the_passes_of_the_budget(share: float) -> None:
-    halves, clients = method(longer=2, halves_share=share), {"a0": 50, "a1": 200, "a2": 800, "b0": 200, "b1": 200}
+def test_who_is_unsure_half_way_goes_on_with_its_halves_and_all_are_grouped_again() -> None:
+    halves, clients = method(Budget(4, 4), early_groups=True), {"a0": 40, "a1": 40, "b0": 40, "b1": 40, "c0": 10}
+    state = halves.init(adapter(), clients, 0)
+    updates = [answer(c, first_task(halves, state, c), clients[c], learnt=c != "b0") for c in clients]
+    # In two steps, as over a network.
+    state = halves.aggregate(halves.aggregate(state, updates[:3]), updates[3:])
+    assert state.round == 0 and [c for c in clients if halves.task(state, c)] == ["b0"]
+    assert state.notes == ("half-way through the warm-up 1 of 5 clients could not be placed for sure and went on: b0",)
+    again = first_task(halves, state, "b0")
+    assert again.phase == WARMUP and again.halves and again.stages[0].epochs == 2
+    for half, start in enumerate(again.model.candidates):
+        mine = {name: t for name, t in updates[2].tensors.items() if name.endswith(f"/{half}")}
+        assert all(start[name].equal(tensor) for name, tensor in renumber(mine, 0).items())
+    state = halves.aggregate(state, [answer("b0", again, 40)])
+    assert state.round == 1 and state.assignment == {"a0": 0, "a1": 0, "b0": 1, "b1": 1, "c0": 2}
+    epochs = {client: first_task(halves, state, client).stages[0].epochs for client in clients}
+    assert epochs == {"a0": 3, "a1": 3, "b0": 1, "b1": 3, "c0": 1}
+
+
+def test_groups_are_early_only_where_passes_are_left_for_later() -> None:
+    clients = {"a0": 40, "a1": 40, "b0": 40}
+    for budget, same, passes in ((Budget(1, 4), False, 1), (Budget(4, 0), False, 4), (Budget(4, 4), True, 4)):
+        halves = method(budget, same_passes=same, early_groups=True)
+        task = first_task(halves, halves.init(adapter(), clients, 0), "a0")
+        assert task.stages[0].epochs == passes
+        assert warmed(halves, clients, unlearnt="b").allocation.unsure == ("b0",), "and is not asked again"
+    # Three passes are two and one; who comes later makes them all on its halves.
+    late = method(Budget(3, 4), early_groups=True)
+    state = warmed(late, clients)
+    assert first_task(late, late.init(adapter(), clients, 0), "a0").stages[0].epochs == 2
+    assert first_task(late, state, "a0").stages[0].epochs == 1 + 1
+    assert first_task(late, late.admit(state, "b9", 40), "b9").stages[0].epochs == 3
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_every_client_makes_the_passes_of_the_budget(early: bool) -> None:
+    halves, clients = method(early_groups=early), {"a0": 50, "a1": 200, "a2": 800, "b0": 200, "b1": 200}
     state, passes = halves.init(adapter(), clients, 0), dict.fromkeys(clients, 0)
     while tasks := {c: task for c in sorted(clients) if (task := halves.task(state, c)) is not None}:
         for client, task in tasks.items():
@@ -121,43 +151,23 @@ def test_every_client_makes_the_passes_of_the_budget(share: float) -> None:
     assert passes == dict.fromkeys(clients, BUDGET.passes)
 
 
-def test_who_has_not_learnt_warms_up_longer_from_its_halves_and_then_sits_out() -> None:
-    halves, clients = method(longer=2), {"a0": 40, "a1": 40, "b0": 40}
-    state = halves.init(adapter(), clients, 0)
-    updates = [answer(c, first_task(halves, state, c), 40, learnt=c != "b0") for c in clients]
-    state = halves.aggregate(state, updates)
-    assert state.round == 0 and halves.task(state, "a0") is None
-    again = first_task(halves, state, "b0")
-    assert again.phase == WARMUP and again.halves and again.stages[0].epochs == 2
-    for half, start in enumerate(again.model.candidates):
-        mine = {name: t for name, t in updates[2].tensors.items() if name.endswith(f"/{half}")}
-        assert all(start[name].equal(tensor) for name, tensor in renumber(mine, 0).items())
-    # Two passes more are two of eight rounds, which is all that may be spent on it.
-    state = halves.aggregate(state, [answer("b0", again, 40, learnt=False)])
-    assert state.round == 1 and state.allocation.unsure == ("b0",)
-    assert re.search(r"'b0' has not learnt enough .* \(reliability 0\.\d\d\)", state.allocation.warnings[0])
-    assert halves.task(state, "b0") is None and halves.task(state, "a0") is not None
-    state = replace(state, inner=replace(state.inner, round=3))
-    assert halves.task(state, "b0") is not None
+def test_early_steps_are_about_equal_too() -> None:
+    # The upper quartiles are 100 and 500; of 500 rows one pass is as many steps as all should make, early or not.
+    for rows, every, early in (
+        ((50, 100, 100, 100, 200), [4, 2, 2, 2, 1], [2, 1, 1, 1, 1]),
+        ((50, 200, 800), [4, 2, 1], [4, 2, 1]),
+    ):
+        clients = {f"a{place}": count for place, count in enumerate(rows)}
+        for halves, passes in ((method(), every), (method(early_groups=True), early)):
+            state = halves.init(adapter(), clients, 0)
+            assert [first_task(halves, state, client).stages[0].epochs for client in clients] == passes
 
 
-def test_longer_is_the_most_further_warm_ups() -> None:
-    for longer, asked in ((0, 0), (1, 1), (3, 3)):
-        halves = method(Budget(1, 20), longer=longer)
-        state, count = halves.init(adapter(), {"a0": 40, "a1": 40, "b0": 40}, 0), -1
-        while state.round == 0:
-            tasks = {c: task for c in ("a0", "a1", "b0") if (task := halves.task(state, c)) is not None}
-            count += "b0" in tasks
-            state = halves.aggregate(state, [answer(c, t, 40, learnt=c != "b0") for c, t in tasks.items()])
-        assert count == asked
-
-
-def test_where_nobody_has_learnt_one_expert_is_trained_by_all_and_rounds_begin_where_passes_are_left() -> None:
-    halves, clients = method(longer=2), {"a0": 40, "a1": 40, "b0": 40}
+def test_where_nobody_has_learnt_one_expert_is_trained_by_all() -> None:
+    halves, clients = method(), {"a0": 40, "a1": 40, "b0": 40}
     state = warmed(halves, clients, unlearnt="ab")
     assert len(state.experts) == 1 and state.allocation.unsure == ("a0", "a1", "b0")
     assert any("no client has learnt" in note for note in state.allocation.warnings)
-    assert state.round == 3 and halves.task(state, "a0") is not None, "two rounds' passes are spent"
     assert not state.unsure, "there is nothing to choose from"
 
 
@@ -207,8 +217,8 @@ def test_a_client_alone_for_now_joins_those_of_its_task_once_it_has_learnt_it() 
     assert "'c2' has not learnt" in " ".join(states[1].allocation.warnings)
 
 
-def test_who_does_not_answer_when_asked_longer_is_grouped_by_what_it_has_learnt() -> None:
-    halves, clients = method(longer=2), {"a0": 40, "a1": 40, "b0": 40}
+def test_who_does_not_answer_when_it_is_to_go_on_is_grouped_by_what_it_has_learnt() -> None:
+    halves, clients = method(early_groups=True), {"a0": 40, "a1": 40, "b0": 40}
     state = halves.init(adapter(), clients, 0)
     updates = [answer(c, first_task(halves, state, c), 40, learnt=c != "b0") for c in clients]
     state = halves.aggregate(state, updates)

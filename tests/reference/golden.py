@@ -52,7 +52,6 @@ EVERY = {
     "fedtreelora.tau": -1,
     "ifca.num_candidates": 2,
     "fedlease_plus.grouping": "clients",
-    "fedlease_plus.longer": 0,
     "generation.max_new_tokens": 6,
 }
 

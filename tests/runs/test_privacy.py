@@ -115,7 +115,10 @@ def test_noise_changes_what_is_learnt(whole: Path, finished: FinishedRuns) -> No
         ({"privacy.epsilon": 0}, "privacy.epsilon: must be at least 0.01, received 0"),
         ({"privacy.delta": 0.5}, "privacy.delta: must be below 0.01, received 0.5"),
         ({"privacy.clip": -1}, "privacy.clip: must be above 0, received -1"),
-        ({"fedlease.longer": 1}, "fedlease.longer: has clients make passes that noise was not found for; must be 0"),
+        (
+            {"method": "fedlease-plus", "fedlease_plus.early_groups": True},
+            "fedlease_plus.early_groups: has clients",
+        ),
         ({"method": "fedlease-plus", "fedlease_plus.unsure": "loss"}, "fedlease_plus.unsure: has a client choose"),
         ({"method": "ifca", "baselines": []}, "method: ifca has clients choose among adapters"),
         ({"clients_per_step": 2}, "clients_per_step: must be 1 or auto with privacy.epsilon"),
@@ -129,8 +132,8 @@ def test_what_would_leak_is_refused_before_anything_is_trained(changes: Any, fau
 
 
 def test_what_would_leak_is_refused_of_the_method_that_nobody_named_too() -> None:
-    raw = {"privacy": {"epsilon": 8.0}, "fedlease": {"halves": True, "longer": 1}}
-    assert any(fault.startswith("fedlease.longer: has clients make passes") for fault in cross_faults(raw))
+    raw = {"privacy": {"epsilon": 8.0}, "fedlease": {"early_groups": True}}
+    assert any(fault.startswith("fedlease.early_groups: has clients make passes") for fault in cross_faults(raw))
 
 
 def test_few_rows_and_a_loose_delta_are_told() -> None:

@@ -94,18 +94,18 @@ def test_second_tries_alone_do_not_stop_a_warm_up_that_had_its_quorum(
     ]  # fmt: skip
 
 
-def test_a_longer_warm_up_that_fails_does_not_stop_a_run_whose_warm_up_had_its_quorum(
+def test_halves_that_do_not_go_on_do_not_stop_a_run_whose_warm_up_had_its_quorum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = ClientWorker.handle
 
     def handle(self: ClientWorker, request: Request) -> Reply:
-        longer = isinstance(request, Train) and request.task.halves and request.task.model.candidates
-        return Refused("its battery is empty") if longer else honest(self, request)
+        again = isinstance(request, Train) and request.task.halves and request.task.model.candidates
+        return Refused("its battery is empty") if again else honest(self, request)
 
     monkeypatch.setattr(ClientWorker, "handle", handle)
     changes: dict[str, Any] = {"method": "fedlease-plus", "data.train_rows": 20, "rounds": 4, "min_clients": 3}
-    changes["fedlease_plus.longer"] = 2
+    changes |= {"fedlease_plus.early_groups": True, "fedlease_plus.grouping": "similarity", "warmup.epochs": 2}
     first, second, *rest = rounds_of(small_run(tmp_path / "r", **EIGHT, **changes).out)
     assert not first["refused"] and second["round"] == 0 and second["refused"] and not second["clients"]
     assert rest[0]["round"] >= 1, "whoever did not answer is grouped by what it has learnt before"

@@ -50,7 +50,10 @@ def jobs_of(worker: ClientWorker, request: Request, choice: int | None) -> list[
     apart = replace(task, halves=False)
     # Both go on at once, so that one of them says how far.
     reports = (None, None if report is None else lambda who, done, total, loss: report(who, 2 * done, 2 * total, loss))
-    return [Job(name, apart, own, rows, labels, reports[half], half) for half, (own, rows) in enumerate(halves)]
+    return [
+        Job(name, apart, own, rows, labels, on_batch, number)
+        for on_batch, (number, own, rows) in zip(reports, halves, strict=True)
+    ]
 
 
 def result_of(

@@ -57,8 +57,7 @@ class WorkCache:
         if self.start is None or continued or not begins_with(self.start, task, tensors):
             return None
         stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
-        halves = f"{task.halves} {task.batch_share:g}" if task.halves else ""
-        return digest(f"{self.score_key(client, task.model, tensors)} {task.round} {stages} {halves}".encode())
+        return digest(f"{self.score_key(client, task.model, tensors)} {task.round} {stages} {task.halves}".encode())
 
     def score_key(self, client: ClientId, model: ClientModel, tensors: Tensors) -> str:
         """Names the scoring of a client's model by 64 hexadecimal digits."""

@@ -28,25 +28,25 @@ def split(rows: Encoded, seed: int, client: ClientId, *, by_label: bool = True) 
 
 def halves_of(
     task: ClientTask, rows: Encoded, kind: Task, seed: int, client: ClientId, *, by_label: bool = True
-) -> list[tuple[Tensors, Encoded]]:
-    """What each half begins with, and its rows.
+) -> list[tuple[int, Tensors, Encoded]]:
+    """Each half's number, by which batches are drawn, what it begins with, and its rows.
 
     Neither half sees what the other has learnt, so what their A and B have in common is the client's task.
 
     Args:
-        task: with ``halves``; where its model has candidates, half h continues from candidate h.
+        task: with ``halves``; where its model has candidates, half h continues from candidate h, as number h + 2.
         rows: the client's train rows, at least two.
         kind: of the rows.
         seed: root seed of the run.
         client: whose rows.
         by_label: whether labels may say which rows are in a half, and what the biases of a head begin with.
     """
-    found = list[tuple[Tensors, Encoded]]()
+    found = list[tuple[int, Tensors, Encoded]]()
     for half, chosen in enumerate(split(rows, seed, client, by_label=by_label)):
         start = task.model.candidates[half] if task.model.candidates else {}
         own = rows.take(chosen)
         prior = _prior(task.model.tensors, kind, own) if by_label else {}
-        found.append(({**task.model.tensors, **start, **prior}, own))
+        found.append((half + len(task.model.candidates), {**task.model.tensors, **start, **prior}, own))
     return found
 
 
@@ -86,10 +86,10 @@ def train_halves(
     """
     results = []
     halves = halves_of(task, rows, trainer.resident.task, trainer.optimiser.seed, client, by_label=by_label)
-    for half, (tensors, own) in enumerate(halves):
+    for half, (number, tensors, own) in enumerate(halves):
         load(tensors)
         report = None if on_batch is None else _over_both(on_batch, half)
-        results.append(trainer.train(client, replace(task, halves=False), own, report, half=Half(half, len(rows))))
+        results.append(trainer.train(client, replace(task, halves=False), own, report, half=Half(number, len(rows))))
     return both(results[0], results[1], len(rows))
 
 

@@ -17,7 +17,7 @@ class Half:
     """Which half of a client's rows is trained on.
 
     Attributes:
-        number: 0 or 1.
+        number: 0 or 1, 2 or 3 where it goes on from what it has learnt before.
         of: all train rows of the client; 0 where it trains on all of them.
     """
 

@@ -55,7 +55,7 @@ def layout(job: Job | Scoring) -> Any:
     task = job.task
     term = task.term or LocalTerm()
     penalties = term.pull, term.tail, term.kept, term.apart
-    return like, stages, penalties, task.gradients, task.batch_share, frozenset(slots[name] for name in task.upload)
+    return like, stages, penalties, task.gradients, frozenset(slots[name] for name in task.upload)
 
 
 @dataclass

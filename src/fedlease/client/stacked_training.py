@@ -168,13 +168,12 @@ class StackedTrainer:
         """
         torch.set_num_threads(self.optimiser.threads)
         started = time.perf_counter()
-        options = self.optimiser.of(jobs[0].task)
-        courses = self._courses(jobs, options)
+        courses = self._courses(jobs)
         rows = courses[0].job.rows.followed_by([course.job.rows for course in courses[1:]])
         model = self.model(jobs[0].task.model.spec)
         with self.resident.repeatable(), model.using(rows, training=True):
             for number in range(len(jobs[0].task.stages)):
-                self._stage(model, courses, rows, number, options)
+                self._stage(model, courses, rows, number)
             if jobs[0].task.model.spec.anchors:
                 self._add_anchors(model, courses)
         seconds = (time.perf_counter() - started) / len(jobs)
@@ -186,9 +185,9 @@ class StackedTrainer:
             self._model = StackedModel(self.resident, spec.target_modules)
         return self._model
 
-    def _courses(self, jobs: Sequence[Job], options: Optimiser) -> list[_Course]:
+    def _courses(self, jobs: Sequence[Job]) -> list[_Course]:
         """Whoever makes the most steps first: who is left when others have ended are the first rows of a block."""
-        steps = {job.key: options.steps_per_epoch(job.rows) for job in jobs}
+        steps = {job.key: self.optimiser.steps_per_epoch(job.rows) for job in jobs}
         courses, begin = [], 0
         for job in sorted(jobs, key=lambda job: (-steps[job.key], job.key)):
             names = to_slots(job.tensors.keys(), job.task.model.spec)
@@ -197,10 +196,8 @@ class StackedTrainer:
             begin += len(job.rows)
         return courses
 
-    def _stage(
-        self, model: StackedModel, courses: Sequence[_Course], rows: Encoded, number: int, options: Optimiser
-    ) -> None:
-        job, device = courses[0].job, model.device
+    def _stage(self, model: StackedModel, courses: Sequence[_Course], rows: Encoded, number: int) -> None:
+        job, options, device = courses[0].job, self.optimiser, model.device
         stage, spec = job.task.stages[number], job.task.model.spec
         labels, only = [course.job.num_labels for course in courses], slots_only(stage, slots_of(spec))
         trainable = [courses[0].names[name] for name in sorted(stage.trainable)]

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -51,10 +51,6 @@ class Optimiser:
     def rate(self, total: int) -> Callable[[int], float]:
         """Number of a step, from 0, -> its share of ``lr``, of so many steps in total."""
         return lambda step: 1 - step / total if self.lr_schedule == "linear" else 1.0
-
-    def of(self, task: ClientTask) -> "Optimiser":
-        """The same optimiser with the batch size of a task, at least one row."""
-        return replace(self, batch_size=max(1, round(self.batch_size * task.batch_share)))
 
     def steps_per_epoch(self, rows: Encoded) -> int:
         """Batches in one pass over rows."""
@@ -137,17 +133,15 @@ class Trainer:
             task: what to train and what to upload.
             rows: the client's train rows, tokenised.
             on_batch: called after every step.
-            half: which half of the client's rows these are; the second draws its own batches and dropout.
+            half: which half of the client's rows these are; each number draws its own batches and dropout.
 
         Raises:
             UpdateRefusedError: the loss is NaN or infinite, or no gradient reached anything. Nothing of this task may
                 be used: the tensors that were received would be averaged as if they had been learnt.
             ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
         """
-        # Private steps have the batches that their noise was found for.
-        optimiser = self.optimiser if self.privacy is not None else self.optimiser.of(task)
         with self.resident.repeatable():
-            return replace(self, optimiser=optimiser)._train(client, task, rows, on_batch, half)
+            return self._train(client, task, rows, on_batch, half)
 
     def _train(
         self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None, half: Half

@@ -172,9 +172,8 @@ def _variant_faults(section: str, defaults: Mapping[str, Any], raw: Mapping[str,
             faults.append(f"{section}.halves: must be false when clusters are formed again ({section}.reallocate)")
         if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
             faults.append(f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}")
-        for key, default in (("halves_share", 1.0), ("longer", 0)):
-            if not variant.get("halves") and variant.get(key, default) != default:
-                faults.append(f"{section}.{key}: is only read when {section}.halves is true; leave it out")
+        if variant.get("early_groups") is True and grouping != "similarity":
+            faults.append(f"{section}.early_groups: needs {section}.grouping = 'similarity', it is {_shown(grouping)}")
         run = section.replace("_", "-") in methods_asked(raw)
         if run and variant.get("unsure") == "loss" and grouping == "similarity" and raw.get("head") == "shared":
             faults.append(

@@ -79,13 +79,10 @@ class FedLeaseSettings(Section):
     halves: bool = False
     """Every client warms up on two halves of its rows apart, with equal numbers of steps, so that it is known how much
     of its B is its task. Ours."""
-    halves_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the warm-up's E passes that are made on halves, rounded, at least one, in batches smaller by as much, so
-    that as many steps are made. The others follow in a client's first round, from its group's mean. Needs
-    ``halves``."""
-    longer: Annotated[int, Field(ge=0)] = 0
-    """Further warm-ups of a client that has not learnt its task yet, each of E passes, or of a round's where those are
-    more; its rounds are fewer. Needs ``halves``."""
+    early_groups: bool = False
+    """Clients are grouped after half of the warm-up's passes. Who is unsure then makes the others on its halves, too,
+    and all are grouped again; who is not makes them in its first round, from its group's mean. Needs ``halves`` and
+    ``grouping: similarity``."""
     unsure: Unsure = "alone"
     """A client that never learnt its task: ``alone``, or with the expert of lowest ``loss`` on its rows, where
     ``grouping`` is ``similarity`` and ``routing`` is ``own``."""
@@ -137,7 +134,6 @@ class FedLeasePlusSettings(FedLeaseSettings):
     halves: bool = PLUS["halves"]
     grouping: GroupingName = PLUS["grouping"]
     signal: Signal = PLUS["signal"]
-    longer: Annotated[int, Field(ge=0)] = PLUS["longer"]
     unsure: Unsure = PLUS["unsure"]
     average: Average = PLUS["average"]
     routing: Routing = PLUS["routing"]

@@ -82,10 +82,10 @@ def _of_groupings(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]
     for method in sorted({"fedlease", "fedlease-plus"} & {*map(str, methods_asked(raw))}):
         section = method.replace("-", "_")
         yield (
-            f"{section}.longer",
-            _of(raw, section, "longer") or 0,
-            0,
-            "has clients make passes that noise was not found for; must be 0",
+            f"{section}.early_groups",
+            _of(raw, section, "early_groups") or False,
+            False,
+            "has clients make passes by what others have learnt, which noise was not found for; must be false",
         )
         yield (
             f"{section}.unsure",

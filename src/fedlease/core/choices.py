@@ -78,7 +78,6 @@ PLUS: dict[str, Any] = {
     "halves": True,
     "grouping": "similarity",
     "signal": "BA",
-    "longer": 0,
     "unsure": "alone",
     "average": "product",
     "routing": "own",

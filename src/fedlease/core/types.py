@@ -153,7 +153,6 @@ class ClientTask:
         upload: names that go back to the server. Trained and not uploaded means private, and so is an anchor.
         halves: whether the stages are trained twice, on two halves of the client's rows, both from the received model
             and its initial head. The A and B of the second half are uploaded as expert 1, of other tensors the mean.
-        batch_share: of ``train.batch_size``, rounded, in every batch of a task on halves.
         refit: whether candidates are compared with heads that are refitted to them. The first two are what the client's
             halves have learnt, each compared on the other half; choosing one of them leaves the model's tensors.
         term: what is added to the loss of every batch; the loss that is reported is without it.
@@ -167,7 +166,6 @@ class ClientTask:
     stages: tuple[Stage, ...]
     upload: frozenset[str]
     halves: bool = False
-    batch_share: float = 1.0
     refit: bool = False
     term: LocalTerm | None = None
     gradients: bool = False

@@ -94,8 +94,6 @@ def form_fault(message: Any) -> str:
 
 def _task_form(task: ClientTask) -> str:
     fault = broken(task, {"phase": PHASE, "round": WHOLE, "stages": Rule("at least one", bool)})
-    if not fault and not (0 < task.batch_share <= 1 if task.halves else task.batch_share == 1):
-        fault = "batch_share: must be more than 0 and at most 1 in a task on halves, and 1 in others"
     if not fault and task.halves and (task.model.spec.num_experts > 1 or len(task.model.candidates) not in (0, 2)):
         fault = "halves are trained from a single adapter, or from one candidate each"
     if not fault and task.term is not None:

@@ -1,4 +1,4 @@
-"""FedLEASE whose first phase knows how sure it is: warm-ups on halves, longer ones where little was learnt.
+"""FedLEASE whose first phase knows how sure it is: warm-ups on halves, which may end as soon as the groups are sure.
 
 Ours. A client that trains two halves of its rows apart shows how much of its B is its task and how much the noise of
 its rows (:mod:`fedlease.core.reliability`); clients are grouped by similarities that are corrected for it.
@@ -16,8 +16,8 @@ from fedlease.core.allocate import regrouped
 from fedlease.core.choices import Signal, Unsure
 from fedlease.core.codec import serialisable
 from fedlease.core.directions import group_directions
-from fedlease.core.reliability import agreement
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.core.wording import counted, listed
 from fedlease.methods.fedlease import FedLease, FedLeaseState
 from fedlease.methods.fedlease_similarity import FEW_ROWS, BySimilarity
 from fedlease.methods.warmup import WARMUP, warmup_stages
@@ -26,7 +26,7 @@ from fedlease.methods.wrapper import Wrapper, WrapperState
 __all__ = ["Halves", "HalvesState", "moved"]
 
 ALONE_PASSES = 4
-"""Without rounds there are none to take a longer warm-up from: it then has at most so many times E passes."""
+"""Without rounds there are none to take passes from: a client with few rows then makes at most so many times E."""
 
 
 @serialisable
@@ -36,17 +36,21 @@ class HalvesState(WrapperState):
 
     Attributes:
         inner: FedLEASE's.
-        typical: train rows of a client that makes E passes: the median at the start, or the upper quartile / E if more.
+        median: of the clients' train rows at the start.
+        upper: upper quartile of them.
         halves: client -> A and B of its halves, as long as it is to be grouped by them or to choose.
         passes: client -> passes over its rows in the warm-up, and those that its first round made up for.
+        again: clients that go on with their halves, since they were unsure half-way; None before that is known.
         unsure: clients that are still to choose an expert by its loss on their own rows.
-        found: plain sentences about them.
+        found: plain sentences about both.
     """
 
     inner: FedLeaseState
-    typical: float = 0.0
+    median: float = 0.0
+    upper: float = 0.0
     halves: Mapping[ClientId, Tensors] = field(default_factory=dict)
     passes: Mapping[ClientId, int] = field(default_factory=dict)
+    again: frozenset[ClientId] | None = None
     unsure: frozenset[ClientId] = frozenset()
     found: tuple[str, ...] = ()
 
@@ -62,17 +66,18 @@ class Halves(Wrapper):
 
     All clients make about as many steps, since B turns while it is trained: a client with few rows makes more passes
     than E, one with many fewer. A client with the median number of rows makes E, unless those with many could not make
-    as few steps in a single pass. Who has not learnt its task then warms up for E passes more (a round's where those
-    are more), up to ``longer`` times. At most a quarter of the rounds are spent on that, and the passes T of every
+    as few steps in a single pass. At most a quarter of the rounds are spent on more than E, and the passes T of every
     client stay within the budget: it sits out the first rounds in their place, or makes in its first round the passes
     that its warm-up was shorter by.
+
+    With ``early`` the clients are grouped after half of these passes, rounded up. Who is unsure then makes the others
+    on its halves, too, and all are grouped again; who is not makes them in its first round, from its group's mean.
 
     Attributes:
         method: FedLEASE itself.
         by_similarity: whether corrected similarities group the clients; False leaves the grouping of ``method``.
         signal: what is compared.
-        share: of E passes, those that are made on halves.
-        longer: further warm-ups of a client that has not learnt yet.
+        early: whether clients are grouped half-way already; needs rounds, and passes that may differ.
         unsure: what becomes of a client that has not learnt in the end: it stands ``alone``, or joins in round 1 the
             expert with the lowest ``loss`` on its rows, its own among them.
         same_passes: all clients make the same passes, on halves too where their rows are few.
@@ -81,8 +86,7 @@ class Halves(Wrapper):
     method: FedLease
     by_similarity: bool = True
     signal: Signal = "BA"
-    share: float = 1.0
-    longer: int = 0
+    early: bool = False
     unsure: Unsure = "alone"
     same_passes: bool = False
 
@@ -91,11 +95,11 @@ class Halves(Wrapper):
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HalvesState:
         """FedLEASE's first state."""
         rows = list(clients.values())
-        typical = max(float(np.median(rows)), float(np.quantile(rows, 0.75)) / self._first)
-        return HalvesState(inner=self.method.init(adapter, clients, seed), typical=typical)
+        median, upper = float(np.median(rows)), float(np.quantile(rows, 0.75))
+        return HalvesState(inner=self.method.init(adapter, clients, seed), median=median, upper=upper)
 
     def task(self, state: HalvesState, client: ClientId) -> ClientTask | None:
-        """A warm-up on halves; later FedLEASE's task, after the rounds that the warm-up was longer for."""
+        """A warm-up on halves; later FedLEASE's task, after the rounds whose passes the warm-up has made."""
         task = self.method.task(state.inner, client)
         if task is None:
             return None
@@ -110,10 +114,11 @@ class Halves(Wrapper):
     def aggregate(
         self, state: HalvesState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> HalvesState:
-        """FedLEASE's aggregation; who has not learnt and may warm up longer is asked again before it."""
+        """FedLEASE's aggregation; who is unsure half-way and may go on is asked again before it."""
         halves, passes, chosen = dict(state.halves), dict(state.passes), {}
-        # Who was to warm up longer and did not answer is grouped by what it has learnt before.
+        # Who was to go on and did not answer is grouped by what it has learnt before.
         silent = {client for client in absent if client in halves and client not in state.warmup.results}
+        absent = {*absent} - silent
         passed = [
             ClientUpdate(client, WARMUP, state.round, state.clients[client], whole(halves[client]))
             for client in sorted(silent)
@@ -123,8 +128,6 @@ class Halves(Wrapper):
                 passes[update.client] = passes.get(update.client, 0) + self._epochs(state, update.client)
                 if expert_tensors(update.tensors, 1):
                     halves[update.client] = update.tensors
-                    if self._epochs(replace(state, passes=passes), update.client) and not self._learnt(update):
-                        continue
                 if state.allocation is None:
                     update = replace(update, tensors=whole(update.tensors))
             else:
@@ -138,7 +141,14 @@ class Halves(Wrapper):
         if self.by_similarity:
             method = replace(method, grouping=BySimilarity(halves, self.signal))
         inner = moved(state.inner, chosen) if chosen else state.inner
-        after = method.aggregate(inner, passed, {*absent} - silent)
+        after = method.aggregate(inner, passed, absent)
+        if inner.allocation is None and after.allocation is not None and self._early(state):
+            state = replace(state, halves=halves, passes=passes, again=frozenset())
+            again = frozenset(c for c in after.allocation.unsure if c in halves and self._epochs(state, c))
+            state = replace(state, again=again, found=(_half_way(again, after.allocation.clients),))
+            if again:
+                warmup = inner.warmup.collect(passed, absent).without(again)
+                return replace(state, inner=replace(inner, warmup=warmup))
         found = (*state.found, *_joined(inner, chosen))
         state = replace(
             state, inner=after, halves=halves, passes=passes, unsure=state.unsure.difference(chosen), found=found
@@ -154,11 +164,9 @@ class Halves(Wrapper):
             after = replace(after, centroids=directions)
         asked = self.unsure == "loss" and allocation.num_experts > 1
         unsure = frozenset(allocation.unsure if asked else ())
-        # A round that nobody has passes left for would be empty.
-        begin = 1 + min(self._rounds_ahead(state, client) for client in state.clients)
         return replace(
             state,
-            inner=replace(after, round=begin),
+            inner=after,
             halves={client: tensors for client, tensors in halves.items() if client in unsure},
             unsure=unsure,
         )
@@ -174,46 +182,43 @@ class Halves(Wrapper):
             return task
         stages = warmup_stages(task.trainable, self._epochs(state, client), self.budget)
         model = replace(task.model, candidates=_halves_of(state, client))
-        share = self._first / self.budget.warmup_epochs
-        return replace(task, model=model, stages=stages, halves=True, batch_share=share)
+        return replace(task, model=model, stages=stages, halves=True)
 
     def _epochs(self, state: HalvesState, client: ClientId) -> int:
-        """Passes of the client's next warm-up; 0 when it may make none."""
+        """Passes of the client's next warm-up; 0 when it has made all."""
         spent: int = state.passes.get(client, 0)
-        first, rows = self._first, state.inner.clients[client]
-        if self._few(rows):
-            return 0 if spent else self.budget.warmup_epochs
-        if not spent and self.same_passes:
-            return first
-        if not spent:
-            return max(1, min(round(first * state.typical / rows), self.budget.warmup_epochs + self._spare(0)))
-        longer = max(first, self.budget.local_epochs)
-        extra = spent - self.budget.warmup_epochs
-        return min(longer, self._spare(extra)) if spent < first + self.longer * longer else 0
+        budget, rows = self.budget, state.inner.clients[client]
+        if self.same_passes or self._few(rows):
+            return 0 if spent else budget.warmup_epochs
+
+        def of_equal_steps(epochs: int) -> int:
+            typical = max(state.median, state.upper / epochs)
+            return max(1, min(round(epochs * typical / rows), budget.warmup_epochs + self._spare))
+
+        every = of_equal_steps(budget.warmup_epochs)
+        half_way = not spent and state.allocation is None and self._early(state)
+        return min(every, of_equal_steps(-(-budget.warmup_epochs // 2))) if half_way else every - spent
+
+    def _early(self, state: HalvesState) -> bool:
+        """Whether the clients are still to be grouped half-way."""
+        return self.early and state.again is None and self.budget.rounds > 0 and not self.same_passes
 
     def _few(self, rows: int) -> bool:
         """Whether a client's rows are too few for halves."""
         return rows < (2 if self.same_passes else FEW_ROWS)
 
     @property
-    def _first(self) -> int:
-        """Passes on halves of a client with the typical number of rows."""
-        return max(1, round(self.share * self.budget.warmup_epochs))
-
-    def _spare(self, extra: int) -> int:
-        """Passes beyond E that a client may make who has made some, in whole rounds."""
+    def _spare(self) -> int:
+        """Passes beyond E that a client with few rows may make, in whole rounds."""
         budget = self.budget
         if not budget.rounds:
-            return (ALONE_PASSES - 1) * budget.warmup_epochs - extra
-        return budget.rounds // 4 * budget.local_epochs - max(0, extra)
+            return (ALONE_PASSES - 1) * budget.warmup_epochs
+        return budget.rounds // 4 * budget.local_epochs
 
     def _rounds_ahead(self, state: HalvesState, client: ClientId) -> int:
         """Rounds whose passes the client has made in its warm-up."""
         extra = state.passes.get(client, 0) - self.budget.warmup_epochs
         return math.ceil(max(0, extra) / self.budget.local_epochs)
-
-    def _learnt(self, update: ClientUpdate) -> bool:
-        return agreement({update.client: update.tensors}, self.signal).learnt[0]
 
     def _choice(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
         """The task from the expert that fits the client's rows best, whoever trained it."""
@@ -253,6 +258,14 @@ def moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState
         experts=tuple(state.experts[expert] for expert in order),
         routers=tuple(state.routers[expert] for expert in order),
     )
+
+
+def _half_way(again: Collection[ClientId], everyone: Collection[ClientId]) -> str:
+    """What groups half-way have come to."""
+    if not again:
+        return "clients were grouped half-way through the warm-up"
+    few = f"{len(again)} of {counted(len(everyone), 'client')}"
+    return f"half-way through the warm-up {few} could not be placed for sure and went on: {listed(sorted(again), 3)}"
 
 
 def _joined(state: FedLeaseState, chosen: Collection[ClientId]) -> list[str]:

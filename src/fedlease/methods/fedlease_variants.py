@@ -38,8 +38,7 @@ def build(
     *,
     grouping: GroupingName = "clusters",
     halves: bool = False,
-    halves_share: float = 1.0,
-    longer: int = 0,
+    early_groups: bool = False,
     unsure: Unsure = "alone",
     num_experts: int | None = None,
     assignment: Mapping[ClientId, int] | None = None,
@@ -87,9 +86,7 @@ def build(
     )
     method: Method = paper if reallocate is None or halves else Reallocate(paper, reallocate)
     if halves:
-        method = Halves(
-            paper, grouping == "similarity", signal, halves_share, longer, unsure, same_passes=terms.same_passes
-        )
+        method = Halves(paper, grouping == "similarity", signal, early_groups, unsure, same_passes=terms.same_passes)
         if reallocate is not None:
             method = JoinLater(method, reallocate)
     if routed and (top_k is not None or not renormalise or router == "client"):

@@ -125,7 +125,7 @@ class DryTransport:
         # A client with private tensors no longer trains from the common start.
         if not request.keeps and begins_with(self.start, task, task.model.tensors):
             stages = tuple((tuple(sorted(stage.trainable)), stage.epochs) for stage in task.stages)
-            step = (client, task.round, stages, task.halves, task.batch_share)
+            step = (client, task.round, stages, task.halves)
             if step in self.done:
                 return
             self.done.add(step)

@@ -244,7 +244,7 @@ class RoundLoop:
         self._tell(UpdateRefused(self.name, task.phase, task.round, client, reason))
 
     def _require_quorum(self, step: Step) -> None:
-        # Not for second tries of the warm-up and longer ones alone: the waves before had enough without them.
+        # Not for second tries of the warm-up and halves that go on alone: the waves before had enough without them.
         again = step.tried | {client for client, task in step.tasks.items() if task.halves and task.model.candidates}
         if step.state.round == 0 and again.issuperset(step.tasks):
             return
