@@ -96,6 +96,22 @@ def test_methods_that_ask_for_more_than_the_mean_of_a_and_b(tmp_path: Path) -> N
     assert comparable(there[NEW[0]]) == comparable(here.summary)
 
 
+def test_halves_that_go_on(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "method": "fedlease-plus",
+        "fedlease_plus.grouping": "similarity",
+        "fedlease_plus.early_groups": True,
+        "baselines": [],
+        "data.train_rows": 20,
+        "warmup.epochs": 2,
+    }
+    here = small_run(tmp_path / "here", **settings)
+    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
+    assert any("could not be placed for sure and went on" in note for note in here.summary["warnings"])
+    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
+    assert comparable(there["fedlease-plus"]) == comparable(here.summary)
+
+
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_other_heads(task: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"task": task, "baselines": [], "data.clients_per_task": 1, "rounds": 1}

@@ -18,7 +18,7 @@ from fedlease.core.low_rank import truncate
 from fedlease.core.merging_fit import Fit
 from fedlease.core.merging_many import Beside, by_module, joined
 from fedlease.core.placement import Placement
-from fedlease.core.reliability import DEPENDENT, LEAST_ERROR, ROUGH, jackknife
+from fedlease.core.reliability import between_clients, of_one_client
 from fedlease.core.tensor_names import TensorName, Tensors, second_half
 from fedlease.core.types import Allocation, ClientId
 
@@ -104,12 +104,9 @@ class GroupDirections:
             inner = torch.einsum("hpr,kps->hkrs", b, group_b) * torch.einsum("hrq,ksq->hkrs", a, group_a)
             size = product_lengths(b, a)
             cross.append((inner.sum((2, 3)) / size.where(size > 0, 1).unsqueeze(1)).mean(0))  # (K,)
-            own.append(cosines_by_row(b[:1], a[:1], b[1:], a[1:])[0])
-        crosses, owns = torch.stack(cross).numpy(), torch.stack(own).numpy()  # (L, K), (L,)
-        mean = crosses.mean(0)
-        error = np.hypot(np.maximum(jackknife(crosses), LEAST_ERROR), ROUGH * np.abs(mean))
-        reliability = owns.mean(), np.hypot(jackknife(owns), DEPENDENT)
-        own_mean, own_error = map(np.atleast_1d, reliability if halves else ANYTHING)
+            own.append(cosines_by_row(b[:1], a[:1], b[1:], a[1:]))  # (1,)
+        mean, error = between_clients(cross)  # (K,)
+        own_mean, own_error = of_one_client(own) if halves else map(np.atleast_1d, ANYTHING)
         beside = Beside(own_mean, own_error, mean[None], error[None])
         count = len(self.experts)
         (found,) = joined(beside, Fit(0.0, np.ones(count), self.common), np.arange(count))

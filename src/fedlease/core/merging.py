@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlease.core.merging_fit import SPREAD, Fit, Floats, fit, variance_of
-from fedlease.core.reliability import Agreement
+from fedlease.core.merging_fit import SPREAD, Fit, fit, variance_of
+from fedlease.core.reliability import Agreement, Floats
 from fedlease.core.types import ClientId
 
 __all__ = ["ENOUGH", "Merged", "log_odds", "merge"]

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlease.core.reliability import Agreement
+from fedlease.core.reliability import Agreement, Floats
 
 __all__ = [
     "SPREAD",
     "STEPS",
     "Fit",
-    "Floats",
     "first_guess",
     "fit",
     "misfits",
@@ -29,8 +28,6 @@ __all__ = [
     "precisions",
     "variance_of",
 ]
-
-Floats = NDArray[np.float64]
 
 COMMON = 0.05
 """g is expected to be about this large; more has to be seen to be believed. The scale of a half-normal prior."""

@@ -19,8 +19,8 @@ from fedlease.core.adapters import a_matrices, b_matrices
 from fedlease.core.choices import Signal
 from fedlease.core.distances import cosines_between, cosines_by_row
 from fedlease.core.merging import ENOUGH, Merged, merge
-from fedlease.core.merging_fit import STEPS, Fit, Floats, first_guess, fit, misfits, nearer, precisions
-from fedlease.core.reliability import DEPENDENT, LEARNT, LEAST_ERROR, ROUGH, agreement, jackknife
+from fedlease.core.merging_fit import STEPS, Fit, first_guess, fit, misfits, nearer, precisions
+from fedlease.core.reliability import Floats, agreement, between_clients, has_learnt, of_one_client
 from fedlease.core.seeds import derive
 from fedlease.core.types import ClientId, Tensors
 
@@ -169,12 +169,12 @@ def joined(beside: Beside, fitted: Fit, labels: Labels) -> list[_Found]:
     misfits, roots = zip(*(_misfit(beside, fitted, labels == to[:, None]) for to in (nobody, *tried.T)), strict=True)
     costs = np.array(misfits) - ENOUGH * (np.arange(len(misfits)) == 0)[:, None]  # one group more is worth as much
     best = costs.argmin(0)
+    learnt = has_learnt(beside.own, beside.own_error)
     made = []
     for place, choice in enumerate(best.tolist()):
         others = np.delete(np.array(misfits)[:, place], choice)
         evidence = float(others.min() - misfits[choice][place])
-        learnt = beside.own[place] > LEARNT and beside.own[place] > 2 * beside.own_error[place]
-        unsure = choice == 0 and (evidence < ENOUGH or not learnt)
+        unsure = choice == 0 and (evidence < ENOUGH or not learnt[place])
         reliability = float(roots[choice][place] ** 2)
         made.append(_Found(int((nobody, *tried.T)[choice][place]), evidence, reliability, unsure))
     return made
@@ -209,10 +209,7 @@ def _beside(
         cosine = cosines_between(b, a, b_core, a_core)  # (2 n, 2 C)
         cross.append(cosine.view(len(clients), 2, len(core), 2).mean((1, 3)))
         own.append(cosines_by_row(b[::2], a[::2], b[1::2], a[1::2]))
-    crosses, owns = torch.stack(cross).numpy(), torch.stack(own).numpy()
-    mean = crosses.mean(0)
-    error = np.hypot(np.maximum(jackknife(crosses), LEAST_ERROR), ROUGH * np.abs(mean))
-    return Beside(owns.mean(0), np.hypot(jackknife(owns), DEPENDENT), mean, error)
+    return Beside(*of_one_client(own), *between_clients(cross))
 
 
 def by_module(

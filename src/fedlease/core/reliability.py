@@ -7,7 +7,7 @@ trains two halves of its rows apart shows its reliability, and Spearman's correc
 Spearman: The Proof and Measurement of Association between Two Things. American Journal of Psychology 15, 1904.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,17 @@ from fedlease.core.choices import Signal
 from fedlease.core.distances import cosines, product_cosines
 from fedlease.core.types import ClientId, Tensors
 
-__all__ = ["LEARNT", "WIDEN", "Agreement", "agreement", "from_cosines", "jackknife"]
+__all__ = [
+    "Agreement",
+    "Floats",
+    "agreement",
+    "between_clients",
+    "from_cosines",
+    "has_learnt",
+    "of_one_client",
+]
+
+Floats = NDArray[np.float64]
 
 LEARNT = 0.1
 """A client whose halves have less in common, or no more than two errors, has not learnt its task by itself yet."""
@@ -51,15 +61,15 @@ class Agreement:
     """
 
     clients: list[ClientId]
-    own: NDArray[np.float64]
-    own_error: NDArray[np.float64]
-    cross: NDArray[np.float64]
-    cross_error: NDArray[np.float64]
+    own: Floats
+    own_error: Floats
+    cross: Floats
+    cross_error: Floats
 
     @property
     def learnt(self) -> list[bool]:
         """Whether each client's own halves show that it has learnt: above :data:`LEARNT`, and beyond their error."""
-        flags: list[bool] = ((self.own > LEARNT) & (self.own > 2 * self.own_error)).tolist()
+        flags: list[bool] = has_learnt(self.own, self.own_error).tolist()
         return flags
 
 
@@ -101,20 +111,31 @@ def from_cosines(clients: list[ClientId], modules: Iterable[Tensor]) -> Agreemen
         blocks = cosine.double().view(len(clients), 2, len(clients), 2)
         halves.append(blocks[:, 0].diagonal(dim1=0, dim2=1)[1])
         pairs.append(blocks.mean((1, 3)).fill_diagonal_(0))
-    cross, own = torch.stack(pairs).numpy(), torch.stack(halves).numpy()  # (L, N, N), (L, N)
-    mean = cross.mean(0)
-    return Agreement(
-        clients,
-        own.mean(0),
-        np.hypot(jackknife(own), DEPENDENT),
-        mean,
-        np.hypot(np.maximum(jackknife(cross), LEAST_ERROR), ROUGH * np.abs(mean)),
-    )
+    return Agreement(clients, *of_one_client(halves), *between_clients(pairs))
 
 
-def jackknife(modules: NDArray[np.float64]) -> NDArray[np.float64]:
+def of_one_client(modules: Sequence[Tensor]) -> tuple[Floats, Floats]:
+    """Mean and standard error of cosines between the halves of one client, one tensor per module."""
+    values = torch.stack(list(modules)).numpy()
+    return values.mean(0), np.hypot(jackknife(values), DEPENDENT)
+
+
+def between_clients(modules: Sequence[Tensor]) -> tuple[Floats, Floats]:
+    """Mean and standard error of cosines between halves of clients, one tensor per module."""
+    values = torch.stack(list(modules)).numpy()
+    mean = values.mean(0)
+    return mean, np.hypot(np.maximum(jackknife(values), LEAST_ERROR), ROUGH * np.abs(mean))
+
+
+def has_learnt(own: Floats, error: Floats) -> NDArray[np.bool_]:
+    """Whether what a client's halves have in common shows that it has learnt its task."""
+    flags: NDArray[np.bool_] = (own > LEARNT) & (own > 2 * error)
+    return flags
+
+
+def jackknife(modules: Floats) -> Floats:
     """The standard error of the mean over the first dimension, widened; 0 for a single module, which tells nothing."""
     count = len(modules)
     left_out = (modules.sum(0) - modules) / (count - 1) if count > 1 else modules
-    error: NDArray[np.float64] = WIDEN * np.sqrt((count - 1) / count * np.square(left_out - left_out.mean(0)).sum(0))
+    error: Floats = WIDEN * np.sqrt((count - 1) / count * np.square(left_out - left_out.mean(0)).sum(0))
     return error
