@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from small import own_rows, rounds_of, small_run, small_settings, tensors_of
 
+from fedlease.runs.runner import resume
+from fedlease.server.events import StepFinished
+
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
 from flower.nodes import comparable, over_memory
@@ -96,7 +99,7 @@ def test_methods_that_ask_for_more_than_the_mean_of_a_and_b(tmp_path: Path) -> N
     assert comparable(there[NEW[0]]) == comparable(here.summary)
 
 
-def test_halves_that_go_on(tmp_path: Path) -> None:
+def test_halves_that_go_on_also_where_a_run_is_resumed(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "method": "fedlease-plus",
         "fedlease_plus.grouping": "similarity",
@@ -106,9 +109,18 @@ def test_halves_that_go_on(tmp_path: Path) -> None:
         "warmup.epochs": 2,
     }
     here = small_run(tmp_path / "here", **settings)
-    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
     assert any("could not be placed for sure and went on" in note for note in here.summary["warnings"])
-    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
+
+    def stop(event: Any) -> None:
+        if isinstance(event, StepFinished):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "resumed", listeners=[stop], **settings)
+    resume(tmp_path / "resumed")
+    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
+    for place in ("there", "resumed"):
+        assert tensors_of(tmp_path / place) == tensors_of(tmp_path / "here")
     assert comparable(there["fedlease-plus"]) == comparable(here.summary)
 
 
