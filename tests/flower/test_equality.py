@@ -109,7 +109,7 @@ def test_halves_that_go_on_also_where_a_run_is_resumed(tmp_path: Path) -> None:
         "warmup.epochs": 2,
     }
     here = small_run(tmp_path / "here", **settings)
-    assert any("could not be placed for sure and went on" in note for note in here.summary["warnings"])
+    assert any("were not sure, which went on" in note for note in here.summary["warnings"])
 
     def stop(event: Any) -> None:
         if isinstance(event, StepFinished):

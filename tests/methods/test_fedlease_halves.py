@@ -1,6 +1,8 @@
 """FedLEASE on halves: who is asked how long, who groups with whom, and what becomes of those who have not learnt."""
 
 import re
+from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from contract.planted import SHAPES, adapter
 from fedlease.core.adapters import renumber
 from fedlease.core.seeds import generator
 from fedlease.core.types import Budget, ClientTask, ClientUpdate
+from fedlease.methods import fedlease_halves
 from fedlease.methods.base import Terms
 from fedlease.methods.fedlease_halves import Halves
 from fedlease.methods.registry import make_method
@@ -110,7 +113,8 @@ def test_who_is_unsure_half_way_goes_on_with_its_halves_and_all_are_grouped_agai
     # In two steps, as over a network.
     state = halves.aggregate(halves.aggregate(state, updates[:3]), updates[3:])
     assert state.round == 0 and [c for c in clients if halves.task(state, c)] == ["b0"]
-    assert state.notes == ("half-way through the warm-up 1 of 5 clients could not be placed for sure and went on: b0",)
+    (note,) = state.notes
+    assert note == "half-way through the warm-up the groups of 1 of 5 clients were not sure, which went on: b0"
     again = first_task(halves, state, "b0")
     assert again.phase == WARMUP and again.halves and again.stages[0].epochs == 2
     for half, start in enumerate(again.model.candidates):
@@ -120,6 +124,20 @@ def test_who_is_unsure_half_way_goes_on_with_its_halves_and_all_are_grouped_agai
     assert state.round == 1 and state.assignment == {"a0": 0, "a1": 0, "b0": 1, "b1": 1, "c0": 2}
     epochs = {client: first_task(halves, state, client).stages[0].epochs for client in clients}
     assert epochs == {"a0": 3, "a1": 3, "b0": 1, "b1": 3, "c0": 1}
+
+
+def test_all_clients_of_a_group_go_on_if_one_of_them_is_not_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    halves, clients = method(early_groups=True), dict.fromkeys(("a0", "a1", "a2", "b0", "b1"), 40)
+    start = halves.init(adapter(), clients, 0)
+    updates = {c: answer(c, first_task(halves, start, c), 40) for c in clients}
+    noise = answer("a2", first_task(halves, start, "a2"), 40, learnt=False).tensors
+    updates["a2"] = replace(updates["a2"], tensors={name: t + noise[name] for name, t in updates["a2"].tensors.items()})
+    sure = halves.aggregate(start, list(updates.values()))
+    least, bound, *_ = sorted(sure.allocation.evidence.items(), key=itemgetter(1))
+    assert sure.round == 1 and least[0] == "a2" and least[1] < bound[1]
+    monkeypatch.setattr(fedlease_halves, "SURE", bound[1])
+    state = halves.aggregate(start, list(updates.values()))
+    assert [client for client in clients if halves.task(state, client)] == ["a0", "a1", "a2"]
 
 
 def test_groups_are_early_only_where_passes_are_left_for_later() -> None:

@@ -14,10 +14,13 @@ from fedlease.core.merging_fit import SPREAD, Fit, fit, variance_of
 from fedlease.core.reliability import Agreement, Floats
 from fedlease.core.types import ClientId
 
-__all__ = ["ENOUGH", "Merged", "log_odds", "merge"]
+__all__ = ["ENOUGH", "SURE", "Merged", "log_odds", "merge"]
 
 ENOUGH = math.log(2)
 """Log odds that say that two groups have one task: two to one."""
+
+SURE = 1.0
+"""Evidence, in natural logs of odds, from which on the place of a client is called sure: about three to one."""
 
 POSSIBLE = 0.2
 """While groups are sought, no s_i is taken to be smaller: what has not shown itself in a client may in its group."""

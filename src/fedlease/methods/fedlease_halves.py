@@ -16,7 +16,8 @@ from fedlease.core.allocate import regrouped
 from fedlease.core.choices import Signal, Unsure
 from fedlease.core.codec import serialisable
 from fedlease.core.directions import group_directions
-from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
+from fedlease.core.merging import SURE
+from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.core.wording import counted, listed
 from fedlease.methods.fedlease import FedLease, FedLeaseState
 from fedlease.methods.fedlease_similarity import FEW_ROWS, BySimilarity
@@ -40,7 +41,7 @@ class HalvesState(WrapperState):
         upper: upper quartile of them.
         halves: client -> A and B of its halves, as long as it is to be grouped by them or to choose.
         passes: client -> passes over its rows in the warm-up, and those that its first round made up for.
-        again: clients that go on with their halves, since they were unsure half-way; None before that is known.
+        again: clients that go on with their halves, as their groups were not sure half-way; None before that is known.
         unsure: clients that are still to choose an expert by its loss on their own rows.
         found: plain sentences about both.
     """
@@ -70,8 +71,9 @@ class Halves(Wrapper):
     client stay within the budget: it sits out the first rounds in their place, or makes in its first round the passes
     that its warm-up was shorter by.
 
-    With ``early`` the clients are grouped after half of these passes, rounded up. Who is unsure then makes the others
-    on its halves, too, and all are grouped again; who is not makes them in its first round, from its group's mean.
+    With ``early`` the clients are grouped after half of these passes, rounded up. Groups of which somebody's place is
+    not sure then make the others on their halves, too, and all are grouped again; other clients make them in their
+    first round, from their group's mean.
 
     Attributes:
         method: FedLEASE itself.
@@ -114,7 +116,7 @@ class Halves(Wrapper):
     def aggregate(
         self, state: HalvesState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> HalvesState:
-        """FedLEASE's aggregation; who is unsure half-way and may go on is asked again before it."""
+        """FedLEASE's aggregation; whose group is not sure half-way is asked again before it."""
         halves, passes, chosen = dict(state.halves), dict(state.passes), {}
         # Who was to go on and did not answer is grouped by what it has learnt before.
         silent = {client for client in absent if client in halves and client not in state.warmup.results}
@@ -144,7 +146,7 @@ class Halves(Wrapper):
         after = method.aggregate(inner, passed, absent)
         if inner.allocation is None and after.allocation is not None and self._early(state):
             state = replace(state, halves=halves, passes=passes, again=frozenset())
-            again = frozenset(c for c in after.allocation.unsure if c in halves and self._epochs(state, c))
+            again = frozenset(c for c in _doubtful(after.allocation) if c in halves and self._epochs(state, c))
             state = replace(state, again=again, found=(_half_way(again, after.allocation.clients),))
             if again:
                 warmup = inner.warmup.collect(passed, absent).without(again)
@@ -260,12 +262,22 @@ def moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState
     )
 
 
+def _doubtful(allocation: Allocation) -> list[ClientId]:
+    """The clients of all groups of which not everybody's place is sure."""
+    doubted = {
+        allocation.assignment[client]
+        for client in allocation.clients
+        if client in allocation.unsure or allocation.evidence.get(client, 0) < SURE
+    }
+    return [client for client in allocation.clients if allocation.assignment[client] in doubted]
+
+
 def _half_way(again: Collection[ClientId], everyone: Collection[ClientId]) -> str:
     """What groups half-way have come to."""
     if not again:
         return "clients were grouped half-way through the warm-up"
     few = f"{len(again)} of {counted(len(everyone), 'client')}"
-    return f"half-way through the warm-up {few} could not be placed for sure and went on: {listed(sorted(again), 3)}"
+    return f"half-way through the warm-up the groups of {few} were not sure, which went on: {listed(sorted(again), 3)}"
 
 
 def _joined(state: FedLeaseState, chosen: Collection[ClientId]) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlease.core.merging import SURE
 from fedlease.core.types import Allocation
 from fedlease.core.wording import counted, expert_name, listed
 from fedlease.reporting.run.data import RunData
@@ -22,8 +23,6 @@ __all__ = [
 
 SHOWN = 8
 """Clients that a sentence names."""
-SURE = 1.0
-"""Evidence, in natural logs of odds, from which on a decision is called sure: about three to one, errors widened."""
 SMALL = 0.15
 """Splits of one single task reach this silhouette after a short warm-up, so a best one below it may be noise."""
 CLOSE = 0.03
