@@ -9,7 +9,7 @@ import torch
 from fedlease.client.messages import Masked, Refused, Train, Trained
 from fedlease.client.secure_sums import Member
 from fedlease.client.sum_messages import AskKeys, AskSeeds, AskShares, Masking, SumAsk, SumKeys, SumSeeds
-from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, ClientUpdate, Stage
+from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, ClientUpdate, Sketch, Stage
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
 
@@ -209,3 +209,15 @@ def test_a_client_that_refuses_the_work_or_whose_values_are_too_large_leaves_the
         assert member.accepts(request) is None
         assert isinstance(member.masked(request, reply), Refused)
         assert "out of order" in refusal(member.tell(one.seeds("a", "b", "c")))
+
+
+def test_a_client_sketches_its_warm_up_in_one_way_alone() -> None:
+    """By other draws, and in the end by no draw, the sums would add up to the warm-up itself."""
+    member = Member("a")
+    first = train(phase="warmup")
+    sketched = [replace(first, task=replace(first.task, sketch=Sketch(2, "B", seed))) for seed in (0, 1)]
+    assert member.accepts(sketched[0]) is None and member.accepts(sketched[0]) is None
+    for other in (sketched[1], first):
+        refused = member.accepts(other)
+        assert isinstance(refused, Refused)
+        assert refused.reason == "it has sketched its warm-up in another way (privacy.sketch)"

@@ -201,6 +201,27 @@ def test_what_needs_single_updates_and_secure_sums_exclude_each_other(words: lis
     assert faults_of("privacy.secure_sums=true", *words) == (fault.format(single),)
 
 
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["method=fed-sb"], "method: fed-sb {}"),
+        (["head=shared"], "head: must be local or frozen, since a shared head {}, received 'shared'"),
+        (
+            ["fedlease.early_groups=true", "fedlease.halves=true"],
+            "fedlease.early_groups: {}; must be False, received True",
+        ),
+        (["fedlease.expert_start=client"], "fedlease.expert_start: {}; must be cluster, received 'client'"),
+        (
+            ["privacy.secure_sums=false"],
+            "privacy.sketch: needs privacy.secure_sums, which sums the warm-ups that clients then keep, received 500",
+        ),
+    ],
+)
+def test_what_needs_single_warm_ups_and_sketches_exclude_each_other(words: list[str], fault: str) -> None:
+    single = "needs single warm-ups, which privacy.sketch hides"
+    assert faults_of("privacy.secure_sums=true", "privacy.sketch=500", *words) == (fault.format(single),)
+
+
 @pytest.mark.parametrize("name", ["ifca", "scaffold", "flora"])
 def test_a_method_that_needs_single_updates_is_refused_by_its_row(name: str) -> None:
     (fault,) = faults_of("privacy.secure_sums=true", f"method={name}")

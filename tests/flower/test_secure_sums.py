@@ -39,15 +39,21 @@ ONE: dict[str, Any] = {"privacy.secure_sums": True, "method": "fedit", "rounds":
 """A single round, of four clients."""
 
 
-def test_the_result_is_that_of_one_process_and_nothing_unmasked_comes_after_the_warm_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sketch", [None, 64])
+def test_the_result_is_that_of_one_process_and_nothing_unmasked_comes_after_the_warm_up(
+    tmp_path: Path, sketch: int | None
+) -> None:
     seen: list[tuple[str, Any]] = []
 
     def watch(message: Message, reply: Message) -> Message:
         seen.append((kind_of(message), unpack(reply.content, 2**20)[0]))
         return reply
 
-    here = small_run(tmp_path / "here", **SUMS)
-    there, _ = over_memory(small_settings(**SUMS), tmp_path / "there", prepare=lambda grid: grid.faults.append(watch))
+    settings = {**SUMS, "privacy.sketch": sketch}
+    here = small_run(tmp_path / "here", **settings)
+    there, _ = over_memory(
+        small_settings(**settings), tmp_path / "there", prepare=lambda grid: grid.faults.append(watch)
+    )
     assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
     assert comparable(there["fedlease"]) == comparable(here.summary)
     assert {type(value) for kind, value in seen if kind == "train.warmup"} == {Trained}
@@ -55,7 +61,12 @@ def test_the_result_is_that_of_one_process_and_nothing_unmasked_comes_after_the_
     # Nobody has vanished, so that no share of a key was given out.
     assert not any(value.keys for _, value in seen if isinstance(value, SumSeeds))
     kinds = [line["kind"] for line in read_trail(tmp_path / "there" / "audit.jsonl")]
-    assert kinds.count("received") == kinds.count("summed") == 8
+    assert kinds.count("received") == 8 and kinds.count("summed") == (8 if sketch is None else 16)
+    if sketch is not None:
+        # Of a client alone the server has read 64 numbers, and no module's A.
+        warm = [value.update.tensors for kind, value in seen if kind == "train.warmup"]
+        assert all(sum(tensor.numel() for tensor in tensors.values()) == 64 for tensors in warm)
+        assert {type(value) for kind, value in seen if kind == "train.start"} == {Masked}
 
 
 def test_a_node_that_vanishes_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:

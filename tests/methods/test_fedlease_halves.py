@@ -277,3 +277,26 @@ def test_the_first_experts_are_means_over_clients_of_the_sum_of_their_halves() -
 def test_where_nobody_has_rows_for_halves_one_expert_is_trained_by_all(fewer: dict[str, int]) -> None:
     state = warmed(method(), fewer)
     assert len(state.experts) == 1 and any("enough rows" in note for note in state.allocation.warnings)
+
+
+def test_halves_are_grouped_by_their_sketches_and_rounds_begin_once_the_warm_ups_are_summed() -> None:
+    """A client with few rows makes more passes than E, as ever; its sketch is compared as B is."""
+    built: Any = make_method("fedlease-plus", Terms(BUDGET, sketch=24, least=1), {"average": "factors"})
+    while not isinstance(built, Halves):
+        built = built.method
+    clients = {"a0": 40, "a1": 40, "b0": 40, "b1": 40, "b2": 40}
+    state = built.init(adapter(), clients, 0)
+    first = first_task(built, state, "a0")
+    assert first.halves and first.sketch is not None and first.sketch.signal == "BA"
+    assert {tuple(tensor.shape) for tensor in first.expected.values()} == {(12, 1)} and len(first.expected) == 4
+    state = built.aggregate(state, [answer(c, first_task(built, state, c), rows) for c, rows in clients.items()])
+    assert state.round == 0 and state.assignment == {"a0": 0, "a1": 0, "b0": 1, "b1": 1, "b2": 1}
+    assert not state.halves and built.model(state, "a0").warmed
+    # Who comes now sends sketches too, and is placed by them.
+    state = built.admit(state, "b9", 40)
+    tasks = {c: first_task(built, state, c) for c in sorted(state.clients)}
+    assert tasks.pop("b9").halves and {task.phase for task in tasks.values()} == {"start"}
+    late = answer("b9", first_task(built, state, "b9"), 40)
+    after = built.aggregate(state, [late, *(answer(c, task, clients[c]) for c, task in tasks.items())])
+    assert after.round == 1 and len(after.experts) == 2 and after.assignment["b9"] == 1 and not after.passes["b9"] > 2
+    assert first_task(built, after, "a0").phase == "experts"

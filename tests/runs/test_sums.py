@@ -5,10 +5,11 @@ import torch
 from small import small_settings
 
 from fedlease.client.messages import Train
+from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, Stage
 from fedlease.data.federation import ClientCard
 from fedlease.privacy import masking
-from fedlease.runs.sums import rules_of, sum_fault, sum_notes
+from fedlease.runs.sums import rules_of, sketch_fault, sum_fault, sum_notes
 from fedlease.server.dry import DryTransport
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
@@ -33,6 +34,18 @@ def test_it_is_said_what_sums_do_not_cover() -> None:
     covered, bounds = sum_notes(small_settings(privacy__secure_sums=True))
     assert "sends every client's warm-up as it is" in covered
     assert "bounds.norm, bounds.step and bounds.copies look at warm-ups alone, since privacy.secure_sums" in bounds
+
+
+def test_a_sketch_is_at_most_half_of_what_it_is_of() -> None:
+    adapter = initial_adapter({"q": (6, 100), "v": (6, 50)}, r=2, alpha=4, dropout=0.0, seed=0)  # B: 300, A: 24
+    most = small_settings(privacy__sketch=150, privacy__secure_sums=True)
+    assert sketch_fault(most, adapter) == "" and sketch_fault(small_settings(), adapter) == ""
+    more = small_settings(privacy__sketch=151, privacy__secure_sums=True)
+    assert sketch_fault(more, adapter) == "privacy.sketch: must be at most half of the 300 numbers of B, received 151"
+    of_a = small_settings(privacy__sketch=100, privacy__secure_sums=True, fedlease__signal="A")
+    assert sketch_fault(of_a, adapter) == "privacy.sketch: must be at most half of the 24 numbers of A, received 100"
+    (said, _) = sum_notes(most)
+    assert "show the server of every client a sketch of its warm-up" in said and "as it is" not in said
 
 
 def test_the_estimate_counts_bytes_as_they_are_masked() -> None:

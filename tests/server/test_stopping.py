@@ -11,7 +11,7 @@ from small import FinishedRuns, rounds_of, scores_of, small_run, small_settings,
 import fedlease
 from fedlease.client.store import Private
 from fedlease.client.worker import ClientWorker
-from fedlease.core.types import AdapterSpec
+from fedlease.core.types import AdapterSpec, ClientModel
 from fedlease.errors import ConfigError
 from fedlease.reporting.means import stopped_words
 from fedlease.reporting.run.reading import read_run
@@ -186,13 +186,13 @@ def test_a_client_that_does_not_answer_is_not_compared() -> None:
 
 def test_private_tensors_of_the_kept_step_come_back() -> None:
     spec, head = AdapterSpec(2, 4.0, 0.0, ("q",)), "head/classifier.weight"
-    private = Private()
+    private, model = Private(), ClientModel(spec, {})
     for step in (1, 2, 3):
         private = private.trained(step, spec, {head: torch.tensor([float(step)])})
         # Step 1 is the best so far; the last one may not be recorded yet.
-        private = private.accepted(step, spec, best=1, undo=True)
+        private = private.accepted(step, model, best=1, undo=True)
     assert {key: float(slots["head"][head]) for key, slots in private.kept.items()} == {"1": 1.0, "2": 2.0}
-    assert [float(private.accepted(step, spec, best=1).slots["head"][head]) for step in (1, 2, 3)] == [1.0, 2.0, 3.0]
+    assert [float(private.accepted(step, model, best=1).slots["head"][head]) for step in (1, 2, 3)] == [1.0, 2.0, 3.0]
     # Once step 3 is known to be recorded, what is not the best goes.
-    assert [*private.accepted(3, spec, best=1).kept] == ["1"] and not private.accepted(3, spec, best=3).kept
-    assert float(private.accepted(9, spec, best=1).slots["head"][head]) == 3.0
+    assert [*private.accepted(3, model, best=1).kept] == ["1"] and not private.accepted(3, model, best=3).kept
+    assert float(private.accepted(9, model, best=1).slots["head"][head]) == 3.0

@@ -10,7 +10,7 @@ from small import rounds_of, small_run, tensors_of
 
 from fedlease.client.store import Private
 from fedlease.core.codec import dumps
-from fedlease.core.types import AdapterSpec, Tensors
+from fedlease.core.types import AdapterSpec, ClientModel, Tensors
 from fedlease.errors import RunFolderError
 from fedlease.storage.checkpoint import Checkpoint
 from fedlease.storage.shelf import OnDisk, Shelf
@@ -27,11 +27,11 @@ def tensors(client: int) -> Tensors:
 def test_of_many_clients_as_many_are_in_memory_as_the_bound_has_room_for(tmp_path: Path) -> None:
     """Ten, and the rest is in two files each, adapter and head; every bit is what it was, and nothing is left."""
     shelf = Shelf(tmp_path / "private", in_memory=10 * EACH + 11)
-    clients = [Private().trained(1, SPEC, tensors(i), shelf).accepted(1, SPEC) for i in range(300)]
+    clients = [Private().trained(1, SPEC, tensors(i), shelf).accepted(1, ClientModel(SPEC, {})) for i in range(300)]
     assert shelf.held == 10 * EACH
     assert len(list(shelf.folder.iterdir())) == 2 * 290
     for i in (0, 9, 10, 299):
-        laid = clients[i].overlay(SPEC, {**tensors(0), "m/B/0": torch.zeros(1)})
+        laid = clients[i].overlay(ClientModel(SPEC, {**tensors(0), "m/B/0": torch.zeros(1)}))
         assert all(laid[name].equal(tensor) for name, tensor in tensors(i).items())
         assert clients[i].names == tensors(i).keys()
     on_disk = clients[299].slots["head"]
@@ -39,8 +39,8 @@ def test_of_many_clients_as_many_are_in_memory_as_the_bound_has_room_for(tmp_pat
     assert shelf(on_disk) is on_disk
     del on_disk, laid
     # A client that has learnt anew: what it had goes, and there is room in memory where one of the first goes.
-    clients[0] = clients[0].trained(2, SPEC, tensors(1), shelf).accepted(2, SPEC)
-    clients[299] = clients[299].trained(2, SPEC, tensors(1), shelf).accepted(2, SPEC)
+    clients[0] = clients[0].trained(2, SPEC, tensors(1), shelf).accepted(2, ClientModel(SPEC, {}))
+    clients[299] = clients[299].trained(2, SPEC, tensors(1), shelf).accepted(2, ClientModel(SPEC, {}))
     gc.collect()
     assert shelf.held == 10 * EACH and len(list(shelf.folder.iterdir())) == 2 * 290
     clients.clear()

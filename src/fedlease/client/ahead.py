@@ -38,7 +38,9 @@ def jobs_of(worker: ClientWorker, request: Request, choice: int | None) -> list[
     """
     if not isinstance(request, Train):
         return []
-    task, client, cache = request.task, worker.client, worker.cache
+    if not request.task.stages:
+        return []
+    task, client, cache = replace(request.task, sketch=None), worker.client, worker.cache
     tensors = _laid_over(worker, request) if task.halves else _received(worker, request, choice)
     if tensors is None or cache.get(cache.step_key(client.data.id, task, tensors), LocalResult) is not None:
         return []
@@ -76,7 +78,7 @@ def scoring_of(worker: ClientWorker, request: Request, choice: int | None) -> Sc
     model, client, cache = request.model, worker.client, worker.cache
     match request:
         case Train():
-            wanted = worker.score_rounds
+            wanted = worker.score_rounds and bool(request.task.stages)
         case Score():
             wanted = True
         case _:
@@ -117,5 +119,5 @@ def _received(worker: ClientWorker, request: Request, choice: int | None) -> Ten
 
 def _laid_over(worker: ClientWorker, request: Request) -> Tensors:
     """The request's tensors with the private ones, as handling it will find them; nothing is accepted yet."""
-    private = worker.private.accepted(request.accepted, request.model.spec, best=request.best)
-    return private.overlay(request.model.spec, request.model.tensors)
+    private = worker.private.accepted(request.accepted, request.model, best=request.best)
+    return private.overlay(request.model)

@@ -1,15 +1,27 @@
 """What local training has come to: the update for the server, and what stays with the client."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from fedlease.client.store import WARMUP_SLOT, Private
+from fedlease.core.adapters import whole
 from fedlease.core.codec import serialisable
-from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors
+from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Measured
 
-__all__ = ["WHOLE", "Ahead", "Half", "LocalResult", "check_learnt", "local_result"]
+__all__ = [
+    "WHOLE",
+    "Ahead",
+    "Half",
+    "LocalResult",
+    "as_asked",
+    "check_learnt",
+    "kept_result",
+    "local_result",
+    "sketched",
+]
 
 
 @dataclass(frozen=True)
@@ -100,3 +112,45 @@ def local_result(
     )
     own = (task.private | {ANCHOR}) & tensors.keys()
     return LocalResult(update, {name: tensors[name] for name in sorted(own)}, steps, seconds)
+
+
+def as_asked(known: LocalResult, task: ClientTask) -> LocalResult:
+    """Another method's result, divided into upload and private tensors as this task asks."""
+    if task.halves:
+        return known
+    tensors = {**known.update.tensors, **known.private}
+    loss = known.update.metrics["loss"]
+    return local_result(known.update.client, task, known.update.num_examples, tensors, loss, known.steps, known.seconds)
+
+
+def kept_result(client: ClientId, task: ClientTask, num_examples: int, private: Private) -> LocalResult:
+    """What a client has kept of its warm-up, as the result of a task that trains nothing.
+
+    Raises:
+        UpdateRefusedError: it has kept none.
+    """
+    if WARMUP_SLOT not in private.slots:
+        raise UpdateRefusedError(client, "it has kept no warm-up")
+    result = local_result(client, task, num_examples, private.overlay(task.model), 0.0, 0, 0.0)
+    return replace(result, update=replace(result.update, metrics={}))  # nothing was trained, so there is no loss
+
+
+def sketched(result: LocalResult, task: ClientTask) -> LocalResult:
+    """A warm-up as it leaves: sketches, while the adapter that they are of stays with the client.
+
+    Args:
+        result: of the task without its sketch; of halves, their A and B.
+        task: as it was asked; one without a sketch leaves the result as it is.
+
+    Raises:
+        UpdateRefusedError: what was trained is not finite.
+    """
+    if task.sketch is None:
+        return result
+    update, heads = result.update, head_names(result.update.tensors)
+    trained = {name: tensor for name, tensor in update.tensors.items() if name not in heads}
+    for name, tensor in sorted(trained.items()):
+        if not bool(torch.isfinite(tensor).all()):
+            raise UpdateRefusedError(update.client, f"{name} holds values that are NaN or infinite after training")
+    sent = {**{name: update.tensors[name] for name in sorted(heads)}, **task.sketch.of(trained)}
+    return replace(result, update=replace(update, tensors=sent), private={**result.private, **whole(trained)})

@@ -24,6 +24,7 @@ from fedlease.client.sum_messages import (
     is_summed,
 )
 from fedlease.core.serialisable import serialisable
+from fedlease.core.sketch import Sketch
 from fedlease.core.types import ClientId
 from fedlease.privacy.masking import (
     SumError,
@@ -59,6 +60,7 @@ class Membership:
         step: of the last sum that it helped to unmask.
         survivors: whose updates were in that.
         summed: whether it has sent a masked update with this method.
+        sketch: how it has sketched its warm-up, or None.
     """
 
     asked: AskKeys | None = None
@@ -71,6 +73,7 @@ class Membership:
     step: int = 0
     survivors: tuple[ClientId, ...] = ()
     summed: bool = False
+    sketch: Sketch | None = None
 
 
 class Notary(Protocol):
@@ -123,6 +126,8 @@ class Member:
                 raise SumError("an update after the warm-up is not sent without masks (privacy.secure_sums)")
             elif self.memory.summed:
                 raise SumError("it sends no warm-up after it has sent masked updates (privacy.secure_sums)")
+            else:
+                self._sketches(request.task.sketch)
         except SumError as error:
             self._end()
             return Refused(str(error))
@@ -152,6 +157,12 @@ class Member:
             total += pair if other > self.client else -pair
         self.memory = replace(memory, stage="masked", summed=True)
         return Masked(replace(reply, update=replace(reply.update, tensors={})), as_bytes(total, asked.width))
+
+    def _sketches(self, sketch: Sketch | None) -> None:
+        if self.memory.sketch is not None and sketch != self.memory.sketch:
+            # Sums by other draws would add up to the warm-up itself.
+            raise SumError("it has sketched its warm-up in another way (privacy.sketch)")
+        self.memory = replace(self.memory, sketch=sketch)
 
     def _keys(self, ask: AskKeys) -> SumKeys:
         members = ask.members

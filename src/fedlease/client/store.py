@@ -7,11 +7,14 @@ import torch
 
 from fedlease.core.codec import serialisable
 from fedlease.core.row_noise import Amount
-from fedlease.core.types import ANCHOR, AdapterSpec, Tensors, head_names
+from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_names
 
-__all__ = ["ELSEWHERE", "HEAD_SLOT", "SPENT", "Private", "is_elsewhere"]
+__all__ = ["ELSEWHERE", "HEAD_SLOT", "SPENT", "WARMUP_SLOT", "Private", "is_elsewhere"]
 
 HEAD_SLOT = "head"
+WARMUP_SLOT = "warm-up"
+"""The slot of a warm-up of which the server has a sketch alone; it goes once a model comes without it."""
+
 ELSEWHERE = "elsewhere"
 """The slot in which a server records a client that keeps its tensors on its own machine: ``accepted``, the last step
 whose update was used, and ``keeps``, 1 where the client keeps anything."""
@@ -29,7 +32,8 @@ class Private:
     """What one client keeps under one method.
 
     A slot is named by what its tensors belong to: the fingerprint of an adapter's spec, or ``"head"``. A head belongs
-    to the client and not to an adapter, so it outlives the change of spec at the allocation.
+    to the client and not to an adapter, so it outlives the change of spec at the allocation. A sketched warm-up has a
+    slot of its own, since what comes after it may have the same spec.
 
     Attributes:
         slots: slot -> tensors of updates that the server used.
@@ -47,7 +51,13 @@ class Private:
     kept: Mapping[str, Mapping[str, Tensors]] = field(default_factory=dict)
 
     def trained(
-        self, step: int, spec: AdapterSpec, tensors: Tensors, keep: Callable[[Tensors], Tensors] = dict
+        self,
+        step: int,
+        spec: AdapterSpec,
+        tensors: Tensors,
+        keep: Callable[[Tensors], Tensors] = dict,
+        *,
+        sketched: bool = False,
     ) -> "Private":
         """A copy in which the private tensors of one more task are pending.
 
@@ -56,14 +66,16 @@ class Private:
             spec: of the adapter that they belong to.
             tensors: by name, those of the head among them.
             keep: puts the tensors of a slot where they stay.
+            sketched: whether they are of a warm-up that was sketched.
         """
         heads = head_names(tensors)
         adapter = {name: tensor for name, tensor in tensors.items() if name not in heads}
-        slots = {spec.fingerprint(): adapter, HEAD_SLOT: {name: tensors[name] for name in sorted(heads)}}
+        own_slot = WARMUP_SLOT if sketched else spec.fingerprint()
+        slots = {own_slot: adapter, HEAD_SLOT: {name: tensors[name] for name in sorted(heads)}}
         return replace(self, step=step, pending={slot: keep(own) for slot, own in slots.items() if own})
 
     def accepted(
-        self, step: int | None, spec: AdapterSpec, *, best: int | None = None, undo: bool = False
+        self, step: int | None, model: ClientModel, *, best: int | None = None, undo: bool = False
     ) -> "Private":
         """What holds now that the server's last used update of this client is known; nothing stays pending.
 
@@ -72,7 +84,7 @@ class Private:
         Args:
             step: in which that update was trained. None: no update was used yet, so whatever lies here is left over
                 from a server that was stopped, and goes.
-            spec: the adapter in use from now on; slots of other adapters go.
+            model: in use from now on; slots of other adapters go.
             best: the step whose slots are kept beside those of the last one.
             undo: whether the server may not have recorded the step yet, so that the slots before it are kept, too.
         """
@@ -85,7 +97,8 @@ class Private:
             slots, at = {**slots, **self.pending}, step
         elif at != step and str(step) in self.kept:
             slots, at = dict(self.kept[str(step)]), step
-        own = {slot: slots[slot] for slot in slots if slot in (HEAD_SLOT, spec.fingerprint())}
+        lasting = (HEAD_SLOT, model.spec.fingerprint(), *([WARMUP_SLOT] if model.warmed else []))
+        own = {slot: slots[slot] for slot in slots if slot in lasting}
         return Private({**own, **self._ledger}, at=at, kept=kept)
 
     @property
@@ -104,17 +117,23 @@ class Private:
     def _ledger(self) -> Mapping[str, Tensors]:
         return {SPENT: self.slots[SPENT]} if SPENT in self.slots else {}
 
-    def overlay(self, spec: AdapterSpec, tensors: Tensors) -> Tensors:
-        """``tensors`` with the private ones laid over those of the same name, and the client's anchor if it has one."""
-        private = {**self.slots.get(spec.fingerprint(), {}), **self.slots.get(HEAD_SLOT, {})}
+    def overlay(self, model: ClientModel) -> Tensors:
+        """A model's tensors with the private ones laid over those of the same name, and the client's anchor if it has
+        one.
+        """
+        private = {**self.slots.get(model.spec.fingerprint(), {}), **self.slots.get(HEAD_SLOT, {})}
+        if model.warmed:
+            private |= self.slots.get(WARMUP_SLOT, {})
         anchor = {ANCHOR: private[ANCHOR]} if ANCHOR in private else {}
-        return {**{name: private.get(name, tensor) for name, tensor in tensors.items()}, **anchor}
+        return {**{name: private.get(name, tensor) for name, tensor in model.tensors.items()}, **anchor}
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of all tensors, pending ones too."""
-        slots = (tensors for slot, tensors in self.slots.items() if slot != SPENT)
-        return frozenset(name for tensors in (*slots, *self.pending.values()) for name in tensors)
+        """Names of all tensors, pending ones too; not of a sketched warm-up, which is laid over models that ask for
+        it alone.
+        """
+        both = (*self.slots.items(), *self.pending.items())
+        return frozenset(name for slot, own in both if slot not in (SPENT, WARMUP_SLOT) for name in own)
 
 
 def is_elsewhere(slots: Mapping[str, Tensors]) -> bool:

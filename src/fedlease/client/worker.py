@@ -22,7 +22,7 @@ from fedlease.client.messages import (
 from fedlease.client.private_replies import disclosed, passes_in, refusal
 from fedlease.client.private_steps import PrivacyTerms
 from fedlease.client.resident import ResidentModel
-from fedlease.client.results import Ahead, LocalResult, local_result
+from fedlease.client.results import Ahead, LocalResult, as_asked, kept_result, sketched
 from fedlease.client.store import Private
 from fedlease.client.training import OnBatch, TrainsTasks
 from fedlease.core.choices import StopMetric
@@ -100,7 +100,7 @@ class ClientWorker:
 
     def _handle(self, request: Request) -> Reply:
         checks = isinstance(request, Score) and request.rows == "valid"
-        self.private = self.private.accepted(request.accepted, request.model.spec, best=request.best, undo=checks)
+        self.private = self.private.accepted(request.accepted, request.model, best=request.best, undo=checks)
         later = request.best is not None and self.private.at not in (None, request.accepted)
         notes = (LOST,) if request.keeps and (later or not self.private.slots) else ()
         match request:
@@ -134,7 +134,7 @@ class ClientWorker:
 
         The candidates of a task on halves are not chosen from.
         """
-        tensors = self.private.overlay(model.spec, model.tensors)
+        tensors = self.private.overlay(model)
         if not model.candidates or halves:
             return tensors, None
         if refit:
@@ -185,8 +185,12 @@ class ClientWorker:
         return self.trainer.resident
 
     def _train(self, request: Train) -> Trained:
-        task, client = request.task, self.client
+        task, client = replace(request.task, sketch=None), self.client
         begun = time.perf_counter()
+        if not task.stages:
+            result = kept_result(client.data.id, task, len(client.train), self.private)
+            self.private = self.private.trained(request.step, task.model.spec, {})
+            return Trained(result.update, None, 0, 0.0, 0.0)
         tensors, choice = self.received(task.model, halves=task.halves, refit=task.refit)
         key = self.cache.step_key(client.data.id, task, tensors)
         known = self.cache.get(key, LocalResult)
@@ -205,8 +209,11 @@ class ClientWorker:
             result = self._trained(task)
             self.cache.put(key, result)
         else:
-            result = _as_asked(known, task)
-        self.private = self.private.trained(request.step, task.model.spec, result.private, self.keep)
+            result = as_asked(known, task)
+        result = sketched(result, request.task)
+        self.private = self.private.trained(
+            request.step, task.model.spec, result.private, self.keep, sketched=request.task.sketch is not None
+        )
         update = replace(result.update, choice=choice)
         return Trained(update, score, result.steps, result.seconds, scored, known is not None, metrics=metrics)
 
@@ -281,15 +288,6 @@ class ClientWorker:
 
     def _measure(self) -> Measured:
         return self._resident.task.measure(self._resident, self.client.test, self.trainer.optimiser.threads)
-
-
-def _as_asked(known: LocalResult, task: ClientTask) -> LocalResult:
-    """Another method's result, divided into upload and private tensors as this task asks."""
-    if task.halves:
-        return known
-    tensors = {**known.update.tensors, **known.private}
-    loss = known.update.metrics["loss"]
-    return local_result(known.update.client, task, known.update.num_examples, tensors, loss, known.steps, known.seconds)
 
 
 def _compact(values: Sequence[float]) -> str | list[float]:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from fedlease.config.privacy import methods_asked, privacy_faults, sum_faults
+from fedlease.config.privacy import methods_asked, privacy_faults, sketch_faults, sum_faults
 from fedlease.config.sections import ranks_differ
 from fedlease.config.tables import LABELLED, known_sources, known_tasks
 from fedlease.core.choices import PLUS, ServerRule
@@ -123,6 +123,7 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
     faults += _task_faults(raw)
     faults += privacy_faults(raw)
     faults += sum_faults(raw)
+    faults += sketch_faults(raw)
     sampled, needed = raw.get("clients_per_round"), raw.get("min_clients", 1)
     if isinstance(sampled, int) and isinstance(needed, int) and needed > sampled >= 1:
         faults.append(f"min_clients: must be at most clients_per_round = {sampled}, received {needed}")

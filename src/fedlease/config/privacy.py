@@ -12,9 +12,10 @@ from fedlease.core.choices import PLUS
 from fedlease.methods.facts import FACTS, kind_of, sums
 from fedlease.methods.registry import CENTRALISED
 
-__all__ = ["PrivacySettings", "methods_asked", "privacy_faults", "sum_faults"]
+__all__ = ["PrivacySettings", "methods_asked", "privacy_faults", "sketch_faults", "sum_faults"]
 
 SINGLE = "needs single updates, which privacy.secure_sums hides"
+SKETCHED = "needs single warm-ups, which privacy.sketch hides"
 NORM, STEP = 10.0, 8.0
 """Defaults of ``bounds.norm`` and ``bounds.step``, which stay for the warm-up."""
 
@@ -34,6 +35,11 @@ class PrivacySettings(Section):
     secure_sums: bool = False
     """Whether the server sees of updates after the warm-up only the sum over each cluster: clients mask them, and the
     masks fall out of the sum. Clusters have three clients or more; smaller ones are joined with the nearest."""
+    sketch: Annotated[int, Field(ge=64)] | None = None
+    """Numbers that a client sends of its warm-up in the place of A and B (``fedlease``, ``fedlease-plus``): random
+    sums, by which clients are grouped. The warm-up itself is summed over its cluster like the updates of rounds, so
+    that the server reads no adapter of a single client. About 12000 group as well as B, whatever the model; at most
+    half of the numbers of B. null sends A and B; needs ``secure_sums``."""
     sum_resolution: Annotated[float, Field(ge=1e-12, le=1e-3)] = 1e-7
     """Unit of the fixed-point numbers that are summed; a mean is off by at most half of it. Finer ones take more
     bytes."""
@@ -99,6 +105,26 @@ def methods_asked(raw: Mapping[str, Any]) -> tuple[Any, ...]:
     """The methods of raw settings, baselines too, whatever they are; ``fedlease`` where none is named."""
     baselines = raw.get("baselines")
     return (raw.get("method", "fedlease"), *(baselines if isinstance(baselines, list | tuple) else ()))
+
+
+def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that need the warm-ups of single clients."""
+    if (numbers := _of(raw, "privacy", "sketch")) is None:
+        return
+    if _of(raw, "privacy", "secure_sums") is not True:
+        yield (
+            f"privacy.sketch: needs privacy.secure_sums, which sums the warm-ups that clients then keep, received "
+            f"{numbers!r}"
+        )
+    for name in sorted({*map(str, methods_asked(raw))} & {"fed-sb"}):
+        yield f"method: {name} {SKETCHED}"
+    if raw.get("head") == "shared":
+        yield f"head: must be local or frozen, since a shared head {SKETCHED}, received 'shared'"
+    for method in sorted({"fedlease", "fedlease-plus"} & {*map(str, methods_asked(raw))}):
+        section = method.replace("-", "_")
+        for key, allowed in (("early_groups", False), ("expert_start", "cluster")):
+            if (value := _of(raw, section, key)) not in (None, allowed):
+                yield f"{section}.{key}: {SKETCHED}; must be {allowed}, received {value!r}"
 
 
 def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:

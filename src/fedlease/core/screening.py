@@ -75,6 +75,8 @@ class Change:
 def start_of(task: ClientTask, choice: int | None) -> dict[str, Tensor]:
     """What the uploaded tensors were before training, under the names of the upload."""
     model, names = task.model, task.upload
+    if task.sketch is not None:
+        return task.expected
     if task.halves:
         one, other = model.candidates or ({}, {})
         own = {name: {**model.tensors, **one}[name] for name in names}
@@ -96,7 +98,8 @@ def beyond_the_step(task: ClientTask, update: ClientUpdate, rows: int, bounds: B
 
     A value w changes by at most n lr (c + weight decay x max |w|) in n steps, with c of ``bounds.step``.
     """
-    if bounds.step is None:
+    if bounds.step is None or task.sketch is not None:
+        # Unit matrices do not tell how far they went, and the server scales sketches to one length.
         return ""
     steps = bounds.steps(task, rows)
     for name, tensor in sorted(start_of(task, update.choice).items()):
@@ -126,7 +129,7 @@ def copied(task: ClientTask, update: ClientUpdate) -> str:
         if apart(update.tensors, tensors) <= SAME * moved:
             return f"it is a copy of {what} that it was sent (bounds.copies)"
     if task.halves:
-        halves = second_half({name: update.tensors[name] for name in task.upload})
+        halves = second_half({name: update.tensors[name] for name in start})
         own = {name: update.tensors[name] for name in halves}
         if halves and apart(own, halves) <= SAME * moved:
             return "the adapters of the two halves of its rows are one and the same (bounds.copies)"

@@ -16,6 +16,7 @@ from fedlease.core.budget import Budget
 from fedlease.core.local_term import LocalTerm
 from fedlease.core.names import ClientId
 from fedlease.core.serialisable import serialisable
+from fedlease.core.sketch import Sketch
 from fedlease.core.tensor_names import ANCHOR, HEAD, TensorName, Tensors, head_names, second_half
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ClientUpdate",
     "LocalTerm",
     "Mixer",
+    "Sketch",
     "Stage",
     "TensorName",
     "Tensors",
@@ -111,12 +113,14 @@ class ClientModel:
             task on halves, what each half continues from.
         kept: names of tensors that a client keeps as it has received them from one request to the next, as the methods'
             papers have it: one travels only to clients that do not have it as it is.
+        warmed: whether the client lays its own warm-up over it, of which the server has a sketch alone.
     """
 
     spec: AdapterSpec
     tensors: Tensors
     candidates: tuple[Tensors, ...] = ()
     kept: frozenset[str] = frozenset()
+    warmed: bool = False
 
     def names(self, kinds: str, expert: int = 0) -> frozenset[str]:
         """The names of some kinds of tensors (letters): A and B of one expert, and G, which belongs to all."""
@@ -149,7 +153,7 @@ class ClientTask:
         phase: ``"warmup"`` (every client is asked once) or a name of the method's choice (clients are sampled).
         round: 0 for warm-up, then 1, 2, ...
         model: what the client starts from.
-        stages: trained one after another.
+        stages: trained one after another; none where what the client has kept of its warm-up goes back as it is.
         upload: names that go back to the server. Trained and not uploaded means private, and so is an anchor.
         halves: whether the stages are trained twice, on two halves of the client's rows, both from the received model
             and its initial head. The A and B of the second half are uploaded as expert 1, of other tensors the mean.
@@ -158,6 +162,7 @@ class ClientTask:
         term: what is added to the loss of every batch; the loss that is reported is without it.
         gradients: whether the mean gradients of uploaded A, B and G over all batches go back, too: of the loss without
             the term, before clipping. Under plain SGD without a term that is (w0 - w) / (steps x learning rate).
+        sketch: what goes back in the place of the uploaded A and B, which then stay with the client; None: they do.
     """
 
     phase: str
@@ -169,6 +174,7 @@ class ClientTask:
     refit: bool = False
     term: LocalTerm | None = None
     gradients: bool = False
+    sketch: Sketch | None = None
 
     @property
     def trainable(self) -> frozenset[str]:
@@ -177,8 +183,8 @@ class ClientTask:
 
     @property
     def private(self) -> frozenset[str]:
-        """Trained and not uploaded: these stay with the client."""
-        return self.trainable - self.upload
+        """Trained and not uploaded, or sketched alone: these stay with the client."""
+        return self.trainable - (self.upload if self.sketch is None else head_names(self.upload))
 
     @property
     def gradient_names(self) -> dict[str, str]:
@@ -190,6 +196,8 @@ class ClientTask:
     def expected(self) -> dict[str, Tensor]:
         """Name of every tensor that goes back -> one of the same shape and type."""
         like = {name: self.model.tensors[name] for name in sorted(self.upload)}
+        if self.sketch is not None:
+            like = {**{name: like[name] for name in sorted(head_names(like))}, **self.sketch.like(like)}
         gradients = {gradient: like[name] for name, gradient in self.gradient_names.items()}
         return {**like, **gradients, **second_half(like)} if self.halves else {**like, **gradients}
 

@@ -81,20 +81,28 @@ def _tensor_fault(tensor: Tensor, shape: tuple[int, ...]) -> str:
 
 
 @guarded
-def task_fault(task: ClientTask, private: Collection[str]) -> str:
+def task_fault(task: ClientTask, private: Collection[str], *, masked: bool = False) -> str:
     """Why a node does not do a task although its model fits.
 
     Args:
         task: whose form is right.
         private: names of the client's private tensors of this run.
+        masked: whether the update is to leave in a secure sum.
     """
     names = task.model.tensors.keys()
     for what, given in (("trainable", task.trainable), ("upload", task.upload)):
         if strange := sorted(given - names):
             return f"{what} names tensors that its model does not have: {shown(strange)}"
     # A tensor that is not trained has its private value laid over it, and would leave as it is.
-    if strange := sorted(task.upload - task.trainable):
+    if task.model.warmed and task.stages:
+        return "what a client has kept of its warm-up is not trained further"
+    kept = task.model.names("AB") if task.model.warmed else frozenset()
+    if strange := sorted(task.upload - task.trainable - kept):
         return f"upload names tensors that are not trained: {shown(strange)}"
+    if kept:  # which a client that masks its updates gives to a sum alone
+        return "" if masked else "a warm-up that was sketched is not sent without masks (privacy.secure_sums)"
+    if task.sketch is not None and (strange := sorted(task.upload - task.model.names("AB"))):
+        return f"upload names tensors that are not sketched: {shown(strange)}"
     if strange := sorted(task.upload & {*private}):
         return f"upload names private tensors of this run: {shown(strange)}"
     slope = {} if task.term is None else task.term.slope

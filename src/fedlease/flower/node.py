@@ -241,14 +241,14 @@ class Node:
         if self.max_tasks is not None and stored.tasks >= self.max_tasks:
             said = f"it has done {stored.tasks} tasks for this run and does no more (max-rounds)"
             raise RulesError([("max-rounds", said)])
-        return task_fault(request.task, stored.private.names)
+        return task_fault(request.task, stored.private.names, masked=request.masking is not None)
 
     def _write_model(self, run: str, finish: Finish, worker: ClientWorker, scores: FinalScores) -> tuple[str, ...]:
         """Writes the client's own model; a failure is a note, since scores must not be lost by it."""
         if self.models is None:
             return ()
         out, model = self.models / finish.method, finish.model
-        tensors = worker.private.overlay(model.spec, model.tensors)
+        tensors = worker.private.overlay(model)
         if scores.choice is not None:
             tensors = {**tensors, **model.candidates[scores.choice]}
         own = replace(model, tensors=tensors, candidates=())

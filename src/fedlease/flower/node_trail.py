@@ -104,7 +104,10 @@ class NodeTrail:
                 case Trained():
                     update = reply.update
                     about = {"phase": update.phase, "round": update.round, "rows": update.num_examples, **_spent(reply)}
-                    trail.tensors("left", update.tensors, client=self.client, what="update", **about)
+                    request = message.request
+                    sketched = isinstance(request, Train) and request.task.sketch is not None
+                    what = "sketch of a warm-up" if sketched else "update"
+                    trail.tensors("left", update.tensors, client=self.client, what=what, **about)
                 case Masked(trained, values):
                     about = {"phase": trained.update.phase, "round": trained.update.round, **_spent(trained)}
                     about |= {"bytes": values.nbytes, "content_sha256": digest(values.numpy().tobytes())}

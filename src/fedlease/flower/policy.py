@@ -18,6 +18,7 @@ from fedlease.flower.bounds import NAME, shown
 from fedlease.flower.messages import Envelope
 from fedlease.flower.validation import models_of
 from fedlease.methods.registry import METHODS, added_methods
+from fedlease.methods.warmup import WARMUP
 from fedlease.models.sources import SHORT_NAMES
 from fedlease.storage.environment import is_identity
 
@@ -98,6 +99,8 @@ class NodePolicy(Section):
     """Likewise for the sum of ``privacy.delta``."""
     secure_sums: Annotated[bool, Field(strict=True)] = False
     """Whether ``privacy.secure_sums`` is demanded: no update after the warm-up leaves without masks."""
+    max_sketch: Positive | None = None
+    """Whether ``privacy.sketch`` is demanded, with at most so many numbers; None: a warm-up may leave as it is."""
 
     def applied(self, settings: Settings, *, with_path: bool) -> Settings:
         """The settings as the node uses them: its own columns, and ``data.path`` only where the node reads it."""
@@ -172,6 +175,15 @@ class NodePolicy(Section):
                 ("round", task.round, self.max_rounds, "max-rounds"),
                 ("step", request.step, 10 * self.max_rounds, "max-rounds"),
             ]
+            if task.phase == WARMUP and task.upload and self.max_sketch is not None:
+                numbers = sum(tensor.numel() for tensor in task.expected.values()) // (2 if task.halves else 1)
+                # A whole number in each module may come to a few more.
+                most = self.max_sketch + len(task.model.spec.target_modules)
+                if task.sketch is None or numbers > most:
+                    yield (
+                        "max-sketch",
+                        f"a warm-up: leaves as a sketch of at most {self.max_sketch} numbers (max-sketch)",
+                    )
             if kinds := {_kind(name) for name in task.upload} - {*self.uploads}:
                 own, asked = ", ".join(self.uploads) or "nothing", ", ".join(sorted(kinds))
                 yield "uploads", f"upload: {own} may leave this node (uploads), asked for {asked}"
@@ -235,6 +247,9 @@ class NodePolicy(Section):
         given = settings.privacy
         if self.secure_sums and not given.secure_sums:
             yield "secure-sums", "privacy.secure_sums: must be true (secure-sums), received False"
+        if self.max_sketch is not None and not 0 < (given.sketch or 0) <= self.max_sketch:
+            asked_for = shown(given.sketch)
+            yield "max-sketch", f"privacy.sketch: must be at most {self.max_sketch} (max-sketch), received {asked_for}"
         # Without an epsilon there is no noise, whatever delta is.
         asked = (None, None) if given.epsilon is None else (given.epsilon, given.delta)
         bounds = (

@@ -43,6 +43,9 @@ SAMPLE_KEYS = {"prompt", "reference", "base", "answer"}
 MOST_MODULES = 10_000
 """Modules that an adapter may adapt."""
 
+MOST_NUMBERS = 10**6
+"""Numbers per module of a sketch."""
+
 MOST_EPSILON = 1000.0
 """Largest epsilon that a client may report as spent."""
 
@@ -93,9 +96,13 @@ def form_fault(message: Any) -> str:
 
 
 def _task_form(task: ClientTask) -> str:
-    fault = broken(task, {"phase": PHASE, "round": WHOLE, "stages": Rule("at least one", bool)})
+    stages = Rule("at least one, unless a warm-up that was kept is asked for", lambda given: given or task.model.warmed)
+    fault = broken(task, {"phase": PHASE, "round": WHOLE, "stages": stages})
     if not fault and task.halves and (task.model.spec.num_experts > 1 or len(task.model.candidates) not in (0, 2)):
         fault = "halves are trained from a single adapter, or from one candidate each"
+    if not fault and task.sketch is not None:
+        seed = Rule("a number below 2 ** 64", lambda value: 0 <= value < 2**64)
+        fault = broken(task.sketch, {"numbers": count(1, MOST_NUMBERS), "seed": seed})
     if not fault and task.term is not None:
         size = number(0, MAX_VALUE)
         fault = broken(task.term, {"pull": size, "tail": size, "kept": WHOLE, "apart": size})
@@ -176,7 +183,9 @@ def update_fault(
         "summed": count(0, MOST_MEMBERS if summed else 0),
         "metrics": NO_METRICS | _metrics(learnt, loss=False),
     }
-    if fault := broken(answer, rules) or broken(update, {"metrics": NO_METRICS if private else LOSS_ALONE}):
+    if fault := broken(answer, rules) or broken(
+        update, {"metrics": LOSS_ALONE if task.stages and not private else NO_METRICS}
+    ):
         return fault
     try:
         check_update(task, card.id, update, expected_examples=card.train_rows)

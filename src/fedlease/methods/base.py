@@ -138,6 +138,7 @@ class Terms:
             :data:`fedlease.methods.registry.OWN_RANKS` leave them to :class:`fedlease.methods.ranks.WithRanks`.
         same_passes: whether a client's passes may not depend on its rows, as where noise is found beforehand.
         least: clients of a group that is allocated; smaller ones are joined with the nearest.
+        sketch: numbers that a client sends of a warm-up in its place; None: the warm-up itself.
     """
 
     budget: Budget
@@ -149,6 +150,7 @@ class Terms:
     ranks: Ranks | None = None
     same_passes: bool = False
     least: int = 1
+    sketch: int | None = None
 
 
 Builder = Callable[..., Method]

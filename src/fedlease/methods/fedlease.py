@@ -4,8 +4,9 @@ Wang, Bian, Zhang, Xu: Adaptive LoRA Experts Allocation and Selection for Federa
 https://arxiv.org/abs/2509.15087
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from fedlease.core.adapters import b_matrices, initial_router, renumber
 from fedlease.core.aggregate import ClusterMeans, client_weights
 from fedlease.core.allocate import joined
-from fedlease.core.choices import Linkage, RouterStart, Weighting
+from fedlease.core.choices import Linkage, RouterStart, Signal, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.placement import centroids
 from fedlease.core.types import (
@@ -23,19 +24,22 @@ from fedlease.core.types import (
     ClientModel,
     ClientTask,
     ClientUpdate,
+    Sketch,
     Stage,
     TensorName,
     Tensors,
 )
-from fedlease.core.wording import listed
+from fedlease.core.wording import expert_name, listed
 from fedlease.errors import RunFailedError
 from fedlease.methods.base import CommonState, by_client
 from fedlease.methods.fedlease_groupings import ByClusters, Grouping
-from fedlease.methods.warmup import WARMUP
+from fedlease.methods.warmup import WARMUP, WARMUP_TRIES
 
-__all__ = ["EXPERTS", "FedLease", "FedLeaseState"]
+__all__ = ["EXPERTS", "START", "FedLease", "FedLeaseState"]
 
 EXPERTS = "experts"
+START = "start"
+"""The phase between warm-up and rounds in which clients whose warm-ups were sketched give them to their clusters."""
 
 
 @serialisable
@@ -46,10 +50,14 @@ class FedLeaseState(CommonState):
     Attributes:
         seed: root seed, for routers and groupings.
         routers: one router per cluster; empty dicts when M = 1 or nothing is routed.
+        begun: cluster -> the mean of its warm-ups, of sketched ones, until all clusters have theirs.
+        starts: how often they were asked for.
     """
 
     seed: int
     routers: tuple[Tensors, ...] = ()
+    begun: Mapping[int, Tensors] = field(default_factory=dict)
+    starts: int = 0
 
 
 class Means(Protocol):
@@ -84,6 +92,9 @@ class FedLease:
             expert alone.
         columns: of every B, which late clients are placed by; None: all.
         least: clients of a cluster; smaller ones are joined with the nearest.
+        sketch: numbers, over all modules, that a client sends of its warm-up in the place of A and B; None: these. The
+            first experts are then asked for once the clusters are known.
+        signal: what is sketched.
     """
 
     budget: Budget
@@ -96,6 +107,8 @@ class FedLease:
     router_start: RouterStart | None = "random"
     columns: int | None = None
     least: int = 1
+    sketch: int | None = None
+    signal: Signal = "B"
 
     averaged: ClassVar[tuple[str, ...]] = ("experts", "routers")
 
@@ -118,24 +131,30 @@ class FedLease:
         if state.round > self.last_round:
             return None
         if client not in state.assignment:
-            return state.warmup.task(client, state.adapter, self.budget, state.round)
+            task = state.warmup.task(client, state.adapter, self.budget, state.round)
+            return task and replace(task, sketch=self._sketch(state))
         model = self.model(state, client)
+        if not state.experts:
+            known = state.assignment[client] in state.begun
+            return None if known else ClientTask(START, state.round, model, (), upload=model.names("AB"))
         trained = model.names("AB", model.spec.own) | model.names("G")
         return ClientTask(EXPERTS, state.round, model, (Stage(trained, self.budget.local_epochs),), upload=trained)
 
     def aggregate(
         self, state: FedLeaseState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedLeaseState:
-        """Phase 1 collects, and allocates once everyone has answered; phase 2 takes a mean within each cluster."""
+        """Phase 1 collects, and allocates once everyone has answered; phase 2 takes a mean within each cluster.
+
+        After sketches, the first experts come in between.
+        """
         updates = by_client(updates)
         if state.allocation is None:
             state = replace(state, warmup=state.warmup.collect(updates, absent))
             return state if state.warmup.pending(state.clients) else self._allocate(state)
         state = _placed(state, [update for update in updates if update.phase == WARMUP])
-        trained = {update.client: update for update in updates if update.phase == EXPERTS}
-        uploads = {client: renumber(update.tensors, 0) for client, update in trained.items()}
-        weights = client_weights({client: update.num_examples for client, update in trained.items()}, self.weights)
-        means = self.means(uploads, weights, state.assignment)
+        means = self._means([update for update in updates if update.phase != WARMUP], state.assignment)
+        if not state.experts:
+            return self._begin(state, {**state.begun, **means})
         # What nobody uploaded stays: the expert of a cluster that did not answer, a router that is private.
         new = [_split(means.get(expert, {})) for expert in range(len(state.experts))]
         return replace(
@@ -148,6 +167,8 @@ class FedLease:
     def model(self, state: FedLeaseState, client: ClientId) -> ClientModel:
         """All M experts with the client's own marked, and its cluster's router; before that, its warm-up."""
         spec = state.adapter.spec
+        if self.sketch is not None and (client not in state.assignment or not state.experts):
+            return replace(state.adapter, warmed=True)
         if client not in state.assignment:
             return ClientModel(spec, state.warmup.results.get(client, state.adapter.tensors))
         own = state.assignment[client]
@@ -172,7 +193,8 @@ class FedLease:
         uploads: Mapping[ClientId, Tensors],
         warmups: Mapping[ClientId, Mapping[str, Tensor]],
     ) -> FedLeaseState:
-        """Groups the clients; every cluster has the mean of its uploads as expert, and a router that begins.
+        """Groups the clients; every cluster has the mean of its uploads as expert, and a router that begins. Of
+        sketched warm-ups the experts are still to come.
 
         Args:
             state: before.
@@ -181,25 +203,54 @@ class FedLease:
         """
         rule = {"max_experts": self.max_experts, "min_silhouette": self.min_silhouette, "linkage": self.linkage}
         allocation = _warned(joined(self.grouping(uploads, state.seed, **rule), self.least), self.means.needs)
-        count, assignment = allocation.num_experts, dict(allocation.assignment)
-        means = self.means(uploads, client_weights(state.clients, self.weights), assignment)
-        start = self.router_start if count > 1 else None
-        router = {} if start is None else initial_router(state.adapter, count, state.seed, start)
-        return replace(
-            state,
-            allocation=allocation,
-            centroids=centroids(warmups, assignment, self.columns),
-            assignment=assignment,
-            experts=tuple(means[expert] for expert in range(count)),
-            routers=(router,) * count,
-        )
+        assignment = dict(allocation.assignment)
+        known = centroids(warmups, assignment, self.columns)
+        state = replace(state, allocation=allocation, centroids=known, assignment=assignment)
+        if self.sketch is not None:
+            return state
+        return self._with_experts(state, self.means(uploads, client_weights(state.clients, self.weights), assignment))
 
     def _allocate(self, state: FedLeaseState) -> FedLeaseState:
         warmups = state.warmup.results
         if not warmups:
             raise RunFailedError("no client's warm-up could be used: there is nothing to allocate experts from")
         b = {client: b_matrices(tensors) for client, tensors in warmups.items()}
-        return self.grouped(replace(state, round=1, warmup=state.warmup.used()), warmups, b)
+        first = 1 if self.sketch is None else 0
+        return self.grouped(replace(state, round=first, warmup=state.warmup.used()), warmups, b)
+
+    def _begin(self, state: FedLeaseState, means: Mapping[int, Tensors]) -> FedLeaseState:
+        """Round 1 with these experts; a cluster whose warm-ups have not come is asked once more."""
+        allocation = state.allocation
+        assert allocation is not None  # warm-ups are asked for by cluster
+        state = replace(state, begun=means, starts=state.starts + 1)
+        lacking = [expert for expert in range(allocation.num_experts) if expert not in means]
+        if lacking and state.starts < WARMUP_TRIES:
+            return state
+        common = {name: state.adapter.tensors[name] for name in sorted(state.adapter.names("AB"))}
+        notes = [
+            f"{expert_name(expert)} begins from the common adapter: the warm-ups of its clients could not be summed"
+            for expert in lacking
+        ]
+        state = replace(state, round=1, begun={}, notes=(*state.notes, *notes))
+        return self._with_experts(state, {**dict.fromkeys(lacking, common), **means})
+
+    def _with_experts(self, state: FedLeaseState, means: Mapping[int, Tensors]) -> FedLeaseState:
+        count = len(means)
+        start = self.router_start if count > 1 else None
+        router = {} if start is None else initial_router(state.adapter, count, state.seed, start)
+        return replace(state, experts=tuple(means[expert] for expert in range(count)), routers=(router,) * count)
+
+    def _means(
+        self, updates: Sequence[ClientUpdate], assignment: Mapping[ClientId, int]
+    ) -> dict[int, dict[str, Tensor]]:
+        uploads = {update.client: renumber(update.tensors, 0) for update in updates}
+        weights = client_weights({update.client: update.num_examples for update in updates}, self.weights)
+        return self.means(uploads, weights, assignment)
+
+    def _sketch(self, state: FedLeaseState) -> Sketch | None:
+        if self.sketch is None:
+            return None
+        return Sketch(math.ceil(self.sketch / len(state.adapter.spec.target_modules)), self.signal, state.seed)
 
 
 def _placed(state: FedLeaseState, late: Sequence[ClientUpdate]) -> FedLeaseState:

@@ -17,9 +17,10 @@ from fedlease.core.choices import Signal, Unsure
 from fedlease.core.codec import serialisable
 from fedlease.core.directions import group_directions
 from fedlease.core.merging import SURE
+from fedlease.core.sketch import is_sketch
 from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.core.wording import counted, listed
-from fedlease.methods.fedlease import FedLease, FedLeaseState
+from fedlease.methods.fedlease import EXPERTS, START, FedLease, FedLeaseState
 from fedlease.methods.fedlease_similarity import FEW_ROWS, BySimilarity
 from fedlease.methods.warmup import WARMUP, warmup_stages
 from fedlease.methods.wrapper import Wrapper, WrapperState
@@ -107,6 +108,8 @@ class Halves(Wrapper):
             return None
         if task.phase == WARMUP:
             return self._warmup(state, client, task)
+        if task.phase == START:
+            return task
         if state.round <= self._rounds_ahead(state, client):
             return None
         lacking = max(0, self.budget.warmup_epochs - state.passes.get(client, 0))
@@ -132,7 +135,7 @@ class Halves(Wrapper):
                     halves[update.client] = update.tensors
                 if state.allocation is None:
                     update = replace(update, tensors=whole(update.tensors))
-            else:
+            elif update.phase == EXPERTS:
                 passes[update.client] = max(passes.get(update.client, 0), self.budget.warmup_epochs)
                 if update.choice is not None:
                     # The first two candidates are what the client has learnt itself.
@@ -155,6 +158,10 @@ class Halves(Wrapper):
         state = replace(
             state, inner=after, halves=halves, passes=passes, unsure=state.unsure.difference(chosen), found=found
         )
+        if after.experts and not inner.experts:
+            # A round that nobody has passes left for would be empty.
+            after = replace(after, round=1 + min(self._rounds_ahead(state, client) for client in state.clients))
+            state = replace(state, inner=after)
         if inner.allocation is not None:
             needed = {c: t for c, t in halves.items() if c not in after.assignment or c in state.unsure}
             return replace(state, halves=needed)
@@ -175,8 +182,9 @@ class Halves(Wrapper):
 
     def model(self, state: HalvesState, client: ClientId) -> ClientModel:
         """FedLEASE's; before the allocation what its halves have learnt."""
-        if client in state.halves and client not in state.assignment:
-            return ClientModel(state.adapter.spec, whole(state.halves[client]))
+        known = state.halves.get(client)
+        if known is not None and client not in state.assignment and not is_sketch(known):
+            return ClientModel(state.adapter.spec, whole(known))
         return self.method.model(state.inner, client)
 
     def _warmup(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:

@@ -63,9 +63,11 @@ def build(
     The settings hold together: :func:`fedlease.config.faults.cross_faults` refuses those that do not.
     """
     mean, needs = MEANS[average](trim), outvoting(average, trim)
+    # A sketch stands in the place of B, whatever it is of.
+    compared: Signal = signal if terms.sketch is None else "B"
     groupings: dict[GroupingName, Any] = {
         "similarity": BySimilarity,
-        "clusters": lambda: ByClusters(signal, clustering, num_experts),
+        "clusters": lambda: ByClusters(compared, clustering, num_experts),
         "clients": PerClient,
         "random": lambda: Random(num_experts or 1),
         "given": lambda: Given(assignment or {}),
@@ -83,10 +85,12 @@ def build(
         router_start=router_start if routed else None,
         columns=terms.columns,
         least=terms.least,
+        sketch=terms.sketch,
+        signal=signal,
     )
     method: Method = paper if reallocate is None or halves else Reallocate(paper, reallocate)
     if halves:
-        method = Halves(paper, grouping == "similarity", signal, early_groups, unsure, same_passes=terms.same_passes)
+        method = Halves(paper, grouping == "similarity", compared, early_groups, unsure, same_passes=terms.same_passes)
         if reallocate is not None:
             method = JoinLater(method, reallocate)
     if routed and (top_k is not None or not renormalise or router == "client"):

@@ -9,6 +9,7 @@ import torch
 from fedlease.core.adapters import renumber, whole
 from fedlease.core.choices import RouterStart
 from fedlease.core.codec import serialisable
+from fedlease.core.sketch import is_sketch
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, TensorName, Tensors
 from fedlease.core.wording import counted
 from fedlease.methods.base import by_client
@@ -254,7 +255,7 @@ class KeepOut(Wrapper):
 
     def model(self, state: KeepOutState, client: ClientId) -> ClientModel:
         """A client that is kept out has its warm-up in the meantime."""
-        if client in state.kept_out:
+        if client in state.kept_out and not is_sketch(state.kept_out[client]):
             return ClientModel(state.adapter.spec, whole(state.kept_out[client]))
         return self.method.model(state.inner, client)
 

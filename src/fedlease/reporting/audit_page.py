@@ -55,14 +55,17 @@ def _protection(lines: Lines) -> str:
     begun = [line for line in lines if line["kind"] == "began"]
     noise = sorted({_promise(line.get("epsilon"), line.get("delta")) for line in begun}) or [_promise(None, None)]
     said = f"Differential privacy: {'; at another beginning '.join(noise)}."
-    alone = sum(line["kind"] == "received" and line["bytes"] > 0 for line in lines)
+    single = [line for line in lines if line["kind"] == "received" and line["bytes"] > 0]
+    sketches = sum(line.get("sketch", False) for line in single)
+    alone = counted(len(single) - sketches, "update")
+    alone += f" and {counted(sketches, 'sketch', 'sketches')}" if sketches else ""
     summed = sum(line["kind"] == "summed" for line in lines)
     sums = "Secure sums: none, the server reads every update."
     if summed:
         least = min(line["clients"] for line in lines if line["kind"] == "summed")
         sums = (
             f"Secure sums: {counted(summed, 'update')} came masked, and the server read only sums, each of {least} "
-            f"clients or more; {counted(alone, 'update')}, of warm-ups, it read one by one."
+            f"clients or more; {alone}, of warm-ups, it read one by one."
         )
     return f"{said} {sums} The page on security says what that means."
 
@@ -82,7 +85,15 @@ def _clients(lines: Lines) -> list[str]:
         own = [line for line in lines if line.get("client") == client]
         sent, received = ([line for line in own if line["kind"] == kind] for kind in ("sent", "received"))
         summed = [line for line in own if line["kind"] == "summed"]
-        kinds = sorted({_kind(name) for line in received + summed for name in layouts.get(line["layout"], ())})
+        kinds = sorted(
+            {
+                _kind(name)
+                for line in received + summed
+                for name in layouts.get(line["layout"], ())
+                if not line.get("sketch")
+            }
+            | {"sketch" for line in received if line.get("sketch")}
+        )
         card = cards.get(client, {})
         rows.append(
             (

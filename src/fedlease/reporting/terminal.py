@@ -124,7 +124,8 @@ class Terminal:
             loss = f"train loss {sum(losses) / len(losses):.3f} ({len(losses)} of {counted(total, 'client')}), "
         # A dash says that nobody was asked this time; where no round is scored there is nothing to say.
         over = f" ({record['averaged']} of {counted(total, 'client')})" if score is not None else ""
-        scored = f"model received scores {percent(score)}{over}, " if self._scored else ""
+        # Where warm-ups are summed nothing is trained, and nothing scored.
+        scored = f"model received scores {percent(score)}{over}, " if self._scored and (losses or score) else ""
         valid = ""
         if "valid" in record:
             found = record["valid"]

@@ -32,6 +32,7 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         ranks=Ranks(lora.default, lora.ranks) if lora.ranks else None,
         same_passes=settings.privacy.epsilon is not None,
         least=LEAST if settings.privacy.secure_sums else 1,
+        sketch=settings.privacy.sketch,
     )
     method = make_method(name, terms, settings.of_method(name))
     # Means of products have no A and B that could be stepped towards.

@@ -15,7 +15,7 @@ from fedlease.methods.registry import CENTRALISED
 from fedlease.runs.building import methods_of
 from fedlease.runs.open import Loaded, participation_of
 from fedlease.runs.privacy import terms_of
-from fedlease.runs.sums import sum_fault
+from fedlease.runs.sums import sketch_fault, sum_fault
 from fedlease.server.filters import make_filters
 from fedlease.server.schedule import make_schedule
 
@@ -52,6 +52,7 @@ def check_fit(
     faults = [participation_of(settings).quorum_fault(len(weights), waves=waves)]
     faults.append(_schedule_fault(settings))
     faults.append(sum_fault(settings, len(weights)))
+    faults.append(sketch_fault(settings, adapter))
     faults += [settings.lora.fault_of(client) for client in sorted(cards)]
     if others is not None:
         known = {*cards, *others, DEFAULT}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fedlease.client.secure_sums import Member
 from fedlease.client.sum_messages import LEAST
 from fedlease.config.settings import Settings
-from fedlease.core.types import ClientId
+from fedlease.core.types import ClientId, ClientModel
 from fedlease.core.wording import counted
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError
@@ -14,7 +14,7 @@ from fedlease.server.group_sum import Rules
 from fedlease.server.secure_sums import Asking, SecureSums
 from fedlease.server.transport import Transport
 
-__all__ = ["members_of", "rules_of", "sum_fault", "sum_notes", "with_sums"]
+__all__ = ["members_of", "rules_of", "sketch_fault", "sum_fault", "sum_notes", "with_sums"]
 
 
 def rules_of(settings: Settings) -> Rules | None:
@@ -66,6 +66,19 @@ def sum_fault(settings: Settings, learners: int) -> str:
     return ""
 
 
+def sketch_fault(settings: Settings, adapter: ClientModel) -> str:
+    """Why warm-ups cannot be sketched; empty where they can, or need not be."""
+    if (numbers := settings.privacy.sketch) is None:
+        return ""
+    for name in ("fedlease", "fedlease-plus"):
+        if name in (settings.method, *settings.baselines):
+            kind = "A" if settings.of_method(name)["signal"] == "A" else "B"
+            whole = sum(adapter.tensors[tensor].numel() for tensor in adapter.names(kind))
+            if 2 * numbers > whole:
+                return f"privacy.sketch: must be at most half of the {whole} numbers of {kind}, received {numbers}"
+    return ""
+
+
 def sum_notes(settings: Settings) -> list[str]:
     """Plain sentences about what secure sums do not cover."""
     given = settings.bounds
@@ -74,6 +87,9 @@ def sum_notes(settings: Settings) -> list[str]:
     notes = [
         "privacy.secure_sums covers rounds: a method with a warm-up sends every client's warm-up as it is, and scores "
         "and losses are always a client's own"
+        if settings.privacy.sketch is None
+        else "privacy.sketch and privacy.secure_sums show the server of every client a sketch of its warm-up, and its "
+        "scores and losses; adapters it sees as means alone"
     ]
     if given.norm is not None or given.step is not None or given.copies:
         notes.append(

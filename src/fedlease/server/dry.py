@@ -130,7 +130,7 @@ class DryTransport:
                 return
             self.done.add(step)
         self.work.trained += sum(stage.epochs for stage in task.stages) * card.train_rows
-        self.work.scored += card.test_rows if self.score_rounds else 0
+        self.work.scored += card.test_rows if self.score_rounds and task.stages else 0
 
     def _update(self, client: ClientId, task: ClientTask) -> ClientUpdate:
         number = sorted(self.cards).index(client)

@@ -1,13 +1,14 @@
 """The server's record of which updates were used, and of the private tensors that a checkpoint holds."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from fedlease.client.store import ELSEWHERE, Private
 from fedlease.client.worker import ClientWorker
-from fedlease.core.types import AdapterSpec, ClientId, ClientTask, Tensors
+from fedlease.core.types import ClientId, ClientModel, ClientTask, Tensors
 from fedlease.errors import RunFolderError
 from fedlease.server.memories import Memories
 from fedlease.storage.saved import Best, Saved
@@ -53,20 +54,21 @@ class Ledger:
         self._best = {client: int(record["accepted"]) for client, record in there.items()}
 
     def accept(
-        self, step: int, tasks: Mapping[ClientId, ClientTask], spec_of: Callable[[ClientId], AdapterSpec]
+        self, step: int, tasks: Mapping[ClientId, ClientTask], model_of: Callable[[ClientId], ClientModel]
     ) -> None:
         """Records a step.
 
         Args:
             step: its number.
             tasks: client -> the task whose update was used.
-            spec_of: gives the adapter that a client has from now on; private tensors of other adapters may go.
+            model_of: gives the model that a client has from now on; private tensors of other adapters may go.
         """
         self._accepted |= dict.fromkeys(tasks, step)
-        self._keeps |= {client for client, task in tasks.items() if task.private}
+        # What was sketched is asked for once, and missed then.
+        self._keeps |= {client for client, task in tasks.items() if replace(task, sketch=None).private}
         for client, worker in (self._workers or {}).items():
             if client in self._accepted:
-                worker.private = worker.private.accepted(self._accepted[client], spec_of(client))
+                worker.private = worker.private.accepted(self._accepted[client], model_of(client))
 
     def slots(self) -> Slots:
         """What the checkpoint holds: private tensors in this process, else the record itself."""

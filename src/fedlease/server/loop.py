@@ -260,7 +260,7 @@ class RoundLoop:
         updates = [reply.update for reply in step.used.values()]
         after: State = self.method.aggregate(step.state, updates, absent=frozenset(step.refused))
         used = {client: step.tasks[client] for client in step.used}
-        self._ledger.accept(step.number, used, lambda client: self.method.model(after, client).spec)
+        self._ledger.accept(step.number, used, lambda client: self.method.model(after, client))
         step.seconds["aggregate"] += time.perf_counter() - begun
         return after
 

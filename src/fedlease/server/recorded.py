@@ -1,7 +1,7 @@
 """A transport that writes down what travels, and a listener that writes down what was decided about it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedlease.client.messages import Finish, Finished, Refused, Reply, Request, Train, Trained
@@ -42,7 +42,7 @@ class Recorded:
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
         """Sends the requests and yields the replies; both are recorded by their content."""
         for client, request in requests.items():
-            private = request.task.private if isinstance(request, Train) else frozenset[str]()
+            private = replace(request.task, sketch=None).private if isinstance(request, Train) else frozenset[str]()
             tensors = {name: tensor for name, tensor in request.model.tensors.items() if name not in private}
             about: dict[str, Any] = {"asked": "finish" if isinstance(request, Finish) else "score"}
             if isinstance(request, Train):
@@ -57,6 +57,8 @@ class Recorded:
                     about = {"phase": update.phase, "round": update.round, "rows": update.num_examples}
                     about |= {} if reply.epsilon is None else {"epsilon": reply.epsilon}
                     about |= {"clients": reply.summed} if reply.summed else {}
+                    request = requests[client]
+                    about |= {"sketch": True} if isinstance(request, Train) and request.task.sketch is not None else {}
                     kind = "summed" if reply.summed else "received"
                     self.trail.tensors(kind, update.tensors, client=client, method=self.method, **about)
                 case Refused():

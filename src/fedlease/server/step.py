@@ -86,7 +86,7 @@ class Step:
         # A score that came with a refused update is no more to be trusted than the update.
         scores = {c: entry["score"] for c, entry in self.records.items() if "score" in entry and c not in self.refused}
         reasons: dict[ClientId, str] = {}
-        if score_rounds:
+        if score_rounds and any(task.stages for task in self.tasks.values()):
             reasons = dict.fromkeys(cards, "it was not asked in this step")
             reasons |= dict.fromkeys(self.tasks, NO_TEST_ROWS)
             reasons |= {client: f"refused: {reason}" for client, reason in self.refused.items()}

@@ -1,7 +1,7 @@
 """How a server reaches its clients, wherever they are, and what travels between them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -44,8 +44,10 @@ class Traffic:
     def request(self, request: Request) -> None:
         """Counts a request that travels whole: all tensors but private ones, every candidate, the slope of a term."""
         if isinstance(request, Train):
-            model, private = request.task.model, request.task.private
-            self.add("down", ((name, tensor) for name, tensor in model.tensors.items() if name not in private))
+            model, private = request.task.model, replace(request.task, sketch=None).private
+            # Where nothing is trained, the client has the model from the message before.
+            sent = model.tensors.items() if request.task.stages else ()
+            self.add("down", ((name, tensor) for name, tensor in sent if name not in private))
             # The model's own tensors are one of the candidates, but not of those that halves have learnt.
             own = 0 if request.task.halves or request.task.refit else 1
             for candidate in model.candidates[own:]:

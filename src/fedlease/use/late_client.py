@@ -77,7 +77,7 @@ def join(
                 raise RunFailedError(f"client {me!r} was not onboarded: {phase}: {name} is NaN or infinite in places")
         state, used = policy.aggregate(state, [reply.update]), step
     model = policy.model(state, me)
-    worker.private = worker.private.accepted(used, model.spec)
+    worker.private = worker.private.accepted(used, model)
     return arrival, replace(model, tensors=worker.received(model)[0], candidates=())
 
 

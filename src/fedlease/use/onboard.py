@@ -124,8 +124,11 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         task = _warmup_task(run, state, client, len(rows.train))
         learnt = work.trained(replace(task, model=start))
         warm = replace(start, tensors={**start.tensors, **whole(learnt)})
-        uploaded = {name: learnt[name] for name in task.expected}
-        placement = state.centroids.place(padded(uploaded, state.adapter.spec.r))
+        if task.sketch is None:
+            uploaded = padded({name: learnt[name] for name in task.expected}, state.adapter.spec.r)
+        else:
+            uploaded = task.sketch.of({name: learnt[name] for name in learnt.keys() - head_names(learnt)})
+        placement = state.centroids.place(uploaded)
         arrival = _with_expert(run, state, placement.expert, rows, warm)
         own = arrival.names("AB", arrival.spec.own) | arrival.names("G")
         trained = work.train(arrival, LOCAL, own, epochs) if epochs else arrival

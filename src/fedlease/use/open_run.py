@@ -201,7 +201,7 @@ class OpenRun:
         model = self.received(client)
         with self.fitting(client):
             private = Private(self.saved.private.get(client, {}))
-            return replace(model, tensors=private.overlay(model.spec, model.tensors))
+            return replace(model, tensors=private.overlay(model))
 
     def received(self, client: ClientId, rank: int | None = None) -> ClientModel:
         """A client's model on the server: without its private tensors, head included; at its own rank, or another.
