@@ -124,7 +124,7 @@ def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
         section = method.replace("-", "_")
         for key, allowed in (("early_groups", False), ("expert_start", "cluster")):
             if (value := _of(raw, section, key)) not in (None, allowed):
-                yield f"{section}.{key}: {SKETCHED}; must be {allowed}, received {value!r}"
+                yield f"{section}.{key}: {SKETCHED}; must be {str(allowed).lower()}, received {value!r}"
 
 
 def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
