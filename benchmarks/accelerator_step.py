@@ -1,6 +1,6 @@
 """What a local step takes on an accelerator: clients in one step, one after another, by PEFT alone, and the floor.
 
-    python benchmarks/accelerator_step.py FILE [--seconds 300] [--passes 3] [--bases NAME ...] [--tokens 32] [--smoke]
+    python benchmarks/accelerator_step.py FILE [--seconds 300] [--passes 3] [--bases NAME ...] [--dtypes NAME ...]
 
 Clients make ten steps each, of 8 rows, on random bases of three shapes, in float32 and in bfloat16, r = 8 on query and
 value projections: so nothing has to be downloaded. Compared, in turn:
@@ -251,16 +251,18 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def measure(file: Path, bases: Mapping[str, Any], tokens: int, passes: int, ends: float, *, smoke: bool) -> None:
-    """Adds what is missing in the file until the time is over."""
+def measure(
+    file: Path, cells: Sequence[tuple[str, str]], tokens: int, passes: int, ends: float, *, smoke: bool
+) -> None:
+    """Adds what is missing in the file, of bases in a dtype, until the time is over."""
     device, done = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor", read(file)
-    for base, dtype in zip(bases, DTYPES, strict=True) if smoke else product(bases, DTYPES):
+    for base, dtype in cells:
         cell = {"device": device, "base": base, "dtype": dtype, "tokens": tokens, "smoke": smoke}
         found = [line["variant"] for line in done if cell.items() <= line.items()]
         names = {name: passes - found.count(name) for name in VARIANTS if found.count(name) < passes}
         if not names or time.perf_counter() > ends:
             continue
-        work = Work(*bases[base], dtype, tokens)
+        work = Work(*{**BASES, **SMALL}[base], dtype, tokens)
         for name in names:
             work.ways[name]()  # compiles kernels, loads modules, finds memory
         work.use(1 if smoke else STEPS)
@@ -320,14 +322,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=300, help="nothing begins after so long")
     parser.add_argument("--passes", type=int, default=3, help="over all ways of a base")
     parser.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--tokens", type=int, default=32, help="per row")
     parser.add_argument("--smoke", action="store_true", help="tiny bases and one pass: does it run")
     given = parser.parse_args(argv)
     smoke = given.smoke or not torch.cuda.is_available()
-    bases = SMALL if smoke else {name: BASES[name] for name in given.bases}
+    cells = list(zip(SMALL, DTYPES, strict=True) if smoke else product(given.bases, given.dtypes))
     ends = time.perf_counter() + given.seconds
     print(json.dumps(machine()), flush=True)
-    measure(given.file, bases, given.tokens, 1 if smoke else given.passes, ends, smoke=smoke)
+    measure(given.file, cells, given.tokens, 1 if smoke else given.passes, ends, smoke=smoke)
     show(report([line for line in read(given.file) if line["smoke"] is smoke]))
     return 0
 

@@ -1,12 +1,15 @@
 """One base model serves clients in turn, and nothing of one is left in the next."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from fedlease.client.resident import ResidentModel
-from fedlease.core.adapters import initial_adapter
+from fedlease.core.adapters import initial_adapter, renumber
 from fedlease.core.types import AdapterSpec, ClientModel
 from fedlease.models.base import initial_head, load_base, target_shapes
 from fedlease.models.sources import locate
@@ -55,3 +58,30 @@ def test_loading_refuses_tensors_that_do_not_fit(resident: tuple[ResidentModel, 
 def test_nothing_is_loaded_at_first(resident: tuple[ResidentModel, ClientModel]) -> None:
     with pytest.raises(RuntimeError, match="load a client's model first"):
         _ = resident[0].model
+
+
+@pytest.mark.parametrize("mixer", ["none", "sum", "scalar", "instance", "core", "diagonal", "sparse"])
+def test_in_bfloat16_an_adapter_takes_its_input_as_it_is_and_learns_the_same_bits(mixer: Any, tmp_path: Path) -> None:
+    """PEFT widens the input to float32, and autocast narrows it again, there and in the backward pass."""
+    base = load_base(locate("tiny-random", None, tmp_path / "base", 0), dtype="bfloat16", dropout=False)
+    model = ResidentModel(base, torch.device("cpu"), torch.bfloat16)
+    adapter = initial_adapter(target_shapes(base, None, 2), r=2, alpha=4, dropout=0.0, seed=0)
+    experts = {"scalar": 2, "instance": 2, "sum": 2}.get(mixer, 1)
+    spec = replace(adapter.spec, num_experts=experts, mixer=mixer, density=0.1)
+    shape = {"scalar": (1,), "core": (2, 2), "diagonal": (2,), "sparse": (102,)}.get(mixer)
+    tensors = {n: t + 0.1 * (1 + e) for e in range(experts) for n, t in renumber(adapter.tensors, e).items()}
+    tensors |= {f"{module}/G": torch.full(shape, 0.1) for module in spec.target_modules if shape}
+    model.load(ClientModel(spec, {**tensors, **initial_head(model.head_modules(2), 0)}), 2)
+    model.model.train()
+    layers = [layer for layer in model.model.modules() if isinstance(layer, BaseTunerLayer)]
+
+    def gradients(widened: bool) -> list[torch.Tensor]:
+        for layer in layers:
+            layer.cast_input_dtype_enabled = widened
+        learnt = model.train_only(tensors)
+        logits = model.logits({"input_ids": torch.arange(4, 24).view(2, 10)})
+        return list(torch.autograd.grad(logits.float().square().sum(), learnt))
+
+    assert layers and not any(layer.cast_input_dtype_enabled for layer in layers), "as it is loaded"
+    for ours, pefts in zip(gradients(False), gradients(True), strict=True):
+        assert bool(ours.any()) and torch.equal(ours, pefts)

@@ -1,9 +1,12 @@
 """Laws of tokenised rows: packed, read like lists, padded on either side."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
-from fedlease.tasks.encoded import Encoded, Packed
+from fedlease.tasks.encoded import Encoded, Packed, on_device
 
 ROWS = [[5, 6, 7], [], [9, 2**31 - 1]]
 
@@ -30,3 +33,19 @@ def test_a_batch_is_padded_on_the_side_that_the_tokenizer_pads(left: bool, secon
     assert (rows.lengths, len(rows), rows.first(1).labels) == ([3, 2], 2, (0,))
     assert [batch["input_ids"][1].tolist(), batch["attention_mask"][1].tolist()] == second
     assert batch["token_type_ids"].tolist() == [[0, 1, 1], second[1]]
+
+
+@pytest.mark.gpu
+def test_a_batch_is_copied_from_pinned_memory_while_the_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies, to = list[tuple[bool, bool]](), torch.Tensor.to
+
+    def watched(tensor: torch.Tensor, *args: Any, non_blocking: bool = False, **options: Any) -> torch.Tensor:
+        copies.append((tensor.is_pinned(), non_blocking))
+        return to(tensor, *args, non_blocking=non_blocking, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", watched)
+    rows = Encoded.of({"input_ids": [[5, 6, 7], [9, 8]]}, [0, 1], 3, left=False)
+    batch = rows.pad([0, 1], torch.device("cuda"))
+    assert copies == [(True, True)] * 2, "ids and mask"
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 8, 3]]
+    assert on_device(np.arange(3), torch.device("cuda")).tolist() == [0, 1, 2]

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 import fedlease.peft_plugin  # noqa: F401  registers FEDLEASE with PEFT
 from fedlease.client.determinism import same_bits
+from fedlease.core.experts import ROUTER_ROWS
 from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_names
 from fedlease.models.base import BaseModel, new_head_modules
 from fedlease.models.padding import groups_of
@@ -251,3 +253,8 @@ class ResidentModel:
             self._model.unload()
         self._model = wrap(self._base.model, peft_config_for(spec))
         self._spec = spec
+        if self.autocast is not None and not spec.dropout and spec.mixer not in ROUTER_ROWS:
+            # Autocast would narrow again at once what PEFT widens to the adapter's type. A router looks at it first.
+            for layer in self._model.modules():
+                if isinstance(layer, BaseTunerLayer):
+                    layer.cast_input_dtype_enabled = False
