@@ -257,4 +257,4 @@ class ResidentModel:
             # Autocast would narrow again at once what PEFT widens to the adapter's type. A router looks at it first.
             for layer in self._model.modules():
                 if isinstance(layer, BaseTunerLayer):
-                    layer.cast_input_dtype_enabled = False
+                    vars(layer)["cast_input_dtype_enabled"] = False
