@@ -120,6 +120,7 @@ class Deployment:
         self.do("certificate")
         for site in self.sites:
             self.do(f"key {site}")
+        self.do("peers")
         for step in ("signer", "sign", "trust"):
             self.do(step)
         self.begin("server")

@@ -35,6 +35,7 @@ from fedlease.flower.gate import FLEET, Gate
 from fedlease.flower.gate_server import serve_gate
 from fedlease.flower.keys import clients_of, fingerprint, private_key, public_key, sign, text_of
 from fedlease.flower.new_app import write_app
+from fedlease.flower.pace import Pace
 from fedlease.flower.signatures import Signatures
 
 PULL = "/v1/fleet/pull-messages"
@@ -165,6 +166,41 @@ def test_a_request_has_a_longest(door: Door, mine: Key, monkeypatch: pytest.Monk
             yield b"x" * 5
 
     assert door(headers=headers(mine), content=pieces()).status_code == 404 and len(door.reached) == 1
+
+
+def test_a_client_asks_and_sends_so_much_in_a_minute_and_others_what_they_may(
+    tmp_path: Path, mine: Key, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of three requests and one MiB: the fourth, and more than half of the MiB twice, are put off."""
+    other = new_key()
+    for client, key in (("mine", mine), ("other", other)):
+        (tmp_path / f"{client}.pub").write_text(text_of(key.public_key()))
+    door, now = Door(tmp_path), [0.0]
+    door.gate.requests, door.gate.megabytes = 3, 1
+    for client in ("mine", "other"):
+        door.gate._paces[client] = (Pace(3, lambda: now[0]), Pace(2**20, lambda: now[0]))
+    most = bytes(600_000)
+    assert [door(headers=headers(mine), content=most).status_code for _ in range(2)] == [200, 503]
+    assert "sends too much (--megabytes)" in caplog.text
+    assert [door(headers=headers(mine)).status_code for _ in range(3)] == [200, 503, 503]
+    assert "is client 'mine' and asks too often (--requests)" in caplog.text
+    assert door(headers=headers(other)).status_code == 200
+    now[0] = 20  # a third of a minute: one more request, and a third of the MiB
+    assert [door(headers=headers(mine)).status_code for _ in range(2)] == [200, 503]
+    now[0] = 3600
+    assert [door(headers=headers(mine)).status_code for _ in range(4)] == [200, 200, 200, 503]
+
+
+def test_no_stranger_fills_the_log(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    door.gate._told = Pace(3, lambda: now[0])
+    assert {door().status_code for _ in range(10)} == {404}
+    assert len(caplog.records) == 3
+    now[0] = 60
+    door()
+    assert "(7 others since)" in caplog.text and len(caplog.records) == 4
 
 
 def test_a_superlink_that_does_not_answer_is_not_there(tmp_path: Path, mine: Key) -> None:

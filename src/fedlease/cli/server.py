@@ -24,12 +24,14 @@ def gate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     signatures: Annotated[Path | None, typer.Option(help="File that fedlease sign writes.", metavar="FILE")] = None,
+    requests: Annotated[int, typer.Option(help="Of one client in a minute.", min=1)] = 6000,
+    megabytes: Annotated[int, typer.Option(help="That one client may send in a minute.", min=1)] = 2048,
 ) -> None:
     """Let known nodes, and nobody else, through to a SuperLink that listens on the loopback address."""
     with _flower("fedlease gate"):
         from fedlease.flower.gate_server import serve_gate
 
-    serve_gate(superlink, host, port, clients, certificate, key, authority, signatures)
+    serve_gate(superlink, host, port, clients, certificate, key, authority, signatures, requests, megabytes)
 
 
 @app.command()

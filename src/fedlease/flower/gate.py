@@ -28,9 +28,10 @@ from fedlease.core.types import ClientId
 from fedlease.errors import ConfigError
 from fedlease.flower.bounds import shown
 from fedlease.flower.keys import clients_of, fingerprint, verifies
+from fedlease.flower.pace import Pace
 from fedlease.flower.signatures import Signatures
 
-__all__ = ["FLEET", "Gate"]
+__all__ = ["FLEET", "MEGABYTES", "REQUESTS", "Gate"]
 
 FLEET = frozenset(
     f"/v1/fleet/{call}"
@@ -50,8 +51,16 @@ FLEET = frozenset(
 """What a SuperNode with a key asks its SuperLink for. Registering is not among it: that is done on the server."""
 
 APPS, REPLIES = "/v1/fleet/get-fab", "/v1/fleet/push-messages"
-MOST_BYTES = 64 * 2**20
+MIB = 2**20
+MOST_BYTES = 64 * MIB
 """Largest request; Flower cuts arrays into pieces of 5 MiB."""
+
+REQUESTS, MEGABYTES = 6000, 2048
+"""What a client may ask and send in a minute unless the operator says otherwise: a message of a large mixture is a
+request for each of its tensors, some thousand at once, and hardly any between two messages."""
+
+REFUSALS = 60
+"""Lines a minute that the log has of refusals, so that no stranger fills the disk."""
 
 PATIENCE = 60.0
 """Seconds for the SuperLink to answer; a SuperNode gives up after 30."""
@@ -79,11 +88,18 @@ class Gate:
         superlink: sends requests to the SuperLink.
         clients: folder with a public key for every client, ``ID.pub``; read again when files come or go.
         signatures: of apps, which are attached to them on their way to nodes; None attaches none.
+        requests: of a client in a minute; more are answered with 503, after which a SuperNode asks again.
+        megabytes: that a client may send in a minute, likewise.
     """
 
     superlink: httpx.AsyncClient
     clients: Path
     signatures: Signatures | None = None
+    requests: int = REQUESTS
+    megabytes: int = MEGABYTES
+    _paces: dict[ClientId, tuple[Pace, Pace]] = field(default_factory=dict)
+    _told: Pace = field(default_factory=lambda: Pace(REFUSALS))
+    _untold: int = 0
     _known: dict[str, ClientId] = field(default_factory=dict)
     _read_at: int = 0
 
@@ -98,17 +114,22 @@ class Gate:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, headers = scope["path"], dict(scope["headers"])
         if scope["method"] != "POST" or path not in FLEET or scope["query_string"]:
-            return await _refuse(scope, send, "asked for what nodes do not need")
+            return await self._refuse(scope, send, "asked for what nodes do not need")
         # Of two, the SuperLink might believe the other.
         once = all(sum(name == given for given, _ in scope["headers"]) == 1 for name in IDENTITY)
         client = self._client(headers) if once else None
         if client is None:
-            return await _refuse(scope, send, "has no key of a client, or its clock is wrong")
+            return await self._refuse(scope, send, "has no key of a client, or its clock is wrong")
+        asked, sent = self._paces.setdefault(client, (Pace(self.requests), Pace(self.megabytes * MIB)))
+        if not asked.takes():
+            return await self._refuse(scope, send, f"is client {client!r} and asks too often (--requests)", 503)
         body = await _body(headers, receive)
         if body is None:
-            return await _refuse(scope, send, f"is client {client!r} and sent more than {MOST_BYTES} bytes")
+            return await self._refuse(scope, send, f"is client {client!r} and sent more than {MOST_BYTES} bytes")
+        if not sent.takes(len(body)):
+            return await self._refuse(scope, send, f"is client {client!r} and sends too much (--megabytes)", 503)
         if path == REPLIES and not _own(body):
-            return await _refuse(scope, send, f"is client {client!r} and sent a reply in another node's name")
+            return await self._refuse(scope, send, f"is client {client!r} and sent a reply in another node's name")
         passed = [(name, value) for name, value in scope["headers"] if name.lower() not in OWN_HEADERS]
         try:
             answer = await self.superlink.post(path, content=body, headers=passed)
@@ -120,6 +141,18 @@ class Gate:
             content = self._signed(content)
         kept = {name: value for name, value in answer.headers.items() if name in ("content-type", "cache-control")}
         await _answer(send, answer.status_code, kept, content)
+
+    async def _refuse(self, scope: Scope, send: Send, why: str, status: int = 404) -> None:
+        if self._told.takes():
+            whence = (scope.get("client") or ("unknown",))[0]
+            path, before = shown(scope["path"])[:100], f" ({self._untold} others since)" if self._untold else ""
+            log.warning("%s %s: %s %s%s", whence, why, shown(scope["method"]), path, before)
+            self._untold = 0
+        else:
+            self._untold += 1
+        # One answer for everything, which tells nothing. A SuperNode ends with it; 401 would end it without a word, and
+        # 403 tells it that a run is over.
+        await _answer(send, status, {}, b"")
 
     def _client(self, headers: Mapping[bytes, bytes]) -> ClientId | None:
         """The client that signed the time in a request's headers; None for unknown keys and other times."""
@@ -179,14 +212,6 @@ async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | Non
             return None
         parts.append(part)
     return b"".join(parts)
-
-
-async def _refuse(scope: Scope, send: Send, why: str) -> None:
-    whence = (scope.get("client") or ("unknown",))[0]
-    log.warning("%s %s: %s %s", whence, why, shown(scope["method"]), shown(scope["path"])[:100])
-    # One answer for everything, which tells nothing. A SuperNode ends with it; 401 would end it without a word, and 403
-    # tells it that a run is over.
-    await _answer(send, 404, {}, b"")
 
 
 async def _answer(send: Send, status: int, headers: Mapping[str, str], content: bytes) -> None:

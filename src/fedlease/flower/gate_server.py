@@ -14,7 +14,7 @@ import httpx
 import uvicorn
 
 from fedlease.errors import ConfigError
-from fedlease.flower.gate import PATIENCE, Gate
+from fedlease.flower.gate import MEGABYTES, PATIENCE, REQUESTS, Gate
 from fedlease.flower.keys import clients_of
 from fedlease.flower.signatures import Signatures
 
@@ -36,6 +36,8 @@ def serve_gate(
     key: Path,
     authority: Path,
     signatures: Path | None,
+    requests: int = REQUESTS,
+    megabytes: int = MEGABYTES,
 ) -> None:
     """Serves until it is interrupted.
 
@@ -48,6 +50,8 @@ def serve_gate(
         key: of the certificate.
         authority: certificate that the SuperLink's is signed by.
         signatures: file of signatures; None attaches none.
+        requests: see :class:`~fedlease.flower.gate.Gate`.
+        megabytes: likewise.
 
     Raises:
         ConfigError: a file is of no use, or the address cannot be listened on.
@@ -61,7 +65,7 @@ def serve_gate(
         upstream = httpx.AsyncClient(
             base_url=f"https://{superlink}", verify=_trusting(authority), timeout=PATIENCE, trust_env=False
         )
-        app: Any = Gate(upstream, clients, None if signatures is None else Signatures(signatures))
+        app: Any = Gate(upstream, clients, None if signatures is None else Signatures(signatures), requests, megabytes)
         options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
         options |= {"proxy_headers": False, "limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": STOP_SECONDS}
         config = uvicorn.Config(app, ssl_certfile=certificate, ssl_keyfile=key, **options)
