@@ -36,7 +36,7 @@ def test_a_new_app_is_complete_and_its_settings_are_sound(tmp_path: Path, monkey
         assert policy_of({"data-dir": str(folder / "rows" / client)}) == NodePolicy()
         lines = [line.removeprefix("# ") for line in rules.splitlines() if re.match(r"# [a-z-]+: [^ ]", line)]
         Path("rules.yaml").write_text("\n".join(lines))
-        assert len(lines) == 11 and policy_of({"rules": "rules.yaml"}).max_rank == 16
+        assert len(lines) == 13 and policy_of({"rules": "rules.yaml"}).max_rank == 16
 
 
 def test_names_and_addresses_reach_every_command(tmp_path: Path) -> None:
