@@ -16,9 +16,9 @@ from fedlease.core.types import Budget, ClientTask, Stage
 from fedlease.errors import RulesError
 from fedlease.flower.model_validation import task_fault
 from fedlease.flower.policy import NodePolicy
-from fedlease.methods.fedlease import FedLease
+from fedlease.methods.fedlease_sketches import SketchedFedLease
 
-METHOD = FedLease(Budget(warmup_epochs=2, rounds=3), sketch=10, least=3)
+METHOD = SketchedFedLease(Budget(warmup_epochs=2, rounds=3), numbers=10, least=3)
 PRIVACY: dict[str, Any] = {"privacy.secure_sums": True, "privacy.sketch": 100}
 
 
@@ -56,7 +56,7 @@ def test_a_node_may_demand_a_sketch_of_at_most_so_many_numbers(most: Any, asked:
 
 def test_a_sketch_may_be_a_whole_number_in_each_module() -> None:
     """65 numbers over two modules are 33 in each."""
-    warmup = replace(tasks()[0], sketch=METHOD._sketch(METHOD.init(adapter(), CLIENTS, 0)))
+    warmup = replace(tasks()[0], sketch=METHOD.sketch(METHOD.init(adapter(), CLIENTS, 0)))
     assert warmup.sketch is not None
     settings = small_settings(**PRIVACY | {"privacy.sketch": 65})
     for numbers, halves, faults in ((33, False, 0), (33, True, 0), (34, False, 1), (34, True, 1)):

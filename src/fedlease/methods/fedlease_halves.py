@@ -20,8 +20,9 @@ from fedlease.core.merging import SURE
 from fedlease.core.sketch import is_sketch
 from fedlease.core.types import Allocation, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.core.wording import counted, listed
-from fedlease.methods.fedlease import EXPERTS, START, FedLease, FedLeaseState
+from fedlease.methods.fedlease import EXPERTS, FedLease, FedLeaseState
 from fedlease.methods.fedlease_similarity import FEW_ROWS, BySimilarity
+from fedlease.methods.fedlease_sketches import START
 from fedlease.methods.warmup import WARMUP, warmup_stages
 from fedlease.methods.wrapper import Wrapper, WrapperState
 

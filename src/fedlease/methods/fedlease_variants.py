@@ -3,7 +3,8 @@
 Every setting of ``fedlease.*`` is one small frozen object that the method takes, or one wrapper around it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fedlease.core.aggregate import ClusterMeans
@@ -28,6 +29,7 @@ from fedlease.methods.fedlease_halves import Halves
 from fedlease.methods.fedlease_means import MEANS, Shrunk, outvoting
 from fedlease.methods.fedlease_reallocation import JoinLater, Reallocate
 from fedlease.methods.fedlease_similarity import BySimilarity
+from fedlease.methods.fedlease_sketches import SketchedFedLease
 from fedlease.methods.fedlease_wrappers import KeepOut, Magnitude, OwnStart, Selection
 
 __all__ = ["build"]
@@ -74,7 +76,10 @@ def build(
     }
     rule: Grouping = groupings[grouping]()
     routed = routing == "top-m"
-    paper = FedLease(
+    kind: Callable[..., FedLease] = FedLease
+    if terms.sketch is not None:
+        kind = partial(SketchedFedLease, numbers=terms.sketch, signal=signal)
+    paper = kind(
         terms.budget,
         max_experts=terms.max_experts,
         min_silhouette=terms.min_silhouette,
@@ -85,8 +90,6 @@ def build(
         router_start=router_start if routed else None,
         columns=terms.columns,
         least=terms.least,
-        sketch=terms.sketch,
-        signal=signal,
     )
     method: Method = paper if reallocate is None or halves else Reallocate(paper, reallocate)
     if halves:
