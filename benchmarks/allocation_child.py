@@ -14,7 +14,7 @@ from fedlease.core import allocate as module
 
 GROUPS, NOISE = 4, 0.7
 PARTS = {"distances": "distances", "cuts": "tree and cuts", "silhouette": "silhouettes"}
-"""Functions that ``allocate`` calls, and what they do."""
+"""Stages of ``allocate`` that are timed: name of the function -> what it does."""
 
 
 def planted(clients: int, modules: int, out: int, r: int) -> dict[str, dict[str, torch.Tensor]]:

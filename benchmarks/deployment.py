@@ -2,10 +2,10 @@
 
     python benchmarks/deployment.py [--smoke] [--json FILE]
 
-The app is that of ``fedlease new``, on its sample rows and the tiny model, whose training takes a tenth of a second:
-what is left is what the machinery costs. Floor: an app that answers an empty message with an empty one, on the same
-server and nodes. Above it, one after the other: the bytes of a fedlease round, fedlease in a process that stays
-(``keep-loaded``), and fedlease in a new process for every message. The same run in one process stands beside them.
+The app comes from ``fedlease new``, with its sample rows and the tiny model. Training takes a tenth of a second, so
+that the rest is the cost of the machinery. Floor: an app that replies to an empty message with an empty one, on the
+same server and nodes. On top of the floor come, one at a time: the bytes of a fedlease round, fedlease in a resident
+process (``keep-loaded``), and fedlease in a new process for every message. The same run in one process is listed too.
 """
 
 import json
@@ -94,13 +94,13 @@ def main(grid, context):
 
 
 def echo(app: Deployment, name: str, rounds: int, payload: int) -> list[float]:
-    """Seconds of every round of the app that only answers."""
+    """Measures every round of the echo app, in seconds."""
     folder, out = app.folder / "echo", app.folder / f"{name}.json"
     for path, text in ECHO.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     values = f'out="{out}" rounds={rounds} bytes={payload}'
-    # Nodes run signed code alone.
+    # Nodes run only signed code.
     signed = "fedlease sign echo --key keys/signer --out keys/signatures.json"
     app.begin(name, f". ./env.sh\n{signed}\nflwr run echo federation --stream --run-config '{values}'").wait(RUN)
     if not out.is_file():
@@ -110,14 +110,14 @@ def echo(app: Deployment, name: str, rounds: int, payload: int) -> list[float]:
 
 
 def run(app: Deployment, name: str, rounds: int) -> list[dict[str, Any]]:
-    """The records of a run's rounds."""
+    """Runs the app; returns the lines of its ``rounds.jsonl``, without the warm-up's."""
     values = f'out="runs/{name}" set="rounds={rounds}"'
     app.begin(name, f". ./env.sh\nflwr run . federation --stream --run-config '{values}'").wait(RUN)
     return records(app.folder / "runs" / name, app.log(name))
 
 
 def records(folder: Path, log: str = "") -> list[dict[str, Any]]:
-    """Of a run that ended."""
+    """Reads the lines of a finished run's ``rounds.jsonl``, without the warm-up's."""
     if not (folder / "summary.json").is_file():
         raise RuntimeError(log)
     read = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
@@ -125,7 +125,7 @@ def records(folder: Path, log: str = "") -> list[dict[str, Any]]:
 
 
 def nodes(app: Deployment, keep_loaded: int) -> None:
-    """Starts the nodes anew."""
+    """Restarts the nodes with another ``keep-loaded``."""
     for site in app.sites:
         name = f"node {site}"
         app.end(name)
@@ -133,7 +133,7 @@ def nodes(app: Deployment, keep_loaded: int) -> None:
 
 
 def seconds_to_start(module: str) -> float:
-    """Of a Python process that imports one module, the best of three."""
+    """Measures a Python process that imports one module; the best of three."""
     taken = []
     for _ in range(3):
         started = time.perf_counter()

@@ -1,10 +1,10 @@
-"""What a language model's step costs with routed experts, how much of it is padding, and what more clients take.
+"""Cost of routed experts in a language model's step, share of padding, and memory as the number of clients grows.
 
     python benchmarks/generation.py [--data DIR] [--smoke]
 
-``DIR`` holds FLAN rows as for the preset flan-small, whose settings are used; without it rows are made up. The model is
-SmolLM2-135M. Each batch is trained plain and routed in turn, by the loss that clients train with. Memory is that of
-whole runs in processes of their own: one client, and eight with the same rows.
+``DIR`` holds FLAN rows as the preset flan-small takes them, whose settings are used; without it, rows are generated.
+The model is SmolLM2-135M. Each batch is trained plain and routed in turn, with the loss that clients train with. Memory
+is measured in separate processes that make whole runs: with one client, and with eight that have the same rows.
 """
 
 import argparse
@@ -39,7 +39,7 @@ MANY = 8
 
 
 def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Share of the tokens of all batches that are padding, in [0, 1)."""
+    """Share of padding among the tokens of all batches, in [0, 1)."""
     padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
     return 1 - sum(lengths[i] for batch in batches for i in batch) / padded if padded else 0.0
 
@@ -51,7 +51,7 @@ def settings_of(data: Path | None, smoke: bool) -> Settings:
 
 
 class Steps:
-    """Training steps on one resident model with experts and router, over given batches in turn."""
+    """Training steps on one resident model with experts and a router, over a list of batches."""
 
     def __init__(self, settings: Settings, folder: Path, num_experts: int, *, checkpointing: bool = False) -> None:
         source = locate(settings.model, None, folder, 0, "generation")
@@ -67,7 +67,7 @@ class Steps:
         self.adamw = torch.optim.AdamW(self.parameters, lr=1e-6, fused=True)
 
     def over(self, rows: Encoded, batches: Sequence[Sequence[int]]) -> Callable[[], None]:
-        """Forward, backward, clipping and AdamW on every batch."""
+        """Makes a step on every batch: forward, backward, clipping and AdamW."""
 
         def run() -> None:
             for batch in batches:
@@ -80,7 +80,7 @@ class Steps:
 
 
 def mixture(adapter: ClientModel, num_experts: int) -> ClientModel:
-    """Experts that differ, and a router; one expert is plain LoRA as PEFT makes it."""
+    """Different experts and a router; a single expert is plain LoRA from PEFT."""
     draw = torch.Generator().manual_seed(0)
 
     def drawn(tensor: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def step_table(settings: Settings, federation: Federation, smoke: bool, folder: 
 
 
 def padding(settings: Settings, federation: Federation, folder: Path) -> tuple[Table, float]:
-    """Share of padding in every client's batches, as they are trained and as they are scored."""
+    """Table of the share of padding in every client's batches, in training and in scoring."""
     task, tokenizer = make_task(settings), load_tokenizer(locate(settings.model, None, folder, 0, "generation"))
     size, lines, worst = settings.train.batch_size, [], []
     trained: list[tuple[int, int]] = []
@@ -179,7 +179,7 @@ def memory_child(folder: Path, out: Path, model: str) -> None:
 
 
 def memory_table(settings: Settings, federation: Federation, scratch: Path) -> tuple[Table, float]:
-    """Peak of the process with one client and with eight that hold the same rows."""
+    """Table of the peak memory of a process with one client, and with eight that have the same rows."""
     client = max(federation, key=lambda data: sum(len(row.text) for row in data.train))
     peaks = {}
     for count in (1, MANY):

@@ -1,11 +1,11 @@
-"""How well do warm-ups group clients by task? By clients per task, epochs of warm-up, and what of them is compared.
+"""Agreement of clusters with tasks, by clients per task, epochs of warm-up, and the matrices that are compared.
 
     python benchmarks/grouping.py DIR --out FILE [--seeds 0,1,2,3,4] [--rows 400] [--clients 4] [--epochs 1,2,4]
 
-``DIR`` holds rows of SST-2, QNLI, MRPC and QQP with the column names of the hub. Every client is warmed up once, for
-the most epochs; what it held after fewer is kept on the way, which is what a shorter warm-up gives, since batches and
-learning rate do not depend on how many epochs follow. Federations of fewer clients per task are the first ones. Lines
-are appended to ``FILE``, one per seed; a seed that it already holds is not run again.
+``DIR`` holds rows of SST-2, QNLI, MRPC and QQP with the column names of the hub. Every client warms up once, for the
+largest number of epochs. A snapshot after fewer epochs equals a shorter warm-up, since batches and learning rate do not
+depend on the number of epochs to come. Smaller federations take the first clients of each task. One line per seed is
+appended to ``FILE``; seeds that the file already has are skipped.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from fedlease.runs.open import Prepared, optimiser_of, prepare
 
 SIGNALS = ("B", "A", "BA")
 States = dict[int, dict[ClientId, Tensors]]
-"""Epochs -> client -> what it held after them."""
+"""Epochs -> client -> its tensors after that many."""
 
 
 def warm_up(prepared: Prepared, client: ClientId, epochs: Sequence[int]) -> dict[int, dict[str, Tensor]]:
-    """Epochs -> A and B after them, of one client's warm-up for the most."""
+    """Trains one client; returns epochs -> its A and B after that many."""
     loaded = prepared.loaded
     adapter, optimiser, resident = loaded.adapter, optimiser_of(loaded.settings), loaded.resident
     head = prepared.heads[client].tensors
@@ -61,7 +61,7 @@ def warm_up(prepared: Prepared, client: ClientId, epochs: Sequence[int]) -> dict
 
 
 def grouped(states: Mapping[ClientId, Tensors], tasks: Mapping[ClientId, str], signal: str) -> dict[str, Any]:
-    """M, the adjusted Rand index against the tasks, and S(k), of one clustering; beside it, M given as the truth."""
+    """M, S(k) and adjusted Rand index against the tasks of one clustering, and the index with M set to the truth."""
     b = {client: b_matrices(tensors) for client, tensors in states.items()}
     a = {client: a_matrices(tensors) for client, tensors in states.items()}
     clients, d = {"B": lambda: distances(b), "A": lambda: distances(a), "BA": lambda: product_distances(b, a)}[signal]()
@@ -95,7 +95,7 @@ def settings_of(data: Path, rows: int, clients: int, seed: int, threads: int) ->
 
 
 def one_seed(settings: Settings, epochs: Sequence[int]) -> list[dict[str, Any]]:
-    """Every clustering of one seed."""
+    """Clusters one seed's warm-ups in every way."""
     prepared = prepare(settings)
     states: States = {count: {} for count in epochs}
     for client in sorted(prepared.clients):
@@ -114,7 +114,7 @@ def one_seed(settings: Settings, epochs: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Means over seeds, as Markdown."""
+    """Tabulates means over seeds, as Markdown."""
     cells: dict[tuple[int, int, str], list[Mapping[str, Any]]] = {}
     for line in lines:
         for cell in line["found"]:

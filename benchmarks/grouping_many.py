@@ -1,10 +1,10 @@
-"""Time, memory and truth of grouping up to 10,000 clients by what halves of their rows have in common.
+"""Time, memory and agreement with the truth of grouping up to 10,000 clients by warm-ups on halves of their rows.
 
     python benchmarks/grouping_many.py [--smoke] [--json FILE]
 
-Clients of eight planted tasks: the B of a half is that of its task with noise of the client's own strength on top, all
-have one A. This is the whole allocation of ``fedlease-plus``. Every size runs in a process of its own, so that its peak
-memory is its own. Floor: one product of all clients' values, which says what reading them costs.
+Clients belong to eight planted tasks: the B of a half is the B of its task plus noise whose strength is the client's;
+all share one A. What is measured is the whole allocation of ``fedlease-plus``. Every size runs in a separate process,
+so that its peak memory is its own. Floor: one product with all clients' values, which is the cost of reading them.
 """
 
 import json
@@ -42,7 +42,7 @@ def planted(clients: int, modules: int, width: int, r: int) -> dict[str, dict[st
 
 
 def main(clients: int, modules: int, width: int, r: int) -> None:
-    """One grouping in this process, as JSON."""
+    """Groups clients once in this process; prints JSON."""
     from sklearn.metrics import adjusted_rand_score
 
     from fedlease.methods.fedlease_similarity import BySimilarity
@@ -65,7 +65,7 @@ def main(clients: int, modules: int, width: int, r: int) -> None:
 
 
 def measure(smoke: bool) -> Report:
-    """The sizes in turn."""
+    """Measures one size after another."""
     results: list[dict[str, Any]] = []
     for clients in (16, 24) if smoke else (250, 1000, 10_000):
         words = [sys.executable, __file__, *map(str, (clients, *((1, 64, 2) if smoke else SHAPE)))]

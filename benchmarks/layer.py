@@ -26,9 +26,9 @@ VARIANTS = ("floor", "plain", "routed", "loop")
 
 
 class PairLoop(nn.Module):
-    """The same sum written the obvious way: M x M, for every kept rank and every expert one masked LoRA product.
+    """The same sum by two loops: one masked LoRA product for every kept rank and every expert, M x M in total.
 
-    It uses the parameters of a routed layer, so both compute the same numbers.
+    It uses the parameters of a routed layer, so that both compute the same numbers.
     """
 
     def __init__(self, layer: FedLeaseLayer) -> None:
@@ -54,7 +54,7 @@ class PairLoop(nn.Module):
 
 
 def build(width: int, num_experts: int, r: int, dropout: float) -> dict[str, nn.Module]:
-    """The variants, over one and the same frozen linear module."""
+    """All variants, over the same frozen linear module."""
     torch.manual_seed(0)
     base = nn.Linear(width, width).requires_grad_(False)
     config = FedLeaseConfig(r=r, num_experts=num_experts, own_expert=num_experts - 1, lora_dropout=dropout)
@@ -68,7 +68,7 @@ def build(width: int, num_experts: int, r: int, dropout: float) -> dict[str, nn.
 
 
 def step(module: nn.Module, rows: int, tokens: int, width: int) -> Callable[[], None]:
-    """One forward and backward pass over fixed input with a fixed gradient of the output."""
+    """One forward and backward pass, with a fixed input and a fixed gradient of the output."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(rows, tokens, width, generator=generator).requires_grad_()
     gradient = torch.randn(rows, tokens, width, generator=generator)
@@ -83,12 +83,12 @@ def step(module: nn.Module, rows: int, tokens: int, width: int) -> Callable[[], 
 
 
 def single_tokens(modules: Sequence[nn.Module], width: int, *, stacked: bool = False) -> Callable[[], None]:
-    """One token through every layer, as a step of ``generate`` with a cache.
+    """One token through every layer, as in a step of ``generate`` with a cache.
 
     Args:
-        modules: layers, more than the processor caches, as in a model.
-        width: of the layers.
-        stacked: whether experts are stacked beforehand, as ``generate`` has it for all steps.
+        modules: the layers: more than fit into the processor's caches, as in a model.
+        width: features in and out of each layer.
+        stacked: whether experts are stacked beforehand, as ``generate`` does once for all steps.
     """
     x = torch.randn(1, 1, width, generator=torch.Generator().manual_seed(1))
 
@@ -103,7 +103,7 @@ def single_tokens(modules: Sequence[nn.Module], width: int, *, stacked: bool = F
 
 
 def single_token_table(smoke: bool) -> tuple[Table, list[float]]:
-    """The table, and the ratios of the routed layer in ``generate`` to plain LoRA."""
+    """Measures the table, and the ratios of the routed layer in ``generate`` to plain LoRA."""
     lines, ratios = [], []
     depth = 2 if smoke else 12
     for width in (32,) if smoke else (384, 768, 1024, 2048):
@@ -205,7 +205,7 @@ def measure(smoke: bool) -> Report:
 
 
 def against_the_loop(dry: Mapping[tuple[int, int, int], Times], num_experts: int, least: float) -> list[Target]:
-    """Judged twice: of the whole layer, whose frozen part both share, and of what the adapter adds to that part."""
+    """Judges two ratios to plain LoRA: of the whole layer, and of what the adapter adds to the frozen module."""
     picked = [timed for (_, m, _), timed in dry.items() if m == num_experts]
     text = f"M = {num_experts}: at least {least:.1f} x faster than the loop"
     return [

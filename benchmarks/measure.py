@@ -1,4 +1,4 @@
-"""Time and memory of a few variants of one computation, measured in one process, in turn."""
+"""Time and memory of variants of one computation, measured alternately in one process."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ Step = Callable[[], object]
 
 
 class Spread(NamedTuple):
-    """Median and quartiles."""
+    """Median with the lower and upper quartile."""
 
     low: float
     median: float
@@ -40,7 +40,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds per variant, one entry per pass over all variants, so that entry i of two variants are neighbours."""
+    """Seconds per variant, one entry per pass: entries i of two variants were measured side by side."""
 
     seconds: Mapping[str, list[float]]
 
@@ -48,17 +48,17 @@ class Times:
         return spread(self.seconds[name])
 
     def ratio(self, name: str, other: str) -> Spread:
-        """Of neighbours: what slows the machine for a while slows both."""
+        """Ratios of two variants within each pass, since what slows the machine for a while slows both."""
         return spread([a / b for a, b in zip(self.seconds[name], self.seconds[other], strict=True)])
 
     def ratio_above(self, floor: str, name: str, other: str) -> float:
-        """How often what ``other`` adds to the floor goes into what ``name`` adds; infinite where it adds nothing."""
+        """Ratio of what ``name`` adds to the floor's time to what ``other`` adds; infinite if that adds none."""
         added = self.of(other).median - self.of(floor).median
         return (self.of(name).median - self.of(floor).median) / added if added > 0 else float("inf")
 
 
 def interleave(variants: Mapping[str, Step], passes: int, warmup: int) -> Times:
-    """Runs A B C A B C ...; the first ``warmup`` passes are not kept."""
+    """Runs A B C A B C ...; times of the first ``warmup`` passes are dropped."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     gc.collect()
     for number in range(warmup + passes):
@@ -72,10 +72,10 @@ def interleave(variants: Mapping[str, Step], passes: int, warmup: int) -> Times:
 
 
 def peak_tensor_bytes(step: Step) -> int:
-    """Largest sum of tensor memory that is alive at once during ``step``, beyond what was there before it.
+    """Peak of the tensor memory that ``step`` allocates, in bytes.
 
-    Every allocation of torch's CPU allocator is counted, those inside an operator included; what a matrix library
-    keeps for itself is not. Unlike the memory of the process it does not depend on what ran before.
+    Counts every allocation of torch's CPU allocator, including those inside an operator, but no buffers of a matrix
+    library. Unlike the memory of the process, it does not depend on earlier work.
     """
     step()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What every benchmark gives: tables and targets, printed and written as JSON."""
+"""Output of every benchmark: tables and targets, printed and written as JSON."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Target:
-    """``met`` is None where nothing was measured that it speaks of, as under ``--smoke``."""
+    """A target; ``met`` is None if nothing was measured to judge it by, as under ``--smoke``."""
 
     text: str
     figure: str
@@ -48,21 +48,21 @@ class Report:
 
 
 def at_most(text: str, values: Sequence[float], limit: float, unit: str = "", digits: int = 2) -> Target:
-    """A target on the largest of some values."""
+    """Makes a target that bounds the largest of some values."""
     if not values:
         return Target(text, "-", None)
     return Target(text, f"{max(values):.{digits}f}{unit}", max(values) <= limit)
 
 
 def at_least(text: str, values: Sequence[float], limit: float, unit: str = "", digits: int = 2) -> Target:
-    """A target on the smallest of some values."""
+    """Makes a target that bounds the smallest of some values."""
     if not values:
         return Target(text, "-", None)
     return Target(text, f"{min(values):.{digits}f}{unit}", min(values) >= limit)
 
 
 def entry(name: str, measure: Callable[[bool], Report], argv: Sequence[str] | None = None) -> None:
-    """The command line of a benchmark: ``[--smoke] [--json FILE]``."""
+    """Runs a benchmark's command line: ``[--smoke] [--json FILE]``."""
     parser = argparse.ArgumentParser(prog=f"benchmarks/{name}.py")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes in seconds: does it run; figures mean nothing")
     parser.add_argument("--json", type=Path, help="also write the tables and targets to this file")
@@ -78,7 +78,7 @@ def entry(name: str, measure: Callable[[bool], Report], argv: Sequence[str] | No
 
 def show(report: Report) -> None:
     console = Console()
-    console.width = max(console.width, 120)  # what is piped has no width of its own
+    console.width = max(console.width, 120)  # a pipe has no width
     console.print(report.question, markup=False)
     for table in report.tables:
         shown = RichTable(*table.columns, title=table.title)
@@ -92,7 +92,7 @@ def show(report: Report) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on: date, processor, memory, versions."""
+    """Describes what figures depend on: date, processor, memory, versions."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     model, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if cpuinfo.is_file():

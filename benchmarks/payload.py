@@ -1,4 +1,4 @@
-"""Bytes that a client moves in a round, serialised, against an implementation that uploads every expert.
+"""Serialised bytes that a client exchanges in a round, against an implementation that uploads every expert.
 
     python benchmarks/payload.py [--smoke] [--json FILE]
 
@@ -21,7 +21,7 @@ LABELS = 2
 
 
 def task_of_round(layers: int, width: int, r: int, num_experts: int, policy: HeadPolicy) -> ClientTask:
-    """What the first client is asked in round 1, after an allocation with two planted clients per expert."""
+    """The first client's task in round 1, after an allocation with two planted clients per expert."""
     shapes = {
         f"encoder.layer.{i}.attention.{kind}": (width, width) for i in range(layers) for kind in ("query", "value")
     }
@@ -48,7 +48,7 @@ def task_of_round(layers: int, width: int, r: int, num_experts: int, policy: Hea
 
 
 def expected_upload(task: ClientTask, policy: HeadPolicy) -> frozenset[str]:
-    """Written from the paper: A and B of the own expert and the router of every adapted module; by policy the head."""
+    """Names that a client uploads by the paper: its expert's A and B and every module's router; by policy its head."""
     spec = task.model.spec
     names = {str(TensorName(m, kind, spec.own)) for m in spec.target_modules for kind in ("A", "B")}
     if spec.num_experts > 1:
@@ -72,7 +72,7 @@ def measure(smoke: bool) -> Report:
                 values += (LABELS * width + LABELS) * (policy == "shared")
                 exact &= sum(tensors[n].numel() for n in task.upload) == values
                 upload = len(dumps({n: tensors[n] for n in task.upload}))
-                # The rest is the serialised names: a bound on them shows that nothing else travels.
+                # What remains are the serialised names; a bound on their size shows that nothing else travels.
                 exact &= upload - 4 * values <= 400 * len(task.upload) + 1000
                 sizes[policy] = upload
                 if policy == "local":

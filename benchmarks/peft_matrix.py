@@ -1,4 +1,4 @@
-"""PEFT's own behaviour tests, run with FedLeaseConfig in the place of PEFT's methods: what a user of PEFT can rely on.
+"""PEFT's own behaviour tests, run with FedLeaseConfig instead of PEFT's methods: what a user of PEFT can rely on.
 
     python benchmarks/peft_matrix.py CHECKOUT
 
@@ -29,7 +29,7 @@ from fedlease.peft_plugin.layer import MERGE_REFUSED
 
 TESTS = Path("tests") / "test_custom_models.py"
 RANK: dict[str, Any] = {"r": 2}
-"""The smallest layer of PEFT's model has two outputs, and r is at most that."""
+"""Rank of all adapters: the smallest layer of PEFT's model has two outputs."""
 
 ROWS = [
     (f"Vanilla MLP {number} FedLEASE", "MLP", FedLeaseConfig, {**RANK, **settings})
@@ -55,12 +55,12 @@ PAIRS = [
     (f"FedLEASE {name}", "fedlease", FedLeaseConfig, {**RANDOM, "target_modules": a}, {**RANDOM, "target_modules": b})
     for name, a, b in (("Same", ["lin0"], ["lin0"]), ("Different", ["lin0"], ["lin1"]))
 ]
-"""Two adapters that are active together."""
+"""Configurations of two adapters that are active at once."""
 
 
 @dataclass
 class OneExpert(FedLeaseConfig):
-    """For tests that take a class without settings: nothing in it is frozen on purpose."""
+    """A configuration for tests that take a class without settings; freezes nothing."""
 
     num_experts: int = 1
 
@@ -70,24 +70,24 @@ TABLES: dict[str, list[Any]] = {
     "MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES": PAIRS,
     "ALL_PEFT_CONFIG_CLASSES": [FedLeaseConfig, OneExpert],
 }
-"""Lists in PEFT's module that its tests are parametrised with -> what stands in them here."""
+"""Name of a list that PEFT's tests are parametrised with -> our rows for it."""
 
 ALL_TRAINABLE = {
     "test_set_requires_grad",
     "test_loading_model_requires_grad_set_correctly",
     "test_loading_model_with_modules_to_save_requires_grad_set_correctly",
 }
-"""Tests that want every parameter of an adapter trainable. The experts of others are frozen; ``OneExpert`` has none."""
+"""Tests that require all parameters of an adapter to be trainable; the experts of others are frozen."""
 
 MERGING, FROZEN = "refused: merging", "expected: experts of others are frozen"
 OUTCOMES = ("passed", "skipped", MERGING, FROZEN, "failed")
 UNUSED = ("datasets", "diffusers")
-"""Packages that PEFT's test modules import and that none of the tests here uses."""
+"""Packages that PEFT's test modules import although the tests selected here do not use them."""
 
 
 @dataclass
 class Matrix:
-    """The pytest plugin that puts our rows into PEFT's tables and notes what became of every test.
+    """The pytest plugin that puts our rows into PEFT's tables and records every test's outcome.
 
     Attributes:
         outcomes: test -> one of ``OUTCOMES``.
@@ -99,20 +99,20 @@ class Matrix:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Changes the lists in place: the marks of the tests hold the very same ones."""
+        """Changes the lists in place, since the marks of the tests refer to the same objects."""
         for name, rows in TABLES.items():
             table = getattr(metafunc.module, name, None)
             if isinstance(table, list):
                 table[:] = rows
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leaves out what has none of our rows."""
+        """Deselects tests that have none of our rows."""
         config.hook.pytest_deselected(items=[item for item in items if configuration(item) is None])
         items[:] = [item for item in items if configuration(item) is not None]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-        """Notes the call, or a setup or teardown that did not pass."""
+        """Records a test's call, or its setup or teardown if that did not pass."""
         report = yield
         if report.when == "call" or not report.passed:
             error = call.excinfo.value if call.excinfo else None
@@ -126,14 +126,14 @@ class Matrix:
 
 
 def configuration(item: pytest.Item) -> type[FedLeaseConfig] | None:
-    """The class of ours that a test is about."""
+    """Name of our configuration class in a test's id."""
     call = getattr(item, "callspec", None)
     values = call.params.values() if call is not None else ()
     return next((v for v in values if isinstance(v, type) and issubclass(v, FedLeaseConfig)), None)
 
 
 def judged(outcome: str, error: BaseException | None, test: str, config: type[FedLeaseConfig] | None) -> str:
-    """One of ``OUTCOMES``: what FEDLEASE refuses on purpose is told from what it does not do as it should."""
+    """Sorts an outcome into ``OUTCOMES``, which distinguish what FEDLEASE refuses on purpose from a fault."""
     if outcome != "failed":
         return outcome
     if MERGE_REFUSED in str(error):
@@ -142,7 +142,7 @@ def judged(outcome: str, error: BaseException | None, test: str, config: type[Fe
 
 
 def report(matrix: Matrix, checkout: Path) -> Report:
-    """Counts by outcome, failures by kind, and every failure by name."""
+    """Formats the counts by outcome, the failures by kind, and the name of every failure."""
     counts = Counter(matrix.outcomes.values())
     failed = sorted(name for name, outcome in matrix.outcomes.items() if outcome == "failed")
     kinds = Counter(matrix.raised[name] for name in failed)
@@ -188,7 +188,7 @@ def run(checkout: Path) -> Matrix:
 
 
 def stand_in(name: str) -> ModuleType:
-    """An empty package from which any name can be imported, as a class without content."""
+    """An empty package from which any name can be imported, as an empty class."""
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None)
     module.__getattr__ = lambda attribute: type(attribute, (), {})  # type: ignore[method-assign]
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checkout = parser.parse_args(arguments).checkout.resolve()
     source = checkout / "src"
     if (source / "peft").is_dir() and source not in Path(peft.__file__).parents:
-        # PEFT is imported already: another process takes the checkout's.
+        # PEFT is already imported here; a new process imports the checkout's.
         environment = {**os.environ, "PYTHONPATH": str(source)}
         return subprocess.run([sys.executable, __file__, str(checkout)], env=environment).returncode
     try:

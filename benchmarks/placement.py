@@ -1,10 +1,10 @@
-"""Are held-back clients placed with the expert of their own task? Warm-ups only, no rounds.
+"""How often late clients are placed with the expert of their own task; warm-ups only, no rounds.
 
     python benchmarks/placement.py DIR --out OUT [--seeds 0,1,2,3,4] [--rows 250] [--clients 3]
 
-``DIR`` holds rows of SST-2, QNLI, MRPC and QQP with the column names of the hub. Of every task's clients the last is
-held back; the others make a run without rounds, then each held-back client is onboarded. A seed that ``OUT`` already
-holds is not run again, so the script can be stopped and started.
+``DIR`` holds rows of SST-2, QNLI, MRPC and QQP with the column names of the hub. The last client of every task comes
+late: the others make a run without rounds, then each late client is onboarded. Seeds that ``OUT`` already has are
+skipped, so that an interrupted script can be continued.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from fedlease.use.open_run import OpenRun
 
 
 def one_seed(data: Path, out: Path, seed: int, rows: int, clients: int, threads: int) -> list[dict[str, Any]]:
-    """The ``onboarding.json`` of every held-back client of one seed, with what is known of the experts."""
+    """Runs one seed; returns each late client's ``onboarding.json``, with the tasks of the experts' clients."""
     dealt = {"data.path": str(data), "data.train_rows": rows, "data.test_rows": 60, "data.clients_per_task": clients}
     federation = list(load_federation(resolve(preset="glue-small", overrides={**dealt, "seed": seed}).data, seed))
     late = {client.id: client for client in federation if client.id.endswith(f"-{clients - 1}")}
@@ -51,13 +51,13 @@ def one_seed(data: Path, out: Path, seed: int, rows: int, clients: int, threads:
 
 
 def settings_of(data: Path, seed: int, threads: int) -> Settings:
-    """The GLUE preset on files, without rounds."""
+    """Makes the GLUE preset's settings for files, without rounds."""
     changes = {"data.source": "folder", "data.path": str(data), "seed": seed, "threads": threads}
     return resolve(preset="glue-small", overrides={**changes, "rounds": 0, "baselines": []})
 
 
 def main() -> None:
-    """Runs the seeds and prints the matrix: held-back client's task by the tasks of the experts' clients."""
+    """Runs the seeds and prints the matrix: the late client's task by the tasks of the experts' clients."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -73,7 +73,7 @@ def main() -> None:
     tasks = sorted({entry["task"] for entry in found})
     print(f"placed with an expert that clients of the same task train: {sum(map(right, found))} of {len(found)}")
     print(f"called unlike any: {sum(entry['unlike'] for entry in found)} of {len(found)}")
-    print("mean distance of a held-back client (row) to experts whose clients are of a task (column)")
+    print("mean distance of a late client (row) to experts whose clients are of a task (column)")
     print("| | " + " | ".join(tasks) + " | margin | placed with |")
     print("| --- |" + " ---: |" * (len(tasks) + 1) + " --- |")
     for task in tasks:

@@ -2,7 +2,7 @@
 
     python benchmarks/quickstart.py [--smoke] [--json FILE]
 
-The run is a process of its own in an empty folder; installing is not part of it.
+The run is a separate process in an empty folder; installation is not measured.
 """
 
 import json

@@ -18,11 +18,11 @@ from fedlease.server.events import (  # noqa: E402
     RunStarted,
     StepFinished,
 )
-from fedlease.use.run import run  # noqa: E402  what is timed: it brings torch, transformers and PEFT
+from fedlease.use.run import run  # noqa: E402  timed: this imports torch, transformers and PEFT
 
 
 class Phases:
-    """A listener that keeps seconds by phase, and the process's peak when a phase was last seen."""
+    """A listener that sums seconds by phase, and notes the process's peak memory at the end of each."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -42,7 +42,7 @@ class Phases:
             self.stop("evaluation" if event.method == self.main else f"baseline {event.method}")
 
     def split(self, event: StepFinished) -> None:
-        """Splits a step of the main method by the engine's own clocks; what they leave over is keeping state."""
+        """Divides a step of the main method by the engine's clocks; the remainder is the time of saving state."""
         warmup = event.record["phase"] == "warmup"
         inside = event.record["seconds"]
         self.add("warm-up" if warmup else "rounds", inside["train"])
@@ -54,7 +54,7 @@ class Phases:
         self.since = now
 
     def stop(self, name: str) -> None:
-        """Everything since the last stop was this phase."""
+        """Counts the time since the last call as this phase's."""
         now = time.perf_counter()
         self.add(name, now - self.since)
         self.since = now

@@ -1,4 +1,4 @@
-"""The results as Markdown, written between two markers of a README and nowhere else."""
+"""Renders results as Markdown between two markers of a README, and changes nothing else."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ VERDICTS = {True: "met", False: "**missed**", None: "not judged"}
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """The block between the markers; ``results`` are the JSON contents that the benchmarks write."""
+    """Renders the block between the markers, from the parsed JSON that benchmarks write."""
     machine = results[0]["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     minutes = sum(result["seconds"] for result in results) / 60
@@ -37,10 +37,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def replace_block(text: str, block: str) -> str:
-    """``text`` with what stands between the markers replaced.
+    """Replaces the block between the markers in ``text``.
 
     Raises:
-        ValueError: the markers are not there exactly once, in order.
+        ValueError: the markers do not occur exactly once, in order.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"the README must hold {BEGIN} and then {END}, once each")

@@ -2,7 +2,7 @@
 
     python benchmarks/round.py [--smoke] [--json FILE]
 
-All ways do the same work on the same rows with the same local step, and must end in the same uploads.
+All ways do the same work on the same rows with the same local step, and must produce the same uploads.
 """
 
 import math
@@ -35,11 +35,11 @@ Ready = Callable[[str, ClientTask], ResidentModel]
 
 
 class Swapping(ResidentModel):
-    """One PEFT model with an adapter per client, as one would do it with PEFT alone.
+    """One PEFT model with an adapter per client, as plain PEFT offers it.
 
     Args:
-        base: as for a resident model.
-        keep: whether a client's adapter stays for later rounds, or is added and deleted every time.
+        base: the frozen model.
+        keep: whether a client's adapter stays for later rounds, or is added and deleted in each.
     """
 
     def __init__(self, base: BaseModel, keep: bool) -> None:
@@ -72,7 +72,7 @@ class Swapping(ResidentModel):
 
 
 def tasks_of_round(base: BaseModel, routed: bool, r: int) -> dict[str, ClientTask]:
-    """What FedLEASE asks of every client: in the warm-up (plain LoRA), or in a round with four planted experts."""
+    """Every client's task in FedLEASE: of the warm-up (plain LoRA), or of a round with four planted experts."""
     adapter = initial_adapter(target_shapes(base, None, r), r=r, alpha=16.0, dropout=0.0, seed=0)
     tensors = initial_head(ResidentModel(base, CPU).head_modules(LABELS), 0)
     heads = {client: Head(("no", "yes"), tensors) for client in CLIENTS}
@@ -101,7 +101,7 @@ def encoded(client: int, rows: int, tokens: int, vocabulary: int) -> Encoded:
 
 
 class Round:
-    """One way of doing a round; keeps the last uploads and the time of each round that is not training."""
+    """One way of doing a round; stores the last uploads, and each round's time outside training."""
 
     def __init__(self, ready: Ready, tasks: Mapping[str, ClientTask], rows: Mapping[str, Encoded], cores: int) -> None:
         self.ready, self.tasks, self.rows = ready, tasks, rows
@@ -155,7 +155,7 @@ def assert_same_uploads(rounds: Mapping[str, Round]) -> None:
 def measure(smoke: bool) -> Report:
     cores = use_all_cores()
     name, tokens, r = ("tiny-random", 6, 4) if smoke else ("minilm", 28, 8)
-    # Routed or not, rows per client, passes. More rows make training outweigh everything else.
+    # Routed or not, rows per client, passes. With more rows, training outweighs everything else.
     cells = [(True, 16, 1), (False, 16, 1)] if smoke else [(True, 32, 3), (True, 64, 2), (False, 32, 2)]
     lines, raw, gained, saved = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:

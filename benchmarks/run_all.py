@@ -2,9 +2,9 @@
 
     python benchmarks/run_all.py [--only NAME ...] [--out DIR] [--readme FILE] [--smoke]
 
-Each runs in a process of its own and leaves DIR/NAME.json. With --only, the others are taken from what an earlier call
-left in the same DIR. The README is rewritten once all are there; under --smoke only if --readme names one. Those of
-LONGER take minutes more, and run only where --only names them; what they left in DIR is in the README, too.
+Each runs in a separate process and writes DIR/NAME.json. With --only, the results of the others are those that an
+earlier call wrote to the same DIR. The README is rewritten once all results exist; under --smoke only if --readme names
+one. The benchmarks in LONGER take minutes more and run only if --only names them; their results in DIR are shown too.
 """
 
 import argparse

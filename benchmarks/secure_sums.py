@@ -2,8 +2,8 @@
 
     python benchmarks/secure_sums.py [--smoke] [--json FILE]
 
-The clients train on one resident model. Here they mask one after another; on machines of their own they do at once, and
-what is left of the difference is the server's share, which stands apart.
+The clients train on one resident model and mask their updates one after another. On separate machines they would do so
+at once; the remaining difference is the server's share, which has a column of its own.
 """
 
 import tempfile
@@ -31,11 +31,11 @@ from fedlease.tasks.encoded import Encoded
 
 LIMIT = 1.2
 WAYS = {"plain": 0, "clusters of four": 4, "one cluster of sixteen": 1}
-"""Way -> clusters; 0 without sums."""
+"""Name of a variant -> number of clusters; 0: without secure sums."""
 
 
 class Clients:
-    """Clients on one resident model, and the processor's seconds that they spent."""
+    """Clients on one resident model, and the processor time that they took, in seconds."""
 
     def __init__(self, trainer: Trainer, tasks: Mapping[str, ClientTask], rows: Mapping[str, Encoded]) -> None:
         self.trainer, self.tasks, self.rows = trainer, tasks, rows
@@ -55,7 +55,7 @@ class Clients:
             yield client, self._timed(lambda client=client, ask=ask: self.members[client].tell(ask))
 
     def round(self, clusters: int) -> None:
-        """One round: without sums where there are no clusters."""
+        """Makes one round; without secure sums if there are no clusters."""
         self.step, self.seconds = self.step + 1, 0.0
         groups = {client: number % max(clusters, 1) for number, client in enumerate(self.tasks)}
         requests = {c: Train("fedlease", self.step, task, group=groups[c]) for c, task in self.tasks.items()}
@@ -86,7 +86,7 @@ def measure(smoke: bool) -> Report:
         with tempfile.TemporaryDirectory() as folder:
             base = load_base(locate(name, None, Path(folder), 0), dtype="float32", dropout=False)
             tasks = tasks_of_round(base, False, r)
-            # Plain adapters as in a warm-up, in the place of a round's: a router adds nothing here.
+            # Plain adapters as in a warm-up: routers would add nothing to what is measured.
             tasks = {c: ClientTask("experts", 1, task.model, task.stages, task.upload) for c, task in tasks.items()}
             vocabulary = base.model.config.vocab_size  # type: ignore[union-attr]
             rows = {client: encoded(i, 32, tokens, vocabulary) for i, client in enumerate(CLIENTS)}
@@ -97,7 +97,7 @@ def measure(smoke: bool) -> Report:
                 for way, clusters in WAYS.items():
                     begun = time.process_time()
                     clients.round(clusters)
-                    if number:  # the first loads what the others have loaded
+                    if number:  # the first round loads the base, which later ones share
                         seconds[way].append(time.process_time() - begun)
                         server[way].append(seconds[way][-1] - clients.seconds)
             timed = Times(seconds)

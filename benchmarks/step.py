@@ -3,9 +3,9 @@ the same step in bfloat16.
 
     python benchmarks/step.py [--smoke] [--json FILE]
 
-The frozen model runs forward and gives the gradient of its embeddings; the bare products are the matrix products that
-this takes, with nothing between them. No training step with adapters in every layer can be faster than either.
-In bfloat16 the step is taken with torch's attention and with the one that fedlease puts in its place.
+The frozen model runs forward and computes the gradient of its embeddings; the bare products are the matrix products in
+this, and nothing else. No training step with adapters in every layer can be faster than either.
+In bfloat16 the step is measured with torch's attention, and with the one that fedlease uses instead.
 """
 
 import tempfile
@@ -34,7 +34,7 @@ def base_model(name: str, dtype: str = "float32") -> BaseModel:
 
 
 def batch_of(base: BaseModel, rows: int, tokens: int) -> Batch:
-    """Random tokens without padding."""
+    """Makes a batch of random tokens without padding."""
     vocabulary = base.model.config.vocab_size  # type: ignore[union-attr]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(min(1000, vocabulary // 2), vocabulary, (rows, tokens), generator=generator)
@@ -45,7 +45,7 @@ def batch_of(base: BaseModel, rows: int, tokens: int) -> Batch:
 def adapted_step(
     base: BaseModel, num_experts: int, r: int, batch: Batch, autocast: torch.dtype | None = None
 ) -> Callable[[], None]:
-    """Forward, backward and AdamW with own expert, router and head; one expert is plain LoRA as PEFT makes it."""
+    """A step of the own expert, router and head: forward, backward and AdamW; one expert is plain LoRA from PEFT."""
     targets = tuple(sorted(target_shapes(base, None, r)))
     spec = AdapterSpec(r, 16.0, 0.0, targets, num_experts, 0, "top_m" if num_experts > 1 else "none")
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def embeddings_of(base: BaseModel) -> nn.Module:
 
 
 def frozen_step(base: BaseModel, batch: Batch) -> Callable[[], None]:
-    """Forward, and the gradient of the embeddings' output."""
+    """A forward pass, and the gradient of the embeddings' output."""
     embeddings_of(base).register_forward_hook(lambda module, inputs, output: output.requires_grad_())
 
     def run() -> None:
@@ -84,7 +84,7 @@ def frozen_step(base: BaseModel, batch: Batch) -> Callable[[], None]:
 
 
 def products_step(base: BaseModel, batch: Batch) -> Callable[[], None]:
-    """The products of :func:`frozen_step` into memory that is already there: linear modules and attention."""
+    """The matrix products of :func:`frozen_step`, linear modules and attention, into preallocated memory."""
     shapes: list[tuple[int, Tensor]] = []
     hooks = [
         module.register_forward_hook(
@@ -104,7 +104,7 @@ def products_step(base: BaseModel, batch: Batch) -> Callable[[], None]:
     memory: dict[tuple[Any, ...], Tensor] = {}
 
     def space(role: str, *shape: int) -> Tensor:
-        # Layers share their buffers, which keeps this a floor: nothing is allocated, and caches stay warm.
+        # Layers share their buffers so that this remains a floor: nothing is allocated, and caches are warm.
         return memory.setdefault((role, *shape), torch.randn(*shape))
 
     calls: list[tuple[Any, Tensor, Tensor, Tensor]] = []
@@ -127,7 +127,7 @@ def products_step(base: BaseModel, batch: Batch) -> Callable[[], None]:
 
 
 def in_bfloat16(name: str, rows: int, tokens: int, num_experts: int, r: int) -> dict[str, Callable[[], None]]:
-    """The routed step, by how it computes."""
+    """The routed step in float32, and in bfloat16 with either attention."""
     plain, torchs, ours = base_model(name), base_model(name, "bfloat16"), base_model(name, "bfloat16")
     torchs.model.set_attn_implementation("sdpa")  # type: ignore[operator]
     batch = batch_of(plain, rows, tokens)
@@ -139,7 +139,7 @@ def in_bfloat16(name: str, rows: int, tokens: int, num_experts: int, r: int) -> 
 def bfloat16_table(
     cores: int, name: str, rows: int, lengths: Sequence[int], num_experts: int, r: int, passes: int
 ) -> tuple[Table, list[float]]:
-    """The table, and the ratios of bfloat16 to float32 at every length."""
+    """Measures the table, and the ratios of bfloat16 to float32 at every length."""
     lines, ratios = [], []
     for tokens in lengths:
         steps = in_bfloat16(name, rows, tokens, num_experts, r)
