@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlease.config.data import DataSettings
@@ -15,10 +16,10 @@ from fedlease.core.confusion import Cells, cells_of, class_metrics, confusion_ma
 from fedlease.data.federation import Row
 from fedlease.data.labels import known_label
 from fedlease.data.reading.rows import Table
-from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, Scale
 from fedlease.tasks.encoded import Encoded, Inputs, on_device
 from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
-from fedlease.tasks.texts import OutputTask, Texts, evaluate, refitted_error
+from fedlease.tasks.texts import OutputTask, Texts, evaluate
 
 __all__ = ["Classification", "collate", "loss", "score"]
 
@@ -50,8 +51,7 @@ class Classification(OutputTask):
         "loss": LOSS,
     }
     extra_metrics: ClassVar[Mapping[str, Metric]] = {}
-    score_rounds: ClassVar[bool] = True
-    num_samples: ClassVar[int] = 0
+
     prediction_columns: ClassVar[tuple[str, ...]] = ("prediction", "probability", "probabilities")
     answer: ClassVar[str] = "label"
     headlines: ClassVar[Mapping[str, MetricWords]] = {
@@ -76,10 +76,6 @@ class Classification(OutputTask):
             DataError: the tokenizer makes no token of a row; the message names file and line.
         """
         return Texts(self.max_tokens).encode(rows, [row.label for row in rows], tokenizer)
-
-    def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
-        """One sentence where rows were cut."""
-        return Texts(self.max_tokens).warnings(encoded)
 
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """Mean cross-entropy of a batch, weighted where labels are balanced."""
@@ -123,16 +119,10 @@ class Classification(OutputTask):
             frequency[: len(weights)] *= weights
         return (frequency / frequency.sum()).log()
 
-    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others.
-
-        Rows weigh as in :meth:`mean_loss`, in the regression and in the error. Of fewer than three rows, which are too
-        few for that, the mean cross-entropy.
-        """
+    def targets(self, rows: Encoded) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """One-hot labels; rows weigh as in :meth:`mean_loss`."""
         weights, labels = self.label_weights(rows), list(rows.labels)
-        own = None if weights is None else weights.numpy()[labels]
-        error = refitted_error(model, rows, threads, np.eye(max(labels) + 1)[labels], own)
-        return self.mean_loss(model, rows, threads) if error is None else error
+        return np.eye(max(labels) + 1)[labels], None if weights is None else weights.numpy()[labels]
 
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         """The metrics; of accuracy ``per_row`` is 1 where the label is right."""
@@ -156,14 +146,8 @@ class Classification(OutputTask):
         cells = cells_of(truth, [majority] * len(truth))
         return class_metrics(confusion_matrix(cells, 1 + max(majority, *truth)))[self.metric]
 
-    def predict(
-        self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
-    ) -> list[dict[str, Any]]:
-        """The most probable label of each row, its probability, and those of all labels, which sum to 1."""
-        return self.read_outputs(evaluate(model, rows, threads, on_rows), labels)
-
     def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
-        """As :meth:`predict`, of logits (n, labels)."""
+        """The most probable label of each row of logits (n, labels), its probability, and those of all labels."""
         predictions = []
         for values in outputs.double().softmax(-1).tolist():
             probabilities = dict(zip(labels, values, strict=True))

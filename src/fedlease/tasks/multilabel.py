@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlease.config.data import DataSettings
@@ -19,11 +20,11 @@ from fedlease.data.federation import Row
 from fedlease.data.labels import known_label
 from fedlease.data.reading.rows import Table
 from fedlease.data.reading.targets import labels_of
-from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
+from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, Scale
 from fedlease.tasks.encoded import Encoded, Packed, on_device
 from fedlease.tasks.encoded_sets import EncodedSets, Flags
 from fedlease.tasks.metrics import LOSS, Graded, Metric, MetricWords
-from fedlease.tasks.texts import OutputTask, Texts, evaluate, refitted_error
+from fedlease.tasks.texts import OutputTask, Texts, evaluate
 
 __all__ = ["Multilabel"]
 
@@ -65,8 +66,7 @@ class Multilabel(OutputTask):
         "loss": LOSS,
     }
     extra_metrics: ClassVar[Mapping[str, Metric]] = {}
-    score_rounds: ClassVar[bool] = True
-    num_samples: ClassVar[int] = 0
+
     prediction_columns: ClassVar[tuple[str, ...]] = ("prediction", "probabilities")
     answer: ClassVar[str] = "labels"
     headlines: ClassVar[Mapping[str, MetricWords]] = {
@@ -96,10 +96,6 @@ class Multilabel(OutputTask):
         plain = Texts(self.max_tokens).encode(rows, [number[found] for found in marks], tokenizer)
         return EncodedSets(**vars(plain), marks=Packed.of(marks))
 
-    def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
-        """One sentence where rows were cut."""
-        return Texts(self.max_tokens).warnings(encoded)
-
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """Mean binary cross-entropy of all labels of a batch, weighted where labels are balanced."""
         logits = model.logits(rows.pad(indices, model.device))
@@ -125,10 +121,6 @@ class Multilabel(OutputTask):
             logits.clamp(min=LOWEST), wanted, pos_weight=weights, reduction="none"
         )
         return losses.where(there, 0.0).sum(1) / there.sum(1)
-
-    def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
-        """All rows count the same."""
-        return [1 / len(indices)] * len(indices)
 
     def label_weights(self, rows: Encoded, labels: int = 0) -> Tensor | None:
         """How much a row that has a label weighs beside one without, (labels,); None where labels are not balanced.
@@ -161,15 +153,10 @@ class Multilabel(OutputTask):
         logits = evaluate(model, rows, threads)
         return float(_loss(logits, rows, range(len(rows)), self.label_weights(rows, logits.shape[-1])))
 
-    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """Mean squared error of a ridge regression from features to labels, each fifth predicted from the others.
-
-        Of fewer than three rows, which are too few for that, the mean loss.
-        """
+    def targets(self, rows: Encoded) -> tuple[NDArray[Any], None]:
+        """Every label as 0 or 1."""
         assert isinstance(rows, EncodedSets)
-        labels = len(rows.counts(1))
-        error = refitted_error(model, rows, threads, rows.flags(range(len(rows)), labels).astype(float))
-        return self.mean_loss(model, rows, threads) if error is None else error
+        return rows.flags(range(len(rows)), len(rows.counts(1))).astype(float), None
 
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         """The metrics; of subset accuracy ``per_row`` is 1 where all labels of a row are right."""
@@ -198,14 +185,8 @@ class Multilabel(OutputTask):
         truth = _flags([row.marks or () for row in test], labels)
         return _scores(truth, _flags([most] * len(test), labels))[0][self.metric]
 
-    def predict(
-        self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
-    ) -> list[dict[str, Any]]:
-        """The labels of each row whose probability reaches the threshold, and the probabilities of all labels."""
-        return self.read_outputs(evaluate(model, rows, threads, on_rows), labels)
-
     def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
-        """As :meth:`predict`, of logits (n, labels)."""
+        """For each row of logits (n, labels), the labels whose probability reaches the threshold, and all of them."""
         predictions = []
         for values in outputs.double().sigmoid().tolist():
             probabilities = dict(zip(labels, values, strict=True))

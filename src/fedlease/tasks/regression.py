@@ -21,7 +21,7 @@ from fedlease.data.reading.targets import number_of
 from fedlease.tasks.base import UNSCALED, GivesLogits, Measured, Model, OnRows, Scale
 from fedlease.tasks.encoded import Encoded, on_device
 from fedlease.tasks.metrics import LOSS, MOST, Graded, Metric, MetricWords
-from fedlease.tasks.texts import OutputTask, Texts, evaluate, refitted_error
+from fedlease.tasks.texts import OutputTask, Texts, evaluate
 
 __all__ = ["EncodedNumbers", "Regression"]
 
@@ -96,8 +96,7 @@ class Regression(OutputTask):
         "loss": LOSS,
     }
     extra_metrics: ClassVar[Mapping[str, Metric]] = {}
-    score_rounds: ClassVar[bool] = True
-    num_samples: ClassVar[int] = 0
+
     prediction_columns: ClassVar[tuple[str, ...]] = ("prediction",)
     answer: ClassVar[str] = "value"
     headlines: ClassVar[Mapping[str, MetricWords]] = {
@@ -125,10 +124,6 @@ class Regression(OutputTask):
         plain = Texts(self.max_tokens).encode(rows, (ranks + 1).tolist(), tokenizer)
         return EncodedNumbers(**vars(plain), values=values, scale=scale)
 
-    def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
-        """One sentence where rows were cut."""
-        return Texts(self.max_tokens).warnings(encoded)
-
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """Mean squared error of a batch, scaled."""
         return _loss(model.logits(rows.pad(indices, model.device)), rows, indices)
@@ -136,10 +131,6 @@ class Regression(OutputTask):
     def row_losses(self, model: GivesLogits, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """Squared error of every row, scaled, (b,)."""
         return _loss(model.logits(rows.pad(indices, model.device)), rows, indices, "none")
-
-    def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
-        """All rows count the same."""
-        return [1 / len(indices)] * len(indices)
 
     def label_weights(self, rows: Encoded) -> None:
         """All rows weigh the same."""
@@ -151,14 +142,10 @@ class Regression(OutputTask):
         """Mean squared error of all rows, scaled: 1 is that of always giving the mean of the train rows."""
         return float(_loss(evaluate(model, rows, threads), rows, range(len(rows))))
 
-    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """Mean squared error of a ridge regression from features to numbers, each fifth predicted from the others.
-
-        Of fewer than three rows, which are too few for that, the mean loss.
-        """
+    def targets(self, rows: Encoded) -> tuple[Values, None]:
+        """The scaled numbers."""
         assert isinstance(rows, EncodedNumbers)
-        error = refitted_error(model, rows, threads, rows.scaled[:, None])
-        return self.mean_loss(model, rows, threads) if error is None else error
+        return rows.scaled[:, None], None
 
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         """The metrics; ``per_row`` is what a row adds to the correlation."""

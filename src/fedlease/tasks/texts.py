@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -86,15 +86,50 @@ class Texts:
 
 
 class OutputTask(ABC):
-    """What a task does with the outputs of a head whatever they mean."""
+    """The part of a task with a head that does not depend on the meaning of the head's outputs.
+
+    Attributes:
+        max_tokens: longer rows are cut on the right, the longer text of a pair first.
+    """
+
+    max_tokens: int
+    score_rounds: ClassVar[bool] = True
+    num_samples: ClassVar[int] = 0
 
     @abstractmethod
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
-        """What outputs (n, labels) come to."""
+        """Scores outputs (n, labels)."""
 
     @abstractmethod
     def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
         """Predictions, read off outputs (n, labels)."""
+
+    @abstractmethod
+    def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
+        """Mean loss over all rows, without gradients."""
+
+    @abstractmethod
+    def targets(self, rows: Encoded) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Numbers to regress on the features, (rows, outputs), and weights of the rows as in :func:`refitted_error`."""
+
+    def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
+        """One sentence where rows were cut."""
+        return Texts(self.max_tokens).warnings(encoded)
+
+    def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
+        """The same share for every row."""
+        return [1 / len(indices)] * len(indices)
+
+    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
+        """The error of a ridge regression, see :func:`refitted_error`; for too few rows, the mean loss."""
+        error = refitted_error(model, rows, threads, *self.targets(rows))
+        return self.mean_loss(model, rows, threads) if error is None else error
+
+    def predict(
+        self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
+    ) -> list[dict[str, Any]]:
+        """Predictions for rows, see :meth:`read_outputs`."""
+        return self.read_outputs(evaluate(model, rows, threads, on_rows), labels)
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """The metrics, and the share of every row in the headline."""
