@@ -77,6 +77,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRuns:
     return FinishedRuns(of_all_workers(tmp_path_factory) / "finished")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: tests of servers, nodes and kills wait for other processes a fifth of their time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = config.getoption("-m") or ""
     for item in items:

@@ -1,12 +1,14 @@
 """The table of methods: what is built from a section of settings, and what other packages add."""
 
-import json
-import subprocess
+import ast
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +17,7 @@ from contract.planted import CLIENTS, adapter, made
 from small import small_settings
 
 from fedlease.core import plugins
+from fedlease.core.codec import CLASSES
 from fedlease.core.types import Budget
 from fedlease.errors import ConfigError
 from fedlease.methods import registry
@@ -42,7 +45,7 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Installs entry points for a test: name -> where it points to."""
     module = ModuleType("another_package")
     module.build, module.FACTS = build, registry.MethodFacts("another_package:build")  # type: ignore[attr-defined]
-    monkeypatch.setitem(__import__("sys").modules, "another_package", module)
+    monkeypatch.setitem(sys.modules, "another_package", module)
 
     def installed(points: Mapping[str, str]) -> None:
         found = [EntryPoint(name, value, registry.GROUP) for name, value in points.items()]
@@ -59,31 +62,36 @@ def test_a_setting_that_a_method_does_not_have_is_an_error_and_never_dropped() -
             make_method(name, TERMS, {"nothing_like_it": 1})
 
 
+@cache
+def imports_of(module: str) -> set[str]:
+    """The modules of fedlease that one imports outside of functions."""
+    found, path = set[str](), Path(str(find_spec(module).origin))  # type: ignore[union-attr]
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fedlease."):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name in sys.modules}
+
+
+def loaded_with(module: str) -> set[str]:
+    """The modules of fedlease that are loaded with one."""
+    found, waiting = set[str](), [module]
+    while waiting:
+        if (name := waiting.pop()) not in found:
+            found.add(name)
+            waiting += imports_of(name)
+    return found
+
+
 def test_a_method_that_is_loaded_alone_can_read_its_state() -> None:
     """What reads a run folder has imported no method but the run's."""
-    states = {}
-    for name in METHODS:
-        state, classes = made(name, Budget(1, 1)).init(adapter(), CLIENTS, 0), []
+    lost = []
+    for name, where in METHODS.items():
+        state, loaded = made(name, Budget(1, 1)).init(adapter(), CLIENTS, 0), loaded_with(where.partition(":")[0])
         while state is not None:
-            classes.append(type(state).__name__)
+            lost += [name] * (type(state).__module__ not in loaded or type(state).__name__ not in CLASSES)
             state = getattr(state, "inner", None)
-        states[name] = classes
-    program = """if True:
-        import json, os, sys
-        from fedlease.core.codec import CLASSES
-        from fedlease.methods.registry import load_method
-        import scipy.cluster.hierarchy, scipy.stats, sklearn.cluster, sklearn.metrics, torch
-        for name, classes in json.loads(sys.argv[1]).items():
-            if not (child := os.fork()):
-                load_method(name)
-                os._exit(int(not {*classes} <= CLASSES.keys()))
-            if os.waitpid(child, 0)[1]:
-                print(name)
-    """
-    found = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(states)], capture_output=True, text=True, timeout=120
-    )
-    assert (found.returncode, found.stdout) == (0, ""), found.stderr
+    assert lost == []
+    assert "fedlease.methods.fedalt" not in loaded_with(METHODS["local"].partition(":")[0])
 
 
 def test_every_method_is_built_from_its_own_section_and_the_terms_alone() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -31,6 +32,15 @@ def render_card(kind: Kind, content: Mapping[str, Any], *, tokenizer: Any, metho
         method: that the model was trained with.
         settings: of the run.
     """
+    learnt = task_facts(settings.task).model
+    content = {"summed": False, **content}
+    template = _environment().get_template(f"{kind}.md.j2")
+    return template.render(**content, tokenizer=tokenizer, method=method, s=settings, model=learnt, version=__version__)
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, which compile once: a node writes one card per method, an export one per client."""
     environment = Environment(
         loader=PackageLoader("fedlease", "reporting/cards"),
         undefined=StrictUndefined,
@@ -38,10 +48,7 @@ def render_card(kind: Kind, content: Mapping[str, Any], *, tokenizer: Any, metho
         keep_trailing_newline=True,
     )
     environment.filters.update(plain=_plain, percent=_percent, ids=_ids, source=_source, vllm_rank=_vllm_rank)
-    template = environment.get_template(f"{kind}.md.j2")
-    learnt = task_facts(settings.task).model
-    content = {"summed": False, **content}
-    return template.render(**content, tokenizer=tokenizer, method=method, s=settings, model=learnt, version=__version__)
+    return environment
 
 
 def _percent(value: float | None) -> str:
