@@ -16,6 +16,7 @@ from fedlease.client.determinism import same_bits
 from fedlease.core.experts import ROUTER_ROWS
 from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_names
 from fedlease.models.base import BaseModel, new_head_modules
+from fedlease.models.first_token import first_token_alone
 from fedlease.models.padding import groups_of
 from fedlease.peft_plugin.instance import directions_of
 from fedlease.peft_plugin.model import FedLeaseModel
@@ -37,6 +38,7 @@ class ResidentModel:
         autocast: type of the products when the base is not float32; None computes in the base's own type.
         task: what is optimised and scored with it; None is classification.
         deterministic: whether a GPU gives the same bits every time.
+        skip_unread: whether logits are computed of what the head reads alone, see :mod:`fedlease.models.first_token`.
 
     Attributes:
         parameters: of the adapter, and of the head where one was loaded, by name.
@@ -51,8 +53,10 @@ class ResidentModel:
         task: Task | None = None,
         *,
         deterministic: bool = True,
+        skip_unread: bool = False,
     ) -> None:
         self.device = device
+        self.skip_unread = skip_unread
         self.deterministic = deterministic
         self.autocast = autocast
         self.task: Task = task or Classification()
@@ -189,7 +193,10 @@ class ResidentModel:
             if "position_ids" in self._arguments:
                 # Counted from the first token of the text, not of the padding before it.
                 extra["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        with self._computing():
+        # The mixer ``instance`` asks for hidden states on the way.
+        weighs = self._spec is not None and self._spec.mixer == "instance"
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        with self._computing(), first_token_alone(base) if self.skip_unread and not weighs else nullcontext():
             output: Tensor = model(**inputs, **extra).logits
         return output if last is None else output[:, -last:]
 

@@ -145,6 +145,10 @@ def _task_faults(raw: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield f"metric: is not read when task is {task!r}, which has one; leave it out"
     weights = train.get("class_weights", "none") if isinstance(train, Mapping) else "none"
+    base = raw.get("base")
+    both = ((base, "skip_unread"), (train, "gradient_checkpointing"))
+    if all(isinstance(section, Mapping) and section.get(key) is True for section, key in both):
+        yield "train.gradient_checkpointing: must be false when base.skip_unread is true, received true"
     if weights == "balanced" and facts.rows not in LABELLED:
         yield f"train.class_weights: must be none when task is {task!r}, whose rows have no labels, it is {weights!r}"
 

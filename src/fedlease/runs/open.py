@@ -25,6 +25,7 @@ from fedlease.methods.head import Head
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.models.checks import longest_input
 from fedlease.models.fingerprints import check_files, file_prints
+from fedlease.models.first_token import check_first_token
 from fedlease.models.limits import fitted_lengths
 from fedlease.models.sources import ModelSource, locate
 from fedlease.runs.building import methods_of
@@ -85,7 +86,8 @@ class Loaded:
         """The base, in which one client's adapter and head at a time are put in place."""
         settings, task = self.settings, make_task(self.settings)
         autocast = autocast_of(settings)
-        return ResidentModel(self.base, self.device, autocast, task, deterministic=settings.deterministic)
+        exact, skips = settings.deterministic, settings.base.skip_unread
+        return ResidentModel(self.base, self.device, autocast, task, deterministic=exact, skip_unread=skips)
 
     @cached_property
     def adapter(self) -> ClientModel:
@@ -210,7 +212,7 @@ def load_run(settings: Settings, out: Path | None = None) -> Loaded:
             for the same seed.
 
     Raises:
-        ModelError: it cannot be had, or the adapter does not fit it.
+        ModelError: it cannot be had, the adapter does not fit it, or its head reads what is to be left out.
         ConfigError: rows may be longer than it can read, or the device is not one of this machine.
         RunFolderError: it is no longer the one that the run was trained on.
     """
@@ -235,6 +237,8 @@ def load_run(settings: Settings, out: Path | None = None) -> Loaded:
         source = replace(source, revision=base.revision)
     settings, notes = fitted_lengths(settings, longest_input(base.model, tokenizer))
     shapes = target_shapes(base, settings.lora.target_modules, settings.lora.r)
+    if settings.base.skip_unread:
+        check_first_token(base.model, settings.model, shapes)
     return Loaded(settings, source, base, tokenizer, torch.device(device), shapes, files, (*notes, *base.warnings))
 
 

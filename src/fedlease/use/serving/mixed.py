@@ -7,6 +7,7 @@ import inspect
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from fedlease.core.low_rank import at_rank
 from fedlease.core.types import HEAD, AdapterSpec, ClientId, ClientModel, TensorName, Tensors, head_names
 from fedlease.errors import ModelError
 from fedlease.models.base import BaseModel, new_head_modules
+from fedlease.models.first_token import first_token_alone
 from fedlease.models.padding import groups_of
 from fedlease.peft_plugin.state import copy_into
 from fedlease.use.open_run import OpenRun
@@ -38,6 +40,7 @@ class MixedModel:
         models: client -> complete model, head included.
         num_labels: client -> length of its label list.
         autocast: type of the products when the base is not float32; None computes in the base's own type.
+        skip_unread: see :class:`fedlease.client.resident.ResidentModel`.
     """
 
     def __init__(
@@ -47,8 +50,11 @@ class MixedModel:
         models: Callable[[ClientId], ClientModel],
         num_labels: Mapping[ClientId, int],
         autocast: torch.dtype | None = None,
+        *,
+        skip_unread: bool = False,
     ) -> None:
         self.device = device
+        self._skip_unread = skip_unread
         self.autocast = autocast
         # A copy of the modules around the very same tensors.
         shared = {id(tensor): tensor for tensor in (*base.model.parameters(), *base.model.buffers())}
@@ -76,6 +82,7 @@ class MixedModel:
             lambda client: _of_one_rank(run.model(client), run.settings.lora.largest),
             num_labels,
             run.resident.autocast,
+            skip_unread=run.resident.skip_unread,
         )
 
     @torch.inference_mode()
@@ -104,7 +111,8 @@ class MixedModel:
             order = sorted(range(len(profiles)), key=lambda row: str(profiles[row].rule))
             self._write_plan([profiles[row] for row in order])
             index = torch.tensor(order, device=self.device)
-            with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            autocast = torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+            with autocast, first_token_alone(self.model) if self._skip_unread else nullcontext():
                 taken = {name: values[index] for name, values in inputs.items() if name in self._arguments}
                 output = self.model(**taken).logits
         of_row = dict(zip(order, output.float().cpu(), strict=True))
