@@ -33,8 +33,9 @@ if [ "${ONLY:-}" != protocol ]; then
   steps 1  # over all bases, before a second pass over any
   if [ -z "$smoke" ]; then
     if [ ! -s "$out/tests.txt" ]; then
+      # pytest-benchmark, where it is installed, warns beside xdist, and warnings are errors here.
       # A test that fails says so in the file, and the figures are wanted anyway.
-      timeout 60 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/client tests/models tests/use \
+      timeout 60 "$python" -m pytest -q -m gpu -p no:cacheprovider -p no:benchmark tests/client tests/models tests/use \
         > "$out/tests.tmp" 2>&1 || true
       mv "$out/tests.tmp" "$out/tests.txt"
       tail -n 1 "$out/tests.txt"

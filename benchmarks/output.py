@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,14 @@ def show(report: Report) -> None:
         console.print(f"{target.verdict.upper():10} {target.text}: {target.figure}", markup=False)
 
 
+def _version(name: str) -> str:
+    """Of a package; where fedlease is run from its sources, nothing is installed that could be asked."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def machine() -> dict[str, Any]:
     """Describes what figures depend on: date, processor, memory, versions."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -105,5 +113,5 @@ def machine() -> dict[str, Any]:
         "cores": cores,
         "memory_gb": round(memory / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     }
