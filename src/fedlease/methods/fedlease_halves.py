@@ -120,66 +120,37 @@ class Halves(Wrapper):
     def aggregate(
         self, state: HalvesState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> HalvesState:
-        """FedLEASE's aggregation; whose group is not sure half-way is asked again before it."""
-        halves, passes, chosen = dict(state.halves), dict(state.passes), {}
-        # Who was to go on and did not answer is grouped by what it has learnt before.
-        silent = {client for client in absent if client in halves and client not in state.warmup.results}
-        absent = {*absent} - silent
-        passed = [
-            ClientUpdate(client, WARMUP, state.round, state.clients[client], whole(halves[client]))
-            for client in sorted(silent)
-        ]
-        for update in updates:
-            if update.phase == WARMUP:
-                passes[update.client] = passes.get(update.client, 0) + self._epochs(state, update.client)
-                if expert_tensors(update.tensors, 1):
-                    halves[update.client] = update.tensors
-                if state.allocation is None:
-                    update = replace(update, tensors=whole(update.tensors))
-            elif update.phase == EXPERTS:
-                passes[update.client] = max(passes.get(update.client, 0), self.budget.warmup_epochs)
-                if update.choice is not None:
-                    # The first two candidates are what the client has learnt itself.
-                    chosen[update.client] = self._experts(state, update.client)[max(0, update.choice - 1)]
-                    update = replace(update, choice=None)
-            passed.append(update)
+        """FedLEASE's aggregation; clients whose groups are not sure half-way are asked again before it."""
+        state, received, chosen = self._received(state, updates)
+        # A client that was to go on and does not answer is grouped by what it has learnt before.
+        silent = [c for c in sorted(absent) if c in state.halves and c not in state.warmup.results]
+        absent = {*absent}.difference(silent)
+        received += [ClientUpdate(c, WARMUP, state.round, state.clients[c], whole(state.halves[c])) for c in silent]
         method = self.method
         if self.by_similarity:
-            method = replace(method, grouping=BySimilarity(halves, self.signal))
+            method = replace(method, grouping=BySimilarity(state.halves, self.signal))
         inner = moved(state.inner, chosen) if chosen else state.inner
-        after = method.aggregate(inner, passed, absent)
-        if inner.allocation is None and after.allocation is not None and self._early(state):
-            state = replace(state, halves=halves, passes=passes, again=frozenset())
-            again = frozenset(c for c in _doubtful(after.allocation) if c in halves and self._epochs(state, c))
-            state = replace(state, again=again, found=(_half_way(again, after.allocation.clients),))
-            if again:
-                warmup = inner.warmup.collect(passed, absent).without(again)
-                return replace(state, inner=replace(inner, warmup=warmup))
-        found = (*state.found, *_joined(inner, chosen))
-        state = replace(
-            state, inner=after, halves=halves, passes=passes, unsure=state.unsure.difference(chosen), found=found
-        )
-        if after.experts and not inner.experts:
-            # A round that nobody has passes left for would be empty.
-            after = replace(after, round=1 + min(self._rounds_ahead(state, client) for client in state.clients))
-            state = replace(state, inner=after)
-        if inner.allocation is not None:
-            needed = {c: t for c, t in halves.items() if c not in after.assignment or c in state.unsure}
-            return replace(state, halves=needed)
-        if after.allocation is None:
-            return state
+        after = method.aggregate(inner, received, absent)
         allocation = after.allocation
-        if self.by_similarity:
-            directions = group_directions(halves, allocation, self.signal, self.method.columns)
-            after = replace(after, centroids=directions)
-        asked = self.unsure == "loss" and allocation.num_experts > 1
-        unsure = frozenset(allocation.unsure if asked else ())
-        return replace(
-            state,
-            inner=after,
-            halves={client: tensors for client, tensors in halves.items() if client in unsure},
-            unsure=unsure,
-        )
+        if allocation is None:
+            return replace(state, inner=after)
+        if inner.allocation is None:
+            if self._early(state):
+                state = self._half_way(state, allocation)
+                if state.again:
+                    warmup = inner.warmup.collect(received, absent).without(state.again)
+                    return replace(state, inner=replace(inner, warmup=warmup))
+            state = self._grouped(replace(state, inner=after), allocation)
+        else:
+            unsure = state.unsure.difference(chosen)
+            halves = {c: t for c, t in state.halves.items() if c not in after.assignment or c in unsure}
+            found = (*state.found, *_joined(inner, chosen))
+            state = replace(state, inner=after, halves=halves, unsure=unsure, found=found)
+        if inner.experts or not after.experts:
+            return state
+        # A round that nobody has passes left for would be empty.
+        first = 1 + min(self._rounds_ahead(state, client) for client in state.clients)
+        return replace(state, inner=replace(state.inner, round=first))
 
     def model(self, state: HalvesState, client: ClientId) -> ClientModel:
         """FedLEASE's; before the allocation what its halves have learnt."""
@@ -187,6 +158,52 @@ class Halves(Wrapper):
         if known is not None and client not in state.assignment and not is_sketch(known):
             return ClientModel(state.adapter.spec, whole(known))
         return self.method.model(state.inner, client)
+
+    def _received(
+        self, state: HalvesState, updates: Sequence[ClientUpdate]
+    ) -> tuple[HalvesState, list[ClientUpdate], dict[ClientId, int]]:
+        """The state with the halves and passes of updates; these as FedLEASE takes them; client -> chosen expert."""
+        halves, passes, received, chosen = dict(state.halves), dict(state.passes), [], {}
+        for update in updates:
+            client = update.client
+            if update.phase == WARMUP:
+                passes[client] = passes.get(client, 0) + self._epochs(state, client)
+                if expert_tensors(update.tensors, 1):
+                    halves[client] = update.tensors
+                if state.allocation is None:
+                    update = replace(update, tensors=whole(update.tensors))
+            elif update.phase == EXPERTS:
+                passes[client] = max(passes.get(client, 0), self.budget.warmup_epochs)
+                if update.choice is not None:
+                    # The first two candidates are what the client has learnt itself.
+                    chosen[client] = self._experts(state, client)[max(0, update.choice - 1)]
+                    update = replace(update, choice=None)
+            received.append(update)
+        return replace(state, halves=halves, passes=passes), received, chosen
+
+    def _half_way(self, state: HalvesState, allocation: Allocation) -> HalvesState:
+        """The state that knows which clients go on, since their groups are not sure, and says so."""
+        state = replace(state, again=frozenset())
+        sure = {c for c, odds in allocation.evidence.items() if odds >= SURE}.difference(allocation.unsure)
+        doubted = {expert for client, expert in allocation.assignment.items() if client not in sure}
+        asked = [c for c in allocation.clients if allocation.assignment[c] in doubted and c in state.halves]
+        again = [client for client in asked if self._epochs(state, client)]
+        found = "clients were grouped half-way through the warm-up"
+        if again:
+            few = f"{len(again)} of {counted(len(allocation.clients), 'client')}"
+            found = f"half-way through the warm-up the groups of {few} were not sure, which went on: {listed(again, 3)}"
+        return replace(state, again=frozenset(again), found=(found,))
+
+    def _grouped(self, state: HalvesState, allocation: Allocation) -> HalvesState:
+        """The state after the groups are made: it keeps the halves of those who are to choose, and the groups' own."""
+        inner = state.inner
+        if self.by_similarity:
+            directions = group_directions(state.halves, allocation, self.signal, self.method.columns)
+            inner = replace(inner, centroids=directions)
+        asked = self.unsure == "loss" and allocation.num_experts > 1
+        unsure = frozenset(allocation.unsure if asked else ())
+        halves = {client: tensors for client, tensors in state.halves.items() if client in unsure}
+        return replace(state, inner=inner, halves=halves, unsure=unsure)
 
     def _warmup(self, state: HalvesState, client: ClientId, task: ClientTask) -> ClientTask:
         if self._few(state.clients[client]):
@@ -256,8 +273,8 @@ def _halves_of(state: HalvesState, client: ClientId) -> tuple[Tensors, ...]:
 
 
 def moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState:
-    """The state with clients at the experts they chose; who is left without clients goes, and numbers follow anew."""
-    assert state.allocation is not None  # nobody chooses before it
+    """The state with some clients at other experts; an expert without clients goes, and numbers follow anew."""
+    assert state.allocation is not None  # nobody has an expert before it
     assignment = {**state.assignment, **chosen}
     order = list(dict.fromkeys(assignment[client] for client in sorted(assignment)))
     renamed = {client: order.index(expert) for client, expert in assignment.items()}
@@ -269,24 +286,6 @@ def moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState
         experts=tuple(state.experts[expert] for expert in order),
         routers=tuple(state.routers[expert] for expert in order),
     )
-
-
-def _doubtful(allocation: Allocation) -> list[ClientId]:
-    """The clients of all groups of which not everybody's place is sure."""
-    doubted = {
-        allocation.assignment[client]
-        for client in allocation.clients
-        if client in allocation.unsure or allocation.evidence.get(client, 0) < SURE
-    }
-    return [client for client in allocation.clients if allocation.assignment[client] in doubted]
-
-
-def _half_way(again: Collection[ClientId], everyone: Collection[ClientId]) -> str:
-    """What groups half-way have come to."""
-    if not again:
-        return "clients were grouped half-way through the warm-up"
-    few = f"{len(again)} of {counted(len(everyone), 'client')}"
-    return f"half-way through the warm-up the groups of {few} were not sure, which went on: {listed(sorted(again), 3)}"
 
 
 def _joined(state: FedLeaseState, chosen: Collection[ClientId]) -> list[str]:
