@@ -1,6 +1,4 @@
-"""Where a client belongs that comes after groups were made by corrected similarities: on the same scale, by the same
-rule.
-"""
+"""Places clients that come after groups were made by corrected similarities: on the same scale, by the same rule."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +25,7 @@ __all__ = ["GroupDirections", "group_directions"]
 MEMBERS = 48
 """Clients of a group, those that have learnt the most, that its direction is made of."""
 
-ANYTHING = 0.5, 0.5
+ANYTHING = np.array([0.5]), np.array([0.5])
 """A reliability that is not known, and its error."""
 
 KEPT = 2
@@ -84,40 +82,21 @@ class GroupDirections:
         Raises:
             ValueError: its modules or shapes are not those of the run.
         """
-        modules = {TensorName.parse(name).module for name in tensors}
-        halves = any(TensorName.parse(name).expert == 1 for name in tensors)
-        if not halves:
-            tensors = {**tensors, **second_half(tensors)}
         if not self.experts:
             unknown = (1.0,) * self.num_experts
             nothing = (None,) * self.num_experts
             return Placement(0, unknown, 0.0, self.num_experts > 1, nothing, nothing, learnt=False)
-        if modules != self.b.keys():
-            raise ValueError(f"halves must hold the modules of the run, received {sorted(modules)}")
-        cross, own = [], []
-        for module, (b, a) in zip(
-            sorted(modules), _halves({"": tensors}, self.signal, [""], self.columns), strict=True
-        ):
-            group_b, group_a = self.b[module].double(), self.a[module].double()
-            if (b.shape[1], a.shape[2]) != (group_b.shape[1], group_a.shape[2]):
-                raise ValueError(f"{module}: halves have another shape than those of the run")
-            inner = torch.einsum("hpr,kps->hkrs", b, group_b) * torch.einsum("hrq,ksq->hkrs", a, group_a)
-            size = product_lengths(b, a)
-            cross.append((inner.sum((2, 3)) / size.where(size > 0, 1).unsqueeze(1)).mean(0))  # (K,)
-            own.append(cosines_by_row(b[:1], a[:1], b[1:], a[1:]))  # (1,)
-        mean, error = between_clients(cross)  # (K,)
-        own_mean, own_error = of_one_client(own) if halves else map(np.atleast_1d, ANYTHING)
-        beside = Beside(own_mean, own_error, mean[None], error[None])
+        beside = self._beside(tensors)
         count = len(self.experts)
         (found,) = joined(beside, Fit(0.0, np.ones(count), self.common), np.arange(count))
         s = math.sqrt(found.reliability)
         similarities: list[float | None] = [None] * self.num_experts
         errors = [*similarities]
         for place, expert in enumerate(self.experts):
-            similarities[expert] = float(mean[place]) / s
+            similarities[expert] = float(beside.cross[0, place]) / s
             errors[expert] = float(beside.cross_error[0, place]) / s
         distances = [1.0 if c is None else min(max(1 - c, 0.0), 2.0) for c in similarities]
-        nearest = self.experts[int(mean.argmax())] if found.group < 0 else self.experts[found.group]
+        nearest = self.experts[int(beside.cross.argmax()) if found.group < 0 else found.group]
         others = [d for expert, d in enumerate(distances) if expert != nearest]
         return Placement(
             nearest,
@@ -129,6 +108,25 @@ class GroupDirections:
             found.reliability,
             learnt=not found.unsure,
         )
+
+    def _beside(self, tensors: Tensors) -> Beside:
+        """What one client has in common with the K groups, and its halves with each other."""
+        modules = {TensorName.parse(name).module for name in tensors}
+        if modules != self.b.keys():
+            raise ValueError(f"halves must hold the modules of the run, received {sorted(modules)}")
+        halves = any(TensorName.parse(name).expert == 1 for name in tensors)
+        uploads = {"": tensors if halves else {**tensors, **second_half(tensors)}}
+        cross, own = [], []
+        for module, (b, a) in zip(sorted(modules), _halves(uploads, self.signal, [""], self.columns), strict=True):
+            group_b, group_a = self.b[module].double(), self.a[module].double()
+            if (b.shape[1], a.shape[2]) != (group_b.shape[1], group_a.shape[2]):
+                raise ValueError(f"{module}: halves have another shape than those of the run")
+            inner = torch.einsum("hpr,kps->hkrs", b, group_b) * torch.einsum("hrq,ksq->hkrs", a, group_a)
+            size = product_lengths(b, a)
+            cross.append((inner.sum((2, 3)) / size.where(size > 0, 1).unsqueeze(1)).mean(0, keepdim=True))  # (1, K)
+            own.append(cosines_by_row(b[:1], a[:1], b[1:], a[1:]))  # (1,)
+        own_mean, own_error = of_one_client(own) if halves else ANYTHING
+        return Beside(own_mean, own_error, *between_clients(cross))
 
 
 def group_directions(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlease.core.merging_fit import SPREAD, Fit, fit, variance_of
+from fedlease.core.merging_fit import Fit, fit, misfits, variance_of
 from fedlease.core.reliability import Agreement, Floats
 from fedlease.core.types import ClientId
 
@@ -60,11 +60,9 @@ class Merged:
 def log_odds(found: Agreement, fitted: Fit) -> Floats:
     """How much likelier every pair of clients is to have one task than two, (N, N) in nats, 0 on the diagonal."""
     s = np.maximum(fitted.s, POSSIBLE)
-    both, variance = np.outer(s, s), variance_of(found)
-    spread = variance + np.square(SPREAD * both)
-    beyond = found.cross - np.clip(found.cross, 0, fitted.common * both)
-    odds: Floats = (np.square(beyond) / spread - np.square(found.cross - both) / variance) / 2
-    odds += np.log(spread / variance) / 2
+    both, variance, same = np.outer(s, s), variance_of(found), np.ones_like(found.cross, dtype=bool)
+    one, two = (misfits(found.cross, both, variance, known, fitted.common) for known in (same, ~same))
+    odds: Floats = (two - one) / 2
     np.fill_diagonal(odds, 0)
     return odds
 

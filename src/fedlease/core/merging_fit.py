@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from fedlease.core.reliability import Agreement, Floats
 
 __all__ = [
-    "SPREAD",
     "STEPS",
     "Fit",
     "first_guess",
@@ -87,7 +86,7 @@ def fit(found: Agreement, labels: Sequence[int] | NDArray[np.int_]) -> Fit:
         s = nearer(s, s, np.where(pairs, counts, 0), most, found.cross, found.own, own_precision)
         if (~same).any():
             both = np.outer(s, s)
-            above = np.where(~same & (found.cross > common * both), 1 / (variance + np.square(SPREAD * both)), 0)
+            above = np.where(same, 0, precisions(found.cross, both, variance, same, common)[0])
             common = float((above * both * found.cross).sum() / ((above * both * both).sum() + 2 * prior))
             common = min(max(common, 0.0), 1.0)
     between = np.where(pairs, misfits(found.cross, np.outer(s, s), variance, same, common), 0).sum() / 4
