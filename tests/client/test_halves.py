@@ -1,5 +1,6 @@
 """A warm-up on halves: both from the same start, neither sees the other's rows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,15 @@ import torch
 from client.test_training import small
 
 from fedlease.client.halves import split, train_halves
-from fedlease.client.results import Half
+from fedlease.client.results import Half, LocalResult, as_trained, kept_result, sketched
+from fedlease.client.store import Private
 from fedlease.client.training import Optimiser, Trainer
-from fedlease.core.types import ClientModel, ClientTask, Stage
+from fedlease.core.sketch import Sketch, is_sketch
+from fedlease.core.types import AdapterSpec, ClientModel, ClientTask, ClientUpdate, Stage
+from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.encoded import Encoded
 
+SKETCH = Sketch(2, "BA", 0)
 OPTIMISER = Optimiser(lr=1e-2, weight_decay=0.0, batch_size=2, clip_norm=1.0, threads=1, seed=0)
 
 
@@ -109,3 +114,29 @@ def test_skewed_labels_of_one_task_leave_b_alone(tmp_path: Path) -> None:
     # Three rows of label 0 and one of label 1 in each half, one added to each.
     expected = start + torch.tensor([4 / 6, 2 / 6]).log()
     assert all(torch.allclose(bias, expected) for bias in biases) and len(biases) == 2
+
+
+def test_halves_that_the_client_has_kept_go_on_as_those_that_are_sent() -> None:
+    halves = {f"q/{kind}/{half}": torch.full((2, 2), 10.0 * half + ord(kind)) for kind in "AB" for half in (0, 1)}
+    one, other = ({f"q/{kind}/0": halves[f"q/{kind}/{half}"] for kind in "AB"} for half in (0, 1))
+    spec, names = AdapterSpec(2, 4.0, 0.0, ("q",)), frozenset(one)
+    model = ClientModel(spec, {name: torch.zeros(2, 2) for name in names})
+    plain = ClientTask("warmup", 0, model, (Stage(names, 1),), upload=names, halves=True)
+    first = sketched(LocalResult(ClientUpdate("a", "warmup", 0, 8, halves), {}, 4, 0.0), replace(plain, sketch=SKETCH))
+    assert is_sketch(first.update.tensors) and len(first.update.tensors) == 2
+    private = Private().trained(1, spec, first.private, sketched=True).accepted(1, replace(model, warmed=True))
+    task = as_trained("a", replace(plain, sketch=SKETCH, model=replace(model, warmed=True)), private)
+    assert task.sketch is None and not task.model.warmed
+    for found, expected in zip(task.model.candidates, (one, other), strict=True):
+        assert found.keys() == names and all(tensor.equal(expected[name]) for name, tensor in found.items())
+    # What is summed in the end is both: the mean of A, the sum of B.
+    start = ClientTask("start", 0, replace(model, warmed=True), (), upload=names)
+    kept = kept_result("a", start, 8, private).update
+    assert kept.metrics == {} and float(kept.tensors["q/A/0"][0, 0]) == ord("A") + 5
+    assert float(kept.tensors["q/B/0"][0, 0]) == 2 * ord("B") + 10
+    for asked in (replace(plain, model=replace(model, warmed=True)), start):
+        with pytest.raises(UpdateRefusedError, match="it has kept no warm-up"):
+            as_trained("a", asked, Private()) if asked.stages else kept_result("a", asked, 8, Private())
+    broken = {**halves, "q/B/1": torch.full((2, 2), float("nan"))}
+    with pytest.raises(UpdateRefusedError, match="q/B/1 holds values that are NaN"):
+        sketched(LocalResult(ClientUpdate("a", "warmup", 0, 8, broken), {}, 4, 0.0), replace(plain, sketch=SKETCH))

@@ -206,10 +206,6 @@ def test_what_needs_single_updates_and_secure_sums_exclude_each_other(words: lis
     [
         (["method=fed-sb"], "method: fed-sb {}"),
         (["head=shared"], "head: must be local or frozen, since a shared head {}, received 'shared'"),
-        (
-            ["fedlease.early_groups=true", "fedlease.halves=true", "fedlease.grouping=similarity"],
-            "fedlease.early_groups: {}; must be false, received True",
-        ),
         (["fedlease.expert_start=client"], "fedlease.expert_start: {}; must be cluster, received 'client'"),
         (
             ["privacy.secure_sums=false"],

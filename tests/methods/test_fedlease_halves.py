@@ -300,3 +300,25 @@ def test_halves_are_grouped_by_their_sketches_and_rounds_begin_once_the_warm_ups
     after = built.aggregate(state, [late, *(answer(c, task, clients[c]) for c, task in tasks.items())])
     assert after.round == 1 and len(after.experts) == 2 and after.assignment["b9"] == 1 and not after.passes["b9"] > 2
     assert first_task(built, after, "a0").phase == "experts"
+
+
+def test_of_sketches_who_is_unsure_half_way_goes_on_with_the_halves_that_it_has_kept() -> None:
+    built: Any = make_method("fedlease-plus", Terms(Budget(4, 4), sketch=24), {"early_groups": True})
+    while not isinstance(built, Halves):
+        built = built.method
+    clients = {"a0": 40, "a1": 40, "b0": 40, "b1": 40}
+    state = built.init(adapter(), clients, 0)
+    state = built.aggregate(
+        state, [answer(c, first_task(built, state, c), rows, learnt=c != "b0") for c, rows in clients.items()]
+    )
+    assert state.round == 0 and [c for c in clients if built.task(state, c)] == ["b0"]
+    again = first_task(built, state, "b0")
+    assert again.goes_on and again.model.warmed and again.model.candidates == () and again.stages[0].epochs == 2
+    assert again.sketch is not None and {tuple(tensor.shape) for tensor in again.expected.values()} == {(12, 1)}
+    state = built.aggregate(state, [answer("b0", again, 40)])
+    assert state.round == 0 and state.assignment == {"a0": 0, "a1": 0, "b0": 1, "b1": 1}
+    starts = {c: first_task(built, state, c) for c in clients}
+    assert {task.phase for task in starts.values()} == {"start"}
+    state = built.aggregate(state, [answer(c, task, clients[c]) for c, task in starts.items()])
+    epochs = {client: first_task(built, state, client).stages[0].epochs for client in clients}
+    assert state.round == 1 and epochs == {"a0": 3, "a1": 3, "b0": 1, "b1": 3}

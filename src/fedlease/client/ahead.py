@@ -5,9 +5,10 @@ from dataclasses import replace
 
 from fedlease.client.halves import both, halves_of
 from fedlease.client.messages import Finish, Request, Score, Train
-from fedlease.client.results import LocalResult
+from fedlease.client.results import LocalResult, as_trained
 from fedlease.client.stacked_scoring import Scoring
 from fedlease.client.stacked_training import Job
+from fedlease.client.store import Private
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import ClientId, Tensors
 from fedlease.errors import UpdateRefusedError
@@ -36,11 +37,13 @@ def jobs_of(worker: ClientWorker, request: Request, choice: int | None) -> list[
     That is where nothing is to be trained, and where candidates are compared first and ``choice`` does not tell which
     is the best.
     """
-    if not isinstance(request, Train):
+    if not isinstance(request, Train) or not request.task.stages:
         return []
-    if not request.task.stages:
+    client, cache = worker.client, worker.cache
+    try:
+        task = as_trained(client.data.id, request.task, _private(worker, request))
+    except UpdateRefusedError:
         return []
-    task, client, cache = replace(request.task, sketch=None), worker.client, worker.cache
     tensors = _laid_over(worker, request) if task.halves else _received(worker, request, choice)
     if tensors is None or cache.get(cache.step_key(client.data.id, task, tensors), LocalResult) is not None:
         return []
@@ -118,6 +121,10 @@ def _received(worker: ClientWorker, request: Request, choice: int | None) -> Ten
 
 
 def _laid_over(worker: ClientWorker, request: Request) -> Tensors:
-    """The request's tensors with the private ones, as handling it will find them; nothing is accepted yet."""
-    private = worker.private.accepted(request.accepted, request.model, best=request.best)
-    return private.overlay(request.model)
+    """The request's tensors with the private ones."""
+    return _private(worker, request).overlay(request.model)
+
+
+def _private(worker: ClientWorker, request: Request) -> Private:
+    """What is private when the request is handled; nothing is accepted yet."""
+    return worker.private.accepted(request.accepted, request.model, best=request.best)

@@ -53,8 +53,7 @@ class WorkCache:
 
         Halves that go on from candidates do not begin with what is received as the model.
         """
-        continued = task.halves and bool(task.model.candidates)
-        if self.start is None or continued or not begins_with(self.start, task, tensors):
+        if self.start is None or task.goes_on or not begins_with(self.start, task, tensors):
             return None
         stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
         return digest(f"{self.score_key(client, task.model, tensors)} {task.round} {stages} {task.halves}".encode())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedlease.client.store import WARMUP_SLOT, Private
-from fedlease.core.adapters import whole
+from fedlease.core.adapters import expert_tensors, renumber
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.errors import UpdateRefusedError
@@ -17,6 +17,7 @@ __all__ = [
     "Half",
     "LocalResult",
     "as_asked",
+    "as_trained",
     "check_learnt",
     "kept_result",
     "local_result",
@@ -114,6 +115,22 @@ def local_result(
     return LocalResult(update, {name: tensors[name] for name in sorted(own)}, steps, seconds)
 
 
+def as_trained(client: ClientId, task: ClientTask, private: Private) -> ClientTask:
+    """A task as it is trained: without its sketch, and on halves from what the client has kept of them, if so asked.
+
+    Raises:
+        UpdateRefusedError: it has kept none.
+    """
+    task = replace(task, sketch=None)
+    if not (task.model.warmed and task.halves):
+        return task
+    kept = private.slots.get(WARMUP_SLOT, {})
+    halves = tuple(renumber(expert_tensors(kept, half), 0) for half in (0, 1))
+    if not all(halves):
+        raise UpdateRefusedError(client, "it has kept no warm-up")
+    return replace(task, model=replace(task.model, candidates=halves, warmed=False))
+
+
 def as_asked(known: LocalResult, task: ClientTask) -> LocalResult:
     """Another method's result, divided into upload and private tensors as this task asks."""
     if task.halves:
@@ -153,4 +170,4 @@ def sketched(result: LocalResult, task: ClientTask) -> LocalResult:
         if not bool(torch.isfinite(tensor).all()):
             raise UpdateRefusedError(update.client, f"{name} holds values that are NaN or infinite after training")
     sent = {**{name: update.tensors[name] for name in sorted(heads)}, **task.sketch.of(trained)}
-    return replace(result, update=replace(update, tensors=sent), private={**result.private, **whole(trained)})
+    return replace(result, update=replace(update, tensors=sent), private={**result.private, **trained})

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from fedlease.core.adapters import whole
 from fedlease.core.codec import serialisable
 from fedlease.core.row_noise import Amount
 from fedlease.core.types import ANCHOR, AdapterSpec, ClientModel, Tensors, head_names
@@ -13,7 +14,7 @@ __all__ = ["ELSEWHERE", "HEAD_SLOT", "SPENT", "WARMUP_SLOT", "Private", "is_else
 
 HEAD_SLOT = "head"
 WARMUP_SLOT = "warm-up"
-"""The slot of a warm-up of which the server has a sketch alone; it goes once a model comes without it."""
+"""The slot of a warm-up, or its halves, of which the server has a sketch alone; it goes once a model comes without."""
 
 ELSEWHERE = "elsewhere"
 """The slot in which a server records a client that keeps its tensors on its own machine: ``accepted``, the last step
@@ -123,7 +124,7 @@ class Private:
         """
         private = {**self.slots.get(model.spec.fingerprint(), {}), **self.slots.get(HEAD_SLOT, {})}
         if model.warmed:
-            private |= self.slots.get(WARMUP_SLOT, {})
+            private |= whole(self.slots.get(WARMUP_SLOT, {}))
         anchor = {ANCHOR: private[ANCHOR]} if ANCHOR in private else {}
         return {**{name: private.get(name, tensor) for name, tensor in model.tensors.items()}, **anchor}
 

@@ -22,7 +22,7 @@ from fedlease.client.messages import (
 from fedlease.client.private_replies import disclosed, passes_in, refusal
 from fedlease.client.private_steps import PrivacyTerms
 from fedlease.client.resident import ResidentModel
-from fedlease.client.results import Ahead, LocalResult, as_asked, kept_result, sketched
+from fedlease.client.results import Ahead, LocalResult, as_asked, as_trained, kept_result, sketched
 from fedlease.client.store import Private
 from fedlease.client.training import OnBatch, TrainsTasks
 from fedlease.core.choices import StopMetric
@@ -185,8 +185,8 @@ class ClientWorker:
         return self.trainer.resident
 
     def _train(self, request: Train) -> Trained:
-        task, client = replace(request.task, sketch=None), self.client
-        begun = time.perf_counter()
+        client, begun = self.client, time.perf_counter()
+        task = as_trained(client.data.id, request.task, self.private)
         if not task.stages:
             result = kept_result(client.data.id, task, len(client.train), self.private)
             self.private = self.private.trained(request.step, task.model.spec, {})

@@ -122,9 +122,8 @@ def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"head: must be local or frozen, since a shared head {SKETCHED}, received 'shared'"
     for method in sorted({"fedlease", "fedlease-plus"} & {*map(str, methods_asked(raw))}):
         section = method.replace("-", "_")
-        for key, allowed in (("early_groups", False), ("expert_start", "cluster")):
-            if (value := _of(raw, section, key)) not in (None, allowed):
-                yield f"{section}.{key}: {SKETCHED}; must be {str(allowed).lower()}, received {value!r}"
+        if (start := _of(raw, section, "expert_start")) not in (None, "cluster"):
+            yield f"{section}.expert_start: {SKETCHED}; must be cluster, received {start!r}"
 
 
 def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:

@@ -182,6 +182,11 @@ class ClientTask:
         return frozenset().union(*(stage.trainable for stage in self.stages))
 
     @property
+    def goes_on(self) -> bool:
+        """Whether halves go on from what they have learnt before, be it sent with the task or kept by the client."""
+        return self.halves and bool(self.model.candidates or self.model.warmed)
+
+    @property
     def private(self) -> frozenset[str]:
         """Trained and not uploaded, or sketched alone: these stay with the client."""
         return self.trainable - (self.upload if self.sketch is None else head_names(self.upload))

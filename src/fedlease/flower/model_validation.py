@@ -94,9 +94,9 @@ def task_fault(task: ClientTask, private: Collection[str], *, masked: bool = Fal
         if strange := sorted(given - names):
             return f"{what} names tensors that its model does not have: {shown(strange)}"
     # A tensor that is not trained has its private value laid over it, and would leave as it is.
-    if task.model.warmed and task.stages:
+    if task.model.warmed and task.stages and not (task.halves and task.sketch):
         return "what a client has kept of its warm-up is not trained further"
-    kept = task.model.names("AB") if task.model.warmed else frozenset()
+    kept = task.model.names("AB") if task.model.warmed and not task.stages else frozenset()
     if strange := sorted(task.upload - task.trainable - kept):
         return f"upload names tensors that are not trained: {shown(strange)}"
     if kept:  # which a client that masks its updates gives to a sum alone

@@ -245,7 +245,7 @@ class RoundLoop:
 
     def _require_quorum(self, step: Step) -> None:
         # Not for second tries of the warm-up and halves that go on alone: the waves before had enough without them.
-        again = step.tried | {client for client, task in step.tasks.items() if task.halves and task.model.candidates}
+        again = step.tried | {client for client, task in step.tasks.items() if task.goes_on}
         if step.state.round == 0 and again.issuperset(step.tasks):
             return
         try:
