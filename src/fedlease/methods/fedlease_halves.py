@@ -209,9 +209,8 @@ class Halves(Wrapper):
         if self._few(state.clients[client]):
             return task
         stages = warmup_stages(task.trainable, self._epochs(state, client), self.budget)
-        model = replace(task.model, candidates=_halves_of(state, client))
-        if is_sketch(state.halves.get(client, {})):  # the halves are the client's
-            model = replace(task.model, warmed=True)
+        kept = is_sketch(state.halves.get(client, {}))  # by the client alone
+        model = replace(task.model, candidates=() if kept else _halves_of(state, client), warmed=kept)
         return replace(task, model=model, stages=stages, halves=True)
 
     def _epochs(self, state: HalvesState, client: ClientId) -> int:
