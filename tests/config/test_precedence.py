@@ -19,12 +19,15 @@ def faults(*words: str, path: Path | None = None, preset: str | None = None) -> 
 
 
 class TestBaselines:
-    @pytest.mark.parametrize("preset", preset_names())
-    @pytest.mark.parametrize("method", known_methods())
-    def test_those_of_a_preset_are_run_beside_any_method(self, preset: str, method: str) -> None:
-        own = resolve(preset=preset).baselines
-        found = resolve(preset=preset, overrides=[f"method={method}"])
-        assert (found.method, found.baselines) == (method, tuple(name for name in own if name != method))
+    def test_those_of_a_preset_are_run_beside_any_method(self) -> None:
+        offenders = []
+        for preset in preset_names():
+            own = resolve(preset=preset).baselines
+            for method in known_methods():
+                found = resolve(preset=preset, overrides=[f"method={method}"])
+                if (found.method, found.baselines) != (method, tuple(name for name in own if name != method)):
+                    offenders.append((preset, method, found.baselines))
+        assert offenders == []
 
     def test_the_quickstart_and_a_file_that_builds_on_a_preset_give_way_too(self, tmp_path: Path) -> None:
         assert resolve(overrides=["method=local"]).baselines == ("fedit",)
@@ -62,12 +65,14 @@ class TestTaskSourceAndModel:
         else:
             assert found.model == before.model
 
-    @pytest.mark.parametrize("preset", preset_names())
-    @pytest.mark.parametrize("source", [source for source in SOURCES if source != "folder"])
-    def test_the_task_follows_the_source(self, preset: str, source: str) -> None:
-        found = resolve(preset=preset, overrides=[f"data.source={source}"])
-        assert found.data.source == source
-        assert TASKS[found.task].rows in SOURCES[source].rows
+    def test_the_task_follows_the_source(self) -> None:
+        offenders = []
+        for preset in preset_names():
+            for source in SOURCES.keys() - {"folder"}:
+                found = resolve(preset=preset, overrides=[f"data.source={source}"])
+                if found.data.source != source or TASKS[found.task].rows not in SOURCES[source].rows:
+                    offenders.append((preset, source, found.task))
+        assert offenders == []
 
     def test_what_the_user_says_of_both_stays_as_it_is(self) -> None:
         found = resolve(overrides=["task=generation", "data.source=quickstart", "model=minilm"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from contract.planted import CLIENTS, adapter, made, train
 from contract.table import CASES, NAMES, TABLE, built, row
+from laws import holds_for
 
 from fedlease.core.aggregate import check_update, mean_update
 from fedlease.core.codec import dumps, loads
@@ -21,8 +22,7 @@ from fedlease.server.participation import Participation
 
 BUDGET = Budget(warmup_epochs=2, rounds=3, local_epochs=1)
 
-every_name = pytest.mark.parametrize("name", NAMES)
-every_case = pytest.mark.parametrize(("name", "head"), CASES)
+every_method, every_name, every_case = holds_for(TABLE), holds_for(NAMES), holds_for(CASES)
 
 
 def step(method: Method, state: Any, seed: int = 0, skip: frozenset[str] = frozenset()) -> tuple[Any, list[ClientTask]]:
@@ -50,7 +50,7 @@ def test_the_tables_have_a_row_for_every_method() -> None:
     assert TABLE.keys() == METHODS.keys() == FACTS.keys() - {CENTRALISED}
 
 
-@pytest.mark.parametrize("name", TABLE)
+@every_method
 def test_a_method_whose_means_a_server_may_step_towards_says_where_they_are(name: str) -> None:
     method = built(name, BUDGET)
     assert bool(method.averaged) == FACTS[name].steps
@@ -119,7 +119,7 @@ def test_upload_holds_only_trained_tensors_of_the_model(name: str, head: str | N
             assert task.stages and all(stage.epochs >= 1 for stage in task.stages)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@every_method
 def test_uploaded_kinds_are_those_of_the_paper(name: str) -> None:
     method = built(name, BUDGET)
     state = played(name, None)[1]
@@ -224,7 +224,7 @@ def test_rounds_advance_by_one_and_without_updates_nothing_else_moves(name: str,
         assert all(torch.equal(before.tensors[n], kept.tensors[n]) for n in before.tensors)
 
 
-@pytest.mark.parametrize(("name", "head"), [case for case in CASES if row(case[0]).warms_up])
+@holds_for(case for case in CASES if row(case[0]).warms_up)
 def test_a_client_whose_first_task_is_refused_is_asked_again_and_then_joins_late(name: str, head: str | None) -> None:
     method = built(name, BUDGET, head)
     state = method.init(adapter(), CLIENTS, 0)
@@ -280,7 +280,7 @@ def mean_of_groups(method: Method, state: Any, updates: list[ClientUpdate]) -> l
     return [replace(update, tensors=means.get(update.client, update.tensors)) for update in updates]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@holds_for(METHODS)
 def test_a_method_whose_updates_may_be_summed_needs_no_more_than_the_mean_of_each_group(name: str) -> None:
     # What fedlease-plus needs beside, a fault of settings says.
     method = made(name, BUDGET, **({"average": "factors"} if name == "fedlease-plus" else {}))

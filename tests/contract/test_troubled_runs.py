@@ -4,10 +4,10 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
 import torch
 from contract.planted import CLIENTS, adapter, train
 from contract.table import NAMES, built
+from laws import holds_for
 
 from fedlease.core.choices import HeadPolicy
 from fedlease.core.codec import dumps, loads
@@ -38,8 +38,7 @@ def check(model: ClientModel) -> None:
     assert all(bool(torch.isfinite(tensor).all()) for tensor in model.tensors.values())
 
 
-@pytest.mark.parametrize(("seed", "head"), [(0, "shared"), (1, "local")])
-@pytest.mark.parametrize("name", NAMES)
+@holds_for((name, seed, head) for name in NAMES for seed, head in ((0, "shared"), (1, "local")))
 def test_every_state_is_whole_and_the_run_ends(name: str, seed: int, head: HeadPolicy) -> None:
     rng = random.Random(f"{name} {seed}")
     budget = Budget(rng.choice([1, 2, 3]), rng.choice([0, 2, 4]), rng.choice([1, 2]))
