@@ -51,6 +51,13 @@ CASES = [
       for given in VARIANTS if given != "as it should be"),
 ]  # fmt: skip
 
+PROMPTED = [
+    *((name, "as it should be") for name in DECODERS),
+    # Positions of a table, counted from the first token or from the mask, and turned by the place.
+    *((name, given) for name in ("gpt2", "opt", "llama")
+      for given in ("another padding id", "no padding", "end token appended")),
+]  # fmt: skip
+
 Saved = Callable[[str], Path]
 
 
@@ -185,8 +192,7 @@ def test_inputs_that_are_weighed_by_themselves(name: str, saved: Saved, tmp_path
     assert_close(evaluate(resident, rows, 1), alone, hundredth(alone))
 
 
-@pytest.mark.parametrize("given", ["as it should be", "another padding id", "no padding", "end token appended"])
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(("name", "given"), PROMPTED)
 def test_prompts_and_answers(name: str, given: str, saved: Saved, tmp_path: Path) -> None:
     """Training loss, scored loss, and what is written; a repetition penalty of the model would read padding too."""
     config, options = VARIANTS.get(given, ({}, {}))
