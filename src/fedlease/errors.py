@@ -141,7 +141,7 @@ _NO_THREAD = "can't start new thread"
 
 
 def limit_reached(error: BaseException) -> str | None:
-    """The limit that an error reports, with the file it names; None for any other error."""
+    """The limit that an error reports, with its file; None for any other error."""
     found: BaseException | None = error
     seen: set[int] = set()
     while found is not None and id(found) not in seen:

@@ -1,4 +1,4 @@
-"""What ``fedlease check`` prints."""
+"""Output of ``fedlease check``."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ __all__ = ["render_check", "threads_line"]
 GUESSED = "states another)"
 """End of a note about how files are read."""
 ALIKE = 1.1
-"""A number of threads is right that takes at most so many times as long as the fastest."""
+"""Largest ratio of a thread count's time to the fastest one's at which no other number is recommended."""
 
 
 def render_check(report: CheckReport, console: Console, command: str = "fedlease run") -> None:
@@ -74,7 +74,7 @@ def render_check(report: CheckReport, console: Console, command: str = "fedlease
 
 
 def privacy_line(report: CheckReport) -> str:
-    """What is promised to every row, and the noise that it takes."""
+    """Describes the promise to every row, and the noise that it takes."""
     given, noise = report.settings.privacy, report.noise
     least, most = min(noise, key=lambda client: noise[client]), max(noise, key=lambda client: noise[client])
     span = f"{noise[least]:.2f} ({least}) to {noise[most]:.2f} ({most})" if least != most else f"{noise[least]:.2f}"
@@ -87,7 +87,7 @@ def privacy_line(report: CheckReport) -> str:
 
 
 def threads_line(seconds: Mapping[int, float], threads: int) -> str:
-    """Which number of threads is the fastest now, and how to set it.
+    """Names the number of threads that is fastest now, and how to set it.
 
     Args:
         seconds: threads -> seconds of training a row.

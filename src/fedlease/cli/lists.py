@@ -95,12 +95,12 @@ def methods(json_: Json = False) -> None:
 
 
 def _about(module: str, builder: str) -> str:
-    """What a method is, from its source, which is not imported."""
+    """Reads a method's description from its source, without importing it."""
     try:
         spec = importlib.util.find_spec(module)
     except ImportError:
         spec = None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else "")
-    # In a module of several methods every builder has a name and a sentence of its own.
+    # In a module with several methods, each builder's docstring has the name and the sentence.
     own = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == builder != "build")
     return (ast.get_docstring(next(own, tree)) or "").partition("\n")[0]

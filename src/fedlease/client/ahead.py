@@ -1,4 +1,4 @@
-"""What of a client's request may be done together with other clients', before it is handled."""
+"""Work of a request that can be done together with other clients', before the request is handled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ def candidates_of(worker: ClientWorker, request: Request) -> list[Scoring]:
 
 
 def jobs_of(worker: ClientWorker, request: Request, choice: int | None) -> list[Job]:
-    """What a request trains, one job or one for each half of the rows; empty where it must be handled alone.
+    """The training jobs of a request: one, or one for each half of the rows; none if it must be handled alone.
 
     That is where nothing is to be trained, and where candidates are compared first and ``choice`` does not tell which
     is the best.
@@ -64,7 +64,7 @@ def jobs_of(worker: ClientWorker, request: Request, choice: int | None) -> list[
 def result_of(
     jobs: Sequence[Job], results: Mapping[tuple[ClientId, int], LocalResult | UpdateRefusedError]
 ) -> LocalResult | UpdateRefusedError | None:
-    """What a client's jobs have come to; None where it must be trained alone."""
+    """The result of a client's jobs; None if the client must be trained alone."""
     found = [results.get(job.key) for job in jobs]
     if refused := [result for result in found if isinstance(result, UpdateRefusedError)]:
         return refused[0]
@@ -95,7 +95,7 @@ def scoring_of(worker: ClientWorker, request: Request, choice: int | None) -> Sc
 
 
 def alone_of(worker: ClientWorker, request: Request, choice: int | None) -> Scoring | None:
-    """The own expert of a mixture, which the end of a run scores by itself; None where there is none to score."""
+    """The own expert of a mixture, scored separately at the end of a run; None if there is nothing to score."""
     spec, client = request.model.spec, worker.client
     if not isinstance(request, Finish) or not spec.routed or not len(client.test):
         return None
@@ -105,7 +105,7 @@ def alone_of(worker: ClientWorker, request: Request, choice: int | None) -> Scor
 
 
 def untrained_of(worker: ClientWorker, request: Finish) -> Scoring | None:
-    """The untrained model, which the end of a run scores as well; None where its scores are known."""
+    """The untrained model, which is also scored at the end of a run; None if its scores are known."""
     model, client = request.untrained, worker.client
     if worker.cache.get(worker.cache.score_key(client.data.id, model, model.tensors), Measured) is not None:
         return None
@@ -113,7 +113,7 @@ def untrained_of(worker: ClientWorker, request: Finish) -> Scoring | None:
 
 
 def _received(worker: ClientWorker, request: Request, choice: int | None) -> Tensors | None:
-    """As :func:`_laid_over` with the chosen candidate; None where it has to be chosen yet."""
+    """The tensors of :func:`_laid_over` with the chosen candidate; None if it has not been chosen yet."""
     candidates, tensors = request.model.candidates, _laid_over(worker, request)
     if not candidates:
         return tensors

@@ -10,7 +10,7 @@ from fedlease.core.types import Tensors
 __all__ = ["Block"]
 
 ALIGNED = 8
-"""Every tensor begins at a multiple of so many numbers, so that products can read it in wide words."""
+"""Alignment in numbers: every tensor begins at a multiple, so that products can read it in wide words."""
 
 
 class Block:
@@ -70,7 +70,7 @@ class Block:
         return list(self._places)
 
     def read(self, values: Tensor | None = None) -> list[dict[str, Tensor]]:
-        """Every client's tensors in their own shapes: copies, on the CPU; of other values that lie as its own do."""
+        """Copies of every client's tensors on the CPU in their own shapes, from this block or values of its layout."""
         host = (self.values if values is None else values).cpu()
         return [
             {name: row[self._places[name][0] :][: shape.numel()].view(shape).clone() for name, shape in own.items()}

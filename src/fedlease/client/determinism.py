@@ -1,4 +1,4 @@
-"""What torch offers so that a GPU gives the same bits for the same work, set in one place."""
+"""The switches of torch by which a GPU gives the same bits for the same work, set in one place."""
 
 import os
 from collections.abc import Iterator

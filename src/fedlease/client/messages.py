@@ -1,4 +1,4 @@
-"""What a server asks of a client and what the client replies, the same over every transport."""
+"""Requests of the server and replies of clients, the same over every transport."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -135,7 +135,7 @@ class ResidentModel:
     def twin(self) -> nn.Module:
         """Another tree of modules around the very same weights, without an adapter, in evaluation mode."""
         model = self.unwrapped()
-        # What bitsandbytes knows of packed weights holds tensors, too.
+        # The states that bitsandbytes attaches to packed weights hold tensors, too.
         packed = [vars(module)[n] for module in model.modules() for n in ("state", "quant_state") if n in vars(module)]
         shared = {id(held): held for held in (*model.parameters(), *model.buffers(), *packed)}
         return copy.deepcopy(model, dict(shared)).eval()
@@ -182,7 +182,7 @@ class ResidentModel:
         return self.logits_of(self.model, inputs, last)
 
     def logits_of(self, model: nn.Module, inputs: Inputs, last: int | None = None) -> Tensor:
-        """As :meth:`logits`, by any modules around this base, of rows that may share a batch."""
+        """Computes :meth:`logits` by any modules around this base, for rows that may share a batch."""
         # A tokenizer may give what another architecture takes.
         inputs = {name: values for name, values in inputs.items() if name in self._arguments}
         extra: dict[str, Any] = {}
@@ -217,7 +217,7 @@ class ResidentModel:
             return self.generate_by(self.model, inputs, **options)
 
     def generate_by(self, model: Any, inputs: Inputs, **options: Any) -> Tensor:
-        """As :meth:`generate`, by any modules around this base."""
+        """Calls :meth:`generate` of any modules around this base."""
         with self._computing():
             tokens: Tensor = model.generate(**inputs, **options)
         return tokens
@@ -234,7 +234,7 @@ class ResidentModel:
             return self.model.base_model.represent(inputs)
 
     def represent_by(self, model: nn.Module, inputs: Inputs) -> Tensor:
-        """As :meth:`represent`, by any modules around this base, with the experts that they compute."""
+        """Computes :meth:`represent` by any modules around this base, with the experts that those compute."""
         with self._computing():
             return directions_of(model, {name: values for name, values in inputs.items() if name in self._arguments})
 

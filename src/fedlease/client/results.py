@@ -1,4 +1,4 @@
-"""What local training has come to: the update for the server, and what stays with the client."""
+"""Results of local training: the update for the server, and the tensors that stay with the client."""
 
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Half:
-    """Which half of a client's rows is trained on.
+    """The half of a client's rows that is trained on.
 
     Attributes:
         number: 0 or 1, 2 or 3 where it goes on from what it has learnt before.
@@ -61,7 +61,7 @@ class LocalResult:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What of a request has been done before it is handled, together with other clients'.
+    """Work of a request that was done before it is handled, together with other clients'.
 
     Attributes:
         result: of its :func:`~fedlease.client.ahead.jobs_of`.

@@ -30,7 +30,7 @@ STEPS = ("steps", "steps_on_halves")
 @serialisable
 @dataclass(frozen=True)
 class Private:
-    """What one client keeps under one method.
+    """Private tensors of one client under one method.
 
     A slot is named by what its tensors belong to: the fingerprint of an adapter's spec, or ``"head"``. A head belongs
     to the client and not to an adapter, so it outlives the change of spec at the allocation. A sketched warm-up has a
@@ -78,7 +78,7 @@ class Private:
     def accepted(
         self, step: int | None, model: ClientModel, *, best: int | None = None, undo: bool = False
     ) -> "Private":
-        """What holds now that the server's last used update of this client is known; nothing stays pending.
+        """The state once the client's last used update is known to the server; nothing stays pending.
 
         The slots of an earlier step come back where ``step`` is that one and they were kept.
 

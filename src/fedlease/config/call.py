@@ -1,4 +1,4 @@
-"""What ``fedlease.run`` takes in the place of settings."""
+"""Arguments of ``fedlease.run`` that stand for settings."""
 
 import os
 from collections.abc import Iterator, Mapping

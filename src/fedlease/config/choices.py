@@ -1,4 +1,4 @@
-"""What settings choose by name, beside the choices of the algorithm in ``fedlease.core.choices``. No torch here."""
+"""Values that settings choose by name, beside those of the algorithm in ``fedlease.core.choices``. No torch here."""
 
 from typing import Literal
 
@@ -38,10 +38,10 @@ Partition = Literal["natural", "dirichlet", "task-and-label"]
 """How rows are dealt to clients."""
 
 ScoreRows = Literal["test", "valid"]
-"""What scores are taken on."""
+"""The rows that scores are computed on."""
 
 BadRows = Literal["refuse", "drop"]
-"""What becomes of rows that cannot be used."""
+"""The treatment of rows that cannot be used."""
 
 UnusableClients = Literal["require", "skip"]
-"""What becomes of clients whose rows cannot be used."""
+"""The treatment of clients whose rows cannot be used."""

@@ -100,7 +100,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 
 def _default(field: FieldInfo) -> str:
-    """As it is written in YAML."""
+    """Writes a value as in YAML."""
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"

@@ -18,7 +18,7 @@ from fedlease.methods.registry import CENTRALISED, OTHER_NAMES, UNEQUAL_RANKS, k
 __all__ = ["cross_faults", "nearest", "nearest_method", "not_installed", "sentences", "setting_names"]
 
 FEW = 12
-"""Up to so many valid names are listed."""
+"""Number of valid names up to which they are listed."""
 
 NEAR = 0.6
 """How alike two names are, of 1, before one is suggested for the other."""
@@ -61,7 +61,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def nearest_method(name: str) -> str:
-    """As :func:`nearest`, for methods; finds those that go by another name elsewhere, such as FedAvg, too."""
+    """Finds the :func:`nearest` method, also by its names in other projects, such as FedAvg."""
     known = known_methods()
     plain = name.lower().replace("_", "-").replace(" ", "-")
     other = plain if plain in known else OTHER_NAMES.get(plain)

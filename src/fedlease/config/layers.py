@@ -209,7 +209,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ, with both values; None where one side has no such key."""
+    """Dotted keys whose values differ, with both values; None stands for a missing key."""
     for key in dict.fromkeys([*here, *there]):
         mine, other = here.get(key), there.get(key)
         if isinstance(mine, Mapping) and isinstance(other, Mapping):

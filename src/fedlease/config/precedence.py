@@ -15,7 +15,7 @@ GUARD: dict[str, dict[str, Any]] = {
     "fedlease_plus": {"average": "median"},
     "bounds": {"against": "refuse"},
 }
-"""What ``bounds.guarded`` sets where the user does not."""
+"""Values that ``bounds.guarded`` sets unless the user does."""
 
 S = TypeVar("S", bound=Section)
 

@@ -107,7 +107,7 @@ def client_weights(rows: Mapping[ClientId, int], weighting: Weighting) -> dict[C
 
 
 def weighted_uploads(updates: Sequence[ClientUpdate], weighting: Weighting) -> tuple[list[Tensors], list[float]]:
-    """What clients uploaded and weigh in a mean, in the order of their ids so that arrival order changes no bit."""
+    """Uploads and weights, in the order of the clients' ids, so that the order of arrival changes no bit."""
     tensors = {update.client: update.tensors for update in updates}
     weights = client_weights({update.client: update.num_examples for update in updates}, weighting)
     return [tensors[client] for client in sorted(tensors)], [weights[client] for client in sorted(tensors)]
@@ -120,7 +120,7 @@ def mean_update(updates: Sequence[ClientUpdate], weighting: Weighting = "num_exa
 
 @dataclass(frozen=True)
 class ClusterMeans:
-    """What the clients of each cluster uploaded, as one mean per cluster.
+    """One mean per cluster, of the uploads of its clients.
 
     Attributes:
         mean: averages one cluster.

@@ -103,7 +103,7 @@ def assign(b: Matrices, labels: Mapping[ClientId, int]) -> Allocation:
 
 
 def regrouped(allocation: Allocation, assignment: Mapping[ClientId, int]) -> Allocation:
-    """An allocation whose clients have other experts since; which experts have one client is told anew.
+    """An allocation after clients changed experts, with its warnings about experts of one client renewed.
 
     Args:
         allocation: before.
@@ -118,7 +118,7 @@ def regrouped(allocation: Allocation, assignment: Mapping[ClientId, int]) -> All
 
 
 def joined(allocation: Allocation, least: int) -> Allocation:
-    """An allocation without clusters of fewer than so many clients, as far as there are as many.
+    """An allocation whose clusters have a least number of clients each, unless there are fewer clients in total.
 
     The smallest cluster joins the one whose clients are nearest to its own on average, until none is too small; of so
     many clients that no distances are kept, the largest.

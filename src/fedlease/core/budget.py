@@ -34,7 +34,7 @@ class Budget:
 
     @property
     def opening_rounds(self) -> int:
-        """Rounds in the place of a warm-up: E / local epochs, rounded up."""
+        """Rounds that replace a warm-up: E / local epochs, rounded up."""
         return -(-self.warmup_epochs // self.local_epochs)
 
     def passes_before(self, round_: int) -> int:

@@ -1,4 +1,4 @@
-"""What can be chosen by name in the algorithm. No torch here, so that settings may read it."""
+"""Choices of the algorithm, by name. No torch here, so that settings may import them."""
 
 from typing import Any, Literal
 
@@ -51,10 +51,10 @@ Clustering = Literal["hierarchical", "spectral"]
 """How clients are grouped by their distances."""
 
 Signal = Literal["B", "A", "BA"]
-"""Which matrices of the warm-ups are compared."""
+"""The matrices of the warm-ups that are compared."""
 
 GroupingName = Literal["clusters", "similarity", "clients", "random", "given"]
-"""Who decides which clients train one expert."""
+"""The rule by which clients are assigned to experts."""
 
 RouterStart = Literal["random", "own"]
 """How routers begin."""
@@ -69,10 +69,10 @@ ExpertStart = Literal["cluster", "client"]
 """Whether round 1 starts from the cluster's mean (paper), or from the client's own warm-up."""
 
 Unlike = Literal["keep_out", "place"]
-"""What becomes of a newcomer that is unlike every expert."""
+"""The treatment of a newcomer that is unlike every expert."""
 
 Unsure = Literal["alone", "loss"]
-"""What becomes of a client that has not learnt its task in the warm-up: alone, or with the expert of lowest loss."""
+"""The treatment of a client that has not learnt its task in the warm-up: alone, or with the expert of lowest loss."""
 
 PLUS: dict[str, Any] = {
     "halves": True,
@@ -82,19 +82,19 @@ PLUS: dict[str, Any] = {
     "average": "product",
     "routing": "own",
 }
-"""What FedLEASE+ has otherwise than FedLEASE, by setting."""
+"""Settings of FedLEASE+ that differ from FedLEASE's."""
 
 HeadPolicy = Literal["local", "shared", "frozen"]
-"""What becomes of classifier heads: trained and private, averaged within a group, or left at their initial value."""
+"""The treatment of classifier heads: trained and private, averaged within a group, or left at their initial value."""
 
 Against = Literal["name", "refuse"]
-"""What becomes of an update that points against the others of its cluster."""
+"""The treatment of an update that points against the others of its cluster."""
 
 FactorStart = Literal["adapters", "weights"]
-"""What Fed-SB sets its frozen factors by: warm-ups of A and B, or of all weights of the adapted modules."""
+"""The source of Fed-SB's frozen factors: warm-ups of A and B, or of all weights of the adapted modules."""
 
 CandidateStart = Literal["groups", "clients"]
-"""What a candidate of IFCA is made of: the first updates of a random group of clients, or that of one client."""
+"""The source of IFCA's candidates: the first updates of random groups of clients, or of single clients."""
 
 TreeDistance = Literal["frobenius", "cosine"]
 """The distance between the B of two clients, for the tree of FedTreeLoRA."""

@@ -16,7 +16,7 @@ Cells = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class PerClass:
-    """Scores of every class, in the order of the classes; None where nothing can be divided.
+    """Scores of every class, in the order of the classes; None for a division by zero.
 
     Attributes:
         support: rows of the class.
@@ -71,7 +71,7 @@ def _metrics(
 
 
 def row_shares(truth: Sequence[int], guesses: Sequence[int], classes: int, metric: str) -> list[float]:
-    """What every row adds to a metric that is no mean over rows: the numbers whose mean it is.
+    """Contributions of the rows to a metric that is no mean over rows: numbers whose mean is the metric.
 
     With T the metric and T_i the same without row i, over the same classes, row i has T + (n - 1) (mean of T_j - T_i),
     the jackknife's pseudo-values, centred. The standard error of their mean is the jackknife's of the metric, and that

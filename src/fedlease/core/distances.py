@@ -25,7 +25,7 @@ Matrices = Mapping[ClientId, Mapping[str, Tensor]]
 """Client -> module -> its A or its B."""
 
 BLOCK = 1024
-"""Clients whose products with all others are one; up to so many, all are."""
+"""Clients whose products with all others are computed at once."""
 
 IDENTICAL = 1e-6
 """Distances below this are rounding: float32 makes two identical clients 5e-7 apart."""
@@ -54,7 +54,7 @@ def distances(b: Matrices) -> tuple[list[ClientId], Tensor]:
         if len(clients) <= BLOCK:
             similarity.addmm_(units, units.T).addmm_(zeros, zeros.T)
         else:
-            # Of two products that mirror each other one is enough.
+            # The matrix is symmetric, so half of the products suffice.
             for begin in range(0, len(clients), BLOCK):
                 rows, rest = slice(begin, begin + BLOCK), slice(begin, None)
                 similarity[rows, rest].addmm_(units[rows], units[rest].T).addmm_(zeros[rows], zeros[rest].T)
@@ -65,7 +65,7 @@ def distances(b: Matrices) -> tuple[list[ClientId], Tensor]:
 
 
 def product_distances(b: Matrices, a: Matrices) -> tuple[list[ClientId], Tensor]:
-    """As :func:`distances`, of the products B A, see :func:`product_cosines`."""
+    """Distances of the products B A, see :func:`product_cosines`."""
     clients = sorted(b)
     similarity = torch.zeros(len(clients), len(clients), dtype=torch.float64)
     for cosines in product_cosines(b, a):
@@ -84,7 +84,7 @@ def cosines(b: Matrices) -> Iterator[Tensor]:
 
 
 def product_cosines(b: Matrices, a: Matrices) -> Iterator[Tensor]:
-    """As :func:`cosines`, of the products B A, which are never formed: <B A, B' A'> = <B^T B', A A'^T>.
+    """Cosines of the products B A, which are never formed: <B A, B' A'> = <B^T B', A A'^T>.
 
     Zero rows of A at the end are padding. Two clients of unequal ranks are compared by the directions that both have,
     the first m = min(r, r') rows of A and columns of B: all begin with the same rows of A, and whole products of one

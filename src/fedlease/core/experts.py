@@ -48,7 +48,7 @@ CORE_SHAPES: dict[Mixer, Callable[[int, int], tuple[int, ...]]] = {
 """Mixers with something between B and A -> shape of G for rank r and M experts."""
 
 FIXED: dict[str, int] = {"none": 1, "core": 1, "diagonal": 1, "magnitude": 1, "sparse": 1, "scalar": 2, "instance": 2}
-"""Mixers that combine so many experts; the others combine any number."""
+"""Mixer -> the number of experts that it combines; other mixers combine any number."""
 
 
 class Rule(NamedTuple):

@@ -30,7 +30,7 @@ def cells_of_sets(truth: NDArray[np.bool_], guesses: NDArray[np.bool_]) -> list[
 
 
 def is_of_sets(cells: Cells, labels: int) -> bool:
-    """Whether cells are those of :func:`cells_of_sets` for so many labels, not those of classes."""
+    """Whether cells are those of :func:`cells_of_sets` for this number of labels, and not those of classes."""
     return any(true == guess == labels for true, guess, _ in cells)
 
 
@@ -46,7 +46,7 @@ def set_metrics(cells: Cells, labels: int) -> dict[str, float]:
 
 
 def set_shares(truth: NDArray[np.bool_], guesses: NDArray[np.bool_], metric: str) -> list[float]:
-    """What every row adds to ``micro_f1`` or ``macro_f1``, as :func:`fedlease.core.confusion.row_shares`."""
+    """Contributions of the rows to ``micro_f1`` or ``macro_f1``, see :func:`fedlease.core.confusion.row_shares`."""
     both, sizes = (truth & guesses).astype(np.int64), truth.astype(np.int64) + guesses
     whole = float(_f1(both.sum(0)[None], sizes.sum(0)[None])[metric][0])
     occurs = sizes.sum(0) > 0

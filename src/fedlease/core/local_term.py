@@ -1,4 +1,4 @@
-"""What a method adds to the local loss of its clients: a pull towards what was received, a linear term, penalties."""
+"""Terms that a method adds to its clients' local loss: a pull towards the received model, a linear term, penalties."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field

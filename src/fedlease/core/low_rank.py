@@ -64,7 +64,7 @@ def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def best_pair(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """As :func:`truncate`, of a matrix (out, in) that is no product yet; give float64.
+    """Truncates a matrix (out, in), in float64, as :func:`truncate` does a product.
 
     Of a large matrix the few directions that are wanted are iterated for (Lanczos), to the precision of its numbers.
     """

@@ -1,4 +1,4 @@
-"""What a value of a file or of the settings is as a name: of a label, a client or a task."""
+"""Names of labels, clients and tasks, read from values of files and settings."""
 
 import math
 import re

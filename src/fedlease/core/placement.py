@@ -1,4 +1,4 @@
-"""Where a client belongs that comes after the allocation: with the experts whose warm-ups its own is nearest to."""
+"""Placement of a client that comes after the allocation: with the expert whose warm-ups its own is nearest to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ __all__ = ["Centroids", "Placement", "centroids", "place"]
 @serialisable
 @dataclass(frozen=True)
 class Centroids:
-    """What places a client that comes later, made of warm-ups: never of an expert's current B, whose A has drifted.
+    """Means of warm-ups by which late clients are placed; an expert's current B would not do, as its A has drifted.
 
     Attributes:
         modules: sorted.
@@ -36,7 +36,7 @@ class Centroids:
     columns: int | None = None
 
     def place(self, tensors: Tensors) -> "Placement":
-        """As :func:`place`, by the B of a warm-up, also of one on halves."""
+        """Places a client by the B of its warm-up, which may have been made on halves; see :func:`place`."""
         return place(b_matrices(whole(tensors)), self)
 
     def chosen(self, experts: Sequence[int]) -> "Centroids":
@@ -48,7 +48,7 @@ class Centroids:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a late client belongs.
+    """The expert of a late client, with the evidence.
 
     Attributes:
         expert: the nearest.
@@ -84,7 +84,7 @@ class Placement:
 
     @property
     def likeness(self) -> str:
-        """What its corrected similarity to its expert says."""
+        """Describes its corrected similarity to the expert."""
         similarity, error = self.similarities[self.expert], self.errors[self.expert]
         if similarity is None or error is None:
             return "unknown"

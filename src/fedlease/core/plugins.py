@@ -99,6 +99,6 @@ def _fault(entry: EntryPoint, what: str) -> ConfigError:
 
 @cache
 def _entries(group: str) -> tuple[EntryPoint, ...]:
-    """Every entry of a group once; a package that is found in two places of the path is one package."""
+    """Every entry of a group once, even if its package is found in two places of the path."""
     found = {(entry.name, entry.value, entry.dist and entry.dist.name): entry for entry in entry_points(group=group)}
     return tuple(found.values())

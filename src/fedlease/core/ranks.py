@@ -10,7 +10,7 @@ __all__ = ["Ranks"]
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who trains adapters of which rank.
+    """Ranks of the clients' adapters.
 
     Attributes:
         default: of clients that are not named, at least 1.

@@ -1,4 +1,4 @@
-"""What is added to the frozen weights of every client: a low-rank update, and an adapter that is trained on top of it.
+"""An addition to every client's frozen weights: a low-rank update, on top of which an adapter is trained.
 
 The update of a module is b a with a (k, in) and b (out, k), scaled by alpha / r as the adapter is. In a model it stands
 beside the adapter as frozen experts of its rank, k / r of them, all of which count in full (the mixer ``sum``): nothing
@@ -48,7 +48,7 @@ def stacked(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Te
 
 
 def lacking(states: Sequence[Tensors], weights: Sequence[float], mean: Tensors) -> dict[str, Tensor]:
-    """What the product of means lacks to the mean of products: sum over i of w_i (B_i - B) (A_i - A).
+    """The difference between the mean of products and the product of means: sum over i of w_i (B_i - B) (A_i - A).
 
     The N deviations of B sum to zero, so that the last client's is the others' and the rank is (N - 1) r.
 
@@ -143,7 +143,7 @@ def on_residual(model: ClientModel, residual: Residual) -> ClientModel:
 
 
 def _experts(a: Tensor, b: Tensor, r: int, count: int) -> list[tuple[Tensor, Tensor]]:
-    """The pair cut into so many experts of rank r, the last ones filled up with zeros."""
+    """The pair cut into experts of rank r, the last ones filled up with zeros."""
     cuts = _EXPERTS.setdefault(b, {})
     known = cuts.get((r, count))
     if known is None or known[0] is not a:

@@ -43,13 +43,13 @@ class Amount:
         return f"{self.whole} steps" + (f" and {self.halves} on halves" if self.halves else "")
 
     def steps(self, rows: int, batch_size: int) -> "Amount":
-        """The steps that so many passes take, of the larger half where it has a row more."""
+        """The steps of a number of passes; on halves, those of the larger half."""
         larger = math.ceil(rows / 2)
         return Amount(self.whole * math.ceil(rows / batch_size), self.halves * math.ceil(larger / batch_size))
 
 
 class Draws(Protocol):
-    """Where random numbers come from."""
+    """The source of random numbers."""
 
     def uniform(self, count: int) -> Tensor:
         """Uniform numbers in [0, 1), (count,) float64, on the CPU."""
@@ -59,12 +59,12 @@ class Draws(Protocol):
 
 
 def sampling(rows: int, batch_size: int, passes: int) -> Sampling:
-    """What so many passes over rows come to: steps as without privacy, with ``batch_size`` rows each on average."""
+    """The steps of a number of passes over rows: as without privacy, with ``batch_size`` rows each on average."""
     return min(1.0, batch_size / rows), passes * math.ceil(rows / batch_size)
 
 
 def samplings(rows: int, batch_size: int, steps: Amount) -> tuple[Sampling, ...]:
-    """What steps come to for any one row, which is in one of the halves, and stays in it.
+    """The steps that concern any one row, which is in one of the halves and stays there.
 
     What the other half learns tells nothing of the row, so that steps on halves count once (parallel composition), with
     the rate of the smaller half, in which a row takes part more often.

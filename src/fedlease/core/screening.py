@@ -1,4 +1,4 @@
-"""What gives a liar away among updates of the right form: how far they go, what they repeat, where they point.
+"""Signs of false updates that have the right form: their length, their repetition, their direction.
 
 Every rule is one that honest training keeps by itself, so that a run without liars is the same with and without them.
 None of them makes a lie harmless that stays within the bounds: for that there are means that outvote few clients
@@ -53,7 +53,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Change:
-    """What an update changed.
+    """The change that an update makes.
 
     Attributes:
         start: the uploaded tensors before training.
@@ -73,7 +73,7 @@ class Change:
 
 
 def start_of(task: ClientTask, choice: int | None) -> dict[str, Tensor]:
-    """What the uploaded tensors were before training, under the names of the upload."""
+    """Values of the uploaded tensors before training, under the names of the upload."""
     model, names = task.model, task.upload
     if task.sketch is not None:
         return task.expected
@@ -81,7 +81,7 @@ def start_of(task: ClientTask, choice: int | None) -> dict[str, Tensor]:
         one, other = model.candidates or ({}, {})
         own = {name: {**model.tensors, **one}[name] for name in names}
         return {**own, **second_half({name: {**model.tensors, **other}[name] for name in names})}
-    # Of candidates that are compared on refitted heads the first two are the client's own, and leave the model alone.
+    # If candidates are compared on refitted heads, the first two are the client's own, and are not laid over the model.
     chosen = model.candidates[choice] if choice is not None and not (task.refit and choice < 2) else {}
     return {name: {**model.tensors, **chosen}[name] for name in names}
 
@@ -137,7 +137,7 @@ def copied(task: ClientTask, update: ClientUpdate) -> str:
 
 
 def _others_sent(task: ClientTask, update: ClientUpdate) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """What a client was sent beside what it trained, under the names of its upload."""
+    """Tensors that a client was sent besides those that it trained, under the names of its upload."""
     model, own = task.model, task.model.spec.own
     experts = {name: TensorName.parse(name) for name in task.upload}
     for expert in range(model.spec.num_experts):

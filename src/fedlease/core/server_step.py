@@ -21,7 +21,7 @@ __all__ = ["Moments", "ServerStep"]
 @serialisable
 @dataclass(frozen=True)
 class Moments:
-    """What the server remembers of earlier steps of one tensor, in its shape and type.
+    """The server's moments of one tensor from earlier steps, in its shape and type.
 
     Attributes:
         first: m.
@@ -55,7 +55,7 @@ class ServerStep:
     tau: float = 1e-3
 
     def __call__(self, old: Tensor, mean: Tensor, before: Moments | None) -> tuple[Tensor, Moments | None]:
-        """What is handed out in the place of the mean, and what is remembered; computed in float64.
+        """The value that is broadcast instead of the mean, and the new moments; computed in float64.
 
         Args:
             old: what was sent.

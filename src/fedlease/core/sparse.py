@@ -48,7 +48,7 @@ def as_pair(values: Tensor, shape: tuple[int, int], seed: int) -> tuple[Tensor, 
 
 @lru_cache(2**10)
 def positions(seed: int, shape: tuple[int, int], count: int, device: torch.device) -> Tensor:
-    """Where so many values stand in the flattened matrix, (count,) int64, ascending."""
+    """Places of the values in the flattened matrix, (count,) int64, ascending."""
     with torch.inference_mode(False):  # scoring may ask first, and training must be able to use them
         drawn = torch.randperm(shape[0] * shape[1], generator=generator(seed, "sparse", *shape))[:count]
         return drawn.sort().values.to(device)

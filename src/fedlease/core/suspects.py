@@ -20,7 +20,7 @@ LEAST = 3
 """Updates that a median needs, so that one cannot move it beyond the others."""
 
 AGAINST = -0.25
-"""Cosine with the sum of the others of its cluster below which an update is said to point against them."""
+"""Cosine with the sum of its cluster's other updates below which an update points against them."""
 
 AGREE = 0.1
 """Mean cosine of the others with each other above which they have a direction. Around a common optimum honest changes
@@ -37,7 +37,7 @@ SAMPLED = 8
 @serialisable
 @dataclass(frozen=True)
 class Seen:
-    """What is remembered of an update that was used, or of a warm-up that was refused for its direction.
+    """A record of an update that was used, or of a warm-up that was refused for its direction.
 
     Attributes:
         warmup: whether it was a warm-up.
@@ -56,7 +56,7 @@ class Seen:
 
 @dataclass
 class Findings:
-    """What a comparison of updates found, one sentence each.
+    """Findings of a comparison of updates, one sentence each.
 
     Attributes:
         refused: client -> why its update must not be used.

@@ -147,7 +147,7 @@ class Stage:
 @serialisable
 @dataclass(frozen=True)
 class ClientTask:
-    """What the server asks of one client in one round.
+    """The task of one client in one round.
 
     Attributes:
         phase: ``"warmup"`` (every client is asked once) or a name of the method's choice (clients are sampled).
@@ -178,7 +178,7 @@ class ClientTask:
 
     @property
     def trainable(self) -> frozenset[str]:
-        """Every name that some stage trains."""
+        """The names that any stage trains."""
         return frozenset().union(*(stage.trainable for stage in self.stages))
 
     @property
@@ -210,7 +210,7 @@ class ClientTask:
 @serialisable
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What one client sends back.
+    """The update of one client.
 
     Attributes:
         client: who.
@@ -234,7 +234,7 @@ class ClientUpdate:
 @serialisable
 @dataclass(frozen=True)
 class Allocation:
-    """Which client trains which expert, and why (paper, phase 1).
+    """The assignment of clients to experts, with its evidence (paper, phase 1).
 
     Attributes:
         num_experts: M.

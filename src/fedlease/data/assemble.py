@@ -20,7 +20,7 @@ from fedlease.errors import DataError
 __all__ = ["SPLITS", "Splits", "assemble", "capped", "check_number_of_clients"]
 
 APART = 3
-"""Up to so many clients have a note each."""
+"""Number of clients up to which each has a note of its own."""
 
 SPLITS = ("train", "valid", "test")
 Splits = dict[str, list[Example]]
@@ -147,7 +147,7 @@ class _Builder:
                 used = examples if labels else []
                 rows[split] = to_rows(used, labels, self.client, columns.label, self.faults, stated=bool(stated))
         if self.faults.count > before or client_id_fault(self.client):
-            # What is drawn for a client comes from its id, which may have no bytes.
+            # Draws for a client depend on its id, which may have no bytes.
             return ClientData(self.client, "", (), (), (), ())
         drawn = rows["train"] and (self.split_here or "test" not in splits)
         if drawn:

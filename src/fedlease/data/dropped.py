@@ -37,7 +37,7 @@ class Dropped:
 
     @classmethod
     def of(cls, settings: DataSettings) -> "Dropped | None":
-        """A collector where rows may be dropped; None where they are faults."""
+        """A collector if rows may be dropped; None if they are faults."""
         return cls() if settings.bad_rows == "drop" else None
 
     def add(self, client: str, reason: str, place: str) -> None:
@@ -64,7 +64,7 @@ class Dropped:
         return self._own[client].rows if client in self._own else 0
 
     def note(self, client: str, read: int) -> str:
-        """What was dropped of a client and why, one sentence; empty where nothing was.
+        """One sentence on a client's dropped rows and the reasons; empty if none was dropped.
 
         Args:
             client: as of :meth:`add`.

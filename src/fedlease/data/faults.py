@@ -15,10 +15,10 @@ SHOWN = 20
 """Lines of faults before the rest are only counted."""
 
 APART = 3
-"""Up to so many faults of one kind have a line each."""
+"""Number of faults of one kind up to which each has a line."""
 
 EACH = 10
-"""Up to so many clients with the same fault have a line each."""
+"""Number of clients with the same fault up to which each has a line."""
 
 PLACES = 5
 """Places of further faults of a kind that are named."""
@@ -224,7 +224,7 @@ def _place(path: Path, line: int) -> str:
 
 
 class FoundFaultsError(DataError):
-    """What :meth:`Faults.check` raises, with the faults that it comes from."""
+    """The error that :meth:`Faults.check` raises, with its faults."""
 
     def __init__(self, lines: Sequence[str], collected: Faults) -> None:
         super().__init__(lines)

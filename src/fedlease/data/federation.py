@@ -1,4 +1,4 @@
-"""What every data source gives: clients, each with its own labels and rows."""
+"""Federations, which every data source gives: clients, each with its own labels and rows."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ class Row:
 
     @property
     def kinds(self) -> tuple[int, ...]:
-        """What a row counts as where rows are divided evenly: its label, or each of its labels, -1 for none of them."""
+        """The strata of a row when rows are divided evenly: its label, or each of its labels; -1 for no label."""
         return (self.label,) if self.marks is None else self.marks or (-1,)
 
     @property
@@ -135,19 +135,19 @@ class ClientData:
         return {label: (train[index], test[index]) for index, label in enumerate(self.labels)}
 
     def truth(self, row: Row) -> str | list[str] | float | None:
-        """What a model should predict for a row: a label, the labels, or a number; None where that is a response."""
+        """The value that a model should predict for a row: a label, labels, or a number; None for a text."""
         if self.kind == "values":
             return row.value
         return self.named(row.label if row.marks is None else row.marks) if self.labels else None
 
     def named(self, prediction: Any) -> Any:
-        """A prediction with label names in the place of indices."""
+        """A prediction with label names instead of indices."""
         if self.kind == "label sets":
             return [self.labels[mark] for mark in prediction]
         return self.labels[prediction] if self.kind == "labels" and self.labels else prediction
 
     def card(self) -> "ClientCard":
-        """What others may know of it."""
+        """The card of this client, which others may see."""
         pairs, mark = any(row.text_pair is not None for row in self.train), Federation.of([self]).fingerprint()
         rows = len(self.train), len(self.valid), len(self.test)
         return ClientCard(self.id, self.task, self.labels, pairs, *rows, mark, self.kind, self.scale)
@@ -156,7 +156,7 @@ class ClientData:
 @serialisable
 @dataclass(frozen=True)
 class ClientCard:
-    """What others know of a client: its id, task and labels as in :class:`ClientData`, and the numbers of its rows.
+    """The public description of a client: id, task and labels as in :class:`ClientData`, and the numbers of its rows.
 
     Attributes:
         pairs: whether rows are pairs of texts.

@@ -37,7 +37,7 @@ UNEVEN = 4.0
 
 SWITCHES = frozenset({"true", "false", "True", "False", "TRUE", "FALSE"})
 MISSING = frozenset({"nan", "NaN", "NAN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
-"""What programs write for a value that is not there."""
+"""Words that programs write for a missing value."""
 
 
 def _look(label: str) -> str:
@@ -112,7 +112,7 @@ def alike(labels: Iterable[str]) -> list[list[str]]:
 
 
 def doubtful_labels(labels: Mapping[str, int], whose: str) -> list[str]:
-    """What is doubtful about the labels of one list, given as label -> number of rows."""
+    """Doubts about one list of labels, given as label -> number of rows."""
     notes = []
     for group in alike(labels):
         counts = " and ".join(f"{shown(label)} ({counted(labels[label], 'row')})" for label in group)
@@ -181,7 +181,7 @@ def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
 
 
 def _answers(client: ClientData) -> set[str]:
-    """What the train rows of a client say, each once."""
+    """The labels of a client's train rows, each once."""
     if client.kind == "values":
         return {f"{row.value:g}" for row in client.train}
     return {", ".join(repr(client.labels[kind]) for kind in row.kinds if kind >= 0) for row in client.train}

@@ -77,7 +77,7 @@ def _left_out(federation: Federation, without: Sequence[str]) -> Federation:
 
 
 def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: TaskFacts) -> list[str]:
-    """What the task needs and the source does not give, and settings that the source would not look at."""
+    """Faults of settings: rows that the task needs and the source does not give, and keys that the source ignores."""
     name, labelled, skewed = f"data.source {settings.source!r}", facts.rows == "labels", settings.partition != "natural"
     has = f"{' and '.join(source.rows)} and no {facts.rows}"
     tasks = " or ".join(other for kind in source.rows for other in tasks_reading(kind))

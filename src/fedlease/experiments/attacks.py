@@ -33,8 +33,8 @@ MEANS: Mapping[str, Mapping[str, Any]] = {
     "geometric-median": {"fedlease.average": "geometric-median"},
     "guarded": {"bounds.guarded": True},
 }
-"""Name -> settings; the first is the plain mean, and the last is what one setting takes: a median that refuses what
-points against the others."""
+"""Name of a defence -> settings: from the plain mean to ``bounds.guarded``, a median that also refuses updates that
+point against the others."""
 
 BOTH: tuple[When, ...] = ("both",)
 PHASES: tuple[When, ...] = ("warm-up", "rounds", *BOTH)

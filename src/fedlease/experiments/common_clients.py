@@ -1,4 +1,4 @@
-"""What compared methods have in common: means over the clients that all of them scored, gaps over those of a pair."""
+"""Comparisons over common clients: means over those that all methods scored, gaps over those that a pair scored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What is compared: variants of methods, and experiments of several comparisons beside published figures."""
+"""Definitions of comparisons: variants of methods, and experiments of several comparisons with published figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ BOTH = (*SMALL, *PAPER)
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared: a method, with settings of its own where it has any.
+    """A variant in a comparison: a method, with settings of its own if it has any.
 
     Attributes:
         name: names its folder and its row; in an experiment ``fedlease`` is always the method as the preset has it.
@@ -70,7 +70,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run under one name.
+    """An experiment, which runs under one name.
 
     Attributes:
         asks: the question, one line.

@@ -1,4 +1,4 @@
-"""What joining gains every client in a comparison: its first variant over training alone, over all seeds."""
+"""Gains of every client from joining: a comparison's first variant over training alone, over all seeds."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence

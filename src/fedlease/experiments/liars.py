@@ -29,7 +29,7 @@ FACTOR = 3.0
 FAR = 1e6
 
 Lie = Callable[["Liars", ClientTask, ClientUpdate], Tensors]
-"""What a liar sends, from its task and what it has trained."""
+"""A liar's update, made from its task and its trained tensors."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Liars:
         return self.transport.clients()
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """Sends every client its request, and yields lies in the place of liars' replies."""
+        """Sends every client its request, and yields lies instead of liars' replies."""
         for client, reply in self.transport.send(requests):
             request = requests[client]
             if isinstance(request, Train) and isinstance(reply, Trained):
@@ -87,7 +87,7 @@ class Liars:
 
 
 def triggered(row: Row) -> Row:
-    """A row with the trigger in the place of its first word."""
+    """A row with the trigger instead of its first word."""
     return replace(row, text=" ".join([TRIGGER, *row.text.split()[1:]]))
 
 
@@ -135,4 +135,4 @@ ATTACKS: Mapping[str, Attack] = {
     ),
     "colluding": Attack(f"two clients, the change times -{FACTOR:g}", _grown(-FACTOR), liars=2),
 }
-"""Name -> attack; the first is what the others are measured against."""
+"""Name -> attack; the first is the reference of the others."""

@@ -14,7 +14,7 @@ __all__ = ["EXPERTS", "LABEL_SKEW", "NLG_MAIN", "NLG_WORDS", "NLU_MAIN", "NO_NUM
 
 @dataclass(frozen=True)
 class PaperRow:
-    """What a paper reports of one variant.
+    """A paper's figures of one variant.
 
     Attributes:
         mean: in %.

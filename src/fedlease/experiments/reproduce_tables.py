@@ -1,4 +1,4 @@
-"""What an experiment found, as Markdown: our numbers, and the published ones beside them."""
+"""Tables of an experiment, as Markdown: our numbers beside the published ones."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean

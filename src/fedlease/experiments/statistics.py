@@ -23,7 +23,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """How much one method's mean over clients is above another's, averaged over so many seeds, in [-1, 1].
+    """The gap between two methods' means over clients, averaged over seeds, in [-1, 1].
 
     ``low`` and ``high`` are the ends of the 95 % interval.
     """
@@ -92,7 +92,7 @@ def _variance_of_rows(
 ) -> tuple[float, float]:
     """Variance of the mean difference over the choice of test rows: as if seeds had their own, and as it is."""
     shares = [
-        # n - 1 in the place of n; a single row says nothing of its variance.
+        # n - 1 instead of n; a single row says nothing of its variance.
         np.concatenate([(g - g.mean()) / (math.sqrt(len(g) * max(1, len(g) - 1))) for g in clients.values()])
         / (len(clients) * len(gaps))
         for clients in gaps

@@ -1,4 +1,4 @@
-"""What becomes of a comparison one of whose variants fails: the others go on, and it is named with its reason."""
+"""Failures in a comparison: the other variants go on, and the one that failed is named with its reason."""
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from fedlease.methods.facts import kind_of
 __all__ = ["TRACE", "Failure", "Failures", "failed_words"]
 
 FEW = 3
-"""Up to so many failures are named with their reasons in one line."""
+"""Number of failures that one line names with their reasons."""
 
 TRACE = "failure.txt"
 """File in the folder of a variant that holds the traceback of an error that is none of ours."""

@@ -1,4 +1,4 @@
-"""What a person sees of a comparison while it goes on."""
+"""Progress of a comparison, for people."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What keeps a base from being trained on: weights that do not fit its configuration, a tokenizer that does not fit."""
+"""Checks of a base model: weights that fit its configuration, a tokenizer that fits its vocabulary."""
 
 import difflib
 import re

@@ -9,7 +9,7 @@ __all__ = ["fitted_lengths"]
 
 
 def fitted_lengths(settings: Settings, limit: int) -> tuple[Settings, tuple[str, ...]]:
-    """The settings with lengths that a model of so many tokens can read, and notes where a preset or default gave way.
+    """Settings with lengths that a model can read, and notes about presets and defaults that gave way.
 
     Raises:
         ConfigError: the lengths that the user gives are more than the model can read.

@@ -12,7 +12,7 @@ __all__ = ["quantisation_config"]
 
 
 def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> Any:
-    """What transformers' ``from_pretrained`` takes as ``quantization_config``; the weights are packed while they load.
+    """The ``quantization_config`` for transformers' ``from_pretrained``; weights are packed while they load.
 
     Args:
         quantisation: ``int8`` (LLM.int8) or ``nf4`` (4-bit normal floats).

@@ -1,4 +1,4 @@
-"""Where base models come from: a folder, the hub, or the short name of an installed package."""
+"""Sources of base models: a folder, the hub, or the short name of an installed package."""
 
 import importlib
 import importlib.util
@@ -55,12 +55,12 @@ PACKAGES = {
 """Short name -> package."""
 
 SHORT_NAMES = tuple(sorted([TINY, *PACKAGES]))
-"""What ``model`` may name that is neither a folder nor on the hub."""
+"""Names that ``model`` may have that are neither folders nor ids of the hub."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a base model comes from.
+    """The source of a base model.
 
     Attributes:
         location: folder or hub id.
@@ -78,7 +78,7 @@ class ModelSource:
 
     @property
     def public_name(self) -> str | None:
-        """The hub id with the same weights; None of a folder, whose path means nothing on another machine."""
+        """The hub id with the same weights; None for a folder, whose path means nothing on another machine."""
         if self.name in PACKAGES:
             return PACKAGES[self.name].hub
         return self.location if self.is_hub and self.name != TINY else None

@@ -93,7 +93,7 @@ def read_adapter(folder: Path) -> ClientModel:
 
 
 def _names(spec: AdapterSpec) -> Iterable[TensorName]:
-    """Every name that an adapter of this shape may have."""
+    """The tensor names of an adapter of this shape."""
     for module in spec.target_modules:
         yield TensorName(module, "G")
         for expert in range(spec.num_experts):

@@ -1,4 +1,4 @@
-"""The PEFT tuner of FEDLEASE: puts routed layers in the place of linear modules."""
+"""The PEFT tuner of FEDLEASE: replaces linear modules by routed layers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -1,4 +1,4 @@
-"""What a run shows and leaves for people: terminal, trackers, tables, pages and model cards.
+"""Output of a run for people: terminal, trackers, tables, pages and model cards.
 
 Nothing is trained or scored here, and no page needs a network.
 """

@@ -51,7 +51,7 @@ def audit_page(folder: Path, lines: Lines) -> str:
 
 
 def _protection(lines: Lines) -> str:
-    """What keeps the server from reading clients' rows out of their updates."""
+    """Lists the measures that keep the server from reading clients' rows out of their updates."""
     begun = [line for line in lines if line["kind"] == "began"]
     noise = sorted({_promise(line.get("epsilon"), line.get("delta")) for line in begun}) or [_promise(None, None)]
     said = f"Differential privacy: {'; at another beginning '.join(noise)}."
@@ -77,7 +77,7 @@ def _promise(epsilon: float | None, delta: float | None) -> str:
 
 
 def _clients(lines: Lines) -> list[str]:
-    """Who took part, what each was sent and what came back."""
+    """Tabulates the participants, what each was sent and what came back."""
     layouts = {line["layout"]: line["shapes"] for line in lines if line["kind"] == "layout"}
     cards = {line["client"]: line for line in lines if line["kind"] == "joined"}
     rows = []
@@ -112,7 +112,7 @@ def _clients(lines: Lines) -> list[str]:
 
 
 def _spent(lines: Lines) -> str:
-    """What a client has spent of epsilon with each method."""
+    """Epsilon that a client has spent with each method."""
     most: dict[str, float] = {}
     for line in lines:
         if "epsilon" in line:
@@ -121,7 +121,7 @@ def _spent(lines: Lines) -> str:
 
 
 def _asked(lines: Lines) -> list[str]:
-    """Who asked a node for what, and under which settings."""
+    """Requests to a node: who asked, for what, and under which settings."""
     runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
         if line["kind"] == "asked":
@@ -153,7 +153,7 @@ def _promised(settings: Any) -> str:
 
 
 def _left(lines: Lines) -> list[str]:
-    """What left a node."""
+    """Data that left a node."""
     layouts = {line["layout"]: line["shapes"] for line in lines if line["kind"] == "layout"}
     left: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:

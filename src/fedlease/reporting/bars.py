@@ -74,7 +74,7 @@ class Standing:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest takes at the speed so far; None before anything is done."""
+        """Seconds that the rest will take at the speed so far; None as long as nothing is done."""
         gained = self.completed - self.first
         if self.total is None or gained <= 0:
             return None
@@ -118,7 +118,7 @@ class Bars(Protocol):
 
 
 def bars_on(console: Console) -> Bars:
-    """What suits a console."""
+    """The kind of bar that suits a console."""
     if console.is_jupyter:
         return NotebookBar(console)
     return LiveBars(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)

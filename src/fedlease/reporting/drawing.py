@@ -1,4 +1,4 @@
-"""What all figures share: their form, distinguishable colours, text that plotly may draw, axes and lines."""
+"""Common parts of all figures: their form, distinguishable colours, text that plotly may draw, axes and lines."""
 
 import html
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is printed of the scores of a file that has labels."""
+"""Printed scores of a file that has labels."""
 
 from collections.abc import Mapping
 from typing import Any

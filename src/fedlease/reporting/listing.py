@@ -38,7 +38,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def listing(folder: Path) -> list[dict[str, Any]]:
-    """What ``fedlease runs --json`` gives, the run that was started first at the top.
+    """Content of ``fedlease runs --json``, by the time at which runs started.
 
     Each has ``folder``, ``state`` and, unless it cannot be read, ``run``, ``started``, ``goes_on_from``, ``clients``
     and ``methods``: per method ``method``, ``rounds``, ``state``, ``metric``, ``mean`` and ``averaged``.
@@ -69,7 +69,7 @@ def listing_table(folder: Path, runs: list[dict[str, Any]]) -> Table:
 
 
 def difference(first: Path, second: Path) -> dict[str, Any]:
-    """What ``fedlease diff --json`` gives of two runs, each pair of values in the order of the runs.
+    """Content of ``fedlease diff --json`` on two runs; each pair of values is in the order of the runs.
 
     ``same_rows`` says whether the rows are the same; ``settings`` has those that differ, by dotted key; ``groups`` the
     expert of every client, from 0, under the main methods, and ``moved`` who is with other clients than before;

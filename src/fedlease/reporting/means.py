@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 SHOWN = 12
-"""Up to so many clients are named with their reasons."""
+"""Number of clients up to which they are named with their reasons."""
 
 
 def finals(summary: Summary) -> dict[str, float]:
@@ -52,7 +52,7 @@ def over(summary: Summary) -> str:
 
 
 def stopped_words(summary: Summary) -> str:
-    """Which round early stopping has kept; empty without it."""
+    """Names the round that early stopping chose; empty without it."""
     found = summary.early_stopping
     if found is None:
         return ""
@@ -84,7 +84,7 @@ def with_count(text: str, counts: tuple[int, int] | int | None) -> str:
 
 
 def left_out_lines(summaries: Mapping[str, Summary]) -> list[str]:
-    """Who is missing in the means of each method and why; methods that miss the same for the same reasons together."""
+    """Names who is missing in each method's means and why; methods that miss the same alike share a line."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for method, summary in summaries.items():
         groups.setdefault(tuple(sorted(summary.left_out.items())), []).append(method)

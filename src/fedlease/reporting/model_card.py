@@ -16,7 +16,7 @@ __all__ = ["Kind", "render_card"]
 
 Kind = Literal["client", "expert", "merged"]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What ``vllm serve --max-lora-rank`` takes."""
+"""Values of ``vllm serve --max-lora-rank``."""
 
 MARKUP = "\\`*_[]|#{}$"
 

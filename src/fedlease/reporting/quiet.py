@@ -21,7 +21,7 @@ QUIET = {
 
 
 def quiet_libraries() -> None:
-    """To be called by a program before it imports them."""
+    """Quietens libraries; a program calls it before it imports them."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     # Says on every import which of its kernels it did not find.

@@ -1,4 +1,4 @@
-"""What is printed at the end of a run and of an onboarding."""
+"""Printed results of a run and of an onboarding."""
 
 import shlex
 from collections.abc import Collection, Iterator, Mapping

@@ -68,6 +68,6 @@ def few_scalars(event: Event) -> Iterator[tuple[str, float, int]]:
     if isinstance(event, StepFinished | Allocated | MethodFinished):
         for name, value, step in scalars(event):
             key = name.removeprefix(f"{event.method}/")
-            # What follows a second slash is a client, a task or a module.
+            # A client, a task or a module follows a second slash.
             if key in FEW or (key.startswith("final/") and key.count("/") == 1):
                 yield name, value, step

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, and at its end."""
+"""Terminal output of a run, during it and at its end."""
 
 from collections.abc import Mapping
 from typing import Any

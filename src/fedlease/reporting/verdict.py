@@ -41,7 +41,7 @@ def gain_words(gain: Gain) -> str:
 
 
 def step_words(step: NextStep, out: Path | None = None) -> str:
-    """What to do next, with the command where there is one; ``out`` takes the place of DIR."""
+    """Suggests the next step, with the command if there is one; ``out`` replaces DIR."""
     command = step.command if out is None else step.command.replace("DIR", shlex.quote(str(out)), 1)
     return f"Next: {step.text}" + (f" {command}" if command else "")
 
@@ -125,7 +125,7 @@ def _further(row: ClientVerdict, key: str, words: MetricWords) -> Cell:
 
 
 def gain_table(verdict: Verdict, words: MetricWords, most: int | None = None) -> Table | None:
-    """Every client's score, and what joining gains it; None before the run has finished.
+    """Every client's score and gain from joining; None before the run has finished.
 
     Args:
         verdict: of the run.

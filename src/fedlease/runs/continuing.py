@@ -53,7 +53,7 @@ class Origin:
         return [*self.environment.continued, last]
 
     def prepare(self, settings: Settings, data: object = None, *, new_rows: bool) -> Prepared:
-        """What the new run needs before its first step.
+        """The state that the new run needs before its first step.
 
         Args:
             settings: of the new run.

@@ -1,4 +1,4 @@
-"""What a run will cost: its rounds are played over a dry transport, and what they ask for is counted."""
+"""Estimates the cost of a run: plays its rounds over a dry transport, and counts what they ask for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class MethodEstimate:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What ``fedlease check`` found.
+    """Findings of ``fedlease check``.
 
     Attributes:
         settings: resolved.

@@ -48,7 +48,7 @@ METRIC = "macro_f1"
 
 @dataclass(frozen=True)
 class Understood:
-    """What files were understood as.
+    """The interpretation of files.
 
     Attributes:
         settings: resolved; their rows have been read.
@@ -97,7 +97,7 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
         raise ConfigError("data.path: is what init is given; leave one of them out")
     stated = unfold(said)
     mine = stated.get("data", {}) if isinstance(stated.get("data", {}), Mapping) else {}
-    # What is stated must be sound before anything is read.
+    # Stated settings must be sound before anything is read.
     form = Form.of(resolve(base=Settings(), overrides=merge(said, {"data.path": str(path)})).data)
     guess = _guess(path, stated.get("task"), mine, form)
     task = stated.get("task") or next(iter(tasks_reading(guess.kind)))
@@ -164,7 +164,7 @@ def check_out(out: Path, *, force: bool) -> None:
 
 
 def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
-    """What the columns hold, from some of the files."""
+    """The roles of the columns, judged by some of the files."""
     faults = Faults(Dropped())  # Rows that cannot be used are told, or dropped, once all of them are read.
     try:
         every = _files(path)

@@ -43,7 +43,7 @@ __all__ = ["RunInputs", "finished", "run_methods"]
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What the server's side of a run needs.
+    """Inputs of the server's side of a run.
 
     Attributes:
         loaded: settings, base model and the common start.
@@ -107,7 +107,7 @@ def run_methods(
 
 
 def finished(out: Path, settings: Settings) -> dict[str, Summary] | None:
-    """The summaries of a run that is over, or None where a method's result is not complete.
+    """The summaries of a run that is over; None if a method's result is not complete.
 
     A run that ended between its last result and its report gets the verdict and the report.
 
@@ -121,7 +121,7 @@ def finished(out: Path, settings: Settings) -> dict[str, Summary] | None:
         if summary is None:
             return None
         summaries[name] = summary
-    # What a node writes of its client's own model has neither rounds nor a report.
+    # A folder of a client's own model, which a node writes, has neither rounds nor a report.
     if (out / "state").is_dir() and not (out / "report.html").is_file():
         return _concluded(out, settings, summaries)
     return summaries
@@ -230,7 +230,7 @@ def _method(
 
 
 def bounds_of(settings: Settings, method: str) -> Bounds:
-    """What updates are checked for; nothing where rows are pooled and nobody sends any."""
+    """The checks of updates; none if rows are pooled and nobody sends any."""
     given, train = settings.bounds, settings.train
     if method == CENTRALISED:
         return Bounds()

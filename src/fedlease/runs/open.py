@@ -133,7 +133,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run needs before its first step.
+    """The inputs of a run's first step.
 
     Attributes:
         loaded: settings, base model and the adapter that all clients start from.
@@ -270,13 +270,13 @@ def autocast_of(settings: Settings) -> torch.dtype | None:
 
 
 def participation_of(settings: Settings) -> Participation:
-    """Which clients take part in each round."""
+    """The rule by which clients take part in rounds."""
     score_rounds = make_task(settings).score_rounds
     return Participation(settings.clients_per_round, settings.min_clients, settings.eval_every, score_rounds)
 
 
 def stopping_of(settings: Settings) -> EarlyStopping:
-    """What may end a method before its last round."""
+    """The rule that may end a method before its last round."""
     given = settings.early_stopping
     return EarlyStopping(given.patience, given.min_delta, given.metric)
 

@@ -1,4 +1,4 @@
-"""What is refused before anything is trained because the settings and the clients do not fit each other."""
+"""Refusals before anything is trained, because settings and clients do not fit each other."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -22,7 +22,7 @@ from fedlease.server.schedule import make_schedule
 __all__ = ["check_fit"]
 
 SHOWN = 5
-"""Up to so many clients of one label list are named."""
+"""Number of clients of one label list up to which they are named."""
 
 
 def check_fit(

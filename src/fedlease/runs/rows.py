@@ -13,7 +13,7 @@ from fedlease.storage.run_folder import read_clients
 __all__ = ["rows_of", "rows_of_run"]
 
 FEW = 5
-"""Up to so many clients with other rows are named."""
+"""Number of clients with other rows up to which they are named."""
 
 
 def rows_of(settings: Settings, data: object = None) -> Federation:

@@ -15,7 +15,7 @@ def resolved_threads(threads: int | str) -> int:
 
 
 def usable_threads(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
-    """As many as :func:`usable_cores`, and no more than ``OMP_NUM_THREADS``, a number or a list of them.
+    """Number of :func:`usable_cores`, bounded by ``OMP_NUM_THREADS``, which is a number or a list of numbers.
 
     Args:
         environment: variables.

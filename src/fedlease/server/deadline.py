@@ -1,4 +1,4 @@
-"""A round that ends after so many seconds."""
+"""A round that ends after a number of seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Deadline:
             raise ConfigError("schedule.seconds: must be given where schedule.until is deadline, received None")
 
     def order(self, clients: Sequence[ClientId], round_: int, seed: int) -> Sequence[ClientId]:
-        """As they are: everyone works at once, or is timed by its own work."""
+        """The requests unchanged: clients work at the same time, or are timed by their own work."""
         return clients
 
     def closes(self, round_: int, usable: int) -> str:

@@ -1,4 +1,4 @@
-"""What an engine tells its listeners while it runs. Listeners print, draw and log; engines never do.
+"""Events that an engine sends its listeners while it runs. Listeners print, draw and log; engines never do.
 
 ``python docs/events_table.py`` writes these classes into ``docs/listeners.md``.
 """

@@ -71,7 +71,7 @@ class Ledger:
                 worker.private = worker.private.accepted(self._accepted[client], model_of(client))
 
     def slots(self) -> Slots:
-        """What the checkpoint holds: private tensors in this process, else the record itself."""
+        """Content of the checkpoint: private tensors in this process, else the record itself."""
         if self._workers is not None:
             return {client: self._workers[client].private.slots for client in sorted(self._accepted)}
         return {client: {ELSEWHERE: self._record(client)} for client in sorted(self._accepted)}
@@ -115,7 +115,7 @@ class Ledger:
                     f"the private tensors of client {min(here)!r} are in the run folder, so the run cannot go on over "
                     "Flower: resume it with --engine in-process"
                 )
-            # What was handed over is still with the clients, too, and nothing of theirs is pending.
+            # Clients still have what they handed over, and nothing of theirs is pending.
             self._accepted = dict.fromkeys(here, step)
             self._accepted |= {client: int(record["accepted"]) for client, record in records.items()}
             self._keeps = here | {client for client, record in records.items() if int(record["keeps"])}

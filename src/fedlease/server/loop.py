@@ -171,7 +171,7 @@ class RoundLoop:
         return saved
 
     def _plan(self, saved: Saved) -> Step:
-        """Who is asked for what; newcomers are admitted first."""
+        """Plans the requests of a step; newcomers are admitted first."""
         self.cards = self.channel.transport.clients()
         state: State = saved.state
         for client, card in sorted(self.cards.items()):

@@ -1,4 +1,4 @@
-"""What filters remember between the steps of one method: with the server, and of clients in this process."""
+"""Memory of filters between the steps of one method: the server's, and that of clients in this process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ __all__ = ["Memories"]
 
 @dataclass
 class Memories:
-    """What filters remember of all clients.
+    """Memory of filters about all clients.
 
     Attributes:
         received: client -> what it has received, as the server knows it.

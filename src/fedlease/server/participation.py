@@ -1,4 +1,4 @@
-"""Which clients take part in a step, and how many usable updates it needs."""
+"""Participation: the clients of a step, and the number of usable updates that it needs."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -16,7 +16,7 @@ __all__ = ["Participation"]
 
 @dataclass(frozen=True)
 class Participation:
-    """Who takes part.
+    """The rule by which clients take part.
 
     Attributes:
         clients_per_round: asked each round, or None for all.

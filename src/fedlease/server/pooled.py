@@ -115,7 +115,7 @@ class PooledTrainer:
 
 @dataclass(frozen=True)
 class Pooled(InProcess):
-    """Everyone's rows in one place: one step trains on all of them. No bytes count: rows move, not adapters."""
+    """All clients' rows in one place: each step trains on all. No bytes are counted: rows move, not adapters."""
 
     trainer: PooledTrainer = field(kw_only=True)
 

@@ -43,7 +43,7 @@ class AllReplies:
     """Waits for every client; how long, the transport decides."""
 
     def order(self, clients: Sequence[ClientId], round_: int, seed: int) -> Sequence[ClientId]:
-        """As they are."""
+        """The requests unchanged."""
         return clients
 
     def closes(self, round_: int, usable: int) -> str:
@@ -71,7 +71,7 @@ class FirstReplies:
         return [clients[i] for i in drawn.tolist()]
 
     def closes(self, round_: int, usable: int) -> str:
-        """After so many usable updates, in rounds."""
+        """Ends a round after a number of usable updates."""
         if round_ == 0 or usable < self.replies:
             return ""
         return f"the round was closed after {counted(self.replies, 'usable update')} (schedule.replies)"

@@ -101,7 +101,7 @@ class Screen:
         return f"its warm-up of step {min(numbers)} pointed against others: it takes no further part (bounds.against)"
 
     def _changes(self, step: Step) -> dict[ClientId, Change]:
-        """What the used updates of a step changed."""
+        """Changes by the used updates of a step."""
         updates = {client: reply.update for client, reply in sorted(step.used.items()) if reply.update.tensors}
         if self.warmups_alone:
             updates = {client: update for client, update in updates.items() if _is_warmup(step, client)}

@@ -58,7 +58,7 @@ class Step:
         self.late = {client: why for client in self.tasks if client not in self.used and client not in self.refused}
 
     def line(self, method: str) -> dict[str, Any]:
-        """What its line of ``rounds.jsonl`` begins with."""
+        """The beginning of its line in ``rounds.jsonl``."""
         return {
             "step": self.number,
             "method": method,
@@ -70,7 +70,7 @@ class Step:
 
     @staticmethod
     def entry(task: ClientTask, reply: Trained) -> dict[str, Any]:
-        """What a client did, as its entry in ``rounds.jsonl`` has it."""
+        """A client's entry in ``rounds.jsonl``."""
         scored = {} if reply.score is None else {"score": reply.score}
         record: dict[str, Any] = {**reply.update.metrics, **scored}
         record |= {} if reply.epsilon is None else {"epsilon": round(reply.epsilon, 4)}

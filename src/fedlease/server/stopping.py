@@ -25,7 +25,7 @@ class ScoreModels(Protocol):
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Ends a method once so many rounds have brought nothing.
+    """Ends a method after a number of rounds without improvement.
 
     Attributes:
         patience: rounds without a better value that end it; None makes every round and compares nothing.

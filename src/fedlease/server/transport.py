@@ -22,7 +22,7 @@ class Transport(Protocol):
     """Carries requests to clients and replies back."""
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
-        """Who takes part now; newcomers appear here.
+        """The clients that take part now; newcomers appear here.
 
         A client whose card weighs nothing cannot learn: it is not asked to train, and is scored with what the method
         has for clients that it does not know.
@@ -94,7 +94,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Channel:
-    """What an engine gives to the rounds of one method.
+    """The parts that an engine supplies to the rounds of one method.
 
     Attributes:
         transport: with its filters around it.

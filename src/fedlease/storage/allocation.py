@@ -81,8 +81,8 @@ def write_allocation(
     centroids: Centroids | GroupDirections | None,
     tasks: Mapping[ClientId, str],
 ) -> None:
-    """Writes an allocation, and what late clients are compared with: the mean warm-up vector of every cluster, or what
-    the clients of every group have learnt in common.
+    """Writes an allocation, and the vectors that late clients are compared with: the mean warm-up of every cluster, or
+    the common part of every group's warm-ups.
 
     Args:
         files: of the method.
@@ -127,7 +127,7 @@ def _written_apart(files: RunFiles, allocation: Allocation) -> Allocation:
 
 
 def _read_apart(files: RunFiles, count: int) -> dict[str, Tensor]:
-    """The matrices that :func:`_written_apart` wrote of so many clients."""
+    """The matrices that :func:`_written_apart` wrote, for this number of clients."""
     if not files.has(PAIRS):
         return {}
     fault = ""
@@ -152,7 +152,7 @@ def _read_apart(files: RunFiles, count: int) -> dict[str, Tensor]:
 
 
 def read_allocation(out: Path) -> Allocation | None:
-    """Who trains which expert under the main method; None where nothing is allocated.
+    """The assignment under the main method; None if nothing is allocated.
 
     Raises:
         RunFolderError: damaged.
@@ -180,7 +180,7 @@ def read_allocation(out: Path) -> Allocation | None:
 
 
 def _of_halves(allocation: Allocation) -> dict[str, Any]:
-    """What warm-ups on halves have shown; nothing for a method without them, whose file has no such keys."""
+    """Evidence of warm-ups on halves; empty for a method without them, whose file has no such keys."""
     found = {
         "reliability": dict(allocation.reliability),
         "corrected": _listed(allocation.corrected),

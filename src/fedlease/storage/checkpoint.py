@@ -45,7 +45,7 @@ class Checkpoint:
         self._files = StateFiles(self.state)
 
     def load(self) -> Saved | None:
-        """The last complete step, or None before the first. Changes nothing on disk; see :meth:`clean`.
+        """The last complete step; None if there is none yet. Changes nothing on disk; see :meth:`clean`.
 
         Raises:
             RunFolderError: the manifest or a file it names is damaged, missing, or of another version.
@@ -112,7 +112,7 @@ class Checkpoint:
         self.clean()
 
     def _read_noted(self, step: Manifest | Earlier) -> dict[str, Any]:
-        """What screen and filters remember of a step, as fields of :class:`Saved`."""
+        """The memory of screen and filters after a step, as fields of :class:`Saved`."""
         named = {} if step.seen is None else self._files.read(step.seen)
         seen = {client: {int(number): one for number, one in steps.items()} for client, steps in named.items()}
         received, residuals = ({}, {}) if step.filters is None else self._files.read(step.filters)

@@ -64,7 +64,7 @@ MeanAndDeviation = Annotated[list[Finite], Field(min_length=2, max_length=2)]
 
 
 class Content(BaseModel):
-    """What a JSON object must hold for what is read of it; it may hold more."""
+    """The part of a JSON object that is read; the object may hold more."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
@@ -128,7 +128,7 @@ def read_lines(path: Path, most: int = MOST_BYTES) -> list[bytes]:
 
 
 def checked(content: Any, kind: type[M] | TypeAdapter[Any], where: object) -> Any:
-    """What was read, as ``kind`` has it.
+    """The value that was read, as ``kind`` has it.
 
     Args:
         content: as JSON gives it.

@@ -58,7 +58,7 @@ class Continued(Content):
 
 
 class Environment(Content):
-    """What a run began with.
+    """The environment in which a run began.
 
     Attributes:
         format: number of the folder's format.
@@ -144,7 +144,7 @@ def new_environment(
 
 
 def read_environment(out: Path) -> Environment:
-    """What a run began with; refuses a folder of another format.
+    """Reads the environment in which a run began; refuses a folder of another format.
 
     Raises:
         RunFolderError: missing, damaged, or of another format.

@@ -34,7 +34,7 @@ class _Index(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     settings: dict[str, Any]
-    """As the run began with them: what ``config.yaml`` is compared with."""
+    """The settings with which the run began: ``config.yaml`` is compared with them."""
     files: dict[str, Annotated[list[Digest], Field(min_length=1, max_length=2)]]
     """Path in the folder -> digests, the newest last."""
 

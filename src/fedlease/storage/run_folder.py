@@ -194,7 +194,7 @@ def read_settings(out: Path) -> Settings:
 
 
 def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> list[tuple[str, Any, Any]]:
-    """Where settings are others than those of the run in a folder: dotted key, the run's value, the wanted one.
+    """Settings that differ from those of the run in a folder: dotted key, the run's value, the wanted one.
 
     Args:
         found: of the run folder.

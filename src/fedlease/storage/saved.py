@@ -1,4 +1,4 @@
-"""What a checkpoint holds: the last step of a method, and under early stopping the best one."""
+"""Contents of a checkpoint: the last step of a method, and under early stopping the best one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

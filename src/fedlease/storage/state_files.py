@@ -28,7 +28,7 @@ class StateFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # By identity: states are frozen, so that what is the same object has the same values. Holding the object keeps
+        # By identity: states are frozen, so that the same object has the same values. Holding the object keeps
         # its identity from being given to another.
         self._known: dict[int, tuple[Any, Entry]] = {}
         self._last: dict[int, tuple[Any, Entry]] = {}

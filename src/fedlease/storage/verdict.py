@@ -1,4 +1,4 @@
-"""What came of a run in a few typed values: the ``verdict`` of its ``summary.json``."""
+"""The outcome of a run in a few typed values: the ``verdict`` of its ``summary.json``."""
 
 from typing import Literal
 
@@ -29,12 +29,12 @@ class Gain(Content):
 
     @property
     def effect(self) -> Effect:
-        """What joining does, as far as the test rows tell."""
+        """The effect of joining, as far as the test rows tell."""
         return "helps" if self.low > 0 else "costs" if self.high < 0 else "unclear"
 
 
 class ClientVerdict(Content):
-    """What came of the run for one client.
+    """The outcome for one client.
 
     Attributes:
         task: what its rows are about.
@@ -65,7 +65,7 @@ class TaskVerdict(Content):
 
 
 class Groups(Content):
-    """What was decided about who shares an expert.
+    """The decision on which clients share an expert.
 
     Attributes:
         members: clients by expert, from expert 0 on.
@@ -106,7 +106,7 @@ class Advice(Content):
 
 
 class Verdict(Content):
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
         alarms: what makes scores misleading, such as labels that are never predicted; stands before all else.

@@ -1,4 +1,4 @@
-"""What a client optimises and how it is scored: the contract of a task, over the one resident model."""
+"""The contract of a task: what a client optimises and how it is scored, over the one resident model."""
 
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ OnRows = Callable[[int, int], None]
 """Receives rows done and rows in total."""
 
 BATCH = "the rows that share its batch"
-"""What no prediction may depend on, in words for :meth:`Task.apart_and_together`."""
+"""A circumstance that no prediction may depend on, in words for :meth:`Task.apart_and_together`."""
 
 
 class GivesLogits(Protocol):
@@ -50,7 +50,7 @@ class GivesLogits(Protocol):
 
 
 class Model(GivesLogits, Protocol):
-    """What a task computes with: the base model with one client's adapter and head in place."""
+    """The model of a task: the base model with one client's adapter and head in place."""
 
     def features(self, inputs: Inputs) -> Tensor:
         """Mean of the last hidden states over the tokens of each input, (b, hidden)."""
@@ -146,11 +146,12 @@ class Task(Protocol):
         """The training loss of a batch, a scalar with gradients."""
 
     def label_weights(self, rows: Encoded) -> Tensor | None:
-        """How much a row of every label weighs in the loss on these rows, (labels,); None where all weigh the same."""
+        """Weights of the labels in the loss on these rows, (labels,); None if all weigh the same."""
 
     def bias(self, rows: Encoded, outputs: int) -> Tensor | None:
-        """What biases of a head of so many outputs would be if rows differed in nothing but what is to be predicted,
-        (outputs,); None where a head needs none, or such a layer is not its last.
+        """Biases of a head with this number of outputs if rows differed in nothing but the target, (outputs,).
+
+        None if a head needs none, or if such a layer is not its last.
         """
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
@@ -163,7 +164,7 @@ class Task(Protocol):
         """Scores what is loaded on rows whose answers are known."""
 
     def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
-        """What a prediction must not depend on -> predictions without it and with it, (rows, ...), which must be equal.
+        """A circumstance -> predictions without it and with it, (rows, ...), which must be equal.
 
         There are three rows, of which the second is the longest.
         """
@@ -189,14 +190,12 @@ class Task(Protocol):
         """
 
     def tallied(self, cells: Cells, labels: int, rows: int) -> Mapping[str, float] | None:
-        """The metrics that follow from the cells of so many labels; None where no predictions give them for so many
-        rows.
-        """
+        """Metrics that follow from the cells of a number of labels; None if no predictions of these rows give them."""
 
     def grade(
         self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
     ) -> Graded | None:
-        """Compares predictions, one per row of a table, with what the table says; None where it says nothing."""
+        """Compares predictions, one per row, with the answers in a table; None if the table has no answers."""
 
 
 @runtime_checkable
@@ -210,7 +209,7 @@ class HeadTask(Task, Protocol):
     answer: ClassVar[str]
 
     def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale) -> list[dict[str, Any]]:
-        """What :meth:`predict` gives, from outputs of the client's head, (n, outputs)."""
+        """Predictions as of :meth:`predict`, from outputs of the client's head, (n, outputs)."""
 
 
 @runtime_checkable
@@ -240,7 +239,7 @@ class StackedClients(GivesLogits, Protocol):
     num_labels: Sequence[int]
 
     def narrow(self, clients: int) -> None:
-        """Computes with the first so many clients from now on."""
+        """Restricts further computation to the first clients."""
 
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
         """As :meth:`Model.generate`."""
@@ -263,4 +262,4 @@ class StackingTask(Task, Protocol):
         """How much each row counts; ``rows`` are one client's, ``indices`` a batch of its own."""
 
     def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
-        """What :meth:`Task.measure` gives for every client; whoever has the most rows comes first."""
+        """Measures every client as :meth:`Task.measure`; the client with the most rows comes first."""

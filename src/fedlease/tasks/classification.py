@@ -97,7 +97,7 @@ class Classification(OutputTask):
         return float(loss(evaluate(model, rows, threads), torch.tensor(rows.labels), self.label_weights(rows)))
 
     def label_weights(self, rows: Encoded) -> Tensor | None:
-        """Weights of the labels of these rows, 1 on average over the rows; None where labels are not balanced."""
+        """Weights of the labels of these rows, 1 on average over the rows; None if labels are not balanced."""
         if not self.balanced:
             return None
         counts = rows.label_counts
@@ -105,7 +105,7 @@ class Classification(OutputTask):
         return torch.from_numpy(weights.astype(np.float32))
 
     def bias(self, rows: Encoded, outputs: int) -> Tensor | None:
-        """The log frequency of every label, weighted as the loss is; None where there are more labels than outputs.
+        """The log frequency of every label, weighted as in the loss; None if there are more labels than outputs.
 
         One row is added per label, so that a missing one stays finite.
         """

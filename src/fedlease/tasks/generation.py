@@ -161,7 +161,7 @@ class Generation:
         return total / max(sum(rows.labels), 1)
 
     def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """As :meth:`mean_loss`: there is no head."""
+        """The :meth:`mean_loss`, since there is no head."""
         return self.mean_loss(model, rows, threads)
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:

@@ -1,4 +1,4 @@
-"""What metrics are called wherever people read them, by their keys in ``summary.json``."""
+"""Names of metrics wherever people read them, by their keys in ``summary.json``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

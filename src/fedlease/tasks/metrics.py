@@ -1,4 +1,4 @@
-"""What metrics can be, and what people read of them."""
+"""Ranges of metrics, and words about them for people."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Graded:
 
 @dataclass(frozen=True)
 class Metric:
-    """What values of a metric can be.
+    """The range of a metric.
 
     Attributes:
         lowest: no value is below.
@@ -53,7 +53,7 @@ LOSS = Metric(highest=MOST, averaged=False)
 
 @dataclass(frozen=True)
 class MetricWords:
-    """What people read of a headline metric and of what stands beside it; in files a metric keeps its key.
+    """Words for a headline metric and the metrics beside it; in files a metric goes by its key.
 
     Attributes:
         majority: name of the majority baseline, which needs no model.

@@ -123,7 +123,7 @@ class Multilabel(OutputTask):
         return losses.where(there, 0.0).sum(1) / there.sum(1)
 
     def label_weights(self, rows: Encoded, labels: int = 0) -> Tensor | None:
-        """How much a row that has a label weighs beside one without, (labels,); None where labels are not balanced.
+        """Weight of a row with a label relative to one without, (labels,); None if labels are not balanced.
 
         It is rows without it / rows with it, and 1 where either is none.
         """
@@ -136,7 +136,7 @@ class Multilabel(OutputTask):
         return torch.from_numpy(weights.astype(np.float32))
 
     def bias(self, rows: Encoded, outputs: int) -> Tensor | None:
-        """The log odds of every label, weighted as the loss is; None where there are more labels than outputs.
+        """The log odds of every label, weighted as in the loss; None if there are more labels than outputs.
 
         One row with and one without are added per label, so that both stay finite.
         """

@@ -56,7 +56,7 @@ class Prompts:
         return has if self.template == "auto" else self.template == "chat"
 
     def text(self, row: Row, faults: Faults) -> str:
-        """What the model reads before it answers; messages that the template refuses are a fault."""
+        """The text that the model reads before it answers; messages that the template refuses are a fault."""
         messages = [*row.turns, (row.role, row.text)]
         if not self.chat:
             lines = [f"{NAMES[role]}: {content}\n" for role, content in messages]
@@ -125,7 +125,7 @@ class Prompts:
 
 
 def streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
-    """What ``generate`` gives tokens to, as texts without the prompt."""
+    """A receiver of tokens from ``generate``, which turns them into texts without the prompt."""
     from transformers import TextStreamer
 
     class Streamer(TextStreamer):  # type: ignore[misc]

@@ -61,7 +61,7 @@ class EncodedNumbers(Encoded):
 
     @property
     def scaled(self) -> Values:
-        """What a model should give, (rows,)."""
+        """The outputs that a model should give, (rows,)."""
         mean, deviation = self.scale
         return (self.values - mean) / (deviation or 1.0)
 

@@ -71,7 +71,7 @@ def of_rows(
 
 
 def mean_losses(task: StackingTask, model: StackedClients, clients: Sequence[Encoded], *, threads: int) -> list[float]:
-    """What :meth:`fedlease.tasks.base.Task.mean_loss` gives for every client; whoever has the most rows comes first."""
+    """Every client's :meth:`fedlease.tasks.base.Task.mean_loss`; the client with the most rows comes first."""
     torch.set_num_threads(threads)
 
     def losses(rows: Encoded, indices: Sequence[int]) -> list[float]:

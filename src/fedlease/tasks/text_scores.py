@@ -36,7 +36,7 @@ def exact_matches(answers: Sequence[str], references: Sequence[str]) -> list[flo
 
 
 def answers_given(answers: Sequence[str], references: Sequence[str]) -> list[float | None]:
-    """1 where an answer begins with its reference, word for word and normalised; None for long references.
+    """1 for an answer that begins with its reference, word for word and normalised; None for long references.
 
     A model that answers rightly and then goes on has answered.
     """

@@ -1,4 +1,4 @@
-"""What the tasks with a head on a text or a pair of texts have in common: tokens, outputs, and their checks."""
+"""The common part of tasks with a head on a text or a pair of texts: tokens, outputs, and their checks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -171,7 +171,7 @@ def evaluate(model: Model, rows: Encoded, threads: int, on_rows: OnRows | None =
 
 
 def evaluate_stacked(model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Tensor]:
-    """As :func:`evaluate`, for each of several clients, whoever has the most rows first."""
+    """Outputs for each of several clients, as of :func:`evaluate`; the client with the most rows comes first."""
     torch.set_num_threads(threads)
 
     def outputs(rows: Encoded, indices: Sequence[int]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What commands do with a finished run, from one call each: predict, score, export, onboard."""
+"""Commands on a finished run as one call each: predict, score, export, onboard."""
 
 import os
 from collections.abc import Sequence

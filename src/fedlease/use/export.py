@@ -261,7 +261,7 @@ class Exporter:
 
     @cached_property
     def _stated_base(self) -> dict[str, Any]:
-        """What others load the base by, its revision, and the SHA-256 of the files that it was read from."""
+        """The name by which others load the base, its revision, and the SHA-256 of the files that it was read from."""
         source = self.run.loaded.source
         name, _, revision = (self._base or "").partition("@")
         named = (name, revision or None) if name else (source.public_name, source.revision)

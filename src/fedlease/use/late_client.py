@@ -29,7 +29,7 @@ OnBatch = Callable[[str, int, int, float], None]
 def join(
     run: OpenRun, client: Client, trainer: Trainer, epochs: int, on_batch: OnBatch | None = None
 ) -> tuple[ClientModel, ClientModel]:
-    """What a newcomer has on arrival, and after its own rounds.
+    """A newcomer's model on arrival, and after its own rounds.
 
     A method in which late clients warm up has it do so first; a method that adapts to its clients, by a choice among
     candidates, a cluster or a rest of the world, adapts to this one.
@@ -82,5 +82,5 @@ def join(
 
 
 def _cut(task: ClientTask, most: int) -> ClientTask:
-    """The task with at most so many passes in each of its stages."""
+    """The task with a bounded number of passes in each of its stages."""
     return replace(task, stages=tuple(replace(stage, epochs=min(stage.epochs, most)) for stage in task.stages))

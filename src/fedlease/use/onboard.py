@@ -179,7 +179,7 @@ class _Newcomer:
         return replace(model, tensors={**model.tensors, **learnt})
 
     def trained(self, task: ClientTask) -> Tensors:
-        """What a task trains, and the head unless heads are frozen."""
+        """The tensors that a task trains, and the head unless heads are frozen."""
         if self.run.settings.head != "frozen":
             head = head_names(task.model.tensors)
             stages = tuple(replace(stage, trainable=stage.trainable | head) for stage in task.stages)
@@ -213,7 +213,7 @@ class _Newcomer:
 
 
 def _stated(placement: Placement | None) -> dict[str, Any]:
-    """What ``onboarding.json`` says of a placement, or of none under a method without experts."""
+    """Content of ``onboarding.json`` about a placement, or about none under a method without experts."""
     found = placement or Placement(0, (), math.inf, unlike=False)
     return {
         "expert": None if placement is None else placement.expert,
@@ -257,7 +257,7 @@ def _check_id(run: OpenRun, client: ClientId) -> None:
 
 
 def _experts_alone(run: OpenRun, arrival: ClientModel) -> dict[int, ClientModel]:
-    """Every expert of the run alone, under the newcomer's head."""
+    """Scores every expert of the run alone, under the newcomer's head."""
     head = {name: arrival.tensors[name] for name in head_names(arrival.tensors)}
     rank = arrival.spec.r
     alone = {expert: at_rank(expert_model(run, members[0]), rank) for expert, members in experts_of(run).items()}

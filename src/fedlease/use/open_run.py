@@ -144,7 +144,7 @@ class OpenRun:
 
     @cached_property
     def task(self) -> Task:
-        """What the clients optimise."""
+        """The task that clients optimise."""
         return make_task(self.settings)
 
     @cached_property
@@ -237,7 +237,7 @@ class OpenRun:
         return chosen if chosen is not None else group if group >= 0 else None
 
     def _choice(self, client: ClientId) -> int | None:
-        """The candidate that the client was scored with at the end; None before the end."""
+        """The candidate that the client was scored with at the end; None until then."""
         summary = read_summary(method_files(self.out, self.settings, self.method))
         if summary is None or client not in summary.per_client:
             return None

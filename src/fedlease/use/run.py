@@ -44,7 +44,7 @@ class RunResult:
 
     @property
     def verdict(self) -> dict[str, Any]:
-        """What came of the run: gains over ``local``, groups, warnings and what to do next."""
+        """The outcome of the run: gains over ``local``, groups, warnings and the next step."""
         found: dict[str, Any] = self.summary["verdict"]
         return found
 

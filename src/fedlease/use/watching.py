@@ -1,4 +1,4 @@
-"""What a person sees of a call of Python that takes long."""
+"""Progress of a call of Python that takes long."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What the values of one column look like."""
+"""Properties of the values of one column."""
 
 import re
 from collections import Counter
@@ -81,7 +81,7 @@ class Column:
 
     @cached_property
     def joined(self) -> str:
-        """What stands between several labels in its texts; empty where nothing does."""
+        """The separator of several labels in its texts; empty if there is none."""
         return (
             "" if self.listed or (self.free and self.length > LONG_LABEL) else joined_by(Counter(map(str, self.values)))
         )

@@ -59,7 +59,7 @@ CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "co
 
 @dataclass(frozen=True)
 class Guess:
-    """What the columns of some files hold.
+    """Roles of the columns of files.
 
     Attributes:
         kind: what stands beside the text of a row.
@@ -161,7 +161,7 @@ def _split(columns: Sequence[Column]) -> Column | None:
 
 
 def _kind(columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str, str], why: dict[str, str]) -> RowKind:
-    """What stands beside the texts."""
+    """The columns beside the texts."""
     names = {column.name for column in columns}
     form = next((form for form in CHATS if form <= names), None)
     if {"prompt", "response"} & {*stated} or (form and "label" not in {*names, *stated}):
@@ -206,7 +206,7 @@ def _flags(free: Sequence[Column], stated: Mapping[str, str], kind: RowKind) -> 
 
 
 def _kind_of_labels(column: Column | None, kind: RowKind, why: dict[str, str]) -> tuple[RowKind, str]:
-    """What the column of the labels holds, and what stands between several of them in a text."""
+    """The content of the label column, and the separator of several labels in one text."""
     if column is None or kind not in ("labels", "label sets"):
         return kind, ""
     if column.listed:

@@ -28,7 +28,7 @@ HEAD = 65_536
 """Bytes from which a delimiter is guessed, and that are decoded at a time."""
 
 APART = 3
-"""Up to so many files of one folder are named."""
+"""Number of files of one folder up to which they are named."""
 
 LOOKED_AT = 50
 """Rows from which a delimiter is guessed."""
@@ -103,7 +103,7 @@ def in_utf8(file: Readable, rows: Gathered, form: Form, *, guess: bool) -> Reada
 
 
 def guess_encoding(file: Readable, most: int) -> str | None:
-    """UTF-8, UTF-16 without a mark, or Windows-1252; None where it is none of them.
+    """UTF-8, UTF-16 without a mark, or Windows-1252; None if it is none of them.
 
     Args:
         file: looked at from its beginning, in pieces.

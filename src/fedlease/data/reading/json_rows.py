@@ -99,7 +99,7 @@ class _Text:
         self._rows.stop(self.line, f"{self._kind}: {rule}", KIND)
 
     def more(self, size: int = CHUNK) -> bool:
-        """Reads so many bytes; false at the end."""
+        """Reads another block of bytes; false at the end."""
         chunk = self._file.read(size)
         self._total += len(chunk)
         if self._total > self._rows.limits.file_bytes:

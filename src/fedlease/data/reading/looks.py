@@ -1,4 +1,4 @@
-"""What rows that cannot be used look like, and what mends them."""
+"""Kinds of rows that cannot be used, and remedies."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the readers of all file types share: records that know their line, gathered up to the limits."""
+"""The common part of the readers of all file types: records that know their line, gathered up to the limits."""
 
 import gzip
 from collections.abc import Iterator
@@ -89,7 +89,7 @@ class Gathered:
         return f"not {self.encoding} (byte 0x{byte:02x}{where})"
 
     def check_width(self, line: int, count: int) -> None:
-        """Stops where so many columns are too many."""
+        """Stops at a line of too many columns."""
         most = self.limits.columns
         if count > most:
             self.stop(line, f"{count:,} columns, and at most {most:,} are read (data.limits.columns)", "columns")
@@ -120,7 +120,7 @@ class Gathered:
             self.records.append(Record(line, values))
 
     def table(self, *, typed: bool) -> Table:
-        """What was gathered."""
+        """The rows that were gathered."""
         return Table(self.path, tuple(self.columns), tuple(self.records), typed, tuple(self.guessed))
 
 

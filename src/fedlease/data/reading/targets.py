@@ -1,4 +1,4 @@
-"""What is to be predicted for a row, as files have it: a label, any number of labels, or a number."""
+"""Targets of prediction, as files have them: a label, any number of labels, or a number."""
 
 import json
 import math
@@ -35,7 +35,7 @@ _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 def label_of(record: Record, table: Table, column: str, fault: OnFault) -> str | None:
-    """The one label of a row; None where there is none to use, which ``fault`` receives."""
+    """The one label of a row; None if there is none to use, which is reported to ``fault``."""
     value = record.values.get(column)
     label = name_of(value, table.typed)
     if label is None:
@@ -46,7 +46,7 @@ def label_of(record: Record, table: Table, column: str, fault: OnFault) -> str |
 def labels_of(
     record: Record, table: Table, columns: ColumnSettings, separator: str, fault: OnFault
 ) -> tuple[str, ...] | None:
-    """The labels of a row, which may be none; None where they cannot be used, which ``fault`` receives.
+    """The labels of a row, which may be none; None if they cannot be used, which is reported to ``fault``.
 
     They are a list, a text with ``separator`` between them, a list as JSON in a text, or the names of those of
     ``columns.labels`` that hold 1.
@@ -95,7 +95,7 @@ def _flagged(record: Record, names: Sequence[str], fault: OnFault) -> tuple[str,
 
 
 def value_of(record: Record, column: str, fault: OnFault) -> float | None:
-    """The number of a row; None where there is none to use, which ``fault`` receives."""
+    """The number of a row; None if there is none to use, which is reported to ``fault``."""
     value = record.values.get(column)
     number = number_of(value)
     if number is None:
@@ -127,7 +127,7 @@ def are_measurements(labels: Mapping[str, int]) -> bool:
 
 
 def joined_by(labels: Mapping[str, int]) -> str:
-    """What stands between several labels in one text, given text -> number of rows; empty where nothing does.
+    """The separator of several labels in one text, given text -> number of rows; empty if there is none.
 
     Parts recur: most of them stand in several of the texts.
     """

@@ -1,4 +1,4 @@
-"""What the files of a client hold: a folder of splits, or files that are the client's alone."""
+"""Files of single clients: a folder of splits, or files that are the client's alone."""
 
 from collections.abc import Sequence
 from pathlib import Path

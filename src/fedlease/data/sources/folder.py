@@ -46,7 +46,7 @@ from fedlease.files import new_folder
 __all__ = ["load", "load_client", "write_folder"]
 
 SHOWN = 5
-"""Up to so many clients of a file are named in a fault."""
+"""Number of clients of a file up to which a fault names them."""
 
 PATTERN = "*?["
 """Characters of a pattern of file names."""

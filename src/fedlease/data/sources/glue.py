@@ -33,7 +33,7 @@ HUB_ID = "nyu-mll/glue"
 
 
 class GlueTask(NamedTuple):
-    """Where a task keeps its texts and what its labels are called.
+    """The columns of a task's texts, and the names of its labels.
 
     Attributes:
         text: column of the (first) text.

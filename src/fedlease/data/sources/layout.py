@@ -1,4 +1,4 @@
-"""Which files of a folder hold which rows, by their names alone.
+"""The layout of a folder: which files hold which rows, by their names alone.
 
 train.*, test.*                     and validation rows as valid.*, validation.*, val.* or dev.*
 train-00000-of-00002.parquet        pieces, as the hub has them, here or in a folder named data
@@ -38,7 +38,7 @@ OTHERS = ", ".join(SUFFIXES[1:])
 STATE = "state.json"
 STATE_BYTES = 10_000_000
 NO_ROWS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", STATE)
-"""What ``datasets`` writes beside rows."""
+"""Files that ``datasets`` writes beside rows."""
 
 SplitFiles = dict[str, list[Path]]
 
@@ -48,7 +48,7 @@ _OF_CLIENT = re.compile(rf"(.+)[-_.]({_NAMES})", re.IGNORECASE)
 
 
 def entries_of(folder: Path, faults: Faults) -> list[Path]:
-    """What a folder holds, sorted; a folder that cannot be read is a fault."""
+    """The entries of a folder, sorted; a folder that cannot be read is a fault."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:

@@ -146,7 +146,7 @@ def _splits(client: str, given: object, settings: DataSettings, faults: Faults, 
 
 
 def table_of(given: object, place: str, settings: DataSettings, faults: Faults) -> Table | None:
-    """The rows of one object; None where it is none, or too large, which is a fault then.
+    """The rows of one object; None, and a fault, if it holds none or is too large.
 
     Args:
         given: a list of dicts, a DataFrame or a Dataset.
@@ -177,7 +177,7 @@ def table_of(given: object, place: str, settings: DataSettings, faults: Faults) 
 
 
 def _records(given: Any) -> Iterable[object] | None:
-    """The rows of a table or a list; None for anything else, a stream, which is gone once read, among it.
+    """The rows of a table or a list; None for anything else, also for a stream, which can be read only once.
 
     Raises:
         ValueError: two columns have one name.
@@ -227,7 +227,7 @@ def _plain(value: Any) -> Any:
 
 
 def _kind(value: object) -> str:
-    """What something is, in a fault."""
+    """Words for a kind of object, in a fault."""
     name = type(value).__name__
     return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
 

@@ -95,7 +95,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared: a method, or one with settings of its own.
+    """A variant in the comparison: a method, or one with settings of its own.
 
     Attributes:
         name: of its row.

@@ -1,4 +1,4 @@
-"""What scores cost: against the bytes that clients send, and against the time."""
+"""Figures of scores against cost: the bytes that clients send, and the time."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -45,7 +45,7 @@ def _against(
     after: str,
     columns: tuple[str, tuple[str, Callable[[Variant], str]] | None],
 ) -> Figure:
-    """Every variant at its cost and mean; where they are many, names stand by the unbeaten and the first alone."""
+    """Draws every variant at its cost and mean; of many, only the unbeaten ones and the first are named."""
     costs, means = [cost(m) for m in c.variants], [m.mean.mean for m in c.variants]
     best = [c.variants[place] for place in unbeaten(means, costs)]
     first, more = columns

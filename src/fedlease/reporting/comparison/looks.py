@@ -78,7 +78,7 @@ def named_axis(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def hover(m: Variant, text: str) -> str:
-    """What hovering says."""
+    """Text of the hover box."""
     return f"{label(m.name)}<br>{text}"
 
 

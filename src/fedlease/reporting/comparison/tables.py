@@ -12,7 +12,7 @@ __all__ = ["above", "cost_table", "experts", "failed_table", "rate_table", "scor
 
 
 def score_table(c: Comparison) -> Table:
-    """Every variant: its mean, how much the first is above it, its worst client, its score by task."""
+    """Tabulates variants: mean, gap to the first, worst client, score by task."""
     tops = {task: max(v.per_task[task].mean for v in c.variants) for task in c.tasks}
     top, worst = max(v.mean.mean for v in c.variants), max(v.worst_client.mean for v in c.variants)
     rows = tuple(
@@ -43,7 +43,7 @@ def score_table(c: Comparison) -> Table:
 
 
 def failed_table(c: Comparison) -> Table | None:
-    """What failed, where, and why; None where nothing did."""
+    """Tabulates failures with place and reason; None if there were none."""
     if not c.failed:
         return None
     rows = tuple((Cell(name), Cell(f.when), Cell(f.reason)) for name, f in c.failed.items())

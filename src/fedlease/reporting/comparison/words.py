@@ -15,7 +15,7 @@ FEW_SEEDS = 5
 
 
 def title(c: Comparison) -> str:
-    """What is compared."""
+    """Describes the subject of a comparison."""
     if not c.others:
         return f"{c.first.name} alone"
     if len(c.others) > 3:
@@ -24,7 +24,7 @@ def title(c: Comparison) -> str:
 
 
 def facts(c: Comparison) -> list[tuple[str, str]]:
-    """What was compared on which terms: names and values."""
+    """Lists the terms of a comparison: names and values."""
     chosen = "chosen for each on validation rows of the first seed" if c.learning_rates else ""
     found = [
         ("Compared", _compared(c)),
@@ -59,7 +59,7 @@ def reading(c: Comparison) -> list[str]:
 
 
 def _failed(c: Comparison) -> list[str]:
-    """Who is not compared."""
+    """Names the variants that are not compared."""
     if not c.failed:
         return []
     verb = "fails and is" if len(c.failed) == 1 else "fail and are"
@@ -67,7 +67,7 @@ def _failed(c: Comparison) -> list[str]:
 
 
 def _joined(c: Comparison) -> list[str]:
-    """For how many clients the first method is better than training alone, and for whom it is worse."""
+    """Says for how many clients the first method is better than training alone, and for whom it is worse."""
     return [*c.verdict.sentences, *task_lines(c.verdict)] if c.verdict else []
 
 
@@ -103,7 +103,7 @@ def _pairs(c: Comparison) -> str:
 
 
 def _missing(c: Comparison) -> list[str]:
-    """Who is in no mean and why, a sentence for each seed that misses somebody."""
+    """Names the clients that are in no mean and why, a sentence for each seed that misses any."""
     return [
         f"In seed {entry.seed} the means are over {entry.averaged} of {counted(entry.clients, 'client')}, without "
         f"{named(entry.left_out)}."
@@ -113,7 +113,7 @@ def _missing(c: Comparison) -> list[str]:
 
 
 def _best(c: Comparison) -> list[str]:
-    """Who has the highest mean, and how the first method stands to the best of the others."""
+    """Names the highest mean, and compares the first method with the best of the others."""
     top = max(m.mean.mean for m in c.variants)
     best = [m for m in c.variants if m.mean.mean >= top - TIE]
     other = max(c.others, key=lambda m: m.mean.mean)
@@ -139,7 +139,7 @@ def _best(c: Comparison) -> list[str]:
 
 
 def _distinguished(c: Comparison) -> list[str]:
-    """Which of several others the first is above, below, or cannot be told apart from."""
+    """Says which of several others the first is above, below, or cannot be told apart from."""
     if len(c.others) < 2 or not c.enough_seeds:
         return []
     above = [m.name for m in c.others if c.differences[m.name].low > 0]

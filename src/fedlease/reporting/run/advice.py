@@ -1,4 +1,4 @@
-"""What is unusual in a run, in plain words, with what to do about it."""
+"""Advice on what is unusual in a run, in plain words."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ TODO = {
     ONE_VALUE: "Give it rows of other values.",
     NO_TEST_ROWS: "Give it test rows, or a larger data.test_fraction.",
 }
-"""What to do about a client that is in no mean, by the reason."""
+"""Remedies for a client that is in no mean, by the reason."""
 NOT_LEARNT = "which had not learnt its task"
 """Part of the warning about a client that chose its expert by loss."""
 DROPPED = "dropped (data.bad_rows)"

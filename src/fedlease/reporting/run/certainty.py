@@ -101,7 +101,7 @@ def certainty_table(run: RunData) -> Table | None:
 
 
 def certainty_words(run: RunData) -> list[str]:
-    """What reliabilities and corrected similarities mean, and of whom the allocation was sure; [] without them."""
+    """Explains reliabilities and corrected similarities, and names clients that are surely placed; [] without any."""
     grouping = run.grouping
     if grouping is None or grouping.corrected is None:
         return []

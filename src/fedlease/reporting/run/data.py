@@ -1,4 +1,4 @@
-"""What a report is drawn from: a run, finished or not, as frozen values."""
+"""The data of a report: a run, finished or not, as frozen values."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ ALONE = "local"
 
 @dataclass(frozen=True)
 class Point:
-    """Scores after so many passes over each client's rows; not every client need be scored."""
+    """Scores after a number of passes over each client's rows; not every client need be scored."""
 
     passes: int
     scores: Mapping[str, float]
@@ -154,7 +154,7 @@ class RunData:
 
     @cached_property
     def learnt(self) -> Task:
-        """What clients optimise."""
+        """The task that clients optimise."""
         return make_task(self.settings)
 
     @property
@@ -201,6 +201,6 @@ class RunData:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """Plain mean; None of no numbers."""
+    """Plain mean; None if there are no numbers."""
     listed = list(values)
     return sum(listed) / len(listed) if listed else None

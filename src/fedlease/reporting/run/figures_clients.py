@@ -26,7 +26,7 @@ CELLS = 150
 
 @dataclass(frozen=True)
 class _Measure:
-    """What a heatmap shows of every pair of clients.
+    """A quantity of every pair of clients, which a heatmap shows.
 
     Attributes:
         id: of the figure.

@@ -30,7 +30,7 @@ def verdict_figures(run: RunData, verdict: Verdict) -> list[Figure]:
 
 
 def gains_figure(verdict: Verdict) -> Figure:
-    """What joining gains every client, with intervals; the verdict has gains."""
+    """Draws every client's gain from joining, with intervals; the verdict has gains."""
     gains = {client: gain for client in worst_first(verdict) if (gain := verdict.clients[client].gain)}
     order = list(gains)
     traces = []

@@ -163,7 +163,7 @@ def _figures(run: RunData, verdict: Verdict) -> dict[str, Figure]:
 
 
 def _page_data(run: RunData) -> dict[str, Any]:
-    """What changes with the client picked, by client."""
+    """Parts of the page that change with the chosen client, by client."""
     usage = run.usage()
     modules = list(next((row for row in usage.values() if row), {}))
     clients = []

@@ -67,7 +67,7 @@ def read_samples(folders: Mapping[str, RunFiles], clients: Mapping[str, Any]) ->
 
 
 def shown_samples(run: RunData) -> tuple[ClientSamples, ...]:
-    """What the page shows, by client; () without samples."""
+    """Samples that the page shows, by client; () without any."""
     experts, finals = run.experts(), run.main.finals
     shown = []
     for client, samples in run.samples.items():

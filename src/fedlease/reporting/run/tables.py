@@ -33,7 +33,7 @@ class _Column:
 
 
 def client_table(run: RunData, verdict: Verdict) -> Table:
-    """Every client with the score of every method and its gain; the best score of a row is marked."""
+    """Tabulates every client's score under every method and its gain; marks the best score of a row."""
     done = [method for method in run.methods if method.summary is not None]
     summary = run.main.summary or (done[0].summary if done else None)
     found = [summary.per_client.get(client, NOT_SCORED) if summary else NOT_SCORED for client in run.clients]
@@ -66,7 +66,7 @@ def client_table(run: RunData, verdict: Verdict) -> Table:
 
 
 def _known(run: RunData) -> Iterator[_Column]:
-    """What is known of clients before anything is scored."""
+    """Tabulates what is known of clients before anything is scored."""
     experts, lora, infos = run.experts(), run.settings.lora, run.clients.values()
     yield _Column("task", [Cell(info.task) for info in infos])
     placed = [experts.get(client) for client in run.clients]
@@ -114,7 +114,7 @@ def _gain(verdict: Verdict, client: str | None = None) -> Cell:
 
 
 def task_table(run: RunData) -> Table | None:
-    """Every task with the mean of every finished method; None before the first has finished."""
+    """Tabulates every task with the mean of every finished method; None before the first has finished."""
     done = {method.name: method.summary for method in run.methods if method.summary is not None}
     clients = {task: sum(client.task == task for client in run.clients.values()) for task in run.tasks}
     return results_table(done, clients) if done else None

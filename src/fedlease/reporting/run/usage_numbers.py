@@ -1,4 +1,4 @@
-"""Which layers and which tasks use more experts per token, in numbers and in one sentence."""
+"""Numbers of experts per token, by layer and by task, and one sentence about them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -63,7 +63,7 @@ def usage_sentence(run: RunData) -> str:
 
 
 def adapter_names(method: str, count: int) -> list[str]:
-    """What the weights of a method's mixtures belong to, in their order."""
+    """Names of the parts of a method's mixtures, in the order of the weights."""
     roles = ROLES.get(method, ())
     return list(roles) if len(roles) == count else [expert_name(number) for number in range(count)]
 

@@ -22,11 +22,11 @@ SAME = 1e-6
 MANY = 3
 """So many clients whose models miss the same label are told together."""
 ROW_METRIC = "accuracy"
-"""What row scores of a classifier are when the headline metric is none of single rows."""
+"""Meaning of a classifier's row scores if the headline metric is not one of single rows."""
 
 
 def conclude(run: RunData) -> Verdict:
-    """What came of a run, finished or not.
+    """The verdict on a run, finished or not.
 
     Gains are those of the main method over ``local``, paired over each client's own test rows where the scores of rows
     of both are on file (:func:`fedlease.core.intervals.paired_gain`), else from the two mean scores and the number of

@@ -69,7 +69,7 @@ def result_sentence(run: RunData) -> str:
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:
-    """What was run, with what: names and values."""
+    """Lists the terms of a run: names and values."""
     s, env = run.settings, run.environment
     rows = [client.train_rows for client in run.clients.values()]
     epochs = f"{counted(s.rounds, 'round')} of {counted(s.train.local_epochs, 'local epoch')}, "
@@ -110,7 +110,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
 
 
 def _privacy(run: RunData) -> str:
-    """What every train row was promised, and what clients have spent of it, by method."""
+    """Describes the promise to every train row, and what clients have spent of it, by method."""
     given = run.settings.privacy
     if given.epsilon is None:
         return ""

@@ -1,4 +1,4 @@
-"""Who calls: one token per client, and an administrator's for all of them."""
+"""Access tokens: one per client, and an administrator's for all of them."""
 
 import hashlib
 import hmac
@@ -83,7 +83,7 @@ class Tokens:
         return cls(callers)
 
     def caller(self, token: bytes) -> Caller | None:
-        """Whose token it is; the time that takes depends on no token."""
+        """The owner of a token; the time of the search depends on no token."""
         given, found = hashlib.sha256(token).digest(), None
         for digest, caller in self._callers.items():
             if hmac.compare_digest(digest, given):
@@ -101,7 +101,7 @@ def _digest(token: object) -> bytes | None:
 
 
 def caller_of(request: Any) -> Caller:
-    """Who sent a request; without a token file everyone may ask everything."""
+    """The sender of a request; without a token file everyone may ask everything."""
     caller: Caller = request.scope.get("fedlease.caller", Caller())
     return caller
 

@@ -145,7 +145,7 @@ def import_packages() -> None:
 
 
 def _metrics(worker: Any) -> Metrics | None:
-    """None where prometheus-client is not installed: there is no such path then."""
+    """None if prometheus-client is not installed: there is no such path then."""
     try:
         return Metrics(lambda: worker.waiting, lambda: worker.answers if isinstance(worker, Writer) else worker.batches)
     except ImportError:

@@ -1,4 +1,4 @@
-"""Bodies of requests: read within a size and a time, and only so many at once."""
+"""Bodies of requests, with bounds on their size, their time, and their number at once."""
 
 import asyncio
 import contextlib

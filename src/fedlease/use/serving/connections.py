@@ -23,7 +23,7 @@ HEADER_SECONDS = 10.0
 ANSWER_SECONDS = 30.0
 """Time that a caller has to read a response that does not fit into the buffers between."""
 LOG_LINES, LOG_SECONDS = 20, 60.0
-"""Lines of one kind that are written in so many seconds."""
+"""Seconds in which one line of a kind is written."""
 
 
 def most_connections(max_body_bytes: int) -> int:

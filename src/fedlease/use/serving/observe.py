@@ -1,4 +1,4 @@
-"""What an operator sees: counters for Prometheus and an access log, neither with anything of a row."""
+"""Observation by operators: counters for Prometheus and an access log, neither with anything of a row."""
 
 import json
 import logging

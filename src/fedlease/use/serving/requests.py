@@ -39,7 +39,7 @@ UNDECLARED = ("", "application/x-www-form-urlencoded")
 
 @dataclass(frozen=True)
 class Limits:
-    """What callers may ask of the server, and how rows are put together.
+    """Requests that callers may send, and the way in which rows are put together.
 
     Attributes:
         max_body_bytes: largest body of a request.
@@ -199,7 +199,7 @@ def rows_of(run: OpenRun, asked: ClientRows, where: str) -> list[tuple[ClientId,
             rule = "is missing: the client's rows are pairs" if pairs else "must be absent: its rows are no pairs"
             raise Refusal(422, f"{where}rows.{i}.text_pair: {rule}")
     if pairs is None:
-        # As in files of rows: one pair makes all of the client's rows pairs.
+        # One pair makes all of the client's rows pairs, as in files of rows.
         pairs = any(row.text_pair is not None for row in asked.rows)
     return [(known.id, Row(row.text, (row.text_pair or "") if pairs else None, 0)) for row in asked.rows]
 

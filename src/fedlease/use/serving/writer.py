@@ -212,7 +212,7 @@ class _Pieces:
         return torch.full((len(ids),), self.stopped or self._answer.given_up.is_set(), device=ids.device)
 
     def finish(self) -> None:
-        """Gives on what was held back."""
+        """Passes on the text that was held back."""
         self._give(self._text())
 
     def _text(self) -> str:
