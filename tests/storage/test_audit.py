@@ -91,6 +91,10 @@ def test_the_page_says_what_the_server_read_in_sums_alone() -> None:
     page = audit_page(Path("r"), [{"kind": "layout", "layout": "x", "shapes": {"q/B/0": [1]}, "at": "now"}, *lines])
     assert "4 updates came masked, and the server read only sums, each of 4 clients or more; 2 updates, of" in page
     assert "| a |  | 0, 0 B | 1, 8 B | 2 | LoRA B | not bounded |" in page
+    sketched = [{**line, "sketch": True} if line["kind"] == "received" else line for line in lines]
+    page = audit_page(Path("r"), [{"kind": "layout", "layout": "x", "shapes": {"q/B/0": [1]}, "at": "now"}, *sketched])
+    assert "each of 4 clients or more; 2 sketches, of warm-ups, it read one by one." in page
+    assert "| a |  | 0, 0 B | 1, 8 B | 2 | LoRA B, sketch | not bounded |" in page
 
 
 def test_none_is_written_where_it_is_off(finished: Any) -> None:

@@ -57,8 +57,8 @@ def _protection(lines: Lines) -> str:
     said = f"Differential privacy: {'; at another beginning '.join(noise)}."
     single = [line for line in lines if line["kind"] == "received" and line["bytes"] > 0]
     sketches = sum(line.get("sketch", False) for line in single)
-    alone = counted(len(single) - sketches, "update")
-    alone += f" and {counted(sketches, 'sketch', 'sketches')}" if sketches else ""
+    updates = [counted(len(single) - sketches, "update")] if len(single) > sketches or not sketches else []
+    alone = " and ".join([*updates, *([counted(sketches, "sketch", "sketches")] if sketches else [])])
     summed = sum(line["kind"] == "summed" for line in lines)
     sums = "Secure sums: none, the server reads every update."
     if summed:
