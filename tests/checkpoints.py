@@ -91,7 +91,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
-    """Writes other weights in the place of a checkpoint's."""
+    """Writes other weights instead of a checkpoint's."""
     path = folder / "model.safetensors"
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
 

@@ -242,7 +242,7 @@ class TestEveryModule:
         assert [str(path) for path in modules() if not (path.parent / "__init__.py").exists()] == []
 
     def test_no_lazy_name_is_the_name_of_a_module(self) -> None:
-        # Importing a module sets its name in its package, in the place of whatever else had it.
+        # Importing a module sets its name in its package, whatever else had it.
         def hidden(path: Path, _: str) -> list[str]:
             if path.name != "__init__.py":
                 return []

@@ -19,7 +19,7 @@ Fake = Callable[..., Any]
 
 @pytest.fixture
 def end(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> Shell:
-    """Runs ``fedlease run`` with the given function in the place of the real run."""
+    """Runs ``fedlease run`` with the given function instead of the real run."""
 
     def ended(fake: Fake, *words: str) -> Done:
         monkeypatch.setattr(runner, "run_settings", fake)

@@ -1,4 +1,4 @@
-"""Own files for generation: the same folders and files, with prompts and responses in the place of labels."""
+"""Own files for generation: the same folders and files, with prompts and responses instead of labels."""
 
 import json
 from collections.abc import Sequence

@@ -90,7 +90,8 @@ def test_another_headline_and_balanced_labels(tmp_path: Path) -> None:
 
 
 def test_methods_that_ask_for_more_than_the_mean_of_a_and_b(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"method": NEW[0], "baselines": NEW[1:], "data.clients_per_task": 1, "rounds": 2}
+    settings: dict[str, Any] = {"method": NEW[0], "baselines": NEW[1:], "rounds": 2}
+    settings |= {"data.train_rows": 8, "data.test_rows": 4}
     here = small_run(tmp_path / "here", **settings)
     there, _ = over_memory(small_settings(**settings), tmp_path / "there")
     for name in NEW:

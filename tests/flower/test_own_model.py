@@ -106,7 +106,7 @@ def test_shared_and_frozen_heads_are_those_of_one_process(method: str, head: str
 
 def test_a_language_model(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"task": "generation", "baselines": ["fedit"], "data.max_tokens": 40, "rounds": 1}
-    settings |= {"data.clients_per_task": 1, "generation.max_new_tokens": 6}
+    settings |= {"generation.score_rounds": False, "generation.max_new_tokens": 2, "data.test_rows": 2}
     small_run(tmp_path / "here", **settings)
     over_memory(small_settings(**settings), tmp_path / "there", **{"state-dir": str(tmp_path / "s")})
     for method in ("fedlease", "fedit"):

@@ -30,7 +30,7 @@ def test_rounds_go_to_root_clusters_and_leaves_by_their_shares() -> None:
         names = task.model.names("AB", tier)
         assert task.trainable == names and task.upload == (names if tier < 2 else frozenset())
         assert task.term == (LocalTerm(apart=0.1) if tier else None)
-    # Never fewer for the root than in the place of a warm-up, which asks everyone; nothing is left where all are.
+    # Never fewer for the root than replace a warm-up, which asks everyone; nothing is left where all are.
     assert [made("hilora", BUDGET, root=0.0, cluster=0.1).tier(n) for n in range(1, 11)] == [0, 0, 1, *[2] * 7]
     assert made("hilora", Budget(2, 0)).tier(2) == 0
 

@@ -103,7 +103,7 @@ class TestLines:
 
 
 class Tqdm:
-    """In the place of ``tqdm.auto.tqdm``: what was asked of it."""
+    """Replaces ``tqdm.auto.tqdm``: what was asked of it."""
 
     def __init__(self, **how: Any) -> None:
         self.n, self.total, self.said = how["initial"], how["total"], [how["desc"]]

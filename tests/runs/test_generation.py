@@ -309,7 +309,7 @@ def test_a_presets_lengths_are_cut_to_the_model_and_the_run_says_so(tmp_path: Pa
     run_settings(settings, out, [heard.append])
     assert (read_settings(out).data.max_tokens, read_settings(out).generation.max_new_tokens) == (25, 25)
     (begun,) = (event for event in heard if isinstance(event, RunStarted))
-    assert f"data.max_tokens: 25 in the place of 48, since model {str(base)!r} reads 50 tokens" in begun.warnings
+    assert f"data.max_tokens: 25 instead of 48, since model {str(base)!r} reads 50 tokens" in begun.warnings
     # The same settings are those of the run, whatever it made of them.
     assert changed_settings(read_settings(out), resolve_machine(settings)) == []
 

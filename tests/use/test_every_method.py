@@ -53,7 +53,7 @@ def test_a_client_leaves_as_a_stock_adapter_that_computes_what_it_does(method: s
     base = AutoModelForSequenceClassification.from_pretrained(out / "base", num_labels=2)
     found = logits(PeftModel.from_pretrained(base, str(tmp_path / "x")).eval())
     if routed:
-        assert torch.isfinite(found).all(), "with average weights in the place of a router"
+        assert torch.isfinite(found).all(), "with average weights instead of a router"
     else:
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 

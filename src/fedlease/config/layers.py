@@ -122,7 +122,7 @@ def read_yaml(path: Path, presets: Collection[str] = ()) -> dict[str, Any]:
 
     Args:
         path: the file.
-        presets: names that a caller may have meant in the place of a file.
+        presets: names that a caller may have meant instead of a file.
 
     Raises:
         ConfigError: it cannot be read; names file and, where there is one, line.

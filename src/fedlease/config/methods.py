@@ -124,8 +124,8 @@ class FedLeaseSettings(Section):
     admitted: tuple[str, ...] = ()
     """Late clients that are placed however unlike they are; may be given when a run is resumed over Flower."""
     reallocate: Positive | None = None
-    """Clients are grouped again after every so many rounds, on halves those that had not learnt their task; None groups
-    once. Ours, on trial."""
+    """Number of rounds after which clients are grouped anew, each time; on halves, those that had not learnt their
+    task. None groups once. Ours, on trial."""
 
 
 class FedLeasePlusSettings(FedLeaseSettings):

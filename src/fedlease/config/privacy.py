@@ -36,7 +36,7 @@ class PrivacySettings(Section):
     """Whether the server sees of updates after the warm-up only the sum over each cluster: clients mask them, and the
     masks fall out of the sum. Clusters have three clients or more; smaller ones are joined with the nearest."""
     sketch: Annotated[int, Field(ge=64)] | None = None
-    """Numbers that a client sends of its warm-up in the place of A and B (``fedlease``, ``fedlease-plus``): random
+    """Numbers that a client sends of its warm-up instead of A and B (``fedlease``, ``fedlease-plus``): random
     sums, by which clients are grouped. The warm-up itself is summed over its cluster like the updates of rounds, so
     that the server reads no adapter of a single client. About 12000 group as well as B, whatever the model; at most
     half of the numbers of B. null sends A and B; needs ``secure_sums``."""

@@ -234,7 +234,7 @@ def resolve(
     Args:
         path: a YAML file; its key ``preset`` may name what it builds on.
         preset: name of a shipped preset; goes before one that the file or the overrides name.
-        base: settings to start from, in the place of a preset.
+        base: settings to start from, instead of a preset.
         overrides: ``key.sub=value`` strings, or dotted keys with values.
 
     Raises:

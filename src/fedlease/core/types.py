@@ -162,7 +162,7 @@ class ClientTask:
         term: what is added to the loss of every batch; the loss that is reported is without it.
         gradients: whether the mean gradients of uploaded A, B and G over all batches go back, too: of the loss without
             the term, before clipping. Under plain SGD without a term that is (w0 - w) / (steps x learning rate).
-        sketch: what goes back in the place of the uploaded A and B, which then stay with the client; None: they do.
+        sketch: what goes back instead of the uploaded A and B, which then stay with the client; None: they do.
     """
 
     phase: str

@@ -201,7 +201,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "One change at a time, of our own but for `own-start`, which is what the authors' published code does: the "
         "first round goes on from the client's own warm-up. `router-own`: routers begin with nearly all weight on the "
         "own expert; `shrink`: a quarter of every expert is the mean of all clients; `shrink-auto`: as much as the "
-        "distances of the uploads say; `product-mean`: means of B A in the place of A and of B; `reallocate`: clients "
+        "distances of the uploads say; `product-mean`: means of B A instead of A and of B; `reallocate`: clients "
         "are grouped again after every second round; `together`: `router-own` and `product-mean`, with clients "
         "grouped by B A.",
         (

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 ALL = "all"
-"""In the place of names of methods."""
+"""Stands for the names of all methods."""
 
 SCALES: Mapping[str, str] = {"small": "glue-small", "paper": "paper-nlu"}
 """Scale -> preset, of all experiments that name no others."""

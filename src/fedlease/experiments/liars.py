@@ -1,4 +1,4 @@
-"""Clients that lie on purpose, for measurements: what they send in the place of what they have trained, or train on."""
+"""Clients that lie on purpose, for measurements: what they send instead of what they have trained, or train on."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +39,7 @@ class Attack:
     Attributes:
         words: what is done, for tables.
         lie: what is sent; None sends what was trained.
-        rows: the train rows in the place of the client's own; None leaves them.
+        rows: the train rows instead of the client's own; None leaves them.
         liars: how many clients of one task lie.
     """
 
@@ -131,7 +131,7 @@ ATTACKS: Mapping[str, Attack] = {
     "replay": Attack("a warm-up of another task, and the first update again and again", _replay),
     "label-flip": Attack("trained on wrong labels", rows=_flipped),
     "backdoor": Attack(
-        f"half of the rows with the word {TRIGGER!r} in the place of the first and the first label", rows=_backdoored
+        f"half of the rows with the word {TRIGGER!r} instead of the first and the first label", rows=_backdoored
     ),
     "colluding": Attack(f"two clients, the change times -{FACTOR:g}", _grown(-FACTOR), liars=2),
 }

@@ -49,7 +49,7 @@ class FedALT:
 
     @property
     def last_round(self) -> int:
-        """Opening rounds in the place of a warm-up, then R."""
+        """The opening rounds, which replace a warm-up, and R."""
         return self.budget.opening_rounds + self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedALTState:

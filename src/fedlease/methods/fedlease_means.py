@@ -99,7 +99,7 @@ def shrinkage(uploads: Mapping[ClientId, Tensors], assignment: Mapping[ClientId,
 
         w = (V / n) / (V / n + T) = (1 - s) / (1 + (n - 1) s),    s = T / (V + T) = 1 - d_within / d_between.
 
-    s is the silhouette, with all other clusters in the place of the nearest. A sure cut (s = 1) is left alone; where
+    s is the silhouette, with all other clusters instead of the nearest. A sure cut (s = 1) is left alone; where
     clients of other clusters are as near as one's own (s <= 0), w = 1 gives everyone the mean of all; larger clusters
     are drawn less. Without two clients in some cluster, or two clusters, there is nothing to tell them by, and w = 0.
 

@@ -65,7 +65,7 @@ def build(
     The settings hold together: :func:`fedlease.config.faults.cross_faults` refuses those that do not.
     """
     mean, needs = MEANS[average](trim), outvoting(average, trim)
-    # A sketch stands in the place of B, whatever it is of.
+    # A sketch stands instead of B, whatever it is of.
     compared: Signal = signal if terms.sketch is None else "B"
     groupings: dict[GroupingName, Any] = {
         "similarity": BySimilarity,

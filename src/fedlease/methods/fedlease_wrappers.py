@@ -45,7 +45,7 @@ class Selection(Wrapper):
         top_k: slots kept; None keeps M, the adaptive selection. With 1 only the largest slot counts. Where the
             allocation leaves fewer than ``top_k`` slots, 2M - 1, all are kept and a note says so.
         renormalise: whether kept slot weights sum to 1; False leaves them as the softmax over all slots gave them.
-        private: whether every client has a router of its own in the place of its cluster's.
+        private: whether every client has a router of its own instead of its cluster's.
         router_start: that of the method within, for the notes.
     """
 

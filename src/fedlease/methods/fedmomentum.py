@@ -18,7 +18,7 @@ __all__ = ["FedMomentum", "build"]
 
 @dataclass(frozen=True)
 class FedMomentum(OnResidual):
-    """FedIT with the mean of the products B A in the place of the means of A and of B.
+    """FedIT with the mean of the products B A instead of the means of A and of B.
 
     Attributes:
         energy: tau in (0, 1]: singular values of the mean, the largest first, count until their squares are this share

@@ -19,7 +19,7 @@ __all__ = ["FlexLoRA", "build"]
 
 @dataclass(frozen=True)
 class FlexLoRA(FedIT):
-    """FedIT with the mean of the products B A in the place of the means of A and of B, written as a pair of rank R.
+    """FedIT with the mean of the products B A instead of the means of A and of B, written as a pair of rank R.
 
     Clients of a lower rank are the matter of :class:`fedlease.methods.ranks.WithRanks`: the best approximation of rank
     r_i of the mean is that of its best approximation of rank R.

@@ -47,7 +47,7 @@ class HiLoRA:
         budget: E, R and local epochs.
         weights: how clients are weighted.
         max_clusters: most clusters, at least 2.
-        root: share of the rounds in which the root is trained; at least those in the place of a warm-up, in which
+        root: share of the rounds in which the root is trained; at least those that replace a warm-up, in which
             everyone is asked.
         cluster: share in which clusters are, so that leaves are in the rest.
         apart: gamma, weight of ||B_above^T B||^2 in the local loss for every tier above; at least 0.
@@ -66,7 +66,7 @@ class HiLoRA:
 
     @property
     def last_round(self) -> int:
-        """Opening rounds in the place of a warm-up, then R."""
+        """The opening rounds, which replace a warm-up, and R."""
         return self.budget.opening_rounds + self.budget.rounds
 
     def tier(self, round_: int) -> int:

@@ -1,4 +1,4 @@
-"""SCAFFOLD: FedIT, whose clients go by everyone's mean gradient in the place of what their own pulls them to.
+"""SCAFFOLD: FedIT, whose clients go by everyone's mean gradient instead of what their own pulls them to.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging for Federated Learning.
 ICML 2020. https://arxiv.org/abs/1910.06378

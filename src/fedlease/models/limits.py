@@ -30,8 +30,8 @@ def fitted_lengths(settings: Settings, limit: int) -> tuple[Settings, tuple[str,
     data, generation = settings.data, settings.generation
     if longest != rows:
         data = data.model_copy(update={"max_tokens": longest})
-        notes.append(f"data.max_tokens: {longest} in the place of {rows}, {reason}")
+        notes.append(f"data.max_tokens: {longest} instead of {rows}, {reason}")
     if new not in (0, answers):
         generation = generation.model_copy(update={"max_new_tokens": new})
-        notes.append(f"generation.max_new_tokens: {new} in the place of {answers}, {reason}")
+        notes.append(f"generation.max_new_tokens: {new} instead of {answers}, {reason}")
     return settings.model_copy(update={"data": data, "generation": generation}), tuple(notes)

@@ -157,7 +157,7 @@ def read_origin(folder: Path, settings: Settings) -> Origin:
         if apart := [client for client, slots in saved.private.items() if ELSEWHERE in slots]:
             raise RunFolderError(
                 f"{folder}: client {min(apart)!r} trained on its own machine and keeps a part of its model there, so "
-                "the run cannot be gone on with here; begin the Flower server with more rounds in the place of it"
+                "the run cannot continue here; start the Flower server anew with more rounds"
             )
         steps[name] = saved, checkpoint.history()
     return Origin(folder, old, read_environment(folder), read_clients(folder), steps)

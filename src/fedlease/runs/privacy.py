@@ -100,7 +100,7 @@ def terms_of(settings: Settings, *, secret: bool) -> PrivacyTerms | None:
 
     Args:
         settings: of the run.
-        secret: whether noise comes from the operating system, in the place of the run's seed.
+        secret: whether noise comes from the operating system, instead of the run's seed.
 
     Raises:
         ConfigError: a method has clients do what noise does not cover, or the accountant is not installed.

@@ -49,7 +49,7 @@ class Participation:
             tasks: of all clients that have one.
             round_: 0 is the warm-up.
             seed: root seed.
-            first: rounds that a method has in the place of a warm-up; they ask everyone too, so that all methods train
+            first: rounds that a method has instead of a warm-up; they ask everyone too, so that all methods train
                 as much, and what follows has the samples that it has after a warm-up.
             refused: clients whose warm-up was refused before: they are asked again when everyone has been asked once.
         """

@@ -142,7 +142,7 @@ def read_rows(run: OpenRun, known: KnownClient, file: Path) -> tuple[Table, list
 def written(table: Table, predictions: Sequence[Mapping[str, Any]], *, as_csv: bool) -> str:
     """The rows of a table with the columns of their predictions added; numbers have six places.
 
-    In CSV there is one column ``probability of <label>`` per label in the place of ``probabilities``, and a text that a
+    In CSV there is one column ``probability of <label>`` per label instead of ``probabilities``, and a text that a
     spreadsheet would take for a formula has an apostrophe before it, which the readers of rows take away again.
     """
     rows = [

@@ -1,6 +1,6 @@
 """Rows for generation: a prompt, or a chat, and the response to it. These forms of a table are known.
 
-    prompt, response            data.columns.prompt and data.columns.response; completion in the place of response
+    prompt, response            data.columns.prompt and data.columns.response; completion instead of response
     messages, conversations     a list of {"role": ..., "content": ...} or {"from": ..., "value": ...}; in CSV as JSON
     instruction, output         and optionally input, which follows the instruction after a blank line
 

@@ -203,7 +203,7 @@ class MixedModel:
 
 
 def _of_one_rank(model: ClientModel, rank: int) -> ClientModel:
-    """A model at the rank that layers have room for, with a single adapter in the place of one with something between
+    """A model at the rank that layers have room for, with a single adapter instead of one with something between
     B and A, which may have a higher one, the same for all clients. Padding with zeros changes no product."""
     model = fold(model, {}) if model.spec.mixer in ("sparse", *CORE_SHAPES) else model
     return at_rank(model, max(rank, model.spec.r))
