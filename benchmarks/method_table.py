@@ -34,7 +34,7 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     "quickstart": {"preset": "quickstart", "data.train_rows": 100, "data.test_rows": 100},
     "glue": {"preset": "glue-small", "data.train_rows": 500, "data.test_rows": 300},
 }
-"""Name -> settings: of the train rows a fifth is held out, so that 80 and 400 are trained on, as in the presets."""
+"""Name -> settings; a fifth of the train rows is for validation, which leaves 80 and 400, as in the presets."""
 SMOKE = {"preset": "smoke", "data.source": "synthetic", "data.path": None, "data.tasks": ("sst2",), "rounds": 1,
          "warmup.epochs": 1, "data.train_rows": 10, "data.test_rows": 8}  # fmt: skip
 COMMON = {"baselines": [], "data.valid_fraction": 0.2, "threads": 1, "keep_predictions": False, "audit": False}
@@ -79,7 +79,7 @@ def measured(run: Run, settings: Mapping[str, Any], shared: Path) -> dict[str, A
 
 
 def chosen(lines: Sequence[Line], federation: str, method: str, seed: int, rates: Sequence[float]) -> float | None:
-    """The rate with the best validation score; None before all are tried, and where none has a score."""
+    """The rate with the best validation score; None until all are tried, or if none has a score."""
     tried = {run.rate: line.get("mean") for line in lines if (run := Run.of(line)).scored == "valid"
              and (run.federation, run.method, run.seed) == (federation, method, seed)}  # fmt: skip
     scores = {rate: tried[rate] for rate in sorted(rates) if tried.get(rate) is not None}

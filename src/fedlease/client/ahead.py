@@ -75,7 +75,7 @@ def result_of(
 
 
 def scoring_of(worker: ClientWorker, request: Request, choice: int | None) -> Scoring | None:
-    """What a request scores; None where it must be handled alone, as for :func:`jobs_of`, and at the end of a mixture,
+    """The scoring that a request asks for; None if it must be handled alone, as for :func:`jobs_of`, and for a mixture
     whose experts are counted as well.
     """
     model, client, cache = request.model, worker.client, worker.cache
@@ -126,5 +126,5 @@ def _laid_over(worker: ClientWorker, request: Request) -> Tensors:
 
 
 def _private(worker: ClientWorker, request: Request) -> Private:
-    """What is private when the request is handled; nothing is accepted yet."""
+    """The private tensors with which the request is handled; nothing is accepted yet."""
     return worker.private.accepted(request.accepted, request.model, best=request.best)

@@ -40,7 +40,7 @@ LOST = "has lost its private tensors, and continued from what the server sent"
 
 @dataclass(frozen=True)
 class Client:
-    """A client's rows, raw and tokenised; those for choices are None where nothing is chosen in the run."""
+    """A client's rows, raw and tokenised; validation rows are None if nothing is chosen in the run."""
 
     data: ClientData
     train: Encoded
@@ -149,7 +149,7 @@ class ClientWorker:
         """The best of the candidates of a task that refits; 0 for what the client has learnt itself."""
         rows, seed = self.client.train, self.trainer.optimiser.seed
         halves = [rows.take(half) for half in split(rows, seed, self.client.data.id) if half]
-        # What a half has learnt is compared on the other's rows, as everyone else's is on rows that it has not seen.
+        # Each half is compared on the other's rows, so that it has not seen them, like everyone else's candidates.
         own, others = model.candidates[1::-1], model.candidates[2:]
         losses = [
             sum(
@@ -167,7 +167,7 @@ class ClientWorker:
         return (task.refitted_loss if refit else task.mean_loss)(self._resident, rows, self.trainer.optimiser.threads)
 
     def validate(self, model: ClientModel, metric: StopMetric) -> float:
-        """What the client's validation rows say of its model: the headline metric, or the mean loss."""
+        """Scores the client's model on its validation rows: the headline metric, or the mean loss."""
         rows, threads = self.client.valid, self.trainer.optimiser.threads
         assert rows  # clients without any are not asked
         self.load(model)

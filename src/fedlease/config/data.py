@@ -23,7 +23,7 @@ NO_TEXT = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape",
 
 
 class ColumnSettings(Section):
-    """Which columns of your files hold what."""
+    """The columns of your files."""
 
     text: str = "text"
     """The text, or the first text of a pair."""
@@ -34,7 +34,7 @@ class ColumnSettings(Section):
     labels: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     """Columns of 0 and 1, one for each label, in place of ``label``, for ``task: multilabel``."""
     prompt: str = "prompt"
-    """What is answered, for ``task: generation``; chats in ``messages`` and ``instruction`` with ``output`` also do."""
+    """The answer, for ``task: generation``; chats in ``messages`` and ``instruction`` with ``output`` also do."""
     response: str = "response"
     """The answer to ``prompt``."""
     client: str = "client"
@@ -42,7 +42,7 @@ class ColumnSettings(Section):
     split: str = "split"
     """``train``, ``valid`` or ``test``, when ``data.path`` is one file; else ``data.test_fraction`` is held out."""
     task: str = "task"
-    """What a client's rows are about, one value per client, for per-task scores; may be absent."""
+    """The task of a client's rows, one value per client, for per-task scores; may be absent."""
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -60,7 +60,7 @@ class ColumnSettings(Section):
 
 
 class LimitSettings(Section):
-    """What a file of rows may hold; more is refused with file, line and size, before it fills the memory."""
+    """Limits of a file of rows; more is refused with file, line and size, before it fills the memory."""
 
     text_characters: Positive = 1_000_000
     """Characters of one text."""
@@ -79,7 +79,7 @@ class LimitSettings(Section):
 
 
 class DataSettings(Section):
-    """Where rows come from and how they are dealt to clients."""
+    """The source of rows, and how they are dealt to clients."""
 
     source: Annotated[str, BeforeValidator(OneOf(known_sources, source_facts))] = "folder"
     """``folder``: your files; ``memory``: what Python passes as ``data``; ``glue`` (classification) and ``flan``
@@ -115,7 +115,7 @@ class DataSettings(Section):
     """Train rows that a client needs, after rows for choices are set apart. One without test rows trains and is scored
     on none."""
     limits: LimitSettings = LimitSettings()
-    """What files may hold."""
+    """Limits of files."""
     tasks: Annotated[tuple[GlueTask, ...], Field(min_length=1)] = ("sst2", "qnli", "mrpc", "qqp")
     """GLUE tasks, for ``source: glue``."""
     categories: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -135,11 +135,11 @@ class DataSettings(Section):
     test_rows: Positive | None = None
     """Test rows per client, as ``train_rows``; without a number ``quickstart`` takes 100 and ``synthetic`` 16."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of a client's rows held out for test where the data does not say."""
+    """Share of a client's rows held out for test if the data names no test rows."""
     valid_fraction: Fraction = 0.0
     """Share of a client's train rows held out for choices such as the learning rate."""
     score_rows: ScoreRows = "test"
-    """What scores are taken on; ``valid`` for choices such as the learning rate: test rows are then not looked at."""
+    """The rows that are scored; ``valid`` for choices such as the learning rate: test rows are then not looked at."""
     share_rows: bool = False
     """Whether clients of ``glue`` or ``flan`` may hold the same rows when there are not enough; test rows stay apart
     from train."""
@@ -207,7 +207,7 @@ def _label_list(names: Any, what: str) -> tuple[str, ...]:
 
     if not isinstance(names, list | tuple):
         raise fault("must be a list")
-    # As labels of rows are read where a file tells numbers from texts.
+    # Labels of rows are read alike in files that distinguish numbers from texts.
     read = [name for value in names if (name := name_of(value, typed=True)) is not None]
     if len(read) < len(names):
         raise fault("must hold names or numbers")

@@ -66,7 +66,7 @@ class ServerStepSettings(Section):
     beta2: Fraction = 0.99
     """Share of the past in the squares that ``adam`` and ``yogi`` divide by."""
     tau: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    """What is added to the root of those squares: the smaller, the more alike all weights step. Useful: 1e-5 to
+    """Added to the root of those squares: the smaller, the more alike all weights step. Useful: 1e-5 to
     0.1."""
 
 

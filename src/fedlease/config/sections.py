@@ -1,4 +1,4 @@
-"""What all groups of settings have in common, and the groups about model, training and clients."""
+"""The common base of all groups of settings, and the groups about model, training and clients."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -208,7 +208,7 @@ class EarlyStoppingSettings(Section):
 
 
 class BoundsSettings(Section):
-    """What the server asks of every update beyond its form. Honest training keeps all of it; an update that does not is
+    """The server's bounds on every update beyond its form. Honest training respects them; an update that does not is
     refused, and its client is named as a suspect."""
 
     guarded: bool = False
@@ -251,7 +251,7 @@ class FlowerSettings(Section):
 
 
 class BaseSettings(Section):
-    """How the frozen base is held in memory."""
+    """The frozen base in memory."""
 
     quantisation: Quantisation = "none"
     """``int8`` or ``nf4`` (4 bits) packs its linear layers, by bitsandbytes; adapters stay in float32."""

@@ -155,7 +155,7 @@ class Settings(Section):
     schedule: ScheduleSettings = ScheduleSettings()
     """When a step ends."""
     bounds: BoundsSettings = BoundsSettings()
-    """What no update may exceed."""
+    """Bounds of updates."""
     privacy: PrivacySettings = PrivacySettings()
     """What others may learn of a client."""
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
@@ -242,7 +242,7 @@ def resolve(
     """
     changes, faults = parse_overrides(overrides, {*setting_names(_class_of_keys(overrides), text=True), "preset"})
     from_file: dict[str, Any] = {}
-    # What a layer that cannot be read would have contained is unknown: rules between settings would report its absence.
+    # The content of an unreadable layer is unknown: rules between settings would report its absence.
     whole = True
     if path is not None:
         try:

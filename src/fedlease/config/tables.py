@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 RowKind = Literal["labels", "label sets", "values", "responses"]
-"""What stands beside the text of a row: one label, any number of labels, a number, or a response. It decides which
+"""The content of a row beside its text: one label, any number of labels, a number, or a response. It decides which
 reader of ``fedlease.data.reading`` is used."""
 EVERY_KIND: tuple[RowKind, ...] = get_args(RowKind)
 LABELLED: frozenset[RowKind] = frozenset({"labels", "label sets"})
@@ -75,7 +75,7 @@ CAUSAL = ModelKind("AutoModelForCausalLM", "CAUSAL_LM", "text-generation", head=
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What the folders below a task need to know of it.
+    """Facts about a task for the folders below ``tasks``.
 
     Attributes:
         path: ``module:class`` of the :class:`fedlease.tasks.base.Task`.
@@ -94,7 +94,7 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What is known of a source before it is read.
+    """Facts about a source, which are known before it is read.
 
     Attributes:
         module: has ``load(settings, seed, rows) -> Federation``.

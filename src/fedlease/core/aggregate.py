@@ -102,7 +102,7 @@ def weighted_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[s
 
 
 def client_weights(rows: Mapping[ClientId, int], weighting: Weighting) -> dict[ClientId, float]:
-    """What every client weighs in a mean: n_i, or 1."""
+    """Weights of the clients in a mean: n_i, or 1."""
     return {client: 1.0 if weighting == "uniform" else float(count) for client, count in rows.items()}
 
 

@@ -27,7 +27,7 @@ class CodecError(ValueError):
 
 
 Apart = Callable[[Any], str | None]
-"""Tensor, or mapping of tensors -> the name under which it is written apart, or None where it is not."""
+"""Tensor, or mapping of tensors -> the name under which it is written separately, or None if it is not."""
 
 
 def encode(value: object, apart: Apart | None = None) -> tuple[Any, dict[str, Tensor]]:

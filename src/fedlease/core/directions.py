@@ -110,7 +110,7 @@ class GroupDirections:
         )
 
     def _beside(self, tensors: Tensors) -> Beside:
-        """What one client has in common with the K groups, and its halves with each other."""
+        """Similarities of one client with the K groups, and of its halves with each other."""
         modules = {TensorName.parse(name).module for name in tensors}
         if modules != self.b.keys():
             raise ValueError(f"halves must hold the modules of the run, received {sorted(modules)}")
@@ -132,7 +132,7 @@ class GroupDirections:
 def group_directions(
     halves: Mapping[ClientId, Tensors], allocation: Allocation, signal: Signal, columns: int | None = None
 ) -> GroupDirections:
-    """What the groups of an allocation have learnt.
+    """The directions that the groups of an allocation have learnt.
 
     Args:
         halves: client -> A and B of its halves, numbered as experts 0 and 1.
@@ -164,6 +164,6 @@ def group_directions(
 def _halves(
     uploads: Mapping[ClientId, Tensors], signal: Signal, clients: Sequence[ClientId], columns: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As :func:`fedlease.core.merging_many.by_module`, of the first columns of B and rows of A."""
+    """Applies :func:`fedlease.core.merging_many.by_module` to the first columns of B and rows of A."""
     for b, a in by_module(uploads, signal, clients):
         yield (b[:, :, :columns], a[:, :columns]) if signal == "BA" else (b, a)

@@ -63,7 +63,7 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
         if spec.mixer in CORE_SHAPES:
             a, b = directions(a, b) if spec.mixer == "diagonal" else (a, b)
             core = model.tensors[str(TensorName(module, "G"))].double()
-            # Of unit vectors, rows of ranks: (C e_i)^T.
+            # Rows of ranks, from unit vectors: (C e_i)^T.
             b = b @ through(torch.eye(full, dtype=core.dtype), core, spec.mixer).T
         if spec.mixer == "sparse":
             values = model.tensors[str(TensorName(module, "G"))].double() * spec.r / spec.alpha

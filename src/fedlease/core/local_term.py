@@ -85,7 +85,7 @@ class LocalTerm:
         for same in experts.values() if self.apart else ():
             for b in (name for name in same if name in learning):
                 for f in (values[name] for name in same if name not in learning):
-                    # Of ||F^T B||^2, for every F that does not learn.
+                    # The gradient of ||F^T B||^2, for every F that does not learn.
                     yield b, 2 * self.apart * (f @ (f.mT @ values[b]))
 
     def _of_tail(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ DEPENDENT = 0.08
 
 @dataclass(frozen=True)
 class Agreement:
-    """What halves have in common, raw; the order of all rows and columns is that of ``clients``.
+    """Raw similarities of halves; rows and columns are in the order of ``clients``.
 
     Attributes:
         clients: sorted.
@@ -74,7 +74,7 @@ class Agreement:
 
 
 def agreement(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Agreement:
-    """What clients that trained halves of their rows apart have in common.
+    """Similarities of clients that trained halves of their rows separately.
 
     With u_ih^l the direction of client i's half h in module l:
 
@@ -100,7 +100,7 @@ def agreement(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Agr
 
 
 def from_cosines(clients: list[ClientId], modules: Iterable[Tensor]) -> Agreement:
-    """As :func:`agreement`, from the cosines between all halves.
+    """Computes :func:`agreement` from the cosines between all halves.
 
     Args:
         clients: sorted.

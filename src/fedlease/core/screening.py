@@ -87,7 +87,7 @@ def start_of(task: ClientTask, choice: int | None) -> dict[str, Tensor]:
 
 
 def change_of(task: ClientTask, update: ClientUpdate, steps: int) -> Change:
-    """What an update changed, of an update that :func:`fedlease.core.aggregate.check_update` passed."""
+    """The change by an update that :func:`fedlease.core.aggregate.check_update` has passed."""
     start = start_of(task, update.choice)
     tensors = {name: update.tensors[name] for name in start}  # without gradients
     return Change(start, tensors, steps, apart(tensors, start))

@@ -1,6 +1,4 @@
-"""Which classes may be written and read, and the hash of what is written: the part of :mod:`fedlease.core.codec` that
-needs no torch.
-"""
+"""The register of serialisable classes, and hashes: the part of :mod:`fedlease.core.codec` that needs no torch."""
 
 import hashlib
 from typing import TypeVar

@@ -102,7 +102,7 @@ class Faults:
 
     @property
     def seen(self) -> int:
-        """Faults and dropped rows: what was said of the rows so far."""
+        """Faults and dropped rows that were noted so far."""
         return self.count + (self.dropped.rows if self.dropped else 0)
 
     def dropped_of(self, client: str) -> int:

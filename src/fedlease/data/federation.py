@@ -111,7 +111,7 @@ class ClientData:
 
     @cached_property
     def scale(self) -> Scale | None:
-        """Mean and standard deviation of the numbers of its train rows; None where rows have none.
+        """Mean and standard deviation of the numbers of its train rows; None if rows have none.
 
         A client learns (number - mean) / deviation, so that clients whose numbers have other units or sizes learn
         alike.

@@ -89,7 +89,7 @@ def canonical(label: str, *, typed: bool = True) -> str:
 
 
 def known_label(value: object, labels: Sequence[str], *, typed: bool) -> str | None:
-    """The label in a cell, as a client's labels are written where it is one of them; None for an empty cell.
+    """The label in a cell, spelt as in the client's list if it is there; None for an empty cell.
 
     Args:
         value: in the cell.

@@ -54,7 +54,7 @@ class Unusable:
         return [note] if dropped and (note := dropped.note(client, read)) else []
 
     def dropped_words(self, client: str, read: int) -> str:
-        """What follows the fault of a client that lacks rows, where some of them were dropped."""
+        """Addition to the fault of a client that lacks rows because some were dropped."""
         return "".join(f"; {note.partition(': ')[2]}" for note in self.dropped_notes(client, read))
 
     def check(self, *, whole: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What liars cost the honest clients beside them, for every attack, phase and mean: ``fedlease reproduce attacks``."""
+"""The cost of liars to honest clients, for every attack, phase and mean: ``fedlease reproduce attacks``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ class _Cell:
 
 
 def cells_of(only: Sequence[str], seeds: Sequence[int]) -> list[_Cell]:
-    """Every run; one whose liars only have other rows is the same in all phases.
+    """The runs; those whose liars only have other rows are the same in all phases.
 
     Raises:
         ConfigError: a name is neither an attack nor a mean.

@@ -109,5 +109,5 @@ def _shared_reason(reasons: Mapping[str, str], variants: int) -> str:
 
 
 def _mean(values: Sequence[float]) -> float:
-    # In the order and the arithmetic of a run's own means, so that they are equal where the clients are.
+    # In the order and the arithmetic of a run's own means, so that means over the same clients are equal.
     return sum(values) / len(values)

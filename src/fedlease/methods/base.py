@@ -17,7 +17,7 @@ __all__ = ["Builder", "CommonState", "Method", "State", "Terms", "by_client", "r
 
 @runtime_checkable
 class State(Protocol):
-    """What everyone may read of a method's state: a frozen, serialisable dataclass that also holds the method's own."""
+    """The public part of a method's state, which is a frozen, serialisable dataclass with further fields."""
 
     @property
     def round(self) -> int:
@@ -25,7 +25,7 @@ class State(Protocol):
 
     @property
     def adapter(self) -> ClientModel:
-        """What a client that has not trained yet starts from."""
+        """The model from which a client starts."""
 
     @property
     def clients(self) -> Mapping[ClientId, int]:
@@ -41,11 +41,11 @@ class State(Protocol):
 
     @property
     def allocation(self) -> Allocation | None:
-        """How the clients were grouped; None before that, and for a method that groups nobody."""
+        """The grouping of the clients; None before it, and for a method that groups nobody."""
 
     @property
     def centroids(self) -> Centroids | GroupDirections | None:
-        """What places a client that comes after the allocation."""
+        """The means by which a client is placed that comes after the allocation."""
 
     @property
     def assignment(self) -> Mapping[ClientId, int]:
@@ -102,7 +102,7 @@ class Method(Protocol):
         """
 
     def task(self, state: Any, client: ClientId) -> ClientTask | None:
-        """What to ask of a client now; None when there is nothing for it this round."""
+        """The client's next task; None if there is none in this round."""
 
     def aggregate(self, state: Any, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()) -> Any:
         """The next state. Without updates the tensors stay and the round advances.
@@ -114,7 +114,7 @@ class Method(Protocol):
         """
 
     def model(self, state: Any, client: ClientId) -> ClientModel:
-        """What the client is evaluated with; its client lays its private tensors over it."""
+        """The model with which a client is evaluated; the client lays its private tensors over it."""
 
     def admit(self, state: Any, client: ClientId, num_examples: int) -> Any:
         """The state with one more client."""

@@ -1,4 +1,4 @@
-"""What is known of every method before it is imported: for lists, and for settings that not all methods can have."""
+"""Facts about every method, known before it is imported: for lists, and for settings that not all methods can have."""
 
 from dataclasses import dataclass
 

@@ -135,7 +135,7 @@ class FedLease:
             return state if state.warmup.pending(state.clients) else self._allocate(state)
         state = self.placed(state, [update for update in updates if update.phase == WARMUP])
         means = self.means_of([update for update in updates if update.phase != WARMUP], state.assignment)
-        # What nobody uploaded stays: the expert of a cluster that did not answer, a router that is private.
+        # Tensors that nobody uploaded stay: the expert of a cluster that did not answer, a router that is private.
         new = [_split(means.get(expert, {})) for expert in range(len(state.experts))]
         return replace(
             state,

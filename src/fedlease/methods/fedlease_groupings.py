@@ -1,4 +1,4 @@
-"""Which clients of FedLEASE train one expert: the paper's clusters, and other groups for ablations and trials."""
+"""Groupings of FedLEASE's clients by expert: the paper's clusters, and others for ablations and trials."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class PerClient(Grouping):
     """One expert per client."""
 
     def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
-        """Every client alone."""
+        """One group per client."""
         return {client: number for number, client in enumerate(sorted(clients))}
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:

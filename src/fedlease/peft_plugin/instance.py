@@ -84,7 +84,7 @@ def weigh(
     shares = None
     if config.anchor is not None:
         units = represent(model, layers, adapter_name, kwargs, args)
-        # In float32 also where the caller's autocast would narrow the product.
+        # In float32 even if the caller's autocast would narrow the product.
         shares = config.blend * (units * units.new_tensor(config.anchor)).sum(-1).clamp(min=0)
     for layer in layers:
         layer.instance_shares = shares

@@ -118,7 +118,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         self._freeze_foreign_experts()
 
     def set_requires_grad(self, adapter_names: Any, requires_grad: bool = True) -> None:
-        """As PEFT's, but experts of others stay frozen."""
+        """Works as PEFT's, but experts of others stay frozen."""
         super().set_requires_grad(adapter_names, requires_grad)
         self._freeze_foreign_experts()
 
@@ -260,7 +260,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
 
 
 def _features(module: nn.Module) -> tuple[int, int]:
-    """In and out features of a linear module, a quantised or foreign one included."""
+    """In and out features of a linear module, also of a quantised or foreign one."""
     features: tuple[int | None, int | None] = (
         getattr(module, "in_features", None),
         getattr(module, "out_features", None),

@@ -61,7 +61,7 @@ class FedLeaseModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """As PEFT does it for LoRA: only devices are matched, the base layer keeps its own weights, if it has any.
+        """Replaces a module as PEFT does for LoRA: matches devices alone; a base layer keeps its weights, if any.
 
         ``BaseTuner`` copies ``child.weight``, which a classification head and some quantised layers do not have.
         """
@@ -85,7 +85,7 @@ class FedLeaseModel(BaseTuner):
         cast(FedLeaseConfig, self.peft_config[adapter_name]).own_expert = own
 
     def restrict(self, experts: tuple[int, ...] | None, adapter_name: str = "default") -> None:
-        """In every layer of an adapter: just these experts, weight 1 each; None goes back to routing."""
+        """Restricts every layer of an adapter to these experts, with weight 1 each; None goes back to routing."""
         for layer in self._layers_of(adapter_name):
             layer.restrict(experts, adapter_name)
 
@@ -133,7 +133,7 @@ class FedLeaseModel(BaseTuner):
         yield
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base model's ``generate``, with inputs weighed by their prompts, whatever its steps look like.
+        """Calls the base model's ``generate``, with inputs weighed by their prompts in every step.
 
         Experts are stacked once for all steps: no step changes a parameter.
         """
@@ -168,7 +168,7 @@ class FedLeaseModel(BaseTuner):
             prompt["input_ids"] = ids
         ids = prompt.get("input_ids")
         if ids is not None and "attention_mask" not in prompt and pads and not pads & ends:
-            # As ``generate`` reads prompts without a mask.
+            # ``generate`` reads prompts without a mask in this way.
             prompt["attention_mask"] = (ids != min(pads)).long()
         return self.weighing(prompt)
 

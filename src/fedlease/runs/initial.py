@@ -165,7 +165,7 @@ def check_out(out: Path, *, force: bool) -> None:
 
 def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
     """The roles of the columns, judged by some of the files."""
-    faults = Faults(Dropped())  # Rows that cannot be used are told, or dropped, once all of them are read.
+    faults = Faults(Dropped())  # Rows that cannot be used are reported, or dropped, once all of them are read.
     try:
         every = _files(path)
     except (OSError, ValueError) as error:

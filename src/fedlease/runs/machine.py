@@ -50,7 +50,7 @@ def usable_device(device: str) -> str:
     Raises:
         ConfigError: it is not one of this machine.
     """
-    import torch  # here, so that rows are read, and their faults told, without it
+    import torch  # here, so that rows are read, and their faults reported, without it
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -35,7 +35,7 @@ MANY = 1000
 """Train rows of each: enough for whatever a method does with rows."""
 
 LOUD = 0.5
-"""Noise of all steps together, as a share of the most that rows can add up to, from which on it is said."""
+"""Share of the largest possible sum of gradients from which the noise of all steps is reported."""
 
 
 @dataclass
@@ -96,7 +96,7 @@ def passes_of(settings: Settings) -> dict[str, Amount]:
 
 
 def terms_of(settings: Settings, *, secret: bool) -> PrivacyTerms | None:
-    """What clients' training may tell of their rows; None where the settings ask for nothing.
+    """Bounds on what clients' training may tell of their rows; None if the settings ask for none.
 
     Args:
         settings: of the run.
@@ -153,7 +153,7 @@ def privacy_notes(loaded: Loaded, cards: Mapping[ClientId, ClientCard]) -> list[
 
 
 def card_of(client: ClientData, settings: Settings) -> ClientCard:
-    """What others may know of a client; under differential privacy its fingerprint tells nothing of its rows."""
+    """The card of a client; under differential privacy its fingerprint tells nothing of its rows."""
     card = client.card()
     if settings.privacy.epsilon is None:
         return card
@@ -162,7 +162,7 @@ def card_of(client: ClientData, settings: Settings) -> ClientCard:
 
 
 def loudness(terms: PrivacyTerms, rows: int, parameters: int) -> float:
-    """Expected length of the noise of all steps, of so many parameters, as a share of the longest sum of gradients.
+    """Expected length of the noise of all steps over all parameters, as a share of the longest sum of gradients.
 
     It is about 5 sqrt(parameters) / (epsilon rows), whatever the batches and passes: sigma follows them.
     """

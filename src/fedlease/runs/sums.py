@@ -18,7 +18,7 @@ __all__ = ["members_of", "rules_of", "sketch_fault", "sum_fault", "sum_notes", "
 
 
 def rules_of(settings: Settings) -> Rules | None:
-    """What the settings say of sums; None where updates are seen one by one."""
+    """The settings of sums; None if updates are seen one by one."""
     given = settings.privacy
     if not given.secure_sums:
         return None

@@ -31,7 +31,7 @@ class Memories:
         self.clients[client] = replace(memory, received={})
 
     def residuals(self, accepted: Mapping[ClientId, int]) -> dict[ClientId, Mapping[str, Tensors]]:
-        """Client in this process -> its residuals, once it is told which update was its last that was used."""
+        """Client in this process -> its residuals, once it knows its last update that was used."""
         told = {client: memory.accepted(accepted.get(client)) for client, memory in sorted(self.clients.items())}
         return {client: memory.residual for client, memory in told.items() if memory.residual}
 

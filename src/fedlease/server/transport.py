@@ -45,7 +45,7 @@ class Traffic:
         """Counts a request that travels whole: all tensors but private ones, every candidate, the slope of a term."""
         if isinstance(request, Train):
             model, private = request.task.model, replace(request.task, sketch=None).private
-            # Where nothing is trained, the client has the model from the message before.
+            # If nothing is trained, the client has the model from the previous message.
             sent = model.tensors.items() if request.task.stages else ()
             self.add("down", ((name, tensor) for name, tensor in sent if name not in private))
             # The model's own tensors are one of the candidates, but not of those that halves have learnt.

@@ -131,7 +131,7 @@ class Task(Protocol):
         """The task with the parameters of a run."""
 
     def describe(self) -> str:
-        """What is learnt, in words for reports."""
+        """Name of the task, in words for reports."""
 
     def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> Encoded:
         """Tokenises rows; what is longer than the limit is cut and counted.
@@ -242,10 +242,10 @@ class StackedClients(GivesLogits, Protocol):
         """Restricts further computation to the first clients."""
 
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
-        """As :meth:`Model.generate`."""
+        """Generates as :meth:`Model.generate`."""
 
     def weighing(self, questions: Inputs) -> AbstractContextManager[None]:
-        """As :meth:`Model.weighing`."""
+        """Weighs as :meth:`Model.weighing`."""
 
 
 @runtime_checkable

@@ -66,7 +66,7 @@ class Classification(OutputTask):
         return cls(settings.data.max_tokens, settings.metric or "accuracy", settings.train.class_weights == "balanced")
 
     def describe(self) -> str:
-        """What is learnt, in words for reports."""
+        """Name of the task, in words for reports."""
         return "classification"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> Encoded:

@@ -87,7 +87,7 @@ class Generation:
         return cls(settings.data.max_tokens, num_samples=samples, metric=metric, **given)
 
     def describe(self) -> str:
-        """What is learnt, in words for reports."""
+        """Name of the task, in words for reports."""
         return f"text generation, answers of at most {counted(self.max_new_tokens, 'token')}"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> EncodedPrompts:

@@ -23,7 +23,7 @@ def of_metric(metric: str, task: str = "") -> MetricWords:
 
 
 def further_means(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[float | None]]]:
-    """Every further metric that at least one summary has a mean of: its key and name, and the value of each summary.
+    """Further metrics of which at least one summary has a mean: key, name, and the value of each summary.
 
     Args:
         summaries: contents of ``summary.json``, one per method.

@@ -82,7 +82,7 @@ class Multilabel(OutputTask):
         return cls(settings.data.max_tokens, metric, balanced, settings.multilabel.threshold)
 
     def describe(self) -> str:
-        """What is learnt, in words for reports."""
+        """Name of the task, in words for reports."""
         return "multi-label classification"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> EncodedSets:

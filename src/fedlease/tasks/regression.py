@@ -110,7 +110,7 @@ class Regression(OutputTask):
         return cls(settings.data.max_tokens, settings.metric or "spearman")
 
     def describe(self) -> str:
-        """What is learnt, in words for reports."""
+        """Name of the task, in words for reports."""
         return "regression"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> EncodedNumbers:
@@ -148,7 +148,7 @@ class Regression(OutputTask):
         return rows.scaled[:, None], None
 
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
-        """The metrics; ``per_row`` is what a row adds to the correlation."""
+        """The metrics; ``per_row`` holds the contributions of rows to the correlation."""
         assert isinstance(rows, EncodedNumbers)
         mean, deviation = rows.scale
         guesses = mean + deviation * outputs[:, 0].double().numpy()
@@ -172,7 +172,7 @@ class Regression(OutputTask):
         return self.read_outputs(evaluate(model, rows, threads, on_rows), labels, rows.scale)
 
     def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
-        """As :meth:`predict`, of outputs (n, 1)."""
+        """Predictions from outputs (n, 1), in the unit of the client's train rows."""
         mean, deviation = scale
         return [{"prediction": mean + deviation * value} for value in outputs[:, 0].double().tolist()]
 

@@ -109,7 +109,7 @@ class Exporter:
     def everything(
         self, out: Path, *, form: Form = "adapter", mixture: Mixture = "folded", rank: int | None = None
     ) -> Path:
-        """Every expert in ``out/expert-<k>``, an adapter, and every client in ``out/client-<id>``; all or nothing.
+        """Writes experts to ``out/expert-<k>`` as adapters, and clients to ``out/client-<id>``; all or nothing.
 
         Raises:
             ConfigError: ``out`` exists, the rank is out of range, or the base cannot be merged with.
@@ -220,7 +220,7 @@ class Exporter:
             return {module: list(entry.weights) for module, entry in usage.items()}, "test rows of the run"
         self.run.load(client)
         with record_usage(self.run.resident.model) as used:
-            # The loss alone takes every row through the model once, which is what the weights are counted in.
+            # Only the loss takes every row through the model exactly once, which is the unit of the weights.
             self.run.task.mean_loss(self.run.resident, self._encoded(client, "train"), self.run.threads)
         return {module: entry["weights"] for module, entry in used.summary().items()}, "train rows"
 

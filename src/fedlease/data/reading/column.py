@@ -51,7 +51,7 @@ class Column:
 
     @cached_property
     def free(self) -> bool:
-        """Whether most values are texts of several words, or long ones where words are not parted by spaces."""
+        """Whether most values are texts of several words, or long texts in scripts without spaces."""
         if 2 * len(self.texts) <= len(self.values) or not self.texts:
             return False
         spaced = sum(text.count(" ") for text in self.texts) / len(self.texts)

@@ -77,7 +77,7 @@ class Guess:
 
 
 def tokens_words(lists: Sequence[str]) -> str:
-    """What is said of rows for a classification of tokens, by their columns."""
+    """Message about rows for a classification of tokens, by their columns."""
     return (
         f"The rows look like lists of tokens with a tag each, as of named entities (columns {quoted(lists)}): fedlease "
         "has no task of tokens; join them into a text, and give it the kinds of entities that it has "

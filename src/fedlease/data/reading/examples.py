@@ -217,6 +217,6 @@ def is_selector(character: str) -> bool:
 
 
 def folded(client: str) -> str:
-    """What a file system, or a reader, that ignores case and Unicode form may take the id for."""
+    """The id as a file system, or a reader, sees it that ignores case and Unicode form."""
     # folding may bring characters whose form is not normal
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", client).casefold())

@@ -54,7 +54,7 @@ def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults) 
 
 
 def read_answered(table: Table, columns: ColumnSettings) -> list[Row | None]:
-    """Every row of a table with its response; None for a row that has none, or cannot be used."""
+    """Rows of a table with their responses; None for a row that has none, or cannot be used."""
     found: list[Row | None] = []
     for record in table.records:
         # One by one: rows of one line of JSON have one place.

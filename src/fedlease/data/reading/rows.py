@@ -130,7 +130,7 @@ def too_large(limits: LimitSettings) -> str:
 
 
 def _texts(value: object) -> Iterator[tuple[int, str]]:
-    """Every text in a value and how deep it is; one empty text where the value goes deeper than :data:`DEPTH`."""
+    """The texts in a value, each with its depth; one empty text if the value goes deeper than :data:`DEPTH`."""
     left = [(0, value)]
     while left:
         depth, value = left.pop()

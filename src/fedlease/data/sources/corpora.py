@@ -107,7 +107,7 @@ def _labelled(file: Path) -> Iterator[tuple[set[str], tuple[str, str]]]:
 
 
 def _distinct(found: Iterable[tuple[set[str], Found]]) -> tuple[list[Found], int]:
-    """What shares no key with what came before it, and how many others there are."""
+    """Rows that share no key with an earlier one, and the number of the others."""
     kept, seen, total = list[Found](), set[str](), 0
     for keys, item in found:
         total += 1

@@ -44,7 +44,7 @@ class Reader:
         return table
 
     def examples(self, table: Table, faults: Faults) -> list[Example]:
-        """As :func:`examples_of`."""
+        """Reads rows, see :func:`examples_of`."""
         return examples_of(table, self.settings, faults, self.kind)
 
     def every_note(self) -> list[str]:

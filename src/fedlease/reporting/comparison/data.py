@@ -27,7 +27,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Score:
-    """Over seeds, in [0, 1]; ``deviation`` is None for one seed, ``values`` has one per seed."""
+    """A mean over seeds, in [0, 1]; ``deviation`` is None for one seed, ``values`` has one per seed."""
 
     mean: Finite
     deviation: Finite | None
@@ -72,7 +72,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a variant is not compared; ``seed`` is None where it failed before any run."""
+    """The reason why a variant is not compared; ``seed`` is None if it failed before any run."""
 
     method: str
     seed: int | None
@@ -87,7 +87,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Point:
-    """The mean over clients after so many passes; None if nobody was scored."""
+    """The mean over clients after a number of passes; None if nobody was scored."""
 
     passes: int
     mean: Finite | None
@@ -173,7 +173,7 @@ class Comparison:
 
     @property
     def many(self) -> bool:
-        """Whether there are so many variants that they are grouped by kind."""
+        """Whether variants are grouped by kind, since there are many."""
         return len(self.variants) > MANY
 
     @property
@@ -193,7 +193,7 @@ class Comparison:
 
     @property
     def enough_seeds(self) -> bool:
-        """Whether there are seeds enough to conclude that two variants differ, or cannot be told apart."""
+        """Whether there are enough seeds to conclude that two variants differ, or cannot be told apart."""
         return len(self.seeds) >= FEWEST_SEEDS
 
     @property

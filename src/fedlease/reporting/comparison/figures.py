@@ -37,7 +37,7 @@ FAINT_LINE = {"color": "rgba(127,127,127,0.35)", "width": 1}
 
 
 def comparison_figures(c: Comparison) -> list[Figure]:
-    """Every figure; differences only where there is something to differ from."""
+    """The figures; differences only if there are variants to compare."""
     return [_curves(c), _by_task(c), *([_differences(c)] if c.others else [])]
 
 

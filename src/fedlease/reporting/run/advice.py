@@ -31,7 +31,7 @@ SHOWN = 6
 
 
 def advise(run: RunData) -> tuple[Advice, ...]:
-    """Every warning of a run, finished or not, the urgent ones first."""
+    """Warnings of a run, finished or not, the urgent ones first."""
     found = [
         *_progress(run),
         *_refusals(run),

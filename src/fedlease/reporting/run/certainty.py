@@ -57,7 +57,7 @@ def known_similarities(grouping: Allocation) -> NDArray[np.float64]:
 
 
 def nearness(grouping: Allocation) -> dict[str, tuple[Nearness | None, Nearness | None]]:
-    """Client -> how near its own group and the nearest other one are; None where there is none, or it is unknown."""
+    """Client -> similarity to its own group and to the nearest other one; None if there is none, or it is unknown."""
     similarities, errors = known_similarities(grouping), np.asarray(grouping.corrected_error, dtype=np.float64)
     np.fill_diagonal(similarities, np.nan)
     experts = np.array([grouping.assignment[client] for client in grouping.clients])
@@ -78,7 +78,7 @@ def nearness(grouping: Allocation) -> dict[str, tuple[Nearness | None, Nearness 
 
 
 def certainty_table(run: RunData) -> Table | None:
-    """Every client's reliability, and whether its group was a sure decision; None without reliabilities."""
+    """Tabulates clients' reliability, and whether their groups were sure decisions; None without reliabilities."""
     grouping = run.grouping
     if grouping is None or grouping.corrected is None:
         return None

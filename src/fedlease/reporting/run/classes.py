@@ -12,7 +12,7 @@ CLIENTS = 100
 
 
 def class_table(run: RunData) -> Table | None:
-    """Every class of every client under the main method; None for a task without classes."""
+    """Tabulates every class of every client under the main method; None for a task without classes."""
     classes = run.main.summary.classes if run.main.summary is not None else {}
     if not classes:
         return None

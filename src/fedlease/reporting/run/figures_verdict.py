@@ -19,7 +19,7 @@ STYLES: dict[Effect, tuple[str, str]] = {
     "unclear": (PALETTE[7], SYMBOLS[1]),
     "costs": (PALETTE[1], SYMBOLS[2]),
 }
-"""Colour and symbol: the effect is told without colour, too."""
+"""Colour and symbol: the effect can be read without colour, too."""
 
 
 def verdict_figures(run: RunData, verdict: Verdict) -> list[Figure]:

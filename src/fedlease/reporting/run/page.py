@@ -174,7 +174,7 @@ def _page_data(run: RunData) -> dict[str, Any]:
             {
                 "name": label(client, 30),
                 "x": [passes for passes, _ in points],
-                # Where the figure has names along its axis, not passes.
+                # If the figure has names along its axis, not passes.
                 **({} if run.learnt.score_rounds else {"at": [label(client, 30)] * len(points)}),
                 "y": [round(100 * score, 2) for _, score in points],
                 "weights": [routed[module].weights for module in modules if module in routed],

@@ -20,7 +20,7 @@ __all__ = ["ROW_METRIC", "SAME", "conclude"]
 SAME = 1e-6
 """A headline metric that differs more from the mean of the row scores is none of single rows, as macro F1 is."""
 MANY = 3
-"""So many clients whose models miss the same label are told together."""
+"""Number of clients from which those whose models miss the same label share a sentence."""
 ROW_METRIC = "accuracy"
 """Meaning of a classifier's row scores if the headline metric is not one of single rows."""
 

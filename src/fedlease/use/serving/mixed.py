@@ -87,7 +87,7 @@ class MixedModel:
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], clients: Sequence[ClientId]) -> list[Tensor]:
-        """What each row's client's own model says of it: float32 on the CPU, as long as the client's label list.
+        """Logits of each row by its client's own model: float32 on the CPU, as long as the client's label list.
 
         Args:
             inputs: model input -> (rows, tokens), padded, on the device.
@@ -160,7 +160,7 @@ class MixedModel:
             self._r = spec.r
             for name in spec.target_modules:
                 layer = self.model.get_submodule(name)
-                # Where PEFT has wrapped the base already, what it wrapped.
+                # If PEFT has wrapped the base already, the wrapped model.
                 self._layers[name] = MixedLinear(getattr(layer, "base_layer", layer), name, self._plan)
                 self.model.set_submodule(name, self._layers[name])
         if set(spec.target_modules) != set(self._layers) or spec.r != self._r:

@@ -39,7 +39,7 @@ class Routed:
 
 @dataclass
 class Plan:
-    """Which way each row of the current batch goes; every layer and head of one model reads the same plan."""
+    """The client of each row of the current batch; every layer and head of one model reads the same plan."""
 
     size: int = 0
     experts: tuple[int, ...] = ()

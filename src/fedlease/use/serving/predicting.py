@@ -31,7 +31,7 @@ __all__ = ["add_predict", "make_batcher"]
 
 
 def make_batcher(run: OpenRun, limits: Limits) -> Batcher[Any, dict[str, Any]]:
-    """What computes rows, with the base loaded and two rows computed."""
+    """The model that computes rows, with the base loaded and two rows computed."""
     waiting = 4 * limits.max_rows if limits.max_waiting is None else limits.max_waiting
     return Batcher(Predictor(run), max_batch=limits.max_batch, wait_ms=limits.wait_ms, max_waiting=waiting)
 

@@ -34,7 +34,7 @@ MAX_KEYS = 32
 MAX_FAULTS = 10
 """Faults that a refusal lists; it always states their number."""
 UNDECLARED = ("", "application/x-www-form-urlencoded")
-"""Content types that clients send unless told which one the body has."""
+"""Content types that clients send by default, whatever the body holds."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """What went wrong instead."""
+    """The error that occurred instead."""
 
     error: Exception
 
