@@ -36,6 +36,10 @@ def test_what_a_client_has_kept_of_its_warm_up_leaves_within_a_sum_alone() -> No
     warmup, start = tasks()
     assert task_fault(warmup, ()) == "" and task_fault(start, (), masked=True) == ""
     assert task_fault(start, ()) == "a warm-up that was sketched is not sent without masks (privacy.secure_sums)"
+    # B has (4 + 6) x 2 numbers.
+    for numbers, fault in ((10, ""), (11, "its sketch has more numbers, 22, than B, 20")):
+        assert warmup.sketch is not None
+        assert task_fault(replace(warmup, sketch=replace(warmup.sketch, numbers=numbers)), ()) == fault
     # Nor by way of a round on it, nor where the model does not say what it is.
     trained = replace(start, stages=(Stage(start.upload, 1),))
     assert task_fault(trained, (), masked=True) == "what a client has kept of its warm-up is not trained further"

@@ -101,8 +101,13 @@ def task_fault(task: ClientTask, private: Collection[str], *, masked: bool = Fal
         return f"upload names tensors that are not trained: {shown(strange)}"
     if kept:  # which a client that masks its updates gives to a sum alone
         return "" if masked else "a warm-up that was sketched is not sent without masks (privacy.secure_sums)"
-    if task.sketch is not None and (strange := sorted(task.upload - task.model.names("AB"))):
-        return f"upload names tensors that are not sketched: {shown(strange)}"
+    if task.sketch is not None:
+        if strange := sorted(task.upload - task.model.names("AB")):
+            return f"upload names tensors that are not sketched: {shown(strange)}"
+        kind = "A" if task.sketch.signal == "A" else "B"
+        sizes = [task.model.tensors[name].numel() for name in task.upload & task.model.names(kind)]
+        if (numbers := task.sketch.numbers * len(sizes)) > sum(sizes):
+            return f"its sketch has more numbers, {numbers}, than {kind}, {sum(sizes)}"
     if strange := sorted(task.upload & {*private}):
         return f"upload names private tensors of this run: {shown(strange)}"
     slope = {} if task.term is None else task.term.slope

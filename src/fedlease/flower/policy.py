@@ -176,10 +176,9 @@ class NodePolicy(Section):
                 ("step", request.step, 10 * self.max_rounds, "max-rounds"),
             ]
             if task.phase == WARMUP and task.upload and self.max_sketch is not None:
-                numbers = sum(tensor.numel() for tensor in task.expected.values()) // (2 if task.halves else 1)
+                modules = len(task.model.spec.target_modules)
                 # A whole number in each module may come to a few more.
-                most = self.max_sketch + len(task.model.spec.target_modules)
-                if task.sketch is None or numbers > most:
+                if task.sketch is None or task.sketch.numbers * modules > self.max_sketch + modules:
                     yield (
                         "max-sketch",
                         f"a warm-up: leaves as a sketch of at most {self.max_sketch} numbers (max-sketch)",
