@@ -108,13 +108,21 @@ def test_the_peer_and_our_rounds_are_one_table(
 
 def test_ratios_to_the_peer_are_of_neighbours(scripts: Scripts) -> None:
     """20 / 10 and 30 / 10: the median of 2 and 3, and not the ratio of the medians of other passes."""
-    rounds = {"Flower + PEFT + Trainer": (20.0, 30.0), "float32": (10.0, 10.0), "bfloat16": (4.0, 15.0)}
+    rounds = dict(zip(scripts.peers.OURS, ((10.0, 10.0), (20.0, 20.0), (4.0, 15.0), (4.0, 6.0)), strict=True))
+    rounds = {scripts.peers.PEER: (20.0, 30.0), **rounds}
     parts = dict.fromkeys(scripts.peers.PARTS, 1.0)
-    found = {way: [{"round": seconds, **parts} for seconds in passes] for way, passes in rounds.items()}
+    found = {
+        way: [{"round": seconds, **parts, "processor": 2 * seconds} for seconds in passes]
+        for way, passes in rounds.items()
+    }
     report = scripts.peers.report(found, smoke=False)
-    # Of 20 / 4 = 5 and 30 / 15 = 2 the median is 3.5.
-    assert [(target.figure, target.met) for target in report.targets] == [("2.5", True), ("3.5", True)]
-    assert report.tables[0].rows[1][0] == "float32" and report.tables[0].rows[1][-1].startswith("2.5")
+    # Of 20 / 20 and 30 / 20 the median is 1.25, of 20 / 4 = 5 and 30 / 15 = 2 it is 3.5, of 5 and 30 / 6 it is 5.
+    assert [(target.figure, target.met) for target in report.targets] == [
+        ("2.5", True), ("1.2", False), ("3.5", True), ("5.0", True)
+    ]  # fmt: skip
+    way, _, *_, ratio, processor, of_processor = report.tables[0].rows[1]
+    assert way == "float32" and ratio.startswith("2.5") and processor.startswith("20.00")
+    assert of_processor.startswith("2.5"), "20 / 10 and 30 / 10 of the processor's seconds, too"
 
 
 def test_the_accelerators_runs_are_added_to_those_of_earlier_calls(

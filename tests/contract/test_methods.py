@@ -3,7 +3,7 @@
 import copy
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -200,13 +200,13 @@ def passes_made(method: Method, budget: Budget, sampled: int | None) -> tuple[di
     state, passes = method.init(adapter(), CLIENTS, 0), dict.fromkeys(sorted(CLIENTS), 0)
     opening = rounds_for_warmup(method)
     while tasks := {client: task for client in sorted(CLIENTS) if (task := method.task(state, client)) is not None}:
-        asked = participation.choose(tasks, state.round, 0, opening)
+        asked = participation.choose(sorted(CLIENTS), tasks.get, state.round, 0, opening)
         for client in asked:
             stages = tasks[client].stages
             passes[client] += max(sum(s.epochs for s in stages if n in s.trainable) for n in tasks[client].trainable)
         state = method.aggregate(state, [train(client, tasks[client], CLIENTS[client]) for client in asked])
-    everyone: Any = dict.fromkeys(passes)
-    drawn = [participation.choose(everyone, number, 0) for number in range(1, budget.rounds + 1)]
+    everyone, made = list(passes), cast(Any, object())
+    drawn = [participation.choose(everyone, lambda client: made, number, 0) for number in range(1, budget.rounds + 1)]
     return passes, {
         client: budget.warmup_epochs + budget.local_epochs * sum(client in asked for asked in drawn)
         for client in passes

@@ -54,7 +54,7 @@ def test_every_state_is_whole_and_the_run_ends(name: str, seed: int, head: HeadP
         tasks = {client: task for client in sorted(clients) if (task := method.task(state, client)) is not None}
         if not tasks:
             break
-        asked = participation.choose(tasks, state.round, seed, rounds_for_warmup(method))
+        asked = participation.choose(sorted(clients), tasks.get, state.round, seed, rounds_for_warmup(method))
         absent = {client for client in asked if rng.random() < 0.25}
         for client in asked:
             check_task(tasks[client], state.round)

@@ -23,9 +23,10 @@ SAMPLED, ROUNDS = 5, 2
 
 @dataclass
 class Counted:
-    """Per step: requests, files, and bytes of the state; bytes of the run folder at the end."""
+    """Per step: requests, tasks that were made, files, and bytes of the state; bytes of the run folder at the end."""
 
     requests: list[int] = field(default_factory=list)
+    tasks: list[int] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
     written: list[int] = field(default_factory=list)
     folder: int = 0
@@ -33,8 +34,8 @@ class Counted:
 
 def run(clients: int, out: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
     """FedLEASE through warm-up in waves, allocation and rounds, with clients that make up their replies at once."""
-    counted, blobs, asked = Counted(), list[int](), list[int]()
-    write, send = StateFiles.write, DryTransport.send
+    counted, blobs, asked, made = Counted(), list[int](), list[int](), list[str]()
+    write, send, task = StateFiles.write, DryTransport.send, FedLease.task
 
     def sent(self: DryTransport, requests: Any) -> Any:
         asked.append(len(requests))
@@ -42,16 +43,19 @@ def run(clients: int, out: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
 
     monkeypatch.setattr(StateFiles, "write", lambda self, blob: blobs.append(len(blob)) or write(self, blob))
     monkeypatch.setattr(DryTransport, "send", sent)
+    monkeypatch.setattr(FedLease, "task", lambda self, state, client: made.append(client) or task(self, state, client))
 
     def hear(event: Event) -> None:
         if isinstance(event, StepFinished):
             for kept, found in (
                 (counted.requests, sum(asked)),
+                (counted.tasks, len(made)),
                 (counted.files, len(blobs)),
                 (counted.written, sum(blobs)),
             ):
                 kept.append(found)
             asked.clear()
+            made.clear()
             blobs.clear()
 
     adapter = initial_adapter({f"m{i}": (128, 128) for i in range(2)}, r=8, alpha=16, dropout=0.0, seed=0)
@@ -73,6 +77,7 @@ def test_a_round_asks_and_writes_no_more_than_in_proportion_to_the_clients(
     for count, found in ((20, few), (60, many)):
         waves = count // SAMPLED
         assert found.requests == [SAMPLED] * (waves + ROUNDS), "whatever their number"
+        assert found.tasks[-ROUNDS:] == [SAMPLED] * ROUNDS, "those of clients that are asked alone"
         # A wave writes its five clients and what the server notes of them, and the rest; the first the start, too.
         assert max(found.files[: waves - 1]) <= 2 * SAMPLED + 3
         assert max(found.written[: waves - 1]) < 2 * SAMPLED * 2**14, "not the clients of earlier waves"

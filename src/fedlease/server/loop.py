@@ -177,12 +177,12 @@ class RoundLoop:
         for client, card in sorted(self.cards.items()):
             if card.weight and client not in state.clients:
                 state = self.method.admit(state, client, card.weight)
-        due = {c: task for c in sorted(state.clients) if (task := self.method.task(state, c)) is not None}
         # Clients whose warm-up was refused once: whoever is refused twice joins later.
         tried = frozenset(client for client, count in state.warmup.refusals.items() if count)
-        asked = self.participation.choose(due, state.round, self.seed, rounds_for_warmup(self.method), tried)
-        order = self.schedule.order(asked, state.round, self.seed)
-        return Step(saved.step + 1, state, {client: due[client] for client in order}, tried)
+        task, first = partial(self.method.task, state), rounds_for_warmup(self.method)
+        asked = self.participation.choose(sorted(state.clients), task, state.round, self.seed, first, tried)
+        order = self.schedule.order(list(asked), state.round, self.seed)
+        return Step(saved.step + 1, state, {client: asked[client] for client in order}, tried)
 
     def _score_others(self, step: Step) -> None:
         """Under sampling, scores the clients that are not asked to train."""

@@ -1,8 +1,9 @@
 """Participation: the clients of a step, and the number of usable updates that it needs."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -36,32 +37,39 @@ class Participation:
 
     def choose(
         self,
-        tasks: Mapping[ClientId, ClientTask],
+        clients: Sequence[ClientId],
+        task: Callable[[ClientId], ClientTask | None],
         round_: int,
         seed: int,
         first: int = 0,
         refused: Collection[ClientId] = (),
-    ) -> list[ClientId]:
+    ) -> dict[ClientId, ClientTask]:
         """Warm-up: the next wave, everyone in turn, in waves as even as can be. Rounds: a sample that depends on seed
-        and round alone.
+        and round alone, of those that have a task; only of clients that may be in it tasks are made.
 
         Args:
-            tasks: of all clients that have one.
+            clients: all, sorted.
+            task: gives a client's task, or None where it has nothing to do.
             round_: 0 is the warm-up.
             seed: root seed.
             first: rounds that a method has instead of a warm-up; they ask everyone too, so that all methods train
                 as much, and what follows has the samples that it has after a warm-up.
             refused: clients whose warm-up was refused before: they are asked again when everyone has been asked once.
+
+        Returns:
+            Client -> its task, sorted.
         """
-        due, size = list(tasks), self.clients_per_round
-        if size is None or size >= len(due) or 0 < round_ <= first:
+        size, sampled = self.clients_per_round, round_ > first
+        order = list(clients)
+        if size is not None and sampled:
+            drawn = np.random.default_rng(derive(seed, "participants", round_ - first))
+            order = [clients[i] for i in drawn.permutation(len(clients)).tolist()]
+        with_tasks = ((client, made) for client in order if (made := task(client)) is not None)
+        due = dict(sorted(islice(with_tasks, size if sampled else None)))
+        if size is None or size >= len(due) or round_:
             return due
-        if round_ == 0:
-            due = [client for client in due if client not in refused] or due
-            return due[: math.ceil(len(due) / math.ceil(len(due) / size))]
-        drawn = np.random.default_rng(derive(seed, "participants", round_ - first))
-        chosen = drawn.permutation(len(due))[:size]
-        return [due[i] for i in sorted(chosen.tolist())]
+        names = [client for client in due if client not in refused] or list(due)
+        return {client: due[client] for client in names[: math.ceil(len(names) / math.ceil(len(names) / size))]}
 
     def quorum_fault(self, num_clients: int, *, waves: bool) -> str:
         """Why no step, or not every step, can have ``min_clients`` usable updates; empty where all can.
