@@ -101,10 +101,12 @@ def test_the_same_seed_gives_the_same_states_and_another_does_not(name: str, hea
 
 @every_case
 def test_the_order_of_arrival_changes_no_bit(name: str, head: str | None) -> None:
-    method = built(name, BUDGET, head)
-    for state in played(name, head)[:3]:
-        tasks = {client: task for client in CLIENTS if (task := method.task(state, client)) is not None}
-        updates = [train(client, task, CLIENTS[client]) for client, task in tasks.items()]
+    method, states = built(name, BUDGET, head), played(name, head)
+    # Two late clients in one step; heads are known of those that are there from the start.
+    late = [] if head else [method.admit(method.admit(states[2], "b8", 5), "b9", 5)]
+    for state in (*states[:3], *late):
+        tasks = {client: task for client in state.clients if (task := method.task(state, client)) is not None}
+        updates = [train(client, task, state.clients[client]) for client, task in tasks.items()]
         assert dumps(method.aggregate(state, updates)) == dumps(method.aggregate(state, updates[::-1]))
 
 
