@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from fedlease.core.tensor_names import REMEMBERED
 from fedlease.core.types import AdapterSpec, Allocation, Budget, ClientModel, ClientTask, Stage, TensorName, head_names
 
 
@@ -26,6 +27,13 @@ class TestTensorName:
     def test_refuses_other_forms(self, text: str) -> None:
         with pytest.raises(ValueError, match="is none of <module>/A/<e>"):
             TensorName.parse(text)
+
+    def test_a_name_is_read_once_but_a_long_one_is_not_remembered(self) -> None:
+        """Whoever sends names could fill the memory with them."""
+        assert TensorName.parse("encoder.q/A/3") is TensorName.parse("encoder.q/A/3")
+        long = "q" * REMEMBERED + "/A/3"
+        assert TensorName.parse(long) == TensorName("q" * REMEMBERED, "A", 3)
+        assert TensorName.parse(long) is not TensorName.parse(long)
 
     def test_head_names(self) -> None:
         assert head_names({"head/w": 1, "q/A/0": 2, "header/A/0": 3}) == {"head/w"}

@@ -11,6 +11,7 @@ anchor/mean                 mean direction of a client's train rows, (hidden,), 
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
@@ -21,6 +22,9 @@ Tensors = Mapping[str, Tensor]
 
 HEAD = "head"
 ANCHOR = "anchor/mean"
+
+REMEMBERED = 512
+"""Characters of the longest name that is remembered: whoever sends names must not fill the memory with them."""
 
 
 class TensorName(NamedTuple):
@@ -43,17 +47,23 @@ class TensorName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> "TensorName":
         """Reads a name back; a ``ValueError`` where it has none of the forms."""
-        parts = name.split("/")
-        if len(parts) == 2 and (parts[0] == HEAD or parts[1] in ("G", "dG") or name == ANCHOR):
-            return cls(parts[0], parts[1])
-        if len(parts) == 3 and parts[1] in ("A", "B", "dA", "dB") and parts[2].isdecimal():
-            return cls(parts[0], parts[1], int(parts[2]))
-        raise ValueError(f"{name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<name>, {ANCHOR}")
+        return (_parsed if len(name) <= REMEMBERED else _parsed.__wrapped__)(name)
 
     @property
     def gradient(self) -> "TensorName":
         """The name of this tensor's mean gradient."""
         return self._replace(kind=f"d{self.kind}")
+
+
+# A round reads the same few thousand names once per client and wrapper.
+@lru_cache(maxsize=2**14)
+def _parsed(name: str) -> TensorName:
+    parts = name.split("/")
+    if len(parts) == 2 and (parts[0] == HEAD or parts[1] in ("G", "dG") or name == ANCHOR):
+        return TensorName(parts[0], parts[1])
+    if len(parts) == 3 and parts[1] in ("A", "B", "dA", "dB") and parts[2].isdecimal():
+        return TensorName(parts[0], parts[1], int(parts[2]))
+    raise ValueError(f"{name!r} is none of <module>/A/<e>, <module>/B/<e>, <module>/G, head/<name>, {ANCHOR}")
 
 
 def second_half(tensors: Tensors) -> dict[str, Tensor]:
