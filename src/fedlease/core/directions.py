@@ -23,13 +23,13 @@ from fedlease.core.types import Allocation, ClientId
 __all__ = ["GroupDirections", "group_directions"]
 
 MEMBERS = 48
-"""Clients of a group, those that have learnt the most, that its direction is made of."""
+"""The direction of a group is made of at most so many of its clients, those that have learnt the most."""
 
 ANYTHING = np.array([0.5]), np.array([0.5])
 """A reliability that is not known, and its error."""
 
 KEPT = 2
-"""Times the rank of one adapter: so many singular directions of a group are kept, all of one client's two halves."""
+"""A group keeps so many singular directions for each rank of an adapter: those of one client's two halves are all."""
 
 
 @serialisable
@@ -72,9 +72,9 @@ class GroupDirections:
     def place(self, tensors: Tensors) -> Placement:
         """Places one client by its warm-up on halves, as :func:`fedlease.core.merging.merge` decides.
 
-        Of a single adapter it is not known how much is its task: it has to have more in common with a group than a
-        client of another task may. Where no group is known nobody can be compared; where there is one expert for all,
-        since nobody has learnt anything, everyone is like all others.
+        How much of a single adapter is the client's task is not known: it has to have more in common with a group than
+        a client of another task may. Without a known group nobody can be compared; where all train one expert, since
+        nobody has learnt anything, everyone is like all others.
 
         Args:
             tensors: A and B of its halves, numbered as experts 0 and 1; or those of a single adapter.

@@ -39,8 +39,8 @@ class Merged:
     Attributes:
         groups: client -> any number, equal within a group; a client that nothing is known of stands alone.
         evidence: client -> log odds of where it is against the best other place: another group, or alone; inf without.
-        unsure: clients alone of whom it is not known that their task is another: evidence below :data:`ENOUGH`, or too
-            little learnt by themselves.
+        unsure: clients that stand alone and may yet have the task of others: their evidence is below :data:`ENOUGH`, or
+            they have learnt too little.
         reliability: s_i^2, (N,).
         corrected: cross_ij / (s_i s_j), (N, N), diagonal 1: Spearman's correction for attenuation. None where not all
             pairs were compared.
@@ -72,7 +72,7 @@ def merge(found: Agreement) -> Merged:
 
     Starting from every client alone, the two groups with the largest sum of log odds over their pairs are merged until
     one is left. Of all these groupings that with the smallest misfit is taken, where each merge must be worth
-    :data:`ENOUGH`; then clients move where that makes it smaller still. So M follows from a rule with a meaning, and
+    :data:`ENOUGH`; then clients move where that makes it even smaller. So M follows from a rule with a meaning, and
     M = 1 is an ordinary outcome: many pairs that say a little each say a lot together.
 
     Args:

@@ -78,13 +78,13 @@ class Reallocate(Wrapper):
             after = self.method.grouped(state, uploads, origins)
         except RunFailedError as error:
             return replace(state, notes=(*state.notes, f"{when} groups stay as they were: {error}"))
-        moved, before, now = regrouped(state.assignment, after.assignment), len(state.experts), len(after.experts)
-        if not moved:
+        changed, before, now = regrouped(state.assignment, after.assignment), len(state.experts), len(after.experts)
+        if not changed:
             return state
         # The experts that a router weighs are others now, and so may be the clients that an expert's number stands for.
         note = (
-            f"{when} clients were grouped again: {counted(before, 'expert')} became {now}, and {len(moved)} of "
-            f"{counted(len(state.assignment), 'client')} {'is' if len(moved) == 1 else 'are'} with others than before"
+            f"{when} clients were grouped again: {counted(before, 'expert')} became {now}, and {len(changed)} of "
+            f"{counted(len(state.assignment), 'client')} {'is' if len(changed) == 1 else 'are'} with others than before"
         )
         return replace(after, notes=(*state.notes, note + "; routers start anew" * any(after.routers)))
 

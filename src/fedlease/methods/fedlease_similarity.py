@@ -1,4 +1,4 @@
-"""The grouping of FedLEASE+: who has one task, by similarities that are corrected for how little was learnt; ours."""
+"""The grouping of FedLEASE+, ours: by similarities that are corrected for how little each client has learnt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,7 @@ FEW_ROWS = 16
 
 @dataclass(frozen=True)
 class BySimilarity(Grouping):
-    """Groups clients by what their halves have in common; who cannot be told from or with anyone stands alone.
+    """Groups clients by what their halves have in common; a client that has not shown its task stands alone.
 
     Attributes:
         halves: client -> A and B of its halves, numbered as experts 0 and 1.
@@ -36,7 +36,7 @@ class BySimilarity(Grouping):
     signal: Signal = "BA"
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
-        """Groups the clients; where nothing tells them apart, one expert is trained by all."""
+        """Groups the clients; where none has shown its task, all train one expert."""
         b = {client: b_matrices(tensors) for client, tensors in uploads.items()}
         halves = {client: tensors for client, tensors in self.halves.items() if client in uploads}
         if not halves:
