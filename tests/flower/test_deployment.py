@@ -27,6 +27,7 @@ from peft import get_peft_model_state_dict
 import fedlease
 from fedlease.config.settings import resolve
 from fedlease.runs.runner import run_settings
+from fedlease.storage.audit import read_trail
 
 MISSING = [command for command in ("bash", "openssl", "ssh-keygen") if shutil.which(command) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -101,6 +102,28 @@ def test_the_app_runs_in_a_simulation_of_flower(app: Deployment, tmp_path: Path)
         app.do("simulation-stop")
     in_one_process(app, [], tmp_path / "here")
     assert tensors_of(app.folder / "runs/simulated")["state"] == tensors_of(tmp_path / "here")["state"]
+
+
+@pytest.mark.deployment
+def test_nodes_that_know_each_others_keys_are_summed_and_no_adapter_of_one_is_read(
+    app: Deployment, tmp_path: Path
+) -> None:
+    changes = ["rounds=1", "warmup.epochs=1", "privacy.secure_sums=true", "privacy.sketch=64"]
+    run_to_end(app, " ".join(changes), "runs/summed")
+    in_one_process(app, changes, tmp_path / "here")
+    assert tensors_of(app.folder / "runs/summed")["state"] == tensors_of(tmp_path / "here")["state"]
+    lines = read_trail(app.folder / "runs/summed/audit.jsonl")
+    shapes = {line["layout"]: line["shapes"] for line in lines if line["kind"] == "layout"}
+    alone = [line for line in lines if line["kind"] == "received"]
+    assert len(alone) == len(app.sites) and not any("/A/" in name for line in alone for name in shapes[line["layout"]])
+    # To the others site-b is now whoever has the key of site-c.
+    peers = app.folder / "keys/peers"
+    (peers / "site-b.pub").write_bytes((peers / "site-c.pub").read_bytes())
+    try:
+        name = run(app, " ".join(changes), "runs/posed")
+        app.until(name, "the keys of 'site-b' are not signed by a key that this node knows it by (peers)", RUN)
+    finally:
+        shutil.copy(app.folder / "keys/site-b.pub", peers)
 
 
 @pytest.mark.deployment
