@@ -116,9 +116,10 @@ def test_nodes_that_know_each_others_keys_are_summed_and_no_adapter_of_one_is_re
     shapes = {line["layout"]: line["shapes"] for line in lines if line["kind"] == "layout"}
     alone = [line for line in lines if line["kind"] == "received"]
     assert len(alone) == len(app.sites) and not any("/A/" in name for line in alone for name in shapes[line["layout"]])
-    # To the others site-b is now whoever has the key of site-c.
+    # To the others site-b is now whoever has another key.
     peers = app.folder / "keys/peers"
-    (peers / "site-b.pub").write_bytes((peers / "site-c.pub").read_bytes())
+    assert app.begin("other key", "ssh-keygen -q -t ecdsa -b 384 -N '' -f keys/other").wait(60) == 0
+    shutil.copy(app.folder / "keys/other.pub", peers / "site-b.pub")
     try:
         name = run(app, " ".join(changes), "runs/posed")
         app.until(name, "the keys of 'site-b' are not signed by a key that this node knows it by (peers)", RUN)
