@@ -166,7 +166,8 @@ class ResidentModel:
 
     def for_scoring(self) -> None:
         """Switches dropout off."""
-        self.model.eval()
+        if self.model.training:  # else every scoring would walk through all modules
+            self.model.eval()
 
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
         """The logits: (b, labels) for a classifier, (b, tokens, vocabulary) for a language model.
