@@ -30,7 +30,7 @@ PAIRS = "distances.safetensors"
 MATRICES = ("distances", "corrected", "corrected_error")
 
 LISTED = 64
-"""Clients whose pairs are in the JSON, where anyone can read them; those of more are in a file of float32."""
+"""Number of clients up to which the JSON holds all pairs, where anyone can read them; beyond, a float32 file does."""
 
 DIGITS = 4
 """Decimals of similarities: their errors are far larger, and a matrix has a value for every pair."""
@@ -118,7 +118,7 @@ def write_allocation(
 
 
 def _written_apart(files: RunFiles, allocation: Allocation) -> Allocation:
-    """The allocation without its matrices, which are written where they are not on disk yet."""
+    """The allocation without its matrices, which are written if they are not on disk yet."""
     found = {name: matrix for name in MATRICES if (matrix := getattr(allocation, name)) is not None}
     blob = save({name: matrix.float().contiguous() for name, matrix in found.items()})
     if found and not files.holds(PAIRS, blob):
@@ -192,7 +192,7 @@ def _of_halves(allocation: Allocation) -> dict[str, Any]:
 
 
 def _listed(matrix: Tensor | None) -> list[list[float | None]] | None:
-    """JSON has no NaN: what is unknown becomes null."""
+    """Replaces NaN, which JSON does not have, by null."""
     if matrix is None:
         return None
     return [[None if math.isnan(value) else round(value, DIGITS) for value in row] for row in matrix.tolist()]

@@ -21,7 +21,7 @@ __all__ = ["AUDIT", "Trail", "read_trail"]
 
 AUDIT = "audit.jsonl"
 FIRST = "0" * 64
-"""Stands in the first line for the hash of a line before it."""
+"""The first line's substitute for the hash of a previous line."""
 
 ONCE = {"layout": ("layout",), "joined": ("client", "rows_sha256"), "settings": ("settings_sha256",)}
 """Kinds of lines that are written once for each thing, and the names in them that identify it."""
@@ -46,7 +46,7 @@ class Trail:
 
     @classmethod
     def of(cls, folder: Path) -> "Trail":
-        """The trail of a folder, continued where it has one.
+        """Opens the trail of a folder, and continues one that exists.
 
         A line that was being written when the machine stopped has no end; it is taken out, and a line says so.
 
@@ -67,11 +67,11 @@ class Trail:
 
     @property
     def size(self) -> int:
-        """Bytes of the file, as far as lines were written."""
+        """Bytes of the file, without lines that wait."""
         return self._size
 
     def first(self, kind: str, *names: str) -> bool:
-        """Whether something that is recorded once is not on record yet; from now on it is.
+        """Whether something that is recorded once is new; it is on record afterwards.
 
         Args:
             kind: of its line, one of ``ONCE``.
@@ -82,7 +82,7 @@ class Trail:
         return new
 
     def add(self, kind: str, **content: Any) -> None:
-        """Adds a line.
+        """Appends a line.
 
         Args:
             kind: of what happened.
@@ -95,7 +95,7 @@ class Trail:
         self._waiting.append(_canonical({**body, "sha256": self._last}) + b"\n")
 
     def tensors(self, kind: str, tensors: Tensors, **content: Any) -> None:
-        """Adds a line on tensors that travelled: bytes, hash, and which names and shapes, once for each such list."""
+        """Appends a line on tensors that travelled: bytes, hash, and once for each list their names and shapes."""
         shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
         layout = digest(_canonical(shapes))[:16]
         if self.first("layout", layout):
@@ -104,7 +104,7 @@ class Trail:
         self.add(kind, **content, layout=layout, bytes=size, content_sha256=digest(dumps(dict(tensors))))
 
     def flush(self) -> None:
-        """Writes the lines that wait.
+        """Writes the waiting lines.
 
         Raises:
             OSError: they cannot be written.

@@ -24,7 +24,7 @@ from fedlease.storage.state_files import StateFiles
 __all__ = ["Checkpoint"]
 
 TRIES = 5
-"""How often a reader starts over because a running process has written another step meanwhile."""
+"""Number of times that a reader starts over because a running process has written another step."""
 
 
 class Checkpoint:
@@ -76,7 +76,7 @@ class Checkpoint:
         return Saved(manifest.method, manifest.step, state, private, manifest.totals, manifest.finished, best, **noted)
 
     def earlier(self) -> dict[int, Saved]:
-        """Round -> the last step before it, of those that are kept: what a method goes back to.
+        """Round -> the last stored step before it, to which a method can go back.
 
         Raises:
             RunFolderError: as :meth:`load`.
@@ -94,7 +94,7 @@ class Checkpoint:
         return found
 
     def go_back(self, saved: Saved) -> None:
-        """Makes an earlier step, or what became of it, the last; the lines of ``rounds.jsonl`` after it go.
+        """Makes an earlier step, or a changed form of it, the last; removes later lines of ``rounds.jsonl``.
 
         Raises:
             RunFailedError: it cannot be written.
@@ -107,7 +107,7 @@ class Checkpoint:
         self.clean()
 
     def forget(self) -> None:
-        """Deletes every step: the method begins anew."""
+        """Deletes every step, so that the method begins anew."""
         self.manifest.unlink(missing_ok=True)
         self.clean()
 
@@ -126,11 +126,11 @@ class Checkpoint:
         return state, private
 
     def history(self) -> list[bytes]:
-        """The lines of ``rounds.jsonl`` up to the step that :meth:`load` gave."""
+        """Reads the lines of ``rounds.jsonl`` up to the step that :meth:`load` gave."""
         return self.lines()[: self._lines]
 
     def take_over(self, saved: Saved, lines: Sequence[bytes]) -> None:
-        """Begins with a step of another run, and with the lines that led to it.
+        """Starts from a step of another run, with the lines that led to it.
 
         Raises:
             OSError: the folder cannot be written.
@@ -142,7 +142,7 @@ class Checkpoint:
         self.commit(saved)
 
     def lines(self) -> list[bytes]:
-        """The lines of ``rounds.jsonl``: those of complete steps, as the manifest has them, and what came since.
+        """Reads ``rounds.jsonl``: the lines of complete steps, which the manifest covers, and later ones.
 
         Raises:
             RunFolderError: they are not those that were written.
@@ -232,13 +232,13 @@ class Checkpoint:
             RunFailedError: it cannot be written.
         """
         try:
-            # Behind the complete steps: a commit that failed earlier may have left a line there.
+            # After the complete steps, where a failed commit may have left a line.
             append(self.rounds, _line(record), len(self._written()))
         except OSError as error:
             raise RunFailedError(f"{self.rounds} cannot be written: {error}; it was to hold {dict(record)}") from error
 
     def _kept(self, step: int) -> list[Earlier]:
-        """The steps before one that stay on disk."""
+        """The steps before a given one that stay on disk."""
         last = read_sealed(self.manifest, Manifest) if self.keep else None
         if last is None:
             return []

@@ -14,7 +14,7 @@ from fedlease.storage.documents import Content, Count, Finite
 __all__ = ["MOST_CLASSES", "ClassScores", "Unpredicted", "never_predicted", "never_predicted_note"]
 
 MOST_CLASSES = 100
-"""Labels of a client whose confusion matrix is on file; of more, nobody reads it."""
+"""Number of labels up to which a client's confusion matrix is stored; nobody reads larger ones."""
 PLACES = 6
 
 
@@ -66,14 +66,14 @@ class ClassScores(Content):
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """The same, a dictionary per label."""
+        """The same scores, as one dictionary per label."""
         names = ("label", "support", "predicted", "precision", "recall", "f1")
         columns = (self.labels, self.support, self.predicted, self.precision, self.recall, self.f1)
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 class Unpredicted(NamedTuple):
-    """A label that some of a client's test rows have and that is predicted for none.
+    """A label of some of a client's test rows that is predicted for none.
 
     Attributes:
         client: whose.
@@ -89,7 +89,7 @@ class Unpredicted(NamedTuple):
 
 
 def never_predicted(classes: Mapping[ClientId, ClassScores]) -> Iterator[Unpredicted]:
-    """The labels that are never predicted, by client in sorted order, then as its labels are."""
+    """Labels that are never predicted, sorted by client, then in the order of its labels."""
     for client, found in sorted(classes.items()):
         for label, support, predicted in zip(found.labels, found.support, found.predicted, strict=True):
             if support and not predicted:
@@ -98,7 +98,7 @@ def never_predicted(classes: Mapping[ClientId, ClassScores]) -> Iterator[Unpredi
 
 
 def never_predicted_note(classes: Mapping[ClientId, ClassScores]) -> str:
-    """One sentence that names them with client and count; empty where every label with test rows is predicted."""
+    """One sentence that names them with client and count; empty if every label with test rows is predicted."""
     found = [
         f"{label!r} by client {client!r} ({support} of its {rows} test rows)"
         for client, label, support, rows in never_predicted(classes)

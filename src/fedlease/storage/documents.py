@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 MOST_BYTES = 128 * 2**20
-"""Bytes of a JSON file; the distances of 2,000 clients take 100 MB."""
+"""Largest size of a JSON file in bytes; the distances of 2,000 clients take 100 MB."""
 MOST_VALUES = 10_000_000
-"""Values in a JSON file: one may take two characters there and far more in memory."""
+"""Largest number of values in a JSON file: one may take two characters there and far more in memory."""
 MOST_DEPTH = 32
-"""Nested lists and objects."""
+"""Largest depth of nested lists and objects."""
 MOST_LINES = 100_000
-"""Lines of a JSON Lines file: steps of a method."""
+"""Largest number of lines of a JSON Lines file, such as steps of a method."""
 FEW = 3
-"""Faults of a file that a message lists one by one."""
+"""Number of faults of a file that a message lists."""
 
 MOST_EXPERTS = 10_000
 MOST_NAME = 2_000
@@ -70,12 +70,12 @@ class Content(BaseModel):
 
     @property
     def content(self) -> dict[str, Any]:
-        """Its JSON form: everything that was filled in, and whatever more was read."""
+        """Its JSON form, with defaults filled in and with further keys that were read."""
         return self.model_dump(exclude_unset=True)
 
 
 def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Reads the JSON object in a file.
 
     Raises:
         RunFolderError: missing, no regular file, beyond a limit, or no JSON object.
@@ -87,7 +87,7 @@ def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def parse_json(blob: bytes, where: object) -> dict[str, Any]:
-    """The JSON object in a text.
+    """Parses the JSON object in a text.
 
     Args:
         blob: UTF-8.
@@ -113,7 +113,7 @@ def parse_json(blob: bytes, where: object) -> dict[str, Any]:
 
 
 def read_lines(path: Path, most: int = MOST_BYTES) -> list[bytes]:
-    """The lines of a file, without their ends; the last one, which has none yet, is empty in a complete file.
+    """Reads the lines of a file, without their ends; in a complete file the last one is empty.
 
     Raises:
         RunFolderError: no regular file, or beyond a limit.

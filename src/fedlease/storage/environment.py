@@ -1,4 +1,4 @@
-"""``environment.json``: what a run began with besides its settings, the number of the folder's format among it."""
+"""``environment.json``: the environment in which a run began, and the number of the folder's format."""
 
 import importlib.metadata
 import os
@@ -28,7 +28,7 @@ from fedlease.storage.run_files import RunFiles
 __all__ = ["FORMAT", "Continued", "Environment", "is_identity", "new_environment", "new_identity", "read_environment"]
 
 FORMAT = 2
-"""Number of the run folder's format, raised by whatever another version would misread."""
+"""Number of the run folder's format, raised by every change that another version would misread."""
 NAME = "environment.json"
 IDENTITY = r"^[0-9a-f]{32}$"
 
@@ -44,7 +44,7 @@ class _Git(Content):
 
 
 class Continued(Content):
-    """A run that another goes on from.
+    """A run that another one continues.
 
     Attributes:
         run: its own name.

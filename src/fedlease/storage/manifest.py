@@ -1,4 +1,4 @@
-"""``state/manifest.json``: which files are a checkpoint, each by its content's hash."""
+"""``state/manifest.json``: the files of a checkpoint, each by its content's hash."""
 
 from typing import Annotated
 

@@ -26,7 +26,7 @@ def _no_nul(text: str) -> str:
 
 
 class Newcomer(Content):
-    """``onboarding.json``: how a client came in.
+    """``onboarding.json``: the onboarding of a client.
 
     Attributes:
         client: its id.
@@ -79,7 +79,7 @@ class Newcomer(Content):
 
 
 def read_newcomers(out: Path) -> dict[ClientId, Newcomer]:
-    """Client -> how it came in, sorted.
+    """Client -> its onboarding, sorted.
 
     Raises:
         RunFolderError: one is damaged, or is in another client's folder.

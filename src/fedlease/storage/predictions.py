@@ -1,4 +1,4 @@
-"""``predictions.jsonl``: what every client's final model predicts for its test rows, one row a line."""
+"""``predictions.jsonl``: predictions of every client's final model for its test rows, one row a line."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ PREDICTIONS = "predictions.jsonl"
 
 
 def lines_of(data: ClientData, columns: Mapping[str, list[Any]], root: Path | None) -> Iterator[dict[str, Any]]:
-    """A client's test rows with what was predicted for them, in row order; none without predictions.
+    """A client's test rows with their predictions, in row order; empty without predictions.
 
     Args:
         data: the client's rows.
@@ -31,7 +31,7 @@ def lines_of(data: ClientData, columns: Mapping[str, list[Any]], root: Path | No
 
 
 def write_predictions(files: RunFiles, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Writes them; no file without any.
+    """Writes predictions; without any, no file.
 
     Raises:
         OSError: it cannot be written.

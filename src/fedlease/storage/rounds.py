@@ -25,7 +25,7 @@ class _LineClient(Content):
 
 
 class Line(Content):
-    """One step; ``clients`` is missing where the step failed.
+    """One step; ``clients`` is missing if the step failed.
 
     Attributes:
         step: number, from 1.
@@ -74,7 +74,7 @@ class Line(Content):
 
 
 def read_rounds(folder: Path) -> list[Line]:
-    """The steps of a method; a line that a run is writing just now is left out.
+    """Reads the steps of a method, without a line that a run has not completed.
 
     Args:
         folder: of the method.
@@ -107,7 +107,7 @@ def spent_by(lines: Iterable[Line]) -> dict[ClientId, float]:
 
 
 def suspects_of(lines: Iterable[Line]) -> dict[ClientId, list[str]]:
-    """Client -> what was odd about its updates, each finding once, with the round in which it came first."""
+    """Client -> findings about its updates, each once, with its first round."""
     found: dict[ClientId, dict[str, str]] = {}
     for line in lines:
         for client, odd in line.suspects.items():

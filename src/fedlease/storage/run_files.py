@@ -21,10 +21,10 @@ __all__ = ["INDEX", "MOST_WEIGHTS", "Digest", "RunFiles", "as_json", "read_seale
 
 INDEX = "files.json"
 MOST_WEIGHTS = 2**35
-"""Bytes of a file of weights."""
+"""Largest size of a file of weights, in bytes."""
 
 TRIES = 3
-"""How often a reader starts over, since a running process may have written the file twice meanwhile."""
+"""Number of times that a reader starts over, since a running process may have written the file twice."""
 
 M = TypeVar("M", bound=BaseModel)
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -64,7 +64,7 @@ class RunFiles:
         write_sealed(self._path, _Index(settings=dict(settings), files={}))
 
     def change_settings(self, settings: Mapping[str, Any], name: str, blob: bytes) -> None:
-        """Replaces the settings of the run in the index, and the file that states them to its readers."""
+        """Replaces the settings of the run in the index and in ``config.yaml``."""
         index = read_sealed(self._path, _Index)
         assert index is not None  # a run that has begun has one
         write_sealed(self._path, _Index(settings=dict(settings), files=index.files))
@@ -72,7 +72,7 @@ class RunFiles:
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The settings that the run began with; None without an index."""
+        """The settings with which the run began; None without an index."""
         index = read_sealed(self._path, _Index)
         return None if index is None else index.settings
 
@@ -93,7 +93,7 @@ class RunFiles:
         return self.has(name) and self._now(name) == digest(blob)
 
     def expect(self, contents: Mapping[str, bytes]) -> None:
-        """Covers files that are about to be written with these contents."""
+        """Adds digests of files that are about to be written to the index."""
         index = read_sealed(self._path, _Index)
         if index is None:
             return
@@ -105,7 +105,7 @@ class RunFiles:
         write_sealed(self._path, _Index(settings=index.settings, files=files))
 
     def write(self, name: str, blob: bytes) -> None:
-        """Covers a file and writes it; refuses a folder on the way that is a link."""
+        """Adds a file to the index and writes it; refuses a folder on the way that is a link."""
         path = self.folder / name
         for parent in reversed(path.relative_to(self.out).parents):
             if parent != Path() and (self.out / parent).is_symlink():
@@ -115,11 +115,11 @@ class RunFiles:
         write_atomically(path, blob)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Covers a JSON file and writes it."""
+        """Adds a JSON file to the index and writes it."""
         self.write(name, as_json(content))
 
     def read(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """The content of a file, compared with the index."""
+        """Reads a file, and compares it with the index."""
         path = self.folder / name
         for _ in range(TRIES):
             try:
@@ -134,7 +134,7 @@ class RunFiles:
         raise RunFolderError(f"{path} is damaged, or was changed: its SHA-256 is not the one in {INDEX}")
 
     def read_model(self, name: str, kind: type[M]) -> M:
-        """The content of a JSON file as a ``kind``, compared with the index."""
+        """Reads a JSON file as a ``kind``, and compares it with the index."""
         found: M = checked(parse_json(self.read(name), self.folder / name), kind, self.folder / name)
         return found
 
@@ -157,12 +157,12 @@ class RunFiles:
 
 
 def as_json(content: Any) -> bytes:
-    """JSON as the files of a run folder hold it."""
+    """Formats JSON for the files of a run folder."""
     return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """An object with a digest of itself under ``sha256``."""
+    """Adds a digest of an object to it, under ``sha256``."""
     return {**content, "sha256": digest(json.dumps(content, sort_keys=True).encode())}
 
 
@@ -172,7 +172,7 @@ def write_sealed(path: Path, content: BaseModel) -> None:
 
 
 def read_sealed(path: Path, kind: type[M]) -> M | None:
-    """The content of a file that :func:`write_sealed` wrote; None without a file.
+    """Reads a file that :func:`write_sealed` wrote; None without a file.
 
     Raises:
         RunFolderError: it is not as it was written.

@@ -40,13 +40,13 @@ __all__ = [
 
 CONFIG = "config.yaml"
 MAY_CHANGE = ("data.path", "device", "fedlease.admitted", "fedlease.unlike", "flower.")
-"""Settings that may be edited in a run folder: where rows and machine are now, and what is of a call."""
+"""Settings that may be edited in a run folder: the places of rows, the machine, and options of a call."""
 TRACKED = "wandb"
 """A folder in a run folder that may contain links; nothing here reads it."""
 FEW = 5
-"""Changed settings that a message lists one by one."""
+"""Number of changed settings that a message lists."""
 LONGEST = 500
-"""Characters for one of them."""
+"""Characters of one listed setting."""
 
 
 class _Client(Content):
@@ -155,7 +155,7 @@ def method_files(out: Path, settings: Settings, method: str) -> RunFiles:
 
 
 def read_settings(out: Path) -> Settings:
-    """The resolved settings of a run, once its folder is known to consist of regular files and folders.
+    """Reads the resolved settings of a run, after checking that its folder has only regular files and folders.
 
     Raises:
         RunFolderError: no run folder, damaged, of another version, changed since the run began, or with a link in it.
@@ -170,7 +170,7 @@ def read_settings(out: Path) -> Settings:
     read_environment(out)
     try:
         values = parse_yaml(files.read(CONFIG, MOST_YAML).decode("utf-8"))
-        # Before its settings are checked, which nobody here knows.
+        # Before its settings are checked, which another version may not know.
         if absent := not_installed(values):
             raise RunFolderError([f"{out}: {sentence}" for sentence in absent])
         settings = read_values(values)
@@ -219,7 +219,7 @@ def write_clients(out: Path, cards: Mapping[ClientId, ClientCard]) -> None:
 
 
 def read_clients(out: Path) -> dict[ClientId, ClientCard]:
-    """Client -> what is known of it.
+    """Client -> its card.
 
     Raises:
         RunFolderError: missing or damaged, or an id that is none.

@@ -39,7 +39,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Saved:
-    """Everything that is needed to resume.
+    """The data that a resumed run needs.
 
     Attributes:
         method: name.

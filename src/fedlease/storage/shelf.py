@@ -1,4 +1,4 @@
-"""Tensors of many clients: in memory up to a bound, and further ones in files that are read when they are asked for."""
+"""Tensors of many clients: in memory up to a bound, and beyond in files that are read on access."""
 
 import weakref
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,11 @@ from fedlease.storage.run_files import MOST_WEIGHTS
 __all__ = ["IN_MEMORY", "OnDisk", "Shelf"]
 
 IN_MEMORY = 256 * 2**20
-"""Bytes that a run keeps in memory, of results and of private tensors each; further ones go to disk."""
+"""Bytes in memory, of results and of private tensors each; further ones go to disk."""
 
 
 class OnDisk(Mapping[str, Tensor]):
-    """Tensors in a file; what was read last stays in memory, and nothing else.
+    """Tensors in a file; only the file that was read last stays in memory.
 
     Args:
         path: a file that :func:`fedlease.core.codec.dumps` wrote, and that does not change.
@@ -54,11 +54,11 @@ def _read(path: Path) -> Tensors:
 
 
 class _Held(dict[str, Tensor]):
-    """A dict of which it is known when nobody has it any more."""
+    """A dict that can be referenced weakly."""
 
 
 class Shelf:
-    """Keeps tensors for as long as somebody has what it gives for them.
+    """Stores tensors as long as the returned mappings are alive.
 
     Args:
         folder: for files; is made with the first.
@@ -73,7 +73,7 @@ class Shelf:
         self._numbers = count()
 
     def __call__(self, tensors: Tensors) -> Tensors:
-        """The same tensors, in memory if there is room, else in a file that goes when they are let go.
+        """The same tensors, in memory if there is room, else in a file that is deleted with the last reference.
 
         Raises:
             OSError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""The immutable files of a checkpoint, named by the hash of their content; what is on disk is not written again."""
+"""The immutable files of a checkpoint, named by the hash of their content; existing files are not written again."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,11 +34,11 @@ class StateFiles:
         self._last: dict[int, tuple[Any, Entry]] = {}
 
     def begin(self) -> None:
-        """Begins a commit: what the last one did not write or find is forgotten."""
+        """Begins a commit, and forgets files that the last one neither wrote nor found."""
         self._last, self._known = self._known, {}
 
     def write_step(self, state: Any, private: Mapping[ClientId, Mapping[str, Tensors]]) -> dict[str, Any]:
-        """Writes what is not on disk yet, and gives the fields of :class:`~fedlease.storage.manifest.StepFiles`.
+        """Writes values that are not on disk yet; returns the fields of :class:`~fedlease.storage.manifest.StepFiles`.
 
         Args:
             state: of the method.
@@ -63,7 +63,7 @@ class StateFiles:
         return {"state": self.write(dumps(state, name)), "clients": clients, "apart": list(apart.values())}
 
     def read_step(self, step: StepFiles) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
-        """The state and the clients' private tensors of a step; those beyond a bound are read when they are asked for.
+        """The state and the clients' private tensors of a step; tensors beyond a bound are read on access.
 
         Raises:
             RunFolderError: a file is missing or damaged.
@@ -98,7 +98,7 @@ class StateFiles:
         return entry
 
     def read(self, entry: Entry, apart: Callable[[str], Any] | None = None) -> Any:
-        """The value in a file; ``apart`` is as for :func:`fedlease.core.codec.loads`.
+        """Reads the value in a file; ``apart`` is as for :func:`fedlease.core.codec.loads`.
 
         Raises:
             RunFolderError: it is missing or damaged.

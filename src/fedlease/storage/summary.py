@@ -39,18 +39,18 @@ RESULT = (
     "samples.json",
     "summary.json",
 )
-"""Files that a finished method may leave."""
+"""Files that a finished method may have."""
 
 
 class Usage(Content):
-    """How one adapted module uses experts: the mean weight of each, and how many a token uses."""
+    """Use of experts by one adapted module: the mean weight of each, and the number that a token uses."""
 
     weights: list[Finite]
     experts_per_token: Finite
 
 
 class TaskClients(Content):
-    """How many clients one task has, and how many of them are in its mean."""
+    """Number of a task's clients, and of those in its mean."""
 
     averaged: Count
     clients: Count
@@ -87,7 +87,7 @@ class ClientScores(Content):
 
 
 class Stopped(Content):
-    """How early stopping ended a method.
+    """The outcome of early stopping.
 
     Attributes:
         metric: what was compared on validation rows, ``score`` or ``loss``.
@@ -195,7 +195,7 @@ class Summary(Content):
 
 
 class _RowScores(RootModel[dict[ClientName, Annotated[str, Field(pattern=r"^[01]*$")] | list[Finite]]]):
-    """One character a row where it is right or wrong, else one number."""
+    """One character per row if rows are right or wrong, else one number."""
 
 
 class _Sample(Content):
@@ -206,7 +206,7 @@ class _Sample(Content):
 
 
 class _Samples(RootModel[dict[ClientName, list[_Sample]]]):
-    """Client -> some prompts with what was written."""
+    """Client -> some prompts with their answers."""
 
 
 def contents_of(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Any]]:

@@ -9,11 +9,11 @@ from fedlease.storage.documents import ClientName, Content, Count, Finite
 __all__ = ["Advice", "ClientVerdict", "Effect", "Gain", "Groups", "NextStep", "TaskVerdict", "Verdict"]
 
 Effect = Literal["helps", "costs", "unclear"]
-"""Whether the interval of a gain lies above zero, below it, or holds it."""
+"""Position of a gain's interval: above zero, below it, or around it."""
 
 
 class Gain(Content):
-    """How much a score is above that of ``local``.
+    """The gain of a score over that of ``local``.
 
     Attributes:
         difference: in [-1, 1].
@@ -56,7 +56,7 @@ class ClientVerdict(Content):
 
 
 class TaskVerdict(Content):
-    """The mean gain over a task's clients that both scored, and for how many joining helps, costs or is unclear."""
+    """The mean gain over a task's clients that both scored, and the numbers of clients by effect."""
 
     gain: Gain
     helps: Count
@@ -83,7 +83,7 @@ class Groups(Content):
 
 
 class NextStep(Content):
-    """The one thing to do next; in ``command``, where there is one, DIR stands for the run folder."""
+    """The suggested next step; in ``command``, if there is one, DIR stands for the run folder."""
 
     text: str
     command: str = ""
@@ -133,7 +133,7 @@ class Verdict(Content):
     warnings: list[Advice] = Field(default_factory=list)
 
     def having(self, effect: Effect) -> list[str]:
-        """The clients that joining has this effect on, the largest difference first."""
+        """Clients on which joining has this effect, the largest difference first."""
         gains = {
             client: row.gain.difference for client, row in self.clients.items() if row.gain and row.effect == effect
         }
