@@ -121,8 +121,9 @@ def _received(worker: ClientWorker, request: Request, choice: int | None) -> Ten
 
 
 def _laid_over(worker: ClientWorker, request: Request) -> Tensors:
-    """The request's tensors with the private ones."""
-    return _private(worker, request).overlay(request.model)
+    """The request's tensors with the private ones; those of halves that go on are what each half begins with alone."""
+    on = isinstance(request, Train) and request.task.goes_on
+    return _private(worker, request).overlay(replace(request.model, warmed=request.model.warmed and not on))
 
 
 def _private(worker: ClientWorker, request: Request) -> Private:
