@@ -41,6 +41,10 @@ CLIENTS = {"a": (9, 2), "b": (5, 3), "c": (9, 2), "d": (4, 2)}
 """Rows and labels: five steps a pass, three, five and two; the last batch of most is one row."""
 
 Made = tuple[ResidentModel, Mapping[str, Encoded], ClientModel]
+KEPT: dict[str, Any] = {
+    "privacy.secure_sums": True, "privacy.sketch": 128, "fedlease_plus.average": "factors", "rounds": 1,
+    "fedlease_plus.early_groups": True, "warmup.epochs": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -362,8 +366,15 @@ def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path, monke
                 assert entry.get("choice") == others["clients"][client].get("choice")
 
 
-def test_halves_of_clients_are_trained_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The warm-up of FedLEASE+: two halves of eight clients, three in a step, end where they end alone."""
+@pytest.mark.parametrize("more", [{}, KEPT], ids=["sent", "kept"])
+def test_halves_of_clients_are_trained_together(
+    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warm-up of FedLEASE+: two halves of eight clients, three in a step, end where they end alone; also where the
+    clients keep them, and go on with them.
+    """
+    if more:
+        pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
     honest, together = StackedTrainer.train, list[list[int]]()
 
     def train(self: StackedTrainer, jobs: Sequence[Job]) -> Any:
@@ -371,12 +382,16 @@ def test_halves_of_clients_are_trained_together(tmp_path: Path, monkeypatch: pyt
         return honest(self, jobs)
 
     monkeypatch.setattr(StackedTrainer, "train", train)
-    changes = {"method": "fedlease-plus", "rounds": 0, "baselines": (), "data__train_rows": 20}
+    changes = {"method": "fedlease-plus", "rounds": 0, "baselines": (), "data.train_rows": 20, **more}
     one, many = (small_run(tmp_path / str(n), clients_per_step=n, **changes) for n in (1, 4))
     assert [0, 1, 0, 1] in together
-    mine, others = (rounds_of(run.out)[0]["clients"] for run in (many, one))
-    assert mine.keys() == others.keys()
-    assert {c: e["loss"] for c, e in mine.items()} == pytest.approx({c: e["loss"] for c, e in others.items()}, abs=1e-5)
+    lines = [[line for line in rounds_of(run.out) if line["phase"] == "warmup"] for run in (many, one)]
+    assert len(lines[0]) == len(lines[1]) == (2 if more else 1)
+    for mine, others in zip(*([line["clients"] for line in own] for own in lines), strict=True):
+        assert mine.keys() == others.keys()
+        losses, alone = ({client: entry["loss"] for client, entry in each.items()} for each in (mine, others))
+        assert losses == pytest.approx(alone, abs=1e-5)
+        assert [entry["score"] for entry in mine.values()] == [entry["score"] for entry in others.values()]
     assert many.summary["assignment"] == one.summary["assignment"]
 
 
