@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 from fedlease.cli.main import app as command
 from fedlease.errors import ConfigError, MissingPackageError
 from fedlease.flower import gate as module
-from fedlease.flower.gate import FLEET, Gate
+from fedlease.flower.gate import FLEET, MIB, MOST_BYTES, Gate
 from fedlease.flower.gate_server import serve_gate
 from fedlease.flower.keys import clients_of, fingerprint, private_key, public_key, sign, text_of
 from fedlease.flower.new_app import write_app
@@ -307,6 +307,12 @@ def test_the_gate_says_what_it_cannot_use_before_it_listens(tmp_path: Path) -> N
     ):
         with pytest.raises(ConfigError, match=rule):
             serve_gate(superlink, "127.0.0.1", 0, clients, pem, pem, pem, signatures)
+
+
+def test_a_client_may_send_at_least_one_of_the_largest_requests_in_a_minute() -> None:
+    files = ("--clients", "c", "--certificate", "p", "--key", "k", "--authority", "a")
+    found = CliRunner().invoke(command, ["gate", *files, "--megabytes", str(MOST_BYTES // MIB - 1)])
+    assert found.exit_code == 2 and "63 is not in the range x>=64" in " ".join(found.output.split())
 
 
 def test_without_flower_the_commands_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def gate(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     signatures: Annotated[Path | None, typer.Option(help="File that fedlease sign writes.", metavar="FILE")] = None,
     requests: Annotated[int, typer.Option(help="Of one client in a minute.", min=1)] = 6000,
-    megabytes: Annotated[int, typer.Option(help="That one client may send in a minute.", min=1)] = 2048,
+    megabytes: Annotated[int, typer.Option(help="That one client may send in a minute.", min=64)] = 2048,
 ) -> None:
     """Let known nodes, and nobody else, through to a SuperLink that listens on the loopback address."""
     with _flower("fedlease gate"):
