@@ -169,16 +169,23 @@ def test_every_client_makes_the_passes_of_the_budget(early: bool) -> None:
     assert passes == dict.fromkeys(clients, BUDGET.passes)
 
 
-def test_early_steps_are_about_equal_too() -> None:
-    # The upper quartiles are 100 and 500; of 500 rows one pass is as many steps as all should make, early or not.
-    for rows, every, early in (
-        ((50, 100, 100, 100, 200), [4, 2, 2, 2, 1], [2, 1, 1, 1, 1]),
-        ((50, 200, 800), [4, 2, 1], [4, 2, 1]),
+def test_the_first_of_early_looks_is_after_half_of_e_whatever_the_rows_and_who_goes_on_makes_equal_steps() -> None:
+    # The upper quartiles are 100 and 500; of 500 rows one pass is as many steps as all should make.
+    for epochs, rows, every, first in (
+        (2, (50, 100, 100, 100, 200), [4, 2, 2, 2, 1], [1, 1, 1, 1, 1]),
+        (4, (50, 200, 800), [6, 4, 1], [2, 2, 1]),
     ):
         clients = {f"a{place}": count for place, count in enumerate(rows)}
-        for halves, passes in ((method(), every), (method(early_groups=True), early)):
+        late, early = (method(Budget(epochs, 8), early_groups=early) for early in (False, True))
+        for halves, passes in ((late, every), (early, first)):
             state = halves.init(adapter(), clients, 0)
-            assert [first_task(halves, state, client).stages[0].epochs for client in clients] == passes
+            tasks = {client: first_task(halves, state, client) for client in clients}
+            assert [task.stages[0].epochs for task in tasks.values()] == passes
+        state = early.aggregate(state, [answer(c, task, clients[c], learnt=False) for c, task in tasks.items()])
+        lacking = {c: early.task(state, c) for c in clients}
+        assert [task.stages[0].epochs if task else 0 for task in lacking.values()] == [
+            whole - made for whole, made in zip(every, first, strict=True)
+        ]
 
 
 def test_where_nobody_has_learnt_one_expert_is_trained_by_all() -> None:

@@ -80,9 +80,9 @@ class FedLeaseSettings(Section):
     """Every client warms up on two halves of its rows apart, with equal numbers of steps, so that it is known how much
     of its B is its task. Ours."""
     early_groups: bool = False
-    """Clients are grouped after half of the warm-up's passes. Groups that are not sure then make the others on their
-    halves, too, and all clients are grouped again; sure ones make them in round 1, from their mean. Needs ``halves``
-    and ``grouping: similarity``."""
+    """Clients are grouped after E/2 passes. Groups that are not sure then go on with their halves, to equal numbers of
+    steps, and all clients are grouped again; sure ones make the rest of E in round 1, from their mean. Needs
+    ``halves`` and ``grouping: similarity``."""
     unsure: Unsure = "alone"
     """A client that never learnt its task: ``alone``, or with the expert of lowest ``loss`` on its rows, where
     ``grouping`` is ``similarity`` and ``routing`` is ``own``."""

@@ -67,15 +67,14 @@ class HalvesState(WrapperState):
 class Halves(Wrapper):
     """Warms up on halves, and groups the clients by corrected similarity.
 
-    All clients make about as many steps, since B turns while it is trained: a client with few rows makes more passes
-    than E, one with many fewer. A client with the median number of rows makes E, unless those with many could not make
-    as few steps in a single pass. At most a quarter of the rounds are spent on more than E, and the passes T of every
-    client stay within the budget: it sits out the first rounds in their place, or makes in its first round the passes
-    that its warm-up was shorter by.
+    All clients make about as many steps, since B turns while it is trained. A client with the median number of rows
+    makes E passes, unless those with many rows could not make as few steps in a single pass; one with few rows makes
+    more, by at most those of a quarter of the rounds, and one with many makes fewer. Nobody exceeds its T passes: a
+    client sits out the first rounds for what it made beyond E, or makes in its first round what it lacks.
 
-    With ``early`` the clients are grouped after half of these passes, rounded up. Groups of which somebody's place is
-    not sure then make the others on their halves, too, and all are grouped again; other clients make them in their
-    first round, from their group's mean.
+    With ``early`` the clients are grouped after E/2 passes, rounded up, or after all of theirs where those are fewer.
+    Groups in which somebody's place is not sure then go on with their halves, to equal steps, and all are grouped
+    again; other clients make the rest of E in their first round, from their group's mean.
 
     Attributes:
         method: FedLEASE itself.
@@ -219,14 +218,10 @@ class Halves(Wrapper):
         budget, rows = self.budget, state.inner.clients[client]
         if self.same_passes or self._few(rows):
             return 0 if spent else budget.warmup_epochs
-
-        def of_equal_steps(epochs: int) -> int:
-            typical = max(state.median, state.upper / epochs)
-            return max(1, min(round(epochs * typical / rows), budget.warmup_epochs + self._spare))
-
-        every = of_equal_steps(budget.warmup_epochs)
+        typical = max(state.median, state.upper / budget.warmup_epochs)
+        every = max(1, min(round(budget.warmup_epochs * typical / rows), budget.warmup_epochs + self._spare))
         half_way = not spent and state.allocation is None and self._early(state)
-        return min(every, of_equal_steps(-(-budget.warmup_epochs // 2))) if half_way else every - spent
+        return min(every, -(-budget.warmup_epochs // 2)) if half_way else every - spent
 
     def _early(self, state: HalvesState) -> bool:
         """Whether the clients are still to be grouped half-way."""
