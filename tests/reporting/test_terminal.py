@@ -52,6 +52,8 @@ def events(silhouettes: dict[int, float], **changes: object) -> Iterator[Event]:
     }
     yield StepFinished("fedlease", record)
     yield StepFinished("fedlease", {**record, "phase": "experts", "round": 1, "mean_score": None, "clients": {}})
+    summed = {"phase": "start", "mean_score": None, "clients": {"b": {}}}
+    yield StepFinished("fedlease", {**record, **summed})
     yield MethodFinished("fedlease", summary())
     yield RunFinished(Path("/runs/[red]r[/red]"), {"fedlease": summary(), "local": summary(own=None)})
 
@@ -88,6 +90,7 @@ def test_steps_are_one_line_each_and_a_score_nobody_took_is_a_dash(terminal: boo
         "fedlease warmup: train loss 0.750 (2 of 3 clients), model received scores 51.8 (2 of 3 clients), 1.2 kB up, "
         "2.0 s",
         "fedlease experts 1: model received scores -, 1.2 kB up, 2.0 s",
+        "fedlease start: 1.2 kB up, 2.0 s",
     ):
         assert [line.endswith(step) if terminal else line == step for line in lines].count(True) == 1
 

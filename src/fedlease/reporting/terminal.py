@@ -124,8 +124,9 @@ class Terminal:
             loss = f"train loss {sum(losses) / len(losses):.3f} ({len(losses)} of {counted(total, 'client')}), "
         # A dash says that nobody was asked this time; where no round is scored there is nothing to say.
         over = f" ({record['averaged']} of {counted(total, 'client')})" if score is not None else ""
-        # Where warm-ups are summed nothing is trained, and nothing scored.
-        scored = f"model received scores {percent(score)}{over}, " if self._scored and (losses or score) else ""
+        # Where warm-ups that were kept are summed, whoever answers has trained nothing, and nothing is scored.
+        kept = bool(record["clients"]) and not losses and score is None
+        scored = f"model received scores {percent(score)}{over}, " if self._scored and not kept else ""
         valid = ""
         if "valid" in record:
             found = record["valid"]
