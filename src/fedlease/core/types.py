@@ -187,9 +187,14 @@ class ClientTask:
         return self.halves and bool(self.model.candidates or self.model.warmed)
 
     @property
+    def withheld(self) -> frozenset[str]:
+        """Trained and never uploaded, a sketched warm-up apart, which a later task asks for."""
+        return self.trainable - self.upload
+
+    @property
     def private(self) -> frozenset[str]:
         """Trained and not uploaded, or sketched alone: these stay with the client."""
-        return self.trainable - (self.upload if self.sketch is None else head_names(self.upload))
+        return self.withheld if self.sketch is None else self.trainable - head_names(self.upload)
 
     @property
     def gradient_names(self) -> dict[str, str]:

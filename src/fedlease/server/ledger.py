@@ -1,7 +1,6 @@
 """The server's record of which updates were used, and of the private tensors that a checkpoint holds."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,7 +64,7 @@ class Ledger:
         """
         self._accepted |= dict.fromkeys(tasks, step)
         # What was sketched is asked for once, and missed then.
-        self._keeps |= {client for client, task in tasks.items() if replace(task, sketch=None).private}
+        self._keeps |= {client for client, task in tasks.items() if task.withheld}
         for client, worker in (self._workers or {}).items():
             if client in self._accepted:
                 worker.private = worker.private.accepted(self._accepted[client], model_of(client))

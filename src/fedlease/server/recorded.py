@@ -1,7 +1,7 @@
 """A transport that writes down what travels, and a listener that writes down what was decided about it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fedlease.client.messages import Finish, Finished, Refused, Reply, Request, Train, Trained
@@ -42,7 +42,7 @@ class Recorded:
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
         """Sends the requests and yields the replies; both are recorded by their content."""
         for client, request in requests.items():
-            private = replace(request.task, sketch=None).private if isinstance(request, Train) else frozenset[str]()
+            private = request.task.withheld if isinstance(request, Train) else frozenset[str]()
             tensors = {name: tensor for name, tensor in request.model.tensors.items() if name not in private}
             about: dict[str, Any] = {"asked": "finish" if isinstance(request, Finish) else "score"}
             if isinstance(request, Train):

@@ -1,7 +1,7 @@
 """How a server reaches its clients, wherever they are, and what travels between them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -44,7 +44,7 @@ class Traffic:
     def request(self, request: Request) -> None:
         """Counts a request that travels whole: all tensors but private ones, every candidate, the slope of a term."""
         if isinstance(request, Train):
-            model, private = request.task.model, replace(request.task, sketch=None).private
+            model, private = request.task.model, request.task.withheld
             # If nothing is trained, the client has the model from the previous message.
             sent = model.tensors.items() if request.task.stages else ()
             self.add("down", ((name, tensor) for name, tensor in sent if name not in private))
