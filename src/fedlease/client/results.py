@@ -1,5 +1,6 @@
 """Results of local training: the update for the server, and the tensors that stay with the client."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -93,8 +94,12 @@ def check_learnt(client: ClientId, task: ClientTask, tensors: Tensors, loss: flo
     """
     if not learnt:
         raise UpdateRefusedError(client, f"no step had a gradient, the loss is {loss:g}: its rows teach nothing")
-    for name in sorted(tensors.keys() - task.upload - {*task.gradient_names.values()}):
-        # Uploads are checked by the server; nobody else sees these.
+    # Uploads are checked by the server; nobody else sees these.
+    _check_finite(client, tensors, tensors.keys() - task.upload - {*task.gradient_names.values()})
+
+
+def _check_finite(client: ClientId, tensors: Tensors, names: Collection[str]) -> None:
+    for name in sorted(names):
         if not bool(torch.isfinite(tensors[name]).all()):
             raise UpdateRefusedError(client, f"{name} holds values that are NaN or infinite after training")
 
@@ -166,8 +171,6 @@ def sketched(result: LocalResult, task: ClientTask) -> LocalResult:
         return result
     update, heads = result.update, head_names(result.update.tensors)
     trained = {name: tensor for name, tensor in update.tensors.items() if name not in heads}
-    for name, tensor in sorted(trained.items()):
-        if not bool(torch.isfinite(tensor).all()):
-            raise UpdateRefusedError(update.client, f"{name} holds values that are NaN or infinite after training")
+    _check_finite(update.client, trained, trained)
     sent = {**{name: update.tensors[name] for name in sorted(heads)}, **task.sketch.of(trained)}
     return replace(result, update=replace(update, tensors=sent), private={**result.private, **trained})
