@@ -39,8 +39,7 @@ class HalvesState(WrapperState):
 
     Attributes:
         inner: FedLEASE's.
-        median: of the clients' train rows at the start.
-        upper: upper quartile of them.
+        typical: train rows of a client that makes E passes: the median at the start, or the upper quartile / E if more.
         halves: client -> A and B of its halves, as long as it is to be grouped by them or to choose.
         passes: client -> passes over its rows in the warm-up, and those that its first round made up for.
         again: clients that go on with their halves, as their groups were not sure half-way; None before that is known.
@@ -49,8 +48,7 @@ class HalvesState(WrapperState):
     """
 
     inner: FedLeaseState
-    median: float = 0.0
-    upper: float = 0.0
+    typical: float = 0.0
     halves: Mapping[ClientId, Tensors] = field(default_factory=dict)
     passes: Mapping[ClientId, int] = field(default_factory=dict)
     again: frozenset[ClientId] | None = None
@@ -98,8 +96,8 @@ class Halves(Wrapper):
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HalvesState:
         """FedLEASE's first state."""
         rows = list(clients.values())
-        median, upper = float(np.median(rows)), float(np.quantile(rows, 0.75))
-        return HalvesState(inner=self.method.init(adapter, clients, seed), median=median, upper=upper)
+        typical = max(float(np.median(rows)), float(np.quantile(rows, 0.75)) / self.budget.warmup_epochs)
+        return HalvesState(inner=self.method.init(adapter, clients, seed), typical=typical)
 
     def task(self, state: HalvesState, client: ClientId) -> ClientTask | None:
         """A warm-up on halves; later FedLEASE's task, after the rounds whose passes the warm-up has made."""
@@ -218,8 +216,7 @@ class Halves(Wrapper):
         budget, rows = self.budget, state.inner.clients[client]
         if self.same_passes or self._few(rows):
             return 0 if spent else budget.warmup_epochs
-        typical = max(state.median, state.upper / budget.warmup_epochs)
-        every = max(1, min(round(budget.warmup_epochs * typical / rows), budget.warmup_epochs + self._spare))
+        every = max(1, min(round(budget.warmup_epochs * state.typical / rows), budget.warmup_epochs + self._spare))
         half_way = not spent and state.allocation is None and self._early(state)
         return min(every, -(-budget.warmup_epochs // 2)) if half_way else every - spent
 
