@@ -67,8 +67,9 @@ def stacked_term(
     def add(gradients: Tensor) -> None:
         clients = len(gradients)
         gradients += pull * (trained.values[:clients] - start[:clients]) + slope_of[:clients]
-        values = {name: block.view(name, clients) for block in (trained, frozen) for name in block.names}
-        for name, more in term.penalties(values, trained.names, pulled):
-            trained.view(name, clients, gradients).add_(more)
+        if term.penalises:
+            values = {name: block.view(name, clients) for block in (trained, frozen) for name in block.names}
+            for name, more in term.penalties(values, trained.names, pulled):
+                trained.view(name, clients, gradients).add_(more)
 
     return add

@@ -55,11 +55,17 @@ class LocalTerm:
                     _add_gradient(parameter, self.pull * (parameter.detach() - start[name]))
                 if parameter.requires_grad and name in slope:
                     _add_gradient(parameter, slope[name])
-            learning = {name for name, parameter in parameters.items() if parameter.requires_grad}
-            for name, more in self.penalties(values, learning, pulled):
-                _add_gradient(parameters[name], more)
+            if self.penalises:
+                learning = {name for name, parameter in parameters.items() if parameter.requires_grad}
+                for name, more in self.penalties(values, learning, pulled):
+                    _add_gradient(parameters[name], more)
 
         return add
+
+    @property
+    def penalises(self) -> bool:
+        """Whether there are :meth:`penalties`."""
+        return bool(self.tail or self.apart)
 
     def penalties(
         self, values: Mapping[str, Tensor], learning: Collection[str], pulled: Collection[str]
@@ -71,8 +77,6 @@ class LocalTerm:
             learning: names of those that learn.
             pulled: names of w.
         """
-        if not (self.tail or self.apart):
-            return
         experts: dict[str, list[str]] = {}  # of a module, the names of B
         for name in sorted(values):
             module, kind, expert = (*name.rsplit("/", 2), "", "")[:3]
