@@ -85,8 +85,7 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 def _of_groupings(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]:
     """What the groupings of FedLEASE ask of single clients, as it turns out in the run."""
-    for method in sorted({"fedlease", "fedlease-plus"} & {*map(str, methods_asked(raw))}):
-        section = method.replace("-", "_")
+    for section in _groupings(raw):
         yield (
             f"{section}.early_groups",
             _of(raw, section, "early_groups") or False,
@@ -99,6 +98,11 @@ def _of_groupings(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]
             "alone",
             "has a client choose an expert by its train rows, which noise does not cover; must be 'alone'",
         )
+
+
+def _groupings(raw: Mapping[str, Any]) -> list[str]:
+    """Sections of the methods that group clients by their warm-ups, of those that are asked for."""
+    return [method.replace("-", "_") for method in ("fedlease", "fedlease-plus") if method in methods_asked(raw)]
 
 
 def methods_asked(raw: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -116,12 +120,11 @@ def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
             f"privacy.sketch: needs privacy.secure_sums, which sums the warm-ups that clients then keep, received "
             f"{numbers!r}"
         )
-    for name in sorted({*map(str, methods_asked(raw))} & {"fed-sb"}):
-        yield f"method: {name} {SKETCHED}"
+    if "fed-sb" in methods_asked(raw):
+        yield f"method: fed-sb {SKETCHED}"
     if raw.get("head") == "shared":
         yield f"head: must be local or frozen, since a shared head {SKETCHED}, received 'shared'"
-    for method in sorted({"fedlease", "fedlease-plus"} & {*map(str, methods_asked(raw))}):
-        section = method.replace("-", "_")
+    for section in _groupings(raw):
         if (start := _of(raw, section, "expert_start")) not in (None, "cluster"):
             yield f"{section}.expert_start: {SKETCHED}; must be cluster, received {start!r}"
 
