@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedlease.cli.shared import app
+from fedlease.flower.pace import LARGEST, MEGABYTES, REQUESTS
 
 __all__ = ["gate", "sign"]
 
@@ -24,8 +25,8 @@ def gate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     signatures: Annotated[Path | None, typer.Option(help="File that fedlease sign writes.", metavar="FILE")] = None,
-    requests: Annotated[int, typer.Option(help="Of one client in a minute.", min=1)] = 6000,
-    megabytes: Annotated[int, typer.Option(help="That one client may send in a minute.", min=64)] = 2048,
+    requests: Annotated[int, typer.Option(help="Of one client in a minute.", min=1)] = REQUESTS,
+    megabytes: Annotated[int, typer.Option(help="That one client may send in a minute.", min=LARGEST)] = MEGABYTES,
 ) -> None:
     """Let known nodes, and nobody else, through to a SuperLink that listens on the loopback address."""
     with _flower("fedlease gate"):

@@ -28,10 +28,10 @@ from fedlease.core.types import ClientId
 from fedlease.errors import ConfigError
 from fedlease.flower.bounds import shown
 from fedlease.flower.keys import clients_of, fingerprint, verifies
-from fedlease.flower.pace import Pace
+from fedlease.flower.pace import LARGEST, MEGABYTES, REQUESTS, Pace
 from fedlease.flower.signatures import Signatures
 
-__all__ = ["FLEET", "MEGABYTES", "REQUESTS", "Gate"]
+__all__ = ["FLEET", "Gate"]
 
 FLEET = frozenset(
     f"/v1/fleet/{call}"
@@ -52,12 +52,7 @@ FLEET = frozenset(
 
 APPS, REPLIES = "/v1/fleet/get-fab", "/v1/fleet/push-messages"
 MIB = 2**20
-MOST_BYTES = 64 * MIB
-"""Largest request; Flower cuts arrays into pieces of 5 MiB."""
-
-REQUESTS, MEGABYTES = 6000, 2048
-"""What a client may ask and send in a minute unless the operator says otherwise: a message of a large mixture is a
-request for each of its tensors, some thousand at once, and hardly any between two messages."""
+MOST_BYTES = LARGEST * MIB
 
 REFUSALS = 60
 """Lines a minute that the log has of refusals, so that no stranger fills the disk."""

@@ -14,8 +14,9 @@ import httpx
 import uvicorn
 
 from fedlease.errors import ConfigError
-from fedlease.flower.gate import MEGABYTES, PATIENCE, REQUESTS, Gate
+from fedlease.flower.gate import PATIENCE, Gate
 from fedlease.flower.keys import clients_of
+from fedlease.flower.pace import MEGABYTES, REQUESTS
 from fedlease.flower.signatures import Signatures
 
 __all__ = ["serve_gate"]

@@ -4,7 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-__all__ = ["Pace"]
+__all__ = ["LARGEST", "MEGABYTES", "REQUESTS", "Pace"]
+
+LARGEST = 64
+"""MiB of the largest request; Flower cuts arrays into pieces of 5."""
+
+REQUESTS, MEGABYTES = 6000, 2048
+"""What a client may ask and send in a minute unless the operator says otherwise: a message of a large mixture is a
+request for each of its tensors, some thousand at once, and hardly any between two messages."""
 
 
 @dataclass
