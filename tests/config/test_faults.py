@@ -3,7 +3,6 @@
 import pytest
 
 from fedlease.config.faults import nearest, setting_names
-from fedlease.config.layers import parse_yaml
 from fedlease.config.settings import Settings, resolve
 from fedlease.errors import ConfigError
 
@@ -66,10 +65,6 @@ def test_an_unknown_preset_does_not_hide_the_faults_of_single_values() -> None:
             "data.source=folder",
             "data.path: is required when data.source is 'folder': the folder or file that holds your rows",
         ),
-        ("fedlease.shrink=1.5", "fedlease.shrink: must be auto or a number in 0 .. 1, received 1.5"),
-        ("fedlease.shrink=much", "fedlease.shrink: must be auto or a number in 0 .. 1, received 'much'"),
-        ("fedlease.shrink=.nan", "fedlease.shrink: must be auto or a number in 0 .. 1, received nan"),
-        ("fedlease.shrink=true", "fedlease.shrink: must not be true or false, received True"),
         ("fedlease.reallocate=0", "fedlease.reallocate: must be at least 1, received 0"),
         (
             "metric=macro-f1",
@@ -141,13 +136,6 @@ def test_early_groups_need_a_grouping_that_tells_who_is_unsure() -> None:
     )
 
 
-def test_a_share_is_a_number_or_a_word_and_is_written_as_such() -> None:
-    for word in ("auto", 0.25, 0, 1):
-        settings = resolve(preset="smoke", overrides=[f"fedlease.shrink={word}"])
-        assert settings.fedlease.shrink == word
-        assert parse_yaml(settings.to_yaml())["fedlease"]["shrink"] == word
-
-
 def test_the_nearest_name_is_given_and_all_where_they_are_few() -> None:
     assert nearest("fedlese", ["local", "fedlease"]) == "; did you mean 'fedlease'? valid: fedlease, local"
     assert nearest("zzz", ["local", "fedlease"]) == "; valid: fedlease, local"
@@ -167,7 +155,6 @@ def test_setting_names_are_dotted_and_cover_every_section() -> None:
     ("words", "fault"),
     [
         (["fedlease.average=median"], "fedlease.average: must be factors, since any other mean {}, received 'median'"),
-        (["fedlease.shrink=auto"], "fedlease.shrink: {}, received 'auto'"),
         (["fedlease.reallocate=1"], "fedlease.reallocate: {}; must be null, received 1"),
         (["fedlease.grouping=clients"], "fedlease.grouping: {}, received 'clients'"),
         (

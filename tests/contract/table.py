@@ -40,11 +40,11 @@ TABLE = {
         "ABG",
         warms_up=True,
         variants={
-            "clients": {"grouping": "clients", "shrink": "auto"},
+            "clients": {"grouping": "clients"},
             "momentum": {"server_step": "momentum"},
             "one": {"num_experts": 1},
             "own": {"routing": "own", "min_silhouette": -1},
-            "product": {"average": "product", "shrink": 0.25},
+            "product": {"average": "product"},
             "ranks": {"signal": "BA", "average": "product", "min_silhouette": -1, "ranks": {"a1": 1, "b0": 1, "z9": 1}},
             "random": {"grouping": "random", "num_experts": 3, "average": "product"},
             "reallocate": {"reallocate": 1, "min_silhouette": -1},

@@ -177,8 +177,6 @@ class TestPlans:
         assert differing == {
             "own-start": {"expert_start": "client"},
             "router-own": {"router_start": "own"},
-            "shrink": {"shrink": 0.25},
-            "shrink-auto": {"shrink": "auto"},
             "product-mean": {"average": "product"},
             "reallocate": {"reallocate": 2},
             "together": {"router_start": "own", "average": "product", "signal": "BA"},

@@ -18,6 +18,7 @@ from small import small_settings
 
 from fedlease.core import plugins
 from fedlease.core.codec import CLASSES
+from fedlease.core.medians import median
 from fedlease.core.types import Budget
 from fedlease.errors import ConfigError
 from fedlease.methods import registry
@@ -101,8 +102,8 @@ def test_every_method_is_built_from_its_own_section_and_the_terms_alone() -> Non
         "min_silhouette": 0.2,
         "max_experts": 3,
         "fedlease__signal": "BA",
+        "fedlease__average": "median",
         "fedlease__top_k": 2,
-        "fedlease__shrink": "auto",
         "fedlease__reallocate": 2,
         "ifca__num_candidates": 3,
         "ifca__candidate_start": "clients",
@@ -119,7 +120,7 @@ def test_every_method_is_built_from_its_own_section_and_the_terms_alone() -> Non
     paper = selection.method.method
     assert (selection.top_k, selection.method.every) == (2, 2)
     assert (paper.max_experts, paper.min_silhouette, paper.linkage, paper.weights) == (3, 0.2, "single", "uniform")
-    assert (paper.grouping.signal, paper.means.share) == ("BA", "auto")
+    assert (paper.grouping.signal, paper.means.mean) == ("BA", median)
 
 
 def test_without_variations_fedlease_is_the_paper_and_a_door_for_newcomers() -> None:

@@ -40,7 +40,6 @@ CLIENTS = [f"planted-{task}-{i}" for task in range(4) for i in range(2)]
 # Tasks 0 to 2 have two labels and task 3 has three, so that only these may share a head.
 ONE_LABEL_LIST = {"fedlease.grouping": "given", "fedlease.assignment": {c: int("-3-" in c) for c in CLIENTS}}
 GIVEN = {"fedlease.grouping": "given", "fedlease.assignment": dict(zip(CLIENTS, (0, 0, 1, 1, 2, 0, 1, 2), strict=True))}
-REALLOCATE = {"fedlease.reallocate": 1, "rounds": 3}
 
 # With a plug-in's, where one is installed.
 EVERY = {
@@ -87,15 +86,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "router-client": {"fedlease.router": "client"},
     "router-own": {"fedlease.router_start": "own"},
     "product": {"fedlease.average": "product"},
-    "shrink": {"fedlease.shrink": 0.5},
-    "shrink-auto": {"fedlease.shrink": "auto"},
-    "reallocate": REALLOCATE,
-    "reallocate-product-shrink": {
-        **REALLOCATE,
-        "fedlease.average": "product",
-        "fedlease.shrink": 0.3,
-        "fedlease.router_start": "own",
-    },
+    "reallocate": {"fedlease.reallocate": 1, "rounds": 3},
     "start-client-router-client": {"fedlease.expert_start": "client", "fedlease.router": "client"},
     "uniform": {"weights": "uniform", "baselines": ["fedit", "fedalt", "fedtreelora"]},
     "complete": {"linkage": "complete"},

@@ -12,7 +12,7 @@ from small import EVERY, FinishedRuns, small_settings
 from fedlease.config.settings import resolve
 
 # Both tasks, sampling, shared heads and the variants that keep a state.
-SOME = ("sampled-shared", "gen-loss", "reallocate-product-shrink")
+SOME = ("sampled-shared", "gen-loss", "reallocate")
 
 
 def test_every_variant_is_recorded() -> None:

@@ -1,9 +1,8 @@
 """The settings of methods, one section for each method that has any; a section reaches its method alone."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from fedlease.config.sections import Fraction, Positive, Section
 from fedlease.core.choices import (
@@ -18,7 +17,6 @@ from fedlease.core.choices import (
     RouterStart,
     Routing,
     ServerRule,
-    Shrink,
     Signal,
     TreeDistance,
     Unlike,
@@ -43,13 +41,6 @@ __all__ = [
     "SLoRASettings",
     "ServerStepSettings",
 ]
-
-
-def _share_or_auto(value: Any) -> Any:
-    """One sentence for what would else be one fault per member of the union."""
-    if value == "auto" or (isinstance(value, int | float) and 0 <= value <= 1):
-        return value
-    raise PydanticCustomError("share_or_auto", "must be auto or a number in 0 .. 1")
 
 
 class ServerStepSettings(Section):
@@ -115,9 +106,6 @@ class FedLeaseSettings(Section):
     learns so many times as fast as A and B. Useful: 1 to 100. Needs ``routing: own``."""
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     """Share of a cluster's weight that ``average: trimmed`` leaves out at each end of every value."""
-    shrink: Annotated[Shrink, BeforeValidator(_share_or_auto)] = 0.0
-    """Share of the mean over all clients in every expert, 0 to 1; ``auto``: by how sure the groups are. Ours, on
-    trial."""
     unlike: Unlike = "keep_out"
     """A client that comes after the start and whose warm-up is farther from every expert than that expert's own clients
     are: it is kept out and reported, or placed with the nearest all the same."""

@@ -170,7 +170,7 @@ def _variant_faults(raw: Mapping[str, Any], method: str) -> Iterator[str]:
     given = {**(PLUS if method == "fedlease-plus" else {}), **(stated if isinstance(stated, Mapping) else {})}
     if (average := given.get("average", "factors")) != "factors":
         yield f"{section}.average: must be factors, since any other mean {SINGLE}, received {average!r}"
-    for key, value in (("shrink", "auto"), ("unsure", "loss"), ("grouping", "clients")):
+    for key, value in (("unsure", "loss"), ("grouping", "clients")):
         if given.get(key) == value:
             yield f"{section}.{key}: {SINGLE}, received {value!r}"
     if (every := given.get("reallocate")) is not None:

@@ -19,7 +19,6 @@ __all__ = [
     "RouterStart",
     "Routing",
     "ServerRule",
-    "Shrink",
     "Signal",
     "StopMetric",
     "TreeDistance",
@@ -33,9 +32,6 @@ Weighting = Literal["num_examples", "uniform"]
 
 Average = Literal["factors", "product", "trimmed", "median", "geometric-median"]
 """How a cluster is averaged: A and B each by itself (paper), by their products, without outliers, or by a median."""
-
-Shrink = float | Literal["auto"]
-"""Share of the mean over all clients in every expert, 0 to 1, or chosen from how sure the groups are."""
 
 ServerRule = Literal["none", "momentum", "adagrad", "adam", "yogi"]
 """How the server steps from what it sent to the mean of what came back: onto it, or by an optimiser of its own."""

@@ -200,16 +200,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "Which changes to the method look promising?",
         "One change at a time, of our own but for `own-start`, which is what the authors' published code does: the "
         "first round goes on from the client's own warm-up. `router-own`: routers begin with nearly all weight on the "
-        "own expert; `shrink`: a quarter of every expert is the mean of all clients; `shrink-auto`: as much as the "
-        "distances of the uploads say; `product-mean`: means of B A instead of A and of B; `reallocate`: clients "
-        "are grouped again after every second round; `together`: `router-own` and `product-mean`, with clients "
-        "grouped by B A.",
+        "own expert; `product-mean`: means of B A instead of A and of B; `reallocate`: clients are grouped again after "
+        "every second round; `together`: `router-own` and `product-mean`, with clients grouped by B A.",
         (
             FULL,
             Variant("own-start", changes={"fedlease.expert_start": "client"}),
             Variant("router-own", changes={"fedlease.router_start": "own"}),
-            Variant("shrink", changes={"fedlease.shrink": 0.25}),
-            Variant("shrink-auto", changes={"fedlease.shrink": "auto"}),
             Variant("product-mean", changes={"fedlease.average": "product"}),
             Variant("reallocate", changes={"fedlease.reallocate": 2}),
             Variant(

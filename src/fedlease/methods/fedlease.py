@@ -6,7 +6,7 @@ https://arxiv.org/abs/2509.15087
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -52,19 +52,6 @@ class FedLeaseState(CommonState):
     routers: tuple[Tensors, ...] = ()
 
 
-class Means(Protocol):
-    """Uploads, weights and assignment -> one mean per cluster, see :class:`fedlease.core.aggregate.ClusterMeans`."""
-
-    @property
-    def needs(self) -> int:
-        """Clients of a cluster with which its mean outvotes one of them; 0 for a mean that outvotes nobody."""
-
-    def __call__(
-        self, uploads: Mapping[ClientId, Tensors], weights: Mapping[ClientId, float], assignment: Mapping[ClientId, int]
-    ) -> dict[int, dict[str, Tensor]]:
-        """Cluster -> its mean."""
-
-
 S = TypeVar("S", bound=FedLeaseState)
 PAPER_GROUPING, PAPER_MEANS = ByClusters(), ClusterMeans()
 
@@ -93,7 +80,7 @@ class FedLease:
     linkage: Linkage = "average"
     weights: Weighting = "num_examples"
     grouping: Grouping = PAPER_GROUPING
-    means: Means = PAPER_MEANS
+    means: ClusterMeans = PAPER_MEANS
     router_start: RouterStart | None = "random"
     columns: int | None = None
     least: int = 1

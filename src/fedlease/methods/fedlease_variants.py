@@ -16,7 +16,6 @@ from fedlease.core.choices import (
     RouterOwner,
     RouterStart,
     Routing,
-    Shrink,
     Signal,
     Unlike,
     Unsure,
@@ -26,7 +25,7 @@ from fedlease.methods.base import Method, Terms
 from fedlease.methods.fedlease import FedLease
 from fedlease.methods.fedlease_groupings import ByClusters, Given, Grouping, PerClient, Random
 from fedlease.methods.fedlease_halves import Halves
-from fedlease.methods.fedlease_means import MEANS, Shrunk, outvoting
+from fedlease.methods.fedlease_means import MEANS, outvoting
 from fedlease.methods.fedlease_reallocation import JoinLater, Reallocate
 from fedlease.methods.fedlease_similarity import BySimilarity
 from fedlease.methods.fedlease_sketches import SketchedFedLease
@@ -49,7 +48,6 @@ def build(
     average: Average = "factors",
     magnitude: float = 0.0,
     trim: float = 0.1,
-    shrink: Shrink = 0.0,
     routing: Routing = "top-m",
     router_start: RouterStart = "random",
     router: RouterOwner = "cluster",
@@ -64,7 +62,6 @@ def build(
 
     The settings hold together: :func:`fedlease.config.faults.cross_faults` refuses those that do not.
     """
-    mean, needs = MEANS[average](trim), outvoting(average, trim)
     # A sketch stands instead of B, whatever it is of.
     compared: Signal = signal if terms.sketch is None else "B"
     groupings: dict[GroupingName, Any] = {
@@ -86,7 +83,7 @@ def build(
         linkage=terms.linkage,
         weights=terms.weights,
         grouping=rule,
-        means=Shrunk(shrink, mean, needs) if shrink else ClusterMeans(mean, needs),
+        means=ClusterMeans(MEANS[average](trim), outvoting(average, trim)),
         router_start=router_start if routed else None,
         columns=terms.columns,
         least=terms.least,
