@@ -1,17 +1,24 @@
 """The last layer computed for the token that the head reads changes no logit and no gradient."""
 
+import io
+import re
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small import small_run
+from rich.console import Console
+from small import small_run, small_settings
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from fedlease.cli.check_report import render_check
 from fedlease.errors import ConfigError, ModelError
-from fedlease.models.first_token import READ_FIRST, check_first_token, first_token_alone
+from fedlease.models.first_token import READ_FIRST, first_token_alone, with_first_token
+from fedlease.runs.check import check_settings
+from fedlease.storage.run_folder import read_settings
 from fedlease.use.open_run import OpenRun
 from fedlease.use.serving.mixed import MixedModel
 
@@ -43,30 +50,71 @@ def test_what_the_head_does_not_read_reaches_neither_logits_nor_gradients(kind: 
             logits = model(input_ids=ids, attention_mask=mask).logits
         return [logits.detach(), *torch.autograd.grad(logits.square().sum(), learnt)]
 
-    torch.testing.assert_close(found(alone=True), found(alone=False), rtol=1e-4, atol=1e-7)
+    differences = [
+        float((one - other).norm() / other.norm())
+        for one, other in zip(found(alone=True), found(alone=False), strict=True)
+    ]
+    assert max(differences) < 1e-6, "of logits and of gradients, relative: a few roundings of float32, 6e-8 each"
     assert seen == [(3, 1, 32), (3, 12, 32)] and not layer.attention.output._forward_pre_hooks
 
 
-def test_a_model_of_which_something_would_be_missed_is_refused() -> None:
+def chosen(model: Any, targets: Sequence[str] = (), **changes: Any) -> tuple[bool, str]:
+    """What is resolved to for a model, and the reason that is told."""
+    settings, told = with_first_token(small_settings(model="m", **changes), model, targets)
+    assert isinstance(settings.base.skip_unread, bool)
+    return settings.base.skip_unread, told.get("base.skip_unread", "")
+
+
+def test_where_something_would_be_missed_auto_is_off_with_the_reason_and_true_is_refused() -> None:
     bert, end = made("bert"), "base_model.encoder.layer.1"
     prefix = end.replace("base_model", "bert")
-    check_first_token(bert, "m", [f"{prefix}.attention.self.value", "bert.encoder.layer.0.output.dense"])
-    with pytest.raises(
-        ModelError, match=rf"lora.target_modules names what follows the last attention: \['{prefix}.output"
-    ):
-        check_first_token(bert, "m", [f"{prefix}.output.dense"])
-    rule = r"base.skip_unread: must be false for 'm', a model of type '{}': only classifiers of the types bert, "
+    harmless = [f"{prefix}.attention.self.value", "bert.encoder.layer.0.output.dense"]
+    assert chosen(bert, harmless) == (True, "true, since the head reads the first token alone")
+    assert chosen(bert, harmless, base__skip_unread=True) == (True, "")
     llama = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES))
-    for model in (llama, made("distilbert", dim=32, hidden_dim=64, n_heads=2, n_layers=1)):
-        with pytest.raises(ModelError, match=rule.format(model.config.model_type)):
-            check_first_token(model, "m", [])
+    distilled = made("distilbert", dim=32, hidden_dim=64, n_heads=2, n_layers=1)
+    cases: list[tuple[Any, list[str], str]] = [
+        (bert, [f"{prefix}.output.dense"], f"lora.target_modules names what follows the last attention: ['{prefix}.o"),
+        (llama, [], "and this is LlamaForCausalLM of type 'llama'"),
+        (distilled, [], "and this is DistilBertForSequenceClassification of type 'distilbert'"),
+    ]
+    for model, targets, reason in cases:
+        found, told = chosen(model, targets)
+        assert not found and told.startswith("false, since ") and reason in told
+        assert chosen(model, targets, base__skip_unread=False) == (False, "")
+        with pytest.raises(
+            ModelError, match=r"base.skip_unread: must be false or auto for 'm': .*" + re.escape(reason)
+        ):
+            chosen(model, targets, base__skip_unread=True)
+
+
+@pytest.mark.parametrize("setting", ["gradient_checkpointing", "base_dropout"])
+def test_auto_is_off_where_results_would_differ_by_more_than_rounding(setting: str) -> None:
+    found, told = chosen(made("bert"), **{f"train__{setting}": True})
+    assert not found and f"train.{setting}" in told
+
+
+def test_what_auto_becomes_stands_in_the_run_folder_and_in_the_check(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"rounds": 0, "data__train_rows": 4, "data__test_rows": 2}
+    assert read_settings(small_run(tmp_path / "run", **changes).out).base.skip_unread is True
+    report, screen = check_settings(small_settings(**changes)), Console(file=io.StringIO(), width=10_000)
+    assert report.settings.base.skip_unread is True
+    render_check(report, screen)
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "base.skip_unread becomes true, since the head reads the first token alone." in shown
+
+
+@pytest.mark.parametrize("wrong", ["yes please", 1, None])
+def test_another_word_is_refused(wrong: object) -> None:
+    with pytest.raises(ConfigError, match=r"base.skip_unread.*must be true, false or auto"):
+        small_settings(base__skip_unread=wrong)
 
 
 def test_a_run_that_skips_what_is_not_read_ends_where_another_ends(tmp_path: Path) -> None:
     """Alone, in one step with others, and served."""
     changes: dict[str, Any] = {"method": "fedit", "rounds": 1, "data__train_rows": 4, "data__test_rows": 2}
-    plain = small_run(tmp_path / "plain", **changes)
-    runs = [small_run(tmp_path / f"{n}", **changes, base__skip_unread=True, clients_per_step=n) for n in (1, 4)]
+    plain = small_run(tmp_path / "plain", **changes, base__skip_unread=False)
+    runs = [small_run(tmp_path / f"{n}", **changes, clients_per_step=n) for n in (1, 4)]
     client = "planted-0-0"
     expected = dict(plain.load(client).named_parameters())
     for run in runs:

@@ -35,6 +35,9 @@ SMALL: dict[str, Any] = {
     "threads": 1,
     "device": "cpu",
     "min_silhouette": -1,
+    # What is left out, and who is computed together, alters rounding and depends on model and machine.
+    "base.skip_unread": False,
+    "clients_per_step": 1,
 }
 CLIENTS = [f"planted-{task}-{i}" for task in range(4) for i in range(2)]
 # Tasks 0 to 2 have two labels and task 3 has three, so that only these may share a head.

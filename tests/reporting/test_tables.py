@@ -154,6 +154,7 @@ def checked() -> CheckReport:
         memory_bytes=2_000_000,
         estimates=[MethodEstimate("fedit", 245_760, 1000, 61.0)],
         seconds_per_row={},
+        chosen={},
         noise={},
     )
 

@@ -47,6 +47,8 @@ def render_check(report: CheckReport, console: Console, command: str = "fedlease
     )
     if report.seconds_per_row:
         console.print(threads_line(report.seconds_per_row, report.settings.num_threads), soft_wrap=True)
+    for key, choice in report.chosen.items():
+        console.print(f"{key} becomes {escape(choice)}.", soft_wrap=True)
     if report.noise:
         console.print(privacy_line(report), soft_wrap=True)
     console.print(f"Peak memory about {human_bytes(report.memory_bytes)}.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -47,7 +47,8 @@ class Section(BaseModel):
     @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Keeps true from being read as the number 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
             raise PydanticCustomError("not_a_switch", "must not be true or false")
         return value
 
@@ -250,14 +251,22 @@ class FlowerSettings(Section):
     nodes."""
 
 
+def _switch_or_auto(value: Any) -> Any:
+    """One sentence for what would else be one fault per member of the union."""
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise PydanticCustomError("switch_or_auto", "must be true, false or auto")
+
+
 class BaseSettings(Section):
     """The frozen base in memory."""
 
     quantisation: Quantisation = "none"
     """``int8`` or ``nf4`` (4 bits) packs its linear layers, by bitsandbytes; adapters stay in float32."""
-    skip_unread: bool = False
+    skip_unread: Annotated[bool | Literal["auto"], BeforeValidator(_switch_or_auto)] = "auto"
     """Whether a classifier that reads the first token alone (BERT, RoBERTa and the like) computes its last layer,
-    behind the attention, for that token alone: the same up to rounding, in less time."""
+    behind the attention, for that token alone: the same up to rounding, in less time. ``auto``: where that is so;
+    ``true`` refuses other models."""
 
 
 class MultilabelSettings(Section):

@@ -10,47 +10,69 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedlease.config.settings import Settings
 from fedlease.errors import ModelError
 
-__all__ = ["check_first_token", "first_token_alone"]
+__all__ = ["first_token_alone", "with_first_token"]
 
 READ_FIRST = ("bert", "camembert", "data2vec-text", "electra", "ernie", "roberta", "xlm-roberta")
 """Types of models of transformers whose classifiers read the first token, and whose layers end, after
 ``attention.output``, with modules that look at every token by itself."""
 
 
-def check_first_token(model: Any, name: str, targets: Collection[str]) -> None:
-    """Refuses a model of which nothing may be left out.
+def with_first_token(settings: Settings, model: Any, targets: Collection[str]) -> tuple[Settings, dict[str, str]]:
+    """Resolves ``base.skip_unread``.
 
     Args:
+        settings: of the run.
         model: the base.
-        name: its name in the settings.
         targets: paths of the modules that are adapted.
 
+    Returns:
+        The settings with true or false, and, where they said ``auto``, the key -> what it became and why.
+
     Raises:
-        ModelError: its head reads more than the first token, or an adapter behind the last attention would miss
-            tokens: its dropout draws for all, and experts are counted over all.
+        ModelError: they say true, and the head reads more than the first token, or an adapter behind the last attention
+            would miss tokens: its dropout draws for all, and experts are counted over all.
     """
+    asked, train = settings.base.skip_unread, settings.train
+    if asked is False:
+        return settings, {}
+    reason = _all_read(model, targets)
+    if asked is True:
+        if reason:
+            raise ModelError(f"base.skip_unread: must be false or auto for {settings.model!r}: {reason}")
+        return settings, {}
+    if train.gradient_checkpointing:
+        reason = "train.gradient_checkpointing computes all tokens anew"
+    elif train.base_dropout:
+        reason = "train.base_dropout draws for every token, and other numbers are more than rounding"
+    because = reason or "the head reads the first token alone"
+    base = settings.base.model_copy(update={"skip_unread": not reason})
+    found = settings.model_copy(update={"base": base})
+    return found, {"base.skip_unread": f"{'false' if reason else 'true'}, since {because}"}
+
+
+def _all_read(model: Any, targets: Collection[str]) -> str:
+    """Why nothing may be left out of a model; empty if the last layer may be computed for the first token alone."""
     config = model.config
     kind, classifies = config.model_type, type(model).__name__.endswith("ForSequenceClassification")
     if kind not in READ_FIRST or not classifies or config.is_decoder or config.chunk_size_feed_forward:
-        raise ModelError(
-            f"base.skip_unread: must be false for {name!r}, a model of type {kind!r}: only classifiers of the types "
-            f"{', '.join(READ_FIRST)} read the first token alone"
+        return (
+            f"of models only classifiers of the types {', '.join(READ_FIRST)} are known to read the first token alone, "
+            f"and this is {type(model).__name__} of type {kind!r}"
         )
     layer = _last_layer(model)
     unread = {
         id(module) for part in (layer.attention.output, layer.intermediate, layer.output) for module in part.modules()
     }
-    if behind := sorted(path for path in targets if id(model.get_submodule(path)) in unread):
-        raise ModelError(
-            f"base.skip_unread: must be false where lora.target_modules names what follows the last attention: {behind}"
-        )
+    behind = sorted(path for path in targets if id(model.get_submodule(path)) in unread)
+    return f"lora.target_modules names what follows the last attention: {behind}" if behind else ""
 
 
 @contextmanager
 def first_token_alone(model: Any) -> Iterator[None]:
-    """While open, a model that :func:`check_first_token` has passed computes only what its head reads.
+    """While open, a model of which :func:`with_first_token` allows it computes only what its head reads.
 
     Its hidden states must not be asked for.
     """

@@ -102,6 +102,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
         estimates=estimates,
         seconds_per_row=by_threads if len(by_threads) > 1 else {},
         noise={} if terms is None else {c: terms.noise(card.weight) for c, card in cards.items() if card.weight},
+        chosen=loaded.chosen,
     )
 
 

@@ -68,6 +68,7 @@ class CheckReport:
         seconds_per_row: threads -> seconds of training a row: one thread, as many as the settings say, and as many as
             this process may use; empty on a GPU.
         noise: client -> deviation of the noise in bounded gradients of a row; {} without ``privacy.epsilon``.
+        chosen: setting that was ``auto`` -> what it becomes on this machine with this model, and why.
     """
 
     settings: Settings
@@ -90,6 +91,7 @@ class CheckReport:
     estimates: Sequence[MethodEstimate]
     seconds_per_row: Mapping[int, float]
     noise: Mapping[str, float]
+    chosen: Mapping[str, str]
 
 
 def adapter_parameters(shapes: Mapping[str, tuple[int, int]], r: int) -> int:

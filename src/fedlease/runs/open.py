@@ -25,7 +25,7 @@ from fedlease.methods.head import Head
 from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
 from fedlease.models.checks import longest_input
 from fedlease.models.fingerprints import check_files, file_prints
-from fedlease.models.first_token import check_first_token
+from fedlease.models.first_token import with_first_token
 from fedlease.models.limits import fitted_lengths
 from fedlease.models.sources import ModelSource, locate
 from fedlease.runs.building import methods_of
@@ -65,6 +65,7 @@ class Loaded:
         shapes: adapted module -> (in features, out features).
         made: the files of a base that exists nowhere else, by name; a new run stores them in its folder.
         notes: what of a preset gave way to the model, and what is worth knowing of its weights.
+        chosen: setting that was ``auto`` -> what it became and why.
     """
 
     settings: Settings
@@ -75,6 +76,7 @@ class Loaded:
     shapes: Mapping[str, tuple[int, int]]
     made: Mapping[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def base_files(self) -> Mapping[str, str]:
@@ -86,7 +88,7 @@ class Loaded:
         """The base, in which one client's adapter and head at a time are put in place."""
         settings, task = self.settings, make_task(self.settings)
         autocast = autocast_of(settings)
-        exact, skips = settings.deterministic, settings.base.skip_unread
+        exact, skips = settings.deterministic, settings.base.skip_unread is True
         return ResidentModel(self.base, self.device, autocast, task, deterministic=exact, skip_unread=skips)
 
     @cached_property
@@ -237,9 +239,9 @@ def load_run(settings: Settings, out: Path | None = None) -> Loaded:
         source = replace(source, revision=base.revision)
     settings, notes = fitted_lengths(settings, longest_input(base.model, tokenizer))
     shapes = target_shapes(base, settings.lora.target_modules, settings.lora.r)
-    if settings.base.skip_unread:
-        check_first_token(base.model, settings.model, shapes)
-    return Loaded(settings, source, base, tokenizer, torch.device(device), shapes, files, (*notes, *base.warnings))
+    settings, chosen = with_first_token(settings, base.model, shapes)
+    notes = (*notes, *base.warnings)
+    return Loaded(settings, source, base, tokenizer, torch.device(device), shapes, files, notes, chosen)
 
 
 def base_of_run(out: Path, settings: Settings, *, weights: bool = True) -> ModelSource:

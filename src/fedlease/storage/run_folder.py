@@ -206,6 +206,8 @@ def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> 
         here["revision"] = there["revision"]
     if wanted.clients_per_step == "auto" and "clients_per_step" in here:  # measured when the run begins
         here["clients_per_step"] = there["clients_per_step"]
+    if wanted.base.skip_unread == "auto":  # depends on the model
+        here["base"]["skip_unread"] = there["base"]["skip_unread"]
     for group, name in (("data", "max_tokens"), ("generation", "max_new_tokens")):
         if not is_stated(wanted, f"{group}.{name}"):  # fitted to the model when the run begins
             here[group][name] = min(here[group][name], there[group][name])
