@@ -351,7 +351,7 @@ def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path, monke
     assert not by_themselves and not compared, "all together, in every step of every method"
     assert len(scored) == 3 * 4, "at the end of the three mixtures alone, whose experts are counted: four clients"
     assert "clients_per_step: 4" in (many.out / "config.yaml").read_text()
-    assert "clients_per_step: 1" in (one.out / "config.yaml").read_text(), "auto is one on a processor"
+    assert "clients_per_step: 1" in (one.out / "config.yaml").read_text(), "auto is one for one thread in float32"
     for method, summary in many.summaries.items():
         other = one.summaries[method]
         assert (summary["assignment"], summary["bytes_up"]) == (other["assignment"], other["bytes_up"])

@@ -181,7 +181,8 @@ class Settings(Section):
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     clients_per_step: CountOrAuto = "auto"
     """Clients of one process that are trained in one step, side by side on the one base, with the same results up to
-    rounding; ``auto``: as many as an NVIDIA GPU has memory for, and one on anything else, where it is no faster."""
+    rounding; ``auto``: as many as an NVIDIA GPU has memory for; on a processor up to four whose batches are short, and
+    one in float32 on one thread, where more are no faster."""
     deterministic: bool = True
     """Whether an NVIDIA GPU uses only operations that give the same bits every time; without it is faster."""
 

@@ -97,9 +97,10 @@ class Loaded:
         lora, seed = self.settings.lora, self.settings.seed
         return initial_adapter(self.shapes, r=lora.largest, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
 
-    def with_settings(self, **changes: Any) -> "Loaded":
-        """The same model and what has been made of it, under settings that change neither."""
-        found = replace(self, settings=self.settings.model_copy(update=changes))
+    def with_settings(self, chosen: Mapping[str, str], **changes: Any) -> "Loaded":
+        """The same model and what has been made of it, under settings that change neither; ``chosen`` says why."""
+        settings = self.settings.model_copy(update=changes)
+        found = replace(self, settings=settings, chosen={**self.chosen, **chosen})
         # A second resident model would build every head anew.
         made = ("base_files", "resident", "adapter")
         vars(found).update({name: value for name, value in vars(self).items() if name in made})

@@ -1,4 +1,6 @@
-"""How many clients are trained in one step: what the settings say, or what an accelerator has memory for."""
+"""How many clients are trained in one step: what the settings say, what an accelerator has memory for, or what makes a
+processor's products large enough.
+"""
 
 from dataclasses import replace
 
@@ -21,6 +23,12 @@ SHARE_OF_MEMORY = 0.8
 MOST = 64
 """Clients: from here on more rows in a step make it no faster."""
 
+MOST_ON_CPU = 4
+"""Clients in a step of a processor: more were not measured."""
+
+TOKENS = 1024
+"""Most tokens in a step of several clients on a processor, which bounds its memory: more were not measured."""
+
 
 def with_clients_per_step(prepared: Prepared) -> Prepared:
     """Resolves ``clients_per_step`` to a number, by training two clients for a step where that has to be tried.
@@ -29,35 +37,55 @@ def with_clients_per_step(prepared: Prepared) -> Prepared:
         ConfigError: the settings ask for several, and the model or the task cannot be computed so.
     """
     loaded = prepared.loaded
-    asked, on_gpu = loaded.settings.clients_per_step, loaded.device.type == "cuda"
-    if loaded.settings.privacy.epsilon is not None:
-        if isinstance(asked, int) and asked > 1:
-            raise ConfigError(
-                "clients_per_step: must be 1 or auto with privacy.epsilon, where the rows of one client are computed "
-                f"side by side, received {asked}"
-            )
-        asked = 1
-    clients = asked if isinstance(asked, int) else MOST if on_gpu else 1
+    asked, private = loaded.settings.clients_per_step, loaded.settings.privacy.epsilon is not None
+    if private and isinstance(asked, int) and asked > 1:
+        raise ConfigError(
+            "clients_per_step: must be 1 or auto with privacy.epsilon, where the rows of one client are computed "
+            f"side by side, received {asked}"
+        )
+    clients, because = (asked, "") if isinstance(asked, int) else _most(prepared)
     if clients > 1:
-        reason, bytes_each = unstackable(loaded.resident), 0
-        if not reason:
+        fault, bytes_each = unstackable(loaded.resident), 0
+        if not fault:
             try:
                 bytes_each = _bytes_per_client(prepared)
             except RowsNotFirstError as error:
-                reason = str(error).removeprefix("model: ")
-        if reason and isinstance(asked, int):
+                fault = str(error).removeprefix("model: ")
+        if fault and isinstance(asked, int):
             raise ConfigError(
-                f"clients_per_step: several clients cannot be computed in one step: {reason}; must be 1 or auto, "
+                f"clients_per_step: several clients cannot be computed in one step: {fault}; must be 1 or auto, "
                 f"received {asked}"
             )
-        if reason:
-            clients = 1
+        if fault:
+            clients, because = 1, fault
         elif asked == "auto" and bytes_each:
             torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info(loaded.device)
             clients = max(1, min(MOST, int(SHARE_OF_MEMORY * free / bytes_each)))
     loaded.resident.unwrapped()
-    return replace(prepared, loaded=loaded.with_settings(clients_per_step=clients))
+    chosen = {"clients_per_step": f"{clients}, since {because}"} if asked == "auto" else {}
+    return replace(prepared, loaded=loaded.with_settings(chosen, clients_per_step=clients))
+
+
+def _most(prepared: Prepared) -> tuple[int, str]:
+    """Clients that may be worth a step in common, and why no more, as far as it is known without computing."""
+    loaded = prepared.loaded
+    settings, device = loaded.settings, loaded.device.type
+    if settings.privacy.epsilon is not None:
+        return 1, "privacy.epsilon has the rows of one client computed side by side"
+    if device == "cuda":
+        return MOST, "so many have room in its free memory"
+    if device != "cpu":
+        return 1, f"more are not known to be faster on {device}"
+    if settings.dtype == "float32" and settings.num_threads == 1:
+        return 1, "in float32 one thread is no faster with more"
+    if settings.train.base_dropout:
+        return 1, "train.base_dropout draws for all clients of a step at once"
+    trained, optimiser = [client.train for client in prepared.clients.values()], optimiser_of(settings)
+    steps = sum(optimiser.steps_per_epoch(rows) for rows in trained)
+    tokens = round(sum(sum(rows.lengths) for rows in trained) / steps)
+    clients = max(1, min(MOST_ON_CPU, len(trained), TOKENS // tokens))
+    return clients, f"a client's batch has {tokens} tokens, and a step of at most {MOST_ON_CPU} clients up to {TOKENS}"
 
 
 def _bytes_per_client(prepared: Prepared) -> int:
