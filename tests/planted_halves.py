@@ -1,10 +1,11 @@
-"""Warm-ups on halves by a factor model: a direction per task, and noise of each half."""
+"""Warm-ups that tell halves apart, by a factor model: a direction per task, and noise of each half."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from fedlease.core.reliability import COURSE
 from fedlease.core.seeds import generator
 
 MODULES = tuple(f"layer.{number}.query" for number in range(6))
@@ -13,15 +14,21 @@ MODULES = tuple(f"layer.{number}.query" for number in range(6))
 def halves(
     task: str, *, signal: float = 1.0, noise: float, seed: int, size: int = 48, rank: int = 4
 ) -> dict[str, Tensor]:
-    """A and B of both halves of one client; its reliability is signal^2 / (signal^2 + noise^2)."""
-    tensors = {}
+    """A, and B in the parts of both halves of one client; its reliability is signal^2 / (signal^2 + noise^2).
+
+    Its halves share so much of their noise that the reliability is the power COURSE of what they have in common.
+    """
+    tensors, reliability = {}, signal**2 / (signal**2 + noise**2)
+    course = (reliability ** (1 / COURSE) - reliability) / (1 - reliability) if noise else 0.0
     for module in MODULES:
         a = torch.randn(rank, size, generator=generator(0, "a", module)) / size**0.5
         common = torch.randn(size, rank, generator=generator(0, "task", task, module))
+        tensors[f"{module}/A/0"] = a
+        shared = torch.randn(size, rank, generator=generator(seed, "course", module))
         for half in (0, 1):
             own = torch.randn(size, rank, generator=generator(seed, "noise", module, half))
-            tensors[f"{module}/A/{half}"] = a
-            tensors[f"{module}/B/{half}"] = signal * common + noise * own
+            drawn = course**0.5 * shared + (1 - course) ** 0.5 * own
+            tensors[f"{module}/B/{half}"] = signal * common + noise * drawn
     return tensors
 
 

@@ -1,6 +1,5 @@
 """What is shared between methods and runs: first steps from the common start, and the untrained model's scores."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +88,3 @@ def test_cells_of_a_comparison_share_it(tmp_path: Path, measured: list[int]) -> 
     alone = len(measured)
     compare(settings(rounds=0), variants_of(["fedit", "local"]), [0], tmp_path / "c")
     assert len(measured) - alone == alone / 2, "the second cell scores its final models alone"
-
-
-def test_halves_that_go_on_from_what_they_have_learnt_are_no_first_step() -> None:
-    """Where no head is private, they are sent the same tensors and stages as at first."""
-    cache = WorkCache(start=START)
-    first = replace(task(), halves=True)
-    again = replace(first, model=replace(START, candidates=(START.tensors, START.tensors)))
-    assert cache.step_key("c", first, START.tensors) is not None
-    assert cache.step_key("c", again, START.tensors) is None

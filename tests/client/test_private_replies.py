@@ -30,7 +30,7 @@ def test_steps_are_counted_before_they_are_made() -> None:
 
 def test_no_step_is_made_beyond_what_the_noise_is_enough_for() -> None:
     assert refusal(TERMS, train(), 25, Amount(12, 4)) == ""
-    assert refusal(TERMS, train(halves=True, model=replace(MODEL, candidates=({}, {}))), 25, Amount(0, 4)) == ""
+    assert refusal(TERMS, train(halves=True), 25, Amount(0, 4)) == ""
     assert refusal(TERMS, train(), 25, Amount(13)) == (
         "it has spent its epsilon of 3: fedit was to make 13 steps, the noise is enough for 12 steps and 4 on halves"
     )

@@ -12,7 +12,7 @@ from checkpoints import save_checkpoint
 from small import rounds_of, small_run
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedlease.client.ahead import jobs_of, scoring_of
+from fedlease.client.ahead import job_of, scoring_of
 from fedlease.client.block import Block
 from fedlease.client.messages import Train
 from fedlease.client.resident import ResidentModel
@@ -41,10 +41,6 @@ CLIENTS = {"a": (9, 2), "b": (5, 3), "c": (9, 2), "d": (4, 2)}
 """Rows and labels: five steps a pass, three, five and two; the last batch of most is one row."""
 
 Made = tuple[ResidentModel, Mapping[str, Encoded], ClientModel]
-KEPT: dict[str, Any] = {
-    "privacy.secure_sums": True, "privacy.sketch": 128, "fedlease_plus.average": "factors", "rounds": 1,
-    "fedlease_plus.early_groups": True, "warmup.epochs": 2,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +123,7 @@ def apart(one: LocalResult, other: LocalResult) -> float:
 
 def stacked(made: Made, jobs: Sequence[Job], optimiser: Optimiser = OPTIMISER) -> dict[str, Any]:
     assert len({layout(job) for job in jobs}) == 1
-    return {client: result for (client, _), result in StackedTrainer(made[0], optimiser).train(jobs).items()}
+    return StackedTrainer(made[0], optimiser).train(jobs)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -148,6 +144,7 @@ CASES: dict[str, dict[str, Any]] = {
     "tail": {"term": LocalTerm(tail=0.5, kept=1)},
     "apart": {"mixer": "sum", "term": LocalTerm(apart=0.5), "own": 1},
     "gradients": {"gradients": True},
+    "halves": {"halves": True},
     "anchors": {"mixer": "instance", "anchors": 3},
 }
 
@@ -291,7 +288,7 @@ def test_a_step_asks_a_device_for_as_much_whoever_many_clients_are_in_it(mixer: 
 def test_only_jobs_of_one_layout_go_together_and_who_is_left_is_left_out(made: Made) -> None:
     jobs = [job(made, "a"), job(made, "b", "top_m"), job(made, "c")]
     jobs.append(job(made, "d", term=LocalTerm(tail=0.5)))
-    assert Stacker(StackedTrainer(made[0], OPTIMISER), 4).train(jobs).keys() == {("a", 0), ("c", 0)}
+    assert Stacker(StackedTrainer(made[0], OPTIMISER), 4).train(jobs).keys() == {"a", "c"}
 
 
 def test_where_memory_has_no_room_the_clients_of_a_step_are_halved(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +303,7 @@ def test_where_memory_has_no_room_the_clients_of_a_step_are_halved(made: Made, m
     monkeypatch.setattr(StackedTrainer, "train", train)
     stacker = Stacker(StackedTrainer(made[0], OPTIMISER), 4)
     jobs = [job(made, client) for client in CLIENTS]
-    assert stacker.train(jobs).keys() == {(client, 0) for client in CLIENTS}
+    assert stacker.train(jobs).keys() == CLIENTS.keys()
     assert tried == [4, 2, 2] and stacker.clients == 2
     stacker.train(jobs)
     assert tried[3:] == [2, 2], "it is remembered"
@@ -366,32 +363,24 @@ def test_a_run_ends_where_it_ends_one_client_after_another(tmp_path: Path, monke
                 assert entry.get("choice") == others["clients"][client].get("choice")
 
 
-@pytest.mark.parametrize("more", [{}, KEPT], ids=["sent", "kept"])
-def test_halves_of_clients_are_trained_together(
-    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The warm-up of FedLEASE+: two halves of eight clients, three in a step, end where they end alone; also where the
-    clients keep them, and go on with them.
-    """
-    if more:
-        pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
-    honest, together = StackedTrainer.train, list[list[int]]()
+def test_parts_of_halves_go_on_from_stage_to_stage(made: Made) -> None:
+    names = made[2].names("AB")
+    stages = (Stage(names, 1), Stage(names, 2))
+    jobs = [job(made, client, stages=stages, halves=True) for client in CLIENTS]
+    found = stacked(made, jobs)
+    assert max(apart(found[job.client], alone(made, job)) for job in jobs) < 1e-5
 
-    def train(self: StackedTrainer, jobs: Sequence[Job]) -> Any:
-        together.append([job.half for job in jobs])
-        return honest(self, jobs)
 
-    monkeypatch.setattr(StackedTrainer, "train", train)
-    changes = {"method": "fedlease-plus", "rounds": 0, "baselines": (), "data.train_rows": 20, **more}
+def test_halves_of_a_run_are_the_same_together_and_alone(tmp_path: Path) -> None:
+    """The warm-up of FedLEASE+, with the frequencies of labels that heads begin with."""
+    changes = {"method": "fedlease-plus", "rounds": 0, "baselines": (), "data.train_rows": 20}
     one, many = (small_run(tmp_path / str(n), clients_per_step=n, **changes) for n in (1, 4))
-    assert [0, 1, 0, 1] in together
-    lines = [[line for line in rounds_of(run.out) if line["phase"] == "warmup"] for run in (many, one)]
-    assert len(lines[0]) == len(lines[1]) == (2 if more else 1)
-    for mine, others in zip(*([line["clients"] for line in own] for own in lines), strict=True):
-        assert mine.keys() == others.keys()
-        losses, alone = ({client: entry["loss"] for client, entry in each.items()} for each in (mine, others))
-        assert losses == pytest.approx(alone, abs=1e-5)
-        assert [entry["score"] for entry in mine.values()] == [entry["score"] for entry in others.values()]
+    (mine,), (others,) = (
+        [line["clients"] for line in rounds_of(run.out) if line["phase"] == "warmup"] for run in (many, one)
+    )
+    losses, alone = ({client: entry["loss"] for client, entry in each.items()} for each in (mine, others))
+    assert losses == pytest.approx(alone, abs=1e-5)
+    assert [entry["score"] for entry in mine.values()] == [entry["score"] for entry in others.values()]
     assert many.summary["assignment"] == one.summary["assignment"]
 
 
@@ -483,7 +472,7 @@ def test_working_ahead_changes_nothing_of_what_a_client_keeps(made: Made) -> Non
     private = Private(at=1).trained(2, one.task.model.spec, {"w": torch.ones(1)})
     worker = ClientWorker(client, Trainer(made[0], OPTIMISER), private=private)
     request = Train("local", 3, one.task, accepted=2, best=1)
-    assert jobs_of(worker, request, None) and scoring_of(worker, request, None)
+    assert job_of(worker, request, None) and scoring_of(worker, request, None)
     assert worker.private is private
 
 

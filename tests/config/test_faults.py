@@ -127,13 +127,11 @@ def test_a_magnitude_needs_an_expert_of_ones_own() -> None:
     assert resolve(preset="smoke", overrides=["fedlease_plus.magnitude=10"]).fedlease_plus.magnitude == 10
 
 
-def test_early_groups_need_a_grouping_that_tells_who_is_unsure() -> None:
-    assert faults_of("fedlease.halves=true", "fedlease.early_groups=true") == (
-        "fedlease.early_groups: needs fedlease.grouping = 'similarity', it is 'clusters'",
+def test_halves_share_their_a_which_then_tells_nothing_of_them() -> None:
+    assert faults_of("fedlease.halves=true", "fedlease.grouping=similarity", "fedlease.signal=A") == (
+        "fedlease.signal: must be 'B' or 'BA' for fedlease.grouping = 'similarity', received 'A'",
     )
-    assert faults_of("fedlease_plus.early_groups=2") == (
-        "fedlease_plus.early_groups: must be true or false, received 2",
-    )
+    assert resolve(preset="smoke", overrides=["fedlease_plus.signal=B"]).fedlease_plus.signal == "B"
 
 
 def test_the_nearest_name_is_given_and_all_where_they_are_few() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from planted_halves import halves, uploads
 
-from fedlease.core.reliability import DEPENDENT, LEARNT, ROUGH, agreement, from_cosines
+from fedlease.core.reliability import COURSE, DEPENDENT, LEARNT, ROUGH, agreement, from_cosines
 
 
 def module(own: float, pair: float) -> torch.Tensor:
@@ -17,7 +17,7 @@ def test_halves_of_a_client_and_of_two_are_means_over_modules_and_pairs_of_halve
     other[0, 2] = other[2, 0] = 0.7
     found = from_cosines(["a", "b"], [module(0.3, 0.1), other])
     # Of the second module (.7 + 3 x .3) / 4 = .4; with .1 of the first, .25.
-    assert found.own.tolist() == pytest.approx([0.4, 0.4])
+    assert found.own.tolist() == pytest.approx([0.4**COURSE, 0.4**COURSE])
     assert found.cross.tolist() == [pytest.approx([0, 0.25]), pytest.approx([0.25, 0])]
 
 
@@ -25,7 +25,8 @@ def test_the_error_is_the_widened_jackknife_over_modules_beside_what_it_cannot_s
     found = from_cosines(["a", "b"], [module(0.4, 0.3), module(0.6, 0.5)])
     # Without one of two modules the mean is .1 above or below: sqrt(1/2 x (.1^2 + .1^2)) = .1, times 1.7.
     assert found.cross_error[0, 1] == pytest.approx((0.17**2 + (ROUGH * 0.4) ** 2) ** 0.5)
-    assert found.own_error[0] == pytest.approx((0.17**2 + DEPENDENT**2) ** 0.5)
+    slope = COURSE * 0.5 ** (COURSE - 1)
+    assert found.own_error[0] == pytest.approx(((slope * 0.17) ** 2 + DEPENDENT**2) ** 0.5)
     single = from_cosines(["a", "b"], [module(0.4, 0.3)])
     assert single.cross_error[0, 1] == pytest.approx((0.01**2 + (ROUGH * 0.3) ** 2) ** 0.5), "never quite exact"
 

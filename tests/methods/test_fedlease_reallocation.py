@@ -15,7 +15,7 @@ from fedlease.core.placement import place
 from fedlease.core.seeds import generator
 from fedlease.core.types import Budget, ClientTask, ClientUpdate, TensorName
 from fedlease.errors import RunFailedError
-from fedlease.methods.fedlease_reallocation import regrouped
+from fedlease.methods.fedlease_reallocation import moved_clients
 
 ONE_LETTER = {client: client[0] for client in CLIENTS}
 METHOD = made("fedlease", Budget(2, 4), reallocate=1)
@@ -244,5 +244,5 @@ def test_groups_stay_where_new_ones_cannot_be_told_apart() -> None:
 
 
 def test_companions_count_and_numbers_do_not() -> None:
-    assert regrouped({"a": 0, "b": 0, "c": 1}, {"a": 7, "b": 7, "c": 3}) == []
-    assert regrouped({"a": 0, "b": 0, "c": 1}, {"a": 0, "b": 1, "c": 2}) == ["a", "b"]
+    assert moved_clients({"a": 0, "b": 0, "c": 1}, {"a": 7, "b": 7, "c": 3}) == []
+    assert moved_clients({"a": 0, "b": 0, "c": 1}, {"a": 0, "b": 1, "c": 2}) == ["a", "b"]

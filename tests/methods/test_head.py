@@ -8,14 +8,11 @@ import torch
 from contract.planted import CLIENTS, adapter, made, train
 
 from fedlease.core.codec import dumps, loads
-from fedlease.core.seeds import generator
-from fedlease.core.types import Budget, ClientUpdate
+from fedlease.core.types import Budget
 from fedlease.errors import ConfigError
-from fedlease.methods.base import Terms
 from fedlease.methods.fedit import FedIT
 from fedlease.methods.fedlease import FedLease
 from fedlease.methods.head import Head, with_head
-from fedlease.methods.registry import make_method
 
 HEAD = {"head/classifier.weight": torch.zeros(2, 6)}
 
@@ -53,26 +50,6 @@ def test_before_the_allocation_shared_heads_do_not_mix() -> None:
     own = method.model(after, "a0").tensors["head/classifier.weight"]
     assert torch.equal(own, update.tensors["head/classifier.weight"])
     assert not method.model(after, "a1").tensors["head/classifier.weight"].any()
-
-
-def test_halves_that_go_on_begin_with_the_initial_head() -> None:
-    """A half adds the frequencies of its labels to the head that it gets, and would else do so twice."""
-    clients = dict.fromkeys(CLIENTS, 40)
-    method = with_head(make_method("fedlease-plus", Terms(Budget(2, 4)), {"early_groups": True}), "shared", heads())
-    state: Any = method.init(adapter(), clients, 0)
-    first = {client: method.task(state, client) for client in clients}
-    updates = []
-    for client, task in first.items():
-        assert task is not None and task.halves
-        tensors = {
-            name: torch.randn(like.shape, generator=generator(0, client, name)) for name, like in task.expected.items()
-        }
-        updates.append(ClientUpdate(client, task.phase, 0, 40, tensors, metrics={"loss": 0.5}))
-    state = method.aggregate(state, updates)
-    assert state.round == 0 and state.heads["a0"]["head/classifier.weight"].any()
-    again = next(task for client in clients if (task := method.task(state, client)) is not None)
-    assert len(again.model.candidates) == 2
-    assert again.model.tensors["head/classifier.weight"].equal(HEAD["head/classifier.weight"])
 
 
 def test_sharing_heads_of_different_label_lists_is_refused() -> None:

@@ -8,7 +8,6 @@ import pytest
 from small import FinishedRuns, rounds_of, small_run, small_settings, tensors_of
 
 from fedlease.client.private_steps import PrivacyTerms
-from fedlease.config.faults import cross_faults
 from fedlease.core.row_noise import Amount
 from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError
@@ -115,11 +114,6 @@ def test_noise_changes_what_is_learnt(whole: Path, finished: FinishedRuns) -> No
         ({"privacy.epsilon": 0}, "privacy.epsilon: must be at least 0.01, received 0"),
         ({"privacy.delta": 0.5}, "privacy.delta: must be below 0.01, received 0.5"),
         ({"privacy.clip": -1}, "privacy.clip: must be above 0, received -1"),
-        (
-            {"method": "fedlease-plus", "fedlease_plus.early_groups": True},
-            "fedlease_plus.early_groups: has clients",
-        ),
-        ({"method": "fedlease-plus", "fedlease_plus.unsure": "loss"}, "fedlease_plus.unsure: has a client choose"),
         ({"method": "ifca", "baselines": []}, "method: ifca has clients choose among adapters"),
         ({"clients_per_step": 2}, "clients_per_step: must be 1 or auto with privacy.epsilon"),
     ],
@@ -129,11 +123,6 @@ def test_what_would_leak_is_refused_before_anything_is_trained(changes: Any, fau
         small_run(tmp_path / "r", **{**PRIVATE, **changes})
     assert any(each.startswith(fault) for each in found.value.faults), found.value.faults
     assert not (tmp_path / "r").exists()
-
-
-def test_what_would_leak_is_refused_of_the_method_that_nobody_named_too() -> None:
-    raw = {"privacy": {"epsilon": 8.0}, "fedlease": {"early_groups": True}}
-    assert any(fault.startswith("fedlease.early_groups: has clients make passes") for fault in cross_faults(raw))
 
 
 def test_few_rows_and_a_loose_delta_are_told() -> None:

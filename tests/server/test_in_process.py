@@ -1,7 +1,6 @@
 """The round loop: what a run writes, that it repeats, who is asked, and what is refused."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +104,13 @@ def test_bytes_are_those_of_the_arithmetic(finished: tuple[Path, list[Event], di
     assert all(summary["head_bytes_up"] == 0 for summary in summaries.values()), "heads are local"
 
 
-def test_candidates_that_halves_have_learnt_are_not_the_model_that_travels_with_them() -> None:
-    """One tensor of 12 bytes in the model and in each candidate; IFCA's model is one of its two candidates."""
+def test_the_model_that_travels_with_candidates_is_one_of_them() -> None:
+    """One tensor of 12 bytes in the model and in each of two candidates."""
     adapter = {"m/B/0": torch.zeros(3)}
     model = ClientModel(AdapterSpec(1, 1, 0.0, ("m",)), adapter, (adapter, adapter))
-    names = frozenset(adapter)
-    plain = ClientTask("experts", 1, model, (Stage(names, 1),), names)
-    for task, down in ((plain, 24), (replace(plain, halves=True), 36), (replace(plain, refit=True), 36)):
-        traffic = Traffic()
-        traffic.request(Train("fedlease-plus", 1, task))
-        assert traffic.take()["bytes_down"] == down
+    names, traffic = frozenset(adapter), Traffic()
+    traffic.request(Train("ifca", 1, ClientTask("candidates", 1, model, (Stage(names, 1),), names)))
+    assert traffic.take()["bytes_down"] == 24
 
 
 def test_a_round_is_scored_on_receipt(finished: tuple[Path, list[Event], dict[str, Any]]) -> None:

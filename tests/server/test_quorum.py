@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 from small import EIGHT, own_rows, rounds_of, small_run, small_settings
 
-from fedlease.client.messages import Refused, Reply, Request, Train
 from fedlease.client.training import Trainer
-from fedlease.client.worker import ClientWorker
 from fedlease.errors import ConfigError, TooFewUpdatesError, UpdateRefusedError
 from fedlease.runs.check import check_settings
 from fedlease.runs.runner import resume
@@ -92,23 +90,6 @@ def test_second_tries_alone_do_not_stop_a_warm_up_that_had_its_quorum(
     assert [(line["round"], sorted(line["refused"])) for line in lines[:3]] == [
         (0, ["planted-0-0"]), (0, []), (0, ["planted-0-0"]),
     ]  # fmt: skip
-
-
-def test_halves_that_do_not_go_on_do_not_stop_a_run_whose_warm_up_had_its_quorum(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = ClientWorker.handle
-
-    def handle(self: ClientWorker, request: Request) -> Reply:
-        again = isinstance(request, Train) and request.task.halves and request.task.model.candidates
-        return Refused("its battery is empty") if again else honest(self, request)
-
-    monkeypatch.setattr(ClientWorker, "handle", handle)
-    changes: dict[str, Any] = {"method": "fedlease-plus", "data.train_rows": 20, "rounds": 4, "min_clients": 3}
-    changes |= {"fedlease_plus.early_groups": True, "fedlease_plus.grouping": "similarity", "warmup.epochs": 2}
-    first, second, *rest = rounds_of(small_run(tmp_path / "r", **EIGHT, **changes).out)
-    assert not first["refused"] and second["round"] == 0 and second["refused"] and not second["clients"]
-    assert rest[0]["round"] >= 1, "whoever did not answer is grouped by what it has learnt before"
 
 
 def test_unlike_label_lists_are_refused_before_the_warm_up_where_any_clients_may_meet(tmp_path: Path) -> None:

@@ -49,11 +49,8 @@ class WorkCache:
     _bytes: int = 0
 
     def step_key(self, client: ClientId, task: ClientTask, tensors: Tensors) -> str | None:
-        """Names the work of a first step by 64 hexadecimal digits; None if no other method could begin with it.
-
-        Halves that go on from candidates do not begin with what is received as the model.
-        """
-        if self.start is None or task.goes_on or not begins_with(self.start, task, tensors):
+        """Names the work of a first step by 64 hexadecimal digits; None if no other method could begin with it."""
+        if self.start is None or not begins_with(self.start, task, tensors):
             return None
         stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
         return digest(f"{self.score_key(client, task.model, tensors)} {task.round} {stages} {task.halves}".encode())

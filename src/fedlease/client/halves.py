@@ -1,18 +1,32 @@
-"""A warm-up on two halves of a client's rows, which tells how much of the result is the client's task."""
+"""A warm-up that tells what each half of a client's rows has added to B, and so how much of it is the client's task.
 
-from collections.abc import Callable
-from dataclasses import replace
+Every batch is of one half, in turn. AdamW's steps are linear in the gradients once their second moment is known, so
+that what is learnt is the sum of what the batches of either half have added to it:
+
+    m_h <- beta1 m_h + (1 - beta1) g  of a batch of half h, and beta1 m_h of another
+    b_h <- (1 - lr w) b_h - lr m_h / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
+
+with the gradient g after clipping, its second moment v and the weight decay w; b_0 + b_1 is B. Training is that of all
+rows, which costs no step more than a warm-up whose halves nobody asks for.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from fedlease.client.results import Half, LocalResult
-from fedlease.client.training import OnBatch, TrainsTasks
 from fedlease.core.seeds import generator
 from fedlease.core.types import ClientId, ClientTask, TensorName, Tensors, head_names, second_half
 from fedlease.tasks.base import Task
-from fedlease.tasks.encoded import Encoded
+from fedlease.tasks.encoded import Encoded, training_batches
 
-__all__ = ["both", "halves_of", "split", "train_halves"]
+__all__ = ["Batch", "SecondHalf", "batches", "beginning", "in_turn", "parted", "split", "told_apart"]
+
+Batch = tuple[int, list[int]]
+"""The half that a batch is of, 0 where halves are not told apart, and its rows."""
 
 
 def split(rows: Encoded, seed: int, client: ClientId, *, by_label: bool = True) -> tuple[list[int], list[int]]:
@@ -26,91 +40,102 @@ def split(rows: Encoded, seed: int, client: ClientId, *, by_label: bool = True) 
     return sorted(ordered[::2]), sorted(ordered[1::2])
 
 
-def halves_of(
-    task: ClientTask, rows: Encoded, kind: Task, seed: int, client: ClientId, *, by_label: bool = True
-) -> list[tuple[int, Tensors, Encoded]]:
-    """Each half's number, by which batches are drawn, what it begins with, and its rows.
-
-    Neither half sees what the other has learnt, so what their A and B have in common is the client's task.
+def batches(
+    lengths: Sequence[int], halves: Sequence[Sequence[int]], batch_size: int, shuffle: torch.Generator
+) -> list[Batch]:
+    """The batches of one pass over a client's rows.
 
     Args:
-        task: with ``halves``; where its model has candidates, half h continues from candidate h, as number h + 2.
-        rows: the client's train rows, at least two.
-        kind: of the rows.
-        seed: root seed of the run.
-        client: whose rows.
-        by_label: whether labels may say which rows are in a half, and what the biases of a head begin with.
+        lengths: tokens of each row.
+        halves: the rows of either half; empty where they are not told apart.
+        batch_size: rows of a batch.
+        shuffle: draws the order.
     """
-    found = list[tuple[int, Tensors, Encoded]]()
-    for half, chosen in enumerate(split(rows, seed, client, by_label=by_label)):
-        start = task.model.candidates[half] if task.model.candidates else {}
-        own = rows.take(chosen)
-        prior = _prior(task.model.tensors, kind, own) if by_label else {}
-        found.append((half + len(task.model.candidates), {**task.model.tensors, **start, **prior}, own))
-    return found
+    if not halves:
+        return [(0, batch) for batch in training_batches(lengths, batch_size, shuffle)]
+    drawn = [training_batches([lengths[row] for row in half], batch_size, shuffle) for half in halves]
+    return in_turn([[[half[i] for i in batch] for batch in own] for half, own in zip(halves, drawn, strict=True)])
 
 
-def both(one: LocalResult, other: LocalResult, num_examples: int) -> LocalResult:
-    """The result of a task from those of its halves."""
-    tensors = {**one.update.tensors, **second_half(other.update.tensors)}
-    tensors |= _means(one.update.tensors, other.update.tensors)
-    loss = (one.update.metrics["loss"] + other.update.metrics["loss"]) / 2
-    update = replace(one.update, num_examples=num_examples, tensors=tensors, metrics={"loss": loss})
-    private = {**one.private, **_means(one.private, other.private)}
-    return LocalResult(update, private, one.steps + other.steps, one.seconds + other.seconds)
+def in_turn(halves: Sequence[Sequence[list[int]]]) -> list[Batch]:
+    """The batches of halves, one of each after the other."""
+    return [(half, batch) for both in zip_longest(*halves) for half, batch in enumerate(both) if batch is not None]
 
 
-def train_halves(
-    trainer: TrainsTasks,
-    load: Callable[[Tensors], None],
-    client: ClientId,
-    task: ClientTask,
-    rows: Encoded,
-    on_batch: OnBatch | None = None,
-    *,
-    by_label: bool = True,
-) -> LocalResult:
-    """Trains a task on each half of the rows, both from the same start, see :func:`halves_of`.
-
-    Args:
-        trainer: of either half.
-        load: puts tensors of the task's model in place.
-        client: whose rows.
-        task: with ``halves``.
-        rows: the client's train rows, at least two.
-        on_batch: called after every step, with the steps of both halves.
-        by_label: see :func:`halves_of`.
-
-    Raises:
-        UpdateRefusedError: as :meth:`fedlease.client.training.Trainer.train`.
-    """
-    results = []
-    halves = halves_of(task, rows, trainer.resident.task, trainer.optimiser.seed, client, by_label=by_label)
-    for half, (number, tensors, own) in enumerate(halves):
-        load(tensors)
-        report = None if on_batch is None else _over_both(on_batch, half)
-        results.append(trainer.train(client, replace(task, halves=False), own, report, half=Half(number, len(rows))))
-    return both(results[0], results[1], len(rows))
-
-
-def _prior(tensors: Tensors, task: Task, rows: Encoded) -> dict[str, torch.Tensor]:
-    """The biases of the last layer of a head, where they would be if rows differed in their labels alone.
+def beginning(task: ClientTask, tensors: Tensors, kind: Task, rows: Encoded) -> dict[str, Tensor]:
+    """The tensors that a task begins with; where halves are told apart, the head's biases are those of labels alone.
 
     Without them the first thing that an adapter learns is how frequent the labels are: clients of one task whose labels
     are skewed in opposite ways would have contrary B.
+
+    Args:
+        task: whose model has the initial head.
+        tensors: the model's, with private tensors laid over.
+        kind: of the rows.
+        rows: the client's train rows.
     """
-    biases = [name for name, t in tensors.items() if name in head_names(tensors) and name.endswith("bias")]
-    for name in sorted(biases, key=lambda name: len(tensors[name])):
-        bias = tensors[name]
-        if (found := task.bias(rows, len(bias))) is not None:
-            return {name: bias + found.to(bias)}
-    return {}
+    heads = head_names(task.model.tensors) if task.halves else ()
+    biases = [name for name in heads if name.endswith("bias")]
+    for name in sorted(biases, key=lambda name: len(task.model.tensors[name])):
+        bias = task.model.tensors[name]
+        if (found := kind.bias(rows, len(bias))) is not None:
+            return {**tensors, name: bias + found.to(bias)}
+    return dict(tensors)
 
 
-def _means(one: Tensors, other: Tensors) -> dict[str, torch.Tensor]:
-    """The mean of what does not belong to an expert, such as heads."""
-    return {name: (one[name] + other[name]) / 2 for name in one if TensorName.parse(name).expert is None}
+class SecondHalf:
+    """The part of trained values that batches of the second half have added.
+
+    Attributes:
+        part: one per value, of its shape.
+    """
+
+    def __init__(self, values: Sequence[nn.Parameter], begin: Sequence[Tensor] | None = None) -> None:
+        """Begins to follow values.
+
+        Args:
+            values: that an AdamW trains.
+            begin: their parts so far; None: 0.
+        """
+        self._values = values
+        self.part = [torch.zeros_like(value) for value in values] if begin is None else [part.clone() for part in begin]
+        self.fresh()
+
+    def fresh(self) -> None:
+        """Begins another stage, whose optimiser is a new one."""
+        self._moments = [torch.zeros_like(value) for value in self._values]
+        self._steps = [0] * len(self._values)
+
+    def follow(self, adamw: Optimizer, second: Sequence[float | Tensor]) -> None:
+        """Follows a step that has just been made, as long as the gradients are there; values without one made none.
+
+        Args:
+            adamw: that has made it.
+            second: one per value, 1 where the batch was of the second half, else 0; broadcast over the value.
+        """
+        groups = {id(value): group for group in adamw.param_groups for value in group["params"]}
+        for place, (value, share) in enumerate(zip(self._values, second, strict=True)):
+            if value.grad is None:
+                continue
+            group, part, moment = groups[id(value)], self.part[place], self._moments[place]
+            rate, (beta1, beta2) = group["lr"], group["betas"]
+            self._steps[place] += 1
+            step = self._steps[place]
+            moment.lerp_(value.grad * share, 1 - beta1)
+            sizes = adamw.state[value]["exp_avg_sq"].sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
+            part.mul_(1 - rate * group["weight_decay"]).addcdiv_(moment, sizes, value=-rate / (1 - beta1**step))
 
 
-def _over_both(on_batch: OnBatch, half: int) -> OnBatch:
-    return lambda client, done, total, loss: on_batch(client, half * total + done, 2 * total, loss)
+def told_apart(task: ClientTask) -> list[str]:
+    """The names of the B whose parts go back, sorted; empty of a task without halves."""
+    return [name for name in sorted(task.upload) if task.halves and TensorName.parse(name).kind == "B"]
+
+
+def parted(tensors: Tensors, second: Tensors) -> dict[str, Tensor]:
+    """What a task has trained, each B in the parts that the first and the second half have added to it.
+
+    Args:
+        tensors: that were trained, by name.
+        second: name of B -> the part of the second half.
+    """
+    return {**tensors, **{name: tensors[name] - part for name, part in second.items()}, **second_half(second)}

@@ -50,8 +50,8 @@ def refusal(terms: PrivacyTerms, request: Request, rows: int, spent: Amount) -> 
 
 
 def chooses(request: Request) -> bool:
-    """Whether a client would choose among adapters by its rows; the two of a task on halves are those of the halves."""
-    return bool(request.model.candidates) and not (isinstance(request, Train) and request.task.halves)
+    """Whether a client would choose among adapters by its rows."""
+    return bool(request.model.candidates)
 
 
 def disclosed(reply: Reply, epsilon: float) -> Reply:

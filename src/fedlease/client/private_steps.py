@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fedlease.client.halves import Batch, in_turn
 from fedlease.client.resident import ResidentModel
 from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
 from fedlease.core.row_noise import Amount, Draws, bounded_sum, noisy_mean, poisson_batch, sampling, samplings
@@ -71,6 +72,7 @@ class PrivateSteps:
         stage: of the task.
         noise: sigma.
         draws: of samples and noise.
+        halves: the rows of either half, where batches are of one; else empty.
     """
 
     training: "PrivateTraining"
@@ -79,11 +81,15 @@ class PrivateSteps:
     stage: Stage
     noise: float
     draws: Draws
+    halves: Sequence[Sequence[int]] = ()
 
-    def batches(self) -> list[list[int]]:
+    def batches(self) -> list[Batch]:
         """The samples of one pass."""
-        rate, count = sampling(len(self.rows), self.training.terms.batch_size, 1)
-        return [poisson_batch(len(self.rows), rate, self.draws) for _ in range(count)]
+        drawn = []
+        for rows in self.halves or (range(len(self.rows)),):
+            rate, count = sampling(len(rows), self.training.terms.batch_size, 1)
+            drawn.append([[rows[i] for i in poisson_batch(len(rows), rate, self.draws)] for _ in range(count)])
+        return in_turn(drawn)
 
     def backward(self, batch: Sequence[int]) -> Tensor:
         """Leaves the noisy gradient of a sample in the trained parameters; returns the mean loss of its rows, a scalar.
@@ -104,7 +110,7 @@ class PrivateSteps:
             bounded = bounded_sum(list(gradients.values()), terms.clip)
             for name, total in zip(gradients, bounded, strict=True):
                 sums[name] += total
-        expected = min(terms.batch_size, len(self.rows))
+        expected = min(terms.batch_size, *map(len, self.halves or (self.rows,)))
         for name, parameter in learning.items():
             parameter.grad = noisy_mean(
                 sums[name], noise=self.noise, clip=terms.clip, expected=expected, draws=self.draws
@@ -131,19 +137,24 @@ class PrivateTraining:
         self._model = StackedModel(self.resident, self.modules)
 
     def steps(
-        self, task: ClientTask, stage: Stage, rows: Encoded, draw: tuple[str | int, ...], *, of: int
+        self,
+        task: ClientTask,
+        stage: Stage,
+        rows: Encoded,
+        draw: tuple[str | int, ...],
+        halves: Sequence[Sequence[int]] = (),
     ) -> PrivateSteps:
         """The steps of a stage.
 
         Args:
             task: whose model is loaded.
             stage: of the task.
-            rows: that it trains on, all of the client's or a half of them.
+            rows: the client's train rows.
             draw: what its random numbers depend on beside the seed.
-            of: all train rows of the client, for which noise is found.
+            halves: the rows of either half, of sizes that differ by one at most; empty where they are not told apart.
         """
         draws = draws_of(self.terms.seed, "privacy", *draw)
-        return PrivateSteps(self, rows, task, stage, self.terms.noise(of), draws)
+        return PrivateSteps(self, rows, task, stage, self.terms.noise(len(rows)), draws, halves)
 
     def row_gradients(
         self, rows: Encoded, batch: Sequence[int], task: ClientTask, stage: Stage

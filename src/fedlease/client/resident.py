@@ -201,14 +201,6 @@ class ResidentModel:
             output: Tensor = model(**inputs, **extra).logits
         return output if last is None else output[:, -last:]
 
-    def features(self, inputs: Inputs) -> Tensor:
-        """Mean of the last hidden states over the tokens of each input, (b, hidden) float32."""
-        inputs = {name: values for name, values in inputs.items() if name in self._arguments}
-        with self._computing():
-            hidden: Tensor = self.model(**inputs, output_hidden_states=True).hidden_states[-1]
-        mask = inputs["attention_mask"].unsqueeze(-1).to(torch.float32)
-        return (hidden.float() * mask).sum(1) / mask.sum(1)
-
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
         """Token ids of prompt and continuation, (b, tokens); the prompt is padded on the left.
 

@@ -6,40 +6,20 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedlease.client.store import WARMUP_SLOT, Private
-from fedlease.core.adapters import expert_tensors, renumber
 from fedlease.core.codec import serialisable
 from fedlease.core.types import ANCHOR, ClientId, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import Measured
 
 __all__ = [
-    "WHOLE",
     "Ahead",
-    "Half",
     "LocalResult",
     "as_asked",
-    "as_trained",
     "check_learnt",
     "kept_result",
     "local_result",
     "sketched",
 ]
-
-
-@dataclass(frozen=True)
-class Half:
-    """The half of a client's rows that is trained on.
-
-    Attributes:
-        number: 0 or 1, 2 or 3 where it goes on from what it has learnt before.
-        of: all train rows of the client; 0 where it trains on all of them.
-    """
-
-    number: int = 0
-    of: int = 0
-
-
-WHOLE = Half()  # all rows of a client
 
 
 @serialisable
@@ -107,33 +87,17 @@ def _check_finite(client: ClientId, tensors: Tensors, names: Collection[str]) ->
 def local_result(
     client: ClientId, task: ClientTask, num_examples: int, tensors: Tensors, loss: float, steps: int, seconds: float
 ) -> LocalResult:
-    """Divides trained tensors into the update and what stays with the client."""
+    """Divides trained tensors into the update and what stays with the client, which a sketch is not made of yet."""
     update = ClientUpdate(
         client=client,
         phase=task.phase,
         round=task.round,
         num_examples=num_examples,
-        tensors={name: tensors[name] for name in sorted({*task.upload, *task.gradient_names.values()})},
+        tensors={name: tensors[name] for name in sorted(task.expected)},
         metrics={"loss": loss},
     )
     own = (task.private | {ANCHOR}) & tensors.keys()
     return LocalResult(update, {name: tensors[name] for name in sorted(own)}, steps, seconds)
-
-
-def as_trained(client: ClientId, task: ClientTask, private: Private) -> ClientTask:
-    """A task as it is trained: without its sketch, and on halves from what the client has kept of them, if so asked.
-
-    Raises:
-        UpdateRefusedError: it has kept none.
-    """
-    task = replace(task, sketch=None)
-    if not (task.model.warmed and task.halves):
-        return task
-    kept = private.slots.get(WARMUP_SLOT, {})
-    halves = tuple(renumber(expert_tensors(kept, half), 0) for half in (0, 1))
-    if not all(halves):
-        raise UpdateRefusedError(client, "it has kept no warm-up")
-    return replace(task, model=replace(task.model, candidates=halves, warmed=False))
 
 
 def as_asked(known: LocalResult, task: ClientTask) -> LocalResult:
@@ -161,7 +125,7 @@ def sketched(result: LocalResult, task: ClientTask) -> LocalResult:
     """A warm-up as it leaves: sketches, while the adapter that they are of stays with the client.
 
     Args:
-        result: of the task without its sketch; of halves, their A and B.
+        result: of the task without its sketch.
         task: as it was asked; one without a sketch leaves the result as it is.
 
     Raises:

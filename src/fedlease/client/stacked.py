@@ -55,7 +55,7 @@ def layout(job: Job | Scoring) -> Any:
     task = job.task
     term = task.term or LocalTerm()
     penalties = term.pull, term.tail, term.kept, term.apart
-    return like, stages, penalties, task.gradients, frozenset(slots[name] for name in task.upload)
+    return like, stages, penalties, task.gradients, task.halves, frozenset(slots[name] for name in task.upload)
 
 
 @dataclass
@@ -79,11 +79,11 @@ class Stacker:
         """What is optimised and scored."""
         return self.trainer.resident.task
 
-    def train(self, jobs: Sequence[Job]) -> dict[tuple[ClientId, int], LocalResult | UpdateRefusedError]:
+    def train(self, jobs: Sequence[Job]) -> dict[ClientId, LocalResult | UpdateRefusedError]:
         """Trains those that go together; what is not in the result is to be trained alone.
 
         Args:
-            jobs: of one step, each with a key of its own.
+            jobs: of one step, one of a client.
         """
         return self._together(jobs, self.trainer.train)
 

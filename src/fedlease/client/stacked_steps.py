@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fedlease.client.block import Block
+from fedlease.client.halves import SecondHalf
 from fedlease.client.training import Optimiser
 from fedlease.core.types import ClientTask, TensorName, Tensors
 
@@ -16,7 +17,15 @@ __all__ = ["StackedAdamW", "stacked_term"]
 class StackedAdamW:
     """AdamW over the rows of a block; clients that make equally many steps are one group, which ends as one."""
 
-    def __init__(self, values: Tensor, totals: Sequence[int], options: Optimiser) -> None:
+    def __init__(self, values: Tensor, totals: Sequence[int], options: Optimiser, second: Tensor | None = None) -> None:
+        """Begins with the first step.
+
+        Args:
+            values: a row per client, those of the most steps first.
+            totals: steps of each.
+            options: of the optimiser.
+            second: what the second half of each client's rows has added so far; None does not tell halves apart.
+        """
         self._parameters: list[tuple[slice, nn.Parameter]] = []
         rates: list[Callable[[int], float]] = []
         for total in dict.fromkeys(totals):
@@ -27,13 +36,30 @@ class StackedAdamW:
         groups = [{"params": [parameter]} for _, parameter in self._parameters]
         adamw = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
         self._schedule = LambdaLR(adamw, rates)
+        self._second = None
+        if second is not None:
+            places, parameters = zip(*self._parameters, strict=True)
+            self._second = SecondHalf(parameters, [second[place] for place in places])
 
-    def step(self, gradients: Tensor) -> None:
-        """One step of the first clients, whose gradients these are, and of the learning rate."""
+    def step(self, gradients: Tensor, halves: Sequence[int]) -> None:
+        """One step of the first clients, whose gradients these are, and of the learning rate.
+
+        Args:
+            gradients: a row per client.
+            halves: the half that each one's batch is of.
+        """
         for place, parameter in self._parameters:
             parameter.grad = gradients[place] if place.stop <= len(gradients) else None
         self._schedule.optimizer.step()
+        if self._second is not None:
+            shares = torch.tensor(halves, dtype=gradients.dtype).to(gradients.device, non_blocking=True).unsqueeze(1)
+            self._second.follow(self._schedule.optimizer, [shares[place] for place, _ in self._parameters])
         self._schedule.step()
+
+    @property
+    def second(self) -> Tensor | None:
+        """What the second half of each client's rows has added; None where halves are not told apart."""
+        return None if self._second is None else torch.cat(self._second.part)
 
 
 def stacked_term(

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlease.client.block import Block
+from fedlease.client.halves import Batch, batches, parted, split, told_apart
 from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
@@ -24,7 +26,7 @@ from fedlease.core.seeds import derive, generator
 from fedlease.core.types import ANCHOR, AdapterSpec, ClientId, ClientTask, Stage, Tensors
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import StackingTask
-from fedlease.tasks.encoded import Encoded, on_device, training_batches
+from fedlease.tasks.encoded import Encoded, on_device
 from fedlease.tasks.stacking import filled, of_rows
 
 __all__ = ["Job", "StackedTrainer", "slots_only"]
@@ -41,7 +43,6 @@ class Job:
         rows: its train rows, tokenised.
         num_labels: size of its label list.
         on_batch: receives its steps, once per epoch.
-        half: which half of the client's rows these are; it draws its own batches and dropout.
     """
 
     client: ClientId
@@ -50,16 +51,10 @@ class Job:
     rows: Encoded
     num_labels: int
     on_batch: OnBatch | None = None
-    half: int = 0
 
-    @property
-    def key(self) -> tuple[ClientId, int]:
-        """What tells it from other jobs."""
-        return self.client, self.half
-
-    def draw(self, stage: int) -> tuple[str | int, ...]:
+    def draw(self, stage: int) -> tuple[str, int, int]:
         """What its random numbers in a stage depend on beside seed and purpose, as when it is trained alone."""
-        return (self.client, self.task.round, stage, *([self.half] if self.half else []))
+        return self.client, self.task.round, stage
 
 
 def slots_only(stage: Stage, order: Sequence[int]) -> tuple[int, ...] | None:
@@ -77,6 +72,7 @@ class _Course:
         tensors: current values, by slot.
         begin: place of its first row among those of all clients.
         lengths: tokens of its rows.
+        halves: the rows of either half, where they are told apart; else empty.
         batches: of the current stage.
         per_epoch: steps of one pass.
         done: steps of earlier stages.
@@ -84,6 +80,7 @@ class _Course:
         loss: mean over its rows in the last pass.
         anchor: mean direction of some of its rows, (hidden,), where the task asks for it.
         gradients: sums over the steps of all stages, by slot; {} where the task does not ask for their means.
+        second: by slot, the part that the second half has added to each B; {} where halves are not told apart.
         refused: why its result cannot be used.
     """
 
@@ -93,12 +90,14 @@ class _Course:
     begin: int
     lengths: Sequence[int]
     per_epoch: int
-    batches: Sequence[Sequence[int]] = ()
+    halves: Sequence[Sequence[int]] = ()
+    batches: Sequence[Batch] = ()
     done: int = 0
     learnt: bool = False
     loss: float = 0.0
     anchor: Tensor | None = None
     gradients: Tensors = field(default_factory=dict)
+    second: Tensors = field(default_factory=dict)
     refused: UpdateRefusedError | None = None
 
     def read(self, begin: int, losses: Sequence[float]) -> None:
@@ -113,12 +112,13 @@ class _Course:
             if self.refused is None and job.on_batch is not None:
                 job.on_batch(job.client, done, total, loss)
 
-    def end(self, losses: Sequence[float], values: Tensors, sums: Tensors, *, learnt: bool) -> None:
+    def end(self, losses: Sequence[float], values: Tensors, sums: Tensors, second: Tensors, *, learnt: bool) -> None:
         """Takes what a stage has come to; ``losses`` are those of its last pass, ``sums`` those of gradients."""
         last = zip(losses, self.batches[-self.per_epoch :], strict=True)
-        self.loss = math.fsum(loss * len(batch) for loss, batch in last) / len(self.job.rows)
+        self.loss = math.fsum(loss * len(batch) for loss, (_, batch) in last) / len(self.job.rows)
         self.tensors = {**self.tensors, **values}
         self.gradients = {**self.gradients, **sums}  # no tensor of an adapter learns in two stages
+        self.second = {**self.second, **second}
         self.learnt = self.learnt or learnt
         self.done += len(self.batches)
 
@@ -128,6 +128,8 @@ class _Course:
         if self.refused is not None:
             return self.refused
         tensors = {name: self.tensors[self.names[name]] for name in sorted(task.trainable | task.upload)}
+        if self.halves:
+            tensors = parted(tensors, {name: self.second[self.names[name]] for name in told_apart(task)})
         for name, gradient in task.gradient_names.items():
             tensors[gradient] = self.gradients[self.names[name]] / self.done
         if self.anchor is not None:
@@ -153,14 +155,14 @@ class StackedTrainer:
     optimiser: Optimiser
     _model: StackedModel | None = field(default=None, repr=False)
 
-    def train(self, jobs: Sequence[Job]) -> dict[tuple[ClientId, int], LocalResult | UpdateRefusedError]:
+    def train(self, jobs: Sequence[Job]) -> dict[ClientId, LocalResult | UpdateRefusedError]:
         """Trains them; one that diverges is refused alone.
 
         Args:
             jobs: at least one, all of one layout.
 
         Returns:
-            Key of a job -> its result, or why there is none, as :meth:`fedlease.client.training.Trainer.train` has it.
+            Client -> its result, or why there is none, as :meth:`fedlease.client.training.Trainer.train` has it.
 
         Raises:
             RowsNotFirstError: the architecture cannot compute clients together.
@@ -177,7 +179,7 @@ class StackedTrainer:
             if jobs[0].task.model.spec.anchors:
                 self._add_anchors(model, courses)
         seconds = (time.perf_counter() - started) / len(jobs)
-        return {course.job.key: course.outcome(seconds) for course in courses}
+        return {course.job.client: course.outcome(seconds) for course in courses}
 
     def model(self, spec: AdapterSpec) -> StackedModel:
         """The base with room for the adapters of several clients, which all are on the same modules."""
@@ -187,12 +189,13 @@ class StackedTrainer:
 
     def _courses(self, jobs: Sequence[Job]) -> list[_Course]:
         """Whoever makes the most steps first: who is left when others have ended are the first rows of a block."""
-        steps = {job.key: self.optimiser.steps_per_epoch(job.rows) for job in jobs}
+        steps = {job.client: self.optimiser.steps_per_epoch(job.rows, halves=job.task.halves) for job in jobs}
         courses, begin = [], 0
-        for job in sorted(jobs, key=lambda job: (-steps[job.key], job.key)):
+        for job in sorted(jobs, key=lambda job: (-steps[job.client], job.client)):
             names = to_slots(job.tensors.keys(), job.task.model.spec)
             tensors = {names[name]: tensor for name, tensor in job.tensors.items()}
-            courses.append(_Course(job, names, tensors, begin, job.rows.lengths, steps[job.key]))
+            halves = split(job.rows, self.optimiser.seed, job.client) if job.task.halves else ()
+            courses.append(_Course(job, names, tensors, begin, job.rows.lengths, steps[job.client], halves))
             begin += len(job.rows)
         return courses
 
@@ -204,11 +207,12 @@ class StackedTrainer:
         model.load(spec, [course.tensors for course in courses], labels, trainable, only)
         for course in courses:
             shuffle = generator(options.seed, "batches", *course.job.draw(number))
-            passes = [training_batches(course.lengths, options.batch_size, shuffle) for _ in range(stage.epochs)]
-            course.batches = [batch for batches in passes for batch in batches]
+            passes = [batches(course.lengths, course.halves, options.batch_size, shuffle) for _ in range(stage.epochs)]
+            course.batches = [batch for one in passes for batch in one]
         self._seed_dropout(model, courses, number)
         totals = [len(course.batches) for course in courses]
-        adamw = StackedAdamW(model.trained.values, totals, options)
+        second = _parts(courses, model.trained) if job.task.halves else None
+        adamw = StackedAdamW(model.trained.values, totals, options, second)
         jobs = [course.job for course in courses]
         received = [other.tensors for other in jobs]
         add_term = stacked_term([other.task for other in jobs], [c.names for c in courses], received, model.trained)
@@ -231,7 +235,7 @@ class StackedTrainer:
             if options.clip_norm is not None:
                 norms = torch.linalg.vector_norm(gradients, 2, 1, keepdim=True)
                 gradients *= (options.clip_norm / (norms + 1e-6)).clamp(max=1.0)
-            adamw.step(gradients)
+            adamw.step(gradients, [course.batches[step][0] for course in courses[:active]])
             if (step + 1) % courses[0].per_epoch == 0:
                 # The only place where the processor waits for an accelerator.
                 for course, values in zip(courses, losses[read : step + 1].T.tolist(), strict=True):
@@ -239,10 +243,11 @@ class StackedTrainer:
                 read = step + 1
         found, by_client, values = learnt.tolist(), losses.T.tolist(), model.trained.read()
         of_steps = [{}] * len(courses) if sums is None else model.trained.read(sums)
-        for course, total, own_losses, tensors, collected, did in zip(
-            courses, totals, by_client, values, of_steps, found, strict=True
+        parts = [{}] * len(courses) if adamw.second is None else model.trained.read(adamw.second)
+        for course, total, own_losses, tensors, collected, part, did in zip(
+            courses, totals, by_client, values, of_steps, parts, found, strict=True
         ):
-            course.end(own_losses[total - course.per_epoch : total], tensors, collected, learnt=did)
+            course.end(own_losses[total - course.per_epoch : total], tensors, collected, part, learnt=did)
 
     def _add_anchors(self, model: StackedModel, courses: Sequence[_Course]) -> None:
         spec, seed = courses[0].job.task.model.spec, self.optimiser.seed
@@ -260,18 +265,25 @@ class StackedTrainer:
         """Every client's loss of one step, (clients,)."""
         task = self.resident.task
         assert isinstance(task, StackingTask)
-        batches = [course.batches[step] for course in courses]
-        indices, most = filled(batches, [course.begin for course in courses])
-        shares = np.zeros((len(batches), most), np.float32)  # a row that fills a batch up counts nothing
-        for own, course, batch in zip(shares, courses, batches, strict=True):
+        now = [course.batches[step][1] for course in courses]
+        indices, most = filled(now, [course.begin for course in courses])
+        shares = np.zeros((len(now), most), np.float32)  # a row that fills a batch up counts nothing
+        for own, course, batch in zip(shares, courses, now, strict=True):
             own[: len(batch)] = task.row_shares(course.job.rows, batch)
-        model.next_batch([(len(b), max(c.lengths[i] for i in b)) for c, b in zip(courses, batches, strict=True)])
+        model.next_batch([(len(b), max(c.lengths[i] for i in b)) for c, b in zip(courses, now, strict=True)])
         losses = task.row_losses(model, rows, indices).view(shares.shape)
         return (losses * on_device(shares, model.device)).sum(1)
 
     def _seed_dropout(self, model: StackedModel, courses: Sequence[_Course], number: int) -> None:
         seed, jobs = self.optimiser.seed, [course.job for course in courses]
-        everyone = [part for job in sorted(jobs, key=lambda job: job.key) for part in job.draw(number)]
+        everyone = [part for job in sorted(jobs, key=lambda job: job.client) for part in job.draw(number)]
         torch.manual_seed(derive(seed, "dropout", "stacked", *everyone))
         on_cpu = model.device.type == "cpu"
         model.plan.draws = [generator(seed, "dropout", *job.draw(number)) for job in jobs if on_cpu]
+
+
+def _parts(courses: Sequence[_Course], trained: Block) -> Tensor:
+    """What the second half has added to every client's tensors in earlier stages, as they lie in the block."""
+    nothing = [{name: torch.zeros_like(course.tensors[name]) for name in trained.names} for course in courses]
+    parts = [{**zeros, **course.second} for zeros, course in zip(nothing, courses, strict=True)]
+    return Block(parts, trained.names, trained.values.device).values

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fedlease.client.gradients import MeanGradients
+from fedlease.client.halves import Batch, SecondHalf, batches, parted, split, told_apart
 from fedlease.client.private_steps import PrivateSteps, PrivateTraining
 from fedlease.client.resident import ResidentModel
-from fedlease.client.results import WHOLE, Half, LocalResult, check_learnt, local_result
+from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.core.choices import LrSchedule
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import ANCHOR, ClientId, ClientTask
 from fedlease.errors import UpdateRefusedError
-from fedlease.tasks.encoded import Encoded, training_batches
+from fedlease.tasks.encoded import Encoded
 
 __all__ = ["OnBatch", "Optimiser", "Progress", "Share", "Trainer", "TrainsTasks", "anchor_rows"]
 
@@ -52,9 +53,10 @@ class Optimiser:
         """Number of a step, from 0, -> its share of ``lr``, of so many steps in total."""
         return lambda step: 1 - step / total if self.lr_schedule == "linear" else 1.0
 
-    def steps_per_epoch(self, rows: Encoded) -> int:
-        """Batches in one pass over rows."""
-        return math.ceil(len(rows) / self.batch_size)
+    def steps_per_epoch(self, rows: Encoded, *, halves: bool = False) -> int:
+        """Batches in one pass over rows; on ``halves``, none of which has rows of both."""
+        sizes = ((len(rows) + 1) // 2, len(rows) // 2) if halves else (len(rows),)
+        return sum(math.ceil(size / self.batch_size) for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Share:
         add_term: adds the gradient of the task's term to that of a batch.
         gradients: takes the gradient of a batch before that.
         private: samples and bounds rows and adds noise, in the place of plain batches and their gradients.
+        halves: the rows of either half, where they are told apart; else empty.
+        second: follows what the second half adds; None where they are not.
     """
 
     rows: Encoded
@@ -78,6 +82,14 @@ class Share:
     add_term: Callable[[], None] | None = None
     gradients: MeanGradients | None = None
     private: PrivateSteps | None = None
+    halves: Sequence[Sequence[int]] = ()
+    second: SecondHalf | None = None
+
+    def batches(self, batch_size: int) -> list[Batch]:
+        """Those of one pass."""
+        if self.private is not None:
+            return self.private.batches()
+        return batches(self.rows.lengths, self.halves, batch_size, self.shuffle)
 
 
 @dataclass
@@ -103,9 +115,7 @@ class TrainsTasks(Protocol):
     resident: ResidentModel
     optimiser: Optimiser
 
-    def train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: Half = WHOLE
-    ) -> LocalResult:
+    def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
         """See :meth:`Trainer.train`."""
 
 
@@ -123,9 +133,7 @@ class Trainer:
     optimiser: Optimiser
     privacy: PrivateTraining | None = None
 
-    def train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: Half = WHOLE
-    ) -> LocalResult:
+    def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
         """Trains the stages of a task; the task's model and the client's private tensors are loaded before.
 
         Args:
@@ -133,7 +141,6 @@ class Trainer:
             task: what to train and what to upload.
             rows: the client's train rows, tokenised.
             on_batch: called after every step.
-            half: which half of the client's rows these are; each number draws its own batches and dropout.
 
         Raises:
             UpdateRefusedError: the loss is NaN or infinite, or no gradient reached anything. Nothing of this task may
@@ -141,30 +148,28 @@ class Trainer:
             ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
         """
         with self.resident.repeatable():
-            return self._train(client, task, rows, on_batch, half)
+            return self._train(client, task, rows, on_batch)
 
-    def _train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None, half: Half
-    ) -> LocalResult:
+    def _train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None) -> LocalResult:
         resident, seed = self.resident, self.optimiser.seed
         torch.set_num_threads(self.optimiser.threads)
         started = time.perf_counter()
-        per_epoch = self.optimiser.steps_per_epoch(rows)
+        per_epoch = self.optimiser.steps_per_epoch(rows, halves=task.halves)
         progress = Progress(sum(stage.epochs for stage in task.stages) * per_epoch, on_batch)
         loss, term = 0.0, task.term
         gradients = MeanGradients(resident.parameters, task.gradient_names) if task.gradients else None
         add_term = None if term is None else term.adder(resident.parameters, task.trainable & task.upload)
+        halves = split(rows, seed, client, by_label=self.privacy is None) if task.halves else ()
+        second = SecondHalf([resident.parameters[name] for name in told_apart(task)]) if task.halves else None
         try:
             for number, stage in enumerate(task.stages):
                 parameters = resident.train_only(stage.trainable)
                 resident.restrict(stage.experts)
-                draw: tuple[str | int, ...] = (client, task.round, number, *([half.number] if half.number else []))
+                draw = (client, task.round, number)
                 torch.manual_seed(derive(seed, "dropout", *draw))
-                private = (
-                    None
-                    if self.privacy is None
-                    else self.privacy.steps(task, stage, rows, draw, of=half.of or len(rows))
-                )
+                private = None if self.privacy is None else self.privacy.steps(task, stage, rows, draw, halves)
+                if second is not None:
+                    second.fresh()
                 share = Share(
                     rows,
                     generator(seed, "batches", *draw),
@@ -172,6 +177,8 @@ class Trainer:
                     add_term=add_term,
                     gradients=gradients,
                     private=private,
+                    halves=halves,
+                    second=second,
                 )
                 loss = self.fit({client: share}, stage.epochs, progress)[client]
         finally:
@@ -179,6 +186,9 @@ class Trainer:
         tensors = resident.read(task.trainable | task.upload)
         if gradients is not None:
             tensors |= gradients.read()
+        if second is not None:
+            parts = [part.cpu() for part in second.part]
+            tensors = parted(tensors, dict(zip(told_apart(task), parts, strict=True)))
         if task.model.spec.anchors:
             questions = rows.questions(anchor_rows(client, rows, task.model.spec.anchors, seed), resident.device)
             tensors[ANCHOR] = resident.represent(questions).mean(0).cpu()
@@ -210,7 +220,9 @@ class Trainer:
         trained = {id(parameter): parameter for share in shares.values() for parameter in share.parameters}
         options = self.optimiser
         adamw = torch.optim.AdamW(trained.values(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
-        total = epochs * sum(options.steps_per_epoch(share.rows) for share in shares.values())
+        total = epochs * sum(
+            options.steps_per_epoch(share.rows, halves=bool(share.halves)) for share in shares.values()
+        )
         schedule = LambdaLR(adamw, options.rate(total))
         self.resident.model.train()
         losses: dict[ClientId, list[float]] = {}
@@ -235,10 +247,11 @@ class Trainer:
         order: torch.Generator | None,
     ) -> Iterator[tuple[ClientId, int, Tensor]]:
         """One pass; the loss of every step, a scalar that is still on the device."""
-        batches = [(client, batch) for client, share in shares.items() for batch in self._batches(share)]
+        size = self.optimiser.batch_size
+        steps = [(client, *batch) for client, share in shares.items() for batch in share.batches(size)]
         if order is not None:
-            batches = [batches[i] for i in torch.randperm(len(batches), generator=order).tolist()]
-        for client, batch in batches:
+            steps = [steps[i] for i in torch.randperm(len(steps), generator=order).tolist()]
+        for client, half, batch in steps:
             share = shares[client]
             self.resident.use_head(share.head)
             if share.private is None:
@@ -257,14 +270,11 @@ class Trainer:
             if self.optimiser.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(share.parameters, self.optimiser.clip_norm)
             schedule.optimizer.step()
+            if share.second is not None:
+                share.second.follow(schedule.optimizer, [half] * len(share.second.part))
             schedule.optimizer.zero_grad(set_to_none=True)
             schedule.step()
             yield client, len(batch), loss.detach()
-
-    def _batches(self, share: Share) -> list[list[int]]:
-        if share.private is not None:
-            return share.private.batches()
-        return training_batches(share.rows.lengths, self.optimiser.batch_size, share.shuffle)
 
 
 def _one_behind(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedlease.client.cache import WorkCache
-from fedlease.client.halves import split, train_halves
+from fedlease.client.halves import beginning
 from fedlease.client.messages import (
     FinalScores,
     Finish,
@@ -22,7 +22,7 @@ from fedlease.client.messages import (
 from fedlease.client.private_replies import disclosed, passes_in, refusal
 from fedlease.client.private_steps import PrivacyTerms
 from fedlease.client.resident import ResidentModel
-from fedlease.client.results import Ahead, LocalResult, as_asked, as_trained, kept_result, sketched
+from fedlease.client.results import Ahead, LocalResult, as_asked, kept_result, sketched
 from fedlease.client.store import Private
 from fedlease.client.training import OnBatch, TrainsTasks
 from fedlease.core.choices import StopMetric
@@ -128,43 +128,22 @@ class ClientWorker:
         self._resident.load(model, self.client.num_labels, tensors)
         return choice
 
-    def received(self, model: ClientModel, *, halves: bool = False, refit: bool = False) -> tuple[Tensors, int | None]:
+    def received(self, model: ClientModel) -> tuple[Tensors, int | None]:
         """A model's tensors with the private ones laid over, and the index of the candidate that fits the rows
         best, whose tensors are among them.
-
-        The candidates of a task on halves are not chosen from.
         """
         tensors = self.private.overlay(model)
-        if not model.candidates or halves:
+        if not model.candidates:
             return tensors, None
-        if refit:
-            best = self._compare_refitted(model, tensors)
-            return (tensors if best < 2 else {**tensors, **model.candidates[best]}), best
         if (choice := self.ahead.choice) is None:
-            losses = [self._loss(model, {**tensors, **candidate}, self.client.train) for candidate in model.candidates]
+            losses = [self._loss(model, {**tensors, **candidate}) for candidate in model.candidates]
             choice = losses.index(min(losses))
         return {**tensors, **model.candidates[choice]}, choice
 
-    def _compare_refitted(self, model: ClientModel, tensors: Tensors) -> int:
-        """The best of the candidates of a task that refits; 0 for what the client has learnt itself."""
-        rows, seed = self.client.train, self.trainer.optimiser.seed
-        halves = [rows.take(half) for half in split(rows, seed, self.client.data.id) if half]
-        # Each half is compared on the other's rows, so that it has not seen them, like everyone else's candidates.
-        own, others = model.candidates[1::-1], model.candidates[2:]
-        losses = [
-            sum(
-                self._loss(model, {**tensors, **adapter}, half, refit=True)
-                for adapter, half in zip(both, halves, strict=False)
-            )
-            for both in (own, *((other, other) for other in others))
-        ]
-        best = losses.index(min(losses))
-        return best + 1 if best else 0
-
-    def _loss(self, model: ClientModel, tensors: Tensors, rows: Encoded, *, refit: bool = False) -> float:
+    def _loss(self, model: ClientModel, tensors: Tensors) -> float:
+        """The mean loss on the client's train rows."""
         self._resident.load(model, self.client.num_labels, tensors)
-        task = self._resident.task
-        return (task.refitted_loss if refit else task.mean_loss)(self._resident, rows, self.trainer.optimiser.threads)
+        return self._resident.task.mean_loss(self._resident, self.client.train, self.trainer.optimiser.threads)
 
     def validate(self, model: ClientModel, metric: StopMetric) -> float:
         """Scores the client's model on its validation rows: the headline metric, or the mean loss."""
@@ -186,12 +165,12 @@ class ClientWorker:
 
     def _train(self, request: Train) -> Trained:
         client, begun = self.client, time.perf_counter()
-        task = as_trained(client.data.id, request.task, self.private)
+        task = replace(request.task, sketch=None)
         if not task.stages:
             result = kept_result(client.data.id, task, len(client.train), self.private)
             self.private = self.private.trained(request.step, task.model.spec, {})
             return Trained(result.update, None, 0, 0.0, 0.0)
-        tensors, choice = self.received(task.model, halves=task.halves, refit=task.refit)
+        tensors, choice = self.received(task.model)
         key = self.cache.step_key(client.data.id, task, tensors)
         known = self.cache.get(key, LocalResult)
         loaded = known is None and self.ahead.result is None
@@ -206,7 +185,7 @@ class ClientWorker:
             metrics = {name: value for name, value in measured.metrics.items() if name != "loss"}
         scored = time.perf_counter() - begun + self.ahead.seconds
         if known is None:
-            result = self._trained(task)
+            result = self._trained(task, tensors)
             self.cache.put(key, result)
         else:
             result = as_asked(known, task)
@@ -217,21 +196,17 @@ class ClientWorker:
         update = replace(result.update, choice=choice)
         return Trained(update, score, result.steps, result.seconds, scored, known is not None, metrics=metrics)
 
-    def _trained(self, task: ClientTask) -> LocalResult:
-        """Trains a task; its model is loaded, and loaded again where halves are trained apart."""
+    def _trained(self, task: ClientTask, tensors: Tensors) -> LocalResult:
+        """Trains a task, whose model is loaded with these tensors."""
         client = self.client
         if isinstance(ahead := self.ahead.result, UpdateRefusedError):
             raise ahead
         if ahead is not None:
             return ahead
-        if not task.halves:
-            return self.trainer.train(client.data.id, task, client.train, self.on_batch)
-
-        def load(tensors: Tensors) -> None:
-            self._resident.load(task.model, client.num_labels, tensors)
-
-        by_label = self.terms is None
-        return train_halves(self.trainer, load, client.data.id, task, client.train, self.on_batch, by_label=by_label)
+        if task.halves and self.terms is None:
+            begin = beginning(task, tensors, self._resident.task, client.train)
+            self._resident.load(task.model, client.num_labels, begin)
+        return self.trainer.train(client.data.id, task, client.train, self.on_batch)
 
     def _finish(self, request: Finish) -> FinalScores:
         """The final scores, by the evaluation contract."""

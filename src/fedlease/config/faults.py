@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from fedlease.config.privacy import methods_asked, privacy_faults, sketch_faults, sum_faults
+from fedlease.config.privacy import privacy_faults, sketch_faults, sum_faults
 from fedlease.config.sections import ranks_differ
 from fedlease.config.tables import LABELLED, known_sources, known_tasks
 from fedlease.core.choices import PLUS, ServerRule
@@ -177,13 +177,8 @@ def _variant_faults(section: str, defaults: Mapping[str, Any], raw: Mapping[str,
             faults.append(f"{section}.halves: must be false when clusters are formed again ({section}.reallocate)")
         if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
             faults.append(f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}")
-        if variant.get("early_groups") is True and grouping != "similarity":
-            faults.append(f"{section}.early_groups: needs {section}.grouping = 'similarity', it is {_shown(grouping)}")
-        run = section.replace("_", "-") in methods_asked(raw)
-        if run and variant.get("unsure") == "loss" and grouping == "similarity" and raw.get("head") == "shared":
-            faults.append(
-                f"{section}.unsure: must be 'alone' when head is 'shared', since labels differ, received 'loss'"
-            )
+        if variant.get("signal") == "A" and grouping == "similarity":
+            faults.append(f"{section}.signal: must be 'B' or 'BA' for {section}.grouping = 'similarity', received 'A'")
     return faults
 
 

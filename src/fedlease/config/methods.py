@@ -20,7 +20,6 @@ from fedlease.core.choices import (
     Signal,
     TreeDistance,
     Unlike,
-    Unsure,
 )
 
 __all__ = [
@@ -68,15 +67,8 @@ class FedLeaseSettings(Section):
     """``clusters`` (paper); ``similarity``: by what halves of a client's rows have in common with those of others
     (ours, needs ``halves``); ``clients``: one expert per client; ``random``: ``num_experts`` groups; ``given``."""
     halves: bool = False
-    """Every client warms up on two halves of its rows apart, with equal numbers of steps, so that it is known how much
-    of its B is its task. Ours."""
-    early_groups: bool = False
-    """Clients are grouped after E/2 passes. Groups that are not sure then go on with their halves, to equal numbers of
-    steps, and all clients are grouped again; sure ones make the rest of E in round 1, from their mean. Needs
-    ``halves`` and ``grouping: similarity``."""
-    unsure: Unsure = "alone"
-    """A client that never learnt its task: ``alone``, or with the expert of lowest ``loss`` on its rows, where
-    ``grouping`` is ``similarity`` and ``routing`` is ``own``."""
+    """The warm-up tells what either half of a client's rows has added to B, and so how much of it is the client's task.
+    Clients make about equal numbers of steps. Ours."""
     num_experts: Positive | None = None
     """This M whatever the silhouettes say; None lets them choose."""
     assignment: dict[str, int] | None = None
@@ -112,8 +104,8 @@ class FedLeaseSettings(Section):
     admitted: tuple[str, ...] = ()
     """Late clients that are placed however unlike they are; may be given when a run is resumed over Flower."""
     reallocate: Positive | None = None
-    """Number of rounds after which clients are grouped anew, each time; on halves, those that had not learnt their
-    task. None groups once. Ours, on trial."""
+    """Number of rounds after which clients are grouped anew, each time; with ``halves``, those that had not
+    learnt their task. None groups once. Ours, on trial."""
 
 
 class FedLeasePlusSettings(FedLeaseSettings):
@@ -122,7 +114,6 @@ class FedLeasePlusSettings(FedLeaseSettings):
     halves: bool = PLUS["halves"]
     grouping: GroupingName = PLUS["grouping"]
     signal: Signal = PLUS["signal"]
-    unsure: Unsure = PLUS["unsure"]
     average: Average = PLUS["average"]
     routing: Routing = PLUS["routing"]
 

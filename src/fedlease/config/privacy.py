@@ -75,29 +75,11 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
                 "scales numbers by the mean and the deviation of a client's own rows, which noise does not cover; "
                 "must be one that learns no numbers",
             ),
-            *_of_groupings(raw),
         )
         if value != allowed
     )
     if CENTRALISED in methods_asked(raw):
         yield f"method: {CENTRALISED} pools the rows of all clients, which privacy.epsilon is to protect"
-
-
-def _of_groupings(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]:
-    """What the groupings of FedLEASE ask of single clients, as it turns out in the run."""
-    for section in _groupings(raw):
-        yield (
-            f"{section}.early_groups",
-            _of(raw, section, "early_groups") or False,
-            False,
-            "has clients make passes by what others have learnt, which noise was not found for; must be false",
-        )
-        yield (
-            f"{section}.unsure",
-            _of(raw, section, "unsure") or "alone",
-            "alone",
-            "has a client choose an expert by its train rows, which noise does not cover; must be 'alone'",
-        )
 
 
 def _groupings(raw: Mapping[str, Any]) -> list[str]:
@@ -170,9 +152,8 @@ def _variant_faults(raw: Mapping[str, Any], method: str) -> Iterator[str]:
     given = {**(PLUS if method == "fedlease-plus" else {}), **(stated if isinstance(stated, Mapping) else {})}
     if (average := given.get("average", "factors")) != "factors":
         yield f"{section}.average: must be factors, since any other mean {SINGLE}, received {average!r}"
-    for key, value in (("unsure", "loss"), ("grouping", "clients")):
-        if given.get(key) == value:
-            yield f"{section}.{key}: {SINGLE}, received {value!r}"
+    if (grouping := given.get("grouping")) == "clients":
+        yield f"{section}.grouping: {SINGLE}, received {grouping!r}"
     if (every := given.get("reallocate")) is not None:
         yield f"{section}.reallocate: {SINGLE}; must be null, received {every!r}"
     groups = given.get("assignment")

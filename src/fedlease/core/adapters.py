@@ -17,6 +17,7 @@ __all__ = [
     "b_matrices",
     "check_whole",
     "expert_tensors",
+    "half_of",
     "initial_adapter",
     "initial_router",
     "renumber",
@@ -131,15 +132,25 @@ def check_whole(model: ClientModel) -> None:
 
 
 def whole(tensors: Tensors) -> dict[str, Tensor]:
-    """The one adapter of a warm-up on halves: the mean of their A, in the common basis, and the sum of their B.
+    """The adapter of a warm-up whose halves are told apart: its A, and as B the sum of what either half has added.
 
-    B begins at 0, so to first order the sum is what one adapter learns from one half after the other; the mean would be
-    half a warm-up. Tensors of a warm-up without halves are given back as they are.
+    Tensors of another warm-up are given back as they are.
     """
-    other = renumber(expert_tensors(tensors, 1), 0)
+    second = renumber(expert_tensors(tensors, 1), 0)
     one = {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).expert != 1}
-    share = {name: 1.0 if TensorName.parse(name).kind == "B" else 0.5 for name in one}
-    return {name: (tensor + other[name]) * share[name] if name in other else tensor for name, tensor in one.items()}
+    return {name: tensor + second[name] if name in second else tensor for name, tensor in one.items()}
+
+
+def half_of(tensors: Tensors, half: int) -> dict[str, Tensor]:
+    """What a half of a client's rows has learnt, as a single adapter: A, which both have trained, and its part of B.
+
+    Args:
+        tensors: of a warm-up whose halves are told apart.
+        half: 0 or 1.
+    """
+    shared = {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).kind == "A"}
+    parts = {name: tensor for name, tensor in expert_tensors(tensors, half).items() if name not in shared}
+    return {**shared, **renumber(parts, 0)}
 
 
 def _of_kind(tensors: Tensors, kind: str, expert: int) -> dict[str, Tensor]:

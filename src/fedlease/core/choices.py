@@ -23,7 +23,6 @@ __all__ = [
     "StopMetric",
     "TreeDistance",
     "Unlike",
-    "Unsure",
     "Weighting",
 ]
 
@@ -67,14 +66,10 @@ ExpertStart = Literal["cluster", "client"]
 Unlike = Literal["keep_out", "place"]
 """The treatment of a newcomer that is unlike every expert."""
 
-Unsure = Literal["alone", "loss"]
-"""The treatment of a client that has not learnt its task in the warm-up: alone, or with the expert of lowest loss."""
-
 PLUS: dict[str, Any] = {
     "halves": True,
     "grouping": "similarity",
     "signal": "BA",
-    "unsure": "alone",
     "average": "product",
     "routing": "own",
 }

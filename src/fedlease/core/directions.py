@@ -35,7 +35,7 @@ KEPT = 2
 @serialisable
 @dataclass(frozen=True)
 class GroupDirections:
-    """What the clients of each group have learnt in common, from their warm-ups on halves.
+    """What the clients of each group have learnt in common, from warm-ups that tell halves apart.
 
     With u_jh the direction of client j's half h in a module and s_j^2 its reliability,
 
@@ -70,7 +70,7 @@ class GroupDirections:
         return replace(self, num_experts=len(experts), experts=known, b=b, a=a)
 
     def place(self, tensors: Tensors) -> Placement:
-        """Places one client by its warm-up on halves, as :func:`fedlease.core.merging.merge` decides.
+        """Places one client by its warm-up, as :func:`fedlease.core.merging.merge` decides.
 
         How much of a single adapter is the client's task is not known: it has to have more in common with a group than
         a client of another task may. Without a known group nobody can be compared; where all train one expert, since

@@ -14,7 +14,7 @@ from fedlease.core.merging_fit import Fit, fit, misfits, variance_of
 from fedlease.core.reliability import Agreement, Floats
 from fedlease.core.types import ClientId
 
-__all__ = ["ENOUGH", "SURE", "Merged", "log_odds", "merge"]
+__all__ = ["ENOUGH", "POSSIBLE", "SURE", "Merged", "log_odds", "merge"]
 
 ENOUGH = math.log(2)
 """Log odds that say that two groups have one task: two to one."""

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlease.core.adapters import a_matrices, b_matrices
+from fedlease.core.adapters import a_matrices, b_matrices, half_of
 from fedlease.core.choices import Signal
 from fedlease.core.distances import cosines_between, cosines_by_row
-from fedlease.core.merging import ENOUGH, Merged, merge
+from fedlease.core.merging import ENOUGH, POSSIBLE, Merged, merge
 from fedlease.core.merging_fit import STEPS, Fit, first_guess, fit, misfits, nearer, precisions
 from fedlease.core.reliability import Floats, agreement, between_clients, has_learnt, of_one_client
 from fedlease.core.seeds import derive
@@ -195,7 +195,8 @@ def _misfit(beside: Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Float
     for _ in range(STEPS):
         counts, most = precisions(cross, np.outer(s, core), variance, same, common)
         s = nearer(s, core, counts, most, cross, beside.own, own_precision)
-    between = misfits(cross, np.outer(s, core), variance, same, common).sum(1) / 2
+    # With next to no s a client would suit every group, as it would none.
+    between = misfits(cross, np.outer(np.maximum(s, POSSIBLE), core), variance, same, common).sum(1) / 2
     return between + own_precision * np.square(beside.own - np.square(s)) / 2, s
 
 
@@ -219,7 +220,8 @@ def by_module(
 
     Where one of them alone is compared, it stands as (2 n, values, 1) beside ones.
     """
-    b, a = ([kind(uploads[c], half) for c in clients for half in (0, 1)] for kind in (b_matrices, a_matrices))
+    halves = [half_of(uploads[client], half) for client in clients for half in (0, 1)]
+    b, a = ([kind(tensors) for tensors in halves] for kind in (b_matrices, a_matrices))
     for module in sorted(b[0]):
         if signal == "BA":
             yield _stacked(b, module), _stacked(a, module)

@@ -36,7 +36,7 @@ class Centroids:
     columns: int | None = None
 
     def place(self, tensors: Tensors) -> "Placement":
-        """Places a client by the B of its warm-up, which may have been made on halves; see :func:`place`."""
+        """Places a client by the B of its warm-up, which may be in the parts of halves; see :func:`place`."""
         return place(b_matrices(whole(tensors)), self)
 
     def chosen(self, experts: Sequence[int]) -> "Centroids":

@@ -66,8 +66,8 @@ def sampling(rows: int, batch_size: int, passes: int) -> Sampling:
 def samplings(rows: int, batch_size: int, steps: Amount) -> tuple[Sampling, ...]:
     """The steps that concern any one row, which is in one of the halves and stays there.
 
-    What the other half learns tells nothing of the row, so that steps on halves count once (parallel composition), with
-    the rate of the smaller half, in which a row takes part more often.
+    Steps on the other half learn nothing of the row but what noise has covered before, so that steps on halves count
+    once (parallel composition), with the rate of the smaller half, in which a row takes part more often.
     """
     kinds = (rows, steps.whole), (max(1, rows // 2), steps.halves)
     return tuple((min(1.0, batch_size / count), taken) for count, taken in kinds if taken)

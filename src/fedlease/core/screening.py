@@ -77,13 +77,9 @@ def start_of(task: ClientTask, choice: int | None) -> dict[str, Tensor]:
     model, names = task.model, task.upload
     if task.sketch is not None:
         return task.expected
-    if task.halves:
-        one, other = model.candidates or ({}, {})
-        own = {name: {**model.tensors, **one}[name] for name in names}
-        return {**own, **second_half({name: {**model.tensors, **other}[name] for name in names})}
-    # If candidates are compared on refitted heads, the first two are the client's own, and are not laid over the model.
-    chosen = model.candidates[choice] if choice is not None and not (task.refit and choice < 2) else {}
-    return {name: {**model.tensors, **chosen}[name] for name in names}
+    chosen = {} if choice is None else model.candidates[choice]
+    start = {name: {**model.tensors, **chosen}[name] for name in names}
+    return {**start, **second_half(start)} if task.halves else start
 
 
 def change_of(task: ClientTask, update: ClientUpdate, steps: int) -> Change:
@@ -132,7 +128,7 @@ def copied(task: ClientTask, update: ClientUpdate) -> str:
         halves = second_half({name: update.tensors[name] for name in start})
         own = {name: update.tensors[name] for name in halves}
         if halves and apart(own, halves) <= SAME * moved:
-            return "the adapters of the two halves of its rows are one and the same (bounds.copies)"
+            return "what the two halves of its rows have added is one and the same (bounds.copies)"
     return ""
 
 

@@ -44,17 +44,19 @@ class Sketch:
     seed: int
 
     def of(self, tensors: Tensors) -> dict[str, Tensor]:
-        """The sketches of an adapter, or of those of two halves.
+        """The sketches of an adapter, or of what two halves of a client's rows have added to it.
 
         Args:
-            tensors: A and B, numbered as expert 0, and as expert 1 of the second half.
+            tensors: A and B, numbered as expert 0, and the second half's part of B as expert 1.
 
         Returns:
             ``<module>/B/<expert>`` -> (k, 1) float32; all zero where the matrix is.
         """
         named = [(name, TensorName.parse(name)) for name in sorted(tensors)]
         return {
-            name: self._of(parsed.module, tensors[name].double(), tensors[str(parsed._replace(kind="A"))].double())
+            name: self._of(
+                parsed.module, tensors[name].double(), tensors[str(TensorName(parsed.module, "A", 0))].double()
+            )
             for name, parsed in named
             if parsed.kind == "B"
         }

@@ -67,9 +67,9 @@ def _parsed(name: str) -> TensorName:
 
 
 def second_half(tensors: Tensors) -> dict[str, Tensor]:
-    """The A and B of a single adapter under the names that the second half of a client's rows has in an upload."""
+    """The B of a single adapter under the names that the second half of a client's rows has in an upload."""
     parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
-    return {str(name._replace(expert=1)): tensor for name, tensor in parsed.items() if name.expert == 0}
+    return {str(name._replace(expert=1)): tensor for name, tensor in parsed.items() if name[1:] == ("B", 0)}
 
 
 def head_names(names: Mapping[str, object] | frozenset[str]) -> frozenset[str]:

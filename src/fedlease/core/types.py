@@ -109,8 +109,7 @@ class ClientModel:
     Attributes:
         spec: its shape.
         tensors: every tensor of the adapter, and of the head where a head policy adds one.
-        candidates: alternatives to ``tensors``; the client takes the one with the lowest loss on its train rows. In a
-            task on halves, what each half continues from.
+        candidates: alternatives to ``tensors``; the client takes the one with the lowest loss on its train rows.
         kept: names of tensors that a client keeps as it has received them from one request to the next, as the methods'
             papers have it: one travels only to clients that do not have it as it is.
         warmed: whether the client lays its own warm-up over it, of which the server has a sketch alone.
@@ -155,10 +154,8 @@ class ClientTask:
         model: what the client starts from.
         stages: trained one after another; none where what the client has kept of its warm-up goes back as it is.
         upload: names that go back to the server. Trained and not uploaded means private, and so is an anchor.
-        halves: whether the stages are trained twice, on two halves of the client's rows, both from the received model
-            and its initial head. The A and B of the second half are uploaded as expert 1, of other tensors the mean.
-        refit: whether candidates are compared with heads that are refitted to them. The first two are what the client's
-            halves have learnt, each compared on the other half; choosing one of them leaves the model's tensors.
+        halves: whether batches are of one half of the client's rows each, in turn, from the received model and its
+            initial head. B is uploaded in two parts, as experts 0 and 1: what either half has added to it.
         term: what is added to the loss of every batch; the loss that is reported is without it.
         gradients: whether the mean gradients of uploaded A, B and G over all batches go back, too: of the loss without
             the term, before clipping. Under plain SGD without a term that is (w0 - w) / (steps x learning rate).
@@ -171,7 +168,6 @@ class ClientTask:
     stages: tuple[Stage, ...]
     upload: frozenset[str]
     halves: bool = False
-    refit: bool = False
     term: LocalTerm | None = None
     gradients: bool = False
     sketch: Sketch | None = None
@@ -180,11 +176,6 @@ class ClientTask:
     def trainable(self) -> frozenset[str]:
         """The names that any stage trains."""
         return frozenset().union(*(stage.trainable for stage in self.stages))
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether halves go on from what they have learnt before, be it sent with the task or kept by the client."""
-        return self.halves and bool(self.model.candidates or self.model.warmed)
 
     @property
     def withheld(self) -> frozenset[str]:

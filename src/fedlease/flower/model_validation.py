@@ -94,7 +94,7 @@ def task_fault(task: ClientTask, private: Collection[str], *, masked: bool = Fal
         if strange := sorted(given - names):
             return f"{what} names tensors that its model does not have: {shown(strange)}"
     # A tensor that is not trained has its private value laid over it, and would leave as it is.
-    if task.model.warmed and task.stages and not (task.halves and task.sketch):
+    if task.model.warmed and task.stages:
         return "what a client has kept of its warm-up is not trained further"
     kept = task.model.names("AB") if task.model.warmed and not task.stages else frozenset()
     if strange := sorted(task.upload - task.trainable - kept):

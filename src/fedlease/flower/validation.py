@@ -98,8 +98,8 @@ def form_fault(message: Any) -> str:
 def _task_form(task: ClientTask) -> str:
     stages = Rule("at least one, unless a warm-up that was kept is asked for", lambda given: given or task.model.warmed)
     fault = broken(task, {"phase": PHASE, "round": WHOLE, "stages": stages})
-    if not fault and task.halves and (task.model.spec.num_experts > 1 or len(task.model.candidates) not in (0, 2)):
-        fault = "halves are trained from a single adapter, or from one candidate each"
+    if not fault and task.halves and (task.model.spec.num_experts > 1 or task.model.candidates):
+        fault = "halves are told apart in a single adapter"
     if not fault and task.sketch is not None:
         seed = Rule("a number below 2 ** 64", lambda value: 0 <= value < 2**64)
         fault = broken(task.sketch, {"numbers": count(1, MOST_NUMBERS), "seed": seed})

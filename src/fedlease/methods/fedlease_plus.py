@@ -1,7 +1,7 @@
 """FedLEASE+, ours, on trial: the paper's second phase on a first phase that knows how sure it is.
 
 It is FedLEASE with other settings, each of which is one of ``fedlease.*`` too, so that the share of every part in the
-gain can be measured: warm-ups on halves of a client's rows, groups by corrected similarities of the products B A
+gain can be measured: warm-ups that tell halves of rows apart, groups by corrected similarities of the products B A
 (:mod:`fedlease.core.reliability`, :mod:`fedlease.core.merging`), means of products, and no routing.
 """
 

@@ -8,17 +8,18 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedlease.core.adapters import b_matrices, renumber
+from fedlease.core.allocate import regrouped
 from fedlease.core.codec import serialisable
 from fedlease.core.directions import GroupDirections
 from fedlease.core.types import ClientId, ClientUpdate, TensorName, Tensors
 from fedlease.core.wording import counted, expert_name
 from fedlease.errors import RunFailedError
 from fedlease.methods.fedlease import EXPERTS, FedLease, FedLeaseState
-from fedlease.methods.fedlease_halves import Halves, HalvesState, moved
+from fedlease.methods.fedlease_halves import Halves, HalvesState
 from fedlease.methods.warmup import WARMUP
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
-__all__ = ["JoinLater", "JoinLaterState", "Reallocate", "ReallocateState", "regrouped"]
+__all__ = ["JoinLater", "JoinLaterState", "Reallocate", "ReallocateState", "moved_clients"]
 
 
 @serialisable
@@ -78,7 +79,7 @@ class Reallocate(Wrapper):
             after = self.method.grouped(state, uploads, origins)
         except RunFailedError as error:
             return replace(state, notes=(*state.notes, f"{when} groups stay as they were: {error}"))
-        changed, before, now = regrouped(state.assignment, after.assignment), len(state.experts), len(after.experts)
+        changed, before, now = moved_clients(state.assignment, after.assignment), len(state.experts), len(after.experts)
         if not changed:
             return state
         # The experts that a router weighs are others now, and so may be the clients that an expert's number stands for.
@@ -95,7 +96,7 @@ class JoinLaterState(WrapperState):
     """The state within, and who has joined.
 
     Attributes:
-        inner: that of the warm-up on halves.
+        inner: that of FedLEASE that tells halves apart.
         joined: plain sentences.
     """
 
@@ -117,7 +118,7 @@ class JoinLater(Wrapper):
     clients that had learnt their task stay as they were.
 
     Attributes:
-        method: FedLEASE on halves.
+        method: FedLEASE that tells halves apart.
         every: rounds from one comparison to the next; none follows the last round.
     """
 
@@ -139,21 +140,37 @@ class JoinLater(Wrapper):
         if allocation is None or not isinstance(known, GroupDirections):
             return state
         sizes = Counter(inner.assignment.values())
-        waiting = [c for c in allocation.unsure if c not in after.unsure and sizes[inner.assignment[c]] == 1]
+        waiting = [client for client in allocation.unsure if sizes[inner.assignment[client]] == 1]
         placed = {client: known.place(inner.experts[inner.assignment[client]]) for client in waiting}
         joining = {client: placement for client, placement in placed.items() if not placement.unlike}
         if not joining or len(inner.experts) == 1:
             return state
-        inner = moved(inner, {client: placement.expert for client, placement in joining.items()})
+        inner = _moved(inner, {client: placement.expert for client, placement in joining.items()})
         notes = [
             f"after round {state.round - 1} client {client!r}, which had not learnt its task before, joined "
             f"{expert_name(inner.assignment[client])}, {placement.likeness}"
             for client, placement in joining.items()
         ]
-        assert inner.allocation is not None  # moved, as it was before
+        assert inner.allocation is not None  # _moved, as it was before
         unsure = tuple(client for client in allocation.unsure if client not in joining)
         inner = replace(inner, allocation=replace(inner.allocation, unsure=unsure))
         return replace(state, inner=replace(after, inner=inner), joined=(*state.joined, *notes))
+
+
+def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState:
+    """The state with some clients at other experts; an expert without clients goes, and numbers follow anew."""
+    assert state.allocation is not None  # nobody has an expert before it
+    assignment = {**state.assignment, **chosen}
+    order = list(dict.fromkeys(assignment[client] for client in sorted(assignment)))
+    renamed = {client: order.index(expert) for client, expert in assignment.items()}
+    return replace(
+        state,
+        allocation=regrouped(state.allocation, renamed),
+        assignment=renamed,
+        centroids=None if state.centroids is None else state.centroids.chosen(order),
+        experts=tuple(state.experts[expert] for expert in order),
+        routers=tuple(state.routers[expert] for expert in order),
+    )
 
 
 def _due(done: int, every: int, last: int) -> bool:
@@ -161,7 +178,7 @@ def _due(done: int, every: int, last: int) -> bool:
     return 0 < done < last and done % every == 0
 
 
-def regrouped(before: Mapping[ClientId, int], after: Mapping[ClientId, int]) -> list[ClientId]:
+def moved_clients(before: Mapping[ClientId, int], after: Mapping[ClientId, int]) -> list[ClientId]:
     """The clients of ``after`` whose companions are others than before, sorted; numbers of groups do not matter."""
 
     def companions(groups: Mapping[ClientId, int], client: ClientId) -> set[ClientId]:

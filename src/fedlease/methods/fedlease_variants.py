@@ -18,7 +18,6 @@ from fedlease.core.choices import (
     Routing,
     Signal,
     Unlike,
-    Unsure,
 )
 from fedlease.core.types import ClientId
 from fedlease.methods.base import Method, Terms
@@ -39,8 +38,6 @@ def build(
     *,
     grouping: GroupingName = "clusters",
     halves: bool = False,
-    early_groups: bool = False,
-    unsure: Unsure = "alone",
     num_experts: int | None = None,
     assignment: Mapping[ClientId, int] | None = None,
     signal: Signal = "B",
@@ -90,7 +87,7 @@ def build(
     )
     method: Method = paper if reallocate is None or halves else Reallocate(paper, reallocate)
     if halves:
-        method = Halves(paper, grouping == "similarity", compared, early_groups, unsure, same_passes=terms.same_passes)
+        method = Halves(paper, grouping == "similarity", compared, same_passes=terms.same_passes)
         if reallocate is not None:
             method = JoinLater(method, reallocate)
     if routed and (top_k is not None or not renormalise or router == "client"):

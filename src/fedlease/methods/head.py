@@ -78,9 +78,6 @@ class WithHead(Wrapper):
             stages = tuple(replace(stage, trainable=stage.trainable | names) for stage in stages)
         upload = task.upload | names if self.policy == "shared" else task.upload
         model = self._with_head(state, client, task.model)
-        if task.halves:
-            # They begin with the frequencies of their labels, which a shared head has learnt in the warm-up before.
-            model = replace(model, tensors={**model.tensors, **self.heads[client].tensors})
         return replace(task, model=model, stages=stages, upload=upload)
 
     def aggregate(

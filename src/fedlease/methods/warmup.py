@@ -61,10 +61,6 @@ class Warmup:
         stages = warmup_stages(names, budget.warmup_epochs, budget)
         return ClientTask(WARMUP, round_, adapter, stages, upload=names if upload else frozenset())
 
-    def without(self, clients: Collection[ClientId]) -> "Warmup":
-        """The same bookkeeping before some clients have answered: they are asked again."""
-        return replace(self, results={client: t for client, t in self.results.items() if client not in clients})
-
     def used(self) -> "Warmup":
         """The same bookkeeping without tensors, once nothing needs them any more."""
         return replace(self, results={client: {} for client in self.results})

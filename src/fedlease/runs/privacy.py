@@ -167,5 +167,6 @@ def loudness(terms: PrivacyTerms, rows: int, parameters: int) -> float:
     It is about 5 sqrt(parameters) / (epsilon rows), whatever the batches and passes: sigma follows them.
     """
     steps = terms.planned(rows)
-    most = min(terms.batch_size, rows) * steps.whole + min(terms.batch_size, max(1, rows // 2)) * steps.halves
-    return terms.noise(rows) * math.sqrt(parameters * (steps.whole + steps.halves)) / most
+    halves = 2 * steps.halves  # of either one as many
+    most = min(terms.batch_size, rows) * steps.whole + min(terms.batch_size, max(1, rows // 2)) * halves
+    return terms.noise(rows) * math.sqrt(parameters * (steps.whole + halves)) / most

@@ -94,8 +94,7 @@ class DryTransport:
 
     def _reply(self, client: ClientId, request: Request) -> Reply:
         card, model = self.cards[client], request.model
-        halves = isinstance(request, Train) and request.task.halves
-        self.work.compared += 0 if halves else len(model.candidates) * card.train_rows
+        self.work.compared += len(model.candidates) * card.train_rows
         match request:
             case Train():
                 self._count(client, request)
@@ -153,7 +152,7 @@ class DryTransport:
                 name: tensor + 0.01 * (number + 1) if TensorName.parse(name).kind in "AB" else tensor
                 for name, tensor in tensors.items()
             }
-        candidates = () if task.halves else task.model.candidates
+        candidates = task.model.candidates
         choice = group % len(candidates) if candidates else None
         rows = self.cards[client].train_rows
         return ClientUpdate(client, task.phase, task.round, rows, tensors, choice, {"loss": 0.0})

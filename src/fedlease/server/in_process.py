@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlease.client.ahead import alone_of, candidates_of, jobs_of, result_of, scoring_of, untrained_of
+from fedlease.client.ahead import alone_of, candidates_of, job_of, scoring_of, untrained_of
 from fedlease.client.messages import Finish, Reply, Request, Train
 from fedlease.client.results import Ahead
 from fedlease.client.secure_sums import Member
@@ -102,18 +102,17 @@ class InProcess:
         choices = self._choices(received)
         comparing = (time.perf_counter() - begun) / max(len(choices), 1)
         scorings = [scoring_of(workers[c], request, choices.get(c)) for c, request in received.items()]
-        jobs = {c: jobs_of(workers[c], request, choices.get(c)) for c, request in received.items()}
+        jobs = [job_of(workers[c], request, choices.get(c)) for c, request in received.items()]
         begun = time.perf_counter()
         scored = self.stacker.score([scoring for scoring in scorings if scoring is not None])
         each = (time.perf_counter() - begun) / max(len(scored), 1)
-        trained = self.stacker.train([job for own in jobs.values() for job in own])
+        trained = self.stacker.train([job for job in jobs if job is not None])
         alone = [alone_of(workers[c], request, choices.get(c)) for c, request in received.items()]
         by_itself, task = self.stacker.score([job for job in alone if job is not None]), self.stacker.task
         for client, worker in workers.items():
             seconds = each * (client in scored) + comparing * (client in choices)
             own = by_itself[client].metrics[task.metric] if client in by_itself else None
-            result = result_of(jobs[client], trained)
-            worker.ahead = Ahead(result, scored.get(client), seconds, own, choices.get(client))
+            worker.ahead = Ahead(trained.get(client), scored.get(client), seconds, own, choices.get(client))
 
     def _choices(self, received: Mapping[ClientId, Request]) -> dict[ClientId, int]:
         """The best candidate of every client that has several and could be computed together with others."""

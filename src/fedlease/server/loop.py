@@ -244,9 +244,8 @@ class RoundLoop:
         self._tell(UpdateRefused(self.name, task.phase, task.round, client, reason))
 
     def _require_quorum(self, step: Step) -> None:
-        # Not for second tries of the warm-up and halves that go on alone: the waves before had enough without them.
-        again = step.tried | {client for client, task in step.tasks.items() if task.goes_on}
-        if step.state.round == 0 and again.issuperset(step.tasks):
+        # Not for second tries of the warm-up: the waves before had enough without them.
+        if step.state.round == 0 and step.tried.issuperset(step.tasks):
             return
         try:
             self.participation.require(self.name, step.state.round, len(step.used), len(step.tasks), step.refused)

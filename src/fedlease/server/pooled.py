@@ -15,7 +15,7 @@ from torch import nn
 
 from fedlease.client.messages import Reply, Request, Train
 from fedlease.client.resident import ResidentModel
-from fedlease.client.results import WHOLE, Half, LocalResult, local_result
+from fedlease.client.results import LocalResult, local_result
 from fedlease.client.training import OnBatch, Optimiser, Progress, Share, Trainer
 from fedlease.core.seeds import derive, generator
 from fedlease.core.types import HEAD, ClientId, ClientTask, Tensors, head_names
@@ -57,9 +57,7 @@ class PooledTrainer:
     optimiser: Optimiser
     _results: dict[ClientId, LocalResult] = field(default_factory=dict)
 
-    def train(
-        self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None, *, half: Half = WHOLE
-    ) -> LocalResult:
+    def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
         """The client's result of the last :meth:`pool`."""
         return self._results.pop(client)
 

@@ -180,7 +180,7 @@ def read_allocation(out: Path) -> Allocation | None:
 
 
 def _of_halves(allocation: Allocation) -> dict[str, Any]:
-    """Evidence of warm-ups on halves; empty for a method without them, whose file has no such keys."""
+    """Evidence of warm-ups that tell halves apart; empty for a method without them, whose file has no such keys."""
     found = {
         "reliability": dict(allocation.reliability),
         "corrected": _listed(allocation.corrected),

@@ -52,9 +52,6 @@ class GivesLogits(Protocol):
 class Model(GivesLogits, Protocol):
     """The model of a task: the base model with one client's adapter and head in place."""
 
-    def features(self, inputs: Inputs) -> Tensor:
-        """Mean of the last hidden states over the tokens of each input, (b, hidden)."""
-
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
         """Token ids of prompt and continuation, (b, tokens)."""
 
@@ -156,9 +153,6 @@ class Task(Protocol):
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean loss over all rows, without gradients."""
-
-    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """How badly what is loaded fits rows, whatever its head was trained with; compared between adapters alone."""
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """Scores what is loaded on rows whose answers are known."""

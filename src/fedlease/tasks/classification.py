@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlease.config.data import DataSettings
@@ -118,11 +117,6 @@ class Classification(OutputTask):
         if weights is not None:
             frequency[: len(weights)] *= weights
         return (frequency / frequency.sum()).log()
-
-    def targets(self, rows: Encoded) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """One-hot labels; rows weigh as in :meth:`mean_loss`."""
-        weights, labels = self.label_weights(rows), list(rows.labels)
-        return np.eye(max(labels) + 1)[labels], None if weights is None else weights.numpy()[labels]
 
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         """The metrics; of accuracy ``per_row`` is 1 where the label is right."""

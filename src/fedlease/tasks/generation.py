@@ -160,10 +160,6 @@ class Generation:
             total += float(loss) * int((labels != IGNORED).sum())
         return total / max(sum(rows.labels), 1)
 
-    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """The :meth:`mean_loss`, since there is no head."""
-        return self.mean_loss(model, rows, threads)
-
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
         """ROUGE-1 and ROUGE-L, exact match, accuracy of short answers where there are any, and loss per token."""
         assert isinstance(rows, EncodedPrompts)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlease.config.data import DataSettings
@@ -152,11 +151,6 @@ class Multilabel(OutputTask):
         """Mean binary cross-entropy of all labels of all rows, weighted where labels are balanced."""
         logits = evaluate(model, rows, threads)
         return float(_loss(logits, rows, range(len(rows)), self.label_weights(rows, logits.shape[-1])))
-
-    def targets(self, rows: Encoded) -> tuple[NDArray[Any], None]:
-        """Every label as 0 or 1."""
-        assert isinstance(rows, EncodedSets)
-        return rows.flags(range(len(rows)), len(rows.counts(1))).astype(float), None
 
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         """The metrics; of subset accuracy ``per_row`` is 1 where all labels of a row are right."""

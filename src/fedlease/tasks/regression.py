@@ -142,11 +142,6 @@ class Regression(OutputTask):
         """Mean squared error of all rows, scaled: 1 is that of always giving the mean of the train rows."""
         return float(_loss(evaluate(model, rows, threads), rows, range(len(rows))))
 
-    def targets(self, rows: Encoded) -> tuple[Values, None]:
-        """The scaled numbers."""
-        assert isinstance(rows, EncodedNumbers)
-        return rows.scaled[:, None], None
-
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
         """The metrics; ``per_row`` holds the contributions of rows to the correlation."""
         assert isinstance(rows, EncodedNumbers)

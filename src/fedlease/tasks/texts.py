@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlease.config.data import ColumnSettings
@@ -20,13 +18,11 @@ from fedlease.tasks.base import BATCH, UNSCALED, Measured, Model, OnRows, Scale,
 from fedlease.tasks.encoded import Encoded, evaluation_batches
 from fedlease.tasks.stacking import of_rows
 
-__all__ = ["OutputTask", "Texts", "evaluate", "refitted_error"]
+__all__ = ["OutputTask", "Texts", "evaluate"]
 
 EVALUATION_BATCH = 64
 COLUMNS = ("input_ids", "token_type_ids")
 """Model inputs that a tokenizer may give; the attention mask follows from the lengths."""
-FEWEST = 3
-"""Rows from which each can be predicted from the others."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +104,6 @@ class OutputTask(ABC):
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean loss over all rows, without gradients."""
 
-    @abstractmethod
-    def targets(self, rows: Encoded) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Numbers to regress on the features, (rows, outputs), and weights of the rows as in :func:`refitted_error`."""
-
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
         """One sentence where rows were cut."""
         return Texts(self.max_tokens).warnings(encoded)
@@ -119,11 +111,6 @@ class OutputTask(ABC):
     def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
         """The same share for every row."""
         return [1 / len(indices)] * len(indices)
-
-    def refitted_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """The error of a ridge regression, see :func:`refitted_error`; for too few rows, the mean loss."""
-        error = refitted_error(model, rows, threads, *self.targets(rows))
-        return self.mean_loss(model, rows, threads) if error is None else error
 
     def predict(
         self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
@@ -179,42 +166,3 @@ def evaluate_stacked(model: StackedClients, clients: Sequence[Encoded], threads:
 
     found = of_rows(model, clients, lambda rows: evaluation_batches(rows.lengths, EVALUATION_BATCH), outputs)
     return [torch.stack(own)[:, :labels] for own, labels in zip(found, model.num_labels, strict=True)]
-
-
-@torch.inference_mode()
-def refitted_error(
-    model: Model, rows: Encoded, threads: int, targets: NDArray[Any], weights: NDArray[Any] | None = None
-) -> float | None:
-    """Mean squared error of a ridge regression from features to targets, each fifth of the rows from the others.
-
-    Args:
-        model: whose adapter is compared; its head does not matter.
-        rows: to fit.
-        threads: of the CPU.
-        targets: (rows, outputs).
-        weights: of the rows, (rows,), 1 on average, in the fit and in the error; None weighs all the same.
-
-    Returns:
-        None for fewer than three rows, which are too few for that.
-    """
-    if len(rows) < FEWEST:
-        return None
-    # scikit-learn takes a second or two to load, which is lost on runs that refit nothing.
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import KFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    torch.set_num_threads(threads)
-    model.for_scoring()
-    batches = evaluation_batches(rows.lengths, EVALUATION_BATCH)
-    features = torch.cat([model.features(rows.pad(batch, model.device)).float().cpu() for batch in batches]).numpy()
-    order = [row for batch in batches for row in batch]
-    wanted = targets[order]
-    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 4, 5)))
-    folds = KFold(min(5, len(wanted)), shuffle=True, random_state=0)
-    if weights is None:
-        return float(((cross_val_predict(ridge, features, wanted, cv=folds) - wanted) ** 2).mean())
-    own = weights[order]
-    guesses = cross_val_predict(ridge, features, wanted, cv=folds, params={"ridgecv__sample_weight": own})
-    return float((own[:, None] * (guesses - wanted) ** 2).mean())

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedlease.client.halves import train_halves
+from fedlease.client.halves import beginning
 from fedlease.client.training import Trainer
 from fedlease.client.worker import Client
 from fedlease.core.adapters import whole
@@ -189,13 +188,10 @@ class _Newcomer:
             if self.on_batch is not None:
                 self.on_batch(task.phase, done, total, loss)
 
-        def load(tensors: Tensors) -> None:
-            self._load(replace(task.model, tensors=tensors))
-
-        load(task.model.tensors)
+        begin = beginning(task, task.model.tensors, self.run.task, self.train_rows)
+        self._load(replace(task.model, tensors=begin))
         try:
-            train = partial(train_halves, self.trainer, load) if task.halves else self.trainer.train
-            learnt = train(self.rows.id, task, self.train_rows, tell).update.tensors
+            learnt = self.trainer.train(self.rows.id, task, self.train_rows, tell).update.tensors
             for name, tensor in learnt.items():
                 if not bool(torch.isfinite(tensor).all()):
                     raise UpdateRefusedError(self.rows.id, f"{name} holds values that are NaN or infinite")
