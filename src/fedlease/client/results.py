@@ -45,7 +45,7 @@ class Ahead:
     """Work of a request that was done before it is handled, together with other clients'.
 
     Attributes:
-        result: of its :func:`~fedlease.client.ahead.jobs_of`.
+        result: of its :func:`~fedlease.client.ahead.job_of`.
         measured: of its :func:`~fedlease.client.ahead.scoring_of`.
         seconds: the client's share of the time that scoring and comparing took.
         alone: the headline metric of its :func:`~fedlease.client.ahead.alone_of`.

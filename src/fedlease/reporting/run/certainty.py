@@ -109,9 +109,9 @@ def certainty_words(run: RunData) -> list[str]:
     sure, close = ([c for c, is_ in found.items() if is_ == kind] for kind in ("sure", "close call"))
     text = [
         "Each client told what either half of its rows had added to its adapter. What halves have in common, with each "
-        "other and with those of other clients, tells its reliability: the share of what was learnt that is the task and not the noise of "
-        "few rows. Similarities are corrected for it, so that clients of one task stand at 1 whatever the "
-        "number of their rows, and those of unrelated tasks at 0.",
+        "other and with those of other clients, tells its reliability: the share of what was learnt that is the task "
+        "and not the noise of few rows. Similarities are corrected for it, so that clients of one task stand at 1 "
+        "whatever the number of their rows, and those of unrelated tasks at 0.",
         f"The decision was sure for {len(sure)} of {counted(len(found), 'client')}.",
     ]
     if close:
