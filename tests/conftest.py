@@ -1,9 +1,14 @@
-"""Switches every library's telemetry off before it is imported, and makes runs repeatable."""
+"""Switches every library's telemetry off before it is imported, and makes runs repeatable.
+
+What is imported above is imported once more than there are workers: by the process that hands out the tests, before any
+of them begins. Torch therefore waits for a process that runs tests.
+"""
 
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.update(
     FLWR_TELEMETRY_ENABLED="0",
@@ -12,15 +17,16 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     MLFLOW_DISABLE_TELEMETRY="true",
     TOKENIZERS_PARALLELISM="false",
+    # bitsandbytes hands functions to torch's compiler while it is imported, which loads all of it; nothing here compiles.
+    TORCHDYNAMO_DISABLE="1",
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # HF_HUB_OFFLINE=0 pytest -m hub: the tests that download
 
 import hypothesis
 import pytest
-import torch
-from small import FinishedRuns
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from small import FinishedRuns
 
 # A small run waits for the disk 125 times, for longer than it computes, and no test pulls the plug.
 os.fsync = os.fstat  # type: ignore[assignment]  # fails where fsync would: a descriptor that is closed
@@ -31,9 +37,18 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _the_same_process_for_every_test() -> Iterator[None]:
     """Nothing that one test leaves behind decides another, in whatever order they run."""
+    import torch
+
     torch.manual_seed(0)
     environment, folder, threads = dict(os.environ), Path.cwd(), torch.get_num_threads()
     logs = [(log, log.level, log.handlers[:]) for log in (logging.getLogger(), logging.getLogger("flwr"))]
@@ -72,8 +87,10 @@ def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRuns:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> "FinishedRuns":
     """Runs for tests of what one does with a finished run."""
+    from small import FinishedRuns
+
     return FinishedRuns(of_all_workers(tmp_path_factory) / "finished")
 
 
@@ -84,6 +101,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    import torch
+
     wanted = config.getoption("-m") or ""
     for item in items:
         if item.get_closest_marker("hub") and "hub" not in wanted:
