@@ -17,7 +17,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     MLFLOW_DISABLE_TELEMETRY="true",
     TOKENIZERS_PARALLELISM="false",
-    # bitsandbytes hands functions to torch's compiler while it is imported, which loads all of it; nothing here compiles.
+    # While it is imported, bitsandbytes hands functions to torch's compiler, which loads all of it; nothing compiles here.
     TORCHDYNAMO_DISABLE="1",
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # HF_HUB_OFFLINE=0 pytest -m hub: the tests that download
@@ -49,7 +49,10 @@ def _the_same_process_for_every_test() -> Iterator[None]:
     """Nothing that one test leaves behind decides another, in whatever order they run."""
     import torch
 
-    torch.manual_seed(0)
+    # Not torch.manual_seed, which formats the stack for each kind of accelerator that it has yet to seed.
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
     environment, folder, threads = dict(os.environ), Path.cwd(), torch.get_num_threads()
     logs = [(log, log.level, log.handlers[:]) for log in (logging.getLogger(), logging.getLogger("flwr"))]
     yield
