@@ -17,7 +17,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     MLFLOW_DISABLE_TELEMETRY="true",
     TOKENIZERS_PARALLELISM="false",
-    # While it is imported, bitsandbytes hands functions to torch's compiler, which loads all of it; nothing compiles here.
+    # While it is imported, bitsandbytes hands functions to torch's compiler, which loads all of it for nothing.
     TORCHDYNAMO_DISABLE="1",
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # HF_HUB_OFFLINE=0 pytest -m hub: the tests that download
