@@ -81,8 +81,8 @@ def test_what_rounding_takes_on_the_way_up_comes_with_the_next_updates() -> None
         node.learns = {**node.learns, "m/B/0": change}
         ((_, reply),) = server.send({"c": train(START, step, step - 1 or None)})
         learnt, arrived = learnt + change, arrived + reply.update.tensors["m/B/0"]
-        # The largest that is packed is 1.5 and what was left, at most 1.5 / 13: half a level is a fourteenth of it.
-        assert float((learnt - arrived).abs().max()) <= 1.5 * 14 / 13 / 14 + 1e-6
+        # Half a level is a sixth of what is packed, 1.5 and what was left at most: L = (1.5 + L) / 6 is 0.3.
+        assert float((learnt - arrived).abs().max()) <= 0.3 + 1e-6
     assert float((learnt - arrived).abs().max()) > 0
 
 
@@ -192,4 +192,5 @@ def test_a_run_keeps_its_groups_and_is_the_same_resumed_over_flower_and_by_estim
     assert 0.9 * run.summary["bytes_down"] < there["fedlease"]["bytes_down"] <= run.summary["bytes_down"]
     (estimate,) = check_settings(small_settings(**INT4, max_experts=max(2, run.summary["num_experts"]))).estimates
     for found, expected in ((estimate.bytes_up, "bytes_up"), (estimate.bytes_down, "bytes_down")):
-        assert found == pytest.approx(run.summary[expected], rel=0.15)
+        # Few steps change values by few different amounts, which Huffman's code says in less than the made-up ones.
+        assert found == pytest.approx(run.summary[expected], rel=0.2)

@@ -7,7 +7,7 @@ its length, its scales and the size of its content are checked before any of it 
     base                       first 8 bytes of the SHA-256 of the base of a difference; zeros: there is none
     shape                      4 bytes each
     scales                     float32; none where the values equal the base
-    codes                      deflate's stream of one byte per value of 8 bits, or per two of 4
+    codes                      deflate's stream of one byte per value
 """
 
 import hashlib
@@ -23,7 +23,14 @@ from torch import Tensor
 __all__ = ["Bits", "LacksBaseError", "PackingError", "is_packed", "pack", "unpack", "whole_bytes"]
 
 Bits = Literal[4, 8, 32]
-"""Bits per value; 32 sends values as they are, and nothing where they equal the base."""
+"""Bits that a value takes at most, on average; 32 sends values as they are, and nothing where they equal the base."""
+
+LEVELS = 127
+"""Largest code, of either sign."""
+
+FINE = 1 / 3
+"""Level of 4 bits, in root mean squares of a row. The codes of normal values then have log2(3 sqrt(2 pi e)) = 3.6 bits
+of entropy, and those of other values fewer."""
 
 SAME, CODED = 0, 1
 HEAD, NOTHING = struct.Struct("<BBB8s"), bytes(8)
@@ -46,10 +53,11 @@ def is_packed(tensor: Tensor) -> bool:
 
 
 def pack(values: Tensor, bits: Bits, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rounds values, or their difference from what the receiver has, to the nearest of 2^bits - 1 levels.
+    """Rounds values, or their difference from what the receiver has, to whole numbers of levels.
 
-    The levels of a row, or of a column where there are fewer of them, lie symmetric around 0 up to the largest value,
-    so that a value changes by at most half a level: 1/14 of its row's largest for 4 bits, 1/254 for 8.
+    For 8 bits a level is 1/127 of the largest value of a row, or of a column where there are fewer of them. For 4 it is
+    a third of the root mean square, unless that is smaller: rounding then takes about 1/108 of the squared length or
+    less, whatever the values are. No value changes by more than half a level.
 
     Args:
         values: floating, of at most 4 dimensions.
@@ -66,18 +74,15 @@ def pack(values: Tensor, bits: Bits, base: Tensor | None = None) -> tuple[Tensor
     if bits == 32:
         return values, values
     values = values.float()
-    levels = 2 ** (bits - 1) - 1
     difference = values if base is None else values - base
-    scales = (
-        difference.abs().amax(_axis(values.shape)) / levels if difference.numel() else torch.zeros(_ranks(values.shape))
-    )
+    scales = _scales(difference, bits)
     spread = _spread(scales, values.shape)
-    codes = torch.where(spread > 0, difference / spread, 0.0).round().nan_to_num(0, levels, -levels)
-    whole = (codes.clamp(-levels, levels) + levels).to(torch.uint8)
-    stream = _deflated(_as_bytes(whole, bits))
+    codes = torch.where(spread > 0, difference / spread, 0.0).round().nan_to_num(0, LEVELS, -LEVELS)
+    whole = (codes.clamp(-LEVELS, LEVELS) + LEVELS).to(torch.uint8)
+    stream = _deflated(whole.numpy().tobytes())
     packed = _joined(CODED, bits, mark, values.shape, scales.reshape(-1).numpy().astype("<f4").tobytes(), stream)
     # From what travels: a code of -0.0 would give other bits here than there.
-    return packed, _decoded(whole.float() - levels, spread, base)
+    return packed, _decoded(whole.float() - LEVELS, spread, base)
 
 
 def unpack(packed: Tensor, bits: Bits, base: Tensor | None = None, *, most: int) -> Tensor:
@@ -117,11 +122,10 @@ def unpack(packed: Tensor, bits: Bits, base: Tensor | None = None, *, most: int)
     # NaN fails the comparison as well.
     if not bool(((scales >= 0) & (scales <= MOST_SCALE)).all()):
         raise PackingError(f"a scale is no number in 0 .. {MOST_SCALE:g}")
-    codes = _as_codes(_inflated(blob[at + 4 * rows :], -(-count * bits // 8)), count, bits)
-    levels = 2 ** (bits - 1) - 1
-    if count and int(codes.max()) > 2 * levels:
+    codes = torch.tensor(np.frombuffer(_inflated(blob[at + 4 * rows :], count), dtype=np.uint8))
+    if count and int(codes.max()) > 2 * LEVELS:
         raise PackingError("a code is beyond the levels")
-    return _decoded(codes.float().reshape(shape) - levels, _spread(scales, shape), base)
+    return _decoded(codes.float().reshape(shape) - LEVELS, _spread(scales, shape), base)
 
 
 def whole_bytes(tensor: Tensor) -> int:
@@ -164,6 +168,15 @@ def _ranks(shape: tuple[int, ...]) -> int:
     return math.prod(size for axis, size in enumerate(shape) if axis not in _axis(shape))
 
 
+def _scales(difference: Tensor, bits: Bits) -> Tensor:
+    """The size of a level, one for each row or column that has its own."""
+    axis = _axis(difference.shape)
+    if not difference.numel():
+        return torch.zeros(_ranks(difference.shape))
+    widest = difference.abs().amax(axis) / LEVELS
+    return widest if bits == 8 else torch.maximum(widest, FINE * difference.square().mean(axis).sqrt())
+
+
 def _spread(scales: Tensor, shape: tuple[int, ...]) -> Tensor:
     """One scale per row or column, in the shape in which it multiplies the values."""
     return scales.reshape([1 if axis in _axis(shape) else size for axis, size in enumerate(shape)])
@@ -174,21 +187,8 @@ def _decoded(codes: Tensor, scales: Tensor, base: Tensor | None) -> Tensor:
     return difference if base is None else base + difference
 
 
-def _as_bytes(codes: Tensor, bits: Bits) -> bytes:
-    flat = codes.flatten()
-    if bits == 4:
-        pairs = torch.nn.functional.pad(flat, (0, flat.numel() % 2)).reshape(-1, 2)
-        flat = pairs[:, 0] * 16 + pairs[:, 1]
-    return flat.numpy().tobytes()
-
-
-def _as_codes(stream: bytes, count: int, bits: Bits) -> Tensor:
-    flat = torch.frombuffer(bytearray(stream), dtype=torch.uint8) if stream else torch.zeros(0, dtype=torch.uint8)
-    return flat if bits == 8 else torch.stack((flat // 16, flat % 16), dim=1).flatten()[:count]
-
-
 def _deflated(plain: bytes) -> bytes:
-    # Codes do not repeat, some are more frequent than others: 4 bits become about 3.3.
+    # Codes do not repeat, and some are more frequent than others.
     packer = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
     return packer.compress(plain) + packer.flush()
 
