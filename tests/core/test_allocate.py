@@ -170,6 +170,29 @@ class TestAllocate:
         assert allocation.clients == ["a", "b", "m", "y", "z"]
         assert allocation.members(1) == ["m", "y", "z"]
 
+    def test_guarded_lies_do_not_join_what_is_unlike_nor_part_what_is_alike(self) -> None:
+        # Orthogonal parts: of the squared length .05 are everyone's, .2 the task's, .75 the client's own. So d is .75
+        # within a task and .95 between them, of a flip 1.25 and 1.05.
+        # A flip. As it should be, {a .. d} {e, f, g} {h}: S(3) = 7 (1 - .75 / .95) / 8 = .184. {a .. g} {h}: within it
+        # .85 and .883, to h 1.05 and 1.25, S(2) = .205; guarded it is 1 to h, and S(2) = .119.
+        # A copy. {a, h} {b, c, d} {e, f, g}: S(3) = (2 + 3 x .211) / 8 = .329. As it should be: S(2) = .26.
+        parts = torch.eye(11) * torch.tensor([0.05, 0.2, 0.2, *[0.75] * 8]).sqrt()
+        rows = {name: parts[0] + parts[1 + at // 4] + parts[3 + at] for at, name in enumerate("abcdefgh")}
+        lies = {
+            "nobody": ({}, ["abcd", "efgh"]),
+            "a flip": ({"h": -rows["h"]}, ["abcd", "efg", "h"]),
+            "two flips": ({"g": -rows["g"], "h": -rows["h"]}, ["abcd", "ef", "gh"]),
+            "a copy": ({"h": rows["a"]}, ["abcdh", "efg"]),
+        }
+        wrong = []
+        for name, (lie, expected) in lies.items():
+            b = vectors(**{client: row.tolist() for client, row in {**rows, **lie}.items()})
+            for guarded in (True, False):
+                allocation = allocate(b, guarded=guarded)
+                groups = ["".join(allocation.members(expert)) for expert in range(allocation.num_experts)]
+                wrong += [(name, guarded)] if groups != expected else []
+        assert wrong == [("a flip", False), ("two flips", False), ("a copy", False)]
+
     @pytest.mark.parametrize("degrees", [{"a": 0}, {"a": 0, "b": 180}])
     def test_one_or_two_clients_share_one_expert(self, degrees: dict[str, float]) -> None:
         allocation = allocate(at_angles(**degrees), min_silhouette=-1)

@@ -59,6 +59,13 @@ def test_the_signal_decides_when_a_and_b_disagree() -> None:
     assert found["B"] == {frozenset({"a0", "b0"}), frozenset({"a1", "a2", "b1", "b2"})}
 
 
+def test_where_the_mean_outvotes_liars_the_clustering_is_guarded_too() -> None:
+    means = ("factors", "product", "trimmed", "median", "geometric-median")
+    methods = {average: repr(made("fedlease", BUDGET, average=average)) for average in means}
+    assert [average for average in means if "guarded=True" in methods[average]] == [*means[2:]]
+    assert all("guarded=False" in methods[average] for average in means[:2])
+
+
 def test_one_expert_per_client() -> None:
     method, state = allocated(grouping="clients")
     assert groups(state) == {frozenset({client}) for client in CLIENTS}

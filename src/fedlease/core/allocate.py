@@ -17,6 +17,9 @@ __all__ = ["MOST_PAIRED", "allocate", "assign", "distances", "joined", "kept", "
 MOST_PAIRED = 2048
 """Clients up to whom an allocation keeps the distances of all pairs: memory and disk grow by the square."""
 
+COPIED = 0.01
+"""Distance up to which one B counts as a copy of another: those of other rows are never so near."""
+
 SINGLETON = "expert "
 """How a sentence begins on an expert with one client."""
 
@@ -30,6 +33,7 @@ def allocate(
     clustering: Clustering = "hierarchical",
     num_experts: int | None = None,
     d: Tensor | None = None,
+    guarded: bool = False,
 ) -> Allocation:
     """Groups the clients and picks the number of experts M.
 
@@ -45,6 +49,9 @@ def allocate(
         clustering: ``hierarchical`` as in the paper, or ``spectral`` on the similarities 1 - d / 2.
         num_experts: this M whatever the silhouettes say, in 1 .. N.
         d: other distances between the sorted clients than those of B, (N, N) as :func:`distances` gives them.
+        guarded: whether a liar is kept from deciding M. Beside a warm-up that points against all others, at distances
+            up to 2, these look alike; beside a copy, at 0, no others do. So distances count as 1 at most, that of
+            unrelated warm-ups, and of copies the first alone counts; the others go where it goes.
 
     Raises:
         ValueError: as :func:`distances`, or a parameter is out of range.
@@ -57,6 +64,21 @@ def allocate(
     if num_experts is not None and not 1 <= num_experts <= len(clients):
         raise ValueError(f"num_experts must be in 1 .. {len(clients)}, the number of clients, received {num_experts}")
     d = distances(b)[1] if d is None else d
+    if guarded:
+        first = (d <= COPIED).int().argmax(1).tolist()
+        distinct = sorted({*first})
+        found = allocate(
+            {clients[place]: b[clients[place]] for place in distinct},
+            max_experts=max_experts,
+            min_silhouette=min_silhouette,
+            linkage=linkage,
+            clustering=clustering,
+            num_experts=None if num_experts is None else min(num_experts, len(distinct)),
+            d=d[distinct][:, distinct].clamp(max=1.0),
+        )
+        labels = {client: found.assignment[clients[first[place]]] for place, client in enumerate(clients)}
+        warnings = [warning for warning in found.warnings if not warning.startswith(SINGLETON)]
+        return _allocation(labels, found.silhouettes, d, warnings)
     warnings = _zero_module_warnings(b)
     labels = {client: 0 for client in clients}
     silhouettes: dict[int, float] = {}

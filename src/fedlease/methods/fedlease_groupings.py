@@ -46,11 +46,14 @@ class ByClusters(Grouping):
         signal: what is compared: ``B`` (paper), ``A``, or the products ``BA``.
         clustering: ``hierarchical`` (paper) or ``spectral``.
         num_experts: M, whatever the silhouettes say; None lets them choose. 1 is FedIT after a warm-up.
+        guarded: whether contrary and copied warm-ups are kept from deciding M, see
+            :func:`fedlease.core.allocate.allocate`.
     """
 
     signal: Signal = "B"
     clustering: Clustering = "hierarchical"
     num_experts: int | None = None
+    guarded: bool = False
 
     def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
         """Makes sure that ``num_experts`` is at most the number of clients."""
@@ -70,7 +73,7 @@ class ByClusters(Grouping):
         # Fewer clients may have answered than were there at the start.
         number = None if self.num_experts is None else min(self.num_experts, len(b))
         try:
-            return allocate(b, clustering=self.clustering, num_experts=number, d=d, **rule)
+            return allocate(b, clustering=self.clustering, num_experts=number, d=d, guarded=self.guarded, **rule)
         except ValueError as error:
             raise RunFailedError(f"fedlease: the clients cannot be grouped: {error}") from error
 

@@ -63,7 +63,7 @@ def build(
     compared: Signal = signal if terms.sketch is None else "B"
     groupings: dict[GroupingName, Any] = {
         "similarity": BySimilarity,
-        "clusters": lambda: ByClusters(compared, clustering, num_experts),
+        "clusters": lambda: ByClusters(compared, clustering, num_experts, guarded=bool(needs)),
         "clients": PerClient,
         "random": lambda: Random(num_experts or 1),
         "given": lambda: Given(assignment or {}),
