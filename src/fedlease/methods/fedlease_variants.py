@@ -59,6 +59,7 @@ def build(
 
     The settings hold together: :func:`fedlease.config.faults.cross_faults` refuses those that do not.
     """
+    needs = outvoting(average, trim)
     # A sketch stands instead of B, whatever it is of.
     compared: Signal = signal if terms.sketch is None else "B"
     groupings: dict[GroupingName, Any] = {
@@ -80,7 +81,7 @@ def build(
         linkage=terms.linkage,
         weights=terms.weights,
         grouping=rule,
-        means=ClusterMeans(MEANS[average](trim), outvoting(average, trim)),
+        means=ClusterMeans(MEANS[average](trim), needs),
         router_start=router_start if routed else None,
         columns=terms.columns,
         least=terms.least,
