@@ -1,8 +1,8 @@
 """The contract of a federated method and of its state."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from fedlease.core.choices import Linkage, Weighting
 from fedlease.core.codec import serialisable
@@ -12,7 +12,7 @@ from fedlease.core.ranks import Ranks
 from fedlease.core.types import Allocation, Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.methods.warmup import Warmup
 
-__all__ = ["Builder", "CommonState", "Method", "State", "Terms", "by_client", "rounds_for_warmup"]
+__all__ = ["Builder", "CommonMethod", "CommonState", "Method", "State", "Terms", "by_client", "rounds_for_warmup"]
 
 
 @runtime_checkable
@@ -121,6 +121,32 @@ class Method(Protocol):
 
     def group(self, state: Any, client: ClientId) -> int:
         """Clients with the same number average their heads when heads are shared."""
+
+
+S = TypeVar("S", bound=CommonState)
+
+
+@dataclass(frozen=True)
+class CommonMethod:
+    """What most methods have alike of :class:`Method`; each states the rest, and what it does otherwise.
+
+    Attributes:
+        warms_up: whether there is a warm-up; without one the opening rounds take its place.
+        budget: E, R and local epochs.
+    """
+
+    warms_up: ClassVar[bool] = True
+
+    budget: Budget
+
+    @property
+    def last_round(self) -> int:
+        """R, and the opening rounds of a method without a warm-up."""
+        return self.budget.rounds + (0 if self.warms_up else self.budget.opening_rounds)
+
+    def admit(self, state: S, client: ClientId, num_examples: int) -> S:
+        """A late client has its first task when it is next asked."""
+        return replace(state, clients={**state.clients, client: num_examples})
 
 
 @dataclass(frozen=True)

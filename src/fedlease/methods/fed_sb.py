@@ -21,9 +21,9 @@ from fedlease.core.choices import FactorStart, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.low_rank import best_pair, cored, product_mean
 from fedlease.core.sparse import dense
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.base import CommonMethod, CommonState, Terms, by_client
 
 __all__ = ["FedSB", "FedSBState", "build"]
 
@@ -45,29 +45,22 @@ class FedSBState(CommonState):
 
 
 @dataclass(frozen=True)
-class FedSB:
+class FedSB(CommonMethod):
     """Parameters of Fed-SB. The update of a module is (alpha / r) B G A, with B and A the same for all.
 
     A and B span the first update, of which G is what A and B leave: their product is the best approximation of the
     mean of the clients' warm-ups, whose place in the paper has the gradient of all weights on a sample of rows.
 
     Attributes:
-        budget: E, R and local epochs.
         weights: how clients are weighted.
         start: what is trained in the warm-up: A and B, or all ``weights`` of the adapted modules. With E = 1 and one
             batch of all rows the latter is AdamW's first step, the sign of the gradient, as in LoRA-SB.
     """
 
-    budget: Budget
     weights: Weighting = "num_examples"
     start: FactorStart = "adapters"
 
     averaged: ClassVar[tuple[str, ...]] = ("cores",)
-
-    @property
-    def last_round(self) -> int:
-        """R."""
-        return self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedSBState:
         """Everyone warms up from the same adapter."""
@@ -111,10 +104,6 @@ class FedSB:
             return replace(start, tensors={**start.tensors, **state.warmup.results.get(client, {})})
         tensors, kept = {**state.factors, **state.cores}, frozenset(state.factors)
         return ClientModel(replace(spec, mixer="core"), tensors, kept=kept)
-
-    def admit(self, state: FedSBState, client: ClientId, num_examples: int) -> FedSBState:
-        """A late client warms up, for its head's sake, and then trains the cores as all do."""
-        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: FedSBState, client: ClientId) -> int:
         """All clients are one group."""

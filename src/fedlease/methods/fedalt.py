@@ -12,8 +12,8 @@ import torch
 
 from fedlease.core.adapters import renumber
 from fedlease.core.codec import serialisable
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
-from fedlease.methods.base import CommonState, Terms
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage, TensorName, Tensors
+from fedlease.methods.base import CommonMethod, CommonState, Terms
 
 __all__ = ["FedALT", "FedALTState", "build"]
 
@@ -36,21 +36,11 @@ class FedALTState(CommonState):
 
 
 @dataclass(frozen=True)
-class FedALT:
-    """Parameters of FedALT. It has no warm-up: the whole budget T is spent in rounds.
-
-    Attributes:
-        budget: E, R and local epochs.
-    """
-
-    budget: Budget
+class FedALT(CommonMethod):
+    """Parameters of FedALT. It has no warm-up: the whole budget T is spent in rounds."""
 
     averaged: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def last_round(self) -> int:
-        """The opening rounds, which replace a warm-up, and R."""
-        return self.budget.opening_rounds + self.budget.rounds
+    warms_up: ClassVar[bool] = False
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedALTState:
         """Everyone starts from the same adapter; the rest of the world is that adapter too, and adds nothing yet."""
@@ -99,10 +89,6 @@ class FedALT:
             features_in = start[str(TensorName(module, "A", 0))].shape[1]
             tensors[str(TensorName(module, "G"))] = torch.zeros(2, features_in)
         return ClientModel(replace(state.adapter.spec, num_experts=2, own=OWN, mixer="softmax"), tensors)
-
-    def admit(self, state: FedALTState, client: ClientId, num_examples: int) -> FedALTState:
-        """A late client starts from the initial adapter beside the mean of all others."""
-        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: FedALTState, client: ClientId) -> int:
         """Every client stands alone."""

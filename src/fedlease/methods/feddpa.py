@@ -12,8 +12,8 @@ from fedlease.core.adapters import renumber
 from fedlease.core.aggregate import mean_update
 from fedlease.core.choices import Weighting
 from fedlease.core.codec import serialisable
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
-from fedlease.methods.base import CommonState, Terms
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
+from fedlease.methods.base import CommonMethod, CommonState, Terms
 
 __all__ = ["FedDPA", "FedDPAState", "build"]
 
@@ -34,30 +34,24 @@ class FedDPAState(CommonState):
 
 
 @dataclass(frozen=True)
-class FedDPA:
+class FedDPA(CommonMethod):
     """Parameters of FedDPA, the form in which both adapters are trained in every round (FedDPA-T).
 
     As in the public code the local adapter comes first, so that it is trained beside what it is scored with: a mean
     over all clients. Its stage is work beyond the budget T, which counts passes for the adapter that is uploaded.
 
     Attributes:
-        budget: E, R and local epochs.
         blend: largest share of the local adapter, in [0, 1]; while it is trained its share is ``blend``. 0 is FedIT.
         num_anchors: train rows that an input is compared with, at least 1.
         weights: how clients are weighted.
     """
 
-    budget: Budget
     blend: float = 0.5
     num_anchors: int = 5
     weights: Weighting = "num_examples"
 
     averaged: ClassVar[tuple[str, ...]] = ("shared",)
-
-    @property
-    def last_round(self) -> int:
-        """The opening rounds, which replace a warm-up, and R."""
-        return self.budget.opening_rounds + self.budget.rounds
+    warms_up: ClassVar[bool] = False
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedDPAState:
         """Both adapters start from the same values.
@@ -100,10 +94,6 @@ class FedDPA:
         )
         tensors = {**renumber(state.shared, GLOBAL), **renumber(state.adapter.tensors, LOCAL)}
         return ClientModel(spec, tensors)
-
-    def admit(self, state: FedDPAState, client: ClientId, num_examples: int) -> FedDPAState:
-        """A late client shares from its first round on; until then it uses the global adapter alone."""
-        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: FedDPAState, client: ClientId) -> int:
         """All clients are one group."""

@@ -4,12 +4,12 @@ Singhal, Ponkshe, Vepakomma: FedEx-LoRA: Exact Aggregation for Federated and Eff
 Models. ACL 2025. https://arxiv.org/abs/2410.09432
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedlease.core.aggregate import weighted_uploads
 from fedlease.core.residual import extended, lacking
-from fedlease.core.types import ClientId, ClientUpdate
+from fedlease.core.types import ClientUpdate
 from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.on_residual import OnResidual, ResidualState
 
@@ -20,14 +20,10 @@ __all__ = ["FedExLoRA", "build"]
 class FedExLoRA(OnResidual):
     """FedIT on top of a residual that makes its mean exact."""
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """Means of A and of B, and what their product lacks."""
-        after = super().aggregate(state, updates, absent)
+        after = super().combined(state, updates)
         assert isinstance(state, ResidualState) and isinstance(after, ResidualState)
-        if not updates:
-            return after
         lack = lacking(*weighted_uploads(updates, self.weights), after.adapter.tensors)
         return replace(after, residual=extended(state.residual, lack))
 

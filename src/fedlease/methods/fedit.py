@@ -16,8 +16,8 @@ from typing import ClassVar
 
 from fedlease.core.aggregate import mean_update
 from fedlease.core.choices import Weighting
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
-from fedlease.methods.base import CommonState, Terms
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage
+from fedlease.methods.base import CommonMethod, CommonState, Terms
 
 __all__ = ["PHASE", "FedIT", "fedit", "fedsa_lora", "ffa_lora"]
 
@@ -25,27 +25,21 @@ PHASE = "federated"
 
 
 @dataclass(frozen=True)
-class FedIT:
+class FedIT(CommonMethod):
     """Parameters of FedIT and its kin. There is no warm-up: the whole budget T is spent in rounds, and all average.
 
     Attributes:
-        budget: E, R and local epochs.
         weights: how clients are weighted.
         trained: kinds of tensors that learn.
         sent: kinds that are uploaded and averaged; what is trained and not sent is private.
     """
 
-    budget: Budget
     weights: Weighting = "num_examples"
     trained: str = "AB"
     sent: str = "AB"
 
     averaged: ClassVar[tuple[str, ...]] = ("adapter",)
-
-    @property
-    def last_round(self) -> int:
-        """The opening rounds, which replace a warm-up, and R."""
-        return self.budget.opening_rounds + self.budget.rounds
+    warms_up: ClassVar[bool] = False
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> CommonState:
         """The initial adapter is the first shared one."""
@@ -62,18 +56,18 @@ class FedIT:
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> CommonState:
-        """Weighted mean of what is sent; the rest stays as it is."""
-        mean = mean_update(updates, self.weights) if updates else {}
-        adapter = replace(state.adapter, tensors={**state.adapter.tensors, **mean})
-        return replace(state, round=state.round + 1, adapter=adapter)
+        """The next round, with what :meth:`combined` makes of the updates; without any the tensors stay."""
+        after = self.combined(state, updates) if updates else state
+        return replace(after, round=state.round + 1)
+
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
+        """The state with the weighted mean of what is sent, by at least one client; the rest stays as it is."""
+        mean = mean_update(updates, self.weights)
+        return replace(state, adapter=replace(state.adapter, tensors={**state.adapter.tensors, **mean}))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
         """The shared adapter; the client lays its private tensors over it."""
         return state.adapter
-
-    def admit(self, state: CommonState, client: ClientId, num_examples: int) -> CommonState:
-        """A late client shares from its first round on."""
-        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: CommonState, client: ClientId) -> int:
         """All clients are one group."""

@@ -18,7 +18,6 @@ from fedlease.core.codec import serialisable
 from fedlease.core.placement import centroids
 from fedlease.core.types import (
     Allocation,
-    Budget,
     ClientId,
     ClientModel,
     ClientTask,
@@ -29,7 +28,7 @@ from fedlease.core.types import (
 )
 from fedlease.core.wording import listed
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import CommonState, by_client
+from fedlease.methods.base import CommonMethod, CommonState, by_client
 from fedlease.methods.fedlease_groupings import ByClusters, Grouping
 from fedlease.methods.warmup import WARMUP
 
@@ -57,11 +56,10 @@ PAPER_GROUPING, PAPER_MEANS = ByClusters(), ClusterMeans()
 
 
 @dataclass(frozen=True)
-class FedLease:
-    """Parameters of FedLEASE; the first six are the paper's.
+class FedLease(CommonMethod):
+    """Parameters of FedLEASE; those down to ``grouping`` are the paper's.
 
     Attributes:
-        budget: E, R and local epochs.
         max_experts: M_max, at least 2.
         min_silhouette: M = 1 when no S(k) is above it; -1 always splits, as in the paper.
         linkage: how far two clusters are apart.
@@ -74,7 +72,6 @@ class FedLease:
         least: clients of a cluster; smaller ones are joined with the nearest.
     """
 
-    budget: Budget
     max_experts: int = 8
     min_silhouette: float = 0.05
     linkage: Linkage = "average"
@@ -87,11 +84,6 @@ class FedLease:
 
     averaged: ClassVar[tuple[str, ...]] = ("experts", "routers")
     state: ClassVar[type[FedLeaseState]] = FedLeaseState
-
-    @property
-    def last_round(self) -> int:
-        """R."""
-        return self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedLeaseState:
         """Everyone gets the same A, and B = 0.
@@ -143,10 +135,6 @@ class FedLease:
         for expert, values in enumerate(state.experts):
             tensors.update(renumber(values, expert))
         return ClientModel(replace(spec, num_experts=len(state.experts), own=own, mixer="top_m"), tensors)
-
-    def admit(self, state: FedLeaseState, client: ClientId, num_examples: int) -> FedLeaseState:
-        """A late client warms up when it is next asked, and is placed by that warm-up."""
-        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: FedLeaseState, client: ClientId) -> int:
         """Its expert; before the allocation every client stands alone."""

@@ -4,12 +4,12 @@ Yan, Hua, Wang, Zhang, Wu, Song, Guan: FedMomentum: Preserving LoRA Training Mom
 https://arxiv.org/abs/2603.08014
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedlease.core.aggregate import weighted_uploads
 from fedlease.core.residual import extended, parted, stacked
-from fedlease.core.types import ClientId, ClientUpdate
+from fedlease.core.types import ClientUpdate
 from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.on_residual import OnResidual, ResidualState
 
@@ -28,19 +28,14 @@ class FedMomentum(OnResidual):
 
     energy: float = 0.9999
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """The mean of the products: its best pair of rank r as adapter, the remainder as residual."""
         assert isinstance(state, ResidualState)
-        after = replace(state, round=state.round + 1)
-        if not updates:
-            return after
         adapter = state.adapter
         major, rest = parted(stacked(*weighted_uploads(updates, self.weights)), adapter.spec.r, self.energy)
         pair = {name: tensor.to(adapter.tensors[name].dtype).contiguous() for name, tensor in major.items()}
         residual = extended(state.residual, rest)
-        return replace(after, adapter=replace(adapter, tensors={**adapter.tensors, **pair}), residual=residual)
+        return replace(state, adapter=replace(adapter, tensors={**adapter.tensors, **pair}), residual=residual)
 
 
 def build(terms: Terms, *, energy: float = 0.9999) -> FedMomentum:

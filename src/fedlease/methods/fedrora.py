@@ -4,7 +4,7 @@ Wang, Bian, Zhang, Xu: Breaking the Structural Identity: Personalized Federated 
 Heterogeneity. EMNLP 2026. https://github.com/lei-wang-link/FedRoRA
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -67,14 +67,9 @@ class FedRoRA(FedIT):
         names = model.names("ABG")
         return ClientTask(PHASE, state.round, model, (Stage(names, self.budget.epochs(state.round)),), upload=names)
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """The R largest singular directions of the mean update."""
         assert isinstance(state, FedRoRAState)
-        after = replace(state, round=state.round + 1)
-        if not updates:
-            return after
         tensors, weights = weighted_uploads(updates, self.weights)
         mean, basis = stacked([_as_pair(each) for each in tensors], weights), dict[str, Tensor]()
         for module in state.adapter.spec.target_modules:
@@ -82,7 +77,7 @@ class FedRoRA(FedIT):
             rows, values, columns = singular(mean[a], mean[b], state.adapter.spec.r)
             basis |= {a: rows.float().contiguous(), b: columns.float().contiguous(), g: values.float()}
         latest = {**state.updates, **{update.client: dict(update.tensors) for update in updates}}
-        return replace(after, basis=basis, updates=dict(sorted(latest.items())))
+        return replace(state, basis=basis, updates=dict(sorted(latest.items())))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
         """The r_i directions of the basis along which the client's last update is longest, with its own coefficients.

@@ -4,11 +4,11 @@ Zhang, Kim, Cha, Vikalo: FedRot-LoRA: Mitigating Rotational Misalignment in Fede
 https://arxiv.org/abs/2602.23638
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedlease.core.alignment import aligned
-from fedlease.core.types import ClientId, ClientUpdate, TensorName, Tensors
+from fedlease.core.types import ClientUpdate, TensorName, Tensors
 from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.fedit import FedIT
 
@@ -28,14 +28,12 @@ class FedRotLoRA(FedIT):
 
     strength: float = 1.0
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """The mean of A and of B, once they are turned."""
         if self.strength and state.round > 1:
             side = "B" if state.round % 2 else "A"
             updates = [replace(u, tensors=self._turned(u.tensors, state.adapter.tensors, side)) for u in updates]
-        return super().aggregate(state, updates, absent)
+        return super().combined(state, updates)
 
     def _turned(self, tensors: Tensors, received: Tensors, side: str) -> Tensors:
         turned = dict(tensors)

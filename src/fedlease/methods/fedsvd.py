@@ -4,12 +4,12 @@ Lee, Park, Lee, Wagner, Seong, Bocklet, Lee, Hwang: FedSVD: Adaptive Orthogonali
 with LoRA. NeurIPS 2025. https://arxiv.org/abs/2505.12805
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fedlease.core.low_rank import orthonormal
-from fedlease.core.types import ClientId, ClientUpdate, TensorName
+from fedlease.core.types import ClientUpdate, TensorName
 from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.fedit import FedIT
 
@@ -28,12 +28,10 @@ class FedSVD(FedIT):
 
     averaged: ClassVar[tuple[str, ...]] = ()
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """The mean of B, then the SVD where it is due; the product is the same after it."""
-        after = super().aggregate(state, updates, absent)
-        if not updates or state.round % self.every:
+        after = super().combined(state, updates)
+        if state.round % self.every:
             return after
         tensors = dict(after.adapter.tensors)
         for module in after.adapter.spec.target_modules:

@@ -19,7 +19,6 @@ from fedlease.core.codec import serialisable
 from fedlease.core.placement import centroids
 from fedlease.core.tree import LayerCut, cut_layers, layer_distances
 from fedlease.core.types import (
-    Budget,
     ClientId,
     ClientModel,
     ClientTask,
@@ -29,7 +28,7 @@ from fedlease.core.types import (
     Tensors,
 )
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.base import CommonMethod, CommonState, Terms, by_client
 from fedlease.methods.warmup import WARMUP
 
 __all__ = ["FedTreeLoRA", "FedTreeLoRAState", "build"]
@@ -61,11 +60,10 @@ class FedTreeLoRAState(CommonState):
 
 
 @dataclass(frozen=True)
-class FedTreeLoRA:
+class FedTreeLoRA(CommonMethod):
     """Parameters of FedTreeLoRA.
 
     Attributes:
-        budget: E, R and local epochs.
         window: K: a layer has at most K - 1 groups more than the one before; useful from 2 to 4. 1 is FedIT after a
             warm-up.
         tau: the score that a cut must beat to split the first time, in [-1, 1]; 1 never splits, -1 always does.
@@ -76,7 +74,6 @@ class FedTreeLoRA:
         weights: how clients are weighted in their group.
     """
 
-    budget: Budget
     window: int = 2
     tau: float = 0.05
     outside: bool = True
@@ -85,11 +82,6 @@ class FedTreeLoRA:
     weights: Weighting = "num_examples"
 
     averaged: ClassVar[tuple[str, ...]] = ("groups",)
-
-    @property
-    def last_round(self) -> int:
-        """R."""
-        return self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedTreeLoRAState:
         """Everyone starts from the same adapter."""
@@ -147,10 +139,6 @@ class FedTreeLoRA:
             for module in layer.modules:
                 tensors[str(TensorName(module, "G"))] = torch.full((1,), 0.0 if rests[label] else ALONE)
         return ClientModel(replace(state.adapter.spec, num_experts=2, own=GROUP, mixer="scalar"), tensors)
-
-    def admit(self, state: FedTreeLoRAState, client: ClientId, num_examples: int) -> FedTreeLoRAState:
-        """A late client warms up when it is next asked, and joins the nearest group of the last layer."""
-        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: FedTreeLoRAState, client: ClientId) -> int:
         """Its group in the last layer; before the tree is cut every client stands alone."""

@@ -4,13 +4,13 @@ Bai, Chen, Qian, Yao, Li: Federated Fine-tuning of Large Language Models under H
 NeurIPS 2024. https://arxiv.org/abs/2402.11505
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fedlease.core.aggregate import weighted_uploads
 from fedlease.core.low_rank import product_mean
-from fedlease.core.types import ClientId, ClientUpdate
+from fedlease.core.types import ClientUpdate
 from fedlease.methods.base import CommonState, Terms
 from fedlease.methods.fedit import FedIT
 
@@ -27,15 +27,10 @@ class FlexLoRA(FedIT):
 
     averaged: ClassVar[tuple[str, ...]] = ()
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """The best pair of rank R for the weighted mean of the products."""
-        after = replace(state, round=state.round + 1)
-        if not updates:
-            return after
         mean = product_mean(*weighted_uploads(updates, self.weights))
-        return replace(after, adapter=replace(state.adapter, tensors={**state.adapter.tensors, **mean}))
+        return replace(state, adapter=replace(state.adapter, tensors={**state.adapter.tensors, **mean}))
 
 
 def build(terms: Terms) -> FlexLoRA:

@@ -4,7 +4,7 @@ Wang, Shen, He, Sun, Wang, Lyu, Li: FLoRA: Federated Fine-Tuning Large Language 
 Adaptations. NeurIPS 2024. https://arxiv.org/abs/2409.05976
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedlease.core.adapters import initial_adapter, shape_of
@@ -48,16 +48,11 @@ class FLoRA(OnResidual):
         """The initial adapter is that of the first round, and nothing is added to the frozen weights."""
         return FLoRAState(round=1, adapter=adapter, clients=dict(clients), seed=seed)
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """The stack ``[B_1 ... B_N] [w_1 A_1; ...; w_N A_N]``, which is the mean of the products, and a new A."""
         assert isinstance(state, FLoRAState)
-        after = replace(state, round=state.round + 1)
-        if not updates:
-            return after
         stack = stacked(*weighted_uploads(updates, self.weights))
-        return replace(after, adapter=_drawn(after), residual=extended(state.residual, stack))
+        return replace(state, adapter=_drawn(state), residual=extended(state.residual, stack))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
         """The round's adapter, at the client's rank, on top of all that was added."""
@@ -68,10 +63,10 @@ class FLoRA(OnResidual):
 
 
 def _drawn(state: FLoRAState) -> ClientModel:
-    """An adapter for the state's round: A drawn anew, the same for all, and B = 0."""
+    """An adapter for the round after this one: A drawn anew, the same for all, and B = 0."""
     spec, tensors = state.adapter.spec, state.adapter.tensors
     sides = {module: shape_of(tensors, module)[::-1] for module in spec.target_modules}
-    seed = derive(state.seed, "flora", state.round)
+    seed = derive(state.seed, "flora", state.round + 1)
     return initial_adapter(sides, r=spec.r, alpha=spec.alpha, dropout=spec.dropout, seed=seed)
 
 

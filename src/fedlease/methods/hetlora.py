@@ -4,7 +4,7 @@ Cho, Liu, Xu, Fahrezi, Joshi: Heterogeneous LoRA for Federated Fine-tuning of On
 https://arxiv.org/abs/2401.06432
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -62,14 +62,9 @@ class HetLoRA(FedIT):
         kept = self._kept(rank)
         return replace(task, term=LocalTerm(tail=self.penalty, kept=kept)) if kept < rank else task
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """Prunes whose tail has become smaller, pads with zeros, and takes the mean weighted by norms."""
         assert isinstance(state, HetLoRAState)
-        after = replace(state, round=state.round + 1)
-        if not updates:
-            return after
         pruned, states, norms = dict(state.pruned), [], []
         for update in by_client(updates):
             model = replace(self.model(state, update.client), tensors=update.tensors)
@@ -81,7 +76,7 @@ class HetLoRA(FedIT):
             norms.append(product_norm(model.tensors))
         mean = weighted_mean(states, norms if any(norms) else [1.0] * len(norms))
         adapter = replace(state.adapter, tensors={**state.adapter.tensors, **mean})
-        return replace(after, adapter=adapter, pruned=dict(sorted(pruned.items())))
+        return replace(state, adapter=adapter, pruned=dict(sorted(pruned.items())))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
         """The first directions of the shared adapter, as many as the client's rank."""

@@ -14,8 +14,8 @@ from fedlease.core.choices import Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.local_term import LocalTerm
 from fedlease.core.subspaces import grouped, nearest, smoothed
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
-from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
+from fedlease.methods.base import CommonMethod, CommonState, Terms, by_client
 
 __all__ = ["HiLoRA", "HiLoRAState", "build"]
 
@@ -40,11 +40,10 @@ class HiLoRAState(CommonState):
 
 
 @dataclass(frozen=True)
-class HiLoRA:
+class HiLoRA(CommonMethod):
     """Parameters of HiLoRA. It has no warm-up: the whole budget T is spent in rounds, tier after tier.
 
     Attributes:
-        budget: E, R and local epochs.
         weights: how clients are weighted.
         max_clusters: most clusters, at least 2.
         root: share of the rounds in which the root is trained; at least those that replace a warm-up, in which
@@ -54,7 +53,6 @@ class HiLoRA:
         smoothing: share of the past in a client's B, in [0, 1).
     """
 
-    budget: Budget
     weights: Weighting = "num_examples"
     max_clusters: int = 8
     root: float = 0.4
@@ -63,11 +61,7 @@ class HiLoRA:
     smoothing: float = 0.9
 
     averaged: ClassVar[tuple[str, ...]] = ("adapter", "clusters")
-
-    @property
-    def last_round(self) -> int:
-        """The opening rounds, which replace a warm-up, and R."""
-        return self.budget.opening_rounds + self.budget.rounds
+    warms_up: ClassVar[bool] = False
 
     def tier(self, round_: int) -> int:
         """The tier that is trained in a round."""
@@ -122,10 +116,6 @@ class HiLoRA:
         named = [renumber(own, tier) for tier, own in enumerate(tiers)]
         above = frozenset(name for own in named[:-1] for name in own)
         return ClientModel(spec, {name: tensor for own in named for name, tensor in own.items()}, kept=above)
-
-    def admit(self, state: HiLoRAState, client: ClientId, num_examples: int) -> HiLoRAState:
-        """A late client shares the root; once there are clusters it is placed by its first task."""
-        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: HiLoRAState, client: ClientId) -> int:
         """Its cluster; all are one group before there are any."""

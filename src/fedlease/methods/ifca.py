@@ -14,9 +14,9 @@ from fedlease.core.aggregate import ClusterMeans, client_weights, mean_update
 from fedlease.core.choices import CandidateStart, Weighting
 from fedlease.core.codec import serialisable
 from fedlease.core.seeds import generator
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
 from fedlease.errors import RunFailedError
-from fedlease.methods.base import CommonState, Terms, by_client
+from fedlease.methods.base import CommonMethod, CommonState, Terms, by_client
 
 __all__ = ["IFCA", "IFCAState", "build"]
 
@@ -40,7 +40,7 @@ class IFCAState(CommonState):
 
 
 @dataclass(frozen=True)
-class IFCA:
+class IFCA(CommonMethod):
     """Parameters of IFCA.
 
     With B = 0 all candidates are one function, so they cannot start from one adapter: they are made of the clients'
@@ -48,24 +48,17 @@ class IFCA:
     before and favours it.
 
     Attributes:
-        budget: E, R and local epochs.
         num_candidates: K, usually the number of groups expected; at most one per client. 1 is FedIT after a warm-up.
         candidate_start: ``groups``, means over the groups of a random partition of all clients, or ``clients``, the
             updates of K clients drawn at random as they are. The same when K is the number of clients.
         weights: how clients are weighted.
     """
 
-    budget: Budget
     num_candidates: int = 4
     candidate_start: CandidateStart = "groups"
     weights: Weighting = "num_examples"
 
     averaged: ClassVar[tuple[str, ...]] = ("candidates",)
-
-    @property
-    def last_round(self) -> int:
-        """R."""
-        return self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> IFCAState:
         """Everyone starts from the same adapter.
@@ -114,10 +107,6 @@ class IFCA:
             return ClientModel(state.adapter.spec, state.warmup.results.get(client, state.adapter.tensors))
         last = state.candidates[state.choices.get(client, 0)]
         return ClientModel(state.adapter.spec, last, state.candidates)
-
-    def admit(self, state: IFCAState, client: ClientId, num_examples: int) -> IFCAState:
-        """A late client warms up, for its head's sake, and then chooses as all do."""
-        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: IFCAState, client: ClientId) -> int:
         """The candidate it chose last; before the first choice every client stands alone."""

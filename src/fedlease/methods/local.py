@@ -7,28 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage
-from fedlease.methods.base import CommonState, Terms
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Stage
+from fedlease.methods.base import CommonMethod, CommonState, Terms
 
 __all__ = ["Local", "build"]
 
 
 @dataclass(frozen=True)
-class Local:
-    """Parameters of local training. Its first task has E epochs, so that a warm-up of others is the same work.
-
-    Attributes:
-        budget: E, R and local epochs.
-    """
-
-    budget: Budget
+class Local(CommonMethod):
+    """Parameters of local training. Its first task has E epochs, so that a warm-up of others is the same work."""
 
     averaged: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def last_round(self) -> int:
-        """R."""
-        return self.budget.rounds
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> CommonState:
         """Everyone starts from the same adapter."""
@@ -54,10 +43,6 @@ class Local:
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
         """The initial adapter; the client lays its own over it."""
         return state.adapter
-
-    def admit(self, state: CommonState, client: ClientId, num_examples: int) -> CommonState:
-        """A late client starts with the first task."""
-        return replace(state, clients={**state.clients, client: num_examples})
 
     def group(self, state: CommonState, client: ClientId) -> int:
         """Every client stands alone."""

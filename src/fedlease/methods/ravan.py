@@ -4,7 +4,7 @@ Raje, Askin, Jhunjhunwala, Joshi: Ravan: Multi-Head Low-Rank Adaptation for Fede
 https://arxiv.org/abs/2506.05568
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -70,16 +70,11 @@ class Ravan(FedIT):
         names = model.names("G")
         return ClientTask(PHASE, state.round, model, (Stage(names, self.budget.epochs(state.round)),), upload=names)
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """The mean of s H; every s is 1 again."""
         assert isinstance(state, RavanState)
-        after = replace(state, round=state.round + 1)
-        if not updates:
-            return after
         whole = [replace(u, tensors={name: _multiplied(g) for name, g in u.tensors.items()}) for u in updates]
-        return replace(after, cores=mean_update(whole, self.weights))
+        return replace(state, cores=mean_update(whole, self.weights))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
         """The heads with the shared cores."""

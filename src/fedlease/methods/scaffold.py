@@ -4,7 +4,7 @@ Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled 
 ICML 2020. https://arxiv.org/abs/1910.06378
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -52,9 +52,7 @@ class Scaffold(FedIT):
         slope = self._slope(state, client)
         return replace(task, term=LocalTerm(slope=slope) if slope else None, gradients=True)
 
-    def aggregate(
-        self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
-    ) -> CommonState:
+    def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
         """The means of A and of B, and the variates of those who answered."""
         assert isinstance(state, ScaffoldState)
         names = {str(TensorName.parse(name).gradient): name for name in state.adapter.names("AB")}
@@ -63,7 +61,7 @@ class Scaffold(FedIT):
             own = update.tensors
             variates[update.client] = {name: own[gradient] for gradient, name in names.items()}
             trained.append(replace(update, tensors={name: own[name] for name in own.keys() - names.keys()}))
-        return super().aggregate(replace(state, variates=dict(sorted(variates.items()))), trained, absent)
+        return super().combined(replace(state, variates=dict(sorted(variates.items()))), trained)
 
     def _slope(self, state: ScaffoldState, client: ClientId) -> dict[str, Tensor]:
         """c - c_i; {} as long as nobody has trained."""
