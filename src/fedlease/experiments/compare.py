@@ -20,9 +20,10 @@ from fedlease.experiments.experiment import Variant
 from fedlease.experiments.joining import joining, row_metric
 from fedlease.experiments.scored_rows import ScoredRows
 from fedlease.experiments.statistics import spread
-from fedlease.experiments.surviving import Failure, Failures
+from fedlease.experiments.surviving import Failures, failure_of
 from fedlease.files import locked, write_atomically
 from fedlease.methods.facts import kind_of
+from fedlease.reporting.comparison.data import Failure
 from fedlease.reporting.comparison.page import markdown, write_compare_page
 from fedlease.reporting.run.data import ALONE
 from fedlease.reporting.run.reading import read_run
@@ -252,7 +253,7 @@ def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell |
     try:
         summary = run_cell(cell, out, listeners, data)
     except Exception as error:
-        tell(cell, Failure.of(cell.variant, cell.seed, error))
+        tell(cell, failure_of(cell.variant, cell.seed, error))
         raise
     tell(cell, summary)
     return summary

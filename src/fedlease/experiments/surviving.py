@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fedlease.config.settings import Settings
-from fedlease.core.choices import Kind
 from fedlease.core.wording import counted, listed
 from fedlease.errors import ConfigError, FedLeaseError, InputError, stops_everything
 from fedlease.experiments.cells import plan
 from fedlease.experiments.experiment import Variant
 from fedlease.files import write_atomically
 from fedlease.methods.facts import kind_of
+from fedlease.reporting.comparison.data import Failure
 
-__all__ = ["TRACE", "Failure", "Failures", "failed_words"]
+__all__ = ["TRACE", "Failures", "failed_words", "failure_of"]
 
 FEW = 3
 """Number of failures that one line names with their reasons."""
@@ -24,28 +24,17 @@ TRACE = "failure.txt"
 """File in the folder of a variant that holds the traceback of an error that is none of ours."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a variant is not compared.
+def failure_of(variant: Variant, seed: int | None, error: Exception) -> Failure:
+    """The failure that an error is, its reason one line; an error that nobody raises on purpose is named by its type.
 
-    Attributes:
-        method: which it is.
+    Args:
+        variant: which fails.
         seed: of the run that failed; None where the settings do not fit the method, or no learning rate does.
-        reason: one line.
-        kind: of the method.
+        error: what ended it.
     """
-
-    method: str
-    seed: int | None
-    reason: str
-    kind: Kind
-
-    @classmethod
-    def of(cls, variant: Variant, seed: int | None, error: Exception) -> "Failure":
-        """The failure that an error is; one that nobody raises on purpose is named by its type, too."""
-        text = "; ".join(error.faults) if isinstance(error, InputError) else str(error)
-        kind = "" if isinstance(error, FedLeaseError) else f"{type(error).__name__}: "
-        return cls(variant.method, seed, " ".join(f"{kind}{text}".split()), kind_of(variant.method))
+    text = "; ".join(error.faults) if isinstance(error, InputError) else str(error)
+    kind = "" if isinstance(error, FedLeaseError) else f"{type(error).__name__}: "
+    return Failure(variant.method, seed, " ".join(f"{kind}{text}".split()), kind_of(variant.method))
 
 
 @dataclass
@@ -76,7 +65,7 @@ class Failures:
         except Exception as error:
             if stops_everything(error):
                 raise
-            self.found[variant.name] = Failure.of(variant, seed, error)
+            self.found[variant.name] = failure_of(variant, seed, error)
             self.last = error
             if not isinstance(error, FedLeaseError):
                 trace.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +90,7 @@ class Failures:
             try:
                 plan(settings, [variant], [seed], self.out)
             except ConfigError as error:
-                self.found[variant.name] = Failure.of(variant, None, error)
+                self.found[variant.name] = failure_of(variant, None, error)
                 self.last = error
 
 

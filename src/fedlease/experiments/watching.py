@@ -33,7 +33,7 @@ def watched_cells(what: str, name_of: "Callable[[Cell], str]", *, progress: bool
     bars = bars_on(console)
     bars.waits(what)
     try:
-        from fedlease.experiments.surviving import Failure
+        from fedlease.reporting.comparison.data import Failure
         from fedlease.reporting.means import over
         from fedlease.reporting.progress import ProgressListener
         from fedlease.tasks.metric_words import of_metric

@@ -162,30 +162,22 @@ def _tensor(name: str, array: Array, written: str | None) -> Tensor:
     if array.dtype != dtype or (dtype not in DTYPES and written != BFLOAT16):
         raise RecordError(f"array {name[:12]} is of type {array.dtype!r}, known are {', '.join(DTYPES)}, {BFLOAT16}")
     expected = math.prod(array.shape) * np.dtype(dtype).itemsize
+    size = len(array.data)
     # np.save puts a header of at most a few hundred bytes before the values.
-    if not expected <= len(array.data) <= expected + 1024:
-        raise RecordError(f"array {name[:12]} has {len(array.data)} bytes, its type and shape need {expected}")
-    # NumPy allocates what the header in the bytes says.
-    if _header(name, array.data) != (tuple(array.shape), np.dtype(dtype)):
-        raise RecordError(f"array {name[:12]} is not of the type and shape that the message states")
+    if not expected <= size <= expected + 1024:
+        raise RecordError(f"array {name[:12]} has {size} bytes, its type and shape need {expected}")
+    stream = io.BytesIO(array.data)
     try:
-        values = array.numpy()
-    except (ValueError, TypeError, EOFError) as error:
-        raise RecordError(f"array {name[:12]} cannot be read: {error}") from error
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, stated = read(stream)
+    except Exception as error:  # NumPy parses the header as Python text: whatever that raises is the sender's fault
+        raise RecordError(f"array {name[:12]} cannot be read: {type(error).__name__}") from error
+    if (shape, by_columns, stated, expected) != (tuple(array.shape), False, np.dtype(dtype), size - stream.tell()):
+        raise RecordError(f"array {name[:12]} is not of the type and shape that the message states")
+    values = np.frombuffer(array.data, stated, math.prod(shape), stream.tell()).reshape(shape)
     tensor = torch.from_numpy(values.copy())
     tensor = tensor.view(torch.bfloat16) if written == BFLOAT16 else tensor
     if fingerprint_of(tensor) != name:
         raise RecordError(f"array {name[:12]} does not hold what its name says")
     return tensor
-
-
-def _header(name: str, data: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type that the bytes of an array state."""
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
-    except Exception as error:  # NumPy parses the header as Python text: whatever that raises is the sender's fault
-        raise RecordError(f"array {name[:12]} cannot be read: {type(error).__name__}") from error
-    return shape, dtype

@@ -16,7 +16,7 @@ from fedlease.files import append, sweep, write_atomically
 from fedlease.methods.base import State
 from fedlease.methods.registry import known_methods, load_method
 from fedlease.storage.documents import read_lines
-from fedlease.storage.manifest import BestStep, Earlier, Manifest
+from fedlease.storage.manifest import BestStep, CompleteStep, Manifest, StepFiles
 from fedlease.storage.run_files import read_sealed, write_sealed
 from fedlease.storage.saved import Best, Saved
 from fedlease.storage.state_files import StateFiles
@@ -111,14 +111,14 @@ class Checkpoint:
         self.manifest.unlink(missing_ok=True)
         self.clean()
 
-    def _read_noted(self, step: Manifest | Earlier) -> dict[str, Any]:
+    def _read_noted(self, step: CompleteStep) -> dict[str, Any]:
         """The memory of screen and filters after a step, as fields of :class:`Saved`."""
         named = {} if step.seen is None else self._files.read(step.seen)
         seen = {client: {int(number): one for number, one in steps.items()} for client, steps in named.items()}
         received, residuals = ({}, {}) if step.filters is None else self._files.read(step.filters)
         return {"seen": seen, "received": received, "residuals": residuals}
 
-    def _read_step(self, step: Manifest | BestStep | Earlier) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
+    def _read_step(self, step: StepFiles) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
         """The state and the clients' private tensors of a step."""
         state, private = self._files.read_step(step)
         if not isinstance(state, State):
@@ -237,12 +237,12 @@ class Checkpoint:
         except OSError as error:
             raise RunFailedError(f"{self.rounds} cannot be written: {error}; it was to hold {dict(record)}") from error
 
-    def _kept(self, step: int) -> list[Earlier]:
+    def _kept(self, step: int) -> list[CompleteStep]:
         """The steps before a given one that stay on disk."""
         last = read_sealed(self.manifest, Manifest) if self.keep else None
         if last is None:
             return []
-        now = Earlier.model_validate(last.model_dump(include={*Earlier.model_fields}))
+        now = CompleteStep.model_validate(last.model_dump(include={*CompleteStep.model_fields}))
         return [one for one in (*last.earlier, now) if one.step < step][-self.keep :]
 
     def _written(self) -> bytes:

@@ -5,9 +5,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedlease.core.types import ClientId
+from fedlease.storage.documents import Count, Finite
 from fedlease.storage.run_files import Digest
 
-__all__ = ["BestStep", "Earlier", "Entry", "Manifest", "StepFiles"]
+__all__ = ["BestStep", "CompleteStep", "Entry", "Manifest", "StepFiles"]
 
 
 class Entry(BaseModel):
@@ -38,44 +39,38 @@ class StepFiles(BaseModel):
 class BestStep(StepFiles):
     """See :class:`fedlease.storage.saved.Best`."""
 
-    step: Annotated[int, Field(ge=0)]
-    value: Annotated[float, Field(allow_inf_nan=False)]
-    waited: Annotated[int, Field(ge=0)]
-    values: dict[ClientId, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
+    step: Count
+    value: Finite
+    waited: Count
+    values: dict[ClientId, Finite] = Field(default_factory=dict)
 
 
-class Earlier(StepFiles):
-    """A step before the last, to go back to."""
+class CompleteStep(StepFiles):
+    """A step to go on from, or back to."""
 
-    step: Annotated[int, Field(ge=0)]
-    round: Annotated[int, Field(ge=0)]
-    rounds_lines: Annotated[int, Field(ge=0)]
-    totals: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    step: Count
+    round: Count
+    rounds_lines: Count
+    totals: dict[str, Finite]
     seen: Entry | None = None
     filters: Entry | None = None
 
 
-class Manifest(StepFiles):
-    """The last complete step, and under early stopping the best one so far."""
+class Manifest(CompleteStep):
+    """The last complete step, those before it that are kept, and under early stopping the best one so far."""
 
     method: str
-    step: Annotated[int, Field(ge=0)]
-    round: Annotated[int, Field(ge=0)]
     finished: bool
-    rounds_lines: Annotated[int, Field(ge=0)]
     rounds_sha256: Digest
-    totals: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     best: BestStep | None = None
-    seen: Entry | None = None
-    filters: Entry | None = None
-    earlier: list[Earlier] = Field(default_factory=list)
+    earlier: list[CompleteStep] = Field(default_factory=list)
 
     @property
     def named(self) -> set[str]:
         """The files that it names."""
-        steps: list[Manifest | BestStep | Earlier] = [self, *self.earlier, *([] if self.best is None else [self.best])]
+        complete: list[CompleteStep] = [self, *self.earlier]
+        steps: list[StepFiles] = [*complete, *([] if self.best is None else [self.best])]
         slots = (entry for step in steps for slots in step.clients.values() for entry in slots.values())
-        lines: list[Manifest | Earlier] = [self, *self.earlier]
-        noted = (one for step in lines for one in (step.seen, step.filters) if one is not None)
+        noted = (one for step in complete for one in (step.seen, step.filters) if one is not None)
         states = (entry for step in steps for entry in (step.state, *step.apart))
         return {entry.file for entry in (*states, *slots, *noted)}

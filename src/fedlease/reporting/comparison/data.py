@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from fedlease.core.choices import Kind
 from fedlease.errors import RunFolderError
 from fedlease.reporting.formats import percent, points
-from fedlease.storage.documents import checked
+from fedlease.storage.documents import Finite, checked
 from fedlease.storage.verdict import Verdict
 from fedlease.tasks.metric_words import of_metric
 from fedlease.tasks.metrics import MetricWords
@@ -21,8 +21,6 @@ FEWEST_SEEDS = 3
 
 MANY = 8
 """Variants that have a colour each; more are grouped by kind."""
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Answers of clients' language models, one after the other, piece by piece."""
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -13,7 +12,7 @@ from fedlease.data.federation import Row
 from fedlease.tasks.base import WritingTask
 from fedlease.tasks.encoded import EncodedPrompts
 from fedlease.use.open_run import OpenRun
-from fedlease.use.serving.batcher import QueueFullError
+from fedlease.use.serving.batcher import Batcher
 
 __all__ = ["Answer", "Begun", "Ended", "Event", "Failed", "Piece", "Writer"]
 
@@ -102,58 +101,33 @@ class Writer:
         self.usual = cast(WritingTask, run.task).max_new_tokens
         self.most = max(self.usual, min(max_new_tokens, room))
         self.answers = 0
-        self._max_waiting = max_waiting
         self._loaded: ClientId | None = None
-        self._waiting: deque[Answer] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
         # One token, so that a model that cannot write fails now.
         self._write(Answer(next(iter(run.clients)), Row("a text", None, 0), lambda event: None, 1))
-        self._thread = threading.Thread(target=self._work, name="fedlease-writer", daemon=True)
-        self._thread.start()
+        self._queue: Batcher[Answer, None] = Batcher(self._answer, max_batch=1, wait_ms=0, max_waiting=max_waiting)
 
     @property
     def waiting(self) -> int:
         """Answers that wait."""
-        return len(self._waiting)
+        return self._queue.waiting
 
     def submit(self, answer: Answer) -> None:
-        """Queues an answer.
-
-        Raises:
-            QueueFullError: too many wait.
-            RuntimeError: closed.
-        """
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("the writer is closed")
-            if len(self._waiting) >= self._max_waiting:
-                raise QueueFullError(f"{len(self._waiting)} answers wait already")
-            self._waiting.append(answer)
-            self._changed.notify()
+        """Queues an answer; raises as :meth:`Batcher.submit`."""
+        self._queue.submit([answer])
 
     def close(self) -> None:
         """Writes what still waits, then ends the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        self._queue.close()
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if not self._waiting:
-                    return
-                answer = self._waiting.popleft()
-            if answer.given_up.is_set():
-                continue
+    def _answer(self, answers: Sequence[Answer]) -> list[None]:
+        (answer,) = answers
+        if not answer.given_up.is_set():
             try:
                 self._write(answer)
             except Exception as error:
                 self._loaded = None
                 answer.on_event(Failed(error))
+        return [None]
 
     @torch.inference_mode()
     def _write(self, answer: Answer) -> None:
