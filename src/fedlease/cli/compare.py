@@ -2,15 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fedlease.cli.runs import Config, Preset, Set
 from fedlease.cli.shared import Json, Quiet, app, comma_separated, seed_numbers, stdout_for_json
-
-if TYPE_CHECKING:
-    from fedlease.experiments.cells import Cell
 
 __all__ = ["compare"]
 
@@ -39,24 +36,13 @@ def compare(
 
     settings = resolve(config, preset=preset, overrides=set_ or ())
     numbers = seed_numbers(seeds)
-    from fedlease.experiments.experiment import ALL, variants_of
-    from fedlease.experiments.watching import watched_cells
+    from fedlease.experiments.calls import compare as run_all
 
-    names = comma_separated(methods)
-    variants = variants_of(names)
+    with stdout_for_json(True):
+        content = run_all(settings, comma_separated(methods), numbers, out=out, tune_lr=tune_lr, progress=not quiet)
+    from fedlease.experiments.surviving import failed_words
+    from fedlease.reporting.comparison.page import markdown
 
-    def name_of(cell: "Cell") -> str:
-        return f"{cell.variant.name}, seed {cell.seed}"
-
-    what = f"Comparison in {out}: loading libraries"
-    with stdout_for_json(True), watched_cells(what, name_of, progress=not quiet) as shown:
-        from fedlease.experiments.compare import LEARNING_RATES
-        from fedlease.experiments.compare import compare as run_all
-        from fedlease.experiments.surviving import failed_words
-        from fedlease.reporting.comparison.page import markdown
-
-        rates = LEARNING_RATES if tune_lr else ()
-        content = run_all(settings, variants, numbers, out, rates=rates, every=names == [ALL], **shown)
     typer.echo(json.dumps(content) if json_ else markdown(content), nl=json_)
     if words := failed_words(content):
         typer.echo(f"fedlease: {words}; the same command tries again", err=True)

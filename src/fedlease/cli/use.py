@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -102,27 +102,18 @@ def export(
 
     if sum((client is not None, expert is not None, everything)) != 1:
         raise ConfigError("export: exactly one of --client, --expert and --all is needed")
-    if expert is not None and form == "merged":
-        raise ConfigError("form: merged is of a client's model; an expert goes as an adapter")
     if public and push is None:
         raise ConfigError("public: only with --push-to-hub")
     stdout = sys.stdout
     with stdout_for_json(True), progress(False, folder):
-        from fedlease.use.export import Exporter
+        from fedlease.use.calls import export as write
         from fedlease.use.hub import check_push
         from fedlease.use.hub import push as upload
-        from fedlease.use.open_run import OpenRun
 
         if push is not None:
             check_push(push)
-        run = OpenRun(folder, method, device, quantisation="none" if form == "merged" else None)
-        exporter = Exporter(run, scores=scores, base=base)
-        if client is not None:
-            exporter.client(client, out, form=form, mixture=mixture, rank=rank)
-        elif expert is not None:
-            exporter.expert(expert, out)
-        else:
-            exporter.everything(out, form=form, mixture=mixture, rank=rank)
+        which: dict[str, Any] = {"client": client, "expert": expert, "form": form, "mixture": mixture, "rank": rank}
+        write(folder, out, **which, base=base, scores=scores, method=method, device=device)
         typer.echo(str(out), file=stdout)
         if push is not None:
             typer.echo(upload(push, out, private=not public), file=stdout)

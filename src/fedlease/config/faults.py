@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from fedlease.config.privacy import privacy_faults, sketch_faults, sum_faults
-from fedlease.config.sections import ranks_differ
+from fedlease.config.privacy import GROUPING, privacy_faults, sketch_faults, sum_faults, variant_of
+from fedlease.config.sections import group_of, ranks_differ
 from fedlease.config.tables import LABELLED, known_sources, known_tasks
 from fedlease.core.choices import PLUS, ServerRule
 from fedlease.core.wording import printable
@@ -116,8 +116,8 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
         faults.append(f"data.path: is required when data.source is {source!r}: the folder or file that holds your rows")
     if read == "not read" and path is not None:
         faults.append(f"data.path: is not read when data.source is {source!r}; leave one of them out")
-    for section, defaults in (("fedlease", {}), ("fedlease_plus", PLUS)):
-        faults += _variant_faults(section, defaults, raw)
+    for name in GROUPING:
+        faults += _variant_faults(name, raw)
     faults += _rank_faults(raw, [name for name in _names([method, *baselines]) if name in known])
     faults += _step_faults(raw, method)
     faults += _task_faults(raw)
@@ -132,7 +132,7 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
 
 def _task_faults(raw: Mapping[str, Any]) -> Iterator[str]:
     """Settings that the task does not read, or that have no such value for it."""
-    task, metric, train = raw.get("task", "classification"), raw.get("metric"), raw.get("train")
+    task, metric, train = raw.get("task", "classification"), raw.get("metric"), group_of(raw, "train")
     facts = known_tasks().get(task) if isinstance(task, str) else None
     if facts is None:
         return
@@ -144,49 +144,42 @@ def _task_faults(raw: Mapping[str, Any]) -> Iterator[str]:
             )
         else:
             yield f"metric: is not read when task is {task!r}, which has one; leave it out"
-    weights = train.get("class_weights", "none") if isinstance(train, Mapping) else "none"
-    base = raw.get("base")
-    both = ((base, "skip_unread"), (train, "gradient_checkpointing"))
-    if all(isinstance(section, Mapping) and section.get(key) is True for section, key in both):
+    weights = train.get("class_weights", "none")
+    if group_of(raw, "base").get("skip_unread") is True and train.get("gradient_checkpointing") is True:
         yield "train.gradient_checkpointing: must be false when base.skip_unread is true, received true"
     if weights == "balanced" and facts.rows not in LABELLED:
         yield f"train.class_weights: must be none when task is {task!r}, whose rows have no labels, it is {weights!r}"
 
 
-def _variant_faults(section: str, defaults: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
+def _variant_faults(method: str, raw: Mapping[str, Any]) -> Iterator[str]:
     """Rules between the settings of a variant of FedLEASE."""
-    faults = []
-    stated = raw.get(section, {})
-    if isinstance(stated, Mapping):
-        variant = {**defaults, **stated}
-        grouping, given = variant.get("grouping", "clusters"), variant.get("assignment")
-        if grouping == "random" and variant.get("num_experts") is None:
-            faults.append(f"{section}.num_experts: is required when {section}.grouping is 'random'")
-        if grouping in ("clients", "given") and variant.get("num_experts") is not None:
-            faults.append(f"{section}.num_experts: is not read when {section}.grouping is {grouping!r}; leave it out")
-        if grouping == "given" and given is None:
-            faults.append(f"{section}.assignment: is required when {section}.grouping is 'given': client -> group")
-        if grouping != "given" and given is not None:
-            faults.append(f"{section}.assignment: is only read when {section}.grouping is 'given', it is {grouping!r}")
-        if variant.get("reallocate") is not None and grouping not in ("clusters", "similarity"):
-            needed = f"{section}.grouping = 'clusters' or 'similarity'"
-            faults.append(f"{section}.reallocate: needs {needed}, it is {grouping!r}")
-        if grouping == "similarity" and not variant.get("halves"):
-            faults.append(f"{section}.halves: must be true when {section}.grouping is 'similarity'")
-        if variant.get("halves") and variant.get("reallocate") is not None and grouping == "clusters":
-            faults.append(f"{section}.halves: must be false when clusters are formed again ({section}.reallocate)")
-        if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
-            faults.append(f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}")
-        if variant.get("signal") == "A" and grouping == "similarity":
-            faults.append(f"{section}.signal: must be 'B' or 'BA' for {section}.grouping = 'similarity', received 'A'")
-    return faults
+    section, variant = method.replace("-", "_"), variant_of(raw, method)
+    grouping, given = variant.get("grouping", "clusters"), variant.get("assignment")
+    if grouping == "random" and variant.get("num_experts") is None:
+        yield f"{section}.num_experts: is required when {section}.grouping is 'random'"
+    if grouping in ("clients", "given") and variant.get("num_experts") is not None:
+        yield f"{section}.num_experts: is not read when {section}.grouping is {grouping!r}; leave it out"
+    if grouping == "given" and given is None:
+        yield f"{section}.assignment: is required when {section}.grouping is 'given': client -> group"
+    if grouping != "given" and given is not None:
+        yield f"{section}.assignment: is only read when {section}.grouping is 'given', it is {grouping!r}"
+    if variant.get("reallocate") is not None and grouping not in ("clusters", "similarity"):
+        needed = f"{section}.grouping = 'clusters' or 'similarity'"
+        yield f"{section}.reallocate: needs {needed}, it is {grouping!r}"
+    if grouping == "similarity" and not variant.get("halves"):
+        yield f"{section}.halves: must be true when {section}.grouping is 'similarity'"
+    if variant.get("halves") and variant.get("reallocate") is not None and grouping == "clusters":
+        yield f"{section}.halves: must be false when clusters are formed again ({section}.reallocate)"
+    if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
+        yield f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}"
+    if variant.get("signal") == "A" and grouping == "similarity":
+        yield f"{section}.signal: must be 'B' or 'BA' for {section}.grouping = 'similarity', received 'A'"
 
 
 def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
     """Methods that cannot have clients of unequal ranks, as they are set."""
-    lora = raw.get("lora")
-    ranks = lora.get("r") if isinstance(lora, Mapping) else None
-    if not ranks_differ(ranks) or not isinstance(ranks, Mapping):
+    ranks = group_of(group_of(raw, "lora"), "r")
+    if not ranks_differ(ranks):
         return
     for name in methods:
         if name not in UNEQUAL_RANKS:
@@ -198,9 +191,8 @@ def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str
             )
             continue
         section = name.replace("-", "_")
-        stated = raw.get(section)
         for key, value in UNEQUAL_RANKS[name].items():
-            given = stated.get(key) if isinstance(stated, Mapping) else None
+            given = group_of(raw, section).get(key)
             if given != value and not (given is None and name == "fedlease-plus" and PLUS[key] == value):
                 yield (
                     f"{section}.{key}: must be {value} where lora.r differs between clients, whose products B A alone "
@@ -210,23 +202,15 @@ def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str
 
 def _step_faults(raw: Mapping[str, Any], method: Any) -> Iterator[str]:
     """A step towards means of A and B, by a method that has none."""
-    given = raw.get("server_step")
-    rule = given.get("rule", "none") if isinstance(given, Mapping) else "none"
+    rule = group_of(raw, "server_step").get("rule", "none")
     if rule not in get_args(ServerRule) or rule == "none" or method not in known_methods():
         return
     section = str(method).replace("-", "_")
-    variant = {**(PLUS if method == "fedlease-plus" else {}), **_group(raw, section)}
     why = "" if steps(method) else "has no mean of A and B that a server could step towards"
-    if section in ("fedlease", "fedlease_plus") and variant.get("average") == "product":
+    if method in GROUPING and variant_of(raw, str(method)).get("average") == "product":
         why = f"has means of products, whose A and B turn from round to round: set {section}.average: factors"
     if why:
         yield f"server_step.rule: must be none, since {method} {why}, received {_shown(rule)}"
-
-
-def _group(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A group of settings; what is none has a fault of its own."""
-    group = values.get(name)
-    return group if isinstance(group, Mapping) else {}
 
 
 def _names(value: Any) -> list[str]:

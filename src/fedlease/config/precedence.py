@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fedlease.config.choices import QUANTISATION_DEVICES
-from fedlease.config.sections import Section, ranks_differ
+from fedlease.config.sections import Section, group_of, ranks_differ
 from fedlease.config.tables import known_sources, known_tasks
 from fedlease.methods.registry import UNEQUAL_RANKS
 
@@ -33,12 +33,12 @@ def give_way(preset: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, An
     _drop_what_the_source_ignores(layers, mine)
     if baselines := layers.get("baselines"):
         layers["baselines"] = [name for name in baselines if name != mine.get("method")]
-        if ranks_differ(_group(mine, "lora").get("r")):
+        if ranks_differ(group_of(mine, "lora").get("r")):
             layers["baselines"] = [name for name in layers["baselines"] if name in UNEQUAL_RANKS]
-    if _group(mine, "bounds").get("guarded") is True:
-        layers |= {section: {**_group(layers, section), **values} for section, values in GUARD.items()}
+    if group_of(mine, "bounds").get("guarded") is True:
+        layers |= {section: {**group_of(layers, section), **values} for section, values in GUARD.items()}
     # A base in 8 or 4 bits is not quantised on a device that cannot do it.
-    device, quantisation = str(mine.get("device", "auto")).split(":")[0], _group(layers, "base").get("quantisation")
+    device, quantisation = str(mine.get("device", "auto")).split(":")[0], group_of(layers, "base").get("quantisation")
     if quantisation is not None and device not in ("auto", *QUANTISATION_DEVICES.get(quantisation, ())):
         layers["base"] = {**layers["base"], "quantisation": "none"}
     return layers
@@ -49,7 +49,7 @@ def as_stated(settings: S, mine: Mapping[str, Any]) -> S:
     values = dict(settings)
     for name, value in values.items():
         if isinstance(value, Section):
-            values[name] = as_stated(value, _group(mine, name))
+            values[name] = as_stated(value, group_of(mine, name))
     return type(settings).model_construct(_fields_set={*mine} & {*values}, **values)
 
 
@@ -61,7 +61,7 @@ def is_stated(settings: Section, key: str) -> bool:
 
 def _make_room_for_own_rows(layers: dict[str, Any], mine: Mapping[str, Any]) -> None:
     """Own rows take the place of those that a preset brings."""
-    own, given = _group(mine, "data"), _group(layers, "data")
+    own, given = group_of(mine, "data"), group_of(layers, "data")
     in_memory = own.get("source") == "memory"
     if not in_memory and (own.get("path") is None or own.get("source", "folder") != "folder"):
         return
@@ -80,7 +80,7 @@ def _agree_on_task(layers: dict[str, Any], mine: Mapping[str, Any], made_for: st
 
     ``made_for`` is the preset's task.
     """
-    own, given = _group(mine, "data"), _group(layers, "data")
+    own, given = group_of(mine, "data"), group_of(layers, "data")
     source = own.get("source", given.get("source", "folder"))
     task = mine.get("task", layers.get("task", made_for))
     sources, tasks = known_sources(), known_tasks()
@@ -97,15 +97,9 @@ def _agree_on_task(layers: dict[str, Any], mine: Mapping[str, Any], made_for: st
 
 def _drop_what_the_source_ignores(layers: dict[str, Any], mine: Mapping[str, Any]) -> None:
     """A preset's ways of dealing rows go where the source that the user chose has none of them."""
-    given = _group(layers, "data")
-    source = known_sources().get(str(_group(mine, "data").get("source", given.get("source", "folder"))))
+    given = group_of(layers, "data")
+    source = known_sources().get(str(group_of(mine, "data").get("source", given.get("source", "folder"))))
     ignored = {"partition": "partitions", "share_rows": "shares", "labels": "labels"}
     dropped = {key for key, fact in ignored.items() if source is not None and not getattr(source, fact)}
     if given:
         layers["data"] = {key: value for key, value in given.items() if key not in dropped}
-
-
-def _group(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A group of settings; what is none has a fault of its own."""
-    group = values.get(name)
-    return group if isinstance(group, Mapping) else {}

@@ -6,13 +6,24 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from fedlease.config.sections import Section
+from fedlease.config.sections import Section, group_of
 from fedlease.config.tables import known_tasks, task_facts
 from fedlease.core.choices import PLUS
 from fedlease.methods.facts import FACTS, kind_of, sums
 from fedlease.methods.registry import CENTRALISED
 
-__all__ = ["PrivacySettings", "methods_asked", "privacy_faults", "sketch_faults", "sum_faults"]
+__all__ = [
+    "GROUPING",
+    "PrivacySettings",
+    "methods_asked",
+    "privacy_faults",
+    "sketch_faults",
+    "sum_faults",
+    "variant_of",
+]
+
+GROUPING = ("fedlease", "fedlease-plus")
+"""Methods that group clients by their warm-ups, and have the settings of FedLEASE."""
 
 SINGLE = "needs single updates, which privacy.secure_sums hides"
 SKETCHED = "needs single warm-ups, which privacy.sketch hides"
@@ -51,20 +62,20 @@ class PrivacySettings(Section):
 
 def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
     """Settings that would let through what noise does not cover."""
-    if _of(raw, "privacy", "epsilon") is None:
+    if group_of(raw, "privacy").get("epsilon") is None:
         return
     yield from (
         f"{key}: {rule} with privacy.epsilon, received {value!r}"
         for key, value, allowed, rule in (
             (
                 "early_stopping.patience",
-                _of(raw, "early_stopping", "patience"),
+                group_of(raw, "early_stopping").get("patience"),
                 None,
                 "compares scores of validation rows, which noise does not cover; must be null",
             ),
             (
                 "train.class_weights",
-                _of(raw, "train", "class_weights") or "none",
+                group_of(raw, "train").get("class_weights") or "none",
                 "none",
                 "weighs every row by how many others have its label; must be none",
             ),
@@ -83,8 +94,13 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _groupings(raw: Mapping[str, Any]) -> list[str]:
-    """Sections of the methods that group clients by their warm-ups, of those that are asked for."""
-    return [method.replace("-", "_") for method in ("fedlease", "fedlease-plus") if method in methods_asked(raw)]
+    """Sections of those of :data:`GROUPING` that are asked for."""
+    return [method.replace("-", "_") for method in GROUPING if method in methods_asked(raw)]
+
+
+def variant_of(raw: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The raw settings of one of :data:`GROUPING`, those in which FedLEASE+ differs among them."""
+    return {**(PLUS if method == "fedlease-plus" else {}), **group_of(raw, method.replace("-", "_"))}
 
 
 def methods_asked(raw: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -95,9 +111,9 @@ def methods_asked(raw: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
     """Settings that need the warm-ups of single clients."""
-    if (numbers := _of(raw, "privacy", "sketch")) is None:
+    if (numbers := group_of(raw, "privacy").get("sketch")) is None:
         return
-    if _of(raw, "privacy", "secure_sums") is not True:
+    if group_of(raw, "privacy").get("secure_sums") is not True:
         yield (
             f"privacy.sketch: needs privacy.secure_sums, which sums the warm-ups that clients then keep, received "
             f"{numbers!r}"
@@ -107,13 +123,13 @@ def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
     if raw.get("head") == "shared":
         yield f"head: must be local or frozen, since a shared head {SKETCHED}, received 'shared'"
     for section in _groupings(raw):
-        if (start := _of(raw, section, "expert_start")) not in (None, "cluster"):
+        if (start := group_of(raw, section).get("expert_start")) not in (None, "cluster"):
             yield f"{section}.expert_start: {SKETCHED}; must be cluster, received {start!r}"
 
 
 def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
     """Settings that need single updates after the warm-up."""
-    if _of(raw, "privacy", "secure_sums") is not True:
+    if group_of(raw, "privacy").get("secure_sums") is not True:
         return
     for name in methods_asked(raw):
         if name == CENTRALISED:
@@ -126,19 +142,19 @@ def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
                 f"clients_per_round: must be null with privacy.secure_sums and {name}, since too few of a cluster may "
                 f"be drawn, received {raw['clients_per_round']!r}"
             )
-        if name in ("fedlease", "fedlease-plus"):
+        if name in GROUPING:
             yield from _variant_faults(raw, str(name))
     filters = raw.get("filters")
     for name in filters if isinstance(filters, list | tuple) else ():
         if name in ("changed", "int8", "int4"):
             yield f"filters: {name} builds on each client's last update and {SINGLE}; received {name!r}"
-    if _of(raw, "schedule", "until") == "first":
+    if group_of(raw, "schedule").get("until") == "first":
         yield "schedule.until: must be all or deadline with privacy.secure_sums, whose sums come last, received 'first'"
     for key, value, allowed in (
-        ("guarded", _of(raw, "bounds", "guarded"), (None, False)),
-        ("against", _of(raw, "bounds", "against"), (None, "name")),
-        ("norm", _of(raw, "bounds", "norm"), (None, NORM)),
-        ("step", _of(raw, "bounds", "step"), (None, STEP)),
+        ("guarded", group_of(raw, "bounds").get("guarded"), (None, False)),
+        ("against", group_of(raw, "bounds").get("against"), (None, "name")),
+        ("norm", group_of(raw, "bounds").get("norm"), (None, NORM)),
+        ("step", group_of(raw, "bounds").get("step"), (None, STEP)),
     ):
         if value not in allowed:
             left = f"; left at {allowed[1]!r} it covers warm-ups alone" if key in ("norm", "step") else ""
@@ -147,9 +163,7 @@ def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 def _variant_faults(raw: Mapping[str, Any], method: str) -> Iterator[str]:
     """Variants of FedLEASE that need more of a cluster than its mean."""
-    section = method.replace("-", "_")
-    stated = raw.get(section)
-    given = {**(PLUS if method == "fedlease-plus" else {}), **(stated if isinstance(stated, Mapping) else {})}
+    section, given = method.replace("-", "_"), variant_of(raw, method)
     if (average := given.get("average", "factors")) != "factors":
         yield f"{section}.average: must be factors, since any other mean {SINGLE}, received {average!r}"
     if (grouping := given.get("grouping")) == "clients":
@@ -167,8 +181,3 @@ def _variant_faults(raw: Mapping[str, Any], method: str) -> Iterator[str]:
 
 def _learns_numbers(task: Any) -> bool:
     return isinstance(task, str) and task in known_tasks() and task_facts(task).rows == "values"
-
-
-def _of(raw: Mapping[str, Any], section: str, key: str) -> Any:
-    group = raw.get(section)
-    return group.get(key) if isinstance(group, Mapping) else None

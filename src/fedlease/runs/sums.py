@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from fedlease.client.secure_sums import Member
 from fedlease.client.sum_messages import LEAST
+from fedlease.config.privacy import GROUPING
 from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId, ClientModel
 from fedlease.core.wording import counted
@@ -70,7 +71,7 @@ def sketch_fault(settings: Settings, adapter: ClientModel) -> str:
     """Why warm-ups cannot be sketched; empty where they can, or need not be."""
     if (numbers := settings.privacy.sketch) is None:
         return ""
-    for name in ("fedlease", "fedlease-plus"):
+    for name in GROUPING:
         if name in (settings.method, *settings.baselines):
             kind = "A" if settings.of_method(name)["signal"] == "A" else "B"
             whole = sum(adapter.tensors[tensor].numel() for tensor in adapter.names(kind))
