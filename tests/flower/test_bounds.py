@@ -1,5 +1,6 @@
 """What other machines say is bounded: in length, in number, and in what it does to a terminal."""
 
+import json
 import logging
 import time
 from dataclasses import fields, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small import rounds_of, small_settings
 
 pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease[flower]'")
@@ -53,6 +55,30 @@ def test_decoding_checks_the_type_of_every_field_of_a_message() -> None:
     parts = (FinalScores, ClientCard, ClientTask, ClientModel, ClientUpdate, Stage, AdapterSpec, LocalTerm)
     unread = {cls.__name__ for cls in (*own, *parts) if _kinds(cls).keys() != {f.name for f in fields(cls)}}
     assert not unread
+
+
+def test_arrays_arrive_bit_for_bit_and_a_shape_that_none_has_is_the_senders_fault() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(3, 4, generator=generator)
+    sent = {
+        "whole": whole,
+        "turned": whole.T,
+        "empty": whole[:0],
+        "single": whole[0, 0],
+        "bits": whole.bfloat16(),
+        "half": whole.half(),
+        "counts": whole.long(),
+    }
+    received = unpack(pack(sent).record, 10**6)[0]
+    for name, tensor in sent.items():
+        assert received[name].dtype == tensor.dtype and torch.equal(received[name], tensor), name
+    content = json.dumps({"value": None, "names": {"a": "x"}, "types": {}})
+    for shape, numbers in (((-1, -1), 1), ((-1,), 0), ((0, 2**62), 0)):
+        header = repr({"descr": "<f4", "fortran_order": False, "shape": shape}).encode() + b"\n"
+        data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(4 * numbers)
+        arrays = ArrayRecord({"x": Array(dtype="float32", shape=shape, stype="numpy.ndarray", data=data)})
+        with pytest.raises(RecordError, match="array x"):
+            unpack(RecordDict({"fedlease": ConfigRecord({"tree": content}), "arrays": arrays}), 10**6)
 
 
 def with_answer(kind: str, change: Any) -> Any:

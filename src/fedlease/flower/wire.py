@@ -175,7 +175,10 @@ def _tensor(name: str, array: Array, written: str | None) -> Tensor:
         raise RecordError(f"array {name[:12]} cannot be read: {type(error).__name__}") from error
     if (shape, by_columns, stated, expected) != (tuple(array.shape), False, np.dtype(dtype), size - stream.tell()):
         raise RecordError(f"array {name[:12]} is not of the type and shape that the message states")
-    values = np.frombuffer(array.data, stated, math.prod(shape), stream.tell()).reshape(shape)
+    try:
+        values = np.frombuffer(array.data, stated, math.prod(shape), stream.tell()).reshape(shape)
+    except (ValueError, OverflowError) as error:  # a shape that no array has
+        raise RecordError(f"array {name[:12]} cannot be read: {error}") from error
     tensor = torch.from_numpy(values.copy())
     tensor = tensor.view(torch.bfloat16) if written == BFLOAT16 else tensor
     if fingerprint_of(tensor) != name:
