@@ -7,8 +7,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from fedlease.config.layers import group_of
 from fedlease.config.privacy import GROUPING, privacy_faults, sketch_faults, sum_faults, variant_of
-from fedlease.config.sections import group_of, ranks_differ
+from fedlease.config.sections import ranks_differ
 from fedlease.config.tables import LABELLED, known_sources, known_tasks
 from fedlease.core.choices import PLUS, ServerRule
 from fedlease.core.wording import printable

@@ -16,6 +16,7 @@ __all__ = [
     "MOST_YAML",
     "differences",
     "dump_yaml",
+    "group_of",
     "merge",
     "parse_overrides",
     "parse_yaml",
@@ -197,6 +198,12 @@ def unfold(values: Mapping[str, Any]) -> dict[str, Any]:
             value = {part: value}
         nested = merge(nested, value)
     return nested
+
+
+def group_of(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A group of raw settings; what is none has a fault of its own."""
+    group = values.get(name)
+    return group if isinstance(group, Mapping) else {}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

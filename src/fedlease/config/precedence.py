@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fedlease.config.choices import QUANTISATION_DEVICES
-from fedlease.config.sections import Section, group_of, ranks_differ
+from fedlease.config.layers import group_of
+from fedlease.config.sections import Section, ranks_differ
 from fedlease.config.tables import known_sources, known_tasks
 from fedlease.methods.registry import UNEQUAL_RANKS
 

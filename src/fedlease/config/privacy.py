@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from fedlease.config.sections import Section, group_of
+from fedlease.config.layers import group_of
+from fedlease.config.sections import Section
 from fedlease.config.tables import known_tasks, task_facts
 from fedlease.core.choices import PLUS
 from fedlease.methods.facts import FACTS, kind_of, sums

@@ -83,12 +83,6 @@ def _rank_or_ranks(value: Any) -> Any:
     return RANK.validate_python(value)
 
 
-def group_of(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A group of raw settings; what is none has a fault of its own."""
-    group = values.get(name)
-    return group if isinstance(group, Mapping) else {}
-
-
 def ranks_differ(r: Any) -> bool:
     """Whether a value of ``lora.r``, checked or not, names more than one rank."""
     return isinstance(r, Mapping) and len({str(rank) for rank in r.values()}) > 1
