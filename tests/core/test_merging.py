@@ -166,3 +166,19 @@ def test_scale_and_names_of_clients_change_nothing() -> None:
     assert merge(agreement(scaled)).corrected == pytest.approx(found.corrected, abs=1e-5)
     renamed = merge(agreement({f"{9 - place}": clients[client] for place, client in enumerate(sorted(clients))}))
     assert np.flip(renamed.corrected) == pytest.approx(found.corrected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("beside_b", "own", "joins"), [(0.02, 0.09, True), (0.05, 0.09, False), (0.02, 0.5, False)])
+def test_an_unsure_client_joins_the_group_that_stands_out(beside_b: float, own: float, joins: bool) -> None:
+    """Its own halves overstate how much it has learnt, so that it stands alone by them; one that has learnt stays so."""
+    clients = ["a0", "a1", "a2", "b0", "b1", "b2", "x"]
+    task = np.array([0, 0, 0, 1, 1, 1, 2])
+    cross = np.where(task[:, None] == task, 0.5, 0.02)
+    cross[6, :3] = cross[:3, 6] = 0.06
+    cross[6, 3:6] = cross[3:6, 6] = beside_b
+    np.fill_diagonal(cross, 0)
+    each = np.array([0.5] * 6 + [own])
+    found = merge(Agreement(clients, each, np.full(7, 0.08), cross, np.full((7, 7), 0.01)))
+    assert found.groups["a0"] == found.groups["a1"] == found.groups["a2"] != found.groups["b0"]
+    assert (found.groups["x"] == found.groups["a0"]) == joins
+    assert found.unsure == (("x",) if not joins and own < 0.1 else ())

@@ -28,6 +28,9 @@ POSSIBLE = 0.2
 OFTEN = 0.97
 """The model is fitted anew whenever the number of groups has fallen to this share, which is each time up to 33."""
 
+STANDS_OUT = 2.0
+"""An unsure client joins a group with which it has so many times as much in common as with any other group."""
+
 SWEEPS = 3
 """So many times every client may move to a place that suits it better."""
 
@@ -75,14 +78,17 @@ def merge(found: Agreement) -> Merged:
     :data:`ENOUGH`; then clients move where that makes it even smaller. So M follows from a rule with a meaning, and
     M = 1 is an ordinary outcome: many pairs that say a little each say a lot together.
 
+    Of a client that is unsure its reliability is not known, and what it has in common with groups is comparable among
+    them alone: it joins the one that stands out by :data:`STANDS_OUT`.
+
     Args:
         found: of all clients.
     """
     labels = _moved(found, _path(found))
-    fitted = fit(found, labels)
-    gains = _gains(found, fitted, labels)
-    evidence = {client: _margin(gains[place], labels, place) for place, client in enumerate(found.clients)}
-    alone = [place for place, label in enumerate(labels) if (labels == label).sum() == 1]
+    fitted, evidence, unsure = _judged(found, labels)
+    if (joined := _joined(found, fitted, labels, unsure)) is not labels:
+        labels = joined
+        fitted, evidence, unsure = _judged(found, labels)
     both = np.outer(fitted.s, fitted.s)
     corrected, error = found.cross / both, found.cross_error / both
     np.fill_diagonal(corrected, 1)
@@ -90,12 +96,41 @@ def merge(found: Agreement) -> Merged:
     return Merged(
         dict(zip(found.clients, labels.tolist(), strict=True)),
         evidence,
-        tuple(c for p in alone if evidence[c := found.clients[p]] < ENOUGH or not found.learnt[p]),
+        tuple(found.clients[place] for place in unsure),
         np.square(fitted.s),
         corrected,
         error,
         fitted.common,
     )
+
+
+def _judged(found: Agreement, labels: NDArray[np.int_]) -> tuple[Fit, dict[ClientId, float], list[int]]:
+    """The model of a grouping, every client's evidence, and the places of those that are unsure."""
+    fitted = fit(found, labels)
+    gains = _gains(found, fitted, labels)
+    evidence = {client: _margin(gains[place], labels, place) for place, client in enumerate(found.clients)}
+    alone = [place for place, label in enumerate(labels) if (labels == label).sum() == 1]
+    return fitted, evidence, [p for p in alone if evidence[found.clients[p]] < ENOUGH or not found.learnt[p]]
+
+
+def _joined(found: Agreement, fitted: Fit, labels: NDArray[np.int_], unsure: list[int]) -> NDArray[np.int_]:
+    """The grouping after unsure clients have joined groups that stand out; the same array where none does."""
+    s = np.maximum(fitted.s, POSSIBLE)
+    for place in unsure:
+        others = [label for label in np.unique(labels) if label != labels[place]]
+        if (labels == labels[place]).sum() > 1 or len(others) < 2:
+            continue
+        members = [labels == label for label in others]
+        # Errors of pairs with one client are its own and do not average out.
+        alike, errors = (
+            np.array([row[place] @ (s * own) / np.square(s[own]).sum() for own in members])
+            for row in (found.cross, found.cross_error)
+        )
+        best, second = np.argsort(-alike, kind="stable")[:2]
+        if alike[best] > max(STANDS_OUT * alike[second], 2 * errors[best]):
+            labels = labels.copy()
+            labels[place] = others[best]
+    return labels
 
 
 def _cost(fitted: Fit, labels: NDArray[np.int_]) -> float:
