@@ -170,7 +170,7 @@ def test_scale_and_names_of_clients_change_nothing() -> None:
 
 @pytest.mark.parametrize(("beside_b", "own", "joins"), [(0.02, 0.09, True), (0.05, 0.09, False), (0.02, 0.5, False)])
 def test_an_unsure_client_joins_the_group_that_stands_out(beside_b: float, own: float, joins: bool) -> None:
-    """Its own halves overstate how much it has learnt, so that it stands alone by them; one that has learnt stays so."""
+    """Its own halves overstate what it has learnt, so that it stands alone by them; one that has learnt stays so."""
     clients = ["a0", "a1", "a2", "b0", "b1", "b2", "x"]
     task = np.array([0, 0, 0, 1, 1, 1, 2])
     cross = np.where(task[:, None] == task, 0.5, 0.02)
