@@ -7,7 +7,6 @@ from fedlease.client.messages import Finish, Request, Score, Train
 from fedlease.client.results import LocalResult
 from fedlease.client.stacked_scoring import Scoring
 from fedlease.client.stacked_training import Job
-from fedlease.client.store import Private
 from fedlease.client.worker import ClientWorker
 from fedlease.core.types import Tensors
 from fedlease.tasks.base import Measured
@@ -91,10 +90,5 @@ def _received(worker: ClientWorker, request: Request, choice: int | None) -> Ten
 
 
 def _laid_over(worker: ClientWorker, request: Request) -> Tensors:
-    """The request's tensors with the private ones laid over."""
-    return _private(worker, request).overlay(request.model)
-
-
-def _private(worker: ClientWorker, request: Request) -> Private:
-    """The private tensors with which the request is handled; nothing is accepted yet."""
-    return worker.private.accepted(request.accepted, request.model, best=request.best)
+    """The request's tensors with the private ones laid over with which it is handled; nothing is accepted yet."""
+    return worker.private.accepted(request.accepted, request.model, best=request.best).overlay(request.model)

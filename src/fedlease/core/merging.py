@@ -14,7 +14,7 @@ from fedlease.core.merging_fit import Fit, fit, misfits, variance_of
 from fedlease.core.reliability import Agreement, Floats
 from fedlease.core.types import ClientId
 
-__all__ = ["ENOUGH", "POSSIBLE", "SURE", "Merged", "log_odds", "merge"]
+__all__ = ["ENOUGH", "POSSIBLE", "SURE", "Merged", "likeness", "log_odds", "merge"]
 
 ENOUGH = math.log(2)
 """Log odds that say that two groups have one task: two to one."""
@@ -117,20 +117,29 @@ def _joined(found: Agreement, fitted: Fit, labels: NDArray[np.int_], unsure: lis
     """The grouping after unsure clients have joined groups that stand out; the same array where none does."""
     s = np.maximum(fitted.s, POSSIBLE)
     for place in unsure:
-        others = [label for label in np.unique(labels) if label != labels[place]]
+        others = np.setdiff1d(labels, labels[place])
         if (labels == labels[place]).sum() > 1 or len(others) < 2:
             continue
-        members = [labels == label for label in others]
+        member = (labels[:, None] == others).astype(float)
         # Errors of pairs with one client are its own and do not average out.
-        alike, errors = (
-            np.array([row[place] @ (s * own) / np.square(s[own]).sum() for own in members])
-            for row in (found.cross, found.cross_error)
-        )
+        alike, errors = (likeness(rows[place], s, member) for rows in (found.cross, found.cross_error))
         best, second = np.argsort(-alike, kind="stable")[:2]
         if alike[best] > max(STANDS_OUT * alike[second], 2 * errors[best]):
             labels = labels.copy()
             labels[place] = others[best]
     return labels
+
+
+def likeness(cross: Floats, s: Floats, member: Floats) -> Floats:
+    """What clients have in common with groups, in units of the clients' own s: (n, G), or (G,) of one client.
+
+    Args:
+        cross: with each of C clients, (n, C) or (C,).
+        s: of these, (C,).
+        member: 1 where one of them is in a group, else 0, (C, G).
+    """
+    found: Floats = (cross * s) @ member / (np.square(s) @ member)
+    return found
 
 
 def _cost(fitted: Fit, labels: NDArray[np.int_]) -> float:

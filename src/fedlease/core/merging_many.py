@@ -18,7 +18,7 @@ from torch import Tensor
 from fedlease.core.adapters import a_matrices, b_matrices, half_of
 from fedlease.core.choices import Signal
 from fedlease.core.distances import cosines_between, cosines_by_row
-from fedlease.core.merging import ENOUGH, POSSIBLE, Merged, merge
+from fedlease.core.merging import ENOUGH, POSSIBLE, Merged, likeness, merge
 from fedlease.core.merging_fit import STEPS, Fit, first_guess, fit, misfits, nearer, precisions
 from fedlease.core.reliability import Floats, agreement, between_clients, has_learnt, of_one_client
 from fedlease.core.seeds import derive
@@ -162,8 +162,7 @@ def joined(beside: Beside, fitted: Fit, labels: Labels) -> list[_Found]:
     """The group of each client: the one that explains it best, or -1 for none."""
     ids = np.unique(labels)
     member = (labels[:, None] == ids).astype(float)  # (C, G)
-    s = fitted.s
-    similar = (beside.cross * s) @ member / (np.square(s) @ member)  # (n, G)
+    similar = likeness(beside.cross, fitted.s, member)  # (n, G)
     tried = ids[np.argsort(-similar, axis=1, kind="stable")[:, :TRIED]]  # (n, at most TRIED)
     nobody = np.full(len(tried), -1)
     misfits, roots = zip(*(_misfit(beside, fitted, labels == to[:, None]) for to in (nobody, *tried.T)), strict=True)

@@ -141,7 +141,7 @@ def _others_sent(task: ClientTask, update: ClientUpdate) -> Iterator[tuple[str, 
         if renamed and all(other in model.tensors for other in renamed.values()):
             yield f"expert {expert}", {name: model.tensors[other] for name, other in renamed.items()}
     for place, candidate in enumerate(model.candidates):
-        if not task.halves and place != update.choice and candidate.keys() & task.upload:
+        if place != update.choice and candidate.keys() & task.upload:
             yield f"candidate {place}", {name: candidate[name] for name in candidate.keys() & task.upload}
 
 
