@@ -30,9 +30,12 @@ from fedlease.runs.runner import run_settings
 from fedlease.storage.audit import read_trail
 
 MISSING = [command for command in ("bash", "openssl", "ssh-keygen") if shutil.which(command) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+pytestmark = [
+    pytest.mark.deployment,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
 
-SITES = ("site-a", "site-b")
+SITES = ("site-a", "site-b", "site-c")
 RUN = 400.0
 """Seconds; every message starts a process that imports torch."""
 
@@ -62,15 +65,12 @@ def in_one_process(app: Deployment, changes: list[str], out: Path) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    # Two nodes show everything but what is asked for by -m deployment, where one of three goes.
-    sites = ("site-a", "site-b", "site-c") if "deployment" in (request.config.getoption("-m") or "") else SITES
-    with deployment(tmp_path_factory.mktemp("app") / "federation", sites) as up:
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with deployment(tmp_path_factory.mktemp("app") / "federation", SITES) as up:
         up.up()
         yield up
 
 
-@pytest.mark.slow
 def test_a_deployment_gives_the_tensors_and_scores_of_one_process(app: Deployment, tmp_path: Path) -> None:
     changes = ["rounds=1", "warmup.epochs=1"]
     summary = run_to_end(app, " ".join(changes))
@@ -89,7 +89,6 @@ def test_a_deployment_gives_the_tensors_and_scores_of_one_process(app: Deploymen
     assert all((app.folder / "state" / site).is_dir() for site in app.sites)
 
 
-@pytest.mark.deployment
 def test_the_app_runs_in_a_simulation_of_flower(app: Deployment, tmp_path: Path) -> None:
     """``flwr run . local``, which starts a server of its own in the background."""
     port = str(app.port("server") + 500)
@@ -104,7 +103,6 @@ def test_the_app_runs_in_a_simulation_of_flower(app: Deployment, tmp_path: Path)
     assert tensors_of(app.folder / "runs/simulated")["state"] == tensors_of(tmp_path / "here")["state"]
 
 
-@pytest.mark.deployment
 def test_nodes_that_know_each_others_keys_are_summed_and_no_adapter_of_one_is_read(
     app: Deployment, tmp_path: Path
 ) -> None:
@@ -127,7 +125,6 @@ def test_nodes_that_know_each_others_keys_are_summed_and_no_adapter_of_one_is_re
         shutil.copy(app.folder / "keys/site-b.pub", peers)
 
 
-@pytest.mark.deployment
 def test_a_node_that_is_killed_is_left_out(app: Deployment) -> None:
     name = run(app, "rounds=2 warmup.epochs=1 flower.deadline=300", "runs/node")
     app.until(name, "fedlease warmup:", RUN)
@@ -146,7 +143,6 @@ def test_a_node_that_is_killed_is_left_out(app: Deployment) -> None:
         app.join("node site-b", app.blocks["node site-b"])
 
 
-@pytest.mark.deployment
 def test_a_server_that_is_killed_resumes_where_it_was(app: Deployment, tmp_path: Path) -> None:
     changes = "rounds=2 warmup.epochs=1"
     name = run(app, changes, "runs/server")
@@ -165,7 +161,6 @@ def test_a_server_that_is_killed_resumes_where_it_was(app: Deployment, tmp_path:
     assert not [line for line in here["warnings"] if "lost" in line]
 
 
-@pytest.mark.deployment
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -222,7 +217,6 @@ def stranger(app: Deployment) -> Iterator[Deployment]:
         made.kill(name)
 
 
-@pytest.mark.deployment
 class TestAStrangerWithTheAuthoritysCertificate:
     """On the network, with a SuperLink's commands and nothing else; what it tries works where no gate is."""
 
@@ -275,7 +269,6 @@ class TestAStrangerWithTheAuthoritysCertificate:
         assert not (stranger.folder / "ran").exists()
 
 
-@pytest.mark.deployment
 @pytest.mark.parametrize("fault", ["key", "authority", "open"])
 def test_a_stranger_is_not_let_in(fault: str, app: Deployment) -> None:
     block = app.blocks["node site-a"]
