@@ -2,7 +2,7 @@
 
 import torch
 
-from fedlease.core.seeds import derive, generator
+from fedlease.core.seeds import derive, generator, seed_torch
 
 
 def test_known_values_do_not_change() -> None:
@@ -37,3 +37,11 @@ def test_generators_repeat_and_do_not_touch_the_global_one() -> None:
     assert torch.equal(one, torch.rand(5, generator=generator(7, "x")))
     assert not torch.equal(one, torch.rand(5, generator=generator(7, "y")))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_torchs_own_generator_draws_what_it_draws_after_manual_seed() -> None:
+    seed = derive(3, "dropout")
+    torch.manual_seed(seed)
+    expected = torch.rand(5)
+    seed_torch(seed, torch.device("cpu"))
+    assert torch.equal(torch.rand(5), expected)

@@ -1,11 +1,14 @@
-"""One result, whatever drives it: a run over a grid equals the run in one process, bit for bit."""
+"""One result, whatever drives it: a run over a grid equals the run in one process, bit for bit.
+
+Every method, every kind of head and text generation are in ``test_own_model.py``, with what their nodes write.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small import own_rows, rounds_of, small_run, small_settings, tensors_of
+from small import rounds_of, small_run, small_settings, tensors_of
 
 from fedlease.runs.runner import resume
 from fedlease.server.events import StepFinished
@@ -17,23 +20,6 @@ from flower.nodes import comparable, over_memory
 NEW = ["scaffold", "fedmomentum", "fedrot-lora", "ravan", "fedrora", "hilora", "slora"]
 """Gradients and slopes, an addition to the frozen weights, adapters that are turned, cores, a diagonal, tiers, and
 sparse values."""
-
-
-@pytest.mark.parametrize("head", ["shared", "frozen"])
-def test_heads_are_averaged_or_left_as_in_one_process(head: str, tmp_path: Path) -> None:
-    rows = own_rows(tmp_path / "rows")
-    settings: dict[str, Any] = {
-        "head": head,
-        "baselines": ["fedit"],
-        "data.source": "folder",
-        "data.path": str(rows),
-        "data.train_rows": None,
-        "data.test_rows": None,
-    }
-    small_run(tmp_path / "here", **settings)
-    over_memory(small_settings(**settings), tmp_path / "there")
-    for folder in (".", "baselines/fedit"):
-        assert tensors_of(tmp_path / "there" / folder) == tensors_of(tmp_path / "here" / folder)
 
 
 def test_clients_of_unequal_ranks(tmp_path: Path) -> None:
@@ -49,22 +35,6 @@ def test_clients_of_unequal_ranks(tmp_path: Path) -> None:
     for folder in (".", "baselines/local"):
         assert tensors_of(tmp_path / "there" / folder) == tensors_of(tmp_path / "here" / folder)
     assert comparable(there["fedlease"]) == comparable(here.summary)
-
-
-def test_text_generation(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "task": "generation",
-        "baselines": [],
-        "data.max_tokens": 48,
-        "data.clients_per_task": 1,
-        "rounds": 1,
-    }
-    here = small_run(tmp_path / "here", **settings)
-    there, _ = over_memory(small_settings(**settings), tmp_path / "there")
-    assert tensors_of(tmp_path / "there") == tensors_of(tmp_path / "here")
-    assert comparable(there["fedlease"]) == comparable(here.summary)
-    samples = [json.loads((tmp_path / place / "samples.json").read_text()) for place in ("here", "there")]
-    assert samples[0] == samples[1] and samples[0]
 
 
 def test_sampled_clients_and_the_scores_of_the_others(tmp_path: Path) -> None:

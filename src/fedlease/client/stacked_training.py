@@ -22,7 +22,7 @@ from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
 from fedlease.client.stacked_steps import StackedAdamW, stacked_term
 from fedlease.client.training import OnBatch, Optimiser, anchor_rows
-from fedlease.core.seeds import derive, generator
+from fedlease.core.seeds import derive, generator, seed_torch
 from fedlease.core.types import ANCHOR, AdapterSpec, ClientId, ClientTask, Stage, Tensors
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.base import StackingTask
@@ -277,7 +277,7 @@ class StackedTrainer:
     def _seed_dropout(self, model: StackedModel, courses: Sequence[_Course], number: int) -> None:
         seed, jobs = self.optimiser.seed, [course.job for course in courses]
         everyone = [part for job in sorted(jobs, key=lambda job: job.client) for part in job.draw(number)]
-        torch.manual_seed(derive(seed, "dropout", "stacked", *everyone))
+        seed_torch(derive(seed, "dropout", "stacked", *everyone), model.device)
         on_cpu = model.device.type == "cpu"
         model.plan.draws = [generator(seed, "dropout", *job.draw(number)) for job in jobs if on_cpu]
 

@@ -16,7 +16,7 @@ from fedlease.client.private_steps import PrivateSteps, PrivateTraining
 from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult, check_learnt, local_result
 from fedlease.core.choices import LrSchedule
-from fedlease.core.seeds import derive, generator
+from fedlease.core.seeds import derive, generator, seed_torch
 from fedlease.core.types import ANCHOR, ClientId, ClientTask
 from fedlease.errors import UpdateRefusedError
 from fedlease.tasks.encoded import Encoded
@@ -166,7 +166,7 @@ class Trainer:
                 parameters = resident.train_only(stage.trainable)
                 resident.restrict(stage.experts)
                 draw = (client, task.round, number)
-                torch.manual_seed(derive(seed, "dropout", *draw))
+                seed_torch(derive(seed, "dropout", *draw), resident.device)
                 private = None if self.privacy is None else self.privacy.steps(task, stage, rows, draw, halves)
                 if second is not None:
                     second.fresh()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["derive", "generator"]
+__all__ = ["derive", "generator", "seed_torch"]
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -20,3 +20,14 @@ def generator(seed: int, *purpose: str | int) -> "torch.Generator":
     import torch  # here, so that rows can be read without it
 
     return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def seed_torch(seed: int, device: "torch.device") -> None:
+    """Seeds what torch draws from on a device where nothing else is named, such as for dropout."""
+    import torch
+
+    if device.type == "cpu":
+        # torch.manual_seed formats the stack for every kind of accelerator that is not in use, at 3 ms a call.
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fedlease.core.seeds import derive
+from fedlease.core.seeds import derive, seed_torch
 from fedlease.files import new_folder
 
 __all__ = ["make_tiny"]
@@ -36,7 +36,7 @@ def make_tiny(folder: Path, seed: int, *, writes: bool = False) -> None:
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     sizes = {**SIZES, "vocab_size": len(vocabulary)}
     state = torch.random.get_rng_state()
-    torch.manual_seed(derive(seed, "tiny-random"))
+    seed_torch(derive(seed, "tiny-random"), torch.device("cpu"))
     model: Any
     if writes:
         model = LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=None, eos_token_id=vocabulary["[SEP]"]))

@@ -32,6 +32,7 @@ class FedLeaseModel(BaseTuner):
     tuner_layer_cls = FedLeaseLayer
     _hook: RemovableHandle | None = None
     _weighed = False
+    _routed: dict[str, FedLeaseLayer] | None = None
     end_tokens: frozenset[int] = frozenset()
     """Ids of the tokens that fill a row after its end, while ``generate`` runs."""
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
@@ -66,6 +67,7 @@ class FedLeaseModel(BaseTuner):
         ``BaseTuner`` copies ``child.weight``, which a classification head and some quantised layers do not have.
         """
         setattr(parent, child_name, new_module)
+        self._routed = None
         if isinstance(new_module, FedLeaseLayer):
             base_layer = new_module.get_base_layer()
             anchor = next(chain(base_layer.parameters(), base_layer.buffers()), None)
@@ -76,7 +78,10 @@ class FedLeaseModel(BaseTuner):
 
     def routed_layers(self) -> dict[str, FedLeaseLayer]:
         """Module path in the base model -> routed layer, in the order of the forward pass."""
-        return {name: module for name, module in self.model.named_modules() if isinstance(module, FedLeaseLayer)}
+        if self._routed is None:  # found once: a client's turn asks for them many times
+            modules = self.model.named_modules()
+            self._routed = {name: module for name, module in modules if isinstance(module, FedLeaseLayer)}
+        return self._routed
 
     def set_own_expert(self, own: int, adapter_name: str = "default") -> None:
         """Changes the own expert in every layer of an adapter."""
@@ -177,6 +182,7 @@ class FedLeaseModel(BaseTuner):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+        self._routed = None
         return super().unload()
 
     def _layers_of(self, adapter_name: str) -> list[FedLeaseLayer]:

@@ -17,7 +17,7 @@ from fedlease.client.messages import Reply, Request, Train
 from fedlease.client.resident import ResidentModel
 from fedlease.client.results import LocalResult, local_result
 from fedlease.client.training import OnBatch, Optimiser, Progress, Share, Trainer
-from fedlease.core.seeds import derive, generator
+from fedlease.core.seeds import derive, generator, seed_torch
 from fedlease.core.types import HEAD, ClientId, ClientTask, Tensors, head_names
 from fedlease.errors import RunFailedError, UpdateRefusedError
 from fedlease.peft_plugin.state import copy_into, snapshot
@@ -92,7 +92,7 @@ class PooledTrainer:
             shuffle = generator(seed, "batches", client, number, 0)
             own = _parameters(heads[client]) if learns else []
             shares[client] = Share(pools[client].rows, shuffle, [*adapter, *own], heads[client])
-        torch.manual_seed(derive(seed, "dropout", "pooled", number))
+        seed_torch(derive(seed, "dropout", "pooled", number), resident.device)
         steps = {client: stage.epochs * self.optimiser.steps_per_epoch(pools[client].rows) for client in clients}
         progress = Progress(sum(steps.values()), on_batch)
         try:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 
+from fedlease.core.seeds import seed_torch
 from fedlease.core.types import ClientId
 from fedlease.data.federation import Row
 from fedlease.tasks.base import WritingTask
@@ -148,7 +149,7 @@ class Writer:
         options |= {"pad_token_id": rows.tokenizer.pad_token_id, "streamer": pieces, "stopping_criteria": [pieces.ends]}
         with run.resident.weighing(inputs), torch.random.fork_rng(enabled=answer.temperature > 0):
             if answer.seed is not None:
-                torch.manual_seed(answer.seed)
+                seed_torch(answer.seed, run.device)
             run.resident.generate(inputs, **options)
         ends = run.base.model.generation_config.eos_token_id  # type: ignore[union-attr]
         ended = pieces.stopped or (pieces.ids and pieces.ids[-1] in (ends if isinstance(ends, list) else [ends]))
