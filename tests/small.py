@@ -17,7 +17,7 @@ from fedlease.use.run import RunResult, resume, run
 SMALL: dict[str, Any] = {
     "baselines": [],
     "data.clients_per_task": 1,
-    "data.train_rows": 8,  # one batch: what an epoch of several does is a matter of tests/client
+    "data.train_rows": 8,
     "data.test_rows": 8,
     "data.max_tokens": 24,
     "warmup.epochs": 1,
@@ -27,10 +27,10 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "min_silhouette": -1,
 }
-"""Four clients with a task each."""
+"""Four clients with a task each, whose rows are one batch."""
 
-EIGHT: dict[str, Any] = {"data.clients_per_task": 2}
-"""Two clients with each of the tasks."""
+EIGHT: dict[str, Any] = {"data.clients_per_task": 2, "data.train_rows": 12}
+"""Two clients with each of the tasks, with two batches each, of which one is not full."""
 
 WHOLE: dict[str, Any] = {**EIGHT, "baselines": ["fedit", "local"]}
 """What most tests of a finished run share."""

@@ -14,7 +14,7 @@ from fedlease.privacy.differences import Differences
 from fedlease.runs.check import check_settings
 from fedlease.server.filters import FILTERS, make_filters
 
-SETTINGS: dict[str, Any] = {"baselines": [], "filters": ["bfloat16"], "rounds": 1}
+SETTINGS: dict[str, Any] = {"filters": ["bfloat16"], "rounds": 1, "data.train_rows": 12}
 
 
 def test_values_travel_in_half_the_bytes_and_come_back_within_one_part_in_256() -> None:

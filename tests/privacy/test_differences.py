@@ -20,7 +20,7 @@ from fedlease.use.run import resume
 SPEC = AdapterSpec(r=2, alpha=1, dropout=0, target_modules=("m",))
 NAMES = frozenset({"m/A/0", "m/B/0"})
 START = {"m/A/0": torch.randn(2, 30, generator=torch.Generator().manual_seed(1)), "m/B/0": torch.zeros(40, 2)}
-INT4: dict[str, Any] = {"baselines": [], "filters": ["int4"], "rounds": 2}
+INT4: dict[str, Any] = {"filters": ["int4"], "data.train_rows": 12}
 
 
 def train(tensors: Tensors, step: int = 1, accepted: int | None = None) -> Train:

@@ -17,7 +17,7 @@ from fedlease.runs.open import load_run
 from fedlease.runs.privacy import passes_of, privacy_notes, terms_of
 from fedlease.runs.runner import resume
 
-PRIVATE: dict[str, Any] = {"privacy.epsilon": 8.0, "baselines": ["fedit"], "warmup.epochs": 2}
+PRIVATE: dict[str, Any] = {"privacy.epsilon": 8.0, "baselines": ["fedit"], "warmup.epochs": 2, "data.train_rows": 12}
 """Two rounds: fedlease and fedit ask for four passes each; 12 rows in batches of 8 are two steps a pass."""
 
 

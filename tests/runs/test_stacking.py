@@ -89,8 +89,8 @@ def test_on_a_processor_short_batches_are_put_together_until_a_step_has_enough_t
     batches: int, less: int, clients: int, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = [length for client in prepared.clients.values() for length in client.train.lengths]
-    # Four clients with 12 rows, 8 in a batch: 2 steps each.
-    tokens = round(sum(lengths) / 8)
+    # Four clients with 8 rows, all of them in a batch: a step each.
+    tokens = round(sum(lengths) / 4)
     monkeypatch.setattr(stacking, "TOKENS", batches * tokens - less)
     found, told = of_settings(prepared, "cpu", dtype="bfloat16")
     assert (found, told.partition(",")[0]) == (clients, str(clients)) and f"batch has {tokens} tokens" in told
