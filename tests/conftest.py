@@ -7,7 +7,7 @@ of them begins. Torch therefore waits for a process that runs tests.
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +28,6 @@ import pytest
 
 if TYPE_CHECKING:
     from small import FinishedRuns
-
-# Libraries and tests are a million objects that stay: looking through them for garbage, again and again while they are
-# loaded and at the end, is a fifth of the time that loading takes.
-gc.disable()
 
 # A small run waits for the disk 125 times, for longer than it computes, and no test pulls the plug.
 os.fsync = os.fstat  # type: ignore[assignment]  # fails where fsync would: a descriptor that is closed
@@ -108,10 +104,16 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores + 1
 
 
-def pytest_collection_finish() -> None:
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Libraries and tests are a million objects that stay: looking through them for garbage takes a fifth of this."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
