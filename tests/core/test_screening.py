@@ -117,6 +117,32 @@ def test_who_points_against_its_cluster_is_named_and_used() -> None:
     assert not compare(made, ["abcd"], BOUNDS, warmups={}).named
 
 
+def with_agreement(agreement: float, share: float) -> dict[str, Change]:
+    """Three updates of this mean cosine, and a fourth that agrees with them by a share of it."""
+    common, rest = agreement**0.5, (1 - agreement) ** 0.5
+    made = {client: [common, *(rest * (place == other) for other in range(4))] for place, client in enumerate("abc")}
+    made["d"] = [share * common, 0, 0, 0, (1 - share**2 * agreement) ** 0.5]
+    start = {"m/B/0": torch.zeros(5)}
+    return {client: Change(start, {"m/B/0": torch.tensor(to)}, 1, 1.0) for client, to in made.items()}
+
+
+@pytest.mark.parametrize("agreement", [0.12, 0.2, 0.9])
+@pytest.mark.parametrize(("share", "named"), [(1.0, False), (0.0, False), (-0.45, False), (-0.55, True), (-1.0, True)])
+def test_a_direction_is_measured_by_how_much_the_others_agree(agreement: float, share: float, named: bool) -> None:
+    found = compare(with_agreement(agreement, share), ["abcd"], BOUNDS)
+    assert [*found.named] == ["d"] * named
+
+
+def test_whose_direction_was_refused_is_used_again_once_it_goes_the_way_of_the_others() -> None:
+    refusing = replace(BOUNDS, against="refuse")
+    # By themselves such small cosines tell nothing.
+    assert not compare(with_agreement(0.05, -1.0), ["abcd"], refusing).refused
+    assert [*compare(with_agreement(0.05, -1.0), ["abcd"], refusing, watched=["d"]).refused] == ["d"]
+    assert [*compare(with_agreement(0.2, -0.1), ["abcd"], refusing, watched=["d"]).refused] == ["d"]
+    assert not compare(with_agreement(0.05, 0.1), ["abcd"], refusing, watched=["d"]).refused
+    assert not compare(with_agreement(0.0, -1.0), ["abcd"], refusing, watched=["d"]).refused, "the others have no way"
+
+
 @pytest.mark.parametrize(
     ("signs", "lengths", "named"),
     [

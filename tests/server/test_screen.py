@@ -115,6 +115,37 @@ def test_or_refused_where_the_settings_say_so(tmp_path: Path) -> None:
     assert "points against" in rounds_of(tmp_path)[1]["refused"][LIAR]
 
 
+def test_whose_update_was_refused_for_its_direction_has_to_go_the_way_of_the_others_a_restart_between(
+    tmp_path: Path,
+) -> None:
+    def lie(start: Tensors, own: Tensors) -> Tensors:
+        """What is at right angles to the honest change, and a little against it."""
+        if not turned:
+            turned.append(start)
+            return grown(-1.0)(start, own)
+        changed = {name: own[name] - start[name] for name in own}
+        length = sum(float(c.square().sum()) for c in changed.values()) ** 0.5
+        side = {name: torch.ones_like(c) for name, c in changed.items()}
+        dot = sum(float((side[name] * c).sum()) for name, c in changed.items())
+        side = {name: side[name] - dot / length**2 * c for name, c in changed.items()}
+        return {name: start[name] + side[name] - 0.01 * changed[name] for name in own}
+
+    turned: list[Tensors] = []
+    bounds = replace(BOUNDS, norm=None, against="refuse")
+    ran(tmp_path, lie, 1, bounds=bounds, last=1)
+    reopened = Checkpoint(tmp_path)
+    saved = reopened.load()
+    assert saved is not None
+    reopened.clean()
+    reopened.commit(replace(saved, finished=False))
+    ran(tmp_path, lie, 2, bounds=bounds, last=3)
+    first, second, honest = [line["refused"].get(LIAR, "") for line in rounds_of(tmp_path)[1:]]
+    assert "cosine -1.00" in first and "cosine -0.0" in second and not honest
+    # Who was not refused before may send the same.
+    ran(tmp_path / "new", lie, 2, bounds=bounds, last=2)
+    assert not any(line["refused"] for line in rounds_of(tmp_path / "new"))
+
+
 def test_whose_warmup_was_refused_for_its_direction_stays_out_whatever_it_sends_later(tmp_path: Path) -> None:
     """Asked again it sends what is honest, alone in its step or beside others, before a restart and after it."""
     sent = iter([-6.0])

@@ -1,7 +1,7 @@
 """Updates side by side: what an update repeats of earlier ones, and how it stands among those of other clients."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import median
@@ -20,11 +20,16 @@ LEAST = 3
 """Updates that a median needs, so that one cannot move it beyond the others."""
 
 AGAINST = -0.25
-"""Cosine with the sum of its cluster's other updates below which an update points against them."""
+"""Cosine with the sum of others that agree below which a long warm-up points against them."""
 
 AGREE = 0.1
 """Mean cosine of the others with each other above which they have a direction. Around a common optimum honest changes
 add up to nothing, so that each points against the sum of all others."""
+
+HALFWAY = -0.5
+"""An update of a round points against its cluster when its cosine with the sum of the others is below so much of what
+it would be if the update agreed with them as they do with each other. An honest one is about at 1, its opposite at -1:
+cosines themselves are small where rows differ, and fall from round to round."""
 
 LONG = 2.0
 """How many times as long as the median a warm-up is, by itself and per step, before its direction tells anything. By
@@ -113,6 +118,7 @@ def compare(
     *,
     before: Mapping[ClientId, Seen] | None = None,
     warmups: Mapping[ClientId, Change] | None = None,
+    watched: Collection[ClientId] = frozenset(),
 ) -> Findings:
     """Compares the updates of one step.
 
@@ -130,6 +136,8 @@ def compare(
         bounds: the rules.
         before: client -> its last update of this kind, of those that are not in ``changes``.
         warmups: of warm-ups, which are not expected to go one way, those of earlier steps; None of other updates.
+        watched: clients whose update of an earlier round was refused for its direction: theirs are used again once they
+            point the way of the others at all.
     """
     found = Findings()
     known: dict[ClientId, Change | Seen] = {**(before or {}), **changes}
@@ -152,7 +160,7 @@ def compare(
                     bounds.against,
                 )
         elif len(used) >= LEAST:
-            for client, cosine in _against(used, changes):
+            for client, cosine in _against(used, changes, watched):
                 found.against(
                     client, f"update points against the others of its cluster, cosine {cosine:.2f}", bounds.against
                 )
@@ -178,7 +186,9 @@ def _too_long(own: Change, groups: Sequence[Sequence[Change | Seen]], most: floa
     )
 
 
-def _against(members: Sequence[ClientId], changes: Mapping[ClientId, Change]) -> Iterator[tuple[ClientId, float]]:
+def _against(
+    members: Sequence[ClientId], changes: Mapping[ClientId, Change], watched: Collection[ClientId]
+) -> Iterator[tuple[ClientId, float]]:
     """Those whose direction is against the sum of the others' directions, where these agree with each other."""
     cosines = _cosines(members, changes, {client: changes[client].length for client in members})
     count = len(cosines)
@@ -186,8 +196,11 @@ def _against(members: Sequence[ClientId], changes: Mapping[ClientId, Change]) ->
         others = [other for other in range(count) if other != place]
         among = cosines[others][:, others]
         agreement = float(among.sum() - among.trace()) / max(1, len(others) * (len(others) - 1))
-        cosine = float(cosines[place, others].sum() / among.sum().sqrt()) if agreement > AGREE else 0.0
-        if cosine < AGAINST:
+        if agreement <= (0 if client in watched else AGREE):
+            continue
+        length = float(among.sum().sqrt())
+        cosine = float(cosines[place, others].sum()) / length
+        if cosine < (0 if client in watched else HALFWAY * len(others) * agreement / length):
             yield client, cosine
 
 

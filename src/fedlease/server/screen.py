@@ -72,8 +72,9 @@ class Screen:
             for client in sorted({*own, *before} & step.state.clients.keys()):
                 clusters.setdefault(0 if warmup else group(client), []).append(client)
             beside = self._warmups(step, own) if warmup else None
-            found = compare(own, [*clusters.values()], self.bounds, before=before, warmups=beside)
-            self._turned |= {client: own[client] for client in found.turned if warmup}
+            watched = self._refused_for_direction(warmup=False)
+            found = compare(own, [*clusters.values()], self.bounds, before=before, warmups=beside, watched=watched)
+            self._turned |= {client: own[client] for client in found.turned}
             for client, why in found.refused.items():
                 step.suspects.setdefault(client, []).append(f"refused: {why}")
                 refuse(step, client, why)
@@ -90,15 +91,24 @@ class Screen:
                 _is_warmup(step, client), change.length, change.steps, sample(change.tensors), client in self._turned
             )
         last = step.number - REMEMBERED
-        kept = {c: {n: one for n, one in steps.items() if n > last or one.warmup} for c, steps in seen.items()}
+        kept = {
+            c: {n: one for n, one in steps.items() if n > last or one.warmup or one.turned} for c, steps in seen.items()
+        }
         return replace(self, seen=kept)
 
     def _turned_before(self, step: Step, client: ClientId) -> str:
         """Why a warm-up is not looked at: alone in a later step, it would be compared with nobody's direction."""
-        numbers = [number for number, one in self.seen.get(client, {}).items() if one.turned]
-        if not numbers or not _is_warmup(step, client):
+        number = self._refused_for_direction(warmup=True).get(client)
+        if number is None or not _is_warmup(step, client):
             return ""
-        return f"its warm-up of step {min(numbers)} pointed against others: it takes no further part (bounds.against)"
+        return f"its warm-up of step {number} pointed against others: it takes no further part (bounds.against)"
+
+    def _refused_for_direction(self, warmup: bool) -> dict[ClientId, int]:
+        """Client -> the first step in which its warm-up, or its update of a round, was refused for its direction."""
+        steps = {
+            c: [n for n, one in then.items() if one.turned and one.warmup == warmup] for c, then in self.seen.items()
+        }
+        return {client: min(numbers) for client, numbers in steps.items() if numbers}
 
     def _changes(self, step: Step) -> dict[ClientId, Change]:
         """Changes by the used updates of a step."""
