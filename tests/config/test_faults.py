@@ -127,6 +127,17 @@ def test_a_magnitude_needs_an_expert_of_ones_own() -> None:
     assert resolve(preset="smoke", overrides=["fedlease_plus.magnitude=10"]).fedlease_plus.magnitude == 10
 
 
+def test_unsure_clients_compare_single_experts_by_corrected_similarity() -> None:
+    assert faults_of("fedlease.unsure=loss") == (
+        "fedlease.unsure: needs fedlease.grouping = 'similarity', it is 'clusters'",
+        "fedlease.unsure: needs fedlease.routing = 'own', it is 'top-m'",
+    )
+    own = ["fedlease.unsure=loss", "fedlease.routing=own", "fedlease.grouping=similarity", "fedlease.halves=true"]
+    assert resolve(preset="smoke", overrides=own).fedlease.unsure == "loss"
+    # What is left at its default is no contradiction.
+    assert resolve(preset="smoke", overrides=["fedlease_plus.routing=top-m"]).fedlease_plus.unsure == "loss"
+
+
 def test_halves_share_their_a_which_then_tells_nothing_of_them() -> None:
     assert faults_of("fedlease.halves=true", "fedlease.grouping=similarity", "fedlease.signal=A") == (
         "fedlease.signal: must be 'B' or 'BA' for fedlease.grouping = 'similarity', received 'A'",

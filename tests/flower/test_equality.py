@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from small import rounds_of, small_run, small_settings, tensors_of
 
+from fedlease.core.types import ClientModel
 from fedlease.runs.runner import resume
 from fedlease.server.events import StepFinished
 
@@ -70,7 +71,12 @@ def test_methods_that_ask_for_more_than_the_mean_of_a_and_b(tmp_path: Path) -> N
     assert comparable(there[NEW[0]]) == comparable(here.summary)
 
 
-def test_halves_also_where_a_run_is_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("joining", [False, True])
+def test_halves_also_where_a_run_is_resumed_and_unsure_clients_choose(
+    joining: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if joining:
+        monkeypatch.setattr(ClientModel, "choose", lambda model, losses: len(losses) - 1)
     settings: dict[str, Any] = {"method": "fedlease-plus", "baselines": [], "data.train_rows": 20, "warmup.epochs": 2}
     here = small_run(tmp_path / "here", **settings)
 
@@ -85,6 +91,12 @@ def test_halves_also_where_a_run_is_resumed(tmp_path: Path) -> None:
     for place in ("there", "resumed"):
         assert tensors_of(tmp_path / place) == tensors_of(tmp_path / "here")
     assert comparable(there["fedlease-plus"]) == comparable(here.summary)
+    # Two stand alone after the warm-up. They compare the others' experts in every round, or join at once.
+    for place in ("there", "resumed", "here"):
+        clients = [one for line in rounds_of(tmp_path / place) for one in line["clients"].values()]
+        assert [one["choice"] for one in clients if "choice" in one] == ([1, 1] if joining else [0] * 4)
+    # Who has joined leaves its own expert.
+    assert here.summary["num_experts"] == (1 if joining else 3)
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])

@@ -83,10 +83,8 @@ def untrained_of(worker: ClientWorker, request: Finish) -> Scoring | None:
 
 def _received(worker: ClientWorker, request: Request, choice: int | None) -> Tensors | None:
     """The tensors of :func:`_laid_over` with the chosen candidate; None if it has not been chosen yet."""
-    candidates, tensors = request.model.candidates, _laid_over(worker, request)
-    if not candidates:
-        return tensors
-    return None if choice is None else {**tensors, **candidates[choice]}
+    model, tensors = request.model, _laid_over(worker, request)
+    return None if model.candidates and choice is None else {**tensors, **model.chosen(choice)}
 
 
 def _laid_over(worker: ClientWorker, request: Request) -> Tensors:

@@ -137,8 +137,8 @@ class ClientWorker:
             return tensors, None
         if (choice := self.ahead.choice) is None:
             losses = [self._loss(model, {**tensors, **candidate}) for candidate in model.candidates]
-            choice = losses.index(min(losses))
-        return {**tensors, **model.candidates[choice]}, choice
+            choice = model.choose(losses)
+        return {**tensors, **model.chosen(choice)}, choice
 
     def _loss(self, model: ClientModel, tensors: Tensors) -> float:
         """The mean loss on the client's train rows."""

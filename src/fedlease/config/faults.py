@@ -173,6 +173,11 @@ def _variant_faults(method: str, raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"{section}.halves: must be false when clusters are formed again ({section}.reallocate)"
     if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
         yield f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}"
+    # By default FedLEASE+ lets its unsure clients compare where they can.
+    if group_of(raw, section).get("unsure", "alone") != "alone":
+        for key, default, needed in (("grouping", "clusters", "similarity"), ("routing", "top-m", "own")):
+            if (value := variant.get(key, default)) != needed:
+                yield f"{section}.unsure: needs {section}.{key} = {needed!r}, it is {_shown(value)}"
     if variant.get("signal") == "A" and grouping == "similarity":
         yield f"{section}.signal: must be 'B' or 'BA' for {section}.grouping = 'similarity', received 'A'"
 

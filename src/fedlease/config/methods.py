@@ -20,6 +20,7 @@ from fedlease.core.choices import (
     Signal,
     TreeDistance,
     Unlike,
+    Unsure,
 )
 
 __all__ = [
@@ -106,6 +107,10 @@ class FedLeaseSettings(Section):
     reallocate: Positive | None = None
     """Number of rounds after which clients are grouped anew, each time; with ``halves``, those that had not
     learnt their task. None groups once. Ours, on trial."""
+    unsure: Unsure = "alone"
+    """A client that has not learnt its task in the warm-up stays ``alone``, or in every round compares the ``loss`` of
+    the other experts on its rows, and joins one that is clearly better than what it had learnt. Ours; needs
+    ``grouping: similarity`` and ``routing: own``; nobody compares under ``privacy.epsilon``."""
 
 
 class FedLeasePlusSettings(FedLeaseSettings):
@@ -116,6 +121,7 @@ class FedLeasePlusSettings(FedLeaseSettings):
     signal: Signal = PLUS["signal"]
     average: Average = PLUS["average"]
     routing: Routing = PLUS["routing"]
+    unsure: Unsure = PLUS["unsure"]
 
 
 class HetLoRASettings(Section):

@@ -23,6 +23,7 @@ __all__ = [
     "StopMetric",
     "TreeDistance",
     "Unlike",
+    "Unsure",
     "Weighting",
 ]
 
@@ -72,11 +73,16 @@ PLUS: dict[str, Any] = {
     "signal": "BA",
     "average": "product",
     "routing": "own",
+    "unsure": "loss",
 }
 """Settings of FedLEASE+ that differ from FedLEASE's."""
 
 HeadPolicy = Literal["local", "shared", "frozen"]
 """The treatment of classifier heads: trained and private, averaged within a group, or left at their initial value."""
+
+Unsure = Literal["alone", "loss"]
+"""The treatment of a client that has not learnt its task in the warm-up: alone, or with the expert that comes to fit
+its rows better than what it had learnt."""
 
 Against = Literal["name", "refuse"]
 """The treatment of an update that points against the others of its cluster."""

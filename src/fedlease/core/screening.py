@@ -77,8 +77,7 @@ def start_of(task: ClientTask, choice: int | None) -> dict[str, Tensor]:
     model, names = task.model, task.upload
     if task.sketch is not None:
         return task.expected
-    chosen = {} if choice is None else model.candidates[choice]
-    start = {name: {**model.tensors, **chosen}[name] for name in names}
+    start = {name: {**model.tensors, **model.chosen(choice)}[name] for name in names}
     return {**start, **second_half(start)} if task.halves else start
 
 

@@ -5,7 +5,7 @@ Tensors are addressed by names that do not depend on PEFT, see :mod:`fedlease.co
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -96,6 +96,10 @@ class AdapterSpec:
         return _fingerprint(self)
 
 
+CLEARLY = 0.95
+"""A candidate is clearly better than the one that is a reference when its loss is below so much of that one's."""
+
+
 @lru_cache(2**10)
 def _fingerprint(spec: AdapterSpec) -> str:
     return hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:16]
@@ -110,6 +114,8 @@ class ClientModel:
         spec: its shape.
         tensors: every tensor of the adapter, and of the head where a head policy adds one.
         candidates: alternatives to ``tensors``; the client takes the one with the lowest loss on its train rows.
+        reference: whether the first candidate stands for ``tensors``, which are kept unless another is clearly better
+            than it.
         kept: names of tensors that a client keeps as it has received them from one request to the next, as the methods'
             papers have it: one travels only to clients that do not have it as it is.
         warmed: whether the client lays its own warm-up over it, of which the server has a sketch alone.
@@ -118,8 +124,22 @@ class ClientModel:
     spec: AdapterSpec
     tensors: Tensors
     candidates: tuple[Tensors, ...] = ()
+    reference: bool = False
     kept: frozenset[str] = frozenset()
     warmed: bool = False
+
+    def choose(self, losses: Sequence[float]) -> int:
+        """The index of the candidate that a client takes.
+
+        Args:
+            losses: of every candidate, on the client's train rows.
+        """
+        best = min(losses)
+        return 0 if self.reference and best > CLEARLY * losses[0] else losses.index(best)
+
+    def chosen(self, choice: int | None) -> Tensors:
+        """The tensors that a choice lays over ``tensors``."""
+        return {} if choice is None or (self.reference and not choice) else self.candidates[choice]
 
     def names(self, kinds: str, expert: int = 0) -> frozenset[str]:
         """The names of some kinds of tensors (letters): A and B of one expert, and G, which belongs to all."""

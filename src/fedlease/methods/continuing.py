@@ -10,7 +10,8 @@ from fedlease.core.types import Allocation, ClientId
 from fedlease.methods.base import State
 from fedlease.methods.fedlease import FedLeaseState
 from fedlease.methods.fedlease_halves import HalvesState
-from fedlease.methods.fedlease_reallocation import JoinLaterState, ReallocateState
+from fedlease.methods.fedlease_reallocation import ReallocateState
+from fedlease.methods.fedlease_unsure import JoinLaterState
 from fedlease.methods.warmup import Warmup
 from fedlease.methods.wrapper import WrapperState, innermost, with_innermost
 

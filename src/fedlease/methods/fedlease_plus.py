@@ -2,7 +2,8 @@
 
 It is FedLEASE with other settings, each of which is one of ``fedlease.*`` too, so that the share of every part in the
 gain can be measured: warm-ups that tell halves of rows apart, groups by corrected similarities of the products B A
-(:mod:`fedlease.core.reliability`, :mod:`fedlease.core.merging`), means of products, and no routing.
+(:mod:`fedlease.core.reliability`, :mod:`fedlease.core.merging`), means of products, no routing, and unsure clients that
+join the expert that comes to fit their rows.
 """
 
 from typing import Any

@@ -18,6 +18,7 @@ from fedlease.core.choices import (
     Routing,
     Signal,
     Unlike,
+    Unsure,
 )
 from fedlease.core.types import ClientId
 from fedlease.methods.base import Method, Terms
@@ -25,9 +26,10 @@ from fedlease.methods.fedlease import FedLease
 from fedlease.methods.fedlease_groupings import ByClusters, Given, Grouping, PerClient, Random
 from fedlease.methods.fedlease_halves import Halves
 from fedlease.methods.fedlease_means import MEANS, outvoting
-from fedlease.methods.fedlease_reallocation import JoinLater, Reallocate
+from fedlease.methods.fedlease_reallocation import Reallocate
 from fedlease.methods.fedlease_similarity import BySimilarity
 from fedlease.methods.fedlease_sketches import SketchedFedLease
+from fedlease.methods.fedlease_unsure import ByLoss, JoinLater
 from fedlease.methods.fedlease_wrappers import KeepOut, Magnitude, OwnStart, Selection
 
 __all__ = ["build"]
@@ -54,6 +56,7 @@ def build(
     expert_start: ExpertStart = "cluster",
     unlike: Unlike = "keep_out",
     admitted: tuple[ClientId, ...] = (),
+    unsure: Unsure = "alone",
 ) -> Method:
     """Composes FedLEASE from the settings of ``fedlease.*``, whose texts say what each means.
 
@@ -91,6 +94,9 @@ def build(
         method = Halves(paper, grouping == "similarity", compared, same_passes=terms.same_passes)
         if reallocate is not None:
             method = JoinLater(method, reallocate)
+        # A choice by rows is not within epsilon.
+        if unsure == "loss" and grouping == "similarity" and not routed and not terms.same_passes:
+            method = ByLoss(method, terms.max_experts)
     if routed and (top_k is not None or not renormalise or router == "client"):
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":

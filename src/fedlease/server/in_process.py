@@ -125,5 +125,5 @@ class InProcess:
             own = [losses.get((client, number)) for number in range(len(request.model.candidates))]
             known = [loss for loss in own if loss is not None]
             if known and len(known) == len(own):
-                choices[client] = known.index(min(known))
+                choices[client] = request.model.choose(known)
         return choices

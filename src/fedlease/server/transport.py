@@ -48,8 +48,8 @@ class Traffic:
             # If nothing is trained, the client has the model from the previous message.
             sent = model.tensors.items() if request.task.stages else ()
             self.add("down", ((name, tensor) for name, tensor in sent if name not in private))
-            # The model's own tensors are one of the candidates.
-            for candidate in model.candidates[1:]:
+            # The model's own tensors are one of the candidates, unless one only stands for them.
+            for candidate in model.candidates if model.reference else model.candidates[1:]:
                 self.add("down", candidate.items())
             if request.task.term is not None:
                 self.add("down", request.task.term.slope.items())
