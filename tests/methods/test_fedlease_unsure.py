@@ -39,7 +39,7 @@ def allocated(built: Any) -> Any:
     return state
 
 
-def test_who_has_not_learnt_compares_the_experts_of_those_who_have_with_its_own_warm_up() -> None:
+def test_who_has_not_learnt_compares_the_experts_of_all_others_with_its_own_warm_up() -> None:
     built = method()
     state = allocated(built)
     for client in CLIENTS:
@@ -47,8 +47,9 @@ def test_who_has_not_learnt_compares_the_experts_of_those_who_have_with_its_own_
         if client not in UNLEARNT:
             assert not model.candidates and not model.reference
             continue
-        assert model.reference and len(model.candidates) == 3
-        for given, expert in zip(model.candidates, (ALONE[client], 0, 2), strict=True):
+        others = (expert for expert in range(4) if expert != ALONE[client])
+        assert model.reference
+        for given, expert in zip(model.candidates, (ALONE[client], *others), strict=True):
             assert all(torch.equal(given[name], tensor) for name, tensor in state.experts[expert].items())
 
 
@@ -66,7 +67,7 @@ def test_as_long_as_none_fits_it_trains_its_own_and_is_asked_again_with_the_same
 def test_who_chooses_joins_at_once_and_for_good() -> None:
     built = method()
     first = allocated(built)
-    joined = after(built, first, {"c2": 2})
+    joined = after(built, first, {"c2": 3})
     assert joined.assignment == {**ALONE, "c2": 2} and len(joined.experts) == 3
     assert joined.allocation.unsure == ("b0",) and joined.allocation.assignment == joined.assignment
     # Its update is in the mean of the group that it has joined.
@@ -84,9 +85,28 @@ def test_who_chooses_joins_at_once_and_for_good() -> None:
 
 def test_two_may_join_in_one_round_and_so_may_one_whose_group_re_allocation_has_renumbered() -> None:
     built = method(reallocate=1)
-    state = after(built, allocated(built), {"b0": 1, "c2": 2})
+    state = after(built, allocated(built), {"b0": 1, "c2": 3})
     assert state.assignment == {"a0": 0, "a1": 0, "b0": 0, "c0": 1, "c1": 1, "c2": 1}
     assert not state.allocation.unsure and len([note for note in state.notes if "joined" in note]) == 2
+
+
+@pytest.mark.parametrize(
+    ("choices", "assignment"),
+    [
+        # Each takes the other's expert: one expert is trained by both.
+        ({"b0": 3, "c2": 2}, {"a0": 0, "a1": 0, "b0": 1, "c0": 2, "c1": 2, "c2": 1}),
+        # b0 takes the expert of c2, which leaves it for that of c's: both are with c's.
+        ({"b0": 3, "c2": 3}, {"a0": 0, "a1": 0, "b0": 1, "c0": 1, "c1": 1, "c2": 1}),
+        # c2 has not chosen, and is not alone any more.
+        ({"b0": 3}, {"a0": 0, "a1": 0, "b0": 1, "c0": 2, "c1": 2, "c2": 1}),
+    ],
+)
+def test_choices_may_cross(choices: dict[str, int], assignment: dict[str, int]) -> None:
+    built = method()
+    state = after(built, allocated(built), choices)
+    assert state.assignment == assignment and not state.allocation.unsure
+    assert len(state.experts) == len({*assignment.values()})
+    assert not any(first_task(built, state, client).model.candidates for client in CLIENTS)
 
 
 def test_it_compares_the_experts_with_the_most_clients_where_there_are_many() -> None:

@@ -42,11 +42,11 @@ class ByLossState(WrapperState):
 class ByLoss(Wrapper):
     """Lets clients that had not learnt their task join an expert that comes to fit their rows.
 
-    In every round such a client compares the experts of those who have learnt theirs by the loss on its train rows,
-    through its own head, and joins the best one that is clearly better than its own adapter after the warm-up, which
-    has seen these rows. A client of few rows never learns by itself what shows in the first round in which its task's
-    expert is good. What it trains alone meanwhile is no measure: the longer it is trained, the better it fits its few
-    rows, whatever they teach.
+    In every round such a client compares the experts of the others by the loss on its train rows, through its own head,
+    and joins the best one that is clearly better than its own adapter after the warm-up, which has seen these rows. A
+    client of few rows never learns by itself what shows in the first round in which its task's expert is good. What it
+    trains alone meanwhile is no measure: the longer it is trained, the better it fits its few rows, whatever they
+    teach. Two that choose each other train one expert from then on.
 
     Attributes:
         method: FedLEASE that tells halves apart and does not route, or what is around it.
@@ -90,10 +90,7 @@ class ByLoss(Wrapper):
         sizes = Counter(state.assignment.values())
         if client not in state.warmups or own is None or sizes[own] > 1:
             return []
-        allocation = state.allocation
-        assert allocation is not None  # nobody is unsure before it
-        learnt = {expert for one, expert in state.assignment.items() if one not in allocation.unsure}
-        return sorted(sorted(learnt - {own}, key=lambda expert: (-sizes[expert], expert))[: self.most])
+        return sorted(sorted(sizes.keys() - {own}, key=lambda expert: (-sizes[expert], expert))[: self.most])
 
 
 def _alone(state: State) -> dict[ClientId, Tensors]:
@@ -169,12 +166,14 @@ class JoinLater(Wrapper):
 
 
 def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState:
-    """The state with some unsure clients at other experts; an expert without clients goes, and numbers follow anew."""
+    """The state after unsure clients, each alone, have chosen; an expert without clients goes, numbers follow anew."""
     assert state.allocation is not None  # nobody has an expert before it
-    assignment = {**state.assignment, **chosen}
+    links = {state.assignment[client]: expert for client, expert in chosen.items()}
+    assignment = {client: _end(links, expert) for client, expert in state.assignment.items()}
     order = list(dict.fromkeys(assignment[client] for client in sorted(assignment)))
     renamed = {client: order.index(expert) for client, expert in assignment.items()}
-    unsure = tuple(client for client in state.allocation.unsure if client not in chosen)
+    sizes = Counter(renamed.values())
+    unsure = tuple(client for client in state.allocation.unsure if sizes[renamed[client]] == 1)
     return replace(
         state,
         allocation=replace(regrouped(state.allocation, renamed), unsure=unsure),
@@ -183,3 +182,12 @@ def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseStat
         experts=tuple(state.experts[expert] for expert in order),
         routers=tuple(state.routers[expert] for expert in order),
     )
+
+
+def _end(links: Mapping[int, int], expert: int) -> int:
+    """Where a chain of choices ends: at an expert whose client has not chosen, or the first of a circle."""
+    passed: list[int] = []
+    while expert in links and expert not in passed:
+        passed.append(expert)
+        expert = links[expert]
+    return min(passed[passed.index(expert) :]) if expert in passed else expert
