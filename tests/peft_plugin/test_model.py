@@ -490,6 +490,16 @@ def test_targets_can_be_all_linear_modules_some_layers_or_leave_some_out() -> No
     assert set(second.base_model.routed_layers()) == {"bert.encoder.layer.1.attention.self.query"}
 
 
+def test_layers_are_those_that_are_there_now() -> None:
+    model = wrap(tiny.base("bert", layers=1), tiny.config("bert", target_modules=["query"]))
+    self_attention = "bert.encoder.layer.0.attention.self"
+    assert set(model.base_model.routed_layers()) == {f"{self_attention}.query"}
+    model.add_adapter("second", tiny.config("bert", target_modules=["value"]))
+    assert set(model.base_model.routed_layers()) == {f"{self_attention}.query", f"{self_attention}.value"}
+    model.unload()
+    assert model.base_model.routed_layers() == {}
+
+
 def test_target_that_does_not_exist_is_named() -> None:
     with pytest.raises(ValueError, match=r"Target modules \{'qwery'\} not found in the base model"):
         wrap(tiny.base("llama"), tiny.config("llama", target_modules=["qwery"]))

@@ -182,7 +182,6 @@ class FedLeaseModel(BaseTuner):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        self._routed = None
         return super().unload()
 
     def _layers_of(self, adapter_name: str) -> list[FedLeaseLayer]:
