@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import EIGHT, FinishedRuns, small_settings
+from small import FinishedRuns, small_settings
 
 import fedlease
 from fedlease.core.types import AdapterSpec, ClientModel
@@ -88,7 +88,7 @@ def test_a_service_gives_labels_or_values(run: OpenRun, numbers: Any) -> None:
 
 
 def test_a_newcomer_is_taken_in_with_a_scale_of_its_own(run: OpenRun, tmp_path: Path) -> None:
-    settings = small_settings(task=run.settings.task, **EIGHT)
+    settings = small_settings(task=run.settings.task, data__clients_per_task=2)
     federation = load_federation(settings.data, 1, settings.task)
     rows = write_folder([federation.clients["planted-3-1"]], tmp_path / "new")
     out = Path(shutil.copytree(run.out, tmp_path / "run"))

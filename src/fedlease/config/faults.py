@@ -173,8 +173,8 @@ def _variant_faults(method: str, raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"{section}.halves: must be false when clusters are formed again ({section}.reallocate)"
     if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
         yield f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}"
-    # By default FedLEASE+ lets its unsure clients compare where they can.
-    if group_of(raw, section).get("unsure", "alone") != "alone":
+    # FedLEASE+ lets its unsure clients compare where they can, as its default says.
+    if variant.get("unsure", "alone") != "alone" and method != "fedlease-plus":
         for key, default, needed in (("grouping", "clusters", "similarity"), ("routing", "top-m", "own")):
             if (value := variant.get(key, default)) != needed:
                 yield f"{section}.unsure: needs {section}.{key} = {needed!r}, it is {_shown(value)}"

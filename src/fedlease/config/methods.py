@@ -110,7 +110,8 @@ class FedLeaseSettings(Section):
     unsure: Unsure = "alone"
     """A client that has not learnt its task in the warm-up stays ``alone``, or in every round compares the ``loss`` of
     the other experts on its rows, and joins one that is clearly better than what it had learnt. Ours; needs
-    ``grouping: similarity`` and ``routing: own``; nobody compares under ``privacy.epsilon``."""
+    ``grouping: similarity`` and ``routing: own``. Under ``fedlease_plus`` with others, and under ``privacy.epsilon``,
+    nobody compares."""
 
 
 class FedLeasePlusSettings(FedLeaseSettings):
