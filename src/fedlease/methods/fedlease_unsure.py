@@ -75,6 +75,7 @@ class ByLoss(Wrapper):
             inner = with_innermost(inner, _moved(innermost(inner), chosen))
         after = self.method.aggregate(inner, [replace(update, choice=None) for update in updates], absent)
         if after.experts and not state.experts:
+            # Nobody else has trained these experts yet: they are what the clients have learnt in the warm-up.
             return replace(state, inner=after, warmups=_alone(after))
         notes = [
             f"in round {state.round} client {client!r}, which had not learnt its task before, joined "
@@ -94,7 +95,7 @@ class ByLoss(Wrapper):
 
 
 def _alone(state: State) -> dict[ClientId, Tensors]:
-    """Unsure clients that stand alone, with their experts, which are then what they have learnt in the warm-up."""
+    """Unsure clients that stand alone, with their experts."""
     sizes = Counter(state.assignment.values())
     unsure = () if state.allocation is None else state.allocation.unsure
     alone = [client for client in unsure if sizes[state.assignment[client]] == 1]
@@ -147,12 +148,9 @@ class JoinLater(Wrapper):
         known = inner.centroids
         if not due(state.round - 1, self.every, self.last_round):
             return state
-        allocation = inner.allocation
-        if allocation is None or not isinstance(known, GroupDirections):
+        if not isinstance(known, GroupDirections):
             return state
-        sizes = Counter(inner.assignment.values())
-        waiting = [client for client in allocation.unsure if sizes[inner.assignment[client]] == 1]
-        placed = {client: known.place(inner.experts[inner.assignment[client]]) for client in waiting}
+        placed = {client: known.place(expert) for client, expert in _alone(inner).items()}
         joining = {client: placement for client, placement in placed.items() if not placement.unlike}
         if not joining or len(inner.experts) == 1:
             return state

@@ -72,7 +72,7 @@ class Screen:
             for client in sorted({*own, *before} & step.state.clients.keys()):
                 clusters.setdefault(0 if warmup else group(client), []).append(client)
             beside = self._warmups(step, own) if warmup else None
-            watched = self._refused_for_direction(warmup=False)
+            watched = [client for client in own if self._turned_in(client, warmup=False) is not None]
             found = compare(own, [*clusters.values()], self.bounds, before=before, warmups=beside, watched=watched)
             self._turned |= {client: own[client] for client in found.turned}
             for client, why in found.refused.items():
@@ -98,17 +98,15 @@ class Screen:
 
     def _turned_before(self, step: Step, client: ClientId) -> str:
         """Why a warm-up is not looked at: alone in a later step, it would be compared with nobody's direction."""
-        number = self._refused_for_direction(warmup=True).get(client)
+        number = self._turned_in(client, warmup=True)
         if number is None or not _is_warmup(step, client):
             return ""
         return f"its warm-up of step {number} pointed against others: it takes no further part (bounds.against)"
 
-    def _refused_for_direction(self, warmup: bool) -> dict[ClientId, int]:
-        """Client -> the first step in which its warm-up, or its update of a round, was refused for its direction."""
-        steps = {
-            c: [n for n, one in then.items() if one.turned and one.warmup == warmup] for c, then in self.seen.items()
-        }
-        return {client: min(numbers) for client, numbers in steps.items() if numbers}
+    def _turned_in(self, client: ClientId, warmup: bool) -> int | None:
+        """The first step in which its warm-up, or its update of a round, was refused for its direction."""
+        steps = self.seen.get(client, {})
+        return min((n for n, one in steps.items() if one.turned and one.warmup == warmup), default=None)
 
     def _changes(self, step: Step) -> dict[ClientId, Change]:
         """Changes by the used updates of a step."""
