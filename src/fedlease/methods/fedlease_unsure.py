@@ -19,23 +19,32 @@ from fedlease.methods.wrapper import Wrapper, WrapperState, innermost, with_inne
 __all__ = ["ByLoss", "ByLossState", "JoinLater", "JoinLaterState"]
 
 
-@serialisable
 @dataclass(frozen=True, kw_only=True)
-class ByLossState(WrapperState):
-    """The state within, who is still to choose, and who has chosen.
+class JoinedState(WrapperState):
+    """The state within, and who has joined.
 
     Attributes:
-        warmups: client that has not learnt its task -> its adapter after the warm-up, numbered as expert 0.
         joined: plain sentences.
     """
 
-    warmups: Mapping[ClientId, Tensors] = field(default_factory=dict)
     joined: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Those of the method within, and who has joined whom."""
         return (*self.inner.notes, *self.joined)
+
+
+@serialisable
+@dataclass(frozen=True, kw_only=True)
+class ByLossState(JoinedState):
+    """The state within, who has joined, and who is still to choose.
+
+    Attributes:
+        warmups: client that has not learnt its task -> its adapter after the warm-up, numbered as expert 0.
+    """
+
+    warmups: Mapping[ClientId, Tensors] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,21 +113,14 @@ def _alone(state: State) -> dict[ClientId, Tensors]:
 
 @serialisable
 @dataclass(frozen=True, kw_only=True)
-class JoinLaterState(WrapperState):
+class JoinLaterState(JoinedState):
     """The state within, and who has joined.
 
     Attributes:
         inner: that of FedLEASE that tells halves apart.
-        joined: plain sentences.
     """
 
     inner: HalvesState
-    joined: tuple[str, ...] = ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Those of the method within, and who has joined whom."""
-        return (*self.inner.notes, *self.joined)
 
 
 @dataclass(frozen=True)
